@@ -1,0 +1,48 @@
+# make demo   train, test and use a small model on photographs that come with the environment (minutes on a CPU)
+# make test   everything that CI checks
+# Both first make the environment in .venv, and do nothing about it the second time.
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := configs/experiment/quickstart.yaml
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.PHONY: install demo test lint types pytest clean
+
+install: .venv/.installed
+
+# uv where it is there (seconds), else pip. The constraints are the versions that CI tested.
+.venv/.installed: pyproject.toml constraints.txt
+	@if command -v uv >/dev/null; then \
+	  ([ -x $(BIN)/python ] || uv venv --python '>=3.11' .venv) && \
+	  uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev,fast,spandrel]'; \
+	else \
+	  $(PYTHON) -c 'import sys; sys.exit("Enlarger needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...") if sys.version_info < (3, 11) else 0' && \
+	  ([ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear .venv) && \
+	  $(BIN)/python -m pip install --quiet --upgrade pip && \
+	  $(BIN)/python -m pip install -c constraints.txt -e '.[dev,fast,spandrel]'; \
+	fi
+	@touch $@
+
+demo: install
+	$(BIN)/python main.py fit --config $(DEMO)
+	$(BIN)/python main.py predict --config $(DEMO) --data.init_args.predict "$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("sklearn").submodule_search_locations[0])')/datasets/images"
+	$(BIN)/python main.py test --config $(DEMO)
+
+test: install lint types pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: install
+	$(BIN)/mypy
+	$(BIN)/mypy main.py
+
+# Two processes of one thread each: the tests are many and small.
+pytest: install
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

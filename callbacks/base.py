@@ -1,0 +1,349 @@
+"""The base of all metrics: a number for each image, averaged over each dataset.
+
+The mean is exact on any number of processes. A metric of your own is one small class:
+
+    class MeanDifference(ImageMetric):
+        name = "mae"
+        higher_is_better = False
+
+        def protocol(self) -> MetricProtocol:
+            return {"implementation": "mine 1", "color": "rgb"}
+
+        def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
+            return (sr - hr).abs().mean((1, 2, 3))
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+log = logging.getLogger(__name__)
+
+MetricProtocol = dict[str, str | int | float | bool | None]
+T = TypeVar("T")
+
+
+class Record(TypedDict):
+    """One number, with all that is needed to quote it.
+
+    dataset: Name of the source in the configuration, e.g. ``set5``.
+    scale: The factor its pictures were enlarged by.
+    metric: Name of the metric in the logs.
+    value: The mean over the images.
+    n: Number of images.
+    protocol: How the number was computed.
+    """
+
+    dataset: str
+    scale: float
+    metric: str
+    value: float
+    n: int
+    protocol: MetricProtocol
+
+
+class ImageMetric(Callback, ABC):
+    """A number for each image, its mean logged as ``val/<name>`` or ``test/<name>``.
+
+    With several datasets the names are ``val/<dataset>/<name>``. Every image counts once, whatever
+    the batch size, the order and the number of processes, which meet only at the end of an
+    evaluation. Nothing is computed in Lightning's sanity check.
+
+    Args:
+        every_n: In ``fit``, compute at the first validation and at every n-th after it; the
+            commands ``validate`` and ``test`` always compute.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results, where one metric is used twice (say, on Y and on RGB).
+
+    Raises:
+        ValueError: ``every_n`` or ``limit`` is below 1.
+        TypeError: A subclass has no name.
+    """
+
+    name: str = ""
+    higher_is_better: bool = True
+    needs_hr: bool = True  # False: also for datasets without HR pictures; `hr` is then `sr` again
+
+    def __init__(
+        self, every_n: int = 1, limit: int | None = None, label: str | None = None
+    ) -> None:
+        super().__init__()
+        kind = type(self).__name__
+        for key, value in (("every_n", every_n), ("limit", limit)):
+            if value is not None and value < 1:
+                raise ValueError(f"`{key}` of {kind} is {value}; it must be at least 1")
+        self.name = label or type(self).name
+        if not self.name:
+            raise TypeError(f"{kind} needs a class attribute `name`, its name in the logs")
+        self.every_n, self.limit = every_n, limit
+        self.scale = 1.0  # of the dataset at hand, for `compute`
+        self.records: list[Record] = []  # of the latest evaluation
+        self._validations = 0
+        self._active = False
+        self._datasets: list[Any] = []
+        self._wanted: list[set[str] | None] = []
+        self._values: list[list[tuple[list[str], Tensor]]] = []
+
+    @abstractmethod
+    def protocol(self) -> MetricProtocol:
+        """How the number is computed: implementation, colour, border, range, weights, ..."""
+
+    @abstractmethod
+    def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
+        """The number of each image.
+
+        Args:
+            sr: (B, 3, H, W) float32 in [0, 1], the output.
+            hr: (B, 3, H, W) float32 in [0, 1], the reference.
+            batch: What else the data module gave; ``self.scale`` is the scale of its dataset.
+
+        Returns:
+            (B,) values, each of which must not depend on the rest of the batch.
+        """
+
+    # ------------------------------------------------------------------------- Lightning's hooks
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Move the networks that the metric holds to the device.
+
+        Raises:
+            ValueError: Another metric has the same name.
+        """
+        metrics = [c for c in all_callbacks(trainer) if isinstance(c, ImageMetric)]
+        if any(other is not self and other.name == self.name for other in metrics):
+            raise ValueError(
+                f"two metrics in trainer.callbacks are named {self.name!r}; "
+                "give one of them another name by its `label`"
+            )
+        for value in vars(self).values():
+            if isinstance(value, nn.Module):
+                value.to(trainer.strategy.root_device)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start afresh."""
+        self._start(trainer)
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start afresh."""
+        self._start(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Compute the images of one batch; no process waits for another."""
+        self._add(outputs, batch, dataloader_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Compute the images of one batch; no process waits for another."""
+        self._add(outputs, batch, dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring the processes' numbers together and log the means."""
+        self._finish(pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring the processes' numbers together and log the means."""
+        self._finish(pl_module, "test")
+
+    @property
+    def state_key(self) -> str:
+        """Where a checkpoint keeps the number of validations."""
+        return f"{type(self).__qualname__}:{self.name}"
+
+    # Not in `state_dict`: Lightning would refuse two metrics of one class in words of its own,
+    # before `setup` can say which key to change.
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the number of validations, so that ``every_n`` goes on counting."""
+        if self.every_n > 1:
+            checkpoint["callbacks"][self.state_key] = {"validations": self._validations}
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Go on counting."""
+        state = checkpoint["callbacks"].get(self.state_key, {})
+        self._validations = state.get("validations", 0)
+
+    # ---------------------------------------------------------------------------------- the work
+
+    def _start(self, trainer: Trainer) -> None:
+        self.records = []
+        self._active = not trainer.sanity_checking
+        if self._active and trainer.state.fn == TrainerFn.FITTING:
+            self._active = self._validations % self.every_n == 0
+            self._validations += 1
+        self._datasets = evaluated_datasets(trainer)
+        self._wanted = [
+            None if self.limit is None else set(dataset.keys[: self.limit])
+            for dataset in self._datasets
+        ]
+        self._values = [[] for _ in self._datasets]
+
+    def _add(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:
+        if not self._active or (self.needs_hr and "hr" not in batch):
+            return
+        keys, wanted = batch["key"], self._wanted[dataloader_idx]
+        if wanted is not None and wanted.isdisjoint(keys):
+            return
+        dataset = self._datasets[dataloader_idx]
+        sr = output_image(outputs)
+        hr = batch.get("hr", sr)
+        if sr.shape != hr.shape:
+            raise ValueError(
+                f"{self.name} of {', '.join(keys)}: the output is {tuple(sr.shape)}, the HR "
+                f"picture {tuple(hr.shape)}; expected equal sizes. Does data.init_args.scale (here "
+                f"{dataset.scale:g}) fit the pictures of {dataset.name!r} and the model?"
+            )
+        self.scale = float(dataset.scale)
+        values = self.compute(sr, hr, batch).detach()
+        if values.shape != (len(keys),):
+            raise ValueError(
+                f"{type(self).__name__}.compute gave the shape {tuple(values.shape)}; "
+                f"expected one value an image, ({len(keys)},)"
+            )
+        self._values[dataloader_idx].append((keys, values))
+
+    def _finish(self, pl_module: LightningModule, stage: str) -> None:
+        if not self._active:
+            return
+        everyones = gather([_by_key(batches) for batches in self._values])
+        self._values = []
+        for index, dataset in enumerate(self._datasets):
+            # By key: a picture that two processes have seen (padding repeats some) counts once.
+            images = {key: value for part in everyones for key, value in part[index].items()}
+            wanted = self._wanted[index]
+            # Sorted: then even the sum's rounding is the same on any number of processes.
+            images = {k: images[k] for k in sorted(images) if wanted is None or k in wanted}
+            if not images:
+                log.warning("no %s on %s: no picture with HR", self.name, dataset.name)
+                continue
+            self._warn_if_not_finite(images, dataset.name)
+            record = self._record(dataset, list(images.values()))
+            self.records.append(record)
+            middle = f"{dataset.name}/" if len(self._datasets) > 1 else ""
+            pl_module.log(
+                f"{stage}/{middle}{self.name}",
+                record["value"],
+                add_dataloader_idx=False,
+                batch_size=1,
+                sync_dist=False,  # all processes have the same number by now
+            )
+
+    def _record(self, dataset: Any, values: list[float]) -> Record:
+        protocol = dict(self.protocol())
+        if self.limit is not None:
+            protocol["limit"] = self.limit  # so that it replaces no number of the whole dataset
+        return {
+            "dataset": dataset.name,
+            "scale": float(dataset.scale),
+            "metric": self.name,
+            "value": sum(values) / len(values),
+            "n": len(values),
+            "protocol": protocol,
+        }
+
+    def _warn_if_not_finite(self, images: dict[str, float], dataset: str) -> None:
+        bad = [f"{key} ({value})" for key, value in images.items() if not math.isfinite(value)]
+        if bad:
+            message = "%s is not finite for %d of %d images of %s, and so is the mean: %s"
+            shown = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
+            log.warning(message, self.name, len(bad), len(images), dataset, shown)
+
+
+def all_callbacks(trainer: Trainer) -> list[Callback]:
+    """The trainer's callbacks, which Lightning leaves untyped."""
+    return list(trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def evaluated_datasets(trainer: Trainer) -> list[Any]:
+    """The datasets of the evaluation that runs now, in the order of ``dataloader_idx``.
+
+    Raises:
+        TypeError: A dataset without ``name``, ``scale`` or ``keys``.
+    """
+    found = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+    loaders = list(found.values()) if isinstance(found, Mapping) else found
+    if not isinstance(loaders, list | tuple):
+        loaders = [loaders]
+    datasets = [loader.dataset for loader in loaders]
+    for dataset in datasets:
+        missing = [name for name in ("name", "scale", "keys") if not hasattr(dataset, name)]
+        if missing:
+            raise TypeError(
+                f"the dataset {type(dataset).__name__} has no {', '.join(missing)}, by which "
+                "numbers are told apart; evaluate through datamodules.base.SRDataModule, or give "
+                "the dataset these attributes"
+            )
+    return datasets
+
+
+def output_image(outputs: Any) -> Tensor:
+    """The image that a step returned.
+
+    Raises:
+        TypeError: The step returned something else than ``{"sr": image}``.
+    """
+    if not isinstance(outputs, Mapping) or "sr" not in outputs:
+        raise TypeError(
+            f"the model's step returned {type(outputs).__name__}; "
+            'expected {"sr": image}, the image (B, 3, H, W) in [0, 1]'
+        )
+    return outputs["sr"]
+
+
+def gather(mine: T) -> list[T]:
+    """What all processes have, by rank. A collective: every process must come here."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return [mine]
+    everyones: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyones, mine)
+    return everyones
+
+
+def steps_done(trainer: Trainer, pl_module: LightningModule) -> int:
+    """Updates of the main optimiser so far; ``global_step`` also counts those of a second one."""
+    steps = getattr(pl_module, "steps", None)
+    return trainer.global_step if steps is None else int(steps)
+
+
+def as_float64(x: Tensor) -> Tensor:
+    """``x`` in float64; on the CPU where the device has no float64 (Apple's)."""
+    return (x.cpu() if x.device.type == "mps" else x).to(torch.float64)
+
+
+def _by_key(batches: list[tuple[list[str], Tensor]]) -> dict[str, float]:
+    # The only place where the host waits for the device.
+    return {
+        key: value
+        for keys, values in batches
+        for key, value in zip(keys, values.tolist(), strict=True)
+    }

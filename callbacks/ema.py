@@ -1,0 +1,201 @@
+"""Exponential moving average of the weights.
+
+Source: Polyak, Juditsky, "Acceleration of stochastic approximation by averaging" (1992); the
+warm-up is that of TensorFlow's ``ExponentialMovingAverage``.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from callbacks.base import steps_done
+
+
+class EMA(Callback):
+    """Keep an average of the trained weights; validation in ``fit`` sees the average.
+
+    One update a step of the main optimiser: average += (1 - d) (weights - average), with
+    d = min(decay, (1 + n) / (10 + n)) after n updates, so that the first steps are soon forgotten.
+    Frozen parameters are not averaged and not stored; buffers (running statistics) stay as they
+    are in the model. A checkpoint's ``state_dict`` always holds the raw weights; the averages lie
+    in its ``callbacks["EMA"]["weights"]``, from where ``test``, ``validate``, ``predict`` and
+    ``--model.init_args.weights`` take them.
+
+    Args:
+        decay: Share of the average that a step keeps; 0.999 looks back about 1000 steps.
+
+    Raises:
+        ValueError: ``decay`` is not in [0, 1), or a checkpoint holds averages of other parameters.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"`decay` of EMA is {decay}; expected at least 0 and less than 1")
+        self.decay = decay
+        self.updates = 0
+        self._step = 0
+        self._index: dict[str, int] = {}  # by name; parameters that are tied have several
+        self._parameters: list[nn.Parameter] = []
+        self._averages: list[Tensor] = []
+        self._raw: list[Tensor] | None = None  # the trained weights while the averages are in place
+        self._hook: RemovableHandle | None = None
+        self._loaded: dict[str, Any] = {}
+
+    # -------------------------------------------------------------------------------- averaging
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with the weights as they are, or go on from a checkpoint's averages.
+
+        Raises:
+            ValueError: The strategy splits parameters, or the checkpoint's averages do not fit.
+        """
+        if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
+            raise ValueError(
+                f"EMA needs whole parameters on each device, but trainer.strategy is "
+                f"{type(trainer.strategy).__name__}; use ddp, or drop EMA from trainer.callbacks"
+            )
+        state = self._loaded or self.state_dict()  # a second `fit` of this object goes on, too
+        self.track(pl_module)
+        self._step = steps_done(trainer, pl_module)
+        if state:
+            self._restore(state)
+            if state["step"] != self._step:  # saved after a step, before its update (an exception)
+                self.update()
+        self._loaded = {}
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Update if the batch completed a step; under accumulation not every batch does."""
+        step = steps_done(trainer, pl_module)
+        if step != self._step:
+            self._step = step
+            self.update()
+
+    def track(self, module: nn.Module) -> None:
+        """Average the trainable parameters of ``module`` from here on."""
+        positions: dict[nn.Parameter, int] = {}
+        self._index = {
+            name: positions.setdefault(p, len(positions))
+            for name, p in module.named_parameters(remove_duplicate=False)
+            if p.requires_grad
+        }
+        self._parameters = list(positions)
+        # In bfloat16 a step of 0.001 would be rounded away.
+        self._averages = [p.detach().to(_precise(p.dtype), copy=True) for p in self._parameters]
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the averages towards the weights: one pass over memory, one call for all tensors."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        weights = [p.to(a.dtype) for p, a in zip(self._parameters, self._averages, strict=True)]
+        torch._foreach_lerp_(self._averages, weights, 1 - decay)
+        self.updates += 1
+
+    # --------------------------------------------------------------------------------- swapping
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the averages in place of the weights, in ``fit`` only."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self.swap_in(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the weights back; checkpoint callbacks come after this one."""
+        self.swap_out()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Put the weights back, before a checkpoint of the failed run is written."""
+        self.swap_out()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put the weights back."""
+        self.swap_out()
+
+    def swap_in(self, module: nn.Module) -> None:
+        """Put the averages in place of the weights of ``module``: pointers move, no memory does."""
+        if self._raw is not None or not self._averages:
+            return
+        # All of the weights are noted before the first one is exchanged, and all are put back, so
+        # an interrupt at any point leaves nothing half done.
+        self._raw = [p.data for p in self._parameters]
+        hook = partial(self._put_raw)  # torch sets an attribute on it, which no method takes
+        self._hook = module.register_state_dict_post_hook(hook)  # type: ignore[no-untyped-call]
+        for parameter, average in zip(self._parameters, self._averages, strict=True):
+            parameter.data = average.to(parameter.dtype)
+
+    def swap_out(self) -> None:
+        """Put the weights back; does nothing when they are in place."""
+        if self._raw is None:
+            return
+        for parameter, raw in zip(self._parameters, self._raw, strict=True):
+            parameter.data = raw
+        if self._hook is not None:
+            self._hook.remove()
+        self._raw, self._hook = None, None
+
+    def _put_raw(self, module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+        # Whoever asks for a state_dict during a validation writes a checkpoint.
+        for name, position in self._index.items():
+            if self._raw is not None and prefix + name in state:
+                state[prefix + name] = self._raw[position]
+
+    # ------------------------------------------------------------------------------------ state
+
+    @property
+    def state_key(self) -> str:
+        """Where a checkpoint keeps the averages."""
+        return "EMA"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Averages by parameter name (no copies) and the counters; plain types and tensors."""
+        if not self._averages:
+            return self._loaded
+        return {
+            "weights": self._by_name(),
+            "updates": self.updates,
+            "decay": self.decay,
+            "step": self._step,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep a checkpoint's averages until training starts."""
+        self._loaded = state_dict
+
+    def _by_name(self) -> dict[str, Tensor]:
+        return {name: self._averages[position] for name, position in self._index.items()}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        weights, own = state["weights"], self._by_name()
+        wrong = sorted(weights.keys() ^ own.keys())
+        wrong += [k for k in own if k in weights and weights[k].shape != own[k].shape]
+        if wrong:
+            raise ValueError(
+                f"the checkpoint's EMA does not fit the {len(own)} trained parameters: "
+                f"{len(wrong)} are missing, unexpected or of another shape ({', '.join(wrong[:4])})"
+                "; resume with the model that wrote it, or start from its weights alone: "
+                "--model.init_args.weights CHECKPOINT"
+            )
+        for name, average in own.items():
+            average.copy_(weights[name])
+        self.updates = state["updates"]
+
+
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype == torch.float64 else torch.float32

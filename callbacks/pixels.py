@@ -1,0 +1,108 @@
+"""The pixels that published PSNR and SSIM compare: 8 bit, Y or RGB, without the border."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor
+
+from callbacks.base import ImageMetric, MetricProtocol, as_float64
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+Y_WEIGHTS = (65.481, 128.553, 24.966)  # BT.601 in studio range, as MATLAB's rgb2ycbcr has it
+
+
+class PixelMetric(ImageMetric):
+    """A metric on the literature's pixels. Subclasses give ``score``.
+
+    Args:
+        color: ``y`` for the luma of BT.601 in [16, 235], as papers on super-resolution do, or
+            ``rgb``.
+        border: Pixels cut off at each side before comparing; ``scale`` cuts as many as the scale,
+            rounded up.
+        round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results, where one metric is used twice (say, on Y and on RGB).
+
+    Raises:
+        ValueError: A value out of range.
+    """
+
+    def __init__(
+        self,
+        color: Literal["y", "rgb"] = "y",
+        border: int | Literal["scale"] = "scale",
+        round_8bit: bool = True,
+        every_n: int = 1,
+        limit: int | None = None,
+        label: str | None = None,
+    ) -> None:
+        super().__init__(every_n, limit, label)
+        kind = type(self).__name__
+        if color not in ("y", "rgb"):
+            raise ValueError(f"`color` of {kind} is {color!r}; expected 'y' or 'rgb'")
+        if border != "scale" and border < 0:
+            raise ValueError(f"`border` of {kind} is {border}; expected 'scale', or 0 or more")
+        self.color, self.border, self.round_8bit = color, border, round_8bit
+
+    @abstractmethod
+    def score(self, sr: Tensor, hr: Tensor) -> Tensor:
+        """(B,) values of two images (B, C, H, W) float64 in [0, 255]."""
+
+    def protocol(self) -> MetricProtocol:
+        """Implementation, colour, border, rounding and range."""
+        return {
+            "implementation": f"enlarger {type(self).name} 1",
+            "color": self.color,
+            "border": self.border,
+            "round_8bit": self.round_8bit,
+            "data_range": 255,
+        }
+
+    def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
+        """The score of each image.
+
+        Raises:
+            ValueError: Nothing is left of an image without its border.
+        """
+        border = math.ceil(self.scale) if self.border == "scale" else self.border
+        if min(sr.shape[-2:]) <= 2 * border:
+            raise ValueError(
+                f"{self.name} of {', '.join(batch['key'])}: nothing is left of "
+                f"{sr.shape[-1]}x{sr.shape[-2]} pixels without a border of {border}; set a "
+                f"smaller `border` of {type(self).__name__} in trainer.callbacks"
+            )
+        return self.score(
+            to_pixels(sr, self.color, border, self.round_8bit),
+            to_pixels(hr, self.color, border, self.round_8bit),
+        )
+
+
+def to_pixels(
+    image: Tensor, color: Literal["y", "rgb"], border: int = 0, round_8bit: bool = True
+) -> Tensor:
+    """Pixels as papers compare them.
+
+    Args:
+        image: (B, 3, H, W) in [0, 1].
+        color: ``y`` or ``rgb``.
+        border: Pixels to cut off at each side.
+        round_8bit: Whether to round to whole levels, which comes before the conversion to Y.
+
+    Returns:
+        (B, 1 or 3, H - 2 border, W - 2 border) float64 in [0, 255].
+    """
+    height, width = image.shape[-2:]
+    pixels = as_float64(image[..., border : height - border, border : width - border]) * 255
+    if round_8bit:
+        pixels = pixels.round()
+    if color == "rgb":
+        return pixels
+    red, green, blue = Y_WEIGHTS
+    luma = pixels[:, :1] * red + pixels[:, 1:2] * green + pixels[:, 2:] * blue
+    return luma / 255 + 16

@@ -1,0 +1,2 @@
+"""The command line: the LightningCLI, the run directory, weights by name.
+"""

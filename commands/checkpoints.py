@@ -1,0 +1,323 @@
+"""Checkpoints between steps: when they are written, how they are named, kept, and found again.
+
+Lightning can save at many moments of its loops (after a batch, in a validation, after an exception), and each leaves
+its counters in another state, some of which resume one batch off. Here a checkpoint that is due is written at the start
+of the next batch, when everything of the step before (validation, schedules, EMA) is done, and its counters are set to
+the one form that resumes exactly: so many whole steps of this epoch are done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+log = logging.getLogger(__name__)
+
+FOLDER = "checkpoints"
+_NAME = re.compile(r"step-(\d+)\.ckpt")
+
+
+class Checkpoints(Checkpoint):
+    """Write checkpoints to ``<run>/checkpoints``, keep the last and the best.
+
+    Args:
+        every_n_steps: Write after so many steps; 0 for never.
+        every_n_minutes: Write after so many minutes; 0 for never.
+        keep_last: How many of the newest to keep.
+        keep_best: How many of the best to keep.
+        monitor: The logged value that tells which is best. It is not used where it was not logged.
+        mode: Whether the largest (``max``) or smallest (``min``) value is best.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int = 1000,
+        every_n_minutes: float = 15.0,
+        keep_last: int = 2,
+        keep_best: int = 1,
+        monitor: str = "val/psnr",
+        mode: Literal["min", "max"] = "max",
+    ) -> None:
+        if keep_last < 1:
+            raise ValueError(f"checkpoint.keep_last is {keep_last}; it must be at least 1, or a run cannot be resumed")
+        self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
+        self.keep_last, self.keep_best = keep_last, keep_best
+        self.monitor, self.mode = monitor, mode
+        self.folder = Path(FOLDER)
+        # Set by the command line:
+        self.resumed_from: Path | None = None
+        self.config: dict[str, Any] | None = None
+        self._due = False
+        self._value: float | None = None  # of the monitored metric, for the weights as they are
+        self._saved_step = -1
+        self._saved_at = time.monotonic()
+        self._whole = True  # False while weights, schedules and counters are not those of one whole step
+        self._position: tuple[int, int] | None = None  # (epoch, batches of it that are done)
+
+    # ------------------------------------------------------------------------------------------------ when to write
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the folder; all ranks must have chosen the same checkpoint to resume from."""
+        self.folder = Path(trainer.default_root_dir) / FOLDER
+        if stage == "fit" and trainer.world_size > 1:
+            own = (self.resumed_from.name, file_hash(self.resumed_from)) if self.resumed_from else None
+            first = trainer.strategy.broadcast(own)
+            if own != first:
+                raise ValueError(
+                    f"rank {trainer.global_rank} would resume from {own}, rank 0 from {first}: "
+                    f"{self.folder} must be one folder that all nodes share"
+                )
+        if stage == "fit" and trainer.is_global_zero and self.config is not None:
+            # Only now: by here every rank has compared its configuration with the one that was there.
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            content = yaml.safe_dump(self.config, sort_keys=False)
+            write_atomically(self.folder.parent / "config.yaml", content.encode())
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note what was restored."""
+        self._saved_step = trainer.global_step if self.resumed_from else -1
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Write what is due: everything of the step before is done now, and nothing of the next one."""
+        epoch_loop = trainer.fit_loop.epoch_loop
+        self._position = (trainer.current_epoch, epoch_loop.batch_progress.current.processed)
+        if pl_module.automatic_optimization:
+            # Only the axis of the logs; Lightning's own count is one off after some resumes.
+            epoch_loop._batches_that_stepped = trainer.global_step
+        if self._due and not self._pending(trainer):
+            self.save(trainer)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """From here on to the end of the batch, the weights are ahead of the counters."""
+        self._whole = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count, and decide whether a checkpoint is due."""
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        self._position = _next_position(trainer.current_epoch, progress.current.processed, trainer)
+        self._whole = True
+        if self._pending(trainer):
+            return
+        step = trainer.global_step
+        self._value = None
+        if self.every_n_steps and step % self.every_n_steps == 0 and step != self._saved_step:
+            self._due = True
+        if self.every_n_minutes and step % max(1, trainer.log_every_n_steps) == 0:
+            late = time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
+            self._due |= bool(trainer.strategy.broadcast(late)) if trainer.world_size > 1 else late
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A validated state is worth keeping: it may be the best."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        value = trainer.callback_metrics.get(self.monitor)
+        self._value = None if value is None else float(value)
+        self._due = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the final state."""
+        if self._position is not None and not self._pending(trainer) and self._whole:
+            if trainer.global_step != self._saved_step or self._due:
+                self.save(trainer, final=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write the last whole step, unless there is none."""
+        if trainer.state.fn != "fit" or self._position is None or trainer.global_step == self._saved_step:
+            return
+        if trainer.world_size > 1:
+            log.error("stopped by an exception; the other ranks may not have seen it, so no checkpoint is written")
+        elif not self._whole or self._pending(trainer):
+            log.error("stopped in the middle of a step, which cannot be resumed: the checkpoint before it stands")
+        else:
+            self.save(trainer)
+
+    @staticmethod
+    def _pending(trainer: Trainer) -> bool:
+        # Gradients of an unfinished accumulation are in no checkpoint.
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        last = done >= trainer.num_training_batches
+        return not last and done % trainer.accumulate_grad_batches != 0
+
+    # ----------------------------------------------------------------------------------------------- what is written
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Set the counters to the form that resumes exactly, whatever moment Lightning is at."""
+        if self._position is None:
+            return
+        epoch, batches = self._position
+        loop = checkpoint["loops"]["fit_loop"]
+        done = trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        loop["epoch_loop.batch_progress"] = {
+            "total": _all(done),
+            "current": _all(batches),
+            "is_last_batch": False,
+        }
+        begun = epoch + 1 if batches else epoch
+        counts = {"ready": begun, "started": begun, "processed": epoch, "completed": epoch}
+        loop["epoch_progress"] = {"total": dict(counts), "current": dict(counts)}
+        loop["epoch_loop.val_loop.batch_progress"] = {"total": _all(0), "current": _all(0), "is_last_batch": False}
+        checkpoint["loops"] = {"fit_loop": loop}
+        checkpoint["epoch"] = epoch
+
+    def save(self, trainer: Trainer, final: bool = False) -> None:
+        """Write one checkpoint; the ones before it are untouched until it is whole.
+
+        Args:
+            trainer: The trainer; all ranks call this together.
+            final: Whether nothing comes after it, so that a failure must not pass.
+
+        Raises:
+            OSError: The final checkpoint could not be written.
+        """
+        step = trainer.global_step
+        path = self.folder / f"step-{step:09d}.ckpt"
+        failure = None
+        try:
+            # A step that is there already (validated only now) is only ranked again.
+            if not (step == self._saved_step and is_whole(path)):
+                write_checkpoint(trainer, path)
+        except OSError as error:
+            failure = error
+        if failure is not None:
+            kept = [p.name for p in list_checkpoints(self.folder)]
+            message = f"{path} could not be written ({failure}); kept: {', '.join(kept) or 'none'}"
+            if final:
+                raise OSError(message) from failure
+            log.error("%s. Training goes on; the next try is at the next checkpoint.", message)
+        elif trainer.is_global_zero:
+            self._rank(path.name)
+        if failure is None:
+            self._saved_step = step
+        self._saved_at = time.monotonic()
+        self._due = False
+
+    def _rank(self, name: str) -> None:
+        scores = read_scores(self.folder)
+        if self._value is not None and math.isfinite(self._value):
+            scores[name] = self._value
+        present = [p.name for p in list_checkpoints(self.folder)]
+        scores = {n: v for n, v in scores.items() if n in present}
+        best = sorted(scores, key=lambda n: (scores[n], n), reverse=self.mode == "max")[: self.keep_best]
+        keep = set(present[: self.keep_last]) | set(best)
+        ranking = {
+            "monitor": self.monitor,
+            "mode": self.mode,
+            "best": best,
+            "scores": {n: v for n, v in scores.items() if n in keep},
+        }
+        write_atomically(self.folder / "best.json", json.dumps(ranking, indent=2).encode())
+        for old in present:
+            if old not in keep:
+                (self.folder / old).unlink(missing_ok=True)
+                (self.folder / f"{old}.sha256").unlink(missing_ok=True)
+
+
+def write_checkpoint(trainer: Trainer, path: Path) -> None:
+    """Write a checkpoint and its checksum so that the name ``path`` only ever stands for a whole file.
+
+    Raises:
+        OSError: The disk is full, or the folder cannot be written; nothing is left behind.
+    """
+    checkpoint = trainer._checkpoint_connector.dump_checkpoint()
+    error = None
+    if trainer.is_global_zero:
+        temporary = path.with_suffix(".tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            digest = file_hash(temporary)
+            write_atomically(path.with_name(f"{path.name}.sha256"), f"{digest}  {path.name}\n".encode())
+            temporary.replace(path)
+        except (OSError, RuntimeError) as caught:  # torch's zip writer reports a full disk as a RuntimeError
+            temporary.unlink(missing_ok=True)
+            error = str(caught)
+    error = trainer.strategy.broadcast(error) if trainer.world_size > 1 else error
+    if error is not None:
+        raise OSError(error)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a small file in one step."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints by step, the newest first."""
+    found = [(int(match[1]), p) for p in folder.glob("step-*.ckpt") if (match := _NAME.fullmatch(p.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint is the file that was written."""
+    beside = path.with_name(f"{path.name}.sha256")
+    try:
+        return beside.read_text().split()[0] == file_hash(path)
+    except (OSError, IndexError):
+        return False
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest undamaged checkpoint; damaged ones are named loudly and passed over."""
+    for path in list_checkpoints(folder):
+        if is_whole(path):
+            return path
+        log.error("DAMAGED CHECKPOINT: %s is not what was written; falling back to the one before it", path)
+    return None
+
+
+def read_scores(folder: Path) -> dict[str, float]:
+    """Monitored values by checkpoint name."""
+    try:
+        content = json.loads((folder / "best.json").read_text())
+        return {str(name): float(value) for name, value in content["scores"].items()}
+    except (OSError, ValueError, KeyError, AttributeError):
+        return {}
+
+
+def best_or_newest(folder: Path) -> tuple[Path, str] | None:
+    """The run's best undamaged checkpoint, else its newest, and why it was chosen."""
+    try:
+        content = json.loads((folder / "best.json").read_text())
+        for name in content["best"]:
+            path = folder / name
+            if path.is_file() and is_whole(path):
+                return path, f"best {content['monitor']} {content['scores'][name]:.4f}"
+            log.error("DAMAGED CHECKPOINT: the best one, %s, is not what was written", path)
+    except (OSError, ValueError, KeyError):
+        pass  # no best one yet: nothing was validated, or the file is damaged, and then the newest is as good
+    path_or_none = newest_whole(folder)
+    return None if path_or_none is None else (path_or_none, "the newest")
+
+
+def _next_position(epoch: int, batches: int, trainer: Trainer) -> tuple[int, int]:
+    return (epoch + 1, 0) if batches >= trainer.num_training_batches else (epoch, batches)
+
+
+def _all(n: int) -> dict[str, int]:
+    return {"ready": n, "started": n, "processed": n, "completed": n}

@@ -1,0 +1,335 @@
+"""The command line: a LightningCLI whose runs live in one directory, resume by the same command, and fail readably."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from callbacks.results import Results
+from callbacks.writer import Writer
+from commands.checkpoints import Checkpoints
+from commands.errors import ConfigurationError, readable
+from commands.run_directory import RunDirectory, RunOptions
+from commands.weights import find_weights
+from datamodules.base import SRDataModule
+from degradations.base import Degradation
+from lightning_modules.base import ImageModel
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[1]
+SCALE = "data.init_args.scale"
+SCALED = ("model.init_args.scale", "degradation.init_args.scale")
+DESCRIPTIONS = {
+    "fit": "Train a model; the same command again continues the run.",
+    "validate": "Measure the run's best weights on the validation pictures.",
+    "test": "Measure the run's best weights on the test pictures.",
+    "predict": "Enlarge a folder of pictures with the run's best weights.",
+}
+
+
+class Parser(LightningArgumentParser):
+    """The parser, with errors in one sentence and no silent loss of a value."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise a readable error; parsers of nested types keep the library's own, which it may recover from."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        raise ConfigurationError(readable(message, _keys(self))) from ex
+
+    def _parse_common(self, cfg: Namespace, *args: Any, **kwargs: Any) -> Namespace:
+        # The library overwrites the target of a link without a word; whoever set it should hear of it.
+        for subcommand in (cfg, *(cfg[name] for name in DESCRIPTIONS if isinstance(cfg.get(name), Namespace))):
+            _check_scale_is_set_once(subcommand)
+        result: Namespace = super()._parse_common(cfg, *args, **kwargs)
+        return result
+
+
+class EnlargerCLI(LightningCLI):
+    """``fit``, ``validate``, ``test`` and ``predict`` from YAML.
+
+    Args:
+        args: Arguments as typed after ``main.py``.
+    """
+
+    def __init__(self, args: Sequence[str]) -> None:
+        self._adding = ""
+        super().__init__(
+            ImageModel,
+            SRDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            save_config_callback=None,
+            load_from_checkpoint_support=False,
+            parser_class=Parser,
+            parser_kwargs={
+                "allow_abbrev": False,
+                "description": "Enlarger: train, compare and run image super-resolution methods.",
+                **{name: {"description": text, "allow_abbrev": False} for name, text in DESCRIPTIONS.items()},
+            },
+            args=list(args),
+        )
+
+    # ------------------------------------------------------------------------------------------------------ the parser
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        self._adding = subcommand
+        parser: LightningArgumentParser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        return parser
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The seed, an integer: everything random follows from it, so it may not be left to chance."""
+        parser.add_argument(
+            "--seed_everything", type=int, default=0, help="Seed of the run: initial weights, order, crops, degradations, noise."
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The groups beside Lightning's own, and the links."""
+        parser.add_subclass_arguments(
+            Degradation, "degradation", required=False, help="Makes LR pictures from HR ones, on the training device."
+        )
+        parser.add_class_arguments(RunOptions, "run")
+        if self._adding == "fit":
+            parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        if self._adding == "predict":
+            parser.add_lightning_class_args(Writer, "writer")
+        for target in SCALED:
+            parser.link_arguments(SCALE, target)
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+        parser.link_arguments("degradation", "data.init_args.degradation", apply_on="instantiate")
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning lets the hyper-parameters of a checkpoint beat the command line; here the command line wins.
+        return
+
+    # ------------------------------------------------------------------------------------------------------ the run
+
+    def before_instantiate_classes(self) -> None:
+        """Find the run's directory; decide what is resumed, before anything is built."""
+        config = self.config[self.subcommand]
+        options = config.run
+        if options.name is None:
+            options.name = _experiment_name(config)
+        self.run = RunDirectory(Path(options.root) / options.name)
+        self.resumed_from: Path | None = None
+        if self.subcommand != "fit" or config.trainer.fast_dev_run:
+            return
+        if options.overwrite:
+            if rank_zero_only.rank == 0:
+                self.run.move_aside()
+        else:
+            self.run.check(self._config_dump(), options.change)
+            self.resumed_from = Path(config.ckpt_path) if config.ckpt_path else self.run.resume_from()
+
+    def _config_dump(self) -> dict[str, Any]:
+        parser = self._parser(self.subcommand)
+        config = self.config[self.subcommand].clone()
+        config.run.change = config.run.overwrite = False  # said once, not a property of the run
+        dumped: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_none=False, format="yaml"))
+        dumped.pop("config", None)
+        return dumped
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """The trainer, with the run's directory, logger and closing callbacks."""
+        trainer = self.config_init[self.subcommand].trainer
+        if trainer.default_root_dir is not None:
+            raise ConfigurationError(
+                "trainer.default_root_dir is the run's directory here: set run.root and run.name instead"
+            )
+        trainer.default_root_dir = str(self.run.path)
+        trainer.use_distributed_sampler = False  # the plan shares the samples out itself
+        if trainer.logger in (None, True):
+            trainer.logger = False if self.subcommand == "predict" else _tensorboard(self.run.path)
+        trainer.callbacks = [*(trainer.callbacks or []), *self._own_callbacks(trainer)]
+        trainer.plugins = _plugins(trainer.plugins)
+        return super().instantiate_trainer(**kwargs)
+
+    def _own_callbacks(self, trainer: Namespace) -> list[Any]:
+        own: list[Any] = []
+        if self.subcommand in ("validate", "test") and not any(isinstance(c, Results) for c in trainer.callbacks or []):
+            own.append(Results())
+        return own
+
+    def after_instantiate_classes(self) -> None:
+        """Put the right weights into the model, or refuse to go on without."""
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, Checkpoints):
+                callback.resumed_from = self.resumed_from
+                callback.config = None if self.trainer.fast_dev_run else self._config_dump()
+        if self.subcommand == "fit":
+            if self.resumed_from is not None:
+                log.info("resuming the run in %s from %s", self.run.path, self.resumed_from)
+            elif self.model.weights is not None:
+                self.model.load_weights(find_weights(self.model.weights, self.model.scale))
+        else:
+            self._load_trained_weights()
+
+    def _load_trained_weights(self) -> None:
+        config = self.config[self.subcommand]
+        given = self.model.weights
+        if config.ckpt_path is not None:
+            self.model.load_weights(config.ckpt_path)
+            return
+        trained = None if self._given_for_this_command(given) else self.run.trained_weights()
+        if trained is not None:
+            path, why = trained
+            log.info("%s uses %s of the run in %s", self.subcommand, why, self.run.path)
+            self.model.load_weights(path)
+        elif given is not None:
+            self.model.load_weights(find_weights(given, self.model.scale))
+        elif self.model.needs_weights:
+            raise ConfigurationError(
+                f"{self.subcommand} needs trained weights, and there are none in {self.run.checkpoints}: run fit first "
+                "(with the same --config or --run.name), or name a file with --model.init_args.weights"
+            )
+
+    def _given_for_this_command(self, weights: str | None) -> bool:
+        # Weights that training started from are no answer to «which weights are the result?»; others are.
+        return weights is not None and weights != self.run.trained_config().get("model.init_args.weights")
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
+        kwargs["ckpt_path"] = str(self.resumed_from) if self.resumed_from else None
+        kwargs["weights_only"] = True
+        if subcommand == "predict":
+            kwargs["return_predictions"] = False  # the writer has them
+        return kwargs
+
+
+def run(args: list[str]) -> None:
+    """Run one command; an error of the configuration is printed as one sentence.
+
+    Args:
+        args: Arguments as typed after ``main.py``; ``--debug`` anywhere shows the whole traceback of an error.
+
+    Raises:
+        SystemExit: With status 2 after an error of the configuration.
+    """
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    _prepare_output()
+    try:
+        EnlargerCLI(args)
+    except Exception as error:
+        sentence = None if debug else _sentence(error)
+        if sentence is None:
+            raise
+        sys.stderr.write(f"error: {sentence}\n")
+        raise SystemExit(2) from error
+
+
+def _sentence(error: BaseException) -> str | None:
+    # What our own code (or a plug-in's) raised on purpose is a message to the user; anything else is a bug, and its
+    # traceback is what helps.
+    if isinstance(error, ConfigurationError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    message = str(error)
+    if "Original Traceback" in message:  # from a worker of the DataLoader
+        last = message.rstrip().splitlines()[-1]
+        return last.partition(": ")[2] if _in_our_code(message) else None
+    raised = bool(frames) and (frames[-1].line or "").startswith("raise ") and not _in_site_packages(frames[-1].filename)
+    return message if raised and isinstance(error, ValueError | TypeError | OSError) else None
+
+
+def _in_our_code(worker_traceback: str) -> bool:
+    files = [line.split('"')[1] for line in worker_traceback.splitlines() if line.strip().startswith('File "')]
+    lines = [line.strip() for line in worker_traceback.splitlines()]
+    return bool(files) and not _in_site_packages(files[-1]) and any(line.startswith("raise ") for line in lines[-4:])
+
+
+def _in_site_packages(file: str) -> bool:
+    return "site-packages" in file or file.startswith(os.path.dirname(inspect.__file__))
+
+
+def _prepare_output() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=False)
+    for noisy in ("httpx", "PIL", "matplotlib", "fsspec", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for name in ("commands", "lightning_modules", "datamodules", "degradations", "callbacks"):
+        logging.getLogger(name).setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertising)
+    for message, _why in QUIET:
+        warnings.filterwarnings("ignore", message=message)
+
+
+# Warnings of the libraries that do not apply here, and why.
+QUIET = (
+    (".*does not have many workers.*", "data.init_args.workers is set on purpose"),
+    (".*ended before the epoch ended and your dataloader is not resumable.*", "the plan resumes exactly"),
+    (".*Checkpoint directory .* exists and is not empty.*", "that is how a run is continued"),
+    (".*LightningCLI's args parameter is intended to run from within Python.*", "tests do"),
+    (".*Trying to infer the `batch_size` from an ambiguous collection.*", "nothing here is weighted by it"),
+)
+
+
+def _no_advertising(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("💡")
+
+
+def _experiment_name(config: Namespace) -> str:
+    if config.config:
+        return Path(str(config.config[0])).stem
+    return str(config.model.class_path).rpartition(".")[2].lower()
+
+
+def _tensorboard(directory: Path) -> Any:
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(str(directory), name="", version="tensorboard")
+
+
+def _plugins(plugins: Any) -> Any:
+    from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+    if not SLURMEnvironment.detect() or plugins:
+        return plugins
+    # Lightning's own requeueing saves from inside a signal handler, at any moment of a step; ours resumes from the last
+    # checkpoint when SLURM starts the job again.
+    return [SLURMEnvironment(auto_requeue=False)]
+
+
+def _check_scale_is_set_once(config: Namespace) -> None:
+    scale = config.get(SCALE)
+    for target in SCALED:
+        value = config.get(target)
+        if value is None or value == scale or value == _default(config, target):
+            continue
+        raise ConfigurationError(
+            f"{target} is {value}, but the scale has one source: set {SCALE} instead (it is {scale}), "
+            f"and leave {target} out"
+        )
+
+
+def _default(config: Namespace, key: str) -> Any:
+    group, _, name = key.partition(".init_args.")
+    module, _, cls = str(config.get(f"{group}.class_path")).rpartition(".")
+    try:
+        parameters = inspect.signature(getattr(importlib.import_module(module), cls)).parameters
+    except (ImportError, AttributeError, ValueError):
+        return None
+    default = parameters[name].default if name in parameters else None
+    return None if default is inspect.Parameter.empty else default
+
+
+def _keys(parser: LightningArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        if action.dest and action.dest != "help":
+            yield action.dest
+
+

@@ -1,0 +1,148 @@
+"""A run lives in one directory: what it was started with, whether it may go on, and its best weights."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from commands.checkpoints import FOLDER, best_or_newest, list_checkpoints, newest_whole
+from commands.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
+
+# What may differ when a run goes on: it changes neither the weights nor what is compared.
+FREE = (
+    "run",
+    "checkpoint",
+    "config",
+    "ckpt_path",
+    "weights_only",
+    *(
+        f"trainer.{key}"
+        for key in (
+            "accelerator devices num_nodes strategy logger enable_progress_bar enable_model_summary profiler "
+            "log_every_n_steps val_check_interval check_val_every_n_epoch limit_val_batches num_sanity_val_steps "
+            "limit_test_batches limit_predict_batches enable_checkpointing max_time detect_anomaly barebones "
+            "model_registry plugins"
+        ).split()
+    ),
+    *(f"data.init_args.{key}" for key in ("workers", "eval_batch_size", "test", "predict")),
+)
+GROWING = ("trainer.max_steps", "trainer.max_epochs")  # may only become larger
+
+
+@dataclass
+class RunOptions:
+    """Where the run is kept, and what to do when it exists.
+
+    Args:
+        root: Folder of all runs.
+        name: The run's folder in it; by default the name of the experiment file.
+        change: Go on although the configuration differs from the one the run was started with.
+        overwrite: Start afresh; a run of this name is moved aside.
+    """
+
+    root: str = "runs"
+    name: str | None = None
+    change: bool = False
+    overwrite: bool = False
+
+
+class RunDirectory:
+    """The directory of one run.
+
+    Args:
+        path: The directory; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / FOLDER
+        self.config_file = path / "config.yaml"
+
+    def move_aside(self) -> None:
+        """Rename an existing run, so that nothing of it is lost."""
+        if self.path.exists():
+            aside = self.path.with_name(f"{self.path.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+            self.path.rename(aside)
+            log.warning("the run in %s was moved to %s", self.path, aside)
+
+    def check(self, config: dict[str, Any], change: bool) -> None:
+        """Refuse to go on with another configuration than the run was started with.
+
+        Args:
+            config: The configuration now.
+            change: Whether to accept the differences.
+
+        Raises:
+            ConfigurationError: Naming every difference and the ways out.
+        """
+        if not list_checkpoints(self.checkpoints) or not self.config_file.is_file():
+            return
+        then, now = _flat(yaml.safe_load(self.config_file.read_text())), _flat(config)
+        differences = []
+        for key in sorted(then.keys() | now.keys()):
+            old, new = then.get(key, "unset"), now.get(key, "unset")
+            if old == new:
+                continue
+            line = f"{key}: {old} -> {new}"
+            if _is_free(key) or (key in GROWING and _grows(old, new)):
+                log.info("changed on resume: %s", line)
+            else:
+                differences.append(line)
+        if differences and change:
+            log.warning("--run.change: going on with %s", "; ".join(differences))
+        elif differences:
+            raise ConfigurationError(
+                f"the run in {self.path} was started with another configuration:\n  "
+                + "\n  ".join(differences)
+                + "\nPut it back, or go on with it (--run.change true), or take another name (--run.name NAME), "
+                "or start afresh (--run.overwrite true)"
+            )
+
+    def resume_from(self) -> Path | None:
+        """The newest undamaged checkpoint, or None for a new run.
+
+        Raises:
+            ConfigurationError: There are checkpoints, but all of them are damaged.
+        """
+        path = newest_whole(self.checkpoints)
+        if path is None and list_checkpoints(self.checkpoints):
+            raise ConfigurationError(
+                f"all checkpoints in {self.checkpoints} are damaged: start afresh with --run.overwrite true"
+            )
+        return path
+
+    def trained_weights(self) -> tuple[Path, str] | None:
+        """The best checkpoint, else the newest, and why it was chosen; None where there is none."""
+        return best_or_newest(self.checkpoints)
+
+    def trained_config(self) -> dict[str, Any]:
+        """The configuration that ``fit`` was run with, flat; empty where it never was."""
+        if not self.config_file.is_file():
+            return {}
+        return _flat(yaml.safe_load(self.config_file.read_text()))
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(config, dict) and config:
+        flat: dict[str, Any] = {}
+        for key, value in config.items():
+            flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        return flat
+    return {prefix: config}
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+
+
+def _grows(old: Any, new: Any) -> bool:
+    if new in (-1, None):
+        return True
+    return isinstance(old, int) and isinstance(new, int) and new >= old

@@ -1,0 +1,83 @@
+"""Transforms of albumentations on training crops, seeded by the sample alone."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import asks the internet for news
+
+from albumentations import BaseCompose, BasicTransform
+
+from datamodules.base import Augmentation
+from degradations.draws import seed_of
+
+
+class Albumentations(Augmentation):
+    """Transforms of albumentations, one after the other, each with its own probability ``p``.
+
+    They change the HR crop before LR is made from it: the model learns to restore what they give.
+    Leave ``Compose`` out; it only costs time.
+
+    Args:
+        transforms: Any transforms that keep the size, by class path, for example
+            ``albumentations.HueSaturationValue``, or groups such as ``albumentations.OneOf``.
+
+    Raises:
+        ValueError: ``transforms`` is empty.
+    """
+
+    def __init__(self, transforms: list[BasicTransform | BaseCompose]) -> None:
+        if not transforms:
+            raise ValueError("Albumentations.transforms is empty; leave data.init_args.augment out")
+        self.transforms = transforms
+        # All transforms share two generators that are put back to the start of the transform's own
+        # stream before it runs (4 us); making new ones, as its set_random_seed does, takes 9 us.
+        self._generator = np.random.Generator(np.random.Philox(key=0))
+        self._start = self._generator.bit_generator.state
+        self._random = random.Random(0)
+        for transform in transforms:
+            transform.set_random_state(self._generator, self._random)
+        # A stream belongs to a transform's name, so that adding another one changes nothing for it.
+        seen: Counter[str] = Counter()
+        self._streams = []
+        for transform in transforms:
+            name = type(transform).__name__
+            self._streams.append(seed_of("albumentations", name, seen[name]))
+            seen[name] += 1
+
+    def __call__(self, hr: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+        """Transform one picture.
+
+        Args:
+            hr: (H, W, 3) uint8; not changed.
+            seed: The sample's seed, not negative.
+
+        Raises:
+            ValueError: ``hr`` is no 8-bit picture, or a transform changed its size or type.
+        """
+        if hr.dtype != np.uint8:
+            raise ValueError(
+                f"data.init_args.augment works on 8-bit pictures, and one of {hr.dtype} is in the "
+                "training set: convert that, or leave augment out"
+            )
+        image = hr.copy()  # some transforms work in place
+        for transform, stream in zip(self.transforms, self._streams, strict=True):
+            self._seed(seed, stream)
+            image = transform(image=image)["image"]
+            if image.shape != hr.shape or image.dtype != hr.dtype:
+                raise ValueError(
+                    f"data.init_args.augment: {type(transform).__name__} made {image.dtype} "
+                    f"{image.shape} of {hr.dtype} {hr.shape}; only transforms that keep size and "
+                    "type can be used (for the size of crops, set data.init_args.crop_size)"
+                )
+        return image
+
+    def _seed(self, seed: int, stream: int) -> None:
+        self._start["state"]["key"][:] = (seed, stream)
+        self._generator.bit_generator.state = self._start
+        self._random.seed(stream << 64 | seed)

@@ -1,0 +1,620 @@
+"""The data side of every run: Sources of pictures, the batch contract, and the one DataModule.
+
+A picture's way: ``Source.read`` (decode) -> crop and flips here, in the worker -> ``collate`` -> the device ->
+``SRDataModule.on_after_batch_transfer`` (float32 in [0, 1], then the degradation) -> the model.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, TypedDict, cast
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.decode import UnreadableImage
+from datamodules.order import EvaluationSampler, Item, Plan, PlanSampler, default_streams
+from degradations.base import Degradation
+from degradations.draws import Draws, seed_of
+
+log = logging.getLogger(__name__)
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+ATTEMPTS = 10  # replacements tried for one unreadable training picture before the run stops
+
+
+class Sample(TypedDict, total=False):
+    """What a Source gives for one picture.
+
+    hr: (H, W, 3) uint8 or uint16, RGB. In ``predict`` this is the picture to enlarge.
+    lr: (h, w, 3), for paired data only.
+    text: A caption.
+    meta: Anything that has to reach the writer (path, alpha, icc, bit_depth, mode).
+    """
+
+    hr: Pixels
+    lr: Pixels
+    text: str
+    meta: dict[str, Any]
+
+
+class Batch(TypedDict, total=False):
+    """The one contract between data, models and callbacks.
+
+    key: B names, unique within the source.
+    seed: (B,) int64, always on the CPU: everything random about a sample is drawn from it.
+    size: (H, W) of the output; authoritative.
+    hr: (B, 3, H, W) float32 in [0, 1]; absent in ``predict``.
+    lr: (B, 3, h, w) float32 in [0, 1].
+    text: B captions, where the source has them.
+    meta: B dictionaries, where the source has them.
+    error: ``predict`` only: why the batch's one picture could not be read; nothing but ``key`` is beside it.
+    """
+
+    key: list[str]
+    seed: Tensor
+    size: tuple[int, int]
+    hr: Tensor
+    lr: Tensor
+    text: list[str]
+    meta: list[dict[str, Any]]
+    error: list[str]
+
+
+class Source(ABC):
+    """Where pictures come from. A dataset of your own is one subclass with ``keys`` and ``read``.
+
+    Args:
+        scale: Scale of this source alone, in an evaluation over several scales; by default ``data.init_args.scale``.
+        degradation: Makes the LR of this source alone; by default the run's ``degradation``.
+    """
+
+    def __init__(self, scale: float | None = None, degradation: Degradation | None = None) -> None:
+        self.scale = scale
+        self.degradation = degradation
+
+    def prepare(self, scale: float) -> None:  # noqa: B027  (optional to override)
+        """Find the pictures; called once in each process before anything else.
+
+        Args:
+            scale: The scale this source is used at.
+
+        Raises:
+            ValueError: Nothing usable was found; the message names the place and the key to change.
+        """
+
+    @property
+    @abstractmethod
+    def keys(self) -> Sequence[str]:
+        """One unique name a picture, such as its path below the root without the extension."""
+
+    @abstractmethod
+    def read(self, index: int) -> Sample:
+        """The picture ``keys[index]``.
+
+        Raises:
+            UnreadableImage: The picture is broken.
+        """
+
+    @property
+    def groups(self) -> list[int]:
+        """Sizes of the runs of pictures that lie together (shards); the order of training respects them."""
+        return [len(self.keys)]
+
+
+class Augmentation(ABC):
+    """A change of training pictures in the worker, before the crop is degraded."""
+
+    @abstractmethod
+    def __call__(self, hr: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+        """Change one picture.
+
+        Args:
+            hr: (H, W, 3) uint8.
+            seed: The sample's seed, the only source of randomness.
+
+        Returns:
+            A picture of the same size and type.
+        """
+
+
+class Pictures(Dataset[dict[str, Any]]):
+    """A Source as the DataLoader sees it; crops and flips in training, cuts to the scale in evaluation.
+
+    Args:
+        source: Where the pictures come from, prepared.
+        name: Name of the source in the configuration, e.g. ``set5``; callbacks group their numbers by it.
+        scale: The scale the pictures are used at.
+    """
+
+    def __init__(self, source: Source, name: str, scale: float) -> None:
+        self.source, self.name, self.scale = source, name, scale
+        self.keys = [f"{name}/{key}" for key in source.keys]
+        repeated = [key for key, n in Counter(self.keys).items() if n > 1]
+        if repeated:
+            raise ValueError(f"source {name!r} has two pictures with the key {repeated[0]!r}; keys must be unique")
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.keys)
+
+    def __getitem__(self, item: Item) -> dict[str, Any]:
+        """One picture, ready to be collated."""
+        sample = self.source.read(item.picture)
+        if "hr" in sample:
+            height, width = cut_size(sample["hr"].shape[:2], self.scale)
+            if "lr" in sample:
+                height, width = _paired_size(sample, self.scale, self.keys[item.picture])
+            sample["hr"] = sample["hr"][:height, :width]
+        return {**sample, "key": self.keys[item.picture], "seed": item.seed}
+
+
+class TrainingPictures(Pictures):
+    """Random crops. Args as ``Pictures``, and:
+
+    Args:
+        source: Where the pictures come from, prepared.
+        name: Name of the source in the configuration.
+        scale: The scale the pictures are used at.
+        crop_size: Side of the HR crop in pixels.
+        flips: Whether to flip and transpose at random.
+        augment: A further change of the crop.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        name: str,
+        scale: float,
+        crop_size: int,
+        flips: bool,
+        augment: Augmentation | None,
+    ) -> None:
+        super().__init__(source, name, scale)
+        self.crop_size, self.flips, self.augment = crop_size, flips, augment
+
+    def __getitem__(self, item: Item) -> dict[str, Any]:
+        """One crop; an unreadable picture is replaced by another one that its seed determines."""
+        skipped = []
+        index = item.picture
+        for attempt in range(ATTEMPTS):
+            try:
+                sample = self.source.read(index)
+                break
+            except UnreadableImage as error:
+                skipped.append(str(error))
+                index = seed_of(item.seed, "replacement", attempt) % len(self)
+        else:
+            raise ValueError(
+                f"{ATTEMPTS} pictures of data.init_args.train in a row could not be read; the first: {skipped[0]}"
+            )
+        key = self.keys[index]
+        sample = self._crop(sample, key, Draws(np.array([item.seed])).fold("crop"))
+        if self.augment is not None:
+            if "lr" in sample:
+                raise ValueError(
+                    f"{key} comes with its own LR, so data.init_args.augment would change only one of the two: unset it"
+                )
+            sample["hr"] = self.augment(cast(NDArray[np.uint8], np.ascontiguousarray(sample["hr"])), item.seed)
+        return {**sample, "key": key, "seed": item.seed, "skipped": skipped}
+
+    def _crop(self, sample: Sample, key: str, draws: Draws) -> Sample:
+        paired = "lr" in sample
+        if paired:
+            _paired_size(sample, self.scale, key)
+        step = int(self.scale) if paired else 1
+        side = self.crop_size // step
+        grid = sample["lr"] if paired else sample["hr"]
+        rows, columns = grid.shape[0] - side, grid.shape[1] - side
+        if rows < 0 or columns < 0:
+            height, width = sample["hr"].shape[:2]
+            raise ValueError(
+                f"{key} is {width}x{height} pixels, smaller than data.init_args.crop_size {self.crop_size}: "
+                "lower the crop size, or leave such pictures out"
+            )
+        top, left = int(draws.integers(0, rows + 1)[0]), int(draws.integers(0, columns + 1)[0])
+        turn = int(draws.integers(0, 8)[0]) if self.flips else 0
+        if paired:
+            sample["lr"] = _turned(sample["lr"][top : top + side, left : left + side], turn)
+        top, left = top * step, left * step
+        sample["hr"] = _turned(sample["hr"][top : top + self.crop_size, left : left + self.crop_size], turn)
+        return sample
+
+
+class PredictPictures(Pictures):
+    """Pictures to enlarge, whole; an unreadable one becomes a batch that says so."""
+
+    def __getitem__(self, item: Item) -> dict[str, Any]:
+        """One picture as ``lr``, or its ``error``."""
+        key = self.keys[item.picture]
+        try:
+            sample = self.source.read(item.picture)
+        except UnreadableImage as error:
+            return {"key": key, "seed": item.seed, "error": str(error)}
+        sample["lr"] = sample.pop("hr")
+        return {**sample, "key": key, "seed": item.seed}
+
+
+class SRDataModule(LightningDataModule):
+    """Pictures for training, validation, test and prediction, degraded on the device.
+
+    Args:
+        scale: Factor by which pictures are enlarged; the one place where it is set. May be fractional.
+        train: Pictures to train on.
+        val: Sources to validate on, by name.
+        test: Sources to test on, by name.
+        predict: Pictures to enlarge: a folder, a file, a list of both, or a Source.
+        batch_size: Training crops of one micro-batch, over all processes together.
+        crop_size: Side of the training crops in HR pixels; a multiple of an integer scale.
+        crops_per_image: Crops taken from each training picture an epoch.
+        flips: Flip and transpose training crops at random.
+        augment: A further change of training crops, on the CPU.
+        degradation: Makes LR from HR; set it by the top-level key ``degradation``.
+        degradation_seed: Seed of the LR of validation and test, the same for all runs that are to be compared.
+        seed: Seed of order, crops and degradations in training; set it by ``seed_everything``.
+        workers: Processes that read pictures, for each process that trains; 0 reads in the training process.
+        eval_batch_size: Pictures a batch in validation and test; more than 1 needs pictures of one size.
+        streams: Number of canonical streams of the training order; the number of processes must divide it, so that
+            a run can be continued on another number of processes. By default the largest divisor of batch_size up to 64.
+
+    Raises:
+        ValueError: Settings that do not fit together; the message names the keys.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        train: Source | None = None,
+        val: dict[str, Source] | None = None,
+        test: dict[str, Source] | None = None,
+        predict: Source | list[str] | str | None = None,
+        batch_size: int = 16,
+        crop_size: int = 96,
+        crops_per_image: int = 1,
+        flips: bool = True,
+        augment: Augmentation | None = None,
+        degradation: Degradation | None = None,
+        degradation_seed: int = 0,
+        seed: int = 0,
+        workers: int = 2,
+        eval_batch_size: int = 1,
+        streams: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.scale = _checked_scale(scale)
+        for name, value in (("batch_size", batch_size), ("crop_size", crop_size), ("crops_per_image", crops_per_image)):
+            if value < 1:
+                raise ValueError(f"data.init_args.{name} is {value}; it must be at least 1")
+        self.train, self.val, self.test, self.predict = train, val or {}, test or {}, predict
+        self.batch_size, self.crop_size, self.crops_per_image = batch_size, crop_size, crops_per_image
+        self.flips, self.augment = flips, augment
+        self.degradation, self.degradation_seed, self.seed = degradation, degradation_seed, seed
+        self.workers, self.eval_batch_size = workers, eval_batch_size
+        self.streams = streams or default_streams(batch_size)
+        if batch_size % self.streams:
+            raise ValueError(
+                f"data.init_args.streams is {self.streams}, which does not divide data.init_args.batch_size {batch_size}"
+            )
+        if train is not None:
+            check_crop(crop_size, train.scale or self.scale)
+        self.unreadable = 0  # training pictures skipped so far in this process
+        self._datasets: dict[str, list[Pictures]] = {}
+        self._left_out: set[str] = set()
+        self._checked: set[str] = set()
+
+    # ---------------------------------------------------------------------------------------------------- sources
+
+    def setup(self, stage: str) -> None:
+        """Open the sources that ``stage`` needs.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+
+        Raises:
+            ValueError: A source is missing, empty or unusable.
+        """
+        if stage == "fit":
+            if self.train is None:
+                raise ValueError("fit needs pictures to train on: set data.init_args.train to a Source")
+            scale = self.train.scale or self.scale
+            self.train.prepare(scale)
+            pictures = TrainingPictures(self.train, "train", scale, self.crop_size, self.flips, self.augment)
+            self._datasets["train"] = [pictures]
+            if len(self.plan()) == 0:
+                raise ValueError(
+                    f"data.init_args.train has {len(pictures)} pictures (crops_per_image {self.crops_per_image}), "
+                    f"fewer than data.init_args.batch_size {self.batch_size}: raise crops_per_image or lower batch_size"
+                )
+        if stage in ("fit", "validate"):
+            self._datasets["val"] = [self._prepared(name, source) for name, source in self.val.items()]
+        if stage == "test":
+            self._datasets["test"] = [self._prepared(name, source) for name, source in self.test.items()]
+        for verb, part in (("validate", "val"), ("test", "test")):
+            if stage == verb and not self._datasets[part]:
+                raise ValueError(f"{verb} needs pictures: set data.init_args.{part} to a dict of name: Source")
+        if stage == "predict":
+            self._datasets["predict"] = [self._predict_pictures()]
+
+    def _prepared(self, name: str, source: Source) -> Pictures:
+        scale = source.scale or self.scale
+        source.prepare(scale)
+        return Pictures(source, name, scale)
+
+    def _predict_pictures(self) -> PredictPictures:
+        from datamodules.folder import Folder  # Folder is a Source, so it imports this file
+
+        if self.predict is None:
+            raise ValueError("predict needs pictures: set data.init_args.predict to a folder, a file, or a Source")
+        source = self.predict if isinstance(self.predict, Source) else Folder.of(self.predict)
+        scale = source.scale or self.scale
+        source.prepare(scale)
+        return PredictPictures(source, "predict", scale)
+
+    @property
+    def predict_keys(self) -> list[str]:
+        """Keys of all pictures that ``predict`` would enlarge, without the source's name."""
+        return list(self._datasets["predict"][0].source.keys)
+
+    def skip_in_predict(self, keys: set[str]) -> None:
+        """Leave pictures out of ``predict``, for example those that are done.
+
+        Args:
+            keys: Keys as in ``predict_keys``.
+        """
+        self._left_out = keys
+
+    def plan(self) -> Plan:
+        """The order of training samples."""
+        groups = tuple(self._datasets["train"][0].source.groups)
+        return Plan(groups, self.seed, self.batch_size, self.streams, self.crops_per_image)
+
+    # -------------------------------------------------------------------------------------------------- dataloaders
+
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _position(self) -> tuple[int, int]:
+        # Lightning restores these counters before it asks the loader for the first batch; the checkpoint callback
+        # makes sure that a checkpoint holds them as of the last whole step.
+        if self.trainer is None:
+            return 0, 0
+        return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
+
+    def _loader(self, dataset: Pictures, sampler: Any, persistent: bool = False) -> DataLoader[dict[str, Any]]:
+        return DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=self.workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=persistent and self.workers > 0,
+            worker_init_fn=_start_worker,
+        )
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Batches of crops in the plan's order, from where the run stands."""
+        sampler = PlanSampler(self.plan(), *self._ranks(), position=self._position)
+        return self._loader(self._datasets["train"][0], sampler, persistent=True)
+
+    def _evaluation(self, part: str, batch_size: int) -> list[DataLoader[dict[str, Any]]]:
+        loaders = []
+        for dataset in self._datasets[part]:
+            indices = [i for i, key in enumerate(dataset.source.keys) if part != "predict" or key not in self._left_out]
+            seeds = [seed_of(self.degradation_seed, dataset.keys[i]) for i in indices]
+            loaders.append(self._loader(dataset, EvaluationSampler(indices, seeds, batch_size, *self._ranks())))
+        return loaders
+
+    def val_dataloader(self) -> list[DataLoader[dict[str, Any]]]:
+        """One loader a source of ``val``, in the configuration's order."""
+        return self._evaluation("val", self.eval_batch_size)
+
+    def test_dataloader(self) -> list[DataLoader[dict[str, Any]]]:
+        """One loader a source of ``test``, in the configuration's order."""
+        return self._evaluation("test", self.eval_batch_size)
+
+    def predict_dataloader(self) -> list[DataLoader[dict[str, Any]]]:
+        """One loader over the pictures to enlarge, one picture a batch."""
+        return self._evaluation("predict", 1)
+
+    # ---------------------------------------------------------------------------------------------------- on device
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Count and report the unreadable pictures that were replaced in this batch."""
+        for reason in batch.pop("skipped", []):
+            self.unreadable += 1
+            if self.unreadable <= 20 or self.unreadable % 1000 == 0:
+                log.warning("skipped an unreadable training picture (%d so far): %s", self.unreadable, reason)
+        return batch
+
+    def transfer_batch_to_device(self, batch: dict[str, Any], device: torch.device, dataloader_idx: int) -> Any:
+        """Move the tensors, but leave ``seed`` on the CPU, where everything is drawn from it."""
+        seed = batch.pop("seed")
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        moved["seed"] = seed
+        return moved
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Batch:
+        """Make float32 in [0, 1], degrade HR where the source gave no LR, check the first batch of each source."""
+        if "error" in batch:
+            return cast(Batch, batch)
+        part = "train"
+        if self.trainer is not None and not self.trainer.training:
+            part = "predict" if self.trainer.predicting else "test" if self.trainer.testing else "val"
+        dataset = self._datasets[part][dataloader_idx]
+        for name in ("hr", "lr"):
+            if name in batch and batch[name].dtype == torch.uint8:
+                batch[name] = batch[name].float().div_(255)
+        if "lr" not in batch:
+            degradation = dataset.source.degradation or self.degradation
+            if degradation is None:
+                raise ValueError(
+                    f"source {dataset.name!r} gives no LR pictures and nothing makes them: set degradation.class_path"
+                )
+            batch["lr"] = degradation(batch["hr"], batch["seed"])
+        if "hr" in batch:
+            batch["size"] = tuple(batch["hr"].shape[-2:])
+        else:
+            batch["size"] = tuple(max(1, round(side * dataset.scale)) for side in batch["lr"].shape[-2:])
+        if dataset.name not in self._checked:
+            self._checked.add(dataset.name)
+            check_batch(cast(Batch, batch))
+        return cast(Batch, batch)
+
+    # -------------------------------------------------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """What fixes the order of the samples; the position itself is in the loops' counters."""
+        plan = self.plan()
+        return {
+            "groups": list(plan.groups),
+            "seed": plan.seed,
+            "batch_size": plan.batch_size,
+            "streams": plan.streams,
+            "crops_per_image": plan.repeats,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to continue on data that would give another order.
+
+        Args:
+            state_dict: As ``state_dict`` gave it.
+
+        Raises:
+            ValueError: The pictures, the seed or the batch size are others than those of the checkpoint.
+        """
+        if "train" not in self._datasets:
+            return
+        for name, now in self.state_dict().items():
+            then = state_dict.get(name)
+            if now != then:
+                what = "the number of pictures in data.init_args.train" if name == "groups" else name
+                raise ValueError(
+                    f"the checkpoint was made with another order of samples: {what} was {then}, now it is {now}. "
+                    "Put it back, or start from the weights alone: --model.init_args.weights CHECKPOINT --run.name NEW"
+                )
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Put samples together into one batch of uint8 (or, from 16-bit pictures, float32 in [0, 1]) tensors.
+
+    Raises:
+        ValueError: Pictures of differing sizes.
+    """
+    batch: dict[str, Any] = {
+        "key": [s["key"] for s in samples],
+        "seed": torch.tensor([s["seed"] for s in samples], dtype=torch.int64),
+    }
+    for name in ("text", "meta", "error"):
+        if name in samples[0]:
+            batch[name] = [s[name] for s in samples]
+    skipped = [reason for s in samples for reason in s.get("skipped", [])]
+    if skipped:
+        batch["skipped"] = skipped
+    for name in ("hr", "lr"):
+        if name in samples[0]:
+            batch[name] = _stack([s[name] for s in samples], batch["key"])
+    return batch
+
+
+def _stack(pictures: list[Pixels], keys: list[str]) -> Tensor:
+    shapes = {picture.shape for picture in pictures}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"pictures of differing sizes in one batch ({', '.join(keys[:3])}, ...): set data.init_args.eval_batch_size 1"
+        )
+    if all(picture.dtype == np.uint8 for picture in pictures):
+        stacked = np.stack(pictures)
+        return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
+    floats = [picture.astype(np.float32) / np.iinfo(picture.dtype).max for picture in pictures]
+    return torch.from_numpy(np.stack(floats)).permute(0, 3, 1, 2).contiguous()
+
+
+def cut_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Largest size that is ``scale`` times a whole LR size (MATLAB's modcrop, for any real scale).
+
+    Args:
+        size: (H, W) of the picture.
+        scale: The scale, at least 1.
+    """
+    lr = [max(1, math.floor(side / scale + 1e-6)) for side in size]
+    return min(size[0], round(lr[0] * scale)), min(size[1], round(lr[1] * scale))
+
+
+def check_crop(crop_size: int, scale: float) -> None:
+    """Refuse a crop that an integer scale does not divide.
+
+    Raises:
+        ValueError: Naming both keys and the nearest sizes that fit.
+    """
+    step = int(scale)
+    if scale == step and crop_size % step:
+        below = crop_size // step * step
+        fits = f"{below} or {below + step}" if below else f"{step}"
+        raise ValueError(
+            f"data.init_args.crop_size is {crop_size}, not a multiple of data.init_args.scale {step}; use {fits}"
+        )
+
+
+def check_batch(batch: Batch) -> None:
+    """Check shapes, types and ranges of a batch, once a source.
+
+    Raises:
+        ValueError: Saying which part of the batch is not as the contract has it.
+    """
+    count = len(batch["key"])
+    for name in ("hr", "lr"):
+        image = batch.get(name)
+        if image is None:
+            continue
+        image = cast(Tensor, image)
+        if image.dtype != torch.float32 or image.ndim != 4 or image.shape[:2] != (count, 3):
+            raise ValueError(
+                f"batch[{name!r}] is {image.dtype} {tuple(image.shape)}; expected float32 ({count}, 3, H, W) for {batch['key']}"
+            )
+        low, high = (float(v) for v in image.aminmax())
+        if not (low >= 0 and high <= 1):  # also catches NaN
+            raise ValueError(f"batch[{name!r}] has values in [{low}, {high}]; expected [0, 1] ({batch['key']})")
+    if batch["seed"].shape != (count,):
+        raise ValueError(f"batch['seed'] has shape {tuple(batch['seed'].shape)}; expected ({count},)")
+
+
+def _checked_scale(scale: float) -> float:
+    if not (isinstance(scale, int | float) and math.isfinite(scale) and scale >= 1):
+        raise ValueError(f"data.init_args.scale is {scale}; it must be a number of at least 1")
+    return float(scale)
+
+
+def _paired_size(sample: Sample, scale: float, key: str) -> tuple[int, int]:
+    if scale != int(scale):
+        raise ValueError(f"{key} comes with its own LR, which needs an integer data.init_args.scale, not {scale}")
+    height, width = (round(side * scale) for side in sample["lr"].shape[:2])
+    got = sample["hr"].shape[:2]
+    if not (height <= got[0] < height + scale and width <= got[1] < width + scale):
+        raise ValueError(
+            f"{key}: HR is {got[1]}x{got[0]} and LR {sample['lr'].shape[1]}x{sample['lr'].shape[0]}, "
+            f"which does not fit data.init_args.scale {scale:g} (expected HR {width}x{height})"
+        )
+    return height, width
+
+
+def _turned(picture: Pixels, turn: int) -> Pixels:
+    if turn & 1:
+        picture = picture[:, ::-1]
+    if turn & 2:
+        picture = picture[::-1]
+    return picture.transpose(1, 0, 2) if turn & 4 else picture
+
+
+def _start_worker(worker: int) -> None:
+    # One thread a worker: OpenCV would otherwise start as many as there are cores in each of them.
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(0)

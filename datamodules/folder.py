@@ -1,0 +1,106 @@
+"""A tree of pictures, or a list of files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from datamodules.base import Sample, Source
+from datamodules.decode import FORMATS, read_picture
+from datamodules.paths import by_key, expand_path, image_key, images_of
+from degradations.base import Degradation
+
+
+class Folder(Source):
+    """Pictures of a folder and its subfolders; a key is the path below it without extension.
+
+    Args:
+        root: The folder, or one picture. May hold environment variables, e.g. ``$ENLARGER_DATA/set``.
+        files: Instead of all of ``root``, these: files, folders, or patterns such as ``1*.png`` and
+            ``**/*.jpg``. They are relative to ``root`` if that is given. Without ``root``, keys are
+            relative to the named folder, or to the part of a pattern before its first ``*``.
+        recursive: Look into subfolders.
+        scale: Scale of this source alone, in an evaluation over several scales.
+        degradation: Makes the LR of this source alone; by default the run's ``degradation``.
+
+    Raises:
+        ValueError: Neither ``root`` nor ``files`` is given.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        files: list[str] | None = None,
+        recursive: bool = True,
+        scale: float | None = None,
+        degradation: Degradation | None = None,
+    ) -> None:
+        super().__init__(scale, degradation)
+        if root is None and not files:
+            raise ValueError("Folder needs pictures: set its root to a folder, or files to a list")
+        self.root, self.files, self.recursive = root, files, recursive
+        self._keys: list[str] = []
+        self._paths: list[str] = []
+
+    @classmethod
+    def of(cls, paths: str | list[str]) -> Folder:
+        """The pictures of a folder, a file, a pattern, or a list of these.
+
+        Args:
+            paths: As ``files``.
+        """
+        return cls(files=[paths] if isinstance(paths, str) else paths)
+
+    def prepare(self, scale: float) -> None:
+        """List the files. Args and Raises as ``Source.prepare``."""
+        what = "Folder.files" if self.root is None else "Folder.root"
+        found = by_key(self._list(), what)
+        self._keys, self._paths = list(found), [str(path) for path in found.values()]
+
+    def _list(self) -> Iterator[tuple[str, Path]]:
+        if self.root is None:
+            for file in self.files or []:
+                path = expand_path(file, "Folder.files")
+                yield from _found(path, self.recursive, "Folder.files")
+            return
+        root = expand_path(self.root, "Folder.root")
+        if self.files:
+            yield from _below(root, self.files, self.recursive)
+        else:
+            yield from _found(root, self.recursive, "Folder.root")
+
+    @property
+    def keys(self) -> list[str]:
+        """Path of each picture below the root, without its extension."""
+        return self._keys
+
+    def read(self, index: int) -> Sample:
+        """The picture ``keys[index]``, with all that a writer of results needs in ``meta``."""
+        path = self._paths[index]
+        picture = read_picture(path)
+        return {"hr": picture.rgb, "meta": picture.meta(path)}
+
+
+def _below(root: str, files: list[str], recursive: bool) -> Iterator[tuple[str, Path]]:
+    # Keys are relative to the root whatever the pattern, so that a picture's key is the same in
+    # every selection.
+    for file in files:
+        pattern = os.path.normpath(os.path.join(root, expand_path(file, "Folder.files")))
+        if not Path(pattern).is_relative_to(root):
+            raise ValueError(f"Folder.files has {file!r}, which is not below Folder.root {root!r}")
+        for _, path in _found(pattern, recursive, "Folder.files"):
+            yield image_key(path, Path(root)), path
+
+
+def _found(pattern: str, recursive: bool, what: str) -> list[tuple[str, Path]]:
+    pictures = list(images_of(pattern, recursive))
+    if not pictures:
+        problem = "holds no pictures" if Path(pattern).exists() else "does not exist"
+        if any(character in pattern for character in "*?["):
+            problem = "matches no pictures"
+        raise ValueError(
+            f"{what} {pattern!r} {problem}; expected a folder of pictures ({', '.join(FORMATS)}), "
+            "the path of one, or a pattern such as /photos/**/*.jpg"
+        )
+    return pictures

@@ -1,0 +1,98 @@
+"""Matching of HR and LR files by name, and of their sizes by the scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from datamodules.decode import UnreadableImage, read_size
+from datamodules.paths import by_key, image_key, list_images
+
+SHOWN = 5  # names in a message; the rest is counted
+
+
+class Pair(NamedTuple):
+    """Files of one picture."""
+
+    key: str
+    hr: Path
+    lr: Path
+
+
+def with_scale(text: str, scale: float) -> str:
+    """Put the scale in the place of ``{scale}``, without a trailing .0: ``x{scale}`` is ``x2``."""
+    return text.replace("{scale}", f"{scale:g}")
+
+
+def match_pairs(hr: Path, lr: Path, lr_suffix: str = "") -> list[Pair]:
+    """Find the LR picture of every HR picture.
+
+    Args:
+        hr: Folder of the HR pictures.
+        lr: Folder of the LR pictures.
+        lr_suffix: What an LR name has after the HR picture's name.
+
+    Raises:
+        ValueError: A folder is missing or empty, or names without a partner, listed.
+    """
+    large, small = _pictures(hr, "HR"), _pictures(lr, "LR")
+    wanted = {key + lr_suffix for key in large}
+    missing = [key for key in large if key + lr_suffix not in small]
+    extra = [key for key in small if key not in wanted]
+    if missing or extra:
+        problems = []
+        if missing:
+            problems.append(f"{len(missing)} of {hr} have no LR: {_shown(missing)}")
+        if extra:
+            problems.append(f"{len(extra)} of {lr} have no HR: {_shown(extra)}")
+        suffix = f" followed by {lr_suffix!r}" if lr_suffix else ""
+        raise ValueError(
+            f"names of HR and LR do not match. {'; '.join(problems)}. An LR picture has the name "
+            f"of its HR picture{suffix} (lr_suffix), whatever its extension"
+        )
+    return [Pair(key, path, small[key + lr_suffix]) for key, path in large.items()]
+
+
+def check_sizes(pairs: Iterable[Pair], scale: float) -> None:
+    """Compare the sizes in the files' headers.
+
+    Args:
+        pairs: The files; those with a broken header are left to whoever reads them.
+        scale: HR must be ``scale`` times LR, rounded; less than ``scale`` further pixels are cut
+            off by whoever reads them.
+
+    Raises:
+        ValueError: Sizes that do not fit.
+    """
+    wrong = []
+    for pair in pairs:
+        try:
+            large, small = read_size(pair.hr), read_size(pair.lr)
+        except UnreadableImage:
+            continue
+        rests = [side - round(scale * low) for side, low in zip(large, small, strict=True)]
+        if not all(0 <= rest < scale for rest in rests):
+            wrong.append(
+                f"{pair.key} (HR {large[0]}x{large[1]}, LR {small[0]}x{small[1]}, "
+                f"expected HR {round(scale * small[0])}x{round(scale * small[1])})"
+            )
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} pairs of HR and LR do not fit scale {scale:g}: {_shown(wrong)}. Set "
+            "data.init_args.scale to the scale of these folders"
+        )
+
+
+def _pictures(root: Path, kind: str) -> dict[str, Path]:
+    if not root.is_dir():
+        raise ValueError(f"the folder of {kind} pictures, {str(root)!r}, does not exist")
+    found = by_key(((image_key(path, root), path) for path in list_images(root)), str(root))
+    if not found:
+        raise ValueError(f"the folder of {kind} pictures, {str(root)!r}, holds no pictures")
+    return found
+
+
+def _shown(names: list[str]) -> str:
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + rest

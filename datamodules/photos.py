@@ -1,0 +1,148 @@
+"""Photographs that come inside scikit-image and scikit-learn: data without a download."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from datamodules.base import Sample, Source
+from datamodules.decode import read_picture
+from degradations.base import Degradation
+
+SKIMAGE, SKLEARN = "skimage/data", "sklearn/datasets/images"
+DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
+
+
+class Photo(NamedTuple):
+    """Where one picture is, and what is on it.
+
+    Pictures of one ``scene`` show the same thing: they belong on one side of a split.
+    """
+
+    folder: str
+    file: str
+    scene: str
+    content: str
+
+
+# Each was looked at. Left out, of what the two packages bring: drawings (the chessboards, color,
+# horse, logo, phantom), a reconstructed phase (cell), multi-page test files, and photographs that
+# are blurred or tiny and would teach a wrong prior (clock_motion, text, page, microaneurysms, GIF).
+PHOTOS = {
+    "astronaut": Photo(SKIMAGE, "astronaut.png", "astronaut", "portrait, 512x512"),
+    "brick": Photo(SKIMAGE, "brick.png", "brick", "texture, grey, digitally tilted, 512x512"),
+    "camera": Photo(SKIMAGE, "camera.png", "camera", "man with a camera, grey, 512x512"),
+    "chelsea": Photo(SKIMAGE, "chelsea.png", "chelsea", "cat, 451x300"),
+    "china": Photo(SKLEARN, "china.jpg", "china", "pavilion, 640x427"),
+    "coffee": Photo(SKIMAGE, "coffee.png", "coffee", "cup on a table, 600x400"),
+    "coins": Photo(SKIMAGE, "coins.png", "coins", "old coins, grey, 384x303"),
+    "flower": Photo(SKLEARN, "flower.jpg", "flower", "dahlia, 640x427"),
+    "grass": Photo(SKIMAGE, "grass.png", "grass", "texture, grey, 512x512"),
+    "gravel": Photo(SKIMAGE, "gravel.png", "gravel", "texture, grey, 512x512"),
+    "hubble_deep_field": Photo(
+        SKIMAGE, "hubble_deep_field.jpg", "hubble_deep_field", "galaxies, noisy, 1000x872"
+    ),
+    "ihc": Photo(SKIMAGE, "ihc.png", "ihc", "stained tissue, 512x512"),
+    "moon": Photo(SKIMAGE, "moon.png", "moon", "the Moon from its orbit, grey, soft, 512x512"),
+    "motorcycle_left": Photo(SKIMAGE, "motorcycle_left.png", "motorcycle", "garage, 741x500"),
+    "motorcycle_right": Photo(SKIMAGE, "motorcycle_right.png", "motorcycle", "its stereo partner"),
+    "retina": Photo(SKIMAGE, "retina.jpg", "retina", "back of an eye, soft, 1411x1411"),
+    "rocket": Photo(SKIMAGE, "rocket.jpg", "rocket", "launch pad at dusk, 640x427"),
+}
+
+
+class Photos(Source):
+    """Photographs inside scikit-image and scikit-learn, by name.
+
+    Args:
+        names: Some of astronaut, brick, camera, chelsea, china, coffee, coins, flower, grass,
+            gravel, hubble_deep_field, ihc, moon, motorcycle_left, motorcycle_right, retina, rocket;
+            by default all. The motorcycles are a stereo pair: keep them on one side of a split.
+        scale: Scale of this source alone, in an evaluation over several scales.
+        degradation: Makes the LR of this source alone; by default the run's ``degradation``.
+
+    Raises:
+        ValueError: An unknown name, or one that is given twice.
+    """
+
+    def __init__(
+        self,
+        names: list[str] | None = None,
+        scale: float | None = None,
+        degradation: Degradation | None = None,
+    ) -> None:
+        super().__init__(scale, degradation)
+        self.names = list(PHOTOS) if names is None else names
+        check_names(self.names)
+        self._paths: list[str] = []
+
+    def prepare(self, scale: float) -> None:
+        """Find the files. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: The package or the file is not there.
+        """
+        self._paths = [str(photo_path(name)) for name in self.names]
+
+    @property
+    def keys(self) -> list[str]:
+        """The names, in the order they were given."""
+        return self.names
+
+    def read(self, index: int) -> Sample:
+        """The picture ``keys[index]``."""
+        picture = read_picture(self._paths[index])
+        return {"hr": picture.rgb, "meta": picture.meta(self._paths[index])}
+
+
+def check_names(names: list[str]) -> None:
+    """Refuse names that ``PHOTOS`` does not have.
+
+    Raises:
+        ValueError: With the nearest name.
+    """
+    if not names:
+        raise ValueError("Photos.names is empty; leave it out for all photographs")
+    for number, name in enumerate(names):
+        if name not in PHOTOS:
+            near = get_close_matches(name, PHOTOS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(PHOTOS)}"
+            raise ValueError(f"Photos.names has {name!r}, which is none of the photographs: {hint}")
+        if name in names[:number]:
+            raise ValueError(f"Photos.names has {name!r} twice")
+
+
+def photo_path(name: str) -> Path:
+    """File of a photograph. The package is not imported: that would take seconds.
+
+    Raises:
+        ValueError: The package or the file is not there.
+    """
+    photo = PHOTOS[name]
+    package, _, below = photo.folder.partition("/")
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(
+            f"photograph {name!r} is inside {DISTRIBUTIONS[package]}, which is not installed"
+        )
+    path = Path(spec.submodule_search_locations[0], below, photo.file)
+    if not path.is_file():
+        raise ValueError(
+            f"photograph {name!r} is missing from the installed {DISTRIBUTIONS[package]}: {path}; "
+            "install the version that constraints.txt names, or leave this name out of Photos.names"
+        )
+    return path
+
+
+def shared_scenes(names: Iterable[str], held_out: Iterable[str]) -> list[str]:
+    """Scenes on both sides of a split, of which there should be none.
+
+    Args:
+        names: Photographs to train on.
+        held_out: Photographs to validate or test on.
+    """
+    both = {PHOTOS[name].scene for name in names} & {PHOTOS[name].scene for name in held_out}
+    return sorted(both)

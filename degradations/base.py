@@ -1,0 +1,218 @@
+"""The two contracts: `Stage` (one step) and `Degradation` (a whole recipe, which owns the scale).
+
+Random choices and pixels are kept apart. `draw` makes the parameters on the CPU, from the samples'
+own seeds; `forward` of a stage and `degrade` of a recipe are pure functions of pixels and
+parameters. So parameters can be recorded and replayed, and are the same on every device.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from degradations.draws import Draws, Seeds
+from degradations.params import Params, to_device
+
+
+class Stage(nn.Module, ABC):
+    """One step of a degradation: image in, image out, every choice drawn per image.
+
+    A stage never has an argument `scale` (only the degradation knows it), never touches a global
+    generator, and makes the tensors it needs from `x`: its own buffers are not moved to the device.
+    """
+
+    @abstractmethod
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """Draw the parameters of a batch; the only place of a stage where chance enters.
+
+        Args:
+            draws: The stage's own streams, one an image.
+            shape: (B, C, H, W) of the batch that enters the degradation.
+
+        Returns:
+            Arrays with first dimension B, or Python numbers for what the whole batch shares; of a
+            noise field only the seeds (`draws.seeds()`), from which `forward` makes it.
+        """
+
+    @abstractmethod
+    def forward(self, x: Tensor, params: Params) -> Tensor:
+        """Apply the drawn parameters, and nothing random.
+
+        Args:
+            x: (B, C, H, W) float32, about [0, 1]: stages may overshoot, the degradation clamps.
+            params: What `draw` returned, as tensors on x's device.
+
+        Returns:
+            (B, C', H', W') float32 on x's device, and not `x` changed in place.
+        """
+
+
+class Degradation(nn.Module, ABC):
+    """A recipe that makes a low-resolution image of a high-resolution one.
+
+    The LR of an image depends on the image and its seed only: not on its batch, rank or device.
+
+    Args:
+        scale: How many times smaller the LR is; any positive number. Linked to
+            data.init_args.scale.
+
+    Raises:
+        ValueError: `scale` is missing or not a positive finite number.
+    """
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = check_scale(scale)
+        self._checked = False  # what costs a synchronisation is checked on the first batch only
+
+    @abstractmethod
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """Draw all parameters of a batch; as `Stage.draw`."""
+
+    @abstractmethod
+    def degrade(self, hr: Tensor, params: Params) -> Tensor:
+        """Make the LR, a pure function: (B, 3, H, W) to (B, 3, *lr_size((H, W))), float32."""
+
+    def forward(self, hr: Tensor, seeds: Seeds) -> Tensor:
+        """Degrade each image by its own seed.
+
+        Args:
+            hr: (B, 3, H, W) float32 in [0, 1].
+            seeds: (B,) int64 on the CPU.
+
+        Returns:
+            (B, 3, *lr_size((H, W))) float32 in [0, 1] on hr's device.
+
+        Raises:
+            TypeError: `hr` is not float32, or a stage returned something that is not.
+            ValueError: a shape or range is wrong, before or after; the message names the stage.
+        """
+        _check_images(hr)
+        if len(seeds) != len(hr):
+            raise ValueError(f"{len(seeds)} seeds for {len(hr)} images; expected one seed an image")
+        return self.replay(hr, self.params_of(seeds, hr.shape))
+
+    def params_of(self, seeds: Seeds, shape: torch.Size) -> Params:
+        """The parameters of images of these seeds, as NumPy arrays: what there is to record."""
+        # A sub-stream: whoever draws crops from the same seed shall not draw the same numbers.
+        return self.draw(Draws(seeds).fold("degradation"), shape)
+
+    def replay(self, hr: Tensor, params: Params) -> Tensor:
+        """Degrade by given parameters, drawn just now or recorded; as `forward` otherwise."""
+        _check_images(hr)
+        size = self.lr_size(hr.shape[-2:])
+        if not self._checked:
+            _check_unit_range(hr)
+        applied = to_device(params, len(hr), hr.device)
+        # Half precision would quantise the LR more coarsely than 8 bits do.
+        with torch.autocast(hr.device.type, enabled=False):
+            lr = self.degrade(hr, applied)
+        name = type(self).__name__
+        self.check_output(name, lr, len(hr))
+        if lr.shape[1:] != (3, *size):
+            raise ValueError(f"{name} returned {tuple(lr.shape)}; expected {(len(hr), 3, *size)}")
+        self._checked = True
+        return lr.clamp(0.0, 1.0)
+
+    def check_output(self, name: str, x: Tensor, batch: int) -> None:
+        """Check what the stage `name` returned; its values on the first batch only.
+
+        Raises:
+            TypeError: it is not float32.
+            ValueError: it is no batch of `batch` images, or holds NaN or infinity.
+        """
+        if x.dtype != torch.float32:
+            raise TypeError(f"{name} returned {x.dtype}; expected torch.float32")
+        if x.ndim != 4 or len(x) != batch:
+            raise ValueError(
+                f"{name} returned the shape {tuple(x.shape)}; expected (B, C, H, W) with the batch "
+                f"of {batch} images it was given"
+            )
+        if not self._checked and not bool(x.isfinite().all()):
+            raise ValueError(f"{name} returned NaN or infinity; check its ranges")
+
+    def lr_size(self, hr_size: Sequence[int]) -> tuple[int, int]:
+        """(h, w) of the LR of an image of (H, W): each side divided by the scale and rounded.
+
+        Raises:
+            ValueError: less than one pixel is left.
+        """
+        H, W = hr_size
+        h, w = round(H / self.scale), round(W / self.scale)
+        if min(h, w) < 1:
+            raise ValueError(
+                f"an image of {H}x{W} px at scale {self.scale:g} leaves {h}x{w} px, less than one "
+                "pixel; use larger images or crops, or a smaller data.init_args.scale"
+            )
+        return h, w
+
+    def extra_repr(self) -> str:
+        """The scale, in `print(degradation)`."""
+        return f"scale={self.scale:g}"
+
+
+def check_scale(scale: Any) -> float:
+    """A positive finite `scale` as a float.
+
+    Raises:
+        ValueError: it is anything else; None is what a link that found no source gives.
+    """
+    number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    if not number or not math.isfinite(scale) or scale <= 0:
+        raise ValueError(
+            f"scale is {scale!r}; expected a positive number such as 4.0: set "
+            "data.init_args.scale, the one source of the scale"
+        )
+    return float(scale)
+
+
+def check_range(
+    values: Sequence[float], name: str, low: float = -math.inf, high: float = math.inf
+) -> tuple[float, float]:
+    """The range (lower, upper) of an argument, checked.
+
+    Args:
+        values: The range as the user gave it; equal ends fix the value.
+        name: The argument it came from, for the message.
+        low: The least value that makes sense.
+        high: The greatest.
+
+    Raises:
+        ValueError: it is not two numbers, is reversed, or leaves [low, high].
+    """
+    expected = f"expected [lower, upper] with {low:g} <= lower <= upper <= {high:g}"
+    if len(values) != 2 or not all(math.isfinite(value) for value in values):
+        raise ValueError(f"{name} is {list(values)}; {expected}")
+    lower, upper = float(values[0]), float(values[1])
+    if lower > upper:
+        raise ValueError(f"{name} is {[lower, upper]}, which is reversed; {expected}")
+    if lower < low or upper > high:
+        raise ValueError(f"{name} is {[lower, upper]}; {expected}")
+    return lower, upper
+
+
+def quantize_8bit(x: Tensor) -> Tensor:
+    """Clamp to [0, 1] and round to multiples of 1/255, as an 8-bit file would."""
+    return (x.clamp(0.0, 1.0) * 255.0).round() / 255.0
+
+
+def _check_images(hr: Tensor) -> None:
+    if hr.dtype != torch.float32:
+        advice = "" if hr.is_floating_point() else " (8-bit values: divide them by 255)"
+        raise TypeError(f"hr is {hr.dtype}; expected torch.float32 in [0, 1]{advice}")
+    if hr.ndim != 4 or hr.shape[1] != 3 or 0 in hr.shape:
+        raise ValueError(f"hr has the shape {tuple(hr.shape)}; expected (B, 3, H, W)")
+
+
+def _check_unit_range(hr: Tensor) -> None:
+    least, greatest = (bound.item() for bound in hr.aminmax())
+    if not (least >= -1e-3 and greatest <= 1 + 1e-3):  # NaN fails both
+        raise ValueError(
+            f"hr lies in [{least:g}, {greatest:g}]; expected [0, 1] (divide 8-bit values by 255; "
+            "nothing is rescaled by guessing)"
+        )

@@ -1,0 +1,174 @@
+"""Random numbers that belong to the sample: one counter-based stream an image.
+
+Whatever happens to a sample follows from its 64-bit seed alone, so it is the same in any batch, on
+any rank and after any resume, with no generator's state to save. The n-th call of a stream is
+`mix(state + n * GAMMA)`, the splitmix64 generator, for all images at once.
+
+Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (OOPSLA 2014); the
+constants of `mix` are David Stafford's variant 13, as in Java's SplittableRandom.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import operator
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+GAMMA = 0x9E3779B97F4A7C15
+MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+SHIFTS = (30, 27, 31)
+
+Words: TypeAlias = npt.NDArray[np.uint64]
+Floats: TypeAlias = npt.NDArray[np.float64]
+Integers: TypeAlias = npt.NDArray[np.int64]
+Booleans: TypeAlias = npt.NDArray[np.bool_]
+Seeds: TypeAlias = Tensor | Integers
+Number: TypeAlias = float | Floats | Integers  # one for all images, or (B,)
+
+_MASK = (1 << 64) - 1
+_M1, _M2 = (np.uint64(multiplier) for multiplier in MULTIPLIERS)
+_S1, _S2, _S3 = (np.uint64(shift) for shift in SHIFTS)
+_ELEVEN, _ONE = np.uint64(11), np.uint64(1)
+
+
+def mix(words: Words) -> Words:
+    """Scramble each 64-bit word, one to one (the finaliser of splitmix64)."""
+    words = (words ^ (words >> _S1)) * _M1
+    words = (words ^ (words >> _S2)) * _M2
+    return words ^ (words >> _S3)
+
+
+def seed_of(*parts: int | str) -> int:
+    """A seed in [0, 2**63) that is the same on every machine and in every Python.
+
+    Args:
+        parts: What the seed stands for, e.g. `seed_of(run_seed, epoch, position)`. Their order,
+            their borders and their types count: `("ab", "c")`, `("a", "bc")`, `(1,)` and `("1",)`
+            all differ.
+
+    Raises:
+        TypeError: a part is neither an integer nor a string.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        tag = b"s" + part.encode() if isinstance(part, str) else b"i%d" % operator.index(part)
+        digest.update(len(tag).to_bytes(8, "little") + tag)
+    return int.from_bytes(digest.digest(), "little") >> 1
+
+
+@functools.cache
+def _hash_of_name(name: str) -> np.uint64:
+    return np.uint64(
+        int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+    )
+
+
+class Draws:
+    """Arrays of B random numbers, one for each image, each from that image's own stream.
+
+    Limits and parameters of a call may be scalars or (B,) arrays. A stream never needs to be
+    rewound: take `fold(name)` for every independent purpose, and draw from that.
+
+    Args:
+        seeds: (B,) int64, on the CPU.
+
+    Raises:
+        TypeError: the seeds are not integers.
+        ValueError: the seeds are not one-dimensional, or lie on a GPU.
+    """
+
+    __slots__ = ("_calls", "_state")
+
+    def __init__(self, seeds: Seeds) -> None:
+        if isinstance(seeds, Tensor):
+            if seeds.device.type != "cpu":
+                raise ValueError(
+                    f"seeds are on {seeds.device}; they must stay on the CPU, where parameters are "
+                    "drawn (reading them back would make the device wait)"
+                )
+            seeds = seeds.numpy()
+        array = np.asarray(seeds)
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"seeds are {array.dtype}; expected int64")
+        if array.ndim != 1:
+            raise ValueError(f"seeds have the shape {array.shape}; expected (B,), one an image")
+        # Mixed, so that neighbouring seeds (0, 1, 2, ...) are as good as random ones.
+        self._state: Words = mix(array.astype(np.uint64) + np.uint64(GAMMA))
+        self._calls = 0
+
+    def fold(self, name: str) -> Draws:
+        """An independent sub-stream for `name`.
+
+        It depends on the seeds and on the names folded so far, not on what was drawn before: using
+        another name, or drawing more from this stream, changes nothing in it.
+        """
+        folded = object.__new__(Draws)
+        folded._state = mix(self._state ^ _hash_of_name(name))
+        folded._calls = 0
+        return folded
+
+    def words(self) -> Words:
+        """(B,) uint64, all 64 bits random. Every other method is a function of these."""
+        self._calls += 1
+        return mix(self._state + np.uint64(self._calls * GAMMA & _MASK))
+
+    def uniform(self, low: Number = 0.0, high: Number = 1.0) -> Floats:
+        """(B,) float64, uniform in [low, high)."""
+        return np.asarray(low + (high - low) * self._unit(), np.float64)
+
+    def integers(self, low: Number, high: Number) -> Integers:
+        """(B,) int64, uniform in {low, ..., high - 1}, as Python's `range` counts.
+
+        Raises:
+            ValueError: there is no integer in the range of some image.
+        """
+        if np.any(np.less_equal(high, low)):
+            raise ValueError(f"integers(low={low}, high={high}) is empty; high itself is left out")
+        # Below 2**53 values the product never rounds up to `high`, and no value is favoured.
+        return (low + np.floor((high - low) * self._unit())).astype(np.int64)
+
+    def choice(self, values: npt.ArrayLike, p: Sequence[float] | None = None) -> npt.NDArray[Any]:
+        """(B,) of `values`' type, each image's own pick.
+
+        Args:
+            values: (K,) numbers to pick from.
+            p: (K,) their probabilities; equal ones when left out.
+
+        Raises:
+            ValueError: `p` has another length, a negative entry, or does not sum to 1.
+        """
+        options = np.asarray(values)
+        if p is None:
+            return options[self.integers(0, len(options))]
+        edges = np.cumsum(p)
+        if len(edges) != len(options) or min(p) < 0.0 or abs(edges[-1] - 1.0) > 1e-6:
+            raise ValueError(
+                f"probabilities {list(p)} of {len(options)} values: expected one for "
+                f"each value, none negative, sum 1 (it is {sum(p):g})"
+            )
+        # Divided by the last edge: a sum just below 1 must not give a last value of p = 0 a chance.
+        return options[np.searchsorted(edges / edges[-1], self._unit(), side="right")]
+
+    def bernoulli(self, p: Number) -> Booleans:
+        """(B,) bool, true with probability `p`."""
+        return np.less(self._unit(), p)
+
+    def normal(self, mean: Number = 0.0, std: Number = 1.0) -> Floats:
+        """(B,) float64, normally distributed (Box-Muller, so it spends two calls)."""
+        radius = np.sqrt(-2.0 * np.log1p(-self._unit()))
+        normal = radius * np.cos(2.0 * np.pi * self._unit())
+        return np.asarray(mean + std * normal, np.float64)
+
+    def seeds(self) -> Integers:
+        """(B,) int64 in [0, 2**63), each the seed of a field or of another generator."""
+        return (self.words() >> _ONE).view(np.int64)
+
+    def _unit(self) -> Floats:
+        """(B,) float64 in [0, 1): every multiple of 2**-53 there, equally likely."""
+        return (self.words() >> _ELEVEN).astype(np.float64) * 2.0**-53

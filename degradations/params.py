@@ -1,0 +1,110 @@
+"""Parameters of a degradation: how they are drawn, how they reach the images' device.
+
+`Params` is a dict with one entry a parameter, and a dict of such one level down for each stage.
+
+- As drawn, and as recorded: NumPy arrays of kind float, int or bool whose first dimension is the
+  batch, so that one image's part can be cut out, written as JSON and read back bit for bit.
+- As applied: float32, int64 and bool tensors on the images' device.
+- A Python number is shared by the whole batch and passes unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Params: TypeAlias = dict[str, Any]
+
+_ON_DEVICE = {
+    "f": (np.float32, torch.float32),
+    "i": (np.int64, torch.int64),
+    "b": (np.bool_, torch.bool),
+}
+_ALIGNMENT = 16  # bytes; any of the types above may start there
+
+
+def to_device(params: Params, batch: int, device: torch.device) -> Params:
+    """Turn drawn arrays into tensors on `device`, in one transfer whatever their number.
+
+    Args:
+        params: As drawn; a tensor among them is only moved, a Python number left alone.
+        batch: The number of images, to check each array's first dimension.
+        device: Where the images are.
+
+    Raises:
+        TypeError: a parameter is none of the kinds that can be recorded.
+        ValueError: an array is not one value (or one row) an image.
+    """
+    arrays: list[npt.NDArray[Any]] = [
+        np.ascontiguousarray(leaf, _ON_DEVICE[leaf.dtype.kind][0])
+        for path, leaf in _leaves(params)
+        if _is_array(path, leaf, batch)
+    ]
+    starts = [0]
+    for array in arrays:
+        starts.append(starts[-1] + -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT)
+    # Pinned memory, or the copy would make the host wait for the device.
+    host = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
+    buffer = host.numpy()
+    for array, start in zip(arrays, starts, strict=False):
+        buffer[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
+    there = host.to(device, non_blocking=True)
+    tensors = iter(
+        there[start : start + array.nbytes].view(_ON_DEVICE[array.dtype.kind][1]).view(array.shape)
+        for array, start in zip(arrays, starts, strict=False)
+    )
+    return _with_tensors(params, tensors, device)
+
+
+def _leaves(params: Params, path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in params.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}{name}.")
+        else:
+            yield path + name, value
+
+
+def _is_array(path: str, leaf: Any, batch: int) -> bool:
+    if isinstance(leaf, Tensor | bool | int | float):
+        return False
+    if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in _ON_DEVICE:
+        kind = leaf.dtype if isinstance(leaf, np.ndarray) else type(leaf).__name__
+        raise TypeError(
+            f"the parameter {path} is {kind}; expected a NumPy array of float, int or bool, one "
+            "entry an image (or one Python number for the whole batch)"
+        )
+    if leaf.shape[:1] != (batch,):
+        raise ValueError(
+            f"the parameter {path} has the shape {leaf.shape}; expected first dimension {batch}, "
+            "one entry an image"
+        )
+    return True
+
+
+def _with_tensors(params: Params, tensors: Iterator[Tensor], device: torch.device) -> Params:
+    moved: Params = {}
+    for name, value in params.items():
+        if isinstance(value, dict):
+            moved[name] = _with_tensors(value, tensors, device)
+        elif isinstance(value, np.ndarray):
+            moved[name] = next(tensors)
+        else:
+            moved[name] = value.to(device) if isinstance(value, Tensor) else value
+    return moved
+
+
+def per_image(values: Tensor | float, x: Tensor) -> Tensor:
+    """Shape (B,) values so that they broadcast over the images `x`: (B, 1, 1, 1), x's dtype.
+
+    Args:
+        values: (B,) on x's device, or one Python number shared by the batch.
+        x: (B, C, H, W).
+    """
+    if not isinstance(values, Tensor):
+        return x.new_full((1,) * x.ndim, values)
+    return values.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))

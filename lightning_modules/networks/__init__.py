@@ -1,0 +1,2 @@
+"""Networks that belong to one method; their first argument is the scale.
+"""

@@ -1,0 +1,200 @@
+"""EDSR: Enhanced Deep Residual Networks for Single Image Super-Resolution.
+
+Lim et al., CVPRW 2017; arXiv 1707.02921.
+
+16 blocks of 64 channels are the paper's baseline, 32 blocks of 256 with `res_scale` 0.1 its large
+model. Tensor names are those of the released EDSR-PyTorch files; BasicSR's are accepted too.
+Differs from the paper in: `global_skip`, an option that is off by default.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K's training pictures, in RGB
+PEAK = 255.0  # released weights work on levels of 0..255
+
+BASICSR = (  # what BasicSR's port calls the same tensors
+    (r"conv_first\.", "head.0."),
+    (r"body\.(\d+)\.conv1\.", r"body.\1.body.0."),
+    (r"body\.(\d+)\.conv2\.", r"body.\1.body.2."),
+    (r"upsample\.", "tail.0."),
+    (r"conv_last\.", "tail.1."),
+)
+
+
+class MeanShift(nn.Module):
+    """Subtract or add the mean colour; constant, but part of released files.
+
+    Args:
+        sign: -1 to subtract, 1 to add.
+        peak: Value of white.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, sign: int, peak: float = PEAK) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.eye(3).view(3, 3, 1, 1))
+        self.register_buffer("bias", sign * peak * torch.tensor(MEAN))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shift x (B, 3, H, W)."""
+        # A 1x1 convolution in upstream. Its matrix is diagonal, and written like this it stays
+        # exact under bf16 autocast and TF32, where a convolution loses half a level of 255.
+        gain = self.weight[:, :, 0, 0].diagonal()
+        return x * gain.view(1, 3, 1, 1) + self.bias.view(1, 3, 1, 1)
+
+
+class ResidualBlock(nn.Module):
+    """Convolution, ReLU, convolution, added to the input; no normalisation.
+
+    Args:
+        channels: Width.
+        res_scale: Factor on the branch before it is added.
+    """
+
+    def __init__(self, channels: int, res_scale: float) -> None:
+        super().__init__()
+        self.res_scale = res_scale
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Refine features x (B, C, H, W)."""
+        return torch.add(x, self.body(x), alpha=self.res_scale)
+
+
+class Trunk(nn.Module):
+    """EDSR without its tail: from a picture to features of the same height and width.
+
+    LIIF's encoder is this alone: it never shifts the mean, yet its files carry the shifts' tensors.
+
+    Args:
+        blocks: Number of residual blocks.
+        channels: Width of all layers.
+        res_scale: Factor on each block's branch; 0.1 keeps wide networks (256) stable.
+        peak: Value of white that the mean shifts are made for.
+    """
+
+    def __init__(
+        self, blocks: int = 16, channels: int = 64, res_scale: float = 1.0, peak: float = PEAK
+    ) -> None:
+        super().__init__()
+        self.sub_mean = MeanShift(-1, peak)
+        self.add_mean = MeanShift(1, peak)
+        self.head = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1))
+        self.body = nn.Sequential(
+            *(ResidualBlock(channels, res_scale) for _ in range(blocks)),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, C, H, W) of x (B, 3, H, W), which is centred at 0."""
+        head = self.head(x)
+        features: Tensor = self.body(head) + head
+        return features
+
+
+class EDSR(Trunk):
+    """Residual network without normalisation, upsampling at its end.
+
+    Args:
+        scale: Factor of enlargement: 2, 3, 4 or 8 (linked from data.init_args.scale).
+        blocks: Number of residual blocks: 16 in the paper's baseline, 32 in its large model.
+        channels: Width of all layers: 64 in the baseline, 256 in the large model.
+        res_scale: Factor on each block's branch: 1 in the baseline, 0.1 in the large model.
+        global_skip: Let the network learn what bicubic enlargement lacks, starting from exactly
+            bicubic; for short trainings from scratch. False is the paper, and what released
+            weights need.
+
+    Raises:
+        ValueError: `scale` is not one of the supported factors.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        blocks: int = 16,
+        channels: int = 64,
+        res_scale: float = 1.0,
+        global_skip: bool = False,
+    ) -> None:
+        if scale not in (2, 3, 4, 8):
+            raise ValueError(
+                f"data.init_args.scale is {scale}, but EDSR enlarges by 2, 3, 4 or 8; "
+                "LIIF enlarges by any factor"
+            )
+        super().__init__(blocks, channels, res_scale)
+        self.scale = int(scale)
+        self.global_skip = global_skip
+        last = nn.Conv2d(channels, 3, 3, padding=1)
+        self.tail = nn.Sequential(nn.Sequential(*_upsampler(self.scale, channels)), last)
+        if global_skip:
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)  # type: ignore[arg-type]  # torch types every bias as optional
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+
+        Returns:
+            (B, 3, scale * h, scale * w), meant to lie in [0, 1]; not clamped.
+        """
+        x = self.sub_mean(lr * PEAK)
+        y = self.tail(super().forward(x))
+        if self.global_skip:
+            # antialias selects the a = -0.5 kernel of MATLAB and Pillow; without it, it is -0.75.
+            y = y + functional.interpolate(
+                x, scale_factor=self.scale, mode="bicubic", antialias=True
+            )
+        restored: Tensor = self.add_mean(y) / PEAK
+        return restored
+
+    @staticmethod
+    def official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename the tensors of a released file to ours.
+
+        Args:
+            state: Flat state dict of EDSR-PyTorch (our names already), or of BasicSR's port: the
+                dict that its files hold under `params`. BasicSR keeps the mean out of its files;
+                the constants are added, for it subtracts the same ones.
+        """
+        if "conv_first.weight" not in state:
+            return dict(state)
+        blocks = len([name for name in state if re.fullmatch(r"body\.\d+\.conv1\.weight", name)])
+        table = (*BASICSR, (r"conv_after_body\.", f"body.{blocks}."))
+        ours = {_renamed(name, table): tensor for name, tensor in state.items()}
+        for name, shift in (("sub_mean", MeanShift(-1)), ("add_mean", MeanShift(1))):
+            ours |= {f"{name}.{key}": tensor for key, tensor in shift.state_dict().items()}
+        return ours
+
+
+def _upsampler(scale: int, channels: int) -> list[nn.Module]:
+    """Sub-pixel convolutions: one for x3, one a factor of two otherwise."""
+    factors = [3] if scale == 3 else [2] * (scale.bit_length() - 1)
+    layers: list[nn.Module] = []
+    for factor in factors:
+        layers.append(nn.Conv2d(channels, channels * factor**2, 3, padding=1))
+        layers.append(nn.PixelShuffle(factor))
+    return layers
+
+
+def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
+    """The name after the first rule that matches its beginning; unknown names stay."""
+    for pattern, replacement in table:
+        ours, count = re.subn(rf"^{pattern}", replacement, name)
+        if count:
+            return ours
+    return name

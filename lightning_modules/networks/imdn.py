@@ -1,0 +1,138 @@
+"""IMDN: Lightweight Image Super-Resolution with Information Multi-distillation Network.
+
+Hui et al., ACM MM 2019; arXiv 1909.11856.
+
+After each of its first three convolutions a block puts a quarter of the channels aside and refines
+the rest; at its end it weighs and mixes what was put aside. Tensor names are those of the released
+files.
+Differs from the paper in: nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+SLOPE = 0.05  # of every leaky ReLU
+
+
+class ContrastAttention(nn.Module):
+    """Contrast-aware channel attention: a gate from each channel's mean plus deviation (Eq. 5).
+
+    Args:
+        channels: Width, a multiple of 16.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv_du = nn.Sequential(
+            nn.Conv2d(channels, channels // 16, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels // 16, channels, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh the channels of x (B, C, H, W)."""
+        variance, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
+        # The clamp changes no value: it makes the gradient of a constant channel 0 instead of NaN.
+        deviation = variance.float().clamp_min(torch.finfo(torch.float32).tiny).sqrt()
+        gated: Tensor = x * self.conv_du(deviation.to(x.dtype) + mean)
+        return gated
+
+
+class Block(nn.Module):
+    """Information multi-distillation block (Fig. 3).
+
+    Args:
+        channels: Width, a multiple of 16.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.kept = channels // 4
+        rest = channels - self.kept
+        self.c1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.c2 = nn.Conv2d(rest, channels, 3, padding=1)
+        self.c3 = nn.Conv2d(rest, channels, 3, padding=1)
+        self.c4 = nn.Conv2d(rest, self.kept, 3, padding=1)
+        self.cca = ContrastAttention(channels)
+        self.c5 = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Refine features x (B, C, H, W)."""
+        rest, kept = x, []
+        for conv in (self.c1, self.c2, self.c3):
+            y = functional.leaky_relu(conv(rest), SLOPE, inplace=True)
+            part, rest = torch.split(y, [self.kept, y.shape[1] - self.kept], dim=1)
+            kept.append(part)
+        kept.append(self.c4(rest))
+        refined: Tensor = self.c5(self.cca(torch.cat(kept, dim=1)))
+        return refined + x
+
+
+class IMDN(nn.Module):
+    """Light network of about 0.7 million parameters, upsampling at its end.
+
+    Args:
+        scale: Factor of enlargement, a whole number from 2 to 8 (linked from
+            data.init_args.scale); weights are published for 2, 3 and 4.
+        channels: Width of all layers, a multiple of 16.
+        blocks: Number of distillation blocks.
+
+    Raises:
+        ValueError: `scale` is not a whole number from 2 to 8, or `channels` is not a multiple
+            of 16.
+    """
+
+    def __init__(self, scale: float, channels: int = 64, blocks: int = 6) -> None:
+        super().__init__()
+        if scale not in range(2, 9):
+            raise ValueError(
+                f"data.init_args.scale is {scale}, but IMDN enlarges by a whole number from 2 to "
+                "8; LIIF enlarges by any factor"
+            )
+        if channels < 16 or channels % 16:
+            raise ValueError(f"channels of IMDN is {channels}, expected a multiple of 16")
+        self.scale = int(scale)
+        self.fea_conv = nn.Conv2d(3, channels, 3, padding=1)
+        self.names = [f"IMDB{number}" for number in range(1, blocks + 1)]
+        for name in self.names:
+            self.add_module(name, Block(channels))
+        self.c = nn.Sequential(
+            nn.Conv2d(channels * blocks, channels, 1), nn.LeakyReLU(SLOPE, inplace=True)
+        )
+        self.LR_conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.upsampler = nn.Sequential(
+            nn.Conv2d(channels, 3 * self.scale**2, 3, padding=1), nn.PixelShuffle(self.scale)
+        )
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+
+        Returns:
+            (B, 3, scale * h, scale * w), meant to lie in [0, 1]; not clamped.
+        """
+        shallow = self.fea_conv(lr)
+        x, outputs = shallow, []
+        for name in self.names:
+            x = self.get_submodule(name)(x)
+            outputs.append(x)
+        restored: Tensor = self.upsampler(self.LR_conv(self.c(torch.cat(outputs, dim=1))) + shallow)
+        return restored
+
+    @staticmethod
+    def official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename the tensors of a released file to ours.
+
+        Args:
+            state: Flat state dict; the authors' names start with `module.`, from the
+                DataParallel they were saved in.
+        """
+        return {name.removeprefix("module."): tensor for name, tensor in state.items()}

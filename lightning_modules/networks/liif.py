@@ -1,0 +1,240 @@
+"""LIIF: Learning Continuous Image Representation with Local Implicit Image Function.
+
+Chen et al., CVPR 2021; arXiv 2012.09161.
+
+z*    features of the picked cell, unfolded      x - v*   relative coordinate, one LR pixel = 2
+c     cell: size of the pixel asked for          S_t      areas that weigh the local ensemble
+
+Differs from the paper in: nothing in what is computed. The perceptron's first layer is linear and
+its largest input is the unfolded 3x3 neighbourhood, so that part is one 3x3 convolution over the LR
+map, made once an image instead of four times a pixel; only coordinate and cell are added per query.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import product
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_modules.networks.edsr import Trunk
+
+NUDGE = 1e-6  # decides ties, and keeps points off the very border
+
+
+class Perceptron(nn.Module):
+    """Linear layers with ReLU between them.
+
+    Args:
+        inputs: Numbers in.
+        hidden: Width of each hidden layer.
+    """
+
+    def __init__(self, inputs: int, hidden: list[int]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers += [nn.Linear(inputs, width), nn.ReLU(inplace=True)]
+            inputs = width
+        self.layers = nn.Sequential(*layers, nn.Linear(inputs, 3))
+
+    @property
+    def first(self) -> nn.Linear:
+        """The first layer, which LIIF evaluates in two parts."""
+        return cast("nn.Linear", self.layers[0])
+
+    def rest(self, x: Tensor) -> Tensor:
+        """All layers after the first, of x (n, width)."""
+        for layer in self.layers[1:]:
+            x = linear(x, layer) if isinstance(layer, nn.Linear) else layer(x)
+        return x
+
+
+class LIIF(nn.Module):
+    """EDSR's features, and a perceptron that answers for any point between them.
+
+    Args:
+        scale: Factor of enlargement, any positive number (linked from data.init_args.scale);
+            what `forward` does when no output size is given.
+        blocks: Number of residual blocks of the encoder.
+        channels: Width of the encoder.
+        hidden: Width of each hidden layer of the perceptron.
+        unfold: Give the perceptron the 3x3 neighbourhood of a cell, not the cell alone.
+        cell: Tell the perceptron the size of the pixel it is asked for.
+        ensemble: Blend the answers of the four nearest cells; without it, pictures show seams.
+        chunk: Number of points answered at once; bounds memory without gradients and changes no
+            result. The default keeps a layer's activations (8 MiB) near the processor's caches.
+
+    Raises:
+        ValueError: `scale` is not a positive number, `chunk` is below 1 or `hidden` is empty.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        blocks: int = 16,
+        channels: int = 64,
+        hidden: tuple[int, ...] = (256, 256, 256, 256),
+        unfold: bool = True,
+        cell: bool = True,
+        ensemble: bool = True,
+        chunk: int = 8192,
+    ) -> None:
+        super().__init__()
+        if not (math.isfinite(scale) and scale > 0):
+            raise ValueError(f"data.init_args.scale is {scale}, expected a positive number")
+        if chunk < 1:
+            raise ValueError(f"chunk of LIIF is {chunk}, expected at least 1 point")
+        if not hidden:
+            raise ValueError("hidden of LIIF is empty, expected the width of at least one layer")
+        self.scale = scale
+        self.kernel = 3 if unfold else 1
+        self.cell = cell
+        self.ensemble = ensemble
+        self.chunk = chunk
+        self.encoder = Trunk(blocks, channels, peak=1.0)
+        inputs = channels * self.kernel**2 + (4 if cell else 2)
+        self.imnet = Perceptron(inputs, list(hidden))
+
+    def forward(self, lr: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Enlarge to any size.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+            size: Height and width of the output; None for `scale` times that of lr, rounded.
+
+        Returns:
+            (B, 3, *size), meant to lie in [0, 1]; not clamped.
+
+        Raises:
+            ValueError: the output would have less than one pixel a side.
+        """
+        batch, _, h, w = lr.shape
+        height, width = size or (round(self.scale * h), round(self.scale * w))
+        if min(height, width) < 1:
+            raise ValueError(
+                f"LIIF was asked for {height}x{width} pixels from {h}x{w}: data.init_args.scale "
+                f"is {self.scale}, too small for this picture"
+            )
+        coord = grid(height, width, lr.device).expand(batch, -1, 2)
+        cell = coord.new_tensor((2 / height, 2 / width)).expand(batch, 1, 2)
+        points = self.query(self.encode(lr), coord, cell)
+        return points.view(batch, height, width, 3).permute(0, 3, 1, 2)
+
+    def encode(self, lr: Tensor) -> Tensor:
+        """Features (B, C, h, w) of lr (B, 3, h, w) in [0, 1]."""
+        features: Tensor = self.encoder(lr * 2 - 1)
+        return features
+
+    def query(self, features: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
+        """Colours at single points, as the published training asks for them.
+
+        Args:
+            features: (B, C, h, w) from `encode`.
+            coord: (B, Q, 2) float32: (row, column) from -1 to 1, the outer edges of the picture;
+                sample i of n lies at -1 + (2i + 1) / n.
+            cell: (B, Q, 2) or (B, 1, 2): height and width of the pixel asked for in the same
+                unit, (2 / H, 2 / W) of a picture of H x W pixels. Not looked at with `cell=False`.
+
+        Returns:
+            (B, Q, 3), meant to lie in [0, 1]; not clamped.
+        """
+        table = self._first_layer(features)
+        h, w = features.shape[-2:]
+        cell = cell.expand_as(coord)
+        step = max(1, self.chunk // len(coord))
+        parts = [
+            self._answer(table, (h, w), coord[:, i : i + step], cell[:, i : i + step])
+            for i in range(0, coord.shape[1], step)
+        ]
+        return torch.cat(parts, dim=1) * 0.5 + 0.5
+
+    def _first_layer(self, features: Tensor) -> Tensor:
+        """What the cells add to the first layer, bias included: (B * h * w, width)."""
+        C, k = features.shape[1], self.kernel
+        # unfold orders its channels as (C, k, k), which is how a convolution's weight lies.
+        weight = self.imnet.first.weight[:, : C * k * k].reshape(-1, C, k, k)
+        features = features.contiguous(memory_format=torch.channels_last)
+        maps = functional.conv2d(features, weight, self.imnet.first.bias, padding=k // 2)
+        return maps.permute(0, 2, 3, 1).flatten(0, 2)
+
+    def _answer(
+        self, table: Tensor, lr_size: tuple[int, int], coord: Tensor, cell: Tensor
+    ) -> Tensor:
+        """Values (B, q, 3) in [-1, 1]: Eq. 2 without the ensemble, Eq. 4 with it."""
+        h, w = lr_size
+        image = torch.arange(len(coord), device=coord.device).unsqueeze(1) * (h * w)
+        size = coord.new_tensor(lr_size)
+        values, areas = [], []
+        for shift in product((-1, 1), repeat=2) if self.ensemble else ((0, 0),):
+            row, dy = nearest(coord[..., 0], h, shift[0])
+            column, dx = nearest(coord[..., 1], w, shift[1])
+            place = [torch.stack((dy, dx), dim=-1)]
+            if self.cell:
+                place.append(cell * size)
+            index = (image + row * w + column).flatten()
+            own = torch.cat(place, dim=-1).flatten(0, 1)
+            weight = self.imnet.first.weight[:, -own.shape[1] :]
+            hidden = torch.addmm(table[index], own.to(table.dtype), weight.t())
+            # Under autocast the perceptron is short of digits; coordinates and blend are not.
+            values.append(self.imnet.rest(hidden).to(coord.dtype))
+            areas.append((dy * dx).abs() + 1e-9)
+        # The nearer a corner, the larger the area spanned with the *opposite* one; the order of
+        # the shifts makes that the same list reversed.
+        weights = torch.stack(areas[::-1])
+        weights = weights / weights.sum(dim=0)
+        return (torch.stack(values).view(*weights.shape, 3) * weights.unsqueeze(-1)).sum(dim=0)
+
+    @staticmethod
+    def official(state: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Tensors of a released file; their names are ours.
+
+        Args:
+            state: The flat state dict, or the whole checkpoint of the authors' code:
+                `{"model": {"name", "args", "sd"}, "optimizer": ..., "epoch": ...}`.
+        """
+        model = state.get("model")
+        return dict(model["sd"] if isinstance(model, Mapping) else state)
+
+
+def grid(height: int, width: int, device: torch.device) -> Tensor:
+    """Centres (height * width, 2) of all pixels as (row, column), float32, -1 and 1 the edges."""
+    axes = [
+        (2 * torch.arange(n, device=device, dtype=torch.float32) + 1) / n - 1
+        for n in (height, width)
+    ]
+    return torch.cartesian_prod(*axes)
+
+
+def nearest(coord: Tensor, n: int, shift: int) -> tuple[Tensor, Tensor]:
+    """One axis: the cell picked for each point, and the point's coordinate relative to it.
+
+    Args:
+        coord: Points from -1 to 1.
+        n: Number of cells along the axis.
+        shift: -1 or 1 to pick the neighbour half a cell before or after; 0 for the cell itself.
+
+    Returns:
+        Index from 0 to n - 1, and offset from its centre in halves of a cell; that of the point,
+        not of the shifted point that picked the cell.
+    """
+    point = coord + (shift / n + NUDGE) if shift else coord
+    # At the border both shifts pick the same cell: the formula of the paper, kept as it is.
+    point = point.clamp(-1 + NUDGE, 1 - NUDGE)
+    index = (((point + 1) * n - 1) / 2).round()
+    centre = (2 * index + 1) / n - 1
+    return index.long(), (coord - centre) * n
+
+
+def linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    """`layer(x)` for x (n, inputs), through the library that is fastest on the device."""
+    if x.device.type != "cpu":
+        return layer(x)
+    # oneDNN's 1x1 convolution: on AMD processors MKL's matrix product runs at half its speed.
+    pixels = x.view(1, len(x), 1, -1).permute(0, 3, 1, 2)
+    y = functional.conv2d(pixels, layer.weight[:, :, None, None], layer.bias)
+    return y.permute(0, 2, 3, 1).reshape(len(x), -1)

@@ -1,0 +1,97 @@
+"""Regression: one network, one forward pass, a pixel loss.
+
+What EDSR (Lim et al., CVPRW 2017; arXiv 1707.02921), IMDN (Hui et al., ACM MM 2019; arXiv 1909.11856) and LIIF
+(Chen et al., CVPR 2021; arXiv 2012.09161) share; the network is an argument.
+Differs from the papers in: LIIF is trained on all pixels of a crop at one scale, not on sampled pixels at random ones.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_modules.base import SuperResolver, adam
+from lightning_modules.noise import Noise
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+NetworkCallable = Callable[[float], nn.Module]
+
+
+class Regression(SuperResolver):
+    """Train any network to give the high-resolution picture directly.
+
+    Args:
+        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
+        network: The network: a class whose first argument is the scale, and whose ``forward(lr)`` or
+            ``forward(lr, size)`` gives the enlarged picture.
+        loss: ``l1``, or ``charbonnier``, which is L1 with a rounded tip.
+        optimizer: Makes the optimiser of the trainable parameters.
+        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default none.
+        weights: Weights to start from: a file, or a name of ``configs/weights.yaml`` (``{scale}`` is filled in).
+        channels_last: Keep images and weights in the memory layout that convolutions are fastest in.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        network: NetworkCallable,
+        loss: Literal["l1", "charbonnier"] = "l1",
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        weights: str | None = None,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__(scale, optimizer, lr_scheduler, weights)
+        self.network = network(self.scale)
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.loss = F.l1_loss if loss == "l1" else charbonnier
+        self.takes_size = "size" in inspect.signature(self.network.forward).parameters
+
+    def forward(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
+        """Enlarge.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+            size: (H, W) of the output.
+
+        Returns:
+            (B, 3, H, W), unclamped.
+        """
+        lr = lr.contiguous(memory_format=self.memory_format)
+        sr: Tensor = self.network(lr, size) if self.takes_size else self.network(lr)
+        return sr
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Distance between the enlarged LR and HR."""
+        loss = self.loss(self(batch["lr"], batch["size"]), batch["hr"])
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    @torch.no_grad()
+    def restore(self, batch: Batch, noise: Noise) -> Tensor:
+        """One forward pass; deterministic."""
+        sr: Tensor = self(batch["lr"], batch["size"])
+        return sr
+
+    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Map the authors' tensors by the network's own ``official``, where it has one."""
+        official = getattr(self.network, "official", None)
+        if official is not None:
+            tensors = official(tensors)
+        own = any(name.startswith("network.") for name in tensors)
+        return tensors if own else {f"network.{name}": tensor for name, tensor in tensors.items()}
+
+
+def charbonnier(sr: Tensor, hr: Tensor, eps: float = 1e-3) -> Tensor:
+    """Mean of sqrt(d^2 + eps^2) (Charbonnier et al., ICIP 1994; eps of LapSRN, arXiv 1710.01992)."""
+    return ((sr - hr).square() + eps**2).sqrt().mean()

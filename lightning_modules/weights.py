@@ -1,0 +1,84 @@
+"""Reading weights from a file, without ever running code from it."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Weights:
+    """Tensors of a file.
+
+    Args:
+        tensors: Tensors by name.
+        model: Class path of the model they belong to, or None for a file that is not ours.
+        name: What to call them in a result: the file's path, and whether EMA weights were taken.
+    """
+
+    tensors: dict[str, Tensor]
+    model: str | None
+    name: str
+
+
+def read_weights(path: str | Path) -> Weights:
+    """Read a checkpoint of ours (EMA preferred), a safetensors file, or an official state dict.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is corrupt, or holds something else than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: set model.init_args.weights to an existing file")
+    content = read_file(path)
+    if path.suffix == ".safetensors":
+        return Weights(content, None, str(path))
+    if "pytorch-lightning_version" in content:
+        ema = content.get("callbacks", {}).get("EMA")
+        tensors = {**content["state_dict"], **(ema["weights"] if ema else {})}
+        return Weights(tensors, content.get("model"), f"{path} (EMA)" if ema else str(path))
+    return Weights(_state_dict(content, path), None, str(path))
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The content of a weights file or checkpoint; nothing but plain types and tensors is loaded.
+
+    Raises:
+        ValueError: The file is corrupt, or would need code to be run.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} cannot be read as plain tensors ({str(error).splitlines()[0]}): it is corrupt, or would run code"
+        ) from error
+    except Exception as error:
+        # torch and safetensors raise many types here (RuntimeError, EOFError, SafetensorError, ...), all of which
+        # mean the same to a user.
+        raise ValueError(f"{path} is corrupt or no weights file: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not tensors by name")
+    return content
+
+
+def _state_dict(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    # Authors wrap the same flat dict in one of these.
+    for wrapper in ("params_ema", "params", "state_dict", "model"):
+        if isinstance(content.get(wrapper), dict):
+            inner = content[wrapper]
+            content = inner["sd"] if isinstance(inner.get("sd"), dict) else inner
+            break
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    if not tensors:
+        raise ValueError(f"{path} holds no tensors by name; its keys are {list(content)[:5]}")
+    return tensors

@@ -1,0 +1,36 @@
+"""Enlarger's command line: ``python main.py {fit,validate,test,predict} --config configs/experiment/NAME.yaml``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+
+
+def _set_paths() -> None:
+    # Ours first, so that an installed package of the same name never wins; the working directory last, so that
+    # a user's own classes are found there and can never shadow ours.
+    first, last = str(ROOT), os.getcwd()
+    sys.path[:] = [first, *(p for p in sys.path if p not in (first, "")), last]
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command.
+
+    Args:
+        args: Arguments as typed after ``main.py``; by default those of the process.
+
+    Raises:
+        SystemExit: With status 2 after an error of the configuration, which was printed as one sentence.
+    """
+    _set_paths()
+    from commands.cli import run
+
+    run(list(sys.argv[1:] if args is None else args))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Tests; a package, because a dependency installs a top-level package `tests` that would win."""

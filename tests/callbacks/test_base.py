@@ -1,0 +1,324 @@
+"""ImageMetric: names, exactness, limits, counting, messages."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from callbacks.base import ImageMetric, MetricProtocol, steps_done
+from callbacks.psnr import PSNR
+from tests.callbacks.tiny import Pictures, Tiny, collate, loader, trainer
+
+
+class MeanDifference(ImageMetric):
+    name = "mae"
+    higher_is_better = False
+
+    def protocol(self) -> MetricProtocol:
+        return {"implementation": "test", "weights": None}
+
+    def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
+        return (sr - hr).abs().mean((1, 2, 3))
+
+
+class Brightness(MeanDifference):
+    name = "brightness"
+    needs_hr = False
+
+    def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
+        return sr.mean((1, 2, 3))
+
+
+class Calls(MeanDifference):
+    """Notes the keys it is asked for."""
+
+    def __init__(self, every_n: int = 1, limit: int | None = None) -> None:
+        super().__init__(every_n, limit)
+        self.asked: list[list[str]] = []
+
+    def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
+        self.asked.append(batch["key"])
+        return super().compute(sr, hr, batch)
+
+
+class NoHR(Pictures):
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = super().__getitem__(index)
+        del sample["hr"]
+        return sample
+
+
+class Double(Tiny):
+    """Its step enlarges pictures that have no HR."""
+
+    def validation_step(
+        self, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor]:
+        return {"sr": self(batch["lr"], (24, 24)).clamp(0, 1)}
+
+
+def expected(n: int = 7) -> float:
+    """The mean absolute error of Tiny, one image at a time."""
+    model, values = Tiny().eval(), []
+    for sample in (Pictures(n)[i] for i in range(n)):
+        with torch.no_grad():
+            sr = model(sample["lr"][None], (24, 24)).clamp(0, 1)
+        values.append((sr - sample["hr"]).abs().mean().item())
+    return sum(values) / n
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7])
+def test_mean_of_images_for_any_batch_size(tmp_path: Path, batch_size: int) -> None:
+    metric = MeanDifference()
+    run = trainer(tmp_path, metric)
+    run.validate(Tiny(), loader(batch_size=batch_size), verbose=False)
+    record = metric.records[0]
+    assert record["value"] == pytest.approx(expected(), rel=1e-6)
+    assert {**record, "value": 0.0} == {
+        "dataset": "tiny",
+        "scale": 2.0,
+        "metric": "mae",
+        "value": 0.0,
+        "n": 7,
+        "protocol": {"implementation": "test", "weights": None},
+    }
+    assert set(run.callback_metrics) == {"val/mae"}
+    assert run.callback_metrics["val/mae"].item() == pytest.approx(record["value"], rel=1e-6)
+
+
+def test_names_of_several_datasets(tmp_path: Path) -> None:
+    metric = MeanDifference()
+    run = trainer(tmp_path, metric)
+    loaders = [loader(Pictures(3, "a")), loader(Pictures(5, "b", scale=4))]
+    run.test(Tiny(), loaders, verbose=False)
+    assert set(run.callback_metrics) == {"test/a/mae", "test/b/mae"}
+    assert [(r["dataset"], r["scale"], r["n"]) for r in metric.records] == [
+        ("a", 2.0, 3),
+        ("b", 4.0, 5),
+    ]
+
+
+def test_compute_sees_the_scale_of_its_dataset(tmp_path: Path) -> None:
+    class Scale(MeanDifference):
+        def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
+            return torch.full((len(sr),), self.scale)
+
+    metric = Scale()
+    loaders = [loader(Pictures(3, "a")), loader(Pictures(3, "b", scale=4))]
+    trainer(tmp_path, metric).test(Tiny(), loaders, verbose=False)
+    assert [r["value"] for r in metric.records] == [2.0, 4.0]
+
+
+def test_a_repeated_picture_counts_once(tmp_path: Path) -> None:
+    padded = DataLoader(Pictures(), 2, sampler=[0, 1, 2, 3, 4, 5, 6, 0], collate_fn=collate)
+    metric = MeanDifference()
+    trainer(tmp_path, metric).validate(Tiny(), padded, verbose=False)
+    assert metric.records[0]["n"] == 7
+    assert metric.records[0]["value"] == pytest.approx(expected(), rel=1e-6)
+
+
+def test_limit_takes_the_first_images_of_the_dataset_and_is_in_the_protocol(tmp_path: Path) -> None:
+    backwards = DataLoader(Pictures(), 2, sampler=[6, 5, 4, 3, 2, 1, 0], collate_fn=collate)
+    metric = Calls(limit=3)
+    trainer(tmp_path, metric).validate(Tiny(), backwards, verbose=False)
+    assert metric.records[0]["n"] == 3
+    assert metric.records[0]["value"] == pytest.approx(expected(3), rel=1e-6)
+    assert metric.records[0]["protocol"]["limit"] == 3
+    assert metric.asked == [["tiny/02", "tiny/01"], ["tiny/00"]]
+
+
+def test_nothing_is_computed_in_the_sanity_check(tmp_path: Path) -> None:
+    class Seen(Callback):
+        metrics: dict[str, Any]
+
+        def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            self.metrics = dict(trainer.callback_metrics)
+
+    metric, seen = Calls(), Seen()
+    run = trainer(tmp_path, metric, seen, num_sanity_val_steps=2, limit_val_batches=1)
+    run.fit(Tiny(), loader(), loader())
+    assert seen.metrics == {}
+    assert metric.asked == [["tiny/00", "tiny/01"]]
+
+
+def test_every_n_counts_validations_and_goes_on_counting_after_a_resume(tmp_path: Path) -> None:
+    def fit(epochs: int, resume: bool) -> int:
+        metric = Calls(every_n=3)
+        saver = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=False)
+        arguments = {"max_epochs": epochs, "enable_checkpointing": True, "limit_val_batches": 1}
+        run = trainer(tmp_path, metric, saver, **arguments)
+        run.fit(Tiny(), loader(), loader(), ckpt_path=tmp_path / "last.ckpt" if resume else None)
+        return len(metric.asked)
+
+    assert fit(2, resume=False) == 1  # validations 0 and 1
+    assert fit(4, resume=True) == 1  # 2 and 3
+    (tmp_path / "last.ckpt").unlink()
+    assert fit(7, resume=False) == 3  # 0, 3, 6
+
+
+def test_every_n_does_not_apply_to_validate(tmp_path: Path) -> None:
+    metric = Calls(every_n=3)
+    run = trainer(tmp_path, metric)
+    for _ in range(2):
+        run.validate(Tiny(), loader(), verbose=False)
+        assert metric.records[0]["n"] == 7
+    assert metric._validations == 0
+
+
+def test_records_are_of_the_latest_evaluation(tmp_path: Path) -> None:
+    metric = MeanDifference()
+    run = trainer(tmp_path, metric, max_epochs=3)
+    run.fit(Tiny(), loader(), loader())
+    assert len(metric.records) == 1
+
+
+def test_pictures_without_hr(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with_reference, without = MeanDifference(), Brightness()
+    run = trainer(tmp_path, with_reference, without)
+    with caplog.at_level(logging.WARNING):
+        run.validate(Double(), loader(NoHR()), verbose=False)
+    assert with_reference.records == []
+    assert without.records[0]["n"] == 7
+    assert "no mae on tiny: no picture with HR" in caplog.text
+
+
+def test_values_that_are_not_finite_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(MeanDifference):
+        def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
+            return torch.tensor([float("nan") if k == "tiny/03" else 1.0 for k in batch["key"]])
+
+    metric = Broken()
+    with caplog.at_level(logging.WARNING):
+        trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
+    assert metric.records[0]["value"] != metric.records[0]["value"]
+    assert "not finite for 1 of 7 images of tiny, and so is the mean: tiny/03 (nan)" in caplog.text
+
+
+def test_networks_move_to_the_device(tmp_path: Path) -> None:
+    class WithNet(MeanDifference):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(1, 1, device="meta")
+
+    metric = WithNet()
+    with pytest.raises(NotImplementedError, match="meta"):  # it did try to move it
+        trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
+
+
+def test_sizes_that_differ(tmp_path: Path) -> None:
+    class Wrong(Tiny):
+        def validation_step(self, *args: Any) -> dict[str, Tensor]:
+            return {"sr": super().validation_step(*args)["sr"][..., :-1]}
+
+    message = (
+        r"mae of tiny/00, tiny/01: the output is \(2, 3, 24, 23\), the HR picture \(2, 3, 24, "
+    )
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, MeanDifference()).validate(Wrong(), loader(), verbose=False)
+
+
+def test_a_step_that_returns_no_image(tmp_path: Path) -> None:
+    class Silent(Tiny):
+        def validation_step(self, *args: Any) -> None:
+            return None
+
+    with pytest.raises(TypeError, match="the model's step returned NoneType; expected"):
+        trainer(tmp_path, MeanDifference()).validate(Silent(), loader(), verbose=False)
+
+
+def test_a_metric_that_gives_one_number_a_batch(tmp_path: Path) -> None:
+    class Pooled(MeanDifference):
+        def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
+            return (sr - hr).abs().mean()
+
+    with pytest.raises(ValueError, match=r"Pooled.compute gave the shape \(\); expected one value"):
+        trainer(tmp_path, Pooled()).validate(Tiny(), loader(), verbose=False)
+
+
+def test_a_dataset_without_a_name(tmp_path: Path) -> None:
+    nameless = DataLoader([Pictures()[0]], collate_fn=collate)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="the dataset list has no name, scale, keys"):
+        trainer(tmp_path, MeanDifference()).validate(Tiny(), nameless, verbose=False)
+
+
+@pytest.mark.parametrize("arguments", [{"every_n": 0}, {"limit": 0}])
+def test_numbers_below_one(arguments: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=f"`{next(iter(arguments))}` of MeanDifference is 0"):
+        MeanDifference(**arguments)
+
+
+def test_a_metric_without_a_name() -> None:
+    class Nameless(MeanDifference):
+        name = ""
+
+    with pytest.raises(TypeError, match="Nameless needs a class attribute `name`"):
+        Nameless()
+
+
+def test_two_metrics_of_one_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"two metrics .* named 'psnr'; .* `label`"):
+        trainer(tmp_path, PSNR(), PSNR(color="rgb")).validate(Tiny(), loader(), verbose=False)
+    both = [PSNR(), PSNR(color="rgb", label="psnr_rgb")]
+    run = trainer(tmp_path, *both)
+    run.validate(Tiny(), loader(), verbose=False)
+    assert set(run.callback_metrics) == {"val/psnr", "val/psnr_rgb"}
+
+
+def test_steps_are_the_models_own_count_where_it_has_one(tmp_path: Path) -> None:
+    class Counting(Tiny):
+        steps = 42
+
+    run = trainer(tmp_path)
+    run.fit(Tiny(), loader())
+    assert steps_done(run, Tiny()) == 4  # 7 pictures in batches of 2
+    assert steps_done(run, Counting()) == 42
+
+
+class Save(Callback):
+    """Each process writes down what it holds after a test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = [c for c in trainer.callbacks if isinstance(c, ImageMetric)]
+        found = {
+            "records": [r for m in metrics for r in m.records],
+            "logged": {k: v.item() for k, v in trainer.callback_metrics.items()},
+        }
+        (self.folder / f"{trainer.global_rank}.json").write_text(json.dumps(found))
+
+
+class Sharded(Tiny):
+    """Each process takes every world-th picture: 4 and 3 of 7, so 4 and 3 batches of one."""
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        own = range(self.trainer.global_rank, 7, self.trainer.world_size)
+        return DataLoader(Pictures(), 1, sampler=list(own), collate_fn=collate)
+
+
+@pytest.mark.distributed
+def test_two_processes_give_the_number_of_one(tmp_path: Path) -> None:
+    found = {}
+    for world in (1, 2):
+        folder = tmp_path / str(world)
+        folder.mkdir()
+        strategy = "ddp_spawn" if world > 1 else "auto"
+        metrics = [PSNR(), MeanDifference(limit=4)]
+        run = trainer(folder, *metrics, Save(folder), devices=world, strategy=strategy)
+        run.test(Sharded(), verbose=False)
+        found[world] = [json.loads((folder / f"{r}.json").read_text()) for r in range(world)]
+    assert [r["n"] for r in found[1][0]["records"]] == [7, 4]
+    assert found[2][0] == found[2][1]  # both processes know the same numbers ...
+    assert found[2][0] == found[1][0]  # ... bit for bit those of one process

@@ -1,0 +1,26 @@
+"""`pytest tests/contracts --plugin MODULE`: the contracts for classes of your own."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--plugin",
+        action="append",
+        metavar="MODULE",
+        default=[],
+        help="Run the contracts on the classes of this module or package too, e.g. "
+        "my_sr.degradations (found from the current folder; may be given several times; "
+        "`-k my_sr` leaves ours out).",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # `python main.py` finds a plug-in in the folder it is started from; so do we.
+    folder = str(config.invocation_params.dir)
+    if config.getoption("plugin", default=None) and folder not in sys.path:
+        sys.path.append(folder)

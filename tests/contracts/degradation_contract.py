@@ -1,0 +1,309 @@
+"""What every Stage and every Degradation keeps, as test classes to run on yours.
+
+The classes of this repository and of `pytest tests/contracts --plugin my_sr.degradations` are found
+by test_degradations.py. A class that cannot be made without arguments is tested by a file of your
+own (run it with the repository on PYTHONPATH):
+
+    from tests.contracts.degradation_contract import StageContract
+
+    class TestBanding(StageContract):
+        @pytest.fixture
+        def stage(self):
+            return Banding(levels=8)
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import pickle
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from degradations.base import Degradation, Stage
+from degradations.draws import Draws
+from degradations.params import Params, to_device
+from tests.contracts import discovery
+
+SEEDS = torch.arange(16) * 7919 + 5
+SIZES = [(32, 32), (37, 53), (48, 17)]
+CPU = torch.device("cpu")
+
+
+def build(cls: type, *arguments: Any) -> Any:
+    """An instance of a class that was found, or a failure that says how to test it all the same."""
+    missing = discovery.required_arguments(cls)[len(arguments) :]
+    if missing:
+        pytest.fail(
+            f"{discovery.full_name(cls)} cannot be made without {', '.join(missing)}: give defaults "
+            f"to them, or test it as the docstring of {__name__} shows"
+        )
+    return cls(*arguments)
+
+
+def pictures(batch: int, size: tuple[int, int]) -> Tensor:
+    """(B, 3, H, W) in [0, 1]: smooth and rough parts, edges, clipped black and white."""
+    generator = torch.Generator().manual_seed(1)
+    H, W = size
+    y, x = torch.linspace(0, 6, H).view(-1, 1), torch.linspace(0, 6, W)
+    phase = torch.rand(batch, 3, 1, 1, generator=generator) * 6
+    rough = torch.rand(batch, 3, H, W, generator=generator) - 0.5
+    return (0.5 + 0.7 * torch.sin(x + y + phase) + 0.2 * rough).clamp(0, 1)
+
+
+def as_json_and_back(params: Params) -> Params:
+    """What a recorder does: arrays to lists of numbers in text, and arrays of them again."""
+    text = json.dumps(params, default=np.ndarray.tolist)
+
+    def arrays(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: arrays(part) for name, part in value.items()}
+        return np.asarray(value) if isinstance(value, list) else value
+
+    return arrays(json.loads(text))
+
+
+def flat(params: Params, path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in params.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{path}{name}.")
+        else:
+            yield path + name, value
+
+
+def assert_bit_equal(got: Params, expected: Params, images: slice = slice(None)) -> None:
+    """Equal parameters; `images` of the arrays of `expected` are compared."""
+    got_flat, expected_flat = dict(flat(got)), dict(flat(expected))
+    assert got_flat.keys() == expected_flat.keys()
+    for path, value in expected_flat.items():
+        part = value[images] if isinstance(value, np.ndarray) else value
+        np.testing.assert_array_equal(got_flat[path], part, err_msg=path)
+
+
+@contextmanager
+def global_generators_untouched() -> Iterator[None]:
+    """Fail when the block draws from (or seeds) a generator that the process shares."""
+
+    def states() -> tuple[Any, ...]:
+        key, position = np.random.get_state()[1:3]
+        return random.getstate(), (key.tolist(), position), torch.get_rng_state().tolist()
+
+    before = states()
+    yield
+    for name, old, new in zip(("random", "numpy.random", "torch"), before, states(), strict=True):
+        assert old == new, f"the global generator of {name} was used: draw from `draws` only"
+
+
+class StageContract:
+    """Subclass it and override the fixture `stage`."""
+
+    @pytest.fixture
+    def stage(self) -> Stage:
+        raise NotImplementedError("override the fixture `stage`")
+
+    @staticmethod
+    def draw(stage: Stage, seeds: Tensor, size: tuple[int, int]) -> Params:
+        return stage.draw(Draws(seeds), torch.Size((len(seeds), 3, *size)))
+
+    @staticmethod
+    def apply(stage: Stage, x: Tensor, params: Params) -> Tensor:
+        return stage(x, to_device(params, len(x), x.device))
+
+    def run(self, stage: Stage, x: Tensor, seeds: Tensor = SEEDS) -> Tensor:
+        return self.apply(stage, x, self.draw(stage, seeds[: len(x)], tuple(x.shape[-2:])))
+
+    def test_has_no_scale(self, stage):
+        assert "scale" not in inspect.signature(type(stage)).parameters
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_shape_dtype_and_values(self, stage, size):
+        y = self.run(stage, pictures(3, size))
+        assert y.dtype == torch.float32
+        assert y.ndim == 4
+        assert len(y) == 3
+        assert y.isfinite().all()
+
+    @pytest.mark.parametrize(
+        "x",
+        [
+            pytest.param(torch.zeros(2, 3, 24, 24), id="black"),
+            pytest.param(torch.ones(2, 3, 24, 24), id="white"),
+            pytest.param(torch.full((2, 3, 24, 24), 0.3), id="grey"),
+            pytest.param(pictures(2, (24, 1)), id="one pixel wide"),
+            pytest.param(pictures(2, (1, 1)), id="one pixel"),
+        ],
+    )
+    def test_hostile_images_give_finite_ones(self, stage, x):
+        y = self.run(stage, x)
+        assert len(y) == len(x)
+        assert y.isfinite().all()
+
+    def test_same_seeds_give_the_same_bits(self, stage):
+        x = pictures(4, (32, 32))
+        assert torch.equal(self.run(stage, x), self.run(stage, x))
+
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_an_image_does_not_depend_on_its_batch(self, stage, batch):
+        x = pictures(16, (32, 32))
+        whole_params, whole = self.draw(stage, SEEDS, (32, 32)), self.run(stage, x)
+        for start in range(0, 16, batch):
+            part = slice(start, start + batch)
+            params = self.draw(stage, SEEDS[part], (32, 32))
+            assert_bit_equal(params, whole_params, part)
+            y = self.apply(stage, x[part], params)
+            torch.testing.assert_close(y, whole[part], rtol=0, atol=1e-5)
+
+    def test_forward_is_pure(self, stage):
+        x = pictures(3, (32, 32))
+        params = to_device(self.draw(stage, SEEDS[:3], (32, 32)), 3, CPU)
+        x_before = x.clone()
+        params_before = {
+            path: value.clone() for path, value in flat(params) if isinstance(value, Tensor)
+        }
+        first, second = stage(x, params), stage(x, params)
+        assert torch.equal(first, second)
+        assert torch.equal(x, x_before), "forward changed its input in place"
+        for path, value in flat(params):
+            if isinstance(value, Tensor):
+                assert torch.equal(value, params_before[path]), f"forward changed {path}"
+
+    def test_no_global_generator_is_used(self, stage):
+        with global_generators_untouched():
+            self.run(stage, pictures(3, (32, 32)))
+
+    def test_params_survive_json(self, stage):
+        x = pictures(3, (32, 32))
+        params = self.draw(stage, SEEDS[:3], (32, 32))
+        recorded = as_json_and_back(params)
+        assert_bit_equal(recorded, params)
+        assert torch.equal(self.apply(stage, x, recorded), self.apply(stage, x, params))
+
+    def test_memory_format_does_not_matter(self, stage):
+        x = pictures(3, (32, 32))
+        y = self.run(stage, x.contiguous(memory_format=torch.channels_last))
+        torch.testing.assert_close(y, self.run(stage, x), rtol=0, atol=1e-5)
+
+    def test_pickles(self, stage):
+        x = pictures(2, (32, 32))
+        assert torch.equal(self.run(pickle.loads(pickle.dumps(stage)), x), self.run(stage, x))
+
+    @pytest.mark.gpu
+    def test_runs_on_cuda_with_the_same_params(self, stage):
+        params = self.draw(stage, SEEDS[:3], (32, 32))
+        on_cpu, on_cuda = (to_device(params, 3, torch.device(device)) for device in ("cpu", "cuda"))
+        for (path, a), (_, b) in zip(flat(on_cpu), flat(on_cuda), strict=True):
+            assert not isinstance(a, Tensor) or torch.equal(a, b.cpu()), path
+        y = stage(pictures(3, (32, 32)).cuda(), on_cuda)
+        assert y.is_cuda
+        assert y.shape == stage(pictures(3, (32, 32)), on_cpu).shape
+
+
+class DegradationContract:
+    """Subclass it and override the fixture `make`: a function from the scale to a degradation."""
+
+    @pytest.fixture
+    def make(self) -> Callable[[Any], Degradation]:
+        raise NotImplementedError("override the fixture `make`")
+
+    @pytest.fixture
+    def degradation(self, make) -> Degradation:
+        return make(2.0)
+
+    @pytest.mark.parametrize("scale", [1.0, 2.0, 3.0, 3.7])
+    @pytest.mark.parametrize("size", SIZES)
+    def test_shape_dtype_and_range(self, make, scale, size):
+        degradation = make(scale)
+        lr = degradation(pictures(3, size), SEEDS[:3])
+        assert lr.shape == (3, 3, round(size[0] / scale), round(size[1] / scale))
+        assert lr.shape[-2:] == degradation.lr_size(size)
+        assert lr.dtype == torch.float32
+        assert lr.min() >= 0
+        assert lr.max() <= 1
+
+    @pytest.mark.parametrize(
+        "hr",
+        [
+            pytest.param(torch.zeros(2, 3, 24, 24), id="black"),
+            pytest.param(torch.ones(2, 3, 24, 24), id="white"),
+            pytest.param(pictures(2, (24, 2)), id="LR one pixel wide"),
+            pytest.param(pictures(2, (2, 2)), id="LR one pixel"),
+        ],
+    )
+    def test_hostile_images_give_images(self, degradation, hr):
+        lr = degradation(hr, SEEDS[:2])
+        assert lr.min() >= 0  # NaN fails both
+        assert lr.max() <= 1
+
+    def test_same_seeds_give_the_same_bits(self, make):
+        hr = pictures(4, (32, 32))
+        assert torch.equal(make(2.0)(hr, SEEDS[:4]), make(2.0)(hr, SEEDS[:4]))
+
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_an_image_does_not_depend_on_its_batch(self, degradation, batch):
+        hr = pictures(16, (32, 32))
+        whole_params, whole = degradation.params_of(SEEDS, hr.shape), degradation(hr, SEEDS)
+        for start in range(0, 16, batch):
+            part = slice(start, start + batch)
+            params = degradation.params_of(SEEDS[part], hr[part].shape)
+            assert_bit_equal(params, whole_params, part)
+            lr = degradation(hr[part], SEEDS[part])
+            torch.testing.assert_close(lr, whole[part], rtol=0, atol=1e-5)
+
+    def test_hr_is_left_alone(self, degradation):
+        hr = pictures(3, (32, 32))
+        before = hr.clone()
+        degradation(hr, SEEDS[:3])
+        assert torch.equal(hr, before)
+
+    def test_no_global_generator_is_used(self, degradation):
+        with global_generators_untouched():
+            degradation(pictures(3, (32, 32)), SEEDS[:3])
+
+    def test_recorded_params_replay(self, degradation):
+        hr = pictures(3, (32, 32))
+        recorded = as_json_and_back(degradation.params_of(SEEDS[:3], hr.shape))
+        assert torch.equal(degradation.replay(hr, recorded), degradation(hr, SEEDS[:3]))
+
+    def test_autocast_changes_nothing(self, degradation):
+        hr = pictures(3, (32, 32))
+        with torch.autocast("cpu", torch.bfloat16):
+            lr = degradation(hr, SEEDS[:3])
+        assert torch.equal(lr, degradation(hr, SEEDS[:3]))
+
+    def test_pickles(self, degradation):
+        hr = pictures(2, (32, 32))
+        copy = pickle.loads(pickle.dumps(degradation))
+        assert torch.equal(copy(hr, SEEDS[:2]), degradation(hr, SEEDS[:2]))
+
+    @pytest.mark.parametrize("scale", [None, 0.0, -2.0, float("nan"), float("inf"), "4"])
+    def test_refuses_a_scale_that_is_no_positive_number(self, make, scale):
+        with pytest.raises(ValueError, match=r"scale is .*data\.init_args\.scale"):
+            make(scale)
+
+    def test_refuses_what_is_no_float_image(self, degradation):
+        hr = pictures(2, (32, 32))
+        with pytest.raises(TypeError, match=r"hr is torch\.uint8.*divide them by 255"):
+            degradation((hr * 255).byte(), SEEDS[:2])
+        with pytest.raises(TypeError, match=r"hr is torch\.float64; expected torch\.float32"):
+            degradation(hr.double(), SEEDS[:2])
+        with pytest.raises(ValueError, match=r"expected \[0, 1\]"):
+            degradation(hr * 255, SEEDS[:2])
+
+    def test_refuses_another_number_of_seeds(self, degradation):
+        with pytest.raises(ValueError, match="3 seeds for 2 images"):
+            degradation(pictures(2, (32, 32)), SEEDS[:3])
+
+    @pytest.mark.gpu
+    def test_runs_on_cuda_with_the_same_params(self, degradation):
+        hr = pictures(3, (32, 32))
+        lr = degradation(hr.cuda(), SEEDS[:3])
+        assert lr.is_cuda
+        params = degradation.params_of(SEEDS[:3], hr.shape)
+        assert torch.equal(lr, degradation.replay(hr.cuda(), params))

@@ -1,0 +1,99 @@
+"""Find the classes that the contract tests run on: a new class is tested by existing.
+
+Use, in a test module of this folder:
+
+    def pytest_generate_tests(metafunc):
+        discovery.parametrize(metafunc, "stage_class", Stage, "degradations")
+
+    def test_something(stage_class): ...
+
+Classes of modules given as `pytest tests/contracts --plugin my_sr.degradations` are found as ours
+are. Import this module as `from tests.contracts import discovery`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from types import ModuleType
+from typing import TypeVar
+
+import pytest
+
+T = TypeVar("T")
+
+
+def import_tree(name: str) -> list[ModuleType]:
+    """Import the module `name` and, when it is a package, every module below it.
+
+    Raises:
+        ImportError: whatever the first module that cannot be imported raised; a module that
+            nobody can import would otherwise leave its classes untested in silence.
+    """
+    root = importlib.import_module(name)
+    if not hasattr(root, "__path__"):
+        return [root]
+    below = sorted(found.name for found in pkgutil.walk_packages(root.__path__, prefix=f"{name}."))
+    # `python -m package` runs __main__: importing it would start the program.
+    names = [module for module in below if not module.endswith(".__main__")]
+    return [root, *(importlib.import_module(module) for module in names)]
+
+
+def concrete_subclasses(base: type[T], *names: str) -> list[type[T]]:
+    """All public classes below `base` that have no abstract method left, sorted by full name.
+
+    Args:
+        base: The contract's class; not itself in the answer.
+        names: Packages or modules; a class counts where it is defined, not where it is imported.
+    """
+    found = {
+        cls
+        for name in names
+        for module in import_tree(name)
+        for cls in vars(module).values()
+        if inspect.isclass(cls)
+        and issubclass(cls, base)
+        and cls is not base
+        and cls.__module__ == module.__name__
+        and not cls.__name__.startswith("_")
+        and not inspect.isabstract(cls)
+    }
+    return sorted(found, key=full_name)
+
+
+def full_name(cls: type) -> str:
+    """The class path as a YAML file says it: `degradations.noise.GaussianNoise`."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def plugins(config: pytest.Config) -> list[str]:
+    """Modules given with `--plugin`; none when pytest was started on a folder above this one."""
+    return list(config.getoption("plugin", default=None) or [])
+
+
+def parametrize(metafunc: pytest.Metafunc, argument: str, base: type, package: str) -> None:
+    """Run the test once for each class below `base` in `package` and in the plug-ins.
+
+    Does nothing for a test that does not ask for `argument`.
+
+    Raises:
+        LookupError: `package` holds no such class, so that the test would check nothing.
+    """
+    if argument not in metafunc.fixturenames:
+        return
+    ours = concrete_subclasses(base, package)
+    if not ours:
+        raise LookupError(f"no concrete {full_name(base)} in the package {package!r}")
+    classes = ours + concrete_subclasses(base, *plugins(metafunc.config))
+    metafunc.parametrize(argument, classes, ids=full_name)
+
+
+def required_arguments(cls: type) -> list[str]:
+    """Names of the arguments that `cls(...)` cannot do without."""
+    return [
+        name
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]

@@ -1,0 +1,35 @@
+"""Every Stage and Degradation of the package, and of `--plugin`, keeps its contract."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+
+from degradations.base import Degradation, Stage
+from degradations.noise import GaussianNoise
+from degradations.pipeline import Pipeline
+from tests.contracts import discovery
+from tests.contracts.degradation_contract import DegradationContract, StageContract, build
+
+# How to make those of our classes that need more than the scale.
+EXAMPLES = {
+    Pipeline: lambda scale: Pipeline(scale, [GaussianNoise(), GaussianNoise((5.0, 5.0))]),
+}
+
+
+def pytest_generate_tests(metafunc):
+    discovery.parametrize(metafunc, "stage_class", Stage, "degradations")
+    discovery.parametrize(metafunc, "degradation_class", Degradation, "degradations")
+
+
+class TestStages(StageContract):
+    @pytest.fixture
+    def stage(self, stage_class):
+        return build(stage_class)
+
+
+class TestDegradations(DegradationContract):
+    @pytest.fixture
+    def make(self, degradation_class):
+        return EXAMPLES.get(degradation_class) or functools.partial(build, degradation_class)

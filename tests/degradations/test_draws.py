@@ -1,0 +1,282 @@
+"""Draws: known answers, distributions, independence of streams."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from degradations.draws import GAMMA, Draws, mix, seed_of
+
+N = 20_000
+SEEDS = np.arange(N)
+# All tests run at fixed seeds, so that they cannot fail by chance: this only says how extreme a
+# result would have to be for us to call the generator broken.
+ALPHA = 1e-3
+
+
+def first(seeds=(0, 1, 2**62)):
+    return Draws(np.array(seeds))
+
+
+class TestKnownAnswers:
+    """Frozen: a change here changes the LR of every image and must be in the CHANGELOG."""
+
+    def test_mix_is_splitmix64(self):
+        # The first outputs of the reference implementation at seed 0.
+        words = mix(np.arange(1, 4, dtype=np.uint64) * np.uint64(GAMMA))
+        assert [hex(int(w)) for w in words] == [
+            "0xe220a8397b1dcdaf",
+            "0x6e789e6aa1b965f4",
+            "0x6c45d188009454f",
+        ]
+
+    def test_words_and_folds(self):
+        draws = first()
+        assert draws.words().tolist() == [
+            0xA706DD2F4D197E6F,
+            0x5E41AB087439611E,
+            0xBEF149404C014D94,
+        ]
+        assert draws.words()[0] == 0xB382A305F4414F5E
+        assert draws.fold("blur").words()[0] == 0xF4854B26CD7549EF
+        assert draws.fold("blur").fold("kernel").words()[0] == 0x227A23BF8442A802
+
+    def test_each_kind_in_turn(self):
+        draws = first()
+        assert draws.uniform(1.0, 30.0).tolist() == [
+            19.921006104846935,
+            11.677495953898415,
+            22.630207793929134,
+        ]
+        assert draws.integers(-3, 4).tolist() == [1, 3, 1]
+        assert draws.choice([10, 20, 30], [0.2, 0.3, 0.5]).tolist() == [20, 10, 30]
+        assert draws.bernoulli(0.5).tolist() == [False, False, False]
+        # The logarithm's last bit may differ between machines.
+        np.testing.assert_allclose(
+            draws.normal(1.0, 2.0),
+            [3.1371919874595986, 1.2147997192660722, 1.9457828882236887],
+            rtol=1e-14,
+        )
+        assert draws.seeds().tolist() == [
+            7181796468100294495,
+            5776289877248233349,
+            4724635531768001978,
+        ]
+
+    def test_seed_of(self):
+        assert seed_of() == 6510301506637419378
+        assert seed_of(0) == 6123453654292721103
+        assert seed_of("set5/img_001") == 6462156442455809686
+        assert seed_of(0, 3, 17) == 8712633356971363495
+        assert seed_of(-1) == 8266396364519549998
+        assert seed_of(2**70) == 7214811506982208398
+
+
+class TestSeedOf:
+    def test_types_and_borders_count(self):
+        parts = [(1,), ("1",), ("ab", "c"), ("a", "bc"), ("abc",), (1, 23), (12, 3), ("i1",), (-1,)]
+        assert len({seed_of(*part) for part in parts}) == len(parts)
+
+    def test_numpy_integers_count_as_integers(self):
+        assert seed_of(np.int64(5), np.uint8(7)) == seed_of(5, 7)
+
+    def test_fits_int64(self):
+        seeds = [seed_of(i) for i in range(1000)]
+        assert min(seeds) >= 0
+        assert max(seeds) < 2**63
+        assert max(seeds) > 2**62  # all 63 bits are used
+        torch.tensor(seeds)
+
+    def test_does_not_depend_on_the_process(self):
+        code = "from degradations.draws import seed_of; print(seed_of('a', 1))"
+        for salt in ("1", "2"):
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                env={"PYTHONHASHSEED": salt, "PYTHONPATH": ":".join(sys.path)},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            assert int(done.stdout) == seed_of("a", 1)
+
+    @pytest.mark.parametrize("part", [1.5, None, b"x"])
+    def test_refuses_other_types(self, part):
+        with pytest.raises(TypeError):
+            seed_of(part)
+
+
+class TestDistributions:
+    def test_uniform(self):
+        values = Draws(SEEDS).uniform(-2.0, 3.0)
+        assert values.min() >= -2.0
+        assert values.max() < 3.0
+        assert stats.kstest(values, stats.uniform(-2, 5).cdf).pvalue > ALPHA
+
+    def test_uniform_along_one_stream(self):
+        draws = Draws(np.array([3]))
+        values = np.concatenate([draws.uniform() for _ in range(N)])
+        assert stats.kstest(values, "uniform").pvalue > ALPHA
+        assert abs(np.corrcoef(values[1:], values[:-1])[0, 1]) < 4 / N**0.5
+
+    def test_limits_may_differ_per_image(self):
+        low, high = np.array([0.0, 10.0, -5.0]), np.array([1.0, 20.0, -5.0])
+        values = first().uniform(low, high)
+        unit = first().uniform()
+        np.testing.assert_array_equal(values, low + (high - low) * unit)
+        assert values[2] == -5.0
+
+    def test_integers(self):
+        values = Draws(SEEDS).integers(-2, 5)
+        assert values.dtype == np.int64
+        counts = np.bincount(values + 2, minlength=7)
+        assert len(counts) == 7  # 5 itself is left out
+        assert stats.chisquare(counts).pvalue > ALPHA
+
+    def test_integers_of_one_value_and_per_image(self):
+        assert first().integers(4, 5).tolist() == [4, 4, 4]
+        high = np.array([1, 2, 3])
+        values = [Draws(np.array([s] * 3)).integers(0, high) for s in range(200)]
+        assert np.max(values, axis=0).tolist() == [0, 1, 2]
+
+    @pytest.mark.parametrize("limits", [(5, 5), (5, 4), (0, np.array([1, 0, 1]))])
+    def test_integers_refuses_an_empty_range(self, limits):
+        with pytest.raises(ValueError, match="is empty; high itself is left out"):
+            first().integers(*limits)
+
+    def test_choice(self):
+        p = [0.45, 0.25, 0.12, 0.03, 0.12, 0.03]
+        values = Draws(SEEDS).choice([7, 9, 11, 13, 15, 17], p)
+        counts = [(values == option).sum() for option in (7, 9, 11, 13, 15, 17)]
+        assert sum(counts) == N
+        assert stats.chisquare(counts, np.multiply(p, N)).pvalue > ALPHA
+        equal = np.bincount(Draws(SEEDS).choice([0, 1, 2]))
+        assert stats.chisquare(equal).pvalue > ALPHA
+
+    def test_choice_never_takes_what_has_no_probability(self, monkeypatch):
+        # The sum of these is just below 1; the largest number that a stream can give is above it.
+        p = [0.0, 0.7, 0.2, 0.0999999, 0.0]
+        for word in (0, 2**64 - 1):
+            draws = first((1,))
+            monkeypatch.setattr(Draws, "words", lambda self, w=word: np.array([w], np.uint64))
+            assert draws.choice([0, 1, 2, 3, 4], p)[0] in (1, 3)
+
+    @pytest.mark.parametrize("p", [[0.5, 0.4], [1.2, -0.2], [1.0], [float("nan"), 1.0]])
+    def test_choice_refuses_what_is_no_distribution(self, p):
+        with pytest.raises(ValueError, match="expected one for each value, none negative, sum 1"):
+            first().choice([1, 2], p)
+
+    def test_bernoulli(self):
+        hits = Draws(SEEDS).bernoulli(0.3)
+        assert hits.dtype == np.bool_
+        assert stats.binomtest(int(hits.sum()), N, 0.3).pvalue > ALPHA
+        assert not Draws(SEEDS).bernoulli(0.0).any()
+        assert Draws(SEEDS).bernoulli(1.0).all()
+
+    def test_normal(self):
+        values = Draws(SEEDS).normal(3.0, 2.0)
+        assert stats.kstest(values, stats.norm(3, 2).cdf).pvalue > ALPHA
+
+    def test_normal_is_finite_at_both_ends(self, monkeypatch):
+        draws = first((1,))
+        for word in (0, 2**64 - 1):
+            monkeypatch.setattr(Draws, "words", lambda self, w=word: np.array([w], np.uint64))
+            assert np.isfinite(draws.normal()).all()
+
+    def test_seeds(self):
+        seeds = Draws(SEEDS).seeds()
+        assert seeds.dtype == np.int64
+        assert seeds.min() >= 0
+        assert len(np.unique(seeds)) == N
+        assert stats.kstest(seeds / 2.0**63, "uniform").pvalue > ALPHA
+        # Generators that read the low half only must see different seeds, too.
+        assert stats.kstest((seeds & 0xFFFFFFFF) / 2.0**32, "uniform").pvalue > ALPHA
+
+
+class TestStreams:
+    def test_a_stream_is_its_seeds_own(self):
+        whole = Draws(SEEDS[:16])
+        expected = [whole.uniform(), whole.normal(), whole.fold("x").seeds()]
+        for i in range(16):
+            alone = Draws(SEEDS[i : i + 1])
+            for value in expected[:2]:
+                assert (alone.uniform if value is expected[0] else alone.normal)()[0] == value[i]
+            assert alone.fold("x").seeds()[0] == expected[2][i]
+
+    def test_a_fold_depends_on_names_only(self):
+        untouched, used = first(), first()
+        used.uniform()
+        used.fold("other").normal()
+        np.testing.assert_array_equal(used.fold("blur").words(), untouched.fold("blur").words())
+        assert (first().fold("a").fold("b").words() != first().fold("b").fold("a").words()).all()
+        assert (first().fold("ab").words() != first().fold("a").fold("b").words()).all()
+
+    @pytest.mark.parametrize(
+        "pair",
+        [
+            pytest.param((lambda d: d, lambda d: d.fold("blur")), id="stream and fold"),
+            pytest.param((lambda d: d.fold("noise"), lambda d: d.fold("noise#2")), id="two folds"),
+            pytest.param((lambda d: d.fold("a").fold("b"), lambda d: d.fold("b")), id="nested"),
+        ],
+    )
+    def test_folds_are_independent(self, pair):
+        # Uniform over the unit square, not only each by itself.
+        x, y = (make(Draws(SEEDS)).uniform() for make in pair)
+        counts = np.histogram2d(x, y, bins=8, range=[[0, 1], [0, 1]])[0].ravel()
+        assert stats.chisquare(counts).pvalue > ALPHA
+
+    @pytest.mark.parametrize("step", [1, 2**32, GAMMA - 2**64])
+    def test_neighbouring_seeds_are_independent(self, step):
+        # Steps of GAMMA are the ones that a bare splitmix64 would turn into a shifted stream.
+        with np.errstate(over="ignore"):
+            x, y = Draws(SEEDS), Draws(SEEDS + step)
+        a, b = np.stack([x.uniform() for _ in range(3)]), np.stack([y.uniform() for _ in range(3)])
+        for i in range(3):
+            for j in range(3):
+                # Seeds of both runs overlap at step 1: compare images, not positions.
+                assert abs(np.corrcoef(a[i], b[j])[0, 1]) < 4 / N**0.5
+
+    def test_calls_are_independent(self):
+        draws = Draws(SEEDS)
+        calls = np.stack([draws.uniform() for _ in range(10)])
+        correlation = np.corrcoef(calls) - np.eye(10)
+        assert np.abs(correlation).max() < 4 / N**0.5
+
+
+class TestSeedsGiven:
+    def test_torch_and_numpy_agree(self):
+        np.testing.assert_array_equal(
+            Draws(torch.arange(5)).uniform(), Draws(np.arange(5)).uniform()
+        )
+
+    def test_the_callers_seeds_stay_as_they_are(self):
+        seeds = torch.arange(5)
+        draws = Draws(seeds)
+        expected = first(range(5)).uniform()
+        seeds.zero_()
+        np.testing.assert_array_equal(draws.uniform(), expected)
+
+    def test_negative_seeds_are_seeds(self):
+        assert Draws(np.array([-1])).uniform() != Draws(np.array([1])).uniform()
+
+    def test_refuses_floats(self):
+        with pytest.raises(TypeError, match="seeds are float64; expected int64"):
+            Draws(np.zeros(3))
+
+    @pytest.mark.parametrize("seeds", [np.int64(3), np.zeros((2, 2), int)])
+    def test_refuses_other_shapes(self, seeds):
+        with pytest.raises(ValueError, match=r"expected \(B,\), one an image"):
+            Draws(seeds)
+
+    def test_refuses_seeds_on_another_device(self):
+        with pytest.raises(ValueError, match="seeds are on meta; they must stay on the CPU"):
+            Draws(torch.zeros(3, dtype=torch.int64, device="meta"))
+
+    @pytest.mark.gpu
+    def test_refuses_seeds_on_a_gpu(self):
+        with pytest.raises(ValueError, match="must stay on the CPU"):
+            Draws(torch.arange(3).cuda())

@@ -1,0 +1,90 @@
+"""Noise fields: per image, whatever the batch and the memory format; normal; independent."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from degradations.draws import Draws
+from degradations.fields import hashed_randn, seeded_randn_like
+
+SEEDS = torch.from_numpy(Draws(np.arange(16)).seeds())
+
+
+def generators(shape, seeds):
+    return seeded_randn_like(torch.empty(shape), seeds)
+
+
+@pytest.fixture(params=[generators, hashed_randn], ids=["CPU", "GPU's hash"])
+def fill(request):
+    return lambda *shape, seeds=SEEDS: request.param(torch.Size(shape), seeds)
+
+
+def test_a_field_does_not_depend_on_its_batch(fill):
+    whole = fill(16, 3, 9, 11)
+    for start, stop in [(0, 1), (5, 6), (13, 16)]:
+        part = fill(stop - start, 3, 9, 11, seeds=SEEDS[start:stop])
+        assert torch.equal(part, whole[start:stop])
+
+
+def test_is_standard_normal(fill):
+    field = fill(4, 3, 64, 64, seeds=SEEDS[:4])
+    assert field.dtype == torch.float32
+    assert field.isfinite().all()
+    for image in field:
+        assert stats.kstest(image.flatten(), "norm").pvalue > 1e-3
+
+
+def test_images_channels_and_pixels_are_independent(fill):
+    field = fill(3, 3, 64, 64, seeds=SEEDS[:3])
+    rows = field.reshape(9, -1)
+    assert np.abs(np.corrcoef(rows) - np.eye(9)).max() < 4 / 64
+    for shift in (1, 2, 64):
+        assert abs((rows * rows.roll(shift, 1)).mean()) < 4 / rows.numel() ** 0.5
+
+
+def test_neighbouring_seeds_give_unrelated_fields(fill):
+    rows = fill(8, 3, 64, 64, seeds=torch.arange(8)).reshape(8, -1)
+    assert np.abs(np.corrcoef(rows) - np.eye(8)).max() < 4 / rows.shape[1] ** 0.5
+
+
+def test_all_bits_of_a_seed_count(fill):
+    one, other = fill(2, 3, 8, 8, seeds=torch.tensor([5, 5 + 2**40]))
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1, 1), (2, 3, 1, 5), (2, 7)])
+def test_odd_sizes(fill, shape):
+    assert fill(*shape, seeds=SEEDS[:2]).shape == shape
+
+
+def test_the_hash_is_frozen():
+    # The same on every machine, up to the rounding of logarithm and cosine.
+    field = hashed_randn(torch.Size((1, 4)), torch.tensor([0]))
+    expected = torch.tensor([[1.5914, -0.0298, -0.2920, 0.8768]])
+    torch.testing.assert_close(field, expected, rtol=0, atol=1e-4)
+
+
+def test_memory_format_and_dtype_of_x_do_not_matter():
+    x = torch.zeros(2, 3, 16, 16)
+    field = seeded_randn_like(x, SEEDS[:2])
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(seeded_randn_like(last, SEEDS[:2]), field)
+    half = seeded_randn_like(x.half(), SEEDS[:2])
+    assert half.dtype == torch.float16
+    assert torch.equal(half, field.half())
+
+
+@pytest.mark.parametrize("seeds", [SEEDS[:3], SEEDS[:2].float(), SEEDS[0]])
+def test_refuses_other_seeds(seeds):
+    with pytest.raises(ValueError, match=r"expected torch.int64 of shape \(2,\)"):
+        seeded_randn_like(torch.zeros(2, 3, 4, 4), seeds)
+
+
+@pytest.mark.gpu
+def test_the_gpu_computes_the_hash_of_the_cpu():
+    shape = torch.Size((16, 3, 33, 7))
+    on_gpu = seeded_randn_like(torch.empty(shape, device="cuda"), SEEDS.cuda())
+    torch.testing.assert_close(on_gpu.cpu(), hashed_randn(shape, SEEDS), rtol=0, atol=1e-5)

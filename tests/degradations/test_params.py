@@ -1,0 +1,112 @@
+"""Params: one transfer, types, shapes, the messages."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from degradations.params import per_image, to_device
+
+CPU = torch.device("cpu")
+
+
+def drawn():
+    return {
+        "Blur": {"sigma": np.array([0.1, 0.2, 0.3]), "on": np.array([True, False, True])},
+        "seeds": np.array([2**62 + 1, 0, -5]),
+        "order": np.arange(6).reshape(3, 2),
+        "nested": {"deep": {"x": np.float32([1, 2, 3])}},
+        "shared": 4,
+        "empty": np.zeros((3, 0)),
+    }
+
+
+def test_values_types_and_nesting_arrive():
+    moved = to_device(drawn(), 3, CPU)
+    assert moved["Blur"]["sigma"].dtype == torch.float32
+    assert moved["Blur"]["sigma"].tolist() == np.float32([0.1, 0.2, 0.3]).tolist()
+    assert moved["Blur"]["on"].tolist() == [True, False, True]
+    assert moved["seeds"].tolist() == [2**62 + 1, 0, -5]
+    assert moved["order"].tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert moved["nested"]["deep"]["x"].tolist() == [1, 2, 3]
+    assert moved["shared"] == 4
+    assert isinstance(moved["shared"], int)
+    assert moved["empty"].shape == (3, 0)
+    assert moved.keys() == drawn().keys()
+
+
+def test_arrays_need_not_be_contiguous():
+    table = np.arange(12.0).reshape(4, 3)
+    moved = to_device({"column": table[:, 1], "turned": table.T[:, ::-1].T}, 4, CPU)
+    assert moved["column"].tolist() == [1, 4, 7, 10]
+    assert moved["turned"].tolist() == table[::-1].tolist()
+
+
+def test_the_drawn_arrays_are_copied():
+    arrays = drawn()
+    moved = to_device(arrays, 3, CPU)
+    moved["Blur"]["sigma"].zero_()
+    assert arrays["Blur"]["sigma"][0] == 0.1
+
+
+def test_one_transfer(monkeypatch):
+    moves = []
+    original = torch.Tensor.to
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda self, *a, **k: moves.append(a) or original(self, *a, **k)
+    )
+    moved = to_device(drawn(), 3, torch.device("meta"))
+    assert len(moves) == 1
+    assert moved["nested"]["deep"]["x"].device.type == "meta"
+
+
+def test_tensors_are_moved_only():
+    tensor = torch.arange(3, dtype=torch.float64)
+    assert to_device({"x": tensor}, 3, CPU)["x"] is tensor
+
+
+def test_no_parameters():
+    assert to_device({}, 3, CPU) == {}
+    assert to_device({"Stage": {}}, 3, CPU) == {"Stage": {}}
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(np.array(["a"] * 3), "<U1"), ([1, 2, 3], "list"), (None, "NoneType")]
+)
+def test_refuses_what_cannot_be_recorded(value, kind):
+    with pytest.raises(TypeError, match=rf"the parameter Blur\.sigma is {kind}; expected a NumPy"):
+        to_device({"Blur": {"sigma": value}}, 3, CPU)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (2, 3)])
+def test_refuses_another_batch(shape):
+    with pytest.raises(ValueError, match=r"the parameter sigma has the shape .* dimension 3"):
+        to_device({"sigma": np.zeros(shape)}, 3, CPU)
+
+
+def test_unsigned_seeds_are_refused():
+    # They would not survive as int64.
+    with pytest.raises(TypeError, match="uint64"):
+        to_device({"seeds": np.array([2**63], np.uint64)}, 1, CPU)
+
+
+def test_per_image_broadcasts():
+    x = torch.ones(2, 3, 4, 5)
+    values = per_image(torch.tensor([1.0, 2.0], dtype=torch.float64), x)
+    assert values.shape == (2, 1, 1, 1)
+    assert values.dtype == torch.float32
+    assert (x * values)[:, 0, 0, 0].tolist() == [1, 2]
+    assert (x * per_image(3, x)).unique().tolist() == [3]
+
+
+@pytest.mark.gpu
+def test_no_synchronisation_on_a_gpu():
+    torch.cuda.init()
+    to_device(drawn(), 3, torch.device("cuda"))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        moved = to_device(drawn(), 3, torch.device("cuda"))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert moved["seeds"].tolist() == [2**62 + 1, 0, -5]
