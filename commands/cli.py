@@ -15,9 +15,11 @@ from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from callbacks.progress import Progress
 from callbacks.results import Results
 from callbacks.writer import Writer
 from commands.checkpoints import Checkpoints
@@ -31,8 +33,12 @@ from lightning_modules.base import ImageModel
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
-SCALE = "data.init_args.scale"
-SCALED = ("model.init_args.scale", "degradation.init_args.scale")
+# What is set in one place, by target; nothing else is linked.
+LINKS = {
+    "model.init_args.scale": "data.init_args.scale",
+    "degradation.init_args.scale": "data.init_args.scale",
+    "data.init_args.seed": "seed_everything",
+}
 DESCRIPTIONS = {
     "fit": "Train a model; the same command again continues the run.",
     "validate": "Measure the run's best weights on the validation pictures.",
@@ -53,7 +59,7 @@ class Parser(LightningArgumentParser):
     def _parse_common(self, cfg: Namespace, *args: Any, **kwargs: Any) -> Namespace:
         # The library overwrites the target of a link without a word; whoever set it should hear of it.
         for subcommand in (cfg, *(cfg[name] for name in DESCRIPTIONS if isinstance(cfg.get(name), Namespace))):
-            _check_scale_is_set_once(subcommand)
+            _check_links(subcommand)
         result: Namespace = super()._parse_common(cfg, *args, **kwargs)
         return result
 
@@ -108,9 +114,8 @@ class EnlargerCLI(LightningCLI):
             parser.add_lightning_class_args(Checkpoints, "checkpoint")
         if self._adding == "predict":
             parser.add_lightning_class_args(Writer, "writer")
-        for target in SCALED:
-            parser.link_arguments(SCALE, target)
-        parser.link_arguments("seed_everything", "data.init_args.seed")
+        for target, source in LINKS.items():
+            parser.link_arguments(source, target)
         parser.link_arguments("degradation", "data.init_args.degradation", apply_on="instantiate")
 
     def _parse_ckpt_path(self) -> None:
@@ -161,6 +166,10 @@ class EnlargerCLI(LightningCLI):
 
     def _own_callbacks(self, trainer: Namespace) -> list[Any]:
         own: list[Any] = []
+        if trainer.enable_progress_bar is not False and not any(
+            isinstance(c, ProgressBar) for c in trainer.callbacks or []
+        ):
+            own.append(Progress())
         if self.subcommand in ("validate", "test") and not any(isinstance(c, Results) for c in trainer.callbacks or []):
             own.append(Results())
         return own
@@ -240,6 +249,8 @@ def _sentence(error: BaseException) -> str | None:
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)
     message = str(error)
+    if message.startswith("Does not validate against any of the Union subtypes"):  # raised in an __init__
+        return readable(message, ())
     if "Original Traceback" in message:  # from a worker of the DataLoader
         last = message.rstrip().splitlines()[-1]
         return last.partition(": ")[2] if _in_our_code(message) else None
@@ -304,14 +315,13 @@ def _plugins(plugins: Any) -> Any:
     return [SLURMEnvironment(auto_requeue=False)]
 
 
-def _check_scale_is_set_once(config: Namespace) -> None:
-    scale = config.get(SCALE)
-    for target in SCALED:
-        value = config.get(target)
-        if value is None or value == scale or value == _default(config, target):
+def _check_links(config: Namespace) -> None:
+    for target, source in LINKS.items():
+        value, right = config.get(target), config.get(source)
+        if value in (None, right, _default(config, target)):
             continue
         raise ConfigurationError(
-            f"{target} is {value}, but the scale has one source: set {SCALE} instead (it is {scale}), "
+            f"{target} is set to {value}, but it has one source: set {source} instead (it is {right}), "
             f"and leave {target} out"
         )
 
@@ -331,5 +341,8 @@ def _keys(parser: LightningArgumentParser) -> Iterator[str]:
     for action in parser._actions:
         if action.dest and action.dest != "help":
             yield action.dest
+        if isinstance(action.choices, dict):  # the subcommands
+            for subparser in action.choices.values():
+                yield from _keys(subparser)
 
 

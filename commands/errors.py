@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import pkgutil
 import re
 from collections.abc import Iterable
 
@@ -33,6 +34,8 @@ def readable(message: str, keys: Iterable[str]) -> str:
     lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
     path, class_path, leaf = _walk(lines)
     where = ".init_args.".join(path)
+    if leaf.startswith("Problems parsing config"):
+        return " ".join(lines)  # with the line and column of the mistake
     return (
         _unknown_option(leaf, where, class_path, keys)
         or _unknown_class(leaf, where, lines)
@@ -53,7 +56,7 @@ def _walk(lines: list[str]) -> tuple[list[str], str | None, str]:
                 return path, class_path, match[2]
         elif match := re.match(r"Problem with given class_path '([^']+)':", line):
             class_path = match[1]
-        elif match := re.match(r"Type (?:typing\.)?Callable.* expects a function or a callable class: (.+)", line):
+        elif match := re.match(r"Type \S*Callable.* expects a function or a callable class: (.+)", line):
             inner = re.search(r"class_path='([^']+)'", match[1])
             return path, inner[1] if inner else class_path, match[1]
         elif not re.match(
@@ -86,7 +89,12 @@ def _unknown_option(leaf: str, where: str, class_path: str | None, keys: Iterabl
 def _unknown_class(leaf: str, where: str, lines: list[str]) -> str | None:
     if match := re.match(r"module '([^']+)' has no attribute '([^']+)'", leaf):
         module, name = match.groups()
-        return f"{where}: there is no class {name!r} in {module}{did_you_mean(name, _classes(module))}"
+        return f"{where}: there is no {name!r} in {module}{did_you_mean(name, _members(module))}"
+    if match := re.match(r"Unexpected import path format: (.+\.ya?ml)$", leaf):
+        return (
+            f"{where} names the file {match[1]!r}, which cannot be read; a path in a configuration is relative to "
+            "the file that it stands in"
+        )
     if match := re.match(r"No module named '([^']+)'", leaf):
         return (
             f"{where}: there is no module {match[1]!r}; a class is named as folder.file.Class, for example "
@@ -141,9 +149,11 @@ def _parameters(class_path: str) -> list[str]:
     return [name for name in inspect.signature(found).parameters if name not in ("self", "args", "kwargs")]
 
 
-def _classes(module: str) -> list[str]:
+def _members(module: str) -> list[str]:
+    # Classes of a file, or files of a folder.
     try:
-        members = vars(importlib.import_module(module))
+        found = importlib.import_module(module)
     except ImportError:
         return []
-    return [name for name, value in members.items() if inspect.isclass(value)]
+    files = [info.name for info in pkgutil.iter_modules(getattr(found, "__path__", []))]
+    return files + [name for name, value in vars(found).items() if inspect.isclass(value)]

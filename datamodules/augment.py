@@ -21,7 +21,7 @@ class Albumentations(Augmentation):
     """Transforms of albumentations, one after the other, each with its own probability ``p``.
 
     They change the HR crop before LR is made from it: the model learns to restore what they give.
-    Leave ``Compose`` out; it only costs time.
+    There is no need for a ``Compose`` around them.
 
     Args:
         transforms: Any transforms that keep the size, by class path, for example

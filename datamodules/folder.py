@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datamodules.base import Sample, Source
 from datamodules.decode import FORMATS, read_picture
-from datamodules.paths import by_key, expand_path, image_key, images_of
+from datamodules.paths import by_key, expand_path, has_wildcard, image_key, images_of
 from degradations.base import Degradation
 
 
@@ -16,7 +16,7 @@ class Folder(Source):
     """Pictures of a folder and its subfolders; a key is the path below it without extension.
 
     Args:
-        root: The folder, or one picture. May hold environment variables, e.g. ``$ENLARGER_DATA/set``.
+        root: The folder, or one picture. May hold environment variables, ``$ENLARGER_DATA/set``.
         files: Instead of all of ``root``, these: files, folders, or patterns such as ``1*.png`` and
             ``**/*.jpg``. They are relative to ``root`` if that is given. Without ``root``, keys are
             relative to the named folder, or to the part of a pattern before its first ``*``.
@@ -86,21 +86,22 @@ def _below(root: str, files: list[str], recursive: bool) -> Iterator[tuple[str, 
     # Keys are relative to the root whatever the pattern, so that a picture's key is the same in
     # every selection.
     for file in files:
-        pattern = os.path.normpath(os.path.join(root, expand_path(file, "Folder.files")))
-        if not Path(pattern).is_relative_to(root):
+        pattern = os.path.normpath(expand_path(file, "Folder.files"))
+        if os.path.isabs(pattern) or pattern.startswith(".."):
             raise ValueError(f"Folder.files has {file!r}, which is not below Folder.root {root!r}")
-        for _, path in _found(pattern, recursive, "Folder.files"):
+        for _, path in _found(pattern, recursive, "Folder.files", root):
             yield image_key(path, Path(root)), path
 
 
-def _found(pattern: str, recursive: bool, what: str) -> list[tuple[str, Path]]:
-    pictures = list(images_of(pattern, recursive))
+def _found(pattern: str, recursive: bool, what: str, root: str = "") -> list[tuple[str, Path]]:
+    pictures = list(images_of(pattern, recursive, root))
     if not pictures:
-        problem = "holds no pictures" if Path(pattern).exists() else "does not exist"
-        if any(character in pattern for character in "*?["):
+        path = Path(root, pattern)
+        problem = "holds no pictures" if path.exists() else "does not exist"
+        if has_wildcard(pattern):
             problem = "matches no pictures"
         raise ValueError(
-            f"{what} {pattern!r} {problem}; expected a folder of pictures ({', '.join(FORMATS)}), "
-            "the path of one, or a pattern such as /photos/**/*.jpg"
+            f"{what} {str(path)!r} {problem}; expected a folder of pictures "
+            f"({', '.join(FORMATS)}), the path of one, or a pattern such as /photos/**/*.jpg"
         )
     return pictures

@@ -80,34 +80,36 @@ def image_key(path: Path, root: Path) -> str:
     return path.relative_to(root).with_suffix("").as_posix()
 
 
-def images_of(pattern: str, recursive: bool = True) -> Iterator[tuple[str, Path]]:
+def images_of(pattern: str, recursive: bool = True, root: str = "") -> Iterator[tuple[str, Path]]:
     """Keys and paths of the pictures that a path stands for, which has no variables any more.
 
     Args:
         pattern: A folder (keys are relative to it), a file (its key is its name), or a pattern with
             ``* ? [ ]`` and ``**`` (keys are relative to the part before the first of these).
         recursive: Whether a folder is searched below its first level.
+        root: Where a relative pattern starts; ``*`` and the like in it mean nothing.
     """
-    path = Path(pattern)
+    path = Path(root, pattern)
     if path.is_dir():
         yield from ((image_key(found, path), found) for found in list_images(path, recursive))
     elif path.exists():
         yield path.stem, path
     else:
-        root = fixed_part(pattern)
-        found_files = (Path(found) for found in glob(pattern, recursive=True))  # hidden: left out
-        yield from (
-            (image_key(found, root), found)
-            for found in found_files
-            if found.is_file() and is_image(found)
-        )
+        start = Path(root, _fixed_part(pattern))
+        matches = glob(pattern, root_dir=root or None, recursive=True)
+        found = [Path(root, match) for match in matches]
+        yield from ((image_key(f, start), f) for f in found if f.is_file() and is_image(f))
 
 
-def fixed_part(pattern: str) -> Path:
-    """The folder of a pattern in front of its first ``*``, ``?`` or ``[``."""
+def has_wildcard(pattern: str) -> bool:
+    """Whether a path stands for several."""
+    return any(character in pattern for character in "*?[")
+
+
+def _fixed_part(pattern: str) -> Path:
     parts = Path(pattern).parts
     for number, part in enumerate(parts):
-        if any(character in part for character in "*?["):
+        if has_wildcard(part):
             return Path(*parts[:number])
     return Path(pattern).parent
 

@@ -79,14 +79,16 @@ def load_index(shard: Path, cache: Path) -> ShardIndex:
             return index
     log.info("reading the headers of %s, once", shard)
     index = build_index(shard)
-    for place in places:
+    # A folder without write permission is left alone also by root, whom nothing would stop.
+    writable = places if shard.parent.stat().st_mode & 0o222 else places[1:]
+    for place in writable:
         try:
             save_index(index, place)
         except OSError as error:
             log.debug("cannot write %s: %s", place, error)
         else:
             return index
-    log.warning("no index of %s could be kept in %s: it is made at every start", shard, places)
+    log.warning("no index of %s could be kept in %s: it is made at every start", shard, writable)
     return index
 
 

@@ -147,10 +147,11 @@ class Draws:
         if p is None:
             return options[self.integers(0, len(options))]
         edges = np.cumsum(p)
-        if len(edges) != len(options) or min(p) < 0.0 or abs(edges[-1] - 1.0) > 1e-6:
+        # Written so that NaN fails.
+        if not (len(edges) == len(options) and min(p) >= 0.0 and abs(edges[-1] - 1.0) <= 1e-6):
             raise ValueError(
-                f"probabilities {list(p)} of {len(options)} values: expected one for "
-                f"each value, none negative, sum 1 (it is {sum(p):g})"
+                f"probabilities {list(p)} of {len(options)} values: expected one for each value, "
+                f"none negative, sum 1 (it is {sum(p):g})"
             )
         # Divided by the last edge: a sum just below 1 must not give a last value of p = 0 a chance.
         return options[np.searchsorted(edges / edges[-1], self._unit(), side="right")]

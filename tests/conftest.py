@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+import main
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -27,3 +32,34 @@ def data_root() -> Path:
 def weights_root() -> Path:
     """The folder of published weights (imdn-x2.pth, ...), or skip."""
     return _root("ENLARGER_WEIGHTS", "weights")
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten smooth pictures of 48x40 pixels, made from a seed."""
+    folder = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    for number in range(10):
+        blocks = generator.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        picture = Image.fromarray(blocks).resize((48, 40), Image.Resampling.BICUBIC)
+        picture.save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with `tiny.yaml`: a run of 12 steps (2.4 epochs) that takes a second."""
+    monkeypatch.chdir(tmp_path)
+    text = (REPO / "tests" / "tiny.yaml").read_text().replace("PHOTOS", str(photo_folder))
+    (tmp_path / "tiny.yaml").write_text(text)
+    return tmp_path
+
+
+@pytest.fixture
+def enlarger() -> Callable[..., None]:
+    """`main.py` in this process: `enlarger("fit", "--config", ...)`."""
+
+    def run(*args: object) -> None:
+        main.main([str(arg) for arg in args])
+
+    return run

@@ -35,7 +35,12 @@ def chunk(name, content):
 
 def png(size, depth, color, rows, *extra):
     header = struct.pack(">IIBBBBB", *size, depth, color, 0, 0, 0)
-    body = [chunk(b"IHDR", header), *extra, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    body = [
+        chunk(b"IHDR", header),
+        *extra,
+        chunk(b"IDAT", zlib.compress(rows)),
+        chunk(b"IEND", b""),
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(body)
 
 
@@ -67,7 +72,9 @@ def test_plain_rgb(kind):
 @pytest.mark.parametrize("kind", ["WEBP", "AVIF", "GIF"])
 def test_other_formats_open(kind):
     options = {} if kind == "GIF" else {"quality": 100}
-    picture = decode(encoded(Image.fromarray(np.full((8, 8, 3), 90, np.uint8)), kind, **options), "a")
+    picture = decode(
+        encoded(Image.fromarray(np.full((8, 8, 3), 90, np.uint8)), kind, **options), "a"
+    )
     np.testing.assert_allclose(picture.rgb, 90, atol=2)
     assert picture.rgb.shape == (8, 8, 3)
 
@@ -288,7 +295,9 @@ def test_a_jpeg_with_a_needless_warning_is_read(quick, monkeypatch):
 
 
 def large_png():
-    return encoded(Image.fromarray(np.random.default_rng(4).integers(0, 256, (64, 64, 3), np.uint8)))
+    return encoded(
+        Image.fromarray(np.random.default_rng(4).integers(0, 256, (64, 64, 3), np.uint8))
+    )
 
 
 BAD = {
@@ -316,7 +325,7 @@ def test_bad_file(case):
 def test_pixels_without_a_range(dtype):
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, RGB[..., 0].astype(dtype))
-    with pytest.raises(UnreadableImage, match="a.tif: TIFF of mode .* bits a sample"):
+    with pytest.raises(UnreadableImage, match=r"^a\.tif: TIFF of mode .* bits a sample"):
         decode(buffer.getvalue(), "a.tif")
 
 
@@ -324,12 +333,12 @@ def test_pixels_without_a_range(dtype):
 def test_truncated_16_bit_tiff(compression):
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, LARGE_16, photometric="rgb", compression=compression)
-    with pytest.raises(UnreadableImage, match="^a.tif: "):
+    with pytest.raises(UnreadableImage, match=r"^a\.tif: "):
         decode(buffer.getvalue()[:-2000], "a.tif")
 
 
 def test_missing_file():
-    with pytest.raises(UnreadableImage, match="nowhere.png: No such file"):
+    with pytest.raises(UnreadableImage, match=r"nowhere\.png: No such file"):
         read_picture(Path("nowhere.png"))
 
 

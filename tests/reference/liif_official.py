@@ -86,7 +86,8 @@ def query(
 
     total = torch.stack(areas).sum(dim=0)
     opposite = areas[::-1]  # the order of the shifts makes the diagonal corner the reversed list
-    return sum(v * (a / total).unsqueeze(-1) for v, a in zip(values, opposite, strict=True))
+    weighted = [v * (a / total).unsqueeze(-1) for v, a in zip(values, opposite, strict=True)]
+    return torch.stack(weighted).sum(dim=0)
 
 
 @torch.no_grad()

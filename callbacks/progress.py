@@ -1,0 +1,192 @@
+"""How far a run is: a bar in a terminal, a line now and then in a log file."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+REFRESH = 0.5  # seconds; reading the values for the bar waits for the device
+
+
+class Progress(ProgressBar):
+    """Steps done, steps a second, time left and the latest logged values.
+
+    Training counts steps of the whole run, not batches of an epoch: after a resume the bar stands where the run
+    stands. Where the output is no terminal (SLURM, CI), a line is logged instead of a bar that is drawn over itself.
+
+    Args:
+        every_n_seconds: Time between two lines where there is no terminal.
+    """
+
+    def __init__(self, every_n_seconds: float = 10.0) -> None:
+        super().__init__()
+        self.every_n_seconds = every_n_seconds
+        self._enabled = True
+        self._terminal = sys.stderr.isatty()
+        self._bars: list[tqdm[Any]] = []
+        self._shown = 0.0
+
+    def disable(self) -> None:
+        """Called on all ranks but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Called on the first rank."""
+        self._enabled = True
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Write a line above the bar."""
+        tqdm.write(" ".join(map(str, args)), file=sys.stderr)
+
+    # ------------------------------------------------------------------------------------------------------- training
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the bar at the step that the run is at."""
+        self._open("fit", _total_steps(trainer), "step", trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Advance to the step that the run is at."""
+        self._advance(trainer, trainer.global_step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the bar."""
+        self._close(trainer)
+
+    # ----------------------------------------------------------------------------------------------------- evaluation
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open a bar over all validation pictures."""
+        if not trainer.sanity_checking:
+            self._open("validate", _total(trainer.num_val_batches), "batch")
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Advance by a batch."""
+        if not trainer.sanity_checking:
+            self._advance(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the bar."""
+        if not trainer.sanity_checking:
+            self._close(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open a bar over all test pictures."""
+        self._open("test", _total(trainer.num_test_batches), "batch")
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Advance by a batch."""
+        self._advance(trainer)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the bar."""
+        self._close(trainer)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open a bar over all pictures to enlarge."""
+        self._open("predict", _total(trainer.num_predict_batches), "picture")
+
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Advance by a picture."""
+        self._advance(trainer)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the bar."""
+        self._close(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the terminal in order."""
+        while self._bars:
+            self._bars.pop().close()
+
+    # -------------------------------------------------------------------------------------------------------- the bar
+
+    def _open(self, title: str, total: int | None, unit: str, initial: int = 0) -> None:
+        if not self._enabled:
+            return
+        bar = tqdm(
+            desc=title,
+            total=total,
+            initial=initial,
+            unit=unit,
+            leave=not self._bars,
+            position=len(self._bars),
+            disable=not self._terminal,
+            dynamic_ncols=True,
+            mininterval=REFRESH,
+        )
+        # A disabled bar keeps none of these, and a log line needs them.
+        bar.n, bar.initial, bar.total, bar.desc, bar.unit = initial, initial, total, title, unit
+        bar.start_t = time.time()
+        self._bars.append(bar)
+        self._shown = time.monotonic()
+
+    def _advance(self, trainer: Trainer, to: int | None = None) -> None:
+        if not self._bars:
+            return
+        bar = self._bars[-1]
+        bar.n = bar.n + 1 if to is None else to
+        now = time.monotonic()
+        if now - self._shown >= (REFRESH if self._terminal else self.every_n_seconds):
+            self._show(trainer)
+
+    def _show(self, trainer: Trainer) -> None:
+        bar = self._bars[-1]
+        self._shown = time.monotonic()
+        values = ", ".join(f"{k} {_short(v)}" for k, v in self.get_metrics(trainer, trainer.lightning_module).items())
+        if self._terminal:
+            bar.set_postfix_str(values, refresh=False)
+            bar.refresh()
+            return
+        elapsed = max(time.time() - bar.start_t, 1e-6)
+        rate = (bar.n - bar.initial) / elapsed
+        left = f", {_clock((bar.total - bar.n) / rate)} left" if bar.total and rate else ""
+        log.info(
+            "%s: %s %d%s, %.2f a second%s%s",
+            *(bar.desc.removesuffix(": "), bar.unit, bar.n, f" of {bar.total}" if bar.total else ""),
+            *(rate, left, f", {values}" if values else ""),
+        )
+
+    def _close(self, trainer: Trainer) -> None:
+        if self._bars:
+            self._show(trainer)
+            self._bars.pop().close()
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Values that were logged with ``prog_bar=True``."""
+        metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+def _total_steps(trainer: Trainer) -> int | None:
+    if trainer.max_steps != -1:
+        return trainer.max_steps
+    if trainer.max_epochs in (None, -1) or trainer.num_training_batches == float("inf"):
+        return None
+    steps = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+    return steps * int(trainer.max_epochs or 0)
+
+
+def _total(batches: int | float | list[int | float]) -> int | None:
+    total = sum(batches) if isinstance(batches, list) else batches
+    return None if total == float("inf") else int(total)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

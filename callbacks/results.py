@@ -1,0 +1,207 @@
+"""Numbers of ``validate`` and ``test``: a table, and ``results.json`` in the run's directory."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypedDict
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from rich.console import Console
+from rich.table import Table
+
+from callbacks.base import ImageMetric, MetricProtocol, Record, all_callbacks
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "lightning", "torchmetrics", "numpy")
+
+
+class Result(Record):
+    """A number, and the weights it belongs to.
+
+    checkpoint: File or name of the weights; None for a method without any.
+    """
+
+    checkpoint: str | None
+
+
+class ResultsFile(TypedDict):
+    """What ``results.json`` holds.
+
+    results: One entry for each dataset, scale, metric, protocol and checkpoint.
+    command: The command that wrote last.
+    commit: The commit of the code then, ``-dirty`` with local changes; None outside of git.
+    versions: Versions of Python and of the packages that numbers depend on.
+    """
+
+    results: list[Result]
+    command: str
+    commit: str | None
+    versions: dict[str, str]
+
+
+class Results(Callback):
+    """Keep the numbers of ``validate`` and ``test`` in the run's directory, and show them.
+
+    A new number replaces that of the same dataset, scale, metric, protocol and checkpoint; all
+    others stay. The validations within ``fit`` are in the logs instead.
+
+    Args:
+        filename: Name of the file in the run's directory.
+    """
+
+    def __init__(self, filename: str = "results.json") -> None:
+        super().__init__()
+        self.filename = filename
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Store and show what ``validate`` found."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._report(trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Store and show what ``test`` found."""
+        self._report(trainer, pl_module)
+
+    def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = [c for c in all_callbacks(trainer) if isinstance(c, ImageMetric)]
+        checkpoint = getattr(pl_module, "weights_source", None)
+        results: list[Result] = [
+            {**record, "checkpoint": checkpoint} for metric in metrics for record in metric.records
+        ]
+        if not results or not trainer.is_global_zero:
+            return
+        path = Path(trainer.default_root_dir, self.filename)
+        write_results(path, merge(_readable(path), results))
+        Console().print(table(results))
+        log.info("numbers and protocols: %s", path)
+
+
+def load_results(path: str | Path) -> ResultsFile:
+    """Read a ``results.json``.
+
+    Raises:
+        ValueError: The file is damaged, or no file of results.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+        for result in content["results"]:
+            result["value"] = float(result["value"])  # "inf" and "nan" are strings in JSON
+            _identity(result)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no file of results, or damaged: {error!r}") from error
+    return content
+
+
+def write_results(path: Path, results: list[Result]) -> None:
+    """Write ``results`` with command, commit and versions; whole or not at all.
+
+    Args:
+        path: The file; its folder is made.
+        results: All that is to be in it.
+    """
+    storable = [
+        {**r, "value": r["value"] if math.isfinite(r["value"]) else str(r["value"])}
+        for r in results
+    ]
+    content = {
+        "results": storable,
+        "command": shlex.join(sys.argv),
+        "commit": _commit(),
+        "versions": _versions(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def merge(old: list[Result], new: list[Result]) -> list[Result]:
+    """``old``, with what ``new`` measures again replaced in its place, and the rest appended."""
+    merged = {_identity(result): result for result in old}
+    merged.update((_identity(result), result) for result in new)
+    return list(merged.values())
+
+
+def table(results: list[Result]) -> Table:
+    """Rows are datasets, columns metrics; the protocols stand below."""
+    metrics = list(dict.fromkeys(r["metric"] for r in results))
+    rows: dict[tuple[str, float, str | None], dict[str, Result]] = {}
+    protocols: dict[str, MetricProtocol] = {}
+    for r in results:
+        rows.setdefault((r["dataset"], r["scale"], r["checkpoint"]), {})[r["metric"]] = r
+        protocols[r["metric"]] = r["protocol"]
+    lines = [f"{name}: {describe(protocol)}" for name, protocol in protocols.items()]
+    shown = Table(caption="\n".join(lines), caption_justify="left")
+    shown.add_column("dataset")
+    for heading in ("scale", *metrics, "n"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    shown.add_column("checkpoint", overflow="fold")
+    for (dataset, scale, checkpoint), found in rows.items():
+        values = [f"{found[m]['value']:.4f}" if m in found else "-" for m in metrics]
+        counts = "/".join(str(n) for n in dict.fromkeys(r["n"] for r in found.values()))
+        shown.add_row(dataset, f"x{scale:g}", *values, counts, checkpoint or "-")
+    return shown
+
+
+def describe(protocol: MetricProtocol) -> str:
+    """A protocol in one line."""
+    return ", ".join(f"{key} {value}" for key, value in protocol.items())
+
+
+def _identity(result: Result) -> str:
+    keys = ("dataset", "scale", "metric", "protocol", "checkpoint")
+    return json.dumps([result[key] for key in keys], sort_keys=True)  # type: ignore[literal-required]
+
+
+def _readable(path: Path) -> list[Result]:
+    """The results at ``path``, or none; a damaged file is moved aside, never overwritten."""
+    if not path.exists():
+        return []
+    try:
+        return load_results(path)["results"]
+    except ValueError as error:
+        number = 0
+        while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+            number += 1
+        os.replace(path, aside)
+        log.warning("%s; it was moved to %s and a new one begun", error, aside)
+        return []
+
+
+def _commit() -> str | None:
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parent,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):  # no git, or no checkout
+        return None
+    return described.stdout.strip()
+
+
+def _versions() -> dict[str, Any]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,232 @@
+"""Pictures to look at: LR, bicubic, ours and HR side by side."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional
+
+from callbacks.base import evaluated_datasets, gather, output_image, steps_done
+from callbacks.image_file import write_image
+from callbacks.pixels import to_pixels
+from callbacks.psnr import psnr
+from degradations.bicubic import resize
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+log = logging.getLogger(__name__)
+
+GAP, LINE, FONT_SIZE = 8, 22, 15  # pixels
+
+Panel = tuple[str, NDArray[np.uint8]]  # a label, and (H, W, 3)
+
+
+class SampleGrid(Callback):
+    """Draw the first images of each dataset: LR, bicubic, ours and HR, with PSNR-Y below.
+
+    One PNG for each validation or test, in ``samples`` of the run's directory, and in TensorBoard
+    where that is the logger. What is shown is the window with the most detail, enlarged; the
+    numbers are of the whole images (Y, 8 bit, border = scale).
+
+    Args:
+        images: Images shown of each dataset, the first ones.
+        crop: Side of the window in output pixels; ``null`` shows whole images.
+        zoom: Enlarge each shown pixel to a square of this side.
+        every_n: In ``fit``, draw at the first validation and at every n-th after it.
+
+    Raises:
+        ValueError: A setting below 1.
+    """
+
+    def __init__(
+        self, images: int = 4, crop: int | None = 96, zoom: int = 3, every_n: int = 1
+    ) -> None:
+        super().__init__()
+        settings = {"images": images, "crop": crop, "zoom": zoom, "every_n": every_n}
+        for key, value in settings.items():
+            if value is not None and value < 1:
+                raise ValueError(f"`{key}` of SampleGrid is {value}; it must be at least 1")
+        self.images, self.crop, self.zoom, self.every_n = images, crop, zoom, every_n
+        self.path: Path | None = None  # the picture drawn last
+        self._validations = 0
+        self._active = False
+        self._wanted: list[str] = []
+        self._rows: dict[str, list[Panel]] = {}
+        self._scales: list[float] = []
+
+    # ------------------------------------------------------------------------- Lightning's hooks
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose what to draw."""
+        self._active = not trainer.sanity_checking
+        if self._active and trainer.state.fn == TrainerFn.FITTING:
+            self._active = self._validations % self.every_n == 0
+            self._validations += 1
+        self._start(trainer)
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose what to draw."""
+        self._active = True
+        self._start(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the windows of the chosen images."""
+        self._keep(outputs, batch, dataloader_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the windows of the chosen images."""
+        self._keep(outputs, batch, dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw."""
+        step = steps_done(trainer, pl_module)
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        self._draw(trainer, "val", f"val-{step:08d}" if fitting else "val", step)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw."""
+        self._draw(trainer, "test", "test", steps_done(trainer, pl_module))
+
+    # ---------------------------------------------------------------------------------- the work
+
+    def _start(self, trainer: Trainer) -> None:
+        datasets = evaluated_datasets(trainer)
+        self._wanted = [key for dataset in datasets for key in dataset.keys[: self.images]]
+        self._scales = [float(dataset.scale) for dataset in datasets]
+        self._rows = {}
+
+    def _keep(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:
+        if not self._active:
+            return
+        sr = output_image(outputs)
+        for i, key in enumerate(batch["key"]):
+            if key in self._wanted:
+                one = {k: batch[k][i : i + 1] for k in ("lr", "hr") if k in batch}
+                scale = self._scales[dataloader_idx]
+                self._rows[key] = self._panels(sr[i : i + 1], one.get("lr"), one.get("hr"), scale)
+
+    def _panels(
+        self, sr: Tensor, lr: Tensor | None, hr: Tensor | None, scale: float
+    ) -> list[Panel]:
+        size = sr.shape[-2], sr.shape[-1]
+        images: dict[str, Tensor] = {}
+        if lr is not None:
+            images["LR"] = functional.interpolate(lr, size, mode="nearest-exact")
+            images["bicubic"] = resize(lr, size)
+        images["ours"] = sr
+        if hr is not None:
+            images["HR"] = hr
+        top, left, height, width = 0, 0, *size
+        if self.crop is not None:
+            height, width = min(self.crop, height), min(self.crop, width)
+            # Detail that is left in the LR: edges that a method can restore, rather than fine
+            # texture. It does not depend on the method, so all methods show the same windows.
+            reference = images.get("bicubic", sr)
+            top, left = most_detailed(reference, (height, width), math.ceil(scale))
+        panels = []
+        for name, image in images.items():
+            label = name
+            if hr is not None and name in ("bicubic", "ours"):
+                label += f"  {_psnr_y(image, hr, scale):.2f} dB (Y)"
+            window = image[..., top : top + height, left : left + width]
+            panels.append((label, _levels(window, self.zoom)))
+        return panels
+
+    def _draw(self, trainer: Trainer, tag: str, name: str, step: int) -> None:
+        if not self._active:
+            return
+        # Gathered, so that the picture is the same on any number of processes.
+        rows = {key: row for part in gather(self._rows) for key, row in part.items()}
+        self._rows = {}
+        rows = {key: rows[key] for key in self._wanted if key in rows}
+        if not rows or not trainer.is_global_zero:
+            return
+        picture = compose(rows)
+        self.path = Path(trainer.default_root_dir, "samples", f"{name}.png")
+        write_image(self.path, picture, None, "png", quality=100)
+        log.info("pictures side by side: %s", self.path)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(f"samples/{tag}", picture, step, dataformats="HWC")
+
+
+def most_detailed(image: Tensor, size: tuple[int, int], step: int) -> tuple[int, int]:
+    """Where the window with the strongest gradients lies.
+
+    Args:
+        image: (1, 3, H, W).
+        size: (h, w) of the window, at most (H, W).
+        step: Round the corner down to a multiple of this, so that LR pixels are shown whole.
+
+    Returns:
+        (top, left) of the window.
+    """
+    grey = image[0].cpu().double().mean(0)
+    energy = functional.pad(grey.diff(dim=0).square(), (0, 0, 0, 1))
+    energy += functional.pad(grey.diff(dim=1).square(), (0, 1))
+    sums = functional.pad(energy.cumsum(0).cumsum(1), (1, 0, 1, 0))
+    h, w = size
+    windows = sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w]
+    top, left = divmod(int(windows.argmax()), windows.shape[1])
+    return top // step * step, left // step * step
+
+
+def compose(rows: dict[str, list[Panel]]) -> NDArray[np.uint8]:
+    """Rows of labelled panels under their keys, as one (H, W, 3) picture."""
+    font = ImageFont.load_default(FONT_SIZE)
+    width = max(sum(image.shape[1] + GAP for _, image in panels) for panels in rows.values()) + GAP
+    height = sum(panels[0][1].shape[0] + 2 * LINE + GAP for panels in rows.values()) + GAP
+    canvas = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(canvas)
+    y = GAP
+    for key, panels in rows.items():
+        draw.text((GAP, y), key, fill="gray", font=font)
+        y += LINE
+        x = GAP
+        for label, image in panels:
+            canvas.paste(Image.fromarray(image), (x, y))
+            draw.text((x, y + image.shape[0] + 2), label, fill="black", font=font)
+            x += image.shape[1] + GAP
+        y += panels[0][1].shape[0] + LINE + GAP
+    return np.asarray(canvas)
+
+
+def _psnr_y(image: Tensor, hr: Tensor, scale: float) -> float:
+    border = math.ceil(scale)
+    if min(hr.shape[-2:]) <= 2 * border:
+        border = 0  # a picture of a few pixels
+    return psnr(to_pixels(image, "y", border), to_pixels(hr, "y", border)).item()
+
+
+def _levels(image: Tensor, zoom: int) -> NDArray[np.uint8]:
+    levels = (image[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
+    squares = levels.repeat_interleave(zoom, dim=1).repeat_interleave(zoom, dim=2)
+    return squares.permute(1, 2, 0).cpu().numpy()

@@ -1,0 +1,179 @@
+"""Results: what is stored, what replaces what, the table, damaged files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from callbacks.psnr import PSNR
+from callbacks.results import Result, Results, load_results, merge, table, write_results
+from callbacks.ssim import SSIM
+from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+
+
+def result(**changes: Any) -> Result:
+    base: Any = {
+        "dataset": "set5",
+        "scale": 2.0,
+        "metric": "psnr",
+        "value": 38.0,
+        "n": 5,
+        "protocol": {"color": "y", "border": "scale"},
+        "checkpoint": "a.ckpt",
+    }
+    return base | changes
+
+
+def evaluated(root: Path, source: str | None = "a.ckpt", verb: str = "test") -> None:
+    model = Tiny()
+    model.weights_source = source  # type: ignore[assignment]
+    run = trainer(root, PSNR(), SSIM(), Results())
+    getattr(run, verb)(model, [loader(), loader(Pictures(3, "other", 4))], verbose=False)
+
+
+@pytest.mark.parametrize("verb", ["validate", "test"])
+def test_numbers_with_protocol_and_weights(tmp_path: Path, verb: str) -> None:
+    evaluated(tmp_path, verb=verb)
+    content = load_results(tmp_path / "results.json")
+    assert set(content) == {"results", "command", "commit", "versions"}
+    assert content["versions"]["torch"] == torch.__version__.partition("+")[0] or (
+        content["versions"]["torch"] == torch.__version__
+    )
+    found = [(r["dataset"], r["scale"], r["metric"], r["n"]) for r in content["results"]]
+    assert found == [
+        ("tiny", 2.0, "psnr", 7),
+        ("other", 4.0, "psnr", 3),
+        ("tiny", 2.0, "ssim", 7),
+        ("other", 4.0, "ssim", 3),
+    ]
+    first = content["results"][0]
+    assert set(first) == set(result())
+    assert first["protocol"] == PSNR().protocol()
+    assert first["checkpoint"] == "a.ckpt"
+
+
+def test_only_what_is_measured_again_is_replaced(tmp_path: Path) -> None:
+    evaluated(tmp_path)
+    evaluated(tmp_path)
+    assert len(load_results(tmp_path / "results.json")["results"]) == 4
+    evaluated(tmp_path, source=None)
+    assert len(load_results(tmp_path / "results.json")["results"]) == 8
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dataset": "set14"},
+        {"scale": 3.0},
+        {"metric": "ssim"},
+        {"checkpoint": None},
+        {"protocol": {"color": "y", "border": 4}},
+    ],
+)
+def test_what_makes_a_number_another_one(change: dict[str, Any]) -> None:
+    assert merge([result()], [result(**change)]) == [result(), result(**change)]
+
+
+def test_a_new_value_takes_the_place_of_the_old_one() -> None:
+    reordered = {"border": "scale", "color": "y"}
+    merged = merge([result(), result(metric="ssim")], [result(value=39.0, n=4, protocol=reordered)])
+    assert [(r["metric"], r["value"], r["n"]) for r in merged] == [
+        ("psnr", 39.0, 4),
+        ("ssim", 38.0, 5),
+    ]
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_values_that_are_not_finite_are_strict_json(tmp_path: Path, value: float) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    write_results(tmp_path / "r.json", [result(value=value)])
+    json.loads((tmp_path / "r.json").read_text(), parse_constant=refuse)
+    assert str(load_results(tmp_path / "r.json")["results"][0]["value"]) == str(value)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"results": [{"value": 1}]}', "null"])
+def test_a_damaged_file_is_moved_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    path = tmp_path / "results.json"
+    for number in (0, 1):
+        path.write_text(content)
+        with pytest.raises(ValueError, match="is no file of results, or damaged"):
+            load_results(path)
+        with caplog.at_level(logging.WARNING):
+            evaluated(tmp_path)
+        aside = tmp_path / f"results.json.damaged-{number}"
+        assert aside.read_text() == content
+        assert str(aside) in caplog.text
+        assert len(load_results(path)["results"]) == 4
+
+
+def test_a_failed_write_keeps_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "results.json"
+    write_results(path, [result()])
+    before = path.read_text()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_results(path, [result(value=1.0)])
+    assert path.read_text() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_nothing_is_stored_in_fit_or_without_metrics(tmp_path: Path) -> None:
+    trainer(tmp_path, PSNR(), Results()).fit(Tiny(), loader(), loader())
+    trainer(tmp_path, Results()).test(Tiny(), loader(), verbose=False)
+    assert not (tmp_path / "results.json").exists()
+
+
+def shown(results: list[Result]) -> str:
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table(results))
+    return console.export_text()
+
+
+def test_the_table_has_a_column_a_metric_and_says_the_protocols() -> None:
+    ssim = result(metric="ssim", value=0.9605, protocol={"window": "11x11"})
+    text = shown([result(), ssim, result(dataset="set14", value=33.63)])
+    heading = next(line for line in text.splitlines() if "dataset" in line)
+    assert [c.strip() for c in heading.split("┃")[1:-1]] == [
+        *("dataset", "scale", "psnr", "ssim", "n", "checkpoint")
+    ]
+    rows = [[c.strip() for c in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
+    assert rows == [
+        ["set5", "x2", "38.0000", "0.9605", "5", "a.ckpt"],
+        ["set14", "x2", "33.6300", "-", "5", "a.ckpt"],
+    ]
+    assert "psnr: color y, border scale" in text
+    assert "ssim: window 11x11" in text
+
+
+def test_the_table_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluated(tmp_path, source="the.ckpt")
+    printed = capsys.readouterr().out
+    assert "psnr" in printed
+    assert "other" in printed
+    assert "the.ckpt" in printed
+
+
+class Unequal(Tiny):
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        return {"sr": batch["hr"]}
+
+
+def test_an_infinite_number_is_stored(tmp_path: Path) -> None:
+    trainer(tmp_path, PSNR(), Results("numbers.json")).test(Unequal(), loader(), verbose=False)
+    assert load_results(tmp_path / "numbers.json")["results"][0]["value"] == math.inf

@@ -1,0 +1,146 @@
+"""A run that was stopped and started again ends with the weights of the run that was not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from tests.conftest import REPO
+
+Enlarger = Callable[..., None]
+
+
+class Interruption(Callback):
+    """Raise once, at a hook of the n-th batch; armed by its class attributes."""
+
+    hook = ""
+    batch = 0
+
+    def _raise(self, hook: str, trainer: Trainer) -> None:
+        here = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        if (
+            hook == Interruption.hook
+            and here == Interruption.batch
+            and not trainer.sanity_checking
+        ):
+            Interruption.hook = ""
+            raise RuntimeError("interrupted")
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        self._raise("batch_start", trainer)
+
+    def on_before_backward(self, trainer: Trainer, *args: Any) -> None:
+        self._raise("backward", trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._raise("batch_end", trainer)
+
+    def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        self._raise("validation", trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._raise("epoch_end", trainer)
+
+
+def newest(run: str) -> dict[str, Any]:
+    path = sorted(Path("runs", run, "checkpoints").glob("step-*.ckpt"))[-1]
+    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+    return checkpoint
+
+
+def assert_same(one: str, other: str) -> None:
+    a, b = newest(one), newest(other)
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step"):
+        torch.testing.assert_close(a[part], b[part], rtol=0, atol=0, msg=f"{part} differs")
+
+
+# 20 crops in batches of 4 are 5 batches an epoch, 12 steps are 2.4 epochs.
+CASES = {
+    "in the middle of an epoch": (("backward", 8), ()),
+    "before a batch": (("batch_start", 8), ()),
+    "in the first batch of an epoch": (("backward", 6), ()),
+    "after the last batch of an epoch": (("epoch_end", 5), ()),
+    "in a validation": (("validation", 8), ("--trainer.val_check_interval", 4)),
+    "in the validation at an epoch's end": (("validation", 5), ()),
+    "with validation every few steps": (("backward", 9), ("--trainer.val_check_interval", 2)),
+    "with validation across epochs": (
+        ("backward", 9),
+        ("--trainer.val_check_interval", 4, "--trainer.check_val_every_n_epoch", "null"),
+    ),
+    "between the batches of an accumulation": (
+        ("backward", 9),
+        ("--trainer.accumulate_grad_batches", 3, "--checkpoint.every_n_steps", 1),
+    ),
+    "at the first batch of an accumulation": (
+        ("backward", 7),
+        ("--trainer.accumulate_grad_batches", 3, "--checkpoint.every_n_steps", 1),
+    ),
+    "in a step, after the weights changed": (("batch_end", 9), ("--checkpoint.every_n_steps", 1)),
+    "with workers": (("backward", 8), ("--data.init_args.workers", 2)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_after_an_exception(tiny: Path, enlarger: Enlarger, case: str) -> None:
+    (hook, batch), extra = CASES[case]
+    command = ["fit", "--config", "tiny.yaml", "--trainer.callbacks+", "tests.commands.test_resume.Interruption"]
+    enlarger(*command, "--run.name", "whole", *extra)
+    Interruption.hook, Interruption.batch = hook, batch
+    with pytest.raises(RuntimeError, match="interrupted"):
+        enlarger(*command, "--run.name", "stopped", *extra)
+    enlarger(*command, "--run.name", "stopped", *extra)
+    assert_same("stopped", "whole")
+
+
+@pytest.mark.parametrize("first", [5, 7, 10])
+def test_more_steps_later(tiny: Path, enlarger: Enlarger, first: int) -> None:
+    enlarger("fit", "--config", "tiny.yaml", "--run.name", "whole")
+    enlarger("fit", "--config", "tiny.yaml", "--run.name", "longer", "--trainer.max_steps", first)
+    enlarger("fit", "--config", "tiny.yaml", "--run.name", "longer")
+    assert_same("longer", "whole")
+
+
+def test_a_finished_run_changes_nothing(tiny: Path, enlarger: Enlarger) -> None:
+    enlarger("fit", "--config", "tiny.yaml")
+    before = {p.name: p.read_bytes() for p in Path("runs/tiny/checkpoints").iterdir()}
+    enlarger("fit", "--config", "tiny.yaml")
+    assert {p.name: p.read_bytes() for p in Path("runs/tiny/checkpoints").iterdir()} == before
+
+
+def test_after_sigkill(tiny: Path, enlarger: Enlarger) -> None:
+    """The quickstart's own configuration, made small, killed in the middle of its second epoch."""
+    overlay = [
+        *("--data.init_args.crops_per_image", "4", "--data.init_args.batch_size", "8"),
+        *("--data.init_args.crop_size", "32", "--data.init_args.val", "null"),
+        *("--trainer.max_steps", "10", "--trainer.val_check_interval", "null", "--trainer.log_every_n_steps", "2"),
+        *("--checkpoint.every_n_steps", "1", "--trainer.accelerator", "cpu"),
+        *("--model.init_args.network.init_args.blocks", "1"),
+    ]
+    experiment = REPO / "configs" / "experiment" / "quickstart.yaml"
+    command = [sys.executable, str(REPO / "main.py"), "fit", "--config", str(experiment), *overlay]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    checkpoints = Path("runs/killed/checkpoints")
+
+    process = subprocess.Popen([*command, "--run.name", "killed"], env=environment, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(checkpoints.glob("step-00000000[89].ckpt")):
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline, "no checkpoint within two minutes"
+            time.sleep(0.002)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    for name in ("killed", "whole"):
+        subprocess.run([*command, "--run.name", name], env=environment, check=True)
+    assert_same("killed", "whole")

@@ -1,0 +1,201 @@
+"""The contract can fail: stages that break it, each caught by the test that is meant to."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from degradations.base import Degradation, Stage
+from degradations.noise import GaussianNoise
+from tests.contracts.degradation_contract import DegradationContract, StageContract
+
+
+class Plain(Stage):
+    def draw(self, draws, shape):
+        return {"u": draws.uniform()}
+
+    def forward(self, x, params):
+        return x * params["u"].view(-1, 1, 1, 1)
+
+
+class SharedDraw(Plain):
+    def draw(self, draws, shape):
+        return {"u": np.repeat(draws.uniform()[:1], shape[0])}
+
+
+class BatchStatistics(Plain):
+    def forward(self, x, params):
+        return x - x.mean()
+
+
+class InPlace(Plain):
+    def forward(self, x, params):
+        return x.mul_(0.5)
+
+
+class Counting(Plain):
+    calls = 0
+
+    def forward(self, x, params):
+        self.calls += 1
+        return x + 0.01 * self.calls
+
+
+class ChangesParams(Plain):
+    def forward(self, x, params):
+        params["u"].clamp_(0.2, 0.3)
+        return super().forward(x, params)
+
+
+class GlobalTorch(Plain):
+    def forward(self, x, params):
+        return x + torch.rand(())
+
+
+class GlobalNumpy(Plain):
+    def draw(self, draws, shape):
+        return {"u": np.random.uniform(size=shape[0])}
+
+
+class Seeding(Plain):
+    def forward(self, x, params):
+        torch.manual_seed(0)
+        return x
+
+
+class Half(Plain):
+    def forward(self, x, params):
+        return x.half()
+
+
+class DividesByContrast(Plain):
+    def forward(self, x, params):
+        return x / (x.amax() - x.amin())
+
+
+class Unrecordable(Plain):
+    def draw(self, draws, shape):
+        return {"u": draws.uniform(), "mode": np.array(["area"] * shape[0])}
+
+
+class Unpicklable(Plain):
+    def __init__(self):
+        super().__init__()
+        self.f = lambda x: x
+
+
+class Scaled(Plain):
+    def __init__(self, scale=4.0):
+        super().__init__()
+
+
+class StridedNoise(Plain):
+    def forward(self, x, params):
+        return torch.empty_like(x).normal_(generator=torch.Generator().manual_seed(0))
+
+
+class NoNumberAnImage(Plain):
+    def draw(self, draws, shape):
+        return {"u": draws.uniform()[0]}
+
+
+CHECK = StageContract()
+GREY = torch.full((2, 3, 24, 24), 0.3)
+NOT_PICKLED = (AttributeError, pickle.PicklingError)
+
+
+@pytest.mark.parametrize(
+    ("stage", "check", "error"),
+    [
+        (SharedDraw, lambda s: CHECK.test_an_image_does_not_depend_on_its_batch(s, 3), None),
+        (BatchStatistics, lambda s: CHECK.test_an_image_does_not_depend_on_its_batch(s, 1), None),
+        (InPlace, CHECK.test_forward_is_pure, None),
+        (Counting, CHECK.test_forward_is_pure, None),
+        (Counting, CHECK.test_same_seeds_give_the_same_bits, None),
+        (ChangesParams, CHECK.test_forward_is_pure, None),
+        (GlobalTorch, CHECK.test_no_global_generator_is_used, None),
+        (GlobalNumpy, CHECK.test_no_global_generator_is_used, None),
+        (Seeding, CHECK.test_no_global_generator_is_used, None),
+        (Half, lambda s: CHECK.test_shape_dtype_and_values(s, (32, 32)), None),
+        (DividesByContrast, lambda s: CHECK.test_hostile_images_give_finite_ones(s, GREY), None),
+        (Unrecordable, CHECK.test_params_survive_json, TypeError),
+        (NoNumberAnImage, CHECK.test_same_seeds_give_the_same_bits, TypeError),
+        (Unpicklable, CHECK.test_pickles, NOT_PICKLED),
+        (Scaled, CHECK.test_has_no_scale, None),
+        (StridedNoise, CHECK.test_memory_format_does_not_matter, None),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_a_broken_stage_is_caught(stage, check, error):
+    with pytest.raises(error or AssertionError):
+        check(stage())
+
+
+class Corner(Degradation):
+    """Keeps the contract; those below break it."""
+
+    def draw(self, draws, shape):
+        return {"u": draws.uniform()}
+
+    def degrade(self, hr, params):
+        h, w = self.lr_size(hr.shape[-2:])
+        return hr[..., :h, :w] * params["u"].view(-1, 1, 1, 1)
+
+
+class SeesTheBatch(Corner):
+    def degrade(self, hr, params):
+        return super().degrade(hr, params) * hr.mean()
+
+
+class ChangesHR(Corner):
+    def degrade(self, hr, params):
+        return super().degrade(hr.mul_(0.5), params)
+
+
+class KeepsDraws(Corner):
+    def draw(self, draws, shape):
+        self.drawn = super().draw(draws, shape)
+        return {}
+
+    def degrade(self, hr, params):
+        return super().degrade(hr, {"u": torch.from_numpy(self.drawn["u"]).float()}) * 1.0
+
+
+class OwnScale(Corner):
+    def __init__(self, scale):
+        super().__init__(2.0)
+
+
+class OwnForward(Corner):
+    def forward(self, hr, seeds):
+        return self.degrade(hr, {"u": torch.ones(len(hr))})
+
+
+LR = DegradationContract()
+
+
+@pytest.mark.parametrize(
+    ("cls", "check"),
+    [
+        (SeesTheBatch, lambda c: LR.test_an_image_does_not_depend_on_its_batch(c(2.0), 3)),
+        (ChangesHR, lambda c: LR.test_hr_is_left_alone(c(2.0))),
+        (KeepsDraws, lambda c: LR.test_recorded_params_replay(c(2.0))),
+        (OwnScale, lambda c: LR.test_refuses_a_scale_that_is_no_positive_number(c, None)),
+        (OwnScale, lambda c: LR.test_shape_dtype_and_range(c, 3.0, (32, 32))),
+        (OwnForward, lambda c: LR.test_refuses_what_is_no_float_image(c(2.0))),
+        (OwnForward, lambda c: LR.test_refuses_another_number_of_seeds(c(2.0))),
+    ],
+)
+def test_a_broken_degradation_is_caught(cls, check):
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        check(cls)
+
+
+def test_sound_ones_pass():
+    CHECK.test_forward_is_pure(GaussianNoise())
+    LR.test_hr_is_left_alone(Corner(2.0))
+    LR.test_shape_dtype_and_range(Corner, 3.0, (32, 32))
+    LR.test_an_image_does_not_depend_on_its_batch(Corner(2.0), 3)

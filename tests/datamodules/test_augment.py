@@ -1,0 +1,156 @@
+"""The adapter of albumentations: random only by the sample's seed, and quick."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import random
+
+import albumentations
+import numpy as np
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+
+from datamodules.augment import Albumentations
+from datamodules.base import Augmentation
+from tests.datamodules.pictures import pixels
+
+HR = pixels((48, 48))
+
+TRANSFORMS = [
+    albumentations.HorizontalFlip(p=0.5),
+    albumentations.HueSaturationValue(p=0.5),
+    albumentations.RandomBrightnessContrast(p=0.5),
+    albumentations.GaussNoise(p=0.5),
+    albumentations.CoarseDropout(p=0.5),
+    albumentations.ShotNoise(p=0.5),
+    albumentations.OneOf([albumentations.Blur(p=1), albumentations.ToGray(p=1)], p=0.5),
+    albumentations.SomeOf([albumentations.Sharpen(p=1), albumentations.ISONoise(p=1)], n=1, p=0.5),
+    albumentations.Sequential(
+        [albumentations.RandomGamma(p=0.5), albumentations.CLAHE(p=0.5)], p=0.5
+    ),
+]
+
+
+def adapter(*transforms):
+    return Albumentations(copy.deepcopy(list(transforms or TRANSFORMS)))
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=lambda t: type(t).__name__)
+def test_depends_on_the_seed_alone(transform):
+    one = adapter(transform)
+    expected = [one(HR, seed) for seed in range(20)]
+    for seed in reversed(range(20)):  # whatever ran before
+        np.testing.assert_array_equal(one(HR, seed), expected[seed])
+    other = pickle.loads(pickle.dumps(adapter(transform)))  # as a worker gets it
+    for seed in (7, 3):
+        np.testing.assert_array_equal(other(HR, seed), expected[seed])
+    assert any((picture != expected[0]).any() for picture in expected[1:])
+
+
+def test_pickling_in_use_keeps_the_generators_together():
+    one = adapter()
+    one(HR, 1)
+    for twin in (pickle.loads(pickle.dumps(one)), copy.deepcopy(one)):
+        for seed in range(10):
+            np.testing.assert_array_equal(twin(HR, seed), one(HR, seed))
+
+
+def test_global_generators_are_left_alone():
+    states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
+    first = adapter()(HR, 5)
+    random.seed(99)
+    np.random.seed(99)
+    np.testing.assert_array_equal(adapter()(HR, 5), first)
+    random.setstate(states[0])
+    random.seed(99)
+    before = random.getstate(), np.random.get_state()[1].copy()
+    adapter()(HR, 6)
+    assert random.getstate() == before[0]
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])
+    assert torch.equal(torch.get_rng_state(), states[2])
+
+
+def test_another_transform_leaves_the_draws_of_this_one():
+    noise = albumentations.GaussNoise(p=1)
+    nothing = albumentations.HueSaturationValue(0, 0, 0, p=1)
+    np.testing.assert_array_equal(
+        adapter(noise)(HR, 3), adapter(albumentations.NoOp(), noise)(HR, 3)
+    )
+    assert (adapter(noise, noise)(HR, 3) != adapter(noise)(HR, 3)).any()
+    assert nothing.p == 1
+
+
+def test_large_seeds_and_probability():
+    flip = adapter(albumentations.HorizontalFlip(p=0.3))
+    seeds = [2**63 - 1 - n for n in range(1000)]
+    flipped = sum((flip(HR, seed) != HR).any() for seed in seeds)
+    assert 250 < flipped < 350
+
+
+def test_input_is_not_changed_and_may_be_read_only():
+    hr = HR.copy()
+    hr.flags.writeable = False
+    result = adapter(albumentations.GaussNoise(p=1))(hr, 1)
+    np.testing.assert_array_equal(hr, HR)
+    assert (result != HR).any()
+
+
+def test_transform_that_changes_the_size():
+    with pytest.raises(
+        ValueError, match=r"augment: RandomCrop made uint8 \(8, 8, 3\) of uint8 \(48, 48"
+    ):
+        adapter(albumentations.RandomCrop(8, 8, p=1))(HR, 0)
+
+
+def test_transform_that_changes_the_type():
+    with pytest.raises(ValueError, match="augment: ToFloat made float32"):
+        adapter(albumentations.ToFloat(p=1))(HR, 0)
+
+
+def test_pictures_of_16_bits():
+    with pytest.raises(ValueError, match="8-bit pictures, and one of uint16"):
+        adapter()(HR.astype(np.uint16), 0)
+
+
+def test_no_transforms():
+    with pytest.raises(ValueError, match="transforms is empty"):
+        Albumentations([])
+
+
+@pytest.mark.filterwarnings(r"ignore:\s+Dump of a value that does not round-trip")  # list for tuple
+def test_class_paths():
+    parser = ArgumentParser()
+    parser.add_argument("--augment", type=Augmentation)
+    transforms = [
+        {"class_path": "albumentations.HueSaturationValue", "init_args": {"p": 1.0}},
+        {
+            "class_path": "albumentations.OneOf",
+            "init_args": {
+                "transforms": [
+                    {"class_path": "albumentations.Blur", "init_args": {"blur_limit": 5}},
+                    {"class_path": "albumentations.ToGray"},
+                ]
+            },
+        },
+    ]
+    config = parser.parse_object(
+        {
+            "augment": {
+                "class_path": "datamodules.augment.Albumentations",
+                "init_args": {"transforms": transforms},
+            }
+        }
+    )
+    augment = parser.instantiate(config).augment
+    assert [type(t).__name__ for t in augment.transforms] == ["HueSaturationValue", "OneOf"]
+    again = parser.parse_string(parser.dump(config))  # as a run's config.yaml is used again
+    for seed in range(5):
+        expected = parser.instantiate(again).augment(HR, seed)
+        np.testing.assert_array_equal(augment(HR, seed), expected)
+
+
+def test_import_asks_nobody():
+    assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"

@@ -1,0 +1,246 @@
+"""The packer: its shards are plain WebDataset tars, whole or not there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules import pack
+from datamodules.decode import read_picture
+from datamodules.shards import Shards
+from tests.conftest import REPO
+from tests.datamodules.pictures import pixels, save
+
+
+@pytest.fixture(autouse=True)
+def _log(caplog):
+    caplog.set_level(logging.INFO)
+
+
+@pytest.fixture
+def images(tmp_path):
+    for number, name in enumerate(["b.png", "a.JPG", "deep/c.png", "deep/d.webp", "e.png"]):
+        save(tmp_path / "images" / name, (16, 12), seed=number)
+    return tmp_path / "images"
+
+
+def source(out):
+    found = Shards(str(out / "*.tar"))
+    found.prepare(2.0)
+    return found
+
+
+def names(shard):
+    with tarfile.open(shard) as tar:
+        return tar.getnames()
+
+
+def test_keeps_bytes_and_order(images, tmp_path):
+    assert pack.main([str(images), str(tmp_path / "out"), "--samples-per-shard", "2"]) == 0
+    shards = sorted((tmp_path / "out").glob("*.tar"))
+    assert [s.name for s in shards] == [f"shard-00000{n}.tar" for n in range(3)]
+    assert names(shards[0]) == ["a.jpg", "b.png"]
+    packed = source(tmp_path / "out")
+    assert packed.keys == ["a", "b", "deep/c", "deep/d", "e"]
+    assert packed.groups == [2, 2, 1]
+    for index, name in enumerate(["a.JPG", "b.png", "deep/c.png", "deep/d.webp", "e.png"]):
+        np.testing.assert_array_equal(packed.read(index)["hr"], read_picture(images / name).rgb)
+    with tarfile.open(shards[0]) as tar:
+        assert tar.extractfile("a.jpg").read() == (images / "a.JPG").read_bytes()
+
+
+def test_index_is_written_and_fresh(images, tmp_path, monkeypatch):
+    pack.main([str(images), str(tmp_path / "out")])
+    from datamodules import shard_index
+
+    monkeypatch.setattr(shard_index, "build_index", None)  # would fail if it were made again
+    assert len(source(tmp_path / "out").keys) == 5
+
+
+def test_same_bytes_again(images, tmp_path):
+    pack.main([str(images), str(tmp_path / "one")])
+    for path in images.rglob("*.*"):
+        os.utime(path, (1, 1))
+    pack.main([str(images), str(tmp_path / "two")])
+    tars = [(tmp_path / run / "shard-000000.tar").read_bytes() for run in ("one", "two")]
+    assert tars[0] == tars[1]
+
+
+def test_size_of_shards(images, tmp_path):
+    pack.main([str(images), str(tmp_path / "out"), "--shard-size", "2.5K"])
+    groups = source(tmp_path / "out").groups
+    assert len(groups) > 2
+    for shard in (tmp_path / "out").glob("*.tar"):
+        with tarfile.open(shard) as tar:
+            members = tar.getmembers()
+        assert len(members) == 1 or sum(512 + -(-m.size // 512) * 512 for m in members) <= 2560
+
+
+def test_webdataset_reads_them_securely(images, tmp_path):
+    pack.main([str(images), str(tmp_path / "out"), "--samples-per-shard", "2"])
+    code = (
+        "import sys, webdataset as wds\n"
+        "data = wds.WebDataset(sys.argv[1], shardshuffle=False).decode('rgb8')\n"
+        "print([(s['__key__'], sorted(k for k in s if k[0] != '_')) for s in data])\n"
+    )
+    pattern = str(tmp_path / "out" / "shard-{000000..000002}.tar")
+    environment = {**os.environ, "WDS_SECURE": "1"}
+    output = subprocess.run(
+        [sys.executable, "-c", code, pattern],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    expected = [("a", "jpg"), ("b", "png"), ("deep/c", "png"), ("deep/d", "webp"), ("e", "png")]
+    assert output.strip() == str([(key, [suffix]) for key, suffix in expected])
+
+
+def test_pairs(tmp_path):
+    save(tmp_path / "hr" / "a.png", (8, 6), seed=1)
+    save(tmp_path / "lr" / "a.png", (4, 3), seed=2)
+    out = tmp_path / "out"
+    arguments = [str(tmp_path / "hr"), str(out), "--lr", str(tmp_path / "lr")]
+    assert pack.main([*arguments, "--scale", "2"]) == 0
+    assert names(out / "shard-000000.tar") == ["a.hr.png", "a.lr.png"]
+    sample = source(out).read(0)
+    np.testing.assert_array_equal(sample["hr"], pixels((8, 6), 1))
+    np.testing.assert_array_equal(sample["lr"], pixels((4, 3), 2))
+
+
+def test_pairs_that_do_not_fit(tmp_path, caplog):
+    save(tmp_path / "hr" / "a.png", (8, 6))
+    save(tmp_path / "lr" / "a.png", (4, 3))
+    arguments = [str(tmp_path / "hr"), str(tmp_path / "out"), "--lr", str(tmp_path / "lr")]
+    assert pack.main([*arguments, "--scale", "3"]) == 2
+    assert "do not fit scale 3" in caplog.text
+    assert pack.main(arguments) == 2
+    assert "--lr needs --scale" in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
+def test_broken_files_are_refused_and_listed(images, tmp_path, caplog):
+    (images / "text.jpg").write_text("this is no picture")
+    whole = (images / "b.png").read_bytes()
+    (images / "b.png").write_bytes(whole[: len(whole) // 2])
+    assert pack.main([str(images), str(tmp_path / "out")]) == 1
+    assert source(tmp_path / "out").keys == ["a", "deep/c", "deep/d", "e"]
+    assert "text.jpg: no picture" in caplog.text
+    assert "b.png: " in caplog.text
+    assert "4 pictures packed into 1 shards, 2 refused" in caplog.text
+
+
+def test_all_kinds_of_pictures_are_packed(tmp_path):
+    root = tmp_path / "images"
+    root.mkdir()
+    image = Image.fromarray(pixels((16, 12)))
+    image.convert("L").save(root / "grey.png")
+    image.quantize(8).save(root / "palette.png")
+    image.convert("CMYK").save(root / "cmyk.jpg")
+    image.crop((0, 0, 1, 1)).save(root / "one.png")
+    assert pack.main([str(root), str(tmp_path / "out")]) == 0
+    packed = source(tmp_path / "out")
+    shapes = {key: packed.read(index)["hr"].shape for index, key in enumerate(packed.keys)}
+    assert shapes == {**dict.fromkeys(["cmyk", "grey", "palette"], (12, 16, 3)), "one": (1, 1, 3)}
+
+
+def test_no_shard_is_ever_half_written(images, tmp_path, monkeypatch):
+    """A kill in the middle leaves whole shards, and a part that no reader takes for one."""
+
+    class Killed(BaseException):
+        pass
+
+    written = 0
+    addfile = tarfile.TarFile.addfile
+
+    def die(self, *arguments):
+        nonlocal written
+        written += 1
+        if written == 4:
+            raise Killed
+        addfile(self, *arguments)
+
+    arguments = [str(images), str(tmp_path / "out"), "--samples-per-shard", "2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(tarfile.TarFile, "addfile", die)
+        with pytest.raises(Killed):
+            pack.main(arguments)
+    assert [p.name for p in (tmp_path / "out").glob("*.tar")] == ["shard-000000.tar"]
+    assert source(tmp_path / "out").groups == [2]
+    assert pack.main([*arguments, "--overwrite"]) == 0
+    assert source(tmp_path / "out").groups == [2, 2, 1]
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
+def test_earlier_shards_are_not_mixed_in(images, tmp_path, caplog):
+    out = tmp_path / "out"
+    pack.main([str(images), str(out), "--samples-per-shard", "1"])
+    other = save(out / "mine.png")
+    assert pack.main([str(images), str(out)]) == 2
+    assert "already holds shards called shard-*.tar" in caplog.text
+    assert pack.main([str(images), str(out), "--overwrite"]) == 0
+    assert sorted(p.name for p in out.iterdir()) == [
+        "mine.png",
+        "shard-000000.tar",
+        "shard-000000.tar.idx.json",
+    ]
+    assert other.exists()
+
+
+def test_dots_in_names(tmp_path, caplog):
+    save(tmp_path / "v1.0" / "2020.01.png")
+    assert pack.main([str(tmp_path), str(tmp_path / "out")]) == 0
+    assert source(tmp_path / "out").keys == ["v1.0/2020_01"]
+    assert "1 keys had dots" in caplog.text
+    save(tmp_path / "v1.0" / "2020_01.png")
+    assert pack.main([str(tmp_path), str(tmp_path / "other")]) == 2
+    assert "two pictures would have the key 'v1.0/2020_01'" in caplog.text
+
+
+def test_nothing_to_pack(tmp_path, caplog):
+    assert pack.main([str(tmp_path), str(tmp_path / "out")]) == 2
+    assert "holds no pictures" in caplog.text
+    assert pack.main([str(tmp_path / "nowhere"), str(tmp_path / "out")]) == 2
+    assert "is not a folder" in caplog.text
+    save(tmp_path / "a.png")
+    save(tmp_path / "a.jpg")
+    assert pack.main([str(tmp_path), str(tmp_path / "out")]) == 2
+    assert "would both have the key 'a'" in caplog.text
+
+
+@pytest.mark.parametrize("options", [["--shard-size", "much"], ["--samples-per-shard", "0"]])
+def test_bad_numbers(images, tmp_path, options, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        pack.main([str(images), str(tmp_path / "out"), *options])
+    assert exit_.value.code == 2
+    assert options[1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("300", 300), ("2K", 2048), ("1.5MB", 1572864), ("1GiB", 2**30)]
+)
+def test_sizes(text, size):
+    assert pack.parse_size(text) == size
+
+
+def test_command(images, tmp_path):
+    command = [sys.executable, "-m", "datamodules.pack", str(images), str(tmp_path / "out")]
+    run = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
+    assert "5 pictures packed into 1 shards, 0 refused" in run.stderr
+    text = subprocess.run(
+        [*command[:3], "--help"], cwd=REPO, capture_output=True, text=True, check=True
+    )
+    for word in ("IMAGES", "SHARDS", "--lr", "--shard-size", "--overwrite", "Exit status"):
+        assert word in text.stdout
+
+
+def test_starts_without_torch():
+    code = "import sys; import datamodules.pack; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True)

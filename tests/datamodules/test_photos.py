@@ -1,0 +1,66 @@
+"""Photos: all are there, and a scene does not stand on both sides of a split."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from datamodules import photos
+from datamodules.photos import PHOTOS, Photos, photo_path, shared_scenes
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_each_photograph_can_be_read(name):
+    source = Photos([name])
+    source.prepare(2.0)
+    assert source.keys == [name]
+    hr = source.read(0)["hr"]
+    assert hr.ndim == 3
+    assert min(hr.shape[:2]) >= 300
+    assert hr.std() > 5  # a picture, not a blank
+
+
+def test_all_by_default():
+    assert Photos().keys == list(PHOTOS)
+    assert {"astronaut", "chelsea", "coffee", "china", "flower", "rocket"} <= PHOTOS.keys()
+
+
+def test_unknown_name_gets_the_nearest():
+    with pytest.raises(ValueError, match=r"'chealsea'.*did you mean 'chelsea'"):
+        Photos(["chealsea"])
+    with pytest.raises(ValueError, match=r"'xyz'.*there are astronaut, "):
+        Photos(["xyz"])
+
+
+def test_name_given_twice_or_never():
+    with pytest.raises(ValueError, match="'coffee' twice"):
+        Photos(["coffee", "coffee"])
+    with pytest.raises(ValueError, match="is empty"):
+        Photos([])
+
+
+def test_missing_package_and_file(monkeypatch):
+    monkeypatch.setattr(photos, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="'china' is inside scikit-learn, which is not installed"):
+        photo_path("china")
+    monkeypatch.undo()
+    monkeypatch.setitem(PHOTOS, "china", PHOTOS["china"]._replace(file="gone.jpg"))
+    with pytest.raises(ValueError, match="missing from the installed scikit-learn"):
+        photo_path("china")
+
+
+def test_stereo_pair_is_one_scene():
+    assert shared_scenes(["motorcycle_left", "coffee"], ["china", "motorcycle_right"]) == [
+        "motorcycle"
+    ]
+    assert shared_scenes(["motorcycle_left", "motorcycle_right"], ["coffee"]) == []
+
+
+def test_the_packages_are_not_imported(monkeypatch):
+    for package in ("skimage", "sklearn"):
+        monkeypatch.delitem(sys.modules, package, raising=False)
+    source = Photos(["coffee", "china"])
+    source.prepare(2.0)
+    source.read(1)
+    assert not {"skimage", "sklearn"} & sys.modules.keys()

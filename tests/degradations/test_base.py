@@ -1,0 +1,222 @@
+"""The contract's errors, each with its message, and what the base classes promise."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from degradations.base import Degradation, Stage, check_range, check_scale, quantize_8bit
+from degradations.pipeline import Pipeline
+
+HR = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+SEEDS = torch.arange(2)
+
+
+class Probe(Stage):
+    """Returns what a function makes of x and the parameters."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def draw(self, draws, shape):
+        return {"u": draws.uniform()}
+
+    def forward(self, x, params):
+        return self.function(x, params)
+
+
+class Crop(Degradation):
+    """Returns whatever part of HR it is told to."""
+
+    def __init__(self, scale, part):
+        super().__init__(scale)
+        self.part = part
+
+    def draw(self, draws, shape):
+        return {}
+
+    def degrade(self, hr, params):
+        return hr[self.part]
+
+
+def through(function):
+    return Pipeline(2.0, [Probe(lambda x, params: x), Probe(function)])
+
+
+class TestStagesAreChecked:
+    @pytest.mark.parametrize(
+        ("function", "error", "message"),
+        [
+            (lambda x, p: x.double(), TypeError, r"Probe#2 returned torch\.float64; expected"),
+            (lambda x, p: (x * 255).byte(), TypeError, r"Probe#2 returned torch\.uint8"),
+            (lambda x, p: x[:1], ValueError, r"Probe#2 returned .*\(1, 3, 16, 16\).* of 2 images"),
+            (lambda x, p: x[0], ValueError, r"Probe#2 returned .*\(3, 16, 16\).*\(B, C, H, W\)"),
+            (lambda x, p: x * math.nan, ValueError, "Probe#2 returned NaN or infinity"),
+            (lambda x, p: x / 0, ValueError, "Probe#2 returned NaN or infinity"),
+        ],
+    )
+    def test_the_culprit_is_named(self, function, error, message):
+        with pytest.raises(error, match=message):
+            through(function)(HR, SEEDS)
+
+    def test_values_are_read_on_the_first_batch_only(self):
+        """Reading them makes a GPU wait; types and shapes cost nothing and are always checked."""
+        factors = iter([1.0, math.nan])
+        degradation = through(lambda x, params: x * next(factors))
+        degradation(HR, SEEDS)
+        assert degradation(HR, SEEDS).isnan().all()
+
+    def test_a_failed_first_batch_is_not_the_first(self):
+        degradation = through(lambda x, params: x * math.nan)
+        for _ in range(2):
+            with pytest.raises(ValueError, match="NaN"):
+                degradation(HR, SEEDS)
+
+    def test_params_of_a_stage_are_checked(self):
+        class Careless(Probe):
+            def draw(self, draws, shape):
+                return {"u": draws.uniform().tolist()}
+
+        with pytest.raises(TypeError, match=r"the parameter Careless\.u is list"):
+            Pipeline(2.0, [Careless(lambda x, params: x)])(HR, SEEDS)
+
+    def test_stages_run_in_float32_under_autocast(self):
+        def product(x, params):
+            assert (x[0, 0] @ x[0, 0]).dtype == torch.float32
+            return x
+
+        with torch.autocast("cpu", torch.bfloat16):
+            assert (HR[0, 0] @ HR[0, 0]).dtype == torch.bfloat16
+            through(product)(HR, SEEDS)
+
+
+class TestDegradation:
+    def test_the_output_size_is_checked(self):
+        with pytest.raises(
+            ValueError, match=r"Crop returned \(2, 3, 9, 8\); expected \(2, 3, 8, 8"
+        ):
+            Crop(2.0, np.s_[..., :9, :8])(HR, SEEDS)
+        assert Crop(2.0, np.s_[..., :8, :8])(HR, SEEDS).shape == (2, 3, 8, 8)
+
+    def test_the_output_is_clamped(self):
+        class Bright(Crop):
+            def degrade(self, hr, params):
+                return super().degrade(hr, params) * 4 - 1
+
+        lr = Bright(1.0, ...)(HR, SEEDS)
+        assert lr.min() == 0
+        assert lr.max() == 1
+
+    @pytest.mark.parametrize("scale", [None, 0, -1.0, math.nan, math.inf, True, "2"])
+    def test_scale(self, scale):
+        with pytest.raises(ValueError, match=r"scale is .*positive number.*data\.init_args\.scale"):
+            check_scale(scale)
+
+    def test_an_integer_scale_becomes_a_float(self):
+        assert type(check_scale(4)) is float
+
+    @pytest.mark.parametrize(
+        ("size", "scale", "expected"),
+        [
+            ((96, 64), 4.0, (24, 16)),
+            ((97, 95), 4.0, (24, 24)),
+            ((100, 50), 3.3, (30, 15)),
+            ((5, 7), 1.0, (5, 7)),
+            ((2, 2), 4.0 - 1e-9, (1, 1)),
+        ],
+    )
+    def test_lr_size(self, size, scale, expected):
+        assert Crop(scale, ...).lr_size(size) == expected
+
+    def test_less_than_one_pixel(self):
+        with pytest.raises(ValueError, match=r"16x3 px at scale 8 leaves 2x0 px.*init_args\.scale"):
+            Crop(8.0, ...)(HR[..., :3], SEEDS)
+
+    @pytest.mark.parametrize(
+        ("hr", "error", "message"),
+        [
+            ((HR * 255).byte(), TypeError, r"hr is torch\.uint8;.*divide them by 255"),
+            (HR.long(), TypeError, r"hr is torch\.int64;.*divide them by 255"),
+            (HR.double(), TypeError, r"hr is torch\.float64; expected torch\.float32 in \[0, 1\]$"),
+            (HR.half(), TypeError, r"hr is torch\.float16; expected torch\.float32 in \[0, 1\]$"),
+            (HR[0], ValueError, r"hr has the shape \(3, 16, 16\); expected \(B, 3, H, W\)"),
+            (HR[:, :1], ValueError, r"hr has the shape \(2, 1, 16, 16\)"),
+            (HR[..., :0], ValueError, r"hr has the shape \(2, 3, 16, 0\)"),
+            (HR * 255, ValueError, r"hr lies in \[.*\]; expected \[0, 1\].*8-bit values by 255"),
+            (HR * 2 - 1, ValueError, r"hr lies in \[-.*\]; expected \[0, 1\]"),
+            (HR * math.nan, ValueError, r"hr lies in \[nan, nan\]"),
+        ],
+    )
+    def test_bad_images(self, hr, error, message):
+        with pytest.raises(error, match=message):
+            Crop(1.0, ...)(hr, SEEDS[: len(hr)])
+
+    @pytest.mark.parametrize("count", [0, 1, 3])
+    def test_bad_seeds(self, count):
+        with pytest.raises(ValueError, match=f"{count} seeds for 2 images"):
+            Crop(1.0, ...)(HR, torch.arange(count))
+
+    def test_does_not_share_numbers_with_other_users_of_the_seed(self):
+        """A data module may draw the crop from the bare seed."""
+        from degradations.draws import Draws
+
+        class Show(Crop):
+            def draw(self, draws, shape):
+                return {"u": draws.uniform()}
+
+        seen = Show(1.0, ...).params_of(SEEDS, HR.shape)["u"]
+        assert (seen != Draws(SEEDS).uniform()).all()
+
+    def test_gradients_pass(self):
+        """For methods that look through a degradation (guidance, cycle losses)."""
+        hr = HR.clone().requires_grad_()
+        Pipeline(2.0, [Probe(lambda x, params: x * 0.5)], quantize=False)(
+            hr, SEEDS
+        ).sum().backward()
+        assert (hr.grad != 0).any()
+
+    @pytest.mark.gpu
+    def test_no_synchronisation_after_the_first_batch(self):
+        from degradations.noise import GaussianNoise
+
+        degradation, hr = Pipeline(2.0, [GaussianNoise()]), HR.cuda()
+        degradation(hr, SEEDS)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            degradation(hr, SEEDS + 1)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+class TestCheckRange:
+    def test_gives_a_pair_of_floats(self):
+        assert check_range([1, 30], "sigma", low=0.0) == (1.0, 30.0)
+        assert check_range((2.0, 2.0), "sigma") == (2.0, 2.0)
+        assert check_range((-1.0, 1.0), "angle", -1.0, 1.0) == (-1.0, 1.0)
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ((30.0, 1.0), r"sigma is \[30\.0, 1\.0\], which is reversed"),
+            ((-1.0, 1.0), r"sigma is \[-1\.0, 1\.0\]; expected .* 0 <= lower <= upper <= 100"),
+            ((1.0, 101.0), r"sigma is \[1\.0, 101\.0\]; expected"),
+            ((1.0,), r"sigma is \[1\.0\]; expected \[lower, upper\]"),
+            ((1.0, 2.0, 3.0), r"sigma is \[1\.0, 2\.0, 3\.0\]; expected"),
+            ((0.0, math.nan), r"sigma is \[0\.0, nan\]; expected"),
+            ((0.0, math.inf), r"sigma is \[0\.0, inf\]; expected"),
+        ],
+    )
+    def test_refuses(self, values, message):
+        with pytest.raises(ValueError, match=message):
+            check_range(values, "sigma", low=0.0, high=100.0)
+
+
+def test_quantize_8bit():
+    levels = torch.arange(256) / 255
+    assert torch.equal(quantize_8bit(levels), levels)
+    x = torch.tensor([-0.2, 0.4 / 255, 0.6 / 255, 254.4 / 255, 1.7])
+    assert torch.equal(quantize_8bit(x), torch.tensor([0.0, 0.0, 1.0, 254.0, 255.0]) / 255)

@@ -1,0 +1,185 @@
+"""Bicubic against Pillow, against MATLAB's files, against the published figures, and torch."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+from skimage import data
+
+from degradations.bicubic import Bicubic, resize
+
+SEED = torch.zeros(1, dtype=torch.int64)
+# R, G, B to Y of BT.601 in studio range, for values in [0, 1]: MATLAB's rgb2ycbcr.
+LUMA = torch.tensor([65.481, 128.553, 24.966], dtype=torch.float64).view(3, 1, 1)
+
+
+def tensor(pixels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
+
+
+def levels(image: torch.Tensor) -> np.ndarray:
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8)[0].permute(1, 2, 0).numpy()
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> int:
+    return int(np.abs(a.astype(int) - b.astype(int)).max())
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor, peak: float) -> float:
+    return 10 * math.log10(peak**2 / float((a.double() - b.double()).square().mean()))
+
+
+def hostile() -> np.ndarray:
+    """One-pixel stripes and noise in black and white: overshoots at every pixel."""
+    noise = np.random.default_rng(0).integers(0, 2, (61, 83, 3)) * 255
+    noise[:, ::2] = 255
+    noise[20:40, 10:60] = 0
+    return noise.astype(np.uint8)
+
+
+class TestPillow:
+    @pytest.mark.parametrize("scale", [1.0, 1.3, 2.0, 2.7, 3.0, 4.0, 8.0])
+    @pytest.mark.parametrize("name", ["astronaut", "coffee", "hostile"])
+    def test_shrinking_agrees_to_one_level(self, name, scale):
+        pixels = hostile() if name == "hostile" else getattr(data, name)()[:301, :407]
+        lr = Bicubic(scale)(tensor(pixels), SEED)
+        expected = Image.fromarray(pixels).resize(lr.shape[:1:-1], Image.Resampling.BICUBIC)
+        assert difference(levels(lr), np.asarray(expected)) <= 1
+
+    @pytest.mark.parametrize("factor", [1.0, 1.7, 2.0, 3.0, 4.0])
+    @pytest.mark.parametrize("name", ["astronaut", "hostile"])
+    def test_enlarging_agrees_to_two_levels(self, name, factor):
+        # Pillow rounds between the passes, too; a cubic can double that half level.
+        pixels = hostile() if name == "hostile" else getattr(data, name)()[100:164, 200:280]
+        h, w = (round(side * factor) for side in pixels.shape[:2])
+        expected = Image.fromarray(pixels).resize((w, h), Image.Resampling.BICUBIC)
+        enlarged = resize(tensor(pixels), (h, w))
+        assert difference(levels(enlarged), np.asarray(expected)) <= 2
+
+    @pytest.mark.parametrize("scale", [2, 3, 4])
+    def test_real_photographs_agree_to_one_level(self, data_root, scale):
+        paths = sorted((data_root / "kodak24").glob("*.png"))[:4]
+        assert paths
+        for path in [*paths, *sorted((data_root / f"set5/x{scale}/hr").iterdir())]:
+            pixels = read(path)
+            lr = Bicubic(scale)(tensor(pixels), SEED)
+            expected = Image.fromarray(pixels).resize(lr.shape[:1:-1], Image.Resampling.BICUBIC)
+            assert difference(levels(lr), np.asarray(expected)) <= 1, path.name
+
+
+class TestMatlab:
+    @pytest.mark.parametrize("scale", [2, 3, 4])
+    def test_the_files_of_set5(self, data_root, scale):
+        paths = sorted((data_root / f"set5/x{scale}/hr").iterdir())
+        assert len(paths) == 5
+        for path in paths:
+            lr = Bicubic(scale)(tensor(read(path)), SEED)
+            file = tensor(read(path.parents[1] / "lr" / path.name))
+            assert psnr(lr, file, 1.0) > 53, path.name  # 53.4 to 57.7; 50 is asked for
+
+    @pytest.mark.parametrize(
+        ("name", "scale", "published"),
+        [
+            ("set5", 2, 33.67),
+            ("set5", 3, 30.40),
+            ("set5", 4, 28.43),
+            ("set14", 2, 30.33),
+            ("set14", 4, 26.09),
+        ],
+    )
+    def test_published_psnr_of_enlarging(self, data_root, name, scale, published):
+        values = []
+        for path in sorted((data_root / f"{name}/x{scale}/hr").iterdir()):
+            hr = tensor(read(path))
+            lr = tensor(read(path.parents[1] / "lr" / path.name))
+            sr = tensor(levels(resize(lr, hr.shape[-2:])))
+            y_sr, y_hr = (
+                (image[0] * LUMA).sum(0)[scale:-scale, scale:-scale] for image in (sr, hr)
+            )
+            values.append(psnr(y_sr, y_hr, 255.0))
+        assert len(values) == {"set5": 5, "set14": 14}[name]
+        assert sum(values) / len(values) == pytest.approx(published, abs=0.01)
+
+
+class TestKernel:
+    def test_equals_torchs_two_dimensional_call(self):
+        x = torch.rand(2, 3, 40, 30, generator=torch.Generator().manual_seed(0))
+        expected = torch.nn.functional.interpolate(x, (13, 22), mode="bicubic", antialias=True)
+        torch.testing.assert_close(resize(x, (13, 22), clamp=False), expected, rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize("scale", [2, 3, 4])
+    def test_is_keys_with_half(self, scale):
+        """An impulse gives the kernel's own values, Keys' Eq. 4 with a = -1/2, widened."""
+        n = 24 * scale
+        impulse = torch.nn.functional.one_hot(torch.tensor(n // 2), n).float()
+        out = resize(impulse.view(1, 1, 1, n).expand(1, 3, 1, n), (1, 24), clamp=False)[0, 0, 0]
+        d = ((torch.arange(24.0) + 0.5) * scale - 0.5 - n // 2).abs() / scale
+        near = 1.5 * d**3 - 2.5 * d**2 + 1
+        far = -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
+        kernel = torch.where(d <= 1, near, torch.where(d < 2, far, torch.zeros(())))
+        torch.testing.assert_close(out, kernel / scale, rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize("size", [(7, 31), (64, 5), (16, 16), (40, 50)])
+    def test_constants_stay(self, size):
+        x = torch.full((1, 3, 16, 16), 0.3)
+        torch.testing.assert_close(resize(x, size), torch.full((1, 3, *size), 0.3))
+
+    def test_same_size_is_the_same_image(self):
+        x = torch.rand(1, 3, 9, 14, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(resize(x, (9, 14)), x)
+
+    def test_white_noise_is_averaged_not_subsampled(self):
+        x = 0.5 + 0.1 * torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+        deviation = resize(x, (64, 64)).std().item()
+        # Per axis the variance shrinks by 4 and by the integral of Keys' kernel squared, 57/70.
+        assert deviation == pytest.approx(0.1 * 57 / 70 / 4, rel=0.02)
+
+    def test_clamp(self):
+        edge = torch.zeros(1, 3, 8, 8)
+        edge[..., 4:] = 1
+        free = resize(edge, (16, 16), clamp=False)
+        assert free.min() < -0.01
+        assert free.max() > 1.01
+        clamped = resize(edge, (16, 16))
+        assert clamped.min() == 0
+        assert clamped.max() == 1
+
+    def test_an_image_does_not_depend_on_its_batch(self):
+        x = torch.rand(5, 3, 33, 47, generator=torch.Generator().manual_seed(0))
+        whole = resize(x, (11, 13))
+        assert all(torch.equal(resize(x[i : i + 1], (11, 13))[0], whole[i]) for i in range(5))
+
+
+class TestDegradation:
+    def test_quantize(self):
+        hr = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        rounded, free = Bicubic(2.0)(hr, SEED) * 255, Bicubic(2.0, quantize=False)(hr, SEED) * 255
+        torch.testing.assert_close(rounded, rounded.round(), rtol=0, atol=1e-4)
+        residue = (free - rounded).flatten().numpy()
+        assert stats.kstest(residue, stats.uniform(-0.5, 1).cdf).pvalue > 1e-3
+
+    def test_seeds_do_not_matter(self):
+        hr = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(Bicubic(2.0)(hr, SEED), Bicubic(2.0)(hr, SEED + 1))
+
+    @pytest.mark.gpu
+    def test_no_synchronisation_and_the_cpus_result(self):
+        hr = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        on_gpu = hr.cuda()
+        resize(on_gpu, (21, 17))
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            lr = resize(on_gpu, (21, 17))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        torch.testing.assert_close(lr.cpu(), resize(hr, (21, 17)), rtol=0, atol=1e-5)
