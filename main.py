@@ -1,4 +1,4 @@
-"""Enlarger's command line: ``python main.py {fit,validate,test,predict} --config configs/experiment/NAME.yaml``."""
+"""The command line: ``python main.py {fit,validate,test,predict} --config EXPERIMENT.yaml``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent
 
 
 def _set_paths() -> None:
-    # Ours first, so that an installed package of the same name never wins; the working directory last, so that
-    # a user's own classes are found there and can never shadow ours.
+    # Ours first, so that an installed package of the same name never wins; the working directory
+    # last, so that a user's own classes are found there and can never shadow ours.
     first, last = str(ROOT), os.getcwd()
     sys.path[:] = [first, *(p for p in sys.path if p not in (first, "")), last]
 
@@ -24,7 +24,8 @@ def main(args: Sequence[str] | None = None) -> None:
         args: Arguments as typed after ``main.py``; by default those of the process.
 
     Raises:
-        SystemExit: With status 2 after an error of the configuration, which was printed as one sentence.
+        SystemExit: With status 2 after an error of the configuration, which was printed as one
+            sentence.
     """
     _set_paths()
     from commands.cli import run

@@ -19,8 +19,9 @@ REFRESH = 0.5  # seconds; reading the values for the bar waits for the device
 class Progress(ProgressBar):
     """Steps done, steps a second, time left and the latest logged values.
 
-    Training counts steps of the whole run, not batches of an epoch: after a resume the bar stands where the run
-    stands. Where the output is no terminal (SLURM, CI), a line is logged instead of a bar that is drawn over itself.
+    Training counts steps of the whole run, not batches of an epoch: after a resume the bar stands
+    where the run stands. Where the output is no terminal (SLURM, CI), a line is logged instead of a
+    bar that is drawn over itself.
 
     Args:
         every_n_seconds: Time between two lines where there is no terminal.
@@ -46,7 +47,7 @@ class Progress(ProgressBar):
         """Write a line above the bar."""
         tqdm.write(" ".join(map(str, args)), file=sys.stderr)
 
-    # ------------------------------------------------------------------------------------------------------- training
+    # ------------------------------------------------------------------------------------- training
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar at the step that the run is at."""
@@ -62,14 +63,16 @@ class Progress(ProgressBar):
         """Close the bar."""
         self._close(trainer)
 
-    # ----------------------------------------------------------------------------------------------------- evaluation
+    # ----------------------------------------------------------------------------------- evaluation
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open a bar over all validation pictures."""
         if not trainer.sanity_checking:
             self._open("validate", _total(trainer.num_val_batches), "batch")
 
-    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any
+    ) -> None:
         """Advance by a batch."""
         if not trainer.sanity_checking:
             self._advance(trainer)
@@ -95,7 +98,9 @@ class Progress(ProgressBar):
         """Open a bar over all pictures to enlarge."""
         self._open("predict", _total(trainer.num_predict_batches), "picture")
 
-    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any
+    ) -> None:
         """Advance by a picture."""
         self._advance(trainer)
 
@@ -103,12 +108,14 @@ class Progress(ProgressBar):
         """Close the bar."""
         self._close(trainer)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
         """Leave the terminal in order."""
         while self._bars:
             self._bars.pop().close()
 
-    # -------------------------------------------------------------------------------------------------------- the bar
+    # -------------------------------------------------------------------------------------- the bar
 
     def _open(self, title: str, total: int | None, unit: str, initial: int = 0) -> None:
         if not self._enabled:
@@ -142,7 +149,10 @@ class Progress(ProgressBar):
     def _show(self, trainer: Trainer) -> None:
         bar = self._bars[-1]
         self._shown = time.monotonic()
-        values = ", ".join(f"{k} {_short(v)}" for k, v in self.get_metrics(trainer, trainer.lightning_module).items())
+        values = ", ".join(
+            f"{k} {_short(v)}"
+            for k, v in self.get_metrics(trainer, trainer.lightning_module).items()
+        )
         if self._terminal:
             bar.set_postfix_str(values, refresh=False)
             bar.refresh()
@@ -152,7 +162,12 @@ class Progress(ProgressBar):
         left = f", {_clock((bar.total - bar.n) / rate)} left" if bar.total and rate else ""
         log.info(
             "%s: %s %d%s, %.2f a second%s%s",
-            *(bar.desc.removesuffix(": "), bar.unit, bar.n, f" of {bar.total}" if bar.total else ""),
+            *(
+                bar.desc.removesuffix(": "),
+                bar.unit,
+                bar.n,
+                f" of {bar.total}" if bar.total else "",
+            ),
             *(rate, left, f", {values}" if values else ""),
         )
 

@@ -216,8 +216,10 @@ def to_pixels(image: Tensor, bit_depth: int) -> Pixels:
     return levels.to(torch.int32).cpu().numpy().astype(np.uint16)
 
 
-def enlarge_alpha(alpha: Pixels, pixels: Pixels) -> Pixels:
+def enlarge_alpha(alpha: Pixels | Tensor, pixels: Pixels) -> Pixels:
     """(h, w) alpha of the input, bicubic to the size and type of ``pixels``: (H, W, 1)."""
+    # torch's own collate makes tensors of arrays; ours does not.
+    alpha = alpha.cpu().numpy() if isinstance(alpha, Tensor) else alpha
     small = torch.from_numpy(alpha.astype(np.float32) / np.iinfo(alpha.dtype).max)
     large = resize(small[None, None], pixels.shape[:2])[0]
     return to_pixels(large, 8 * pixels.dtype.itemsize)

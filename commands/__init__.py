@@ -1,2 +1,1 @@
-"""The command line: the LightningCLI, the run directory, weights by name.
-"""
+"""The command line: the LightningCLI, the run directory, weights by name."""

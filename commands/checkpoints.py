@@ -1,9 +1,10 @@
 """Checkpoints between steps: when they are written, how they are named, kept, and found again.
 
-Lightning can save at many moments of its loops (after a batch, in a validation, after an exception), and each leaves
-its counters in another state, some of which resume one batch off. Here a checkpoint that is due is written at the start
-of the next batch, when everything of the step before (validation, schedules, EMA) is done, and its counters are set to
-the one form that resumes exactly: so many whole steps of this epoch are done.
+Lightning can save at many moments of its loops (after a batch, in a validation, after an
+exception), and each leaves its counters in another state, some of which resume one batch off. Here
+a checkpoint that is due is written at the start of the next batch, when everything of the step
+before (validation, schedules, EMA) is done, and its counters are set to the one form that resumes
+exactly: so many whole steps of this epoch are done.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ class Checkpoints(Checkpoint):
         mode: Literal["min", "max"] = "max",
     ) -> None:
         if keep_last < 1:
-            raise ValueError(f"checkpoint.keep_last is {keep_last}; it must be at least 1, or a run cannot be resumed")
+            raise ValueError(
+                f"checkpoint.keep_last is {keep_last}; it must be at least 1, or a run cannot be "
+                "resumed"
+            )
         self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
         self.keep_last, self.keep_best = keep_last, keep_best
         self.monitor, self.mode = monitor, mode
@@ -63,16 +67,22 @@ class Checkpoints(Checkpoint):
         self._value: float | None = None  # of the monitored metric, for the weights as they are
         self._saved_step = -1
         self._saved_at = time.monotonic()
-        self._whole = True  # False while weights, schedules and counters are not those of one whole step
+        self._whole = (
+            True  # False while weights, schedules and counters are not those of one whole step
+        )
         self._position: tuple[int, int] | None = None  # (epoch, batches of it that are done)
 
-    # ------------------------------------------------------------------------------------------------ when to write
+    # -------------------------------------------------------------------------------- when to write
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the folder; all ranks must have chosen the same checkpoint to resume from."""
         self.folder = Path(trainer.default_root_dir) / FOLDER
         if stage == "fit" and trainer.world_size > 1:
-            own = (self.resumed_from.name, file_hash(self.resumed_from)) if self.resumed_from else None
+            own = (
+                (self.resumed_from.name, file_hash(self.resumed_from))
+                if self.resumed_from
+                else None
+            )
             first = trainer.strategy.broadcast(own)
             if own != first:
                 raise ValueError(
@@ -80,7 +90,8 @@ class Checkpoints(Checkpoint):
                     f"{self.folder} must be one folder that all nodes share"
                 )
         if stage == "fit" and trainer.is_global_zero and self.config is not None:
-            # Only now: by here every rank has compared its configuration with the one that was there.
+            # Only now: by here every rank has compared its configuration with the one that was
+            # there.
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             content = yaml.safe_dump(self.config, sort_keys=False)
             write_atomically(self.folder.parent / "config.yaml", content.encode())
@@ -90,17 +101,21 @@ class Checkpoints(Checkpoint):
         self._saved_step = trainer.global_step if self.resumed_from else -1
         self._saved_at = time.monotonic()
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Write what is due: everything of the step before is done now, and nothing of the next one."""
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Write what is due: now all of the step before is done, and nothing of the next one."""
         epoch_loop = trainer.fit_loop.epoch_loop
-        self._position = (trainer.current_epoch, epoch_loop.batch_progress.current.processed)
+        self._position = (trainer.current_epoch, _done(trainer))
         if pl_module.automatic_optimization:
             # Only the axis of the logs; Lightning's own count is one off after some resumes.
             epoch_loop._batches_that_stepped = trainer.global_step
         if self._due and not self._pending(trainer):
             self.save(trainer)
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
+    ) -> None:
         """From here on to the end of the batch, the weights are ahead of the counters."""
         self._whole = False
 
@@ -108,8 +123,7 @@ class Checkpoints(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count, and decide whether a checkpoint is due."""
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        self._position = _next_position(trainer.current_epoch, progress.current.processed, trainer)
+        self._position = _next_position(trainer.current_epoch, _done(trainer), trainer)
         self._whole = True
         if self._pending(trainer):
             return
@@ -117,7 +131,7 @@ class Checkpoints(Checkpoint):
         self._value = None
         if self.every_n_steps and step % self.every_n_steps == 0 and step != self._saved_step:
             self._due = True
-        if self.every_n_minutes and step % max(1, trainer.log_every_n_steps) == 0:
+        if self.every_n_minutes and step % max(1, vars(trainer)["log_every_n_steps"]) == 0:
             late = time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
             self._due |= bool(trainer.strategy.broadcast(late)) if trainer.world_size > 1 else late
 
@@ -131,37 +145,51 @@ class Checkpoints(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the final state."""
-        if self._position is not None and not self._pending(trainer) and self._whole:
-            if trainer.global_step != self._saved_step or self._due:
-                self.save(trainer, final=True)
+        whole = self._position is not None and self._whole and not self._pending(trainer)
+        if whole and (self._due or trainer.global_step != self._saved_step):
+            self.save(trainer, final=True)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
         """Write the last whole step, unless there is none."""
-        if trainer.state.fn != "fit" or self._position is None or trainer.global_step == self._saved_step:
+        if (
+            trainer.state.fn != "fit"
+            or self._position is None
+            or trainer.global_step == self._saved_step
+        ):
             return
         if trainer.world_size > 1:
-            log.error("stopped by an exception; the other ranks may not have seen it, so no checkpoint is written")
+            log.error(
+                "stopped by an exception; the other ranks may not have seen it, so no checkpoint "
+                "is written"
+            )
         elif not self._whole or self._pending(trainer):
-            log.error("stopped in the middle of a step, which cannot be resumed: the checkpoint before it stands")
+            log.error(
+                "stopped in the middle of a step, which cannot be resumed: the checkpoint before "
+                "it stands"
+            )
         else:
             self.save(trainer)
 
     @staticmethod
     def _pending(trainer: Trainer) -> bool:
         # Gradients of an unfinished accumulation are in no checkpoint.
-        done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        done = _done(trainer)
         last = done >= trainer.num_training_batches
         return not last and done % trainer.accumulate_grad_batches != 0
 
-    # ----------------------------------------------------------------------------------------------- what is written
+    # ------------------------------------------------------------------------------ what is written
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Set the counters to the form that resumes exactly, whatever moment Lightning is at."""
         if self._position is None:
             return
         epoch, batches = self._position
         loop = checkpoint["loops"]["fit_loop"]
-        done = trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        done = vars(trainer.fit_loop.epoch_loop.batch_progress.total)["processed"]
         loop["epoch_loop.batch_progress"] = {
             "total": _all(done),
             "current": _all(batches),
@@ -170,7 +198,11 @@ class Checkpoints(Checkpoint):
         begun = epoch + 1 if batches else epoch
         counts = {"ready": begun, "started": begun, "processed": epoch, "completed": epoch}
         loop["epoch_progress"] = {"total": dict(counts), "current": dict(counts)}
-        loop["epoch_loop.val_loop.batch_progress"] = {"total": _all(0), "current": _all(0), "is_last_batch": False}
+        loop["epoch_loop.val_loop.batch_progress"] = {
+            "total": _all(0),
+            "current": _all(0),
+            "is_last_batch": False,
+        }
         checkpoint["loops"] = {"fit_loop": loop}
         checkpoint["epoch"] = epoch
 
@@ -212,7 +244,9 @@ class Checkpoints(Checkpoint):
             scores[name] = self._value
         present = [p.name for p in list_checkpoints(self.folder)]
         scores = {n: v for n, v in scores.items() if n in present}
-        best = sorted(scores, key=lambda n: (scores[n], n), reverse=self.mode == "max")[: self.keep_best]
+        best = sorted(scores, key=lambda n: (scores[n], n), reverse=self.mode == "max")[
+            : self.keep_best
+        ]
         keep = set(present[: self.keep_last]) | set(best)
         ranking = {
             "monitor": self.monitor,
@@ -228,7 +262,7 @@ class Checkpoints(Checkpoint):
 
 
 def write_checkpoint(trainer: Trainer, path: Path) -> None:
-    """Write a checkpoint and its checksum so that the name ``path`` only ever stands for a whole file.
+    """Write a checkpoint and its checksum; the name ``path`` only ever stands for a whole file.
 
     Raises:
         OSError: The disk is full, or the folder cannot be written; nothing is left behind.
@@ -244,9 +278,14 @@ def write_checkpoint(trainer: Trainer, path: Path) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             digest = file_hash(temporary)
-            write_atomically(path.with_name(f"{path.name}.sha256"), f"{digest}  {path.name}\n".encode())
+            write_atomically(
+                path.with_name(f"{path.name}.sha256"), f"{digest}  {path.name}\n".encode()
+            )
             temporary.replace(path)
-        except (OSError, RuntimeError) as caught:  # torch's zip writer reports a full disk as a RuntimeError
+        except (
+            OSError,
+            RuntimeError,
+        ) as caught:  # torch's zip writer reports a full disk as a RuntimeError
             temporary.unlink(missing_ok=True)
             error = str(caught)
     error = trainer.strategy.broadcast(error) if trainer.world_size > 1 else error
@@ -269,7 +308,9 @@ def file_hash(path: Path) -> str:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints by step, the newest first."""
-    found = [(int(match[1]), p) for p in folder.glob("step-*.ckpt") if (match := _NAME.fullmatch(p.name))]
+    found = [
+        (int(match[1]), p) for p in folder.glob("step-*.ckpt") if (match := _NAME.fullmatch(p.name))
+    ]
     return [path for _, path in sorted(found, reverse=True)]
 
 
@@ -287,7 +328,10 @@ def newest_whole(folder: Path) -> Path | None:
     for path in list_checkpoints(folder):
         if is_whole(path):
             return path
-        log.error("DAMAGED CHECKPOINT: %s is not what was written; falling back to the one before it", path)
+        log.error(
+            "DAMAGED CHECKPOINT: %s is not what was written; falling back to the one before it",
+            path,
+        )
     return None
 
 
@@ -310,13 +354,19 @@ def best_or_newest(folder: Path) -> tuple[Path, str] | None:
                 return path, f"best {content['monitor']} {content['scores'][name]:.4f}"
             log.error("DAMAGED CHECKPOINT: the best one, %s, is not what was written", path)
     except (OSError, ValueError, KeyError):
-        pass  # no best one yet: nothing was validated, or the file is damaged, and then the newest is as good
+        pass  # nothing was validated yet, or the file is damaged: then the newest has to do
     path_or_none = newest_whole(folder)
     return None if path_or_none is None else (path_or_none, "the newest")
 
 
 def _next_position(epoch: int, batches: int, trainer: Trainer) -> tuple[int, int]:
     return (epoch + 1, 0) if batches >= trainer.num_training_batches else (epoch, batches)
+
+
+def _done(trainer: Trainer) -> int:
+    # Batches of this epoch whose step is done. Of Lightning's counts, `ready` is one ahead within a
+    # step and `completed` one behind at its end.
+    return int(vars(trainer.fit_loop.epoch_loop.batch_progress.current)["processed"])
 
 
 def _all(n: int) -> dict[str, int]:

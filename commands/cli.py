@@ -1,4 +1,4 @@
-"""The command line: a LightningCLI whose runs live in one directory, resume by the same command, and fail readably."""
+"""The command line: a LightningCLI whose runs live in one directory and fail readably."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 
+from callbacks.base import all_callbacks
 from callbacks.progress import Progress
 from callbacks.results import Results
 from callbacks.writer import Writer
@@ -51,14 +52,18 @@ class Parser(LightningArgumentParser):
     """The parser, with errors in one sentence and no silent loss of a value."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise a readable error; parsers of nested types keep the library's own, which it may recover from."""
+        """Raise a readable error; parsers of nested types keep theirs, which may be caught."""
         if not self.exit_on_error:
             super().error(message, ex)
         raise ConfigurationError(readable(message, _keys(self))) from ex
 
     def _parse_common(self, cfg: Namespace, *args: Any, **kwargs: Any) -> Namespace:
-        # The library overwrites the target of a link without a word; whoever set it should hear of it.
-        for subcommand in (cfg, *(cfg[name] for name in DESCRIPTIONS if isinstance(cfg.get(name), Namespace))):
+        # The library overwrites the target of a link without a word; whoever set it should hear of
+        # it.
+        for subcommand in (
+            cfg,
+            *(cfg[name] for name in DESCRIPTIONS if isinstance(cfg.get(name), Namespace)),
+        ):
             _check_links(subcommand)
         result: Namespace = super()._parse_common(cfg, *args, **kwargs)
         return result
@@ -86,28 +91,41 @@ class EnlargerCLI(LightningCLI):
             parser_kwargs={
                 "allow_abbrev": False,
                 "description": "Enlarger: train, compare and run image super-resolution methods.",
-                **{name: {"description": text, "allow_abbrev": False} for name, text in DESCRIPTIONS.items()},
+                **{
+                    name: {"description": text, "allow_abbrev": False}
+                    for name, text in DESCRIPTIONS.items()
+                },
             },
             args=list(args),
         )
 
-    # ------------------------------------------------------------------------------------------------------ the parser
+    # ----------------------------------------------------------------------------------- the parser
 
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
         self._adding = subcommand
-        parser: LightningArgumentParser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser: LightningArgumentParser = super()._prepare_subcommand_parser(
+            klass, subcommand, **kwargs
+        )
         return parser
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The seed, an integer: everything random follows from it, so it may not be left to chance."""
+        """The seed, an integer: everything random follows from it; chance has no say."""
         parser.add_argument(
-            "--seed_everything", type=int, default=0, help="Seed of the run: initial weights, order, crops, degradations, noise."
+            "--seed_everything",
+            type=int,
+            default=0,
+            help="Seed of the run: initial weights, order, crops, degradations, noise.",
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The groups beside Lightning's own, and the links."""
         parser.add_subclass_arguments(
-            Degradation, "degradation", required=False, help="Makes LR pictures from HR ones, on the training device."
+            Degradation,
+            "degradation",
+            required=False,
+            help="Makes LR pictures from HR ones, on the training device.",
         )
         parser.add_class_arguments(RunOptions, "run")
         if self._adding == "fit":
@@ -119,10 +137,11 @@ class EnlargerCLI(LightningCLI):
         parser.link_arguments("degradation", "data.init_args.degradation", apply_on="instantiate")
 
     def _parse_ckpt_path(self) -> None:
-        # Lightning lets the hyper-parameters of a checkpoint beat the command line; here the command line wins.
+        # Lightning lets the hyper-parameters of a checkpoint beat the command line; here the
+        # command line wins.
         return
 
-    # ------------------------------------------------------------------------------------------------------ the run
+    # -------------------------------------------------------------------------------------- the run
 
     def before_instantiate_classes(self) -> None:
         """Find the run's directory; decide what is resumed, before anything is built."""
@@ -132,20 +151,26 @@ class EnlargerCLI(LightningCLI):
             options.name = _experiment_name(config)
         self.run = RunDirectory(Path(options.root) / options.name)
         self.resumed_from: Path | None = None
+        self.config_dump: dict[str, Any] | None = None
         if self.subcommand != "fit" or config.trainer.fast_dev_run:
             return
+        self.config_dump = self._dump()
         if options.overwrite:
-            if rank_zero_only.rank == 0:
+            if _rank() == 0:
                 self.run.move_aside()
         else:
-            self.run.check(self._config_dump(), options.change)
-            self.resumed_from = Path(config.ckpt_path) if config.ckpt_path else self.run.resume_from()
+            self.run.check(self.config_dump, options.change)
+            self.resumed_from = (
+                Path(config.ckpt_path) if config.ckpt_path else self.run.resume_from()
+            )
 
-    def _config_dump(self) -> dict[str, Any]:
+    def _dump(self) -> dict[str, Any]:
         parser = self._parser(self.subcommand)
         config = self.config[self.subcommand].clone()
         config.run.change = config.run.overwrite = False  # said once, not a property of the run
-        dumped: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_none=False, format="yaml"))
+        dumped: dict[str, Any] = yaml.safe_load(
+            parser.dump(config, skip_unset=False, format="yaml")
+        )
         dumped.pop("config", None)
         return dumped
 
@@ -154,7 +179,8 @@ class EnlargerCLI(LightningCLI):
         trainer = self.config_init[self.subcommand].trainer
         if trainer.default_root_dir is not None:
             raise ConfigurationError(
-                "trainer.default_root_dir is the run's directory here: set run.root and run.name instead"
+                "trainer.default_root_dir is the run's directory here: set run.root and run.name "
+                "instead"
             )
         trainer.default_root_dir = str(self.run.path)
         trainer.use_distributed_sampler = False  # the plan shares the samples out itself
@@ -170,16 +196,18 @@ class EnlargerCLI(LightningCLI):
             isinstance(c, ProgressBar) for c in trainer.callbacks or []
         ):
             own.append(Progress())
-        if self.subcommand in ("validate", "test") and not any(isinstance(c, Results) for c in trainer.callbacks or []):
+        if self.subcommand in ("validate", "test") and not any(
+            isinstance(c, Results) for c in trainer.callbacks or []
+        ):
             own.append(Results())
         return own
 
     def after_instantiate_classes(self) -> None:
         """Put the right weights into the model, or refuse to go on without."""
-        for callback in self.trainer.callbacks:
+        for callback in all_callbacks(self.trainer):
             if isinstance(callback, Checkpoints):
                 callback.resumed_from = self.resumed_from
-                callback.config = None if self.trainer.fast_dev_run else self._config_dump()
+                callback.config = self.config_dump
         if self.subcommand == "fit":
             if self.resumed_from is not None:
                 log.info("resuming the run in %s from %s", self.run.path, self.resumed_from)
@@ -203,13 +231,18 @@ class EnlargerCLI(LightningCLI):
             self.model.load_weights(find_weights(given, self.model.scale))
         elif self.model.needs_weights:
             raise ConfigurationError(
-                f"{self.subcommand} needs trained weights, and there are none in {self.run.checkpoints}: run fit first "
-                "(with the same --config or --run.name), or name a file with --model.init_args.weights"
+                f"{self.subcommand} needs trained weights, and there are none in "
+                f"{self.run.checkpoints}: run fit first "
+                "(with the same --config or --run.name), or name a file with "
+                "--model.init_args.weights"
             )
 
     def _given_for_this_command(self, weights: str | None) -> bool:
-        # Weights that training started from are no answer to «which weights are the result?»; others are.
-        return weights is not None and weights != self.run.trained_config().get("model.init_args.weights")
+        # Weights that training started from are no answer to «which weights are the result?»;
+        # others are.
+        return weights is not None and weights != self.run.trained_config().get(
+            "model.init_args.weights"
+        )
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
@@ -224,7 +257,8 @@ def run(args: list[str]) -> None:
     """Run one command; an error of the configuration is printed as one sentence.
 
     Args:
-        args: Arguments as typed after ``main.py``; ``--debug`` anywhere shows the whole traceback of an error.
+        args: Arguments as typed after ``main.py``; ``--debug`` anywhere shows the whole traceback
+            of an error.
 
     Raises:
         SystemExit: With status 2 after an error of the configuration.
@@ -243,25 +277,39 @@ def run(args: list[str]) -> None:
 
 
 def _sentence(error: BaseException) -> str | None:
-    # What our own code (or a plug-in's) raised on purpose is a message to the user; anything else is a bug, and its
-    # traceback is what helps.
+    # What our own code (or a plug-in's) raised on purpose is a message to the user; anything else
+    # is a bug, and its traceback is what helps.
     if isinstance(error, ConfigurationError):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)
     message = str(error)
-    if message.startswith("Does not validate against any of the Union subtypes"):  # raised in an __init__
+    if message.startswith(
+        "Does not validate against any of the Union subtypes"
+    ):  # raised in an __init__
         return readable(message, ())
     if "Original Traceback" in message:  # from a worker of the DataLoader
         last = message.rstrip().splitlines()[-1]
         return last.partition(": ")[2] if _in_our_code(message) else None
-    raised = bool(frames) and (frames[-1].line or "").startswith("raise ") and not _in_site_packages(frames[-1].filename)
+    raised = (
+        bool(frames)
+        and (frames[-1].line or "").startswith("raise ")
+        and not _in_site_packages(frames[-1].filename)
+    )
     return message if raised and isinstance(error, ValueError | TypeError | OSError) else None
 
 
 def _in_our_code(worker_traceback: str) -> bool:
-    files = [line.split('"')[1] for line in worker_traceback.splitlines() if line.strip().startswith('File "')]
+    files = [
+        line.split('"')[1]
+        for line in worker_traceback.splitlines()
+        if line.strip().startswith('File "')
+    ]
     lines = [line.strip() for line in worker_traceback.splitlines()]
-    return bool(files) and not _in_site_packages(files[-1]) and any(line.startswith("raise ") for line in lines[-4:])
+    return (
+        bool(files)
+        and not _in_site_packages(files[-1])
+        and any(line.startswith("raise ") for line in lines[-4:])
+    )
 
 
 def _in_site_packages(file: str) -> bool:
@@ -273,7 +321,7 @@ def _prepare_output() -> None:
     for noisy in ("httpx", "PIL", "matplotlib", "fsspec", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for name in ("commands", "lightning_modules", "datamodules", "degradations", "callbacks"):
-        logging.getLogger(name).setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)
+        logging.getLogger(name).setLevel(logging.INFO if _rank() == 0 else logging.WARNING)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertising)
     for message, _why in QUIET:
         warnings.filterwarnings("ignore", message=message)
@@ -282,15 +330,26 @@ def _prepare_output() -> None:
 # Warnings of the libraries that do not apply here, and why.
 QUIET = (
     (".*does not have many workers.*", "data.init_args.workers is set on purpose"),
-    (".*ended before the epoch ended and your dataloader is not resumable.*", "the plan resumes exactly"),
+    (
+        ".*ended before the epoch ended and your dataloader is not resumable.*",
+        "the plan resumes exactly",
+    ),
     (".*Checkpoint directory .* exists and is not empty.*", "that is how a run is continued"),
     (".*LightningCLI's args parameter is intended to run from within Python.*", "tests do"),
-    (".*Trying to infer the `batch_size` from an ambiguous collection.*", "nothing here is weighted by it"),
+    (
+        ".*Trying to infer the `batch_size` from an ambiguous collection.*",
+        "nothing here is weighted by it",
+    ),
 )
 
 
 def _no_advertising(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("💡")
+
+
+def _rank() -> int:
+    # Set by Lightning when it is imported, from the environment of torchrun or SLURM.
+    return int(getattr(rank_zero_only, "rank", 0) or 0)
 
 
 def _experiment_name(config: Namespace) -> str:
@@ -306,12 +365,12 @@ def _tensorboard(directory: Path) -> Any:
 
 
 def _plugins(plugins: Any) -> Any:
-    from lightning.pytorch.plugins.environments import SLURMEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
     if not SLURMEnvironment.detect() or plugins:
         return plugins
-    # Lightning's own requeueing saves from inside a signal handler, at any moment of a step; ours resumes from the last
-    # checkpoint when SLURM starts the job again.
+    # Lightning's own requeueing saves from inside a signal handler, at any moment of a step; ours
+    # resumes from the last checkpoint when SLURM starts the job again.
     return [SLURMEnvironment(auto_requeue=False)]
 
 
@@ -321,7 +380,8 @@ def _check_links(config: Namespace) -> None:
         if value in (None, right, _default(config, target)):
             continue
         raise ConfigurationError(
-            f"{target} is set to {value}, but it has one source: set {source} instead (it is {right}), "
+            f"{target} is set to {value}, but it has one source: set {source} instead (it is "
+            f"{right}), "
             f"and leave {target} out"
         )
 
@@ -344,5 +404,3 @@ def _keys(parser: LightningArgumentParser) -> Iterator[str]:
         if isinstance(action.choices, dict):  # the subcommands
             for subparser in action.choices.values():
                 yield from _keys(subparser)
-
-

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class ConfigurationError(Exception):
-    """Something in the configuration or on the command line is wrong; the message says what to change."""
+    """The configuration or the command line is wrong; the message says what to change."""
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
@@ -20,7 +20,10 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     if not near:  # a long dotted key may differ in its last part only
         tails = {c.rpartition(".")[2]: c for c in choices}
-        near = [tails[t] for t in difflib.get_close_matches(word.rpartition(".")[2], tails, n=1, cutoff=0.6)]
+        near = [
+            tails[t]
+            for t in difflib.get_close_matches(word.rpartition(".")[2], tails, n=1, cutoff=0.6)
+        ]
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
@@ -56,17 +59,23 @@ def _walk(lines: list[str]) -> tuple[list[str], str | None, str]:
                 return path, class_path, match[2]
         elif match := re.match(r"Problem with given class_path '([^']+)':", line):
             class_path = match[1]
-        elif match := re.match(r"Type \S*Callable.* expects a function or a callable class: (.+)", line):
+        elif match := re.match(
+            r"Type \S*Callable.* expects a function or a callable class: (.+)", line
+        ):
             inner = re.search(r"class_path='([^']+)'", match[1])
             return path, inner[1] if inner else class_path, match[1]
         elif not re.match(
-            r"Does not validate|Subtypes:|Errors:|Given value|Expected a path but|Expected a <class 'NoneType'>", line
+            r"Does not validate|Subtypes:|Errors:|Given value|Expected a path but"
+            r"|Expected a <class 'NoneType'>",
+            line,
         ):
             return path, class_path, line
     return path, class_path, " ".join(lines)
 
 
-def _unknown_option(leaf: str, where: str, class_path: str | None, keys: Iterable[str]) -> str | None:
+def _unknown_option(
+    leaf: str, where: str, class_path: str | None, keys: Iterable[str]
+) -> str | None:
     match = (
         re.match(r"Option '([^']+)' is not accepted", leaf)
         or re.search(r"does not accept option '([^']+)'", leaf)
@@ -83,7 +92,8 @@ def _unknown_option(leaf: str, where: str, class_path: str | None, keys: Iterabl
     choices = _parameters(class_path)
     full = f"{where}.init_args.{name}" if where else name
     listed = f"; it takes: {', '.join(choices)}" if choices else ""
-    return f"unknown key {full!r}: {class_path} has no argument {name!r}{did_you_mean(name, choices) or listed}"
+    hint = did_you_mean(name, choices) or listed
+    return f"unknown key {full!r}: {class_path} has no argument {name!r}{hint}"
 
 
 def _unknown_class(leaf: str, where: str, lines: list[str]) -> str | None:
@@ -92,13 +102,16 @@ def _unknown_class(leaf: str, where: str, lines: list[str]) -> str | None:
         return f"{where}: there is no {name!r} in {module}{did_you_mean(name, _members(module))}"
     if match := re.match(r"Unexpected import path format: (.+\.ya?ml)$", leaf):
         return (
-            f"{where} names the file {match[1]!r}, which cannot be read; a path in a configuration is relative to "
+            f"{where} names the file {match[1]!r}, which cannot be read; a path in a "
+            "configuration is relative to "
             "the file that it stands in"
         )
     if match := re.match(r"No module named '([^']+)'", leaf):
         return (
-            f"{where}: there is no module {match[1]!r}; a class is named as folder.file.Class, for example "
-            "lightning_modules.regression.Regression, and your own are found in the working directory"
+            f"{where}: there is no module {match[1]!r}; a class is named as folder.file.Class, "
+            "for example "
+            "lightning_modules.regression.Regression, and your own are found in the working "
+            "directory"
         )
     if match := re.match(r"Expected a dot import path string: (.+)", leaf):
         return (
@@ -124,13 +137,17 @@ def _missing(leaf: str, where: str, class_path: str | None) -> str | None:
 
 
 def _wrong_value(leaf: str, where: str, lines: list[str]) -> str | None:
-    match = re.match(r"Expected an? (.+?)\.? Got value: (.+)", leaf) or re.match(r"Expected an? (.+)", leaf)
+    match = re.match(r"Expected an? (.+?)\.? Got value: (.+)", leaf) or re.match(
+        r"Expected an? (.+)", leaf
+    )
     if match is None or not where:
         return None
     expected = re.sub(r"<class '([^']+)'>", r"\1", match[1])
     if match.lastindex == 2:
         return f"{where} is {match[2]}; expected {expected}"
-    given = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("Given value:")), "")
+    given = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("Given value:")), ""
+    )
     return f"{where} is {given or 'wrong'}; expected {expected}"
 
 
@@ -146,7 +163,11 @@ def _parameters(class_path: str) -> list[str]:
     found = _import(class_path)
     if not callable(found):
         return []
-    return [name for name in inspect.signature(found).parameters if name not in ("self", "args", "kwargs")]
+    return [
+        name
+        for name in inspect.signature(found).parameters
+        if name not in ("self", "args", "kwargs")
+    ]
 
 
 def _members(module: str) -> list[str]:

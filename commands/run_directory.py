@@ -1,4 +1,4 @@
-"""A run lives in one directory: what it was started with, whether it may go on, and its best weights."""
+"""A run lives in one directory: what it was started with, if it may go on, its best weights."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ FREE = (
     *(
         f"trainer.{key}"
         for key in (
-            "accelerator devices num_nodes strategy logger enable_progress_bar enable_model_summary profiler "
-            "log_every_n_steps val_check_interval check_val_every_n_epoch limit_val_batches num_sanity_val_steps "
-            "limit_test_batches limit_predict_batches enable_checkpointing max_time detect_anomaly barebones "
-            "model_registry plugins"
-        ).split()
+            *("accelerator", "devices", "num_nodes", "strategy", "plugins", "model_registry"),
+            *("logger", "log_every_n_steps", "profiler", "detect_anomaly", "barebones"),
+            *("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "max_time"),
+            *("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps"),
+            *("limit_val_batches", "limit_test_batches", "limit_predict_batches"),
+        )
     ),
     *(f"data.init_args.{key}" for key in ("workers", "eval_batch_size", "test", "predict")),
 )
@@ -101,7 +102,8 @@ class RunDirectory:
             raise ConfigurationError(
                 f"the run in {self.path} was started with another configuration:\n  "
                 + "\n  ".join(differences)
-                + "\nPut it back, or go on with it (--run.change true), or take another name (--run.name NAME), "
+                + "\nPut it back, or go on with it (--run.change true), or take another name "
+                "(--run.name NAME), "
                 "or start afresh (--run.overwrite true)"
             )
 
@@ -114,7 +116,8 @@ class RunDirectory:
         path = newest_whole(self.checkpoints)
         if path is None and list_checkpoints(self.checkpoints):
             raise ConfigurationError(
-                f"all checkpoints in {self.checkpoints} are damaged: start afresh with --run.overwrite true"
+                f"all checkpoints in {self.checkpoints} are damaged: start afresh with "
+                "--run.overwrite true"
             )
         return path
 

@@ -1,4 +1,4 @@
-"""Weights by name: ``configs/weights.yaml`` says what a file is, here it is found, verified, or fetched."""
+"""Weights by name: ``configs/weights.yaml`` says what a file is; here it is found or fetched."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ def manifest() -> dict[str, Entry]:
 def find_weights(name: str, scale: float) -> Path:
     """The file that ``model.init_args.weights`` means.
 
-    A path is taken as it is; a name is looked up in ``$ENLARGER_WEIGHTS``, then in torch's cache, then fetched from
-    its official source, and verified by its hash.
+    A path is taken as it is; a name is looked up in ``$ENLARGER_WEIGHTS``, then in torch's cache,
+    then fetched from its official source, and verified by its hash.
 
     Args:
-        name: A path (environment variables are expanded) or a name of the manifest; ``{scale}`` is filled in.
+        name: A path (environment variables are expanded) or a name of the manifest; ``{scale}`` is
+            filled in.
         scale: The scale to fill in.
 
     Raises:
@@ -50,7 +51,8 @@ def find_weights(name: str, scale: float) -> Path:
     if "$" in filled:
         variable = filled[filled.index("$") :].split("/")[0]
         raise ConfigurationError(
-            f"model.init_args.weights is {name!r}, but the environment variable {variable} is not set: "
+            f"model.init_args.weights is {name!r}, but the environment variable {variable} is not "
+            "set: "
             "set it to the folder that holds the weights"
         )
     path = Path(filled).expanduser()
@@ -60,7 +62,9 @@ def find_weights(name: str, scale: float) -> Path:
     if filled in entries:
         return _named(filled, entries[filled])
     if path.suffix or "/" in filled:
-        raise ConfigurationError(f"model.init_args.weights is {filled!r}, and there is no such file")
+        raise ConfigurationError(
+            f"model.init_args.weights is {filled!r}, and there is no such file"
+        )
     raise ConfigurationError(
         f"model.init_args.weights is {filled!r}: neither a file nor a name of configs/weights.yaml"
         f"{did_you_mean(filled, entries) or '; it has: ' + ', '.join(entries)}"
@@ -77,7 +81,8 @@ def _named(name: str, entry: Entry) -> Path:
         if path.is_file():
             if file_hash(path) != entry["sha256"]:
                 raise ConfigurationError(
-                    f"{path} is not the published {entry['file']} (its SHA-256 differs from configs/weights.yaml): "
+                    f"{path} is not the published {entry['file']} (its SHA-256 differs from "
+                    "configs/weights.yaml): "
                     f"replace it by the one from {entry['source']}"
                 )
             return path
@@ -95,7 +100,8 @@ def _fetch(name: str, entry: Entry, cache: Path) -> Path:
     except Exception as error:  # urllib, ssl, hash and disk errors alike: the file is not there
         place = os.environ.get("ENLARGER_WEIGHTS", "a folder named by $ENLARGER_WEIGHTS")
         raise ConfigurationError(
-            f"the weights {name!r} are missing and could not be fetched ({error}): get {entry['file']} from "
+            f"the weights {name!r} are missing and could not be fetched ({error}): get "
+            f"{entry['file']} from "
             f"{entry['source']} (licence: {entry['licence']}) and put it into {place}"
         ) from error
     return path

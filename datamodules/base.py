@@ -1,11 +1,13 @@
 """The data side of every run: Sources of pictures, the batch contract, and the one DataModule.
 
-A picture's way: ``Source.read`` (decode) -> crop and flips here, in the worker -> ``collate`` -> the device ->
-``SRDataModule.on_after_batch_transfer`` (float32 in [0, 1], then the degradation) -> the model.
+A picture's way: ``Source.read`` (decode) -> crop and flips here, in the worker -> ``collate`` ->
+the device -> ``SRDataModule.on_after_batch_transfer`` (float32 in [0, 1], then the degradation) ->
+the model.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import sys
@@ -56,8 +58,9 @@ class Batch(TypedDict, total=False):
     hr: (B, 3, H, W) float32 in [0, 1]; absent in ``predict``.
     lr: (B, 3, h, w) float32 in [0, 1].
     text: B captions, where the source has them.
-    meta: B dictionaries, where the source has them.
-    error: ``predict`` only: why the batch's one picture could not be read; nothing but ``key`` is beside it.
+    meta: B dictionaries, where the source has them; not in training.
+    error: ``predict`` only: why the batch's one picture could not be read; nothing but ``key`` is
+        beside it.
     """
 
     key: list[str]
@@ -74,9 +77,13 @@ class Source(ABC):
     """Where pictures come from. A dataset of your own is one subclass with ``keys`` and ``read``.
 
     Args:
-        scale: Scale of this source alone, in an evaluation over several scales; by default ``data.init_args.scale``.
+        scale: Scale of this source alone, in an evaluation over several scales; by default
+            ``data.init_args.scale``.
         degradation: Makes the LR of this source alone; by default the run's ``degradation``.
     """
+
+    scale: float | None = None
+    degradation: Degradation | None = None
 
     def __init__(self, scale: float | None = None, degradation: Degradation | None = None) -> None:
         self.scale = scale
@@ -107,7 +114,7 @@ class Source(ABC):
 
     @property
     def groups(self) -> list[int]:
-        """Sizes of the runs of pictures that lie together (shards); the order of training respects them."""
+        """Sizes of the runs of pictures that lie together (shards), which training keeps near."""
         return [len(self.keys)]
 
 
@@ -128,38 +135,71 @@ class Augmentation(ABC):
 
 
 class Pictures(Dataset[dict[str, Any]]):
-    """A Source as the DataLoader sees it; crops and flips in training, cuts to the scale in evaluation.
+    """A Source as the DataLoader of an evaluation sees it: whole pictures, cut to the scale.
 
     Args:
         source: Where the pictures come from, prepared.
-        name: Name of the source in the configuration, e.g. ``set5``; callbacks group their numbers by it.
+        name: Name of the source in the configuration, e.g. ``set5``; callbacks group their numbers
+            by it.
         scale: The scale the pictures are used at.
     """
 
     def __init__(self, source: Source, name: str, scale: float) -> None:
         self.source, self.name, self.scale = source, name, scale
+        self.checked = False  # whether a batch of it was found to be as the contract has it
         self.keys = [f"{name}/{key}" for key in source.keys]
-        repeated = [key for key, n in Counter(self.keys).items() if n > 1]
-        if repeated:
-            raise ValueError(f"source {name!r} has two pictures with the key {repeated[0]!r}; keys must be unique")
+        if not self.keys:
+            raise ValueError(f"source {name!r} ({type(source).__name__}) has no pictures")
+        key, count = Counter(self.keys).most_common(1)[0]
+        if count > 1:
+            raise ValueError(
+                f"source {name!r} has {count} pictures with the key {key!r}; keys must be unique"
+            )
 
     def __len__(self) -> int:
         """Number of pictures."""
         return len(self.keys)
 
     def __getitem__(self, item: Item) -> dict[str, Any]:
-        """One picture, ready to be collated."""
-        sample = self.source.read(item.picture)
+        """One picture, ready to be collated.
+
+        Raises:
+            ValueError: The picture has less than one LR pixel, or HR and LR do not fit.
+        """
+        key = self.keys[item.picture]
+        sample = self.read(item.picture)
         if "hr" in sample:
-            height, width = cut_size(sample["hr"].shape[:2], self.scale)
             if "lr" in sample:
-                height, width = _paired_size(sample, self.scale, self.keys[item.picture])
+                height, width = _paired_size(sample, self.scale, key)
+            else:
+                height, width = cut_size(sample["hr"].shape[:2], self.scale)
+            if not (height and width):
+                raise ValueError(
+                    f"{key} is {_size(sample['hr'])} pixels, less than one LR pixel at "
+                    f"data.init_args.scale {self.scale:g}: leave it out"
+                )
             sample["hr"] = sample["hr"][:height, :width]
-        return {**sample, "key": self.keys[item.picture], "seed": item.seed}
+        return {**sample, "key": key, "seed": item.seed}
+
+    def read(self, index: int) -> Sample:
+        """What the source gives for one picture, checked; a copy, for the source may keep its own.
+
+        Raises:
+            UnreadableImage: The picture is broken.
+            ValueError: What the source gives is not what ``Sample`` says.
+        """
+        sample = self.source.read(index).copy()
+        where = f"{self.keys[index]}: {type(self.source).__name__}.read"
+        if "hr" not in sample and "lr" not in sample:
+            raise ValueError(f"{where} gave neither hr nor lr, but {sorted(sample)}")
+        for name in ("hr", "lr"):
+            if name in sample:
+                _check_pixels(sample[name], f"{where} gave {name} as")
+        return sample
 
 
 class TrainingPictures(Pictures):
-    """Random crops. Args as ``Pictures``, and:
+    """A Source as the DataLoader of training sees it: random crops, flipped and transposed.
 
     Args:
         source: Where the pictures come from, prepared.
@@ -177,7 +217,7 @@ class TrainingPictures(Pictures):
         scale: float,
         crop_size: int,
         flips: bool,
-        augment: Augmentation | None,
+        augment: Augmentation | None = None,
     ) -> None:
         super().__init__(source, name, scale)
         self.crop_size, self.flips, self.augment = crop_size, flips, augment
@@ -188,45 +228,57 @@ class TrainingPictures(Pictures):
         index = item.picture
         for attempt in range(ATTEMPTS):
             try:
-                sample = self.source.read(index)
+                sample = self.read(index)
                 break
             except UnreadableImage as error:
                 skipped.append(str(error))
                 index = seed_of(item.seed, "replacement", attempt) % len(self)
         else:
             raise ValueError(
-                f"{ATTEMPTS} pictures of data.init_args.train in a row could not be read; the first: {skipped[0]}"
+                f"{ATTEMPTS} pictures of data.init_args.train in a row could not be read; the "
+                f"first: {skipped[0]}"
             )
         key = self.keys[index]
+        sample.pop("meta", None)  # of the file, not of the crop: alpha alone would outweigh it
         sample = self._crop(sample, key, Draws(np.array([item.seed])).fold("crop"))
         if self.augment is not None:
             if "lr" in sample:
                 raise ValueError(
-                    f"{key} comes with its own LR, so data.init_args.augment would change only one of the two: unset it"
+                    f"{key} comes with its own LR, so data.init_args.augment would change only one "
+                    "of the two: unset it"
                 )
-            sample["hr"] = self.augment(cast(NDArray[np.uint8], np.ascontiguousarray(sample["hr"])), item.seed)
+            sample["hr"] = self.augment(
+                cast(NDArray[np.uint8], np.ascontiguousarray(sample["hr"])), item.seed
+            )
         return {**sample, "key": key, "seed": item.seed, "skipped": skipped}
 
     def _crop(self, sample: Sample, key: str, draws: Draws) -> Sample:
         paired = "lr" in sample
+        if "hr" not in sample:
+            raise ValueError(f"{key} has no HR picture, which data.init_args.train needs")
         if paired:
             _paired_size(sample, self.scale, key)
+            if self.scale != int(self.scale):
+                raise ValueError(
+                    f"{key} comes with its own LR, and crops of the two fit only at an integer "
+                    f"data.init_args.scale, not {self.scale:g}"
+                )
         step = int(self.scale) if paired else 1
         side = self.crop_size // step
         grid = sample["lr"] if paired else sample["hr"]
         rows, columns = grid.shape[0] - side, grid.shape[1] - side
         if rows < 0 or columns < 0:
-            height, width = sample["hr"].shape[:2]
             raise ValueError(
-                f"{key} is {width}x{height} pixels, smaller than data.init_args.crop_size {self.crop_size}: "
-                "lower the crop size, or leave such pictures out"
+                f"{key} is {_size(sample['hr'])} pixels, smaller than data.init_args.crop_size "
+                f"{self.crop_size}: lower the crop size, or leave such pictures out"
             )
         top, left = int(draws.integers(0, rows + 1)[0]), int(draws.integers(0, columns + 1)[0])
         turn = int(draws.integers(0, 8)[0]) if self.flips else 0
         if paired:
             sample["lr"] = _turned(sample["lr"][top : top + side, left : left + side], turn)
         top, left = top * step, left * step
-        sample["hr"] = _turned(sample["hr"][top : top + self.crop_size, left : left + self.crop_size], turn)
+        hr = sample["hr"][top : top + self.crop_size, left : left + self.crop_size]
+        sample["hr"] = _turned(hr, turn)
         return sample
 
 
@@ -237,10 +289,16 @@ class PredictPictures(Pictures):
         """One picture as ``lr``, or its ``error``."""
         key = self.keys[item.picture]
         try:
-            sample = self.source.read(item.picture)
+            sample = self.read(item.picture)
         except UnreadableImage as error:
             return {"key": key, "seed": item.seed, "error": str(error)}
-        sample["lr"] = sample.pop("hr")
+        if "hr" in sample and "lr" in sample:
+            raise ValueError(
+                f"{key} is a pair of HR and LR: set data.init_args.predict to a folder of the "
+                "pictures that are to be enlarged"
+            )
+        if "hr" in sample:
+            sample["lr"] = sample.pop("hr")
         return {**sample, "key": key, "seed": item.seed}
 
 
@@ -248,7 +306,8 @@ class SRDataModule(LightningDataModule):
     """Pictures for training, validation, test and prediction, degraded on the device.
 
     Args:
-        scale: Factor by which pictures are enlarged; the one place where it is set. May be fractional.
+        scale: Factor by which pictures are enlarged; the one place where it is set. May be
+            fractional.
         train: Pictures to train on.
         val: Sources to validate on, by name.
         test: Sources to test on, by name.
@@ -259,12 +318,16 @@ class SRDataModule(LightningDataModule):
         flips: Flip and transpose training crops at random.
         augment: A further change of training crops, on the CPU.
         degradation: Makes LR from HR; set it by the top-level key ``degradation``.
-        degradation_seed: Seed of the LR of validation and test, the same for all runs that are to be compared.
+        degradation_seed: Seed of the LR of validation and test, the same for all runs that are to
+            be compared.
         seed: Seed of order, crops and degradations in training; set it by ``seed_everything``.
-        workers: Processes that read pictures, for each process that trains; 0 reads in the training process.
-        eval_batch_size: Pictures a batch in validation and test; more than 1 needs pictures of one size.
-        streams: Number of canonical streams of the training order; the number of processes must divide it, so that
-            a run can be continued on another number of processes. By default the largest divisor of batch_size up to 64.
+        workers: Processes that read pictures, for each process that trains; 0 reads in the training
+            process.
+        eval_batch_size: Pictures a batch in validation and test; more than 1 needs pictures of one
+            size.
+        streams: Number of canonical streams of the training order; the number of processes must
+            divide it, so that a run can be continued on another number of processes. By default the
+            largest divisor of batch_size up to 64.
 
     Raises:
         ValueError: Settings that do not fit together; the message names the keys.
@@ -291,27 +354,35 @@ class SRDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.scale = _checked_scale(scale)
-        for name, value in (("batch_size", batch_size), ("crop_size", crop_size), ("crops_per_image", crops_per_image)):
-            if value < 1:
-                raise ValueError(f"data.init_args.{name} is {value}; it must be at least 1")
+        _check_least("batch_size", batch_size, 1)
+        _check_least("crop_size", crop_size, 1)
+        _check_least("crops_per_image", crops_per_image, 1)
+        _check_least("eval_batch_size", eval_batch_size, 1)
+        _check_least("streams", 1 if streams is None else streams, 1)
+        _check_least("workers", workers, 0)
         self.train, self.val, self.test, self.predict = train, val or {}, test or {}, predict
-        self.batch_size, self.crop_size, self.crops_per_image = batch_size, crop_size, crops_per_image
+        self.batch_size, self.crop_size, self.crops_per_image = (
+            batch_size,
+            crop_size,
+            crops_per_image,
+        )
         self.flips, self.augment = flips, augment
         self.degradation, self.degradation_seed, self.seed = degradation, degradation_seed, seed
         self.workers, self.eval_batch_size = workers, eval_batch_size
         self.streams = streams or default_streams(batch_size)
         if batch_size % self.streams:
             raise ValueError(
-                f"data.init_args.streams is {self.streams}, which does not divide data.init_args.batch_size {batch_size}"
+                f"data.init_args.streams is {self.streams}, which does not divide "
+                f"data.init_args.batch_size {batch_size}"
             )
         if train is not None:
-            check_crop(crop_size, train.scale or self.scale)
+            check_crop(crop_size, self._scale_of(train))
         self.unreadable = 0  # training pictures skipped so far in this process
+        self._fingerprint = ""  # of the training pictures' keys
         self._datasets: dict[str, list[Pictures]] = {}
         self._left_out: set[str] = set()
-        self._checked: set[str] = set()
 
-    # ---------------------------------------------------------------------------------------------------- sources
+    # ------------------------------------------------------------------------------------ sources
 
     def setup(self, stage: str) -> None:
         """Open the sources that ``stage`` needs.
@@ -323,39 +394,60 @@ class SRDataModule(LightningDataModule):
             ValueError: A source is missing, empty or unusable.
         """
         if stage == "fit":
-            if self.train is None:
-                raise ValueError("fit needs pictures to train on: set data.init_args.train to a Source")
-            scale = self.train.scale or self.scale
-            self.train.prepare(scale)
-            pictures = TrainingPictures(self.train, "train", scale, self.crop_size, self.flips, self.augment)
-            self._datasets["train"] = [pictures]
-            if len(self.plan()) == 0:
-                raise ValueError(
-                    f"data.init_args.train has {len(pictures)} pictures (crops_per_image {self.crops_per_image}), "
-                    f"fewer than data.init_args.batch_size {self.batch_size}: raise crops_per_image or lower batch_size"
-                )
+            self._datasets["train"] = [self._training_pictures()]
         if stage in ("fit", "validate"):
-            self._datasets["val"] = [self._prepared(name, source) for name, source in self.val.items()]
+            self._datasets["val"] = [self._prepared(*named) for named in self.val.items()]
         if stage == "test":
-            self._datasets["test"] = [self._prepared(name, source) for name, source in self.test.items()]
+            self._datasets["test"] = [self._prepared(*named) for named in self.test.items()]
         for verb, part in (("validate", "val"), ("test", "test")):
             if stage == verb and not self._datasets[part]:
-                raise ValueError(f"{verb} needs pictures: set data.init_args.{part} to a dict of name: Source")
+                raise ValueError(
+                    f"{verb} needs pictures: set data.init_args.{part} to a dict of name: Source"
+                )
         if stage == "predict":
             self._datasets["predict"] = [self._predict_pictures()]
 
     def _prepared(self, name: str, source: Source) -> Pictures:
-        scale = source.scale or self.scale
+        scale = self._scale_of(source)
         source.prepare(scale)
         return Pictures(source, name, scale)
+
+    def _scale_of(self, source: Source) -> float:
+        return self.scale if source.scale is None else _checked_scale(source.scale, "a source's")
+
+    def _training_pictures(self) -> TrainingPictures:
+        if self.train is None:
+            raise ValueError("fit needs pictures to train on: set data.init_args.train to a Source")
+        scale = self._scale_of(self.train)
+        self.train.prepare(scale)
+        pictures = TrainingPictures(
+            self.train, "train", scale, self.crop_size, self.flips, self.augment
+        )
+        if sum(self.train.groups) != len(pictures):
+            raise ValueError(
+                f"{type(self.train).__name__}.groups sums to {sum(self.train.groups)}, but it has "
+                f"{len(pictures)} keys"
+            )
+        if len(pictures) * self.crops_per_image < self.batch_size:
+            raise ValueError(
+                f"data.init_args.train has {len(pictures)} pictures (crops_per_image "
+                f"{self.crops_per_image}), fewer than data.init_args.batch_size {self.batch_size}: "
+                "raise crops_per_image or lower batch_size"
+            )
+        names = "\n".join(pictures.keys).encode()
+        self._fingerprint = hashlib.blake2b(names, digest_size=8).hexdigest()
+        return pictures
 
     def _predict_pictures(self) -> PredictPictures:
         from datamodules.folder import Folder  # Folder is a Source, so it imports this file
 
         if self.predict is None:
-            raise ValueError("predict needs pictures: set data.init_args.predict to a folder, a file, or a Source")
+            raise ValueError(
+                "predict needs pictures: set data.init_args.predict to a folder, a file, or a "
+                "Source"
+            )
         source = self.predict if isinstance(self.predict, Source) else Folder.of(self.predict)
-        scale = source.scale or self.scale
+        scale = self._scale_of(source)
         source.prepare(scale)
         return PredictPictures(source, "predict", scale)
 
@@ -377,19 +469,22 @@ class SRDataModule(LightningDataModule):
         groups = tuple(self._datasets["train"][0].source.groups)
         return Plan(groups, self.seed, self.batch_size, self.streams, self.crops_per_image)
 
-    # -------------------------------------------------------------------------------------------------- dataloaders
+    # -------------------------------------------------------------------------------- dataloaders
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _position(self) -> tuple[int, int]:
-        # Lightning restores these counters before it asks the loader for the first batch; the checkpoint callback
-        # makes sure that a checkpoint holds them as of the last whole step.
+        # Lightning restores these counters before it asks the loader for the first batch; the
+        # checkpoint callback makes sure that a checkpoint holds them as of the last whole step.
         if self.trainer is None:
             return 0, 0
-        return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        return self.trainer.current_epoch, progress.current.completed
 
-    def _loader(self, dataset: Pictures, sampler: Any, persistent: bool = False) -> DataLoader[dict[str, Any]]:
+    def _loader(
+        self, dataset: Pictures, sampler: Any, persistent: bool = False
+    ) -> DataLoader[dict[str, Any]]:
         return DataLoader(
             dataset,
             batch_sampler=sampler,
@@ -406,11 +501,13 @@ class SRDataModule(LightningDataModule):
         return self._loader(self._datasets["train"][0], sampler, persistent=True)
 
     def _evaluation(self, part: str, batch_size: int) -> list[DataLoader[dict[str, Any]]]:
+        left_out = self._left_out if part == "predict" else set()
         loaders = []
         for dataset in self._datasets[part]:
-            indices = [i for i, key in enumerate(dataset.source.keys) if part != "predict" or key not in self._left_out]
+            indices = [i for i, key in enumerate(dataset.source.keys) if key not in left_out]
             seeds = [seed_of(self.degradation_seed, dataset.keys[i]) for i in indices]
-            loaders.append(self._loader(dataset, EvaluationSampler(indices, seeds, batch_size, *self._ranks())))
+            sampler = EvaluationSampler(indices, seeds, batch_size, *self._ranks())
+            loaders.append(self._loader(dataset, sampler))
         return loaders
 
     def val_dataloader(self) -> list[DataLoader[dict[str, Any]]]:
@@ -425,17 +522,22 @@ class SRDataModule(LightningDataModule):
         """One loader over the pictures to enlarge, one picture a batch."""
         return self._evaluation("predict", 1)
 
-    # ---------------------------------------------------------------------------------------------------- on device
+    # ---------------------------------------------------------------------------------- on device
 
-    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+    def on_before_batch_transfer(
+        self, batch: dict[str, Any], dataloader_idx: int
+    ) -> dict[str, Any]:
         """Count and report the unreadable pictures that were replaced in this batch."""
         for reason in batch.pop("skipped", []):
             self.unreadable += 1
             if self.unreadable <= 20 or self.unreadable % 1000 == 0:
-                log.warning("skipped an unreadable training picture (%d so far): %s", self.unreadable, reason)
+                message = "skipped an unreadable training picture (%d so far): %s"
+                log.warning(message, self.unreadable, reason)
         return batch
 
-    def transfer_batch_to_device(self, batch: dict[str, Any], device: torch.device, dataloader_idx: int) -> Any:
+    def transfer_batch_to_device(
+        self, batch: dict[str, Any], device: torch.device, dataloader_idx: int
+    ) -> Any:
         """Move the tensors, but leave ``seed`` on the CPU, where everything is drawn from it."""
         seed = batch.pop("seed")
         moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
@@ -443,39 +545,58 @@ class SRDataModule(LightningDataModule):
         return moved
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Batch:
-        """Make float32 in [0, 1], degrade HR where the source gave no LR, check the first batch of each source."""
+        """Make float32 in [0, 1] and, of HR without LR, the LR; check each source's first batch.
+
+        Raises:
+            ValueError: There is nothing that makes LR, or it makes it for another scale.
+        """
         if "error" in batch:
-            return cast(Batch, batch)
-        part = "train"
-        if self.trainer is not None and not self.trainer.training:
-            part = "predict" if self.trainer.predicting else "test" if self.trainer.testing else "val"
-        dataset = self._datasets[part][dataloader_idx]
+            return {"key": batch["key"], "error": batch["error"]}
+        dataset = self._datasets[self._part()][dataloader_idx]
         for name in ("hr", "lr"):
             if name in batch and batch[name].dtype == torch.uint8:
                 batch[name] = batch[name].float().div_(255)
         if "lr" not in batch:
-            degradation = dataset.source.degradation or self.degradation
-            if degradation is None:
-                raise ValueError(
-                    f"source {dataset.name!r} gives no LR pictures and nothing makes them: set degradation.class_path"
-                )
-            batch["lr"] = degradation(batch["hr"], batch["seed"])
+            batch["lr"] = self._degradation_of(dataset)(batch["hr"], batch["seed"])
         if "hr" in batch:
             batch["size"] = tuple(batch["hr"].shape[-2:])
         else:
-            batch["size"] = tuple(max(1, round(side * dataset.scale)) for side in batch["lr"].shape[-2:])
-        if dataset.name not in self._checked:
-            self._checked.add(dataset.name)
+            batch["size"] = tuple(round(side * dataset.scale) for side in batch["lr"].shape[-2:])
+        if not dataset.checked:
             check_batch(cast(Batch, batch))
+            dataset.checked = True
         return cast(Batch, batch)
 
-    # -------------------------------------------------------------------------------------------------------- state
+    def _part(self) -> str:
+        trainer = self.trainer
+        if trainer is None or trainer.training:
+            return "train"
+        return "predict" if trainer.predicting else "test" if trainer.testing else "val"
+
+    def _degradation_of(self, dataset: Pictures) -> Degradation:
+        degradation = dataset.source.degradation or self.degradation
+        if degradation is None:
+            raise ValueError(
+                f"source {dataset.name!r} gives no LR pictures and nothing makes them: set "
+                "degradation.class_path"
+            )
+        if degradation.scale != dataset.scale:
+            raise ValueError(
+                f"source {dataset.name!r} has scale {dataset.scale:g}, but its degradation makes "
+                f"LR for scale {degradation.scale:g}: give the source a degradation of its scale"
+            )
+        return degradation
+
+    # -------------------------------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Any]:
         """What fixes the order of the samples; the position itself is in the loops' counters."""
+        if "train" not in self._datasets:
+            return {}
         plan = self.plan()
         return {
             "groups": list(plan.groups),
+            "pictures": self._fingerprint,
             "seed": plan.seed,
             "batch_size": plan.batch_size,
             "streams": plan.streams,
@@ -489,39 +610,55 @@ class SRDataModule(LightningDataModule):
             state_dict: As ``state_dict`` gave it.
 
         Raises:
-            ValueError: The pictures, the seed or the batch size are others than those of the checkpoint.
+            ValueError: The pictures, the seed or the batch size are others than those of the
+                checkpoint.
         """
-        if "train" not in self._datasets:
-            return
+        named = {
+            "groups": "the number of pictures in data.init_args.train",
+            "pictures": "the hash of the names of the pictures in data.init_args.train",
+            "seed": "seed_everything",
+        }
         for name, now in self.state_dict().items():
-            then = state_dict.get(name)
+            then = state_dict.get(name, now)
             if now != then:
-                what = "the number of pictures in data.init_args.train" if name == "groups" else name
                 raise ValueError(
-                    f"the checkpoint was made with another order of samples: {what} was {then}, now it is {now}. "
-                    "Put it back, or start from the weights alone: --model.init_args.weights CHECKPOINT --run.name NEW"
+                    "the checkpoint was made with another order of samples: "
+                    f"{named.get(name, f'data.init_args.{name}')} was {then}, now it is {now}. Put "
+                    "it back, or start from the weights alone: --model.init_args.weights "
+                    "CHECKPOINT --run.name NEW"
                 )
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Put samples together into one batch of uint8 (or, from 16-bit pictures, float32 in [0, 1]) tensors.
+    """Put samples together into one batch.
+
+    Args:
+        samples: As the datasets above give them.
+
+    Returns:
+        Pictures as uint8 tensors or, where one of them has 16 bits, as float32 in [0, 1].
 
     Raises:
-        ValueError: Pictures of differing sizes.
+        ValueError: Pictures of differing sizes, or samples with and without LR (or text).
     """
+    keys = [s["key"] for s in samples]
     batch: dict[str, Any] = {
-        "key": [s["key"] for s in samples],
+        "key": keys,
         "seed": torch.tensor([s["seed"] for s in samples], dtype=torch.int64),
     }
-    for name in ("text", "meta", "error"):
-        if name in samples[0]:
-            batch[name] = [s[name] for s in samples]
+    for name in ("text", "meta", "error", "hr", "lr"):
+        values = [s[name] for s in samples if name in s]
+        if not values:
+            continue
+        if len(values) < len(samples):
+            raise ValueError(
+                f"only {len(values)} of {len(samples)} samples in one batch ({', '.join(keys[:3])}"
+                f", ...) have {name!r}: a Source gives it for all pictures, or for none"
+            )
+        batch[name] = _stack(values, keys) if name in ("hr", "lr") else values
     skipped = [reason for s in samples for reason in s.get("skipped", [])]
     if skipped:
         batch["skipped"] = skipped
-    for name in ("hr", "lr"):
-        if name in samples[0]:
-            batch[name] = _stack([s[name] for s in samples], batch["key"])
     return batch
 
 
@@ -529,7 +666,8 @@ def _stack(pictures: list[Pixels], keys: list[str]) -> Tensor:
     shapes = {picture.shape for picture in pictures}
     if len(shapes) > 1:
         raise ValueError(
-            f"pictures of differing sizes in one batch ({', '.join(keys[:3])}, ...): set data.init_args.eval_batch_size 1"
+            f"pictures of differing sizes in one batch ({', '.join(keys[:3])}, ...): set "
+            "data.init_args.eval_batch_size 1"
         )
     if all(picture.dtype == np.uint8 for picture in pictures):
         stacked = np.stack(pictures)
@@ -544,8 +682,11 @@ def cut_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     Args:
         size: (H, W) of the picture.
         scale: The scale, at least 1.
+
+    Returns:
+        (H, W); 0 where a side is less than one LR pixel.
     """
-    lr = [max(1, math.floor(side / scale + 1e-6)) for side in size]
+    lr = [math.floor(side / scale + 1e-6) for side in size]
     return min(size[0], round(lr[0] * scale)), min(size[1], round(lr[1] * scale))
 
 
@@ -560,7 +701,8 @@ def check_crop(crop_size: int, scale: float) -> None:
         below = crop_size // step * step
         fits = f"{below} or {below + step}" if below else f"{step}"
         raise ValueError(
-            f"data.init_args.crop_size is {crop_size}, not a multiple of data.init_args.scale {step}; use {fits}"
+            f"data.init_args.crop_size is {crop_size}, not a multiple of data.init_args.scale "
+            f"{step}; use {fits}"
         )
 
 
@@ -578,30 +720,56 @@ def check_batch(batch: Batch) -> None:
         image = cast(Tensor, image)
         if image.dtype != torch.float32 or image.ndim != 4 or image.shape[:2] != (count, 3):
             raise ValueError(
-                f"batch[{name!r}] is {image.dtype} {tuple(image.shape)}; expected float32 ({count}, 3, H, W) for {batch['key']}"
+                f"batch[{name!r}] is {image.dtype} {tuple(image.shape)}; expected float32 "
+                f"({count}, 3, H, W) for {batch['key']}"
             )
         low, high = (float(v) for v in image.aminmax())
         if not (low >= 0 and high <= 1):  # also catches NaN
-            raise ValueError(f"batch[{name!r}] has values in [{low}, {high}]; expected [0, 1] ({batch['key']})")
-    if batch["seed"].shape != (count,):
-        raise ValueError(f"batch['seed'] has shape {tuple(batch['seed'].shape)}; expected ({count},)")
+            raise ValueError(
+                f"batch[{name!r}] has values in [{low}, {high}]; expected [0, 1] ({batch['key']})"
+            )
+    seed = batch["seed"]
+    if seed.shape != (count,) or seed.dtype != torch.int64 or seed.device.type != "cpu":
+        raise ValueError(
+            f"batch['seed'] is {seed.dtype} {tuple(seed.shape)} on {seed.device}; expected int64 "
+            f"({count},) on the CPU"
+        )
 
 
-def _checked_scale(scale: float) -> float:
-    if not (isinstance(scale, int | float) and math.isfinite(scale) and scale >= 1):
-        raise ValueError(f"data.init_args.scale is {scale}; it must be a number of at least 1")
+def _checked_scale(scale: float, whose: str = "data.init_args.") -> float:
+    number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    if not (number and math.isfinite(scale) and scale >= 1):
+        name = f"{whose}scale" if whose.endswith(".") else f"{whose} scale"
+        raise ValueError(f"{name} is {scale!r}; it must be a number of at least 1")
     return float(scale)
 
 
+def _check_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"data.init_args.{name} is {value}; it must be at least {least}")
+
+
+def _check_pixels(picture: Any, what: str) -> None:
+    if not isinstance(picture, np.ndarray):
+        raise ValueError(f"{what} {type(picture).__name__}; expected an (H, W, 3) NumPy array")
+    rgb = picture.ndim == 3 and picture.shape[2] == 3 and picture.size > 0
+    if not rgb or picture.dtype not in (np.uint8, np.uint16):
+        raise ValueError(
+            f"{what} {picture.dtype} {picture.shape}; expected (H, W, 3) uint8 or uint16, RGB"
+        )
+
+
+def _size(picture: Pixels) -> str:
+    return f"{picture.shape[1]}x{picture.shape[0]}"
+
+
 def _paired_size(sample: Sample, scale: float, key: str) -> tuple[int, int]:
-    if scale != int(scale):
-        raise ValueError(f"{key} comes with its own LR, which needs an integer data.init_args.scale, not {scale}")
     height, width = (round(side * scale) for side in sample["lr"].shape[:2])
     got = sample["hr"].shape[:2]
     if not (height <= got[0] < height + scale and width <= got[1] < width + scale):
         raise ValueError(
-            f"{key}: HR is {got[1]}x{got[0]} and LR {sample['lr'].shape[1]}x{sample['lr'].shape[0]}, "
-            f"which does not fit data.init_args.scale {scale:g} (expected HR {width}x{height})"
+            f"{key}: HR is {_size(sample['hr'])} and LR {_size(sample['lr'])}, which does not fit "
+            f"data.init_args.scale {scale:g} (expected HR {width}x{height})"
         )
     return height, width
 

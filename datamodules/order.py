@@ -1,7 +1,7 @@
 """The order of training samples as a plan: a pure function of (sizes, seed, epoch).
 
-Nothing about the order is state. A run that is stopped and continued, on the same number of processes or another one,
-asks the same plan for the next global batch and gets the same samples.
+Nothing about the order is state. A run that is stopped and continued, on the same number of
+processes or another one, asks the same plan for the next global batch and gets the same samples.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_STREAMS = 64
 
 
 class Item(NamedTuple):
-    """What a worker needs to make one sample: which picture, and the seed of all that happens to it."""
+    """What a worker needs to make a sample: which picture, and the seed of all that happens to it."""
 
     picture: int
     seed: int
@@ -34,10 +34,11 @@ def default_streams(batch_size: int) -> int:
 class Plan:
     """The sequence of samples of every epoch, cut into global batches.
 
-    Groups (shards) are shuffled, samples are shuffled within a window of groups, and the resulting sequence is cut
-    into ``streams`` contiguous streams of equal length. Global batch k takes ``batch_size / streams`` samples from
-    each stream, and a process owns whole streams: so it reads only its own part of the shards, and global batch k
-    holds the same samples on any number of processes that divides ``streams``.
+    Groups (shards) are shuffled, samples are shuffled within a window of groups, and the resulting
+    sequence is cut into ``streams`` contiguous streams of equal length. Global batch k takes
+    ``batch_size / streams`` samples from each stream, and a process owns whole streams: so it reads
+    only its own part of the shards, and global batch k holds the same samples on any number of
+    processes that divides ``streams``.
 
     Args:
         groups: Number of samples of each group, in the source's order.
@@ -60,7 +61,14 @@ class Plan:
         return sum(self.groups) * self.repeats // self.batch_size
 
     def sequence(self, epoch: int) -> NDArray[np.int64]:
-        """Order of all virtual samples (picture * repeats + repeat) of an epoch. Shape (samples * repeats,)."""
+        """Order of all virtual samples of an epoch.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+
+        Returns:
+            (samples * repeats,) of picture * repeats + repeat.
+        """
         starts = np.concatenate([[0], np.cumsum(self.groups)])
         order = _permutation(len(self.groups), seed_of(self.seed, "shards", epoch))
         parts = []
@@ -102,13 +110,14 @@ def check_world(plan: Plan, world: int) -> None:
     """Refuse a number of processes that cannot share the plan's streams evenly.
 
     Raises:
-        ValueError: ``world`` does not divide the plan's streams; the message lists the legal numbers.
+        ValueError: ``world`` does not divide the plan's streams; the legal numbers are listed.
     """
     if plan.streams % world:
         legal = [d for d in range(1, plan.streams + 1) if plan.streams % d == 0]
         raise ValueError(
             f"{world} processes cannot share data.init_args.batch_size {plan.batch_size} evenly "
-            f"({plan.streams} streams): use a number of processes out of {legal}, or another batch_size"
+            f"({plan.streams} streams): use a number of processes out of {legal}, or another "
+            "batch_size"
         )
 
 
@@ -121,7 +130,8 @@ class PlanSampler:
         plan: The order of the samples.
         rank: Number of this process.
         world: Number of processes.
-        position: Asked when an epoch begins: its number, and how many of its global batches were consumed already.
+        position: Asked when an epoch begins: its number, and how many of its global batches were
+            consumed already.
     """
 
     def __init__(
@@ -131,7 +141,7 @@ class PlanSampler:
         self.plan, self.rank, self.world, self.position = plan, rank, world, position
 
     def __len__(self) -> int:
-        """Number of batches of a whole epoch, also when the current one was entered in its middle."""
+        """Number of batches of a whole epoch, also when it was entered in its middle."""
         return len(self.plan)
 
     def __iter__(self) -> Iterator[list[Item]]:
@@ -158,8 +168,12 @@ class EvaluationSampler:
         self.chunks = [own[i : i + batch_size] for i in range(0, len(own), batch_size)]
 
     def __len__(self) -> int:
-        """Number of batches on this process."""
-        return len(self.chunks)
+        """Number of batches on this process, and 1 where there is none.
+
+        Lightning leaves a whole evaluation out on a process whose loaders are empty; the others
+        would wait for it forever, for metrics are brought together at the evaluation's end.
+        """
+        return max(1, len(self.chunks))
 
     def __iter__(self) -> Iterator[list[Item]]:
         """The batches, in the source's order."""
@@ -167,8 +181,8 @@ class EvaluationSampler:
 
 
 def _permutation(n: int, seed: int) -> NDArray[np.int64]:
-    # Our own permutation: numpy does not promise that its generators shuffle alike in the next release, and a run
-    # that is continued a year later must not change its order.
+    # Our own permutation: numpy does not promise that its generators shuffle alike in the next
+    # release, and a run that is continued a year later must not change its order.
     with np.errstate(over="ignore"):
         keys = mix(np.uint64(seed) + np.arange(n, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     return np.argsort(keys, kind="stable")

@@ -62,14 +62,14 @@ def list_images(root: Path, recursive: bool = True) -> list[Path]:
     found, others, seen = [], 0, set()
     for folder, below, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen or not recursive:
+        if real in seen:
             below.clear()  # a link that leads back would never end
-        if real not in seen:
-            files = [Path(folder, name) for name in names]
-            found += [path for path in files if is_image(path)]
-            others += sum(not is_image(path) for path in files)
+            continue
         seen.add(real)
-        below[:] = [name for name in below if not name.startswith(".")]
+        below[:] = [name for name in below if recursive and not name.startswith(".")]
+        files = [Path(folder, name) for name in names]
+        found += [path for path in files if is_image(path)]
+        others += sum(not is_image(path) for path in files)
     if others:
         log.info("%s: left out %d files that are no pictures by their name", root, others)
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())

@@ -41,7 +41,7 @@ def to_device(params: Params, batch: int, device: torch.device) -> Params:
         ValueError: an array is not one value (or one row) an image.
     """
     arrays: list[npt.NDArray[Any]] = [
-        np.ascontiguousarray(leaf, _ON_DEVICE[leaf.dtype.kind][0])
+        np.asarray(leaf, _ON_DEVICE[leaf.dtype.kind][0])
         for path, leaf in _leaves(params)
         if _is_array(path, leaf, batch)
     ]

@@ -1,7 +1,8 @@
-"""What every method is: an ``ImageModel``, as a ``SuperResolver`` (restores pictures) or a ``Generator`` (makes them).
+"""What every method is: an ``ImageModel``, which restores pictures or makes them.
 
-A method of your own is one subclass with ``training_step`` and ``restore`` (or ``generate``); optimisers, validation,
-test, prediction, weights, checkpoints and randomness are done here.
+A method of your own is one subclass of ``SuperResolver`` with ``training_step`` and ``restore``, or
+of ``Generator`` with ``training_step`` and ``generate``; optimisers, validation, test, prediction,
+weights, checkpoints and randomness are done here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from degradations.draws import seed_of
 from lightning_modules.noise import Noise
 from lightning_modules.tiling import restore_tiled
-from lightning_modules.weights import Weights, read_weights
+from lightning_modules.weights import read_weights
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -40,8 +41,10 @@ class ImageModel(LightningModule, ABC):
     Args:
         scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
         optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml`` (``{scale}`` is filled in).
+        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
+            there is none.
+        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``, in which
+            ``{scale}`` is filled in.
 
     Raises:
         ValueError: ``scale`` is no number of at least 1.
@@ -55,13 +58,15 @@ class ImageModel(LightningModule, ABC):
         weights: str | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(scale, int | float) or not math.isfinite(scale) or scale < 1:
+        number = isinstance(scale, int | float) and not isinstance(scale, bool)
+        if not number or not math.isfinite(scale) or scale < 1:
             raise ValueError(
-                f"{type(self).__name__} got scale {scale!r}; it must be a number of at least 1: set data.init_args.scale"
+                f"{type(self).__name__} got scale {scale!r}; it must be a number of at least 1: "
+                "set data.init_args.scale"
             )
         self.scale = float(scale)
         self.optimizer, self.lr_scheduler, self.weights = optimizer, lr_scheduler, weights
-        # Which weights are in the model; None while they are as initialised. The command line keeps it true.
+        # Which weights are in the model; None while they are as initialised.
         self.weights_source: str | None = None
 
     @abstractmethod
@@ -78,72 +83,127 @@ class ImageModel(LightningModule, ABC):
 
     @property
     def needs_weights(self) -> bool:
-        """Whether the model would give meaningless pictures without trained weights."""
-        return any(True for _ in self.parameters())
+        """Whether the model would give meaningless pictures, for its weights are as initialised."""
+        return self.weights_source is None and any(True for _ in self.parameters())
 
-    # ------------------------------------------------------------------------------------------------- optimisation
+    # -------------------------------------------------------------------------------- optimisation
 
     def configure_optimizers(self) -> Any:
-        """Optimiser of the trainable parameters, and the schedule, stepped once a step."""
-        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        """Optimiser of the trainable parameters, and the schedule, stepped once a step.
+
+        Raises:
+            ValueError: Nothing is trainable, or the schedule waits for a value without a name.
+        """
+        trainable = [p for p in self.parameters() if p.requires_grad]
+        if not trainable:
+            raise ValueError(
+                f"{class_path(self)} has no trainable parameters: use test or predict, or another "
+                "model.class_path for fit"
+            )
+        optimizer = self.optimizer(trainable)
+        # A fused optimiser would undo the AMP scaler's scale by itself, and Lightning then refuses
+        # to clip gradients under mixed precision. The scaler can do it, at no measurable cost.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
         config: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
-        if isinstance(scheduler, ReduceLROnPlateau):
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            if not isinstance(scheduler, ReduceLROnPlateau):
+                raise ValueError(
+                    "model.init_args.lr_scheduler is torch's ReduceLROnPlateau, which does not say "
+                    "what it watches: use lightning.pytorch.cli.ReduceLROnPlateau with monitor"
+                )
             config = {"scheduler": scheduler, "interval": "epoch", "monitor": scheduler.monitor}
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Key all that the model draws in this batch by the batch's own samples.
 
-        Their seeds are a hash of (run seed, epoch, position in the plan), so every rank and every batch differs, and
-        a resumed run draws what the uninterrupted one would have drawn, with nothing saved.
+        Their seeds are a hash of (run seed, epoch, position in the plan), so every rank and every
+        batch differs, and a resumed run draws what the uninterrupted one would have drawn, with
+        nothing saved. Who overrides this calls it first.
         """
         torch.manual_seed(seed_of("model", *batch["seed"].tolist()))
+        self._show_logged()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Write the values of the last batch too, when a callback has just stopped the run."""
+        self._show_logged()
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """As Lightning's, but free between the logging steps.
+        """As Lightning's, with the same numbers written at the same steps, but nearly free.
 
-        Lightning books every logged value at every batch (0.2 ms each) and writes it at each
-        ``trainer.log_every_n_steps``-th; a value of a training step that will not be written is not booked here.
+        Lightning spends some tenths of a millisecond on booking one value, and makes a Python
+        number of it if the progress bar shows it, which waits for the device; both at every batch.
+        Here a value of a training batch is booked once and then only exchanged, and Lightning gets
+        to see it at the steps that are written (``trainer.log_every_n_steps``).
         """
         trainer = self._trainer
-        if trainer is not None and trainer.training and not kwargs.get("on_epoch"):
-            epoch_loop = trainer.fit_loop.epoch_loop
-            if (epoch_loop._batches_that_stepped + 1) % trainer.log_every_n_steps and not trainer.fast_dev_run:
+        if trainer is not None and trainer.training and not self._writes_now():
+            booked = self._booked().get(f"{self._current_fx_name}.{name}")
+            begins = trainer._logger_connector.should_reset_tensors(str(self._current_fx_name))
+            if booked is not None and _is_of_steps(booked) and not begins:
+                if not booked.meta.sync.should:  # or all processes would wait for each other
+                    value = torch.as_tensor(value, dtype=booked.value.dtype)
+                    booked._forward_cache = value.detach()
                 return
         super().log(name, value, *args, **kwargs)
 
-    # ------------------------------------------------------------------------------------------------------ weights
+    def _booked(self) -> dict[str, Any]:
+        # Lightning's record of what was logged, by hook and name.
+        return cast("dict[str, Any]", self.trainer._results or {})
+
+    def _writes_now(self) -> bool:
+        trainer = self.trainer
+        fast_dev_run = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        return fast_dev_run or trainer._logger_connector.should_update_logs
+
+    def _show_logged(self) -> None:
+        # What counts as reset is not looked at by Lightning, and keeps its value all the same.
+        if self._trainer is None:
+            return
+        # At an epoch's end, others may read the value of the last batch (early stopping).
+        hidden = not (self._writes_now() or self.trainer.is_last_batch)
+        for booked in self._booked().values():
+            if _is_of_steps(booked):
+                booked.has_reset = hidden
+
+    # ------------------------------------------------------------------------------------- weights
 
     def load_weights(self, path: str | Path) -> None:
-        """Start from weights only: a checkpoint of ours (EMA preferred), an exported file, or an official one.
+        """Start from weights only.
+
+        A checkpoint of ours (EMA preferred), an exported file, or an official one.
 
         Args:
             path: The file.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: Another method's weights, or tensors that are missing, unexpected or of another shape.
+            ValueError: Another method's weights, or tensors that are missing, unexpected or of
+                another shape.
         """
         weights = read_weights(path)
         if weights.model not in (None, class_path(self)):
-            raise ValueError(f"{path} was trained with {weights.model}, but the model here is {class_path(self)}")
+            raise ValueError(
+                f"{path} was trained with {weights.model}, but the model here is "
+                f"{class_path(self)}: set model.class_path to that, or name another file"
+            )
         own = self.state_dict()
         state = weights.tensors if weights.model else self.import_official(weights.tensors)
         trained = set(self.checkpoint_keys())
         missing = [k for k in own if k not in state and (k in trained or not weights.model)]
-        unexpected = [k for k in state if k not in own]
-        reshaped = [k for k in state if k in own and state[k].shape != own[k].shape]
-        if missing or unexpected or reshaped:
-            raise ValueError(_mismatch(path, missing, unexpected, reshaped))
+        _check_tensors(path, own, state, missing)
         self.load_state_dict({**own, **state})
         self.weights_source = weights.name
         log.info("weights: %s", weights.name)
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Map the tensors of the authors' own file onto this model's names; override where there is such a file.
+        """Map the tensors of the authors' own file onto this model's names.
+
+        Override it where there is such a file. All tensors of the model must come out: a method
+        whose frozen part has another source adds that part's own.
 
         Args:
             tensors: As the file has them.
@@ -154,23 +214,26 @@ class ImageModel(LightningModule, ABC):
         return tensors
 
     def checkpoint_keys(self) -> list[str]:
-        """Names that a checkpoint holds: trainable parameters, and persistent buffers of modules that train."""
-        trainable = {name for name, p in self.named_parameters() if p.requires_grad}
-        training = {name.rpartition(".")[0] for name in trainable}
-        # A normalisation's buffers lie beside its weights, or (without weights) in a module whose parent trains.
-        parents = {name for module in training for name in _parents(module)}
-        frozen = {name.rpartition(".")[0] for name, p in self.named_parameters() if not p.requires_grad}
-        parameters = {name for name, _ in self.named_parameters()}
-        keys = []
-        for name in self.state_dict():
-            module = name.rpartition(".")[0]
-            if name in parameters:
-                keep = name in trainable
-            else:
-                keep = module in training or (module not in frozen and bool(parents & set(_parents(module))))
-            if keep:
-                keys.append(name)
-        return keys
+        """What a checkpoint holds: trainable parameters, and buffers of what trains.
+
+        A buffer belongs to the nearest module around it that has parameters in it: running
+        statistics without weights of their own train with their network, and what lies within a
+        frozen network does not.
+        """
+        parameters = dict(self.named_parameters(remove_duplicate=False))
+        trains: dict[str, bool] = {}
+        for name, parameter in parameters.items():
+            for module in _around(name):
+                trains[module] = trains.get(module, False) or parameter.requires_grad
+        return [
+            name
+            for name in self.state_dict()
+            if (
+                parameters[name].requires_grad
+                if name in parameters
+                else next((trains[module] for module in _around(name) if module in trains), True)
+            )
+        ]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what training changes; frozen parts are named by their source, not stored."""
@@ -186,13 +249,13 @@ class ImageModel(LightningModule, ABC):
         """
         model = checkpoint.get("model")
         if model != class_path(self):
-            raise ValueError(f"the checkpoint was trained with {model}, but the model here is {class_path(self)}")
+            raise ValueError(
+                f"the checkpoint was trained with {model or 'a model that it does not name'}, but "
+                f"the model here is {class_path(self)}: set model.class_path to that"
+            )
         own, state = self.state_dict(), checkpoint["state_dict"]
         missing = [k for k in self.checkpoint_keys() if k not in state]
-        unexpected = [k for k in state if k not in own]
-        reshaped = [k for k in state if k in own and state[k].shape != own[k].shape]
-        if missing or unexpected or reshaped:
-            raise ValueError(_mismatch("the checkpoint", missing, unexpected, reshaped))
+        _check_tensors("the checkpoint", own, state, missing)
         checkpoint["state_dict"] = {**own, **state}
 
 
@@ -202,8 +265,10 @@ class SuperResolver(ImageModel):
     Args:
         scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
         optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml`` (``{scale}`` is filled in).
+        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
+            there is none.
+        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``, in which
+            ``{scale}`` is filled in.
     """
 
     tile = 512  # LR pixels a side; larger pictures go through overlapping tiles in prediction
@@ -237,18 +302,26 @@ class SuperResolver(ImageModel):
         """
         h, w = batch["lr"].shape[-2:]
         if tiled and max(h, w) > self.tile:
-            sr = restore_tiled(self.restore, batch, self.tile, self.tile_overlap)
+            sr = restore_tiled(self._restored, batch, self.tile, self.tile_overlap)
         else:
-            sr = self.restore(batch, Noise(batch["seed"], batch["lr"].device))
-        if sr.shape[-2:] != torch.Size(batch["size"]):
-            got, wanted = "x".join(map(str, sr.shape[:-3:-1])), "x".join(map(str, batch["size"][::-1]))
-            raise ValueError(
-                f"{type(self).__name__} made a {got} picture of {batch['key'][0]}, expected {wanted}: "
-                f"its scale is {self.scale:g}; set data.init_args.scale (or the source's) to what it was trained for"
-            )
-        return {"sr": sr.float().clamp_(0, 1)}
+            sr = self._restored(batch, Noise(batch["seed"], batch["lr"].device))
+        return {"sr": sr.float().clamp(0, 1)}
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+    def _restored(self, batch: Batch, noise: Noise) -> Tensor:
+        sr = self.restore(batch, noise)
+        expected = (len(batch["lr"]), 3, *batch["size"])
+        if sr.shape != expected:
+            raise ValueError(
+                f"{type(self).__name__} made {_shape(sr.shape)} of {batch['key'][0]} "
+                f"({_shape(batch['lr'].shape)}), expected {_shape(expected)}: its scale is "
+                f"{self.scale:g}; set data.init_args.scale (or the source's) to what it was "
+                "trained for"
+            )
+        return sr
+
+    def validation_step(
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor]:
         """Restore a validation batch; callbacks measure the output."""
         return self.enlarge(batch)
 
@@ -256,7 +329,9 @@ class SuperResolver(ImageModel):
         """Restore a test batch; callbacks measure the output."""
         return self.enlarge(batch)
 
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor] | None:
+    def predict_step(
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor] | None:
         """Enlarge one picture, in tiles where it is large; None for one that could not be read."""
         return None if "error" in batch else self.enlarge(batch, tiled=True)
 
@@ -265,9 +340,11 @@ class Generator(ImageModel):
     """A method that makes pictures from nothing or from text. Args as ``ImageModel``.
 
     Args:
-        scale: Factor between the base's own resolution and the output; set by ``data.init_args.scale``.
+        scale: Factor between the base's own resolution and the output; set by
+            ``data.init_args.scale``.
         optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default none.
+        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
+            there is none.
         weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
     """
 
@@ -285,17 +362,28 @@ class Generator(ImageModel):
 
     @torch.no_grad()
     def sample(self, batch: Batch) -> dict[str, Tensor]:
-        """Generate and clamp.
+        """Generate, check and clamp.
 
         Args:
             batch: As ``generate`` takes it.
 
         Returns:
             ``{"sr": (B, 3, H, W) float32 in [0, 1]}``.
-        """
-        return {"sr": self.generate(batch, Noise(batch["seed"], self.device)).float().clamp_(0, 1)}
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        Raises:
+            ValueError: ``generate`` gave another size.
+        """
+        pictures = self.generate(batch, Noise(batch["seed"], self.device))
+        expected = (len(batch["key"]), 3, *batch["size"])
+        if pictures.shape != expected:
+            raise ValueError(
+                f"{type(self).__name__} made {_shape(pictures.shape)}, expected {_shape(expected)}"
+            )
+        return {"sr": pictures.float().clamp(0, 1)}
+
+    def validation_step(
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor]:
         """Generate for a validation batch; callbacks measure the output."""
         return self.sample(batch)
 
@@ -303,9 +391,11 @@ class Generator(ImageModel):
         """Generate for a test batch; callbacks measure the output."""
         return self.sample(batch)
 
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Generate the pictures of a batch."""
-        return self.sample(batch)
+    def predict_step(
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor] | None:
+        """Generate the pictures of a batch; None for one that could not be read."""
+        return None if "error" in batch else self.sample(batch)
 
 
 def class_path(model: nn.Module) -> str:
@@ -313,18 +403,39 @@ def class_path(model: nn.Module) -> str:
     return f"{type(model).__module__}.{type(model).__qualname__}"
 
 
-def _parents(module: str) -> list[str]:
-    parts = module.split(".")
-    return [".".join(parts[:n]) for n in range(1, len(parts))]
+def _is_of_steps(booked: Any) -> bool:
+    # Of Lightning's logged values, those of one batch: nothing is summed up in them.
+    return bool(booked.is_tensor and booked.meta.on_step and not booked.meta.on_epoch)
 
 
-def _mismatch(where: str | Path, missing: list[str], unexpected: list[str], reshaped: list[str]) -> str:
-    parts = [
-        f"{len(keys)} {what} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
-        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
-        if keys
+def _around(name: str) -> list[str]:
+    """Names of the modules around a parameter or buffer, from the inside to the root ("")."""
+    parts = name.split(".")[:-1]
+    return [".".join(parts[:n]) for n in range(len(parts), -1, -1)]
+
+
+def _shape(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _check_tensors(
+    where: str | Path, own: dict[str, Tensor], state: dict[str, Tensor], missing: list[str]
+) -> None:
+    unexpected = [k for k in state if k not in own]
+    reshaped = [
+        f"{k} {_shape(state[k].shape)} for {_shape(own[k].shape)}"
+        for k in state
+        if k in own and state[k].shape != own[k].shape
     ]
-    return f"the tensors of {where} do not fit the model: {'; '.join(parts)}. Is it another network, size or scale?"
-
-
-__all__ = ["Generator", "ImageModel", "SuperResolver", "Weights", "adam", "class_path"]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    if not any(problems.values()):
+        return
+    listed = "; ".join(
+        f"{len(names)} {what} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
+        for what, names in problems.items()
+        if names
+    )
+    raise ValueError(
+        f"the tensors of {where} do not fit the model: {listed}. Is it another network, size or "
+        "scale? See model.init_args and data.init_args.scale"
+    )

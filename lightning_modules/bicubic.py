@@ -30,7 +30,9 @@ class Bicubic(SuperResolver):
         Raises:
             ValueError: Always.
         """
-        raise ValueError("Bicubic has nothing to train: use test or predict, or another model.class_path for fit")
+        raise ValueError(
+            "Bicubic has nothing to train: use test or predict, or another model.class_path for fit"
+        )
 
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """Interpolate."""

@@ -1,14 +1,15 @@
-"""Another program's pictures as a model, so that any method's results can be measured under any protocol."""
+"""Another program's pictures as a model: any method's results, under any protocol."""
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from lightning_modules.base import SuperResolver
@@ -17,25 +18,34 @@ from lightning_modules.noise import Noise
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
+log = logging.getLogger(__name__)
+
 
 class FolderOutputs(SuperResolver):
     """Read the enlarged pictures from a folder instead of making them.
 
-    The picture of key ``set5/baby`` is looked for as ``<root>/set5/baby.png``, then as ``<root>/baby.png``; ``suffix``
-    stands before the extension (``babyx2.png``: suffix ``x2``). Missing and extra files are listed before anything is
-    measured.
+    The picture of key ``set5/baby`` is looked for as ``<root>/set5/baby.png``, then as
+    ``<root>/baby.png``; ``suffix`` stands before the extension (``babyx2.png``: suffix ``x2``).
+    Missing and extra files are listed before anything is measured.
 
     Args:
         scale: Factor by which pictures were enlarged; set by ``data.init_args.scale``.
         root: The folder; may hold environment variables.
         suffix: What the other program put between name and extension; ``{scale}`` is filled in.
         extension: Extension of the files.
+
+    Raises:
+        ValueError: ``root`` is no folder.
     """
 
     def __init__(self, scale: float, root: str, suffix: str = "", extension: str = ".png") -> None:
         super().__init__(scale)
         self.root = Path(os.path.expandvars(root)).expanduser()
+        if not self.root.is_dir():
+            unset = " (is its environment variable set?)" if "$" in str(self.root) else ""
+            raise ValueError(f"model.init_args.root {str(self.root)!r} is no folder{unset}")
         self.ending = suffix.replace("{scale}", f"{scale:g}") + extension
+        self.weights_source = str(self.root)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """There is nothing to train.
@@ -53,19 +63,23 @@ class FolderOutputs(SuperResolver):
         """Check the folder against the test pictures."""
         self._check(self.trainer.test_dataloaders)
 
-    def _check(self, loaders: list[torch.utils.data.DataLoader]) -> None:  # type: ignore[type-arg]
-        keys = [key for loader in loaders for key in loader.dataset.keys]  # type: ignore[attr-defined]
+    def _check(self, loaders: Any) -> None:
+        keys = [key for loader in loaders for key in loader.dataset.keys]
         wanted = {key: self.path(key) for key in keys}
         missing = [str(path) for path in wanted.values() if not path.is_file()]
-        extra = sorted({str(p) for p in self.root.rglob(f"*{self.ending}")} - {str(p) for p in wanted.values()})
+        found = {path for path in self.root.rglob("*") if path.name.endswith(self.ending)}
+        extra = sorted(str(path) for path in found - set(wanted.values()))
         if missing:
+            beside = (
+                f"; it has {len(extra)} that are not asked for: {_some(extra)}" if extra else ""
+            )
             raise ValueError(
                 f"model.init_args.root {self.root} lacks {len(missing)} of {len(keys)} pictures: "
-                f"{_some(missing)}; it has {len(extra)} that are not asked for{': ' if extra else ''}{_some(extra)}"
+                f"{_some(missing)}{beside}"
             )
         if extra:
-            # Counting only what the data asks for is right; that more is there may mean that the wrong set was named.
-            self.print(f"{self.root}: {len(extra)} pictures are not asked for: {_some(extra)}")
+            # Not wrong, but it may mean that another set, or an older run, is in the folder too.
+            log.warning("%s has %d pictures more: %s", self.root, len(extra), _some(extra))
 
     def path(self, key: str) -> Path:
         """File of a picture.
@@ -80,19 +94,30 @@ class FolderOutputs(SuperResolver):
         """Read the pictures of a batch.
 
         Raises:
-            ValueError: A file is broken.
+            ValueError: A file is broken, of another size, or not of 8 bits.
         """
-        return torch.stack([_read(self.path(key)) for key in batch["key"]]).to(batch["lr"].device)
+        pictures = [_read(self.path(key), batch["size"]) for key in batch["key"]]
+        return torch.stack(pictures).to(batch["lr"].device)
 
 
-def _read(path: Path) -> Tensor:
+def _read(path: Path, size: tuple[int, int]) -> Tensor:
     try:
         with Image.open(path) as image:
+            mode = image.mode
             pixels = np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
+    except OSError as error:
         raise ValueError(f"{path} is no readable picture: {error}") from error
+    if mode[0] in "IF":  # Pillow would cut its values off at 255
+        raise ValueError(f"{path} holds pixels of mode {mode}; expected an 8-bit picture")
+    if pixels.shape[:2] != tuple(size):
+        raise ValueError(
+            f"{path} is {pixels.shape[1]}x{pixels.shape[0]} pixels, but the HR picture is "
+            f"{size[1]}x{size[0]}: was it made for another data.init_args.scale, or without "
+            "cutting the HR picture to a multiple of the scale?"
+        )
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().div_(255)
 
 
 def _some(names: list[str], count: int = 5) -> str:
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+    rest = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + rest

@@ -13,8 +13,8 @@ from degradations.draws import seed_of
 class Noise:
     """Independent normal fields, one an image, for a sampler to draw from.
 
-    The n-th call gives image i the field of (seed of i, n), whatever else is in the batch. Fields are made on the CPU,
-    where they are the same on every machine, and moved.
+    The n-th call gives image i the field of (seed of i, n), whatever else is in the batch. Fields
+    are made on the CPU, where they are the same on every machine, and moved.
 
     Args:
         seeds: (B,) int64, the batch's ``seed``.
@@ -39,10 +39,14 @@ class Noise:
             ValueError: The first dimension is not the number of images.
         """
         if not shape or shape[0] != len(self.seeds):
-            raise ValueError(f"noise of shape {tuple(shape)} was asked for {len(self.seeds)} images")
+            raise ValueError(
+                f"noise of shape {tuple(shape)} was asked for, expected ({len(self.seeds)}, ...): "
+                "one field for each image of the batch"
+            )
         fields = []
         for seed in self.seeds:
             generator = torch.Generator().manual_seed(seed_of(seed, "noise", self.calls))
-            fields.append(torch.randn(tuple(shape[1:]), generator=generator))
+            # The type is said, for Lightning makes half precision the default where it is "true".
+            fields.append(torch.randn(shape[1:], generator=generator, dtype=torch.float32))
         self.calls += 1
         return torch.stack(fields).to(self.device)

@@ -1,8 +1,9 @@
 """Regression: one network, one forward pass, a pixel loss.
 
-What EDSR (Lim et al., CVPRW 2017; arXiv 1707.02921), IMDN (Hui et al., ACM MM 2019; arXiv 1909.11856) and LIIF
-(Chen et al., CVPR 2021; arXiv 2012.09161) share; the network is an argument.
-Differs from the papers in: LIIF is trained on all pixels of a crop at one scale, not on sampled pixels at random ones.
+What EDSR (Lim et al., CVPRW 2017; arXiv 1707.02921), IMDN (Hui et al., ACM MM 2019; arXiv
+1909.11856) and LIIF (Chen et al., CVPR 2021; arXiv 2012.09161) share; the network is an argument.
+Differs from the papers in: LIIF is trained on all pixels of a crop at one scale, not on sampled
+pixels at random ones.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from lightning_modules.base import SuperResolver, adam
 from lightning_modules.noise import Noise
@@ -30,13 +31,19 @@ class Regression(SuperResolver):
 
     Args:
         scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
-        network: The network: a class whose first argument is the scale, and whose ``forward(lr)`` or
-            ``forward(lr, size)`` gives the enlarged picture.
+        network: The network: a class whose first argument is the scale, and whose ``forward(lr)``
+            or ``forward(lr, size)`` gives the enlarged picture.
         loss: ``l1``, or ``charbonnier``, which is L1 with a rounded tip.
         optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml`` (``{scale}`` is filled in).
-        channels_last: Keep images and weights in the memory layout that convolutions are fastest in.
+        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
+            there is none.
+        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``, in which
+            ``{scale}`` is filled in.
+        channels_last: Keep images and weights in the memory layout that convolutions are fastest
+            in.
+
+    Raises:
+        ValueError: An unknown ``loss``.
     """
 
     def __init__(
@@ -50,11 +57,15 @@ class Regression(SuperResolver):
         channels_last: bool = True,
     ) -> None:
         super().__init__(scale, optimizer, lr_scheduler, weights)
+        if loss not in LOSSES:
+            raise ValueError(f"model.init_args.loss is {loss!r}; expected l1 or charbonnier")
+        self.loss = LOSSES[loss]
         self.network = network(self.scale)
+        # A network that comes with its weights, such as one of spandrel, says where they are from.
+        self.weights_source = getattr(self.network, "weights_source", None)
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.loss = F.l1_loss if loss == "l1" else charbonnier
         self.takes_size = "size" in inspect.signature(self.network.forward).parameters
 
     def forward(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
@@ -72,8 +83,19 @@ class Regression(SuperResolver):
         return sr
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Distance between the enlarged LR and HR."""
-        loss = self.loss(self(batch["lr"], batch["size"]), batch["hr"])
+        """Distance between the enlarged LR and HR.
+
+        Raises:
+            ValueError: The network gave another size.
+        """
+        sr, hr = self(batch["lr"], batch["size"]), batch["hr"]
+        if sr.shape != hr.shape:  # some shapes would be broadcast in silence
+            raise ValueError(
+                f"{type(self.network).__name__} made {tuple(sr.shape)} of "
+                f"{tuple(batch['lr'].shape)}, expected {tuple(hr.shape)}: does it enlarge by "
+                f"data.init_args.scale, {self.scale:g}?"
+            )
+        loss = self.loss(sr, hr)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -85,13 +107,21 @@ class Regression(SuperResolver):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the authors' tensors by the network's own ``official``, where it has one."""
-        official = getattr(self.network, "official", None)
-        if official is not None:
-            tensors = official(tensors)
-        own = any(name.startswith("network.") for name in tensors)
-        return tensors if own else {f"network.{name}": tensor for name, tensor in tensors.items()}
+        if not self.state_dict().keys().isdisjoint(tensors):  # an exported file of ours
+            return tensors
+        official = getattr(self.network, "official", dict)
+        return {f"network.{name}": tensor for name, tensor in official(tensors).items()}
 
 
 def charbonnier(sr: Tensor, hr: Tensor, eps: float = 1e-3) -> Tensor:
-    """Mean of sqrt(d^2 + eps^2) (Charbonnier et al., ICIP 1994; eps of LapSRN, arXiv 1710.01992)."""
+    """Mean of sqrt(d^2 + eps^2).
+
+    Source: Charbonnier et al., ICIP 1994; eps of LapSRN (Lai et al., 2017; arXiv 1710.01992).
+    """
     return ((sr - hr).square() + eps**2).sqrt().mean()
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1": functional.l1_loss,
+    "charbonnier": charbonnier,
+}

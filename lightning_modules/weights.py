@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,17 +30,22 @@ class Weights:
 def read_weights(path: str | Path) -> Weights:
     """Read a checkpoint of ours (EMA preferred), a safetensors file, or an official state dict.
 
+    Args:
+        path: The file.
+
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is corrupt, or holds something else than tensors.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: set model.init_args.weights to an existing file")
+        raise FileNotFoundError(
+            f"no weights at {path}: set model.init_args.weights to an existing file"
+        )
     content = read_file(path)
     if path.suffix == ".safetensors":
         return Weights(content, None, str(path))
-    if "pytorch-lightning_version" in content:
+    if "pytorch-lightning_version" in content and isinstance(content.get("state_dict"), dict):
         ema = content.get("callbacks", {}).get("EMA")
         tensors = {**content["state_dict"], **(ema["weights"] if ema else {})}
         return Weights(tensors, content.get("model"), f"{path} (EMA)" if ema else str(path))
@@ -47,7 +53,10 @@ def read_weights(path: str | Path) -> Weights:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The content of a weights file or checkpoint; nothing but plain types and tensors is loaded.
+    """The content of a weights file or checkpoint; only plain types and tensors are loaded.
+
+    Args:
+        path: The file.
 
     Raises:
         ValueError: The file is corrupt, or would need code to be run.
@@ -58,17 +67,26 @@ def read_file(path: Path) -> dict[str, Any]:
 
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} cannot be read as plain tensors ({str(error).splitlines()[0]}): it is corrupt, or would run code"
-        ) from error
     except Exception as error:
-        # torch and safetensors raise many types here (RuntimeError, EOFError, SafetensorError, ...), all of which
-        # mean the same to a user.
-        raise ValueError(f"{path} is corrupt or no weights file: {str(error).splitlines()[0]}") from error
+        # torch and safetensors raise many types here (UnpicklingError, RuntimeError, EOFError,
+        # SafetensorError, ...), all of which mean the same to a user.
+        raise ValueError(f"{path} {_reason(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not tensors by name")
     return content
+
+
+def _reason(error: Exception) -> str:
+    message = str(error)
+    foreign = re.search(r"GLOBAL (\S+)", message)
+    if isinstance(error, pickle.UnpicklingError) and foreign:
+        # torch's own message advises to load the file all the same.
+        return (
+            f"holds {foreign[1]}, and loading that would run code: only tensors and plain types "
+            "are read; convert the file to safetensors where you trust it"
+        )
+    first = next(iter(message.splitlines()), "") or type(error).__name__
+    return f"is corrupt or no weights file: {first}"
 
 
 def _state_dict(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
@@ -78,7 +96,7 @@ def _state_dict(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
             inner = content[wrapper]
             content = inner["sd"] if isinstance(inner.get("sd"), dict) else inner
             break
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors:
         raise ValueError(f"{path} holds no tensors by name; its keys are {list(content)[:5]}")
     return tensors

@@ -1,2 +1,1 @@
-"""Networks that belong to one method; their first argument is the scale.
-"""
+"""Networks that belong to one method; their first argument is the scale."""

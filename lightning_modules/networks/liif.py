@@ -179,7 +179,7 @@ class LIIF(nn.Module):
             index = (image + row * w + column).flatten()
             own = torch.cat(place, dim=-1).flatten(0, 1)
             weight = self.imnet.first.weight[:, -own.shape[1] :]
-            hidden = torch.addmm(table[index], own.to(table.dtype), weight.t())
+            hidden = torch.addmm(table.index_select(0, index), own.to(table.dtype), weight.t())
             # Under autocast the perceptron is short of digits; coordinates and blend are not.
             values.append(self.imnet.rest(hidden).to(coord.dtype))
             areas.append((dy * dx).abs() + 1e-9)
@@ -234,7 +234,9 @@ def linear(x: Tensor, layer: nn.Linear) -> Tensor:
     """`layer(x)` for x (n, inputs), through the library that is fastest on the device."""
     if x.device.type != "cpu":
         return layer(x)
-    # oneDNN's 1x1 convolution: on AMD processors MKL's matrix product runs at half its speed.
-    pixels = x.view(1, len(x), 1, -1).permute(0, 3, 1, 2)
+    # oneDNN's 1x1 convolution: on AMD processors MKL's matrix product runs at half its speed. With
+    # one thread torch prefers MKL for a single image as well, but not for 16 and more.
+    images = 16 if len(x) % 16 == 0 else 1
+    pixels = x.view(images, len(x) // images, 1, -1).permute(0, 3, 1, 2)
     y = functional.conv2d(pixels, layer.weight[:, :, None, None], layer.bias)
     return y.permute(0, 2, 3, 1).reshape(len(x), -1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -283,42 +282,3 @@ def test_steps_are_the_models_own_count_where_it_has_one(tmp_path: Path) -> None
     run.fit(Tiny(), loader())
     assert steps_done(run, Tiny()) == 4  # 7 pictures in batches of 2
     assert steps_done(run, Counting()) == 42
-
-
-class Save(Callback):
-    """Each process writes down what it holds after a test."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        metrics = [c for c in trainer.callbacks if isinstance(c, ImageMetric)]
-        found = {
-            "records": [r for m in metrics for r in m.records],
-            "logged": {k: v.item() for k, v in trainer.callback_metrics.items()},
-        }
-        (self.folder / f"{trainer.global_rank}.json").write_text(json.dumps(found))
-
-
-class Sharded(Tiny):
-    """Each process takes every world-th picture: 4 and 3 of 7, so 4 and 3 batches of one."""
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        own = range(self.trainer.global_rank, 7, self.trainer.world_size)
-        return DataLoader(Pictures(), 1, sampler=list(own), collate_fn=collate)
-
-
-@pytest.mark.distributed
-def test_two_processes_give_the_number_of_one(tmp_path: Path) -> None:
-    found = {}
-    for world in (1, 2):
-        folder = tmp_path / str(world)
-        folder.mkdir()
-        strategy = "ddp_spawn" if world > 1 else "auto"
-        metrics = [PSNR(), MeanDifference(limit=4)]
-        run = trainer(folder, *metrics, Save(folder), devices=world, strategy=strategy)
-        run.test(Sharded(), verbose=False)
-        found[world] = [json.loads((folder / f"{r}.json").read_text()) for r in range(world)]
-    assert [r["n"] for r in found[1][0]["records"]] == [7, 4]
-    assert found[2][0] == found[2][1]  # both processes know the same numbers ...
-    assert found[2][0] == found[1][0]  # ... bit for bit those of one process

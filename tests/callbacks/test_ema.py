@@ -11,10 +11,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint
 from torch import Tensor, nn
-from torch.nn import functional
 
 from callbacks.ema import EMA
-from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+from tests.callbacks.tiny import Tiny, loader, trainer
 
 
 class Note(Callback):
@@ -268,42 +267,3 @@ def test_memory_format_is_kept() -> None:
 def test_bad_decay(decay: float) -> None:
     with pytest.raises(ValueError, match=f"`decay` of EMA is {decay}"):
         EMA(decay)
-
-
-class OwnBatches(Tiny):
-    """Every process trains on pictures of its own; gradients are shared, so weights stay equal."""
-
-    def train_dataloader(self) -> Any:
-        return loader(Pictures(8 if self.trainer.global_rank else 4), 8 // 2)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return functional.mse_loss(self(batch["lr"], batch["size"]), batch["hr"])
-
-
-class SaveState(Callback):
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        found = {
-            "ema": next(c for c in trainer.callbacks if isinstance(c, EMA)).state_dict(),
-            "raw": pl_module.state_dict(),
-        }
-        torch.save(found, self.folder / f"{trainer.global_rank}.pt")
-
-
-@pytest.mark.distributed
-def test_two_processes_have_equal_averages(tmp_path: Path) -> None:
-    run = trainer(
-        *(tmp_path, EMA(), SaveState(tmp_path)),
-        devices=2,
-        strategy="ddp_spawn",
-        max_epochs=3,
-        limit_train_batches=1,
-    )
-    run.fit(OwnBatches(), val_dataloaders=loader())
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    assert first["ema"]["updates"] == 3
-    same(first["ema"], second["ema"])
-    assert torch.equal(first["raw"]["net.weight"], second["raw"]["net.weight"])
-    assert not torch.equal(first["raw"]["net.weight"], first["ema"]["weights"]["net.weight"])

@@ -61,9 +61,9 @@ def test_the_window_has_the_edges_and_shows_whole_lr_pixels() -> None:
     image[..., 20:28, 43:49] = 1
     top, left = most_detailed(image, (16, 16), 1)
     assert top <= 19
-    assert top + 16 >= 29
+    assert top + 16 >= 28
     assert left <= 42
-    assert left + 16 >= 50
+    assert left + 16 >= 49
     assert most_detailed(image, (16, 16), 4) == (top // 4 * 4, left // 4 * 4)
     assert most_detailed(image, (40, 60), 4) == (0, 0)
 
@@ -123,23 +123,6 @@ def test_tensorboard_gets_it_too(tmp_path: Path) -> None:
 def test_settings_below_one(key: str) -> None:
     with pytest.raises(ValueError, match=f"`{key}` of SampleGrid is 0"):
         SampleGrid(**{key: 0})
-
-
-class Sharded(Tiny):
-    def test_dataloader(self) -> DataLoader[Any]:
-        own = range(self.trainer.global_rank, 7, self.trainer.world_size)
-        return DataLoader(Pictures(), 1, sampler=list(own), collate_fn=collate)
-
-
-@pytest.mark.distributed
-def test_two_processes_draw_the_picture_of_one(tmp_path: Path) -> None:
-    pictures = []
-    for world in (1, 2):
-        strategy = "ddp_spawn" if world > 1 else "auto"
-        run = trainer(tmp_path / str(world), SampleGrid(), devices=world, strategy=strategy)
-        run.test(Sharded(), verbose=False)
-        pictures.append(np.asarray(Image.open(tmp_path / str(world) / "samples/test.png")))
-    assert np.array_equal(*pictures)
 
 
 def test_the_trained_image_is_shown(tmp_path: Path) -> None:

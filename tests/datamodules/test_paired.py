@@ -79,6 +79,12 @@ def test_partners_that_are_missing_are_listed(root):
         prepared(root)
 
 
+def test_lr_without_hr_is_refused(root):
+    save(root / "lr" / "extra.png", (6, 4))
+    with pytest.raises(ValueError, match=r"do not match\. 1 of .*lr have no HR: extra\."):
+        prepared(root)
+
+
 def test_a_broken_header_is_left_to_the_reader(root):
     (root / "lr" / "a.png").write_text("x")
     assert prepared(root).keys == ["a", "sub/b"]

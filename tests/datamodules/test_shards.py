@@ -172,6 +172,12 @@ def test_few_files_are_open(tmp_path):
     gc.collect()  # the sources of other tests
     before = len(os.listdir("/proc/self/fd"))
     source = prepared(tmp_path / "t-*.tar")
+    for index in [*range(OPEN_FILES), 0, OPEN_FILES]:
+        source.read(index)
+    # One had to be closed: the least recently used one.
+    assert [path for path in source._files._open if path.endswith(("000.tar", "001.tar"))] == [
+        str(tmp_path / "t-000.tar")
+    ]
     for index in range(len(source.keys)):
         source.read(index)
     assert len(os.listdir("/proc/self/fd")) == before + OPEN_FILES

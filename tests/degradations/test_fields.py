@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from degradations import fields
 from degradations.draws import Draws
 from degradations.fields import hashed_randn, seeded_randn_like
 
@@ -65,6 +66,13 @@ def test_the_hash_is_frozen():
     field = hashed_randn(torch.Size((1, 4)), torch.tensor([0]))
     expected = torch.tensor([[1.5914, -0.0298, -0.2920, 0.8768]])
     torch.testing.assert_close(field, expected, rtol=0, atol=1e-4)
+
+
+def test_the_smallest_word_gives_a_number(monkeypatch):
+    monkeypatch.setattr(fields, "_mix", torch.zeros_like)
+    field = hashed_randn(torch.Size((1, 4)), torch.tensor([0]))
+    assert field.isfinite().all()
+    assert field.max() < 7
 
 
 def test_memory_format_and_dtype_of_x_do_not_matter():

@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 
 from degradations.draws import Draws
+from degradations.fields import seeded_randn_like
 from degradations.noise import GaussianNoise
 from degradations.params import to_device
 
@@ -35,6 +36,13 @@ def test_mean_and_deviation_are_the_drawn_ones():
     # Five standard errors of a sample's mean and of its deviation.
     np.testing.assert_array_less(noise.mean(1).abs(), 5 * params["levels"] / n**0.5)
     np.testing.assert_allclose(noise.std(1), params["levels"], rtol=5 / (2 * n) ** 0.5)
+
+
+def test_levels_are_of_8_bits():
+    y, params = noisy(GaussianNoise(), torch.zeros(2, 3, 8, 8), torch.arange(2))
+    field = seeded_randn_like(y, torch.from_numpy(params["field_seeds"]))
+    expected = field * torch.from_numpy(params["levels"]).float().view(2, 1, 1, 1) / 255
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=0)
 
 
 def test_channels_are_independent():

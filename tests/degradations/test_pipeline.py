@@ -106,6 +106,13 @@ def test_no_stages_are_bicubic():
     assert torch.equal(Pipeline(2.0, [])(HR, SEEDS), Bicubic(2.0)(HR, SEEDS))
 
 
+def test_what_the_stages_leave_is_clamped_before_it_shrinks():
+    """As a sensor or a file would: over-exposed pixels do not lend light to their neighbours."""
+    hr = torch.zeros(3, 3, 8, 8)
+    hr[..., ::2] = 1
+    assert Pipeline(8.0, [Offset()])(hr, SEEDS).max() < 1
+
+
 def test_rounds_to_8_bits():
     levels = Pipeline(2.0, [Gain()])(HR, SEEDS) * 255
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)

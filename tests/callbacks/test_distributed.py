@@ -1,0 +1,84 @@
+"""Two processes: one fit with metrics, pictures and EMA, against one process with its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from callbacks.base import ImageMetric
+from callbacks.ema import EMA
+from callbacks.psnr import PSNR
+from callbacks.sample_grid import SampleGrid
+from callbacks.ssim import SSIM
+from tests.callbacks.tiny import Pictures, Tiny, collate, loader, trainer
+
+
+class Sharded(Tiny):
+    """Validates on every world-th of 7 pictures: 4 and 3, so 4 and 3 batches of one."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        own = range(self.trainer.global_rank, 8, self.trainer.world_size)
+        return DataLoader(Pictures(8), 2, sampler=list(own), collate_fn=collate)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        own = range(self.trainer.global_rank, 7, self.trainer.world_size)
+        return DataLoader(Pictures(), 1, sampler=list(own), collate_fn=collate)
+
+
+class Save(Callback):
+    """Each process writes down what it holds at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = [c for c in trainer.callbacks if isinstance(c, ImageMetric)]
+        found = {
+            "records": [record for metric in metrics for record in metric.records],
+            "logged": {k: v.item() for k, v in trainer.callback_metrics.items()},
+            "ema": next(c for c in trainer.callbacks if isinstance(c, EMA)).state_dict(),
+            "raw": pl_module.state_dict(),
+        }
+        torch.save(found, self.folder / f"{trainer.global_rank}.pt")
+
+
+def metrics() -> list[ImageMetric]:
+    return [PSNR(), SSIM(), PSNR(limit=4, label="psnr_4")]
+
+
+@pytest.mark.distributed
+def test_two_processes_are_as_one(tmp_path: Path) -> None:
+    callbacks = [*metrics(), SampleGrid(), EMA(), Save(tmp_path)]
+    run = trainer(tmp_path, *callbacks, devices=2, strategy="ddp_spawn", max_epochs=2)
+    run.fit(Sharded())
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+
+    # EMA needs no communication: equal weights have equal averages.
+    assert first["ema"]["updates"] == 4
+    for name, average in first["ema"]["weights"].items():
+        assert torch.equal(average, second["ema"]["weights"][name])
+        assert not torch.equal(average, first["raw"][name])
+
+    # Both processes hold the same numbers, bit for bit those of one process on the averages.
+    assert first["records"] == second["records"]
+    assert first["logged"] == second["logged"]
+    model, alone, grid = Tiny(), metrics(), SampleGrid()
+    model.load_state_dict(first["raw"] | first["ema"]["weights"])
+    run = trainer(tmp_path / "alone", *alone, grid)
+    run.validate(model, loader(batch_size=1), verbose=False)
+    assert first["records"] == [record for metric in alone for record in metric.records]
+    assert [record["n"] for record in first["records"]] == [7, 7, 4]
+    logged = {k: v for k, v in first["logged"].items() if k.startswith("val/")}
+    assert logged == {k: v.item() for k, v in run.callback_metrics.items()}
+
+    # The picture has the images of both processes.
+    drawn = np.asarray(Image.open(tmp_path / "samples/val-00000004.png"))
+    assert np.array_equal(drawn, np.asarray(Image.open(tmp_path / "alone/samples/val.png")))

@@ -1,0 +1,396 @@
+"""Writer: pixels of every kind, names, skipping, inputs that must survive, errors of threads."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import torch
+from lightning.pytorch import LightningDataModule
+from PIL import Image, ImageCms
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from callbacks import image_file
+from callbacks.image_file import encode
+from callbacks.writer import Writer
+from degradations.bicubic import resize
+from tests.callbacks.tiny import Tiny, trainer
+
+RGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+class Inputs(Dataset[dict[str, Any]]):
+    name = "predict"
+
+    def __init__(self, samples: dict[str, dict[str, Any]]) -> None:
+        self.samples = samples
+        self.keys = [f"predict/{key}" for key in samples]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        key, sample = list(self.samples.items())[index]
+        return {"key": [f"predict/{key}"], "seed": torch.tensor([index])} | sample
+
+
+class Data(LightningDataModule):
+    """What our data module has for the writer."""
+
+    def __init__(self, samples: dict[str, dict[str, Any]], paths: list[str] | None = None) -> None:
+        super().__init__()
+        self.samples = samples
+        self.predict_keys = list(samples)
+        self.left_out: set[str] = set()
+        if paths is not None:
+            self.predict_paths = paths
+
+    def skip_in_predict(self, keys: set[str]) -> None:
+        self.left_out = keys
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        left = {key: s for key, s in self.samples.items() if key not in self.left_out}
+        return DataLoader(Inputs(left), batch_size=None)
+
+
+class Double(Tiny):
+    """Twice the size by repeating pixels, so outputs are known to the level."""
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
+        if "error" in batch:
+            return None
+        return {"sr": functional.interpolate(batch["lr"], scale_factor=2, mode="nearest")}
+
+
+def picture(**meta: Any) -> dict[str, Any]:
+    """A batch of one picture of whole levels; with a grey mode, of equal channels."""
+    generator = torch.Generator().manual_seed(3)
+    top = 2 ** meta.setdefault("bit_depth", 8) - 1
+    levels = torch.randint(0, top + 1, (1, 3, 6, 5), generator=generator)
+    if meta.setdefault("mode", "RGB") != "RGB":
+        levels = levels[:, :1].expand(-1, 3, -1, -1)
+    return {"lr": levels.float() / top, "meta": [{"alpha": None, "icc": None} | meta]}
+
+
+def doubled(sample: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """(H, W, 3) levels that are expected in the file."""
+    depth = sample["meta"][0]["bit_depth"]
+    levels = (sample["lr"][0] * (2**depth - 1)).round().permute(1, 2, 0).numpy()
+    return levels.astype(f"uint{depth}").repeat(2, 0).repeat(2, 1)
+
+
+def predict(root: Path, writer: Writer, data: Data) -> None:
+    trainer(root, writer).predict(Double(), data, return_predictions=False)
+
+
+def one(root: Path, sample: dict[str, Any], format: Any = "png") -> Path:
+    predict(root, Writer(format=format, suffix="_x2"), Data({"a": sample}))
+    return root / f"predict/a_x2.{format}"
+
+
+# ---------------------------------------------------------------------------------- kinds of pixels
+
+
+@pytest.mark.parametrize("format", ["png", "tiff"])
+def test_8_bit_rgb_with_profile(tmp_path: Path, format: str) -> None:
+    sample = picture(icc=RGB_PROFILE)
+    image = Image.open(one(tmp_path, sample, format))
+    assert image.mode == "RGB"
+    assert np.array_equal(np.asarray(image), doubled(sample))
+    assert image.info["icc_profile"] == RGB_PROFILE
+
+
+@pytest.mark.parametrize(("format", "kind"), [("jpg", "JPEG"), ("webp", "WEBP")])
+def test_lossy_formats(tmp_path: Path, format: str, kind: str) -> None:
+    smooth = torch.linspace(0, 1, 64).expand(1, 3, 32, 64)
+    sample = picture(icc=RGB_PROFILE) | {"lr": smooth}
+    image = Image.open(one(tmp_path, sample, format))
+    assert image.format == kind
+    assert image.info["icc_profile"] == RGB_PROFILE
+    difference = np.asarray(image).astype(int) - doubled(sample).astype(int)
+    assert np.abs(difference).max() <= 6
+
+
+def test_quality(tmp_path: Path) -> None:
+    sample = picture()
+    sizes = []
+    for quality in (20, 100):
+        writer = Writer(format="jpg", quality=quality, overwrite=True)
+        predict(tmp_path, writer, Data({"a": sample}))
+        sizes.append((tmp_path / "predict/a.jpg").stat().st_size)
+    assert sizes[0] < sizes[1]
+
+
+@pytest.mark.parametrize("mode", ["L", "1"])
+def test_8_bit_grey(tmp_path: Path, mode: str) -> None:
+    sample = picture(mode=mode, icc=RGB_PROFILE)
+    image = Image.open(one(tmp_path, sample))
+    assert image.mode == "L"
+    assert np.array_equal(np.asarray(image), doubled(sample)[..., 0])
+    assert "icc_profile" not in image.info  # it described other pixels
+
+
+def test_16_bit_rgb_png_with_profile(tmp_path: Path) -> None:
+    sample = picture(bit_depth=16, icc=RGB_PROFILE)
+    path = one(tmp_path, sample)
+    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[..., ::-1]
+    assert np.array_equal(pixels, doubled(sample))
+    image = Image.open(path)
+    image.load()  # checks the chunks' sums
+    assert image.info["icc_profile"] == RGB_PROFILE
+
+
+def test_16_bit_rgb_tiff_with_profile(tmp_path: Path) -> None:
+    sample = picture(bit_depth=16, icc=RGB_PROFILE)
+    with tifffile.TiffFile(one(tmp_path, sample, "tiff")) as file:
+        assert np.array_equal(file.asarray(), doubled(sample))
+        assert file.pages[0].iccprofile == RGB_PROFILE
+
+
+@pytest.mark.parametrize("format", ["png", "tiff"])
+def test_16_bit_grey(tmp_path: Path, format: str) -> None:
+    sample = picture(bit_depth=16, mode="I;16")
+    image = Image.open(one(tmp_path, sample, format))
+    assert image.mode == "I;16"
+    assert np.array_equal(np.asarray(image), doubled(sample)[..., 0])
+
+
+def expected_alpha(alpha: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    top = np.iinfo(alpha.dtype).max
+    large = resize(torch.from_numpy(alpha.astype(np.float32) / top)[None, None], (12, 10))
+    return (large[0, 0] * top).round().numpy().astype(alpha.dtype)
+
+
+@pytest.mark.parametrize("format", ["png", "tiff", "webp"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_8_bit_alpha(tmp_path: Path, format: str, mode: str) -> None:
+    alpha = np.random.default_rng(0).integers(0, 256, (6, 5), dtype=np.uint8)
+    image = Image.open(one(tmp_path, picture(alpha=alpha, mode=mode), format))
+    assert image.mode == ("RGBA" if format == "webp" else mode)
+    assert np.array_equal(np.asarray(image)[..., -1], expected_alpha(alpha))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_16_bit_alpha(tmp_path: Path, mode: str) -> None:
+    alpha = np.random.default_rng(0).integers(0, 65536, (6, 5), dtype=np.uint16)
+    sample = picture(alpha=alpha, mode=mode, bit_depth=16)
+    pixels = cv2.imread(str(one(tmp_path, sample)), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(pixels[..., -1], expected_alpha(alpha))
+    assert tifffile.imread(one(tmp_path, sample, "tiff")).shape == (12, 10, 4)
+
+
+def test_what_a_format_cannot_hold_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    alpha = np.zeros((6, 5), np.uint16)
+    sample = picture(alpha=alpha, bit_depth=16)
+    with caplog.at_level(logging.WARNING):
+        image = Image.open(one(tmp_path, sample, "jpg"))
+    assert image.mode == "RGB"
+    assert "1 pictures lost their transparency: jpg cannot hold it" in caplog.text
+    assert "1 pictures lost their 16 bit: jpg cannot hold it" in caplog.text
+    with pytest.raises(ValueError, match="jpg cannot hold 4 channels of uint8"):
+        encode(np.zeros((2, 2, 4), np.uint8), None, "jpg", 90)
+
+
+def test_values_out_of_range_do_not_wrap_around(tmp_path: Path) -> None:
+    sample = picture() | {"lr": torch.tensor([-0.1, 0.5, 1.1]).view(1, 3, 1, 1)}
+    assert np.asarray(Image.open(one(tmp_path, sample)))[0, 0].tolist() == [0, 128, 255]
+
+
+# -------------------------------------------------------------------------- names, skipping, inputs
+
+
+def test_names_keep_subfolders_and_dots(tmp_path: Path) -> None:
+    data = Data({"b/c.d/e.f": picture(), "a": picture()})
+    predict(tmp_path, Writer(str(tmp_path / "out"), suffix="-big"), data)
+    names = {p.relative_to(tmp_path / "out").as_posix() for p in tmp_path.rglob("*.png")}
+    assert names == {"b/c.d/e.f-big.png", "a-big.png"}
+
+
+def test_a_folder_in_an_environment_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OUTPUTS", str(tmp_path / "there"))
+    predict(tmp_path, Writer("$OUTPUTS/x"), Data({"a": picture()}))
+    assert (tmp_path / "there/x/a.png").exists()
+    monkeypatch.delenv("OUTPUTS")
+    with pytest.raises(ValueError, match=r"`folder` of Writer is '\$OUTPUTS/x', .* not set"):
+        predict(tmp_path, Writer("$OUTPUTS/x"), Data({"a": picture()}))
+
+
+def test_what_is_done_is_skipped_unless_overwritten(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    done = tmp_path / "predict/a.png"
+    done.parent.mkdir()
+    done.write_text("from an earlier run")
+    data, writer = Data({"a": picture(), "b": picture()}), Writer()
+    with caplog.at_level(logging.INFO):
+        predict(tmp_path, writer, data)
+    assert data.left_out == {"a"}
+    assert done.read_text() == "from an earlier run"
+    assert (writer.written, writer.skipped, writer.unreadable) == (1, 1, 0)
+    assert "1 pictures written, 1 skipped (done before), 0 unreadable" in caplog.text
+    predict(tmp_path, Writer(overwrite=True), Data({"a": picture()}))
+    assert Image.open(done).size == (10, 12)
+
+
+def test_a_run_with_nothing_left_to_do_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            predict(tmp_path, Writer(), Data({"a": picture()}))
+    assert "0 pictures written, 1 skipped" in caplog.text
+
+
+def test_a_plain_dataloader_is_skipped_picture_by_picture(tmp_path: Path) -> None:
+    for expected in ((1, 0), (0, 1)):
+        writer = Writer()
+        loader = DataLoader(Inputs({"a": picture()}), batch_size=None)
+        trainer(tmp_path, writer).predict(Double(), loader, return_predictions=False)
+        assert (writer.written, writer.skipped) == expected
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_input_is_refused_before_any_work(tmp_path: Path, overwrite: bool) -> None:
+    source = tmp_path / "photos/b.png"
+    source.parent.mkdir()
+    source.write_bytes(b"precious")
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    other = str(tmp_path / "photos/a.jpg")
+    data = Data({"a": picture(), "b": picture()}, paths=[other, str(source)])
+    writer = Writer(str(tmp_path / "link"), overwrite=overwrite)
+    with pytest.raises(ValueError, match=r"the output of 'b' would overwrite the input .*b\.png"):
+        predict(tmp_path, writer, data)
+    assert source.read_bytes() == b"precious"
+    assert not (tmp_path / "photos/a.png").exists()
+
+
+def test_an_input_is_refused_also_by_its_meta(tmp_path: Path) -> None:
+    source = tmp_path / "a.png"
+    source.write_bytes(b"precious")
+    data = Data({"a": picture(path=str(source))})
+    with pytest.raises(ValueError, match="would overwrite the input"):
+        predict(tmp_path, Writer(str(tmp_path), overwrite=True), data)
+    assert source.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("key", ["../a", "b/../../a", "/a"])
+def test_keys_that_lead_out_of_the_folder(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ValueError, match=f"the key '{key}' leads out of the folder"):
+        predict(tmp_path, Writer(), Data({key: picture()}))
+
+
+# ---------------------------------------------------------------------------------- what goes wrong
+
+
+def test_unreadable_pictures_are_reported_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = Data({"a": {"error": ["photos/a.jpg: truncated"]}, "b": picture()})
+    writer = Writer()
+    with caplog.at_level(logging.WARNING):
+        predict(tmp_path, writer, data)
+    assert "unreadable, left out: photos/a.jpg: truncated" in caplog.text
+    assert "1 pictures written, 0 skipped (done before), 1 unreadable" in caplog.text
+    assert [p.name for p in (tmp_path / "predict").iterdir()] == ["b.png"]
+
+
+@pytest.mark.parametrize("count", [1, 12])  # the last picture, and one in the middle
+def test_a_full_disk_stops_the_run_and_leaves_no_half_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    def full(self: Path, data: bytes) -> int:
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        predict(tmp_path, Writer(), Data({str(i): picture() for i in range(count)}))
+    assert list((tmp_path / "predict").iterdir()) == []
+
+
+def test_few_pictures_wait_and_threads_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, most = threading.Event(), 0
+
+    class Counts(Writer):
+        def _submit(self, *arguments: Any) -> None:
+            nonlocal most
+            if len(self._pending) == 4:
+                gate.set()
+            super()._submit(*arguments)
+            most = max(most, len(self._pending))
+
+    original = image_file.encode
+
+    def slow(*arguments: Any) -> bytes:
+        assert gate.wait(30)
+        return original(*arguments)
+
+    monkeypatch.setattr(image_file, "encode", slow)
+    writer = Counts()
+    predict(tmp_path, writer, Data({str(i): picture() for i in range(20)}))
+    assert writer.written == len(list((tmp_path / "predict").iterdir())) == 20
+    assert most == 4  # it went on while pictures were being encoded, but not for ever
+    assert not [t for t in threading.enumerate() if t.name.startswith("writer")]
+
+
+def test_an_exception_elsewhere_ends_the_threads(tmp_path: Path) -> None:
+    class Fails(Double):
+        def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
+            if batch_idx == 2:
+                raise RuntimeError("planned")
+            return super().predict_step(batch, batch_idx)
+
+    data = Data({str(i): picture() for i in range(4)})
+    with pytest.raises(RuntimeError, match="planned"):
+        trainer(tmp_path, Writer()).predict(Fails(), data, return_predictions=False)
+    assert not [t for t in threading.enumerate() if t.name.startswith("writer")]
+    assert not [p for p in (tmp_path / "predict").iterdir() if p.suffix != ".png"]
+
+
+def test_temporary_files_are_hidden_and_no_pictures_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    original = os.replace
+
+    def note(source: Any, target: Any) -> None:
+        seen.append(Path(source).name)
+        original(source, target)
+
+    monkeypatch.setattr("os.replace", note)
+    one(tmp_path, picture())
+    assert len(seen) == 1
+    assert seen[0].startswith(".a_x2.png.")
+    assert seen[0].endswith(".tmp")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"suffix": "/x"}, "`suffix` of Writer is '/x'"),
+        ({"quality": 0}, "`quality` of Writer is 0"),
+    ],
+)
+def test_bad_settings(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Writer(**arguments)
+
+
+def test_encoding_needs_no_file() -> None:
+    data = encode(np.zeros((4, 4, 3), np.uint8), None, "png", 90)
+    assert Image.open(io.BytesIO(data)).size == (4, 4)

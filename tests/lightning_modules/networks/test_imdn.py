@@ -1,0 +1,95 @@
+"""IMDN: the published weights give the published figures; the rest in small."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lightning_modules.networks.imdn import IMDN, ContrastAttention
+
+# What the published x2, x3 and x4 files hold, and their PSNR-Y on Set5 (border = scale, 8 bits),
+# measured with another program; the paper prints 38.00, 34.36 and 32.21.
+PUBLISHED = [(2, 694_404, 37.997), (3, 703_059, 34.362), (4, 715_176, 32.211)]
+LUMA = np.array([65.481, 128.553, 24.966]) / 255
+
+
+def psnr_y(sr, hr, border):
+    difference = ((sr - hr) @ LUMA)[border:-border, border:-border]
+    return 10 * math.log10(255**2 / np.square(difference).mean())
+
+
+@pytest.mark.parametrize(("scale", "parameters", "psnr"), PUBLISHED)
+def test_published_weights_give_published_psnr(scale, parameters, psnr, weights_root, data_root):
+    net = IMDN(float(scale))
+    path = weights_root / f"imdn-x{scale}.pth"
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    net.load_state_dict(IMDN.official(state), strict=True)
+    assert sum(p.numel() for p in net.parameters()) == parameters
+
+    found = []
+    for file in sorted((data_root / "set5" / f"x{scale}" / "lr").glob("*.png")):
+        lr = torch.from_numpy(np.array(Image.open(file).convert("RGB"))).permute(2, 0, 1)
+        hr = np.array(Image.open(file.parents[1] / "hr" / file.name).convert("RGB"))
+        with torch.inference_mode():
+            sr = net(lr[None].float() / 255)[0].clamp(0, 1)
+        found.append(psnr_y(sr.mul(255).round().permute(1, 2, 0).numpy(), hr, scale))
+    assert len(found) == 5
+    assert np.mean(found) == pytest.approx(psnr, abs=0.001)
+
+
+@pytest.mark.parametrize(("scale", "parameters", "psnr"), PUBLISHED)
+def test_sizes_without_the_files(scale, parameters, psnr):
+    assert sum(p.numel() for p in IMDN(scale).parameters()) == parameters
+
+
+def test_official_only_drops_the_prefix():
+    net = IMDN(2, channels=16, blocks=2)
+    state = {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
+    mapped = IMDN.official(state)
+    assert mapped.keys() == net.state_dict().keys()
+    assert all(mapped[name] is state[f"module.{name}"] for name in mapped)
+    assert IMDN.official(mapped).keys() == mapped.keys()  # without a prefix: as it is
+
+
+@pytest.mark.parametrize("scale", [2, 3.0, 5])
+def test_shapes_of_odd_pictures_in_both_layouts(scale):
+    net = IMDN(scale, channels=16, blocks=2)
+    lr = torch.rand(2, 3, 7, 11, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = net(lr)
+        net.to(memory_format=torch.channels_last)
+        found = net(lr.contiguous(memory_format=torch.channels_last))
+    assert expected.shape == (2, 3, 7 * scale, 11 * scale)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_attention_gate_is_deviation_plus_mean():
+    attention = ContrastAttention(16)
+    x = torch.randn(2, 16, 5, 4, generator=torch.Generator().manual_seed(0))
+    flat = x.flatten(2)
+    mean = flat.mean(2)
+    deviation = (flat - mean.unsqueeze(2)).square().mean(2).sqrt()  # over n, not over n - 1
+    gate = attention.conv_du((deviation + mean)[..., None, None])
+    torch.testing.assert_close(attention(x), x * gate)
+
+
+def test_gradient_of_a_single_pixel_is_finite():
+    # Every channel of one pixel has deviation 0, where the square root's slope is infinite.
+    net = IMDN(2, channels=16, blocks=1)
+    net(torch.rand(1, 3, 1, 1)).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("scale", [1, 2.5, 9, 0, -2])
+def test_scale_that_it_cannot_make(scale):
+    with pytest.raises(ValueError, match=r"data\.init_args\.scale is .*whole number from 2 to 8"):
+        IMDN(scale)
+
+
+@pytest.mark.parametrize("channels", [0, 8, 40])
+def test_width_that_does_not_divide(channels):
+    with pytest.raises(ValueError, match=f"is {channels}, expected a multiple of 16"):
+        IMDN(2, channels=channels)

@@ -1,0 +1,141 @@
+"""Spandrel: a tiny checkpoint of Real-ESRGAN's compact network, written and computed here."""
+
+import builtins
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional
+
+from lightning_modules.networks.spandrel import Spandrel
+
+spandrel = pytest.importorskip("spandrel", reason="needs the optional package spandrel")
+
+
+def compact(scale=2, channels=3, width=8):
+    """Random tensors of SRVGGNetCompact: conv, PReLU, conv, PReLU, conv, pixel shuffle."""
+    source = torch.Generator().manual_seed(0)
+    state = {}
+    for index, (inputs, outputs) in {
+        0: (channels, width),
+        2: (width, width),
+        4: (width, channels * scale**2),
+    }.items():
+        state[f"body.{index}.weight"] = torch.randn(outputs, inputs, 3, 3, generator=source) * 0.05
+        state[f"body.{index}.bias"] = torch.randn(outputs, generator=source) * 0.05
+    for index in (1, 3):
+        state[f"body.{index}.weight"] = torch.rand(width, generator=source)
+    return state
+
+
+def computed(state, lr, scale):
+    x = lr
+    for index in range(5):
+        weight = state[f"body.{index}.weight"]
+        if index % 2:
+            x = functional.prelu(x, weight)
+        else:
+            x = functional.conv2d(x, weight, state[f"body.{index}.bias"], padding=1)
+    up = functional.interpolate(lr, scale_factor=scale, mode="nearest")
+    return functional.pixel_shuffle(x, scale) + up
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "compact_x2.pth"
+    torch.save({"params_ema": compact(), "params": {}}, path)
+    return path
+
+
+def test_enlarges_as_the_architecture_says(file):
+    net = Spandrel(2.0, str(file))
+    lr = torch.rand(3, 3, 6, 5, generator=torch.Generator().manual_seed(1))
+    expected = computed(compact(), lr, 2).clamp(0, 1)
+    found = net(lr)
+    assert found.shape == (3, 3, 12, 10)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def test_safetensors(tmp_path):
+    path = tmp_path / "compact_x4.safetensors"
+    save_file(compact(scale=4), path)
+    assert Spandrel(4, str(path))(torch.rand(1, 3, 6, 5)).shape == (1, 3, 24, 20)
+
+
+def test_output_may_be_written_to(file):
+    with torch.no_grad():
+        Spandrel(2, str(file))(torch.rand(1, 3, 4, 4)).clamp_(0, 1)
+
+
+def test_weights_are_registered_and_not_trained(file):
+    net = Spandrel(2, str(file))
+    assert len(net.state_dict()) == len(compact())
+    assert not any(p.requires_grad for p in net.parameters())
+    assert net.to(torch.float64)(torch.rand(1, 3, 4, 4).double()).dtype == torch.float64
+    assert net.weights_source == str(file)
+
+
+def test_environment_variables_in_the_path(file, monkeypatch):
+    monkeypatch.setenv("SOME_FOLDER", str(file.parent))
+    assert Spandrel(2, f"$SOME_FOLDER/{file.name}").weights_source == str(file)
+
+
+def test_missing_file():
+    with pytest.raises(
+        FileNotFoundError, match=r"no file at none\.pth, .*network\.init_args\.path"
+    ):
+        Spandrel(2, "none.pth")
+
+
+def test_unset_variable(monkeypatch):
+    monkeypatch.delenv("SOME_FOLDER", raising=False)
+    with pytest.raises(FileNotFoundError, match="is its environment variable set"):
+        Spandrel(2, "$SOME_FOLDER/x.pth")
+
+
+def test_another_scale(file):
+    with pytest.raises(ValueError, match=r"enlarges by 2, but data\.init_args\.scale is 4; use 2"):
+        Spandrel(4, str(file))
+
+
+def test_a_model_for_grey_pictures(tmp_path):
+    path = tmp_path / "grey.pth"
+    torch.save(compact(channels=1), path)
+    with pytest.raises(ValueError, match="from 1 to 1 channels, expected RGB"):
+        Spandrel(2, str(path))
+
+
+def test_a_model_that_needs_a_mask(file, monkeypatch):
+    masked = SimpleNamespace(architecture=SimpleNamespace(name="LaMa"))
+    monkeypatch.setattr(spandrel.ModelLoader, "load_from_state_dict", lambda *_: masked)
+    with pytest.raises(ValueError, match="LaMa for inpainting"):
+        Spandrel(2, str(file))
+
+
+def test_an_unknown_architecture(tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save({"some.weight": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match=r"no architecture that spandrel .* knows"):
+        Spandrel(2, str(path))
+
+
+class Malicious:
+    def __reduce__(self):
+        return builtins.exec, ("import sys; sys.was_run = True",)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".ckpt"])
+def test_code_in_a_file_is_not_run(tmp_path, suffix):
+    path = tmp_path / f"bad{suffix}"
+    torch.save({**compact(), "extra": Malicious()}, path)
+    with pytest.raises(ValueError, match=str(path)):
+        Spandrel(2, str(path))
+    assert not hasattr(sys, "was_run")
+
+
+def test_without_the_package(file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "spandrel", None)
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[spandrel\]'"):
+        Spandrel(2, str(file))
