@@ -9,29 +9,19 @@ nearly fills the memory bus, and with more, a busy neighbour would be measured.
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import platform
-import shlex
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from benchmarks.report import write_report
 from callbacks.ema import EMA
-
-log = logging.getLogger(__name__)
 
 SEED = 0
 ROUNDS = 60
-RESULT = Path(__file__).parent / "results" / "ema.json"
 
 
 def networks() -> dict[str, nn.Module]:
@@ -79,41 +69,13 @@ def measure(module: nn.Module, device: torch.device) -> dict[str, Any]:
     }
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """Where this ran."""
-    if device.type == "cuda":
-        return {"gpu": torch.cuda.get_device_name(device), "torch": torch.__version__}
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if os.name == "posix" else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-
-
 def main() -> None:
-    """Measure on the GPU if there is one, else on the CPU, and write the result."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    """Measure on the GPU if there is one, else on one core, and write the result."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=RESULT.parent, check=False
-    )
     results = {name: measure(module, device) for name, module in networks().items()}
-    report = {
-        "command": shlex.join(["python", "-m", "benchmarks.ema", *sys.argv[1:]]),
-        "commit": commit.stdout.strip() if commit.returncode == 0 else None,
-        "machine": machine(device),
-        "seed": SEED,
-        "rounds": ROUNDS,
-        "results": results,
-    }
-    for name, numbers in results.items():
-        log.info("%-16s %s", name, numbers)
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(report, indent=2) + "\n")
+    write_report("ema", {"rounds": ROUNDS, **results}, SEED)
 
 
 if __name__ == "__main__":

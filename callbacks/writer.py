@@ -54,9 +54,9 @@ class Writer(Callback):
     ) -> None:
         super().__init__()
         if "/" in suffix or os.sep in suffix:
-            raise ValueError(f"`suffix` of Writer is {suffix!r}; it is part of a file's name: no /")
+            raise ValueError(f"writer.suffix is {suffix!r}; it is part of a file's name: no /")
         if not 1 <= quality <= 100:
-            raise ValueError(f"`quality` of Writer is {quality}; expected 1 to 100")
+            raise ValueError(f"writer.quality is {quality}; expected 1 to 100")
         self.folder, self.suffix, self.format = folder, suffix, format
         self.overwrite, self.quality = overwrite, quality
         self.written, self.skipped, self.unreadable = 0, 0, 0  # of this process, in this run
@@ -141,8 +141,8 @@ class Writer(Callback):
         folder = os.path.expandvars(self.folder)
         if "$" in folder:
             raise ValueError(
-                f"`folder` of Writer is {self.folder!r}, which names an environment variable that "
-                "is not set; set it, or write the path itself"
+                f"writer.folder is {self.folder!r}, which names an environment variable that is "
+                "not set; set it, or write the path itself"
             )
         return Path(folder).expanduser().absolute()
 
@@ -154,8 +154,8 @@ class Writer(Callback):
     def _check_target(self, key: str, target: Path, inputs: set[str]) -> None:
         if inputs and os.path.realpath(target) in inputs:
             raise ValueError(
-                f"the output of {key!r} would overwrite the input {target}; set another `folder`, "
-                "or a `suffix`, of Writer in trainer.callbacks"
+                f"the output of {key!r} would overwrite the input {target}; set another "
+                "writer.folder, or a writer.suffix"
             )
 
     def _submit(self, key: str, image: Tensor, meta: dict[str, Any]) -> None:

@@ -67,16 +67,17 @@ class Checkpoints(Checkpoint):
         self._value: float | None = None  # of the monitored metric, for the weights as they are
         self._saved_step = -1
         self._saved_at = time.monotonic()
-        self._whole = (
-            True  # False while weights, schedules and counters are not those of one whole step
-        )
+        # False while weights, schedules and counters are not those of one whole step:
+        self._whole = True
         self._position: tuple[int, int] | None = None  # (epoch, batches of it that are done)
+        self._off = False  # True where nothing more is to be written
 
     # -------------------------------------------------------------------------------- when to write
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the folder; all ranks must have chosen the same checkpoint to resume from."""
         self.folder = Path(trainer.default_root_dir) / FOLDER
+        self._off = bool(vars(trainer)["fast_dev_run"])  # a trial leaves nothing behind
         if stage == "fit" and trainer.world_size > 1:
             own = (
                 (self.resumed_from.name, file_hash(self.resumed_from))
@@ -89,15 +90,15 @@ class Checkpoints(Checkpoint):
                     f"rank {trainer.global_rank} would resume from {own}, rank 0 from {first}: "
                     f"{self.folder} must be one folder that all nodes share"
                 )
-        if stage == "fit" and trainer.is_global_zero and self.config is not None:
-            # Only now: by here every rank has compared its configuration with the one that was
-            # there.
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note what was restored, and with which configuration the run is from here on."""
+        if trainer.is_global_zero and self.config is not None:
+            # Only now: every rank has compared its configuration with the one that was there, and
+            # the checkpoint was accepted.
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             content = yaml.safe_dump(self.config, sort_keys=False)
             write_atomically(self.folder.parent / "config.yaml", content.encode())
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note what was restored."""
         self._saved_step = trainer.global_step if self.resumed_from else -1
         self._saved_at = time.monotonic()
 
@@ -216,49 +217,60 @@ class Checkpoints(Checkpoint):
         Raises:
             OSError: The final checkpoint could not be written.
         """
+        if self._off:
+            return
         step = trainer.global_step
         path = self.folder / f"step-{step:09d}.ckpt"
-        failure = None
+        # A step that is there already (validated only now) is only ranked again.
+        written = step == self._saved_step and is_whole(path)
+        if trainer.world_size > 1:
+            written = bool(trainer.strategy.broadcast(written))
         try:
-            # A step that is there already (validated only now) is only ranked again.
-            if not (step == self._saved_step and is_whole(path)):
+            if not written:
                 write_checkpoint(trainer, path)
         except OSError as error:
-            failure = error
-        if failure is not None:
-            kept = [p.name for p in list_checkpoints(self.folder)]
-            message = f"{path} could not be written ({failure}); kept: {', '.join(kept) or 'none'}"
-            if final:
-                raise OSError(message) from failure
-            log.error("%s. Training goes on; the next try is at the next checkpoint.", message)
-        elif trainer.is_global_zero:
-            self._rank(path.name)
-        if failure is None:
+            self._report(path, error, final)
+        else:
             self._saved_step = step
+            if trainer.is_global_zero:
+                self._rank(path.name)
         self._saved_at = time.monotonic()
         self._due = False
 
+    def _report(self, path: Path, error: OSError, final: bool) -> None:
+        kept = ", ".join(p.name for p in list_checkpoints(self.folder)) or "none"
+        message = f"{path} could not be written ({error}); kept: {kept}"
+        if final:
+            self._off = True  # or `on_exception` would try once more
+            raise OSError(message) from error
+        log.error("%s. Training goes on; the next try is at the next checkpoint.", message)
+
     def _rank(self, name: str) -> None:
-        scores = read_scores(self.folder)
+        found = [p.name for p in list_checkpoints(self.folder)]
+        # The run would have gone on from a later one, were it whole.
+        later = [n for n in found if n > name and not is_whole(self.folder / n)]
+        present = [n for n in found if n <= name]
+        scores = read_scores(self.folder, self.monitor)
         if self._value is not None and math.isfinite(self._value):
             scores[name] = self._value
-        present = [p.name for p in list_checkpoints(self.folder)]
         scores = {n: v for n, v in scores.items() if n in present}
-        best = sorted(scores, key=lambda n: (scores[n], n), reverse=self.mode == "max")[
-            : self.keep_best
-        ]
-        keep = set(present[: self.keep_last]) | set(best)
+        best = sorted(scores, key=lambda n: (scores[n], n), reverse=self.mode == "max")
+        best = best[: self.keep_best]
+        keep = {*present[: self.keep_last], *best}
         ranking = {
             "monitor": self.monitor,
             "mode": self.mode,
             "best": best,
             "scores": {n: v for n, v in scores.items() if n in keep},
         }
-        write_atomically(self.folder / "best.json", json.dumps(ranking, indent=2).encode())
-        for old in present:
-            if old not in keep:
-                (self.folder / old).unlink(missing_ok=True)
-                (self.folder / f"{old}.sha256").unlink(missing_ok=True)
+        try:
+            write_atomically(self.folder / "best.json", json.dumps(ranking, indent=2).encode())
+        except OSError as error:
+            log.error("%s/best.json could not be written (%s)", self.folder, error)
+            return
+        for old in [*later, *(n for n in present if n not in keep)]:
+            (self.folder / old).unlink(missing_ok=True)
+            checksum_of(self.folder / old).unlink(missing_ok=True)
 
 
 def write_checkpoint(trainer: Trainer, path: Path) -> None:
@@ -267,25 +279,21 @@ def write_checkpoint(trainer: Trainer, path: Path) -> None:
     Raises:
         OSError: The disk is full, or the folder cannot be written; nothing is left behind.
     """
-    checkpoint = trainer._checkpoint_connector.dump_checkpoint()
+    checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
     error = None
     if trainer.is_global_zero:
-        temporary = path.with_suffix(".tmp")
+        # One name for all, so that runs killed while they write do not fill the disk with ruins.
+        temporary = path.with_name("unfinished.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            digest = file_hash(temporary)
-            write_atomically(
-                path.with_name(f"{path.name}.sha256"), f"{digest}  {path.name}\n".encode()
-            )
+            line = f"{file_hash(temporary)}  {path.name}\n"
+            write_atomically(checksum_of(path), line.encode())
             temporary.replace(path)
-        except (
-            OSError,
-            RuntimeError,
-        ) as caught:  # torch's zip writer reports a full disk as a RuntimeError
+        except (OSError, RuntimeError) as caught:  # torch reports a full disk as a RuntimeError
             temporary.unlink(missing_ok=True)
             error = str(caught)
     error = trainer.strategy.broadcast(error) if trainer.world_size > 1 else error
@@ -294,10 +302,18 @@ def write_checkpoint(trainer: Trainer, path: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a small file in one step."""
+    """Replace a small file in one step.
+
+    Raises:
+        OSError: It could not be written; what was there before is untouched.
+    """
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def file_hash(path: Path) -> str:
@@ -314,11 +330,15 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
+def checksum_of(path: Path) -> Path:
+    """The file with the checksum of a checkpoint, beside it."""
+    return path.with_name(f"{path.name}.sha256")
+
+
 def is_whole(path: Path) -> bool:
     """Whether a checkpoint is the file that was written."""
-    beside = path.with_name(f"{path.name}.sha256")
     try:
-        return beside.read_text().split()[0] == file_hash(path)
+        return checksum_of(path).read_text().split()[0] == file_hash(path)
     except (OSError, IndexError):
         return False
 
@@ -335,12 +355,14 @@ def newest_whole(folder: Path) -> Path | None:
     return None
 
 
-def read_scores(folder: Path) -> dict[str, float]:
-    """Monitored values by checkpoint name."""
+def read_scores(folder: Path, monitor: str) -> dict[str, float]:
+    """Values of ``monitor`` by checkpoint name; none where another value was watched so far."""
     try:
         content = json.loads((folder / "best.json").read_text())
+        if content["monitor"] != monitor:
+            return {}
         return {str(name): float(value) for name, value in content["scores"].items()}
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
@@ -353,7 +375,7 @@ def best_or_newest(folder: Path) -> tuple[Path, str] | None:
             if path.is_file() and is_whole(path):
                 return path, f"best {content['monitor']} {content['scores'][name]:.4f}"
             log.error("DAMAGED CHECKPOINT: the best one, %s, is not what was written", path)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         pass  # nothing was validated yet, or the file is damaged: then the newest has to do
     path_or_none = newest_whole(folder)
     return None if path_or_none is None else (path_or_none, "the newest")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
-import os
 import sys
-import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import Namespace
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning_utilities.core.rank_zero import rank_zero_only
@@ -26,6 +25,7 @@ from callbacks.writer import Writer
 from commands.checkpoints import Checkpoints
 from commands.errors import ConfigurationError, readable
 from commands.run_directory import RunDirectory, RunOptions
+from commands.tracebacks import sentence_of
 from commands.weights import find_weights
 from datamodules.base import SRDataModule
 from degradations.base import Degradation
@@ -101,6 +101,15 @@ class EnlargerCLI(LightningCLI):
 
     # ----------------------------------------------------------------------------------- the parser
 
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        # Lightning's, with our own words on what each of them does.
+        self._subcommand_parsers: dict[str, LightningArgumentParser] = {}
+        subcommands = parser.add_subcommands()
+        for name, text in DESCRIPTIONS.items():
+            subparser = self._prepare_subcommand_parser(Trainer, name, **kwargs.get(name, {}))
+            self._subcommand_parsers[name] = subparser
+            subcommands.add_subcommand(name, subparser, help=text)
+
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
@@ -128,10 +137,9 @@ class EnlargerCLI(LightningCLI):
             help="Makes LR pictures from HR ones, on the training device.",
         )
         parser.add_class_arguments(RunOptions, "run")
-        if self._adding == "fit":
-            parser.add_lightning_class_args(Checkpoints, "checkpoint")
-        if self._adding == "predict":
-            parser.add_lightning_class_args(Writer, "writer")
+        # Both in all commands, each idle in the others, so that one file serves them all.
+        parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        parser.add_lightning_class_args(Writer, "writer")
         for target, source in LINKS.items():
             parser.link_arguments(source, target)
         parser.link_arguments("degradation", "data.init_args.degradation", apply_on="instantiate")
@@ -156,13 +164,12 @@ class EnlargerCLI(LightningCLI):
             return
         self.config_dump = self._dump()
         if options.overwrite:
+            self.resumed_from = self.run.begin_from(config.ckpt_path)
             if _rank() == 0:
                 self.run.move_aside()
         else:
             self.run.check(self.config_dump, options.change)
-            self.resumed_from = (
-                Path(config.ckpt_path) if config.ckpt_path else self.run.resume_from()
-            )
+            self.resumed_from = self.run.resume_from(config.ckpt_path)
 
     def _dump(self) -> dict[str, Any]:
         parser = self._parser(self.subcommand)
@@ -269,51 +276,11 @@ def run(args: list[str]) -> None:
     try:
         EnlargerCLI(args)
     except Exception as error:
-        sentence = None if debug else _sentence(error)
+        sentence = None if debug else sentence_of(error)
         if sentence is None:
             raise
         sys.stderr.write(f"error: {sentence}\n")
         raise SystemExit(2) from error
-
-
-def _sentence(error: BaseException) -> str | None:
-    # What our own code (or a plug-in's) raised on purpose is a message to the user; anything else
-    # is a bug, and its traceback is what helps.
-    if isinstance(error, ConfigurationError):
-        return str(error)
-    frames = traceback.extract_tb(error.__traceback__)
-    message = str(error)
-    if message.startswith(
-        "Does not validate against any of the Union subtypes"
-    ):  # raised in an __init__
-        return readable(message, ())
-    if "Original Traceback" in message:  # from a worker of the DataLoader
-        last = message.rstrip().splitlines()[-1]
-        return last.partition(": ")[2] if _in_our_code(message) else None
-    raised = (
-        bool(frames)
-        and (frames[-1].line or "").startswith("raise ")
-        and not _in_site_packages(frames[-1].filename)
-    )
-    return message if raised and isinstance(error, ValueError | TypeError | OSError) else None
-
-
-def _in_our_code(worker_traceback: str) -> bool:
-    files = [
-        line.split('"')[1]
-        for line in worker_traceback.splitlines()
-        if line.strip().startswith('File "')
-    ]
-    lines = [line.strip() for line in worker_traceback.splitlines()]
-    return (
-        bool(files)
-        and not _in_site_packages(files[-1])
-        and any(line.startswith("raise ") for line in lines[-4:])
-    )
-
-
-def _in_site_packages(file: str) -> bool:
-    return "site-packages" in file or file.startswith(os.path.dirname(inspect.__file__))
 
 
 def _prepare_output() -> None:
@@ -340,6 +307,10 @@ QUIET = (
         ".*Trying to infer the `batch_size` from an ambiguous collection.*",
         "nothing here is weighted by it",
     ),
+    (".*It is recommended to use .self.log.*sync_dist=True.*", "metrics are gathered before"),
+    (".*LeafSpec.* is deprecated.*", "Lightning's own"),
+    (".*smaller than the logging interval.*", "steps are logged across epochs"),
+    (".*instantiate_classes.* was deprecated.*", "Lightning's own"),
 )
 
 
@@ -379,9 +350,9 @@ def _check_links(config: Namespace) -> None:
         value, right = config.get(target), config.get(source)
         if value in (None, right, _default(config, target)):
             continue
+        is_now = "" if right is None else f" (it is {right})"
         raise ConfigurationError(
-            f"{target} is set to {value}, but it has one source: set {source} instead (it is "
-            f"{right}), "
+            f"{target} is set to {value}, but it has one source: set {source} instead{is_now}, "
             f"and leave {target} out"
         )
 

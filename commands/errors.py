@@ -8,22 +8,24 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
 
 
 class ConfigurationError(Exception):
-    """The configuration or the command line is wrong; the message says what to change."""
+    """Something in the configuration or on the command line is wrong; the message says so."""
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """The nearest of the choices as half a sentence, or nothing."""
     choices = list(choices)
-    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word, choices, n=1)
     if not near:  # a long dotted key may differ in its last part only
-        tails = {c.rpartition(".")[2]: c for c in choices}
-        near = [
-            tails[t]
-            for t in difflib.get_close_matches(word.rpartition(".")[2], tails, n=1, cutoff=0.6)
-        ]
+        tail = word.rpartition(".")[2]
+        tails = {choice.rpartition(".")[2]: choice for choice in choices}
+        near = [tails[t] for t in difflib.get_close_matches(tail, tails, n=1)]
+        near = near or [choice for t, choice in tails.items() if t.startswith(f"{tail}_")]
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
@@ -34,14 +36,19 @@ def readable(message: str, keys: Iterable[str]) -> str:
         message: What the parser said.
         keys: All keys of the parser, for suggestions.
     """
+    keys = list(keys)
     lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
+    if message.startswith("Unexpected config:"):
+        return _no_mapping(message.partition(":")[2], keys)
     path, class_path, leaf = _walk(lines)
     where = ".init_args.".join(path)
     if leaf.startswith("Problems parsing config"):
         return " ".join(lines)  # with the line and column of the mistake
     return (
-        _unknown_option(leaf, where, class_path, keys)
+        _command(leaf)
+        or _unknown_option(leaf, where, class_path, keys, lines)
         or _unknown_class(leaf, where, lines)
+        or _no_file(leaf, where, keys)
         or _missing(leaf, where, class_path)
         or _wrong_value(leaf, where, lines)
         or " ".join([*([f"{where}:"] if where and where not in leaf else []), leaf])
@@ -53,73 +60,117 @@ def _walk(lines: list[str]) -> tuple[list[str], str | None, str]:
     path: list[str] = []
     class_path = None
     for line in lines:
+        if match := re.match(
+            r"Type \S*Callable.* expects a function or a callable class: (.+)", line
+        ):
+            line = match[1]
+            if inner := re.search(r"class_path='([^']+)'", line):
+                class_path = inner[1]
         if match := re.match(r'Parser key "([^"]+)":\s*(.*)', line):
             path.append(match[1])
             if match[2]:
                 return path, class_path, match[2]
         elif match := re.match(r"Problem with given class_path '([^']+)':", line):
             class_path = match[1]
-        elif match := re.match(
-            r"Type \S*Callable.* expects a function or a callable class: (.+)", line
-        ):
-            inner = re.search(r"class_path='([^']+)'", match[1])
-            return path, inner[1] if inner else class_path, match[1]
         elif not re.match(
-            r"Does not validate|Subtypes:|Errors:|Given value|Expected a path but"
-            r"|Expected a <class 'NoneType'>",
+            r"Does not validate|Subtypes:|Errors:|Given value|Expected a path but|"
+            r"Expected a <class 'NoneType'>",
             line,
         ):
             return path, class_path, line
     return path, class_path, " ".join(lines)
 
 
+def _no_mapping(content: str, keys: list[str]) -> str:
+    try:
+        config = yaml.safe_load(content)
+    except yaml.YAMLError:
+        config = content
+    if isinstance(config, dict):
+        unknown = next((str(key) for key in config if str(key) not in keys), None)
+        if unknown is not None:
+            return f"unknown key {unknown!r}{did_you_mean(unknown, keys)}"
+    if config is None or isinstance(config, dict):
+        return "a configuration file sets nothing: it is empty, or all of its keys are"
+    return f"a configuration file holds no keys with values, but {content.strip()[:60]!r}"
+
+
+def _command(leaf: str) -> str | None:
+    commands = ("fit", "validate", "test", "predict")
+    if match := re.match(r"argument subcommand: invalid choice: '([^']+)'", leaf):
+        near = did_you_mean(match[1], commands)
+        return f"unknown command {match[1]!r}{near}; there are {', '.join(commands)}"
+    if leaf.startswith('expected "subcommand" to be one of'):
+        return f"name a command first: {', '.join(commands)} (--help explains them)"
+    return None
+
+
 def _unknown_option(
-    leaf: str, where: str, class_path: str | None, keys: Iterable[str]
+    leaf: str, where: str, class_path: str | None, keys: list[str], lines: list[str]
 ) -> str | None:
+    if match := re.match(r"unrecognized arguments: ((?!-)\S+)", leaf):
+        return f"{match[1]!r} is no option: a file is named as --config {match[1]}"
     match = (
         re.match(r"Option '([^']+)' is not accepted", leaf)
         or re.search(r"does not accept option '([^']+)'", leaf)
-        or re.match(r"unrecognized arguments: --([^\s=]+)", leaf)
-        or re.match(r"unrecognized arguments: (\S+)", leaf)
+        or re.match(r"unrecognized arguments: --?([^\s=]+)", leaf)
         or re.match(r"No action for key \"?([^\s\"]+)", leaf)
     )
     if match is None:
         return None
     unknown = match[1]
     if class_path is None:
+        if unknown in keys:
+            return f"{unknown!r} is no key of this command, only of another one"
         return f"unknown key {unknown!r}{did_you_mean(unknown, keys)}"
+    if difflib.get_close_matches(unknown, ("class_path", "init_args"), cutoff=0.8):
+        return f"{where} takes class_path and init_args, but is {_given(lines)}: check the spelling"
     name = unknown.removeprefix("init_args.").split(".")[0]
     choices = _parameters(class_path)
     full = f"{where}.init_args.{name}" if where else name
     listed = f"; it takes: {', '.join(choices)}" if choices else ""
-    hint = did_you_mean(name, choices) or listed
-    return f"unknown key {full!r}: {class_path} has no argument {name!r}{hint}"
+    return (
+        f"unknown key {full!r}: {class_path} has no argument {name!r}"
+        f"{did_you_mean(name, choices) or listed}"
+    )
 
 
 def _unknown_class(leaf: str, where: str, lines: list[str]) -> str | None:
     if match := re.match(r"module '([^']+)' has no attribute '([^']+)'", leaf):
         module, name = match.groups()
-        return f"{where}: there is no {name!r} in {module}{did_you_mean(name, _members(module))}"
+        near = did_you_mean(name, _members(module))
+        return f"{where}: there is no {name!r} in {module}{near}"
     if match := re.match(r"Unexpected import path format: (.+\.ya?ml)$", leaf):
         return (
-            f"{where} names the file {match[1]!r}, which cannot be read; a path in a "
-            "configuration is relative to "
-            "the file that it stands in"
+            f"{where} names the file {match[1]!r}, which cannot be read; a path in a configuration "
+            "is relative to the file that it stands in"
         )
     if match := re.match(r"No module named '([^']+)'", leaf):
         return (
-            f"{where}: there is no module {match[1]!r}; a class is named as folder.file.Class, "
-            "for example "
-            "lightning_modules.regression.Regression, and your own are found in the working "
-            "directory"
+            f"{where}: there is no module {match[1]!r}; a class is named as folder.file.Class, for "
+            "example lightning_modules.regression.Regression, and your own are found in the "
+            "working directory"
         )
     if match := re.match(r"Expected a dot import path string: (.+)", leaf):
         return (
             f"{where}: {match[1]!r} is no class; name it as folder.file.Class, "
             "for example lightning_modules.regression.Regression"
         )
-    if "not a subclass" in leaf or "is not a subclass" in " ".join(lines):
-        return f"{where}: {leaf}"
+    if match := re.search(r"does not correspond to a subclass of (\S+)", leaf):
+        return f"{where} is {_given(lines)}, which is no {match[1]}"
+    return None
+
+
+def _no_file(leaf: str, where: str, keys: list[str]) -> str | None:
+    if match := re.match(r"File does not exist: '([^']+)'", leaf):
+        path = Path(match[1])
+        beside = {p.stem: p.name for p in path.parent.glob("*.y*ml")}
+        near = difflib.get_close_matches(path.stem, beside, n=1)
+        mend = f"; did you mean {beside[near[0]]!r}?" if near else ""
+        return f"{where} is {match[1]}, and there is no such file{mend}"
+    if match := re.match(r"Unable to load config '([^']+)'", leaf):
+        below = ", ".join(key for key in keys if key.startswith(f"{where}."))
+        return f"{where} is {match[1]!r}, and there is no such file; set its keys: {below}"
     return None
 
 
@@ -137,18 +188,35 @@ def _missing(leaf: str, where: str, class_path: str | None) -> str | None:
 
 
 def _wrong_value(leaf: str, where: str, lines: list[str]) -> str | None:
-    match = re.match(r"Expected an? (.+?)\.? Got value: (.+)", leaf) or re.match(
-        r"Expected an? (.+)", leaf
-    )
-    if match is None or not where:
+    if not where or not re.match(r"Expected an? ", leaf):
         return None
-    expected = re.sub(r"<class '([^']+)'>", r"\1", match[1])
-    if match.lastindex == 2:
-        return f"{where} is {match[2]}; expected {expected}"
-    given = next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("Given value:")), ""
-    )
-    return f"{where} is {given or 'wrong'}; expected {expected}"
+    leaf = leaf.partition(". Got value: Namespace(")[0]
+    tried, _, value = leaf.partition(". Got value: ")
+    if not value:
+        # A type of several parts: the parser tells of each that it did not fit, then of the value.
+        start = lines.index(leaf)
+        end = next((n for n, s in enumerate(lines) if n > start and s.startswith("Given")), start)
+        others = [line for line in lines[start + 1 : end] if re.match(r"Expected an? ", line)]
+        tried, value = "; ".join([tried, *others]), _given(lines[end:]) or "wrong"
+    return f"{where} is {value}; expected {_types(tried)}"
+
+
+def _types(tried: str) -> str:
+    # Without NoneType and the type's syntax: "Expected a <class 'int'>; Expected a <class 'str'>".
+    names = []
+    for part in tried.split("; "):
+        name = re.sub(r"^Expected an? ", "", part).removesuffix(".")
+        name = re.sub(r"<class '([^']+)'>", r"\1", name)
+        name = re.sub(r"typing\.Literal\[(.+)\]", r"\1", name)
+        if name != "NoneType":
+            names.append(name)
+    return " or ".join(dict.fromkeys(names))
+
+
+def _given(lines: list[str]) -> str:
+    value = next((s.split(":", 1)[1].strip() for s in lines if s.startswith("Given value:")), "")
+    nested = re.fullmatch(r"NestedArg\(key='[^']*', val='?(.*?)'?\)", value)
+    return nested[1] if nested else value
 
 
 def _import(class_path: str) -> object:

@@ -7,10 +7,18 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import yaml
 
-from commands.checkpoints import FOLDER, best_or_newest, list_checkpoints, newest_whole
+from commands.checkpoints import (
+    FOLDER,
+    best_or_newest,
+    checksum_of,
+    is_whole,
+    list_checkpoints,
+    newest_whole,
+)
 from commands.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -19,6 +27,7 @@ log = logging.getLogger(__name__)
 FREE = (
     "run",
     "checkpoint",
+    "writer",
     "config",
     "ckpt_path",
     "weights_only",
@@ -107,19 +116,59 @@ class RunDirectory:
                 "or start afresh (--run.overwrite true)"
             )
 
-    def resume_from(self) -> Path | None:
-        """The newest undamaged checkpoint, or None for a new run.
+    def resume_from(self, given: str | None = None) -> Path | None:
+        """The newest undamaged checkpoint, else the given one, or None for a new run.
+
+        The run's own come first, so that the same command goes on where the run stands.
+
+        Args:
+            given: ``ckpt_path``, a checkpoint of another run to begin with.
 
         Raises:
-            ConfigurationError: There are checkpoints, but all of them are damaged.
+            ConfigurationError: There are checkpoints, but all of them are damaged; or the given one
+                is one of them, or is needed and no whole file.
         """
-        path = newest_whole(self.checkpoints)
-        if path is None and list_checkpoints(self.checkpoints):
+        own = newest_whole(self.checkpoints)
+        if own is None and list_checkpoints(self.checkpoints):
             raise ConfigurationError(
                 f"all checkpoints in {self.checkpoints} are damaged: start afresh with "
                 "--run.overwrite true"
             )
+        if own is None or given is None:
+            return own or self.begin_from(given)
+        self._refuse_own(given)
+        log.info("the run has checkpoints of its own: it goes on from them, not from %s", given)
+        return own
+
+    def begin_from(self, given: str | None) -> Path | None:
+        """The checkpoint that a new run begins with, or None.
+
+        Args:
+            given: ``ckpt_path``.
+
+        Raises:
+            ConfigurationError: It is not there, damaged, or of this very run.
+        """
+        if given is None:
+            return None
+        self._refuse_own(given)
+        path = Path(given)
+        if not path.is_file():
+            raise ConfigurationError(f"ckpt_path is {given}, and there is no such file")
+        # One that was copied without its checksum can still be seen to have been cut short.
+        if not (is_whole(path) if checksum_of(path).is_file() else is_zipfile(path)):
+            raise ConfigurationError(
+                f"ckpt_path is {given}, which is damaged or no checkpoint: name another one"
+            )
         return path
+
+    def _refuse_own(self, given: str) -> None:
+        if Path(given).resolve().parent == self.checkpoints.resolve():
+            raise ConfigurationError(
+                f"ckpt_path is {given}, a checkpoint of the run itself, which goes on from its "
+                "newest without being told: leave ckpt_path out, or, to go back to this one, take "
+                "another --run.name"
+            )
 
     def trained_weights(self) -> tuple[Path, str] | None:
         """The best checkpoint, else the newest, and why it was chosen; None where there is none."""
@@ -146,6 +195,6 @@ def _is_free(key: str) -> bool:
 
 
 def _grows(old: Any, new: Any) -> bool:
-    if new in (-1, None):
+    if new in (-1, None):  # no limit
         return True
-    return isinstance(old, int) and isinstance(new, int) and new >= old
+    return isinstance(old, int) and old != -1 and isinstance(new, int) and new >= old

@@ -298,7 +298,9 @@ class PredictPictures(Pictures):
                 "pictures that are to be enlarged"
             )
         if "hr" in sample:
-            sample["lr"] = sample.pop("hr")
+            hr = sample.pop("hr", None)  # of a folder; a paired source has its own LR
+        if "lr" not in sample and hr is not None:
+            sample["lr"] = hr
         return {**sample, "key": key, "seed": item.seed}
 
 
@@ -493,6 +495,7 @@ class SRDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=persistent and self.workers > 0,
             worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # or each pass draws a seed from the global one
         )
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:

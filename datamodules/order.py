@@ -19,7 +19,7 @@ MAX_STREAMS = 64
 
 
 class Item(NamedTuple):
-    """What a worker needs to make a sample: which picture, and the seed of all that happens to it."""
+    """What a worker needs for a sample: which picture, and the seed of all that happens to it."""
 
     picture: int
     seed: int

@@ -67,7 +67,7 @@ class LIIF(nn.Module):
         cell: Tell the perceptron the size of the pixel it is asked for.
         ensemble: Blend the answers of the four nearest cells; without it, pictures show seams.
         chunk: Number of points answered at once; bounds memory without gradients and changes no
-            result. The default keeps a layer's activations (8 MiB) near the processor's caches.
+            result. None takes 4096 on a CPU, which its caches hold, and 65536 elsewhere.
 
     Raises:
         ValueError: `scale` is not a positive number, `chunk` is below 1 or `hidden` is empty.
@@ -82,12 +82,12 @@ class LIIF(nn.Module):
         unfold: bool = True,
         cell: bool = True,
         ensemble: bool = True,
-        chunk: int = 8192,
+        chunk: int | None = None,
     ) -> None:
         super().__init__()
         if not (math.isfinite(scale) and scale > 0):
             raise ValueError(f"data.init_args.scale is {scale}, expected a positive number")
-        if chunk < 1:
+        if chunk is not None and chunk < 1:
             raise ValueError(f"chunk of LIIF is {chunk}, expected at least 1 point")
         if not hidden:
             raise ValueError("hidden of LIIF is empty, expected the width of at least one layer")
@@ -146,7 +146,8 @@ class LIIF(nn.Module):
         table = self._first_layer(features)
         h, w = features.shape[-2:]
         cell = cell.expand_as(coord)
-        step = max(1, self.chunk // len(coord))
+        chunk = self.chunk or (4096 if coord.device.type == "cpu" else 65536)
+        step = max(1, chunk // len(coord))
         parts = [
             self._answer(table, (h, w), coord[:, i : i + step], cell[:, i : i + step])
             for i in range(0, coord.shape[1], step)

@@ -126,13 +126,13 @@ def test_a_repeated_picture_counts_once(tmp_path: Path) -> None:
 
 
 def test_limit_takes_the_first_images_of_the_dataset_and_is_in_the_protocol(tmp_path: Path) -> None:
-    backwards = DataLoader(Pictures(), 2, sampler=[6, 5, 4, 3, 2, 1, 0], collate_fn=collate)
+    mixed = DataLoader(Pictures(), 2, sampler=[6, 5, 4, 2, 1, 3, 0], collate_fn=collate)
     metric = Calls(limit=3)
-    trainer(tmp_path, metric).validate(Tiny(), backwards, verbose=False)
+    trainer(tmp_path, metric).validate(Tiny(), mixed, verbose=False)
     assert metric.records[0]["n"] == 3
     assert metric.records[0]["value"] == pytest.approx(expected(3), rel=1e-6)
     assert metric.records[0]["protocol"]["limit"] == 3
-    assert metric.asked == [["tiny/02", "tiny/01"], ["tiny/00"]]
+    assert metric.asked == [["tiny/04", "tiny/02"], ["tiny/01", "tiny/03"], ["tiny/00"]]
 
 
 def test_nothing_is_computed_in_the_sanity_check(tmp_path: Path) -> None:
@@ -158,8 +158,8 @@ def test_every_n_counts_validations_and_goes_on_counting_after_a_resume(tmp_path
         run.fit(Tiny(), loader(), loader(), ckpt_path=tmp_path / "last.ckpt" if resume else None)
         return len(metric.asked)
 
-    assert fit(2, resume=False) == 1  # validations 0 and 1
-    assert fit(4, resume=True) == 1  # 2 and 3
+    assert fit(1, resume=False) == 1  # validation 0
+    assert fit(3, resume=True) == 0  # 1 and 2
     (tmp_path / "last.ckpt").unlink()
     assert fit(7, resume=False) == 3  # 0, 3, 6
 

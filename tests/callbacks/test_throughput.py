@@ -64,7 +64,7 @@ def test_numbers(tmp_path: Path) -> None:
     seconds = values["throughput/seconds_per_step"]
     assert 0.02 <= seconds < 0.2  # 3 pictures of 4 ms and a step of 8 ms; machines may be busy
     assert values["throughput/images_per_second"] == pytest.approx(3 / seconds, rel=1e-6)
-    assert 0.3 < values["throughput/data_share"] < 0.95
+    assert 0.1 < values["throughput/data_share"] < 0.95
 
 
 def test_validation_does_not_count(tmp_path: Path) -> None:

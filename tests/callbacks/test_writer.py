@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +226,7 @@ def test_a_folder_in_an_environment_variable(
     predict(tmp_path, Writer("$OUTPUTS/x"), Data({"a": picture()}))
     assert (tmp_path / "there/x/a.png").exists()
     monkeypatch.delenv("OUTPUTS")
-    with pytest.raises(ValueError, match=r"`folder` of Writer is '\$OUTPUTS/x', .* not set"):
+    with pytest.raises(ValueError, match=r"writer.folder is '\$OUTPUTS/x', .* not set"):
         predict(tmp_path, Writer("$OUTPUTS/x"), Data({"a": picture()}))
 
 
@@ -348,14 +349,23 @@ def test_few_pictures_wait_and_threads_end(tmp_path: Path, monkeypatch: pytest.M
     assert not [t for t in threading.enumerate() if t.name.startswith("writer")]
 
 
-def test_an_exception_elsewhere_ends_the_threads(tmp_path: Path) -> None:
+def test_an_exception_elsewhere_ends_the_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Fails(Double):
         def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
-            if batch_idx == 2:
+            if batch_idx == 4:
                 raise RuntimeError("planned")
             return super().predict_step(batch, batch_idx)
 
-    data = Data({str(i): picture() for i in range(4)})
+    original = image_file.encode
+
+    def slow(*arguments: Any) -> bytes:
+        time.sleep(0.5)
+        return original(*arguments)
+
+    monkeypatch.setattr(image_file, "encode", slow)
+    data = Data({str(i): picture() for i in range(5)})
     with pytest.raises(RuntimeError, match="planned"):
         trainer(tmp_path, Writer()).predict(Fails(), data, return_predictions=False)
     assert not [t for t in threading.enumerate() if t.name.startswith("writer")]
@@ -382,8 +392,8 @@ def test_temporary_files_are_hidden_and_no_pictures_by_name(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"suffix": "/x"}, "`suffix` of Writer is '/x'"),
-        ({"quality": 0}, "`quality` of Writer is 0"),
+        ({"suffix": "/x"}, "writer.suffix is '/x'"),
+        ({"quality": 0}, "writer.quality is 0"),
     ],
 )
 def test_bad_settings(arguments: dict[str, Any], message: str) -> None:

@@ -337,7 +337,16 @@ def test_options_that_cannot_work(options, message):
         LIIF(2, blocks=1, channels=8, **options)
 
 
-@pytest.mark.slow  # a ratio of times: only on a machine with nothing else to do
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so that CPU time is compared, whatever else the machine does
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.slow  # a ratio of times
+@pytest.mark.usefixtures("one_thread")
 def test_at_least_four_times_as_fast_as_the_official_form():
     from benchmarks.liif import measure_image
 

@@ -1,0 +1,1 @@
+"""Measurements that a maintainer runs by hand: ours against a peer, in turns, in one run."""

@@ -1,0 +1,62 @@
+"""What every result says beside its numbers: the command, the commit, the machine, the seed."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write_report(name: str, results: dict[str, Any], seed: int) -> Path:
+    """Write ``results/<name>.json`` and show it.
+
+    Args:
+        name: Name of the benchmark, that of its file.
+        results: The numbers.
+        seed: Seed of everything random in it.
+    """
+    report = {
+        "command": shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+        "commit": commit(),
+        "machine": machine(),
+        "seed": seed,
+        "results": results,
+    }
+    path = RESULTS / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    text = json.dumps(report, indent=2)
+    path.write_text(f"{text}\n")
+    sys.stdout.write(f"{text}\n{path}\n")
+    return path
+
+
+def commit() -> str | None:
+    """The checkout's commit, ``-dirty`` added where files differ; None outside git."""
+    git = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--abbrev=40", "--dirty"]
+    found = subprocess.run(git, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
+
+
+def machine() -> dict[str, Any]:
+    """Processor, graphics card where there is one, threads and versions."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    found: dict[str, Any] = {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": len(names),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found

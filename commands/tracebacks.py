@@ -1,0 +1,81 @@
+"""Which exceptions are a message to the user, and which are bugs, whose traceback is what helps."""
+
+from __future__ import annotations
+
+import re
+import sysconfig
+import traceback
+
+import lightning
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from commands.errors import ConfigurationError
+
+FOREIGN = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "site-packages", "<")
+LIGHTNING = tuple(lightning.__path__)
+_RAISE = re.compile(r"((if|elif) .*: *|else: *)?raise\b")
+_WORKER = "Original Traceback (most recent call last):"
+
+
+def sentence_of(error: BaseException) -> str | None:
+    """What to tell the user in place of a traceback.
+
+    What our own code, or a plug-in's, raised on purpose is a message to the user; so is a setting
+    that Lightning refuses. Anything else is a bug.
+
+    Args:
+        error: What ended the command, with its traceback.
+
+    Returns:
+        The message, or None for a bug.
+    """
+    error = _origin(error)
+    message = str(error).strip()
+    if isinstance(error, ConfigurationError):
+        return message
+    frames = [(f.filename, f.line or "") for f in traceback.extract_tb(error.__traceback__)]
+    if _WORKER in message:
+        frames, message = _in_worker(message)
+    if isinstance(error, ValueError | TypeError | OSError) and _on_purpose(frames):
+        return message
+    if isinstance(error, ValueError | MisconfigurationException) and _by_lightning(frames):
+        return message
+    return None
+
+
+def _origin(error: BaseException) -> BaseException:
+    # The parser wraps what a constructor raised once for each type around it that may be None.
+    while str(error).startswith("Does not validate against any of the Union subtypes"):
+        if error.__cause__ is None:
+            break
+        error = error.__cause__
+    return error
+
+
+def _on_purpose(frames: list[tuple[str, str]]) -> bool:
+    if not frames:
+        return False
+    file, line = frames[-1]
+    return not _is_foreign(file) and _RAISE.match(line) is not None
+
+
+def _by_lightning(frames: list[tuple[str, str]]) -> bool:
+    # Without a frame of a model, a data module or a callback, which it could have been called by.
+    ours = tuple(file for file, _ in frames if not _is_foreign(file))
+    return (
+        bool(frames)
+        and frames[-1][0].startswith(LIGHTNING)
+        and all(re.search(r"(commands[/\\]cli|main)\.py$", file) for file in ours)
+    )
+
+
+def _in_worker(message: str) -> tuple[list[tuple[str, str]], str]:
+    # A worker of the DataLoader sends its traceback as text: frames, then "package.Type: message".
+    text = message.rpartition("Traceback (most recent call last):\n")[2]
+    frames = re.findall(r'^  File "([^"]+)", line \d+, in .*\n    (.*)', text, re.MULTILINE)
+    final = re.search(r"^[\w.]+: ", text, re.MULTILINE)
+    return frames, text[final.end() :].strip() if final else message
+
+
+def _is_foreign(file: str) -> bool:
+    return file.startswith(FOREIGN) or "site-packages" in file

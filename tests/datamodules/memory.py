@@ -1,0 +1,118 @@
+"""A Source without files, and a loop that does to its batches what Lightning does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+
+from datamodules.base import Batch, Sample, Source, SRDataModule
+from datamodules.decode import UnreadableImage
+from degradations.base import Degradation
+from degradations.noise import GaussianNoise
+from degradations.pipeline import Pipeline
+
+
+class Memory(Source):
+    """Pictures from a dict; a string in the place of a sample is why it cannot be read."""
+
+    def __init__(
+        self,
+        samples: dict[str, Sample | str],
+        scale: float | None = None,
+        degradation: Degradation | None = None,
+    ) -> None:
+        super().__init__(scale, degradation)
+        self.samples = samples
+        self.prepared_for: list[float] = []
+
+    def prepare(self, scale: float) -> None:
+        self.prepared_for.append(scale)
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return list(self.samples)
+
+    def read(self, index: int) -> Sample:
+        sample = self.samples[self.keys[index]]
+        if isinstance(sample, str):
+            raise UnreadableImage(sample)
+        return sample  # its own, not a copy: whoever uses it must not change it
+
+
+def picture(height: int, width: int, seed: int = 0, dtype: Any = np.uint8) -> np.ndarray:
+    """Random pixels (H, W, 3)."""
+    generator = np.random.default_rng(seed)
+    return generator.integers(0, np.iinfo(dtype).max, (height, width, 3), dtype, endpoint=True)
+
+
+def pictures(count: int, height: int = 32, width: int = 40) -> Memory:
+    """Random pictures p00, p01, ..."""
+    return Memory({f"p{i:02d}": {"hr": picture(height, width, i)} for i in range(count)})
+
+
+def noisy(scale: float = 2.0) -> Pipeline:
+    """Parameters and fields that differ for each image."""
+    return Pipeline(scale, [GaussianNoise((1.0, 30.0))], quantize=False)
+
+
+def on_device(data: SRDataModule, batch: dict[str, Any], index: int = 0) -> Batch:
+    """What Lightning does with a batch of a loader."""
+    batch = data.on_before_batch_transfer(batch, index)
+    batch = data.transfer_batch_to_device(batch, torch.device("cpu"), index)
+    return data.on_after_batch_transfer(batch, index)
+
+
+def ending(loader: Iterable[Any]) -> Iterator[Any]:
+    """The batches; after an error, torch's workers would end at garbage collection, 5 s each."""
+    batches = iter(loader)
+    try:
+        yield from batches
+    finally:
+        getattr(batches, "_shutdown_workers", lambda: None)()
+
+
+def training(data: SRDataModule) -> Iterator[Batch]:
+    """One epoch of training batches."""
+    data.setup("fit")
+    for batch in ending(data.train_dataloader()):
+        yield on_device(data, batch)
+
+
+class Stage:
+    """Stands for a trainer that evaluates."""
+
+    def __init__(self, part: str, rank: int = 0, world: int = 1) -> None:
+        self.training = part == "train"
+        self.testing = part == "test"
+        self.predicting = part == "predict"
+        self.global_rank, self.world_size = rank, world
+
+
+def evaluation(data: SRDataModule, part: str, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    """All batches of `val`, `test` or `predict`, source after source."""
+    data.trainer = Stage(part, rank, world)  # type: ignore[assignment]
+    data.setup({"val": "validate"}.get(part, part))
+    loaders = getattr(data, f"{part}_dataloader")()
+    for index, loader in enumerate(loaders):
+        for batch in ending(loader):
+            yield on_device(data, batch, index)
+    data.trainer = None
+
+
+def trainer(root: Any, **settings: Any) -> Trainer:
+    """A quiet trainer on the CPU."""
+    quiet: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+        "default_root_dir": str(root),
+    }
+    return Trainer(**quiet | settings)

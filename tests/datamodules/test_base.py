@@ -1,0 +1,831 @@
+"""SRDataModule: the same sample in any batch, crops that fit, and messages that help."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import pickle
+from collections.abc import Sequence
+
+import albumentations
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from datamodules.augment import Albumentations
+from datamodules.base import (
+    PredictPictures,
+    Source,
+    SRDataModule,
+    TrainingPictures,
+    check_batch,
+    check_crop,
+    collate,
+    cut_size,
+)
+from datamodules.folder import Folder
+from datamodules.order import Item
+from datamodules.paired import Paired
+from degradations.bicubic import Bicubic
+from tests.datamodules.memory import (
+    Memory,
+    evaluation,
+    noisy,
+    on_device,
+    picture,
+    pictures,
+    training,
+)
+from tests.datamodules.pictures import save
+
+
+def data_of(train: Source, **settings: object) -> SRDataModule:
+    defaults = {"scale": 2, "batch_size": 4, "crop_size": 16, "workers": 0, "degradation": noisy()}
+    return SRDataModule(train=train, **defaults | settings)
+
+
+def by_name(batches, name: str) -> dict:
+    """Each image of `name` by its key and seed."""
+    return {
+        (key, seed): image
+        for batch in batches
+        for key, seed, image in zip(batch["key"], batch["seed"].tolist(), batch[name], strict=True)
+    }
+
+
+@pytest.fixture(scope="module")
+def expected():
+    (batch,) = training(data_of(pictures(12), batch_size=48, crops_per_image=4))
+    return {name: by_name([batch], name) for name in ("hr", "lr")}
+
+
+class TestTheSampleDecides:
+    """What happens to a sample is drawn from its seed: not from its batch, worker or rank."""
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    @pytest.mark.parametrize("batch_size", [1, 3, 16])
+    def test_training_in_any_batches(self, expected, batch_size, workers):
+        data = data_of(pictures(12), batch_size=batch_size, crops_per_image=4, workers=workers)
+        batches = list(training(data))
+        assert {len(b["key"]) for b in batches} == {batch_size}
+        for name, images in expected.items():
+            got = by_name(batches, name)
+            assert got.keys() == images.keys()
+            tolerance = 0 if name == "hr" else 1e-5
+            for sample, image in images.items():
+                torch.testing.assert_close(got[sample], image, rtol=0, atol=tolerance)
+
+    def test_parameters_are_bit_equal_in_any_batches(self, expected):
+        seeds = torch.tensor([seed for _, seed in expected["hr"]])
+        whole = noisy().params_of(seeds, torch.Size((48, 3, 16, 16)))["GaussianNoise"]
+        assert len(np.unique(whole["levels"])) == 48
+        for start, size in itertools.product(range(0, 48, 16), (1, 3, 16)):
+            part = slice(start, start + size)
+            params = noisy().params_of(seeds[part], torch.Size((size, 3, 16, 16)))
+            for name, values in params["GaussianNoise"].items():
+                np.testing.assert_array_equal(values, whole[name][part])
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    @pytest.mark.parametrize("batch_size", [1, 3, 16])
+    def test_validation_in_any_batches(self, batch_size, workers):
+        def run(batch_size, workers):
+            data = SRDataModule(
+                2,
+                val={"a": pictures(16)},
+                degradation=noisy(),
+                eval_batch_size=batch_size,
+                workers=workers,
+            )
+            return by_name(evaluation(data, "val"), "lr")
+
+        got, expected = run(batch_size, workers), run(1, 0)
+        assert list(got) == list(expected)
+        assert len(got) == 16
+        for sample, image in expected.items():
+            torch.testing.assert_close(got[sample], image, rtol=0, atol=1e-5)
+
+    def test_validation_is_the_same_in_all_runs(self):
+        def run(**settings):
+            data = SRDataModule(2, val={"a": pictures(3)}, degradation=noisy(), workers=0)
+            for name, value in settings.items():
+                setattr(data, name, value)
+            return list(by_name(evaluation(data, "val"), "lr").values())
+
+        assert all(map(torch.equal, run(seed=0), run(seed=1)))
+        assert not any(map(torch.equal, run(), run(degradation_seed=1)))
+
+    def test_another_run_sees_other_crops(self):
+        first, second = (
+            by_name(training(data_of(pictures(12), seed=seed)), "hr") for seed in (0, 1)
+        )
+        assert first.keys().isdisjoint(second.keys())
+
+    def test_ranks_share_a_global_batch(self):
+        def run(rank, world):
+            data = data_of(pictures(12), batch_size=4)
+            data.setup("fit")
+            data._ranks = lambda: (rank, world)
+            return [by_name([on_device(data, b)], "lr") for b in data.train_dataloader()]
+
+        alone, ranks = run(0, 1), [run(rank, 2) for rank in (0, 1)]
+        assert len(alone) == 3
+        for batch, first, second in zip(alone, *ranks, strict=True):
+            assert first.keys() | second.keys() == batch.keys()
+            assert first.keys().isdisjoint(second)
+            for sample, image in {**first, **second}.items():
+                torch.testing.assert_close(image, batch[sample], rtol=0, atol=1e-5)
+
+    def test_an_illegal_number_of_processes(self):
+        data = data_of(pictures(12), batch_size=4)
+        data.setup("fit")
+        data._ranks = lambda: (0, 3)
+        with pytest.raises(ValueError, match=r"3 processes cannot share.*\[1, 2, 4\]"):
+            data.train_dataloader()
+
+    def test_global_generators_are_left_alone(self):
+        from tests.contracts.degradation_contract import global_generators_untouched
+
+        data = data_of(pictures(12), val={"a": pictures(2)})
+        with global_generators_untouched():
+            list(training(data))
+            list(evaluation(data, "val"))
+
+
+# Each pixel of LR says where it is, and HR repeats it: so a pair fits exactly or not at all.
+def located(height: int, width: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    return np.stack([y, x, np.zeros_like(x)], axis=2).astype(np.uint8)
+
+
+def repeated(lr: np.ndarray, scale: int) -> np.ndarray:
+    return lr.repeat(scale, 0).repeat(scale, 1)
+
+
+class TestCrops:
+    def items(self, count: int) -> list[Item]:
+        return [Item(0, 7919 * i) for i in range(count)]
+
+    @pytest.mark.parametrize("scale", [1, 2, 3, 4])
+    def test_pairs_stay_aligned_in_all_eight_orientations(self, scale):
+        lr = located(20, 24)
+        source = Memory({"a": {"hr": repeated(lr, scale), "lr": lr}})
+        dataset = TrainingPictures(source, "train", float(scale), 5 * scale, flips=True)
+        orientations, corners = set(), set()
+        for item in self.items(200):
+            sample = dataset[item]
+            assert sample["lr"].shape == (5, 5, 3)
+            np.testing.assert_array_equal(sample["hr"], repeated(sample["lr"], scale))
+            down, right = (
+                sample["lr"][i].astype(int) - sample["lr"][0, 0] for i in ((1, 0), (0, 1))
+            )
+            orientations.add((*down, *right))
+            corners.add((sample["lr"][..., 0].min(), sample["lr"][..., 1].min()))
+        assert len(orientations) == 8
+        assert {y for y, _ in corners} == set(range(16))
+        assert {x for _, x in corners} == set(range(20))
+
+    def test_hr_larger_than_the_pair_is_cut(self):
+        lr = located(20, 24)
+        hr = np.pad(repeated(lr, 3), ((0, 2), (0, 1), (0, 0)), constant_values=255)
+        dataset = TrainingPictures(Memory({"a": {"hr": hr, "lr": lr}}), "train", 3.0, 15, True)
+        for item in self.items(50):
+            sample = dataset[item]
+            np.testing.assert_array_equal(sample["hr"], repeated(sample["lr"], 3))
+
+    def test_without_flips_nothing_is_turned(self):
+        hr = located(20, 24)
+        dataset = TrainingPictures(Memory({"a": {"hr": hr}}), "train", 2.0, 6, flips=False)
+        for item in self.items(30):
+            crop = dataset[item]["hr"]
+            y, x, _ = crop[0, 0]
+            np.testing.assert_array_equal(crop, hr[y : y + 6, x : x + 6])
+
+    def test_a_crop_as_large_as_the_picture(self):
+        dataset = TrainingPictures(Memory({"a": {"hr": located(8, 8)}}), "train", 2.0, 8, True)
+        crops = {dataset[item]["hr"].tobytes() for item in self.items(60)}
+        assert len(crops) == 8  # nothing but its orientations
+
+    def test_crops_of_one_picture_differ_by_their_seeds(self):
+        data = data_of(pictures(1), crops_per_image=16, batch_size=16)
+        (batch,) = training(data)
+        assert set(batch["key"]) == {"train/p00"}
+        assert len({image.numpy().tobytes() for image in batch["hr"]}) == 16
+
+    def test_fractional_scale(self):
+        data = data_of(pictures(4), scale=2.5, crop_size=17, degradation=Bicubic(2.5))
+        (batch,) = training(data)
+        assert batch["hr"].shape == (4, 3, 17, 17)
+        assert batch["lr"].shape == (4, 3, 7, 7)
+        assert batch["size"] == (17, 17)
+
+    def test_16_bits(self):
+        hr = picture(32, 40, dtype=np.uint16)
+        data = data_of(Memory({"a": {"hr": hr}}), batch_size=1, crop_size=32, flips=False)
+        (batch,) = training(data)
+        assert batch["hr"].dtype == torch.float32
+        levels = (batch["hr"][0].double() * 65535).round().permute(1, 2, 0).numpy()
+        assert any(np.array_equal(levels, hr[:, x : x + 32]) for x in range(9))
+
+    def test_8_and_16_bits_in_one_batch(self):
+        eight = located(8, 8)
+        sixteen = eight.astype(np.uint16) * 257
+        samples = [{"key": str(i), "seed": i, "hr": hr} for i, hr in enumerate((eight, sixteen))]
+        batch = collate(samples)["hr"]
+        assert torch.equal(batch[0], batch[1])
+        alone = collate(samples[:1])["hr"]
+        assert alone.dtype == torch.uint8
+        assert torch.equal(alone.float().div_(255)[0], batch[0])
+
+    def test_nothing_of_the_file_goes_along_with_a_crop(self):
+        samples = {"a": {"hr": picture(32, 32), "meta": {"alpha": picture(32, 32)}, "text": "sea"}}
+        (batch,) = training(data_of(Memory(samples), batch_size=1))
+        assert "meta" not in batch
+        assert batch["text"] == ["sea"]
+
+
+class TestEvaluation:
+    @given(
+        st.integers(1, 500),
+        st.one_of(st.integers(1, 8).map(float), st.floats(1, 8, allow_subnormal=False)),
+    )
+    @settings(max_examples=300, deadline=None)
+    def test_cut_size_is_the_largest_that_fits(self, side, scale):
+        cut, _ = cut_size((side, side), scale)
+        lr = int(side / scale + 1e-6)
+        assert 0 <= cut <= side
+        if lr >= 1:
+            assert Bicubic(scale).lr_size((cut, cut)) == (lr, lr)
+            assert side - cut < scale + 0.5
+
+    def test_cut_size_is_modcrop(self):
+        assert cut_size((33, 47), 2.0) == (32, 46)
+        assert cut_size((33, 47), 3.0) == (33, 45)
+        assert cut_size((33, 47), 2.5) == (32, 45)
+        assert cut_size((1, 47), 2.0) == (0, 46)
+
+    def test_pictures_of_differing_sizes(self):
+        source = Memory({f"{h}x{w}": {"hr": picture(h, w)} for h, w in ((8, 8), (9, 13), (20, 7))})
+        data = SRDataModule(2, val={"a": source}, degradation=noisy(), workers=0)
+        shapes = [(b["size"], tuple(b["lr"].shape)) for b in evaluation(data, "val")]
+        assert shapes == [
+            ((8, 8), (1, 3, 4, 4)),
+            ((8, 12), (1, 3, 4, 6)),
+            ((20, 6), (1, 3, 10, 3)),
+        ]
+
+    def test_differing_sizes_in_one_batch_say_what_to_set(self):
+        source = Memory({"a": {"hr": picture(8, 8)}, "b": {"hr": picture(8, 10)}})
+        data = SRDataModule(2, val={"x": source}, degradation=noisy(), workers=0, eval_batch_size=2)
+        message = r"differing sizes in one batch \(x/a, x/b.*set data\.init_args\.eval_batch_size 1"
+        with pytest.raises(ValueError, match=message):
+            list(evaluation(data, "val"))
+
+    @pytest.mark.parametrize("scale", [2.0, 2.5])
+    def test_a_source_with_lr_of_its_own(self, scale):
+        lr = picture(6, 8)
+        hr = picture(round(6 * scale) + 1, round(8 * scale))
+        data = SRDataModule(scale, test={"a": Memory({"p": {"hr": hr, "lr": lr}})}, workers=0)
+        (batch,) = evaluation(data, "test")
+        assert batch["size"] == (round(6 * scale), round(8 * scale))
+        assert torch.equal(batch["lr"][0], torch.from_numpy(lr).permute(2, 0, 1) / 255)
+
+    def test_sources_and_ranks(self):
+        sources = {"a": pictures(5, 8, 8), "b": pictures(2, 8, 8)}
+        seen = []
+        for rank in range(3):
+            data = SRDataModule(2, val=sources, degradation=noisy(), workers=0)
+            seen += [key for b in evaluation(data, "val", rank, 3) for key in b["key"]]
+        assert sorted(seen) == [f"a/p{i:02d}" for i in range(5)] + ["b/p00", "b/p01"]
+
+    def test_loaders_are_as_callbacks_want_them(self):
+        data = SRDataModule(2, test={"a": pictures(5), "b": pictures(2, 9, 9)}, workers=0)
+        data.setup("test")
+        loaders = data.test_dataloader()
+        assert [(x.dataset.name, x.dataset.scale, len(x.dataset)) for x in loaders] == [
+            ("a", 2.0, 5),
+            ("b", 2.0, 2),
+        ]
+        assert loaders[1].dataset.keys == ["b/p00", "b/p01"]
+
+    def test_scales_and_degradations_of_their_own(self):
+        sources = {
+            "x2": pictures(1, 12, 12),
+            "x3": Memory(pictures(1, 12, 12).samples, scale=3, degradation=Bicubic(3)),
+            "plain": Memory(pictures(1, 12, 12).samples, degradation=Bicubic(2, quantize=False)),
+        }
+        data = SRDataModule(2, val=sources, degradation=noisy(), workers=0)
+        x2, x3, plain = evaluation(data, "val")
+        assert [b["lr"].shape[-1] for b in (x2, x3, plain)] == [6, 4, 6]
+        assert sources["x3"].prepared_for == [3.0]
+        assert torch.equal(plain["lr"], Bicubic(2, quantize=False)(plain["hr"], plain["seed"]))
+        assert not torch.allclose(plain["lr"], x2["lr"], atol=1e-3)
+
+    def test_a_degradation_for_another_scale_is_refused(self):
+        source = Memory(pictures(1, 12, 12).samples, scale=3)
+        data = SRDataModule(2, val={"a": source}, degradation=noisy(), workers=0)
+        with pytest.raises(ValueError, match=r"'a' has scale 3, but its degradation .* scale 2"):
+            list(evaluation(data, "val"))
+
+    def test_seeds_of_evaluation_are_positive_and_differ(self):
+        data = SRDataModule(2, val={"a": pictures(9)}, degradation=noisy(), workers=0)
+        seeds = [int(b["seed"]) for b in evaluation(data, "val")]
+        assert len(set(seeds)) == 9
+        assert min(seeds) >= 0
+
+
+class TestUnreadable:
+    def source(self) -> Memory:
+        broken = {f"bad{i}": f"/photos/bad{i}.jpg: truncated" for i in range(4)}
+        return Memory({**pictures(8).samples, **broken})
+
+    def run(self, workers):
+        data = data_of(self.source(), batch_size=4, crops_per_image=4, workers=workers)
+        batches = list(training(data))
+        return data.unreadable, [b["key"] for b in batches], by_name(batches, "lr")
+
+    def test_is_replaced_counted_and_told(self, caplog):
+        with caplog.at_level(logging.WARNING, "datamodules.base"):
+            count, keys, images = self.run(workers=0)
+        keys = [key for batch in keys for key in batch]
+        assert len(images) == len(keys) == 48
+        assert not any("bad" in key for key in keys)
+        assert count >= 16  # a replacement may be broken, too
+        told = [record.getMessage() for record in caplog.records]
+        assert told[0].startswith("skipped an unreadable training picture (1 so far): /photos/bad")
+        assert len(told) == min(count, 20)
+
+    def test_the_replacement_does_not_depend_on_the_workers(self):
+        (count_0, keys_0, images_0), (count_2, keys_2, images_2) = self.run(0), self.run(2)
+        assert (count_0, keys_0) == (count_2, keys_2)
+        assert all(torch.equal(images_2[sample], image) for sample, image in images_0.items())
+
+    def test_replacements_differ(self):
+        good = pictures(20).samples
+        data = data_of(Memory({**good, "bad": "bad.jpg: empty"}), batch_size=21, crops_per_image=9)
+        keys = [key for batch in training(data) for key in batch["key"]]
+        assert len({key for key in keys if keys.count(key) > 9}) > 3
+
+    def test_nothing_but_broken_ones_stops(self):
+        data = data_of(Memory({f"{i}": f"{i}.jpg: empty" for i in range(4)}))
+        with pytest.raises(
+            ValueError, match=r"10 pictures of data\.init_args\.train in a row.*: \d"
+        ):
+            list(training(data))
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_in_evaluation_it_is_an_error(self, workers):
+        data = SRDataModule(2, val={"a": self.source()}, degradation=noisy(), workers=workers)
+        with pytest.raises(ValueError, match=r"/photos/bad0\.jpg: truncated"):
+            list(evaluation(data, "val"))
+
+
+class TestPredict:
+    def test_batches(self):
+        source = Memory(
+            {
+                "a": {"hr": picture(9, 7), "meta": {"path": "/in/a.png", "alpha": None}},
+                "b": "/in/b.jpg: truncated",
+                "c": {"hr": picture(4, 4, dtype=np.uint16), "meta": {"path": "/in/c.png"}},
+            }
+        )
+        data = SRDataModule(2.5, predict=source, workers=0)
+        a, b, c = evaluation(data, "predict")
+        assert a["key"] == ["predict/a"]
+        assert a["size"] == (22, 18)  # 22.5 and 17.5, to even
+        assert a["meta"] == [{"path": "/in/a.png", "alpha": None}]
+        assert "hr" not in a
+        assert b == {"key": ["predict/b"], "error": ["/in/b.jpg: truncated"]}
+        assert c["lr"].dtype == torch.float32
+        assert c["lr"].max() <= 1
+
+    def test_done_ones_are_left_out(self):
+        data = SRDataModule(2, predict=pictures(4, 8, 8), workers=0)
+        data.setup("predict")
+        assert data.predict_keys == ["p00", "p01", "p02", "p03"]
+        data.skip_in_predict({"p00", "p02"})
+        assert [b["key"] for b in evaluation(data, "predict")] == [["predict/p01"], ["predict/p03"]]
+        data.skip_in_predict(set(data.predict_keys))
+        assert list(evaluation(data, "predict")) == []
+
+    def test_leaving_some_out_does_not_change_the_others(self):
+        data = SRDataModule(2, predict=pictures(3, 8, 8), workers=0)
+        seeds = {b["key"][0]: int(b["seed"]) for b in evaluation(data, "predict")}
+        data.skip_in_predict({"p00"})
+        for batch in evaluation(data, "predict"):
+            assert int(batch["seed"]) == seeds[batch["key"][0]]
+
+    @pytest.mark.parametrize("many", [False, True])
+    def test_paths(self, tmp_path, many):
+        save(tmp_path / "in" / "x.png")
+        save(tmp_path / "in" / "sub" / "y.png")
+        path = str(tmp_path / "in")
+        data = SRDataModule(2, predict=[path] if many else path, workers=0)
+        assert [b["key"] for b in evaluation(data, "predict")] == [["predict/sub/y"], ["predict/x"]]
+
+    def test_pairs_are_refused(self):
+        source = Memory({"a": {"hr": picture(8, 8), "lr": picture(4, 4)}})
+        dataset = PredictPictures(source, "predict", 2.0)
+        with pytest.raises(ValueError, match=r"predict/a is a pair .*data\.init_args\.predict"):
+            dataset[Item(0, 0)]
+
+    def test_nothing_to_enlarge(self):
+        with pytest.raises(ValueError, match=r"set data\.init_args\.predict to a folder"):
+            SRDataModule(2).setup("predict")
+
+
+class TestAugment:
+    def adapter(self, *transforms: object) -> Albumentations:
+        return Albumentations(list(transforms) or [albumentations.RandomBrightnessContrast(p=1.0)])
+
+    def test_changes_hr_before_lr_is_made(self):
+        plain = by_name(training(data_of(pictures(4), degradation=Bicubic(2))), "hr")
+        data = data_of(pictures(4), degradation=Bicubic(2, quantize=False), augment=self.adapter())
+        (batch,) = training(data)
+        for sample, image in by_name([batch], "hr").items():
+            assert image.shape == plain[sample].shape
+            assert not torch.equal(image, plain[sample])
+        lr = Bicubic(2, quantize=False)(batch["hr"], batch["seed"])
+        torch.testing.assert_close(batch["lr"], lr, rtol=0, atol=1e-6)
+
+    def test_belongs_to_the_sample(self):
+        def run(**settings):
+            data = data_of(pictures(4), crops_per_image=3, augment=self.adapter(), **settings)
+            return by_name(training(data), "hr")
+
+        expected = run()
+        for got in (run(workers=2), run(batch_size=1)):
+            assert got.keys() == expected.keys()
+            assert all(torch.equal(got[sample], image) for sample, image in expected.items())
+
+    def test_pairs_are_refused(self):
+        source = Memory({"a": {"hr": picture(32, 32), "lr": picture(16, 16)}})
+        with pytest.raises(ValueError, match=r"own LR, so data\.init_args\.augment"):
+            list(training(data_of(source, batch_size=1, augment=self.adapter())))
+
+    def test_16_bits_are_refused(self):
+        source = Memory({"a": {"hr": picture(32, 32, dtype=np.uint16)}})
+        with pytest.raises(ValueError, match=r"augment works on 8-bit pictures"):
+            list(training(data_of(source, batch_size=1, augment=self.adapter())))
+
+
+class TestMessages:
+    @pytest.mark.parametrize(("crop", "fits"), [(50, "48 or 52"), (3, "4"), (2, "4")])
+    def test_a_scale_that_does_not_divide_the_crop(self, crop, fits):
+        message = (
+            rf"data\.init_args\.crop_size is {crop}, not a multiple of data\.init_args\.scale 4; "
+            rf"use {fits}$"
+        )
+        with pytest.raises(ValueError, match=message):
+            data_of(pictures(1), scale=4, crop_size=crop)
+        check_crop(crop, 4.5)  # a fractional scale divides nothing, and need not
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_a_crop_larger_than_the_picture(self, workers):
+        data = data_of(pictures(4, 20, 60), crop_size=24, workers=workers)
+        message = r"train/p0\d is 60x20 pixels, smaller than data\.init_args\.crop_size 24: lower"
+        with pytest.raises(ValueError, match=message):
+            list(training(data))
+
+    def test_two_files_with_one_key(self, tmp_path):
+        save(tmp_path / "a.png")
+        save(tmp_path / "a.jpg")
+        with pytest.raises(ValueError, match=r"a\.jpg and .*a\.png would both have the key 'a'"):
+            data_of(Folder(str(tmp_path))).setup("fit")
+
+    def test_a_plug_in_with_two_equal_keys(self):
+        class Twins(Memory):
+            @property
+            def keys(self) -> Sequence[str]:
+                return ["a", "b", "a"]
+
+        data = SRDataModule(2, val={"mine": Twins({})}, workers=0)
+        with pytest.raises(ValueError, match=r"'mine' has 2 pictures with the key 'mine/a'"):
+            data.setup("validate")
+
+    def test_an_empty_folder(self, tmp_path):
+        for data in (
+            data_of(Folder(str(tmp_path))),
+            data_of(pictures(8), val={"a": Folder(str(tmp_path))}),
+        ):
+            with pytest.raises(ValueError, match="holds no pictures"):
+                data.setup("fit")
+
+    def test_a_plug_in_without_pictures(self):
+        data = SRDataModule(2, val={"mine": Memory({})}, workers=0)
+        with pytest.raises(ValueError, match=r"'mine' \(Memory\) has no pictures"):
+            data.setup("validate")
+
+    def test_a_picture_of_one_pixel(self, tmp_path):
+        save(tmp_path / "dot.png", (1, 1))
+        folder = Folder(str(tmp_path))
+        message = r"train/dot is 1x1 pixels, smaller than data\.init_args\.crop_size 16"
+        with pytest.raises(ValueError, match=message):
+            list(training(data_of(folder, batch_size=1)))
+        data = SRDataModule(2, test={"a": folder}, degradation=noisy(), workers=0)
+        message = r"a/dot is 1x1 pixels, less than one LR pixel at data\.init_args\.scale 2"
+        with pytest.raises(ValueError, match=message):
+            list(evaluation(data, "test"))
+        data = SRDataModule(2, predict=str(tmp_path), workers=0)
+        assert [b["size"] for b in evaluation(data, "predict")] == [(2, 2)]
+
+    def test_fewer_pictures_than_a_batch(self):
+        message = (
+            r"data\.init_args\.train has 3 pictures \(crops_per_image 1\), fewer than "
+            r"data\.init_args\.batch_size 4: raise crops_per_image or lower batch_size"
+        )
+        with pytest.raises(ValueError, match=message):
+            data_of(pictures(3)).setup("fit")
+        data_of(pictures(3), crops_per_image=2).setup("fit")
+
+    def test_nothing_makes_lr(self):
+        data = SRDataModule(2, val={"set5": pictures(1)}, workers=0)
+        with pytest.raises(ValueError, match=r"'set5' gives no LR.*set degradation\.class_path"):
+            list(evaluation(data, "val"))
+
+    @pytest.mark.parametrize(
+        ("stage", "key"), [("fit", "train"), ("validate", "val"), ("test", "test")]
+    )
+    def test_nothing_to_read(self, stage, key):
+        with pytest.raises(ValueError, match=rf"{stage} needs pictures.*data\.init_args\.{key}"):
+            SRDataModule(2).setup(stage)
+
+    @pytest.mark.parametrize("scale", [None, 0.5, 0, -2, float("nan"), float("inf"), "2", True])
+    def test_a_scale_that_is_none(self, scale):
+        with pytest.raises(ValueError, match=r"data\.init_args\.scale is .* number of at least 1"):
+            SRDataModule(scale)
+
+    def test_a_sources_scale_that_is_none(self):
+        data = SRDataModule(2, val={"a": Memory(pictures(1).samples, scale=0.5)})
+        with pytest.raises(ValueError, match=r"a source's scale is 0\.5"):
+            data.setup("validate")
+
+    @pytest.mark.parametrize(
+        ("name", "value", "least"),
+        [
+            ("batch_size", 0, 1),
+            ("crop_size", 0, 1),
+            ("crops_per_image", 0, 1),
+            ("eval_batch_size", 0, 1),
+            ("streams", 0, 1),
+            ("workers", -1, 0),
+        ],
+    )
+    def test_numbers_out_of_range(self, name, value, least):
+        message = rf"data\.init_args\.{name} is {value}; it must be at least {least}"
+        with pytest.raises(ValueError, match=message):
+            SRDataModule(2, **{name: value})
+
+    def test_streams_that_do_not_divide_the_batch(self):
+        with pytest.raises(ValueError, match=r"streams is 3, which does not divide .*batch_size 4"):
+            SRDataModule(2, batch_size=4, streams=3)
+
+    def test_a_pair_that_does_not_fit(self):
+        source = Memory({"a": {"hr": picture(30, 32), "lr": picture(10, 10)}})
+        message = r"train/a: HR is 32x30 and LR 10x10.*scale 2 \(expected HR 20x20\)"
+        with pytest.raises(ValueError, match=message):
+            list(training(data_of(source, batch_size=1)))
+
+    def test_pairs_at_a_fractional_scale(self):
+        source = Memory({"a": {"hr": picture(50, 50), "lr": picture(20, 20)}})
+        with pytest.raises(ValueError, match=r"integer data\.init_args\.scale, not 2\.5"):
+            list(training(data_of(source, scale=2.5, batch_size=1, degradation=None)))
+
+
+class TestPlugIns:
+    """Sources that others write, more and less careful ones."""
+
+    def test_the_least_there_is(self):
+        class Mine(Source):
+            def __init__(self):  # without super().__init__()
+                self.keys_ = ["a", "b"]
+
+            @property
+            def keys(self):
+                return self.keys_
+
+            def read(self, index):
+                return {"hr": picture(24, 24, index)}
+
+        data = data_of(Mine(), batch_size=2, val={"mine": Mine()})
+        assert len(list(training(data))) == 1
+        assert len(list(evaluation(data, "val"))) == 2
+
+    def test_what_a_source_keeps_is_not_changed(self):
+        samples = {
+            "a": {"hr": picture(33, 40), "text": "x", "meta": {"path": "p"}},
+            "b": {"hr": picture(35, 40)[:, ::-1], "text": "y"},
+        }
+        before = {k: {n: np.copy(v) for n, v in s.items()} for k, s in samples.items()}
+        source = Memory(samples)
+        data = data_of(source, batch_size=2, crops_per_image=4, val={"v": source}, predict=source)
+        for _ in range(2):
+            list(training(data))
+            list(evaluation(data, "val"))
+        source.samples["b"]["meta"] = {}
+        list(evaluation(data, "predict"))
+        for key, sample in before.items():
+            for name, value in sample.items():
+                np.testing.assert_array_equal(source.samples[key][name], value)
+
+    @pytest.mark.parametrize(
+        ("sample", "message"),
+        [
+            ({}, r"v/a: Memory\.read gave neither hr nor lr, but \[\]"),
+            ({"hr": picture(8, 8)[..., 0]}, r"gave hr as uint8 \(8, 8\); expected \(H, W, 3\)"),
+            ({"hr": np.zeros((8, 8, 4), np.uint8)}, r"gave hr as uint8 \(8, 8, 4\)"),
+            ({"hr": np.zeros((8, 8, 3))}, r"gave hr as float64 \(8, 8, 3\); .*uint8 or uint16"),
+            ({"hr": np.zeros((0, 8, 3), np.uint8)}, r"gave hr as uint8 \(0, 8, 3\)"),
+            ({"hr": Image.new("RGB", (8, 8))}, r"gave hr as Image; expected an \(H, W, 3\) NumPy"),
+            ({"hr": picture(8, 8), "lr": None}, r"gave lr as NoneType"),
+        ],
+    )
+    def test_samples_that_are_none(self, sample, message):
+        data = SRDataModule(2, val={"v": Memory({"a": sample})}, degradation=noisy(), workers=0)
+        with pytest.raises(ValueError, match=message):
+            list(evaluation(data, "val"))
+
+    def test_lr_without_hr(self):
+        source = Memory({"a": {"lr": picture(8, 8)}})
+        (batch,) = evaluation(SRDataModule(3, val={"v": source}, workers=0), "val")
+        assert batch["size"] == (24, 24)
+        assert "hr" not in batch
+        with pytest.raises(ValueError, match=r"train/a has no HR picture"):
+            list(training(data_of(source, batch_size=1)))
+
+    @pytest.mark.parametrize("name", ["text", "lr"])
+    def test_fields_that_only_some_samples_have(self, name):
+        value = {"text": "sea", "lr": picture(16, 16)}[name]
+        source = Memory(
+            {"a": {"hr": picture(32, 32)}, "b": {"hr": picture(32, 32), name: value}}  # type: ignore[misc]
+        )
+        message = rf"only 1 of 2 samples in one batch \(train/.*have '{name}': a Source gives it"
+        with pytest.raises(ValueError, match=message):
+            list(training(data_of(source, batch_size=2)))
+
+    def test_groups_that_do_not_add_up(self):
+        class Wrong(Memory):
+            @property
+            def groups(self):
+                return [3, 3]
+
+        with pytest.raises(ValueError, match=r"Wrong\.groups sums to 6, but it has 8 keys"):
+            data_of(Wrong(pictures(8).samples)).setup("fit")
+
+    def test_groups_stay_together(self):
+        class Sharded(Memory):
+            @property
+            def groups(self):
+                return [10] * 40
+
+        samples = {f"{i:03d}": {"hr": picture(16, 16)} for i in range(400)}
+        data = data_of(Sharded(samples), batch_size=8, streams=1)
+        data.setup("fit")
+        batches = itertools.islice(data.plan().batches(0, 0, 0, 1), 20)
+        first = [item.picture // 10 for batch in batches for item in batch]
+        assert len(set(first)) == 16  # the window, out of 40
+
+
+class TestOnDevice:
+    def raw(self) -> tuple[SRDataModule, dict]:
+        data = data_of(pictures(4))
+        data.setup("fit")
+        return data, next(iter(data.train_dataloader()))
+
+    def test_types(self):
+        data, batch = self.raw()
+        assert batch["hr"].dtype == torch.uint8
+        batch = on_device(data, batch)
+        assert set(batch) == {"key", "seed", "size", "hr", "lr"}
+        assert batch["size"] == (16, 16)
+        assert (batch["hr"].dtype, batch["lr"].dtype) == (torch.float32, torch.float32)
+        assert batch["hr"].is_contiguous()
+
+    def test_seeds_stay_on_the_cpu(self):
+        data, batch = self.raw()
+        moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
+        assert moved["hr"].device.type == "meta"
+        assert moved["seed"].device.type == "cpu"
+        assert moved["seed"].dtype == torch.int64
+
+    def test_degrades_in_float32_under_autocast(self):
+        data, batch = self.raw()
+        other = {**batch, "hr": batch["hr"].clone()}
+        with torch.autocast("cpu", torch.bfloat16):
+            lr = on_device(data, other)["lr"]
+        assert torch.equal(lr, on_device(data, batch)["lr"])
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"hr": torch.zeros(2, 1, 8, 8)}, r"batch\['hr'\] is torch\.float32 \(2, 1, 8, 8\)"),
+            ({"hr": torch.zeros(3, 3, 8, 8)}, r"expected float32 \(2, 3, H, W\) for \['a', 'b'\]"),
+            ({"lr": torch.zeros(2, 3, 4, 4, dtype=torch.float64)}, r"batch\['lr'\] is torch\.fl"),
+            ({"lr": torch.full((2, 3, 4, 4), 1.5)}, r"values in \[1\.5, 1\.5\]; expected \[0, 1\]"),
+            ({"lr": torch.full((2, 3, 4, 4), float("nan"))}, r"values in \[nan, nan\]"),
+            ({"hr": torch.full((2, 3, 8, 8), -0.1)}, r"expected \[0, 1\]"),
+            (
+                {"seed": torch.zeros(3, dtype=torch.int64)},
+                r"batch\['seed'\] is .*\(2,\) on the CPU",
+            ),
+            ({"seed": torch.zeros(2)}, r"batch\['seed'\] is torch\.float32"),
+            (
+                {"seed": torch.zeros(2, dtype=torch.int64, device="meta")},
+                r"batch\['seed'\] is torch\.int64 \(2,\) on meta",
+            ),
+        ],
+    )
+    def test_check_batch(self, change, message):
+        batch = {
+            "key": ["a", "b"],
+            "seed": torch.tensor([1, 2]),
+            "size": (8, 8),
+            "hr": torch.zeros(2, 3, 8, 8),
+            "lr": torch.ones(2, 3, 4, 4),
+        }
+        check_batch(batch)
+        with pytest.raises(ValueError, match=message):
+            check_batch({**batch, **change})
+
+    def test_each_source_is_checked_once(self, monkeypatch):
+        checked = []
+        monkeypatch.setattr("datamodules.base.check_batch", lambda b: checked.append(b["key"][0]))
+        data = data_of(pictures(8), val={"a": pictures(3), "train": pictures(3)})
+        list(training(data))
+        list(evaluation(data, "val"))
+        assert len(checked) == 3
+        assert checked[1:] == ["a/p00", "train/p00"]
+
+    def test_the_dataset_pickles(self):
+        """Workers that are spawned get a copy."""
+        data = data_of(pictures(4))
+        data.setup("fit")
+        dataset = data._datasets["train"][0]
+        copy = pickle.loads(pickle.dumps(dataset))
+        np.testing.assert_array_equal(copy[Item(1, 5)]["hr"], dataset[Item(1, 5)]["hr"])
+
+
+class TestState:
+    def module(self, source=None, **settings) -> SRDataModule:
+        data = data_of(source or pictures(8), **settings)
+        data.setup("fit")
+        return data
+
+    def test_the_same_data_goes_on(self):
+        state = self.module().state_dict()
+        assert state["groups"] == [8]
+        self.module(workers=2, eval_batch_size=3).load_state_dict(state)
+
+    @pytest.mark.parametrize(
+        ("source", "settings", "message"),
+        [
+            (pictures(9), {}, r"the number of pictures in data\.init_args\.train was \[8\], now"),
+            (
+                Memory({f"q{i}": {"hr": picture(32, 32)} for i in range(8)}),
+                {},
+                r"the names of the pictures in data\.init_args\.train was",
+            ),
+            (None, {"seed": 3}, r"seed_everything was 0, now it is 3"),
+            (None, {"batch_size": 8}, r"data\.init_args\.batch_size was 4, now it is 8"),
+            (None, {"streams": 2}, r"data\.init_args\.streams was 4, now it is 2"),
+            (None, {"crops_per_image": 2}, r"data\.init_args\.crops_per_image was 1, now it is 2"),
+        ],
+    )
+    def test_other_data_is_refused(self, source, settings, message):
+        state = self.module().state_dict()
+        with pytest.raises(ValueError, match=message) as caught:
+            self.module(source, **settings).load_state_dict(state)
+        assert "--model.init_args.weights CHECKPOINT --run.name NEW" in str(caught.value)
+
+    def test_plain_types(self, tmp_path):
+        torch.save(self.module().state_dict(), tmp_path / "state")
+        assert torch.load(tmp_path / "state", weights_only=True) == self.module().state_dict()
+
+    def test_in_an_evaluation_there_is_none(self):
+        data = SRDataModule(2, val={"a": pictures(2)})
+        data.setup("validate")
+        assert data.state_dict() == {}
+        data.load_state_dict(self.module().state_dict())
+
+    def test_the_names_of_files_count(self, tmp_path):
+        for name in "abcd":
+            save(tmp_path / f"{name}.png", (20, 20))
+        state = self.module(Folder(str(tmp_path))).state_dict()
+        (tmp_path / "a.png").rename(tmp_path / "e.png")
+        with pytest.raises(ValueError, match="names of the pictures"):
+            self.module(Folder(str(tmp_path))).load_state_dict(state)
+
+
+def test_pairs_in_folders(tmp_path):
+    """`Paired`, training: the whole way from files to a batch."""
+    for i in range(4):
+        lr = picture(12, 12, i)
+        for folder, pixels in (("lr", lr), ("hr", repeated(lr, 2))):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{i}.png")
+    source = Paired(hr=str(tmp_path / "hr"), lr=str(tmp_path / "lr"))
+    (batch,) = training(data_of(source, crop_size=8, degradation=None))
+    enlarged = batch["lr"].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.equal(batch["hr"], enlarged)

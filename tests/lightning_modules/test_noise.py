@@ -1,0 +1,81 @@
+"""Noise belongs to the image."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lightning_modules.noise import Noise
+from tests.contracts.degradation_contract import global_generators_untouched
+
+SEEDS = torch.arange(16) * 1000003
+
+
+@pytest.mark.parametrize("size", [1, 3, 16])
+def test_an_image_has_the_same_fields_in_any_batch(size):
+    whole = Noise(SEEDS)
+    expected = [whole.normal((16, 3, 5, 7)), whole.normal((16, 4, 2))]
+    for start in range(0, 16, size):
+        part = slice(start, start + size)
+        noise = Noise(SEEDS[part])
+        count = len(SEEDS[part])
+        assert torch.equal(noise.normal((count, 3, 5, 7)), expected[0][part])
+        assert torch.equal(noise.normal(torch.Size((count, 4, 2))), expected[1][part])
+
+
+def test_images_and_calls_differ():
+    noise = Noise(SEEDS)
+    fields = torch.cat([noise.normal((16, 50)) for _ in range(3)])
+    correlation = torch.corrcoef(fields) - torch.eye(48)
+    assert correlation.abs().max() < 0.7  # 0.14 is one standard deviation
+    assert not torch.equal(fields[:16], fields[16:32])
+
+
+def test_it_is_standard_normal():
+    field = Noise(SEEDS).normal((16, 3, 64, 64)).double()
+    n = field.numel()
+    assert abs(field.mean()) < 5 / n**0.5
+    assert abs(field.var() - 1) < 5 * (2 / n) ** 0.5
+    assert abs((field**4).mean() - 3) < 5 * (96 / n) ** 0.5
+    assert abs((field.abs() < 1).double().mean() - 0.6827) < 5 * (0.2166 / n) ** 0.5
+    neighbours = (field[..., 1:] * field[..., :-1]).mean()
+    assert abs(neighbours) < 5 / n**0.5
+
+
+KNOWN = [0.632896, 1.635226, 0.304509]
+
+
+def test_it_never_changes():
+    first = Noise(torch.tensor([12345])).normal((1, 3))[0]
+    torch.testing.assert_close(first, torch.tensor(KNOWN), rtol=0, atol=1e-6)
+
+
+def test_float32_whatever_the_default_is():
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        field = Noise(SEEDS).normal((16, 8))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert field.dtype == torch.float32
+    assert torch.equal(field, Noise(SEEDS).normal((16, 8)))
+
+
+def test_the_global_generator_is_left_alone():
+    with global_generators_untouched():
+        Noise(SEEDS).normal((16, 8))
+
+
+@pytest.mark.parametrize("shape", [(), (3, 8), (15, 8), (17, 8)])
+def test_a_shape_that_is_not_the_batchs(shape):
+    with pytest.raises(ValueError, match=r"was asked for, expected \(16, \.\.\.\): one field for"):
+        Noise(SEEDS).normal(shape)
+
+
+def test_device():
+    assert Noise(SEEDS, "meta").normal((16, 2)).device.type == "meta"
+
+
+@pytest.mark.gpu
+def test_a_gpu_gets_the_same_fields():
+    on_gpu = Noise(SEEDS, torch.device("cuda")).normal((16, 8))
+    assert torch.equal(on_gpu.cpu(), Noise(SEEDS).normal((16, 8)))

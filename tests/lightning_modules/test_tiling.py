@@ -1,0 +1,217 @@
+"""Tiles: no seam for what the overlap covers, at any size, scale and overlap."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from degradations.bicubic import resize
+from lightning_modules.noise import Noise
+from lightning_modules.tiling import restore_tiled, spans
+
+
+def batch_of(h: int, w: int, scale: float = 2.0, count: int = 1, constant: float | None = None):
+    generator = torch.Generator().manual_seed(0)
+    lr = torch.rand(count, 3, h, w, generator=generator)
+    return {
+        "key": [str(i) for i in range(count)],
+        "seed": torch.arange(count) + 5,
+        "size": (round(h * scale), round(w * scale)),
+        "lr": lr if constant is None else torch.full_like(lr, constant),
+    }
+
+
+def enlarge(batch, noise):
+    """Nearest neighbour: each output pixel depends on one LR pixel."""
+    return functional.interpolate(batch["lr"], batch["size"], mode="nearest-exact")
+
+
+def blur(radius: int, scale: int = 2):
+    """A restorer that looks `radius` pixels around each."""
+    generator = torch.Generator().manual_seed(1)
+    kernel = torch.rand(3, 1, 2 * radius + 1, 2 * radius + 1, generator=generator)
+    kernel /= kernel.sum((1, 2, 3), keepdim=True)
+
+    def restore(batch, noise):
+        y = functional.conv2d(batch["lr"], kernel, padding=radius, groups=3)
+        return y.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+
+    return restore
+
+
+def tiled(restore, batch, tile, overlap):
+    return restore_tiled(restore, batch, tile, overlap)
+
+
+def whole(restore, batch):
+    return restore(batch, Noise(batch["seed"]))
+
+
+class TestResult:
+    @pytest.mark.parametrize("scale", [1.0, 1.5, 2.0, 2.5, 3.0, 3.7, 4.0])
+    @pytest.mark.parametrize(("tile", "overlap"), [(16, 0), (16, 1), (16, 5), (16, 8), (16, 15)])
+    def test_a_constant_stays_constant(self, scale, tile, overlap):
+        batch = batch_of(37, 53, scale, constant=0.3)
+        sr = tiled(enlarge, batch, tile, overlap)
+        assert sr.shape == (1, 3, *batch["size"])
+        assert (sr - 0.3).abs().max() < 1e-6
+
+    @pytest.mark.parametrize(("radius", "overlap"), [(1, 4), (2, 8), (3, 12), (4, 16)])
+    @pytest.mark.parametrize("scale", [1, 2, 3])
+    def test_what_a_quarter_of_the_overlap_covers_is_exact(self, radius, overlap, scale):
+        batch = batch_of(70, 61, scale)
+        sr = tiled(blur(radius, scale), batch, 32, overlap)
+        torch.testing.assert_close(sr, whole(blur(radius, scale), batch), rtol=0, atol=1e-5)
+
+    def test_what_it_does_not_cover_shows_near_the_seams_only(self):
+        batch = batch_of(70, 61)
+        error = (tiled(blur(3), batch, 32, 4) - whole(blur(3), batch)).abs()
+        assert error.max() > 1e-3  # the test before this one can fail
+        assert error[..., :40, :40].max() < 1e-5  # of the first tile, far from its borders
+
+    def test_blending_has_no_steps(self):
+        """Tiles of differing brightness: a ramp between them, nowhere a step."""
+        brightness = itertools.count()
+
+        def restore(batch, noise):
+            return torch.full((1, 3, *batch["size"]), float(next(brightness)))
+
+        sr = tiled(restore, batch_of(20, 100, 2.0), 40, 16)[0, 0, 5]
+        fade = 16 * 2 // 2  # the middle half of the overlap, in output pixels
+        assert sr.diff().abs().max() <= 1 / fade + 1e-5
+        assert sr[0] == 0
+        assert sr[-1] == 3  # tiles begin at 0, 24, 48 and 60
+
+    @pytest.mark.parametrize(("h", "w"), [(16, 16), (5, 16), (1, 1), (16, 3)])
+    def test_pictures_of_one_tile(self, h, w):
+        batch, calls = batch_of(h, w), []
+
+        def restore(part, noise):
+            calls.append(part["lr"].shape)
+            return enlarge(part, noise)
+
+        sr = tiled(restore, batch, 16, 4)
+        assert calls == [batch["lr"].shape]
+        assert torch.equal(sr, whole(enlarge, batch))
+
+    @pytest.mark.parametrize(("h", "w"), [(17, 16), (16, 17), (3, 200), (200, 3), (33, 1)])
+    def test_long_pictures(self, h, w):
+        batch = batch_of(h, w)
+        torch.testing.assert_close(tiled(enlarge, batch, 16, 4), whole(enlarge, batch))
+
+    def test_several_pictures(self):
+        batch = batch_of(40, 30, count=3)
+        sr = tiled(blur(1), batch, 16, 8)
+        for i in range(3):
+            one = {**batch, "lr": batch["lr"][i : i + 1], "seed": batch["seed"][i : i + 1]}
+            torch.testing.assert_close(sr[i : i + 1], tiled(blur(1), one, 16, 8))
+
+    @pytest.mark.parametrize("scale", [1.5, 2.5, 3.2, 3.7])
+    def test_fractional_scales_lie_where_the_whole_lies(self, scale):
+        """Smooth enlargement: a shift by half a pixel would be 40 times what is allowed."""
+
+        def bicubic(batch, noise):
+            return resize(batch["lr"], batch["size"])
+
+        y, x = torch.meshgrid(torch.linspace(0, 25, 150), torch.linspace(0, 20, 131), indexing="ij")
+        lr = (0.5 + 0.4 * torch.sin(x) * torch.cos(y)).expand(1, 3, -1, -1)
+        batch = {**batch_of(150, 131, scale), "lr": lr}
+        error = tiled(bicubic, batch, 64, 16) - whole(bicubic, batch)
+        shift = whole(bicubic, batch).diff(dim=-1).abs().max() / 2
+        assert error.abs().max() < shift / 3
+
+    def test_memory_format_and_type(self):
+        batch = batch_of(40, 30)
+        batch["lr"] = batch["lr"].contiguous(memory_format=torch.channels_last)
+        sr = tiled(lambda b, n: enlarge(b, n).bfloat16(), batch, 16, 8)
+        assert sr.dtype == torch.float32
+
+
+class TestTiles:
+    def run(self, batch, tile, overlap):
+        parts = []
+
+        def restore(part, noise):
+            parts.append((part, noise.normal(part["lr"].shape)))
+            return enlarge(part, noise)
+
+        tiled(restore, batch, tile, overlap)
+        return parts
+
+    def test_no_tile_is_larger_than_it_should_be(self):
+        for scale in (2.0, 2.7):
+            for part, _ in self.run(batch_of(100, 130, scale), 32, 8):
+                assert max(part["lr"].shape[-2:]) <= 32 + (32 - 8) // 4
+
+    def test_integer_scales_need_no_other_tiles(self):
+        parts = self.run(batch_of(100, 130), 32, 8)
+        assert {tuple(p["lr"].shape[-2:]) for p, _ in parts} == {(32, 32)}
+        assert {p["size"] for p, _ in parts} == {(64, 64)}
+        assert len(parts) == 4 * 6  # 24 pixels further each: 0 24 48 68, and 0 24 48 72 96 98
+
+    def test_the_rest_of_the_batch_goes_along(self):
+        batch = {**batch_of(40, 30), "text": ["sea"]}
+        for part, _ in self.run(batch, 16, 4):
+            assert part["key"] == ["0"]
+            assert part["text"] == ["sea"]
+
+    def test_noise_differs_from_tile_to_tile_and_picture_to_picture(self):
+        parts = self.run(batch_of(50, 50, count=2), 16, 4)
+        fields = [field[i].flatten() for _, field in parts for i in (0, 1)]
+        assert len(fields) > 20
+        for a, b in itertools.combinations(fields, 2):
+            assert not torch.equal(a, b)
+
+    def test_noise_is_the_same_in_any_batch_and_run(self):
+        batch = batch_of(50, 50, count=2)
+        one = {**batch, "lr": batch["lr"][1:], "seed": batch["seed"][1:], "key": ["1"]}
+        both, alone = self.run(batch, 16, 4), self.run(one, 16, 4)
+        for (_, two), (_, field) in zip(both, alone, strict=True):
+            assert torch.equal(two[1:], field)
+
+    @pytest.mark.parametrize("overlap", [16, 17, -1])
+    def test_an_overlap_that_cannot_be(self, overlap):
+        with pytest.raises(ValueError, match=rf"tiles of 16 pixels cannot overlap by {overlap}"):
+            tiled(enlarge, batch_of(40, 40), 16, overlap)
+
+
+class TestSpans:
+    @given(
+        st.integers(1, 400),
+        st.floats(1, 8),
+        st.integers(1, 64),
+        st.data(),
+    )
+    @settings(max_examples=400, deadline=None)
+    def test_cover_everything(self, side, scale, tile, data):
+        overlap = data.draw(st.integers(0, tile - 1))
+        out_side = round(side * scale)
+        found = spans(side, out_side, tile, overlap)
+        weight = torch.zeros(out_side)
+        for span in found:
+            assert 0 <= span.lr.start < span.lr.stop <= side
+            assert span.lr.stop - span.lr.start <= tile + (tile - overlap) // 4
+            assert len(span.window) == span.out.stop - span.out.start >= 1
+            assert 0 <= span.window.min() <= span.window.max() <= 1
+            weight[span.out] += span.window
+        assert weight.min() > 0
+        assert (found[0].lr.start, found[0].out.start) == (0, 0)
+        assert (found[-1].lr.stop, found[-1].out.stop) == (side, out_side)
+        for before, after in itertools.pairwise(found):
+            assert before.lr.stop - after.lr.start >= overlap
+            assert after.lr.stop > before.lr.stop
+        # No more tiles than it takes, where each goes on by at least half of what it could.
+        assert len(found) <= 2 + 2 * side // (tile - overlap)
+
+    @pytest.mark.parametrize("scale", [1.5, 2.5, 3.2, 3.75])
+    def test_borders_meet_at_simple_fractions(self, scale):
+        """Where LR and output borders meet in every few pixels, tiles begin and end there."""
+        side = 240  # a multiple of what all of these scales need
+        for span in spans(side, round(side * scale), 64, 16):
+            assert span.lr.start * scale == span.out.start
+            assert span.lr.stop * scale == span.out.stop
