@@ -27,6 +27,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from degradations.bicubic import resize
+
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 
 MetricProtocol = dict[str, str | int | float | bool | None]
 T = TypeVar("T")
+Batches = list[tuple[list[str], Tensor]]  # keys and values, as they came
 
 
 class Record(TypedDict):
@@ -67,6 +70,8 @@ class ImageMetric(Callback, ABC):
             commands ``validate`` and ``test`` always compute.
         limit: Use only the first images of each dataset, this many; all of them by default.
         label: Name in logs and results, where one metric is used twice (say, on Y and on RGB).
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results, which a method has to beat.
 
     Raises:
         ValueError: ``every_n`` or ``limit`` is below 1.
@@ -78,7 +83,11 @@ class ImageMetric(Callback, ABC):
     needs_hr: bool = True  # False: also for datasets without HR pictures; `hr` is then `sr` again
 
     def __init__(
-        self, every_n: int = 1, limit: int | None = None, label: str | None = None
+        self,
+        every_n: int = 1,
+        limit: int | None = None,
+        label: str | None = None,
+        control: bool = False,
     ) -> None:
         super().__init__()
         kind = type(self).__name__
@@ -88,14 +97,16 @@ class ImageMetric(Callback, ABC):
         self.name = label or type(self).name
         if not self.name:
             raise TypeError(f"{kind} needs a class attribute `name`, its name in the logs")
-        self.every_n, self.limit = every_n, limit
+        self.every_n, self.limit, self.control = every_n, limit, control
         self.scale = 1.0  # of the dataset at hand, for `compute`
         self.records: list[Record] = []  # of the latest evaluation
+        self.control_records: list[Record] = []  # likewise, of bicubic
         self._validations = 0
         self._active = False
         self._datasets: list[Any] = []
         self._wanted: list[set[str] | None] = []
-        self._values: list[list[tuple[list[str], Tensor]]] = []
+        self._values: list[Batches] = []
+        self._controls: list[Batches] = []
 
     @abstractmethod
     def protocol(self) -> MetricProtocol:
@@ -196,7 +207,7 @@ class ImageMetric(Callback, ABC):
     # ---------------------------------------------------------------------------------- the work
 
     def _start(self, trainer: Trainer) -> None:
-        self.records = []
+        self.records, self.control_records = [], []
         self._active = not trainer.sanity_checking
         if self._active and trainer.state.fn == TrainerFn.FITTING:
             self._active = self._validations % self.every_n == 0
@@ -207,6 +218,7 @@ class ImageMetric(Callback, ABC):
             for dataset in self._datasets
         ]
         self._values = [[] for _ in self._datasets]
+        self._controls = [[] for _ in self._datasets]
 
     def _add(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:
         if not self._active or (self.needs_hr and "hr" not in batch):
@@ -231,18 +243,19 @@ class ImageMetric(Callback, ABC):
                 f"expected one value an image, ({len(keys)},)"
             )
         self._values[dataloader_idx].append((keys, values))
+        if self.control and "lr" in batch:
+            bicubic = resize(batch["lr"], hr.shape[-2:])
+            self._controls[dataloader_idx].append((keys, self.compute(bicubic, hr, batch).detach()))
 
     def _finish(self, pl_module: LightningModule, stage: str) -> None:
         if not self._active:
             return
-        everyones = gather([_by_key(batches) for batches in self._values])
-        self._values = []
-        for index, dataset in enumerate(self._datasets):
-            # By key: a picture that two processes have seen (padding repeats some) counts once.
-            images = {key: value for part in everyones for key, value in part[index].items()}
-            wanted = self._wanted[index]
-            # Sorted: then even the sum's rounding is the same on any number of processes.
-            images = {k: images[k] for k in sorted(images) if wanted is None or k in wanted}
+        everyones = self._gathered(self._values)
+        for dataset, images in zip(self._datasets, self._gathered(self._controls), strict=True):
+            if images:
+                self.control_records.append(self._record(dataset, list(images.values())))
+        self._values, self._controls = [], []
+        for dataset, images in zip(self._datasets, everyones, strict=True):
             if not images:
                 log.warning("no %s on %s: no picture with HR", self.name, dataset.name)
                 continue
@@ -257,6 +270,17 @@ class ImageMetric(Callback, ABC):
                 batch_size=1,
                 sync_dist=False,  # all processes have the same number by now
             )
+
+    def _gathered(self, values: list[Batches]) -> list[dict[str, float]]:
+        """Of each dataset, the value of each image that any process has seen."""
+        everyones = gather([_by_key(batches) for batches in values])
+        found = []
+        for index, wanted in enumerate(self._wanted):
+            # By key: a picture that two processes have seen (padding repeats some) counts once.
+            images = {key: value for part in everyones for key, value in part[index].items()}
+            # Sorted: then even the sum's rounding is the same on any number of processes.
+            found.append({k: images[k] for k in sorted(images) if wanted is None or k in wanted})
+        return found
 
     def _record(self, dataset: Any, values: list[float]) -> Record:
         protocol = dict(self.protocol())

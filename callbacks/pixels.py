@@ -28,6 +28,8 @@ class PixelMetric(ImageMetric):
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
         label: Name in logs and results, where one metric is used twice (say, on Y and on RGB).
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
 
     Raises:
         ValueError: A value out of range.
@@ -41,8 +43,9 @@ class PixelMetric(ImageMetric):
         every_n: int = 1,
         limit: int | None = None,
         label: str | None = None,
+        control: bool = False,
     ) -> None:
-        super().__init__(every_n, limit, label)
+        super().__init__(every_n, limit, label, control)
         kind = type(self).__name__
         if color not in ("y", "rgb"):
             raise ValueError(f"`color` of {kind} is {color!r}; expected 'y' or 'rgb'")

@@ -29,7 +29,8 @@ PACKAGES = ("torch", "lightning", "torchmetrics", "numpy")
 class Result(Record):
     """A number, and the weights it belongs to.
 
-    checkpoint: File or name of the weights; None for a method without any.
+    checkpoint: File or name of the weights; None for a method without any; ``bicubic`` for a
+        metric's control.
     """
 
     checkpoint: str | None
@@ -76,9 +77,10 @@ class Results(Callback):
     def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = [c for c in all_callbacks(trainer) if isinstance(c, ImageMetric)]
         checkpoint = getattr(pl_module, "weights_source", None)
-        results: list[Result] = [
-            {**record, "checkpoint": checkpoint} for metric in metrics for record in metric.records
-        ]
+        results: list[Result] = []
+        for metric in metrics:
+            results += [{**record, "checkpoint": checkpoint} for record in metric.records]
+            results += [{**record, "checkpoint": "bicubic"} for record in metric.control_records]
         if not results or not trainer.is_global_zero:
             return
         path = Path(trainer.default_root_dir, self.filename)

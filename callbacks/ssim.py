@@ -34,6 +34,8 @@ class SSIM(PixelMetric):
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
         label: Name in logs and results, where one metric is used twice (say, on Y and on RGB).
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
     """
 
     name = "ssim"

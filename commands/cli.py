@@ -255,6 +255,8 @@ class EnlargerCLI(LightningCLI):
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         kwargs["ckpt_path"] = str(self.resumed_from) if self.resumed_from else None
         kwargs["weights_only"] = True
+        if subcommand in ("validate", "test"):
+            kwargs["verbose"] = False  # our table has the protocol and the weights beside the numbers
         if subcommand == "predict":
             kwargs["return_predictions"] = False  # the writer has them
         return kwargs

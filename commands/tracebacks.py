@@ -11,7 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from commands.errors import ConfigurationError
 
-FOREIGN = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "site-packages", "<")
+FOREIGN = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<")
 LIGHTNING = tuple(lightning.__path__)
 _RAISE = re.compile(r"((if|elif) .*: *|else: *)?raise\b")
 _WORKER = "Original Traceback (most recent call last):"
@@ -38,9 +38,8 @@ def sentence_of(error: BaseException) -> str | None:
         frames, message = _in_worker(message)
     if isinstance(error, ValueError | TypeError | OSError) and _on_purpose(frames):
         return message
-    if isinstance(error, ValueError | MisconfigurationException) and _by_lightning(frames):
-        return message
-    return None
+    refused = ValueError | MisconfigurationException | ModuleNotFoundError  # the last: of an extra
+    return message if isinstance(error, refused) and _by_lightning(frames) else None
 
 
 def _origin(error: BaseException) -> BaseException:
@@ -65,7 +64,7 @@ def _by_lightning(frames: list[tuple[str, str]]) -> bool:
     return (
         bool(frames)
         and frames[-1][0].startswith(LIGHTNING)
-        and all(re.search(r"(commands[/\\]cli|main)\.py$", file) for file in ours)
+        and all(re.search(r"commands[/\\]cli\.py$", file) for file in ours)
     )
 
 

@@ -112,6 +112,10 @@ class Source(ABC):
             UnreadableImage: The picture is broken.
         """
 
+    def path(self, index: int) -> str | None:
+        """File of the picture ``keys[index]``, where it has one: ``predict`` never overwrites it."""
+        return None
+
     @property
     def groups(self) -> list[int]:
         """Sizes of the runs of pictures that lie together (shards), which training keeps near."""
@@ -457,6 +461,13 @@ class SRDataModule(LightningDataModule):
     def predict_keys(self) -> list[str]:
         """Keys of all pictures that ``predict`` would enlarge, without the source's name."""
         return list(self._datasets["predict"][0].source.keys)
+
+    @property
+    def predict_paths(self) -> list[str]:
+        """Files of the pictures that ``predict`` would enlarge, of those that have one."""
+        source = self._datasets["predict"][0].source
+        paths = (source.path(index) for index in range(len(source.keys)))
+        return [path for path in paths if path is not None]
 
     def skip_in_predict(self, keys: set[str]) -> None:
         """Leave pictures out of ``predict``, for example those that are done.

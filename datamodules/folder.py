@@ -75,6 +75,10 @@ class Folder(Source):
         """Path of each picture below the root, without its extension."""
         return self._keys
 
+    def path(self, index: int) -> str:
+        """File of the picture ``keys[index]``."""
+        return self._paths[index]
+
     def read(self, index: int) -> Sample:
         """The picture ``keys[index]``, with all that a writer of results needs in ``meta``."""
         path = self._paths[index]

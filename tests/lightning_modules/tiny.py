@@ -47,7 +47,7 @@ class Frozen(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.BatchNorm2d(64))
+        self.body = nn.Sequential(nn.Conv2d(64, 256, 3), nn.BatchNorm2d(256))
         self.norm = nn.BatchNorm2d(3, affine=False)
         self.register_buffer("table", torch.zeros(1000))
         self.requires_grad_(False)

@@ -1,0 +1,82 @@
+"""A user's classes, with what can go wrong in them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from lightning.pytorch import Callback
+
+from datamodules.base import Sample, Source
+from lightning_modules.bicubic import Bicubic
+
+# What the user should see of each mistake.
+MESSAGES = {
+    "raise": "root is x; expected y",
+    "raise in one line": "no pictures",
+    "raise several lines": "two things are wrong:\n  one\n  two",
+    "raise in the constructor": "mistake is raise in the constructor",
+    "raise in prepare": "there is nothing: look elsewhere",
+    "int": "invalid literal for int()",
+    "int in the constructor": "invalid literal for int()",
+    "attribute in the constructor": "has no attribute 'nothing'",
+    "zero": "division by zero",
+}
+
+
+class Mistaken(Source):
+    """Fails in the way that it is told.
+
+    Args:
+        mistake: A key of `MESSAGES`.
+        root: Not used.
+    """
+
+    def __init__(self, mistake: str, root: str = "") -> None:
+        super().__init__()
+        self.mistake = mistake
+        if mistake == "raise in the constructor":
+            raise ValueError(f"mistake is {mistake}")
+        if mistake == "int in the constructor":
+            int(mistake)
+        if mistake == "attribute in the constructor":
+            self.nothing.there  # noqa: B018
+
+    def prepare(self, scale: float) -> None:
+        if self.mistake == "raise in prepare":
+            raise ValueError("there is nothing: look elsewhere")
+
+    @property
+    def keys(self) -> list[str]:
+        return ["a", "b", "c", "d"]
+
+    def read(self, index: int) -> Sample:
+        if self.mistake == "raise":
+            raise ValueError("root is x; expected y")
+        # fmt: off
+        if self.mistake == "raise in one line": raise ValueError("no pictures")  # noqa: E701
+        # fmt: on
+        if self.mistake == "raise several lines":
+            raise ValueError("two things are wrong:\n  one\n  two")
+        if self.mistake == "int":
+            int("x")
+        if self.mistake == "zero":
+            1 / 0  # noqa: B018
+        return {"hr": np.zeros((32, 32, 3), np.uint8)}
+
+
+class DefaultScale(Bicubic):
+    """A method whose scale has a default, which the configuration has not set."""
+
+    built_for: ClassVar[float] = 0
+
+    def __init__(self, scale: float = 4.0) -> None:
+        super().__init__(scale)
+        DefaultScale.built_for = scale
+
+
+class LogsWhereItMayNot(Callback):
+    """A bug: Lightning takes no values in this hook."""
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        pl_module.log("a", 1.0)

@@ -1,0 +1,318 @@
+"""What users feed it by mistake: each is a sentence, or is counted and passed over."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.commands.test_resume import newest
+
+Refusal = Callable[..., str]
+Enlarger = Callable[..., None]
+FIT = ("fit", "--config", "tiny.yaml", "--trainer.max_steps", "2", "--data.init_args.val", "null")
+BICUBIC = ("--model", "lightning_modules.bicubic.Bicubic")
+
+
+def picture(size: tuple[int, int] = (48, 40)) -> Image.Image:
+    blocks = np.random.default_rng(5).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC)
+
+
+def text_named_jpg(folder: Path) -> None:
+    (folder / "bad.jpg").write_text("this is no picture")
+
+
+def truncated_png(folder: Path) -> None:
+    picture().save(folder / "bad.png")
+    (folder / "bad.png").write_bytes((folder / "bad.png").read_bytes()[:1000])
+
+
+def empty_file(folder: Path) -> None:
+    (folder / "bad.png").write_bytes(b"")
+
+
+def grey(folder: Path) -> None:
+    picture().convert("L").save(folder / "odd.png")
+
+
+def palette(folder: Path) -> None:
+    picture().convert("P", palette=Image.Palette.ADAPTIVE).save(folder / "odd.png")
+
+
+def cmyk(folder: Path) -> None:
+    picture().convert("CMYK").save(folder / "odd.jpg")
+
+
+BROKEN = [text_named_jpg, truncated_png, empty_file]
+ODD = [grey, palette, cmyk]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three sound pictures."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(3):
+        picture().save(folder / f"{number}.png")
+    return folder
+
+
+def root(folder: Path) -> tuple[str, ...]:
+    return ("--data.init_args.train.init_args.root", str(folder))
+
+
+# --------------------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("spoil", BROKEN)
+def test_broken_training_pictures_are_skipped_and_counted(
+    tiny: Path,
+    folder: Path,
+    enlarger: Enlarger,
+    caplog: pytest.LogCaptureFixture,
+    spoil: Callable[[Path], None],
+    workers: int,
+) -> None:
+    spoil(folder)
+    enlarger(*FIT, *root(folder), "--data.init_args.workers", workers)
+    assert newest("tiny")["global_step"] == 2
+    told = [r.getMessage() for r in caplog.records if "unreadable" in r.getMessage()]
+    assert told
+    assert "bad." in told[0]
+    assert "1 so far" in told[0]
+
+
+@pytest.mark.parametrize("make", ODD)
+def test_odd_training_pictures_are_used(
+    tiny: Path,
+    folder: Path,
+    enlarger: Enlarger,
+    caplog: pytest.LogCaptureFixture,
+    make: Callable[[Path], None],
+) -> None:
+    make(folder)
+    enlarger(*FIT, *root(folder))
+    assert newest("tiny")["global_step"] == 2
+    assert "unreadable" not in caplog.text
+
+
+def test_nothing_but_broken_training_pictures(tiny: Path, tmp_path: Path, refusal: Refusal) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for number in range(4):
+        (broken / f"{number}.jpg").write_text("no picture")
+    sentence = refusal(*FIT, *root(broken))
+    assert "data.init_args.train" in sentence
+    assert "could not be read" in sentence
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_training_picture_of_one_pixel(
+    tiny: Path, folder: Path, refusal: Refusal, workers: int
+) -> None:
+    picture((1, 1)).save(folder / "dot.png")
+    sentence = refusal(*FIT, *root(folder), "--data.init_args.workers", workers)
+    assert "dot is 1x1 pixels, smaller than data.init_args.crop_size 16" in sentence
+
+
+def test_a_crop_larger_than_the_picture(tiny: Path, refusal: Refusal) -> None:
+    sentence = refusal(*FIT, "--data.init_args.crop_size", 64)
+    assert "48x40 pixels, smaller than data.init_args.crop_size 64" in sentence
+    assert "lower the crop size" in sentence
+
+
+def test_a_scale_that_does_not_divide_the_crop(tiny: Path, refusal: Refusal) -> None:
+    sentence = refusal(*FIT, "--data.init_args.scale", 3)
+    assert "data.init_args.crop_size is 16" in sentence
+    assert "data.init_args.scale 3; use 15 or 18" in sentence
+
+
+def test_a_batch_larger_than_the_data(tiny: Path, refusal: Refusal) -> None:
+    sentence = refusal(*FIT, "--data.init_args.batch_size", 100)
+    assert "10 pictures" in sentence
+    assert "data.init_args.batch_size 100" in sentence
+
+
+def test_an_empty_folder(tiny: Path, refusal: Refusal) -> None:
+    Path("empty").mkdir()
+    assert "'empty' holds no pictures; expected a folder of pictures" in refusal(
+        *FIT, *root(Path("empty"))
+    )
+
+
+def test_a_folder_that_is_not_there(tiny: Path, refusal: Refusal) -> None:
+    assert "'nowhere' does not exist" in refusal(*FIT, *root(Path("nowhere")))
+
+
+def test_two_files_with_one_key(tiny: Path, folder: Path, refusal: Refusal) -> None:
+    picture().save(folder / "1.jpg")
+    sentence = refusal(*FIT, *root(folder))
+    assert "1.jpg" in sentence
+    assert "1.png" in sentence
+    assert "the key '1'" in sentence
+
+
+def test_an_unset_environment_variable(
+    tiny: Path, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ENLARGER_DATA", raising=False)
+    sentence = refusal(*FIT, *root(Path("$ENLARGER_DATA/set5")))
+    assert "'$ENLARGER_DATA/set5'" in sentence
+    assert "ENLARGER_DATA is not set; it should hold the folder of image sets" in sentence
+
+
+def test_no_degradation(tiny: Path, refusal: Refusal) -> None:
+    assert "set degradation.class_path" in refusal(*FIT, "--degradation", "null")
+
+
+# -------------------------------------------------------------------------------------- evaluation
+
+
+def tested(folder: Path) -> tuple[str, ...]:
+    source = f"{{a: {{class_path: datamodules.folder.Folder, init_args: {{root: {folder}}}}}}}"
+    return ("test", "--config", "tiny.yaml", *BICUBIC, "--data.init_args.test", source)
+
+
+@pytest.mark.parametrize("spoil", BROKEN)
+def test_broken_test_pictures_are_an_error(
+    tiny: Path, folder: Path, refusal: Refusal, spoil: Callable[[Path], None]
+) -> None:
+    """A mean over fewer pictures than the set has would be compared with others' means."""
+    spoil(folder)
+    assert "pictures/bad." in refusal(*tested(folder))
+
+
+def test_a_test_picture_of_one_pixel(tiny: Path, folder: Path, refusal: Refusal) -> None:
+    picture((1, 1)).save(folder / "dot.png")
+    sentence = refusal(*tested(folder))
+    assert "dot" in sentence
+    assert "1x1" in sentence
+
+
+@pytest.mark.parametrize("make", ODD)
+def test_odd_test_pictures_are_used(
+    tiny: Path, folder: Path, enlarger: Enlarger, make: Callable[[Path], None]
+) -> None:
+    make(folder)
+    enlarger(*tested(folder))
+    assert '"n": 4' in Path("runs/tiny/results.json").read_text()
+
+
+# -------------------------------------------------------------------------------------- prediction
+
+
+@pytest.mark.parametrize("spoil", BROKEN)
+def test_broken_pictures_do_not_stop_prediction(
+    tiny: Path,
+    folder: Path,
+    enlarger: Enlarger,
+    caplog: pytest.LogCaptureFixture,
+    spoil: Callable[[Path], None],
+) -> None:
+    spoil(folder)
+    enlarger("predict", "--config", "tiny.yaml", *BICUBIC, "--data.init_args.predict", folder)
+    written = sorted(p.name for p in Path("runs/tiny/predict").iterdir())
+    assert written == ["0.png", "1.png", "2.png"]
+    assert "3 pictures written, 0 skipped (done before), 1 unreadable" in caplog.text
+    warnings = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert any("bad." in r.getMessage() for r in warnings)
+
+
+@pytest.mark.parametrize("make", ODD)
+def test_odd_pictures_are_enlarged(
+    tiny: Path, folder: Path, enlarger: Enlarger, make: Callable[[Path], None]
+) -> None:
+    make(folder)
+    picture((1, 1)).save(folder / "dot.png")
+    enlarger("predict", "--config", "tiny.yaml", *BICUBIC, "--data.init_args.predict", folder)
+    sizes = {p.name: Image.open(p).size for p in Path("runs/tiny/predict").iterdir()}
+    assert sizes == {
+        **{name: (96, 80) for name in ("0.png", "1.png", "2.png", "odd.png")},
+        "dot.png": (2, 2),
+    }
+
+
+def test_nothing_to_predict(tiny: Path, refusal: Refusal) -> None:
+    sentence = refusal("predict", "--config", "tiny.yaml", *BICUBIC)
+    assert "set data.init_args.predict to a folder, a file, or a Source" in sentence
+
+
+# ------------------------------------------------------------------------ weights and checkpoints
+
+
+@pytest.mark.parametrize("command", ["test", "validate", "predict"])
+def test_no_weights(tiny: Path, refusal: Refusal, command: str) -> None:
+    sentence = refusal(command, "--config", "tiny.yaml", "--data.init_args.predict", "photos")
+    assert (
+        f"{command} needs trained weights, and there are none in runs/tiny/checkpoints" in sentence
+    )
+    assert "--model.init_args.weights" in sentence
+    assert not Path("runs/tiny/results.json").exists()
+
+
+def test_a_missing_weights_file(tiny: Path, refusal: Refusal) -> None:
+    sentence = refusal(*FIT, "--model.init_args.weights", "nowhere/x.pth")
+    assert sentence == "model.init_args.weights is 'nowhere/x.pth', and there is no such file"
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_weights_of_another_method(trained: Path, refusal: Refusal, command: str) -> None:
+    checkpoint = next((trained / "checkpoints").glob("*.ckpt"))
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save({**content, "model": "lightning_modules.other.Other"}, "other.ckpt")
+    sentence = refusal(
+        command,
+        "--config",
+        "tiny.yaml",
+        "--model.init_args.weights",
+        "other.ckpt",
+        "--run.name",
+        "x",
+    )
+    assert "other.ckpt was trained with lightning_modules.other.Other" in sentence
+    assert "the model here is lightning_modules.regression.Regression" in sentence
+    assert "set model.class_path" in sentence
+
+
+def test_weights_of_another_network(trained: Path, refusal: Refusal) -> None:
+    sentence = refusal(
+        *("test", "--config", "tiny.yaml"), "--model.init_args.network.init_args.channels", 4
+    )
+    assert "network." in sentence
+    assert "shape" in sentence
+
+
+def test_to_begin_with_a_checkpoint_of_another_method(trained: Path, refusal: Refusal) -> None:
+    checkpoint = next((trained / "checkpoints").glob("*.ckpt"))
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save({**content, "model": "lightning_modules.other.Other"}, "other.ckpt")
+    sentence = refusal(
+        "fit", "--config", "tiny.yaml", "--ckpt_path", "other.ckpt", "--run.name", "x"
+    )
+    assert "the checkpoint was trained with lightning_modules.other.Other" in sentence
+    assert not Path("runs/x/config.yaml").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 1000, "truncated"])
+@pytest.mark.parametrize("key", ["--model.init_args.weights", "--ckpt_path"])
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_a_corrupt_file(
+    trained: Path, refusal: Refusal, command: str, key: str, content: bytes | str
+) -> None:
+    whole = next((trained / "checkpoints").glob("*.ckpt")).read_bytes()
+    Path("bad.ckpt").write_bytes(whole[:-100] if isinstance(content, str) else content)
+    sentence = refusal(command, "--config", "tiny.yaml", key, "bad.ckpt", "--run.name", "x")
+    assert "bad.ckpt" in sentence
+    assert "corrupt" in sentence or "damaged" in sentence
+
+
+def test_a_checkpoint_that_is_not_there(tiny: Path, refusal: Refusal) -> None:
+    sentence = refusal(*FIT, "--ckpt_path", "nowhere.ckpt")
+    assert sentence == "ckpt_path is nowhere.ckpt, and there is no such file"

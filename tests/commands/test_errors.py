@@ -1,0 +1,366 @@
+"""A mistake in flags or YAML is answered by one sentence: the key, the value, and the mend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from commands.errors import did_you_mean
+from tests.commands import plugins_with_bugs
+
+Refusal = Callable[..., str]
+Enlarger = Callable[..., None]
+FIT = ("fit", "--config", "tiny.yaml")
+PLUGINS = plugins_with_bugs.__name__
+
+# What is typed after FIT, and what the sentence has to hold.
+FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "a group": (("--modle", "x"), ("'modle'", "did you mean 'model'")),
+    "a trainer's key": (
+        ("--trainer.maxsteps", "3"),
+        ("'trainer.maxsteps'", "did you mean 'trainer.max_steps'"),
+    ),
+    "a key of the run": (("--run.nme", "x"), ("'run.nme'", "did you mean 'run.name'")),
+    "a checkpoint's key": (
+        ("--checkpoint.every_n_step", "3"),
+        ("'checkpoint.every_n_step'", "did you mean 'checkpoint.every_n_steps'"),
+    ),
+    "the short name of a key": (("--seed", "3"), ("'seed'", "did you mean 'seed_everything'")),
+    "nothing is near": (("--xyzzy", "3"), ("unknown key 'xyzzy'",)),
+    "an argument of the model": (
+        ("--model.init_args.netwrk", "x"),
+        ("'model.init_args.netwrk'", "lightning_modules.regression.Regression", "'network'"),
+    ),
+    "an argument of the network": (
+        ("--model.init_args.network.init_args.chanels", "3"),
+        ("'model.init_args.network.init_args.chanels'", "EDSR", "did you mean 'channels'"),
+    ),
+    "an argument of the optimiser": (
+        ("--model.init_args.optimizer", "torch.optim.Adam", "--model.init_args.optimizer.lrr", "3"),
+        ("'model.init_args.optimizer.init_args.lrr'", "did you mean 'lr'"),
+    ),
+    "an argument of the data": (
+        ("--data.init_args.crp_size", "3"),
+        ("'data.init_args.crp_size'", "did you mean 'crop_size'"),
+    ),
+    "an argument of a source": (
+        ("--data.init_args.train.init_args.rot", "3"),
+        ("'data.init_args.train.init_args.rot'", "Folder", "did you mean 'root'"),
+    ),
+    "an argument of a callback": (
+        ("--trainer.callbacks+", "callbacks.psnr.PSNR", "--trainer.callbacks.bordr", "3"),
+        ("'trainer.callbacks.init_args.bordr'", "did you mean 'border'"),
+    ),
+    "an argument that is like no other": (
+        ("--degradation.init_args.xyzzy", "3"),
+        ("'degradation.init_args.xyzzy'", "it takes: scale, quantize"),
+    ),
+    "a word too many": (("tiny.yaml",), ("'tiny.yaml' is no option", "--config tiny.yaml")),
+    "a class": (
+        ("--model", "lightning_modules.regression.Regresion"),
+        ("model:", "'Regresion'", "did you mean 'Regression'"),
+    ),
+    "a file": (
+        ("--model", "lightning_modules.regresion.Regression"),
+        ("model:", "'regresion'", "did you mean 'regression'"),
+    ),
+    "a folder": (
+        ("--model", "lightning_moduls.regression.Regression"),
+        ("model:", "'lightning_moduls'", "folder.file.Class", "working directory"),
+    ),
+    "a class without its file": (
+        ("--model", "NoSuchClass"),
+        ("model:", "'NoSuchClass' is no class", "folder.file.Class"),
+    ),
+    "a class of another kind": (
+        ("--model", "lightning_modules.networks.edsr.EDSR"),
+        ("model is lightning_modules.networks.edsr.EDSR", "which is no ImageModel"),
+    ),
+    "a callback": (
+        ("--trainer.callbacks+", "callbacks.psnr.PSNRR"),
+        ("trainer.callbacks:", "'PSNRR'", "did you mean 'PSNR'"),
+    ),
+    "a network": (
+        ("--model.init_args.network", "lightning_modules.networks.edsr.EDSRR"),
+        ("model.init_args.network:", "'EDSRR'", "did you mean 'EDSR'"),
+    ),
+    "no number": (
+        ("--data.init_args.crop_size", "abc"),
+        ("data.init_args.crop_size is abc; expected int",),
+    ),
+    "no number, deep within": (
+        ("--model.init_args.network.init_args.blocks", "many"),
+        ("model.init_args.network.init_args.blocks is many; expected int",),
+    ),
+    "no seed": (("--seed_everything", "true"), ("seed_everything is True; expected int",)),
+    "none of the choices": (
+        ("--model.init_args.loss", "l2"),
+        ("model.init_args.loss is l2; expected 'l1', 'charbonnier'",),
+    ),
+    "none of two kinds of choices": (
+        ("--trainer.precision", "17"),
+        ("trainer.precision is 17; expected 64, 32, 16 or", "'bf16-mixed'"),
+    ),
+    "a dict is needed": (
+        ("--data.init_args.val", "[a]"),
+        ("data.init_args.val is ['a']; expected dict",),
+    ),
+    "a value is missing": (("--config",), ("--config", "expected one argument")),
+    "a file of a group": (
+        ("--run", "x"),
+        ("run is 'x'", "no such file", "run.root", "run.name"),
+    ),
+    "another configuration file": (
+        ("--config", "tinny.yml"),
+        ("tinny.yml", "no such file", "did you mean 'tiny.yaml'"),
+    ),
+    "a root directory": (
+        ("--trainer.default_root_dir", "x"),
+        ("trainer.default_root_dir", "set run.root and run.name instead"),
+    ),
+    "an accelerator that is not there": (("--trainer.accelerator", "tpu"), ("torch_xla",)),
+    "an accelerator that does not exist": (
+        ("--trainer.accelerator", "gpuu"),
+        ("accelerator='gpuu'", "Available names are"),
+    ),
+    "a validation beyond the epoch": (
+        ("--trainer.val_check_interval", "50"),
+        ("`val_check_interval` (50)", "number of the training batches (5)"),
+    ),
+    "the scale of the model": (
+        ("--model.init_args.scale", "3"),
+        ("model.init_args.scale is set to 3", "set data.init_args.scale instead (it is 2.0)"),
+    ),
+    "the scale of the degradation": (
+        ("--degradation.init_args.scale", "3"),
+        ("degradation.init_args.scale is set to 3", "set data.init_args.scale instead"),
+    ),
+    "the seed of the data": (
+        ("--data.init_args.seed", "3"),
+        ("data.init_args.seed is set to 3", "set seed_everything instead (it is 0)"),
+    ),
+    "a value that the class refuses": (
+        ("--checkpoint.keep_last", "0"),
+        ("checkpoint.keep_last is 0; it must be at least 1",),
+    ),
+    "a value that a class deep within refuses": (
+        (
+            "--data.init_args.train",
+            "{class_path: datamodules.photos.Photos, init_args: {names: [coffe]}}",
+        ),
+        ("'coffe'", "did you mean 'coffee'"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FLAGS)
+def test_flags(tiny: Path, refusal: Refusal, case: str) -> None:
+    typed, expected = FLAGS[case]
+    sentence = refusal(*FIT, *typed)
+    assert [part for part in expected if part not in sentence] == [], sentence
+    assert "\n" not in sentence
+
+
+# The content of a second file, and what the sentence has to hold.
+YAML: dict[str, tuple[str, tuple[str, ...]]] = {
+    "a group": ("modle: {a: 1}", ("'modle.a'", "did you mean 'model'")),
+    "a group without a value": ("modle:", ("unknown key 'modle'", "did you mean 'model'")),
+    "a key of the trainer": (
+        "trainer: {max_stepz: 2}",
+        ("'trainer.max_stepz'", "did you mean 'trainer.max_steps'"),
+    ),
+    "an argument of the data": (
+        "data: {class_path: datamodules.base.SRDataModule, init_args: {scal: 2}}",
+        ("'data.init_args.scal'", "did you mean 'scale'"),
+    ),
+    "an argument of the network": (
+        "model: {init_args: {network: {class_path: lightning_modules.networks.edsr.EDSR, "
+        "init_args: {blcks: 2}}}}",
+        ("'model.init_args.network.init_args.blcks'", "did you mean 'blocks'"),
+    ),
+    "an argument of a source": (
+        "data: {init_args: {val: {a: {class_path: datamodules.folder.Folder, "
+        "init_args: {rot: x}}}}}",
+        ("data.init_args.val.init_args.rot'", "Folder has no", "did you mean 'root'"),
+    ),
+    "an argument of a stage": (
+        "degradation: {class_path: degradations.pipeline.Pipeline, init_args: {stages: "
+        "[{class_path: degradations.noise.GaussianNoise, init_args: {sigm: [1, 2]}}]}}",
+        ("'degradation.init_args.stages.init_args.sigm'", "did you mean 'sigma'"),
+    ),
+    "an argument of a callback": (
+        "trainer: {callbacks: [{class_path: callbacks.psnr.PSNR, init_args: {bordr: 3}}]}",
+        ("'trainer.callbacks.init_args.bordr'", "did you mean 'border'"),
+    ),
+    "class_path": (
+        "model: {clas_path: lightning_modules.bicubic.Bicubic}",
+        ("model takes class_path and init_args", "'clas_path'"),
+    ),
+    "init_args": (
+        "model: {class_path: lightning_modules.bicubic.Bicubic, init_arg: {}}",
+        ("model takes class_path and init_args", "'init_arg'"),
+    ),
+    "a class of a source": (
+        "data: {init_args: {val: {a: {class_path: datamodules.folder.Foldr}}}}",
+        ("data.init_args.val:", "'Foldr'", "did you mean 'Folder'"),
+    ),
+    "a transform of albumentations": (
+        "data: {init_args: {augment: {class_path: datamodules.augment.Albumentations, "
+        "init_args: {transforms: [{class_path: albumentations.HueSaturationValu}]}}}}",
+        ("data.init_args.augment.init_args.transforms:", "did you mean 'HueSaturationValue'"),
+    ),
+    "a number of another kind": (
+        "trainer: {max_steps: 3.5}",
+        ("trainer.max_steps is 3.5; expected int",),
+    ),
+    "a missing argument": (
+        "degradation: {class_path: degradations.pipeline.Pipeline}",
+        ("missing degradation.init_args.stages", "degradations.pipeline.Pipeline needs it"),
+    ),
+    "a file that is not there": (
+        "data: ../data/nope.yaml",
+        ("data names the file '../data/nope.yaml'", "relative to the file that it stands in"),
+    ),
+    "the scale of the model": (
+        "model: {class_path: lightning_modules.bicubic.Bicubic, init_args: {scale: 3}}",
+        ("model.init_args.scale is set to 3", "set data.init_args.scale instead"),
+    ),
+    "the scale of the degradation": (
+        "degradation: {init_args: {scale: 3}}",
+        ("degradation.init_args.scale is set to 3", "set data.init_args.scale instead"),
+    ),
+    "a bracket": ("a: [b\n c: d", ("Problems parsing config", "line 2")),
+    "a list": ("- a\n- b", ("a configuration file holds no keys",)),
+    "nothing": ("# nothing", ("a configuration file sets nothing",)),
+    "a range that is reversed": (
+        "degradation: {class_path: degradations.pipeline.Pipeline, init_args: {stages: "
+        "[{class_path: degradations.noise.GaussianNoise, init_args: {sigma: [3, 2]}}]}}",
+        ("sigma is [3.0, 2.0], which is reversed",),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", YAML)
+def test_yaml(tiny: Path, refusal: Refusal, case: str) -> None:
+    content, expected = YAML[case]
+    Path("more.yaml").write_text(f"{content}\n")
+    sentence = refusal(*FIT, "--config", "more.yaml")
+    assert [part for part in expected if part not in sentence] == [], sentence
+    assert "it is None" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ((), ("name a command first: fit, validate, test, predict",)),
+        (("fti",), ("unknown command 'fti'", "did you mean 'fit'")),
+        (("fit",), ("missing data, model", "--config configs/experiment/NAME.yaml")),
+    ],
+)
+def test_the_command(refusal: Refusal, typed: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    sentence = refusal(*typed)
+    assert [part for part in expected if part not in sentence] == [], sentence
+
+
+# Each would be understood as the key behind it if abbreviations were on.
+@pytest.mark.parametrize("typed", ["--trainer.max_step", "--conf", "--data.init_args.crop_siz"])
+def test_no_abbreviations(tiny: Path, refusal: Refusal, typed: str) -> None:
+    assert f"{typed.removeprefix('--')}'" in refusal(*FIT, typed, "3")
+
+
+def test_one_file_serves_all_commands(trained: Path, enlarger: Enlarger) -> None:
+    Path("more.yaml").write_text("checkpoint: {every_n_steps: 5}\nwriter: {suffix: _x2}\n")
+    for command in ("fit", "test"):
+        enlarger(command, "--config", "tiny.yaml", "--config", "more.yaml")
+
+
+def test_a_scale_by_default_is_not_set_by_hand(trained: Path, enlarger: Enlarger) -> None:
+    model = f"{PLUGINS}.DefaultScale"
+    enlarger("test", "--config", "tiny.yaml", "--run.name", "x", "--model", model)
+    assert plugins_with_bugs.DefaultScale.built_for == 2
+
+
+def test_debug_gives_the_traceback(
+    tiny: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Exception, match="crop_size is 15") as raised:
+        enlarger("--debug", *FIT, "--data.init_args.crop_size", 15)
+    assert not isinstance(raised.value, SystemExit)
+    assert "error:" not in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------ the user's own code
+
+
+def source(mistake: str) -> tuple[str, ...]:
+    text = f"{{class_path: {PLUGINS}.Mistaken, init_args: {{mistake: {mistake}}}}}"
+    return ("--data.init_args.train", text, "--data.init_args.val", "null")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("mistake", ["raise", "raise in one line", "raise several lines"])
+def test_what_a_plugin_refuses_is_a_sentence(
+    tiny: Path, refusal: Refusal, workers: int, mistake: str
+) -> None:
+    sentence = refusal(*FIT, *source(mistake), "--data.init_args.workers", workers)
+    assert sentence == plugins_with_bugs.MESSAGES[mistake]
+
+
+@pytest.mark.parametrize("mistake", ["raise in the constructor", "raise in prepare"])
+def test_what_a_plugin_refuses_at_start_is_a_sentence(
+    tiny: Path, refusal: Refusal, mistake: str
+) -> None:
+    assert refusal(*FIT, *source(mistake)) == plugins_with_bugs.MESSAGES[mistake]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "workers"),
+    [
+        ("int", 0),
+        ("int", 2),
+        ("zero", 0),
+        ("zero", 2),
+        ("int in the constructor", 0),
+        ("attribute in the constructor", 0),
+    ],
+)
+def test_a_bug_keeps_its_traceback(
+    tiny: Path, enlarger: Enlarger, mistake: str, workers: int
+) -> None:
+    with pytest.raises(Exception) as raised:  # noqa: PT011  (of whatever type it is)
+        enlarger(*FIT, *source(mistake), "--data.init_args.workers", workers)
+    assert not isinstance(raised.value, SystemExit)
+    shown = "".join(_chain(raised.value))
+    assert "plugins_with_bugs.py" in shown
+    assert plugins_with_bugs.MESSAGES[mistake] in shown
+
+
+def _chain(error: BaseException | None) -> Iterator[str]:
+    import traceback
+
+    while error is not None:
+        yield "".join(traceback.format_exception(error, chain=False))
+        error = error.__cause__
+
+
+def test_a_wrong_use_of_lightning_keeps_its_traceback(tiny: Path, enlarger: Enlarger) -> None:
+    """What Lightning refuses is a sentence only where the configuration asked for it."""
+    with pytest.raises(Exception, match=r"self\.log") as raised:
+        enlarger(*FIT, "--trainer.callbacks+", f"{PLUGINS}.LogsWhereItMayNot")
+    assert not isinstance(raised.value, SystemExit)
+
+
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [
+        ("trainer.max_step", "trainer.max_steps"),
+        ("max_stpes", "trainer.max_steps"),  # differs in the long part before it
+        ("seed", "seed_everything"),
+        ("optimizer", ""),
+    ],
+)
+def test_did_you_mean(word: str, near: str) -> None:
+    choices = ["trainer.max_steps", "trainer.logger", "seed_everything", "trainer"]
+    assert did_you_mean(word, choices) == (f"; did you mean {near!r}?" if near else "")

@@ -1,0 +1,601 @@
+"""What every method gets: optimisers, keyed randomness, cheap logs, weights and checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.cli import ReduceLROnPlateau
+from lightning.pytorch.loggers.logger import DummyLogger
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.data import DataLoader
+
+from callbacks.ema import EMA
+from lightning_modules.base import ImageModel, class_path
+from tests.datamodules.memory import trainer
+from tests.lightning_modules.tiny import Convolution, Model, Painter, batch_of, fill, part_of
+
+TRAINED = {
+    *("net.0.weight", "net.0.bias", "net.1.weight", "net.1.bias"),
+    *("net.1.running_mean", "net.1.running_var", "net.1.num_batches_tracked"),
+    *("tail.weight", "tail.bias"),
+    *("whiten.running_mean", "whiten.running_var", "whiten.num_batches_tracked"),
+    "seen",
+}
+
+
+def batches(count: int = 10) -> DataLoader[Any]:
+    made = [batch_of(2, side=4 + 0 * i, name=f"b{i}") for i in range(count)]
+    return DataLoader(made, batch_size=None, collate_fn=lambda batch: dict(batch))
+
+
+def fitted(root: Path, *callbacks: Callback, model: Model | None = None, **settings: Any) -> Any:
+    run = trainer(root, callbacks=list(callbacks), **{"max_epochs": 1} | settings)
+    run.fit(model or Model(), batches())
+    return run
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of `Model`, after ten steps, with averages."""
+    root = tmp_path_factory.mktemp("run")
+    fitted(root, EMA(0.9)).save_checkpoint(root / "step.ckpt")
+    return root / "step.ckpt"
+
+
+class TestScale:
+    @pytest.mark.parametrize("scale", [None, "2", 0.5, 0, -1, float("nan"), float("inf"), True])
+    def test_what_is_no_scale(self, scale):
+        message = r"Model got scale .*number of at least 1: set data\.init_args\.scale"
+        with pytest.raises(ValueError, match=message):
+            Model(scale)
+
+    @pytest.mark.parametrize("scale", [1, 2, 2.5])
+    def test_any_number(self, scale):
+        assert type(Model(scale).scale) is float
+
+
+class TestOptimizer:
+    def test_only_what_is_trainable(self):
+        model = Model()
+        optimizer = model.configure_optimizers()
+        (group,) = optimizer.param_groups
+        assert {id(p) for p in group["params"]} == {
+            id(p) for name, p in model.named_parameters() if not name.startswith("frozen.")
+        }
+
+    def test_nothing_to_train(self):
+        model = Model().requires_grad_(False)
+        message = r"tiny\.Model has no trainable parameters: use test .*model\.class_path for fit"
+        with pytest.raises(ValueError, match=message):
+            model.configure_optimizers()
+
+    def test_schedules_are_stepped_once_a_step(self, tmp_path):
+        def schedule(optimizer):
+            return torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+
+        model = Model(lr_scheduler=schedule)
+        run = fitted(tmp_path, model=model, accumulate_grad_batches=2)
+        (optimizer,) = run.optimizers
+        assert optimizer.param_groups[0]["lr"] == 2e-4 * 0.5**5
+
+    def test_plateau(self):
+        def schedule(optimizer):
+            return ReduceLROnPlateau(optimizer, monitor="val/psnr")
+
+        config = Model(lr_scheduler=schedule).configure_optimizers()["lr_scheduler"]
+        assert (config["interval"], config["monitor"]) == ("epoch", "val/psnr")
+
+    def test_a_plateau_of_nothing(self):
+        model = Model(lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau)
+        with pytest.raises(ValueError, match=r"use lightning\.pytorch\.cli\.ReduceLROnPlateau"):
+            model.configure_optimizers()
+
+    def test_the_default_allows_clipping_under_mixed_precision(self, tmp_path):
+        before = copy.deepcopy(Model().state_dict())
+        model = Model()
+        fitted(tmp_path, model=model, precision="bf16-mixed", gradient_clip_val=0.1)
+        assert not torch.equal(model.tail.weight, before["tail.weight"])
+
+
+class TestRandomness:
+    def test_draws_belong_to_the_batch(self):
+        model = Model()
+        draws = []
+        for batch, disturbance in ((batch_of(), 0), (batch_of(), 5), (batch_of(name="b"), 0)):
+            torch.rand(disturbance)
+            model.on_train_batch_start(batch, 0)
+            draws.append(torch.rand(4))
+        assert torch.equal(draws[0], draws[1])
+        assert not torch.equal(draws[0], draws[2])
+
+    def test_order_and_number_of_the_samples_count(self):
+        model, batch = Model(), batch_of(3)
+        draws = []
+        for images in (slice(0, 3), slice(0, 2), slice(None, None, -1)):
+            seed = torch.tensor(batch["seed"].tolist()[images])
+            model.on_train_batch_start({"seed": seed}, 0)
+            draws.append(torch.rand(4))
+        assert not torch.equal(draws[0], draws[1])
+        assert not torch.equal(draws[0], draws[2])
+
+    def test_a_trainer_does_it(self, tmp_path):
+        class Disturbance(Callback):
+            def on_train_batch_end(self, *args: Any) -> None:
+                torch.rand(3)
+
+        plain, disturbed = Model(), Model()
+        fitted(tmp_path, model=plain)
+        fitted(tmp_path, Disturbance(), model=disturbed)
+        assert len(plain.drawn) == 10
+        assert all(map(torch.equal, plain.drawn, disturbed.drawn))
+        assert not torch.equal(plain.drawn[0], plain.drawn[1])
+
+
+class Logging(Model):
+    """Logs in all the ways there are."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        here = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        self.log("loss", loss, prog_bar=True)
+        self.log("number", here)
+        self.log("float", here / 7, prog_bar=True)
+        self.log("double", torch.tensor(here / 7, dtype=torch.float64))
+        self.log("half", loss.bfloat16())
+        self.log("epoch", loss, on_epoch=True)
+        self.log("positional", loss, False, None, True, True)
+        self.log("epoch_only", loss, on_step=False, on_epoch=True)
+        self.log("hidden", loss, logger=False)
+        if here % 4 == 1:  # never at a step that is written
+            self.log("now_and_then", float(here))
+        self.log_dict({"one": loss * 1, "two": loss * 2})
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        self.log("gradient", self.tail.weight.grad.norm())
+
+    def on_train_epoch_end(self) -> None:
+        self.log("at_epoch_end", 5.0)
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        output = super().validation_step(batch, batch_idx)
+        self.log("val/mean", output["sr"].mean())
+        return output
+
+
+class Plain(Logging):
+    """The same with Lightning's own `log`."""
+
+    log = LightningModule.log
+
+    def _show_logged(self) -> None: ...
+
+
+class Record(DummyLogger):
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[int, dict[str, float]]] = []
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.rows.append((step, dict(metrics)))
+
+
+class Watch(Callback):
+    """Logs itself, keeps what others can see, and may stop the run."""
+
+    def __init__(self, stop: int | None) -> None:
+        self.stop, self.seen, self.bar = stop, [], []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        done = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        pl_module.log("from_callback", float(done))
+        if done == self.stop:
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self.seen.append({k: v.item() for k, v in trainer.callback_metrics.items()})
+
+
+def logged(root: Path, model: Model, interval: int, stop: int | None = None, **settings: Any):
+    watch, record = Watch(stop), Record()
+    run = trainer(
+        root,
+        callbacks=[watch],
+        logger=record,
+        max_epochs=2,
+        log_every_n_steps=interval,
+        num_sanity_val_steps=0,
+        **settings,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run.fit(model, batches(), batches(2))
+    return record.rows, watch.seen
+
+
+SETTINGS = {
+    "every third step": {"interval": 3},
+    "every step": {"interval": 1},
+    "less often than an epoch's end": {"interval": 100},
+    "accumulating": {"interval": 3, "accumulate_grad_batches": 2},
+    "accumulating an uneven number": {"interval": 2, "accumulate_grad_batches": 3},
+    "stopped at a step that is not written": {"interval": 4, "stop": 7, "min_epochs": 0},
+    "stopped at a step that is written": {"interval": 4, "stop": 8},
+    "validating in between": {"interval": 3, "val_check_interval": 4},
+    "limited by steps": {"interval": 4, "max_steps": 13},
+    "a quick look": {"interval": 50, "fast_dev_run": 3},
+}
+
+
+class TestLog:
+    @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+    def test_writes_what_lightning_writes(self, tmp_path, settings):
+        ours, theirs = (logged(tmp_path, model(), **settings) for model in (Logging, Plain))
+        assert ours == theirs
+        assert "fast_dev_run" in settings or len(ours[0]) > 2
+
+    def test_it_is_not_booked_between_the_steps_that_are_written(self, tmp_path, monkeypatch):
+        booked = []
+        original = LightningModule.log
+
+        def counting(self, name, *args, **kwargs):
+            booked.append(name)
+            return original(self, name, *args, **kwargs)
+
+        monkeypatch.setattr(LightningModule, "log", counting)
+        logged(tmp_path, Logging(), interval=5)
+        # 20 steps: the first of each epoch, and the 5th, 10th, 15th and 20th.
+        assert booked.count("loss") == booked.count("gradient") == booked.count("two") == 6
+        assert booked.count("epoch") == booked.count("positional") == 20
+
+    def test_the_progress_bar_reads_nothing_from_the_device_in_between(self, tmp_path):
+        visible = []
+
+        class Look(Callback):
+            def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+                bar = trainer._results.metrics(on_step=True)["pbar"]
+                visible.append((batch_idx, {"loss", "float"} <= set(bar)))
+
+        run = trainer(tmp_path, callbacks=[Look()], max_epochs=1, log_every_n_steps=4)
+        run.fit(Logging(), batches())
+        # The first when it is booked, the 4th and 8th that are written, the last for whoever
+        # monitors it.
+        assert [index for index, seen in visible if seen] == [0, 3, 7, 9]
+
+    def test_without_a_trainer(self):
+        with pytest.warns(UserWarning, match=r"trainer.* reference is not registered"):
+            Model().log("x", 1.0)
+
+    def test_errors_are_lightnings(self, tmp_path):
+        class Twice(Model):
+            def training_step(self, batch, batch_idx):
+                self.log("x", 1.0)
+                self.log("x", 1.0, prog_bar=True)
+
+        with pytest.raises(Exception, match="twice"):
+            fitted(tmp_path, model=Twice(), log_every_n_steps=1)
+
+
+class TestCheckpoint:
+    def test_holds_what_trains_and_nothing_else(self, checkpoint):
+        content = torch.load(checkpoint, weights_only=True)
+        assert set(content["state_dict"]) == TRAINED
+        assert content["model"] == "tests.lightning_modules.tiny.Model"
+        averages = content["callbacks"]["EMA"]["weights"]
+        assert set(averages) == {name for name in TRAINED if name.startswith(("net.0", "tail"))} | {
+            "net.1.weight",
+            "net.1.bias",
+        }
+
+    def test_size(self, checkpoint):
+        model = Model()
+        trained = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
+        frozen = sum(p.numel() * 4 for p in model.frozen.parameters())
+        # Weights, averages and two moments of Adam; names, structure and alignment.
+        assert checkpoint.stat().st_size < 4 * trained + 40_000 < frozen / 5
+
+    def test_resuming_takes_frozen_parts_from_the_model(self, checkpoint):
+        model = Model()
+        fill(model, seed=1)
+        frozen = copy.deepcopy(model.frozen.state_dict())
+        content = torch.load(checkpoint, weights_only=True)
+        saved = dict(content["state_dict"])
+        model.on_load_checkpoint(content)
+        model.load_state_dict(content["state_dict"])
+        state = model.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in saved.items())
+        assert all(torch.equal(state[f"frozen.{k}"], value) for k, value in frozen.items())
+        assert state["whiten.running_mean"].abs().sum() > 0
+        assert state["seen"] == 10
+
+    def test_resumed_is_uninterrupted(self, tmp_path):
+        whole = Model()
+        fitted(tmp_path, model=whole, max_epochs=2)
+        fitted(tmp_path).save_checkpoint(tmp_path / "half.ckpt")
+        resumed = Model()
+        run = trainer(tmp_path, max_epochs=2)
+        run.fit(resumed, batches(), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+        for name, value in whole.state_dict().items():
+            assert torch.equal(value, resumed.state_dict()[name]), name
+
+    def test_load_from_checkpoint(self, checkpoint):
+        model = Model.load_from_checkpoint(checkpoint, scale=2.0)
+        expected = torch.load(checkpoint, weights_only=True)["state_dict"]
+        assert all(torch.equal(model.state_dict()[k], v) for k, v in expected.items())
+
+    def test_another_methods(self, checkpoint):
+        content = torch.load(checkpoint, weights_only=True)
+        message = r"trained with other\.Method, but the model here is tests\.\S*Model: set model\."
+        with pytest.raises(ValueError, match=message):
+            Model().on_load_checkpoint({**content, "model": "other.Method"})
+        del content["model"]
+        with pytest.raises(ValueError, match="trained with a model that it does not name"):
+            Model().on_load_checkpoint(content)
+
+    def test_another_size(self, checkpoint):
+        class Wider(Model):
+            def __init__(self) -> None:
+                super().__init__()
+                self.tail = nn.Conv2d(8, 5, 1)
+                self.extra = nn.Linear(2, 2)
+                del self.whiten
+
+        content = torch.load(checkpoint, weights_only=True) | {"model": class_path(Wider())}
+        with pytest.raises(ValueError, match="do not fit the model") as caught:
+            Wider().on_load_checkpoint(content)
+        for part in (
+            "the tensors of the checkpoint",
+            "2 missing (extra.weight, extra.bias)",
+            "3 unexpected (whiten.running_mean, ",
+            "2 of another shape (tail.weight 3x8x1x1 for 5x8x1x1, tail.bias 3 for 5)",
+            "data.init_args.scale",
+        ):
+            assert part in str(caught.value)
+
+
+class Odd(ImageModel):
+    """Tied weights, parameters of its own, adapters inside a frozen network."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.own = nn.Parameter(torch.zeros(2))
+        self.fixed = nn.Parameter(torch.zeros(2), requires_grad=False)
+        self.register_buffer("mean", torch.zeros(2))
+        self.first = nn.Linear(3, 3)
+        self.second = nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+        self.frozen = nn.ModuleDict({"one": nn.Linear(3, 3), "two": nn.Linear(3, 3, bias=False)})
+        self.frozen.requires_grad_(False)
+        self.frozen["two"].weight = self.frozen["one"].weight
+        self.adapted = nn.ModuleDict({"base": nn.BatchNorm1d(3), "lora": nn.Linear(3, 1)})
+        self.adapted["base"].requires_grad_(False)
+        self.filter = nn.Module()
+        self.filter.register_buffer("kernel", torch.ones(3))
+
+    def training_step(self, batch: Any, batch_idx: int) -> None: ...
+
+
+class TestCheckpointKeys:
+    def test_model(self):
+        assert set(Model().checkpoint_keys()) == TRAINED
+
+    def test_odd_ones(self):
+        assert Odd().checkpoint_keys() == [
+            *("own", "mean"),
+            *("first.weight", "first.bias", "second.weight", "second.bias"),
+            *("adapted.lora.weight", "adapted.lora.bias"),
+            "filter.kernel",
+        ]
+
+    def test_all_frozen(self):
+        model = Odd().requires_grad_(False)
+        assert model.checkpoint_keys() == []
+
+    def test_no_parameters(self):
+        model = Painter(2)
+        model.register_buffer("steps", torch.zeros(3))
+        assert model.checkpoint_keys() == ["steps"]
+
+
+class TestLoadWeights:
+    def test_ours_prefers_averages(self, checkpoint):
+        model = Model()
+        fill(model, seed=1)
+        frozen = copy.deepcopy(model.frozen.state_dict())
+        model.load_weights(checkpoint)
+        content = torch.load(checkpoint, weights_only=True)
+        expected = {**content["state_dict"], **content["callbacks"]["EMA"]["weights"]}
+        state = model.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in expected.items())
+        assert not torch.equal(state["tail.weight"], content["state_dict"]["tail.weight"])
+        assert all(torch.equal(state[f"frozen.{k}"], value) for k, value in frozen.items())
+        assert model.weights_source == f"{checkpoint} (EMA)"
+
+    def test_without_averages(self, tmp_path):
+        trained = Model()
+        fitted(tmp_path, model=trained).save_checkpoint(tmp_path / "w.ckpt")
+        model = Model()
+        model.load_weights(str(tmp_path / "w.ckpt"))
+        assert torch.equal(model.tail.weight, trained.tail.weight)
+        assert model.weights_source == str(tmp_path / "w.ckpt")
+
+    def test_safetensors(self, tmp_path):
+        trained = Model()
+        fill(trained, seed=2)
+        save_file(trained.state_dict(), tmp_path / "w.safetensors")
+        model = Model()
+        model.load_weights(tmp_path / "w.safetensors")
+        assert torch.equal(model.frozen.body[0].weight, trained.frozen.body[0].weight)
+        assert torch.equal(model.tail.weight, trained.tail.weight)
+
+    def test_official_by_the_methods_own_map(self, tmp_path):
+        class Mapped(Model):
+            def import_official(self, tensors):
+                frozen = {k: v for k, v in self.state_dict().items() if k.startswith("frozen.")}
+                return {k.removeprefix("module."): v for k, v in tensors.items()} | frozen
+
+        own = {f"module.{k}": v + 1 for k, v in Model().state_dict().items() if k in TRAINED}
+        torch.save(own, tmp_path / "w.pth")
+        model = Mapped()
+        model.load_weights(tmp_path / "w.pth")
+        assert torch.equal(model.tail.weight, own["module.tail.weight"])
+
+    def test_missing_unexpected_and_reshaped_are_named(self, tmp_path):
+        tensors = dict(Model().state_dict())
+        tensors["head.weight"] = tensors.pop("tail.weight")
+        tensors["tail.bias"] = torch.zeros(7)
+        for i in range(6):
+            tensors[f"more.{i}"] = torch.zeros(1)
+        torch.save(tensors, tmp_path / "w.pth")
+        model = Model()
+        before = copy.deepcopy(model.state_dict())
+        with pytest.raises(ValueError, match=r"w\.pth do not fit the model") as caught:
+            model.load_weights(tmp_path / "w.pth")
+        for part in (
+            "1 missing (tail.weight)",
+            "7 unexpected (head.weight, more.0, more.1, more.2, ...)",
+            "1 of another shape (tail.bias 7 for 3)",
+        ):
+            assert part in str(caught.value)
+        assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+        assert model.weights_source is None
+
+    def test_a_file_without_the_frozen_part_is_not_enough_unless_it_is_ours(self, tmp_path):
+        torch.save({k: v for k, v in Model().state_dict().items() if k in TRAINED}, tmp_path / "w")
+        with pytest.raises(ValueError, match=r"missing \(frozen\."):
+            Model().load_weights(tmp_path / "w")
+
+    def test_another_methods(self, checkpoint):
+        message = r"trained with tests\S*Model, but the model here is \S*Painter: set model\.class_"
+        with pytest.raises(ValueError, match=message):
+            Painter(2).load_weights(checkpoint)
+
+    def test_no_file(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"set model\.init_args\.weights"):
+            Model().load_weights(tmp_path / "none.ckpt")
+
+    def test_needs_weights(self, checkpoint):
+        model = Model()
+        assert model.needs_weights
+        model.load_weights(checkpoint)
+        assert not model.needs_weights
+        assert not Painter(2).needs_weights
+
+
+class Fixed(Model):
+    """Gives what it is told to."""
+
+    def __init__(self, output: torch.Tensor, scale: float = 2.0) -> None:
+        super().__init__(scale)
+        self.output = output
+
+    def restore(self, batch: Any, noise: Any) -> torch.Tensor:
+        return self.output
+
+
+class TestSteps:
+    def test_all_of_them(self):
+        model = Model().eval()
+        batch = batch_of()
+        expected = model.enlarge(batch)["sr"]
+        assert expected.shape == (2, 3, 12, 16)
+        assert not expected.requires_grad
+        for step in (model.validation_step, model.test_step, model.predict_step):
+            assert torch.equal(step(batch, 0)["sr"], expected)
+            assert torch.equal(step(batch, 0, dataloader_idx=1)["sr"], expected)
+
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_a_picture_does_not_depend_on_its_batch(self, count):
+        model, batch = Model().eval(), batch_of(16)
+        whole = model.enlarge(batch)["sr"]
+        for start in range(0, 16, count):
+            part = slice(start, start + count)
+            sr = model.enlarge(part_of(batch, part))["sr"]
+            torch.testing.assert_close(sr, whole[part], rtol=0, atol=1e-5)
+
+    def test_clamped_float32(self):
+        output = torch.linspace(-1, 2, 3 * 12 * 16).view(1, 3, 12, 16).bfloat16()
+        sr = Fixed(output).enlarge(batch_of(1))["sr"]
+        assert sr.dtype == torch.float32
+        assert (sr.min(), sr.max()) == (0, 1)
+
+    def test_what_restore_gives_may_be_its_own(self):
+        own = torch.full((1, 3, 12, 16), 2.0)
+        Fixed(own).enlarge(batch_of(1))
+        assert own.min() == 2
+        expanded = torch.full((1, 3, 1, 1), 2.0).expand(1, 3, 12, 16)
+        assert Fixed(expanded).enlarge(batch_of(1))["sr"].max() == 1
+
+    @pytest.mark.parametrize("shape", [(1, 3, 24, 16), (1, 1, 12, 16), (2, 3, 12, 16), (3, 12, 16)])
+    def test_another_size(self, shape):
+        made = "x".join(map(str, shape))
+        message = rf"Fixed made {made} of a/0 \(1x3x6x8\), expected 1x3x12x16: its scale is 2; set"
+        with pytest.raises(ValueError, match=message):
+            Fixed(torch.zeros(shape)).validation_step(batch_of(1), 0)
+
+    def test_only_prediction_is_tiled(self):
+        sides = []
+
+        class Watched(Model):
+            tile, tile_overlap = 16, 4
+
+            def restore(self, batch, noise):
+                sides.append(max(batch["lr"].shape[-2:]))
+                return super().restore(batch, noise)
+
+        model, batch = Watched().eval(), batch_of(1, side=40)
+        model.test_step(batch, 0)
+        assert sides == [42]
+        sides.clear()
+        assert model.predict_step(batch, 0)["sr"].shape == (1, 3, 80, 84)
+        assert len(sides) == 16
+        assert set(sides) == {16}
+        sides.clear()
+        model.predict_step(batch_of(1, side=14), 0)
+        assert sides == [16]
+
+    def test_a_tile_of_another_size(self):
+        class Wrong(Model):
+            tile, tile_overlap = 16, 4
+
+            def restore(self, batch, noise):
+                return batch["lr"]
+
+        with pytest.raises(ValueError, match=r"Wrong made 1x3x16x16 of a/0 .*expected 1x3x32x32"):
+            Wrong().predict_step(batch_of(1, side=40), 0)
+
+    @pytest.mark.parametrize("model", [Model(), Painter(2)])
+    def test_a_picture_that_could_not_be_read(self, model):
+        assert model.predict_step({"key": ["a"], "error": ["a.png: empty"]}, 0) is None
+
+
+class TestGenerator:
+    def test_steps(self):
+        model, batch = Painter(2), batch_of(3)
+        for step in (model.validation_step, model.test_step, model.predict_step):
+            sr = step(batch, 0)["sr"]
+            assert sr.shape == (3, 3, 12, 16)
+            assert (sr.min(), sr.max()) == (0, 1)
+        one = model.test_step(part_of(batch, slice(1, 2)), 0)["sr"]
+        assert torch.equal(one[0], sr[1])
+
+    def test_another_size(self):
+        class Wrong(Painter):
+            def generate(self, batch, noise):
+                return torch.zeros(1, 3, 4, 4)
+
+        with pytest.raises(ValueError, match=r"Wrong made 1x3x4x4, expected 2x3x12x16"):
+            Wrong(2).test_step(batch_of(), 0)
+
+
+def test_class_path():
+    assert class_path(Convolution(2)) == "tests.lightning_modules.tiny.Convolution"
