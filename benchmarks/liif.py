@@ -12,22 +12,16 @@ benchmarks/results/liif.json.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.report import write_report
 from lightning_modules.networks.liif import LIIF
 from tests.reference.liif_official import encode, enlarge, query
-
-RESULT = Path(__file__).parent / "results" / "liif.json"
 
 
 def alternate(first: Callable[[], Any], second: Callable[[], Any], repeats: int) -> dict[str, Any]:
@@ -85,54 +79,22 @@ def measure_training(net: LIIF, repeats: int) -> dict[str, Any]:
     return {"crops": crops, "points": points, **times}
 
 
-def provenance(seed: int) -> dict[str, Any]:
-    """What a reader needs to run it again."""
-    return {
-        "command": " ".join(["python -m benchmarks.liif", *sys.argv[1:]]),
-        "commit": commit(),
-        "torch": torch.__version__,
-        "cpu": processor(),
-        "threads": torch.get_num_threads(),
-        "seed": seed,
-    }
-
-
-def commit() -> str | None:
-    """The checkout's commit, "-dirty" added where files differ; None outside git."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    found = subprocess.run(git, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
-
-
-def processor() -> str:
-    """Name of the CPU's model."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description="Time LIIF against its official form.")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls of each form")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and pictures")
-    parser.add_argument("--output", type=Path, default=RESULT, help="file to write")
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     net = LIIF(4)
-    result = {
-        **provenance(arguments.seed),
+    results = {
         "image": [measure_image(net, 48, scale, arguments.repeats) for scale in (2, 4)],
         "training": measure_training(net, arguments.repeats),
     }
-    text = json.dumps(result, indent=2)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(text + "\n")
-    print(text)
+    write_report("liif", results, arguments.seed)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from callbacks.base import steps_done
+
 log = logging.getLogger(__name__)
 
 REFRESH = 0.5  # seconds; reading the values for the bar waits for the device
@@ -51,13 +53,13 @@ class Progress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar at the step that the run is at."""
-        self._open("fit", _total_steps(trainer), "step", trainer.global_step)
+        self._open("fit", _total_steps(trainer), "step", steps_done(trainer, pl_module))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Advance to the step that the run is at."""
-        self._advance(trainer, trainer.global_step)
+        self._advance(trainer, steps_done(trainer, pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
@@ -184,12 +186,11 @@ class Progress(ProgressBar):
 
 
 def _total_steps(trainer: Trainer) -> int | None:
-    if trainer.max_steps != -1:
-        return trainer.max_steps
-    if trainer.max_epochs in (None, -1) or trainer.num_training_batches == float("inf"):
-        return None
-    steps = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
-    return steps * int(trainer.max_epochs or 0)
+    limits = [] if trainer.max_steps == -1 else [trainer.max_steps]
+    if trainer.max_epochs not in (None, -1) and trainer.num_training_batches != float("inf"):
+        steps = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+        limits.append(steps * int(trainer.max_epochs or 0))
+    return min(limits, default=None)
 
 
 def _total(batches: int | float | list[int | float]) -> int | None:

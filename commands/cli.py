@@ -16,11 +16,13 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from callbacks.base import all_callbacks
 from callbacks.progress import Progress
 from callbacks.results import Results
+from callbacks.sample_grid import SampleGrid
 from callbacks.writer import Writer
 from commands.checkpoints import Checkpoints
 from commands.errors import ConfigurationError, readable
@@ -193,18 +195,20 @@ class EnlargerCLI(LightningCLI):
         trainer.use_distributed_sampler = False  # the plan shares the samples out itself
         if trainer.logger in (None, True):
             trainer.logger = False if self.subcommand == "predict" else _tensorboard(self.run.path)
-        trainer.callbacks = [*(trainer.callbacks or []), *self._own_callbacks(trainer)]
+        given = trainer.callbacks or []
+        trainer.callbacks = list(given) if isinstance(given, list | tuple) else [given]
+        trainer.callbacks += self._own_callbacks(trainer)
         trainer.plugins = _plugins(trainer.plugins)
         return super().instantiate_trainer(**kwargs)
 
     def _own_callbacks(self, trainer: Namespace) -> list[Any]:
         own: list[Any] = []
         if trainer.enable_progress_bar is not False and not any(
-            isinstance(c, ProgressBar) for c in trainer.callbacks or []
+            isinstance(c, ProgressBar) for c in trainer.callbacks
         ):
             own.append(Progress())
         if self.subcommand in ("validate", "test") and not any(
-            isinstance(c, Results) for c in trainer.callbacks or []
+            isinstance(c, Results) for c in trainer.callbacks
         ):
             own.append(Results())
         return own
@@ -251,12 +255,29 @@ class EnlargerCLI(LightningCLI):
             "model.init_args.weights"
         )
 
+    def after_fit(self) -> None:
+        """Say where to look."""
+        self._say_where_to_look()
+
+    def after_test(self) -> None:
+        """Say where to look."""
+        for callback in all_callbacks(self.trainer):
+            if isinstance(callback, SampleGrid) and callback.path is not None:
+                log.info("LR, bicubic, ours and HR side by side: %s", callback.path)
+        self._say_where_to_look()
+
+    def _say_where_to_look(self) -> None:
+        if isinstance(self.trainer.logger, TensorBoardLogger):
+            log.info("curves and pictures: tensorboard --logdir %s", self.run.path)
+
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         kwargs["ckpt_path"] = str(self.resumed_from) if self.resumed_from else None
         kwargs["weights_only"] = True
         if subcommand in ("validate", "test"):
-            kwargs["verbose"] = False  # our table has the protocol and the weights beside the numbers
+            kwargs["verbose"] = (
+                False  # our table has the protocol and the weights beside the numbers
+            )
         if subcommand == "predict":
             kwargs["return_predictions"] = False  # the writer has them
         return kwargs
@@ -310,6 +331,7 @@ QUIET = (
         "nothing here is weighted by it",
     ),
     (".*It is recommended to use .self.log.*sync_dist=True.*", "metrics are gathered before"),
+    (".*custom batch sampler .* for prediction.*", "ours gives every picture once"),
     (".*LeafSpec.* is deprecated.*", "Lightning's own"),
     (".*smaller than the logging interval.*", "steps are logged across epochs"),
     (".*instantiate_classes.* was deprecated.*", "Lightning's own"),
@@ -332,8 +354,6 @@ def _experiment_name(config: Namespace) -> str:
 
 
 def _tensorboard(directory: Path) -> Any:
-    from lightning.pytorch.loggers import TensorBoardLogger
-
     return TensorBoardLogger(str(directory), name="", version="tensorboard")
 
 

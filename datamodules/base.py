@@ -492,8 +492,10 @@ class SRDataModule(LightningDataModule):
         # checkpoint callback makes sure that a checkpoint holds them as of the last whole step.
         if self.trainer is None:
             return 0, 0
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        return self.trainer.current_epoch, progress.current.completed
+        epoch, loop = self.trainer.current_epoch, self.trainer.fit_loop
+        # Between two epochs, the number of batches is still that of the one before.
+        begun = loop.epoch_progress.current.ready > epoch
+        return epoch, loop.epoch_loop.batch_progress.current.completed if begun else 0
 
     def _loader(
         self, dataset: Pictures, sampler: Any, persistent: bool = False

@@ -145,8 +145,7 @@ class ImageModel(LightningModule, ABC):
             begins = trainer._logger_connector.should_reset_tensors(str(self._current_fx_name))
             if booked is not None and _is_of_steps(booked) and not begins:
                 if not booked.meta.sync.should:  # or all processes would wait for each other
-                    value = torch.as_tensor(value, dtype=booked.value.dtype)
-                    booked._forward_cache = value.detach()
+                    booked._forward_cache = _as_float(value)
                 return
         super().log(name, value, *args, **kwargs)
 
@@ -163,8 +162,10 @@ class ImageModel(LightningModule, ABC):
         # What counts as reset is not looked at by Lightning, and keeps its value all the same.
         if self._trainer is None:
             return
-        # At an epoch's end, others may read the value of the last batch (early stopping).
-        hidden = not (self._writes_now() or self.trainer.is_last_batch)
+        trainer = self._trainer
+        # At the end of an epoch or run others may read the last value, such as early stopping.
+        ends = trainer.is_last_batch or trainer.global_step == trainer.max_steps
+        hidden = not (ends or self._writes_now())
         for booked in self._booked().values():
             if _is_of_steps(booked):
                 booked.has_reset = hidden
@@ -406,6 +407,12 @@ def class_path(model: nn.Module) -> str:
 def _is_of_steps(booked: Any) -> bool:
     # Of Lightning's logged values, those of one batch: nothing is summed up in them.
     return bool(booked.is_tensor and booked.meta.on_step and not booked.meta.on_epoch)
+
+
+def _as_float(value: Any) -> Tensor:
+    # As Lightning keeps a value, but where it is: a copy to the device would take time.
+    value = torch.as_tensor(value).detach()
+    return value if value.dtype in (torch.float32, torch.float64) else value.float()
 
 
 def _around(name: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar
 
 from datamodules.base import Batch, Sample, Source, SRDataModule
 from datamodules.decode import UnreadableImage
@@ -104,13 +105,15 @@ def evaluation(data: SRDataModule, part: str, rank: int = 0, world: int = 1) -> 
 
 
 def trainer(root: Any, **settings: Any) -> Trainer:
-    """A quiet trainer on the CPU."""
+    """A trainer on the CPU that says nothing by itself."""
     quiet: dict[str, Any] = {
         "accelerator": "cpu",
         "devices": 1,
         "logger": False,
         "enable_checkpointing": False,
-        "enable_progress_bar": False,
+        "enable_progress_bar": any(
+            isinstance(c, ProgressBar) for c in settings.get("callbacks", [])
+        ),
         "enable_model_summary": False,
         "use_distributed_sampler": False,
         "default_root_dir": str(root),

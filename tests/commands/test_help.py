@@ -1,0 +1,157 @@
+"""`--help` reads well, for every command and class, and is quick."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import docstring_parser
+import pytest
+from lightning.pytorch import Callback
+from torch import nn
+
+from datamodules.base import Augmentation, Source, SRDataModule
+from degradations.base import Degradation, Stage
+from lightning_modules.base import ImageModel
+from tests.conftest import REPO
+from tests.contracts import discovery
+
+# Packages that take long to import, and of which no help speaks.
+HEAVY = ("diffusers", "kornia", "albumentations", "lpips")
+
+# What is asked for, and what the answer has to say.
+ASKED: dict[str, tuple[str, ...]] = {
+    "--help": (
+        "Enlarger: train, compare and run image super-resolution methods.",
+        "Train a model; the same command again continues the run.",
+        "Measure the run's best weights on the validation pictures.",
+        "Measure the run's best weights on the test pictures.",
+        "Enlarge a folder of pictures with the run's best weights.",
+    ),
+    "fit --help": (
+        "Train a model; the same command again continues the run.",
+        "--config",
+        "--seed_everything",
+        "--trainer.max_steps",
+        "--model.help",
+        "--data.help",
+        "--degradation.help",
+        "--run.root ROOT Folder of all runs.",
+        "--run.name NAME The run's folder in it; by default the name of the experiment file.",
+        "Go on although the configuration differs",
+        "--checkpoint.every_n_steps EVERY_N_STEPS Write after so many steps; 0 for never.",
+    ),
+    "predict --help": (
+        "Enlarge a folder of pictures with the run's best weights.",
+        "--writer.suffix SUFFIX Added to each name, e.g. ``_x2``.",
+    ),
+    "fit --model.help lightning_modules.regression.Regression": (
+        "Train any network to give the high-resolution picture directly",
+        "--model.network NETWORK The network: a class whose first argument is the scale",
+        "``l1``, or ``charbonnier``",
+    ),
+    "fit --data.help datamodules.base.SRDataModule": (
+        "--data.crop_size CROP_SIZE Side of the training crops in HR pixels",
+    ),
+    "fit --data.train.help datamodules.folder.Folder": (
+        "Pictures of a folder and its subfolders",
+        "The folder, or one picture.",
+    ),
+    "fit --degradation.help degradations.bicubic.Bicubic": ("--degradation.scale",),
+}
+SCRIPT = f"""
+import contextlib, io, json, sys, time
+started = time.process_time()
+import lightning.pytorch.cli
+imported = time.process_time()
+sys.path.insert(0, {str(REPO)!r})
+import main
+answers = {{}}
+for asked in {list(ASKED)!r}:
+    text, begun = io.StringIO(), time.process_time()
+    with contextlib.redirect_stdout(text):
+        try:
+            main.main(asked.split())
+        except SystemExit as stopped:
+            status = stopped.code
+    seconds = time.process_time() - begun
+    answers[asked] = {{"text": text.getvalue(), "status": status, "seconds": seconds}}
+heavy = [name for name in {HEAVY!r} if name in sys.modules]
+json.dump({{"import": imported - started, "answers": answers, "heavy": heavy}}, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, Any]:
+    """All of `ASKED` in one process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"},
+    )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_says(told: dict[str, Any], asked: str) -> None:
+    answer = told["answers"][asked]
+    assert answer["status"] == 0
+    text = " ".join(answer["text"].split())
+    assert [part for part in ASKED[asked] if part not in text] == []
+
+
+def test_imports_nothing_heavy(told: dict[str, Any]) -> None:
+    assert told["heavy"] == []
+
+
+def test_is_as_quick_as_the_import_of_lightning(told: dict[str, Any]) -> None:
+    first = told["answers"]["--help"]["seconds"]  # with all that we import
+    assert told["import"] + first < 1.2 * told["import"]
+
+
+# ------------------------------------------------------------------------------------ every class
+
+BASES = {
+    "stage": (Stage, "degradations"),
+    "degradation": (Degradation, "degradations"),
+    "source": (Source, "datamodules"),
+    "augmentation": (Augmentation, "datamodules"),
+    "data": (SRDataModule, "datamodules"),
+    "model": (ImageModel, "lightning_modules"),
+    "network": (nn.Module, "lightning_modules.networks"),
+    "callback": (Callback, "callbacks"),
+    "checkpoint": (Callback, "commands"),
+}
+CLASSES = [
+    *(
+        cls
+        for base, package in BASES.values()
+        for cls in discovery.concrete_subclasses(base, package)
+    ),
+    SRDataModule,
+]
+
+
+def test_classes_are_found() -> None:
+    names = {cls.__name__ for cls in CLASSES}
+    assert {"Regression", "Folder", "Bicubic", "PSNR", "EDSR", "Checkpoints"} <= names
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=discovery.full_name)
+def test_every_argument_is_explained(cls: type) -> None:
+    parsed = docstring_parser.parse(inspect.getdoc(cls) or "")
+    assert parsed.short_description
+    explained = {p.arg_name for p in parsed.params if (p.description or "").strip()}
+    own = cls.__init__ is not object.__init__
+    arguments = list(inspect.signature(cls).parameters) if own else []
+    if cls.__module__.startswith("lightning_modules.networks") and "__init__" not in vars(cls):
+        arguments = []  # of torch
+    assert [name for name in arguments if name not in explained | {"args", "kwargs"}] == []
+    assert explained <= set(arguments)

@@ -1,0 +1,227 @@
+"""`predict`: a folder in, a folder out, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+from degradations.bicubic import resize
+from lightning_modules.bicubic import Bicubic
+
+Refusal = Callable[..., str]
+Enlarger = Callable[..., None]
+PREDICT = ("predict", "--config", "tiny.yaml", "--model", "lightning_modules.bicubic.Bicubic")
+OUT = Path("runs/tiny/predict")
+
+
+def smooth(size: tuple[int, int] = (24, 20), mode: str = "RGB") -> Image.Image:
+    blocks = np.random.default_rng(3).integers(0, 256, (5, 5, 4), dtype=np.uint8)
+    return Image.fromarray(blocks).convert(mode).resize(size, Image.Resampling.BICUBIC)
+
+
+def pixels(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@pytest.fixture
+def folder(tiny: Path) -> Path:
+    """Pictures in a folder and one below it."""
+    folder = tiny / "in"
+    (folder / "sub").mkdir(parents=True)
+    smooth().save(folder / "a.png")
+    smooth((20, 24)).save(folder / "sub" / "b.c.jpg")
+    return folder
+
+
+def predict(enlarger: Enlarger, folder: Path, *more: object) -> None:
+    enlarger(*PREDICT, "--data.init_args.predict", folder, *more)
+
+
+def written(root: Path = OUT) -> list[str]:
+    return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+
+
+# ------------------------------------------------------------------------------------ the files
+
+
+def test_a_folder_in_files_out(folder: Path, enlarger: Enlarger) -> None:
+    predict(enlarger, folder)
+    assert written() == ["a.png", "sub/b.c.png"]
+    expected = np.asarray(smooth().resize((48, 40), Image.Resampling.BICUBIC))
+    assert np.abs(pixels(OUT / "a.png").astype(int) - expected).max() <= 1
+    assert pixels(OUT / "sub" / "b.c.png").shape == (48, 40, 3)
+
+
+def test_names_kinds_and_places(folder: Path, enlarger: Enlarger) -> None:
+    place = ("--writer.folder", "out", "--writer.suffix", "_x2", "--writer.format", "webp")
+    predict(enlarger, folder, *place)
+    assert written(Path("out")) == ["a_x2.webp", "sub/b.c_x2.webp"]
+    assert not OUT.exists()
+
+
+def test_one_file(folder: Path, enlarger: Enlarger) -> None:
+    predict(enlarger, folder / "a.png")
+    assert written() == ["a.png"]
+
+
+def test_several(folder: Path, enlarger: Enlarger) -> None:
+    predict(enlarger, [str(folder / "a.png"), str(folder / "sub")])  # type: ignore[arg-type]
+    assert written() == ["a.png", "b.c.png"]
+
+
+def test_another_scale(folder: Path, enlarger: Enlarger) -> None:
+    predict(enlarger, folder, "--data.init_args.scale", "2.5")
+    assert pixels(OUT / "a.png").shape == (50, 60, 3)
+
+
+def test_what_is_done_is_skipped(
+    folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    OUT.mkdir(parents=True)
+    (OUT / "a.png").write_bytes(b"done before")
+    predict(enlarger, folder)
+    assert (OUT / "a.png").read_bytes() == b"done before"
+    assert "1 pictures written, 1 skipped (done before), 0 unreadable" in caplog.text
+    caplog.clear()
+    predict(enlarger, folder)
+    assert "0 pictures written, 2 skipped (done before), 0 unreadable" in caplog.text
+    predict(enlarger, folder, "--writer.overwrite", "true")
+    assert pixels(OUT / "a.png").shape == (40, 48, 3)
+
+
+@pytest.mark.parametrize("overwrite", ["true", "false"])
+def test_an_input_is_never_overwritten(folder: Path, refusal: Refusal, overwrite: str) -> None:
+    before = (folder / "a.png").read_bytes()
+    sentence = refusal(
+        *PREDICT,
+        *("--data.init_args.predict", folder),
+        *("--writer.folder", folder, "--writer.overwrite", overwrite),
+    )
+    assert "would overwrite the input" in sentence
+    assert "a.png" in sentence
+    assert (folder / "a.png").read_bytes() == before
+    assert written(folder) == ["a.png", "sub/b.c.jpg"]
+
+
+def test_beside_the_input_under_another_name(folder: Path, enlarger: Enlarger) -> None:
+    predict(enlarger, folder, "--writer.folder", folder, "--writer.suffix", "_x2")
+    assert written(folder) == ["a.png", "a_x2.png", "sub/b.c.jpg", "sub/b.c_x2.png"]
+
+
+def test_one_broken_picture(
+    folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:500])
+    for workers in (0, 1):
+        predict(enlarger, folder, "--data.init_args.workers", workers)
+        assert written() == ["a.png", "sub/b.c.png"]
+    assert "2 pictures written, 0 skipped (done before), 1 unreadable" in caplog.text
+    assert "0 pictures written, 2 skipped (done before), 1 unreadable" in caplog.text
+    assert any("broken.png" in r.getMessage() for r in caplog.records if r.levelname == "WARNING")
+
+
+def test_with_a_trained_model(trained: Path, folder: Path, enlarger: Enlarger) -> None:
+    enlarger("predict", "--config", "tiny.yaml", "--data.init_args.predict", folder)
+    learned = pixels(OUT / "a.png")
+    assert learned.shape == (40, 48, 3)
+    plain = np.asarray(smooth().resize((48, 40), Image.Resampling.BICUBIC))
+    assert np.abs(learned.astype(int) - plain).mean() < 12  # a picture of the same thing
+    assert not np.array_equal(learned, plain)
+
+
+# ------------------------------------------------------------------------- what else a file holds
+
+
+def test_alpha(folder: Path, enlarger: Enlarger) -> None:
+    smooth(mode="RGBA").save(folder / "a.png")
+    predict(enlarger, folder)
+    out = pixels(OUT / "a.png")
+    assert out.shape == (40, 48, 4)
+    expected = smooth(mode="RGBA").getchannel("A").resize((48, 40), Image.Resampling.BICUBIC)
+    assert np.abs(out[..., 3].astype(int) - np.asarray(expected)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+def test_16_bits(folder: Path, enlarger: Enlarger, kind: str) -> None:
+    y, x, channel = np.mgrid[:20, :24, :3]
+    ramp = (317 * x + 401 * y + 20000 * channel).astype(np.uint16)
+    tifffile.imwrite(folder / "deep.tif", ramp, photometric="rgb")
+    predict(enlarger, folder / "deep.tif", "--writer.format", kind)
+    if kind == "tiff":
+        out = tifffile.imread(OUT / "deep.tiff")
+    else:
+        import cv2
+
+        out = cv2.imread(str(OUT / "deep.png"), cv2.IMREAD_UNCHANGED)[..., ::-1]
+    assert out.dtype == np.uint16
+    assert out.shape == (40, 48, 3)
+    # A cubic kernel keeps a ramp; the four pixels that stand for one have its value on average.
+    fours = out.reshape(20, 2, 24, 2, 3).astype(float).mean((1, 3))
+    assert np.abs(fours - ramp)[2:-2, 2:-2].max() <= 1
+
+
+def test_colour_profile(folder: Path, enlarger: Enlarger) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    smooth().save(folder / "a.png", icc_profile=profile)
+    predict(enlarger, folder)
+    with Image.open(OUT / "a.png") as image:
+        assert image.info["icc_profile"] == profile
+
+
+def test_orientation(folder: Path, enlarger: Enlarger) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    smooth().save(folder / "turned.jpg", quality=98, subsampling=0, exif=exif)
+    predict(enlarger, folder / "turned.jpg")
+    with Image.open(OUT / "turned.png") as image:
+        assert image.getexif().get(0x0112, 1) == 1  # or a viewer would turn it once more
+        out = np.asarray(image)
+    assert out.shape == (48, 40, 3)
+    upright = smooth().rotate(-90, expand=True).resize((40, 48), Image.Resampling.BICUBIC)
+    assert np.abs(out.astype(int) - np.asarray(upright)).mean() < 2  # JPEG
+
+
+def test_grey_stays_grey(folder: Path, enlarger: Enlarger) -> None:
+    smooth(mode="L").save(folder / "grey.png")
+    predict(enlarger, folder / "grey.png")
+    assert pixels(OUT / "grey.png").shape == (40, 48)
+
+
+# -------------------------------------------------------------------------------------- large ones
+
+
+class Small(Bicubic):
+    """Tiles of 16 pixels; notes what it was given."""
+
+    tile, tile_overlap = 16, 8
+    largest = 0
+
+    def restore(self, batch, noise):  # type: ignore[no-untyped-def]
+        Small.largest = max(Small.largest, *batch["lr"].shape[-2:])
+        return resize(batch["lr"], batch["size"])
+
+
+def test_large_pictures_go_through_tiles(folder: Path, enlarger: Enlarger) -> None:
+    smooth((61, 45)).save(folder / "large.png")
+    predict(enlarger, folder)
+    Small.largest = 0
+    enlarger(
+        *("predict", "--config", "tiny.yaml", "--model", f"{__name__}.Small"),
+        *("--data.init_args.predict", folder, "--writer.folder", "tiled"),
+    )
+    assert 0 < Small.largest < 24  # of the longer ones, by a quarter at most
+    whole, tiled = pixels(OUT / "large.png"), pixels(Path("tiled/large.png"))
+    assert whole.shape == (90, 122, 3)
+    # A bicubic kernel reaches two pixels, less than the quarter of the overlap that is cut away.
+    assert np.abs(whole.astype(int) - tiled).max() <= 1
+
+
+def test_the_shipped_tile_is_large() -> None:
+    assert Bicubic.tile >= 256

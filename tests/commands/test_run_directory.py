@@ -1,0 +1,316 @@
+"""A run's directory: its name, what may change when it goes on, and which weights count."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from tests.commands.test_resume import newest
+
+Refusal = Callable[..., str]
+Enlarger = Callable[..., None]
+FIT = ("fit", "--config", "tiny.yaml")
+MORE = ("--trainer.max_steps", "13")
+
+
+def results(run: str = "tiny") -> list[dict[str, Any]]:
+    content = json.loads(Path("runs", run, "results.json").read_text())
+    measured: list[dict[str, Any]] = content["results"]
+    return measured
+
+
+# --------------------------------------------------------------------------------------- its name
+
+
+def test_is_named_after_the_experiment_file(trained: Path) -> None:
+    assert trained == Path("runs/tiny")
+    assert (trained / "config.yaml").is_file()
+    assert [p.name for p in trained.parent.iterdir()] == ["tiny"]
+
+
+def test_is_named_after_the_first_of_several_files(tiny: Path, enlarger: Enlarger) -> None:
+    Path("more.yaml").write_text("trainer: {max_steps: 1}\n")
+    enlarger(*FIT, "--config", "more.yaml")
+    assert [p.name for p in Path("runs").iterdir()] == ["tiny"]
+
+
+def test_is_named_by_hand(tiny: Path, enlarger: Enlarger) -> None:
+    enlarger(*FIT, "--trainer.max_steps", 1, "--run.name", "mine", "--run.root", "elsewhere/all")
+    assert newest_step(Path("elsewhere/all/mine")) == 1
+    assert not Path("runs").exists()
+
+
+def test_is_named_after_the_class_without_a_file(tiny: Path, enlarger: Enlarger) -> None:
+    command = ["test", "--model", "lightning_modules.bicubic.Bicubic"]
+    for group in ("data", "degradation"):
+        content = yaml.safe_load(Path("tiny.yaml").read_text())[group]
+        Path(f"{group}.yaml").write_text(yaml.safe_dump(content))
+        command += [f"--{group}", f"{group}.yaml"]
+    enlarger(*command, "--trainer.callbacks", "callbacks.psnr.PSNR", "--trainer.logger", "false")
+    assert results("bicubic")
+
+
+def newest_step(run: Path) -> int:
+    return max(int(p.stem.removeprefix("step-")) for p in (run / "checkpoints").glob("*.ckpt"))
+
+
+# ----------------------------------------------------------------------------- its configuration
+
+
+def test_the_saved_configuration_reruns_the_run(trained: Path, enlarger: Enlarger) -> None:
+    saved = trained / "config.yaml"
+    enlarger("fit", "--config", saved, "--run.name", "again")
+    a, b = newest("tiny"), newest("again")
+    torch.testing.assert_close(a["state_dict"], b["state_dict"], rtol=0, atol=0)
+    again = yaml.safe_load(Path("runs/again/config.yaml").read_text())
+    assert again.pop("run")["name"] == "again"
+    first = yaml.safe_load(saved.read_text())
+    assert first.pop("run")["name"] == "tiny"
+    assert again == first
+
+
+def test_the_saved_configuration_names_its_run(trained: Path, enlarger: Enlarger) -> None:
+    enlarger("test", "--config", trained / "config.yaml")
+    assert results()
+    enlarger("fit", "--config", trained / "config.yaml")
+    assert [p.name for p in Path("runs").iterdir()] == ["tiny"]
+
+
+def test_free_changes_are_accepted_and_told(
+    trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.clear()
+    free = {
+        "trainer.log_every_n_steps": "5",
+        "trainer.val_check_interval": "2",
+        "trainer.devices": "1",
+        "checkpoint.keep_last": "3",
+        "data.init_args.workers": "1",
+        "trainer.max_steps": "13",
+    }
+    enlarger(*FIT, *(word for key, value in free.items() for word in (f"--{key}", value)))
+    told = [r.getMessage() for r in caplog.records if "changed on resume" in r.getMessage()]
+    assert sorted(line.split(": ")[1] for line in told) == sorted(free)
+    assert "changed on resume: trainer.max_steps: 12 -> 13" in told
+    assert newest("tiny")["global_step"] == 13
+    assert yaml.safe_load((trained / "config.yaml").read_text())["checkpoint"]["keep_last"] == 3
+
+
+def test_other_changes_are_refused_and_all_listed(trained: Path, refusal: Refusal) -> None:
+    before = (trained / "config.yaml").read_text()
+    sentence = refusal(
+        *FIT,
+        *("--data.init_args.flips", "false", "--seed_everything", "1"),
+        *("--model.init_args.loss", "charbonnier", "--trainer.log_every_n_steps", "5"),
+    )
+    lines = [line.strip() for line in sentence.splitlines()]
+    assert lines[0] == "the run in runs/tiny was started with another configuration:"
+    assert lines[1:-1] == [
+        "data.init_args.flips: True -> False",
+        "model.init_args.loss: l1 -> charbonnier",
+        "seed_everything: 0 -> 1",
+    ]
+    for way_out in ("--run.change true", "--run.name NAME", "--run.overwrite true"):
+        assert way_out in lines[-1]
+    assert (trained / "config.yaml").read_text() == before
+
+
+def test_a_change_is_accepted_when_told_to(
+    trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    changed = (*FIT, *MORE, "--data.init_args.flips", "false")
+    enlarger(*changed, "--run.change", "true")
+    assert "--run.change: going on with data.init_args.flips: True -> False" in caplog.text
+    assert newest("tiny")["global_step"] == 13
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["data"]["init_args"]["flips"] is False
+    assert config["run"]["change"] is False
+    enlarger(*changed)  # from here on it is the run's own
+
+
+def test_a_change_that_the_data_refuses_leaves_the_run_as_it_was(
+    trained: Path, refusal: Refusal
+) -> None:
+    before = (trained / "config.yaml").read_text()
+    sentence = refusal(*FIT, *MORE, "--data.init_args.batch_size", 2, "--run.change", "true")
+    assert "batch_size was 4, now it is 2" in sentence
+    assert (trained / "config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "accepted"),
+    [
+        (12, 13, True),
+        (12, -1, True),
+        (12, 11, False),
+        (-1, 12, False),
+    ],
+)
+def test_more_steps_are_free_but_not_fewer(
+    trained: Path, refusal: Refusal, old: int, new: int, accepted: bool
+) -> None:
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    config["trainer"]["max_steps"] = old
+    (trained / "config.yaml").write_text(yaml.safe_dump(config))
+    # What comes after the check is ended by another mistake.
+    sentence = refusal(*FIT, "--trainer.max_steps", new, "--trainer.accelerator", "gpuu")
+    assert ("gpuu" in sentence) is accepted
+    assert (f"trainer.max_steps: {old} -> {new}" in sentence) is not accepted
+
+
+def test_a_run_that_wrote_nothing_binds_nobody(trained: Path, enlarger: Enlarger) -> None:
+    shutil.rmtree(trained / "checkpoints")
+    enlarger(*FIT, "--trainer.max_steps", 1, "--data.init_args.flips", "false")
+    assert newest("tiny")["global_step"] == 1
+
+
+def test_overwrite_moves_the_old_run_aside(
+    trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = {p.name: p.read_bytes() for p in (trained / "checkpoints").iterdir()}
+    enlarger(*FIT, "--trainer.max_steps", 2, "--run.overwrite", "true")
+    assert newest("tiny")["global_step"] == 2
+    (aside,) = (p for p in Path("runs").iterdir() if p.name != "tiny")
+    assert aside.name.startswith("tiny.")
+    assert {p.name: p.read_bytes() for p in (aside / "checkpoints").iterdir()} == old
+    assert f"the run in runs/tiny was moved to {aside}" in caplog.text
+    assert yaml.safe_load((trained / "config.yaml").read_text())["run"]["overwrite"] is False
+
+
+def test_a_trial_of_the_code_leaves_nothing_behind(tiny: Path, enlarger: Enlarger) -> None:
+    enlarger(*FIT, "--trainer.fast_dev_run", "true")
+    assert not Path("runs/tiny/checkpoints").exists()
+    assert not Path("runs/tiny/config.yaml").exists()
+
+
+def test_a_trial_of_the_code_does_not_touch_a_run(trained: Path, enlarger: Enlarger) -> None:
+    before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
+    enlarger(*FIT, "--trainer.fast_dev_run", "true", "--data.init_args.flips", "false")
+    assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
+
+
+# ---------------------------------------------------------------------- beginning with another run
+
+
+def test_begins_with_a_checkpoint_of_another_run(trained: Path, enlarger: Enlarger) -> None:
+    given = sorted((trained / "checkpoints").glob("*.ckpt"))[-1]
+    command = (*FIT, "--ckpt_path", given, "--run.name", "second")
+    enlarger(*command, "--trainer.max_steps", 13)
+    assert newest("second")["global_step"] == 13
+
+
+def test_the_same_command_goes_on_with_the_run_not_with_what_it_began_with(
+    trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = sorted((trained / "checkpoints").glob("*.ckpt"))[-1]
+    command = (*FIT, "--ckpt_path", given, "--run.name", "second")
+    enlarger(*command, "--trainer.max_steps", 13)
+    caplog.clear()
+    given.unlink()  # even if that is gone by now
+    enlarger(*command, "--trainer.max_steps", 14)
+    assert "resuming the run in runs/second from" in caplog.text
+    assert "step-000000013.ckpt" in caplog.text
+    assert newest("second")["global_step"] == 14
+
+
+def test_a_checkpoint_of_the_run_itself_is_no_beginning(trained: Path, refusal: Refusal) -> None:
+    oldest = min((trained / "checkpoints").glob("*.ckpt"))
+    for overwrite in ("true", "false"):
+        sentence = refusal(*FIT, "--ckpt_path", oldest, "--run.overwrite", overwrite)
+        assert "a checkpoint of the run itself" in sentence
+        assert "--run.name" in sentence
+    assert newest("tiny")["global_step"] == 12
+
+
+# ------------------------------------------------------------------------------------- evaluation
+
+
+def test_test_and_predict_refuse_nothing(trained: Path, enlarger: Enlarger) -> None:
+    changed = ("--data.init_args.flips", "false", "--seed_everything", "1")
+    before = (trained / "config.yaml").read_text()
+    enlarger("test", "--config", "tiny.yaml", *changed)
+    enlarger("validate", "--config", "tiny.yaml", *changed)
+    enlarger("predict", "--config", "tiny.yaml", *changed, "--data.init_args.predict", "tiny.png")
+    assert (trained / "config.yaml").read_text() == before
+
+
+@pytest.fixture(autouse=True)
+def _one_picture(tmp_path: Path, photo_folder: Path) -> None:
+    shutil.copy(photo_folder / "1.png", tmp_path / "tiny.png")
+
+
+def test_test_uses_the_best_and_says_so(
+    trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    best = json.loads((trained / "checkpoints" / "best.json").read_text())
+    name = best["best"][0]
+    enlarger("test", "--config", "tiny.yaml")
+    assert (
+        f"test uses best val/psnr {best['scores'][name]:.4f} of the run in runs/tiny" in caplog.text
+    )
+    assert name in results()[0]["checkpoint"]
+    assert name != "step-000000012.ckpt"  # the newest is another one
+
+
+def test_test_uses_the_newest_where_nothing_was_validated(
+    trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    (trained / "checkpoints" / "best.json").unlink()
+    enlarger("test", "--config", "tiny.yaml")
+    assert "test uses the newest of the run in runs/tiny" in caplog.text
+    assert "step-000000012.ckpt" in results()[0]["checkpoint"]
+
+
+def test_weights_on_the_command_line_win_over_the_runs(
+    trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy(max((trained / "checkpoints").glob("*.ckpt")), "mine.ckpt")
+    enlarger("test", "--config", "tiny.yaml", "--model.init_args.weights", "mine.ckpt")
+    assert results()[0]["checkpoint"].startswith("mine.ckpt")
+    assert "test uses" not in caplog.text
+
+
+def test_a_checkpoint_on_the_command_line_wins_over_the_runs(
+    trained: Path, enlarger: Enlarger
+) -> None:
+    shutil.copy(max((trained / "checkpoints").glob("*.ckpt")), "mine.ckpt")
+    enlarger("test", "--config", "tiny.yaml", "--ckpt_path", "mine.ckpt")
+    assert results()[0]["checkpoint"].startswith("mine.ckpt")
+
+
+def test_weights_that_training_started_from_do_not(
+    trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy(max((trained / "checkpoints").glob("*.ckpt")), "start.ckpt")
+    finetune = ("--config", "tiny.yaml", "--run.name", "finetuned")
+    finetune += ("--model.init_args.weights", "start.ckpt", "--trainer.max_steps", "5")
+    enlarger("fit", *finetune)
+    assert "weights: start.ckpt" in caplog.text
+    enlarger("test", *finetune)
+    assert "runs/finetuned/checkpoints/step-000000005.ckpt" in results("finetuned")[0]["checkpoint"]
+
+
+def test_resuming_does_not_load_the_first_weights_again(
+    trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy(max((trained / "checkpoints").glob("*.ckpt")), "start.ckpt")
+    finetune = (*FIT, "--run.name", "finetuned", "--model.init_args.weights", "start.ckpt")
+    enlarger(*finetune, "--trainer.max_steps", 2)
+    caplog.clear()
+    enlarger(*finetune, "--trainer.max_steps", 3)
+    assert "resuming the run" in caplog.text
+    assert "weights: start.ckpt" not in caplog.text
+
+
+def test_a_model_without_weights_needs_none(tiny: Path, enlarger: Enlarger) -> None:
+    enlarger("test", "--config", "tiny.yaml", "--model", "lightning_modules.bicubic.Bicubic")
+    assert results()[0]["checkpoint"] is None
+    assert logging.getLogger("commands").isEnabledFor(logging.INFO)

@@ -1,0 +1,240 @@
+"""Everything under `configs/` parses, and every experiment runs, made small."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from datamodules import pack
+from datamodules.photos import PHOTOS, shared_scenes
+from tests.conftest import REPO
+
+Enlarger = Callable[..., None]
+CONFIGS = REPO / "configs"
+FILES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.y*ml"))
+EXPERIMENTS = [name for name in FILES if name.startswith("experiment/")]
+
+# A file of a group in its place; `{}` is the file, the rest comes from other shipped files.
+MODEL, DATA = ("--model", "model/bicubic.yaml"), ("--data", "data/photos.yaml")
+PLACES: dict[str, tuple[str, ...]] = {
+    "augment": (*MODEL, *DATA, "--data.init_args.augment", "{}"),
+    "callbacks": (*MODEL, *DATA, "--trainer.callbacks", "{}"),
+    "data": (*MODEL, "--data", "{}"),
+    "degradation": (*MODEL, *DATA, "--degradation", "{}"),
+    "experiment": ("--config", "{}"),
+    "model": (*DATA, "--model", "{}"),
+    "trainer": (*MODEL, *DATA, "--trainer", "{}"),
+}
+# Small enough for seconds on a CPU; what each is for stays as it is shipped.
+SMALL: dict[str, tuple[str, ...]] = {
+    "edsr": ("--model.init_args.network.blocks", "1", "--model.init_args.network.channels", "8"),
+    "quickstart": (
+        *("--model.init_args.network.init_args.blocks", "1"),
+        *("--model.init_args.network.init_args.channels", "8"),
+    ),
+}
+FIT = (
+    *("--trainer.max_steps", "2", "--trainer.val_check_interval", "2"),
+    *("--data.init_args.batch_size", "4", "--data.init_args.crop_size", "32"),
+    *("--trainer.limit_val_batches", "1", "--trainer.num_sanity_val_steps", "0"),
+)
+RUN = (
+    *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.logger", "false"),
+    *("--trainer.enable_progress_bar", "false", "--data.init_args.workers", "0"),
+)
+
+
+def content(name: str) -> Any:
+    return yaml.safe_load((CONFIGS / name).read_text())
+
+
+def in_place(name: str) -> list[str]:
+    """Arguments in which the file stands where it belongs."""
+    words = [word.replace("{}", name) for word in PLACES[name.partition("/")[0]]]
+    return [str(CONFIGS / word) if word.endswith(".yaml") else word for word in words]
+
+
+# ----------------------------------------------------------------------------------------- parsing
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "weights.yaml"])
+def test_parses(
+    name: str, enlarger: Enlarger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        enlarger("fit", *in_place(name), "--print_config")
+    assert stopped.value.code in (0, None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_in_a_file_would_be_seen(
+    enlarger: Enlarger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text((CONFIGS / "model/edsr.yaml").read_text().replace("loss:", "lss:"))
+    with pytest.raises(SystemExit) as stopped:
+        enlarger("fit", "--model", wrong, "--data", CONFIGS / "data/photos.yaml", "--print_config")
+    assert stopped.value.code == 2
+    assert "did you mean 'loss'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_is_short_and_knows_no_machine(name: str) -> None:
+    text = (CONFIGS / name).read_text()
+    if name != "weights.yaml":
+        assert len(text.splitlines()) <= 25
+    assert not re.search(r"/work|/home|/root|/mnt|\.\./shared", text)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_begins_with_its_command(name: str) -> None:
+    first = (CONFIGS / name).read_text().splitlines()[0]
+    command = re.match(r"# (?:\w+=\.\.\. )*python main\.py (fit|test) --config (\S+)", first)
+    assert command, first
+    assert command[2] == f"configs/{name}"
+    assert ("ENLARGER_DATA=" in first) == (command[1] == "test")
+
+
+def test_the_quickstart_anneals_until_its_end() -> None:
+    steps = content("trainer/cpu_minutes.yaml")["max_steps"]
+    assert content("model/edsr_small.yaml")["init_args"]["lr_scheduler"]["init_args"] == {
+        "T_max": steps
+    }
+
+
+# ------------------------------------------------------------------------------------------ splits
+
+
+def photos(source: dict[str, Any]) -> list[str]:
+    if not source["class_path"].endswith(".Photos"):
+        return []
+    return list(source.get("init_args", {}).get("names") or PHOTOS)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("data/")])
+def test_no_scene_is_on_two_sides(name: str) -> None:
+    """Among them the stereo pair, whose pictures show the same garage."""
+    data = content(name)["init_args"]
+    train = photos(data["train"]) if "train" in data else []
+    sides = {part: data.get(part, {}).values() for part in ("val", "test")}
+    val, test = ([n for source in sources for n in photos(source)] for sources in sides.values())
+    assert shared_scenes(train, val + test) == []
+    assert shared_scenes(val, test) == []
+
+
+def test_the_stereo_pair_is_trained_on() -> None:
+    train = content("data/photos.yaml")["init_args"]["train"]["init_args"]["names"]
+    assert {"motorcycle_left", "motorcycle_right"} <= set(train)
+    assert shared_scenes(["motorcycle_left"], ["motorcycle_right"]) == ["motorcycle"]
+
+
+# ----------------------------------------------------------------------------------------- running
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `$ENLARGER_DATA` and `$ENLARGER_WEIGHTS` hold, small and made here."""
+    root = tmp_path_factory.mktemp("data")
+    for name in ("set5", "set14"):
+        for scale in (2, 4):
+            for side, size in (("hr", (48, 40)), ("lr", (48 // scale, 40 // scale))):
+                _save(root / name / f"x{scale}" / side / "picture.png", size)
+    _save(root / "outputs" / "picture.png", (48, 40), seed=2)
+    for number in range(4):
+        _save(root / "train" / f"{number}.png", (48, 40))
+    assert pack.main([str(root / "train"), str(root / "shards")]) == 0
+    # Tensors of Real-ESRGAN's compact network (SRVGGNetCompact), which spandrel reads.
+    shapes = {0: (4, 3, 3, 3), 1: (4,), 2: (4, 4, 3, 3), 3: (4,), 4: (12, 4, 3, 3)}
+    state = {f"body.{n}.weight": torch.full(shape, 0.01) for n, shape in shapes.items()}
+    state |= {f"body.{n}.bias": torch.zeros(shapes[n][0]) for n in (0, 2, 4)}
+    torch.save({"params": state}, root / "spandrel.pth")
+    return root
+
+
+def _save(path: Path, size: tuple[int, int], seed: int = 1) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    blocks = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC).save(path)
+
+
+@pytest.fixture
+def home(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ENLARGER_DATA", str(small_data))
+    monkeypatch.setenv("ENLARGER_WEIGHTS", str(small_data))
+    return tmp_path
+
+
+def small(name: str) -> tuple[str, ...]:
+    return next((words for start, words in SMALL.items() if Path(name).stem.startswith(start)), ())
+
+
+def results(name: str) -> list[dict[str, Any]]:
+    measured = json.loads(Path("runs", Path(name).stem, "results.json").read_text())["results"]
+    assert measured
+    assert all(np.isfinite(entry["value"]) for entry in measured)
+    return list(measured)
+
+
+def run(name: str, enlarger: Enlarger) -> None:
+    """Train two steps and validate, where the experiment trains; test on one picture a set."""
+    command = ("--config", CONFIGS / name, *RUN, *small(name))
+    trains = "train" in content(content(name)["data"].removeprefix("../"))["init_args"]
+    if trains:
+        enlarger("fit", *command, *FIT)
+        ranking = json.loads(Path("runs", Path(name).stem, "checkpoints/best.json").read_text())
+        assert ranking["monitor"] == "val/psnr"
+        assert ranking["best"] == ["step-000000002.ckpt"]
+    enlarger("test", *command, "--trainer.limit_test_batches", 1)
+    assert {"psnr", "ssim"} <= {entry["metric"] for entry in results(name)}
+    if trains:
+        assert "step-000000002.ckpt" in results(name)[0]["checkpoint"]
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if "imdn" not in name])
+def test_runs(name: str, enlarger: Enlarger, home: Path) -> None:
+    if "spandrel" in name and importlib.util.find_spec("spandrel") is None:
+        pytest.skip("needs the optional package spandrel")
+    run(name, enlarger)
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if "imdn" in name])
+def test_runs_with_published_weights(
+    name: str,
+    enlarger: Enlarger,
+    weights_root: Path,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ENLARGER_WEIGHTS", str(weights_root))
+    run(name, enlarger)
+    assert results(name)[0]["checkpoint"].endswith("imdn-x2.pth")
+
+
+def test_a_model_for_which_there_is_no_experiment(enlarger: Enlarger, home: Path) -> None:
+    narrow = ("--model.init_args.network.blocks", 1, "--model.init_args.network.channels", 8)
+    fit = ("--data.init_args.batch_size", 2, "--data.init_args.crop_size", 16)
+    enlarger(
+        *("fit", *in_place("model/liif.yaml"), *RUN, *narrow, *fit, "--trainer.max_steps", 2),
+        *("--degradation", CONFIGS / "degradation/bicubic.yaml", "--data.init_args.val", "null"),
+        *("--data.init_args.scale", 2.5),
+    )
+    assert list(Path("runs").glob("*/checkpoints/step-000000002.ckpt"))
+
+
+def test_the_quickstart_with_colours(enlarger: Enlarger, home: Path) -> None:
+    command = ("--config", CONFIGS / "experiment/quickstart.yaml", *RUN, *small("quickstart"))
+    augment = ("--data.init_args.augment", CONFIGS / "augment/color.yaml")
+    enlarger("fit", *command, *FIT, *augment, "--data.init_args.val", "null")
+    assert Path("runs/quickstart/checkpoints/step-000000002.ckpt").is_file()

@@ -1,0 +1,70 @@
+"""Arguments of a class that a YAML file can name: made, typed and explained."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import pytest
+
+from tests.contracts import discovery
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], examples: Mapping[type, Any], table: str, *arguments: Any) -> T:
+    """An instance of a class that was found, by its line in `examples` or with `arguments` alone.
+
+    Args:
+        cls: The class.
+        examples: For classes that need more: functions that make an instance from `arguments`.
+        table: Where `examples` is, for the message.
+        arguments: What every class of the kind takes first.
+    """
+    if cls in examples:
+        return examples[cls](*arguments)
+    missing = discovery.required_arguments(cls)[len(arguments) :]
+    if missing:
+        pytest.fail(
+            f"{discovery.full_name(cls)} cannot be made without {', '.join(missing)}: add a line "
+            f"for it to {table}, give them defaults, or test it by a file of your own as the "
+            "docstring of the contract shows"
+        )
+    return cls(*arguments)
+
+
+def check_arguments(cls: type) -> None:
+    """The parser can read the types of all arguments, and the help has a text for each.
+
+    Raises:
+        AssertionError: naming the arguments that have none.
+    """
+    name = discovery.full_name(cls)
+    try:
+        types = typing.get_type_hints(cls.__init__)
+    except NameError as error:
+        raise AssertionError(
+            f"{name}.__init__ has a type that is only imported for type checking: {error}"
+        ) from error
+    arguments = list(inspect.signature(cls).parameters)
+    untyped = [argument for argument in arguments if argument not in types]
+    assert not untyped, f"{name}.__init__ has no type for {', '.join(untyped)}"
+    explained = set()
+    for part in cls.__mro__:  # down to the class that has the arguments
+        explained |= documented(inspect.cleandoc(part.__doc__ or ""))
+        if "__init__" in vars(part):
+            break
+    missing = [argument for argument in arguments if argument not in explained]
+    assert not missing, (
+        f"the docstring of {name} does not explain {', '.join(missing)} under Args:, which is "
+        "what --help shows"
+    )
+
+
+def documented(docstring: str) -> set[str]:
+    """Names under `Args:`."""
+    section = re.search(r"^Args:\n((?:    .*\n?|\n)+)", docstring, re.MULTILINE)
+    return set(re.findall(r"^    (\w+):", section[1], re.MULTILINE)) if section else set()

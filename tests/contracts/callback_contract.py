@@ -1,0 +1,244 @@
+"""What every callback and every metric keeps, as test classes to run on yours.
+
+A callback watches a run: it changes neither what is learnt nor what is measured. The classes of
+this repository and of `pytest tests/contracts --plugin my_sr.callbacks` are found by
+test_callbacks.py. A class that cannot be made without arguments is tested by a file of your own
+(run it with the repository on PYTHONPATH):
+
+    from tests.contracts.callback_contract import CallbackContract, MetricContract
+
+    class TestGMSD(CallbackContract, MetricContract):
+        @pytest.fixture
+        def make(self):
+            return lambda: GMSD(block=8)
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor
+
+from callbacks.base import ImageMetric
+from datamodules.base import SRDataModule
+from degradations.bicubic import Bicubic
+from lightning_modules.regression import Regression
+from tests.contracts.arguments import check_arguments
+from tests.contracts.degradation_contract import global_generators_untouched
+from tests.datamodules.memory import pictures, trainer
+from tests.lightning_modules.tiny import Convolution
+
+
+def data() -> SRDataModule:
+    """Pictures of 40x32 pixels; two sets to evaluate on."""
+    return SRDataModule(
+        2,
+        train=pictures(8),
+        val={"a": pictures(3), "b": pictures(2, 36, 36)},
+        test={"a": pictures(3), "b": pictures(2, 36, 36)},
+        predict=pictures(2),
+        batch_size=4,
+        crop_size=16,
+        workers=0,
+        degradation=Bicubic(2),
+    )
+
+
+def generators() -> tuple[Any, ...]:
+    """State of all that the process shares."""
+    key, position = np.random.get_state()[1:3]
+    return random.getstate(), (key.tolist(), position), torch.get_rng_state().tolist()
+
+
+class Before(Callback):
+    """Comes first, and keeps what a step returned."""
+
+    def __init__(self) -> None:
+        self.sr: list[Tensor] = []
+
+    def _keep(self, trainer: Any, model: Any, outputs: Any, *_: Any) -> None:
+        self.sr.append(outputs["sr"].clone())
+
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _keep
+
+
+class After(Before):
+    """Comes last."""
+
+
+class Fails(Callback):
+    """Raises in the validation of the second epoch."""
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.current_epoch == 1:
+            raise RuntimeError("stopped by the test")
+
+
+def fit(root: Any, *callbacks: Callback, ckpt_path: Any = None, **settings: Any) -> Any:
+    """Two epochs of two steps, each with a validation."""
+    run = trainer(root, callbacks=list(callbacks), **{"max_epochs": 2} | settings)
+    model = Regression(2, Convolution)
+    torch.manual_seed(0)
+    run.fit(model, datamodule=data(), ckpt_path=ckpt_path, weights_only=True)
+    return run, model
+
+
+class CallbackContract:
+    """Subclass it and override the fixture `make`: a function that makes a new one."""
+
+    @pytest.fixture
+    def make(self) -> Callable[[], Callback]:
+        raise NotImplementedError("override the fixture `make`")
+
+    def test_arguments_are_typed_and_explained(self, make):
+        check_arguments(type(make()))
+
+    def test_training_goes_on_as_without_it(self, make, tmp_path):
+        _, plain = fit(tmp_path / "plain")
+        before = generators()
+        _, watched = fit(tmp_path / "watched", make())
+        for (name, a), b in zip(plain.named_parameters(), watched.parameters(), strict=True):
+            assert torch.equal(a, b), f"{name} was learnt otherwise"
+        assert generators() == before, "a global generator was used"
+
+    def test_outputs_are_left_as_they_are(self, make, tmp_path):
+        for verb in ("validate", "test", "predict"):
+            before, after = Before(), After()
+            run = trainer(tmp_path, callbacks=[before, make(), after])
+            quiet = {"return_predictions": False} if verb == "predict" else {"verbose": False}
+            getattr(run, verb)(Regression(2, Convolution), datamodule=data(), **quiet)
+            assert len(before.sr) == len(after.sr) > 0
+            assert all(map(torch.equal, before.sr, after.sr)), f"changed in {verb}"
+
+    def test_a_checkpoint_holds_plain_types(self, make, tmp_path):
+        run, _ = fit(tmp_path, make())
+        run.save_checkpoint(tmp_path / "a.ckpt")
+        torch.load(tmp_path / "a.ckpt", weights_only=True)
+
+    def test_resuming_changes_nothing(self, make, tmp_path):
+        whole, model = fit(tmp_path / "whole", make())
+        half, _ = fit(tmp_path / "half", make(), max_epochs=1)
+        half.save_checkpoint(tmp_path / "half.ckpt")
+        resumed, other = fit(tmp_path / "half", make(), ckpt_path=tmp_path / "half.ckpt")
+        for a, b in zip(model.parameters(), other.parameters(), strict=True):
+            assert torch.equal(a, b)
+        states = []
+        for run in (whole, resumed):
+            run.save_checkpoint(tmp_path / "end.ckpt")
+            states.append(torch.load(tmp_path / "end.ckpt", weights_only=True)["callbacks"])
+        torch.testing.assert_close(*states, rtol=0, atol=0)
+
+    def test_after_an_exception_the_weights_are_those_that_were_trained(self, make, tmp_path):
+        models = []
+        for callbacks in ([], [make()]):
+            run = trainer(tmp_path, callbacks=[*callbacks, Fails()], max_epochs=3)
+            models.append(Regression(2, Convolution))
+            with pytest.raises(RuntimeError, match="stopped by the test"):
+                run.fit(models[-1], datamodule=data())
+        for a, b in zip(*(model.parameters() for model in models), strict=True):
+            assert torch.equal(a, b)
+
+    def test_it_pickles(self, make):
+        """Processes that are spawned get a copy."""
+        pickle.loads(pickle.dumps(make()))
+
+    def test_it_can_be_used_again(self, make, tmp_path):
+        callback = make()
+        for _ in range(2):
+            run = trainer(tmp_path, callbacks=[callback], max_epochs=1)
+            run.fit(Regression(2, Convolution), datamodule=data())
+        run = trainer(tmp_path, callbacks=[callback])
+        run.test(Regression(2, Convolution), datamodule=data(), verbose=False)
+
+
+class MetricContract:
+    """For metrics, besides: subclass it too."""
+
+    @pytest.fixture
+    def make(self) -> Callable[[], ImageMetric]:
+        raise NotImplementedError("override the fixture `make`")
+
+    @pytest.fixture
+    def metric(self, make, tmp_path) -> ImageMetric:
+        metric = make()
+        run = trainer(tmp_path, callbacks=[metric])  # moves its networks, sets its scale
+        run.test(Regression(2, Convolution), datamodule=data(), verbose=False)
+        return metric
+
+    @staticmethod
+    def images(count: int = 3) -> Tensor:
+        y, x = torch.linspace(0, 9, 40).view(-1, 1), torch.linspace(0, 9, 48)
+        phase = torch.arange(count * 3.0).view(count, 3, 1, 1)
+        return 0.5 + 0.4 * torch.sin(x + 2 * y + phase)
+
+    @staticmethod
+    def values(metric: ImageMetric, sr: Tensor, hr: Tensor) -> Tensor:
+        keys = [f"a/{i}" for i in range(len(sr))]
+        batch: Any = {"key": keys, "seed": torch.arange(len(sr)), "size": tuple(sr.shape[-2:])}
+        return metric.compute(sr, hr, batch)
+
+    def noisy(self, level: float = 0.1) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(self.images().shape, generator=generator)
+        return (self.images() + level * noise).clamp(0, 1)
+
+    def test_one_value_an_image(self, metric):
+        values = self.values(metric, self.noisy(), self.images())
+        assert values.shape == (3,)
+        assert values.isfinite().all()
+
+    def test_an_image_does_not_depend_on_its_batch(self, metric):
+        hr, sr = self.images(), self.noisy()
+        whole = self.values(metric, sr, hr)
+        for i in range(3):
+            part = slice(i, i + 1)
+            one = self.values(metric, sr[part], hr[part])
+            torch.testing.assert_close(one, whole[part], rtol=1e-5, atol=1e-5)
+
+    def test_less_noise_is_better(self, metric):
+        hr = self.images()
+        some, more = (self.values(metric, self.noisy(level), hr) for level in (0.05, 0.3))
+        better = some > more if metric.higher_is_better else some < more
+        assert better.all(), f"higher_is_better is {metric.higher_is_better}: {some}, {more}"
+
+    def test_pictures_are_left_as_they_are(self, metric):
+        hr, sr = self.images(), self.noisy()
+        before = hr.clone(), sr.clone()
+        self.values(metric, sr, hr)
+        assert torch.equal(hr, before[0])
+        assert torch.equal(sr, before[1])
+
+    def test_it_uses_no_global_generator(self, metric):
+        with global_generators_untouched():
+            self.values(metric, self.noisy(), self.images())
+
+    def test_the_protocol_is_beside_each_number(self, metric):
+        records = metric.records
+        assert [(r["dataset"], r["n"], r["scale"]) for r in records] == [
+            ("a", 3, 2.0),
+            ("b", 2, 2.0),
+        ]
+        for record in records:
+            assert record["metric"] == metric.name
+            assert record["protocol"].get("implementation"), "who computed it?"
+            assert json.loads(json.dumps(record["protocol"])) == record["protocol"]
+
+    def test_it_is_logged_after_the_sanity_check_only(self, make, tmp_path):
+        metric = make()
+        seen = []
+
+        class Look(Callback):
+            def on_sanity_check_end(self, trainer: Trainer, *_: Any) -> None:
+                seen.append((list(metric.records), dict(trainer.callback_metrics)))
+
+        run, _ = fit(tmp_path, metric, Look(), num_sanity_val_steps=2)
+        assert seen == [([], {})]
+        assert {f"val/a/{metric.name}", f"val/b/{metric.name}"} <= set(run.callback_metrics)

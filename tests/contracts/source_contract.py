@@ -1,0 +1,195 @@
+"""What every Source keeps, as a test class to run on yours.
+
+The classes of this repository and of `pytest tests/contracts --plugin my_sr.data` are found by
+test_sources.py. A class that cannot be made without arguments is tested by a file of your own (run
+it with the repository on PYTHONPATH):
+
+    from tests.contracts.source_contract import SourceContract, SourceExample
+
+    class TestCameraRolls(SourceContract):
+        @pytest.fixture
+        def example(self, tmp_path):
+            ...  # two pictures of at least 16x16 pixels in tmp_path
+            return SourceExample(lambda: CameraRolls(tmp_path))
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.base import Source, SRDataModule
+from datamodules.decode import UnreadableImage
+from degradations.bicubic import Bicubic
+from tests.contracts.arguments import check_arguments
+from tests.contracts.degradation_contract import global_generators_untouched
+from tests.datamodules.memory import evaluation, training
+
+SCALE = 2.0
+FIELDS = {"hr", "lr", "text", "meta"}
+
+
+@dataclass
+class SourceExample:
+    """How to make a Source for the tests.
+
+    Args:
+        make: Gives a new one, always the same, not yet prepared; pictures of at least 16x16 pixels.
+        broken: Gives one whose first picture is damaged, where that can be.
+        absent: Gives one whose data is not there, where that can be.
+    """
+
+    make: Callable[[], Source]
+    broken: Callable[[], Source] | None = None
+    absent: Callable[[], Source] | None = None
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two samples, or parts of them, are equal bit for bit."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    return bool(a == b)
+
+
+class SourceContract:
+    """Subclass it and override the fixture `example`."""
+
+    @pytest.fixture
+    def example(self) -> SourceExample:
+        raise NotImplementedError("override the fixture `example`")
+
+    @pytest.fixture
+    def source(self, example) -> Source:
+        source = example.make()
+        source.prepare(SCALE)
+        return source
+
+    def test_arguments_are_typed_and_explained(self, source):
+        check_arguments(type(source))
+
+    def test_keys(self, source):
+        keys = list(source.keys)
+        assert keys
+        assert all(isinstance(key, str) for key in keys)
+        assert len(set(keys)) == len(keys), "keys are not unique"
+        for key in keys:
+            assert key.strip(), "an empty key"
+            # The writer makes paths of them.
+            assert not key.startswith("/"), f"{key!r} is an absolute path"
+            assert ".." not in key.split("/"), f"{key!r} leads out of the output folder"
+
+    def test_groups(self, source):
+        assert all(isinstance(size, int) and size > 0 for size in source.groups)
+        assert sum(source.groups) == len(source.keys)
+
+    def test_every_new_one_is_the_same(self, source, example):
+        other = example.make()
+        other.prepare(SCALE)
+        assert list(other.keys) == list(source.keys)
+        assert list(other.groups) == list(source.groups)
+        for index in range(len(source.keys)):
+            assert same(other.read(index), source.read(index))
+
+    def test_preparing_it_again_changes_nothing(self, source):
+        keys, first = list(source.keys), source.read(0)
+        source.prepare(SCALE)
+        assert list(source.keys) == keys
+        assert same(source.read(0), first)
+
+    def test_samples(self, source):
+        for index, key in enumerate(source.keys):
+            sample = source.read(index)
+            assert "hr" in sample or "lr" in sample, f"no picture in {key}"
+            assert set(sample) <= FIELDS, f"{key} has {set(sample) - FIELDS}; known: {FIELDS}"
+            for name in {"hr", "lr"} & set(sample):
+                picture = sample[name]
+                assert isinstance(picture, np.ndarray), f"{name} of {key}"
+                assert picture.dtype in (np.uint8, np.uint16), f"{name} of {key}"
+                assert picture.ndim == 3, f"{name} of {key}"
+                assert picture.shape[2] == 3, f"{name} of {key}"
+            assert isinstance(sample.get("text", ""), str)
+            assert isinstance(sample.get("meta", {}), dict)
+
+    def test_all_samples_have_the_same_fields(self, source):
+        fields = {frozenset(source.read(index)) for index in range(len(source.keys))}
+        assert len(fields) == 1, f"a batch needs the same fields of all: {fields}"
+
+    def test_reading_again_gives_the_same(self, source):
+        last = len(source.keys) - 1
+        first = copy.deepcopy(source.read(last))
+        source.read(0).clear()  # a sample is the reader's: he may take things out
+        assert same(source.read(last), first)
+        assert source.read(0)
+
+    def test_reading_uses_no_global_generator(self, example):
+        with global_generators_untouched():
+            source = example.make()
+            source.prepare(SCALE)
+            source.read(0)
+
+    def test_it_pickles_and_stays_small(self, source):
+        """Every worker that is spawned gets a copy."""
+        source.read(0)
+        pickled = pickle.dumps(source)
+        assert len(pickled) < 20_000 + 1_000 * len(source.keys), "pixels in the pickle?"
+        other = pickle.loads(pickled)
+        assert list(other.keys) == list(source.keys)
+        assert same(other.read(0), source.read(0))
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_evaluation(self, example, workers):
+        def batches(workers: int) -> list[Any]:
+            val = {"mine": example.make()}
+            data = SRDataModule(SCALE, val=val, degradation=Bicubic(SCALE), workers=workers)
+            return list(evaluation(data, "val"))
+
+        got, expected = batches(workers), batches(0)
+        assert [b["key"] for b in got] == [b["key"] for b in expected]
+        assert all(torch.equal(a["lr"], b["lr"]) for a, b in zip(got, expected, strict=True))
+        for batch in got:
+            H, W = batch["size"]
+            assert batch["lr"].shape[-2:] == (H / SCALE, W / SCALE)
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_training(self, source, example, workers):
+        if "hr" not in source.read(0):
+            pytest.skip("only pictures with HR can be trained on")
+        data = SRDataModule(
+            SCALE,
+            train=example.make(),
+            batch_size=2,
+            crop_size=16,
+            crops_per_image=2,
+            degradation=Bicubic(SCALE),
+            workers=workers,
+        )
+        batches = list(training(data))
+        assert len(batches) == len(source.keys)
+        assert all(batch["hr"].shape == (2, 3, 16, 16) for batch in batches)
+        assert all(batch["lr"].shape == (2, 3, 8, 8) for batch in batches)
+
+    def test_a_damaged_picture(self, example):
+        if example.broken is None:
+            pytest.skip("nothing of it can be damaged")
+        source = example.broken()
+        source.prepare(SCALE)
+        with pytest.raises(UnreadableImage, match=r"\w") as caught:
+            source.read(0)
+        assert "\n" not in str(caught.value)
+
+    def test_data_that_is_not_there(self, example):
+        if example.absent is None:
+            pytest.skip("its data is always there")
+        source = example.absent()
+        with pytest.raises(ValueError, match=r"\w") as caught:
+            source.prepare(SCALE)
+        assert "\n" not in str(caught.value)

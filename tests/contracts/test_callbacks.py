@@ -1,0 +1,44 @@
+"""Every callback and metric of the package, and of `--plugin`, keeps its contract."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+from lightning.pytorch import Callback
+
+from callbacks.base import ImageMetric
+from tests.contracts import discovery
+from tests.contracts.arguments import build
+from tests.contracts.callback_contract import CallbackContract, MetricContract
+
+# A line for each class of ours that cannot be made without arguments: a function that makes one.
+EXAMPLES: dict[type, object] = {}
+
+
+def pytest_generate_tests(metafunc):
+    discovery.parametrize(metafunc, "callback_class", Callback, "callbacks")
+    discovery.parametrize(metafunc, "metric_class", ImageMetric, "callbacks")
+
+
+def maker(cls):
+    return functools.partial(build, cls, EXAMPLES, f"EXAMPLES in {__name__}")
+
+
+class TestCallbacks(CallbackContract):
+    @pytest.fixture
+    def make(self, callback_class):
+        return maker(callback_class)
+
+
+class TestMetrics(MetricContract):
+    @pytest.fixture
+    def make(self, metric_class):
+        return maker(metric_class)
+
+
+def test_names_of_metrics_differ():
+    """Two in one run would log under one name."""
+    metrics = discovery.concrete_subclasses(ImageMetric, "callbacks")
+    names = [cls.name for cls in metrics]
+    assert len(set(names)) == len(names)

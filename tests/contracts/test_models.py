@@ -1,0 +1,75 @@
+"""Every ImageModel of the package, and of `--plugin`, keeps its contract."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightning_modules.base import ImageModel
+from lightning_modules.folder_outputs import FolderOutputs
+from lightning_modules.networks.edsr import EDSR
+from lightning_modules.networks.imdn import IMDN
+from lightning_modules.networks.liif import LIIF
+from lightning_modules.regression import Regression
+from tests.contracts import discovery
+from tests.contracts.arguments import build
+from tests.contracts.model_contract import SIZES, ModelContract, batch_of
+
+
+def folder_outputs(scale, folder):
+    """Other pictures than HR, so that one who copied that would be caught."""
+    for size in SIZES:
+        batch = batch_of(size)
+        for key, hr in zip(batch["key"], batch["hr"], strict=True):
+            path = folder / f"{key}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = (hr.permute(1, 2, 0).numpy() * 200).astype(np.uint8)
+            Image.fromarray(pixels).save(path)
+    return FolderOutputs(scale, str(folder))
+
+
+def regression(network, **settings):
+    return lambda scale, folder: Regression(scale, functools.partial(network, **settings))
+
+
+# A line for each class of ours that needs more than the scale: functions of the scale and an empty
+# folder. Several for one class are all tested.
+EXAMPLES = {
+    FolderOutputs: {"files": folder_outputs},
+    Regression: {
+        "EDSR": regression(EDSR, blocks=1, channels=8),
+        "EDSR with a skip": regression(EDSR, blocks=1, channels=8, global_skip=True),
+        "IMDN": regression(IMDN, channels=16, blocks=2),
+        "LIIF": regression(LIIF, blocks=1, channels=8, hidden=(16, 16)),
+    },
+}
+
+
+def pytest_generate_tests(metafunc):
+    if "example" not in metafunc.fixturenames:
+        return
+    names = ["lightning_modules", *discovery.plugins(metafunc.config)]
+    found = discovery.concrete_subclasses(ImageModel, *names)
+    examples = [
+        pytest.param((cls, variant), id=" ".join(filter(None, (discovery.full_name(cls), variant))))
+        for cls in found
+        for variant in EXAMPLES.get(cls, [""])
+    ]
+    metafunc.parametrize("example", examples)
+
+
+class TestModels(ModelContract):
+    @pytest.fixture
+    def make(self, example, tmp_path):
+        cls, variant = example
+        if variant:
+            return lambda scale: EXAMPLES[cls][variant](scale, tmp_path)
+        return lambda scale: build(cls, {}, f"EXAMPLES in {__name__}", scale)
+
+
+def test_all_of_ours_are_found():
+    found = {cls.__name__ for cls in discovery.concrete_subclasses(ImageModel, "lightning_modules")}
+    assert {"Regression", "Bicubic", "FolderOutputs"} <= found

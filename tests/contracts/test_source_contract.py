@@ -1,0 +1,183 @@
+"""The contract can fail: Sources that break it, each caught by the test that is meant to."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from datamodules.base import Source
+from tests.contracts.source_contract import SCALE, SourceContract, SourceExample
+
+CHECK = SourceContract()
+
+
+class Plain(Source):
+    """Keeps the contract; those below break it."""
+
+    def prepare(self, scale: float) -> None:
+        self.names = ["a", "b"]
+
+    @property
+    def keys(self):
+        return self.names
+
+    def read(self, index):
+        return {"hr": np.full((16, 18, 3), index, np.uint8), "meta": {"path": str(index)}}
+
+
+class Twins(Plain):
+    def prepare(self, scale):
+        self.names = ["a", "a"]
+
+
+class Absolute(Plain):
+    def prepare(self, scale):
+        self.names = ["/a", "b"]
+
+
+class Above(Plain):
+    def prepare(self, scale):
+        self.names = ["../a", "b"]
+
+
+class Grows(Plain):
+    names = ()
+
+    def prepare(self, scale):
+        self.names = [*self.names, f"k{len(self.names)}"]
+
+
+class Counts(Plain):
+    made = 0
+
+    def __init__(self):
+        super().__init__()
+        Counts.made += 1
+        self.number = Counts.made
+
+    def read(self, index):
+        return {"hr": np.full((16, 18, 3), self.number, np.uint8)}
+
+
+class WrongGroups(Plain):
+    @property
+    def groups(self):
+        return [1, 2]
+
+
+class Grey(Plain):
+    def read(self, index):
+        return {"hr": np.zeros((16, 18), np.uint8)}
+
+
+class Floats(Plain):
+    def read(self, index):
+        return {"hr": np.zeros((16, 18, 3))}
+
+
+class Misspelt(Plain):
+    def read(self, index):
+        return {**super().read(index), "caption": "sea"}
+
+
+class SomeTexts(Plain):
+    def read(self, index):
+        return {**super().read(index), **({"text": "sea"} if index else {})}
+
+
+class OneOfItsOwn(Plain):
+    def prepare(self, scale):
+        super().prepare(scale)
+        self.samples = [Plain.read(self, i) for i in range(2)]
+
+    def read(self, index):
+        return self.samples[index]
+
+
+class Random(Plain):
+    def read(self, index):
+        return {"hr": np.random.randint(0, 255, (16, 18, 3), np.uint8)}
+
+
+class Heavy(Plain):
+    def prepare(self, scale):
+        super().prepare(scale)
+        self.cache = np.zeros(50_000)
+
+
+class Unpicklable(Plain):
+    def prepare(self, scale):
+        super().prepare(scale)
+        self.f = lambda x: x
+
+
+class Undocumented(Plain):
+    def __init__(self, depth: int = 3) -> None:
+        super().__init__()
+
+
+class Swallows(Plain):
+    def read(self, index):
+        raise ValueError("broken")
+
+
+def prepared(cls):
+    source = cls()
+    source.prepare(SCALE)
+    return source
+
+
+def fails(check):
+    return pytest.raises((AssertionError, AttributeError, ValueError, KeyError))
+
+
+@pytest.mark.parametrize(
+    ("cls", "check"),
+    [
+        (Twins, CHECK.test_keys),
+        (Absolute, CHECK.test_keys),
+        (Above, CHECK.test_keys),
+        (Grows, CHECK.test_preparing_it_again_changes_nothing),
+        (WrongGroups, CHECK.test_groups),
+        (Grey, CHECK.test_samples),
+        (Floats, CHECK.test_samples),
+        (Misspelt, CHECK.test_samples),
+        (SomeTexts, CHECK.test_all_samples_have_the_same_fields),
+        (OneOfItsOwn, CHECK.test_reading_again_gives_the_same),
+        (Random, CHECK.test_reading_again_gives_the_same),
+        (Heavy, CHECK.test_it_pickles_and_stays_small),
+        (Unpicklable, CHECK.test_it_pickles_and_stays_small),
+        (Undocumented, CHECK.test_arguments_are_typed_and_explained),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_a_broken_source_is_caught(cls, check):
+    with pytest.raises((AssertionError, AttributeError)):
+        check(prepared(cls))
+
+
+@pytest.mark.parametrize(
+    ("cls", "check"),
+    [
+        (Counts, lambda e: CHECK.test_every_new_one_is_the_same(prepared(e.make), e)),
+        (Random, CHECK.test_reading_uses_no_global_generator),
+        (Random, lambda e: CHECK.test_evaluation(e, 2)),
+        (Swallows, CHECK.test_a_damaged_picture),
+        (Plain, CHECK.test_a_damaged_picture),
+        (Plain, CHECK.test_data_that_is_not_there),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_a_broken_example_is_caught(cls, check):
+    with pytest.raises((AssertionError, ValueError, pytest.fail.Exception)):
+        check(SourceExample(cls, cls, cls))
+
+
+def test_a_sound_one_passes():
+    example = SourceExample(Plain)
+    CHECK.test_keys(prepared(Plain))
+    CHECK.test_samples(prepared(Plain))
+    CHECK.test_reading_again_gives_the_same(prepared(Plain))
+    CHECK.test_it_pickles_and_stays_small(prepared(Plain))
+    CHECK.test_evaluation(example, 0)
+    CHECK.test_training(prepared(Plain), example, 0)

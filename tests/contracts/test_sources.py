@@ -1,0 +1,107 @@
+"""Every Source of the package, and of `--plugin`, keeps its contract."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules.base import Source
+from datamodules.benchmark import Benchmark
+from datamodules.folder import Folder
+from datamodules.paired import Paired
+from datamodules.photos import Photos
+from datamodules.shards import Shards
+from tests.contracts import discovery
+from tests.contracts.arguments import build
+from tests.contracts.source_contract import SourceContract, SourceExample
+
+
+def png(width, height, seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write(folder, scale=1, damaged=False):
+    """Three pictures, one of them in a subfolder; the first may be cut off."""
+    for seed, name in enumerate(("a.png", "b.png", "sub/c.png")):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = png(20 * scale, 17 * scale, seed)
+        path.write_bytes(data[: len(data) // 2] if damaged and seed == 0 else data)
+    return str(folder)
+
+
+def folder(tmp_path):
+    good, bad = write(tmp_path / "good"), write(tmp_path / "bad", damaged=True)
+    return SourceExample(
+        lambda: Folder(good), lambda: Folder(bad), lambda: Folder(f"{tmp_path}/none")
+    )
+
+
+def paired(tmp_path):
+    hr, lr = write(tmp_path / "hr", scale=2), write(tmp_path / "lr")
+    bad = write(tmp_path / "bad", damaged=True)
+    return SourceExample(
+        lambda: Paired(hr, lr), lambda: Paired(hr, bad), lambda: Paired(hr, f"{tmp_path}/none")
+    )
+
+
+def benchmark(tmp_path):
+    for name, damaged in (("good", False), ("bad", True)):
+        write(tmp_path / name / "x2" / "hr", scale=2)
+        write(tmp_path / name / "x2" / "lr", damaged=damaged)
+    return SourceExample(
+        lambda: Benchmark(f"{tmp_path}/good"),
+        lambda: Benchmark(f"{tmp_path}/bad"),
+        lambda: Benchmark(f"{tmp_path}/none"),
+    )
+
+
+def photos(tmp_path):
+    return SourceExample(lambda: Photos(["rocket", "coins"]))
+
+
+def shards(tmp_path):
+    for name, damaged in (("good", False), ("bad", True)):
+        for number, keys in enumerate((["0", "1"], ["2"])):
+            with tarfile.open(tmp_path / f"{name}-{number}.tar", "w") as tar:
+                for key in keys:
+                    data = png(20, 17, int(key))
+                    data = data[: len(data) // 2] if damaged and key == "0" else data
+                    for suffix, content in (("png", data), ("txt", b"the sea")):
+                        member = tarfile.TarInfo(f"{key}.{suffix}")
+                        member.size = len(content)
+                        tar.addfile(member, io.BytesIO(content))
+    return SourceExample(
+        lambda: Shards(f"{tmp_path}/good-*.tar"),
+        lambda: Shards(f"{tmp_path}/bad-*.tar"),
+        lambda: Shards(f"{tmp_path}/none-*.tar"),
+    )
+
+
+# A line for each class of ours: how to make one in an empty folder.
+EXAMPLES = {
+    Benchmark: benchmark,
+    Folder: folder,
+    Paired: paired,
+    Photos: photos,
+    Shards: shards,
+}
+
+
+def pytest_generate_tests(metafunc):
+    discovery.parametrize(metafunc, "source_class", Source, "datamodules")
+
+
+class TestSources(SourceContract):
+    @pytest.fixture
+    def example(self, source_class, tmp_path):
+        if source_class in EXAMPLES:
+            return EXAMPLES[source_class](tmp_path)
+        return SourceExample(lambda: build(source_class, {}, f"EXAMPLES in {__name__}"))

@@ -1,0 +1,194 @@
+"""SRDataModule under Lightning: empty sets, resuming, prediction, processes without a picture."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from callbacks.psnr import PSNR
+from datamodules.base import SRDataModule
+from degradations.bicubic import Bicubic as Degradation
+from lightning_modules.bicubic import Bicubic
+from lightning_modules.regression import Regression
+from tests.datamodules.memory import Memory, noisy, picture, pictures, trainer
+from tests.lightning_modules.tiny import Convolution
+
+
+class Seen(Callback):
+    """The samples of each batch, in order; those of each validation."""
+
+    def __init__(self) -> None:
+        self.train: list[tuple[int, list[int]]] = []
+        self.val: list[list[str]] = []
+        self.predicted: list[tuple[str, Any]] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, *_: Any) -> None:
+        self.train.append((trainer.current_epoch, batch["seed"].tolist()))
+
+    def on_validation_start(self, *_: Any) -> None:
+        self.val.append([])
+
+    def on_validation_batch_start(self, trainer: Any, model: Any, batch: Any, *_: Any) -> None:
+        self.val[-1] += batch["key"]
+
+    def on_predict_batch_end(self, trainer: Any, model: Any, out: Any, batch: Any, *_: Any) -> None:
+        self.predicted.append((batch["key"][0], out))
+
+
+def module(**settings: Any) -> SRDataModule:
+    defaults = {"batch_size": 4, "crop_size": 16, "workers": 0, "degradation": noisy()}
+    return SRDataModule(2, **{"train": pictures(12)} | defaults | settings)
+
+
+def fit(root: Path, data: SRDataModule, ckpt_path: Path | None = None, **settings: Any) -> Any:
+    seen = Seen()
+    run = trainer(root, callbacks=[seen], **{"max_epochs": 2, "num_sanity_val_steps": 0} | settings)
+    model = Regression(2, Convolution)
+    run.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    return run, seen, model
+
+
+class TestFit:
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_epochs_follow_the_plan(self, tmp_path, workers):
+        data = module(workers=workers)
+        _, seen, _ = fit(tmp_path, data)
+        expected = [
+            (epoch, [item.seed for item in batch])
+            for epoch in (0, 1)
+            for batch in data.plan().batches(epoch, 0, 0, 1)
+        ]
+        assert seen.train == expected
+
+    @pytest.mark.parametrize("val", [None, {}])
+    def test_without_validation(self, tmp_path, val):
+        _, seen, _ = fit(tmp_path, module(val=val), num_sanity_val_steps=2)
+        assert len(seen.train) == 6
+        assert seen.val == []
+
+    def test_with_validation(self, tmp_path):
+        data = module(val={"a": pictures(3), "b": pictures(2, 8, 8)})
+        _, seen, _ = fit(tmp_path, data, val_check_interval=2, num_sanity_val_steps=1)
+        assert seen.val[0] == ["a/p00", "b/p00"]
+        everything = ["a/p00", "a/p01", "a/p02", "b/p00", "b/p01"]
+        assert seen.val[1:] == [everything] * (len(seen.val) - 1)
+        assert len(seen.val) == 3
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_resuming(self, tmp_path, workers):
+        _, whole, final = fit(tmp_path, module(workers=workers))
+        run, first, _ = fit(tmp_path, module(workers=workers), max_epochs=1)
+        run.save_checkpoint(tmp_path / "one.ckpt")
+        _, second, resumed = fit(tmp_path, module(workers=workers), tmp_path / "one.ckpt")
+        assert first.train + second.train == whole.train
+        assert all(map(torch.equal, final.parameters(), resumed.parameters()))
+
+    def test_resuming_on_other_data_is_refused(self, tmp_path):
+        run, _, _ = fit(tmp_path, module(), max_epochs=1)
+        run.save_checkpoint(tmp_path / "one.ckpt")
+        with pytest.raises(ValueError, match=r"data\.init_args\.batch_size was 4, now it is 2"):
+            fit(tmp_path, module(batch_size=2), tmp_path / "one.ckpt")
+
+    def test_another_fit_of_the_same_objects(self, tmp_path):
+        data = module()
+        _, first, _ = fit(tmp_path, data)
+        _, second, _ = fit(tmp_path, data)
+        assert first.train == second.train
+
+    def test_a_checkpoint_of_an_evaluation_can_be_written(self, tmp_path):
+        run = trainer(tmp_path)
+        run.validate(Bicubic(2), datamodule=module(val={"a": pictures(1)}), verbose=False)
+        run.save_checkpoint(tmp_path / "v.ckpt")
+        assert torch.load(tmp_path / "v.ckpt", weights_only=True)["model"].endswith("Bicubic")
+
+    @pytest.mark.parametrize("verb", ["validate", "test"])
+    def test_an_evaluation_of_nothing(self, tmp_path, verb):
+        with pytest.raises(ValueError, match=rf"{verb} needs pictures"):
+            getattr(trainer(tmp_path), verb)(Bicubic(2), datamodule=module())
+
+
+class TestPredict:
+    def predicted(self, tmp_path: Path, data: SRDataModule) -> list[tuple[str, Any]]:
+        seen = Seen()
+        run = trainer(tmp_path, callbacks=[seen])
+        run.predict(Bicubic(2), datamodule=data, return_predictions=False)
+        return seen.predicted
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_one_broken_picture(self, tmp_path, workers):
+        samples = {
+            "a": {"hr": picture(8, 9)},
+            "b": "b.png: empty",
+            "c": {
+                "hr": picture(7, 6),
+                "meta": {"path": "c.png", "icc": b"x", "alpha": picture(7, 6)},
+            },
+        }
+        data = SRDataModule(2, predict=Memory(samples), workers=workers)
+        (a, sr), (b, none), (c, last) = self.predicted(tmp_path, data)
+        assert (a, b, c) == ("predict/a", "predict/b", "predict/c")
+        assert sr["sr"].shape == (1, 3, 16, 18)
+        assert none is None
+        assert last["sr"].shape == (1, 3, 14, 12)
+
+    def test_nothing_is_left_to_do(self, tmp_path):
+        data = SRDataModule(2, predict=pictures(3, 8, 8), workers=0)
+        data.skip_in_predict({"p00", "p01", "p02"})
+        assert self.predicted(tmp_path, data) == []
+
+
+class Report(Callback):
+    """Each process writes down what it has at the end, and which pictures it saw."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.keys = folder, []
+
+    def on_test_batch_end(self, trainer: Any, model: Any, out: Any, batch: Any, *_: Any) -> None:
+        self.keys += batch["key"]
+
+    def on_test_end(self, trainer: Any, model: Any) -> None:
+        metric = next(c for c in trainer.callbacks if isinstance(c, PSNR))
+        torch.save((self.keys, metric.records), self.folder / f"{trainer.global_rank}.pt")
+
+
+@pytest.mark.distributed
+def test_a_process_without_a_picture_does_not_keep_the_others_waiting(tmp_path):
+    """Two processes, sets of one and of three pictures: each counts once, and the run ends."""
+
+    def run(root: Path, **settings: Any) -> None:
+        root.mkdir()
+        sets = {"one": pictures(1), "three": pictures(3)}
+        data = SRDataModule(2, test=sets, degradation=Degradation(2), workers=0)
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        test = trainer(root, callbacks=[PSNR(), Report(root)], **settings)
+        test.test(Bicubic(2), datamodule=data, verbose=False)
+
+    run(tmp_path / "two", devices=2, strategy="ddp_spawn")
+    run(tmp_path / "alone")
+    (keys_0, records_0), (keys_1, records_1) = (
+        torch.load(tmp_path / "two" / f"{rank}.pt") for rank in (0, 1)
+    )
+    keys, records = torch.load(tmp_path / "alone" / "0.pt")
+    assert keys_1 == ["three/p01"]
+    assert sorted(keys_0 + keys_1) == sorted(keys)
+    assert records_0 == records_1 == records
+    assert [record["n"] for record in records] == [1, 3]
+
+
+@pytest.mark.distributed
+def test_only_one_picture_for_two_processes(tmp_path):
+    """The whole evaluation of one process is empty: Lightning would leave its hooks out."""
+    data = SRDataModule(2, test={"one": pictures(1)}, degradation=Degradation(2), workers=0)
+    test = trainer(tmp_path, callbacks=[PSNR(), Report(tmp_path)], devices=2, strategy="ddp_spawn")
+    test.test(Bicubic(2), datamodule=data, verbose=False)
+    (keys_0, records_0), (keys_1, records_1) = (
+        torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)
+    )
+    assert (keys_0, keys_1) == (["one/p00"], [])
+    assert records_0 == records_1
+    assert records_0[0]["n"] == 1
