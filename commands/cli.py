@@ -79,7 +79,7 @@ class EnlargerCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str]) -> None:
-        self._adding = ""
+        self._asked = next((arg for arg in args if arg in DESCRIPTIONS), None)
         super().__init__(
             ImageModel,
             SRDataModule,
@@ -104,22 +104,15 @@ class EnlargerCLI(LightningCLI):
     # ----------------------------------------------------------------------------------- the parser
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        # Lightning's, with our own words on what each of them does.
+        # As Lightning's, with our own words on what each of them does; and only the one that is
+        # asked for gets its arguments, which take the time of all parsing to add.
         self._subcommand_parsers: dict[str, LightningArgumentParser] = {}
         subcommands = parser.add_subcommands()
         for name, text in DESCRIPTIONS.items():
-            subparser = self._prepare_subcommand_parser(Trainer, name, **kwargs.get(name, {}))
+            make = self._prepare_subcommand_parser if name == self._asked else _empty_parser
+            subparser = make(Trainer, name, **kwargs.get(name, {}))
             self._subcommand_parsers[name] = subparser
             subcommands.add_subcommand(name, subparser, help=text)
-
-    def _prepare_subcommand_parser(
-        self, klass: type, subcommand: str, **kwargs: Any
-    ) -> LightningArgumentParser:
-        self._adding = subcommand
-        parser: LightningArgumentParser = super()._prepare_subcommand_parser(
-            klass, subcommand, **kwargs
-        )
-        return parser
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The seed, an integer: everything random follows from it; chance has no say."""
@@ -336,6 +329,10 @@ QUIET = (
     (".*smaller than the logging interval.*", "steps are logged across epochs"),
     (".*instantiate_classes.* was deprecated.*", "Lightning's own"),
 )
+
+
+def _empty_parser(trainer: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+    return Parser(**kwargs)
 
 
 def _no_advertising(record: logging.LogRecord) -> bool:

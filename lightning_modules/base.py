@@ -66,6 +66,7 @@ class ImageModel(LightningModule, ABC):
             )
         self.scale = float(scale)
         self.optimizer, self.lr_scheduler, self.weights = optimizer, lr_scheduler, weights
+        self._writes = True  # whether what is logged in this batch will be written
         # Which weights are in the model; None while they are as initialised.
         self.weights_source: str | None = None
 
@@ -124,7 +125,11 @@ class ImageModel(LightningModule, ABC):
         batch differs, and a resumed run draws what the uninterrupted one would have drawn, with
         nothing saved. Who overrides this calls it first.
         """
-        torch.manual_seed(seed_of("model", *batch["seed"].tolist()))
+        seed = seed_of("model", *batch["seed"].tolist())
+        # Not torch.manual_seed: where CUDA is not in use, that notes the whole stack at each call.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
         self._show_logged()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -140,7 +145,7 @@ class ImageModel(LightningModule, ABC):
         to see it at the steps that are written (``trainer.log_every_n_steps``).
         """
         trainer = self._trainer
-        if trainer is not None and trainer.training and not self._writes_now():
+        if not self._writes and trainer is not None and trainer.training:
             booked = self._booked().get(f"{self._current_fx_name}.{name}")
             begins = trainer._logger_connector.should_reset_tensors(str(self._current_fx_name))
             if booked is not None and _is_of_steps(booked) and not begins:
@@ -150,25 +155,21 @@ class ImageModel(LightningModule, ABC):
         super().log(name, value, *args, **kwargs)
 
     def _booked(self) -> dict[str, Any]:
-        # Lightning's record of what was logged, by hook and name.
-        return cast("dict[str, Any]", self.trainer._results or {})
-
-    def _writes_now(self) -> bool:
-        trainer = self.trainer
-        fast_dev_run = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
-        return fast_dev_run or trainer._logger_connector.should_update_logs
+        # Lightning's record of what was logged in training, by hook and name.
+        return cast("dict[str, Any]", self.trainer.fit_loop.epoch_loop._results)
 
     def _show_logged(self) -> None:
-        # What counts as reset is not looked at by Lightning, and keeps its value all the same.
-        if self._trainer is None:
-            return
         trainer = self._trainer
+        if trainer is None:
+            return
+        fast_dev_run = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        self._writes = fast_dev_run or trainer._logger_connector.should_update_logs
         # At the end of an epoch or run others may read the last value, such as early stopping.
         ends = trainer.is_last_batch or trainer.global_step == trainer.max_steps
-        hidden = not (ends or self._writes_now())
         for booked in self._booked().values():
             if _is_of_steps(booked):
-                booked.has_reset = hidden
+                # What counts as reset keeps its value, and Lightning does not look at it.
+                booked.has_reset = not (self._writes or ends)
 
     # ------------------------------------------------------------------------------------- weights
 

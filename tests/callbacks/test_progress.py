@@ -42,6 +42,13 @@ class Interruption(Callback):
             raise RuntimeError("interrupted")
 
 
+class Terminal(io.StringIO):
+    """Takes what is drawn."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.name == "callbacks.progress"]
 
@@ -82,8 +89,10 @@ def test_test_and_predict(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_the_sanity_check_is_not_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run = trainer(tmp_path, Progress(0), max_epochs=1, limit_val_batches=2, num_sanity_val_steps=2)
+    progress = Progress(0)
+    run = trainer(tmp_path, progress, max_epochs=1, limit_val_batches=2, num_sanity_val_steps=2)
     run.fit(Logging(), loader(), loader())
+    assert progress._bars == []
     assert len([line for line in lines(caplog) if line.startswith("validate")]) == 3
 
 
@@ -97,15 +106,23 @@ def test_steps_are_counted_not_batches(tmp_path: Path, caplog: pytest.LogCapture
 
 
 def test_stands_where_the_run_stands_after_a_resume(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = trainer(tmp_path, max_steps=3, max_epochs=-1)
     first.fit(Logging(), loader())
     first.save_checkpoint(tmp_path / "3.ckpt")
-    again = trainer(tmp_path, Progress(0), max_steps=8, max_epochs=-1)
-    again.fit(Logging(), loader(), ckpt_path=tmp_path / "3.ckpt", weights_only=True)
+
+    def again(progress: Progress) -> None:
+        run = trainer(tmp_path, progress, max_steps=8, max_epochs=-1)
+        run.fit(Logging(), loader(), ckpt_path=tmp_path / "3.ckpt", weights_only=True)
+
+    again(Progress(0))
     assert lines(caplog)[0].startswith("fit: step 4 of 8")
     assert lines(caplog)[-1].startswith("fit: step 8 of 8")
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    again(Progress())
+    assert re.search(r"fit: +38%.* 3/8", terminal.getvalue().split("\r")[1])
 
 
 def test_the_rate_is_of_this_process(
@@ -157,23 +174,11 @@ def test_only_one_process_tells(tmp_path: Path, caplog: pytest.LogCaptureFixture
 # --------------------------------------------------------------------------------------- a terminal
 
 
-class Terminal(io.StringIO):
-    """Takes what is drawn."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    terminal = Terminal()
-    monkeypatch.setattr("callbacks.progress.sys.stderr", terminal)
-    return terminal
-
-
 def test_a_bar_in_a_terminal(
-    tmp_path: Path, terminal: Terminal, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
     trainer(tmp_path, Progress(), max_epochs=2).fit(Logging(), loader(), loader())
     drawn = re.split(r"[\r\n]", terminal.getvalue())
     assert any(re.match(r"fit: +0%.*0/8", line) for line in drawn)
@@ -184,7 +189,8 @@ def test_a_bar_in_a_terminal(
     assert lines(caplog) == []  # not both
 
 
-def test_an_exception_closes_the_bars(tmp_path: Path, terminal: Terminal) -> None:
+def test_an_exception_closes_the_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", Terminal())
     progress = Progress()
     with pytest.raises(RuntimeError, match="interrupted"):
         trainer(tmp_path, progress, Interruption(), max_epochs=2).fit(Logging(), loader())

@@ -296,6 +296,9 @@ def test_weights_that_training_started_from_do_not(
     assert "weights: start.ckpt" in caplog.text
     enlarger("test", *finetune)
     assert "runs/finetuned/checkpoints/step-000000005.ckpt" in results("finetuned")[0]["checkpoint"]
+    shutil.copy("start.ckpt", "other.ckpt")
+    enlarger("test", *finetune, "--model.init_args.weights", "other.ckpt")
+    assert "other.ckpt" in {Path(e["checkpoint"].split()[0]).name for e in results("finetuned")}
 
 
 def test_resuming_does_not_load_the_first_weights_again(

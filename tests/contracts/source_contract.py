@@ -19,6 +19,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,11 @@ class SourceContract:
                 assert picture.shape[2] == 3, f"{name} of {key}"
             assert isinstance(sample.get("text", ""), str)
             assert isinstance(sample.get("meta", {}), dict)
+
+    def test_paths(self, source):
+        for index in range(len(source.keys)):
+            path = source.path(index)
+            assert path is None or Path(path).is_file(), f"{path} is no file"
 
     def test_all_samples_have_the_same_fields(self, source):
         fields = {frozenset(source.read(index)) for index in range(len(source.keys))}

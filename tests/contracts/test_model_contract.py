@@ -130,6 +130,9 @@ class HidesTypes(Plain):
 class Silent(Plain):
     """Does not explain its arguments."""
 
+    def __init__(self, scale: float) -> None:
+        super().__init__(scale)
+
 
 class Untrained(Plain):
     def __init__(self, scale):

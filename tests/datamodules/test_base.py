@@ -16,19 +16,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datamodules.augment import Albumentations
-from datamodules.base import (
+from datamodules.base import Source, SRDataModule
+from datamodules.folder import Folder
+from datamodules.order import Item
+from datamodules.paired import Paired
+from datamodules.pictures import (
     PredictPictures,
-    Source,
-    SRDataModule,
     TrainingPictures,
     check_batch,
     check_crop,
     collate,
     cut_size,
 )
-from datamodules.folder import Folder
-from datamodules.order import Item
-from datamodules.paired import Paired
 from degradations.bicubic import Bicubic
 from tests.datamodules.memory import (
     Memory,
@@ -424,6 +423,12 @@ class TestPredict:
         path = str(tmp_path / "in")
         data = SRDataModule(2, predict=[path] if many else path, workers=0)
         assert [b["key"] for b in evaluation(data, "predict")] == [["predict/sub/y"], ["predict/x"]]
+        assert data.predict_paths == [f"{path}/sub/y.png", f"{path}/x.png"]
+
+    def test_pictures_without_a_file(self):
+        data = SRDataModule(2, predict=pictures(3, 8, 8), workers=0)
+        data.setup("predict")
+        assert data.predict_paths == []
 
     def test_pairs_are_refused(self):
         source = Memory({"a": {"hr": picture(8, 8), "lr": picture(4, 4)}})
@@ -683,9 +688,9 @@ class TestPlugIns:
         samples = {f"{i:03d}": {"hr": picture(16, 16)} for i in range(400)}
         data = data_of(Sharded(samples), batch_size=8, streams=1)
         data.setup("fit")
-        batches = itertools.islice(data.plan().batches(0, 0, 0, 1), 20)
+        batches = itertools.islice(data.plan().batches(0, 0, 0, 1), 12)
         first = [item.picture // 10 for batch in batches for item in batch]
-        assert len(set(first)) == 16  # the window, out of 40
+        assert 14 <= len(set(first)) <= 16  # the window; of 40 shards of ten
 
 
 class TestOnDevice:

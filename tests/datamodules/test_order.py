@@ -126,6 +126,17 @@ class TestPlan:
                 touched = {item.picture // 10 for batch in batches for item in batch}
                 assert len(touched) <= groups // world + 2 * window
 
+    @given(plans(), st.data())
+    @settings(max_examples=60, deadline=None)
+    def test_a_process_reads_a_contiguous_part(self, plan, data):
+        world = data.draw(st.sampled_from(divisors(plan.streams)))
+        share = len(plan) * plan.batch_size // world
+        sequence = plan.sequence(0) // plan.repeats
+        for rank in range(world):
+            items = [item.picture for batch in epoch_of(plan, 0, 0, rank, world) for item in batch]
+            part = sequence[rank * share : (rank + 1) * share]
+            assert Counter(items) == Counter(part.tolist())
+
     def test_a_stream_looks_at_few_shards_at_a_time(self):
         plan = Plan((10,) * 64, 0, 8, 1, window=4)
         order = [item.picture // 10 for batch in epoch_of(plan) for item in batch]

@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from callbacks.ema import EMA
+from degradations.draws import seed_of
 from lightning_modules.base import ImageModel, class_path
 from tests.datamodules.memory import trainer
 from tests.lightning_modules.tiny import Convolution, Model, Painter, batch_of, fill, part_of
@@ -124,6 +125,22 @@ class TestRandomness:
             draws.append(torch.rand(4))
         assert not torch.equal(draws[0], draws[1])
         assert not torch.equal(draws[0], draws[2])
+
+    def test_it_is_torchs_own_seed(self):
+        model, batch = Model(), batch_of()
+        model.on_train_batch_start(batch, 0)
+        drawn = torch.rand(4)
+        torch.manual_seed(seed_of("model", *batch["seed"].tolist()))
+        assert torch.equal(drawn, torch.rand(4))
+
+    @pytest.mark.gpu
+    def test_draws_on_a_gpu_belong_to_the_batch(self):
+        model, draws = Model().cuda(), []
+        for disturbance in (0, 5):
+            torch.rand(disturbance, device="cuda")
+            model.on_train_batch_start(batch_of(), 0)
+            draws.append(torch.rand(4, device="cuda"))
+        assert torch.equal(*draws)
 
     def test_a_trainer_does_it(self, tmp_path):
         class Disturbance(Callback):
@@ -273,6 +290,19 @@ class TestLog:
         # monitors it.
         assert [index for index, seen in visible if seen] == [0, 3, 7, 9]
 
+    def test_a_method_whose_hook_does_not_call_ours_logs_as_lightning_does(self, tmp_path):
+        def settings():
+            return {"interval": 3, "val_check_interval": 4}
+
+        class Own(Logging):
+            def on_train_batch_start(self, batch, batch_idx): ...
+
+        class OwnPlain(Plain):
+            def on_train_batch_start(self, batch, batch_idx): ...
+
+        ours, theirs = (logged(tmp_path, model(), **settings()) for model in (Own, OwnPlain))
+        assert ours == theirs
+
     def test_without_a_trainer(self):
         with pytest.warns(UserWarning, match=r"trainer.* reference is not registered"):
             Model().log("x", 1.0)
@@ -378,6 +408,8 @@ class Odd(ImageModel):
         self.frozen = nn.ModuleDict({"one": nn.Linear(3, 3), "two": nn.Linear(3, 3, bias=False)})
         self.frozen.requires_grad_(False)
         self.frozen["two"].weight = self.frozen["one"].weight
+        self.head = nn.Linear(3, 3)
+        self.head.weight = self.frozen["one"].weight
         self.adapted = nn.ModuleDict({"base": nn.BatchNorm1d(3), "lora": nn.Linear(3, 1)})
         self.adapted["base"].requires_grad_(False)
         self.filter = nn.Module()
@@ -394,6 +426,7 @@ class TestCheckpointKeys:
         assert Odd().checkpoint_keys() == [
             *("own", "mean"),
             *("first.weight", "first.bias", "second.weight", "second.bias"),
+            "head.bias",
             *("adapted.lora.weight", "adapted.lora.bias"),
             "filter.kernel",
         ]

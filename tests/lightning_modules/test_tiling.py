@@ -204,6 +204,7 @@ class TestSpans:
         assert (found[-1].lr.stop, found[-1].out.stop) == (side, out_side)
         for before, after in itertools.pairwise(found):
             assert before.lr.stop - after.lr.start >= overlap
+            assert before.out.stop - after.out.start >= overlap * out_side // side
             assert after.lr.stop > before.lr.stop
         # No more tiles than it takes, where each goes on by at least half of what it could.
         assert len(found) <= 2 + 2 * side // (tile - overlap)
@@ -215,3 +216,9 @@ class TestSpans:
         for span in spans(side, round(side * scale), 64, 16):
             assert span.lr.start * scale == span.out.start
             assert span.lr.stop * scale == span.out.stop
+
+    def test_halves_are_rounded_one_way(self):
+        """LR pixels 9 to 11, the overlap of two tiles, begin at 13.5 and end at 16.5."""
+        found = spans(40, 60, tile=5, overlap=2)
+        before, after = next(p for p in itertools.pairwise(found) if p[1].lr.start == 9)
+        assert before.out.stop - after.out.start == 3
