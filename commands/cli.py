@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import Namespace
+from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -36,6 +37,7 @@ from lightning_modules.base import ImageModel
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
+MOST_LISTED = 12  # classes named in the help of one argument
 # What is set in one place, by target; nothing else is linked.
 LINKS = {
     "model.init_args.scale": "data.init_args.scale",
@@ -48,6 +50,20 @@ DESCRIPTIONS = {
     "test": "Measure the run's best weights on the test pictures.",
     "predict": "Enlarge a folder of pictures with the run's best weights.",
 }
+
+
+def _shorten_help() -> None:
+    # The library lists every class that an argument may be: for a network, all of torch.nn.
+    whole = ActionTypeHint.extra_help
+
+    def extra_help(self: ActionTypeHint) -> str:
+        known: str = whole(self)
+        return known if known.count(",") <= MOST_LISTED else ", any subclass by its class path"
+
+    ActionTypeHint.extra_help = extra_help  # type: ignore[method-assign]
+
+
+_shorten_help()
 
 
 class Parser(LightningArgumentParser):
@@ -192,6 +208,11 @@ class EnlargerCLI(LightningCLI):
         trainer.callbacks = list(given) if isinstance(given, list | tuple) else [given]
         trainer.callbacks += self._own_callbacks(trainer)
         trainer.plugins = _plugins(trainer.plugins)
+        idle = {"writer"} if self.subcommand == "fit" else {"checkpoint"}
+        if trainer.enable_checkpointing is False:
+            idle.add("checkpoint")
+        parser = self._parser(self.subcommand)
+        parser.callback_keys = [key for key in parser.callback_keys if key not in idle]
         return super().instantiate_trainer(**kwargs)
 
     def _own_callbacks(self, trainer: Namespace) -> list[Any]:
@@ -215,10 +236,14 @@ class EnlargerCLI(LightningCLI):
         if self.subcommand == "fit":
             if self.resumed_from is not None:
                 log.info("resuming the run in %s from %s", self.run.path, self.resumed_from)
-            elif self.model.weights is not None:
+            if self.model.weights is not None and (self.resumed_from is None or self._freezes()):
                 self.model.load_weights(find_weights(self.model.weights, self.model.scale))
         else:
             self._load_trained_weights()
+
+    def _freezes(self) -> bool:
+        # What does not train is in no checkpoint: it comes from where training took it.
+        return set(self.model.checkpoint_keys()) != set(self.model.state_dict())
 
     def _load_trained_weights(self) -> None:
         config = self.config[self.subcommand]
@@ -230,6 +255,8 @@ class EnlargerCLI(LightningCLI):
         if trained is not None:
             path, why = trained
             log.info("%s uses %s of the run in %s", self.subcommand, why, self.run.path)
+            if given is not None and self._freezes():
+                self.model.load_weights(find_weights(given, self.model.scale))
             self.model.load_weights(path)
         elif given is not None:
             self.model.load_weights(find_weights(given, self.model.scale))
@@ -324,6 +351,8 @@ QUIET = (
         "nothing here is weighted by it",
     ),
     (".*It is recommended to use .self.log.*sync_dist=True.*", "metrics are gathered before"),
+    (".*predict returned None if it was on purpose.*", "a picture that could not be read"),
+    (".*Total length of .* across ranks is zero.*", "no validation pictures were asked for"),
     (".*custom batch sampler .* for prediction.*", "ours gives every picture once"),
     (".*LeafSpec.* is deprecated.*", "Lightning's own"),
     (".*smaller than the logging interval.*", "steps are logged across epochs"),
