@@ -284,8 +284,8 @@ class ImageMetric(Callback, ABC):
 
     def _record(self, dataset: Any, values: list[float]) -> Record:
         protocol = dict(self.protocol())
-        if self.limit is not None:
-            protocol["limit"] = self.limit  # so that it replaces no number of the whole dataset
+        if len(values) < len(dataset.keys):
+            protocol["images"] = len(values)  # so that it replaces no number of the whole dataset
         return {
             "dataset": dataset.name,
             "scale": float(dataset.scale),

@@ -24,6 +24,8 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from commands.errors import did_you_mean
+
 log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
@@ -70,6 +72,7 @@ class Checkpoints(Checkpoint):
         # False while weights, schedules and counters are not those of one whole step:
         self._whole = True
         self._position: tuple[int, int] | None = None  # (epoch, batches of it that are done)
+        self._warned = False  # that the monitored value was not logged
         self._off = False  # True where nothing more is to be written
 
     # -------------------------------------------------------------------------------- when to write
@@ -136,6 +139,10 @@ class Checkpoints(Checkpoint):
             late = time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
             self._due |= bool(trainer.strategy.broadcast(late)) if trainer.world_size > 1 else late
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the last value: Lightning keeps it where this validation does not measure it."""
+        trainer._logger_connector._callback_metrics.pop(self.monitor, None)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A validated state is worth keeping: it may be the best."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
@@ -143,6 +150,14 @@ class Checkpoints(Checkpoint):
         value = trainer.callback_metrics.get(self.monitor)
         self._value = None if value is None else float(value)
         self._due = True
+        logged = [name for name in trainer.callback_metrics if name.startswith("val/")]
+        if value is None and logged and not self._warned:
+            self._warned = True
+            log.warning(
+                "checkpoint.monitor is %r, which this validation did not log, so no checkpoint is "
+                "the best one%s; logged: %s",
+                *(self.monitor, did_you_mean(self.monitor, logged), ", ".join(logged)),
+            )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the final state."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from callbacks.base import all_callbacks
@@ -57,7 +59,7 @@ def _shorten_help() -> None:
     whole = ActionTypeHint.extra_help
 
     def extra_help(self: ActionTypeHint) -> str:
-        known: str = whole(self)
+        known: str = whole(self)  # type: ignore[no-untyped-call]
         return known if known.count(",") <= MOST_LISTED else ", any subclass by its class path"
 
     ActionTypeHint.extra_help = extra_help  # type: ignore[method-assign]
@@ -248,6 +250,8 @@ class EnlargerCLI(LightningCLI):
     def _load_trained_weights(self) -> None:
         config = self.config[self.subcommand]
         given = self.model.weights
+        if given is not None and self._freezes():
+            self.model.load_weights(find_weights(given, self.model.scale))
         if config.ckpt_path is not None:
             self.model.load_weights(config.ckpt_path)
             return
@@ -255,8 +259,6 @@ class EnlargerCLI(LightningCLI):
         if trained is not None:
             path, why = trained
             log.info("%s uses %s of the run in %s", self.subcommand, why, self.run.path)
-            if given is not None and self._freezes():
-                self.model.load_weights(find_weights(given, self.model.scale))
             self.model.load_weights(path)
         elif given is not None:
             self.model.load_weights(find_weights(given, self.model.scale))
@@ -311,19 +313,27 @@ def run(args: list[str]) -> None:
             of an error.
 
     Raises:
-        SystemExit: With status 2 after an error of the configuration.
+        SystemExit: With status 2 after an error of the configuration, 143 after SIGTERM.
     """
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     _prepare_output()
     try:
         EnlargerCLI(args)
+    except SIGTERMException:  # a SystemExit of status 0, as if the run were finished
+        log.warning("stopped by SIGTERM; the same command continues")
+        raise SystemExit(128 + signal.SIGTERM) from None
     except Exception as error:
         sentence = None if debug else sentence_of(error)
         if sentence is None:
             raise
         sys.stderr.write(f"error: {sentence}\n")
         raise SystemExit(2) from error
+    if trainer.received_sigterm:
+        log.warning(
+            "stopped by SIGTERM at step %d; the same command continues", trainer.global_step
+        )
+        raise SystemExit(128 + signal.SIGTERM)
 
 
 def _prepare_output() -> None:

@@ -178,6 +178,8 @@ def _missing(leaf: str, where: str, class_path: str | None) -> str | None:
     match = re.match(r"the following arguments are required: (.+)", leaf)
     if match is None:
         return None
+    if where == "data.init_args.degradation":
+        return f"{where} is filled in from the top-level key degradation: write it there"
     names = [name.strip() for name in match[1].split(",")]
     # The parser puts the subcommand before a key: fit.data
     names = [re.sub(r"^(fit|validate|test|predict)\.", "", name) for name in names]

@@ -38,7 +38,7 @@ FREE = (
             *("logger", "log_every_n_steps", "profiler", "detect_anomaly", "barebones"),
             *("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "max_time"),
             *("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps"),
-            *("limit_val_batches", "limit_test_batches", "limit_predict_batches"),
+            *("limit_test_batches", "limit_predict_batches"),
         )
     ),
     *(f"data.init_args.{key}" for key in ("workers", "eval_batch_size", "test", "predict")),

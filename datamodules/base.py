@@ -188,7 +188,7 @@ class SRDataModule(LightningDataModule):
         augment: Augmentation | None = None,
         degradation: Degradation | None = None,
         degradation_seed: int = 0,
-        seed: int = 0,
+        seed: int | None = None,
         workers: int = 2,
         eval_batch_size: int = 1,
         streams: int | None = None,
@@ -208,7 +208,8 @@ class SRDataModule(LightningDataModule):
             crops_per_image,
         )
         self.flips, self.augment = flips, augment
-        self.degradation, self.degradation_seed, self.seed = degradation, degradation_seed, seed
+        self.degradation, self.degradation_seed = degradation, degradation_seed
+        self.seed = seed or 0
         self.workers, self.eval_batch_size = workers, eval_batch_size
         self.streams = streams or default_streams(batch_size)
         if batch_size % self.streams:

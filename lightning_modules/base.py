@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from degradations.draws import seed_of
 from lightning_modules.noise import Noise
@@ -131,6 +132,21 @@ class ImageModel(LightningModule, ABC):
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(seed)
         self._show_logged()
+
+    def on_validation_start(self) -> None:
+        """Let the processes run on their own: they may have differing numbers of pictures."""
+        self._synchronise_buffers(False)
+
+    def on_validation_end(self) -> None:
+        """Train in step again."""
+        self._synchronise_buffers(True)
+
+    def _synchronise_buffers(self, synchronise: bool) -> None:
+        # In `fit`, validation goes through the DDP wrapper, which broadcasts the buffers before
+        # every forward pass: a process with fewer pictures than the others would wait for ever.
+        wrapper = self.trainer.strategy.model
+        if isinstance(wrapper, DistributedDataParallel):
+            wrapper.require_forward_param_sync = synchronise
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Write the values of the last batch too, when a callback has just stopped the run."""

@@ -57,6 +57,7 @@ class FolderOutputs(SuperResolver):
 
     def on_validation_start(self) -> None:
         """Check the folder against the validation pictures."""
+        super().on_validation_start()
         self._check(self.trainer.val_dataloaders)
 
     def on_test_start(self) -> None:

@@ -131,7 +131,7 @@ def test_limit_takes_the_first_images_of_the_dataset_and_is_in_the_protocol(tmp_
     trainer(tmp_path, metric).validate(Tiny(), mixed, verbose=False)
     assert metric.records[0]["n"] == 3
     assert metric.records[0]["value"] == pytest.approx(expected(3), rel=1e-6)
-    assert metric.records[0]["protocol"]["limit"] == 3
+    assert metric.records[0]["protocol"]["images"] == 3
     assert metric.asked == [["tiny/04", "tiny/02"], ["tiny/01", "tiny/03"], ["tiny/00"]]
 
 

@@ -373,3 +373,25 @@ def test_every_n_minutes(tiny: Path, enlarger: Enlarger) -> None:
     minutes = ("--checkpoint.every_n_minutes", 1e-6, "--checkpoint.keep_last", 20)
     enlarger(*FIT, *minutes, "--data.init_args.val", "null", "--trainer.log_every_n_steps", 4)
     assert steps() == [12, 8, 4]  # looked at where values are logged: ranks agree on the time there
+
+
+# ------------------------------------------------------------------------------------ what is best
+
+
+def test_a_validation_that_did_not_measure_gives_no_score(tiny: Path, enlarger: Enlarger) -> None:
+    """Lightning's own record would still hold the value of the validation before."""
+    metric = [
+        "--trainer.callbacks",
+        '[{"class_path": "callbacks.psnr.PSNR", "init_args": {"every_n": 2}}]',
+    ]
+    enlarger(*FIT, *metric, "--trainer.val_check_interval", 2, "--trainer.max_steps", 4)
+    assert list(ranking()["scores"]) == ["step-000000002.ckpt"]
+
+
+def test_a_misspelt_monitor_is_told(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    enlarger(*FIT, "--checkpoint.monitor", "val/pnsr", "--trainer.max_steps", 5)
+    (told,) = [r.getMessage() for r in caplog.records if "checkpoint.monitor" in r.getMessage()]
+    assert "'val/pnsr'" in told
+    assert "did you mean 'val/psnr'?" in told

@@ -27,6 +27,14 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--checkpoint.every_n_step", "3"),
         ("'checkpoint.every_n_step'", "did you mean 'checkpoint.every_n_steps'"),
     ),
+    "a seed set by hand to what it is": (
+        ("--data.init_args.seed", "0", "--seed_everything", "5"),
+        ("data.init_args.seed is set to 0", "set seed_everything instead (it is 5)"),
+    ),
+    "a degradation in the data": (
+        ("--data.init_args.degradation", "degradations.bicubic.Bicubic"),
+        ("data.init_args.degradation is filled in", "top-level key degradation"),
+    ),
     "the short name of a key": (("--seed", "3"), ("'seed'", "did you mean 'seed_everything'")),
     "nothing is near": (("--xyzzy", "3"), ("unknown key 'xyzzy'",)),
     "an argument of the model": (

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +18,9 @@ import pytest
 import torch
 import yaml
 
+from lightning_modules.base import SuperResolver
 from tests.commands.test_resume import newest
+from tests.conftest import REPO
 
 Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
@@ -317,3 +324,72 @@ def test_a_model_without_weights_needs_none(tiny: Path, enlarger: Enlarger) -> N
     enlarger("test", "--config", "tiny.yaml", "--model", "lightning_modules.bicubic.Bicubic")
     assert results()[0]["checkpoint"] is None
     assert logging.getLogger("commands").isEnabledFor(logging.INFO)
+
+
+class HalfFrozen(SuperResolver):
+    """A frozen convolution, whose weights are a file's, before one that trains."""
+
+    def __init__(self, scale: float, weights: str | None = None) -> None:
+        super().__init__(scale, weights=weights)
+        self.frozen = torch.nn.Conv2d(3, 3, 1).requires_grad_(False)
+        self.trains = torch.nn.Conv2d(3, 12, 1)
+
+    def restore(self, batch: Any, noise: Any) -> torch.Tensor:
+        return torch.nn.functional.pixel_shuffle(self.trains(self.frozen(batch["lr"])), 2)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return (self.restore(batch, None) - batch["hr"]).abs().mean()
+
+    def on_fit_end(self) -> None:
+        SEEN.append(float(self.frozen.weight.sum()))
+
+    on_test_end = on_fit_end
+
+
+SEEN: list[float] = []
+
+
+def test_frozen_parts_are_the_files_in_every_command(tiny: Path, enlarger: Enlarger) -> None:
+    """They are in no checkpoint; were they not loaded again, they would be random."""
+    torch.manual_seed(99)
+    start = HalfFrozen(2.0)
+    torch.save(start.state_dict(), "start.pth")
+    own = Path("half_frozen.yaml")
+    own.write_text(
+        "model:\n  class_path: tests.commands.test_run_directory.HalfFrozen\n"
+        "  init_args: {weights: start.pth}\n"
+    )
+    SEEN.clear()
+    command = ["--config", "tiny.yaml", "--config", own]
+    enlarger("fit", *command, "--trainer.max_steps", 5)
+    enlarger("fit", *command)
+    enlarger("test", *command)
+    assert [float(start.frozen.weight.sum())] * 3 == SEEN
+
+
+def test_numbers_of_some_pictures_do_not_replace_those_of_all(
+    trained: Path, enlarger: Enlarger
+) -> None:
+    enlarger("test", "--config", "tiny.yaml")
+    enlarger("test", "--config", "tiny.yaml", "--trainer.limit_test_batches", 1)
+    results = json.loads((trained / "results.json").read_text())["results"]
+    assert sorted(r["n"] for r in results if r["metric"] == "psnr") == [1, 2]
+
+
+def test_a_terminated_run_says_so(tiny: Path) -> None:
+    """A launcher that starts the next command only after success must not take it for one."""
+    command = [sys.executable, str(REPO / "main.py"), "fit", "--config", "tiny.yaml"]
+    steps = ["--trainer.max_steps", "1000000", "--checkpoint.every_n_steps", "20"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, *steps], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(Path("runs/tiny/checkpoints").glob("step-*.ckpt")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.terminate()
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "the same command continues" in printed
