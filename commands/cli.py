@@ -329,11 +329,6 @@ def run(args: list[str]) -> None:
             raise
         sys.stderr.write(f"error: {sentence}\n")
         raise SystemExit(2) from error
-    if trainer.received_sigterm:
-        log.warning(
-            "stopped by SIGTERM at step %d; the same command continues", trainer.global_step
-        )
-        raise SystemExit(128 + signal.SIGTERM)
 
 
 def _prepare_output() -> None:
