@@ -3,7 +3,9 @@
 Both train the same tiny network on the same batches, which are in memory already, so that nothing
 but the loop is measured: ours logs six values at each step, shows its progress, measures its
 throughput, reseeds for every batch and looks after checkpoints; the plain one only trains. They run
-in turns in one process; the ratio is that of the medians over the turns.
+in turns in one process; the ratio is that of the medians over the turns. With glibc's allocator
+as it is, either loop is at times a third slower from one run to the next, by where its tensors come
+to lie; MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000 takes that away.
 """
 
 from __future__ import annotations

@@ -68,6 +68,8 @@ class ImageModel(LightningModule, ABC):
         self.scale = float(scale)
         self.optimizer, self.lr_scheduler, self.weights = optimizer, lr_scheduler, weights
         self._writes = True  # whether what is logged in this batch will be written
+        # What was booked and only needs another value, by hook and name, until the next writing.
+        self._exchanged: dict[tuple[str | None, str], Any] = {}
         # Which weights are in the model; None while they are as initialised.
         self.weights_source: str | None = None
 
@@ -131,6 +133,8 @@ class ImageModel(LightningModule, ABC):
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(seed)
+        if batch_idx == 0:
+            self._exchanged.clear()  # an epoch has its own record
         self._show_logged()
 
     def on_validation_start(self) -> None:
@@ -160,6 +164,10 @@ class ImageModel(LightningModule, ABC):
         Here a value of a training batch is booked once and then only exchanged, and Lightning gets
         to see it at the steps that are written (``trainer.log_every_n_steps``).
         """
+        known = self._exchanged.get((self._current_fx_name, name))
+        if known is not None:
+            known._forward_cache = _as_float(value)
+            return
         trainer = self._trainer
         if not self._writes and trainer is not None and trainer.training:
             booked = self._booked().get(f"{self._current_fx_name}.{name}")
@@ -167,6 +175,7 @@ class ImageModel(LightningModule, ABC):
             if booked is not None and _is_of_steps(booked) and not begins:
                 if not booked.meta.sync.should:  # or all processes would wait for each other
                     booked._forward_cache = _as_float(value)
+                    self._exchanged[self._current_fx_name, name] = booked
                 return
         super().log(name, value, *args, **kwargs)
 
@@ -180,6 +189,8 @@ class ImageModel(LightningModule, ABC):
             return
         fast_dev_run = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
         self._writes = fast_dev_run or trainer._logger_connector.should_update_logs
+        if self._writes:
+            self._exchanged.clear()
         # At the end of an epoch or run others may read the last value, such as early stopping.
         ends = trainer.is_last_batch or trainer.global_step == trainer.max_steps
         for booked in self._booked().values():
