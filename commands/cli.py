@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import logging
 import signal
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from jsonargparse import Namespace
-from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from lightning_utilities.core.rank_zero import rank_zero_only
 
 from callbacks.base import all_callbacks
 from callbacks.progress import Progress
@@ -28,7 +23,9 @@ from callbacks.results import Results
 from callbacks.sample_grid import SampleGrid
 from callbacks.writer import Writer
 from commands.checkpoints import Checkpoints
-from commands.errors import ConfigurationError, readable
+from commands.errors import ConfigurationError
+from commands.output import prepare_output, process_rank
+from commands.parser import DESCRIPTIONS, LINKS, Parser
 from commands.run_directory import RunDirectory, RunOptions
 from commands.tracebacks import sentence_of
 from commands.weights import find_weights
@@ -37,56 +34,6 @@ from degradations.base import Degradation
 from lightning_modules.base import ImageModel
 
 log = logging.getLogger(__name__)
-
-ROOT = Path(__file__).resolve().parents[1]
-MOST_LISTED = 12  # classes named in the help of one argument
-# What is set in one place, by target; nothing else is linked.
-LINKS = {
-    "model.init_args.scale": "data.init_args.scale",
-    "degradation.init_args.scale": "data.init_args.scale",
-    "data.init_args.seed": "seed_everything",
-}
-DESCRIPTIONS = {
-    "fit": "Train a model; the same command again continues the run.",
-    "validate": "Measure the run's best weights on the validation pictures.",
-    "test": "Measure the run's best weights on the test pictures.",
-    "predict": "Enlarge a folder of pictures with the run's best weights.",
-}
-
-
-def _shorten_help() -> None:
-    # The library lists every class that an argument may be: for a network, all of torch.nn.
-    whole = ActionTypeHint.extra_help
-
-    def extra_help(self: ActionTypeHint) -> str:
-        known: str = whole(self)  # type: ignore[no-untyped-call]
-        return known if known.count(",") <= MOST_LISTED else ", any subclass by its class path"
-
-    ActionTypeHint.extra_help = extra_help  # type: ignore[method-assign]
-
-
-_shorten_help()
-
-
-class Parser(LightningArgumentParser):
-    """The parser, with errors in one sentence and no silent loss of a value."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise a readable error; parsers of nested types keep theirs, which may be caught."""
-        if not self.exit_on_error:
-            super().error(message, ex)
-        raise ConfigurationError(readable(message, _keys(self))) from ex
-
-    def _parse_common(self, cfg: Namespace, *args: Any, **kwargs: Any) -> Namespace:
-        # The library overwrites the target of a link without a word; whoever set it should hear of
-        # it.
-        for subcommand in (
-            cfg,
-            *(cfg[name] for name in DESCRIPTIONS if isinstance(cfg.get(name), Namespace)),
-        ):
-            _check_links(subcommand)
-        result: Namespace = super()._parse_common(cfg, *args, **kwargs)
-        return result
 
 
 class EnlargerCLI(LightningCLI):
@@ -178,7 +125,7 @@ class EnlargerCLI(LightningCLI):
         self.config_dump = self._dump()
         if options.overwrite:
             self.resumed_from = self.run.begin_from(config.ckpt_path)
-            if _rank() == 0:
+            if process_rank() == 0:
                 self.run.move_aside()
         else:
             self.run.check(self.config_dump, options.change)
@@ -317,7 +264,7 @@ def run(args: list[str]) -> None:
     """
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
-    _prepare_output()
+    prepare_output()
     try:
         EnlargerCLI(args)
     except SIGTERMException:  # a SystemExit of status 0, as if the run were finished
@@ -331,51 +278,8 @@ def run(args: list[str]) -> None:
         raise SystemExit(2) from error
 
 
-def _prepare_output() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=False)
-    for noisy in ("httpx", "PIL", "matplotlib", "fsspec", "urllib3"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    for name in ("commands", "lightning_modules", "datamodules", "degradations", "callbacks"):
-        logging.getLogger(name).setLevel(logging.INFO if _rank() == 0 else logging.WARNING)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertising)
-    for message, _why in QUIET:
-        warnings.filterwarnings("ignore", message=message)
-
-
-# Warnings of the libraries that do not apply here, and why.
-QUIET = (
-    (".*does not have many workers.*", "data.init_args.workers is set on purpose"),
-    (
-        ".*ended before the epoch ended and your dataloader is not resumable.*",
-        "the plan resumes exactly",
-    ),
-    (".*Checkpoint directory .* exists and is not empty.*", "that is how a run is continued"),
-    (".*LightningCLI's args parameter is intended to run from within Python.*", "tests do"),
-    (
-        ".*Trying to infer the `batch_size` from an ambiguous collection.*",
-        "nothing here is weighted by it",
-    ),
-    (".*It is recommended to use .self.log.*sync_dist=True.*", "metrics are gathered before"),
-    (".*predict returned None if it was on purpose.*", "a picture that could not be read"),
-    (".*Total length of .* across ranks is zero.*", "no validation pictures were asked for"),
-    (".*custom batch sampler .* for prediction.*", "ours gives every picture once"),
-    (".*LeafSpec.* is deprecated.*", "Lightning's own"),
-    (".*smaller than the logging interval.*", "steps are logged across epochs"),
-    (".*instantiate_classes.* was deprecated.*", "Lightning's own"),
-)
-
-
 def _empty_parser(trainer: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
     return Parser(**kwargs)
-
-
-def _no_advertising(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith("💡")
-
-
-def _rank() -> int:
-    # Set by Lightning when it is imported, from the environment of torchrun or SLURM.
-    return int(getattr(rank_zero_only, "rank", 0) or 0)
 
 
 def _experiment_name(config: Namespace) -> str:
@@ -396,35 +300,3 @@ def _plugins(plugins: Any) -> Any:
     # Lightning's own requeueing saves from inside a signal handler, at any moment of a step; ours
     # resumes from the last checkpoint when SLURM starts the job again.
     return [SLURMEnvironment(auto_requeue=False)]
-
-
-def _check_links(config: Namespace) -> None:
-    for target, source in LINKS.items():
-        value, right = config.get(target), config.get(source)
-        if value in (None, right, _default(config, target)):
-            continue
-        is_now = "" if right is None else f" (it is {right})"
-        raise ConfigurationError(
-            f"{target} is set to {value}, but it has one source: set {source} instead{is_now}, "
-            f"and leave {target} out"
-        )
-
-
-def _default(config: Namespace, key: str) -> Any:
-    group, _, name = key.partition(".init_args.")
-    module, _, cls = str(config.get(f"{group}.class_path")).rpartition(".")
-    try:
-        parameters = inspect.signature(getattr(importlib.import_module(module), cls)).parameters
-    except (ImportError, AttributeError, ValueError):
-        return None
-    default = parameters[name].default if name in parameters else None
-    return None if default is inspect.Parameter.empty else default
-
-
-def _keys(parser: LightningArgumentParser) -> Iterator[str]:
-    for action in parser._actions:
-        if action.dest and action.dest != "help":
-            yield action.dest
-        if isinstance(action.choices, dict):  # the subcommands
-            for subparser in action.choices.values():
-                yield from _keys(subparser)

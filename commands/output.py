@@ -1,0 +1,52 @@
+"""What is printed: our own messages, and not what the libraries say without need."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+from lightning_utilities.core.rank_zero import rank_zero_only
+
+# Warnings of the libraries that do not apply here, and why.
+QUIET = (
+    (".*does not have many workers.*", "data.init_args.workers is set on purpose"),
+    (
+        ".*ended before the epoch ended and your dataloader is not resumable.*",
+        "the plan resumes exactly",
+    ),
+    (".*Checkpoint directory .* exists and is not empty.*", "that is how a run is continued"),
+    (".*LightningCLI's args parameter is intended to run from within Python.*", "tests do"),
+    (
+        ".*Trying to infer the `batch_size` from an ambiguous collection.*",
+        "nothing here is weighted by it",
+    ),
+    (".*It is recommended to use .self.log.*sync_dist=True.*", "metrics are gathered before"),
+    (".*predict returned None if it was on purpose.*", "a picture that could not be read"),
+    (".*Total length of .* across ranks is zero.*", "no validation pictures were asked for"),
+    (".*custom batch sampler .* for prediction.*", "ours gives every picture once"),
+    (".*LeafSpec.* is deprecated.*", "Lightning's own"),
+    (".*smaller than the logging interval.*", "steps are logged across epochs"),
+    (".*instantiate_classes.* was deprecated.*", "Lightning's own"),
+)
+
+
+def prepare_output() -> None:
+    """Set up logging and warnings for a command."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=False)
+    for noisy in ("httpx", "PIL", "matplotlib", "fsspec", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for name in ("commands", "lightning_modules", "datamodules", "degradations", "callbacks"):
+        logging.getLogger(name).setLevel(logging.INFO if process_rank() == 0 else logging.WARNING)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertising)
+    for message, _why in QUIET:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _no_advertising(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("💡")
+
+
+def process_rank() -> int:
+    """Number of this process."""
+    # Set by Lightning when it is imported, from the environment of torchrun or SLURM.
+    return int(getattr(rank_zero_only, "rank", 0) or 0)

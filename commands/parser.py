@@ -1,0 +1,95 @@
+"""The parser: errors in one sentence, and one place for each value."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from jsonargparse import Namespace
+from jsonargparse._typehints import ActionTypeHint
+from lightning.pytorch.cli import LightningArgumentParser
+
+from commands.errors import ConfigurationError, readable
+
+MOST_LISTED = 12  # classes named in the help of one argument
+# What is set in one place, by target; nothing else is linked.
+LINKS = {
+    "model.init_args.scale": "data.init_args.scale",
+    "degradation.init_args.scale": "data.init_args.scale",
+    "data.init_args.seed": "seed_everything",
+}
+DESCRIPTIONS = {
+    "fit": "Train a model; the same command again continues the run.",
+    "validate": "Measure the run's best weights on the validation pictures.",
+    "test": "Measure the run's best weights on the test pictures.",
+    "predict": "Enlarge a folder of pictures with the run's best weights.",
+}
+
+
+def _shorten_help() -> None:
+    # The library lists every class that an argument may be: for a network, all of torch.nn.
+    whole = ActionTypeHint.extra_help
+
+    def extra_help(self: ActionTypeHint) -> str:
+        known: str = whole(self)  # type: ignore[no-untyped-call]
+        return known if known.count(",") <= MOST_LISTED else ", any subclass by its class path"
+
+    ActionTypeHint.extra_help = extra_help  # type: ignore[method-assign]
+
+
+_shorten_help()
+
+
+class Parser(LightningArgumentParser):
+    """The parser, with errors in one sentence and no silent loss of a value."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise a readable error; parsers of nested types keep theirs, which may be caught."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        raise ConfigurationError(readable(message, _keys(self))) from ex
+
+    def _parse_common(self, cfg: Namespace, *args: Any, **kwargs: Any) -> Namespace:
+        # The library overwrites the target of a link without a word; whoever set it should hear of
+        # it.
+        for subcommand in (
+            cfg,
+            *(cfg[name] for name in DESCRIPTIONS if isinstance(cfg.get(name), Namespace)),
+        ):
+            _check_links(subcommand)
+        result: Namespace = super()._parse_common(cfg, *args, **kwargs)
+        return result
+
+
+def _check_links(config: Namespace) -> None:
+    for target, source in LINKS.items():
+        value, right = config.get(target), config.get(source)
+        if value in (None, right, _default(config, target)):
+            continue
+        is_now = "" if right is None else f" (it is {right})"
+        raise ConfigurationError(
+            f"{target} is set to {value}, but it has one source: set {source} instead{is_now}, "
+            f"and leave {target} out"
+        )
+
+
+def _default(config: Namespace, key: str) -> Any:
+    group, _, name = key.partition(".init_args.")
+    module, _, cls = str(config.get(f"{group}.class_path")).rpartition(".")
+    try:
+        parameters = inspect.signature(getattr(importlib.import_module(module), cls)).parameters
+    except (ImportError, AttributeError, ValueError):
+        return None
+    default = parameters[name].default if name in parameters else None
+    return None if default is inspect.Parameter.empty else default
+
+
+def _keys(parser: LightningArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        if action.dest and action.dest != "help":
+            yield action.dest
+        if isinstance(action.choices, dict):  # the subcommands
+            for subparser in action.choices.values():
+                yield from _keys(subparser)
