@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -24,7 +25,7 @@ def write_report(name: str, results: dict[str, Any], seed: int) -> Path:
         seed: Seed of everything random in it.
     """
     report = {
-        "command": shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+        "command": shlex.join([*settings(), "python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
         "commit": commit(),
         "machine": machine(),
         "seed": seed,
@@ -36,6 +37,11 @@ def write_report(name: str, results: dict[str, Any], seed: int) -> Path:
     path.write_text(f"{text}\n")
     sys.stdout.write(f"{text}\n{path}\n")
     return path
+
+
+def settings() -> list[str]:
+    """Variables that are set and change the numbers, as they stand before a command."""
+    return [f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(("MALLOC_", "OMP_"))]
 
 
 def commit() -> str | None:
