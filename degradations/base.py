@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from degradations.canvas import Canvas
 from degradations.draws import Draws, Seeds
 from degradations.params import Params, to_device
 
@@ -24,7 +25,15 @@ class Stage(nn.Module, ABC):
 
     A stage never has an argument `scale` (only the degradation knows it), never touches a global
     generator, and makes the tensors it needs from `x`: its own buffers are not moved to the device.
+
+    `draw` and `forward` are all that a stage of your own needs. A degradation runs it picture by
+    picture on a CPU and for all pictures at once, on one canvas, on a GPU; `prepare` and
+    `on_canvas` are there for stages that want more of either.
     """
+
+    #: Whether pictures that had one size may come out with differing ones: `forward` is then given
+    #: one picture at a time, and `on_canvas` has to be written.
+    resizes = False
 
     @abstractmethod
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
@@ -50,6 +59,48 @@ class Stage(nn.Module, ABC):
         Returns:
             (B, C', H', W') float32 on x's device, and not `x` changed in place.
         """
+
+    def prepare(self, params: Params) -> Params:
+        """Work out, for a whole batch at once, what `forward` needs beside the drawn parameters.
+
+        Blur makes its kernels here, for instance. Pure; called once more on what it returned, it
+        changes nothing, so that `forward` may call it for those who did not.
+
+        Args:
+            params: What `draw` returned, as tensors on the pictures' device.
+
+        Returns:
+            Tensors with first dimension B, or Python numbers, to be given to `forward`.
+        """
+        return params
+
+    def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
+        """Apply the drawn parameters to pictures of differing sizes in one tensor.
+
+        By default `forward` runs on the whole canvas, with each picture's edges repeated outside
+        it. That is exact for stages that change every pixel by itself and, for those that look at
+        neighbours, wherever the pictures fill their canvas.
+
+        Args:
+            canvas: The pictures.
+            params: What `prepare` returned.
+
+        Returns:
+            The pictures afterwards; the host must not wait for the device here.
+
+        Raises:
+            TypeError: The stage changes sizes and has no `on_canvas` of its own.
+        """
+        name = type(self).__name__
+        if self.resizes:
+            raise TypeError(f"{name} changes sizes, so it needs an on_canvas of its own")
+        pixels = self(canvas.edges_repeated(), params)
+        if pixels.shape[-2:] != canvas.pixels.shape[-2:]:
+            raise TypeError(
+                f"{name} changed the size of its pictures: set `resizes = True` in the class and "
+                "write on_canvas"
+            )
+        return canvas.with_pixels(pixels)
 
 
 class Degradation(nn.Module, ABC):

@@ -113,6 +113,21 @@ class Draws:
         folded._calls = 0
         return folded
 
+    def shared(self) -> Draws:
+        """A sub-stream that is one and the same for all images of this batch.
+
+        It gives B equal numbers, which follow from the seeds of all images together: what is drawn
+        here is no longer an image's own. Only for the exact reproduction of programs that draw
+        once a batch.
+        """
+        folded = object.__new__(Draws)
+        state = np.zeros(1, np.uint64)
+        for word in self._state:
+            state = mix(state ^ word)
+        folded._state = np.repeat(state, len(self._state))
+        folded._calls = 0
+        return folded
+
     def words(self) -> Words:
         """(B,) uint64, all 64 bits random. Every other method is a function of these."""
         self._calls += 1

@@ -1,64 +1,122 @@
 """Noise fields from one seed an image: the field of an image is the same in any batch.
 
 On the CPU each image has a generator of its own; on a GPU, where a generator an image would be a
-launch an image, an integer hash of (seed, position) fills the whole batch in a few fused kernels.
-So a field is the same wherever it is made on one kind of device, not across the two kinds.
+launch an image, an integer hash of (seed, channel, row, column) fills the whole batch in a few
+fused kernels. So a field is the same wherever it is made on one kind of device, not across the two
+kinds. Hashed, it does not depend on the size of the canvas it is made for either.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from degradations.draws import GAMMA, MULTIPLIERS, SHIFTS
 
+_hash_everywhere = False
+
+
+@contextmanager
+def hashed_fields() -> Iterator[None]:
+    """Hash on the CPU too, to compare it with a GPU, or one executor with the other."""
+    global _hash_everywhere
+    before, _hash_everywhere = _hash_everywhere, True
+    try:
+        yield
+    finally:
+        _hash_everywhere = before
+
 
 def seeded_randn_like(x: Tensor, seeds: Tensor) -> Tensor:
     """Standard normal noise of the shape, dtype and device of `x`.
 
     Args:
-        x: (B, ...), floating; its values and its memory format do not matter.
+        x: (B, C, H, W), floating; its values and its memory format do not matter.
         seeds: (B,) int64 on x's device, e.g. from `Draws.seeds`.
 
     Raises:
         ValueError: `seeds` is not one integer an image.
     """
-    if seeds.shape != x.shape[:1] or seeds.dtype != torch.int64:
-        raise ValueError(
-            f"field seeds are {seeds.dtype} of shape {tuple(seeds.shape)}; expected torch.int64 of "
-            f"shape ({x.shape[0]},), one an image (Draws.seeds() gives them)"
-        )
-    fill = _by_generators if x.device.type == "cpu" else hashed_randn
-    return fill(x.shape, seeds).to(x.dtype)
-
-
-def _by_generators(shape: torch.Size, seeds: Tensor) -> Tensor:
+    _check_seeds(x, seeds)
+    if x.device.type != "cpu" or _hash_everywhere:
+        return hashed_randn(x.shape, seeds).to(x.dtype)
     # Contiguous whatever x is: the same generator fills strided memory in another order.
-    fields = torch.empty(shape, dtype=torch.float32, device="cpu")
-    generator = torch.Generator("cpu")
+    fields = torch.empty(x.shape, dtype=torch.float32)
+    generator = torch.Generator()
     for field, seed in zip(fields, seeds.tolist(), strict=True):
-        # The generator reads 32 bits of its seed: let the upper half count too.
-        field.normal_(generator=generator.manual_seed((seed ^ (seed >> 32)) & 0xFFFFFFFF))
-    return fields
+        field.normal_(generator=generator.manual_seed(_generator_seed(seed)))
+    return fields.to(x.dtype)
+
+
+def seeded_integers_like(x: Tensor, seeds: Tensor, bits: int) -> Tensor:
+    """Uniform whole numbers in [0, 2**bits), int32, of the shape and device of `x`.
+
+    Args:
+        x: (B, C, H, W); its values, type and memory format do not matter.
+        seeds: (B,) int64 on x's device, e.g. from `Draws.seeds`.
+        bits: 1 to 15.
+
+    Raises:
+        ValueError: `seeds` is not one integer an image.
+    """
+    _check_seeds(x, seeds)
+    if x.device.type != "cpu" or _hash_everywhere:
+        return hashed_integers(x.shape, seeds, bits)
+    size = math.prod(x.shape[1:])
+    words = torch.empty(len(x), -(-size // 4), dtype=torch.int64)
+    generator = torch.Generator()
+    for row, seed in zip(words, seeds.tolist(), strict=True):
+        row.random_(generator=generator.manual_seed(_generator_seed(seed)))
+    # `random_` leaves an int64's topmost bit 0, so 15 bits of each quarter of it are random.
+    return (words.view(torch.int16)[:, :size].to(torch.int32) & ((1 << bits) - 1)).view(x.shape)
 
 
 def hashed_randn(shape: torch.Size, seeds: Tensor) -> Tensor:
-    """(B, ...) float32 standard normal noise on the seeds' device, without host synchronisation.
+    """(B, C, H, W) float32 standard normal noise on the seeds' device, without synchronisation.
 
-    Element pairs (2k, 2k + 1) of an image come by Box-Muller from the k-th word of the splitmix64
-    stream of its seed, so an image's field does not depend on its neighbours in the batch.
+    Pixel pairs (2k, 2k + 1) of a row come by Box-Muller from one 64-bit word.
     """
-    size = math.prod(shape[1:])
-    steps = torch.arange((size + 1) // 2, device=seeds.device) * _signed(GAMMA)
-    words = _mix(_mix(seeds + _signed(GAMMA)).unsqueeze(1) + steps)
+    _, C, H, W = shape
+    words = _hashed_words(seeds, C, H, (W + 1) // 2)
     upper, lower = (words >> 32) & 0xFFFFFFFF, words & 0xFFFFFFFF
     # Half a step above 0, where the logarithm is infinite.
     radius = ((upper.float() + 0.5) * 2.0**-32).log().mul(-2.0).sqrt()
     angle = lower.float() * (2.0 * math.pi * 2.0**-32)
     pairs = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1)
-    return pairs.flatten(1)[:, :size].reshape(shape)
+    return pairs.flatten(-2)[..., :W]
+
+
+def hashed_integers(shape: torch.Size, seeds: Tensor, bits: int) -> Tensor:
+    """(B, C, H, W) int32 in [0, 2**bits) on the seeds' device, without synchronisation."""
+    _, C, H, W = shape
+    return ((_hashed_words(seeds, C, H, W) >> 32) & ((1 << bits) - 1)).to(torch.int32)
+
+
+def _hashed_words(seeds: Tensor, C: int, H: int, W: int) -> Tensor:
+    # Numbered by (channel, row, column) with fixed strides, so that the canvas does not count.
+    channel, row, column = (
+        torch.arange(n, device=seeds.device) << shift for n, shift in ((C, 48), (H, 24), (W, 0))
+    )
+    place = channel.view(-1, 1, 1) + row.view(-1, 1) + column
+    starts = _mix(seeds + _signed(GAMMA)).view(-1, 1, 1, 1)
+    return _mix(starts + place * _signed(GAMMA))
+
+
+def _generator_seed(seed: int) -> int:
+    # The generator reads 32 bits of its seed: let the upper half count too.
+    return (seed ^ (seed >> 32)) & 0xFFFFFFFF
+
+
+def _check_seeds(x: Tensor, seeds: Tensor) -> None:
+    if seeds.shape != x.shape[:1] or seeds.dtype != torch.int64:
+        raise ValueError(
+            f"field seeds are {seeds.dtype} of shape {tuple(seeds.shape)}; expected torch.int64 of "
+            f"shape ({x.shape[0]},), one an image (Draws.seeds() gives them)"
+        )
 
 
 def _signed(word: int) -> int:

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -108,3 +108,24 @@ def per_image(values: Tensor | float, x: Tensor) -> Tensor:
     if not isinstance(values, Tensor):
         return x.new_full((1,) * x.ndim, values)
     return values.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
+
+
+def of_each_image(params: Params, batch: int) -> list[Params]:
+    """Cut prepared parameters into those of each image, first dimension 1.
+
+    Args:
+        params: Tensors with first dimension `batch`, Python numbers, and dicts of such.
+        batch: The number of images.
+    """
+    images: list[Params] = [{} for _ in range(batch)]
+    for name, value in params.items():
+        parts: Sequence[Any]
+        if isinstance(value, dict):
+            parts = of_each_image(value, batch)
+        elif isinstance(value, Tensor):
+            parts = value.split(1)
+        else:
+            parts = [value] * batch
+        for image, part in zip(images, parts, strict=True):
+            image[name] = part
+    return images

@@ -28,8 +28,10 @@ import torch
 from torch import Tensor
 
 from degradations.base import Degradation, Stage
+from degradations.canvas import Canvas
 from degradations.draws import Draws
-from degradations.params import Params, to_device
+from degradations.fields import hashed_fields
+from degradations.params import Params, of_each_image, to_device
 from tests.contracts import discovery
 
 SEEDS = torch.arange(16) * 7919 + 5
@@ -101,6 +103,51 @@ def global_generators_untouched() -> Iterator[None]:
         assert old == new, f"the global generator of {name} was used: draw from `draws` only"
 
 
+def each(stage: Stage, x: Tensor, params: Params) -> list[Tensor]:
+    """What `forward` gives for each picture alone."""
+    own = of_each_image(stage.prepare(params), len(x))
+    return [stage(image, part) for image, part in zip(x.split(1), own, strict=True)]
+
+
+def padded(images: list[Tensor]) -> Tensor:
+    """Pictures of differing sizes in one tensor, with 0 where there is none."""
+    height, width = (max(image.shape[axis] for image in images) for axis in (-2, -1))
+    return torch.cat(
+        [
+            torch.nn.functional.pad(y, (0, width - y.shape[-1], 0, height - y.shape[-2]))
+            for y in images
+        ]
+    )
+
+
+def same(a: Any, b: Any) -> bool:
+    return torch.equal(a, b) if isinstance(a, Tensor) else bool(a == b)
+
+
+def check_pictures(canvas: Canvas, expected: list[Tensor], margin: int = 0) -> None:
+    """The pictures on a canvas are the expected ones.
+
+    Equal to 1e-4; a stage that rounds to 8 bits may be one level off where two programs differ in
+    the last bit before they round, in 1 of 1000 values.
+
+    Args:
+        canvas: The canvas.
+        expected: The pictures, (1, C, h, w) each.
+        margin: Width of the right and the lower edge that is not looked at.
+    """
+    assert canvas.pixels.dtype == torch.float32
+    assert canvas.pixels.isfinite().all()
+    assert canvas.sizes.tolist() == [list(image.shape[-2:]) for image in expected]
+    off = total = 0
+    for pixels, image in zip(canvas.pixels, expected, strict=True):
+        h, w = image.shape[-2:]
+        difference = (pixels[:, :h, :w] - image[0]).abs()[:, : h - margin, : w - margin]
+        if difference.numel():
+            assert difference.max() <= 1.02 / 255, f"a picture is {difference.max():.2g} off"
+        off, total = off + int((difference > 1e-4).sum()), total + difference.numel()
+    assert off <= 1e-3 * total, f"{off} of {total} values are off by more than 1e-4"
+
+
 class StageContract:
     """Subclass it and override the fixture `stage`."""
 
@@ -114,7 +161,11 @@ class StageContract:
 
     @staticmethod
     def apply(stage: Stage, x: Tensor, params: Params) -> Tensor:
-        return stage(x, to_device(params, len(x), x.device))
+        """What `forward` gives; pictures that come out with differing sizes are padded with 0."""
+        there = to_device(params, len(x), x.device)
+        if not stage.resizes:
+            return stage(x, there)
+        return padded(each(stage, x, there))
 
     def run(self, stage: Stage, x: Tensor, seeds: Tensor = SEEDS) -> Tensor:
         return self.apply(stage, x, self.draw(stage, seeds[: len(x)], tuple(x.shape[-2:])))
@@ -162,7 +213,9 @@ class StageContract:
 
     def test_forward_is_pure(self, stage):
         x = pictures(3, (32, 32))
-        params = to_device(self.draw(stage, SEEDS[:3], (32, 32)), 3, CPU)
+        if stage.resizes:
+            x = x[:1]
+        params = to_device(self.draw(stage, SEEDS[: len(x)], (32, 32)), len(x), CPU)
         x_before = x.clone()
         params_before = {
             path: value.clone() for path, value in flat(params) if isinstance(value, Tensor)
@@ -196,15 +249,60 @@ class StageContract:
         x = pictures(2, (32, 32))
         assert torch.equal(self.run(pickle.loads(pickle.dumps(stage)), x), self.run(stage, x))
 
+    def test_prepare_keeps_the_drawn_parameters_and_is_idempotent(self, stage):
+        params = to_device(self.draw(stage, SEEDS[:3], (32, 32)), 3, CPU)
+        once = dict(flat(stage.prepare(params)))
+        twice = dict(flat(stage.prepare(stage.prepare(params))))
+        assert once.keys() == twice.keys()
+        for path, value in flat(params):
+            assert same(once[path], value), f"prepare changed {path}"
+        for path, value in once.items():
+            assert same(twice[path], value), f"the second prepare changed {path}"
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_a_canvas_gives_what_forward_gives(self, stage, size):
+        """Pictures that fill their canvas; the first size is that of many training crops."""
+        x = pictures(4, size)
+        with hashed_fields():
+            params = stage.prepare(to_device(self.draw(stage, SEEDS[:4], size), 4, CPU))
+            canvas = stage.on_canvas(Canvas.of(x), params)
+            expected = each(stage, x, params)
+        assert canvas.sizes.dtype == torch.int64
+        check_pictures(canvas, expected)
+
+    def test_pictures_of_differing_sizes_on_a_canvas(self, stage):
+        """Each as `forward` gives it alone, but for what lies at an edge inside the canvas.
+
+        A stage whose `on_canvas` is the inherited one is held to its pixels 8 and more from there.
+        """
+        sizes = [(40, 48), (33, 27), (17, 48), (40, 21)]
+        alone = [pictures(1, size) for size in sizes]
+        pixels = pictures(4, (40, 48))  # what lies outside a picture must not matter
+        for image, x in zip(pixels, alone, strict=True):
+            image[:, : x.shape[-2], : x.shape[-1]] = x[0]
+        canvas = Canvas(pixels, torch.tensor(sizes), (40, 48))
+        inherited = type(stage).on_canvas is Stage.on_canvas
+        with hashed_fields():
+            params = stage.prepare(to_device(self.draw(stage, SEEDS[:4], (40, 48)), 4, CPU))
+            got = stage.on_canvas(canvas, params)
+            expected = [
+                stage(x, own) for x, own in zip(alone, of_each_image(params, 4), strict=True)
+            ]
+        check_pictures(got, expected, margin=8 if inherited else 0)
+
     @pytest.mark.gpu
     def test_runs_on_cuda_with_the_same_params(self, stage):
-        params = self.draw(stage, SEEDS[:3], (32, 32))
-        on_cpu, on_cuda = (to_device(params, 3, torch.device(device)) for device in ("cpu", "cuda"))
-        for (path, a), (_, b) in zip(flat(on_cpu), flat(on_cuda), strict=True):
-            assert not isinstance(a, Tensor) or torch.equal(a, b.cpu()), path
-        y = stage(pictures(3, (32, 32)).cuda(), on_cuda)
-        assert y.is_cuda
-        assert y.shape == stage(pictures(3, (32, 32)), on_cpu).shape
+        x = pictures(3, (32, 32))
+        drawn = self.draw(stage, SEEDS[:3], (32, 32))
+        with hashed_fields():
+            expected = each(stage, x, stage.prepare(to_device(drawn, 3, CPU)))
+        params = stage.prepare(to_device(drawn, 3, torch.device("cuda")))
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            canvas = stage.on_canvas(Canvas.of(x.cuda()), params)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        check_pictures(Canvas(*(part.cpu() for part in canvas[:2]), canvas.hr_size), expected)
 
 
 class DegradationContract:

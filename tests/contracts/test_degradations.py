@@ -7,13 +7,19 @@ import functools
 import pytest
 
 from degradations.base import Degradation, Stage
+from degradations.compose import OneOf, Shuffled, Sometimes
 from degradations.noise import GaussianNoise
 from degradations.pipeline import Pipeline
 from tests.contracts import discovery
 from tests.contracts.degradation_contract import DegradationContract, StageContract, build
 
-# How to make those of our classes that need more than the scale.
-EXAMPLES = {
+# How to make those of our classes that need arguments (beside the scale).
+STAGES = {
+    Sometimes: lambda: Sometimes(GaussianNoise()),
+    OneOf: lambda: OneOf([GaussianNoise(), GaussianNoise((40.0, 50.0))]),
+    Shuffled: lambda: Shuffled([GaussianNoise(), GaussianNoise((40.0, 50.0))]),
+}
+DEGRADATIONS = {
     Pipeline: lambda scale: Pipeline(scale, [GaussianNoise(), GaussianNoise((5.0, 5.0))]),
 }
 
@@ -26,10 +32,10 @@ def pytest_generate_tests(metafunc):
 class TestStages(StageContract):
     @pytest.fixture
     def stage(self, stage_class):
-        return build(stage_class)
+        return STAGES.get(stage_class, functools.partial(build, stage_class))()
 
 
 class TestDegradations(DegradationContract):
     @pytest.fixture
     def make(self, degradation_class):
-        return EXAMPLES.get(degradation_class) or functools.partial(build, degradation_class)
+        return DEGRADATIONS.get(degradation_class) or functools.partial(build, degradation_class)

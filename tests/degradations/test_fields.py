@@ -9,7 +9,13 @@ from scipy import stats
 
 from degradations import fields
 from degradations.draws import Draws
-from degradations.fields import hashed_randn, seeded_randn_like
+from degradations.fields import (
+    hashed_fields,
+    hashed_integers,
+    hashed_randn,
+    seeded_integers_like,
+    seeded_randn_like,
+)
 
 SEEDS = torch.from_numpy(Draws(np.arange(16)).seeds())
 
@@ -56,21 +62,21 @@ def test_all_bits_of_a_seed_count(fill):
     assert not torch.equal(one, other)
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 1, 1), (2, 3, 1, 5), (2, 7)])
+@pytest.mark.parametrize("shape", [(2, 1, 1, 1), (2, 3, 1, 5), (2, 1, 3, 7)])
 def test_odd_sizes(fill, shape):
     assert fill(*shape, seeds=SEEDS[:2]).shape == shape
 
 
 def test_the_hash_is_frozen():
     # The same on every machine, up to the rounding of logarithm and cosine.
-    field = hashed_randn(torch.Size((1, 4)), torch.tensor([0]))
-    expected = torch.tensor([[1.5914, -0.0298, -0.2920, 0.8768]])
+    field = hashed_randn(torch.Size((1, 1, 1, 4)), torch.tensor([0]))
+    expected = torch.tensor([[[[1.5914, -0.0298, -0.2920, 0.8768]]]])
     torch.testing.assert_close(field, expected, rtol=0, atol=1e-4)
 
 
 def test_the_smallest_word_gives_a_number(monkeypatch):
     monkeypatch.setattr(fields, "_mix", torch.zeros_like)
-    field = hashed_randn(torch.Size((1, 4)), torch.tensor([0]))
+    field = hashed_randn(torch.Size((1, 1, 1, 4)), torch.tensor([0]))
     assert field.isfinite().all()
     assert field.max() < 7
 
@@ -96,3 +102,37 @@ def test_the_gpu_computes_the_hash_of_the_cpu():
     shape = torch.Size((16, 3, 33, 7))
     on_gpu = seeded_randn_like(torch.empty(shape, device="cuda"), SEEDS.cuda())
     torch.testing.assert_close(on_gpu.cpu(), hashed_randn(shape, SEEDS), rtol=0, atol=1e-5)
+
+
+def test_a_hashed_field_does_not_depend_on_its_canvas():
+    small, large = (torch.Size((2, 3, *size)) for size in ((7, 9), (16, 24)))
+    assert torch.equal(hashed_randn(large, SEEDS[:2])[..., :7, :9], hashed_randn(small, SEEDS[:2]))
+    assert torch.equal(
+        hashed_integers(large, SEEDS[:2], 11)[..., :7, :9], hashed_integers(small, SEEDS[:2], 11)
+    )
+
+
+@pytest.mark.parametrize("hashed", [False, True])
+@pytest.mark.parametrize("bits", [1, 11, 15])
+def test_integers_are_uniform_and_an_image_s_own(hashed, bits):
+    def fill(seeds):
+        if hashed:
+            return hashed_integers(torch.Size((len(seeds), 3, 33, 65)), seeds, bits)
+        return seeded_integers_like(torch.empty(len(seeds), 3, 33, 65), seeds, bits)
+
+    field = fill(SEEDS[:4])
+    assert field.dtype == torch.int32
+    assert torch.equal(field[2:3], fill(SEEDS[2:3]))
+    assert field.min() >= 0
+    assert field.max() < 2**bits
+    counts = np.bincount(field.flatten().numpy() >> max(bits - 4, 0), minlength=2 ** min(bits, 4))
+    assert stats.chisquare(counts).pvalue > 1e-3
+    rows = field.reshape(12, -1).double().numpy()
+    assert np.abs(np.corrcoef(rows) - np.eye(12)).max() < 4 / rows.shape[1] ** 0.5
+
+
+def test_hashed_fields_on_request():
+    x = torch.empty(2, 3, 8, 8)
+    with hashed_fields():
+        assert torch.equal(seeded_randn_like(x, SEEDS[:2]), hashed_randn(x.shape, SEEDS[:2]))
+    assert not torch.equal(seeded_randn_like(x, SEEDS[:2]), hashed_randn(x.shape, SEEDS[:2]))

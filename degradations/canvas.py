@@ -1,0 +1,109 @@
+"""A batch of pictures of differing sizes in one tensor: how stages run on a GPU.
+
+A loop over pictures of differing sizes would be a launch a picture and stage, and reading a size
+back would make the host wait. On a canvas every step is a few launches for the whole batch, and
+nothing is read back.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Canvas(NamedTuple):
+    """Pictures of differing sizes, each in the top left corner of its canvas.
+
+    pixels: (B, C, H, W) float32; what lies outside a picture is finite and means nothing.
+    sizes: (B, 2) int64 on the pixels' device, the height and width of each picture.
+    hr_size: (H, W) of the pictures that entered the degradation, from which a stage that resizes
+        knows how large its canvas may have to be.
+    """
+
+    pixels: Tensor
+    sizes: Tensor
+    hr_size: tuple[int, int]
+
+    @classmethod
+    def of(cls, hr: Tensor) -> Canvas:
+        """The canvas of (B, C, H, W) pictures of one size: they fill it."""
+        size = (hr.shape[-2], hr.shape[-1])
+        # Filled, not copied from the host, which would be a transfer.
+        sizes = torch.stack([torch.full((len(hr),), n, device=hr.device) for n in size], 1)
+        return cls(hr, sizes, size)
+
+    def with_pixels(self, pixels: Tensor) -> Canvas:
+        """The same pictures' sizes around other pixels (B, C, H, W)."""
+        return self._replace(pixels=pixels)
+
+    def inside(self) -> Tensor:
+        """(B, 1, H, W) bool: which pixels belong to their picture."""
+        rows, columns = self._axes()
+        height, width = self.sizes.view(-1, 2, 1, 1).unbind(1)
+        return ((rows.view(-1, 1) < height) & (columns < width)).unsqueeze(1)
+
+    def edges_repeated(self, pad: int = 0) -> Tensor:
+        """(B, C, H + 2 pad, W + 2 pad): pixels outside a picture are its nearest inside.
+
+        Args:
+            pad: Width of an additional margin on all four sides.
+        """
+        axes = (torch.arange(-pad, n + pad, device=self.pixels.device) for n in self._extent())
+        rows, columns = (
+            torch.minimum(axis.clamp_min(0), (n - 1).unsqueeze(1))
+            for axis, n in zip(axes, self.sizes.unbind(1), strict=True)
+        )
+        return self.taken(rows, columns)
+
+    def reflected(self, pad: int) -> Tensor:
+        """(B, C, H + 2 pad, W + 2 pad): each picture mirrored at its own edges.
+
+        The pixel at an edge is not repeated, as in `numpy.pad(..., mode="reflect")`.
+        """
+        axes = (torch.arange(-pad, n + pad, device=self.pixels.device) for n in self._extent())
+        rows, columns = (
+            reflected_index(axis, n.unsqueeze(1))
+            for axis, n in zip(axes, self.sizes.unbind(1), strict=True)
+        )
+        return self.taken(rows, columns)
+
+    def taken(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """(B, C, h, w) from (B, h) row and (B, w) column numbers, each picture's own."""
+        B, C, _, W = self.pixels.shape
+        h, w = rows.shape[1], columns.shape[1]
+        positions = (rows.unsqueeze(2) * W + columns.unsqueeze(1)).view(B, 1, h * w)
+        flat = self.pixels.reshape(B, C, -1)
+        return flat.gather(2, positions.expand(B, C, h * w)).view(B, C, h, w)
+
+    def _extent(self) -> tuple[int, int]:
+        return self.pixels.shape[-2], self.pixels.shape[-1]
+
+    def _axes(self) -> tuple[Tensor, Tensor]:
+        rows, columns = (torch.arange(n, device=self.pixels.device) for n in self._extent())
+        return rows, columns
+
+
+def reflected_index(index: Tensor, n: Tensor | int) -> Tensor:
+    """Whole numbers mirrored into [0, n) at both ends as often as needed; the ends count once."""
+    last = torch.as_tensor(n, device=index.device) - 1 if isinstance(n, int) else n - 1
+    folded = index.abs() % (2 * last).clamp_min(1)
+    return (last - (last - folded).abs()).clamp_min(0)
+
+
+def select(mask: Tensor, chosen: Canvas, other: Canvas) -> Canvas:
+    """Each picture from `chosen` where `mask` (B,) is true, else from `other`."""
+    extent = [
+        max(a, b) for a, b in zip(chosen.pixels.shape[-2:], other.pixels.shape[-2:], strict=True)
+    ]
+    a, b = (_grown(canvas.pixels, extent) for canvas in (chosen, other))
+    pixels = torch.where(mask.view(-1, 1, 1, 1), a, b)
+    return Canvas(pixels, torch.where(mask.view(-1, 1), chosen.sizes, other.sizes), chosen.hr_size)
+
+
+def _grown(pixels: Tensor, extent: list[int]) -> Tensor:
+    bottom, right = (n - have for n, have in zip(extent, pixels.shape[-2:], strict=True))
+    if bottom == right == 0:
+        return pixels
+    return torch.nn.functional.pad(pixels, (0, right, 0, bottom))

@@ -1,0 +1,222 @@
+"""Stages made of stages: applied sometimes, one of several, in any order; chosen per image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from degradations.base import Stage
+from degradations.canvas import Canvas, select
+from degradations.draws import Draws
+from degradations.params import Params
+
+Stages = list[Stage] | dict[str, Stage]
+
+
+class Sometimes(Stage):
+    """Apply a stage to some images.
+
+    Args:
+        stage: The stage.
+        p: Probability, for each image, that it is applied.
+
+    Raises:
+        ValueError: ``p`` is no probability.
+    """
+
+    def __init__(self, stage: Stage, p: float = 0.5) -> None:
+        super().__init__()
+        if not 0.0 <= p <= 1.0:
+            raise ValueError(f"p is {p}; expected a probability in [0, 1]")
+        self.stage, self.p = stage, p
+        self.resizes = stage.resizes
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """`applied` (B,) bool, and the stage's own parameters under `stage`."""
+        applied = draws.bernoulli(self.p)
+        return {"applied": applied, "stage": self.stage.draw(draws.fold("stage"), shape)}
+
+    def prepare(self, params: Params) -> Params:
+        """The stage's."""
+        return {**params, "stage": self.stage.prepare(params["stage"])}
+
+    def forward(self, x: Tensor, params: Params) -> Tensor:
+        """(B, C, H, W), each image with or without the stage."""
+        if len(x) == 1:
+            return self.stage(x, params["stage"]) if params["applied"].item() else x
+        return torch.where(params["applied"].view(-1, 1, 1, 1), self.stage(x, params["stage"]), x)
+
+    def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
+        """Both, and each picture from one of them."""
+        return select(params["applied"], self.stage.on_canvas(canvas, params["stage"]), canvas)
+
+
+class OneOf(Stage):
+    """Apply one of several stages, each image its own.
+
+    Args:
+        stages: The stages, by name (the name is part of what they draw) or in a list.
+        p: Their probabilities, in the same order; equal ones by default.
+
+    Raises:
+        ValueError: There is no stage, or ``p`` is not one probability for each, with sum 1.
+    """
+
+    def __init__(self, stages: Stages, p: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.stages = nn.ModuleDict(named(stages))
+        count = len(self.stages)
+        self.p = check_probabilities(p if p is not None else [1 / max(count, 1)] * count, count)
+        self.resizes = any(stage.resizes for stage in self._stages())
+
+    def _stages(self) -> Iterable[Stage]:
+        return cast("Iterable[Stage]", self.stages.values())
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """`which` (B,), the number of the stage, and every stage's parameters under its name."""
+        params: Params = {"which": draws.choice(np.arange(len(self.stages)), self.p)}
+        for name, stage in zip(self.stages, self._stages(), strict=True):
+            params[name] = stage.draw(draws.fold(name), shape)
+        return params
+
+    def prepare(self, params: Params) -> Params:
+        """The stages'."""
+        prepared = {
+            name: stage.prepare(params[name])
+            for name, stage in zip(self.stages, self._stages(), strict=True)
+        }
+        return {**params, **prepared}
+
+    def forward(self, x: Tensor, params: Params) -> Tensor:
+        """(B, C, H, W), each image by its stage."""
+        named_stages = list(zip(self.stages, self._stages(), strict=True))
+        if len(x) == 1:
+            name, stage = named_stages[int(params["which"].item())]
+            return stage(x, params[name])
+        y = x
+        for number, (name, stage) in enumerate(named_stages):
+            mask = (params["which"] == number).view(-1, 1, 1, 1)
+            y = torch.where(mask, stage(x, params[name]), y)
+        return y
+
+    def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
+        """All of them, and each picture from one."""
+        result = canvas
+        for number, (name, stage) in enumerate(zip(self.stages, self._stages(), strict=True)):
+            result = select(
+                params["which"] == number, stage.on_canvas(canvas, params[name]), result
+            )
+        return result
+
+
+class Shuffled(Stage):
+    """Apply stages in an order that is drawn for each image.
+
+    On a canvas every stage runs once for every place in the order, so its cost grows with the
+    square of their number; picture by picture it costs nothing.
+
+    Args:
+        stages: The stages, by name (the name is part of what they draw) or in a list.
+
+    Raises:
+        ValueError: There is no stage.
+    """
+
+    def __init__(self, stages: Stages) -> None:
+        super().__init__()
+        self.stages = nn.ModuleDict(named(stages))
+        self.resizes = any(stage.resizes for stage in self._stages())
+
+    def _stages(self) -> Iterable[Stage]:
+        return cast("Iterable[Stage]", self.stages.values())
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """`order` (B, K): the numbers of the stages, first to last; and the stages' parameters."""
+        keys = np.stack([draws.uniform() for _ in self.stages], axis=1)
+        params: Params = {"order": np.argsort(keys, axis=1)}
+        for name, stage in zip(self.stages, self._stages(), strict=True):
+            params[name] = stage.draw(draws.fold(name), shape)
+        return params
+
+    def prepare(self, params: Params) -> Params:
+        """The stages'."""
+        prepared = {
+            name: stage.prepare(params[name])
+            for name, stage in zip(self.stages, self._stages(), strict=True)
+        }
+        return {**params, **prepared}
+
+    def forward(self, x: Tensor, params: Params) -> Tensor:
+        """(B, C, H, W), each image in its own order."""
+        named_stages = list(zip(self.stages, self._stages(), strict=True))
+        if len(x) == 1:
+            for number in params["order"][0].tolist():
+                name, stage = named_stages[number]
+                x = stage(x, params[name])
+            return x
+        for place in range(len(named_stages)):
+            y = x
+            for number, (name, stage) in enumerate(named_stages):
+                mask = (params["order"][:, place] == number).view(-1, 1, 1, 1)
+                y = torch.where(mask, stage(x, params[name]), y)
+            x = y
+        return x
+
+    def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
+        """Every stage at every place, and each picture by its own order."""
+        for place in range(len(self.stages)):
+            result = canvas
+            for number, (name, stage) in enumerate(zip(self.stages, self._stages(), strict=True)):
+                here = params["order"][:, place] == number
+                result = select(here, stage.on_canvas(canvas, params[name]), result)
+            canvas = result
+        return canvas
+
+
+def named(stages: Stages | Sequence[Stage] | Mapping[str, Stage]) -> dict[str, Stage]:
+    """Stages by the names of their streams.
+
+    In a list, a stage is named by its class, and by its number among the stages of that class from
+    the second on (`GaussianNoise`, `GaussianNoise#2`).
+
+    Raises:
+        ValueError: there are none, or a name cannot be one.
+        TypeError: one of them is no stage.
+    """
+    pairs: list[tuple[str, Stage]]
+    if isinstance(stages, Mapping):
+        pairs = list(stages.items())
+    else:
+        pairs = []
+        for stage in stages:
+            kind = type(stage).__name__
+            earlier = sum(type(other).__name__ == kind for _, other in pairs)
+            pairs.append((kind if not earlier else f"{kind}#{earlier + 1}", stage))
+    for position, (name, stage) in enumerate(pairs):
+        if not isinstance(stage, Stage):
+            place = name if isinstance(stages, Mapping) else position
+            raise TypeError(
+                f"stages[{place}] is {type(stage).__name__}; expected a Stage such as "
+                "degradations.noise.GaussianNoise (degradation.init_args.stages)"
+            )
+        if not name or "." in name:
+            raise ValueError(f"a stage is named {name!r}; expected a name without a dot")
+    return dict(pairs)
+
+
+def check_probabilities(p: Sequence[float], count: int, name: str = "p") -> tuple[float, ...]:
+    """Probabilities of `count` things, checked.
+
+    Raises:
+        ValueError: they are not one for each, none negative, with sum 1.
+    """
+    if count < 1 or len(p) != count or not min(p) >= 0.0 or not abs(sum(p) - 1.0) <= 1e-6:
+        total = f" (it is {sum(p):g})" if p else ""
+        raise ValueError(
+            f"{name} is {list(p)}; expected {count} probabilities, none negative, with sum 1{total}"
+        )
+    return tuple(float(value) for value in p)
