@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +13,7 @@ from torch.utils.data import Dataset
 
 from datamodules.decode import UnreadableImage
 from datamodules.order import Item
+from degradations.base import cut_size
 from degradations.draws import Draws, seed_of
 
 if TYPE_CHECKING:
@@ -235,20 +235,6 @@ def _stack(pictures: list[Pixels], keys: list[str]) -> Tensor:
         return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
     floats = [picture.astype(np.float32) / np.iinfo(picture.dtype).max for picture in pictures]
     return torch.from_numpy(np.stack(floats)).permute(0, 3, 1, 2).contiguous()
-
-
-def cut_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """Largest size that is ``scale`` times a whole LR size (MATLAB's modcrop, for any real scale).
-
-    Args:
-        size: (H, W) of the picture.
-        scale: The scale, at least 1.
-
-    Returns:
-        (H, W); 0 where a side is less than one LR pixel.
-    """
-    lr = [math.floor(side / scale + 1e-6) for side in size]
-    return min(size[0], round(lr[0] * scale)), min(size[1], round(lr[1] * scale))
 
 
 def check_crop(crop_size: int, scale: float) -> None:

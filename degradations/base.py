@@ -116,6 +116,10 @@ class Degradation(nn.Module, ABC):
         ValueError: `scale` is missing or not a positive finite number.
     """
 
+    #: How many pairs of earlier batches training exchanges its own against, in each process; 0: no
+    #: pool. A recipe sets it from an argument of this name (`datamodules.base` applies it).
+    pool: int = 0
+
     def __init__(self, scale: float) -> None:
         super().__init__()
         self.scale = check_scale(scale)
@@ -143,9 +147,7 @@ class Degradation(nn.Module, ABC):
             TypeError: `hr` is not float32, or a stage returned something that is not.
             ValueError: a shape or range is wrong, before or after; the message names the stage.
         """
-        _check_images(hr)
-        if len(seeds) != len(hr):
-            raise ValueError(f"{len(seeds)} seeds for {len(hr)} images; expected one seed an image")
+        check_images(hr, seeds)
         return self.replay(hr, self.params_of(seeds, hr.shape))
 
     def params_of(self, seeds: Seeds, shape: torch.Size) -> Params:
@@ -155,7 +157,7 @@ class Degradation(nn.Module, ABC):
 
     def replay(self, hr: Tensor, params: Params) -> Tensor:
         """Degrade by given parameters, drawn just now or recorded; as `forward` otherwise."""
-        _check_images(hr)
+        check_images(hr)
         size = self.lr_size(hr.shape[-2:])
         if not self._checked:
             _check_unit_range(hr)
@@ -252,12 +254,34 @@ def quantize_8bit(x: Tensor) -> Tensor:
     return (x.clamp(0.0, 1.0) * 255.0).round() / 255.0
 
 
-def _check_images(hr: Tensor) -> None:
+def cut_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Largest size that is ``scale`` times a whole LR size (MATLAB's modcrop, for any real scale).
+
+    Args:
+        size: (H, W) of the picture.
+        scale: The scale, at least 1.
+
+    Returns:
+        (H, W); 0 where a side is less than one LR pixel.
+    """
+    lr = [math.floor(side / scale + 1e-6) for side in size]
+    return min(size[0], round(lr[0] * scale)), min(size[1], round(lr[1] * scale))
+
+
+def check_images(hr: Tensor, seeds: Seeds | None = None) -> None:
+    """Check a batch's shape and type, and that there is a seed for each image.
+
+    Raises:
+        TypeError: `hr` is not float32.
+        ValueError: it is not (B, 3, H, W), or there are not B seeds.
+    """
     if hr.dtype != torch.float32:
         advice = "" if hr.is_floating_point() else " (8-bit values: divide them by 255)"
         raise TypeError(f"hr is {hr.dtype}; expected torch.float32 in [0, 1]{advice}")
     if hr.ndim != 4 or hr.shape[1] != 3 or 0 in hr.shape:
         raise ValueError(f"hr has the shape {tuple(hr.shape)}; expected (B, 3, H, W)")
+    if seeds is not None and len(seeds) != len(hr):
+        raise ValueError(f"{len(seeds)} seeds for {len(hr)} images; expected one seed an image")
 
 
 def _check_unit_range(hr: Tensor) -> None:

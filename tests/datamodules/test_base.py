@@ -26,8 +26,8 @@ from datamodules.pictures import (
     check_batch,
     check_crop,
     collate,
-    cut_size,
 )
+from degradations.base import cut_size
 from degradations.bicubic import Bicubic
 from tests.datamodules.memory import (
     Memory,
