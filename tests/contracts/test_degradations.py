@@ -10,7 +10,8 @@ from degradations.base import Degradation, Stage
 from degradations.compose import OneOf, Shuffled, Sometimes
 from degradations.noise import GaussianNoise
 from degradations.pipeline import Pipeline
-from tests.contracts import discovery
+from degradations.record import Record, Replay
+from tests.contracts import discovery, records
 from tests.contracts.degradation_contract import DegradationContract, StageContract, build
 
 # How to make those of our classes that need arguments (beside the scale).
@@ -21,6 +22,8 @@ STAGES = {
 }
 DEGRADATIONS = {
     Pipeline: lambda scale: Pipeline(scale, [GaussianNoise(), GaussianNoise((5.0, 5.0))]),
+    Record: records.record,
+    Replay: records.replay,
 }
 
 

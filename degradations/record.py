@@ -1,0 +1,415 @@
+"""Parameters in files: written down while a degradation runs, and applied again.
+
+A file has one line of JSON a picture, in UTF-8, appended in the order of the batches:
+
+    {"seed": 17, "shape": [3, 256, 256], "scale": 4.0, "recipe": "my_sr.rain.Rain", "params": {...}}
+
+`params` is what the recipe drew for that picture, digit by digit: reading it back gives the same
+bits. What a stage draws once for a whole batch is in `shared` beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from degradations.base import Degradation, check_images
+from degradations.draws import Draws, Seeds
+from degradations.params import Params
+
+log = logging.getLogger(__name__)
+
+Recipe = Callable[[float], Degradation]
+Json = dict[str, Any]
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_SEED = re.compile(rb'\{"seed":(-?\d{1,19}),')  # how a line begins, so that a file is indexed fast
+_START = b'{"seed":'
+_FIELDS = frozenset({"seed", "shape", "scale", "recipe", "params"})
+_TAIL = 1 << 20  # bytes that are searched for the last whole line
+
+
+class _Around(Degradation):
+    """A degradation that leaves all work to another one."""
+
+    def __init__(self, scale: float, recipe: Recipe) -> None:
+        super().__init__(scale)
+        made = recipe(self.scale)
+        if not isinstance(made, Degradation):
+            raise TypeError(
+                f"{type(self).__name__}.recipe made {type(made).__name__}; expected a Degradation "
+                "such as degradations.bicubic.Bicubic"
+            )
+        self.recipe = made
+        self.pool = made.pool
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """The recipe's."""
+        return self.recipe.draw(draws, shape)
+
+    def degrade(self, hr: Tensor, params: Params) -> Tensor:
+        """The recipe's."""
+        return self.recipe.degrade(hr, params)
+
+    def params_of(self, seeds: Seeds, shape: torch.Size) -> Params:
+        """The recipe's: the same as without this wrapper."""
+        return self.recipe.params_of(seeds, shape)
+
+    def replay(self, hr: Tensor, params: Params) -> Tensor:
+        """The recipe's, with its checks."""
+        return self.recipe.replay(hr, params)
+
+
+class Record(_Around):
+    """Degrade by another recipe, and append the parameters of every picture to a file.
+
+    LR is what it is without the recording. Process r > 0 of several writes to a file of its own
+    (``params.rank1.jsonl``). Lines are appended, one write a batch: a run that is continued goes on
+    in its file, and a seed that comes again (each validation) gives the same line again. A picture
+    takes about 2 kB with a recipe of two orders; its recording takes less than a tenth of the time
+    of its degradation.
+
+    Args:
+        scale: How many times smaller the LR is; any positive number. Linked to
+            data.init_args.scale.
+        recipe: What degrades; it takes this one's scale.
+        path: File of the records, e.g. ``runs/params.jsonl``; its folder is made.
+
+    Raises:
+        TypeError: `recipe` makes something else.
+        ValueError: `path` is empty, names an environment variable that is not set, or is a file of
+            something else.
+    """
+
+    def __init__(self, scale: float, recipe: Recipe, path: str) -> None:
+        super().__init__(scale, recipe)
+        self.path = _expanded(path, "Record.path")
+        self._begun = False
+
+    def forward(self, hr: Tensor, seeds: Seeds) -> Tensor:
+        """Degrade and record. Args, Returns and Raises as `Degradation.forward`."""
+        check_images(hr, seeds)
+        params = self.params_of(seeds, hr.shape)
+        lr = self.replay(hr, params)  # first, so that only what was degraded is recorded
+        self._append(b"".join(lines_of(seeds, hr.shape, self.recipe, params)))
+        return lr
+
+    def _append(self, data: bytes) -> None:
+        path = of_rank(self.path, _rank())
+        if not self._begun:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _check_file(path)
+            self._begun = True
+        # Opened each time (20 us): nothing stays open that a fork or a copy would share.
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+        finally:
+            os.close(descriptor)
+
+
+class Replay(_Around):
+    """Degrade by recorded parameters: the LR of the recorded run once more.
+
+    On one kind of device and in batches of the same pictures the LR is equal bit for bit, whatever
+    the recipe would draw today; on a CPU in any batches. Records are found by the pictures' seeds,
+    in the file and in those of the other processes beside it; of several records of one picture,
+    the last counts.
+
+    Args:
+        scale: How many times smaller the LR is; any positive number. Linked to
+            data.init_args.scale.
+        recipe: What degrades: the recipe of the recording, with the same stages.
+        path: File that `Record` wrote.
+
+    Raises:
+        TypeError: `recipe` makes something else.
+        ValueError: there is no such file.
+    """
+
+    def __init__(self, scale: float, recipe: Recipe, path: str) -> None:
+        super().__init__(scale, recipe)
+        self.path = _expanded(path, "Replay.path")
+        if not _files(self.path):
+            raise ValueError(
+                f"Replay.path {str(self.path)!r} does not exist; expected a file that "
+                "degradations.record.Record wrote"
+            )
+        self._index: _Index | None = None
+        self._same_stages = False
+
+    def params_of(self, seeds: Seeds, shape: torch.Size) -> Params:
+        """The recorded parameters of images of these seeds.
+
+        Raises:
+            ValueError: a seed was not recorded, or with another recipe, scale or size, or its line
+                is damaged; the message names file and line.
+        """
+        if self._index is None:
+            self._index = _Index(_files(self.path))
+        image = tuple(shape[1:])
+        found = [self._record(self._index, int(seed), image) for seed in seeds]
+        if not self._same_stages:
+            self._check_stages(found[0], self.recipe.params_of(seeds, shape))
+            self._same_stages = True
+        return _batch_of(found)
+
+    def _record(self, index: _Index, seed: int, image: tuple[int, ...]) -> _Found:
+        wanted = {"recipe": recipe_name(self.recipe), "scale": self.scale, "shape": list(image)}
+        others: list[tuple[str, Json]] = []
+        for where, record in index.of_seed(seed):
+            if all(record[name] == value for name, value in wanted.items()):
+                return _Found(where, record)
+            others.append((where, record))
+        if not others:
+            raise ValueError(
+                f"{self.path} has no record of the seed {seed} ({len(index)} records in "
+                f"{', '.join(map(str, index.paths))}): replay the pictures, the order and the seed "
+                "of the recorded run"
+            )
+        where, record = others[0]
+        differing = [
+            f"{name} {record[name]} (now {value})"
+            for name, value in wanted.items()
+            if record[name] != value
+        ]
+        raise ValueError(f"{where}: the seed {seed} was recorded with {', '.join(differing)}")
+
+    def _check_stages(self, found: _Found, drawn: Params) -> None:
+        recorded = {path for path, _ in _leaves(_whole(found.record))}
+        drawn_now = {path for path, _ in _leaves(drawn)}
+        if recorded != drawn_now:
+            names = [
+                f"{verb} {', '.join(sorted(paths)[:4])}"
+                for verb, paths in (
+                    ("it lacks", drawn_now - recorded),
+                    ("it has besides", recorded - drawn_now),
+                )
+                if paths
+            ]
+            raise ValueError(
+                f"{found.where} was recorded with other stages than those of Replay.recipe: "
+                + "; ".join(names)
+            )
+
+
+class _Found(NamedTuple):
+    """A record, and where it was found."""
+
+    where: str
+    record: Json
+
+
+class _Index:
+    """Which lines of some files belong to a seed."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+        seeds, places = array("q"), array("q")  # a place: file, line, offset
+        for number, path in enumerate(paths):
+            with path.open("rb") as file:
+                offset = 0
+                for line_number, line in enumerate(file, 1):
+                    seed = _SEED.match(line)
+                    if seed is None or not line.endswith(b"}\n"):
+                        raise _damaged(f"{path}:{line_number}", line)
+                    seeds.append(int(seed[1]))
+                    places.extend((number, line_number, offset))
+                    offset += len(line)
+        order = np.argsort(np.asarray(seeds, np.int64), kind="stable")
+        self._seeds = np.asarray(seeds, np.int64)[order]
+        self._places = np.asarray(places, np.int64).reshape(-1, 3)[order]
+
+    def __len__(self) -> int:
+        return len(self._seeds)
+
+    def of_seed(self, seed: int) -> Iterator[tuple[str, Json]]:
+        """Its records, the last written first, each with its file and line."""
+        first, end = np.searchsorted(self._seeds, [seed, seed + 1])
+        for number, line_number, offset in self._places[first:end][::-1].tolist():
+            path = self.paths[number]
+            with path.open("rb") as file:
+                file.seek(offset)
+                line = file.readline()
+            where = f"{path}:{line_number}"
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise _damaged(where, line) from error
+            if not (
+                isinstance(record, dict) and record.keys() >= _FIELDS and record["seed"] == seed
+            ):
+                raise _damaged(where, line)
+            yield where, record
+
+
+def lines_of(seeds: Seeds, shape: torch.Size, recipe: Degradation, params: Params) -> list[bytes]:
+    """The lines of a batch, each with its line feed."""
+    return [
+        (_encode(record) + "\n").encode() for record in records_of(seeds, shape, recipe, params)
+    ]
+
+
+def records_of(seeds: Seeds, shape: torch.Size, recipe: Degradation, params: Params) -> list[Json]:
+    """What is recorded of each image.
+
+    Args:
+        seeds: (B,) the images' seeds.
+        shape: (B, C, H, W) of the batch that entered the degradation.
+        recipe: What drew the parameters.
+        params: As drawn for the batch.
+
+    Raises:
+        TypeError: a parameter is neither a NumPy array nor a Python number.
+    """
+    head = {"shape": list(shape[1:]), "scale": recipe.scale, "recipe": recipe_name(recipe)}
+    own, shared = _split(params, len(seeds))
+    tail = {"shared": shared} if shared else {}
+    return [
+        {"seed": int(seed), **head, "params": params_of_one, **tail}
+        for seed, params_of_one in zip(seeds.tolist(), own, strict=True)
+    ]
+
+
+def recipe_name(recipe: Degradation) -> str:
+    """The class path of a recipe, as in YAML."""
+    return f"{type(recipe).__module__}.{type(recipe).__qualname__}"
+
+
+def of_rank(path: Path, rank: int) -> Path:
+    """The file of a process: the first one's has the name itself."""
+    return path.with_name(f"{path.stem}.rank{rank}{path.suffix}") if rank else path
+
+
+def _split(params: Params, batch: int, path: str = "") -> tuple[list[Params], Params]:
+    # Each image's own parameters as plain numbers and lists, and those of the whole batch.
+    own: list[Params] = [{} for _ in range(batch)]
+    shared: Params = {}
+    for name, value in params.items():
+        if isinstance(value, dict):
+            parts, common = _split(value, batch, f"{path}{name}.")
+            if common:
+                shared[name] = common
+        elif isinstance(value, np.ndarray):
+            parts = value.tolist()
+        elif isinstance(value, bool | int | float):
+            shared[name] = value
+            continue
+        else:
+            raise TypeError(
+                f"the parameter {path}{name} is {type(value).__name__}, which cannot be recorded; "
+                "expected a NumPy array with one entry an image, or a Python number"
+            )
+        for image, part in zip(own, parts, strict=True):
+            image[name] = part
+    return own, shared
+
+
+def _whole(record: Json) -> Params:
+    return _merged(record["params"], record.get("shared", {}))
+
+
+def _merged(own: Params, shared: Params) -> Params:
+    merged = dict(own)
+    for name, value in shared.items():
+        merged[name] = _merged(own.get(name, {}), value) if isinstance(value, dict) else value
+    return merged
+
+
+def _batch_of(found: list[_Found]) -> Params:
+    # Records of the images of a batch as what the recipe drew for it.
+    shared = [each.record.get("shared", {}) for each in found]
+    for each, numbers in zip(found, shared, strict=True):
+        if numbers != shared[0]:
+            raise ValueError(
+                f"{each.where} and {found[0].where} were recorded in batches that share different "
+                "parameters: replay in the batches of the recorded run"
+            )
+    try:
+        return _merged(_stacked([each.record["params"] for each in found]), shared[0])
+    except (KeyError, TypeError, ValueError) as error:
+        where = ", ".join(each.where for each in found[:4])
+        raise ValueError(
+            f"the parameters in {where}{', ...' if len(found) > 4 else ''} do not belong to one "
+            f"recipe, or a line is damaged: {error!r}"
+        ) from error
+
+
+def _stacked(rows: list[Params]) -> Params:
+    if any(row.keys() != rows[0].keys() for row in rows):
+        raise ValueError(f"names differ: {', '.join(rows[0])}")
+    stacked: Params = {}
+    for name, value in rows[0].items():
+        column = [row[name] for row in rows]
+        stacked[name] = _stacked(column) if isinstance(value, dict) else np.array(column)
+    return stacked
+
+
+def _leaves(params: Params, path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in params.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}{name}.")
+        else:
+            yield path + name, value
+
+
+def _files(path: Path) -> list[Path]:
+    name = re.compile(rf"{re.escape(path.stem)}(\.rank\d+)?{re.escape(path.suffix)}")
+    if not path.parent.is_dir():
+        return []
+    return sorted(p for p in path.parent.iterdir() if name.fullmatch(p.name) and p.is_file())
+
+
+def _rank() -> int:
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank()
+    return 0
+
+
+def _check_file(path: Path) -> None:
+    # What is there already: records to go on with, or somebody's file that is left alone.
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        start = file.read(len(_START))
+        whole = _START.startswith(start)
+        size = file.seek(0, os.SEEK_END)
+        first = file.seek(max(0, size - _TAIL))
+        tail = file.read()
+        torn = tail[tail.rfind(b"\n") + 1 :]
+        if not whole or not _START.startswith(torn[: len(_START)]):
+            raise ValueError(
+                f"Record.path {str(path)!r} is there and holds no records: give another"
+            )
+        if torn:
+            # A run that was cut off in the middle of a write goes on from before that batch.
+            log.warning("%s: its last line was not written to its end, and is cut off", path)
+            file.truncate(first + len(tail) - len(torn))
+
+
+def _damaged(where: str, line: bytes) -> ValueError:
+    return ValueError(
+        f"{where} is damaged, or no record: {line[:60]!r}; expected a line of "
+        '{"seed": ..., "shape": ..., "scale": ..., "recipe": ..., "params": {...}}'
+    )
+
+
+def _expanded(path: str, what: str) -> Path:
+    expanded = os.path.expandvars(path)
+    if not path.strip() or "$" in expanded:
+        raise ValueError(
+            f"{what} is {path!r}; expected the path of a file, with set variables only"
+        )
+    return Path(expanded).expanduser()
