@@ -51,7 +51,9 @@ class Sometimes(Stage):
         return torch.where(params["applied"].view(-1, 1, 1, 1), self.stage(x, params["stage"]), x)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """Both, and each picture from one of them."""
+        """Both, and each picture from one of them; what is certain costs nothing."""
+        if self.p in (0.0, 1.0):
+            return self.stage.on_canvas(canvas, params["stage"]) if self.p else canvas
         return select(params["applied"], self.stage.on_canvas(canvas, params["stage"]), canvas)
 
 
@@ -68,7 +70,7 @@ class OneOf(Stage):
 
     def __init__(self, stages: Stages, p: Sequence[float] | None = None) -> None:
         super().__init__()
-        self.stages = nn.ModuleDict(named(stages))
+        self.stages = nn.ModuleDict(named(stages, but="which"))
         count = len(self.stages)
         self.p = check_probabilities(p if p is not None else [1 / max(count, 1)] * count, count)
         self.resizes = any(stage.resizes for stage in self._stages())
@@ -105,8 +107,9 @@ class OneOf(Stage):
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """All of them, and each picture from one."""
-        result = canvas
-        for number, (name, stage) in enumerate(zip(self.stages, self._stages(), strict=True)):
+        (first, stage), *others = zip(self.stages, self._stages(), strict=True)
+        result = stage.on_canvas(canvas, params[first])
+        for number, (name, stage) in enumerate(others, start=1):
             result = select(
                 params["which"] == number, stage.on_canvas(canvas, params[name]), result
             )
@@ -117,7 +120,7 @@ class Shuffled(Stage):
     """Apply stages in an order that is drawn for each image.
 
     On a canvas every stage runs once for every place in the order, so its cost grows with the
-    square of their number; picture by picture it costs nothing.
+    square of their number; picture by picture the order costs nothing.
 
     Args:
         stages: The stages, by name (the name is part of what they draw) or in a list.
@@ -128,7 +131,9 @@ class Shuffled(Stage):
 
     def __init__(self, stages: Stages) -> None:
         super().__init__()
-        self.stages = nn.ModuleDict(named(stages))
+        self.stages = nn.ModuleDict(named(stages, but="order"))
+        if not self.stages:
+            raise ValueError("stages is empty; expected one or more to shuffle")
         self.resizes = any(stage.resizes for stage in self._stages())
 
     def _stages(self) -> Iterable[Stage]:
@@ -177,14 +182,20 @@ class Shuffled(Stage):
         return canvas
 
 
-def named(stages: Stages | Sequence[Stage] | Mapping[str, Stage]) -> dict[str, Stage]:
+def named(
+    stages: Stages | Sequence[Stage] | Mapping[str, Stage], but: str = ""
+) -> dict[str, Stage]:
     """Stages by the names of their streams.
 
     In a list, a stage is named by its class, and by its number among the stages of that class from
     the second on (`GaussianNoise`, `GaussianNoise#2`).
 
+    Args:
+        stages: The stages.
+        but: A name that none may have, because a parameter beside theirs has it.
+
     Raises:
-        ValueError: there are none, or a name cannot be one.
+        ValueError: a name cannot be one.
         TypeError: one of them is no stage.
     """
     pairs: list[tuple[str, Stage]]
@@ -205,6 +216,8 @@ def named(stages: Stages | Sequence[Stage] | Mapping[str, Stage]) -> dict[str, S
             )
         if not name or "." in name:
             raise ValueError(f"a stage is named {name!r}; expected a name without a dot")
+        if name == but or hasattr(nn.ModuleDict, name):  # such as `values`: torch refuses it
+            raise ValueError(f"a stage is named {name!r}, which is taken; choose another name")
     return dict(pairs)
 
 

@@ -1,0 +1,253 @@
+"""Stages made of stages: who gets what, in which order, by either executor."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from degradations.base import Stage
+from degradations.canvas import Canvas
+from degradations.compose import OneOf, Shuffled, Sometimes, check_probabilities, named
+from degradations.draws import Draws
+from degradations.noise import GaussianNoise
+from degradations.params import of_each_image, to_device
+from degradations.pipeline import Pipeline
+
+N = 4000
+X = torch.rand(16, 3, 8, 6, generator=torch.Generator().manual_seed(0))
+SHAPE = torch.Size((N, 3, 8, 6))
+
+
+class Add(Stage):
+    """Add a drawn number, and a fixed one."""
+
+    def __init__(self, value: float = 0.0) -> None:
+        super().__init__()
+        self.value = value
+
+    def draw(self, draws, shape):
+        return {"drawn": draws.uniform()}
+
+    def forward(self, x, params):
+        return x + self.value + params["drawn"].view(-1, 1, 1, 1)
+
+
+class Double(Stage):
+    """Multiply by two."""
+
+    def draw(self, draws, shape):
+        return {}
+
+    def forward(self, x, params):
+        return x * 2
+
+
+class Square(Double):
+    """Square."""
+
+    def forward(self, x, params):
+        return x * x
+
+
+class Crop(Double):
+    """Leave the left half."""
+
+    resizes = True
+
+    def forward(self, x, params):
+        return x[..., : x.shape[-1] // 2]
+
+    def on_canvas(self, canvas, params):
+        sizes = torch.stack([canvas.sizes[:, 0], canvas.sizes[:, 1] // 2], dim=1)
+        width = canvas.pixels.shape[-1] // 2
+        return Canvas(canvas.pixels[..., :width], sizes, canvas.hr_size)
+
+
+def draw(stage, count=N, first=0):
+    return stage.draw(Draws(np.arange(first, first + count)), torch.Size((count, *SHAPE[1:])))
+
+
+def results(stage, x=X):
+    """Whole batch, picture by picture, and on a canvas, with the drawn parameters."""
+    drawn = draw(stage, len(x))
+    params = stage.prepare(to_device(drawn, len(x), torch.device("cpu")))
+    own = of_each_image(params, len(x))
+    each = [stage(image, part) for image, part in zip(x.split(1), own, strict=True)]
+    return drawn, each, stage.on_canvas(Canvas.of(x), params), params
+
+
+def check_executors(stage):
+    drawn, each, canvas, params = results(stage)
+    for image, pixels, size in zip(each, canvas.pixels, canvas.sizes.tolist(), strict=True):
+        assert list(image.shape[-2:]) == size
+        assert torch.equal(image[0], pixels[:, : size[0], : size[1]])
+    if not stage.resizes:
+        assert torch.equal(stage(X, params), torch.cat(each))
+    return drawn, each
+
+
+# ------------------------------------------------------------------------------------- sometimes
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_sometimes(p):
+    drawn, each = check_executors(Sometimes(Square(), p))
+    for applied, x, y in zip(drawn["applied"], X.split(1), each, strict=True):
+        assert torch.equal(y, x * x if applied else x)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_sometimes_is_that_often(p):
+    applied = draw(Sometimes(Square(), p))["applied"]
+    assert abs(applied.mean() - p) <= 4 * np.sqrt(p * (1 - p) / N)
+
+
+def test_sometimes_changes_the_size():
+    drawn, each = check_executors(Sometimes(Crop(), 0.5))
+    widths = [y.shape[-1] for y in each]
+    assert widths == [3 if applied else 6 for applied in drawn["applied"]]
+    assert len(set(widths)) == 2
+
+
+def test_whether_and_what_are_independent():
+    params = draw(Sometimes(Add(), 0.5))
+    drawn, applied = params["stage"]["drawn"], params["applied"]
+    assert abs(drawn[applied].mean() - drawn[~applied].mean()) < 0.04
+
+
+def test_the_probability_changes_nothing_in_the_stage():
+    rare, often = (draw(Sometimes(Add(), p)) for p in (0.1, 0.9))
+    np.testing.assert_array_equal(rare["stage"]["drawn"], often["stage"]["drawn"])
+    assert np.all(often["applied"] >= rare["applied"])  # one threshold on one number
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
+def test_sometimes_refuses_what_is_no_probability(p):
+    with pytest.raises(ValueError, match=r"p is .*expected a probability in \[0, 1\]"):
+        Sometimes(Square(), p)
+
+
+# ----------------------------------------------------------------------------------------- one of
+
+
+def test_one_of():
+    drawn, each = check_executors(OneOf([Double(), Square(), Add(5.0)], (0.2, 0.3, 0.5)))
+    for n, (which, x) in enumerate(zip(drawn["which"], X.split(1), strict=True)):
+        own = np.float32(drawn["Add"]["drawn"][n]).item()
+        expected = (x * 2, x * x, x + 5.0 + own)[which]
+        torch.testing.assert_close(each[n], expected, rtol=0, atol=1e-6)
+    assert set(drawn["which"]) == {0, 1, 2}
+
+
+def test_one_of_is_that_often():
+    p = (0.2, 0.0, 0.8)
+    counts = np.bincount(draw(OneOf([Double(), Square(), Add()], p))["which"], minlength=3)
+    assert counts[1] == 0
+    assert abs(counts[0] / N - 0.2) < 4 * np.sqrt(0.2 * 0.8 / N)
+
+
+def test_one_of_with_equal_chances():
+    counts = np.bincount(draw(OneOf([Double(), Square(), Add()]))["which"])
+    assert np.abs(counts / N - 1 / 3).max() < 4 * np.sqrt(2 / 9 / N)
+
+
+@pytest.mark.parametrize("order", [[Crop, Double], [Double, Crop]])
+def test_one_of_changes_the_size(order):
+    drawn, each = check_executors(OneOf([cls() for cls in order]))
+    widths = [y.shape[-1] for y in each]
+    assert widths == [3 if order[which] is Crop else 6 for which in drawn["which"]]
+
+
+def test_another_stage_changes_nothing_in_the_others():
+    few, more = draw(OneOf({"a": Add()})), draw(OneOf({"b": Double(), "a": Add()}))
+    np.testing.assert_array_equal(few["a"]["drawn"], more["a"]["drawn"])
+
+
+@pytest.mark.parametrize("p", [(0.5,), (0.5, 0.6), (-0.5, 1.5), (float("nan"), 1.0), ()])
+def test_one_of_refuses_what_are_no_probabilities(p):
+    with pytest.raises(ValueError, match="expected 2 probabilities, none negative, with sum 1"):
+        OneOf([Double(), Square()], p)
+
+
+def test_one_of_nothing():
+    with pytest.raises(ValueError, match="p is"):
+        OneOf([])
+
+
+# --------------------------------------------------------------------------------------- shuffled
+
+
+def test_shuffled():
+    stages = {"twice": Double(), "square": Square(), "add": Add(5.0)}
+    drawn, each = check_executors(Shuffled(stages))
+    for n, (order, x) in enumerate(zip(drawn["order"], X.split(1), strict=True)):
+        own = np.float32(drawn["add"]["drawn"][n]).item()
+        y = x
+        for number in order:
+            y = (y * 2, y * y, y + 5.0 + own)[number]
+        torch.testing.assert_close(each[n], y, rtol=1e-6, atol=1e-6)
+
+
+def test_every_order_is_equally_likely():
+    order = draw(Shuffled([Double(), Square(), Add()]))["order"]
+    counts = [np.all(order == p, axis=1).sum() for p in itertools.permutations(range(3))]
+    assert sum(counts) == N
+    # Chi-square with 5 degrees of freedom: 20.5 is exceeded in 1 of 1000.
+    assert np.sum((np.array(counts) - N / 6) ** 2 / (N / 6)) < 20.5
+
+
+def test_shuffled_changes_the_size():
+    _, each = check_executors(Shuffled([Crop(), Square()]))
+    assert all(y.shape[-1] == 3 for y in each)
+
+
+def test_shuffled_nothing():
+    with pytest.raises(ValueError, match="stages is empty"):
+        Shuffled([])
+
+
+# ------------------------------------------------------------------------------------------ names
+
+
+@pytest.mark.parametrize("make", [Sometimes, lambda stage: OneOf([stage, Double()])])
+def test_prepare_reaches_the_stage(make):
+    class Prepared(Double):
+        def prepare(self, params):
+            return {**params, "ready": 1}
+
+    stage = make(Prepared())
+    flat = str(stage.prepare(to_device(draw(stage, 2), 2, torch.device("cpu"))))
+    assert flat.count("'ready': 1") == 1
+
+
+def test_names_in_a_list():
+    stages = [GaussianNoise(), Double(), GaussianNoise(), GaussianNoise()]
+    assert list(named(stages)) == ["GaussianNoise", "Double", "GaussianNoise#2", "GaussianNoise#3"]
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "values", "type"])
+def test_names_that_cannot_be(name):
+    with pytest.raises(ValueError, match="a stage is named"):
+        Pipeline(2.0, {name: Double()})
+
+
+@pytest.mark.parametrize(("cls", "name"), [(OneOf, "which"), (Shuffled, "order")])
+def test_names_of_their_own_parameters(cls, name):
+    with pytest.raises(ValueError, match=f"a stage is named '{name}', which is taken"):
+        cls({name: Double()})
+
+
+def test_what_is_no_stage():
+    with pytest.raises(TypeError, match=r"stages\[1\] is ReLU; expected a Stage"):
+        OneOf([Double(), torch.nn.ReLU()])
+    with pytest.raises(TypeError, match=r"stages\[act\] is ReLU; expected a Stage"):
+        OneOf({"act": torch.nn.ReLU()})
+
+
+def test_probabilities_are_checked_under_their_name():
+    assert check_probabilities([0.25, 0.75], 2) == (0.25, 0.75)
+    with pytest.raises(ValueError, match=r"families is .* \(it is 0\.9\)"):
+        check_probabilities([0.2, 0.7], 2, "families")
