@@ -28,6 +28,10 @@ class Throughput(Callback):
         ValueError: ``every_n_steps`` is below 1.
     """
 
+    # Not dispatched, see `callbacks/progress.py`.
+    on_before_zero_grad = on_before_optimizer_step = None  # type: ignore[assignment]
+    on_before_backward = on_after_backward = None  # type: ignore[assignment]
+
     def __init__(self, every_n_steps: int | None = None) -> None:
         super().__init__()
         if every_n_steps is not None and every_n_steps < 1:

@@ -44,6 +44,9 @@ class Checkpoints(Checkpoint):
         mode: Whether the largest (``max``) or smallest (``min``) value is best.
     """
 
+    # Not dispatched, see `callbacks/progress.py`.
+    on_before_zero_grad = on_before_backward = on_after_backward = None  # type: ignore[assignment]
+
     def __init__(
         self,
         every_n_steps: int = 1000,

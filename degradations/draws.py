@@ -44,20 +44,23 @@ def mix(words: Words) -> Words:
     return words ^ (words >> _S3)
 
 
-def seed_of(*parts: int | str) -> int:
+def seed_of(*parts: int | str | bytes) -> int:
     """A seed in [0, 2**63) that is the same on every machine and in every Python.
 
     Args:
         parts: What the seed stands for, e.g. `seed_of(run_seed, epoch, position)`. Their order,
-            their borders and their types count: `("ab", "c")`, `("a", "bc")`, `(1,)` and `("1",)`
-            all differ.
+            their borders and their types count: `("ab", "c")`, `("a", "bc")`, `(1,)`, `("1",)` and
+            `(b"1",)` all differ.
 
     Raises:
-        TypeError: a part is neither an integer nor a string.
+        TypeError: a part is neither an integer, nor a string, nor bytes.
     """
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
-        tag = b"s" + part.encode() if isinstance(part, str) else b"i%d" % operator.index(part)
+        if isinstance(part, bytes):
+            tag = b"b" + part
+        else:
+            tag = b"s" + part.encode() if isinstance(part, str) else b"i%d" % operator.index(part)
         digest.update(len(tag).to_bytes(8, "little") + tag)
     return int.from_bytes(digest.digest(), "little") >> 1
 

@@ -70,6 +70,8 @@ class ImageModel(LightningModule, ABC):
         self._writes = True  # whether what is logged in this batch will be written
         # What was booked and only needs another value, by hook and name, until the next writing.
         self._exchanged: dict[tuple[str | None, str], Any] = {}
+        # How many values `_show_logged` found, and whether it showed them; None: to be done again.
+        self._shown: tuple[int, bool] | None = None
         # Which weights are in the model; None while they are as initialised.
         self.weights_source: str | None = None
 
@@ -128,14 +130,22 @@ class ImageModel(LightningModule, ABC):
         batch differs, and a resumed run draws what the uninterrupted one would have drawn, with
         nothing saved. Who overrides this calls it first.
         """
-        seed = seed_of("model", *batch["seed"].tolist())
+        seed = seed_of("model", batch["seed"].numpy().tobytes())
         # Not torch.manual_seed: where CUDA is not in use, that notes the whole stack at each call.
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(seed)
         if batch_idx == 0:
             self._exchanged.clear()  # an epoch has its own record
+            self._shown = None
         self._show_logged()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As torch's, but for the one name that Lightning sets some forty times a step."""
+        if name == "_current_fx_name":  # a string: never a parameter, which torch would look for
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def on_validation_start(self) -> None:
         """Let the processes run on their own: they may have differing numbers of pictures."""
@@ -177,6 +187,7 @@ class ImageModel(LightningModule, ABC):
                     booked._forward_cache = _as_float(value)
                     self._exchanged[self._current_fx_name, name] = booked
                 return
+        self._shown = None
         super().log(name, value, *args, **kwargs)
 
     def _booked(self) -> dict[str, Any]:
@@ -192,11 +203,15 @@ class ImageModel(LightningModule, ABC):
         if self._writes:
             self._exchanged.clear()
         # At the end of an epoch or run others may read the last value, such as early stopping.
-        ends = trainer.is_last_batch or trainer.global_step == trainer.max_steps
-        for booked in self._booked().values():
+        shows = self._writes or trainer.is_last_batch or trainer.global_step == trainer.max_steps
+        booked_values = self._booked()
+        if self._shown == (len(booked_values), shows):
+            return
+        for booked in booked_values.values():
             if _is_of_steps(booked):
                 # What counts as reset keeps its value, and Lightning does not look at it.
-                booked.has_reset = not (self._writes or ends)
+                booked.has_reset = not shows
+        self._shown = (len(booked_values), shows)
 
     # ------------------------------------------------------------------------------------- weights
 
@@ -439,7 +454,7 @@ def _is_of_steps(booked: Any) -> bool:
 
 def _as_float(value: Any) -> Tensor:
     # As Lightning keeps a value, but where it is: a copy to the device would take time.
-    value = torch.as_tensor(value).detach()
+    value = (value if isinstance(value, Tensor) else torch.as_tensor(value)).detach()
     return value if value.dtype in (torch.float32, torch.float64) else value.float()
 
 

@@ -70,13 +70,15 @@ class TestKnownAnswers:
         assert seed_of(0) == 6123453654292721103
         assert seed_of("set5/img_001") == 6462156442455809686
         assert seed_of(0, 3, 17) == 8712633356971363495
+        assert seed_of(b"1") == 6636475020452809388
         assert seed_of(-1) == 8266396364519549998
         assert seed_of(2**70) == 7214811506982208398
 
 
 class TestSeedOf:
     def test_types_and_borders_count(self):
-        parts = [(1,), ("1",), ("ab", "c"), ("a", "bc"), ("abc",), (1, 23), (12, 3), ("i1",), (-1,)]
+        parts = [(1,), ("1",), (b"1",), ("ab", "c"), ("a", "bc"), ("abc",), (1, 23), (12, 3)]
+        parts += [("i1",), (-1,)]
         assert len({seed_of(*part) for part in parts}) == len(parts)
 
     def test_numpy_integers_count_as_integers(self):
@@ -89,7 +91,7 @@ class TestSeedOf:
         assert max(seeds) > 2**62  # all 63 bits are used
         torch.tensor(seeds)
 
-    @pytest.mark.parametrize("part", [1.5, None, b"x"])
+    @pytest.mark.parametrize("part", [1.5, None, [1]])
     def test_refuses_other_types(self, part):
         with pytest.raises(TypeError):
             seed_of(part)
