@@ -19,7 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.base import ImageMetric, MetricProtocol, Record, all_callbacks
+from callbacks.base import ImageMetric, MetricProtocol, Record, all_callbacks, steps_done
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,8 @@ class Results(Callback):
     """Keep the numbers of ``validate`` and ``test`` in the run's directory, and show them.
 
     A new number replaces that of the same dataset, scale, metric, protocol and checkpoint; all
-    others stay. The validations within ``fit`` are in the logs instead.
+    others stay. The validations within ``fit`` are in the logs instead; a line says how far the
+    model is from bicubic, where a metric has that control.
 
     Args:
         filename: Name of the file in the run's directory.
@@ -66,9 +67,12 @@ class Results(Callback):
         self.filename = filename
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Store and show what ``validate`` found."""
+        """Store and show what ``validate`` found; in ``fit``, say how far it is from bicubic."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._report(trainer, pl_module)
+        elif not trainer.sanity_checking and trainer.is_global_zero:
+            for line in margins(all_callbacks(trainer)):
+                log.info("step %d, %s", steps_done(trainer, pl_module), line)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Store and show what ``test`` found."""
@@ -87,6 +91,25 @@ class Results(Callback):
         write_results(path, merge(_readable(path), results))
         Console().print(table(results))
         log.info("numbers and protocols: %s", path)
+
+
+def margins(callbacks: list[Callback]) -> list[str]:
+    """A line for each metric and dataset with a control: its value, and how it compares."""
+    lines = []
+    for metric in callbacks:
+        if not isinstance(metric, ImageMetric):
+            continue
+        controls = {record["dataset"]: record["value"] for record in metric.control_records}
+        for record in metric.records:
+            if (bicubic := controls.get(record["dataset"])) is None:
+                continue
+            difference = record["value"] - bicubic
+            better = (difference > 0) == metric.higher_is_better and difference != 0
+            lines.append(
+                f"{record['dataset']} x{record['scale']:g}: {metric.name} {record['value']:.4f}, "
+                f"bicubic {bicubic:.4f}: {difference:+.4f}, {'better' if better else 'not better'}"
+            )
+    return lines
 
 
 def load_results(path: str | Path) -> ResultsFile:

@@ -14,7 +14,15 @@ from rich.console import Console
 from torch import Tensor
 
 from callbacks.psnr import PSNR
-from callbacks.results import Result, Results, load_results, merge, table, write_results
+from callbacks.results import (
+    Result,
+    Results,
+    load_results,
+    margins,
+    merge,
+    table,
+    write_results,
+)
 from callbacks.ssim import SSIM
 from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
 
@@ -177,3 +185,27 @@ class Unequal(Tiny):
 def test_an_infinite_number_is_stored(tmp_path: Path) -> None:
     trainer(tmp_path, PSNR(), Results("numbers.json")).test(Unequal(), loader(), verbose=False)
     assert load_results(tmp_path / "numbers.json")["results"][0]["value"] == math.inf
+
+
+def test_fit_says_how_far_it_is_from_bicubic(tmp_path: Path, caplog: Any) -> None:
+    caplog.set_level(logging.INFO, logger="callbacks.results")
+    metric = PSNR(control=True)
+    run = trainer(tmp_path, metric, SSIM(), Results(), max_steps=2, val_check_interval=2)
+    run.fit(Tiny(), loader(), [loader()])
+    lines = [r.getMessage() for r in caplog.records if "bicubic" in r.getMessage()]
+    ours, bicubic = metric.records[0]["value"], metric.control_records[0]["value"]
+    compared = f"psnr {ours:.4f}, bicubic {bicubic:.4f}: {ours - bicubic:+.4f}, not better"
+    assert lines[-1] == f"step 2, tiny x2: {compared}"
+    assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("higher", "value", "word"),
+    [(True, 2.0, "better"), (True, 0.5, "not"), (False, 0.5, "better"), (False, 2.0, "not")],
+)
+def test_better_is_higher_or_lower_by_the_metric(higher: bool, value: float, word: str) -> None:
+    metric = PSNR(control=True)
+    metric.higher_is_better = higher
+    metric.records = [result(value=value)]  # type: ignore[list-item]
+    metric.control_records = [result(value=1.0)]  # type: ignore[list-item]
+    assert f", {word}" in margins([metric])[0]

@@ -1,0 +1,320 @@
+"""Degrading a batch: ours against Real-ESRGAN's own code, in turns, in one run.
+
+    OMP_NUM_THREADS=1 taskset -c 0 python -m benchmarks.degradation PEERS
+
+PEERS is a folder with checkouts of BasicSR and Real-ESRGAN as they are published; their pipeline
+(`RealESRNetModel.feed_data`, with its released options) runs unchanged, on the device that is
+timed. Their blur kernels come ready-made, as their data loader's workers make them; ours are made
+within the time that is measured. A batch of theirs may take ten times as long as another, since
+most choices are made once a batch: the ratio is that of the mean times over many batches, and
+that of the medians is beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import random
+import statistics
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.report import write_report
+from degradations.base import Degradation
+from degradations.mixture import Mixture
+from degradations.real_esrgan import RealESRGAN, RealESRGANLight
+from degradations.record import Record
+
+SEED = 0
+BATCH, SIDE, SCALE = 16, 256, 4
+
+
+class Peer:
+    """Real-ESRGAN's pipeline, imported from checkouts that the user gives.
+
+    Args:
+        folder: Holds `BasicSR` and `Real-ESRGAN`.
+        usm: Whether HR is sharpened first, as its options have it by default.
+        device: Where it runs.
+
+    Raises:
+        FileNotFoundError: one of the checkouts is not there.
+    """
+
+    def __init__(self, folder: Path, usm: bool, device: torch.device) -> None:
+        for part in ("BasicSR/basicsr/utils/diffjpeg.py", "Real-ESRGAN/realesrgan/models"):
+            if not (folder / part).exists():
+                raise FileNotFoundError(
+                    f"{folder / part} is not there: give the folder with checkouts of BasicSR and "
+                    "Real-ESRGAN"
+                )
+        _import_without_their_inits(folder)
+        model = importlib.import_module("realesrgan.models.realesrnet_model").RealESRNetModel
+        utilities = importlib.import_module("basicsr.utils")
+        options = folder / "Real-ESRGAN/options/train_realesrnet_x4plus.yml"
+        self.options = yaml.safe_load(options.read_text())
+        self.model = object.__new__(model)  # its constructor wants a network and a CUDA device
+        self.model.opt = {**self.options, "gt_usm": usm}
+        self.model.is_train, self.model.device = True, device
+        codec = utilities.DiffJPEG(differentiable=False).to(device)
+        # Its result is permuted, which their blur cannot take in today's torch.
+        self.model.jpeger = lambda x, quality: codec(x, quality=quality).contiguous()
+        self.model.usm_sharpener = utilities.USMSharp().to(device)
+        self.model._dequeue_and_enqueue = lambda: None  # ours has no need of a pool
+        self.random_kernel = importlib.import_module("basicsr.data.degradations")
+
+    def batch(self, hr: Tensor) -> dict[str, Tensor]:
+        """What their data loader gives: pictures, and three kernels each."""
+        kernels = [[self._kernel(order) for order in (1, 2, 3)] for _ in range(len(hr))]
+        stacked = torch.tensor(np.array(kernels), dtype=torch.float32).unbind(1)
+        return {"gt": hr, **dict(zip(("kernel1", "kernel2", "sinc_kernel"), stacked, strict=True))}
+
+    def __call__(self, data: dict[str, Tensor]) -> Tensor:
+        """One batch of LR."""
+        self.model.feed_data(data)
+        return self.model.lq
+
+    def _kernel(self, order: int) -> np.ndarray[Any, Any]:
+        options = self.options["datasets"]["train"]
+        size = random.choice(range(7, 22, 2))
+        suffix = "" if order == 1 else "2"
+        sinc = options["final_sinc_prob"] if order == 3 else options[f"sinc_prob{suffix}"]
+        if random.random() < sinc:
+            least = np.pi / 3 if order == 3 or size < 13 else np.pi / 5
+            cutoff = np.random.uniform(least, np.pi)
+            return self.random_kernel.circular_lowpass_kernel(cutoff, size, pad_to=21)
+        if order == 3:
+            pulse = np.zeros((21, 21))
+            pulse[10, 10] = 1
+            return pulse
+        kernel = self.random_kernel.random_mixed_kernels(
+            *(options[f"{name}{suffix}"] for name in ("kernel_list", "kernel_prob")),
+            *(size, options[f"blur_sigma{suffix}"], options[f"blur_sigma{suffix}"]),
+            *([-np.pi, np.pi], options[f"betag_range{suffix}"], options[f"betap_range{suffix}"]),
+            noise_range=None,
+        )
+        return np.pad(kernel, (21 - size) // 2)
+
+
+def _import_without_their_inits(folder: Path) -> None:
+    # Importing their packages imports all networks and metrics, some of which no longer import.
+    # Empty packages in their place let the few modules of the pipeline be found by themselves.
+    paths = {
+        "basicsr": "BasicSR/basicsr",
+        "basicsr.data": "BasicSR/basicsr/data",
+        "basicsr.utils": "BasicSR/basicsr/utils",
+        "basicsr.models": "BasicSR/basicsr/models",
+        "realesrgan": "Real-ESRGAN/realesrgan",
+        "realesrgan.models": "Real-ESRGAN/realesrgan/models",
+    }
+    for name, path in paths.items():
+        package = types.ModuleType(name)
+        package.__path__ = [str(folder / path)]
+        sys.modules[name] = package
+    base = types.ModuleType("basicsr.models.sr_model")
+    base.SRModel = object  # type: ignore[attr-defined]
+    sys.modules[base.__name__] = base
+    utilities = sys.modules["basicsr.utils"]
+    utilities.DiffJPEG = importlib.import_module("basicsr.utils.diffjpeg").DiffJPEG  # type: ignore[attr-defined]
+    utilities.USMSharp = importlib.import_module("basicsr.utils.img_process_util").USMSharp  # type: ignore[attr-defined]
+
+
+def photographs(count: int, side: int) -> Tensor:
+    """(N, 3, side, side) crops of the photographs in scikit-image and scikit-learn, in [0, 1]."""
+    from skimage import data
+    from sklearn.datasets import load_sample_images
+
+    pictures = [*load_sample_images().images, data.astronaut(), data.coffee(), data.chelsea()]
+    generator = np.random.default_rng(SEED)
+    crops = []
+    for index in range(count):
+        picture = pictures[index % len(pictures)]
+        top, left = (generator.integers(0, n - side + 1) for n in picture.shape[:2])
+        crops.append(picture[top : top + side, left : left + side])
+    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous().float() / 255
+
+
+def seconds(function: Callable[[], Any], device: torch.device) -> float:
+    """Time of one call, the device's work included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def in_turns(
+    columns: dict[str, Callable[[int], Callable[[], Any]]], draws: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds a call of every column, one call each in turn; what comes before is not timed."""
+    times: dict[str, list[float]] = {name: [] for name in columns}
+    for draw in tqdm(range(-3, draws), desc=" / ".join(columns), leave=False):
+        for name, prepare in columns.items():
+            taken = seconds(prepare(draw), device)
+            if draw >= 0:  # the others warm up
+                times[name].append(taken)
+    return times
+
+
+def summary(times: list[float]) -> dict[str, float]:
+    """Mean and median in milliseconds."""
+    return {
+        "mean_ms": round(statistics.mean(times) * 1e3, 2),
+        "median_ms": round(statistics.median(times) * 1e3, 2),
+    }
+
+
+def against(peer: list[float], ours: list[float]) -> dict[str, Any]:
+    """Both, and how many times as fast ours is."""
+    return {
+        "peer": summary(peer),
+        "ours": summary(ours),
+        "ratio_of_means": round(statistics.mean(peer) / statistics.mean(ours), 2),
+        "ratio_of_medians": round(statistics.median(peer) / statistics.median(ours), 2),
+        "draws": len(peer),
+    }
+
+
+def compare(folder: Path, usm: bool, draws: int, device: torch.device, compile: bool) -> Any:
+    """Their pipeline and ours on the same pictures, new draws at every turn."""
+    hr = photographs(BATCH, SIDE).to(device)
+    peer = Peer(folder, usm, device)
+    ours = RealESRGAN(SCALE, usm=usm, compile=compile).to(device)
+
+    def theirs(draw: int) -> Callable[[], Any]:
+        return partial(peer, {name: x.to(device) for name, x in peer.batch(hr).items()})
+
+    def own(draw: int) -> Callable[[], Any]:
+        return partial(ours, hr, seeds(draw))
+
+    times = in_turns({"Real-ESRGAN": theirs, "Enlarger": own}, draws, device)
+    return against(times["Real-ESRGAN"], times["Enlarger"])
+
+
+def seeds(draw: int) -> Tensor:
+    """(B,) new ones for every draw."""
+    return torch.arange(BATCH) + (draw + 10) * BATCH
+
+
+def variants(draws: int, device: torch.device) -> dict[str, Any]:
+    """Our pipeline on pictures of differing sizes, in a mixture, and recorded, against itself.
+
+    All of one size: a batch of 16 pictures of 256 px. Differing: 16 pictures of 192 to 320 px, one
+    by one, as evaluation has them, with as many pixels in all.
+    """
+    hr = photographs(BATCH, SIDE).to(device)
+    generator = np.random.default_rng(SEED)
+    sides = np.sort(generator.integers(192 // 4, 320 // 4 + 1, BATCH) * 4)
+    others = [photographs(BATCH, int(side))[i : i + 1].to(device) for i, side in enumerate(sides)]
+    pixels = sum(x.shape[-1] ** 2 for x in others) / (BATCH * SIDE**2)
+    plain = RealESRGAN(SCALE, usm=False)
+    light = RealESRGANLight(SCALE, usm=False)
+    mixture = Mixture(
+        SCALE,
+        [
+            lambda scale: RealESRGAN(scale, usm=False),
+            lambda scale: RealESRGANLight(scale, usm=False),
+        ],
+        [0.5, 0.5],
+    )
+
+    def batch(degradation: Degradation, draw: int) -> Callable[[], Any]:
+        return partial(degradation, hr, seeds(draw))
+
+    def one_by_one(draw: int) -> Callable[[], Any]:
+        def run() -> None:
+            for x, seed in zip(others, seeds(draw).split(1), strict=True):
+                plain(x, seed)
+
+        return run
+
+    with tempfile.TemporaryDirectory() as place:
+        record = Record(
+            SCALE, lambda scale: RealESRGAN(scale, usm=False), str(Path(place) / "params.jsonl")
+        )
+        times = in_turns(
+            {
+                "plain": partial(batch, plain),
+                "differing sizes": one_by_one,
+                "light": partial(batch, light),
+                "mixture": partial(batch, mixture),
+                "recorded": partial(batch, record),
+            },
+            draws,
+            device,
+        )
+    mean = {name: statistics.mean(values) for name, values in times.items()}
+    return {
+        **{name: summary(values) for name, values in times.items()},
+        # Throughput against that of what it is made of: pixels, members, the recipe by itself.
+        "throughput_of_differing_sizes": round(mean["plain"] * pixels / mean["differing sizes"], 3),
+        "throughput_of_mixture": round((mean["plain"] + mean["light"]) / 2 / mean["mixture"], 3),
+        "throughput_of_recorded": round(mean["plain"] / mean["recorded"], 3),
+        "draws": draws,
+    }
+
+
+def launches(compiled_for: torch.device) -> dict[str, int]:
+    """Kernels and library calls of a batch on the canvas, compiled; and waits for the device.
+
+    Counted in the code that the compiler makes, so that a machine without a GPU can stand in.
+    """
+    import re
+
+    from torch._inductor import metrics
+    from torch._inductor.utils import run_and_get_code
+
+    degradation = RealESRGAN(SCALE, usm=False, executor="canvas", compile=True)
+    hr = photographs(BATCH, SIDE).to(compiled_for)
+    metrics.reset()
+    _, code = run_and_get_code(degradation, hr, seeds(0))
+    calls = re.findall(r"\b(?:extern_kernels\.\w+|torch\.ops\.[\w.]+)\(", "\n".join(code))
+    calls = [call for call in calls if "_async" not in call and "reinterpret" not in call]
+    return {"kernels": metrics.generated_kernel_count, "library_calls": len(calls)}
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description="Time degradation against Real-ESRGAN's code.")
+    parser.add_argument("peers", type=Path, help="folder with checkouts of BasicSR and Real-ESRGAN")
+    parser.add_argument("--draws", type=int, default=150, help="batches of each, without USM")
+    parser.add_argument("--usm-draws", type=int, default=30, help="batches of each, with USM")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    arguments = parser.parse_args()
+
+    logging.getLogger().setLevel(logging.ERROR)
+    torch.set_num_threads(arguments.threads)
+    random.seed(SEED)
+    np.random.seed(SEED)
+    torch.manual_seed(SEED)
+    device = torch.device(arguments.device)
+    compiled = device.type == "cuda"
+    results: dict[str, Any] = {
+        "batch": f"{BATCH} pictures of {SIDE} px to x{SCALE}",
+        "without USM": compare(arguments.peers, False, arguments.draws, device, compiled),
+        "with USM": compare(arguments.peers, True, arguments.usm_draws, device, compiled),
+        "variants": variants(arguments.draws, device),
+        "canvas, compiled": launches(device),
+    }
+    name = "degradation" if device.type == "cpu" else f"degradation_{device.type}"
+    write_report(name, results, SEED)
+
+
+if __name__ == "__main__":
+    main()
