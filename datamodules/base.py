@@ -33,6 +33,7 @@ from datamodules.pictures import (
 )
 from degradations.base import Degradation
 from degradations.draws import seed_of
+from degradations.pool import PairPool, Pairs
 
 log = logging.getLogger(__name__)
 
@@ -223,6 +224,7 @@ class SRDataModule(LightningDataModule):
         self._fingerprint = ""  # of the training pictures' keys
         self._datasets: dict[str, list[Pictures]] = {}
         self._left_out: set[str] = set()
+        self._pool: PairPool | None = None
 
     # ------------------------------------------------------------------------------------ sources
 
@@ -237,6 +239,7 @@ class SRDataModule(LightningDataModule):
         """
         if stage == "fit":
             self._datasets["train"] = [self._training_pictures()]
+            self._pool = self._new_pool(self._datasets["train"][0])
         if stage in ("fit", "validate"):
             self._datasets["val"] = [self._prepared(*named) for named in self.val.items()]
         if stage == "test":
@@ -279,6 +282,21 @@ class SRDataModule(LightningDataModule):
         names = "\n".join(pictures.keys).encode()
         self._fingerprint = hashlib.blake2b(names, digest_size=8).hexdigest()
         return pictures
+
+    def _new_pool(self, dataset: Pictures) -> PairPool | None:
+        degradation = dataset.source.degradation or self.degradation
+        size = degradation.pool if degradation is not None else 0
+        if not size:
+            return None
+        world = self._ranks()[1]
+        share = self.batch_size // world
+        if size < share or size % share:
+            raise ValueError(
+                f"degradation.init_args.pool is {size}; expected 0 (no pool) or a multiple of the "
+                f"{share} crops that a process has in a batch (data.init_args.batch_size "
+                f"{self.batch_size}, processes {world}), such as {max(1, size // share) * share}"
+            )
+        return PairPool(size)
 
     def _predict_pictures(self) -> PredictPictures:
         from datamodules.folder import Folder  # Folder is a Source, so it imports this file
@@ -404,12 +422,22 @@ class SRDataModule(LightningDataModule):
         """
         if "error" in batch:
             return {"key": batch["key"], "error": batch["error"]}
-        dataset = self._datasets[self._part()][dataloader_idx]
+        part = self._part()
+        dataset = self._datasets[part][dataloader_idx]
+        pool = self._pool if part == "train" and "lr" not in batch else None
+        if pool is not None and batch["hr"].dtype != torch.uint8:
+            raise ValueError(
+                "degradation.init_args.pool keeps pictures of 8 bits, and there are some of 16 in "
+                f"data.init_args.train ({', '.join(batch['key'][:3])}, ...): convert them, or set "
+                "pool to 0"
+            )
         for name in ("hr", "lr"):
             if name in batch and batch[name].dtype == torch.uint8:
                 batch[name] = batch[name].float().div_(255)
         if "lr" not in batch:
             batch["lr"] = self._degradation_of(dataset)(batch["hr"], batch["seed"])
+        if pool is not None:
+            _exchange(pool, batch)
         if "hr" in batch:
             batch["size"] = tuple(batch["hr"].shape[-2:])
         else:
@@ -442,9 +470,16 @@ class SRDataModule(LightningDataModule):
     # -------------------------------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Any]:
-        """What fixes the order of the samples; the position itself is in the loops' counters."""
+        """What fixes the order of the samples, and the pair pools; all processes call it together.
+
+        The position itself is in the loops' counters.
+        """
         if "train" not in self._datasets:
             return {}
+        pairs = {} if self._pool is None else {"pairs": self._pool.states()}
+        return {**self._order(), **pairs}
+
+    def _order(self) -> dict[str, Any]:
         plan = self.plan()
         return {
             "groups": list(plan.groups),
@@ -453,6 +488,7 @@ class SRDataModule(LightningDataModule):
             "batch_size": plan.batch_size,
             "streams": plan.streams,
             "crops_per_image": plan.repeats,
+            "pool": 0 if self._pool is None else self._pool.size,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -463,14 +499,15 @@ class SRDataModule(LightningDataModule):
 
         Raises:
             ValueError: The pictures, the seed or the batch size are others than those of the
-                checkpoint.
+                checkpoint, or the number of processes with a pair pool.
         """
         named = {
             "groups": "the number of pictures in data.init_args.train",
             "pictures": "the hash of the names of the pictures in data.init_args.train",
             "seed": "seed_everything",
+            "pool": "degradation.init_args.pool",
         }
-        for name, now in self.state_dict().items():
+        for name, now in (self._order() if "train" in self._datasets else {}).items():
             then = state_dict.get(name, now)
             if now != then:
                 raise ValueError(
@@ -479,6 +516,16 @@ class SRDataModule(LightningDataModule):
                     "it back, or start from the weights alone: --model.init_args.weights "
                     "CHECKPOINT --run.name NEW"
                 )
+        if self._pool is not None and "pairs" in state_dict:
+            self._pool.load(state_dict["pairs"], *self._ranks())
+
+
+def _exchange(pool: PairPool, batch: dict[str, Any]) -> None:
+    # What belongs to a pair goes with it. `seed` stays: it is what the model draws from, and a pair
+    # that was trained on before would meet the same noise once more.
+    notes: dict[str, list[str]] = {n: batch[n] for n in ("key", "text") if n in batch}
+    given = pool.exchange(Pairs(batch["hr"], batch["lr"], notes), batch["seed"].tolist())
+    batch.update(given.notes, hr=given.hr, lr=given.lr)
 
 
 def _checked_scale(scale: float, whose: str = "data.init_args.") -> float:

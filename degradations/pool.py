@@ -1,0 +1,231 @@
+"""The pair pool of Real-ESRGAN's training: batches are mixed with pairs of earlier ones.
+
+Where a whole batch shares its draws, a pool makes batches of differing degradations of them. Here
+every picture has draws of its own, so a pool is only there to repeat the published trainings.
+
+Source: released code of Real-ESRGAN (pool of 180 pairs; arXiv 2107.10833) and of ResShift and InvSR
+(10 batches): fill the pool; then, for every batch, shuffle it and exchange the batch for as many of
+its pairs. Differs: slots are drawn without moving the others about, which is the same; pairs are
+kept in 8 bits, in which both pictures come; and the pool is part of the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, distributed
+
+from degradations.draws import GAMMA, mix, seed_of
+from degradations.params import to_device
+
+Notes = dict[str, list[str]]  # what goes with a pair beside its pictures: key, text
+
+
+class Pairs(NamedTuple):
+    """HR and LR that belong together.
+
+    hr: (B, 3, H, W), float32 multiples of 1/255 in [0, 1]; uint8 within the pool.
+    lr: (B, 3, h, w), as `hr`.
+    notes: Lists of B strings, such as the keys.
+    """
+
+    hr: Tensor
+    lr: Tensor
+    notes: Notes
+
+
+class _Exchange(NamedTuple):
+    seeds: list[int]
+    slots: list[int]
+    came: Pairs
+
+
+class PairPool:
+    """So many pairs of earlier batches, in each process.
+
+    The latest exchange is only noted, and done when the next batch comes: a checkpoint is written
+    when the batch to come has been through here already. If after a resume the noted batch comes
+    once more, it is exchanged once.
+
+    Args:
+        size: Number of pairs; a multiple of the batches' size.
+
+    Raises:
+        ValueError: `size` is not positive.
+    """
+
+    def __init__(self, size: int) -> None:
+        if size < 1:
+            raise ValueError(f"a pool of {size} pairs; expected at least one batch")
+        self.size = size
+        self._kept: Pairs | None = None  # of `size` pairs
+        self._filled = 0
+        self._last: _Exchange | None = None
+
+    def exchange(self, pairs: Pairs, seeds: Sequence[int]) -> Pairs:
+        """Put a batch into the pool and, once that is full, take another one out of it.
+
+        Args:
+            pairs: The batch, float32.
+            seeds: Of the batch's samples: which pairs are taken follows from them alone.
+
+        Returns:
+            As many pairs, on the same device: these, until the pool is full.
+
+        Raises:
+            ValueError: The batch does not divide the pool, or is not of 8 bits (on a GPU: the first
+                batch).
+        """
+        count, own = len(pairs.hr), [int(seed) for seed in seeds]
+        if self.size % count:
+            raise ValueError(f"a pool of {self.size} pairs is not a multiple of {count}, a batch")
+        came = self._in_8_bits(pairs)
+        if self._kept is None:
+            self._kept = _room(came, self.size)
+        elif self._kept.hr.device != came.hr.device:  # out of a checkpoint
+            self._kept = _moved(self._kept, came.hr.device)
+        if self._last is not None and self._last.seeds != own:
+            self._put(self._kept, self._last)
+        if self._filled < self.size:
+            slots = list(range(self._filled, self._filled + count))
+            given = pairs
+        else:
+            slots = _picked(self.size, count, own)
+            given = _taken(self._kept, slots)
+        self._last = _Exchange(own, slots, came)
+        return given
+
+    def _put(self, kept: Pairs, exchange: _Exchange) -> None:
+        slots, came = exchange.slots, exchange.came
+        places = _on(slots, kept.hr.device)
+        kept.hr.index_copy_(0, places, came.hr.to(kept.hr.device))
+        kept.lr.index_copy_(0, places, came.lr.to(kept.lr.device))
+        for name, values in came.notes.items():
+            for slot, value in zip(slots, values, strict=True):
+                kept.notes[name][slot] = value
+        self._filled = max([self._filled, *(slot + 1 for slot in slots)])
+
+    def _in_8_bits(self, pairs: Pairs) -> Pairs:
+        hr, lr = ((image * 255).round_().to(torch.uint8) for image in (pairs.hr, pairs.lr))
+        came = Pairs(hr, lr, {name: list(values) for name, values in pairs.notes.items()})
+        if self._kept is None or pairs.lr.device.type == "cpu":  # it makes a GPU's host wait
+            for name, image, kept in zip(pairs._fields[:2], pairs[:2], came[:2], strict=True):
+                if not torch.equal(_floats(kept), image):
+                    raise ValueError(
+                        f"the pair pool (degradation.init_args.pool) keeps 8 bits, and {name} has "
+                        "more: use 8-bit pictures and a degradation with quantize: true, or pool: 0"
+                    )
+        return came
+
+    # ---------------------------------------------------------------------------------------- state
+
+    def state(self) -> dict[str, Any]:
+        """The pool of this process in plain types, on the pictures' device."""
+        if self._kept is None or self._last is None:
+            return {}
+        kept, last, filled = self._kept, self._last, self._filled
+        return {
+            "hr": kept.hr[:filled],
+            "lr": kept.lr[:filled],
+            "notes": {name: values[:filled] for name, values in kept.notes.items()},
+            "last_hr": last.came.hr,
+            "last_lr": last.came.lr,
+            "last_notes": last.came.notes,
+            "last_seeds": last.seeds,
+            "last_slots": last.slots,
+        }
+
+    def states(self) -> list[dict[str, Any]]:
+        """The pools of all processes on the CPU, in their order; all processes call this together.
+
+        Only the first one is given them all; the others have the same number of empty ones.
+        """
+        own = self.state()
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return [_copied(own)]
+        rank, world = distributed.get_rank(), distributed.get_world_size()
+        small: list[Any] = [None] * world
+        distributed.all_gather_object(
+            small, {name: value for name, value in own.items() if not isinstance(value, Tensor)}
+        )
+        # One after the other: the pools of all processes may be more than one of them can hold.
+        for source in range(world):
+            for name, value in own.items():
+                if isinstance(value, Tensor):
+                    there = value.contiguous() if source == rank else torch.empty_like(value)
+                    distributed.broadcast(there, source)
+                    if rank == 0:
+                        small[source][name] = there.to("cpu", copy=True)
+        return small if rank == 0 else [{} for _ in small]
+
+    def load(self, states: Sequence[dict[str, Any]], rank: int, world: int) -> None:
+        """Go on with the pool of a checkpoint.
+
+        Args:
+            states: What `states` gave the first process.
+            rank: Number of this process.
+            world: Number of processes.
+
+        Raises:
+            ValueError: There were more or fewer processes then.
+        """
+        if len(states) != world:
+            raise ValueError(
+                f"the checkpoint holds the pair pools (degradation.init_args.pool) of "
+                f"{len(states)} processes, and now there are {world}: continue on as many, or "
+                "start from the weights alone: --model.init_args.weights CHECKPOINT --run.name NEW"
+            )
+        state = states[rank]
+        if not state:
+            return
+        kept = Pairs(state["hr"], state["lr"], state["notes"])
+        last = Pairs(state["last_hr"], state["last_lr"], state["last_notes"])
+        self._kept = _room(last, self.size)
+        self._put(self._kept, _Exchange([], list(range(len(kept.hr))), kept))
+        self._last = _Exchange(list(state["last_seeds"]), list(state["last_slots"]), last)
+
+
+def _picked(size: int, count: int, seeds: list[int]) -> list[int]:
+    # The first of a random order: what shuffling the pool and taking its first pairs comes to.
+    with np.errstate(over="ignore"):
+        base = np.uint64(seed_of("pool", *seeds))
+        keys = mix(base + np.arange(size, dtype=np.uint64) * np.uint64(GAMMA))
+    order: list[int] = np.argsort(keys, kind="stable")[:count].tolist()
+    return order
+
+
+def _taken(kept: Pairs, slots: list[int]) -> Pairs:
+    places = _on(slots, kept.hr.device)
+    hr, lr = (_floats(images.index_select(0, places)) for images in kept[:2])
+    return Pairs(
+        hr, lr, {name: [values[slot] for slot in slots] for name, values in kept.notes.items()}
+    )
+
+
+def _floats(images: Tensor) -> Tensor:
+    return images.float().div_(255)  # as pictures out of a file become floats
+
+
+def _room(like: Pairs, size: int) -> Pairs:
+    hr, lr = (images.new_zeros((size, *images.shape[1:])) for images in like[:2])
+    return Pairs(hr, lr, {name: [""] * size for name in like.notes})
+
+
+def _moved(pairs: Pairs, device: torch.device) -> Pairs:
+    return Pairs(pairs.hr.to(device), pairs.lr.to(device), pairs.notes)
+
+
+def _copied(state: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.to("cpu", copy=True) if isinstance(value, Tensor) else value
+        for name, value in state.items()
+    }
+
+
+def _on(slots: list[int], device: torch.device) -> Tensor:
+    # Through pinned memory: the host does not wait for the device.
+    places: Tensor = to_device({"slots": np.array(slots, np.int64)}, len(slots), device)["slots"]
+    return places

@@ -1,0 +1,20 @@
+"""A recipe with the argument `pool`."""
+
+from __future__ import annotations
+
+from degradations.noise import GaussianNoise
+from degradations.pipeline import Pipeline
+
+
+class Pooled(Pipeline):
+    """Noise of one level an image, and a pair pool.
+
+    Args:
+        scale: The scale.
+        pool: Number of pairs.
+        quantize: Round LR.
+    """
+
+    def __init__(self, scale: float, pool: int = 8, quantize: bool = True) -> None:
+        super().__init__(scale, [GaussianNoise()], quantize=quantize)
+        self.pool = pool

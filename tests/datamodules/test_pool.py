@@ -1,0 +1,154 @@
+"""The pair pool in SRDataModule: in training only, pairs stay whole, checkpoints hold it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from datamodules.base import SRDataModule
+from degradations.record import Record
+from lightning_modules.regression import Regression
+from tests.datamodules.memory import Memory, Stage, evaluation, picture, pictures, trainer, training
+from tests.datamodules.pooled import Pooled
+from tests.lightning_modules.tiny import Convolution
+
+
+def module(pool: int = 8, **settings: Any) -> SRDataModule:
+    defaults = {"batch_size": 4, "crop_size": 16, "workers": 0, "degradation": Pooled(2, pool)}
+    return SRDataModule(2, **{"train": pictures(24)} | defaults | settings)
+
+
+def test_pairs_of_earlier_batches_come_out_whole():
+    plain, pooled = list(training(module(0))), list(training(module(8)))
+    assert [b["seed"].tolist() for b in pooled] == [b["seed"].tolist() for b in plain]
+    made = {
+        key: (hr, lr) for b in plain for key, hr, lr in zip(b["key"], b["hr"], b["lr"], strict=True)
+    }
+    earlier: list[str] = []
+    for number, batch in enumerate(pooled):
+        assert batch["size"] == (16, 16)
+        for key, hr, lr in zip(batch["key"], batch["hr"], batch["lr"], strict=True):
+            assert torch.equal(hr, made[key][0])
+            assert torch.equal(lr, made[key][1])
+        expected = plain[number]["key"] if number < 2 else earlier
+        assert set(batch["key"]) <= set(expected)
+        earlier += plain[number]["key"]
+    assert {k for b in pooled[2:] for k in b["key"]} & {k for b in plain[2:] for k in b["key"]}
+
+
+def test_captions_go_with_their_pairs():
+    samples = {f"p{i}": {"hr": picture(32, 40, i), "text": f"caption of p{i}"} for i in range(24)}
+    for batch in training(module(train=Memory(samples))):
+        assert batch["text"] == [f"caption of {k.removeprefix('train/')}" for k in batch["key"]]
+
+
+def test_an_evaluation_knows_no_pool():
+    plain, pooled = (
+        [(b["key"], b["lr"]) for b in evaluation(module(pool, val={"v": pictures(5)}), "val")]
+        for pool in (0, 8)
+    )
+    assert [keys for keys, _ in pooled] == [[f"v/p{i:02d}"] for i in range(5)]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(plain, pooled, strict=True))
+
+
+def test_a_wrapped_recipe_keeps_its_pool(tmp_path):
+    record = Record(2, Pooled, str(tmp_path / "p.jsonl"))
+    plain, recorded = (
+        [b["key"] for b in training(module(8, **given))] for given in ({}, {"degradation": record})
+    )
+    assert recorded == plain
+
+
+def test_pictures_with_an_lr_of_their_own_go_by(caplog):
+    samples = {f"p{i}": {"hr": picture(32, 40, i), "lr": picture(16, 20, i)} for i in range(12)}
+    plain, pooled = (
+        [b["key"] for b in training(module(pool, train=Memory(samples)))] for pool in (0, 8)
+    )
+    assert pooled == plain
+
+
+@pytest.mark.parametrize("pool", [3, 6, 10, -4])
+def test_a_pool_that_is_no_multiple_of_the_batch(pool):
+    expected = rf"init_args\.pool is {pool}; .* multiple of the 4 crops .*batch_size 4, processes 1"
+    with pytest.raises(ValueError, match=expected):
+        module(pool).setup("fit")
+
+
+def test_the_batch_of_one_process_counts():
+    data = module(6)
+    data.trainer = Stage("train", rank=1, world=2)  # type: ignore[assignment]
+    data.setup("fit")  # 2 crops for each of the processes
+    data = module(6)
+    data.trainer = Stage("train", rank=1, world=1)  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="such as 4"):
+        data.setup("fit")
+
+
+def test_16_bits_are_refused():
+    samples = {f"p{i}": {"hr": picture(32, 40, i, np.uint16)} for i in range(12)}
+    with pytest.raises(ValueError, match=r"keeps pictures of 8 bits.*data\.init_args\.train"):
+        list(training(module(train=Memory(samples))))
+
+
+def test_an_lr_that_is_not_rounded_is_refused():
+    with pytest.raises(ValueError, match=r"keeps 8 bits, and lr has more.*quantize: true"):
+        list(training(module(degradation=Pooled(2, quantize=False))))
+
+
+class Keys(Callback):
+    def __init__(self) -> None:
+        self.keys: list[list[str]] = []
+
+    def on_train_batch_start(self, trainer: Any, model: Any, batch: Any, *_: Any) -> None:
+        self.keys.append(batch["key"])
+
+
+def fit(root: Any, data: SRDataModule, ckpt_path: Any = None, **settings: Any) -> Any:
+    seen, model = Keys(), Regression(2, Convolution)
+    run = trainer(root, callbacks=[seen], num_sanity_val_steps=0, **settings)
+    run.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    return run, seen.keys, model
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_resuming(tmp_path, epochs):
+    settings = {"val": {"a": pictures(1)}}
+    _, whole, final = fit(tmp_path, module(**settings), max_epochs=3)
+    run, first, _ = fit(tmp_path, module(**settings), max_epochs=epochs)
+    run.save_checkpoint(tmp_path / "one.ckpt")
+    _, second, resumed = fit(tmp_path, module(**settings), tmp_path / "one.ckpt", max_epochs=3)
+    assert first + second == whole
+    assert all(map(torch.equal, final.parameters(), resumed.parameters()))
+
+
+def test_another_fit_of_the_same_objects_begins_with_an_empty_pool(tmp_path):
+    data = module()
+    assert fit(tmp_path, data, max_epochs=1)[1] == fit(tmp_path, data, max_epochs=1)[1]
+
+
+def test_resuming_with_another_pool_is_refused(tmp_path):
+    run, _, _ = fit(tmp_path, module(), max_epochs=1)
+    run.save_checkpoint(tmp_path / "one.ckpt")
+    with pytest.raises(ValueError, match=r"degradation\.init_args\.pool was 8, now it is 12"):
+        fit(tmp_path, module(12), tmp_path / "one.ckpt", max_epochs=2)
+
+
+def test_resuming_on_another_number_of_processes_is_refused(tmp_path):
+    run, _, _ = fit(tmp_path, module(), max_epochs=1)
+    run.save_checkpoint(tmp_path / "one.ckpt")
+    state = torch.load(tmp_path / "one.ckpt", weights_only=True)["SRDataModule"]
+    data = module()
+    data.trainer = Stage("train", world=2)  # type: ignore[assignment]
+    data.setup("fit")
+    with pytest.raises(ValueError, match="of 1 processes, and now there are 2"):
+        data.load_state_dict(state)
+
+
+def test_without_a_pool_a_checkpoint_has_none(tmp_path):
+    run, _, _ = fit(tmp_path, module(0), max_epochs=1)
+    run.save_checkpoint(tmp_path / "one.ckpt")
+    assert "pairs" not in torch.load(tmp_path / "one.ckpt", weights_only=True)["SRDataModule"]

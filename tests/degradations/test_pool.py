@@ -1,0 +1,206 @@
+"""The pair pool: what comes out went in, chance follows from seeds, a checkpoint holds it whole."""
+
+from __future__ import annotations
+
+import io
+import socket
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch import multiprocessing
+
+from degradations.pool import PairPool, Pairs
+from tests.contracts.degradation_contract import global_generators_untouched
+
+B, SIZE = 4, 12
+
+
+def batch(number: int, count: int = B) -> Pairs:
+    """Pairs that show, in every pixel and note, which they are."""
+    names = [number * count + i for i in range(count)]
+    assert names[-1] < 250
+    level = torch.tensor(names).view(-1, 1, 1, 1)
+    hr = (level.expand(count, 3, 8, 6)).float().div_(255)
+    lr = (level.expand(count, 3, 4, 3) + 1).float().div_(255)
+    notes = {"key": [f"k{name}" for name in names], "text": [f"t{name}" for name in names]}
+    return Pairs(hr, lr, notes)
+
+
+def seeds(number: int, count: int = B) -> list[int]:
+    return [1000 * number + i for i in range(count)]
+
+
+def names(pairs: Pairs) -> list[int]:
+    """Which pairs these are, when everything of them still belongs together."""
+    found = [round(value * 255) for value in pairs.hr[:, 0, 0, 0].tolist()]
+    for name, hr, lr, key, text in zip(found, *pairs[:2], *pairs.notes.values(), strict=True):
+        assert torch.equal(hr, torch.full((3, 8, 6), float(name)).div_(255))
+        assert torch.equal(lr, torch.full((3, 4, 3), float(name + 1)).div_(255))
+        assert (key, text) == (f"k{name}", f"t{name}")
+    return found
+
+
+def run(pool: PairPool, numbers: range) -> list[list[int]]:
+    return [names(pool.exchange(batch(n), seeds(n))) for n in numbers]
+
+
+def test_until_it_is_full_batches_pass_through():
+    assert run(PairPool(SIZE), range(3)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+
+
+def test_then_as_many_come_out_as_go_in():
+    given = run(PairPool(SIZE), range(40))
+    inside = set(range(SIZE))
+    for number, out in enumerate(given[3:], 3):
+        assert len(set(out)) == B
+        assert set(out) <= inside  # nothing of this batch itself, and nothing that has gone
+        inside = inside - set(out) | set(range(number * B, number * B + B))
+        assert len(inside) == SIZE
+
+
+def test_the_smallest_pool_gives_the_batch_before():
+    given = run(PairPool(B), range(4))
+    assert given[0] == [0, 1, 2, 3]
+    for number in range(1, 4):
+        assert sorted(given[number]) == list(range(4 * number - 4, 4 * number))
+
+
+def test_every_pair_has_the_same_chance():
+    """Chi-square of where in the pool 4 of 12 come from, over 3000 batches."""
+    pool = PairPool(SIZE)
+    run(pool, range(3))
+    picked: Counter[int] = Counter()
+    for number in range(3000):
+        pool.exchange(batch(number % 60), [number])  # the seeds decide
+        picked.update(pool._last.slots)
+    expected = 3000 * B / SIZE
+    chi2 = sum((picked[slot] - expected) ** 2 / expected for slot in range(SIZE))
+    assert chi2 < 31.3  # p = 0.001 of 11 degrees; without replacement it is smaller still
+
+
+def test_chance_follows_from_the_seeds_alone():
+    torch.manual_seed(1)
+    first = run(PairPool(SIZE), range(20))
+    torch.manual_seed(2)
+    with global_generators_untouched():
+        assert run(PairPool(SIZE), range(20)) == first
+    pool = PairPool(SIZE)
+    other = [names(pool.exchange(batch(n), seeds(n + 100))) for n in range(20)]
+    assert other[:3] == first[:3]
+    assert other != first
+
+
+def test_what_was_given_is_not_the_pools_own():
+    one, other = PairPool(SIZE), PairPool(SIZE)
+    for number in range(12):
+        given = one.exchange(batch(number), seeds(number))
+        kept = names(given)
+        given.hr.zero_()
+        given.lr.zero_()
+        given.notes["key"].clear()
+        assert names(other.exchange(batch(number), seeds(number))) == kept
+
+
+def saved(pool: PairPool) -> list[dict]:
+    """Through a file, as a checkpoint."""
+    file = io.BytesIO()
+    torch.save(pool.states(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 2, 3, 4, 9])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_resume(stop, ahead):
+    """Also of a checkpoint that is written when the next batch has been through already."""
+    whole = run(PairPool(SIZE), range(14))
+    pool = PairPool(SIZE)
+    assert run(pool, range(stop)) == whole[:stop]
+    if ahead:
+        assert run(pool, range(stop, stop + 1)) == whole[stop : stop + 1]
+    state = saved(pool)
+    run(pool, range(20, 25))  # a state does not change afterwards
+    resumed = PairPool(SIZE)
+    resumed.load(state, 0, 1)
+    assert run(resumed, range(stop, 14)) == whole[stop:]
+
+
+def test_state_is_of_8_bits_and_no_larger_than_what_is_in_it():
+    pool = PairPool(SIZE)
+    run(pool, range(2))
+    state = saved(pool)[0]
+    assert state["hr"].dtype == state["lr"].dtype == torch.uint8
+    assert len(state["hr"]) == B  # the second batch is only noted so far
+    assert state["last_hr"].shape == (B, 3, 8, 6)
+
+
+def test_another_number_of_processes_is_refused():
+    pool = PairPool(SIZE)
+    run(pool, range(3))
+    with pytest.raises(ValueError, match=r"init_args\.pool\) of 1 processes, and now there are 2"):
+        PairPool(SIZE).load(pool.states(), 0, 2)
+
+
+@pytest.mark.parametrize("name", ["hr", "lr"])
+def test_more_than_8_bits_are_refused(name):
+    pool = PairPool(SIZE)
+    pool.exchange(batch(0), seeds(0))
+    pairs = batch(1)._replace(**{name: getattr(batch(1), name) + 1e-4})
+    with pytest.raises(ValueError, match=rf"init_args\.pool\) keeps 8 bits, and {name} has more"):
+        pool.exchange(pairs, seeds(1))
+
+
+def test_all_8_bit_values_pass_unchanged():
+    levels = torch.arange(256).float().div(255).view(4, 1, 8, 8).expand(4, 3, 8, 8)
+    pool = PairPool(B)
+    pool.exchange(Pairs(levels, levels, {}), [0])
+    given = pool.exchange(batch(0)._replace(hr=levels, lr=levels, notes={}), [1])
+    got = given.hr[torch.argsort(given.hr[:, 0, 0, 0])]
+    assert torch.equal(got, levels)
+
+
+def test_sizes_that_do_not_fit():
+    with pytest.raises(ValueError, match="a pool of 10 pairs is not a multiple of 4"):
+        PairPool(10).exchange(batch(0), seeds(0))
+    with pytest.raises(ValueError, match="a pool of 0 pairs"):
+        PairPool(0)
+
+
+def _process(rank: int, port: int, results: multiprocessing.Queue) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
+    )
+    pool = PairPool(SIZE)
+    for number in range(6):
+        n = 2 * number + rank
+        pool.exchange(batch(n), seeds(n))
+    states = pool.states()
+    results.put((rank, [{k: np.asarray(v).tolist() for k, v in s.items()} for s in states]))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.distributed
+def test_the_first_process_gathers_all():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    processes = [context.Process(target=_process, args=(r, port, results)) for r in range(2)]
+    for process in processes:
+        process.start()
+    got = dict(results.get() for _ in processes)
+    for process in processes:
+        process.join(60)
+    expected = []
+    for rank in range(2):
+        pool = PairPool(SIZE)
+        for number in range(6):
+            n = 2 * number + rank
+            pool.exchange(batch(n), seeds(n))
+        expected.append({k: np.asarray(v).tolist() for k, v in pool.state().items()})
+    assert got[0] == expected
+    assert got[1] == [{}, {}]
