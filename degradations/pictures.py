@@ -1,0 +1,91 @@
+"""Pictures from files and into them, for the tools that have no data module around them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff")
+
+
+def read_picture(path: Path) -> Tensor:
+    """A picture upright and without its alpha: (1, 3, H, W) float32 in [0, 1].
+
+    Raises:
+        ValueError: there is no such file, or no picture in it.
+    """
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16 bits of grey, which convert would clip to 8
+                deep = np.asarray(upright, np.float32) / 65535.0
+                pixels = np.repeat(deep[..., None], 3, axis=-1)
+            else:
+                pixels = np.asarray(upright.convert("RGB"), np.float32) / 255.0
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no picture {path}") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+    return torch.from_numpy(pixels.clip(0.0, 1.0).copy()).permute(2, 0, 1).unsqueeze(0)
+
+
+def cropped(
+    picture: Tensor, size: int, at: tuple[int, int] | None = None, name: str = ""
+) -> Tensor:
+    """A square of a picture: (1, 3, H, W) to (1, 3, size, size).
+
+    Args:
+        picture: The picture.
+        size: Side of the square in pixels.
+        at: Row and column of its upper left corner; the middle of the picture by default.
+        name: What to call the picture in a message.
+
+    Raises:
+        ValueError: the square is not within the picture.
+    """
+    H, W = picture.shape[-2:]
+    top, left = at if at is not None else ((H - size) // 2, (W - size) // 2)
+    if min(H, W) < size:
+        raise ValueError(
+            f"{name or 'the picture'} is {H} x {W} px, smaller than the crop of {size} px: give "
+            f"a crop of at most {min(H, W)}"
+        )
+    if size < 1 or min(top, left) < 0 or top + size > H or left + size > W:
+        raise ValueError(
+            f"a crop of {size} px at row {top}, column {left} is not within {name or 'the picture'}"
+            f" of {H} x {W} px"
+        )
+    return picture[..., top : top + size, left : left + size].contiguous()
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """The pictures of a folder and its subfolders, in the order of their paths.
+
+    Raises:
+        ValueError: it is no folder, or has no pictures.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder")
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not found:
+        raise ValueError(f"{folder} has no pictures (files ending in {', '.join(SUFFIXES)})")
+    return found
+
+
+def as_image(picture: Tensor) -> Image.Image:
+    """(1, C, H, W) or (C, H, W), with one colour or three, clamped and rounded to 8 bits."""
+    pixels = picture.detach().reshape(picture.shape[-3:]).clamp(0.0, 1.0).mul(255.0).round()
+    array = pixels.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array).convert("RGB")
+
+
+def png(image: Image.Image) -> bytes:
+    """The file of an image."""
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return file.getvalue()

@@ -1,0 +1,181 @@
+"""What a degradation does to one picture, stage by stage, watched while it does it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from degradations.base import Degradation, Stage
+from degradations.compose import OneOf, Shuffled, Sometimes
+from degradations.params import Params
+from degradations.words import words_of
+
+
+@dataclass
+class Step:
+    """One stage as it ran on one picture.
+
+    name: Names of the streams that lead to it, e.g. ``noise / gaussian``.
+    stage: The stage.
+    params: What was drawn for it (arrays of one entry), without what it needs beside that.
+    picture: (1, C, H, W), what it returned; may overshoot [0, 1]. None if it was left out.
+    choices: What the stages around it chose, in words, outermost first.
+    """
+
+    name: str
+    stage: Stage
+    params: Params
+    picture: Tensor | None
+    choices: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Trace:
+    """One picture's way through a degradation.
+
+    seed: Its seed.
+    params: All that was drawn.
+    steps: The stages that ran, and those that were left out, first to last; none for a degradation
+        that is not made of stages.
+    lr: (1, 3, h, w), what `degradation(hr, seeds)` returned.
+    """
+
+    seed: int
+    params: Params
+    steps: list[Step]
+    lr: Tensor
+
+
+@dataclass
+class _Call:
+    module: Stage
+    path: str
+    parent: _Call | None
+    children: list[_Call] = field(default_factory=list)
+    output: Tensor | None = None  # None if it gave back what it was given
+
+
+def trace(degradation: Degradation, hr: Tensor, seed: int) -> Trace:
+    """Degrade one picture, and note what every stage made of it.
+
+    The stages are watched by hooks, nothing is done a second time: `Trace.lr` is bit for bit what
+    the degradation returns for this batch of one, run picture by picture.
+
+    Args:
+        degradation: Any.
+        hr: (1, 3, H, W) float32 in [0, 1].
+        seed: The picture's seed.
+    """
+    seeds = torch.tensor([seed])
+    params = degradation.params_of(seeds, hr.shape)
+    with _by_pictures(degradation), _watched(degradation) as calls, torch.no_grad():
+        lr = degradation(hr, seeds)
+    return Trace(seed, params, _steps(calls, params), lr)
+
+
+@contextmanager
+def _by_pictures(degradation: Degradation) -> Iterator[None]:
+    # On a canvas all stages run on all pictures: what a picture went through could not be seen.
+    those = [module for module in degradation.modules() if hasattr(module, "executor")]
+    before = [module.executor for module in those]
+    for module in those:
+        module.executor = "images"  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module, executor in zip(those, before, strict=True):
+            module.executor = executor
+
+
+@contextmanager
+def _watched(degradation: Degradation) -> Iterator[list[_Call]]:
+    # One object may be there under several names, and is then called under each in turn.
+    paths: dict[Stage, list[str]] = defaultdict(list)
+    for path, module in degradation.named_modules(remove_duplicate=False):
+        if isinstance(module, Stage):
+            paths[module].append(path)
+    outermost: list[_Call] = []
+    open_calls: list[_Call] = []
+    times: dict[Stage, int] = defaultdict(int)
+
+    def before(module: Any, _: Any) -> None:
+        parent = open_calls[-1] if open_calls else None
+        names = paths[module]
+        call = _Call(module, names[times[module] % len(names)], parent)
+        times[module] += 1
+        (parent.children if parent else outermost).append(call)
+        open_calls.append(call)
+
+    def after(_module: Any, inputs: Any, output: Tensor) -> None:
+        open_calls.pop().output = None if output is inputs[0] else output.detach().clone()
+
+    handles = [
+        handle
+        for stage in paths
+        for handle in (
+            stage.register_forward_pre_hook(before),
+            stage.register_forward_hook(after),
+        )
+    ]
+    try:
+        yield outermost
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def stages_of(
+    degradation: Degradation, params: Params
+) -> Iterator[tuple[list[str], Stage | Degradation, Params]]:
+    """All that draws, stages within stages too: names of its streams, itself, what it drew."""
+    seen: list[Params] = []
+    for path, module in degradation.named_modules(remove_duplicate=False):
+        if isinstance(module, Stage | Degradation):
+            names, own = _drawn(path, params)
+            # A stage that another one uses for itself has no parameters of its own.
+            if not any(own is other for other in seen):
+                seen.append(own)
+                yield names, module, own
+
+
+def _steps(calls: list[_Call], params: Params) -> list[Step]:
+    steps: list[Step] = []
+    for call in calls:
+        names, own = _drawn(call.path, params)
+        for place, child in enumerate(call.children):
+            inner = _steps([child], params)
+            for step in inner:
+                step.choices[:0] = _choice(call.module, own, child.path, place)
+            steps += inner
+        if not call.children:
+            steps.append(Step(" / ".join(names) or call.path, call.module, own, call.output))
+    return steps
+
+
+def _drawn(path: str, params: Params) -> tuple[list[str], Params]:
+    # Names of streams are keys of the parameters; the rest of a module's path are attributes.
+    names: list[str] = []
+    for part in path.split("."):
+        inner = params.get(part)
+        if isinstance(inner, dict):
+            names.append(part)
+            params = inner
+    shown = [name for name in names if name != "stage"]  # Sometimes has just the one
+    return shown, params
+
+
+def _choice(stage: Stage, params: Params, chosen: str, place: int) -> list[str]:
+    if isinstance(stage, Sometimes):
+        return [f"applied, as in {stage.p:.0%} of pictures"] if stage.p < 1 else []
+    if isinstance(stage, OneOf):
+        p = dict(zip(stage.stages, stage.p, strict=True))[chosen.rpartition(".")[2]]
+        return [f"chosen of {len(stage.stages)}, as in {p:.0%} of pictures"]
+    if isinstance(stage, Shuffled):
+        return [f"number {place + 1} of {len(stage.stages)} in the drawn order"]
+    return words_of(stage, params)
