@@ -1,0 +1,250 @@
+"""Image and video codecs themselves, on the CPU, whatever device the pictures are on."""
+
+from __future__ import annotations
+
+import io
+from abc import abstractmethod
+from fractions import Fraction
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from degradations.arrays import Bytes, each_alone, from_bytes, to_bytes
+from degradations.base import Stage
+from degradations.canvas import Canvas
+from degradations.draws import Draws
+from degradations.jpeg import (
+    SUBSAMPLINGS,
+    check_quality,
+    check_subsampling,
+    draw_subsampling,
+)
+from degradations.params import Params, of_each_image
+
+
+class _Codec(Stage):
+    """Picture by picture, as 8 bits, through a program: the host waits for the device."""
+
+    @abstractmethod
+    def coded(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
+        """(H, W, 3) uint8 to the same, saved and loaded again."""
+
+    def forward(self, x: Tensor, params: Params) -> Tensor:
+        """(B, 3, H, W) of any values to multiples of 1/255."""
+        images = [
+            from_bytes(self.coded(to_bytes(image), {k: int(v) for k, v in own.items()}), x)
+            for image, own in zip(x, of_each_image(params, len(x)), strict=True)
+        ]
+        return torch.cat(images)
+
+    def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
+        """Each picture cut out, so sizes and pixels are read back from the device."""
+        return each_alone(canvas, params, self)
+
+
+class PillowJPEG(_Codec):
+    """Save as JPEG by Pillow and load again; on the CPU, also for pictures on a GPU.
+
+    The pixels are those of `degradations.jpeg.JPEG`, which is quicker everywhere. This is what to
+    compare it with, and what to use if a future Pillow changes its codec.
+
+    Args:
+        quality: Range of the quality, whole numbers from 1 to 100, both ends included.
+        subsampling: Probabilities of ``"4:4:4"``, ``"4:2:2"`` and ``"4:2:0"``, by name; quoted in
+            YAML, which reads 4:2:0 as a number.
+
+    Raises:
+        ValueError: ``quality`` is no such range, or ``subsampling`` no probabilities of these.
+    """
+
+    def __init__(
+        self,
+        quality: tuple[int, int] = (30, 95),
+        subsampling: dict[str, float] = {"4:2:0": 1.0},  # noqa: B006  (never changed)
+    ) -> None:
+        super().__init__()
+        self.quality = check_quality(quality, 1, 100)
+        self.subsampling = check_subsampling(subsampling)
+        _check_pillow("jpg", "JPEG")
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """`quality` and `subsampling` (a number in `jpeg.SUBSAMPLINGS`), (B,) int each."""
+        return {
+            "quality": _drawn(draws, self.quality),
+            "subsampling": draw_subsampling(draws, self.subsampling),
+        }
+
+    def coded(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
+        """Through a file in memory."""
+        subsampling = SUBSAMPLINGS[params["subsampling"]]
+        return _by_pillow(pixels, "JPEG", quality=params["quality"], subsampling=subsampling)
+
+
+class WebP(_Codec):
+    """Save as lossy WebP by Pillow and load again; on the CPU, also for pictures on a GPU.
+
+    Its chroma is always 4:2:0.
+
+    Args:
+        quality: Range of the quality, whole numbers from 0 to 100, both ends included.
+        method: How hard the encoder tries, from 0 to 6; Pillow's default is 4.
+
+    Raises:
+        ValueError: an argument is out of its range, or the installed Pillow has no WebP.
+    """
+
+    def __init__(self, quality: tuple[int, int] = (30, 95), method: int = 4) -> None:
+        super().__init__()
+        self.quality = check_quality(quality, 0, 100)
+        self.method = _check_effort(method, "method", 6)
+        _check_pillow("webp", "WebP")
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """`quality`, (B,) int."""
+        return {"quality": _drawn(draws, self.quality)}
+
+    def coded(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
+        """Through a file in memory."""
+        return _by_pillow(pixels, "WEBP", quality=params["quality"], method=self.method)
+
+
+class AVIF(_Codec):
+    """Save as AVIF by Pillow and load again; on the CPU, also for pictures on a GPU.
+
+    Args:
+        quality: Range of the quality, whole numbers from 0 to 100, both ends included.
+        subsampling: Probabilities of ``"4:4:4"``, ``"4:2:2"`` and ``"4:2:0"``, by name; quoted in
+            YAML, which reads 4:2:0 as a number.
+        speed: Of the encoder, from 0 (slow) to 10; Pillow's default is 6.
+
+    Raises:
+        ValueError: an argument is out of its range, or the installed Pillow has no AVIF.
+    """
+
+    def __init__(
+        self,
+        quality: tuple[int, int] = (30, 95),
+        subsampling: dict[str, float] = {"4:2:0": 1.0},  # noqa: B006  (never changed)
+        speed: int = 6,
+    ) -> None:
+        super().__init__()
+        self.quality = check_quality(quality, 0, 100)
+        self.subsampling = check_subsampling(subsampling)
+        self.speed = _check_effort(speed, "speed", 10)
+        _check_pillow("avif", "AVIF")
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """`quality` and `subsampling` (a number in `jpeg.SUBSAMPLINGS`), (B,) int each."""
+        return {
+            "quality": _drawn(draws, self.quality),
+            "subsampling": draw_subsampling(draws, self.subsampling),
+        }
+
+    def coded(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
+        """Through a file in memory, by one thread: the encoder's bits depend on their number."""
+        return _by_pillow(
+            pixels,
+            "AVIF",
+            quality=params["quality"],
+            subsampling=SUBSAMPLINGS[params["subsampling"]],
+            speed=self.speed,
+            max_threads=1,
+        )
+
+
+class H264(_Codec):
+    """Code as one intra picture of an H.264 video and decode again; on the CPU, always.
+
+    By x264 and FFmpeg, which PyAV brings (the extra ``video``). Colours are BT.601 of
+    limited range and 4:2:0. A picture with an odd side is coded with its last line repeated. The
+    way back to RGB is OpenCV's: FFmpeg's own, at its defaults, darkens pictures by 1 level or more.
+
+    Args:
+        crf: Range of x264's constant rate factor, whole numbers from 0 (nearly lossless) to 51,
+            both ends included.
+        preset: How hard the encoder tries, from ``ultrafast`` to ``veryslow``.
+
+    Raises:
+        ValueError: ``crf`` is no such range, ``preset`` is unknown, or PyAV is not installed.
+    """
+
+    def __init__(self, crf: tuple[int, int] = (18, 36), preset: str = "veryfast") -> None:
+        super().__init__()
+        self.crf = check_quality(crf, 0, 51, "crf")
+        if preset not in _PRESETS:
+            raise ValueError(f"preset is {preset!r}; expected one of {', '.join(_PRESETS)}")
+        self.preset = preset
+        _av()
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """`crf`, (B,) int."""
+        return {"crf": _drawn(draws, self.crf)}
+
+    def coded(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
+        """Through packets in memory."""
+        import cv2
+
+        av = _av()
+        H, W = pixels.shape[:2]
+        even = np.pad(pixels, ((0, H % 2), (0, W % 2), (0, 0)), mode="edge")
+        encoder = av.CodecContext.create("libx264", "w")
+        encoder.height, encoder.width = even.shape[:2]
+        encoder.pix_fmt, encoder.time_base, encoder.thread_count = "yuv420p", Fraction(1, 25), 1
+        encoder.options = {"crf": str(params["crf"]), "preset": self.preset}
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
+        packets = [*encoder.encode(frame.reformat(format="yuv420p")), *encoder.encode(None)]
+        decoder = av.CodecContext.create("h264", "r")
+        decoder.thread_count = 1
+        decoded = [picture for packet in [*packets, None] for picture in decoder.decode(packet)]
+        planes = decoded[0].to_ndarray(format="yuv420p")
+        rgb: Bytes = cv2.cvtColor(planes, cv2.COLOR_YUV2RGB_I420)
+        return np.ascontiguousarray(rgb[:H, :W])
+
+
+_PRESETS = (
+    *("ultrafast", "superfast", "veryfast", "faster", "fast"),
+    *("medium", "slow", "slower", "veryslow"),
+)
+
+
+def _drawn(draws: Draws, limits: tuple[int, int]) -> Any:
+    return draws.integers(limits[0], limits[1] + 1)
+
+
+def _by_pillow(pixels: Bytes, kind: str, **settings: Any) -> Bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **settings)
+    with Image.open(file) as image:
+        return np.array(image.convert("RGB"))
+
+
+def _check_pillow(feature: str, name: str) -> None:
+    import PIL
+    from PIL import features
+
+    if not features.check(feature):
+        raise ValueError(
+            f"the installed Pillow {PIL.__version__} was built without {name}; expected one with "
+            "it, as the wheels of Pillow 11.3 and later are"
+        )
+
+
+def _check_effort(value: int, name: str, high: int) -> int:
+    if not 0 <= value <= high:
+        raise ValueError(f"{name} is {value}; expected a whole number from 0 to {high}")
+    return value
+
+
+def _av() -> ModuleType:
+    try:
+        import av  # type: ignore[import-not-found, unused-ignore]
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "H264 needs the package av (PyAV), which is optional: pip install -e '.[video]'"
+        ) from error
+    return av
