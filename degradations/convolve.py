@@ -1,0 +1,174 @@
+"""One kernel an image: the quickest convolution for one picture on a CPU, and that of a canvas.
+
+Borders are mirrored without repeating the pixel at the edge, as often as a small picture needs it.
+On one core of a Zen 5 at 256 px, 3 channels and 21 x 21 taps: 0.3 ms where the kernel is separable
+(OpenCV's row and column filters), 0.9 ms where it is not (FFT), against 1.3 ms for a depthwise
+convolution of bands of the image, 5 ms for OpenCV's `filter2D` and 12 ms for a plain `conv2d`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from degradations.canvas import Canvas
+from degradations.params import Params, of_each_image
+
+_TAIL = 1e-5  # outer rings of a kernel that hold less of its mass in all are left out
+_SEPARABLE = 1e-6  # sum of the differences from a product of a column and a row
+_BAND = 16  # rows
+
+
+def prepared(psf: Tensor) -> Params:
+    """What `convolve` and `convolve_canvas` need, from kernels that sum to 1.
+
+    Args:
+        psf: (B, K, K), K odd: what each image makes of a bright point.
+
+    Returns:
+        `kernels` (B, K, K), turned round for correlations; `radius` (B,) int64, the effective one;
+        `separable` (B,) bool: the product of a column and a row.
+    """
+    kernels = psf.flip((1, 2))
+    n = psf.shape[-1] // 2
+    axis = torch.arange(-n, n + 1, device=psf.device).abs()
+    rings = torch.maximum(axis, axis.view(-1, 1)).view(-1, 1)
+    outside = (rings >= torch.arange(n + 1, device=psf.device)).to(psf.dtype)
+    mass = kernels.abs().flatten(1) @ outside  # (B, n + 1): in the rings from each one outwards
+    row, column = kernels[:, n : n + 1], kernels[:, :, n : n + 1]
+    product = column * row / kernels[:, n : n + 1, n : n + 1]  # NaN, so not separable, where 0 / 0
+    return {
+        "kernels": kernels,
+        "radius": (mass > _TAIL).sum(1) - 1,
+        "separable": (kernels - product).abs().sum((1, 2)) < _SEPARABLE,
+    }
+
+
+def convolve(x: Tensor, params: Params) -> Tensor:
+    """(B, C, H, W), each image with its own kernel.
+
+    Args:
+        x: (B, C, H, W) float32.
+        params: What `prepared` returned.
+    """
+    if x.device.type != "cpu" or x.requires_grad:
+        return convolve_canvas(Canvas.of(x), params).pixels
+    if len(x) != 1:
+        own = of_each_image(params, len(x))
+        return torch.cat([convolve(x[i : i + 1], own[i]) for i in range(len(x))])
+    radius, n = int(params["radius"].item()), params["kernels"].shape[-1] // 2
+    if radius == 0:
+        return x
+    kept = slice(n - radius, n + radius + 1)
+    kernel, image = params["kernels"][0, kept, kept], x[0].contiguous()
+    H, W = image.shape[1:]
+    if params["separable"].item():
+        y = _by_rows_and_columns(image, kernel)
+    elif radius <= 5 or max(H, W) <= 210:
+        y = _by_opencv(image, kernel)
+    elif radius <= 8:
+        y = _by_bands(image, kernel)
+    else:
+        y = _by_fourier(image, kernel)
+    return y.unsqueeze(0)
+
+
+def convolve_canvas(canvas: Canvas, params: Params) -> Canvas:
+    """All pictures by one depthwise convolution, however far their kernels reach.
+
+    Args:
+        canvas: The pictures.
+        params: What `prepared` returned.
+    """
+    kernels = params["kernels"]
+    B, C, H, W = canvas.pixels.shape
+    K = kernels.shape[-1]
+    padded = canvas.reflected(K // 2).view(1, B * C, H + K - 1, W + K - 1)
+    # A group a channel also keeps the device from TF32, which it takes for other convolutions.
+    weights = kernels.repeat_interleave(C, 0).unsqueeze(1)
+    y = functional.conv2d(padded, weights, groups=B * C)
+    return canvas.with_pixels(y.view(B, C, H, W))
+
+
+def _by_rows_and_columns(image: Tensor, kernel: Tensor) -> Tensor:
+    import cv2
+
+    taps, middle = kernel.numpy(), len(kernel) // 2
+    row, column = taps[middle], taps[:, middle] / taps[middle, middle]
+    y = torch.empty_like(image)
+    for plane, target in zip(image.numpy(), y.numpy(), strict=True):
+        cv2.sepFilter2D(plane, -1, row, column, dst=target, borderType=cv2.BORDER_REFLECT_101)
+    return y
+
+
+def _by_opencv(image: Tensor, kernel: Tensor) -> Tensor:
+    # Tap by tap up to 11 x 11; else by a transform, which is quick while one tile holds it all.
+    import cv2
+
+    taps = kernel.contiguous().numpy()
+    y = torch.empty_like(image)
+    for plane, target in zip(image.numpy(), y.numpy(), strict=True):
+        cv2.filter2D(plane, -1, taps, dst=target, borderType=cv2.BORDER_REFLECT_101)
+    return y
+
+
+def _by_bands(image: Tensor, kernel: Tensor) -> Tensor:
+    """Bands of rows become channels, for which the depthwise convolution has full registers."""
+    C, H, W = image.shape
+    halo = len(kernel) - 1
+    # Rounded up to few numbers: every new shape costs oneDNN a compilation.
+    bands, width = -(-H // (4 * _BAND)) * 4, -(-W // 64) * 64
+    rows, columns = bands * _BAND + halo, width + halo
+    padded = mirrored(image, (halo // 2, halo // 2), (rows, columns))
+    cut = padded.as_strided(
+        (C, bands, _BAND + halo, columns), (rows * columns, _BAND * columns, columns, 1)
+    )
+    channels = cut.reshape(1, C * bands, _BAND + halo, columns)
+    weights = kernel.expand(C * bands, 1, -1, -1)
+    y = functional.conv2d(channels, weights, groups=C * bands)
+    return y.view(C, bands * _BAND, width)[:, :H, :W].contiguous()
+
+
+def _by_fourier(image: Tensor, kernel: Tensor) -> Tensor:
+    _, H, W = image.shape
+    halo = len(kernel) - 1
+    grid = _quick_size(H + halo), _quick_size(W + halo)
+    # The rows that hold nothing are left out of the kernel's first transform.
+    response = torch.fft.fft(torch.fft.rfft(kernel, grid[1]), grid[0], dim=0).conj_physical_()
+    y = torch.empty_like(image)
+    # Plane by plane, as one is what fits into the cache.
+    for plane, target in zip(mirrored(image, (halo // 2, halo // 2), grid), y, strict=True):
+        target.copy_(torch.fft.irfft2(torch.fft.rfft2(plane).mul_(response), grid)[:H, :W])
+    return y
+
+
+def _quick_size(n: int) -> int:
+    """The next even length that is a product of 2, 3 and 5."""
+    import cv2
+
+    size = int(cv2.getOptimalDFTSize(n))
+    while size % 2:
+        size = int(cv2.getOptimalDFTSize(size + 1))
+    return size
+
+
+def mirrored(image: Tensor, pad: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """An image on the CPU with mirrored borders: `pad` above and to the left, the rest opposite.
+
+    Args:
+        image: (C, H, W) float32, contiguous.
+        pad: Width of the upper and of the left border.
+        size: (rows, columns) of the result.
+    """
+    import cv2
+
+    C, H, W = image.shape
+    (above, left), (rows, columns) = pad, size
+    below, right = rows - H - above, columns - W - left
+    y = image.new_empty(C, rows, columns)
+    for plane, target in zip(image.numpy(), y.numpy(), strict=True):
+        cv2.copyMakeBorder(
+            plane, above, below, left, right, borderType=cv2.BORDER_REFLECT_101, dst=target
+        )
+    return y
