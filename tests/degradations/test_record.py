@@ -52,6 +52,16 @@ class Strange(Stage):
         return x * per_image(params["single"], x) * params["shared"]
 
 
+class Level(Stage):
+    """Two parameters an image."""
+
+    def draw(self, draws, shape):
+        return {"level": draws.uniform(7.0, 7.0), "field_seeds": draws.seeds()}
+
+    def forward(self, x, params):
+        return x * per_image(params["level"], x)
+
+
 def recipe(scale: float) -> Pipeline:
     return Pipeline(
         scale,
@@ -97,20 +107,18 @@ class TestLines:
         assert strange["empty"] == {}
 
     def test_what_a_line_says(self, path):
-        Record(2.5, lambda scale: Pipeline(scale, [GaussianNoise((7.0, 7.0))]), str(path))(
-            HR, SEEDS
-        )
+        Record(2.5, lambda scale: Pipeline(scale, [Level()]), str(path))(HR, SEEDS)
         lines = path.read_text().splitlines()
         assert len(lines) == 6
         line = json.loads(lines[2])
-        field = line["params"]["GaussianNoise"].pop("field_seeds")
+        field = line["params"]["Level"].pop("field_seeds")
         assert isinstance(field, int)
         assert line == {
             "seed": SEEDS[2].item(),
             "shape": [3, 16, 20],
             "scale": 2.5,
             "recipe": "degradations.pipeline.Pipeline",
-            "params": {"GaussianNoise": {"levels": 7.0}},
+            "params": {"Level": {"level": 7.0}},
         }
 
     def test_what_cannot_be_recorded_is_named(self):
@@ -298,11 +306,9 @@ class TestWhatReplayRefuses:
         )
 
     def test_other_stages(self, recorded, path):
-        message = self.refusal(path, made=lambda scale: Pipeline(scale, [GaussianNoise()]))
+        message = self.refusal(path, made=lambda scale: Pipeline(scale, [Level()]))
         assert f"{path}:1 was recorded with other stages" in message
-        assert (
-            "it lacks GaussianNoise.field_seeds, GaussianNoise.levels; it has besides " in message
-        )
+        assert "it lacks Level.field_seeds, Level.level; it has besides OneOf" in message
 
     @pytest.mark.parametrize(
         "damage",
