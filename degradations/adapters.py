@@ -1,0 +1,284 @@
+"""Functions of kornia and transforms of albumentations as stages."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import inspect
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from degradations.arrays import each_alone, from_bytes, to_bytes
+from degradations.base import Stage, check_range
+from degradations.canvas import Canvas
+from degradations.draws import Draws
+from degradations.params import Params, of_each_image
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import asks the internet for news
+
+
+class Kornia(Stage):
+    """Any function of kornia (or another module) from pictures to pictures of the same size.
+
+    It is called with a picture (1, C, H, W) first and everything else by name: Python numbers,
+    drawn for each picture by itself. On a GPU the host has to read those back, and waits; functions
+    that take one number an image in a tensor can be called ``batched`` instead.
+
+    Args:
+        function: Its dotted path, e.g. ``kornia.filters.box_blur``.
+        uniform: Arguments that are drawn uniformly, with their ranges.
+        integers: Arguments that are whole numbers, with their ranges, both ends included.
+        choices: Arguments that are picked from a list, each entry equally likely.
+        fixed: All other arguments.
+        batched: Call the function once, with (B, C, H, W) pictures and (B,) tensors; not together
+            with ``choices``. Then it may be compiled, and nobody waits.
+        random: The function draws from torch's global generator. It is then given one seeded by the
+            picture, and the global one is put back. Without it, such a function is refused.
+
+    Raises:
+        ValueError: The function is not found, cannot be called with these arguments, draws numbers
+            without ``random``, or returns NaN or pictures of another shape.
+        TypeError: It returns something other than a float32 tensor.
+    """
+
+    def __init__(
+        self,
+        function: str,
+        uniform: dict[str, tuple[float, float]] | None = None,
+        integers: dict[str, tuple[int, int]] | None = None,
+        choices: dict[str, list[Any]] | None = None,
+        fixed: dict[str, Any] | None = None,
+        batched: bool = False,
+        random: bool = False,
+    ) -> None:
+        super().__init__()
+        self.function, self.batched, self.random = function, batched, random
+        self.uniform = {name: check_range(v, name) for name, v in (uniform or {}).items()}
+        self.integers = {name: _check_whole(v, name) for name, v in (integers or {}).items()}
+        self.choices, self.fixed = dict(choices or {}), dict(fixed or {})
+        names = [*self.uniform, *self.integers, *self.choices, *self.fixed]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"{function}: {name} is given twice; expected one of uniform, "
+                    "integers, choices and fixed"
+                )
+        for name, values in self.choices.items():
+            if not values:
+                raise ValueError(f"{function}: choices.{name} is empty; expected values")
+        if batched and (choices or random):
+            raise ValueError(
+                f"{function}: batched goes with neither choices nor random, which are one picture's"
+            )
+        _check_call(function, names)
+        self._checked = False  # what costs a synchronisation is checked at the first call only
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """(B,) values under `arguments`, of `choices` their positions; `seeds` where needed."""
+        arguments: Params = {}
+        for name, (low, high) in self.uniform.items():
+            arguments[name] = draws.fold(name).uniform(low, high)
+        for name, (first, last) in self.integers.items():
+            arguments[name] = draws.fold(name).integers(first, last + 1)
+        for name, values in self.choices.items():
+            arguments[name] = draws.fold(name).integers(0, len(values))
+        params: Params = {"arguments": arguments}
+        if self.random:
+            params["seeds"] = draws.seeds()
+        return params
+
+    def forward(self, x: Tensor, params: Params) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        if self.batched:
+            return self._call(x, params["arguments"])
+        images = []
+        for image, own in zip(x.chunk(len(x)), of_each_image(params, len(x)), strict=True):
+            values = {name: value.item() for name, value in own["arguments"].items()}
+            for name, options in self.choices.items():
+                values[name] = options[values[name]]
+            with _seeded(own["seeds"].item() if self.random else None, x.device):
+                images.append(self._call(image, values))
+        return images[0] if len(images) == 1 else torch.cat(images)
+
+    def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
+        """All pictures at once if `batched`, else each by itself."""
+        if self.batched:
+            return super().on_canvas(canvas, params)
+        return each_alone(canvas, params, self)
+
+    def _call(self, x: Tensor, values: dict[str, Any]) -> Tensor:
+        function = _found(self.function)
+        check = not self._checked and not torch.compiler.is_compiling()
+        before = _states(x.device) if check and not self.random else []
+        y = function(x, **values, **self.fixed)
+        if not isinstance(y, Tensor) or y.dtype != torch.float32:
+            kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
+            raise TypeError(f"{self.function} returned {kind}; expected torch.float32")
+        if y.shape != x.shape:
+            raise ValueError(
+                f"{self.function} returned the shape {tuple(y.shape)} for {tuple(x.shape)}; a "
+                "stage keeps the size (to change it, use degradations.resize.Resize)"
+            )
+        if check:
+            if not bool(y.isfinite().all()):
+                raise ValueError(f"{self.function} returned NaN or infinity; check its arguments")
+            if before and not all(map(torch.equal, before, _states(x.device))):
+                raise ValueError(
+                    f"{self.function} draws from torch's global generator: set `random: true`, "
+                    "which gives it one seeded by the picture"
+                )
+            self._checked = True
+        return y
+
+    def extra_repr(self) -> str:
+        """The function, in `print(degradation)`."""
+        return self.function
+
+
+class Albumentations(Stage):
+    """Any transform of albumentations that keeps the size of its pictures.
+
+    It works on the CPU, picture by picture: for pictures on a GPU the host waits. All that it draws
+    follows from the picture's own seed, and from nothing before.
+
+    Args:
+        transform: The transform, by class path, for example ``albumentations.MotionBlur``, or a
+            group such as ``albumentations.OneOf``. Its own ``p`` counts.
+        dtype: What it is given: 8-bit pictures, which most of its transforms are quickest with, or
+            float32 in [0, 1], without rounding.
+
+    Raises:
+        TypeError: ``transform`` is no transform of albumentations.
+        ValueError: ``dtype`` is unknown; or the transform changed the size or the type of a
+            picture, or made NaN.
+    """
+
+    def __init__(
+        self,
+        transform: Callable[..., Any],
+        dtype: Literal["uint8", "float32"] = "uint8",
+    ) -> None:
+        super().__init__()
+        if not hasattr(transform, "set_random_state"):
+            raise TypeError(
+                f"transform is {transform!r}; expected a transform of albumentations, such as "
+                "albumentations.MotionBlur, by its class path"
+            )
+        if dtype not in ("uint8", "float32"):
+            raise ValueError(f"dtype is {dtype!r}; expected uint8 or float32")
+        self.transform, self.dtype = transform, dtype
+        # The transform keeps these two generators, which are put to a picture's seed each time.
+        self._generator = np.random.Generator(np.random.Philox(key=0))
+        self._start = self._generator.bit_generator.state
+        self._random = random.Random(0)
+        transform.set_random_state(self._generator, self._random)
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """`seeds`, (B,) int: the transform draws everything else from them."""
+        return {"seeds": draws.seeds()}
+
+    def forward(self, x: Tensor, params: Params) -> Tensor:
+        """(B, 3, H, W) to the same shape, in [0, 1] where the transform keeps to it."""
+        seeds = params["seeds"].tolist()
+        return torch.cat([self._applied(image, seed) for image, seed in zip(x, seeds, strict=True)])
+
+    def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
+        """Each picture cut out, so sizes and pixels are read back from the device."""
+        return each_alone(canvas, params, self)
+
+    def _applied(self, image: Tensor, seed: int) -> Tensor:
+        self._start["state"]["key"][:] = (seed, 0)
+        self._generator.bit_generator.state = self._start
+        self._random.seed(seed)
+        bytewise = self.dtype == "uint8"
+        given = to_bytes(image) if bytewise else _to_floats(image)
+        shape, dtype = given.shape, given.dtype
+        made = self.transform(image=given)["image"]
+        name = type(self.transform).__name__
+        if made.shape != shape or made.dtype != dtype:
+            raise ValueError(
+                f"{name} made {made.dtype} {made.shape} of {dtype} {shape}; only transforms that "
+                "keep size and type can be stages"
+            )
+        made = np.ascontiguousarray(made)
+        if bytewise:
+            return from_bytes(made, image.unsqueeze(0))
+        if not np.isfinite(made).all():
+            raise ValueError(f"{name} made NaN or infinity; check its arguments")
+        return torch.from_numpy(made).to(image.device).permute(2, 0, 1).unsqueeze(0)
+
+
+def _to_floats(image: Tensor) -> Any:
+    # A copy: some transforms work in place.
+    hwc = image.detach().clamp(0.0, 1.0).permute(1, 2, 0)
+    return hwc.contiguous().cpu().numpy()
+
+
+@functools.cache
+def _found(path: str) -> Callable[..., Any]:
+    """The function of a dotted path.
+
+    Raises:
+        ValueError: there is none.
+    """
+    module_name, _, name = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name or path)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"function is {path!r}, and there is no module {error.name!r}; expected a dotted path "
+            "such as kornia.filters.box_blur"
+        ) from error
+    function = getattr(module, name, None)
+    if not callable(function) or inspect.isclass(function):
+        near = difflib.get_close_matches(name, dir(module), 3)
+        advice = f" (did you mean {' or '.join(near)}?)" if near else ""
+        raise ValueError(f"{module_name} has no function {name!r}{advice}, as function asks for")
+    return function
+
+
+def _check_call(path: str, names: list[str]) -> None:
+    function = _found(path)
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some of torch's own have none
+        return
+    try:
+        signature.bind(None, **dict.fromkeys(names))
+    except TypeError as error:
+        raise ValueError(
+            f"{path}{signature} cannot be called with a picture and "
+            f"{', '.join(names) or 'nothing else'}: {error}; arguments go into uniform, integers, "
+            "choices or fixed"
+        ) from error
+
+
+def _check_whole(values: tuple[int, int], name: str) -> tuple[int, int]:
+    lower, upper = check_range(values, name)
+    if lower % 1 or upper % 1:
+        raise ValueError(f"{name} is {[lower, upper]}; expected whole numbers")
+    return int(lower), int(upper)
+
+
+def _states(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    return states if device.type != "cuda" else [*states, torch.cuda.get_rng_state(device)]
+
+
+@contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Torch's global generators seeded for the block, and afterwards as they were."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,310 @@
+"""Functions of kornia and transforms of albumentations as stages."""
+
+from __future__ import annotations
+
+import pickle
+
+import jsonargparse
+import numpy as np
+import pytest
+import torch
+import yaml
+from scipy import stats
+
+from degradations.adapters import Albumentations, Kornia
+from degradations.base import Degradation
+from degradations.canvas import Canvas
+from degradations.draws import Draws
+from degradations.params import of_each_image, to_device
+from tests.contracts.degradation_contract import global_generators_untouched
+
+CPU = torch.device("cpu")
+BLUR = "kornia.filters.box_blur"
+
+
+# Functions for the tests, which name them by their path.
+def added(x, amount):
+    return x + amount
+
+
+def noisy(x, level=1.0):
+    return x + level * torch.randn_like(x)
+
+
+def halved(x):
+    return x[..., ::2]
+
+
+def as_double(x):
+    return x.double()
+
+
+def as_list(x):
+    return [x]
+
+
+def blown(x):
+    return x / 0
+
+
+def here(function):
+    return f"{__name__}.{function.__name__}"
+
+
+def draw(stage, count=3, seed=0):
+    return to_device(
+        stage.draw(Draws(np.arange(seed, seed + count)), torch.Size((count, 3, 16, 20))), count, CPU
+    )
+
+
+def run(stage, x, seed=0):
+    return stage(x, draw(stage, len(x), seed))
+
+
+@pytest.fixture
+def x():
+    return torch.rand(3, 3, 16, 20, generator=torch.Generator().manual_seed(0))
+
+
+# Kornia
+
+
+def test_a_function_of_kornia(x):
+    """Against the definition: the mean of a window."""
+    stage = Kornia(BLUR, fixed={"kernel_size": 3, "border_type": "constant"})
+    window = torch.nn.functional.avg_pool2d(x, 3, 1, 1)
+    torch.testing.assert_close(run(stage, x), window, rtol=0, atol=1e-6)
+
+
+def test_every_kind_of_argument(x):
+    stage = Kornia(
+        "kornia.filters.motion_blur",
+        uniform={"angle": (0.0, 360.0), "direction": (-1.0, 1.0)},
+        choices={"kernel_size": [3, 5, 7]},
+        fixed={"border_type": "replicate"},
+    )
+    from kornia.filters import motion_blur
+
+    params = draw(stage)
+    own = params["arguments"]
+    expected = [
+        motion_blur(
+            image,
+            [3, 5, 7][own["kernel_size"][n]],
+            own["angle"][n].item(),
+            own["direction"][n].item(),
+            "replicate",
+        )
+        for n, image in enumerate(x.split(1))
+    ]
+    assert torch.equal(stage(x, params), torch.cat(expected))
+
+
+def test_each_picture_has_its_own_value(x):
+    stage = Kornia(here(added), uniform={"amount": (2.0, 3.0)})
+    params = draw(stage)
+    offsets = (stage(x, params) - x).mean((1, 2, 3))
+    torch.testing.assert_close(offsets, params["arguments"]["amount"], rtol=1e-5, atol=0)
+    assert len(set(offsets.tolist())) == 3
+
+
+def test_what_is_drawn():
+    stage = Kornia(
+        "kornia.filters.bilateral_blur",
+        uniform={"sigma_color": (0.1, 0.4)},
+        integers={"kernel_size": (3, 6)},
+        choices={"sigma_space": [[1.0, 1.0], [2.0, 2.0]]},
+    )
+    params = stage.draw(Draws(np.arange(4000)), torch.Size((4000, 3, 8, 8)))["arguments"]
+    assert stats.kstest(params["sigma_color"], stats.uniform(0.1, 0.3).cdf).pvalue > 1e-3
+    assert stats.chisquare(np.bincount(params["kernel_size"])[3:]).pvalue > 1e-3
+    assert set(params["kernel_size"]) == {3, 4, 5, 6}
+    assert stats.chisquare(np.bincount(params["sigma_space"])).pvalue > 1e-3
+
+
+def test_another_argument_leaves_the_draws_as_they_were():
+    few = Kornia(
+        "kornia.filters.motion_blur",
+        uniform={"angle": (0, 9)},
+        fixed={"kernel_size": 3, "direction": 0.0},
+    )
+    more = Kornia(
+        "kornia.filters.motion_blur",
+        choices={"kernel_size": [3, 5]},
+        uniform={"direction": (0, 1), "angle": (0, 9)},
+    )
+    assert torch.equal(draw(few)["arguments"]["angle"], draw(more)["arguments"]["angle"])
+
+
+def test_batched_gives_what_single_calls_give(x):
+    made = {
+        batched: Kornia(
+            "kornia.enhance.adjust_gamma", uniform={"gamma": (0.5, 2.0)}, batched=batched
+        )
+        for batched in (False, True)
+    }
+    params = draw(made[True])
+    assert params["arguments"].keys() == draw(made[False])["arguments"].keys()
+    alone, together = (made[batched](x, params) for batched in (False, True))
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
+    canvas = made[True].on_canvas(Canvas.of(x), params)
+    torch.testing.assert_close(canvas.pixels, alone, rtol=0, atol=1e-6)
+
+
+def test_a_function_that_draws_is_refused_or_seeded(x):
+    with pytest.raises(
+        ValueError, match=r"noisy draws from torch.*`random: true`"
+    ):
+        run(Kornia(here(noisy)), x)
+    stage = Kornia(here(noisy), random=True)
+    params = draw(stage)
+    with global_generators_untouched():
+        y = stage(x, params)
+    torch.manual_seed(1)
+    for image, picture, own in zip(y, x.split(1), of_each_image(params, 3), strict=True):
+        assert torch.equal(image, stage(picture, own)[0])
+    field = y - x
+    assert field.std().item() == pytest.approx(1.0, abs=0.1)
+    assert not torch.equal(field[0], field[1])
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "message"),
+    [
+        (halved, ValueError, r"halved returned the shape \(1, 3, 16, 10\) for \(1, 3, 16, 20\)"),
+        (as_double, TypeError, r"as_double returned torch\.float64; expected torch\.float32"),
+        (as_list, TypeError, "as_list returned list"),
+        (blown, ValueError, "blown returned NaN or infinity"),
+    ],
+)
+def test_names_a_function_that_returns_no_picture(x, function, error, message):
+    with pytest.raises(error, match=message):
+        run(Kornia(here(function)), x)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"function": "kornia.filter.box_blur"}, r"no module 'kornia\.filter'"),
+        ({"function": "kornya.filters.box_blur"}, "no module 'kornya'"),
+        ({"function": "kornia.filters.box_blurr"}, "has no function 'box_blurr'.*box_blur"),
+        ({"function": "kornia.filters.BoxBlur"}, "has no function 'BoxBlur'"),
+        ({"function": "box_blur"}, "no module 'box_blur'"),
+        ({"function": BLUR}, "missing a required argument: 'kernel_size'"),
+        ({"function": BLUR, "fixed": {"kernel": 3}}, "kernel"),
+        ({"function": BLUR, "uniform": {"kernel_size": (5, 3)}}, "kernel_size is .*reversed"),
+        ({"function": BLUR, "integers": {"kernel_size": (3, 5.5)}}, "kernel_size is .*whole"),
+        ({"function": BLUR, "choices": {"kernel_size": []}}, r"choices\.kernel_size is empty"),
+        (
+            {"function": BLUR, "fixed": {"kernel_size": 3}, "integers": {"kernel_size": (3, 5)}},
+            "kernel_size is given twice",
+        ),
+        ({"function": BLUR, "choices": {"kernel_size": [3]}, "batched": True}, "neither choices"),
+    ],
+)
+def test_refuses_a_call(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Kornia(**arguments)
+
+
+# Albumentations
+
+
+@pytest.fixture(scope="module")
+def albumentations():
+    return pytest.importorskip("albumentations")
+
+
+def test_a_transform(albumentations, x):
+    """Against its definition: what is white becomes black."""
+    y = run(Albumentations(albumentations.InvertImg(p=1.0)), x)
+    torch.testing.assert_close(y, 1 - (x * 255).round() / 255, rtol=0, atol=1e-6)
+    y = run(Albumentations(albumentations.InvertImg(p=1.0), dtype="float32"), x)
+    torch.testing.assert_close(y, 1 - x, rtol=0, atol=1e-6)  # not rounded
+
+
+def test_its_probability_is_drawn_for_each_picture(albumentations):
+    x = torch.full((400, 3, 2, 2), 0.2)
+    y = run(Albumentations(albumentations.InvertImg(p=0.3)), x)
+    assert stats.binomtest(int((y[:, 0, 0, 0] > 0.5).sum()), 400, 0.3).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_follows_from_the_picture_s_seed_alone(albumentations, x, dtype):
+    def make():
+        group = [albumentations.GaussNoise(p=0.7), albumentations.MotionBlur(p=0.7)]
+        return Albumentations(albumentations.OneOf(group, p=1.0), dtype)
+
+    stage = make()
+    params = draw(stage)
+    with global_generators_untouched():
+        y = stage(x, params)
+    assert not torch.equal(run(stage, x, seed=50), y)
+    for n in (2, 0, 1):  # in another order, by another object, by a copy
+        own = of_each_image(params, 3)[n]
+        for other in (stage, make(), pickle.loads(pickle.dumps(stage))):
+            assert torch.equal(other(x[n : n + 1], own)[0], y[n])
+
+
+def test_pictures_on_a_canvas_are_cut_out(albumentations, x):
+    stage = Albumentations(albumentations.HorizontalFlip(p=1.0), "float32")
+    canvas = stage.on_canvas(
+        Canvas(x, torch.tensor([[16, 20], [9, 13], [4, 20]]), (16, 20)), draw(stage)
+    )
+    assert torch.equal(canvas.pixels[0], x[0].flip(-1))
+    assert torch.equal(canvas.pixels[1, :, :9, :13], x[1, :, :9, :13].flip(-1))
+    assert torch.equal(canvas.pixels[1, :, 9:], x[1, :, 9:])
+
+
+def test_names_a_transform_that_changes_the_size(albumentations, x):
+    with pytest.raises(ValueError, match=r"RandomCrop made uint8 \(8, 8, 3\) of uint8 \(16, 20, 3"):
+        run(Albumentations(albumentations.RandomCrop(8, 8)), x)
+    with pytest.raises(ValueError, match=r"ToFloat made float32"):
+        run(Albumentations(albumentations.ToFloat(p=1.0)), x)
+
+
+def test_refuses_what_is_no_transform(albumentations):
+    with pytest.raises(TypeError, match=r"expected a transform of albumentations"):
+        Albumentations(added)
+    with pytest.raises(ValueError, match="dtype is 'float64'"):
+        Albumentations(albumentations.InvertImg(), "float64")
+
+
+# From YAML
+
+
+def test_both_by_class_path_in_a_list_of_stages(albumentations, x):
+    config = yaml.safe_load(
+        """
+        degradation:
+          class_path: degradations.pipeline.Pipeline
+          init_args:
+            scale: 2.0
+            stages:
+            - class_path: degradations.adapters.Kornia
+              init_args:
+                function: kornia.filters.box_blur
+                integers: {kernel_size: [3, 7]}
+            - class_path: degradations.adapters.Albumentations
+              init_args:
+                transform:
+                  class_path: albumentations.OneOf
+                  init_args:
+                    transforms:
+                    - {class_path: albumentations.MotionBlur, init_args: {blur_limit: [3, 5]}}
+                    - {class_path: albumentations.GaussNoise, init_args: {p: 0.5}}
+            - class_path: degradations.jpeg.JPEG
+              init_args: {quality: [20, 90], subsampling: {"4:2:0": 0.5, "4:4:4": 0.5}}
+        """
+    )
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Degradation, "degradation")
+    degradation = parser.instantiate(parser.parse_object(config)).degradation
+    kornia, transforms, jpeg = degradation.stages.values()
+    assert kornia.integers == {"kernel_size": (3, 7)}
+    assert [type(t).__name__ for t in transforms.transform.transforms] == [
+        "MotionBlur",
+        "GaussNoise",
+    ]
+    assert jpeg.subsampling == (0.5, 0.0, 0.5)
+    assert degradation(x, torch.arange(3)).shape == (3, 3, 8, 10)
