@@ -46,7 +46,9 @@ def degradation_of(paths: Sequence[str | Path], scale: float | None = None) -> D
     parser.add_subclass_arguments(Degradation, "degradation")
     arguments: list[str] = []
     for path in paths:
-        arguments += ["--config", yaml.safe_dump({"degradation": _own_part(Path(path))})]
+        # Unsorted: the order of stages, and of recipes with their weights, is that of the file.
+        text = yaml.safe_dump({"degradation": _own_part(Path(path))}, sort_keys=False)
+        arguments += ["--config", text]
     try:
         config = parser.parse_args([*arguments, "--degradation.init_args.scale", repr(scale)])
         degradation = parser.instantiate(config).degradation

@@ -17,7 +17,7 @@ from degradations.configure import degradation_of, scale_in
 from degradations.pictures import as_image, cropped, read_picture
 from degradations.sheet import Section, Tile, write
 from degradations.trace import Step, Trace, trace
-from degradations.words import words_of
+from degradations.words import name_of, words_of
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def _tile(number: int, step: Step) -> Tile:
         )
         return Tile(None, title, [f"left out{p}", *step.choices])
     picture = as_image(step.picture)
-    words = [type(step.stage).__name__, *words_of(step.stage, step.params), *step.choices]
+    words = [name_of(step.stage), *words_of(step.stage, step.params), *step.choices]
     return Tile(picture, title, [*words, _size(step.picture)])
 
 

@@ -23,7 +23,7 @@ from degradations.histogram import BLUE, WIDTH, Values, aligned, bars, histogram
 from degradations.preview import add_common_arguments, positive, scale_of
 from degradations.sheet import Section, Tile, write
 from degradations.trace import stages_of
-from degradations.words import Bounds, bounds_of, unit_of
+from degradations.words import Bounds, bounds_of, own_of, unit_of
 
 log = logging.getLogger(__name__)
 
@@ -127,13 +127,8 @@ def drawn(degradation: Degradation, draws: int, crop: int, seed: int = 0) -> lis
         seeds = torch.arange(start, min(start + chunk, seed + draws))
         params = degradation.params_of(seeds, torch.Size((len(seeds), 3, crop, crop)))
         for names, stage, own in stages_of(degradation, params):
-            for key, value in own.items():
-                if isinstance(value, dict) or key.endswith("seeds"):
-                    continue
-                values = np.asarray(value, np.float64)
-                values = np.broadcast_to(values, (len(seeds),)) if values.ndim == 0 else values
-                if values.ndim != 1:
-                    continue
+            for key, value in own_of(own).items():
+                values = np.broadcast_to(np.asarray(value, np.float64), (len(seeds),))
                 name = " / ".join([*names, key])
                 if name not in known:
                     bounds = bounds_of(stage, key, (crop, crop))

@@ -45,7 +45,7 @@ def words_of(stage: Stage | None, params: Params) -> list[str]:
             besides its stages is told.
         params: As drawn, or as applied, for a batch of one image.
     """
-    drawn = _numbers(params)
+    drawn = {name: _number(value) for name, value in own_of(params).items()}
     for cls in type(stage).__mro__:
         if cls.__name__ in _WORDS:
             try:
@@ -56,7 +56,30 @@ def words_of(stage: Stage | None, params: Params) -> list[str]:
         inner = [name for name, value in params.items() if isinstance(value, dict)]
         if drawn["which"] < len(inner):
             drawn = {**drawn, "which": inner[drawn["which"]]}
+    for name, choices in getattr(stage, "choices", {}).items():  # of an adapter, by position
+        if name in drawn:
+            drawn[name] = choices[drawn[name]]
     return [_plain(name, value) for name, value in drawn.items()]
+
+
+def name_of(stage: Stage) -> str:
+    """The class of a stage, or what it adapts."""
+    adapted = getattr(stage, "function", None) or getattr(stage, "transform", None)
+    if adapted is None:
+        return type(stage).__name__
+    return adapted if isinstance(adapted, str) else type(adapted).__name__
+
+
+def own_of(params: Params) -> Params:
+    """Of what a stage drew, what is its own: one number an image, and no seed of a field."""
+    inner = params.get("arguments")  # of the adapters
+    own = {**params, **inner} if isinstance(inner, dict) else params
+    return {name: value for name, value in own.items() if _is_shown(name, value)}
+
+
+def _is_shown(name: str, value: Any) -> bool:
+    one = not isinstance(value, dict) and np.ndim(value) < 2
+    return one and not name.endswith(("seed", "seeds"))
 
 
 def unit_of(stage: Stage | Degradation, name: str) -> str:
@@ -64,7 +87,7 @@ def unit_of(stage: Stage | Degradation, name: str) -> str:
     p = getattr(stage, _ARGUMENTS.get(name, name), None)
     if isinstance(p, float) and name not in _UNITS:
         return f"p {p:g}"
-    if name in ("which", "family") and isinstance(p, tuple):
+    if name in ("which", "family") and isinstance(p, tuple | list):
         return "p " + ", ".join(f"{value:.3g}" for value in p)
     return _UNITS.get(name, "")
 
@@ -83,16 +106,26 @@ def bounds_of(
         special = _BOUNDS.get(f"{cls.__name__}.{name}")
         if special is not None:
             return _bounds(special(stage, hr_size))
+        if cls.__name__ == "Kornia":
+            return _bounds(_arguments(stage, name))
     p = getattr(stage, _ARGUMENTS.get(name, name), None)
     if isinstance(p, float) and 0.0 <= p <= 1.0:
         return _possible((1.0 - p, p))
-    if name in ("which", "family") and isinstance(p, tuple):
+    if name in ("which", "family") and isinstance(p, tuple | list):
         return _possible(p)
     return _bounds(p)
 
 
 def _possible(p: Sequence[float]) -> Bounds | None:
     return _bounds([number for number, share in enumerate(p) if share > 0.0])
+
+
+def _arguments(stage: Any, name: str) -> Any:
+    # What an adapter gives to the function of that name.
+    if name in stage.choices:
+        return list(range(len(stage.choices[name])))
+    ranges = {**stage.uniform, **stage.integers}
+    return ranges.get(name)
 
 
 def _bounds(values: Any) -> Bounds | None:
@@ -103,15 +136,9 @@ def _bounds(values: Any) -> Bounds | None:
     return Bounds(float(values[0]), float(values[1])) if numbers and len(values) == 2 else None
 
 
-def _numbers(params: Params) -> dict[str, Any]:
-    numbers: dict[str, Any] = {}
-    for name, value in params.items():
-        if isinstance(value, dict) or name.endswith(("seed", "seeds")):
-            continue
-        array = value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        if array.size == 1:  # not a matrix, which says little in words
-            numbers[name] = array.reshape(-1)[0].item()
-    return numbers
+def _number(value: Any) -> Any:
+    array = value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    return array.reshape(-1)[0].item()
 
 
 def _plain(name: str, value: Any) -> str:
@@ -120,7 +147,7 @@ def _plain(name: str, value: Any) -> str:
         return f"{name}: {'yes' if value else 'no'}"
     number = f"{value:.3g}" if isinstance(value, float) else str(value)
     unit = _UNITS.get(name, "")
-    return f"{name} {number} {unit}".strip()
+    return f"{name} {number} {unit if unit != name else ''}".strip()
 
 
 # ------------------------------------------------------------------------------- by stage
@@ -316,5 +343,6 @@ _BOUNDS: dict[str, Callable[[Any, tuple[int, int]], Any]] = {
     "AVIF.subsampling": _subsamplings,
     "Banding.phase": lambda stage, _: (0.0, 2 * math.pi),
     "Camera.pattern": lambda stage, _: [0, 1, 2, 3],
+    "Camera.shot": lambda stage, _: (1e-6 * stage.iso[0], 1e-6 * stage.iso[1]),
     "Camera.exposure": lambda stage, _: (0.2, 1.0),
 }

@@ -85,6 +85,13 @@ def test_a_file_under_the_key_and_paths_relative_to_it(file):
     assert degradation.stages["GaussianNoise"].sigma == (7.0, 8.0)
 
 
+def test_stages_by_name_keep_the_order_of_the_file(file):
+    stages = {name: {"class_path": NOISE} for name in ("zoom", "blur", "noise")}
+    content = {"class_path": "degradations.pipeline.Pipeline", "init_args": {"stages": stages}}
+    path = file(yaml.safe_dump(content, sort_keys=False))
+    assert list(degradation_of([path], 2.0).stages) == ["zoom", "blur", "noise"]
+
+
 def test_later_files_win_and_add(file):
     first = file(pipeline({"class_path": NOISE}), "1.yaml")
     second = file({"init_args": {"quantize": False, "stages+": [{"class_path": NOISE}]}}, "2.yaml")
