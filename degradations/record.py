@@ -75,9 +75,9 @@ class Record(_Around):
 
     LR is what it is without the recording. Process r > 0 of several writes to a file of its own
     (``params.rank1.jsonl``). Lines are appended, one write a batch: a run that is continued goes on
-    in its file, and a seed that comes again (each validation) gives the same line again. A picture
-    takes about 2 kB with a recipe of two orders; its recording takes less than a tenth of the time
-    of its degradation.
+    in its file, and a seed that comes again (each validation) gives the same line again. With
+    Real-ESRGAN's recipe a line is of 1.4 kB, and a batch of 16 is recorded in 0.4 ms beside the
+    70 ms of its degradation (256 px, one core).
 
     Args:
         scale: How many times smaller the LR is; any positive number. Linked to
@@ -283,7 +283,9 @@ def records_of(seeds: Seeds, shape: torch.Size, recipe: Degradation, params: Par
 
 
 def recipe_name(recipe: Degradation) -> str:
-    """The class path of a recipe, as in YAML."""
+    """The class path of a recipe, as in YAML; of what a `Record` or `Replay` is around."""
+    while isinstance(recipe, _Around):
+        recipe = recipe.recipe
     return f"{type(recipe).__module__}.{type(recipe).__qualname__}"
 
 

@@ -203,6 +203,14 @@ class TestRecord:
         assert Record(2.0, Pooled, str(path)).pool == 180
         assert Record(2.0, Bicubic, str(path)).pool == 0
 
+    def test_around_another_the_recipe_within_is_named(self, path):
+        def inner(scale: float) -> Record:
+            return Record(scale, Bicubic, str(path.with_name("inner.jsonl")))
+
+        Record(2.0, inner, str(path))(HR, SEEDS)
+        names = {json.loads(line)["recipe"] for line in path.read_text().splitlines()}
+        assert names == {"degradations.bicubic.Bicubic"}
+
 
 class TestReplay:
     def test_lr_comes_again_bit_for_bit(self, recorded, path):
