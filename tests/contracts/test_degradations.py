@@ -7,11 +7,12 @@ import functools
 import pytest
 
 from degradations.base import Degradation, Stage
+from degradations.blur import MeasuredPSF
 from degradations.compose import OneOf, Shuffled, Sometimes
 from degradations.noise import GaussianNoise
 from degradations.pipeline import Pipeline
 from degradations.record import Record, Replay
-from tests.contracts import discovery, records
+from tests.contracts import discovery, psfs, records
 from tests.contracts.degradation_contract import DegradationContract, StageContract, build
 
 # How to make those of our classes that need arguments (beside the scale).
@@ -19,6 +20,7 @@ STAGES = {
     Sometimes: lambda: Sometimes(GaussianNoise()),
     OneOf: lambda: OneOf([GaussianNoise(), GaussianNoise((40.0, 50.0))]),
     Shuffled: lambda: Shuffled([GaussianNoise(), GaussianNoise((40.0, 50.0))]),
+    MeasuredPSF: psfs.measured,
 }
 DEGRADATIONS = {
     Pipeline: lambda scale: Pipeline(scale, [GaussianNoise(), GaussianNoise((5.0, 5.0))]),
