@@ -52,8 +52,8 @@ class Camera(Stage):
         iso: Range of the sensor's speed, drawn evenly on a logarithmic scale. The noise's variance
             is shot * signal + read, with shot = 1e-6 * ISO and
             log(read) = 2.18 log(shot) + 1.20 + N(0, 0.26).
-        exposure: Mean and standard deviation of the exposure, which is cut off at 0.2 and at 1, where
-            white reaches the sensor's limit.
+        exposure: Mean and standard deviation of the exposure, which is cut off at 0.2 and at 1,
+            where white reaches the sensor's limit.
         red_gain: Range of the white balance's gain for red, green having 1.
         blue_gain: Range of its gain for blue.
         bits: Range of the bits of a raw value.
@@ -134,7 +134,7 @@ class Camera(Stage):
 
 
 def unprocess(x: Tensor, to_camera: Tensor, gains: Tensor) -> Tensor:
-    """sRGB pixels to a camera's linear raw colours.
+    """From sRGB to a camera's linear raw colours.
 
     Args:
         x: (B, 3, H, W) in [0, 1].
@@ -154,7 +154,7 @@ def unprocess(x: Tensor, to_camera: Tensor, gains: Tensor) -> Tensor:
 
 
 def develop(raw: Tensor, to_rgb: Tensor, gains: Tensor) -> Tensor:
-    """A camera's linear raw colours to sRGB: white balance, colour matrix, gamma, tone curve.
+    """From a camera's linear raw colours to sRGB: white balance, colour matrix, gamma, tone curve.
 
     Args:
         raw: (B, 3, H, W), one value of each colour a pixel.

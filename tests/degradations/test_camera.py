@@ -165,13 +165,13 @@ def test_noise_variance_is_shot_times_signal_plus_read(level):
     green = bayer_masks(x, params["pattern"])[:, 1].bool()
     # Back to raw: these are the mosaic's own values.
     raw = unprocess(y, PLAIN, torch.ones(1, 3, 1, 1))[:, 1][green]
-    signal = unprocess(x, PLAIN, torch.ones(1, 3, 1, 1))[0, 1, 0, 0]
+    signal = unprocess(x, PLAIN, torch.ones(1, 3, 1, 1))[0, 1, 0, 0].item()
     below_black = stats.norm.cdf(0.0, signal, np.sqrt(shot * signal + read))
     if below_black < 1e-3:
-        assert raw.var().item() == pytest.approx((shot * signal + read).item(), rel=0.03)
+        assert raw.var().item() == pytest.approx(shot * signal + read, rel=0.03)
     else:  # cut off at black: the upper half of the distribution is whole
         upper = (raw - signal)[raw > signal]
-        expected = (shot * signal + read).item()
+        expected = shot * signal + read
         assert upper.square().mean().item() == pytest.approx(expected, rel=0.05)
 
 

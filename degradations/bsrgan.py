@@ -1,0 +1,341 @@
+"""BSRGAN: blurs, shrinking, noise, JPEG and a camera, in an order drawn for each image."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from degradations import kernels
+from degradations.base import Stage, check_range, check_scale
+from degradations.blur import KernelStage, check_sizes
+from degradations.camera import Camera
+from degradations.canvas import Canvas
+from degradations.compose import OneOf, Shuffled, Sometimes, Stages, check_probabilities
+from degradations.draws import Booleans, Draws, Floats, Integers
+from degradations.fields import seeded_randn_like
+from degradations.final import ToLR
+from degradations.jpeg import JPEG
+from degradations.params import Params
+from degradations.pipeline import Executor, Pipeline
+from degradations.resize import Resize, resample, resample_canvas
+
+_MODES = ("area", "bilinear", "bicubic")
+_SIGMA, _VARIANCE, _SAMPLED = 0.1, 0.5, 0.1  # the lower ends; the upper ones depend on the scale
+
+
+class GaussianBlur(KernelStage):
+    """Blur by a Gaussian that is round for half of the images and elliptic for the others.
+
+    Args:
+        kernel_size: Range of the kernel's size; odd sizes are drawn.
+        sigma: Range of a round kernel's standard deviation in pixels.
+        variance: Range of an elliptic kernel's variances along its axes, whose direction is drawn.
+        isotropic: Probability of a round one.
+
+    Source: BSRGAN (Zhang et al., ICCV 2021; arXiv 2103.14006), section 3.1, numbers for x4.
+    """
+
+    def __init__(
+        self,
+        kernel_size: tuple[int, int] = (7, 21),
+        sigma: tuple[float, float] = (0.1, 2.8),
+        variance: tuple[float, float] = (0.5, 8.0),
+        isotropic: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.kernel_size = check_sizes(kernel_size)
+        self.sigma = check_range(sigma, "sigma", low=0.01)
+        self.variance = check_range(variance, "variance", low=1e-4)
+        self.isotropic = check_probabilities([isotropic, 1 - isotropic], 2, "isotropic")[0]
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """Size, `isotropic`, `sigma`, `variance_x`, `variance_y` and `rotation`, (B,) each."""
+        low, high = self.kernel_size
+        return {
+            "kernel_size": 2 * draws.integers(low // 2, high // 2 + 1) + 1,
+            "isotropic": draws.bernoulli(self.isotropic),
+            "sigma": draws.uniform(*self.sigma),
+            "variance_x": draws.uniform(*self.variance),
+            "variance_y": draws.uniform(*self.variance),
+            "rotation": draws.uniform(0.0, np.pi),
+        }
+
+    def psf(self, params: Params) -> Tensor:
+        """(B, K, K), each with sum 1."""
+        x, y = (
+            torch.where(params["isotropic"], params["sigma"], params[name].sqrt())
+            for name in ("variance_x", "variance_y")
+        )
+        squared = kernels.squared_distance(x, y, params["rotation"], self.kernel_size[1] // 2)
+        return kernels.normalized(torch.exp(-0.5 * squared), params["kernel_size"])
+
+
+class Shrink(Resize):
+    """Divide the sides by a drawn number.
+
+    Args:
+        by: Range of the divisor, at least 1: it is drawn evenly, where `Resize` draws factors so.
+        modes: Kernels to choose from, as of `Resize`.
+
+    Source: BSRGAN (Zhang et al., ICCV 2021; arXiv 2103.14006), section 3.2, numbers for x4.
+    """
+
+    def __init__(
+        self,
+        by: tuple[float, float] = (1.0, 8.0),
+        modes: tuple[str, ...] | dict[str, float] = _MODES,
+    ) -> None:
+        super().__init__(p=(0.0, 1.0, 0.0), modes=modes)
+        self.by = check_range(by, "by", low=1.0)
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """As `Resize.draw`."""
+        return {**super().draw(draws, shape), **_sides(1.0 / draws.uniform(*self.by), shape)}
+
+
+class SampleGaussian(KernelStage):
+    """Blur by a round Gaussian and take every n-th pixel, so that nothing shifts.
+
+    Args:
+        divisor: The scale: the sides become those of the HR divided by it, rounded.
+        sigma: Range of the standard deviation in pixels.
+        kernel_size: The kernel's size, odd.
+
+    Source: BSRGAN (Zhang et al., ICCV 2021; arXiv 2103.14006), section 3.2, numbers for x4. Where
+    the released code moves its kernel by linear interpolation, which widens it, this one is
+    evaluated where it belongs.
+    """
+
+    resizes = True
+
+    def __init__(
+        self,
+        divisor: float = 4.0,
+        sigma: tuple[float, float] = (0.1, 2.4),
+        kernel_size: int = 25,
+    ) -> None:
+        super().__init__()
+        self.sigma = check_range(sigma, "sigma", low=0.01)
+        if kernel_size < 1 or kernel_size % 2 != 1:
+            raise ValueError(f"kernel_size is {kernel_size}; expected an odd whole number")
+        self.kernel_size = kernel_size
+        self.to_lr = ToLR(divisor, ("nearest",))
+        # An even step has no middle pixel: the one below right of it is taken, so the kernel looks
+        # half a pixel up and left.
+        self.shift = 0.5 if divisor % 2 == 0 else 0.0
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """`sigma` (B,), and `resize`, the size."""
+        return {
+            "sigma": draws.uniform(*self.sigma),
+            "resize": self.to_lr.draw(draws.fold("resize"), shape),
+        }
+
+    def psf(self, params: Params) -> Tensor:
+        """(B, K, K), each with sum 1."""
+        n, sigma = self.kernel_size // 2, params["sigma"].view(-1, 1)
+        axis = torch.arange(-n, n + 1, device=sigma.device) - self.shift
+        # Lifted by the largest: a narrow kernel between two pixels would vanish.
+        power = -0.5 * (axis / sigma).square()
+        profile = torch.exp(power - power.amax(1, keepdim=True))
+        return kernels.normalized(profile.unsqueeze(2) * profile.unsqueeze(1))
+
+    def forward(self, x: Tensor, params: Params) -> Tensor:
+        """(B, C, H, W) to the LR's size."""
+        h, w = (int(params["resize"][side][0].item()) for side in ("height", "width"))
+        return resample(super().forward(x, params), (h, w), "nearest")
+
+    def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
+        """As `forward`."""
+        size = params["resize"]["height"], params["resize"]["width"]
+        extent = self.to_lr.extent(canvas.hr_size)
+        blurred = super().on_canvas(canvas, params)
+        return resample_canvas(blurred, *size, "nearest", False, extent)
+
+
+class ChannelNoise(Stage):
+    """Add Gaussian noise: of each channel alone, the same in all, or correlated between them.
+
+    Args:
+        sigma: Range of the standard deviation in 8-bit levels; whole numbers are drawn.
+        p: Probabilities of independent channels, of equal ones, and of a random correlation.
+
+    Source: BSRGAN (Zhang et al., ICCV 2021; arXiv 2103.14006), section 3.3; the correlation as its
+    released code: the covariance is |U' diag(d) U| L^2 element by element, with d uniform in
+    [0, 1), U a random rotation and L always the largest standard deviation.
+    """
+
+    def __init__(
+        self,
+        sigma: tuple[int, int] = (1, 25),
+        p: tuple[float, float, float] = (0.4, 0.4, 0.2),
+    ) -> None:
+        super().__init__()
+        low, high = check_range(sigma, "sigma", low=0.0)
+        self.sigma = int(low), int(high)
+        self.p = check_probabilities(p, 3)
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """`level` in 8-bit levels, `family` (a number of `p`), `field_seeds`, (B,) each.
+
+        `factor` (B, 3, 3): what the field is multiplied by, in 8-bit levels.
+        """
+        level = draws.integers(self.sigma[0], self.sigma[1] + 1)
+        family = draws.choice([0, 1, 2], self.p)
+        d = np.stack([draws.uniform() for _ in range(3)], axis=1)
+        entries = np.stack([draws.uniform() for _ in range(9)], axis=1).reshape(-1, 3, 3)
+        grey = np.zeros((3, 3))
+        grey[:, 0] = 1.0
+        choices = [np.eye(3), grey]
+        factor = np.stack([choices[min(f, 1)] * v for f, v in zip(family, level, strict=True)])
+        correlated = _correlation(entries, d) * self.sigma[1]
+        factor = np.where((family == 2)[:, None, None], correlated, factor)
+        return {"level": level, "family": family, "factor": factor, "field_seeds": draws.seeds()}
+
+    def forward(self, x: Tensor, params: Params) -> Tensor:
+        """Add each image's field, (B, 3, H, W), and clamp to [0, 1]."""
+        field = seeded_randn_like(x, params["field_seeds"])
+        noise = torch.matmul(params["factor"] / 255.0, field.flatten(2)).view(x.shape)
+        return (x + noise).clamp(0.0, 1.0)
+
+
+class _ShuffledInOrder(Shuffled):
+    """Apply stages in an order that is drawn for each image, two of them in a fixed one.
+
+    Args:
+        stages: The stages, by name.
+        first: The name of a stage that comes before ``second``.
+        second: The name of that one.
+
+    Raises:
+        ValueError: There is no stage of such a name.
+    """
+
+    def __init__(self, stages: Stages, first: str, second: str) -> None:
+        super().__init__(stages)
+        names = list(self.stages)
+        for name in (first, second):
+            if name not in names:
+                raise ValueError(f"no stage is named {name!r}; there are {', '.join(names)}")
+        self.first, self.second = names.index(first), names.index(second)
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """As `Shuffled.draw`; the two change places where they came the other way round."""
+        params = super().draw(draws, shape)
+        order: Integers = params["order"]
+        places = [np.argmax(order == number, axis=1) for number in (self.first, self.second)]
+        images = np.arange(len(order))
+        order[images, np.minimum(*places)] = self.first
+        order[images, np.maximum(*places)] = self.second
+        return params
+
+
+class BSRGAN(Pipeline):
+    """Two blurs, two steps of shrinking, noise, JPEG and a camera in any order, then JPEG again.
+
+    The streams are named `halve`, `shuffled` (with `blur`, `blur2`, `shrink`, `to_lr`, `noise`,
+    `jpeg`, `camera` in it) and `final_jpeg`.
+
+    Ranges are the paper's. The released code differs from it in: kernel sizes up to 25; variances
+    and deviations from 0; noise levels from 2; never a camera, unless it is given the authors'
+    network of one (here it is `Camera`). Here, kernels are not moved by interpolation.
+
+    On a canvas each of the shuffled stages runs seven times: this recipe is for the executor
+    ``images``, or for a device with time to spare.
+
+    Args:
+        scale: How many times smaller the LR is; any positive number. Linked to
+            data.init_args.scale.
+        halve: Probability that the image is halved first. Only at scale 4, as in the source; all
+            ranges are those of x2 then.
+        kernel_size: Range of the sizes of blur kernels; odd sizes are drawn.
+        sigma: Range of the noise's standard deviation in 8-bit levels; whole numbers are drawn.
+        jpeg: Probability of the shuffled JPEG.
+        jpeg_quality: Range of the quality of both.
+        camera: Probability of the camera.
+        quantize: Round the LR to 8 bits, as a file of it would be.
+        executor: As of `Pipeline`.
+        compile: As of `Pipeline`.
+
+    Source: Zhang et al., "Designing a Practical Degradation Model for Deep Blind Image
+    Super-Resolution" (ICCV 2021; arXiv 2103.14006).
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        halve: float = 0.25,
+        kernel_size: tuple[int, int] = (7, 21),
+        sigma: tuple[int, int] = (1, 25),
+        jpeg: float = 0.9,
+        jpeg_quality: tuple[int, int] = (30, 95),
+        camera: float = 0.25,
+        quantize: bool = True,
+        executor: Executor = "auto",
+        compile: bool = False,
+    ) -> None:
+        s = check_scale(scale)
+        down, p = (0.5, 0.5), (0.0, 1.0, 0.0)
+        halves: dict[str, Stage] = {
+            "plain": Resize(down=down, p=p, modes=_MODES),
+            "antialiased": Resize(down=down, p=p, modes=("bicubic",), antialias=True),
+        }
+        sampled = SampleGaussian(s, (_SAMPLED, max(0.6 * s, _SAMPLED)))
+        shrinks: dict[str, Stage] = {"resize": Shrink((1.0, max(2.0 * s, 1.0))), "sample": sampled}
+        deviation, variance = (_SIGMA, 2.0 + 0.2 * s), (_VARIANCE, 4.0 + s)
+        shuffled: dict[str, Stage] = {
+            "blur": GaussianBlur(kernel_size, deviation, variance),
+            "blur2": GaussianBlur(kernel_size, deviation, variance),
+            "shrink": OneOf(shrinks, (0.75, 0.25)),
+            "to_lr": ToLR(s, _MODES),
+            "noise": ChannelNoise(sigma),
+            "jpeg": Sometimes(JPEG(jpeg_quality), jpeg),
+            "camera": Sometimes(Camera(), camera),
+        }
+        stages: dict[str, Stage] = {
+            "halve": Sometimes(OneOf(halves), halve),
+            "shuffled": _ShuffledInOrder(shuffled, "shrink", "to_lr"),
+            "final_jpeg": JPEG(jpeg_quality),
+        }
+        if s != 4.0:
+            del stages["halve"]
+        super().__init__(scale, stages, quantize=quantize, executor=executor, compile=compile)
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """One entry a stage; the ranges of halved images are those of x2."""
+        params = super().draw(draws, shape)
+        if "halve" not in params:
+            return params
+        halved = params["halve"]["applied"]
+        shuffled = params["shuffled"]
+        for name in ("blur", "blur2"):
+            blur = shuffled[name]
+            blur["sigma"] = _narrowed(halved, blur["sigma"], _SIGMA, 2.8, 2.4)
+            for axis in ("variance_x", "variance_y"):
+                blur[axis] = _narrowed(halved, blur[axis], _VARIANCE, 8.0, 6.0)
+        sample = shuffled["shrink"]["sample"]
+        sample["sigma"] = _narrowed(halved, sample["sigma"], _SAMPLED, 2.4, 1.2)
+        resize = shuffled["shrink"]["resize"]
+        by = _narrowed(halved, 1.0 / resize["factor"], 1.0, 8.0, 4.0)
+        resize.update(_sides(np.where(halved, 0.5, 1.0) / by, shape))
+        return params
+
+
+def _sides(factor: Floats, shape: torch.Size) -> Params:
+    H, W = (np.maximum(np.floor(n * factor), 1).astype(np.int64) for n in shape[-2:])
+    return {"height": H, "width": W, "factor": factor}
+
+
+def _narrowed(where: Booleans, values: Floats, low: float, high: float, to: float) -> Floats:
+    """Values drawn in [low, high] moved into [low, to], for some images."""
+    return np.where(where, low + (values - low) * ((to - low) / (high - low)), values)
+
+
+def _correlation(entries: Floats, d: Floats) -> Floats:
+    """(B, 3, 3) square roots of |U' diag(d) U|, U of the orthonormal bases of `entries`."""
+    bases = np.linalg.svd(entries)[0]
+    covariance = np.abs(bases.transpose(0, 2, 1) @ (d[:, :, None] * bases))
+    # Taken element by element, the absolute values may leave a negative eigenvalue.
+    values, vectors = np.linalg.eigh(covariance)
+    return vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]

@@ -1,0 +1,91 @@
+"""Photograph: what a camera with as many pixels as the LR would have saved."""
+
+from __future__ import annotations
+
+import math
+
+from degradations.base import Stage, check_range, check_scale
+from degradations.blur import Blur, DefocusBlur, MotionBlur
+from degradations.camera import Camera
+from degradations.compose import Sometimes
+from degradations.final import ToLR
+from degradations.jpeg import JPEG
+from degradations.pipeline import Executor, Pipeline
+from degradations.sharpen import USM
+
+
+class Photograph(Pipeline):
+    """A lens, a hand that moves, a sensor with its colour filter and noise, sharpening, JPEG.
+
+    The streams are named `lens`, `defocus`, `motion`, `to_lr`, `camera`, `usm` and `jpeg`. Unlike
+    the second-order recipes, noise and demosaicing come at the LR's size, where a sensor has them.
+    All lengths are in pixels of the LR, so they mean the same at each scale. Ranges are ours, but
+    for those of `Camera`.
+
+    Args:
+        scale: How many times smaller the LR is; any positive number. Linked to
+            data.init_args.scale.
+        lens: Range of the standard deviation of the lens's blur.
+        elongated: Probability that it is elongated, as towards a picture's corners.
+        defocus: Range of the radius of the disk that a point out of focus leaves.
+        defocus_p: Probability that an image is out of focus.
+        motion: Range of the length of the path that the hand moves.
+        motion_p: Probability that it moves.
+        iso: Range of the sensor's speed, of which its noise follows; as of `Camera`.
+        sharpening: Weight of the unsharp mask, which looks at 5x5 pixels.
+        sharpening_p: Probability that the camera sharpens.
+        quality: Range of the JPEG quality.
+        chroma: Probability that the JPEG has its colours at half the resolution (4:2:0).
+        quantize: Round the LR to 8 bits, as a file of it would be.
+        executor: As of `Pipeline`.
+        compile: As of `Pipeline`.
+
+    Raises:
+        ValueError: A range or a probability makes no sense.
+
+    Source: Brooks et al., "Unprocessing Images for Learned Raw Denoising" (CVPR 2019; arXiv
+    1811.11127), for the sensor and what follows it.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        lens: tuple[float, float] = (0.2, 0.8),
+        elongated: float = 0.3,
+        defocus: tuple[float, float] = (0.5, 1.5),
+        defocus_p: float = 0.2,
+        motion: tuple[float, float] = (0.5, 4.0),
+        motion_p: float = 0.2,
+        iso: tuple[float, float] = (100.0, 12000.0),
+        sharpening: float = 0.5,
+        sharpening_p: float = 0.5,
+        quality: tuple[int, int] = (70, 98),
+        chroma: float = 0.7,
+        quantize: bool = True,
+        executor: Executor = "auto",
+        compile: bool = False,
+    ) -> None:
+        s = check_scale(scale)
+        sigma = _times(s, check_range(lens, "lens", low=0.01))
+        radius = _times(s, check_range(defocus, "defocus", low=0.01))
+        length = _times(s, check_range(motion, "motion", low=0.0))
+        widest = 2 * math.ceil(3.0 * sigma[1]) + 1
+        stages: dict[str, Stage] = {
+            "lens": Blur(
+                kernel_size=(widest, widest),
+                families=(1.0 - elongated, elongated, 0.0, 0.0, 0.0, 0.0),
+                sigma=sigma,
+                sinc=0.0,
+            ),
+            "defocus": Sometimes(DefocusBlur(radius), defocus_p),
+            "motion": Sometimes(MotionBlur(length), motion_p),
+            "to_lr": ToLR(s, ("area",)),
+            "camera": Camera(iso),
+            "usm": Sometimes(USM(weight=sharpening, radius=5, threshold=1.0), sharpening_p),
+            "jpeg": JPEG(quality, {"4:2:0": chroma, "4:4:4": 1.0 - chroma}),
+        }
+        super().__init__(scale, stages, quantize=quantize, executor=executor, compile=compile)
+
+
+def _times(scale: float, values: tuple[float, float]) -> tuple[float, float]:
+    return values[0] * scale, values[1] * scale

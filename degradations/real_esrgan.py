@@ -1,0 +1,76 @@
+"""Real-ESRGAN's degradation, and the light one of NSARM."""
+
+from __future__ import annotations
+
+from degradations.pipeline import Executor
+from degradations.second_order import Order, SecondOrder
+
+
+class RealESRGAN(SecondOrder):
+    """Real-ESRGAN's degradation, with its released x4 options.
+
+    With ``usm`` true, the default, it is what the released code makes LR of (of Real-ESRNet and
+    Real-ESRGAN, and NSARM's `realesrgan`). With ``usm`` false it is the same without sharpening,
+    several times cheaper.
+
+    Source: Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure
+    Synthetic Data" (ICCVW 2021; arXiv 2107.10833), options train_realesrgan_x4plus.
+    """
+
+
+class RealESRGANLight(SecondOrder):
+    """One order of milder ranges, without a first JPEG.
+
+    Args:
+        scale: How many times smaller the LR is; any positive number. Linked to
+            data.init_args.scale.
+        usm: Make the LR of a sharpened HR, as the source does.
+        first: The only order.
+        modes: Kernels of all resizes, equally likely.
+        final_jpeg_quality: Range of the only JPEG's quality.
+        final_sinc: Probability of the last sinc filter.
+        faithful: Draw once a batch what the source draws once a batch; as of `SecondOrder`.
+        pool: How many pairs of earlier batches training exchanges its own against, in each process
+            (as of `SecondOrder`); 0 for no pool.
+        quantize: Round the LR to 8 bits, as a file of it would be.
+        executor: As of `Pipeline`.
+        compile: As of `Pipeline`.
+
+    Source: NSARM's degradation `realesrgan_light`, after its released code.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        usm: bool = True,
+        first: Order = Order(  # noqa: B008
+            resize=(0.5, 1.5),
+            gaussian=0.3,
+            gaussian_sigma=(1.0, 20.0),
+            poisson_strength=(0.05, 2.0),
+            grey=0.2,
+        ),
+        modes: tuple[str, ...] = ("area", "bilinear", "bicubic"),
+        final_jpeg_quality: tuple[int, int] = (60, 95),
+        final_sinc: float = 0.8,
+        faithful: bool = False,
+        pool: int = 0,
+        quantize: bool = True,
+        executor: Executor = "auto",
+        compile: bool = False,
+    ) -> None:
+        super().__init__(
+            scale,
+            usm=usm,
+            first=first,
+            second_p=0.0,
+            modes=modes,
+            jpeg_quality=None,
+            final_jpeg_quality=final_jpeg_quality,
+            final_sinc=final_sinc,
+            faithful=faithful,
+            pool=pool,
+            quantize=quantize,
+            executor=executor,
+            compile=compile,
+        )

@@ -1,0 +1,237 @@
+"""The second-order degradation: twice blur, resize, noise and JPEG, then a ringing filter."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from degradations.base import Stage, check_range, check_scale
+from degradations.blur import Blur
+from degradations.compose import OneOf, Sometimes
+from degradations.draws import Draws
+from degradations.final import SincAndJPEG
+from degradations.jpeg import JPEG
+from degradations.noise import GaussianNoise, PoissonNoise
+from degradations.params import Params
+from degradations.pipeline import Executor, Pipeline
+from degradations.resize import Resize
+from degradations.sharpen import USM
+
+
+@dataclass(frozen=True)
+class Order:
+    """One round of the degradation: blur, resize, noise.
+
+    Args:
+        blur: Probability that an image is blurred.
+        kernel_size: Range of the blur kernel's size; odd sizes are drawn, ends included.
+        families: Probabilities of the kernel's family: Gaussian (isotropic, anisotropic),
+            generalised Gaussian (isotropic, anisotropic), plateau (isotropic, anisotropic).
+        sigma: Range of the kernel's standard deviations in pixels.
+        beta_generalized: Range of the exponent of generalised Gaussian kernels.
+        beta_plateau: Range of the exponent of plateau kernels.
+        sinc: Probability of a sinc kernel instead of all these.
+        resize: Range of the factor: enlarged images get one from 1 to its end, shrunk ones from its
+            beginning to 1. Of the first order relative to the HR, of the second to the LR.
+        resize_p: Probabilities that an image is enlarged, shrunk, or kept.
+        gaussian: Probability of Gaussian noise; Poisson noise otherwise.
+        gaussian_sigma: Range of the Gaussian noise's standard deviation in 8-bit levels.
+        poisson_strength: Range of the Poisson noise's strength.
+        grey: Probability that the noise is the same in all three channels.
+    """
+
+    blur: float = 1.0
+    kernel_size: tuple[int, int] = (7, 21)
+    families: tuple[float, float, float, float, float, float] = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
+    sigma: tuple[float, float] = (0.2, 3.0)
+    beta_generalized: tuple[float, float] = (0.5, 4.0)
+    beta_plateau: tuple[float, float] = (1.0, 2.0)
+    sinc: float = 0.1
+    resize: tuple[float, float] = (0.15, 1.5)
+    resize_p: tuple[float, float, float] = (0.2, 0.7, 0.1)
+    gaussian: float = 0.5
+    gaussian_sigma: tuple[float, float] = (1.0, 30.0)
+    poisson_strength: tuple[float, float] = (0.05, 3.0)
+    grey: float = 0.4
+
+    def stages(
+        self, name: str, modes: tuple[str, ...], divisor: float = 1.0
+    ) -> tuple[Sometimes, Resize, OneOf]:
+        """Its blur, resize and noise.
+
+        Args:
+            name: The argument that it is, for messages.
+            modes: Kernels of the resize.
+            divisor: What the HR's sides are divided by before a factor counts.
+
+        Raises:
+            ValueError: A range or a probability makes no sense; the message names it.
+        """
+        try:
+            low, high = check_range(self.resize, "resize", low=0.0)
+            if not low <= 1.0 <= high:
+                raise ValueError(f"resize is {[low, high]}; expected a range around 1")
+            if not 0.0 <= self.gaussian <= 1.0:
+                raise ValueError(f"gaussian is {self.gaussian}; expected a probability in [0, 1]")
+            blur = Blur(
+                kernel_size=self.kernel_size,
+                families=self.families,
+                sigma=self.sigma,
+                beta_generalized=self.beta_generalized,
+                beta_plateau=self.beta_plateau,
+                sinc=self.sinc,
+            )
+            resize = Resize(
+                up=(1.0, high), down=(low, 1.0), p=self.resize_p, modes=modes, divisor=divisor
+            )
+            families: dict[str, Stage] = {
+                "gaussian": GaussianNoise(self.gaussian_sigma, grey=self.grey),
+                "poisson": PoissonNoise(self.poisson_strength, grey=self.grey),
+            }
+            noise = OneOf(families, (self.gaussian, 1.0 - self.gaussian))
+            return Sometimes(blur, self.blur), resize, noise
+        except ValueError as error:
+            raise ValueError(f"degradation.init_args.{name}: {error}") from None
+
+
+#: The second order of Real-ESRGAN's released options.
+SECOND = Order(
+    blur=0.8,
+    sigma=(0.2, 1.5),
+    resize=(0.3, 1.2),
+    resize_p=(0.3, 0.4, 0.3),
+    gaussian_sigma=(1.0, 25.0),
+    poisson_strength=(0.05, 2.5),
+)
+# What the released code draws once a batch; kernels, levels, grey and quality are each image's.
+_OF_THE_BATCH = (
+    "resize",
+    "noise.which",
+    "blur2.applied",
+    "resize2.stage",
+    "noise2.stage.which",
+    "final.jpeg_last",
+    "final.resize",
+)
+
+
+class SecondOrder(Pipeline):
+    """Blur, resize, noise and JPEG, twice, with a sinc filter around the last JPEG.
+
+    The streams are named `usm`, `blur`, `resize`, `noise`, `jpeg`, `blur2`, `resize2`, `noise2` and
+    `final`; with or without one of them, the others draw the same.
+
+    Differs from the source in: every choice is each image's own (but see ``faithful``); JPEG
+    qualities are whole numbers, and JPEG rounds to 8 bits as the codec does, where the released
+    code computes it in float with real qualities; resizing, see `Resize`; the crop itself is
+    degraded, not a 400 px image of which the crop is cut afterwards.
+
+    Args:
+        scale: How many times smaller the LR is; any positive number. Linked to
+            data.init_args.scale.
+        usm: Make the LR of a sharpened HR, as the released code does. The HR that the network is
+            trained towards stays as it is: sharpening that too is the model's affair.
+        first: The first order.
+        second: The second order.
+        second_p: Probability of the second order.
+        modes: Kernels of all resizes, equally likely.
+        jpeg_quality: Range of the first JPEG's quality; null for no first JPEG.
+        final_jpeg_quality: Range of the last JPEG's quality.
+        final_sinc: Probability of the last sinc filter.
+        final_kernel_size: Range of its size; odd sizes are drawn.
+        faithful: Draw once a batch what the released code draws once a batch: factors and kernels
+            of the resizes, the noise's family, whether there is a second order and a second blur,
+            the order of the last steps. The LR of an image then depends on its batch. Whether
+            noise is grey stays each image's own: the released code draws it so.
+        pool: How many pairs of earlier batches training exchanges its own against, in each process
+            (released code: 180); 0 for no pool.
+        quantize: Round the LR to 8 bits, as a file of it would be.
+        executor: As of `Pipeline`.
+        compile: As of `Pipeline`.
+
+    Raises:
+        ValueError: A range or a probability makes no sense; the message names it.
+
+    Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), with the released x4 options as
+    defaults.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        usm: bool = True,
+        first: Order = Order(),
+        second: Order = SECOND,
+        second_p: float = 1.0,
+        modes: tuple[str, ...] = ("area", "bilinear", "bicubic"),
+        jpeg_quality: tuple[int, int] | None = (30, 95),
+        final_jpeg_quality: tuple[int, int] = (30, 95),
+        final_sinc: float = 0.8,
+        final_kernel_size: tuple[int, int] = (7, 21),
+        faithful: bool = False,
+        pool: int = 0,
+        quantize: bool = True,
+        executor: Executor = "auto",
+        compile: bool = False,
+    ) -> None:
+        # Checked first: a wrong scale would be an error of the stages otherwise.
+        divisor = check_scale(scale)
+        if not 0.0 <= second_p <= 1.0:
+            raise ValueError(f"second_p is {second_p}; expected a probability in [0, 1]")
+        stages: dict[str, Stage] = {"usm": USM()} if usm else {}
+        stages["blur"], stages["resize"], stages["noise"] = first.stages("first", modes)
+        if jpeg_quality is not None:
+            stages["jpeg"] = JPEG(jpeg_quality)
+        if second_p > 0.0:
+            stages["blur2"], resize, noise = second.stages("second", modes, divisor)
+            stages["resize2"] = Sometimes(resize, second_p)
+            stages["noise2"] = Sometimes(noise, second_p)
+        stages["final"] = SincAndJPEG(
+            divisor,
+            modes,
+            sinc=final_sinc,
+            kernel_size=final_kernel_size,
+            cutoff=(math.pi / 3, math.pi),
+            quality=final_jpeg_quality,
+        )
+        super().__init__(scale, stages, quantize=quantize, executor=executor, compile=compile)
+        self.second_p, self.faithful, self.pool = float(second_p), faithful, check_pool(pool)
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """One entry a stage; the stages of the second order agree on whether there is one."""
+        params = super().draw(draws, shape)
+        if self.faithful:
+            of_the_batch = super().draw(draws.shared(), shape)
+            for path in _OF_THE_BATCH:
+                _replace(params, of_the_batch, path.split("."))
+        if 0.0 < self.second_p < 1.0:
+            whose = draws.shared() if self.faithful else draws
+            second = whose.fold("second").bernoulli(self.second_p)
+            params["blur2"]["applied"] &= second
+            params["resize2"]["applied"] = params["noise2"]["applied"] = second
+        return params
+
+
+def check_pool(pool: int) -> int:
+    """The size of a pair pool, checked.
+
+    Raises:
+        ValueError: it is negative.
+    """
+    if pool < 0:
+        raise ValueError(f"pool is {pool}; expected a number of pairs, or 0 for no pool")
+    return pool
+
+
+def _replace(params: dict[str, Any], others: dict[str, Any], path: list[str]) -> None:
+    """Take what lies at the path, where it is there, from `others`."""
+    name, *rest = path
+    if name not in params:
+        return
+    if rest:
+        _replace(params[name], others[name], rest)
+    else:
+        params[name] = others[name]

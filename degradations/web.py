@@ -1,0 +1,99 @@
+"""Web: a picture that was posted, saved and posted again."""
+
+from __future__ import annotations
+
+import torch
+
+from degradations.base import Stage, check_range, check_scale
+from degradations.codec import WebP
+from degradations.compose import OneOf, Sometimes, check_probabilities
+from degradations.draws import Draws
+from degradations.final import ToLR
+from degradations.jpeg import JPEG
+from degradations.params import Params
+from degradations.pipeline import Executor, Pipeline
+from degradations.resize import Resize
+
+_UPLOADS = 3
+
+
+class Web(Pipeline):
+    """One to three uploads: each resizes the picture and compresses it.
+
+    The picture is a JPEG first. Each upload gives it another size, about that of the LR, and the
+    last one the LR's; each saves it as JPEG or WebP. The last thing that happens to an LR is a
+    codec, as with pictures from the web. Ranges are ours.
+
+    The streams are named `saved`, `resize1`, `codec1`, `resize2`, `codec2`, `to_lr`, `codec` and
+    `uploads`.
+
+    WebP is coded by the CPU: on a GPU, the host waits for the pictures, and the recipe cannot be
+    compiled, unless ``webp`` is 0.
+
+    Args:
+        scale: How many times smaller the LR is; any positive number. Linked to
+            data.init_args.scale.
+        uploads: Probabilities of one, two and three uploads.
+        saved_quality: Range of the JPEG quality that the picture was first saved with.
+        sizes: Range of the size between two uploads, relative to the LR's.
+        resize_p: Probabilities that this size is larger than the LR's, smaller, or the same.
+        modes: Kernels of all resizes, equally likely; they are antialiased.
+        quality: Range of the quality of the uploads' codecs.
+        webp: Probability, for each upload, of WebP; JPEG otherwise.
+        chroma: Probability that a JPEG has its colours at half the resolution (4:2:0).
+        quantize: Round the LR to 8 bits, as a file of it would be.
+        executor: As of `Pipeline`.
+        compile: As of `Pipeline`.
+
+    Raises:
+        ValueError: A range or a probability makes no sense, or the installed Pillow lacks WebP.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        uploads: tuple[float, float, float] = (0.4, 0.4, 0.2),
+        saved_quality: tuple[int, int] = (75, 98),
+        sizes: tuple[float, float] = (0.7, 2.0),
+        resize_p: tuple[float, float, float] = (0.6, 0.2, 0.2),
+        modes: tuple[str, ...] = ("area", "bilinear", "bicubic", "lanczos"),
+        quality: tuple[int, int] = (40, 92),
+        webp: float = 0.25,
+        chroma: float = 0.85,
+        quantize: bool = True,
+        executor: Executor = "auto",
+        compile: bool = False,
+    ) -> None:
+        s = check_scale(scale)
+        low, high = check_range(sizes, "sizes", low=0.0)
+        if not low <= 1.0 <= high:
+            raise ValueError(f"sizes is {[low, high]}; expected a range around 1, the LR's size")
+        probabilities = check_probabilities(uploads, _UPLOADS, "uploads")
+        subsampling = {"4:2:0": chroma, "4:4:4": 1.0 - chroma}
+
+        def codec() -> Stage:
+            jpeg = JPEG(quality, subsampling)
+            if webp == 0.0:
+                return jpeg
+            return OneOf({"jpeg": jpeg, "webp": WebP(quality)}, (1.0 - webp, webp))
+
+        stages: dict[str, Stage] = {"saved": JPEG(saved_quality, subsampling)}
+        for number in range(1, _UPLOADS):
+            p = sum(probabilities[number:])
+            if p > 0.0:
+                resize = Resize((1.0, high), (low, 1.0), resize_p, modes, True, s)
+                stages[f"resize{number}"] = Sometimes(resize, p)
+                stages[f"codec{number}"] = Sometimes(codec(), p)
+        stages["to_lr"], stages["codec"] = ToLR(s, modes, antialias=True), codec()
+        super().__init__(scale, stages, quantize=quantize, executor=executor, compile=compile)
+        self.uploads = probabilities
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """One entry a stage; resizes and codecs agree on the number of uploads."""
+        params = super().draw(draws, shape)
+        count = draws.fold("uploads").choice([1, 2, 3], self.uploads)
+        for number in range(1, _UPLOADS):
+            for name in (f"resize{number}", f"codec{number}"):
+                if name in params:
+                    params[name]["applied"] = count > number
+        return params
