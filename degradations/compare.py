@@ -56,7 +56,8 @@ def degraded(
     for hr in _middles(chosen, crop, folder):
         for _ in range(times):
             if number - seed < count:
-                lr = degradation(hr, torch.tensor([number]))
+                params = degradation.params_of(torch.tensor([number]), hr.shape)
+                lr = degradation.replay(hr, params)
                 noise.append(noise_level(lr))
                 blur.append(blur_width(lr))
                 number += 1

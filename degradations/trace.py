@@ -58,7 +58,7 @@ class _Call:
     path: str
     parent: _Call | None
     children: list[_Call] = field(default_factory=list)
-    output: Tensor | None = None  # None if it gave back what it was given
+    output: Tensor | None = None  # None if no stage within it ran
 
 
 def trace(degradation: Degradation, hr: Tensor, seed: int) -> Trace:
@@ -75,7 +75,7 @@ def trace(degradation: Degradation, hr: Tensor, seed: int) -> Trace:
     seeds = torch.tensor([seed])
     params = degradation.params_of(seeds, hr.shape)
     with _by_pictures(degradation), _watched(degradation) as calls, torch.no_grad():
-        lr = degradation(hr, seeds)
+        lr = degradation.replay(hr, params)  # not forward: `Record` would write it down
     return Trace(seed, params, _steps(calls, params), lr)
 
 
@@ -112,8 +112,11 @@ def _watched(degradation: Degradation) -> Iterator[list[_Call]]:
         (parent.children if parent else outermost).append(call)
         open_calls.append(call)
 
-    def after(_module: Any, inputs: Any, output: Tensor) -> None:
-        open_calls.pop().output = None if output is inputs[0] else output.detach().clone()
+    def after(module: Any, inputs: Any, output: Tensor) -> None:
+        # A stage may find nothing to do, but one made of stages has then left them out.
+        composed = sum(isinstance(part, Stage) for part in module.modules()) > 1
+        left_out = composed and output is inputs[0]
+        open_calls.pop().output = None if left_out else output.detach().clone()
 
     handles = [
         handle

@@ -94,6 +94,15 @@ def test_every_stage_is_there_by_name_and_what_was_left_out_has_no_picture():
         assert (within.picture is not None) == bool(result.params["order"]["d"]["applied"][0])
 
 
+def test_a_stage_that_finds_nothing_to_do_was_not_left_out():
+    class Idle(Gain):
+        def forward(self, x, params):
+            return x
+
+    (step,) = trace(Pipeline(2.0, [Idle()]), HR, 0).steps
+    assert torch.equal(step.picture, HR)
+
+
 def test_choices_in_words():
     steps = {step.name: step for seed in SEEDS for step in trace(pipeline(), HR, seed).steps}
     assert steps["one / a"].choices == ["chosen of 2, as in 25% of pictures"]

@@ -1,0 +1,219 @@
+"""The pictures of docs/degradations.md and of the README: ``python docs/make_degradations.py``.
+
+On the photographs inside scikit-image; all draws follow from the seeds below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from skimage import data
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from degradations.adapters import Albumentations, Kornia  # noqa: E402
+from degradations.base import Stage  # noqa: E402
+from degradations.blur import Blur, DefocusBlur, MeasuredPSF, MotionBlur, Sinc  # noqa: E402
+from degradations.camera import Camera  # noqa: E402
+from degradations.codec import AVIF, H264, WebP  # noqa: E402
+from degradations.configure import degradation_of  # noqa: E402
+from degradations.draws import Draws  # noqa: E402
+from degradations.jpeg import JPEG  # noqa: E402
+from degradations.noise import (  # noqa: E402
+    Banding,
+    GaussianNoise,
+    PoissonNoise,
+    Quantization,
+    SaltAndPepper,
+    Speckle,
+)
+from degradations.params import to_device  # noqa: E402
+from degradations.pictures import as_image  # noqa: E402
+from degradations.preview import preview  # noqa: E402
+from degradations.resize import Resize  # noqa: E402
+from degradations.sharpen import USM  # noqa: E402
+from degradations.sheet import GAP, Section, Tile, sheet  # noqa: E402
+from degradations.trace import trace  # noqa: E402
+from degradations.words import words_of  # noqa: E402
+
+SIDE = 160  # of a tile, in pixels
+RECIPES = (
+    "real_esrgan",
+    "real_esrgan_light",
+    "resshift",
+    "imagenet_test",
+    "bsrgan",
+    "camera",
+    "web",
+    "mixture",
+)
+Shown = Sequence[tuple[Stage, list[str]]]  # a stage, and words beside its parameters
+
+
+def photograph(name: str, top: int, left: int, side: int) -> Tensor:
+    """(1, 3, side, side) in [0, 1]."""
+    pixels = getattr(data, name)()[top : top + side, left : left + side]
+    return torch.from_numpy(pixels / 255.0).float().permute(2, 0, 1).unsqueeze(0)
+
+
+def strip(out: Path, name: str, hr: Tensor, stages: Shown, seed: int = 1) -> None:
+    """One picture through each stage alone, side by side."""
+    tiles = [Tile(as_image(hr), "none", ["the picture itself"])]
+    for stage, words in stages:
+        params = stage.draw(Draws(torch.tensor([seed])), hr.shape)
+        picture = stage(hr, stage.prepare(to_device(params, 1, hr.device)))
+        words = [*words, *words_of(stage, params)]
+        tiles.append(Tile(as_image(picture), type(stage).__name__, words))
+    rows = -(-len(tiles) // 7)
+    columns = -(-len(tiles) // rows)
+    page = sheet([Section("", tiles, SIDE)], columns * (SIDE + GAP) + GAP)
+    save(page.crop((0, 40, page.width, page.height)), out / f"{name}.jpg")
+
+
+def save(page: Image.Image, path: Path) -> None:
+    """A JPEG, as good as 150 kB allow."""
+    for quality in (92, 88, 84, 80, 75, 70, 65, 60):
+        page.save(path, quality=quality, subsampling=0, optimize=True)
+        if path.stat().st_size < 150_000:
+            break
+    print(f"{path.relative_to(ROOT)} {page.size} {path.stat().st_size / 1000:.0f} kB")
+
+
+def blurs(folder: Path) -> Shown:
+    """Each family of kernels with numbers that show."""
+
+    def family(number: int) -> Blur:
+        chosen = [0.0] * 6
+        chosen[number] = 1.0
+        return Blur((21, 21), tuple(chosen), (2.0, 3.0), (0.5, 4.0), (1.0, 2.0), sinc=0.0)
+
+    shaken = np.zeros((15, 15))
+    for t in np.linspace(0, 2 * math.pi, 400):
+        shaken[round(7 + 5 * math.sin(t)), round(7 + 6 * math.sin(2 * t + 0.6))] += 1
+    np.save(folder / "shaken.npy", shaken)
+    stages = [
+        *(family(number) for number in range(6)),
+        Sinc((21, 21), (math.pi / 3, math.pi / 3)),
+        MotionBlur((12.0, 12.0)),
+        DefocusBlur((4.0, 4.0)),
+        MeasuredPSF(str(folder)),
+    ]
+    return [(stage, []) for stage in stages]
+
+
+def resizes() -> Shown:
+    """Each kernel, and where antialiasing matters."""
+    small = {"down": (0.3, 0.3), "p": (0.0, 1.0, 0.0)}
+    modes = ("area", "bilinear", "bicubic", "nearest", "lanczos")
+    plain = [(Resize(modes=(mode,), **small), []) for mode in modes]
+    wide = [(Resize(modes=(mode,), antialias=True, **small), []) for mode in modes[1:3]]
+    return [*plain, *wide]
+
+
+def noises() -> Shown:
+    """Each kind of noise."""
+    stages = [
+        GaussianNoise((20.0, 20.0)),
+        GaussianNoise((20.0, 20.0), grey=1.0),
+        PoissonNoise((2.0, 2.0)),
+        PoissonNoise((2.0, 2.0), grey=1.0),
+        Speckle((25.0, 25.0)),
+        SaltAndPepper((0.02, 0.02)),
+        Quantization((3, 3)),
+        Banding((4.0, 4.0), (6.0, 6.0), (20.0, 20.0), vertical=1.0),
+        *(Camera(iso=(iso, iso)) for iso in (400.0, 3200.0, 12000.0)),
+    ]
+    return [(stage, []) for stage in stages]
+
+
+def codecs() -> Shown:
+    """Each codec that is installed here, at a low quality."""
+    stages = [
+        JPEG((60, 60)),
+        JPEG((20, 20)),
+        JPEG((20, 20), {"4:4:4": 1.0}),
+        WebP((10, 10)),
+        AVIF((20, 20)),
+    ]
+    try:
+        stages.append(H264((40, 40)))
+    except (ImportError, ValueError) as error:
+        print(f"without H264: {error}")
+    return [(stage, []) for stage in stages]
+
+
+def others() -> Shown:
+    """Sharpening, and what the adapters can bring."""
+    import albumentations
+
+    return [
+        (USM(), ["weight 0.5, radius 50"]),
+        (USM(weight=1.5, radius=11, threshold=0.0), ["weight 1.5, radius 11"]),
+        (
+            Kornia("kornia.enhance.posterize", integers={"bits": (3, 3)}),
+            ["kornia.enhance.posterize"],
+        ),
+        (
+            Kornia("kornia.filters.median_blur", fixed={"kernel_size": [5, 5]}),
+            ["kornia.filters.median_blur"],
+        ),
+        (Albumentations(albumentations.RandomFog(p=1.0)), ["RandomFog"]),
+        (Albumentations(albumentations.GlassBlur(p=1.0)), ["GlassBlur"]),
+    ]
+
+
+def recipes(out: Path) -> None:
+    """A row of draws of each recipe."""
+    hr = photograph("astronaut", 0, 96, 256)
+    sections = []
+    for name in RECIPES:
+        degradation = degradation_of([ROOT / "configs" / "degradation" / f"{name}.yaml"], 4.0)
+        lrs = [trace(degradation, hr, seed).lr for seed in range(16, 22)]
+        sections.append(Section(name, [Tile(as_image(lr), "") for lr in lrs], 128))
+    save(sheet(sections, 6 * (128 + GAP) + GAP), out / "recipes.jpg")
+
+
+def contact_sheet(path: Path, seed: int = 13) -> None:
+    """The README's picture: one draw stage by stage, and sixteen."""
+    hr = photograph("astronaut", 0, 96, 256)
+    degradation = degradation_of([ROOT / "configs" / "degradation" / "real_esrgan.yaml"], 4.0)
+    traces = [trace(degradation, hr, number) for number in range(seed, seed + 16)]
+    steps, draws = preview(degradation, hr, traces)
+    draws.tiles = [dataclasses.replace(tile, words=()) for tile in draws.tiles]
+    steps, draws = (
+        dataclasses.replace(section, side=side) for section, side in ((steps, 152), (draws, 128))
+    )
+    # 256 colours: noise in full colour would be some megabytes.
+    page = sheet([steps, draws], 7 * (152 + GAP) + GAP).quantize(256, dither=Image.Dither.NONE)
+    page.save(path, optimize=True)
+    print(f"{path.relative_to(ROOT)} {page.size} {path.stat().st_size / 1000:.0f} kB")
+
+
+def main() -> None:
+    """Make all pictures."""
+    out = ROOT / "docs" / "degradations"
+    out.mkdir(exist_ok=True)
+    face = photograph("astronaut", 20, 150, SIDE)
+    cup = photograph("coffee", 100, 250, SIDE)
+    with tempfile.TemporaryDirectory() as folder:
+        strip(out, "blur", face, blurs(Path(folder)))
+    strip(out, "resize", face, resizes())
+    strip(out, "noise", face, noises())
+    strip(out, "codec", cup, codecs())
+    strip(out, "others", cup, others())
+    recipes(out)
+    contact_sheet(ROOT / "docs" / "real_esrgan.png")
+
+
+if __name__ == "__main__":
+    main()
