@@ -2,7 +2,8 @@
 
 Only what changes pixels is here; the lossless part of the format (its entropy coding) is left out.
 All arithmetic is exact: whole numbers below 2**24 in float32, and float64 around the transform,
-whose matrix products would round in float32 (and more so in TF32).
+whose matrix products would round in float32 (and more so in TF32). Compiled, a call is 11 fused
+kernels and 4 matrix products, whatever the batch.
 """
 
 from __future__ import annotations
