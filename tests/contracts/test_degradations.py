@@ -6,8 +6,10 @@ import functools
 
 import pytest
 
+from degradations.adapters import Albumentations, Kornia
 from degradations.base import Degradation, Stage
 from degradations.blur import MeasuredPSF
+from degradations.codec import H264
 from degradations.compose import OneOf, Shuffled, Sometimes
 from degradations.noise import GaussianNoise
 from degradations.pipeline import Pipeline
@@ -15,8 +17,19 @@ from degradations.record import Record, Replay
 from tests.contracts import discovery, psfs, records
 from tests.contracts.degradation_contract import DegradationContract, StageContract, build
 
+
+def motion_blur():
+    import albumentations  # seconds, for this one test
+
+    return Albumentations(albumentations.MotionBlur(p=0.7))
+
+
+BLUR = {"choices": {"kernel_size": [3, 5]}, "fixed": {"border_type": "replicate"}}
 # How to make those of our classes that need arguments (beside the scale).
 STAGES = {
+    H264: lambda: pytest.importorskip("av") and H264(),
+    Kornia: lambda: Kornia("kornia.filters.box_blur", **BLUR),
+    Albumentations: motion_blur,
     Sometimes: lambda: Sometimes(GaussianNoise()),
     OneOf: lambda: OneOf([GaussianNoise(), GaussianNoise((40.0, 50.0))]),
     Shuffled: lambda: Shuffled([GaussianNoise(), GaussianNoise((40.0, 50.0))]),
