@@ -61,6 +61,7 @@ class Kornia(Stage):
     ) -> None:
         super().__init__()
         self.function, self.batched, self.random = function, batched, random
+        self.waits = not batched
         self.uniform = {name: check_range(v, name) for name, v in (uniform or {}).items()}
         self.integers = {name: _check_whole(v, name) for name, v in (integers or {}).items()}
         self.choices, self.fixed = dict(choices or {}), dict(fixed or {})
@@ -160,6 +161,8 @@ class Albumentations(Stage):
         ValueError: ``dtype`` is unknown; or the transform changed the size or the type of a
             picture, or made NaN.
     """
+
+    waits = True
 
     def __init__(
         self,

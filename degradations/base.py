@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,6 +35,9 @@ class Stage(nn.Module, ABC):
     #: Whether pictures that had one size may come out with differing ones: `forward` is then given
     #: one picture at a time, and `on_canvas` has to be written.
     resizes = False
+
+    #: Whether `on_canvas` waits for the device, as what works on the CPU in any case has to.
+    waits = False
 
     @abstractmethod
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
@@ -162,8 +166,8 @@ class Degradation(nn.Module, ABC):
         if not self._checked:
             _check_unit_range(hr)
         applied = to_device(params, len(hr), hr.device)
-        # Half precision would quantise the LR more coarsely than 8 bits do.
-        with torch.autocast(hr.device.type, enabled=False):
+        # Half precision would quantise the LR more coarsely than 8 bits do, and TF32 nearly so.
+        with torch.autocast(hr.device.type, enabled=False), ieee_float32(hr.device):
             lr = self.degrade(hr, applied)
         name = type(self).__name__
         self.check_output(name, lr, len(hr))
@@ -207,6 +211,27 @@ class Degradation(nn.Module, ABC):
     def extra_repr(self) -> str:
         """The scale, in `print(degradation)`."""
         return f"scale={self.scale:g}"
+
+
+@contextmanager
+def ieee_float32(device: torch.device) -> Iterator[None]:
+    """Matrix products and convolutions in full float32 on CUDA, whatever the run has set.
+
+    TF32, which has 10 bits of mantissa, is torch's default for convolutions there.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    backends: Any = torch.backends
+    settings = [backends.cuda.matmul, backends.cudnn.conv]
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value
 
 
 def check_scale(scale: Any) -> float:

@@ -38,7 +38,10 @@ def resize(image: Tensor, size: Sequence[int], clamp: bool = True) -> Tensor:
     rows = functional.interpolate(image, (image.shape[-2], w), mode="bicubic", antialias=True)
     if clamp:
         rows = rows.clamp(0.0, 1.0)
-    resized = functional.interpolate(rows, (h, w), mode="bicubic", antialias=True)
+    if w == 1:  # torch reads beyond a picture of one column; beside its like it is as wide as any
+        rows = rows.expand(-1, -1, -1, 2)
+    resized = functional.interpolate(rows, (h, rows.shape[-1]), mode="bicubic", antialias=True)
+    resized = resized[..., :w]
     return resized.clamp(0.0, 1.0) if clamp else resized
 
 

@@ -28,6 +28,8 @@ from degradations.params import Params, of_each_image
 class _Codec(Stage):
     """Picture by picture, as 8 bits, through a program: the host waits for the device."""
 
+    waits = True
+
     @abstractmethod
     def coded(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
         """(H, W, 3) uint8 to the same, saved and loaded again."""

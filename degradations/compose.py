@@ -33,7 +33,7 @@ class Sometimes(Stage):
         if not 0.0 <= p <= 1.0:
             raise ValueError(f"p is {p}; expected a probability in [0, 1]")
         self.stage, self.p = stage, p
-        self.resizes = stage.resizes
+        self.resizes, self.waits = stage.resizes, stage.waits
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """`applied` (B,) bool, and the stage's own parameters under `stage`."""
@@ -74,6 +74,7 @@ class OneOf(Stage):
         count = len(self.stages)
         self.p = check_probabilities(p if p is not None else [1 / max(count, 1)] * count, count)
         self.resizes = any(stage.resizes for stage in self._stages())
+        self.waits = any(stage.waits for stage in self._stages())
 
     def _stages(self) -> Iterable[Stage]:
         return cast("Iterable[Stage]", self.stages.values())
@@ -135,6 +136,7 @@ class Shuffled(Stage):
         if not self.stages:
             raise ValueError("stages is empty; expected one or more to shuffle")
         self.resizes = any(stage.resizes for stage in self._stages())
+        self.waits = any(stage.waits for stage in self._stages())
 
     def _stages(self) -> Iterable[Stage]:
         return cast("Iterable[Stage]", self.stages.values())

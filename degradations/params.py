@@ -123,7 +123,7 @@ def of_each_image(params: Params, batch: int) -> list[Params]:
         if isinstance(value, dict):
             parts = of_each_image(value, batch)
         elif isinstance(value, Tensor):
-            parts = value.split(1)
+            parts = value.chunk(batch)
         else:
             parts = [value] * batch
         for image, part in zip(images, parts, strict=True):

@@ -41,7 +41,7 @@ class Pipeline(Degradation):
 
     Raises:
         TypeError: an entry of `stages` is no stage.
-        ValueError: `executor` is unknown.
+        ValueError: `executor` is unknown, or a stage cannot be compiled.
     """
 
     def __init__(
@@ -57,6 +57,12 @@ class Pipeline(Degradation):
         self.quantize = quantize
         if executor not in ("auto", "images", "canvas"):
             raise ValueError(f"executor is {executor!r}; expected auto, images or canvas")
+        waiting = [name for name, stage in self.named_stages() if stage.waits]
+        if compile and waiting:
+            raise ValueError(
+                f"compile is true, but {', '.join(waiting)} work on the CPU whatever the device is "
+                "and cannot be compiled: leave them out, or set compile to false"
+            )
         self.executor, self.compile_canvas = executor, compile
         self._compiled: Callable[..., Tensor] | None = None
 
@@ -90,7 +96,9 @@ class Pipeline(Degradation):
         size = self.lr_size(hr.shape[-2:])
         stages = self.named_stages()
         lr = []
-        for x, own in zip(hr.split(1), of_each_image(self._prepared(params), len(hr)), strict=True):
+        for x, own in zip(
+            hr.chunk(len(hr)), of_each_image(self._prepared(params), len(hr)), strict=True
+        ):
             for name, stage in stages:
                 x = stage(x, own[name])
                 self.check_output(name, x, 1)

@@ -209,7 +209,10 @@ class StageContract:
             params = self.draw(stage, SEEDS[part], (32, 32))
             assert_bit_equal(params, whole_params, part)
             y = self.apply(stage, x[part], params)
-            torch.testing.assert_close(y, whole[part], rtol=0, atol=1e-5)
+            h, w = y.shape[-2:]  # pictures of differing sizes are padded to the largest of a batch
+            torch.testing.assert_close(y, whole[part, :, :h, :w], rtol=0, atol=1e-5)
+            assert not whole[part, :, h:].any()
+            assert not whole[part, :, :, w:].any()
 
     def test_forward_is_pure(self, stage):
         x = pictures(3, (32, 32))
@@ -297,7 +300,7 @@ class StageContract:
         with hashed_fields():
             expected = each(stage, x, stage.prepare(to_device(drawn, 3, CPU)))
         params = stage.prepare(to_device(drawn, 3, torch.device("cuda")))
-        torch.cuda.set_sync_debug_mode("error")
+        torch.cuda.set_sync_debug_mode("default" if stage.waits else "error")
         try:
             canvas = stage.on_canvas(Canvas.of(x.cuda()), params)
         finally:

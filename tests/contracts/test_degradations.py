@@ -8,11 +8,14 @@ import pytest
 
 from degradations.adapters import Albumentations, Kornia
 from degradations.base import Degradation, Stage
+from degradations.bicubic import Bicubic
 from degradations.blur import MeasuredPSF
 from degradations.codec import H264
 from degradations.compose import OneOf, Shuffled, Sometimes
+from degradations.mixture import Mixture
 from degradations.noise import GaussianNoise
 from degradations.pipeline import Pipeline
+from degradations.real_esrgan import RealESRGANLight
 from degradations.record import Record, Replay
 from tests.contracts import discovery, psfs, records
 from tests.contracts.degradation_contract import DegradationContract, StageContract, build
@@ -36,6 +39,7 @@ STAGES = {
     MeasuredPSF: psfs.measured,
 }
 DEGRADATIONS = {
+    Mixture: lambda scale: Mixture(scale, [RealESRGANLight, Bicubic], [0.7, 0.3]),
     Pipeline: lambda scale: Pipeline(scale, [GaussianNoise(), GaussianNoise((5.0, 5.0))]),
     Record: records.record,
     Replay: records.replay,

@@ -152,9 +152,7 @@ def test_batched_gives_what_single_calls_give(x):
 
 
 def test_a_function_that_draws_is_refused_or_seeded(x):
-    with pytest.raises(
-        ValueError, match=r"noisy draws from torch.*`random: true`"
-    ):
+    with pytest.raises(ValueError, match=r"noisy draws from torch.*`random: true`"):
         run(Kornia(here(noisy)), x)
     stage = Kornia(here(noisy), random=True)
     params = draw(stage)

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from degradations.base import Degradation, Stage, check_range, check_scale, quantize_8bit
+from degradations.base import (
+    Degradation,
+    Stage,
+    check_range,
+    check_scale,
+    ieee_float32,
+    quantize_8bit,
+)
 from degradations.pipeline import Pipeline
 
 HR = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -220,3 +227,19 @@ def test_quantize_8bit():
     assert torch.equal(quantize_8bit(levels), levels)
     x = torch.tensor([-0.2, 0.4 / 255, 0.6 / 255, 254.4 / 255, 1.7])
     assert torch.equal(quantize_8bit(x), torch.tensor([0.0, 0.0, 1.0, 254.0, 255.0]) / 255)
+
+
+def test_full_float32_on_cuda_and_only_there():
+    """The settings are the process's, so they are put back; no CUDA is needed to set them."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "tf32"
+    try:
+        with ieee_float32(torch.device("cpu")):
+            assert matmul.fp32_precision == "tf32"
+        with pytest.raises(KeyError), ieee_float32(torch.device("cuda")):
+            assert matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "ieee"
+            raise KeyError
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = before

@@ -183,3 +183,15 @@ class TestDegradation:
         finally:
             torch.cuda.set_sync_debug_mode("default")
         torch.testing.assert_close(lr.cpu(), resize(hr, (21, 17)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "target"), [((24, 1), (6, 1)), ((1, 24), (1, 6)), ((8, 8), (4, 1))]
+)
+def test_one_column_or_row_is_as_any_other(size, target):
+    """torch reads beyond a picture of one column where it is antialiased."""
+    image = torch.rand(1, 1, *size, generator=torch.Generator().manual_seed(0))
+    mode = Image.Resampling.BICUBIC
+    expected = np.asarray(Image.fromarray(image[0, 0].numpy()).resize(target[::-1], mode))
+    got = resize(image, target, clamp=False)
+    np.testing.assert_allclose(got[0, 0], expected, atol=1e-5)

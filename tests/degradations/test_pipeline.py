@@ -8,6 +8,7 @@ import torch
 
 from degradations.base import Stage
 from degradations.bicubic import Bicubic
+from degradations.compose import Sometimes
 from degradations.draws import Draws
 from degradations.noise import GaussianNoise
 from degradations.pipeline import Pipeline
@@ -129,3 +130,23 @@ def test_a_stage_may_change_the_size():
 def test_refuses_what_is_no_stage(stage):
     with pytest.raises(TypeError, match=r"stages\[1\] is .*expected a Stage"):
         Pipeline(2.0, [Gain(), stage])
+
+
+def test_what_works_on_the_cpu_is_not_compiled():
+    class Codec(Gain):
+        waits = True
+
+    Pipeline(2.0, [Codec()], executor="canvas")
+    stages = {"Gain": Codec(), "Sometimes": Sometimes(Codec()), "noise": GaussianNoise()}
+    with pytest.raises(ValueError, match="compile is true, but Gain, Sometimes work on the CPU"):
+        Pipeline(2.0, stages, compile=True)
+
+
+@pytest.mark.parametrize("executor", ["auto", "images", "canvas"])
+def test_all_executors_are_run(executor):
+    assert Pipeline(2.0, [Gain()], executor=executor)(HR, SEEDS).shape == (3, 3, 12, 10)
+
+
+def test_refuses_an_unknown_executor():
+    with pytest.raises(ValueError, match="executor is 'gpu'; expected auto, images or canvas"):
+        Pipeline(2.0, [], executor="gpu")
