@@ -237,7 +237,7 @@ def test_full_float32_on_cuda_and_only_there():
     try:
         with ieee_float32(torch.device("cpu")):
             assert matmul.fp32_precision == "tf32"
-        with pytest.raises(KeyError), ieee_float32(torch.device("cuda")):
+        with pytest.raises(KeyError), ieee_float32(torch.device("cuda")):  # noqa: PT012
             assert matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "ieee"
             raise KeyError
         assert matmul.fp32_precision == "tf32"

@@ -104,6 +104,20 @@ def test_white_stays_white():
         torch.testing.assert_close(y, x, rtol=0, atol=2e-3)
 
 
+def test_white_reaches_the_limit_of_the_sensor():
+    """In all colours, whatever their gains; below the highlights gains are divided out."""
+    assert torch.equal(unprocess(torch.ones(1, 3, 2, 2), PLAIN, GAINS), torch.ones(1, 3, 2, 2))
+    grey = unprocess(torch.full((1, 3, 2, 2), 0.5), PLAIN, GAINS)
+    torch.testing.assert_close(grey, (0.5**2.2 / GAINS).expand(1, 3, 2, 2))
+
+
+def test_noise_below_black_is_kept_until_development():
+    """So it averages out: half of the interpolated values, too, come out below black."""
+    y = Camera()(torch.zeros(4, 3, 64, 64), applied(4, shot=0.0, read=1e-4))
+    for channel in y.unbind(1):
+        assert (channel < 1e-3).float().mean().item() == pytest.approx(0.5, abs=0.1)
+
+
 def test_without_noise_a_photograph_is_nearly_kept():
     smooth = ramp(24, 16).expand(4, 3, 24, 16)
     y = Camera()(smooth, applied(4, shot=0.0, read=0.0))

@@ -323,6 +323,18 @@ def test_photograph() -> None:
     is_often(params["jpeg"]["subsampling"], {2: 0.7, 0: 0.3})
 
 
+def test_photograph_passes_its_ranges_on() -> None:
+    recipe = Photograph(2.0, iso=(800.0, 800.0), lens=(0.5, 0.5), quality=(90, 90), chroma=0.0)
+    params = recipe.params_of(np.arange(40), torch.Size((40, 3, 32, 32)))
+    for path, value in {
+        "camera.iso": 800.0,
+        "lens.sigma_x": 1.0,
+        "jpeg.quality": 90,
+        "jpeg.subsampling": 0,
+    }.items():
+        np.testing.assert_allclose(at(params, path), value, rtol=1e-12)
+
+
 def test_web() -> None:
     params = drawn(Web)
     is_any_of(params["saved"]["quality"], range(75, 99))
