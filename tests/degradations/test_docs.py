@@ -1,0 +1,66 @@
+"""docs/degradations.md: every stage and recipe is in it, and all that it names is there."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+
+import pytest
+import yaml
+
+import degradations
+from degradations.base import Stage
+from degradations.configure import degradation_of
+from tests.conftest import REPO
+
+TEXT = (REPO / "docs" / "degradations.md").read_text()
+BLOCKS = dict(re.findall(r"```yaml\n# (\S+)\n(.*?)```", TEXT, re.DOTALL))
+
+
+def stages():
+    """The public stages of the package."""
+    found = set()
+    for module in pkgutil.iter_modules(degradations.__path__):
+        members = vars(importlib.import_module(f"degradations.{module.name}"))
+        found |= {
+            name
+            for name, member in members.items()
+            if isinstance(member, type)
+            and issubclass(member, Stage)
+            and not name.startswith("_")
+            and not getattr(member, "__abstractmethods__", None)
+        }
+    return sorted(found)
+
+
+def test_every_stage_and_every_recipe_is_there():
+    assert len(stages()) > 20
+    assert [name for name in stages() if f"`{name}`" not in TEXT] == []
+    recipes = [path.stem for path in (REPO / "configs" / "degradation").glob("*.yaml")]
+    assert [name for name in recipes if f"| `{name}` |" not in TEXT] == []
+
+
+def test_all_pictures_are_there_and_small():
+    pictures = re.findall(r"!\[[^\]]+\]\((\S+)\)", TEXT)
+    assert len(pictures) > 5
+    for name in pictures:
+        assert (REPO / "docs" / name).stat().st_size < (
+            400_000 if name.endswith("png") else 150_000
+        )
+
+
+def test_named_files_exist():
+    named = re.findall(r"\b((?:configs|docs|degradations)/[\w./-]+\.(?:py|yaml|md))", TEXT)
+    assert len(named) > 5
+    assert [name for name in named if not (REPO / name).exists()] == []
+    modules = re.findall(r"`(\w+\.py)`", TEXT)
+    assert [name for name in modules if not (REPO / "degradations" / name).exists()] == []
+
+
+@pytest.mark.parametrize("name", ["own.yaml", "record.yaml", "milder.yaml"])
+def test_examples_make_degradations(tmp_path, name):
+    (tmp_path / name).write_text(BLOCKS[name])
+    first = [REPO / "configs" / "degradation" / "real_esrgan.yaml"] if name == "milder.yaml" else []
+    degradation_of([*first, tmp_path / name], 4.0)
+    assert yaml.safe_load(BLOCKS[name])
