@@ -170,7 +170,7 @@ class EnlargerCLI(LightningCLI):
             isinstance(c, ProgressBar) for c in trainer.callbacks
         ):
             own.append(Progress())
-        if self.subcommand in ("validate", "test") and not any(
+        if self.subcommand != "predict" and not any(
             isinstance(c, Results) for c in trainer.callbacks
         ):
             own.append(Results())

@@ -11,6 +11,7 @@ from PIL import Image
 
 from datamodules.base import Source
 from datamodules.benchmark import Benchmark
+from datamodules.crops import Crops
 from datamodules.folder import Folder
 from datamodules.paired import Paired
 from datamodules.photos import Photos
@@ -85,9 +86,17 @@ def shards(tmp_path):
     )
 
 
+def crops(tmp_path):
+    whole = folder(tmp_path)
+    return SourceExample(
+        *(lambda make=make: Crops(make(), size=8, per_picture=2) for make in vars(whole).values())
+    )
+
+
 # A line for each class of ours: how to make one in an empty folder.
 EXAMPLES = {
     Benchmark: benchmark,
+    Crops: crops,
     Folder: folder,
     Paired: paired,
     Photos: photos,

@@ -1,0 +1,82 @@
+"""Squares cut from another source: many small pictures to evaluate on, instead of few."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from datamodules.base import Sample, Source
+from degradations.base import Degradation
+from degradations.draws import Draws, seed_of
+
+
+class Crops(Source):
+    """Squares from the pictures of another source, at places that are drawn once and for all.
+
+    Each is a picture of its own, with its own degradation. So a set of few photographs, each
+    degraded once, becomes one whose mean does not hang on a single draw; and all pictures have one
+    size, so that ``data.init_args.eval_batch_size`` may be more than 1.
+
+    Args:
+        source: Where the pictures come from; HR only.
+        size: Side of the squares in HR pixels.
+        per_picture: Squares of each picture; they may overlap.
+        scale: Scale of this source alone, in an evaluation over several scales.
+        degradation: Makes the LR of this source alone; by default the run's ``degradation``.
+
+    Raises:
+        ValueError: ``size`` or ``per_picture`` is below 1.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        size: int = 192,
+        per_picture: int = 4,
+        scale: float | None = None,
+        degradation: Degradation | None = None,
+    ) -> None:
+        super().__init__(scale, degradation)
+        for name, value in (("size", size), ("per_picture", per_picture)):
+            if value < 1:
+                raise ValueError(f"{name} of Crops is {value}; it must be at least 1")
+        self.source, self.size, self.per_picture = source, size, per_picture
+        self._latest: tuple[int, Sample] | None = None  # crops of a picture are asked for in a row
+
+    def prepare(self, scale: float) -> None:
+        """Find the pictures. Args as ``Source.prepare``."""
+        self.source.prepare(scale)
+
+    @property
+    def keys(self) -> list[str]:
+        """The picture's key and the square's number, such as ``rocket/0``."""
+        return [f"{key}/{number}" for key in self.source.keys for number in range(self.per_picture)]
+
+    @property
+    def groups(self) -> list[int]:
+        """Those of the source, in squares."""
+        return [self.per_picture * size for size in self.source.groups]
+
+    def read(self, index: int) -> Sample:
+        """The square ``keys[index]``; its place follows from its name alone.
+
+        Raises:
+            UnreadableImage: The picture is broken.
+            ValueError: The picture is smaller than the square, or has an LR of its own.
+        """
+        number, square = divmod(index, self.per_picture)
+        key = self.source.keys[number]
+        if self._latest is None or self._latest[0] != number:
+            self._latest = number, self.source.read(number)
+        sample = self._latest[1]
+        if "lr" in sample:
+            raise ValueError(f"{key} is a pair of HR and LR, which Crops does not cut")
+        height, width = sample["hr"].shape[:2]
+        if min(height, width) < self.size:
+            raise ValueError(
+                f"{key} is {width}x{height} pixels, smaller than Crops.size {self.size}: lower "
+                "that, or leave such pictures out"
+            )
+        draws = Draws(np.array([seed_of("crops", key, square)]))
+        top, left = (int(draws.integers(0, n - self.size + 1)[0]) for n in (height, width))
+        hr = sample["hr"][top : top + self.size, left : left + self.size]
+        return {"hr": hr, "text": sample["text"]} if "text" in sample else {"hr": hr}

@@ -1,0 +1,76 @@
+"""Crops: places, keys, and what cannot be cut."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from datamodules.base import Source
+from datamodules.crops import Crops
+
+
+class Numbered(Source):
+    """Pictures in which every pixel says which picture, row and column it is."""
+
+    def __init__(self, sizes=((40, 60), (64, 48)), pairs=False):
+        super().__init__()
+        self.sizes, self.pairs, self.reads = sizes, pairs, []
+
+    @property
+    def keys(self):
+        return [f"p{i}" for i in range(len(self.sizes))]
+
+    @property
+    def groups(self):
+        return [1] * len(self.sizes)
+
+    def read(self, index):
+        self.reads.append(index)
+        rows, columns = np.indices(self.sizes[index])
+        hr = np.stack([np.full(rows.shape, index), rows, columns], -1).astype(np.uint8)
+        return {"hr": hr, "lr": hr[::2, ::2]} if self.pairs else {"hr": hr, "text": f"{index}"}
+
+
+def corners(crops):
+    return [tuple(crops.read(i)["hr"][0, 0].tolist()) for i in range(len(crops.keys))]
+
+
+def test_squares_lie_within_their_pictures():
+    crops = Crops(Numbered(), size=32, per_picture=50)
+    assert len(crops.keys) == len(set(crops.keys)) == 100
+    assert crops.groups == [50, 50]
+    for index, (picture, top, left) in enumerate(corners(crops)):
+        sample = crops.read(index)
+        assert picture == index // 50
+        assert sample["text"] == str(picture)
+        rows, columns = np.indices((32, 32))
+        np.testing.assert_array_equal(sample["hr"][..., 1], rows + top)
+        np.testing.assert_array_equal(sample["hr"][..., 2], columns + left)
+    tops = {top for picture, top, _ in corners(crops) if picture == 0}
+    assert min(tops) == 0  # every place is possible
+    assert max(tops) == 40 - 32
+
+
+def test_a_place_follows_from_the_name_alone():
+    places = dict(
+        zip(Crops(Numbered(), 32, 5).keys, corners(Crops(Numbered(), 32, 5)), strict=True)
+    )
+    few = Crops(Numbered(), 32, 2)
+    assert [places[key] for key in few.keys] == corners(few)
+    assert len(set(places.values())) > 5
+
+
+def test_a_picture_is_read_once_for_all_its_squares():
+    source = Numbered()
+    corners(Crops(source, 16, 4))
+    assert source.reads == [0, 1]
+
+
+def test_what_cannot_be_cut():
+    with pytest.raises(ValueError, match=r"p0 is 60x40 pixels, smaller than Crops.size 48"):
+        Crops(Numbered(), size=48).read(0)
+    with pytest.raises(ValueError, match="p0 is a pair"):
+        Crops(Numbered(pairs=True), size=16).read(0)
+    for arguments in ({"size": 0}, {"per_picture": 0}):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            Crops(Numbered(), **arguments)
