@@ -89,7 +89,7 @@ def shards(tmp_path):
 def crops(tmp_path):
     whole = folder(tmp_path)
     return SourceExample(
-        *(lambda make=make: Crops(make(), size=8, per_picture=2) for make in vars(whole).values())
+        *(lambda make=make: Crops(make(), size=16, per_picture=2) for make in vars(whole).values())
     )
 
 
