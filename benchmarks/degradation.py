@@ -37,6 +37,7 @@ from degradations.base import Degradation
 from degradations.mixture import Mixture
 from degradations.real_esrgan import RealESRGAN, RealESRGANLight
 from degradations.record import Record
+from tests.launches import count_launches
 
 SEED = 0
 BATCH, SIDE, SCALE = 16, 256, 4
@@ -269,23 +270,21 @@ def variants(draws: int, device: torch.device) -> dict[str, Any]:
     }
 
 
-def launches(compiled_for: torch.device) -> dict[str, int]:
-    """Kernels and library calls of a batch on the canvas, compiled; and waits for the device.
+def launches(device: torch.device) -> dict[str, dict[str, int]]:
+    """Kernels and library calls of a batch on the canvas, compiled.
 
     Counted in the code that the compiler makes, so that a machine without a GPU can stand in.
     """
-    import re
-
-    from torch._inductor import metrics
-    from torch._inductor.utils import run_and_get_code
-
-    degradation = RealESRGAN(SCALE, usm=False, executor="canvas", compile=True)
-    hr = photographs(BATCH, SIDE).to(compiled_for)
-    metrics.reset()
-    _, code = run_and_get_code(degradation, hr, seeds(0))
-    calls = re.findall(r"\b(?:extern_kernels\.\w+|torch\.ops\.[\w.]+)\(", "\n".join(code))
-    calls = [call for call in calls if "_async" not in call and "reinterpret" not in call]
-    return {"kernels": metrics.generated_kernel_count, "library_calls": len(calls)}
+    hr = photographs(BATCH, SIDE).to(device)
+    found = {}
+    for usm in (False, True):
+        counted = count_launches(RealESRGAN(SCALE, usm=usm, executor="canvas"), hr, seeds(0))
+        found["with USM" if usm else "without USM"] = {
+            "kernels": counted.kernels,
+            "library_calls": counted.library.total(),
+            "launches": counted.total,
+        }
+    return found
 
 
 def main() -> None:

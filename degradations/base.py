@@ -36,6 +36,9 @@ class Stage(nn.Module, ABC):
     #: one picture at a time, and `on_canvas` has to be written.
     resizes = False
 
+    #: Whether all pictures of a batch come out with one size, whichever they had.
+    unites = False
+
     #: Whether `on_canvas` waits for the device, as what works on the CPU in any case has to.
     waits = False
 

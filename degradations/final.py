@@ -29,6 +29,8 @@ class ToLR(Resize):
     code.
     """
 
+    unites = True
+
     def __init__(
         self,
         divisor: float = 1.0,
@@ -66,7 +68,7 @@ class SincAndJPEG(Stage):
     Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), section 3.4, and its released code.
     """
 
-    resizes = True
+    resizes = unites = True
 
     def __init__(
         self,

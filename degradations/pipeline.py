@@ -15,6 +15,7 @@ from degradations.compose import Stages, named
 from degradations.draws import Draws
 from degradations.fields import hashed_fields
 from degradations.params import Params, of_each_image
+from degradations.resize import shrink_canvas
 
 Executor = Literal["auto", "images", "canvas"]
 
@@ -113,13 +114,12 @@ class Pipeline(Degradation):
         resized = False
         for name, stage in self.named_stages():
             canvas = stage.on_canvas(canvas, prepared[name])
-            resized |= stage.resizes
+            # After a stage that makes one size of all sizes, they fill their canvas again.
+            resized = not stage.unites and (resized or stage.resizes)
             if not torch.compiler.is_compiling():
                 self.check_output(name, canvas.pixels, len(hr))
         canvas = canvas.with_pixels(canvas.pixels.clamp(0.0, 1.0))
         if resized:
-            from degradations.resize import shrink_canvas
-
             lr = shrink_canvas(canvas, size)
         elif canvas.pixels.shape[-2:] != size:
             lr = resize(canvas.pixels, size)
