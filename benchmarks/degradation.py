@@ -138,7 +138,7 @@ def photographs(count: int, side: int) -> Tensor:
     from skimage import data
     from sklearn.datasets import load_sample_images
 
-    pictures = [*load_sample_images().images, data.astronaut(), data.coffee(), data.chelsea()]
+    pictures = [*load_sample_images().images, data.astronaut(), data.coffee(), data.rocket()]
     generator = np.random.default_rng(SEED)
     crops = []
     for index in range(count):
