@@ -31,7 +31,7 @@ Booleans: TypeAlias = npt.NDArray[np.bool_]
 Seeds: TypeAlias = Tensor | Integers
 Number: TypeAlias = float | Floats | Integers  # one for all images, or (B,)
 
-_MASK = (1 << 64) - 1
+_AHEAD = 4  # calls whose words are made together
 _M1, _M2 = (np.uint64(multiplier) for multiplier in MULTIPLIERS)
 _S1, _S2, _S3 = (np.uint64(shift) for shift in SHIFTS)
 _ELEVEN, _ONE = np.uint64(11), np.uint64(1)
@@ -86,7 +86,7 @@ class Draws:
         ValueError: the seeds are not one-dimensional, or lie on a GPU.
     """
 
-    __slots__ = ("_calls", "_state")
+    __slots__ = ("_ahead", "_calls", "_state")
 
     def __init__(self, seeds: Seeds) -> None:
         if isinstance(seeds, Tensor):
@@ -133,8 +133,12 @@ class Draws:
 
     def words(self) -> Words:
         """(B,) uint64, all 64 bits random. Every other method is a function of these."""
+        place = self._calls % _AHEAD
+        if place == 0:  # some calls at once: the arrays are so short that more costs hardly more
+            counts = np.arange(self._calls + 1, self._calls + 1 + _AHEAD, dtype=np.uint64)
+            self._ahead = mix(self._state + (counts * np.uint64(GAMMA))[:, None])
         self._calls += 1
-        return mix(self._state + np.uint64(self._calls * GAMMA & _MASK))
+        return self._ahead[place]
 
     def uniform(self, low: Number = 0.0, high: Number = 1.0) -> Floats:
         """(B,) float64, uniform in [low, high)."""

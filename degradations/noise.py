@@ -13,7 +13,7 @@ from torch import Tensor
 from degradations.base import Stage, check_range
 from degradations.canvas import Canvas
 from degradations.draws import Draws
-from degradations.fields import seeded_integers_like, seeded_randn_like
+from degradations.fields import quick_randn_like, seeded_integers_like
 from degradations.params import Params, of_each_image, per_image
 
 _LUMA = (0.2989, 0.587, 0.114)  # torchvision's, which the released code of Real-ESRGAN calls
@@ -61,7 +61,7 @@ class GaussianNoise(_Pointwise):
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Add each image's field, (B, C, H, W)."""
-        field = _field(seeded_randn_like, x, params)
+        field = _field(quick_randn_like, x, params)
         return _sum(x, field.mul_(per_image(params["levels"] / 255, x)), self.clip)
 
 
@@ -96,7 +96,7 @@ class Speckle(_Pointwise):
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Multiply by each image's field, (B, C, H, W)."""
-        field = _field(seeded_randn_like, x, params)
+        field = _field(quick_randn_like, x, params)
         return _sum(x, field.mul_(per_image(params["levels"] / 255, x)) * x, self.clip)
 
 
@@ -305,7 +305,7 @@ class Banding(_Pointwise):
         )
         position = torch.arange(max(H, W), device=x.device)
         sine = torch.sin(position * (2.0 * math.pi / period) + phase)
-        field = seeded_randn_like(x.new_empty((B, 1, 1, max(H, W))), params["field_seeds"])
+        field = quick_randn_like(x.new_empty((B, 1, 1, max(H, W))), params["field_seeds"])
         line = (field * levels + sine * amplitude) / 255
         rows, columns = line.transpose(2, 3)[:, :, :H], line[..., :W]
         return _sum(x, torch.where(per_image(params["vertical"], x) > 0, columns, rows), self.clip)

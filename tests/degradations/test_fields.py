@@ -13,6 +13,7 @@ from degradations.fields import (
     hashed_fields,
     hashed_integers,
     hashed_randn,
+    quick_randn_like,
     seeded_integers_like,
     seeded_randn_like,
 )
@@ -24,7 +25,19 @@ def generators(shape, seeds):
     return seeded_randn_like(torch.empty(shape), seeds)
 
 
-@pytest.fixture(params=[generators, hashed_randn], ids=["CPU", "GPU's hash"])
+def quick(shape, seeds):
+    return quick_randn_like(torch.empty(shape), seeds)
+
+
+def quick_hashed(shape, seeds):
+    with hashed_fields():
+        return quick(shape, seeds)
+
+
+@pytest.fixture(
+    params=[generators, hashed_randn, quick, quick_hashed],
+    ids=["CPU", "GPU's hash", "table on a CPU", "table on a GPU"],
+)
 def fill(request):
     return lambda *shape, seeds=SEEDS: request.param(torch.Size(shape), seeds)
 
@@ -136,3 +149,11 @@ def test_hashed_fields_on_request():
     with hashed_fields():
         assert torch.equal(seeded_randn_like(x, SEEDS[:2]), hashed_randn(x.shape, SEEDS[:2]))
     assert not torch.equal(seeded_randn_like(x, SEEDS[:2]), hashed_randn(x.shape, SEEDS[:2]))
+
+
+def test_the_table_is_exact_in_mean_and_variance_and_as_long_as_it_says():
+    table = fields._normal_quantiles("cpu").double()
+    assert table.mean().abs() < 1e-7
+    assert abs(table.square().mean() - 1) < 1e-7
+    assert stats.kstest(table, "norm").statistic < 1e-4
+    assert 4.16 < table.max() < 4.18
