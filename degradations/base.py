@@ -169,10 +169,14 @@ class Degradation(nn.Module, ABC):
         if not self._checked:
             _check_unit_range(hr)
         applied = to_device(params, len(hr), hr.device)
+        # What is written to HR would be what training learns from; views count, too.
+        version = None if hr.is_inference() else hr._version
         # Half precision would quantise the LR more coarsely than 8 bits do, and TF32 nearly so.
         with torch.autocast(hr.device.type, enabled=False), ieee_float32(hr.device):
             lr = self.degrade(hr, applied)
         name = type(self).__name__
+        if version is not None and hr._version != version:
+            raise ValueError(f"{name} changed the HR in place; one of its stages writes to its x")
         self.check_output(name, lr, len(hr))
         if lr.shape[1:] != (3, *size):
             raise ValueError(f"{name} returned {tuple(lr.shape)}; expected {(len(hr), 3, *size)}")
@@ -226,15 +230,31 @@ def ieee_float32(device: torch.device) -> Iterator[None]:
         yield
         return
     backends: Any = torch.backends
-    settings = [backends.cuda.matmul, backends.cudnn.conv]
+    # The last one only because the older function sets it as well.
+    settings = [backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul]
     before = [setting.fp32_precision for setting in settings]
+    older = _older_matmul_precision()
     try:
-        for setting in settings:
+        # Where the two ways to set it disagree, torch refuses to read it, and so to compile.
+        if older is not None:
+            torch.set_float32_matmul_precision("highest")
+        for setting in settings[:2]:
             setting.fp32_precision = "ieee"
         yield
     finally:
+        if older is not None:
+            torch.set_float32_matmul_precision(older)
         for setting, value in zip(settings, before, strict=True):
             setting.fp32_precision = value
+
+
+def _older_matmul_precision() -> str | None:
+    """What was set by `torch.set_float32_matmul_precision`; None where it was set otherwise."""
+    try:
+        older = torch.get_float32_matmul_precision()
+    except RuntimeError:  # the newer way was taken
+        return None
+    return older if older != "highest" else None
 
 
 def check_scale(scale: Any) -> float:
@@ -275,6 +295,17 @@ def check_range(
     if lower < low or upper > high:
         raise ValueError(f"{name} is {[lower, upper]}; {expected}")
     return lower, upper
+
+
+def check_probability(p: float, name: str) -> float:
+    """A probability of an argument, checked.
+
+    Raises:
+        ValueError: it lies outside of [0, 1].
+    """
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"{name} is {p}; expected a probability in [0, 1]")
+    return float(p)
 
 
 def quantize_8bit(x: Tensor) -> Tensor:

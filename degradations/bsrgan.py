@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from degradations import kernels
-from degradations.base import Stage, check_range, check_scale
+from degradations.base import Stage, check_probability, check_range, check_scale
 from degradations.blur import KernelStage, check_sizes
 from degradations.camera import Camera
 from degradations.canvas import Canvas
@@ -276,6 +276,8 @@ class BSRGAN(Pipeline):
         compile: bool = False,
     ) -> None:
         s = check_scale(scale)
+        for name, share in (("halve", halve), ("jpeg", jpeg), ("camera", camera)):
+            check_probability(share, name)
         down, p = (0.5, 0.5), (0.0, 1.0, 0.0)
         halves: dict[str, Stage] = {
             "plain": Resize(down=down, p=p, modes=_MODES),

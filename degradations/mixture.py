@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from degradations.base import Degradation, check_images
 from degradations.draws import Draws, Integers
 from degradations.params import Params, to_device
+from degradations.record import Record, Replay
 
 RecipeCallable = Callable[[float], Degradation]
 Recipes = list[RecipeCallable] | dict[str, RecipeCallable]
@@ -25,7 +26,8 @@ class Mixture(Degradation):
     one of them is compiled (for one size of batches), all run on the whole batch instead, and each
     image is taken from its own.
 
-    Each recipe draws from a stream of its name, in a list of its number.
+    Each recipe draws from a stream of its name, in a list of its number. What is done with whole
+    batches, recording, replaying and a pair pool, is done around a mixture, not within.
 
     Args:
         scale: How many times smaller the LR is; any positive number. Linked to
@@ -37,7 +39,8 @@ class Mixture(Degradation):
 
     Raises:
         TypeError: A recipe makes something that is no degradation.
-        ValueError: There is no recipe, its name cannot be one, or the weights do not fit.
+        ValueError: There is no recipe, its name cannot be one, it records, replays or has a pair
+            pool, or the weights do not fit.
     """
 
     def __init__(self, scale: float, recipes: Recipes, weights: list[float] | None = None) -> None:
@@ -53,6 +56,17 @@ class Mixture(Degradation):
                 raise TypeError(
                     f"recipes[{name}] made {type(recipe).__name__}; expected a Degradation such as "
                     "degradations.bicubic.Bicubic (degradation.init_args.recipes)"
+                )
+            if isinstance(recipe, Record | Replay):
+                kind = type(recipe).__name__
+                raise ValueError(
+                    f"recipes[{name}] is a {kind}, which would do nothing in a mixture: put the "
+                    f"mixture into the {kind}, as its recipe"
+                )
+            if recipe.pool:
+                raise ValueError(
+                    f"recipes[{name}] has a pool of {recipe.pool} pairs, which a mixture does not "
+                    "keep: set its pool to 0"
                 )
             if not name or "." in name or name == "which" or hasattr(nn.ModuleDict, name):
                 raise ValueError(f"a recipe is named {name!r}; choose another name, without a dot")
@@ -75,7 +89,10 @@ class Mixture(Degradation):
         """Degrade by given parameters; as `Degradation.replay`."""
         which = params["which"]
         if self.compiled or isinstance(which, Tensor):  # a tensor is not read back
-            return super().replay(hr, params)
+            lr = super().replay(hr, params)
+            for _, recipe in self._named():
+                recipe._checked = True  # by the first batch; to check makes the host wait
+            return lr
         check_images(hr)
         self.lr_size(hr.shape[-2:])
         groups = _groups(np.asarray(which), len(hr), len(self.recipes))

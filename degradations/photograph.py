@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from degradations.base import Stage, check_range, check_scale
+from degradations.base import Stage, check_probability, check_range, check_scale
 from degradations.blur import Blur, DefocusBlur, MotionBlur
 from degradations.camera import Camera
 from degradations.compose import Sometimes
@@ -69,6 +69,11 @@ class Photograph(Pipeline):
         sigma = _times(s, check_range(lens, "lens", low=0.01))
         radius = _times(s, check_range(defocus, "defocus", low=0.01))
         length = _times(s, check_range(motion, "motion", low=0.0))
+        for name, p in (
+            *(("elongated", elongated), ("defocus_p", defocus_p), ("motion_p", motion_p)),
+            *(("sharpening_p", sharpening_p), ("chroma", chroma)),
+        ):
+            check_probability(p, name)
         widest = 2 * math.ceil(3.0 * sigma[1]) + 1
         stages: dict[str, Stage] = {
             "lens": Blur(

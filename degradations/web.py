@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from degradations.base import Stage, check_range, check_scale
+from degradations.base import Stage, check_probability, check_range, check_scale
 from degradations.codec import WebP
 from degradations.compose import OneOf, Sometimes, check_probabilities
 from degradations.draws import Draws
@@ -69,6 +69,8 @@ class Web(Pipeline):
         if not low <= 1.0 <= high:
             raise ValueError(f"sizes is {[low, high]}; expected a range around 1, the LR's size")
         probabilities = check_probabilities(uploads, _UPLOADS, "uploads")
+        for name, share in (("webp", webp), ("chroma", chroma)):
+            check_probability(share, name)
         subsampling = {"4:2:0": chroma, "4:4:4": 1.0 - chroma}
 
         def codec() -> Stage:

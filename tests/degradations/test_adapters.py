@@ -166,6 +166,18 @@ def test_a_function_that_draws_is_refused_or_seeded(x):
     assert not torch.equal(field[0], field[1])
 
 
+def test_no_other_device_is_seeded(x, monkeypatch):
+    """torch.manual_seed would seed all of them, and only one is put back."""
+
+    def refuse(seed):
+        raise AssertionError("all devices are seeded")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", refuse)
+    with pytest.raises(AssertionError, match="all devices"):
+        torch.manual_seed(0)
+    run(Kornia(here(noisy), random=True), x)
+
+
 @pytest.mark.parametrize(
     ("function", "error", "message"),
     [

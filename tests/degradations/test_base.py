@@ -243,3 +243,29 @@ def test_full_float32_on_cuda_and_only_there():
         assert matmul.fp32_precision == "tf32"
     finally:
         matmul.fp32_precision = before
+
+
+@pytest.mark.parametrize("older", ["highest", "high", "medium"])
+def test_full_float32_whichever_way_the_precision_was_set(older):
+    """torch refuses to read a precision that was set by both ways, and so to compile."""
+    matmul, mkldnn = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    before = matmul.fp32_precision, mkldnn.fp32_precision
+    torch.set_float32_matmul_precision(older)
+    try:
+        set_by_user = matmul.fp32_precision, matmul.allow_tf32, mkldnn.fp32_precision
+        with ieee_float32(torch.device("cuda")):
+            assert matmul.fp32_precision == "ieee"
+            assert not matmul.allow_tf32
+        assert torch.get_float32_matmul_precision() == older
+        assert (matmul.fp32_precision, matmul.allow_tf32, mkldnn.fp32_precision) == set_by_user
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        matmul.fp32_precision, mkldnn.fp32_precision = before
+
+
+def test_a_stage_that_writes_to_hr_is_refused():
+    stages = [Probe(lambda x, params: x.mul_(0.5))]
+    with pytest.raises(ValueError, match="Pipeline changed the HR in place"):
+        Pipeline(2.0, stages, executor="images")(HR.clone(), SEEDS)
+    with torch.inference_mode():  # which keeps no count of changes
+        Pipeline(2.0, [])(HR.clone(), SEEDS)

@@ -41,6 +41,15 @@ def test_every_stage_and_every_recipe_is_there():
     assert [name for name in recipes if f"| `{name}` |" not in TEXT] == []
 
 
+def test_every_class_it_names_is_there():
+    members = set()
+    for module in pkgutil.iter_modules(degradations.__path__):
+        members |= vars(importlib.import_module(f"degradations.{module.name}")).keys()
+    named = set(re.findall(r"`([A-Z][a-z]+[A-Z]\w*)`", TEXT))
+    assert len(named) > 10
+    assert named - members == set()
+
+
 def test_all_pictures_are_there_and_small():
     pictures = re.findall(r"!\[[^\]]+\]\((\S+)\)", TEXT)
     assert len(pictures) > 5

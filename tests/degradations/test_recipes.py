@@ -24,6 +24,7 @@ from degradations.params import of_each_image, to_device
 from degradations.photograph import Photograph
 from degradations.pipeline import Pipeline
 from degradations.real_esrgan import RealESRGAN, RealESRGANLight
+from degradations.record import Record
 from degradations.resize import MODES
 from degradations.resshift import ImageNetTest, ResShift
 from degradations.second_order import Order, SecondOrder
@@ -710,6 +711,15 @@ def test_by_masks_as_by_groups() -> None:
     assert ((grouped - masked).abs() * 255 > 1.02).float().mean() < 0.01
 
 
+def test_by_masks_only_the_first_batch_is_checked() -> None:
+    mixture, hr, seeds = mixed(2.0, executor="canvas"), pictures(4, (24, 20)), torch.arange(4)
+    mixture.compiled = True  # only some of the recipes need to be
+    mixture(hr, seeds)
+    with Waits() as waits:
+        mixture(hr, seeds)
+    assert not waits.seen, waits.seen
+
+
 def test_another_weight_changes_no_image_that_stays() -> None:
     recipes = {"bicubic": Bicubic, "light": RealESRGANLight}
     hr, seeds = pictures(16, (16, 16)), torch.arange(16)
@@ -733,6 +743,8 @@ def test_members_inherit_the_scale() -> None:
         ([Bicubic, Bicubic], [-1.0, 2.0], "weights is"),
         ([Bicubic, Bicubic], [0.0, 0.0], "weights is .*not all 0"),
         ([Bicubic, Bicubic], [float("nan"), 1.0], "weights is"),
+        ([lambda s: Record(s, Bicubic, "never.jsonl")], None, r"recipes\[0\] is a Record"),
+        ([lambda s: RealESRGAN(s, pool=180)], None, r"recipes\[0\] has a pool of 180 pairs"),
         ({"a.b": Bicubic}, None, "a recipe is named 'a.b'"),
         ({"which": Bicubic}, None, "a recipe is named 'which'"),
     ],
@@ -769,7 +781,13 @@ def test_mixture_refuses_unknown_numbers() -> None:
         (lambda: RealESRGAN(4.0, jpeg_quality=(0, 95)), "quality is"),
         (lambda: Web(4.0, sizes=(1.2, 2.0)), "sizes is"),
         (lambda: Web(4.0, uploads=(0.5, 0.5, 0.5)), "uploads is"),
+        (lambda: Web(4.0, webp=1.5), "webp is 1.5"),
+        (lambda: Web(4.0, chroma=-0.5), "chroma is -0.5"),
         (lambda: Photograph(4.0, lens=(0.8, 0.2)), "lens is .*reversed"),
+        (lambda: Photograph(4.0, elongated=1.5), "elongated is 1.5"),
+        (lambda: Photograph(4.0, motion_p=1.5), "motion_p is 1.5"),
+        (lambda: BSRGAN(4.0, halve=2.0), "halve is 2"),
+        (lambda: BSRGAN(4.0, camera=math.nan), "camera is nan"),
     ],
 )
 def test_refuses(make: Callable[[], Any], message: str) -> None:
