@@ -18,6 +18,7 @@ from degradations.params import Params, of_each_image
 from degradations.resize import shrink_canvas
 
 Executor = Literal["auto", "images", "canvas"]
+_MOST_KINDS = 4  # sizes of batches that are compiled; torch gives up for good after 8
 
 
 class Pipeline(Degradation):
@@ -37,8 +38,9 @@ class Pipeline(Degradation):
         executor: How stages run: ``images`` one picture after the other, ``canvas`` all at once on
             one padded canvas without ever waiting for the device; ``auto`` is the quicker one:
             ``images`` on a CPU, ``canvas`` elsewhere.
-        compile: Compile the canvas executor with torch.compile: a minute or so at the first batch
-            and at each new size of crops, and a fraction of the launches from then on.
+        compile: Compile the canvas executor with torch.compile: a minute or so for each of the
+            first four sizes of batches, and a fraction of the launches from then on; further sizes,
+            such as those of whole pictures in validation, are not compiled.
 
     Raises:
         TypeError: an entry of `stages` is no stage.
@@ -66,6 +68,7 @@ class Pipeline(Degradation):
             )
         self.executor, self.compile_canvas = executor, compile
         self._compiled: Callable[..., Tensor] | None = None
+        self._kinds: set[tuple[torch.Size, bool]] = set()
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """One entry a stage, under its stream's name."""
@@ -81,6 +84,10 @@ class Pipeline(Degradation):
         with hashed_fields():  # on a CPU as well: their values do not depend on the canvas
             if not self.compile_canvas:
                 return self._on_canvas(hr, params)
+            kind = (hr.shape, torch.is_grad_enabled())  # of which each is compiled by itself
+            if kind not in self._kinds and len(self._kinds) == _MOST_KINDS:
+                return self._on_canvas(hr, params)
+            self._kinds.add(kind)
             if self._compiled is None:
                 self._compiled = torch.compile(self._on_canvas, fullgraph=True, dynamic=False)
             return self._compiled(hr, params)
@@ -101,8 +108,14 @@ class Pipeline(Degradation):
             hr.chunk(len(hr)), of_each_image(self._prepared(params), len(hr)), strict=True
         ):
             for name, stage in stages:
-                x = stage(x, own[name])
+                before, x = x.shape[-2:], stage(x, own[name])
                 self.check_output(name, x, 1)
+                if not stage.resizes and x.shape[-2:] != before:
+                    raise TypeError(
+                        f"{name} changed the size of its pictures from {(*before,)} to "
+                        f"{(*x.shape[-2:],)}: set `resizes = True` in its class (and write "
+                        "on_canvas, for a GPU)"
+                    )
             x = x.clamp(0.0, 1.0)
             lr.append(x if x.shape[-2:] == size else resize(x, size))
         batch = torch.cat(lr)
@@ -129,4 +142,4 @@ class Pipeline(Degradation):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the compiled form, which does not pickle."""
-        return {**self.__dict__, "_compiled": None}
+        return {**self.__dict__, "_compiled": None, "_kinds": set()}

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from degradations.base import Stage, check_range, check_scale
-from degradations.blur import Blur
+from degradations.base import Stage, check_probability, check_range, check_scale
+from degradations.blur import Blur, check_sizes
 from degradations.compose import OneOf, Sometimes
 from degradations.draws import Draws
 from degradations.final import SincAndJPEG
-from degradations.jpeg import JPEG
+from degradations.jpeg import JPEG, check_quality
 from degradations.noise import GaussianNoise, PoissonNoise
 from degradations.params import Params
 from degradations.pipeline import Executor, Pipeline
@@ -71,11 +71,13 @@ class Order:
             ValueError: A range or a probability makes no sense; the message names it.
         """
         try:
+            for key in ("blur", "sinc", "gaussian", "grey"):
+                check_probability(getattr(self, key), key)
+            for key in ("gaussian_sigma", "poisson_strength"):
+                check_range(getattr(self, key), key, low=0.0)
             low, high = check_range(self.resize, "resize", low=0.0)
             if not low <= 1.0 <= high:
                 raise ValueError(f"resize is {[low, high]}; expected a range around 1")
-            if not 0.0 <= self.gaussian <= 1.0:
-                raise ValueError(f"gaussian is {self.gaussian}; expected a probability in [0, 1]")
             blur = Blur(
                 kernel_size=self.kernel_size,
                 families=self.families,
@@ -179,12 +181,14 @@ class SecondOrder(Pipeline):
     ) -> None:
         # Checked first: a wrong scale would be an error of the stages otherwise.
         divisor = check_scale(scale)
-        if not 0.0 <= second_p <= 1.0:
-            raise ValueError(f"second_p is {second_p}; expected a probability in [0, 1]")
+        check_probability(second_p, "second_p")
+        check_probability(final_sinc, "final_sinc")
+        check_sizes(final_kernel_size, "final_kernel_size")
+        check_quality(final_jpeg_quality, 1, 100, "final_jpeg_quality")
         stages: dict[str, Stage] = {"usm": USM()} if usm else {}
         stages["blur"], stages["resize"], stages["noise"] = first.stages("first", modes)
         if jpeg_quality is not None:
-            stages["jpeg"] = JPEG(jpeg_quality)
+            stages["jpeg"] = JPEG(check_quality(jpeg_quality, 1, 100, "jpeg_quality"))
         if second_p > 0.0:
             stages["blur2"], resize, noise = second.stages("second", modes, divisor)
             stages["resize2"] = Sometimes(resize, second_p)

@@ -51,7 +51,7 @@ RECIPES = (
     "real_esrgan",
     "real_esrgan_light",
     "resshift",
-    "imagenet_test",
+    "invsr_imagenet_test",
     "bsrgan",
     "camera",
     "web",

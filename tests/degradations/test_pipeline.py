@@ -37,6 +37,8 @@ class Offset(Gain):
 class Widen(Gain):
     """A stage that changes the size."""
 
+    resizes = True
+
     def forward(self, x, params):
         return torch.cat((x, x), dim=-1)
 
@@ -150,3 +152,32 @@ def test_all_executors_are_run(executor):
 def test_refuses_an_unknown_executor():
     with pytest.raises(ValueError, match="executor is 'gpu'; expected auto, images or canvas"):
         Pipeline(2.0, [], executor="gpu")
+
+
+def test_a_stage_that_changes_sizes_without_saying_so():
+    class Silent(Widen):
+        resizes = False
+
+    message = r"Silent changed the size .* from \(24, 20\) to \(24, 40\): set `resizes = True`"
+    with pytest.raises(TypeError, match=message):
+        Pipeline(2.0, [Silent()])(HR, SEEDS)
+
+
+def test_many_sizes_do_not_end_a_compiled_run(monkeypatch):
+    """torch gives up for good after 8; whole pictures in validation have as many sizes."""
+    compiled = []
+
+    def compile(function, **settings):
+        def run(hr, params):
+            compiled.append(hr.shape[-1])
+            return function(hr, params)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile)
+    pipeline = Pipeline(2.0, [Gain()], executor="canvas", compile=True)
+    plain = Pipeline(2.0, [Gain()], executor="canvas")
+    for width in (20, 22, 20, 24, 26, 28, 30, 20):
+        hr = torch.rand(3, 3, 24, width)
+        assert torch.equal(pipeline(hr, SEEDS), plain(hr, SEEDS))
+    assert compiled == [20, 22, 20, 24, 26, 20]

@@ -844,3 +844,22 @@ def test_a_mixture_in_yaml() -> None:
     assert {part.scale for part in recipe.recipes.values()} == {3.7}
     assert "usm" not in recipe.recipes["mild"].stages
     assert recipe.p == [0.75, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"final_sinc": 1.5}, "final_sinc is 1.5; expected a probability"),
+        ({"final_kernel_size": (6, 20)}, r"final_kernel_size is \[6, 20\]; expected .* odd"),
+        ({"jpeg_quality": (95, 30)}, r"^jpeg_quality is \[95.*reversed"),
+        ({"final_jpeg_quality": (0, 30)}, "final_jpeg_quality is"),
+        ({"second_p": -0.1}, "second_p is -0.1"),
+        ({"first": Order(blur=1.5)}, "first: blur is 1.5"),
+        ({"first": Order(gaussian_sigma=(5.0, 1.0))}, "first: gaussian_sigma is .*reversed"),
+        ({"second": Order(grey=2.0)}, "second: grey is 2.0"),
+        ({"second": Order(sigma=(3.0, 1.0))}, "second: sigma is .*reversed"),
+    ],
+)
+def test_errors_name_the_recipe_s_own_argument(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RealESRGAN(4.0, **arguments)
