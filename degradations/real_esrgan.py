@@ -13,6 +13,29 @@ class RealESRGAN(SecondOrder):
     Real-ESRGAN, and NSARM's `realesrgan`). With ``usm`` false it is the same without sharpening,
     several times cheaper.
 
+    Args:
+        scale: How many times smaller the LR is; any positive number. Linked to
+            data.init_args.scale.
+        usm: Make the LR of a sharpened HR, as the released code does. The HR that the network is
+            trained towards stays as it is: sharpening that too is the model's affair.
+        first: The first order.
+        second: The second order.
+        second_p: Probability of the second order.
+        modes: Kernels of all resizes, equally likely.
+        jpeg_quality: Range of the first JPEG's quality; null for no first JPEG.
+        final_jpeg_quality: Range of the last JPEG's quality.
+        final_sinc: Probability of the last sinc filter.
+        final_kernel_size: Range of its size; odd sizes are drawn.
+        faithful: Draw once a batch what the released code draws once a batch: factors and kernels
+            of the resizes, the noise's family, whether there is a second order and a second blur,
+            the order of the last steps. The LR of an image then depends on its batch. Whether
+            noise is grey stays each image's own: the released code draws it so.
+        pool: How many pairs of earlier batches training exchanges its own against, in each process
+            (released code: 180); 0 for no pool.
+        quantize: Round the LR to 8 bits, as a file of it would be.
+        executor: As of `Pipeline`.
+        compile: As of `Pipeline`.
+
     Source: Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure
     Synthetic Data" (ICCVW 2021; arXiv 2107.10833), options train_realesrgan_x4plus.
     """
