@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
@@ -267,6 +268,9 @@ def run(args: list[str]) -> None:
     prepare_output()
     try:
         EnlargerCLI(args)
+        if dist.is_available() and dist.is_initialized():
+            # Or its threads are still there when the interpreter ends, which now and then aborts.
+            dist.destroy_process_group()
     except SIGTERMException:  # a SystemExit of status 0, as if the run were finished
         log.warning("stopped by SIGTERM; the same command continues")
         raise SystemExit(128 + signal.SIGTERM) from None
