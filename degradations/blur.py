@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from degradations import kernels
-from degradations.base import Stage, check_range
+from degradations.base import Stage, check_probability, check_range
 from degradations.canvas import Canvas
 from degradations.compose import check_probabilities
 from degradations.convolve import convolve, convolve_canvas, prepared
@@ -93,9 +93,7 @@ class Blur(KernelStage):
         self.sigma = check_range(sigma, "sigma", low=1e-3)
         self.beta_generalized = _check_beta(beta_generalized, "beta_generalized")
         self.beta_plateau = _check_beta(beta_plateau, "beta_plateau")
-        if not 0.0 <= sinc <= 1.0:
-            raise ValueError(f"sinc is {sinc}; expected a probability in [0, 1]")
-        self.sinc = sinc
+        self.sinc = check_probability(sinc, "sinc")
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """(B,) each: sizes, family (0 to 5), sigmas, rotation in radians, beta; sinc and cut-off.

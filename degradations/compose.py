@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from degradations.base import Stage
+from degradations.base import Stage, check_probability
 from degradations.canvas import Canvas, select
 from degradations.draws import Draws
 from degradations.params import Params
@@ -30,9 +30,7 @@ class Sometimes(Stage):
 
     def __init__(self, stage: Stage, p: float = 0.5) -> None:
         super().__init__()
-        if not 0.0 <= p <= 1.0:
-            raise ValueError(f"p is {p}; expected a probability in [0, 1]")
-        self.stage, self.p = stage, p
+        self.stage, self.p = stage, check_probability(p, "p")
         self.resizes, self.waits = stage.resizes, stage.waits
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
@@ -57,7 +55,30 @@ class Sometimes(Stage):
         return select(params["applied"], self.stage.on_canvas(canvas, params["stage"]), canvas)
 
 
-class OneOf(Stage):
+class _Several(Stage):
+    """What a stage has that chooses among others, or their order, by a parameter named `choice`."""
+
+    choice = ""
+
+    def __init__(self, stages: Stages) -> None:
+        super().__init__()
+        self.stages = nn.ModuleDict(named(stages, but=self.choice))
+        self.resizes = any(stage.resizes for _, stage in self._named())
+        self.waits = any(stage.waits for _, stage in self._named())
+
+    def _named(self) -> list[tuple[str, Stage]]:
+        stages = cast("Iterable[Stage]", self.stages.values())  # ModuleDict forgets the type
+        return list(zip(self.stages, stages, strict=True))
+
+    def _draw_each(self, draws: Draws, shape: torch.Size) -> Params:
+        return {name: stage.draw(draws.fold(name), shape) for name, stage in self._named()}
+
+    def prepare(self, params: Params) -> Params:
+        """The stages'."""
+        return {**params, **{name: part.prepare(params[name]) for name, part in self._named()}}
+
+
+class OneOf(_Several):
     """Apply one of several stages, each image its own.
 
     Args:
@@ -68,35 +89,21 @@ class OneOf(Stage):
         ValueError: There is no stage, or ``p`` is not one probability for each, with sum 1.
     """
 
+    choice = "which"
+
     def __init__(self, stages: Stages, p: Sequence[float] | None = None) -> None:
-        super().__init__()
-        self.stages = nn.ModuleDict(named(stages, but="which"))
+        super().__init__(stages)
         count = len(self.stages)
         self.p = check_probabilities(p if p is not None else [1 / max(count, 1)] * count, count)
-        self.resizes = any(stage.resizes for stage in self._stages())
-        self.waits = any(stage.waits for stage in self._stages())
-
-    def _stages(self) -> Iterable[Stage]:
-        return cast("Iterable[Stage]", self.stages.values())
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """`which` (B,), the number of the stage, and every stage's parameters under its name."""
-        params: Params = {"which": draws.choice(np.arange(len(self.stages)), self.p)}
-        for name, stage in zip(self.stages, self._stages(), strict=True):
-            params[name] = stage.draw(draws.fold(name), shape)
-        return params
-
-    def prepare(self, params: Params) -> Params:
-        """The stages'."""
-        prepared = {
-            name: stage.prepare(params[name])
-            for name, stage in zip(self.stages, self._stages(), strict=True)
-        }
-        return {**params, **prepared}
+        which = draws.choice(np.arange(len(self.stages)), self.p)
+        return {"which": which, **self._draw_each(draws, shape)}
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """(B, C, H, W), each image by its stage."""
-        named_stages = list(zip(self.stages, self._stages(), strict=True))
+        named_stages = self._named()
         if len(x) == 1:
             name, stage = named_stages[int(params["which"].item())]
             return stage(x, params[name])
@@ -108,7 +115,7 @@ class OneOf(Stage):
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """All of them, and each picture from one."""
-        (first, stage), *others = zip(self.stages, self._stages(), strict=True)
+        (first, stage), *others = self._named()
         result = stage.on_canvas(canvas, params[first])
         for number, (name, stage) in enumerate(others, start=1):
             result = select(
@@ -117,7 +124,7 @@ class OneOf(Stage):
         return result
 
 
-class Shuffled(Stage):
+class Shuffled(_Several):
     """Apply stages in an order that is drawn for each image.
 
     On a canvas every stage runs once for every place in the order, so its cost grows with the
@@ -130,36 +137,21 @@ class Shuffled(Stage):
         ValueError: There is no stage.
     """
 
+    choice = "order"
+
     def __init__(self, stages: Stages) -> None:
-        super().__init__()
-        self.stages = nn.ModuleDict(named(stages, but="order"))
+        super().__init__(stages)
         if not self.stages:
             raise ValueError("stages is empty; expected one or more to shuffle")
-        self.resizes = any(stage.resizes for stage in self._stages())
-        self.waits = any(stage.waits for stage in self._stages())
-
-    def _stages(self) -> Iterable[Stage]:
-        return cast("Iterable[Stage]", self.stages.values())
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """`order` (B, K): the numbers of the stages, first to last; and the stages' parameters."""
         keys = np.stack([draws.uniform() for _ in self.stages], axis=1)
-        params: Params = {"order": np.argsort(keys, axis=1)}
-        for name, stage in zip(self.stages, self._stages(), strict=True):
-            params[name] = stage.draw(draws.fold(name), shape)
-        return params
-
-    def prepare(self, params: Params) -> Params:
-        """The stages'."""
-        prepared = {
-            name: stage.prepare(params[name])
-            for name, stage in zip(self.stages, self._stages(), strict=True)
-        }
-        return {**params, **prepared}
+        return {"order": np.argsort(keys, axis=1), **self._draw_each(draws, shape)}
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """(B, C, H, W), each image in its own order."""
-        named_stages = list(zip(self.stages, self._stages(), strict=True))
+        named_stages = self._named()
         if len(x) == 1:
             for number in params["order"][0].tolist():
                 name, stage = named_stages[number]
@@ -177,7 +169,7 @@ class Shuffled(Stage):
         """Every stage at every place, and each picture by its own order."""
         for place in range(len(self.stages)):
             result = canvas
-            for number, (name, stage) in enumerate(zip(self.stages, self._stages(), strict=True)):
+            for number, (name, stage) in enumerate(self._named()):
                 here = params["order"][:, place] == number
                 result = select(here, stage.on_canvas(canvas, params[name]), result)
             canvas = result

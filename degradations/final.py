@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from degradations.base import Stage
+from degradations.base import Stage, check_probability
 from degradations.blur import Sinc
 from degradations.canvas import Canvas, select
 from degradations.compose import Sometimes
@@ -81,12 +81,10 @@ class SincAndJPEG(Stage):
         jpeg_last: float = 0.5,
     ) -> None:
         super().__init__()
-        if not 0.0 <= jpeg_last <= 1.0:
-            raise ValueError(f"jpeg_last is {jpeg_last}; expected a probability in [0, 1]")
         self.resize = ToLR(divisor, modes)
         self.sinc = Sometimes(Sinc(kernel_size, cutoff), sinc)
         self.jpeg = JPEG(quality)
-        self.jpeg_last = jpeg_last
+        self.jpeg_last = check_probability(jpeg_last, "jpeg_last")
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """`jpeg_last` (B,) bool, and the parameters of `resize`, `sinc` and `jpeg`."""

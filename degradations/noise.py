@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from degradations.base import Stage, check_range
+from degradations.base import Stage, check_probability, check_range
 from degradations.canvas import Canvas
 from degradations.draws import Draws
 from degradations.fields import quick_randn_like, seeded_integers_like
@@ -49,7 +49,7 @@ class GaussianNoise(_Pointwise):
     ) -> None:
         super().__init__()
         self.sigma = check_range(sigma, "sigma", low=0.0)
-        self.grey, self.clip = _probability(grey, "grey"), clip
+        self.grey, self.clip = check_probability(grey, "grey"), clip
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """`levels` in 8-bit levels, `field_seeds` and `grey`, (B,) each."""
@@ -84,7 +84,7 @@ class Speckle(_Pointwise):
     ) -> None:
         super().__init__()
         self.sigma = check_range(sigma, "sigma", low=0.0)
-        self.grey, self.clip = _probability(grey, "grey"), clip
+        self.grey, self.clip = check_probability(grey, "grey"), clip
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """`levels` in 8-bit levels, `field_seeds` and `grey`, (B,) each."""
@@ -131,7 +131,7 @@ class PoissonNoise(Stage):
     ) -> None:
         super().__init__()
         self.strength = check_range(strength, "strength", low=0.0)
-        self.grey, self.clip = _probability(grey, "grey"), clip
+        self.grey, self.clip = check_probability(grey, "grey"), clip
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """`strength`, `field_seeds` and `grey`, (B,) each."""
@@ -205,7 +205,7 @@ class SaltAndPepper(_Pointwise):
         super().__init__()
         self.amount = check_range(amount, "amount", low=0.0, high=1.0)
         self.salt = check_range(salt, "salt", low=0.0, high=1.0)
-        self.grey = _probability(grey, "grey")
+        self.grey = check_probability(grey, "grey")
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """`amount`, `salt`, `field_seeds` and `grey`, (B,) each."""
@@ -283,7 +283,7 @@ class Banding(_Pointwise):
         self.sigma = check_range(sigma, "sigma", low=0.0)
         self.amplitude = check_range(amplitude, "amplitude", low=0.0)
         self.period = check_range(period, "period", low=2.0)
-        self.vertical, self.clip = _probability(vertical, "vertical"), clip
+        self.vertical, self.clip = check_probability(vertical, "vertical"), clip
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """`levels`, `amplitude`, `period`, `phase`, `vertical` and `field_seeds`, (B,) each."""
@@ -374,9 +374,3 @@ def _all_poisson_tables(device: str) -> Tensor:
     tables = torch.cat([_poisson_table(power) for power in range(_POWERS)])
     # Pinned, or the host would wait for the copy.
     return tables if device == "cpu" else tables.pin_memory().to(device, non_blocking=True)
-
-
-def _probability(p: float, name: str) -> float:
-    if not 0.0 <= p <= 1.0:
-        raise ValueError(f"{name} is {p}; expected a probability in [0, 1]")
-    return float(p)
