@@ -1,29 +1,54 @@
-"""What lies where in a WebDataset tar: found in one pass over its headers, and kept beside it."""
+"""What lies where in a WebDataset tar: found in one pass over it, and kept beside it.
+
+The file ``<shard>.idx.json`` holds ``version``, ``size`` and ``mtime_ns`` of the tar, ``checksum``
+(xxh3_128 of all its bytes, or null), ``count`` (of samples) and ``samples``: for each its key, and
+for each member ``suffix: [offset, size, checksum, height, width]``, where the last two (of a
+picture) or three (xxh3_64 of the member's bytes, hexadecimal) may be left out.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
 import re
 import tarfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
+
+import xxhash
+
+from datamodules.decode import IMAGE_EXTENSIONS, UnreadableImage, read_size
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the index file; another one is made again
+VERSION = 2  # of the index file; another one is made again
 BLOCK = 512  # of a tar
+CHUNK = 1 << 20
+LONGEST_HEADER = 1 << 20  # bytes of a name or of extended attributes; more is damage, or an attack
 METADATA = re.compile(r"__[^/]*__($|/)")  # names that WebDataset readers pass over
 
 
-class Extent(NamedTuple):
-    """Bytes of one member."""
+class Member(NamedTuple):
+    """Bytes of one member, and what is known about them.
+
+    Args:
+        offset: Where they begin in the tar.
+        size: How many there are.
+        checksum: xxh3_64 of the bytes, if it was computed.
+        height: Rows of a picture when it is upright, 0 if unknown.
+        width: Columns of it, 0 if unknown.
+    """
 
     offset: int
     size: int
+    checksum: int | None = None
+    height: int = 0
+    width: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,12 +60,14 @@ class ShardIndex:
         mtime_ns: Its time of modification.
         keys: Names of the samples, in the tar's order.
         members: For each sample, where each of its members is, by suffix: ``{"jpg": ...}``.
+        checksum: xxh3_128 of the whole tar in hexadecimal, if it was computed.
     """
 
     size: int
     mtime_ns: int
     keys: list[str]
-    members: list[dict[str, Extent]]
+    members: list[dict[str, Member]]
+    checksum: str | None = None
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -61,8 +88,15 @@ def split_name(name: str) -> tuple[str, str] | None:
     return f"{folder}{slash}{stem}", suffix.lower()
 
 
+# ------------------------------------------------------------------------------------ find and keep
+
+
 def load_index(shard: Path, cache: Path) -> ShardIndex:
     """The index of a tar: the one beside it, or in the cache, or a new one, which is kept.
+
+    An index whose tar has another time of modification, as after a copy to another machine, is
+    taken if the tar's size and its checksum are those of the index; it is then kept with the new
+    time.
 
     Args:
         shard: The tar.
@@ -73,12 +107,24 @@ def load_index(shard: Path, cache: Path) -> ShardIndex:
     """
     places = index_places(shard, cache)
     state = shard.stat()
+    travelled = None
     for place in places:
-        index = _read(place)
-        if index and (index.size, index.mtime_ns) == (state.st_size, state.st_mtime_ns):
+        index = read_index(place)
+        if index is None or index.size != state.st_size:
+            continue
+        if index.mtime_ns == state.st_mtime_ns:
             return index
+        travelled = travelled or index
+    if travelled is not None and travelled.checksum is not None:
+        log.info("comparing %s with the checksum in its index, once", shard)
+        if travelled.checksum == checksum_of(shard):
+            return _kept(replace(travelled, mtime_ns=state.st_mtime_ns), shard, places)
+        log.warning("the index beside %s is that of another tar, and is made again", shard)
     log.info("reading the headers of %s, once", shard)
-    index = build_index(shard)
+    return _kept(build_index(shard), shard, places)
+
+
+def _kept(index: ShardIndex, shard: Path, places: list[Path]) -> ShardIndex:
     # A folder without write permission is left alone also by root, whom nothing would stop.
     writable = places if shard.parent.stat().st_mode & 0o222 else places[1:]
     for place in writable:
@@ -100,51 +146,125 @@ def index_places(shard: Path, cache: Path) -> list[Path]:
     return [shard.with_name(name), cache / f"{digest}-{name}"]
 
 
-def build_index(shard: Path) -> ShardIndex:
-    """Go through the headers of a tar.
+def checksum_of(path: Path) -> str:
+    """xxh3_128 of a file in hexadecimal."""
+    whole = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            whole.update(chunk)
+    return whole.hexdigest()
+
+
+# --------------------------------------------------------------------------------------------- make
+
+
+def build_index(shard: Path, checksums: bool = False, sizes: bool = False) -> ShardIndex:
+    """Go through a tar, once and in its order.
+
+    Args:
+        shard: The tar.
+        checksums: Read all of it, and compute the checksums of its members and of the whole.
+        sizes: Read the headers of its pictures too, for their heights and widths.
 
     Raises:
         ValueError: The tar is empty, truncated, damaged or compressed, a sample has two members of
-            one suffix, or a name leads out of the folder (``..``).
+            one suffix or one that is a link or sparse, or a name leads out of the folder (``..``).
     """
     state = shard.stat()
     if state.st_size == 0:
         raise ValueError(f"shard {shard} is empty (0 bytes)")
     keys: list[str] = []
-    members: list[dict[str, Extent]] = []
+    members: list[dict[str, Member]] = []
     others = 0
-    try:
-        with tarfile.open(shard, mode="r:") as tar:
-            for member in tar:
-                name = split_name(member.name) if member.isreg() and not member.issparse() else None
-                if name is None:
-                    others += not member.isdir()
-                    continue
-                _check_name(member.name, shard)
-                if not keys or keys[-1] != name[0]:
-                    keys.append(name[0])
-                    members.append({})
-                if name[1] in members[-1]:
-                    raise ValueError(f"shard {shard} has two members {member.name!r} in one sample")
-                members[-1][name[1]] = Extent(member.offset_data, member.size)
-            end = tar.offset
-    except tarfile.TarError as error:
-        raise ValueError(
-            f"shard {shard} is no tar that can be read by offset ({error}): it is truncated, "
-            "damaged or compressed; get it again, uncompress it, or pack it again"
-        ) from error
-    _check_end(shard, end)
+    for member in _headers(shard):
+        name = split_name(member.name)
+        if name is None or not (member.isreg() or member.issym() or member.islnk()):
+            others += not member.isdir()
+            continue
+        _check_member(member, shard)
+        if not keys or keys[-1] != name[0]:
+            keys.append(name[0])
+            members.append({})
+        if name[1] in members[-1]:
+            raise ValueError(f"shard {shard} has two members {member.name!r} in one sample")
+        members[-1][name[1]] = Member(member.offset_data, member.size)
     if not keys:
         raise ValueError(f"shard {shard} holds no samples")
     if others:
         log.warning("%s: passed over %d members that belong to no sample", shard, others)
-    return ShardIndex(state.st_size, state.st_mtime_ns, keys, members)
+    index = ShardIndex(state.st_size, state.st_mtime_ns, keys, members)
+    return _examined(index, shard, checksums, sizes) if checksums or sizes else index
 
 
-def _check_name(name: str, shard: Path) -> None:
+class _Headers:
+    """The part of a file that ``tarfile`` asks for, with a limit on what a header may ask for."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.ends = file, 0
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, count: int) -> bytes:
+        # Sizes in headers may be anything: gigabytes would be allocated before they are missed.
+        if not 0 <= count <= LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header says that it is {count} bytes long")
+        data = self.file.read(count)
+        self.ends += not data
+        if self.ends > 2:  # tarfile waits forever for the end of a list of holes
+            raise tarfile.ReadError("unexpected end of data")
+        return data
+
+
+def _headers(shard: Path) -> Iterator[tarfile.TarInfo]:
+    """Headers of all members; the tar is whole if the iteration ends."""
+    size, end = shard.stat().st_size, 0
+    with shard.open("rb") as file:
+        try:
+            with tarfile.open(fileobj=_Headers(file), mode="r:") as tar:  # type: ignore[call-overload]
+                while (member := tar.next()) is not None:
+                    tar.members.clear()  # it keeps them all
+                    if member.size < 0 or tar.offset <= end or member.offset_data < end:
+                        raise tarfile.ReadError(f"the size of {member.name!r} is {member.size}")
+                    end = tar.offset
+                    if member.offset_data + member.size > size:
+                        raise ValueError(
+                            f"shard {shard} is truncated: {member.name!r} should end at byte "
+                            f"{member.offset_data + member.size}, but the file has {size}: get or "
+                            "pack it again"
+                        )
+                    yield member
+                end = tar.offset
+        # Fed with foreign bytes it also raises other errors: of indices, numbers, recursion.
+        except (tarfile.TarError, ArithmeticError, LookupError, TypeError, RecursionError) as error:
+            raise ValueError(_no_tar(shard, error)) from error
+        except ValueError as error:
+            if str(shard) in str(error):  # our own
+                raise
+            raise ValueError(_no_tar(shard, error)) from error
+    _check_end(shard, end)
+
+
+def _no_tar(shard: Path, error: Exception) -> str:
+    return (
+        f"shard {shard} is no tar that can be read by offset ({error}): it is truncated, damaged "
+        "or compressed; get it again, uncompress it, or pack it again"
+    )
+
+
+def _check_member(member: tarfile.TarInfo, shard: Path) -> None:
     # Keys become names of results, so this one would be written outside of their folder.
+    name = member.name
     if name.startswith("/") or ".." in PurePosixPath(name).parts:
         raise ValueError(f"shard {shard} has a member {name!r}, which leads out of its folder")
+    if member.issym() or member.islnk():
+        raise ValueError(
+            f"shard {shard} has a member {name!r} that is a link to {member.linkname!r}; expected "
+            "the bytes themselves: pack it again (tar --dereference --hard-dereference)"
+        )
+    if member.issparse():
+        raise ValueError(
+            f"shard {shard} has a sparse member {name!r}, which cannot be read by offset: pack it "
+            "again, without --sparse"
+        )
 
 
 def _check_end(shard: Path, end: int) -> None:
@@ -159,6 +279,46 @@ def _check_end(shard: Path, end: int) -> None:
         )
 
 
+def _examined(index: ShardIndex, shard: Path, checksums: bool, sizes: bool) -> ShardIndex:
+    """The index with checksums and sizes, from one sequential pass over the bytes."""
+    whole = xxhash.xxh3_128()
+    members: list[dict[str, Member]] = []
+    with shard.open("rb") as file:
+        for sample in index.members:
+            found = {}
+            for suffix, member in sample.items():
+                for chunk in _chunks(file, member.offset - file.tell()):
+                    whole.update(chunk)
+                data = file.read(member.size)
+                whole.update(data)
+                checksum = xxhash.xxh3_64_intdigest(data) if checksums else None
+                height, width = _picture_size(data, suffix) if sizes else (0, 0)
+                found[suffix] = Member(member.offset, member.size, checksum, height, width)
+            members.append(found)
+        for chunk in _chunks(file, index.size - file.tell()):
+            whole.update(chunk)
+    return replace(index, members=members, checksum=whole.hexdigest() if checksums else None)
+
+
+def _chunks(file: IO[bytes], count: int) -> Iterator[bytes]:
+    while count > 0 and (data := file.read(min(count, CHUNK))):
+        count -= len(data)
+        yield data
+
+
+def _picture_size(data: bytes, suffix: str) -> tuple[int, int]:
+    if f".{suffix.rpartition('.')[2]}" not in IMAGE_EXTENSIONS:
+        return 0, 0
+    try:
+        width, height = read_size(io.BytesIO(data))  # type: ignore[arg-type]
+    except (UnreadableImage, TypeError):  # TypeError: bytes have no path to name
+        return 0, 0  # it is reported when it is read
+    return height, width
+
+
+# ----------------------------------------------------------------------------------- read and write
+
+
 def save_index(index: ShardIndex, path: Path) -> None:
     """Write an index in one piece: a reader sees the whole file or none.
 
@@ -171,7 +331,12 @@ def save_index(index: ShardIndex, path: Path) -> None:
         "version": VERSION,
         "size": index.size,
         "mtime_ns": index.mtime_ns,
-        "samples": list(zip(index.keys, index.members, strict=True)),
+        "checksum": index.checksum,
+        "count": len(index.keys),
+        "samples": [
+            (key, {suffix: _written(member) for suffix, member in members.items()})
+            for key, members in zip(index.keys, index.members, strict=True)
+        ],
     }
     try:
         part.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
@@ -180,19 +345,74 @@ def save_index(index: ShardIndex, path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> ShardIndex | None:
+def _written(member: Member) -> list[int | str | None]:
+    # Hexadecimal, because readers in other languages round integers above 2**53.
+    checksum = None if member.checksum is None else f"{member.checksum:016x}"
+    if member.height:
+        return [member.offset, member.size, checksum, member.height, member.width]
+    return [member.offset, member.size] if checksum is None else [*member[:2], checksum]
+
+
+def read_index(path: Path) -> ShardIndex | None:
+    """The index in a file; None if there is none, or one of another version, or a damaged one."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["version"] != VERSION:
-            return None
-        keys = [str(key) for key, _ in content["samples"]]
-        members = [
-            {suffix: Extent(int(offset), int(size)) for suffix, (offset, size) in sample.items()}
-            for _, sample in content["samples"]
-        ]
-        return ShardIndex(int(content["size"]), int(content["mtime_ns"]), keys, members)
+        return parse_index(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         log.warning("the index %s is damaged (%s) and is made again", path, error)
         return None
+
+
+def parse_index(data: bytes) -> ShardIndex | None:
+    """The index in the bytes of an index file; None if it is of another version.
+
+    Raises:
+        ValueError: It is damaged: no JSON, of another form, or with members beyond the tar's end.
+    """
+    try:
+        content = json.loads(data)
+        if content["version"] != VERSION:
+            return None
+        keys = [_text(key) for key, _ in content["samples"]]
+        members = [
+            {suffix: _member(*fields) for suffix, fields in sample.items()}
+            for _, sample in content["samples"]
+        ]
+        size, mtime_ns = int(content["size"]), int(content["mtime_ns"])
+        checksum = None if content["checksum"] is None else _text(content["checksum"])
+        count = int(content["count"])
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    _check_extents(keys, members, size, count)
+    return ShardIndex(size, mtime_ns, keys, members, checksum)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _member(
+    offset: int, size: int, checksum: str | None = None, height: int = 0, width: int = 0
+) -> Member:
+    number = None if checksum is None else int(checksum, 16)
+    return Member(int(offset), int(size), number, int(height), int(width))
+
+
+def _check_extents(
+    keys: list[str], members: list[dict[str, Member]], size: int, count: int
+) -> None:
+    """Refuse an index whose numbers cannot be true."""
+    if len(keys) != count:
+        raise ValueError(f"it holds {len(keys)} samples, and says that it holds {count}")
+    for key, sample in zip(keys, members, strict=True):
+        for suffix, member in sample.items():
+            if member.offset < BLOCK or member.size < 0 or member.offset + member.size > size:
+                raise ValueError(
+                    f"the {suffix} of {key!r} is at bytes {member.offset} to "
+                    f"{member.offset + member.size} of a tar of {size}"
+                )
+            if not (0 <= member.height < 1 << 32 and 0 <= member.width < 1 << 32):
+                raise ValueError(f"the {suffix} of {key!r} is {member.height} pixels high")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from datamodules.base import Sample, Source
 from datamodules.decode import IMAGE_EXTENSIONS, UnreadableImage, decode
 from datamodules.paths import expand_path
-from datamodules.shard_index import Extent, ShardIndex, load_index
+from datamodules.shard_index import Member, ShardIndex, load_index
 from degradations.base import Degradation
 
 log = logging.getLogger(__name__)
@@ -227,7 +227,7 @@ def _samples(path: Path, index: ShardIndex, shard: int) -> list[tuple[str, dict[
     for key, members in zip(index.keys, index.members, strict=True):
         fields = _fields(path, key, members)
         if "hr" in fields:
-            samples.append((key, {name: (shard, *extent) for name, extent in fields.items()}))
+            samples.append((key, {name: (shard, extent.offset, extent.size) for name, extent in fields.items()}))
         else:
             others.append(f"{key!r} with {', '.join(members)}")
     if not samples:
@@ -241,7 +241,7 @@ def _samples(path: Path, index: ShardIndex, shard: int) -> list[tuple[str, dict[
     return samples
 
 
-def _fields(path: Path, key: str, members: dict[str, Extent]) -> dict[str, Extent]:
+def _fields(path: Path, key: str, members: dict[str, Member]) -> dict[str, Member]:
     fields = {name: extent for name, extent in members.items() if name in ("txt", "json")}
     named = {name: [s for s in members if _is_picture(s, name)] for name in ("hr", "lr")}
     named["hr"] = named["hr"] or [s for s in members if s in SUFFIXES]
