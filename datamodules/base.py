@@ -11,15 +11,10 @@ import hashlib
 import logging
 import math
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, TypedDict, cast
+from typing import Any, cast
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.order import EvaluationSampler, Plan, PlanSampler, default_streams
@@ -31,117 +26,14 @@ from datamodules.pictures import (
     check_crop,
     collate,
 )
+from datamodules.source import Augmentation, Batch, Pixels, Sample, Source
 from degradations.base import Degradation
 from degradations.draws import seed_of
 from degradations.pool import PairPool, Pairs
 
+__all__ = ["Augmentation", "Batch", "Pixels", "SRDataModule", "Sample", "Source"]
+
 log = logging.getLogger(__name__)
-
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
-
-
-class Sample(TypedDict, total=False):
-    """What a Source gives for one picture.
-
-    hr: (H, W, 3) uint8 or uint16, RGB. In ``predict`` this is the picture to enlarge.
-    lr: (h, w, 3), for paired data only.
-    text: A caption.
-    meta: Anything that has to reach the writer (path, alpha, icc, bit_depth, mode).
-    """
-
-    hr: Pixels
-    lr: Pixels
-    text: str
-    meta: dict[str, Any]
-
-
-class Batch(TypedDict, total=False):
-    """The one contract between data, models and callbacks.
-
-    key: B names, unique within the source.
-    seed: (B,) int64, always on the CPU: everything random about a sample is drawn from it.
-    size: (H, W) of the output; authoritative.
-    hr: (B, 3, H, W) float32 in [0, 1]; absent in ``predict``.
-    lr: (B, 3, h, w) float32 in [0, 1].
-    text: B captions, where the source has them.
-    meta: B dictionaries, where the source has them; not in training.
-    error: ``predict`` only: why the batch's one picture could not be read; nothing but ``key`` is
-        beside it.
-    """
-
-    key: list[str]
-    seed: Tensor
-    size: tuple[int, int]
-    hr: Tensor
-    lr: Tensor
-    text: list[str]
-    meta: list[dict[str, Any]]
-    error: list[str]
-
-
-class Source(ABC):
-    """Where pictures come from. A dataset of your own is one subclass with ``keys`` and ``read``.
-
-    Args:
-        scale: Scale of this source alone, in an evaluation over several scales; by default
-            ``data.init_args.scale``.
-        degradation: Makes the LR of this source alone; by default the run's ``degradation``.
-    """
-
-    scale: float | None = None
-    degradation: Degradation | None = None
-
-    def __init__(self, scale: float | None = None, degradation: Degradation | None = None) -> None:
-        self.scale = scale
-        self.degradation = degradation
-
-    def prepare(self, scale: float) -> None:  # noqa: B027  (optional to override)
-        """Find the pictures; called once in each process before anything else.
-
-        Args:
-            scale: The scale this source is used at.
-
-        Raises:
-            ValueError: Nothing usable was found; the message names the place and the key to change.
-        """
-
-    @property
-    @abstractmethod
-    def keys(self) -> Sequence[str]:
-        """One unique name a picture, such as its path below the root without the extension."""
-
-    @abstractmethod
-    def read(self, index: int) -> Sample:
-        """The picture ``keys[index]``.
-
-        Raises:
-            UnreadableImage: The picture is broken.
-        """
-
-    def path(self, index: int) -> str | None:
-        """File of the picture ``keys[index]``, if it has one; ``predict`` never overwrites it."""
-        return None
-
-    @property
-    def groups(self) -> list[int]:
-        """Sizes of the runs of pictures that lie together (shards), which training keeps near."""
-        return [len(self.keys)]
-
-
-class Augmentation(ABC):
-    """A change of training pictures in the worker, before the crop is degraded."""
-
-    @abstractmethod
-    def __call__(self, hr: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-        """Change one picture.
-
-        Args:
-            hr: (H, W, 3) uint8.
-            seed: The sample's seed, the only source of randomness.
-
-        Returns:
-            A picture of the same size and type.
-        """
 
 
 class SRDataModule(LightningDataModule):
