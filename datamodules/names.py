@@ -1,0 +1,119 @@
+"""Millions of names in two arrays, which forked processes share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import overload
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+CODING = ("utf-8", "surrogatepass")  # a name in a tar may be of bytes that are no UTF-8
+
+
+class Names(Sequence[str]):
+    r"""A sequence of texts that is kept as the bytes of ``"\n".join(texts)`` and their starts.
+
+    A list of a million ``str`` would take 60 MB in each process: counting references writes to the
+    pages, so that forked processes do not share them.
+
+    Args:
+        blob: (bytes,) uint8: the texts in UTF-8, with one byte between two.
+        starts: (n + 1,) of unsigned integers: where each begins; the last is ``len(blob) + 1``.
+    """
+
+    def __init__(self, blob: NDArray[np.uint8], starts: NDArray[np.unsignedinteger]) -> None:
+        self.blob, self.starts = blob, starts
+        self._view = memoryview(blob)
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Names:
+        """The names of an iterable, which is gone through once."""
+        parts = [text.encode(*CODING) for text in texts]
+        ends = np.cumsum([0] + [len(part) + 1 for part in parts])
+        kind = np.uint32 if ends[-1] < 1 << 32 else np.uint64
+        return cls(np.frombuffer(b"\n".join(parts), np.uint8), ends.astype(kind))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Names]) -> Names:
+        """One sequence out of several, without making their texts."""
+        parts = [part for part in parts if len(part)]
+        blobs, starts, before = [], [np.zeros(1, np.int64)], 0
+        for part in parts:
+            blobs += [part.blob, np.frombuffer(b"\n", np.uint8)]
+            starts.append(part.starts[1:].astype(np.int64) + before)
+            before = int(starts[-1][-1])
+        kind = np.uint32 if before < 1 << 32 else np.uint64
+        blob = np.concatenate(blobs[:-1]) if blobs else np.zeros(0, np.uint8)
+        return cls(blob, np.concatenate(starts).astype(kind))
+
+    def __reduce__(
+        self,
+    ) -> tuple[type[Names], tuple[NDArray[np.uint8], NDArray[np.unsignedinteger]]]:
+        return Names, (self.blob, self.starts)
+
+    def __len__(self) -> int:
+        """Number of names."""
+        return len(self.starts) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """A name, or a list of some."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        number = int(index)
+        number += len(self) if number < 0 else 0
+        if not 0 <= number < len(self):
+            raise IndexError(f"there is no name {index} among {len(self)}")
+        return str(self._bytes(number), *CODING)
+
+    def __iter__(self) -> Iterator[str]:
+        """All names in their order."""
+        return (str(self._bytes(number), *CODING) for number in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Names):
+            return np.array_equal(self.starts, other.starts) and np.array_equal(
+                self.blob, other.blob
+            )
+        if isinstance(other, Sequence) and not isinstance(other, str):
+            return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # as a list
+
+    def __repr__(self) -> str:
+        shown = ", ".join(repr(name) for name in self[:3])
+        return f"Names({shown}{', ...' if len(self) > 3 else ''}; {len(self)})"
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays."""
+        return self.blob.nbytes + self.starts.nbytes
+
+    def duplicates(self) -> str | None:
+        """The first name that was there before; None if all differ."""
+        hashed = np.fromiter(
+            (xxhash.xxh3_64_intdigest(self._bytes(number)) for number in range(len(self))),
+            dtype=np.uint64,
+            count=len(self),
+        )
+        order = np.argsort(hashed, kind="stable")
+        again = hashed[order[1:]] == hashed[order[:-1]]
+        for number in np.sort(order[1:][again]).tolist():
+            equal = np.flatnonzero(hashed[:number] == hashed[number])
+            if any(self[earlier] == self[number] for earlier in equal.tolist()):
+                return self[number]
+        return None
+
+    def digest(self) -> str:
+        r"""Hash of all names in their order: that of ``"\n".join(names)``, blake2b of 8 bytes."""
+        return hashlib.blake2b(self._view, digest_size=8).hexdigest()
+
+    def _bytes(self, number: int) -> memoryview:
+        return self._view[int(self.starts[number]) : int(self.starts[number + 1]) - 1]
