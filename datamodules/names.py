@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import overload
 
 import numpy as np
@@ -26,7 +27,7 @@ class Names(Sequence[str]):
 
     def __init__(self, blob: NDArray[np.uint8], starts: NDArray[np.unsignedinteger]) -> None:
         self.blob, self.starts = blob, starts
-        self._view = memoryview(blob)
+        self._view = memoryview(blob)  # type: ignore[arg-type]
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Names:
@@ -74,7 +75,7 @@ class Names(Sequence[str]):
 
     def __iter__(self) -> Iterator[str]:
         """All names in their order."""
-        return (str(self._bytes(number), *CODING) for number in range(len(self)))
+        return (str(part, *CODING) for part in self._parts())
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Names):
@@ -99,9 +100,7 @@ class Names(Sequence[str]):
     def duplicates(self) -> str | None:
         """The first name that was there before; None if all differ."""
         hashed = np.fromiter(
-            (xxhash.xxh3_64_intdigest(self._bytes(number)) for number in range(len(self))),
-            dtype=np.uint64,
-            count=len(self),
+            map(xxhash.xxh3_64_intdigest, self._parts()), dtype=np.uint64, count=len(self)
         )
         order = np.argsort(hashed, kind="stable")
         again = hashed[order[1:]] == hashed[order[:-1]]
@@ -114,6 +113,11 @@ class Names(Sequence[str]):
     def digest(self) -> str:
         r"""Hash of all names in their order: that of ``"\n".join(names)``, blake2b of 8 bytes."""
         return hashlib.blake2b(self._view, digest_size=8).hexdigest()
+
+    def _parts(self) -> Iterator[memoryview]:
+        for first in range(0, len(self), 1 << 16):
+            starts = self.starts[first : first + (1 << 16) + 1].tolist()
+            yield from (self._view[a : b - 1] for a, b in pairwise(starts))
 
     def _bytes(self, number: int) -> memoryview:
         return self._view[int(self.starts[number]) : int(self.starts[number + 1]) - 1]
