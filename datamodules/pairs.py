@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from datamodules.decode import UnreadableImage, read_size
 from datamodules.paths import by_key, image_key, list_images
 
 SHOWN = 5  # names in a message; the rest is counted
+T = TypeVar("T")
 
 
 class Pair(NamedTuple):
@@ -36,22 +37,63 @@ def match_pairs(hr: Path, lr: Path, lr_suffix: str = "") -> list[Pair]:
     Raises:
         ValueError: A folder is missing or empty, or names without a partner, listed.
     """
-    large, small = _pictures(hr, "HR"), _pictures(lr, "LR")
+    pairs = match(_pictures(hr, "HR"), _pictures(lr, "LR"), (str(hr), str(lr)), lr_suffix)
+    return [Pair(key, *paths) for key, paths in pairs.items()]
+
+
+def match(
+    large: Mapping[str, T], small: Mapping[str, T], names: tuple[str, str], lr_suffix: str = ""
+) -> dict[str, tuple[T, T]]:
+    """Find the LR of every HR by its key.
+
+    Args:
+        large: The HR by key.
+        small: The LR by key.
+        names: Where HR and LR come from, for the message.
+        lr_suffix: What an LR key has after the HR's key.
+
+    Returns:
+        HR and LR by the HR's key, in the order of ``large``.
+
+    Raises:
+        ValueError: Keys without a partner, listed.
+    """
     wanted = {key + lr_suffix for key in large}
     missing = [key for key in large if key + lr_suffix not in small]
     extra = [key for key in small if key not in wanted]
     if missing or extra:
         problems = []
         if missing:
-            problems.append(f"{len(missing)} of {hr} have no LR: {_shown(missing)}")
+            problems.append(f"{len(missing)} of {names[0]} have no LR: {_shown(missing)}")
         if extra:
-            problems.append(f"{len(extra)} of {lr} have no HR: {_shown(extra)}")
+            problems.append(f"{len(extra)} of {names[1]} have no HR: {_shown(extra)}")
         suffix = f" followed by {lr_suffix!r}" if lr_suffix else ""
         raise ValueError(
             f"names of HR and LR do not match. {'; '.join(problems)}. An LR picture has the name "
             f"of its HR picture{suffix} (lr_suffix), whatever its extension"
         )
-    return [Pair(key, path, small[key + lr_suffix]) for key, path in large.items()]
+    return {key: (found, small[key + lr_suffix]) for key, found in large.items()}
+
+
+def misfit(large: tuple[int, int], small: tuple[int, int], scale: float) -> str | None:
+    """How the sizes of a pair contradict the scale.
+
+    Args:
+        large: (W, H) of the HR picture.
+        small: (W, H) of the LR picture.
+        scale: HR must be ``scale`` times LR, rounded; less than ``scale`` further pixels are cut
+            off by whoever reads them.
+
+    Returns:
+        Both sizes and the one that was expected; None if they fit.
+    """
+    rests = [side - round(scale * low) for side, low in zip(large, small, strict=True)]
+    if all(0 <= rest < scale for rest in rests):
+        return None
+    return (
+        f"HR {large[0]}x{large[1]}, LR {small[0]}x{small[1]}, "
+        f"expected HR {round(scale * small[0])}x{round(scale * small[1])}"
+    )
 
 
 def check_sizes(pairs: Iterable[Pair], scale: float) -> None:
@@ -71,12 +113,9 @@ def check_sizes(pairs: Iterable[Pair], scale: float) -> None:
             large, small = read_size(pair.hr), read_size(pair.lr)
         except UnreadableImage:
             continue
-        rests = [side - round(scale * low) for side, low in zip(large, small, strict=True)]
-        if not all(0 <= rest < scale for rest in rests):
-            wrong.append(
-                f"{pair.key} (HR {large[0]}x{large[1]}, LR {small[0]}x{small[1]}, "
-                f"expected HR {round(scale * small[0])}x{round(scale * small[1])})"
-            )
+        problem = misfit(large, small, scale)
+        if problem:
+            wrong.append(f"{pair.key} ({problem})")
     if wrong:
         raise ValueError(
             f"{len(wrong)} pairs of HR and LR do not fit scale {scale:g}: {_shown(wrong)}. Set "
