@@ -7,22 +7,36 @@ processes or another one, asks the same plan for the next global batch and gets 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.interleave import Interleave, Mixture
+from datamodules.shuffle import Ahead, Integers, Shuffle
 from degradations.draws import mix, seed_of
 
 MAX_STREAMS = 64
+AHEAD = 4096  # samples of a process that are worked out together
+NEAR = 256  # places on each side that a replacement is looked for in
+ATTEMPTS_NEAR = 8
 
 
 class Item(NamedTuple):
-    """What a worker needs for a sample: which picture, and the seed of all that happens to it."""
+    """What a worker needs for a sample.
+
+    picture: Number of the picture in the source.
+    seed: Of all that happens to it.
+    epoch: The epoch of training it is planned for.
+    position: Its place in that epoch.
+    """
 
     picture: int
     seed: int
+    epoch: int = 0
+    position: int = 0
 
 
 def default_streams(batch_size: int) -> int:
@@ -40,6 +54,8 @@ class Plan:
     only its own part of the shards, and global batch k holds the same samples on any number of
     processes that divides ``streams``.
 
+    No more of an epoch's order is computed than the windows that are asked for.
+
     Args:
         groups: Number of samples of each group, in the source's order.
         seed: The run's seed.
@@ -47,6 +63,8 @@ class Plan:
         streams: Number of canonical streams; divides ``batch_size``.
         repeats: How often each picture is taken an epoch, with another seed each time.
         window: Samples are shuffled within so many groups.
+        mixture: Where the groups are those of several sources: how these are mixed. An epoch is
+            then ``mixture.samples`` pictures long, and begins where the one before it ended.
     """
 
     groups: tuple[int, ...]
@@ -55,32 +73,38 @@ class Plan:
     streams: int
     repeats: int = 1
     window: int = 16
+    mixture: Mixture | None = None
 
     def __len__(self) -> int:
         """Number of global batches an epoch; at most ``batch_size - 1`` samples are left out."""
-        return sum(self.groups) * self.repeats // self.batch_size
+        return self.total // self.batch_size
 
-    def sequence(self, epoch: int) -> NDArray[np.int64]:
+    def __reduce__(self) -> tuple[type[Plan], tuple[Any, ...]]:
+        """Without what it has computed: a worker makes what it needs itself."""
+        return Plan, tuple(getattr(self, field.name) for field in fields(self))
+
+    @cached_property
+    def total(self) -> int:
+        """Virtual samples (each picture ``repeats`` times) that an epoch chooses from."""
+        pictures = sum(self.groups) if self.mixture is None else self.mixture.samples
+        return pictures * self.repeats
+
+    @property
+    def stream_length(self) -> int:
+        """Samples of one stream in an epoch."""
+        return len(self) * self.batch_size // self.streams
+
+    def sequence(self, epoch: int) -> Integers:
         """Order of all virtual samples of an epoch.
 
         Args:
             epoch: Number of the epoch, from 0.
 
         Returns:
-            (samples * repeats,) of picture * repeats + repeat.
+            (samples,) of picture * repeats + repeat. Of a mixture, those that the epoch takes;
+            else those that it leaves out come last.
         """
-        starts = np.concatenate([[0], np.cumsum(self.groups)])
-        order = _permutation(len(self.groups), seed_of(self.seed, "shards", epoch))
-        parts = []
-        for number, first in enumerate(range(0, len(order), self.window)):
-            members = [
-                np.arange(starts[g] * self.repeats, starts[g + 1] * self.repeats)
-                for g in order[first : first + self.window]
-            ]
-            together = np.concatenate(members)
-            key = seed_of(self.seed, "samples", epoch, number)
-            parts.append(together[_permutation(len(together), key)])
-        return np.concatenate(parts)
+        return self._take(epoch, 0, self._epoch_length)
 
     def batches(self, epoch: int, start: int, rank: int, world: int) -> Iterator[list[Item]]:
         """Micro-batches of one process, from global batch ``start`` of ``epoch`` on.
@@ -91,19 +115,99 @@ class Plan:
             rank: Number of this process.
             world: Number of processes; divides ``streams``.
         """
-        sequence = self.sequence(epoch)
-        stream_length = len(self) * self.batch_size // self.streams
         share = self.batch_size // self.streams
         base = np.uint64(seed_of(self.seed, "sample", epoch))
-        own = range(rank * self.streams // world, (rank + 1) * self.streams // world)
-        for k in range(start, len(self)):
-            positions = np.concatenate(
-                [np.arange(share) + stream * stream_length + k * share for stream in own]
-            )
+        own = self.own_streams(rank, world)
+        step = max(1, AHEAD // (share * len(own)))  # batches that are worked out together
+        for first in range(start, len(self), step):
+            count = min(step, len(self) - first)
+            begins = [stream * self.stream_length + first * share for stream in own]
+            samples = [self._take(epoch, begin, begin + count * share) for begin in begins]
+            pictures = _by_batch(samples, count) // self.repeats
+            positions = _by_batch([np.arange(count * share) + begin for begin in begins], count)
             with np.errstate(over="ignore"):
                 seeds = mix(base + positions.astype(np.uint64)) >> np.uint64(1)
-            pictures = sequence[positions] // self.repeats
-            yield [Item(int(i), int(s)) for i, s in zip(pictures, seeds, strict=True)]
+            for row in zip(pictures.tolist(), seeds.tolist(), positions.tolist(), strict=True):
+                yield [Item(i, s, epoch, p) for i, s, p in zip(*row, strict=True)]
+
+    def own_streams(self, rank: int, world: int) -> range:
+        """The streams of one process out of ``world``."""
+        return range(rank * self.streams // world, (rank + 1) * self.streams // world)
+
+    def replacement(self, epoch: int, position: int, attempt: int) -> int:
+        """Another picture for a place whose own cannot be used.
+
+        It comes from around the place, so from shards that are being read, and of a mixture from
+        the same source; after some attempts from anywhere in the stream, and where that gives
+        nothing else from anywhere in the epoch. It is one that the epoch has at another place, too.
+
+        Args:
+            epoch: Number of the epoch.
+            position: The place in it.
+            attempt: How many replacements were tried already.
+
+        Returns:
+            Number of the picture; the place's own only if the source has no other one.
+        """
+        length = self.stream_length
+        first = position // length * length
+        own = int(self._take(epoch, position, position + 1)[0]) // self.repeats
+        pick = seed_of(self.seed, "replacement", epoch, position, attempt)
+        reach = attempt // ATTEMPTS_NEAR
+        if reach > 1:
+            first, length = 0, length * self.streams
+        for centre in (position, first + pick % length)[1 if reach else 0 :]:
+            start, stop = max(first, centre - NEAR), min(first + length, centre + NEAR)
+            others = self._others(epoch, start, stop, own)
+            if len(others):
+                return int(others[pick // length % len(others)])
+        return own
+
+    def ahead(self, epoch: int, position: int) -> Ahead:
+        """The groups that are needed next in the stream of ``position``, from there on.
+
+        ``until`` is the position where this should be asked again, at most the stream's end.
+        """
+        length, base = self.stream_length, epoch * self._epoch_length
+        end = (position // length + 1) * length
+        now, following, until = self._order.ahead(base + position, base + end)
+        until = min(until - base, end)
+        if until == end:
+            following = self._order.groups_at(base + self._epoch_length + end - length)
+        return Ahead(now, following, until)
+
+    def _others(self, epoch: int, start: int, stop: int, own: int) -> Integers:
+        pictures = self._take(epoch, start, stop) // self.repeats
+        mine = pictures != own
+        if self.mixture is not None:
+            mine &= self._source_of(pictures) == self._source_of(own)
+        return pictures[mine]
+
+    def _source_of(self, pictures: Integers | int) -> Any:
+        return np.searchsorted(self._source_ends, pictures, "right")
+
+    @cached_property
+    def _source_ends(self) -> NDArray[np.int64]:
+        """Number of pictures of a mixture up to the end of each source."""
+        groups = () if self.mixture is None else self.mixture.groups
+        return np.cumsum(self.groups)[np.cumsum(groups, dtype=np.int64) - 1]
+
+    def _take(self, epoch: int, start: int, stop: int) -> Integers:
+        base = epoch * self._epoch_length
+        return self._order.take(base + start, base + stop)
+
+    @property
+    def _epoch_length(self) -> int:
+        """Places of the endless order between the begins of two epochs."""
+        return self.total if self.mixture is None else len(self) * self.batch_size
+
+    @cached_property
+    def _order(self) -> Shuffle | Interleave:
+        keep = 2 * self.streams + 2  # a stream may be at the border of two windows
+        arguments = (self.repeats, self.window, self.seed)
+        if self.mixture is None:
+            return Shuffle(self.groups, *arguments, keep=keep)
+        return Interleave(self.groups, self.mixture, *arguments, keep=keep)
 
 
 def check_world(plan: Plan, world: int) -> None:
@@ -180,9 +284,7 @@ class EvaluationSampler:
         return iter(self.chunks)
 
 
-def _permutation(n: int, seed: int) -> NDArray[np.int64]:
-    # Our own permutation: numpy does not promise that its generators shuffle alike in the next
-    # release, and a run that is continued a year later must not change its order.
-    with np.errstate(over="ignore"):
-        keys = mix(np.uint64(seed) + np.arange(n, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    return np.argsort(keys, kind="stable")
+def _by_batch(streams: list[Integers], count: int) -> Integers:
+    """(batches, samples of all streams) out of one array a stream."""
+    rows = [stream.reshape(count, -1) for stream in streams]
+    return np.concatenate(rows, axis=1)

@@ -89,7 +89,7 @@ class TestPlan:
 
     def test_plain_numbers_for_the_workers(self):
         item = epoch_of(PLAN)[0][0]
-        assert [type(value) for value in item] == [int, int]
+        assert [type(value) for value in item] == [int, int, int, int]
 
     def test_epochs_and_seeds_differ(self):
         plan = Plan((100,), 0, 10, 2)

@@ -1,0 +1,132 @@
+"""Sources mixed by weight: one endless sequence in which each has its exact share.
+
+Source i plays its own endless order (``shuffle.py``), so that it gives every picture once before
+any comes again. The mixture deals from them in blocks of some 256 places: by the end of block b,
+source i gave floor(256 b w_i) samples, w_i being its share. Within a block places are shuffled. So
+the share of a source is exact to one sample at each block's end, for ever, and nothing is drawn
+with replacement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import lru_cache
+from itertools import accumulate, chain, pairwise, zip_longest
+from typing import NamedTuple
+
+import numpy as np
+
+from datamodules.shuffle import Ahead, Integers, Shuffle, permutation
+from degradations.draws import seed_of
+
+BLOCK = 256
+
+
+class Mixture(NamedTuple):
+    """How the groups of a Source are mixed.
+
+    groups: Number of groups of each part, in order.
+    weights: The parts' shares, in any unit.
+    samples: Pictures an epoch.
+    """
+
+    groups: tuple[int, ...]
+    weights: tuple[float, ...]
+    samples: int
+
+
+class Interleave:
+    """The endless order of a mixture.
+
+    Args:
+        groups: Number of pictures of each group, of all parts.
+        mixture: How they are mixed.
+        repeats: How often a pass over a part takes each picture.
+        window: Samples of a part are shuffled within so many of its groups.
+        seed: Of the order.
+        keep: Number of windows of each part, and of blocks, that are kept once they were computed.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[int],
+        mixture: Mixture,
+        repeats: int,
+        window: int,
+        seed: int,
+        keep: int = 8,
+    ) -> None:
+        self.seed = seed
+        weights = [Fraction(weight) for weight in mixture.weights]  # exact
+        self._shares = [weight / sum(weights) for weight in weights]
+        firsts = [0, *accumulate(mixture.groups)]
+        self._parts = [
+            Shuffle(
+                groups[first:end],
+                repeats,
+                window,
+                seed_of(seed, "part", number),
+                first_group=first,
+                first_picture=sum(groups[:first]),
+                keep=keep,
+            )
+            for number, (first, end) in enumerate(pairwise(firsts))
+        ]
+        self._block = lru_cache(2 * keep)(self._new_block)
+
+    def take(self, start: int, stop: int) -> Integers:
+        """Virtual samples ``start`` to ``stop`` of the order, as picture * repeats + repeat."""
+        parts: list[Integers] = []
+        block = self._block_of(start)
+        while start < stop:
+            first, samples = self._block(block)
+            part = samples[start - first : stop - first]
+            parts.append(part)
+            start, block = start + len(part), block + 1
+        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+    def ahead(self, start: int, stop: int) -> Ahead:
+        """The groups that are needed next by a reader at ``start`` who goes as far as ``stop``."""
+        begin, end = self._block_of(start), self._block_of(stop) + 1
+        spots, until = [], stop
+        for part, share, first, last in zip(
+            self._parts, self._shares, self._given(begin), self._given(end), strict=True
+        ):
+            if first < last:
+                spot = part.ahead(first, last)
+                spots.append(spot)
+                until = min(until, int(spot.until / share))
+        now, following = (
+            [group for group in chain(*zip_longest(*lists)) if group is not None]
+            for lists in ([spot.now for spot in spots], [spot.next for spot in spots])
+        )
+        return Ahead(now, following, max(until, start + 1))
+
+    def groups_at(self, start: int) -> list[int]:
+        """Groups of the windows that ``start`` is in, without working out their samples."""
+        given = self._given(self._block_of(start))
+        return [g for part, at in zip(self._parts, given, strict=True) for g in part.groups_at(at)]
+
+    def _given(self, block: int) -> list[int]:
+        """Samples that each part gave before a block."""
+        return [int(block * BLOCK * share) for share in self._shares]
+
+    def _block_of(self, place: int) -> int:
+        # Rounding down leaves a block's begin up to as many places early as there are parts.
+        block = place // BLOCK
+        while sum(self._given(block + 1)) <= place:
+            block += 1
+        return block
+
+    def _new_block(self, block: int) -> tuple[int, Integers]:
+        """Where a block begins, and its samples."""
+        given, then = self._given(block), self._given(block + 1)
+        parts = [part.take(*ends) for part, *ends in zip(self._parts, given, then, strict=True)]
+        samples = np.concatenate(parts)
+        # Parts keep their own order: what is shuffled is whose turn it is.
+        turns = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        turns = turns[permutation(len(turns), seed_of(self.seed, "block", block))]
+        dealt = np.empty_like(samples)
+        dealt[np.argsort(turns, kind="stable")] = samples
+        return sum(given), dealt
