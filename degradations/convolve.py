@@ -19,6 +19,8 @@ from degradations.params import Params, of_each_image
 _TAIL = 1e-5  # outer rings of a kernel that hold less of its mass in all are left out
 _SEPARABLE = 1e-6  # sum of the differences from a product of a column and a row
 _BAND = 16  # rows
+_ONE_TILE = 210  # largest side that OpenCV's transform takes at once
+_BANDED = 256  # largest side that goes by bands: larger ones are of many sizes, each compiled anew
 
 
 def prepared(psf: Tensor) -> Params:
@@ -66,10 +68,10 @@ def convolve(x: Tensor, params: Params) -> Tensor:
     H, W = image.shape[1:]
     if params["separable"].item():
         y = _by_rows_and_columns(image, kernel)
-    elif radius <= 5 or max(H, W) <= 210:
-        y = _by_opencv(image, kernel)
-    elif radius <= 8:
+    elif 5 <= radius <= 8 and _ONE_TILE < max(H, W) <= _BANDED:
         y = _by_bands(image, kernel)
+    elif radius <= 5 or max(H, W) <= _ONE_TILE:
+        y = _by_opencv(image, kernel)
     else:
         y = _by_fourier(image, kernel)
     return y.unsqueeze(0)

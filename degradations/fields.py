@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,12 +71,12 @@ def seeded_integers_like(x: Tensor, seeds: Tensor, bits: int) -> Tensor:
     if x.device.type != "cpu" or _hash_everywhere:
         return hashed_integers(x.shape, seeds, bits)
     size = math.prod(x.shape[1:])
-    words = torch.empty(len(x), -(-size // 4), dtype=torch.int64)
-    generator = torch.Generator()
-    for row, seed in zip(words, seeds.tolist(), strict=True):
-        row.random_(generator=generator.manual_seed(_generator_seed(seed)))
-    # `random_` leaves an int64's topmost bit 0, so 15 bits of each quarter of it are random.
-    return (words.view(torch.int16)[:, :size].to(torch.int32) & ((1 << bits) - 1)).view(x.shape)
+    # SFC64, whose words NumPy promises to keep; made in half the time of torch's `random_`.
+    generators = [np.random.SFC64(seed & 0xFFFFFFFFFFFFFFFF) for seed in seeds.tolist()]
+    words = [generator.random_raw(-(-size // 4)) for generator in generators]
+    halves = torch.from_numpy(words[0] if len(words) == 1 else np.stack(words)).view(torch.int16)
+    picked = halves.view(len(x), -1)[:, :size].to(torch.int32)
+    return picked.bitwise_and_((1 << bits) - 1).view(x.shape)
 
 
 def quick_randn_like(x: Tensor, seeds: Tensor) -> Tensor:

@@ -45,6 +45,8 @@ def to_device(params: Params, batch: int, device: torch.device) -> Params:
         for path, leaf in _leaves(params)
         if _is_array(path, leaf, batch)
     ]
+    if device.type == "cpu":  # nothing to transfer
+        return _with_tensors(params, map(torch.from_numpy, arrays), device)
     starts = [0]
     for array in arrays:
         starts.append(starts[-1] + -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT)

@@ -2,7 +2,8 @@
 
 One definition of the kernels stands behind two ways to apply them: a few weighted pixels an output
 pixel, summed by torch's `embedding_bag`, for one picture on a CPU; a matrix a picture, for all
-pictures of a canvas at once.
+pictures of a canvas at once. OpenCV does the two that it has alike, bilinear and bicubic without
+antialiasing, for small pictures on a CPU in 0.6 of the time.
 """
 
 from __future__ import annotations
@@ -172,6 +173,9 @@ def resample(x: Tensor, size: Sequence[int], mode: Mode, antialias: bool = False
         heights, widths = (torch.full((len(x),), n, device=x.device) for n in (h, w))
         return resample_canvas(Canvas.of(x), heights, widths, mode, antialias, (h, w)).pixels
     planes = x.reshape(-1, H, W)
+    small = max(H, W, h, w) <= _OPENCV_SIDE
+    if small and mode in _OPENCV and not (antialias or x.requires_grad) and x.dtype == _OPENCV_TYPE:
+        return _by_opencv(planes, (h, w), mode).view(*x.shape[:2], h, w)
     if h < H:  # rows first: then the fewer are transposed
         planes = _resampled_rows(planes, h, mode, antialias)
     if w != W:
@@ -267,7 +271,24 @@ def _widened(mode: str, antialias: bool) -> bool:
     return mode == "lanczos" or (antialias and mode in _ANTIALIASED)
 
 
-# On the CPU: T weighted pixels for each new one.
+# On the CPU: by OpenCV what it does alike (its area differs from torch's by up to half of white).
+
+_OPENCV = {"bilinear": "INTER_LINEAR", "bicubic": "INTER_CUBIC"}
+_OPENCV_SIDE = 512  # beyond, its coordinates are too coarse for 1e-5
+_OPENCV_TYPE = torch.float32
+
+
+def _by_opencv(planes: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
+    import cv2
+
+    h, w = size
+    y = planes.new_empty(len(planes), h, w)
+    for plane, target in zip(planes.contiguous().numpy(), y.numpy(), strict=True):
+        cv2.resize(plane, (w, h), dst=target, interpolation=getattr(cv2, _OPENCV[mode]))
+    return y
+
+
+# Else T weighted pixels for each new one.
 
 
 def _taps(

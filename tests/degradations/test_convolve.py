@@ -15,11 +15,15 @@ from degradations.convolve import convolve, convolve_canvas, prepared
 # radius of the kernel, size of the picture, and the way that is the quickest for them
 WAYS = [
     (1, (40, 30), "_by_opencv"),
-    (5, (211, 220), "_by_opencv"),
+    (4, (211, 220), "_by_opencv"),
+    (5, (200, 210), "_by_opencv"),
+    (5, (211, 220), "_by_bands"),
+    (5, (211, 257), "_by_opencv"),
     (6, (210, 100), "_by_opencv"),
     (10, (64, 64), "_by_opencv"),
     (6, (211, 129), "_by_bands"),
-    (8, (100, 257), "_by_bands"),
+    (8, (100, 256), "_by_bands"),
+    (6, (100, 257), "_by_fourier"),
     (9, (220, 47), "_by_fourier"),
     (10, (211, 231), "_by_fourier"),
     (14, (33, 250), "_by_fourier"),
