@@ -1,0 +1,159 @@
+"""JPEG at the level of its markers: what the header says, and pixels that are read strictly.
+
+libjpeg, which every decoder here is made of, only warns where data end too early or make no sense,
+and paints the rest grey. Pillow drops its warnings; simplejpeg can raise them, at no cost. Some are
+harmless (bytes between the segments of a header, zeros before the end): those bytes are taken out,
+and the file is read again, as strictly.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import struct
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+try:
+    import simplejpeg
+except ImportError:  # an optional extra
+    simplejpeg = None
+
+AVAILABLE = simplejpeg is not None
+log = logging.getLogger(__name__)
+
+Bytes = bytes | bytearray | memoryview
+
+START, END = b"\xff\xd8", b"\xff\xd9"
+FRAME_HEADERS = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}
+SCAN_HEADER, RESTART_INTERVAL, EXIF, PROFILE = 0xFFDA, 0xFFDD, 0xFFE1, 0xFFE2
+WITHOUT_LENGTH = frozenset(range(0xFFD0, 0xFFDA))
+# What libjpeg says of data that it could not make sense of, where it goes on regardless.
+DAMAGE = re.compile(
+    r"[Pp]remature end|bad (Huffman|arithmetic) code|instead of RST|extraneous bytes|progression"
+)
+_segment = struct.Struct(">HH").unpack_from
+_frame = struct.Struct(">BHHB").unpack_from
+_number = struct.Struct(">H").unpack_from
+
+
+class Header(NamedTuple):
+    """What is known of a JPEG before its pixels.
+
+    Attributes:
+        height: In pixels, as they lie in the file.
+        width: In pixels, as they lie in the file.
+        components: 1 for grey, 3 for colour, 4 for CMYK.
+        precision: Bits a sample.
+        frame: Offset of the frame header's marker.
+        process: That marker, 0xFFC0 for baseline.
+        scan: Offset of the first entropy-coded byte.
+        interval: MCUs between two restart markers, 0 without them.
+        tagged: There are segments that may hold EXIF, XMP, a colour profile or further pictures.
+    """
+
+    height: int
+    width: int
+    components: int
+    precision: int
+    frame: int
+    process: int
+    scan: int
+    interval: int
+    tagged: bool
+
+
+def read_header(data: Bytes) -> Header | None:
+    """Walk over the segments before the first scan.
+
+    Args:
+        data: The file, or so much of it.
+
+    Returns:
+        None if this is no JPEG, or one whose header is not laid out as they all are: its reader has
+        to be more patient.
+    """
+    if data[:2] != START:
+        return None
+    frame = process = interval = precision = height = width = components = 0
+    tagged = False
+    at = 2
+    try:
+        while True:
+            marker, length = _segment(data, at)
+            if marker in FRAME_HEADERS:
+                frame, process = at, marker
+                precision, height, width, components = _frame(data, at + 4)
+            elif marker in (EXIF, PROFILE):
+                tagged = True
+            elif marker == RESTART_INTERVAL:
+                interval = _number(data, at + 4)[0]
+            elif marker < 0xFFC0 or marker in WITHOUT_LENGTH:
+                return None
+            at += 2 + length
+            if marker == SCAN_HEADER:
+                break
+    except struct.error:  # the end of the file
+        return None
+    if not height or not width or at > len(data):  # some give the height behind the pixels
+        return None
+    return Header(height, width, components, precision, frame, process, at, interval, tagged)
+
+
+def read_strictly(data: Bytes, colors: str = "rgb") -> NDArray[np.uint8] | None:
+    """Pixels of a JPEG of 8 bits, or an error if any of them may be wrong.
+
+    Args:
+        data: The whole file.
+        colors: ``rgb``, or ``cmyk`` for a file of four components.
+
+    Returns:
+        (H, W, 3 or 4) in [0, 255]; None if simplejpeg does not read such files.
+
+    Raises:
+        ValueError: The file is truncated or damaged.
+    """
+    try:
+        return simplejpeg.decode_jpeg(data, colors)
+    except ValueError as error:
+        if not DAMAGE.search(str(error)):
+            log.debug("not read by simplejpeg: %s", error)
+            return None
+        mended = without_stray_bytes(bytes(data))
+        if mended == data:
+            raise
+    return simplejpeg.decode_jpeg(mended, colors)
+
+
+def without_stray_bytes(data: bytes) -> bytes:
+    """The same JPEG without the bytes that belong to nothing.
+
+    Cameras and editors leave them between the segments of the header, and zeros before the end of
+    the picture. They change no pixel.
+
+    Args:
+        data: The whole file.
+    """
+    kept, at = [START], 2
+    while True:
+        at = data.find(b"\xff", at)
+        if at < 0 or at + 4 > len(data):
+            return data
+        marker, length = _segment(data, at)
+        if marker < 0xFFC0 or marker == 0xFFFF:
+            at += 1
+            continue
+        if marker == SCAN_HEADER:
+            break
+        if marker in WITHOUT_LENGTH:
+            return data
+        kept.append(data[at : at + 2 + length])
+        at += 2 + length
+    end = data.rfind(END)
+    if end < at:
+        return data
+    pixels = data[at:end].rstrip(b"\0")
+    stuffed = b"\0" if pixels.endswith(b"\xff") else b""  # a coded 255 has a zero behind it
+    return b"".join([*kept, pixels, stuffed, END])

@@ -1,0 +1,83 @@
+"""Colour profiles: pixels of whatever RGB, grey or CMYK to sRGB."""
+
+from __future__ import annotations
+
+import io
+import logging
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+log = logging.getLogger(__name__)
+
+# The kinds of pixels that a profile can be about, by the colour space that it names.
+SPACES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
+# Profiles that say sRGB in other numbers (with a table for a curve, or with few digits) move no
+# colour by more. Display P3 moves some by 70.
+SAME = 2
+
+
+def space_of(icc: bytes) -> str | None:
+    """Mode of Pillow that a profile is for, or None if it is for none of RGB, grey and CMYK."""
+    return SPACES.get(icc[16:20])
+
+
+def to_srgb(pixels: NDArray[np.uint8], icc: bytes) -> NDArray[np.uint8] | None:
+    """Convert pixels by their profile to sRGB, by relative colorimetry.
+
+    Args:
+        pixels: (H, W, 3) RGB, (H, W) grey or (H, W, 4) CMYK with 255 for full ink: what
+            ``space_of`` says.
+        icc: The profile that describes them.
+
+    Returns:
+        (H, W, 3); or None if the profile is sRGB itself, or broken: the pixels are to be taken as
+        they are.
+    """
+    mode = space_of(icc)
+    transform = _transform(icc, mode) if mode else None
+    if mode is None or transform is None:
+        return None
+    return np.asarray(transform.apply(image_of(pixels, mode)))
+
+
+def image_of(pixels: NDArray[np.uint8], mode: str) -> Image.Image:
+    """Pillow's picture of these pixels, which it does not copy.
+
+    Args:
+        pixels: (H, W) or (H, W, C) in [0, 255].
+        mode: Pillow's name of their kind; four samples may be RGBA or CMYK.
+    """
+    size = pixels.shape[1::-1]
+    return Image.frombuffer(mode, size, np.ascontiguousarray(pixels), "raw", mode, 0, 1)
+
+
+@lru_cache(maxsize=16)  # a transform takes a millisecond to build, and a data set has few profiles
+def _transform(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        transform = ImageCms.buildTransform(
+            profile,
+            ImageCms.createProfile("sRGB"),
+            mode,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        )
+        return None if mode != "CMYK" and _keeps_colours(transform, mode) else transform
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
+        log.debug("a broken colour profile is ignored: %s", error)
+        return None
+
+
+def _keeps_colours(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    levels = np.linspace(0, 255, 18).round().astype(np.uint8)
+    if mode == "L":
+        colours = np.repeat(levels[None, :, None], 3, axis=2)
+        before = image_of(colours[..., 0], "L")
+    else:
+        colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
+        before = image_of(colours, "RGB")
+    after = np.asarray(transform.apply(before))
+    return bool(np.abs(after.astype(int) - colours).max() <= SAME)
