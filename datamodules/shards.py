@@ -1,34 +1,39 @@
-"""Pictures in WebDataset tars, read by offset."""
+"""Pictures in WebDataset tars, read by offset, from this host or from far away."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
-import re
-from collections import Counter, OrderedDict
-from glob import glob
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from braceexpand import braceexpand
-from numpy.typing import NDArray
 
-from datamodules.base import Sample, Source
-from datamodules.decode import IMAGE_EXTENSIONS, UnreadableImage, decode
+from datamodules.cache import DiskCache, parse_bytes
+from datamodules.decode import UnreadableImage, decode
+from datamodules.names import Names
 from datamodules.paths import expand_path
-from datamodules.shard_index import Member, ShardIndex, load_index
+from datamodules.remote_index import load_remote_index, wanted_of
+from datamodules.retry import Patience
+from datamodules.shard_index import index_places, load_index
+from datamodules.shard_reader import Reader, Tar, WrongBytes
+from datamodules.shard_table import VERSION, Column, Table, joined, load_table, save_table, table_of
+from datamodules.shard_urls import is_remote, list_shards
+from datamodules.source import Sample, Source
 from degradations.base import Degradation
 
 log = logging.getLogger(__name__)
 
-REMOTE = re.compile(r"^(pipe:|[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
-SUFFIXES = frozenset(extension.removeprefix(".") for extension in IMAGE_EXTENSIONS)
-FIELDS = ("hr", "lr", "txt", "json")
-OPEN_FILES = 64  # a process; the order of training looks at 16 shards at a time
-Spot = tuple[int, int, int]  # shard, offset, size
-ABSENT: Spot = (-1, 0, 0)
+LARGE = 50_000  # samples; the table of a smaller set is made as quickly as it is read
+AT_ONCE = 16  # requests to servers
 
 
 class Shards(Source):
@@ -37,16 +42,27 @@ class Shards(Source):
     A sample has a picture ``hr.<ext>`` or ``<ext>`` (jpg, png, webp, tif, bmp, gif, avif), and may
     have its LR in ``lr.<ext>``, a caption in ``txt``, and anything in ``json``, which goes to
     ``meta["json"]``. Nothing else of it is read, least of all pickles. Where samples lie is kept in
-    ``<shard>.idx.json``, and found again when the shard changes.
+    ``<shard>.idx.json``, and found again when the shard changes. Where that index has checksums,
+    every member is compared with its own when it is read.
 
     Args:
-        urls: Tars: a path, with ``{000..099}`` or ``*`` for several, or a list of these. May hold
-            environment variables: ``$ENLARGER_DATA/cifar10/train-*.tar``.
+        urls: Tars: a path or an address (``file:``, ``http(s)://``, ``s3://``, ``gs://``), with
+            ``{000..099}`` or ``*`` for several, or a list of these. May hold environment variables:
+            ``$ENLARGER_DATA/cifar10/train-*.tar``.
         shard_in_key: Put the shard's name in front of every key: for shards that all number their
             samples from 0.
         index_cache: Folder for the indices of shards whose own folder cannot be written.
         scale: Scale of this source alone, in an evaluation over several scales.
         degradation: Makes the LR of this source alone; by default the run's ``degradation``.
+        cache_dir: Folder in which remote shards are kept; all processes of a node should share it.
+        cache_size: Bytes that they may take there, such as ``500M`` or ``50G``; those that were
+            used least recently make room.
+        read_ahead: How many of the remote shards that are needed next are fetched at a time,
+            before they are needed; 0: none.
+        retries: How often a request to a server is repeated, with growing pauses.
+        deadline: Seconds without progress after which a request is given up all the same.
+        allow_pipes: Run urls of the form ``pipe:COMMAND``, and keep their output as if it were a
+            remote shard. Commands in a configuration run with your rights.
     """
 
     def __init__(
@@ -56,203 +72,223 @@ class Shards(Source):
         index_cache: str = "~/.cache/enlarger/shards",
         scale: float | None = None,
         degradation: Degradation | None = None,
+        cache_dir: str = "~/.cache/enlarger/tars",
+        cache_size: str | int = "50G",
+        read_ahead: int = 2,
+        retries: int = 8,
+        deadline: float = 300.0,
+        allow_pipes: bool = False,
     ) -> None:
         super().__init__(scale, degradation)
         self.urls, self.shard_in_key, self.index_cache = urls, shard_in_key, index_cache
-        self._shards: list[_Shard] = []
-        self._groups: list[int] = []
-        self._keys: list[str] = []
-        self._spots: dict[str, NDArray[np.int64]] = {}  # field: (samples, 3), shard, offset, size
-        self._files = _OpenFiles()
+        self.cache_dir, self.allow_pipes = cache_dir, allow_pipes
+        self.cache_size = parse_bytes(cache_size, "Shards.cache_size")
+        self.read_ahead = read_ahead
+        if read_ahead < 0 or retries < 0 or deadline <= 0:
+            raise ValueError(
+                f"Shards.read_ahead is {read_ahead}, retries {retries}, deadline {deadline:g}; "
+                "expected at least 0, 0, and more than 0"
+            )
+        self.patience = Patience(retries, deadline, stall=min(30.0, deadline))
+        self._reader = Reader()
+        self._tars: list[Tar] = []
+        self._table = joined([])
+        self._ends: list[int] = []  # of each shard, in numbers of samples
 
     def prepare(self, scale: float) -> None:
         """Read or make the indices. Args as ``Source.prepare``.
 
         Raises:
             ValueError: No shard, a broken one, no pictures in them, or two samples with one key.
+            RemoteError: A server cannot be reached, or refuses.
         """
-        cache = Path(expand_path(self.index_cache, "Shards.index_cache"))
-        self._shards, self._groups, self._keys = [], [], []
-        spots: list[dict[str, Spot]] = []
-        for path in list_shards(self.urls):
-            index = load_index(path, cache)
-            samples = _samples(path, index, len(self._shards))
-            prefix = f"{path.name.removesuffix('.tar')}/" if self.shard_in_key else ""
-            self._keys += [prefix + key for key, _ in samples]
-            spots += [found for _, found in samples]
-            self._groups.append(len(samples))
-            self._shards.append(_Shard(str(path), index.size, index.mtime_ns))
-        self._check()
-        self._spots = {
-            field: np.array([spot.get(field, ABSENT) for spot in spots], dtype=np.int64)
-            for field in FIELDS
-            if any(field in spot for spot in spots)
-        }
-        self._check_lr()
+        folder = Path(expand_path(self.index_cache, "Shards.index_cache"))
+        names = list_shards(self.urls, self.allow_pipes, self.patience)
+        cache = self._cache() if any(map(is_remote, names)) else None
+        with _mapper(cache is not None) as apply:
+            tars = list(apply(self._tar, names))
+            table = load_table(self._place(tars, folder))
+            if table is None:
+                table = self._made(list(apply(lambda tar: self._part(tar, folder, cache), tars)))
+                _keep(table, self._place(tars, folder))  # now with the indices that were made
+        for note in table.notes:
+            log.warning(note)
+        self._tars = list(map(_known, tars, table.sizes, table.checksums))
+        self._table, self._ends = table, list(accumulate(table.counts))
+        self._reader.close()
+        self._reader = Reader(cache)
 
-    def _check(self) -> None:
-        key, count = Counter(self._keys).most_common(1)[0]
-        if count > 1:
-            paths = np.repeat([shard.path for shard in self._shards], self._groups)
-            where = [path for path, k in zip(paths, self._keys, strict=True) if k == key]
-            raise ValueError(
-                f"Shards.urls: {count} samples have the key {key!r} (in {', '.join(where[:3])}); "
-                "keys must be unique: if each shard counts from 0, set shard_in_key: true"
-            )
+    def _cache(self) -> DiskCache:
+        folder = Path(expand_path(self.cache_dir, "Shards.cache_dir"))
+        return DiskCache(folder, self.cache_size, self.patience, self.read_ahead)
 
-    def _check_lr(self) -> None:
-        absent = self._spots["lr"][:, 0] < 0 if "lr" in self._spots else np.zeros(0, dtype=bool)
-        if absent.any():
-            raise ValueError(
-                f"Shards.urls: {absent.sum()} of {len(absent)} samples have no lr.<ext>, such as "
-                f"{self._keys[int(absent.argmax())]!r}; all have to have one, or none"
-            )
+    def _tar(self, name: str) -> Tar:
+        if is_remote(name):
+            wanted = wanted_of(name, self.patience)
+            return Tar(name, wanted.size or 0, wanted=wanted)
+        state = os.stat(name)
+        return Tar(name, state.st_size, state.st_mtime_ns)
+
+    def _place(self, tars: Sequence[Tar], folder: Path) -> Path:
+        """File of the table, named by all that it is made of."""
+        parts: list[object] = [VERSION, self.shard_in_key]
+        for tar in tars:
+            parts.append((tar.path, tar.size, tar.mtime_ns, tar.wanted))
+            if tar.wanted is None:
+                path = Path(tar.path)
+                parts += [_state(place) for place in index_places(path, folder)]
+            else:
+                parts.append(_state(folder / f"{tar.wanted.name}.idx.json"))
+        digest = hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+        return folder / f"{digest}.table.npz"
+
+    def _part(self, tar: Tar, folder: Path, cache: DiskCache | None) -> Table:
+        if tar.wanted is None or cache is None:
+            index = load_index(Path(tar.path), folder)
+        else:
+            index = load_remote_index(tar.wanted, folder, cache)
+        name = tar.name.partition("?")[0].rpartition("/")[2].removesuffix(".tar")
+        return table_of(tar.name, index, f"{name}/" if self.shard_in_key else "")
+
+    def _made(self, parts: list[Table]) -> Table:
+        table = joined(parts)
+        key = table.keys.duplicates()
+        if key is not None:
+            self._refuse_duplicate(key, table, parts)
+        if "lr" in table.columns:
+            absent = table.columns["lr"].offsets == 0
+            if absent.any():
+                raise ValueError(
+                    f"Shards.urls: {absent.sum()} of {len(absent)} samples have no lr.<ext>, such "
+                    f"as {table.keys[int(absent.argmax())]!r}; all have to have one, or none"
+                )
+        return table
+
+    def _refuse_duplicate(self, key: str, table: Table, parts: list[Table]) -> None:
+        names = list_shards(self.urls, self.allow_pipes, self.patience)
+        count = sum(name == key for name in table.keys)
+        where = [name for name, part in zip(names, parts, strict=True) if key in part.keys]
+        raise ValueError(
+            f"Shards.urls: {count} samples have the key {key!r} (in {', '.join(where[:3])}); keys "
+            "must be unique: if each shard counts from 0, set shard_in_key: true"
+        )
 
     @property
-    def keys(self) -> list[str]:
+    def keys(self) -> Names:
         """Key of each sample, as WebDataset has it: its members' name up to the first dot."""
-        return self._keys
+        return self._table.keys
 
     @property
     def groups(self) -> list[int]:
         """Number of samples of each shard."""
-        return self._groups
+        return self._table.counts
+
+    def size(self, index: int) -> tuple[int, int] | None:
+        """(H, W) of the picture, where the index has it."""
+        if self._table.sides is None or "lr" in self._table.columns:
+            return None
+        height, width = self._table.sides[index].tolist()
+        return (height, width) if height and width else None
+
+    def upcoming(self, groups: Sequence[int]) -> None:
+        """Fetch remote shards in the background. Args as ``Source.upcoming``."""
+        wanted = [tar.wanted for tar in (self._tars[group] for group in groups) if tar.wanted]
+        if self._reader.cache is not None:
+            self._reader.cache.read_ahead(wanted)
 
     def read(self, index: int) -> Sample:
         """The sample ``keys[index]``.
 
         Raises:
-            UnreadableImage: A picture or a caption is broken.
+            UnreadableImage: A picture or a caption is broken, or its checksum differs.
             ValueError: A shard is not the one that was indexed.
+            RemoteError: A server cannot be reached.
         """
-        path = self._shards[int(self._spots["hr"][index, 0])].path
-        name = f"{path}: {self._keys[index]}"
-        hr = decode(self._bytes("hr", index), name)
-        sample = Sample(hr=hr.rgb, meta=hr.meta(path))
-        if "lr" in self._spots:
-            sample["lr"] = decode(self._bytes("lr", index), f"{name} (lr)").rgb
-        try:
-            if "txt" in self._spots:
-                sample["text"] = self._bytes("txt", index).decode().strip()
-            if "json" in self._spots:
-                sample["meta"]["json"] = json.loads(self._bytes("json", index) or "null")
-        except ValueError as error:  # of UTF-8 or JSON
-            raise UnreadableImage(f"{name}: its txt or json is broken: {error}") from error
+        tar = self._tars[bisect_right(self._ends, index)]
+        name = f"{tar.name}: {self._table.keys[index]}"
+        columns = self._table.columns
+        hr = decode(self._bytes(columns["hr"], tar, index, name), name)
+        sample = Sample(hr=hr.rgb, meta=hr.meta(tar.name))
+        if "lr" in columns:
+            lr = f"{name} (lr)"
+            sample["lr"] = decode(self._bytes(columns["lr"], tar, index, lr), lr).rgb
+        self._add_text(sample, tar, index, name)
         return sample
 
-    def _bytes(self, field: str, index: int) -> bytes:
-        shard, offset, size = (int(value) for value in self._spots[field][index])
-        return self._files.read(self._shards[shard], offset, size) if shard >= 0 else b""
+    def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> Sample:
+        """A part of the picture; where the shard has restart markers, no more of it is decoded.
+
+        Args and errors as ``Source.read_crop`` and ``read``.
+        """
+        column = self._table.columns.get("rst")
+        if column is None or not column.offsets[index]:
+            return super().read_crop(index, top, left, height, width)
+        from datamodules.restart import decode_crop  # few shards have them
+
+        tar = self._tars[bisect_right(self._ends, index)]
+        name = f"{tar.name}: {self._table.keys[index]}"
+        data = self._bytes(self._table.columns["hr"], tar, index, name)
+        marks = np.frombuffer(self._bytes(column, tar, index, name), dtype="<u4")
+        try:
+            hr = decode_crop(data, marks, top, left, height, width)
+        except ValueError as error:
+            reason = getattr(error, "reason", "damaged")
+            raise UnreadableImage(f"{name}: {error}", reason) from error
+        sample = Sample(hr=hr, meta={"path": tar.name})
+        self._add_text(sample, tar, index, name)
+        return sample
+
+    def _add_text(self, sample: Sample, tar: Tar, index: int, name: str) -> None:
+        columns = self._table.columns
+        try:
+            if "txt" in columns:
+                sample["text"] = self._bytes(columns["txt"], tar, index, name).decode().strip()
+            if "json" in columns:
+                note = self._bytes(columns["json"], tar, index, name)
+                sample["meta"]["json"] = json.loads(note or "null")
+        except UnreadableImage:
+            raise
+        except (ValueError, RecursionError) as error:  # of UTF-8 or JSON
+            raise UnreadableImage(f"{name}: its txt or json is broken: {error}") from error
+
+    def _bytes(self, column: Column, tar: Tar, index: int, name: str) -> bytes:
+        offset = int(column.offsets[index])
+        if not offset:
+            return b""
+        checksum = 0 if column.checksums is None else int(column.checksums[index])
+        try:
+            return self._reader.read(tar, offset, int(column.sizes[index]), checksum)
+        except WrongBytes as error:
+            raise UnreadableImage(f"{name}: {error}", error.reason) from error
 
 
-class _Shard:
-    """A tar as it was when it was indexed."""
-
-    def __init__(self, path: str, size: int, mtime_ns: int) -> None:
-        self.path, self.size, self.mtime_ns = path, size, mtime_ns
-
-
-class _OpenFiles:
-    """Files that are open for reading, the least recently used one closed first.
-
-    ``pread`` has no position to share, so a forked worker may use its parent's files; and a file
-    that shrinks gives an error, where a memory map would kill the process.
-    """
-
-    def __init__(self) -> None:
-        self._open: OrderedDict[str, int] = OrderedDict()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_open": OrderedDict()}  # file descriptors mean nothing in another process
-
-    def __del__(self) -> None:
-        for descriptor in self._open.values():
-            os.close(descriptor)
-
-    def read(self, shard: _Shard, offset: int, size: int) -> bytes:
-        descriptor = self._open.get(shard.path)
-        if descriptor is None:
-            descriptor = self._opened(shard)
-        self._open.move_to_end(shard.path)
-        data = os.pread(descriptor, size, offset)
-        if len(data) != size:
-            raise ValueError(f"shard {shard.path} was cut off while it was in use: start again")
-        return data
-
-    def _opened(self, shard: _Shard) -> int:
-        descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
-        state = os.fstat(descriptor)
-        if (state.st_size, state.st_mtime_ns) != (shard.size, shard.mtime_ns):
-            os.close(descriptor)
-            raise ValueError(f"shard {shard.path} was replaced while it was in use: start again")
-        if len(self._open) >= OPEN_FILES:
-            os.close(self._open.popitem(last=False)[1])
-        self._open[shard.path] = descriptor
-        return descriptor
+@contextmanager
+def _mapper(far: bool) -> Iterator[Callable[..., Iterable[Any]]]:
+    """``map``, for many requests at a time if they go far; threads would slow down what is near."""
+    if not far:
+        yield map
+        return
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield pool.map
 
 
-def list_shards(urls: str | list[str]) -> list[Path]:
-    """The tars that ``Shards.urls`` stands for: a list keeps its order, a pattern is sorted.
-
-    Raises:
-        ValueError: Nothing is there, or it is not a local path.
-    """
-    found: list[Path] = []
-    for url in [urls] if isinstance(urls, str) else urls:
-        if REMOTE.match(url):
-            raise ValueError(
-                f"Shards.urls has {url!r}; only files can be read: download them first"
-            )
-        path = expand_path(url, "Shards.urls")
-        names = [path] if Path(path).exists() else list(braceexpand(path, escape=False))
-        missing = []
-        for name in names:
-            matches = [Path(name)] if Path(name).is_file() else sorted(map(Path, glob(name)))
-            matches = [match for match in matches if match.is_file()]
-            found += matches
-            missing += [] if matches else [name]
-        if missing:
-            raise ValueError(
-                f"Shards.urls {url!r}: {len(missing)} of {len(names)} do not exist or match no "
-                f"file: {', '.join(missing[:3])}; expected tars, e.g. /data/train-{{000..099}}.tar"
-            )
-    if not found:
-        raise ValueError("Shards.urls is empty; it should hold the path of at least one tar")
-    return found
+def _known(tar: Tar, size: int, checksum: str | None) -> Tar:
+    if tar.wanted is None:
+        return tar
+    return replace(tar, size=size, wanted=tar.wanted._replace(size=size, checksum=checksum))
 
 
-def _samples(path: Path, index: ShardIndex, shard: int) -> list[tuple[str, dict[str, Spot]]]:
-    """Keys and fields of the samples with a picture; the others are counted and reported."""
-    samples, others = [], []
-    for key, members in zip(index.keys, index.members, strict=True):
-        fields = _fields(path, key, members)
-        if "hr" in fields:
-            samples.append((key, {name: (shard, extent.offset, extent.size) for name, extent in fields.items()}))
-        else:
-            others.append(f"{key!r} with {', '.join(members)}")
-    if not samples:
-        raise ValueError(
-            f"shard {path}: none of its {len(others)} samples has a picture (the first is "
-            f"{others[0]}); expected a member hr.<ext> or <ext>, with an extension out of "
-            f"{', '.join(sorted(SUFFIXES))}"
-        )
-    if others:
-        log.warning("%s: left out %d samples without a picture: %s", path, len(others), others[:3])
-    return samples
+def _state(path: Path) -> tuple[int, int] | None:
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return None
+    return state.st_size, state.st_mtime_ns
 
 
-def _fields(path: Path, key: str, members: dict[str, Member]) -> dict[str, Member]:
-    fields = {name: extent for name, extent in members.items() if name in ("txt", "json")}
-    named = {name: [s for s in members if _is_picture(s, name)] for name in ("hr", "lr")}
-    named["hr"] = named["hr"] or [s for s in members if s in SUFFIXES]
-    for name, suffixes in named.items():
-        if len(suffixes) > 1:
-            raise ValueError(f"shard {path}: {key!r} has several {name} pictures: {suffixes}")
-        if suffixes:
-            fields[name] = members[suffixes[0]]
-    return fields
-
-
-def _is_picture(suffix: str, field: str) -> bool:
-    name, _, extension = suffix.partition(".")
-    return name == field and extension in SUFFIXES
+def _keep(table: Table, place: Path) -> None:
+    if len(table.keys) >= LARGE:
+        try:
+            save_table(table, place)
+        except OSError as error:
+            log.debug("cannot write %s: %s", place, error)

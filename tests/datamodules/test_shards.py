@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import gzip
 import io
@@ -10,15 +11,27 @@ import os
 import pickle
 import shutil
 import tarfile
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 import webdataset
+from PIL import Image
 from torch.utils.data import DataLoader
 
+from datamodules import shard_reader, shard_table, shards
 from datamodules.decode import UnreadableImage, read_picture
-from datamodules.shard_index import index_places, load_index, split_name
-from datamodules.shards import OPEN_FILES, Shards
+from datamodules.shard_index import (
+    Member,
+    ShardIndex,
+    build_index,
+    index_places,
+    load_index,
+    save_index,
+    split_name,
+)
+from datamodules.shards import Shards
 from tests.datamodules.pictures import pixels, save
 
 
@@ -46,7 +59,7 @@ def two(tmp_path):
 
 
 def prepared(urls, **options):
-    source = Shards(urls if isinstance(urls, list) else str(urls), **options)
+    source = Shards(urls if isinstance(urls, list) else str(urls), **{"retries": 0, **options})
     source.prepare(2.0)
     return source
 
@@ -161,28 +174,58 @@ def test_survives_pickling(two):
     source = prepared(two / "t-*.tar")
     source.read(0)
     copy = pickle.loads(pickle.dumps(source))
-    assert not copy._files._open
+    assert not copy._reader._open
     np.testing.assert_array_equal(copy.read(4)["hr"], pixels(seed=4))
 
 
-def test_few_files_are_open(tmp_path):
+@pytest.fixture
+def seven(tmp_path):
+    """Seven tars of one picture."""
     image = picture(tmp_path, 0)
-    for number in range(OPEN_FILES + 5):
+    for number in range(7):
         write(tmp_path / f"t-{number:03d}.tar", [(f"k{number}.png", image)])
+    return tmp_path
+
+
+def test_few_files_are_open(seven, monkeypatch):
+    monkeypatch.setattr(shard_reader, "most_open_files", lambda: 5)
     gc.collect()  # the sources of other tests
     before = len(os.listdir("/proc/self/fd"))
-    source = prepared(tmp_path / "t-*.tar")
-    for index in [*range(OPEN_FILES), 0, OPEN_FILES]:
+    source = prepared(seven / "t-*.tar")
+    for index in [*range(5), 0, 5]:
         source.read(index)
     # One had to be closed: the least recently used one.
-    assert [path for path in source._files._open if path.endswith(("000.tar", "001.tar"))] == [
-        str(tmp_path / "t-000.tar")
+    assert [path for path in source._reader._open if path.endswith(("000.tar", "001.tar"))] == [
+        str(seven / "t-000.tar")
     ]
     for index in range(len(source.keys)):
         source.read(index)
-    assert len(os.listdir("/proc/self/fd")) == before + OPEN_FILES
+    assert len(os.listdir("/proc/self/fd")) == before + 5
     del source
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_limit_of_open_files_is_that_of_the_system(monkeypatch):
+    monkeypatch.setattr(shard_reader.resource, "getrlimit", lambda _: (100, 200))
+    assert shard_reader.most_open_files() == 50
+    monkeypatch.setattr(shard_reader.resource, "getrlimit", lambda _: (-1, -1))
+    assert shard_reader.most_open_files() == shard_reader.MOST_FILES
+
+
+def test_files_are_closed_when_others_have_many_open(seven, monkeypatch):
+    source = prepared(seven / "t-*.tar")
+    for index in range(6):
+        source.read(index)
+    opened, refusals = os.open, [OSError(errno.EMFILE, "Too many open files")]
+
+    def open_(*args, **options):
+        if refusals:
+            raise refusals.pop()
+        return opened(*args, **options)
+
+    monkeypatch.setattr(os, "open", open_)
+    np.testing.assert_array_equal(source.read(6)["hr"], pixels(seed=0))
+    assert len(source._reader._open) == 3
 
 
 # ------------------------------------------------------------------------------------------- index
@@ -272,10 +315,37 @@ def test_some_of_a_range_are_missing(two):
         prepared(f"{two}/t-{{000..003}}.tar")
 
 
-@pytest.mark.parametrize("url", ["pipe:cat x.tar", "http://host/x.tar", "s3://bucket/x.tar"])
-def test_remote_urls(url):
-    with pytest.raises(ValueError, match="only files can be read"):
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("pipe:cat x.tar", "would run a command: set Shards.allow_pipes: true"),
+        ("ftp://host/x.tar", r"expected a path, file:, pipe:, or one of http://, .*s3://, gs://"),
+        ("file://host/x.tar", "expected a file of this host"),
+        ("http://$NOT_THERE/x.tar", "variable NOT_THERE is not set"),
+    ],
+)
+def test_urls_that_are_refused(url, message):
+    with pytest.raises(ValueError, match=message):
         prepared(url)
+
+
+def test_file_urls(two):
+    assert prepared(f"file://{two}/t-{{000,001}}.tar").keys[3] == "k3"
+    assert prepared(f"file:{two}/t-*.tar").groups == [3, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cache_size": "much"}, "Shards.cache_size is 'much'; expected a number of bytes"),
+        ({"read_ahead": -1}, "Shards.read_ahead is -1"),
+        ({"retries": -1}, "retries -1"),
+        ({"deadline": 0}, "deadline 0"),
+    ],
+)
+def test_settings_that_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Shards("x.tar", **options)
 
 
 def test_empty_file(tmp_path):
@@ -401,6 +471,199 @@ def test_shard_cut_off_while_in_use(two):
     os.truncate(two / "t-000.tar", 600)
     with pytest.raises(ValueError, match=r"t-000\.tar was cut off while it was in use"):
         source.read(2)
+
+
+def test_shard_removed_while_in_use(two):
+    source = prepared(two / "t-*.tar")
+    (two / "t-001.tar").unlink()
+    with pytest.raises(ValueError, match=r"t-001\.tar was removed while it was in use"):
+        source.read(3)
+
+
+def indexed(path):
+    """A tar as the packer leaves it."""
+    save_index(build_index(path, checksums=True, sizes=True), Path(f"{path}.idx.json"))
+    return path
+
+
+def flip(path, offset):
+    """Change a byte in place, and nothing else about the file."""
+    state = path.stat()
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def test_changed_bytes_are_not_taken_for_a_picture(two):
+    """Not even where they would decode: a bitmap has no checks of its own."""
+    path = write(two / "b.tar", [("a.bmp", picture(two, 0, "bmp")), ("b.png", picture(two, 1))])
+    source = prepared(indexed(path))
+    flip(path, load_index(path, two).members[0]["bmp"].offset + 100)
+    with pytest.raises(UnreadableImage, match=r"b\.tar: a: .*checksum differs") as caught:
+        source.read(0)
+    assert caught.value.reason == "checksum"
+    np.testing.assert_array_equal(source.read(1)["hr"], pixels(seed=1))
+
+
+def test_shard_written_over_while_in_use(two):
+    """Its bytes differ, and so does its time: that is no damaged picture."""
+    source = prepared(indexed(two / "t-000.tar"))
+    source.read(0)
+    flip(two / "t-000.tar", load_index(two / "t-000.tar", two).members[1]["png"].offset)
+    os.utime(two / "t-000.tar", ns=(1, 1))
+    with pytest.raises(ValueError, match=r"t-000\.tar was replaced while it was in use"):
+        source.read(1)
+
+
+def test_sizes_are_those_of_the_pictures(two):
+    rotated = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels((8, 6), 0)).save(rotated, "JPEG", exif=exif)
+    members = [("a.png", picture(two, 0)), ("b.jpg", rotated.getvalue()), ("c.png", b"broken")]
+    source = prepared(indexed(write(two / "s.tar", members)))
+    assert [source.size(index) for index in range(3)] == [
+        source.read(0)["hr"].shape[:2],
+        source.read(1)["hr"].shape[:2],
+        None,
+    ]
+    assert prepared(two / "t-000.tar").size(0) is None  # a foreign tar
+
+
+def test_size_of_a_pair_is_not_told(two):
+    image = picture(two, 0)
+    path = write(two / "p.tar", [("a.hr.png", image), ("a.lr.png", image)])
+    assert prepared(indexed(path)).size(0) is None
+
+
+def test_crop_is_the_part(two):
+    part = prepared(two / "t-*.tar").read_crop(3, 1, 2, 4, 3)
+    np.testing.assert_array_equal(part["hr"], pixels(seed=3)[1:5, 2:5])
+
+
+@pytest.mark.parametrize("name", ["{}.jpg {}.rst", "{}.hr.jpg {}.hr.rst"])
+def test_crop_by_restart_markers(two, name):
+    from datamodules.restart import encode_jpeg, restart_offsets
+
+    data = encode_jpeg(pixels((90, 120), 5), 90)
+    marks = restart_offsets(data).astype("<u4").tobytes()
+    first, second = name.format("a", "a").split()
+    members = [(first, data), (second, marks), ("a.txt", b"a cat"), ("b.png", picture(two, 1))]
+    source = prepared(indexed(write(two / "r.tar", members)))
+    whole = source.read(0)["hr"]
+    part = source.read_crop(0, 17, 40, 31, 29)
+    np.testing.assert_array_equal(part["hr"], whole[17:48, 40:69])
+    assert part["text"] == "a cat"
+    np.testing.assert_array_equal(source.read_crop(1, 1, 2, 3, 3)["hr"], pixels(seed=1)[1:4, 2:5])
+    assert source.size(0) == whole.shape[:2]
+
+
+def test_damaged_restart_markers(two):
+    from datamodules.restart import encode_jpeg
+
+    data = encode_jpeg(pixels((90, 120), 5), 90)
+    path = write(two / "r.tar", [("a.jpg", data), ("a.rst", b"\1\0\0\0" * 5)])
+    with pytest.raises(UnreadableImage, match=r"r\.tar: a: "):
+        prepared(path).read_crop(0, 0, 0, 8, 8)
+
+
+# --------------------------------------------------------------------------------------- large sets
+
+
+def test_a_sample_takes_at_most_64_bytes(tmp_path):
+    """Of 100,000 with keys of 12 characters, checksums and sizes; in arrays, which forks share."""
+    for shard in range(10):
+        path = tmp_path / f"t-{shard}.tar"
+        path.write_bytes(b"")
+        os.truncate(path, 1 << 30)
+        keys = [f"{shard * 10_000 + n:012d}" for n in range(10_000)]
+        members = [
+            {"jpg": Member(512 + 60_000 * n, 50_000 + n, n * 977 + 1, 321, 481)}
+            for n in range(10_000)
+        ]
+        state = path.stat()
+        index = ShardIndex(state.st_size, state.st_mtime_ns, keys, members)
+        save_index(index, Path(f"{path}.idx.json"))
+    source = Shards(f"{tmp_path}/t-*.tar", index_cache=f"{tmp_path}/cache")
+    for _ in ("indices", "table"):
+        gc.collect()
+        tracemalloc.start()
+        source.prepare(2.0)
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert len(source.keys) == 100_000
+        assert taken <= 64 * 100_000
+        assert source._table.nbytes <= 64 * 100_000
+        source = Shards(f"{tmp_path}/t-*.tar", index_cache=f"{tmp_path}/cache")
+
+
+@pytest.fixture
+def kept(two, monkeypatch):
+    """A set whose table is kept, as that of a large one is."""
+    monkeypatch.setattr(shards, "LARGE", 1)
+    members = [("k9.png", picture(two, 9)), ("k9.txt", b"nine"), ("other.cls", b"1")]
+    indexed(write(two / "u.tar", members))
+    return {"urls": [f"{two}/t-*.tar", f"{two}/u.tar"], "index_cache": f"{two}/cache"}
+
+
+def test_table_is_the_same_as_the_indices(kept, monkeypatch, caplog):
+    first = prepared(**kept)
+    monkeypatch.setattr(shards, "load_index", None)  # would fail if one were read
+    caplog.clear()
+    again = prepared(**kept)
+    assert "left out 1 samples without a picture" in caplog.text
+    assert again.keys == first.keys == [f"k{n}" for n in (0, 1, 2, 3, 4, 9)]
+    assert again.groups == first.groups == [3, 2, 1]
+    assert again.size(5) == first.size(5) == pixels().shape[:2]
+    assert again.size(0) is None
+    for index, seed in enumerate((0, 1, 2, 3, 4, 9)):
+        np.testing.assert_array_equal(again.read(index)["hr"], pixels(seed=seed))
+    assert [again.read(index)["text"] for index in (0, 5)] == ["", "nine"]
+
+
+@pytest.mark.parametrize("change", ["a shard", "an index", "a setting", "the table", "the shards"])
+def test_table_is_made_again(two, kept, change):
+    prepared(**kept)
+    (table,) = (two / "cache").glob("*.table.npz")
+    if change == "a shard":
+        write(two / "u.tar", [("new.png", picture(two, 9))])
+    elif change == "an index":
+        place = two / "u.tar.idx.json"
+        place.write_text(place.read_text().replace('"k9"', '"new"'))
+    elif change == "a setting":
+        kept["shard_in_key"] = True
+    elif change == "the table":
+        table.write_bytes(table.read_bytes()[:-100])
+    else:
+        kept["urls"].pop()
+    last = {"a setting": "u/k9", "the table": "k9", "the shards": "k4"}.get(change, "new")
+    assert prepared(**kept).keys[-1] == last
+
+
+def test_old_tables_are_removed(two, kept, monkeypatch):
+    monkeypatch.setattr(shard_table, "KEPT", 2)
+    for number in range(4):
+        os.utime(two / "t-000.tar", ns=(number, number))
+        prepared(**kept)
+    assert len(list((two / "cache").glob("*.table.npz"))) == 2
+    assert not list((two / "cache").glob(".*"))
+
+
+def test_members_beyond_four_gigabytes_are_refused():
+    index = ShardIndex(1 << 40, 0, ["a"], [{"png": Member(512, 1 << 32)}])
+    with pytest.raises(
+        ValueError, match=r"x\.tar has a hr of 4294967296 bytes; 4 GiB are the most"
+    ):
+        shard_table.table_of("x.tar", index)
+
+
+def test_huge_pictures_keep_their_sizes():
+    index = ShardIndex(1 << 40, 0, ["a"], [{"png": Member(512, 9, None, 70_000, 3)}])
+    assert shard_table.table_of("x.tar", index).sides.tolist() == [[70_000, 3]]
 
 
 def test_pixels_are_those_of_the_file(two):

@@ -1,0 +1,197 @@
+"""Bytes of shards by offset: from files that are kept open, from the cache, or from the server."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import xxhash
+
+from datamodules.cache import DiskCache, Wanted
+from datamodules.remote import read_range
+from datamodules.retry import RemoteError, shown
+
+MOST_FILES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Tar:
+    """A shard as it was when it was indexed.
+
+    Args:
+        path: Where it is: a path, or the address of ``wanted``.
+        size: Its bytes.
+        mtime_ns: Time of modification of a local one.
+        wanted: What to ask the cache for, if it is a remote one.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int = 0
+    wanted: Wanted | None = None
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+        return self.path if self.wanted is None else shown(self.path)
+
+
+class WrongBytes(ValueError):  # noqa: N818  (it says what they are)
+    """The bytes of a member are not those that were indexed.
+
+    Args:
+        message: What is wrong.
+        reason: ``checksum`` or ``truncated``.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def most_open_files() -> int:
+    """How many shards one reader may keep open: half of what the system lets a process open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_FILES if soft == resource.RLIM_INFINITY else min(max(soft // 2, 8), MOST_FILES)
+
+
+class Reader:
+    """Reads members, and keeps files open, the least recently used one closed first.
+
+    ``pread`` has no position to share, so a forked worker may use its parent's files; and a file
+    that shrinks gives an error, where a memory map would kill the process.
+
+    Args:
+        cache: Keeps the remote shards.
+    """
+
+    def __init__(self, cache: DiskCache | None = None) -> None:
+        self.cache = cache
+        self._open: OrderedDict[str, int] = OrderedDict()
+        self._dropped: set[str] = set()  # cached files that were damaged once
+
+    def __getstate__(self) -> dict[str, Any]:
+        # File descriptors mean nothing in another process.
+        return {"cache": self.cache, "_open": OrderedDict(), "_dropped": set()}
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all files."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def read(self, tar: Tar, offset: int, size: int, checksum: int = 0) -> bytes:
+        """The bytes of a member.
+
+        Args:
+            tar: The shard.
+            offset: Where they begin.
+            size: How many there are.
+            checksum: xxh3_64 of them; 0 if it is unknown.
+
+        Raises:
+            WrongBytes: They are not those that were indexed.
+            ValueError: The shard was replaced, cut off or removed.
+            RemoteError: It cannot be got.
+        """
+        descriptor = self._open.get(tar.path)
+        if descriptor is None:
+            descriptor = self._opened(tar)
+            if descriptor is None:
+                return self._from_server(tar, offset, size, checksum)
+        self._open.move_to_end(tar.path)
+        data = os.pread(descriptor, size, offset)
+        if len(data) == size and not (checksum and xxhash.xxh3_64_intdigest(data) != checksum):
+            return data
+        return self._explained(tar, descriptor, (offset, size, checksum), len(data))
+
+    def _explained(
+        self, tar: Tar, descriptor: int, member: tuple[int, int, int], count: int
+    ) -> bytes:
+        """Try once more where that may help; otherwise say what is wrong."""
+        if tar.wanted is None:
+            if count != member[1]:
+                raise ValueError(f"shard {tar.path} was cut off while it was in use: start again")
+            _check_same(tar, os.fstat(descriptor))
+        elif self.cache is not None and tar.path not in self._dropped:
+            self._dropped.add(tar.path)
+            os.close(self._open.pop(tar.path))
+            self.cache.drop(tar.wanted)
+            return self.read(tar, *member)
+        reason = "truncated" if count != member[1] else "checksum"
+        raise WrongBytes(_differs(member), reason)
+
+    def _from_server(self, tar: Tar, offset: int, size: int, checksum: int) -> bytes:
+        if tar.wanted is None or self.cache is None:
+            raise ValueError(f"shard {tar.name} cannot be opened")
+        try:
+            data = read_range(tar.wanted.url, offset, size, self.cache.patience)
+        except RemoteError as error:
+            if error.kind != "content":
+                raise
+            raise WrongBytes(str(error), "truncated") from error
+        if checksum and xxhash.xxh3_64_intdigest(data) != checksum:
+            raise WrongBytes(_differs((offset, size, checksum)), "checksum")
+        return data
+
+    def _opened(self, tar: Tar) -> int | None:
+        """A descriptor of the shard; None if it is not on this host."""
+        descriptor = self._local(tar) if tar.wanted is None else self._cached(tar.wanted)
+        if descriptor is None:
+            return None
+        try:
+            state = os.fstat(descriptor)
+            if tar.wanted is None:
+                _check_same(tar, state)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if len(self._open) >= most_open_files():
+            os.close(self._open.popitem(last=False)[1])
+        self._open[tar.path] = descriptor
+        return descriptor
+
+    def _local(self, tar: Tar) -> int:
+        try:
+            return self._descriptor(tar.path)
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"shard {tar.path} was removed while it was in use: put it back, and start again"
+            ) from error
+
+    def _cached(self, wanted: Wanted) -> int | None:
+        while self.cache is not None and (path := self.cache.fetch(wanted)) is not None:
+            try:
+                return self._descriptor(str(path))
+            except FileNotFoundError:  # another process needed the room
+                continue
+        return None
+
+    def _descriptor(self, path: str) -> int:
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._open:
+                raise
+            # Others in this process have files open, too.
+            for _ in range(len(self._open) // 2 + 1):
+                os.close(self._open.popitem(last=False)[1])
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _check_same(tar: Tar, state: os.stat_result) -> None:
+    if (state.st_size, state.st_mtime_ns) != (tar.size, tar.mtime_ns):
+        raise ValueError(f"shard {tar.path} was replaced while it was in use: start again")
+
+
+def _differs(member: tuple[int, int, int]) -> str:
+    return (
+        f"the {member[1]} bytes from {member[0]} on are not those that were indexed (their "
+        "checksum differs): get or pack the shard again"
+    )

@@ -1,0 +1,98 @@
+"""The shards that ``Shards.urls`` stands for."""
+
+from __future__ import annotations
+
+import os
+from glob import glob
+from pathlib import Path
+from urllib.request import url2pathname
+
+from braceexpand import braceexpand
+
+from datamodules.paths import expand_path
+from datamodules.remote import SCHEMES, list_urls, scheme_of
+from datamodules.retry import Patience, shown
+
+EXPECTED = "expected tars, e.g. /data/train-{000..099}.tar"
+
+
+def list_shards(urls: str | list[str], allow_pipes: bool, patience: Patience) -> list[str]:
+    """Paths, addresses and commands: a list keeps its order, a pattern is sorted.
+
+    Args:
+        urls: As ``Shards.urls``.
+        allow_pipes: Whether commands (``pipe:``) may be run.
+        patience: How long to try to list a remote place.
+
+    Raises:
+        ValueError: Nothing is there, or it is of a kind that is not read.
+    """
+    found = [
+        name
+        for url in ([urls] if isinstance(urls, str) else urls)
+        for name in _expanded(url, allow_pipes, patience)
+    ]
+    if not found:
+        raise ValueError("Shards.urls is empty; it should hold the path of at least one tar")
+    return found
+
+
+def is_remote(name: str) -> bool:
+    """Whether an element of ``list_shards`` is an address or a command, and no path."""
+    return bool(scheme_of(name))
+
+
+def _expanded(url: str, allow_pipes: bool, patience: Patience) -> list[str]:
+    scheme = scheme_of(url)
+    if scheme == "pipe":
+        if not allow_pipes:
+            raise ValueError(
+                f"Shards.urls has {url!r}, which would run a command: set Shards.allow_pipes: true "
+                "if you trust whoever wrote it, or give the address of the tars"
+            )
+        return list(braceexpand(url, escape=False))
+    if scheme == "file":
+        host, _, path = url.partition(":")[2].removeprefix("//").partition("/")
+        if host not in ("", "localhost"):
+            raise ValueError(f"Shards.urls has {url!r}; expected a file of this host: file:///...")
+        return _local(url2pathname(f"/{path}"), url)
+    if not scheme:
+        return _local(expand_path(url, "Shards.urls"), url)
+    if scheme not in SCHEMES:
+        raise ValueError(
+            f"Shards.urls has {shown(url)!r}; expected a path, file:, pipe:, or one of "
+            + ", ".join(f"{name}://" for name in SCHEMES)
+        )
+    expand_path(url, "Shards.urls")  # that its variables are set
+    return _remote(os.path.expandvars(url), patience)
+
+
+def _remote(url: str, patience: Patience) -> list[str]:
+    found, missing = [], []
+    for name in braceexpand(url, escape=False):
+        matches = list_urls(name, patience) if "*" in name else [name]
+        found += matches
+        missing += [] if matches else [shown(name)]
+    if missing:
+        raise ValueError(
+            f"Shards.urls: nothing matches {', '.join(missing[:3])}; {EXPECTED} (web servers that "
+            "list no folders need {000..099} instead of *)"
+        )
+    return found
+
+
+def _local(path: str, url: str) -> list[str]:
+    found: list[str] = []
+    names = [path] if Path(path).exists() else list(braceexpand(path, escape=False))
+    missing = []
+    for name in names:
+        matches = [name] if Path(name).is_file() else sorted(glob(name))
+        matches = [match for match in matches if Path(match).is_file()]
+        found += matches
+        missing += [] if matches else [name]
+    if missing:
+        raise ValueError(
+            f"Shards.urls {url!r}: {len(missing)} of {len(names)} do not exist or match no "
+            f"file: {', '.join(missing[:3])}; {EXPECTED}"
+        )
+    return found
