@@ -7,25 +7,27 @@ the degradation) -> the model.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import math
 import sys
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from datamodules.batches import check_batch, collate
+from datamodules.keys import digest_of
 from datamodules.order import EvaluationSampler, Plan, PlanSampler, default_streams
+from datamodules.order_state import check_same_order, new_plan, order_state
 from datamodules.pictures import (
     Pictures,
     PredictPictures,
     TrainingPictures,
-    check_batch,
-    check_crop,
-    collate,
 )
+from datamodules.policy import Small, Tally
+from datamodules.settings import check_crop, check_least, check_policy, checked_scale
 from datamodules.source import Augmentation, Batch, Pixels, Sample, Source
 from degradations.base import Degradation
 from degradations.draws import seed_of
@@ -62,6 +64,12 @@ class SRDataModule(LightningDataModule):
         streams: Number of canonical streams of the training order; the number of processes must
             divide it, so that a run can be continued on another number of processes. By default the
             largest divisor of batch_size up to 64.
+        small: What to do with training pictures smaller than crop_size: ``error``; ``pad``, mirror
+            them at their lower and right border; or ``skip``, put other pictures in their places.
+        unreadable_limit: Stop the run when more than this share of the training samples of a
+            process had a picture that cannot be read (another one was put in its place). Below
+            1,000 samples it is this share of 1,000: at 0.01, the eleventh stops the run; at 0, the
+            first.
 
     Raises:
         ValueError: Settings that do not fit together; the message names the keys.
@@ -85,15 +93,17 @@ class SRDataModule(LightningDataModule):
         workers: int = 2,
         eval_batch_size: int = 1,
         streams: int | None = None,
+        small: Small = "error",
+        unreadable_limit: float = 0.01,
     ) -> None:
         super().__init__()
-        self.scale = _checked_scale(scale)
-        _check_least("batch_size", batch_size, 1)
-        _check_least("crop_size", crop_size, 1)
-        _check_least("crops_per_image", crops_per_image, 1)
-        _check_least("eval_batch_size", eval_batch_size, 1)
-        _check_least("streams", 1 if streams is None else streams, 1)
-        _check_least("workers", workers, 0)
+        self.scale = checked_scale(scale)
+        check_least("batch_size", batch_size, 1)
+        check_least("crop_size", crop_size, 1)
+        check_least("crops_per_image", crops_per_image, 1)
+        check_least("eval_batch_size", eval_batch_size, 1)
+        check_least("streams", 1 if streams is None else streams, 1)
+        check_least("workers", workers, 0)
         self.train, self.val, self.test, self.predict = train, val or {}, test or {}, predict
         self.batch_size, self.crop_size, self.crops_per_image = (
             batch_size,
@@ -110,13 +120,16 @@ class SRDataModule(LightningDataModule):
                 f"data.init_args.streams is {self.streams}, which does not divide "
                 f"data.init_args.batch_size {batch_size}"
             )
+        check_policy(small, unreadable_limit)
         if train is not None:
             check_crop(crop_size, self._scale_of(train))
-        self.unreadable = 0  # training pictures skipped so far in this process
+        self.small = small
+        self.tally = Tally(unreadable_limit)  # of this process
         self._fingerprint = ""  # of the training pictures' keys
         self._datasets: dict[str, list[Pictures]] = {}
         self._left_out: set[str] = set()
         self._pool: PairPool | None = None
+        self._plan: Plan | None = None
 
     # ------------------------------------------------------------------------------------ sources
 
@@ -150,7 +163,7 @@ class SRDataModule(LightningDataModule):
         return Pictures(source, name, scale)
 
     def _scale_of(self, source: Source) -> float:
-        return self.scale if source.scale is None else _checked_scale(source.scale, "a source's")
+        return self.scale if source.scale is None else checked_scale(source.scale, "a source's")
 
     def _training_pictures(self) -> TrainingPictures:
         if self.train is None:
@@ -158,21 +171,12 @@ class SRDataModule(LightningDataModule):
         scale = self._scale_of(self.train)
         self.train.prepare(scale)
         pictures = TrainingPictures(
-            self.train, "train", scale, self.crop_size, self.flips, self.augment
+            self.train, "train", scale, self.crop_size, self.flips, self.augment, self.small
         )
-        if sum(self.train.groups) != len(pictures):
-            raise ValueError(
-                f"{type(self.train).__name__}.groups sums to {sum(self.train.groups)}, but it has "
-                f"{len(pictures)} keys"
-            )
-        if len(pictures) * self.crops_per_image < self.batch_size:
-            raise ValueError(
-                f"data.init_args.train has {len(pictures)} pictures (crops_per_image "
-                f"{self.crops_per_image}), fewer than data.init_args.batch_size {self.batch_size}: "
-                "raise crops_per_image or lower batch_size"
-            )
-        names = "\n".join(pictures.keys).encode()
-        self._fingerprint = hashlib.blake2b(names, digest_size=8).hexdigest()
+        pictures.plan = self._plan = new_plan(
+            self.train, self.seed, self.batch_size, self.streams, self.crops_per_image
+        )
+        self._fingerprint = digest_of(pictures.keys)
         return pictures
 
     def _new_pool(self, dataset: Pictures) -> PairPool | None:
@@ -224,9 +228,19 @@ class SRDataModule(LightningDataModule):
         self._left_out = keys
 
     def plan(self) -> Plan:
-        """The order of training samples."""
-        groups = tuple(self._datasets["train"][0].source.groups)
-        return Plan(groups, self.seed, self.batch_size, self.streams, self.crops_per_image)
+        """The order of training samples.
+
+        Raises:
+            ValueError: ``setup`` has not found the training pictures yet.
+        """
+        if self._plan is None:
+            raise ValueError("the plan is there after setup('fit'), which finds the pictures")
+        return self._plan
+
+    @property
+    def unreadable(self) -> int:
+        """How often this process skipped an unreadable training picture."""
+        return self.tally.unreadable
 
     # -------------------------------------------------------------------------------- dataloaders
 
@@ -251,24 +265,36 @@ class SRDataModule(LightningDataModule):
             batch_sampler=sampler,
             num_workers=self.workers,
             collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self._on_cuda(),
             persistent_workers=persistent and self.workers > 0,
             worker_init_fn=_start_worker,
             generator=torch.Generator(),  # or each pass draws a seed from the global one
         )
 
+    def _on_cuda(self) -> bool:
+        # Lightning copies to a GPU without waiting, which is so only from pinned memory.
+        device = getattr(getattr(self.trainer, "strategy", None), "root_device", None)
+        return device is not None and device.type == "cuda"
+
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches of crops in the plan's order, from where the run stands."""
-        sampler = PlanSampler(self.plan(), *self._ranks(), position=self._position)
-        return self._loader(self._datasets["train"][0], sampler, persistent=True)
+        dataset = self._datasets["train"][0]
+        sampler = PlanSampler(
+            self.plan(), *self._ranks(), position=self._position, tell=dataset.source.upcoming
+        )
+        return self._loader(dataset, sampler, persistent=True)
 
     def _evaluation(self, part: str, batch_size: int) -> list[DataLoader[dict[str, Any]]]:
         left_out = self._left_out if part == "predict" else set()
         loaders = []
         for dataset in self._datasets[part]:
-            indices = [i for i, key in enumerate(dataset.source.keys) if key not in left_out]
-            seeds = [seed_of(self.degradation_seed, dataset.keys[i]) for i in indices]
-            sampler = EvaluationSampler(indices, seeds, batch_size, *self._ranks())
+            keys: Sequence[str] = dataset.source.keys if left_out else ()
+            done = {index for index, key in enumerate(keys) if key in left_out}
+            indices = (
+                [i for i in range(len(dataset)) if i not in done] if done else range(len(dataset))
+            )
+            seed = partial(_seed_of_key, self.degradation_seed, dataset.keys)
+            sampler = EvaluationSampler(indices, seed, batch_size, *self._ranks())
             loaders.append(self._loader(dataset, sampler))
         return loaders
 
@@ -289,13 +315,24 @@ class SRDataModule(LightningDataModule):
     def on_before_batch_transfer(
         self, batch: dict[str, Any], dataloader_idx: int
     ) -> dict[str, Any]:
-        """Count and report the unreadable pictures that were replaced in this batch."""
-        for reason in batch.pop("skipped", []):
-            self.unreadable += 1
-            if self.unreadable <= 20 or self.unreadable % 1000 == 0:
-                message = "skipped an unreadable training picture (%d so far): %s"
-                log.warning(message, self.unreadable, reason)
+        """Count and tell which training pictures were replaced in this batch.
+
+        Raises:
+            ValueError: More than ``unreadable_limit`` could not be read; they are listed.
+        """
+        skipped = batch.pop("skipped", [])
+        if self._part() == "train":
+            self.tally.add(len(batch["key"]), skipped)
         return batch
+
+    def teardown(self, stage: str) -> None:
+        """Say how many training pictures were not used, and why."""
+        if stage == "fit" and self.tally.reasons:
+            log.warning(
+                "training pictures that were not used in %d samples of this process: %s",
+                self.tally.samples,
+                self.tally.summary(),
+            )
 
     def transfer_batch_to_device(
         self, batch: dict[str, Any], device: torch.device, dataloader_idx: int
@@ -325,7 +362,9 @@ class SRDataModule(LightningDataModule):
             )
         for name in ("hr", "lr"):
             if name in batch and batch[name].dtype == torch.uint8:
-                batch[name] = batch[name].float().div_(255)
+                # Colours come last in memory until here: one pass converts and sorts them.
+                planes = torch.contiguous_format
+                batch[name] = batch[name].to(torch.float32, memory_format=planes).div_(255)
         if "lr" not in batch:
             batch["lr"] = self._degradation_of(dataset)(batch["hr"], batch["seed"])
         if pool is not None:
@@ -372,16 +411,8 @@ class SRDataModule(LightningDataModule):
         return {**self._order(), **pairs}
 
     def _order(self) -> dict[str, Any]:
-        plan = self.plan()
-        return {
-            "groups": list(plan.groups),
-            "pictures": self._fingerprint,
-            "seed": plan.seed,
-            "batch_size": plan.batch_size,
-            "streams": plan.streams,
-            "crops_per_image": plan.repeats,
-            "pool": 0 if self._pool is None else self._pool.size,
-        }
+        pool = 0 if self._pool is None else self._pool.size
+        return order_state(self.plan(), self._fingerprint, pool)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse to continue on data that would give another order.
@@ -393,23 +424,14 @@ class SRDataModule(LightningDataModule):
             ValueError: The pictures, the seed or the batch size are others than those of the
                 checkpoint, or the number of processes with a pair pool.
         """
-        named = {
-            "groups": "the number of pictures in data.init_args.train",
-            "pictures": "the hash of the names of the pictures in data.init_args.train",
-            "seed": "seed_everything",
-            "pool": "degradation.init_args.pool",
-        }
-        for name, now in (self._order() if "train" in self._datasets else {}).items():
-            then = state_dict.get(name, now)
-            if now != then:
-                raise ValueError(
-                    "the checkpoint was made with another order of samples: "
-                    f"{named.get(name, f'data.init_args.{name}')} was {then}, now it is {now}. Put "
-                    "it back, or start from the weights alone: --model.init_args.weights "
-                    "CHECKPOINT --run.name NEW"
-                )
+        if "train" in self._datasets:
+            check_same_order(state_dict, self._order())
         if self._pool is not None and "pairs" in state_dict:
             self._pool.load(state_dict["pairs"], *self._ranks())
+
+
+def _seed_of_key(seed: int, keys: Sequence[str], index: int) -> int:
+    return seed_of(seed, keys[index])
 
 
 def _exchange(pool: PairPool, batch: dict[str, Any]) -> None:
@@ -418,19 +440,6 @@ def _exchange(pool: PairPool, batch: dict[str, Any]) -> None:
     notes: dict[str, list[str]] = {n: batch[n] for n in ("key", "text") if n in batch}
     given = pool.exchange(Pairs(batch["hr"], batch["lr"], notes), batch["seed"].tolist())
     batch.update(given.notes, hr=given.hr, lr=given.lr)
-
-
-def _checked_scale(scale: float, whose: str = "data.init_args.") -> float:
-    number = isinstance(scale, int | float) and not isinstance(scale, bool)
-    if not (number and math.isfinite(scale) and scale >= 1):
-        name = f"{whose}scale" if whose.endswith(".") else f"{whose} scale"
-        raise ValueError(f"{name} is {scale!r}; it must be a number of at least 1")
-    return float(scale)
-
-
-def _check_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"data.init_args.{name} is {value}; it must be at least {least}")
 
 
 def _start_worker(worker: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from datamodules.base import Sample, Source
@@ -39,7 +41,7 @@ class Crops(Source):
         for name, value in (("size", size), ("per_picture", per_picture)):
             if value < 1:
                 raise ValueError(f"{name} of Crops is {value}; it must be at least 1")
-        self.source, self.size, self.per_picture = source, size, per_picture
+        self.source, self.side, self.per_picture = source, size, per_picture
         self._latest: tuple[int, Sample] | None = None  # crops of a picture are asked for in a row
 
     def prepare(self, scale: float) -> None:
@@ -56,6 +58,10 @@ class Crops(Source):
         """Those of the source, in squares."""
         return [self.per_picture * size for size in self.source.groups]
 
+    def upcoming(self, groups: Sequence[int]) -> None:
+        """Tell the source. Args as ``Source.upcoming``."""
+        self.source.upcoming(groups)
+
     def read(self, index: int) -> Sample:
         """The square ``keys[index]``; its place follows from its name alone.
 
@@ -71,12 +77,12 @@ class Crops(Source):
         if "lr" in sample:
             raise ValueError(f"{key} is a pair of HR and LR, which Crops does not cut")
         height, width = sample["hr"].shape[:2]
-        if min(height, width) < self.size:
+        if min(height, width) < self.side:
             raise ValueError(
-                f"{key} is {width}x{height} pixels, smaller than Crops.size {self.size}: lower "
+                f"{key} is {width}x{height} pixels, smaller than Crops.size {self.side}: lower "
                 "that, or leave such pictures out"
             )
         draws = Draws(np.array([seed_of("crops", key, square)]))
-        top, left = (int(draws.integers(0, n - self.size + 1)[0]) for n in (height, width))
-        hr = sample["hr"][top : top + self.size, left : left + self.size]
+        top, left = (int(draws.integers(0, n - self.side + 1)[0]) for n in (height, width))
+        hr = sample["hr"][top : top + self.side, left : left + self.side]
         return {"hr": hr, "text": sample["text"]} if "text" in sample else {"hr": hr}

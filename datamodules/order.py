@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from degradations.draws import mix, seed_of
 MAX_STREAMS = 64
 AHEAD = 4096  # samples of a process that are worked out together
 NEAR = 256  # places on each side that a replacement is looked for in
-ATTEMPTS_NEAR = 8
+ATTEMPTS_NEAR, ATTEMPTS_IN_STREAM = 8, 100
 
 
 class Item(NamedTuple):
@@ -138,8 +139,9 @@ class Plan:
         """Another picture for a place whose own cannot be used.
 
         It comes from around the place, so from shards that are being read, and of a mixture from
-        the same source; after some attempts from anywhere in the stream, and where that gives
-        nothing else from anywhere in the epoch. It is one that the epoch has at another place, too.
+        the same source; after some attempts from anywhere in the stream, and after many, or where
+        the stream has no other picture, from anywhere in the epoch. It is one that the epoch has at
+        another place, too.
 
         Args:
             epoch: Number of the epoch.
@@ -151,14 +153,17 @@ class Plan:
         """
         length = self.stream_length
         first = position // length * length
-        own = int(self._take(epoch, position, position + 1)[0]) // self.repeats
+        reaches = [(position, first, length)] if attempt < ATTEMPTS_NEAR else []
         pick = seed_of(self.seed, "replacement", epoch, position, attempt)
-        reach = attempt // ATTEMPTS_NEAR
-        if reach > 1:
-            first, length = 0, length * self.streams
-        for centre in (position, first + pick % length)[1 if reach else 0 :]:
-            start, stop = max(first, centre - NEAR), min(first + length, centre + NEAR)
-            others = self._others(epoch, start, stop, own)
+        if attempt < ATTEMPTS_IN_STREAM:
+            reaches.append((first + pick % length, first, length))
+        everywhere = length * self.streams
+        reaches.append((pick % everywhere, 0, everywhere))
+        own = int(self._take(epoch, position, position + 1)[0]) // self.repeats
+        for centre, first, length in reaches:
+            others = self._others(
+                epoch, max(first, centre - NEAR), min(first + length, centre + NEAR), own
+            )
             if len(others):
                 return int(others[pick // length % len(others)])
         return own
@@ -225,6 +230,48 @@ def check_world(plan: Plan, world: int) -> None:
         )
 
 
+class Announcements:
+    """Tells a Source which of its groups one process reads next.
+
+    Args:
+        plan: The order of the samples.
+        rank: Number of this process.
+        world: Number of processes.
+        tell: Takes the numbers of the groups, soonest first: those of the windows in which this
+            process's streams are, and of the windows after these.
+    """
+
+    def __init__(
+        self, plan: Plan, rank: int, world: int, tell: Callable[[list[int]], None]
+    ) -> None:
+        self.plan, self.tell = plan, tell
+        self._streams = plan.own_streams(rank, world)
+        self._spots: list[Ahead] = []
+        self._epoch, self._next = -1, 0  # when there will be something new
+
+    def before(self, epoch: int, batch: int) -> None:
+        """Say what is new, if anything is: call it before each batch.
+
+        Args:
+            epoch: Number of the epoch.
+            batch: Number of the global batch in it.
+        """
+        if epoch == self._epoch and batch < self._next:
+            return
+        length, share = self.plan.stream_length, self.plan.batch_size // self.plan.streams
+        places = [stream * length + batch * share for stream in self._streams]
+        if epoch != self._epoch:
+            self._spots = [self.plan.ahead(epoch, place) for place in places]
+        for number, (spot, place) in enumerate(zip(self._spots, places, strict=True)):
+            if spot.until <= place:
+                self._spots[number] = self.plan.ahead(epoch, place)
+        left = [spot.until - place for spot, place in zip(self._spots, places, strict=True)]
+        self._epoch, self._next = epoch, batch + -(-min(left) // share)
+        now = chain(*zip_longest(*(spot.now for spot in self._spots)))
+        following = chain(*(self._spots[number].next for number in np.argsort(left)))
+        self.tell([g for g in dict.fromkeys(chain(now, following)) if g is not None])
+
+
 class PlanSampler:
     """The batch sampler that the DataLoader takes: the plan, read from where the run stands.
 
@@ -236,13 +283,20 @@ class PlanSampler:
         world: Number of processes.
         position: Asked when an epoch begins: its number, and how many of its global batches were
             consumed already.
+        tell: Told which groups this process reads next, as ``Source.upcoming`` is.
     """
 
     def __init__(
-        self, plan: Plan, rank: int, world: int, position: Callable[[], tuple[int, int]]
+        self,
+        plan: Plan,
+        rank: int,
+        world: int,
+        position: Callable[[], tuple[int, int]],
+        tell: Callable[[list[int]], None] | None = None,
     ) -> None:
         check_world(plan, world)
         self.plan, self.rank, self.world, self.position = plan, rank, world, position
+        self._announcements = None if tell is None else Announcements(plan, rank, world, tell)
 
     def __len__(self) -> int:
         """Number of batches of a whole epoch, also when it was entered in its middle."""
@@ -250,8 +304,15 @@ class PlanSampler:
 
     def __iter__(self) -> Iterator[list[Item]]:
         """The epoch's batches from where the run stands."""
-        epoch, start = self.position()
-        return self.plan.batches(epoch, start, self.rank, self.world)
+        return self._batches(*self.position())
+
+    def _batches(self, epoch: int, start: int) -> Iterator[list[Item]]:
+        # The reader that the announcements are for is some batches behind: the loader asks ahead.
+        batches = self.plan.batches(epoch, start, self.rank, self.world)
+        for number in range(start, len(self.plan)):
+            if self._announcements is not None:
+                self._announcements.before(epoch, number)
+            yield next(batches)
 
 
 class EvaluationSampler:
@@ -259,17 +320,21 @@ class EvaluationSampler:
 
     Args:
         indices: The pictures to go through.
-        seeds: One seed a picture, of the same length.
+        seed: Gives the seed of a picture.
         batch_size: Pictures a batch on each process.
         rank: Number of this process.
         world: Number of processes.
     """
 
     def __init__(
-        self, indices: Sequence[int], seeds: Sequence[int], batch_size: int, rank: int, world: int
+        self,
+        indices: Sequence[int],
+        seed: Callable[[int], int],
+        batch_size: int,
+        rank: int,
+        world: int,
     ) -> None:
-        own = [Item(i, s) for i, s in zip(indices, seeds, strict=True)][rank::world]
-        self.chunks = [own[i : i + batch_size] for i in range(0, len(own), batch_size)]
+        self.own, self.seed, self.batch_size = indices[rank::world], seed, batch_size
 
     def __len__(self) -> int:
         """Number of batches on this process, and 1 where there is none.
@@ -277,11 +342,12 @@ class EvaluationSampler:
         Lightning leaves a whole evaluation out on a process whose loaders are empty; the others
         would wait for it forever, for metrics are brought together at the evaluation's end.
         """
-        return max(1, len(self.chunks))
+        return max(1, -(-len(self.own) // self.batch_size))
 
     def __iter__(self) -> Iterator[list[Item]]:
         """The batches, in the source's order."""
-        return iter(self.chunks)
+        for start in range(0, len(self.own), self.batch_size):
+            yield [Item(i, self.seed(i)) for i in self.own[start : start + self.batch_size]]
 
 
 def _by_batch(streams: list[Integers], count: int) -> Integers:

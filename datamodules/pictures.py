@@ -6,20 +6,24 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.cutting import SampleDraws, continued, turned
 from datamodules.decode import UnreadableImage
-from datamodules.order import Item
+from datamodules.keys import Keys
+from datamodules.order import Item, Plan
+from datamodules.policy import SMALL, Skipped, Small
 from degradations.base import cut_size
-from degradations.draws import Draws, seed_of
 
 if TYPE_CHECKING:
-    from datamodules.base import Augmentation, Batch, Pixels, Sample, Source
+    from datamodules.source import Augmentation, Pixels, Sample, Source
 
-ATTEMPTS = 10  # replacements tried for one unreadable training picture before the run stops
+ATTEMPTS = 300  # replacements looked for before the run stops: 9 of 10 pictures may be too small
+
+
+class _TooSmallError(ValueError):
+    """A picture that is smaller than the crop."""
 
 
 class Pictures(Dataset[dict[str, Any]]):
@@ -35,13 +39,14 @@ class Pictures(Dataset[dict[str, Any]]):
     def __init__(self, source: Source, name: str, scale: float) -> None:
         self.source, self.name, self.scale = source, name, scale
         self.checked = False  # whether a batch of it was found to be as the contract has it
-        self.keys = [f"{name}/{key}" for key in source.keys]
+        self.keys = Keys({name: source.keys})
         if not self.keys:
             raise ValueError(f"source {name!r} ({type(source).__name__}) has no pictures")
-        key, count = Counter(self.keys).most_common(1)[0]
-        if count > 1:
+        twice = self.keys.duplicates()
+        if twice is not None:
+            count = sum(key == twice for key in self.keys)
             raise ValueError(
-                f"source {name!r} has {count} pictures with the key {key!r}; keys must be unique"
+                f"source {name!r} has {count} pictures with the key {twice!r}; keys must be unique"
             )
 
     def __len__(self) -> int:
@@ -76,14 +81,19 @@ class Pictures(Dataset[dict[str, Any]]):
             UnreadableImage: The picture is broken.
             ValueError: What the source gives is not what ``Sample`` says.
         """
-        sample = self.source.read(index).copy()
-        where = f"{self.keys[index]}: {type(self.source).__name__}.read"
+        return self._checked(self.source.read(index), index)
+
+    def _checked(self, given: Sample, index: int) -> Sample:
+        sample = given.copy()
         if "hr" not in sample and "lr" not in sample:
-            raise ValueError(f"{where} gave neither hr nor lr, but {sorted(sample)}")
+            raise ValueError(f"{self._where(index)} gave neither hr nor lr, but {sorted(sample)}")
         for name in ("hr", "lr"):
-            if name in sample:
-                _check_pixels(sample[name], f"{where} gave {name} as")
+            if name in sample and not _is_picture(sample[name]):
+                raise ValueError(_no_picture(sample[name], f"{self._where(index)} gave {name} as"))
         return sample
+
+    def _where(self, index: int) -> str:
+        return f"{self.keys[index]}: {type(self.source).__name__}.read"
 
 
 class TrainingPictures(Pictures):
@@ -96,6 +106,8 @@ class TrainingPictures(Pictures):
         crop_size: Side of the HR crop in pixels.
         flips: Whether to flip and transpose at random.
         augment: A further change of the crop.
+        small: What to do with a picture that is smaller than the crop.
+        plan: Where a picture that cannot be used is replaced from; without it, it is an error.
     """
 
     def __init__(
@@ -106,68 +118,129 @@ class TrainingPictures(Pictures):
         crop_size: int,
         flips: bool,
         augment: Augmentation | None = None,
+        small: Small = "error",
+        plan: Plan | None = None,
     ) -> None:
         super().__init__(source, name, scale)
         self.crop_size, self.flips, self.augment = crop_size, flips, augment
+        self.small, self.plan = small, plan
 
     def __getitem__(self, item: Item) -> dict[str, Any]:
-        """One crop; an unreadable picture is replaced by another one that its seed determines."""
-        skipped = []
-        index = item.picture
-        for attempt in range(ATTEMPTS):
-            try:
-                sample = self.read(index)
-                break
-            except UnreadableImage as error:
-                skipped.append(str(error))
-                index = seed_of(item.seed, "replacement", attempt) % len(self)
-        else:
-            raise ValueError(
-                f"{ATTEMPTS} pictures of data.init_args.train in a row could not be read; the "
-                f"first: {skipped[0]}"
-            )
-        key = self.keys[index]
-        sample.pop("meta", None)  # of the file, not of the crop: alpha alone would outweigh it
-        sample = self._crop(sample, key, Draws(np.array([item.seed])).fold("crop"))
-        if self.augment is not None:
-            if "lr" in sample:
-                raise ValueError(
-                    f"{key} comes with its own LR, so data.init_args.augment would change only one "
-                    "of the two: unset it"
-                )
-            sample["hr"] = self.augment(
-                cast(NDArray[np.uint8], np.ascontiguousarray(sample["hr"])), item.seed
-            )
-        return {**sample, "key": key, "seed": item.seed, "skipped": skipped}
+        """One crop; a picture that cannot be used is replaced by another one of the plan.
 
-    def _crop(self, sample: Sample, key: str, draws: Draws) -> Sample:
-        paired = "lr" in sample
+        Raises:
+            UnreadableImage: The picture is broken, and there is no plan.
+            ValueError: It is smaller than the crop, or what the source gives does not fit; or no
+                replacement could be used.
+        """
+        sample, index, skipped = self._usable(item)
+        if self.augment is not None:
+            self._augmented(sample, index, item.seed)
+        return {**sample, "key": self.keys[index], "seed": item.seed, "skipped": skipped}
+
+    def _usable(self, item: Item) -> tuple[Sample, int, list[Skipped]]:
+        """The crop, the number of its picture, and what was skipped until it was found."""
+        skipped: list[Skipped] = []
+        tried: set[int] = set()
+        for attempt in range(ATTEMPTS):
+            index = item.picture
+            if attempt and self.plan is not None:
+                index = self.plan.replacement(item.epoch, item.position, attempt - 1)
+            if index in tried:
+                continue
+            tried.add(index)
+            try:
+                return self._crop(index, SampleDraws(item.seed, "crop")), index, skipped
+            except (UnreadableImage, _TooSmallError) as error:
+                small = isinstance(error, _TooSmallError)
+                if self.plan is None or (small and self.small == "error"):
+                    raise
+                reason = SMALL if isinstance(error, _TooSmallError) else error.reason
+                skipped.append(Skipped(self.keys[index], reason, str(error), not attempt))
+        raise ValueError(_all_in_a_row(skipped))
+
+    def _crop(self, index: int, draws: SampleDraws) -> Sample:
+        size = self.source.size(index)
+        if size is not None and min(size) >= self.crop_size:
+            return self._crop_alone(index, size, draws)
+        if size is not None and self.small != "pad":
+            raise self._too_small(index, size)
+        sample = self.read(index)
+        sample.pop("meta", None)  # of the file, not of the crop: alpha alone would outweigh it
         if "hr" not in sample:
-            raise ValueError(f"{key} has no HR picture, which data.init_args.train needs")
-        if paired:
-            _paired_size(sample, self.scale, key)
-            if self.scale != int(self.scale):
-                raise ValueError(
-                    f"{key} comes with its own LR, and crops of the two fit only at an integer "
-                    f"data.init_args.scale, not {self.scale:g}"
-                )
-        step = int(self.scale) if paired else 1
-        side = self.crop_size // step
-        grid = sample["lr"] if paired else sample["hr"]
-        rows, columns = grid.shape[0] - side, grid.shape[1] - side
-        if rows < 0 or columns < 0:
-            raise ValueError(
-                f"{key} is {_size(sample['hr'])} pixels, smaller than data.init_args.crop_size "
-                f"{self.crop_size}: lower the crop size, or leave such pictures out"
-            )
-        top, left = int(draws.integers(0, rows + 1)[0]), int(draws.integers(0, columns + 1)[0])
-        turn = int(draws.integers(0, 8)[0]) if self.flips else 0
-        if paired:
-            sample["lr"] = _turned(sample["lr"][top : top + side, left : left + side], turn)
-        top, left = top * step, left * step
-        hr = sample["hr"][top : top + self.crop_size, left : left + self.crop_size]
-        sample["hr"] = _turned(hr, turn)
+            raise ValueError(f"{self.keys[index]} has no HR picture, which training needs")
+        if "lr" in sample:
+            return self._pair(sample, index, draws)
+        top, left, turn = self._place(sample["hr"].shape[:2], self.crop_size, index, draws)
+        sample["hr"] = self._cut(sample["hr"], top, left, self.crop_size, turn)
         return sample
+
+    def _crop_alone(self, index: int, size: tuple[int, int], draws: SampleDraws) -> Sample:
+        """The crop of a picture whose size is known, without the rest of it if that can be."""
+        side = self.crop_size
+        top, left, turn = self._place(size, side, index, draws)
+        sample = self._checked(self.source.read_crop(index, top, left, side, side), index)
+        sample.pop("meta", None)
+        if sample["hr"].shape[:2] != (side, side) or "lr" in sample:
+            raise ValueError(
+                f"{self.keys[index]}: {type(self.source).__name__}.size says {size[1]}x{size[0]}, "
+                f"but read_crop gave {_size(sample['hr'])} {'and an LR ' if 'lr' in sample else ''}"
+                f"for a crop of {side} pixels at row {top}, column {left}"
+            )
+        sample["hr"] = turned(sample["hr"], turn)
+        return sample
+
+    def _pair(self, sample: Sample, index: int, draws: SampleDraws) -> Sample:
+        key, step = self.keys[index], int(self.scale)
+        height, width = _paired_size(sample, self.scale, key)
+        if self.scale != step:
+            raise ValueError(
+                f"{key} comes with its own LR, and crops of the two fit only at an integer "
+                f"data.init_args.scale, not {self.scale:g}"
+            )
+        side = self.crop_size // step
+        top, left, turn = self._place(sample["lr"].shape[:2], side, index, draws, step)
+        sample["lr"] = self._cut(sample["lr"], top, left, side, turn)
+        hr = sample["hr"][:height, :width]
+        sample["hr"] = self._cut(hr, top * step, left * step, self.crop_size, turn)
+        return sample
+
+    def _place(
+        self,
+        size: tuple[int, ...],
+        side: int,
+        index: int,
+        draws: SampleDraws,
+        step: int = 1,
+    ) -> tuple[int, int, int]:
+        """Row, column and turn of a crop, drawn in this order whatever the policy."""
+        rows, columns = (length - side for length in size)
+        if (rows < 0 or columns < 0) and self.small != "pad":
+            raise self._too_small(index, (size[0] * step, size[1] * step))
+        top = draws.integer(0, max(rows, 0) + 1)
+        left = draws.integer(0, max(columns, 0) + 1)
+        return top, left, draws.integer(0, 8) if self.flips else 0
+
+    def _cut(self, picture: Pixels, top: int, left: int, side: int, turn: int) -> Pixels:
+        cut = picture[top : top + side, left : left + side]
+        return turned(continued(cut, side, side), turn)
+
+    def _too_small(self, index: int, size: tuple[int, ...]) -> _TooSmallError:
+        return _TooSmallError(
+            f"{self.keys[index]} is {size[1]}x{size[0]} pixels, smaller than "
+            f"data.init_args.crop_size {self.crop_size}: lower the crop size, leave such pictures "
+            "out, or set data.init_args.small to pad or skip"
+        )
+
+    def _augmented(self, sample: Sample, index: int, seed: int) -> None:
+        if self.augment is None:
+            return
+        if "lr" in sample:
+            raise ValueError(
+                f"{self.keys[index]} comes with its own LR, so data.init_args.augment would change "
+                "only one of the two: unset it"
+            )
+        sample["hr"] = self.augment(cast(NDArray[np.uint8], sample["hr"]), seed)
 
 
 class PredictPictures(Pictures):
@@ -190,107 +263,29 @@ class PredictPictures(Pictures):
         return {**sample, "key": key, "seed": item.seed}
 
 
-def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Put samples together into one batch.
-
-    Args:
-        samples: As the datasets above give them.
-
-    Returns:
-        Pictures as uint8 tensors or, where one of them has 16 bits, as float32 in [0, 1].
-
-    Raises:
-        ValueError: Pictures of differing sizes, or samples with and without LR (or text).
-    """
-    keys = [s["key"] for s in samples]
-    batch: dict[str, Any] = {
-        "key": keys,
-        "seed": torch.tensor([s["seed"] for s in samples], dtype=torch.int64),
-    }
-    for name in ("text", "meta", "error", "hr", "lr"):
-        values = [s[name] for s in samples if name in s]
-        if not values:
-            continue
-        if len(values) < len(samples):
-            raise ValueError(
-                f"only {len(values)} of {len(samples)} samples in one batch ({', '.join(keys[:3])}"
-                f", ...) have {name!r}: a Source gives it for all pictures, or for none"
-            )
-        batch[name] = _stack(values, keys) if name in ("hr", "lr") else values
-    skipped = [reason for s in samples for reason in s.get("skipped", [])]
-    if skipped:
-        batch["skipped"] = skipped
-    return batch
+def _is_picture(value: Any) -> bool:
+    return (
+        isinstance(value, np.ndarray)
+        and value.ndim == 3
+        and value.shape[2] == 3
+        and value.size > 0
+        and value.dtype in (np.uint8, np.uint16)
+    )
 
 
-def _stack(pictures: list[Pixels], keys: list[str]) -> Tensor:
-    shapes = {picture.shape for picture in pictures}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"pictures of differing sizes in one batch ({', '.join(keys[:3])}, ...): set "
-            "data.init_args.eval_batch_size 1"
-        )
-    if all(picture.dtype == np.uint8 for picture in pictures):
-        stacked = np.stack(pictures)
-        return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
-    floats = [picture.astype(np.float32) / np.iinfo(picture.dtype).max for picture in pictures]
-    return torch.from_numpy(np.stack(floats)).permute(0, 3, 1, 2).contiguous()
+def _no_picture(value: Any, what: str) -> str:
+    if not isinstance(value, np.ndarray):
+        return f"{what} {type(value).__name__}; expected an (H, W, 3) NumPy array"
+    return f"{what} {value.dtype} {value.shape}; expected (H, W, 3) uint8 or uint16, RGB"
 
 
-def check_crop(crop_size: int, scale: float) -> None:
-    """Refuse a crop that an integer scale does not divide.
-
-    Raises:
-        ValueError: Naming both keys and the nearest sizes that fit.
-    """
-    step = int(scale)
-    if scale == step and crop_size % step:
-        below = crop_size // step * step
-        fits = f"{below} or {below + step}" if below else f"{step}"
-        raise ValueError(
-            f"data.init_args.crop_size is {crop_size}, not a multiple of data.init_args.scale "
-            f"{step}; use {fits}"
-        )
-
-
-def check_batch(batch: Batch) -> None:
-    """Check shapes, types and ranges of a batch, once a source.
-
-    Raises:
-        ValueError: Saying which part of the batch is not as the contract has it.
-    """
-    count = len(batch["key"])
-    for name in ("hr", "lr"):
-        image = batch.get(name)
-        if image is None:
-            continue
-        image = cast(Tensor, image)
-        if image.dtype != torch.float32 or image.ndim != 4 or image.shape[:2] != (count, 3):
-            raise ValueError(
-                f"batch[{name!r}] is {image.dtype} {tuple(image.shape)}; expected float32 "
-                f"({count}, 3, H, W) for {batch['key']}"
-            )
-        low, high = (float(v) for v in image.aminmax())
-        if not (low >= 0 and high <= 1):  # also catches NaN
-            raise ValueError(
-                f"batch[{name!r}] has values in [{low}, {high}]; expected [0, 1] ({batch['key']})"
-            )
-    seed = batch["seed"]
-    if seed.shape != (count,) or seed.dtype != torch.int64 or seed.device.type != "cpu":
-        raise ValueError(
-            f"batch['seed'] is {seed.dtype} {tuple(seed.shape)} on {seed.device}; expected int64 "
-            f"({count},) on the CPU"
-        )
-
-
-def _check_pixels(picture: Any, what: str) -> None:
-    if not isinstance(picture, np.ndarray):
-        raise ValueError(f"{what} {type(picture).__name__}; expected an (H, W, 3) NumPy array")
-    rgb = picture.ndim == 3 and picture.shape[2] == 3 and picture.size > 0
-    if not rgb or picture.dtype not in (np.uint8, np.uint16):
-        raise ValueError(
-            f"{what} {picture.dtype} {picture.shape}; expected (H, W, 3) uint8 or uint16, RGB"
-        )
+def _all_in_a_row(skipped: list[Skipped]) -> str:
+    reasons = Counter(picture.reason for picture in skipped).most_common()
+    counts = ", ".join(f"{reason} {count}" for reason, count in reasons)
+    return (
+        f"{len(skipped)} pictures of data.init_args.train in a row could not be used ({counts}); "
+        f"the first: {skipped[0].message}"
+    )
 
 
 def _size(picture: Pixels) -> str:
@@ -306,11 +301,3 @@ def _paired_size(sample: Sample, scale: float, key: str) -> tuple[int, int]:
             f"data.init_args.scale {scale:g} (expected HR {width}x{height})"
         )
     return height, width
-
-
-def _turned(picture: Pixels, turn: int) -> Pixels:
-    if turn & 1:
-        picture = picture[:, ::-1]
-    if turn & 2:
-        picture = picture[::-1]
-    return picture.transpose(1, 0, 2) if turn & 4 else picture

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.interleave import Mixture
 from degradations.base import Degradation
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -126,6 +127,11 @@ class Source(ABC):
     def groups(self) -> list[int]:
         """Sizes of the runs of pictures that lie together (shards), which training keeps near."""
         return [len(self.keys)]
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """How training mixes the groups; None to take each picture once an epoch."""
+        return None
 
     def upcoming(self, groups: Sequence[int]) -> None:  # noqa: B027  (optional to override)
         """Told in training which groups this process reads next, so that they can be fetched.

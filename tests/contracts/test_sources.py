@@ -13,6 +13,7 @@ from datamodules.base import Source
 from datamodules.benchmark import Benchmark
 from datamodules.crops import Crops
 from datamodules.folder import Folder
+from datamodules.mix import Mix
 from datamodules.paired import Paired
 from datamodules.photos import Photos
 from datamodules.shards import Shards
@@ -93,11 +94,20 @@ def crops(tmp_path):
     )
 
 
+def mix(tmp_path):
+    whole = vars(folder(tmp_path)).values()
+    photographs = Photos(["rocket", "coins"])
+    return SourceExample(
+        *(lambda make=make: Mix({"tree": make(), "photos": photographs}) for make in whole)
+    )
+
+
 # A line for each class of ours: how to make one in an empty folder.
 EXAMPLES = {
     Benchmark: benchmark,
     Crops: crops,
     Folder: folder,
+    Mix: mix,
     Paired: paired,
     Photos: photos,
     Shards: shards,

@@ -17,16 +17,12 @@ from PIL import Image
 
 from datamodules.augment import Albumentations
 from datamodules.base import Source, SRDataModule
+from datamodules.batches import check_batch, collate
 from datamodules.folder import Folder
 from datamodules.order import Item
 from datamodules.paired import Paired
-from datamodules.pictures import (
-    PredictPictures,
-    TrainingPictures,
-    check_batch,
-    check_crop,
-    collate,
-)
+from datamodules.pictures import PredictPictures, TrainingPictures
+from datamodules.settings import check_crop
 from degradations.base import cut_size
 from degradations.bicubic import Bicubic
 from tests.datamodules.memory import (
@@ -341,12 +337,14 @@ class TestUnreadable:
         return Memory({**pictures(8).samples, **broken})
 
     def run(self, workers):
-        data = data_of(self.source(), batch_size=4, crops_per_image=4, workers=workers)
+        data = data_of(
+            self.source(), batch_size=4, crops_per_image=4, workers=workers, unreadable_limit=1.0
+        )
         batches = list(training(data))
         return data.unreadable, [b["key"] for b in batches], by_name(batches, "lr")
 
     def test_is_replaced_counted_and_told(self, caplog):
-        with caplog.at_level(logging.WARNING, "datamodules.base"):
+        with caplog.at_level(logging.WARNING, "datamodules.policy"):
             count, keys, images = self.run(workers=0)
         keys = [key for batch in keys for key in batch]
         assert len(images) == len(keys) == 48
@@ -370,7 +368,7 @@ class TestUnreadable:
     def test_nothing_but_broken_ones_stops(self):
         data = data_of(Memory({f"{i}": f"{i}.jpg: empty" for i in range(4)}))
         with pytest.raises(
-            ValueError, match=r"10 pictures of data\.init_args\.train in a row.*: \d"
+            ValueError, match=r"4 pictures of data\.init_args\.train in a row.*\(damaged 4\).*: \d"
         ):
             list(training(data))
 

@@ -1,0 +1,93 @@
+"""Samples put together into one batch, and the check that it is as the contract has it."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from datamodules.source import Batch, Pixels
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Put samples together into one batch.
+
+    Args:
+        samples: As the datasets above give them.
+
+    Returns:
+        Pictures as uint8 tensors or, where one of them has 16 bits, as float32 in [0, 1]; (B, 3, H,
+        W), but not contiguous: in memory colours come last, as they were decoded.
+
+    Raises:
+        ValueError: Pictures of differing sizes, or samples with and without LR (or text).
+    """
+    keys = [s["key"] for s in samples]
+    batch: dict[str, Any] = {
+        "key": keys,
+        "seed": torch.tensor([s["seed"] for s in samples], dtype=torch.int64),
+    }
+    for name in ("text", "meta", "error", "hr", "lr"):
+        values = [s[name] for s in samples if name in s]
+        if not values:
+            continue
+        if len(values) < len(samples):
+            raise ValueError(
+                f"only {len(values)} of {len(samples)} samples in one batch ({', '.join(keys[:3])}"
+                f", ...) have {name!r}: a Source gives it for all pictures, or for none"
+            )
+        batch[name] = _stack(values, keys) if name in ("hr", "lr") else values
+    skipped = [picture for s in samples for picture in s.get("skipped", [])]
+    if skipped:
+        batch["skipped"] = skipped
+    return batch
+
+
+def _stack(pictures: list[Pixels], keys: list[str]) -> Tensor:
+    shapes = {picture.shape for picture in pictures}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"pictures of differing sizes in one batch ({', '.join(keys[:3])}, ...): set "
+            "data.init_args.eval_batch_size 1"
+        )
+    arrays: list[NDArray[Any]] = list(pictures)
+    if any(picture.dtype != np.uint8 for picture in pictures):
+        arrays = [picture.astype(np.float32) / np.iinfo(picture.dtype).max for picture in pictures]
+    arrays = [a if a.flags.writeable else a.copy() for a in arrays]  # torch would warn
+    # torch's own function: in a worker it writes to the memory that the processes share.
+    stacked: Tensor = default_collate([torch.from_numpy(np.ascontiguousarray(a)) for a in arrays])
+    return stacked.permute(0, 3, 1, 2)
+
+
+def check_batch(batch: Batch) -> None:
+    """Check shapes, types and ranges of a batch, once a source.
+
+    Raises:
+        ValueError: Saying which part of the batch is not as the contract has it.
+    """
+    count = len(batch["key"])
+    for name in ("hr", "lr"):
+        image = batch.get(name)
+        if image is None:
+            continue
+        image = cast(Tensor, image)
+        if image.dtype != torch.float32 or image.ndim != 4 or image.shape[:2] != (count, 3):
+            raise ValueError(
+                f"batch[{name!r}] is {image.dtype} {tuple(image.shape)}; expected float32 "
+                f"({count}, 3, H, W) for {batch['key']}"
+            )
+        low, high = (float(v) for v in image.aminmax())
+        if not (low >= 0 and high <= 1):  # also catches NaN
+            raise ValueError(
+                f"batch[{name!r}] has values in [{low}, {high}]; expected [0, 1] ({batch['key']})"
+            )
+    seed = batch["seed"]
+    if seed.shape != (count,) or seed.dtype != torch.int64 or seed.device.type != "cpu":
+        raise ValueError(
+            f"batch['seed'] is {seed.dtype} {tuple(seed.shape)} on {seed.device}; expected int64 "
+            f"({count},) on the CPU"
+        )

@@ -1,0 +1,181 @@
+"""Several sources as one, each with its share of the training samples."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
+from datamodules.interleave import BLOCK, Mixture
+from datamodules.keys import Keys
+from datamodules.source import Sample, Source
+from degradations.base import Degradation
+
+FIELDS = ("lr", "text")  # which a batch needs of all its samples or of none
+
+
+class Mix(Source):
+    """Several sources, mixed by weight.
+
+    Training takes from each source its share of the samples, exact to one sample in about every
+    256, and every picture of a source once before any of it again; a source that is smaller than
+    its share comes more often, a larger one goes on in the next epoch where it stopped in this one.
+    A key is the source's name and the picture's key there. Evaluation goes through all pictures.
+
+    Args:
+        sources: The sources, by names of your own. They are of one kind: all with captions or none,
+            all with their own LR or none, and none with a ``scale`` or ``degradation`` of its own.
+        weights: Share of each source, in any unit, such as photos 3 and faces 1; by default each
+            picture comes equally often.
+        samples: Pictures an epoch (each ``data.init_args.crops_per_image`` times); by default as
+            many as the sources have together.
+        scale: Scale of all these sources, in an evaluation over several scales.
+        degradation: Makes the LR of all these sources; by default the run's ``degradation``.
+
+    Raises:
+        ValueError: A weight that is missing or not positive, or ``samples`` below 1.
+    """
+
+    def __init__(
+        self,
+        sources: dict[str, Source],
+        weights: dict[str, float] | None = None,
+        samples: int | None = None,
+        scale: float | None = None,
+        degradation: Degradation | None = None,
+    ) -> None:
+        super().__init__(scale, degradation)
+        _check_names(sources)
+        if weights is not None:
+            _check_weights(weights, sources)
+        if samples is not None and samples < 1:
+            raise ValueError(f"Mix.samples is {samples}; it must be at least 1")
+        self.sources, self.weights, self.samples = sources, weights, samples
+        self._sources = list(sources.values())
+        self._keys, self._groups = Keys({}), [[0] for _ in sources]
+        self._fields: dict[str, tuple[str, bool]] = {}  # a source, and whether it gives the field
+
+    def prepare(self, scale: float) -> None:
+        """Find the pictures of all sources. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: A source has no pictures, or a scale or degradation of its own.
+        """
+        for name, source in self.sources.items():
+            if source.degradation is not None:
+                raise ValueError(
+                    f"Mix.sources: {name!r} has a degradation of its own, but a batch is degraded "
+                    "as a whole: give it to the Mix, or to the run as the key degradation"
+                )
+            if source.scale is not None and source.scale != scale:
+                raise ValueError(
+                    f"Mix.sources: {name!r} has scale {source.scale:g}, but the mixture is used at "
+                    f"{scale:g}: a batch has one scale; set it as scale of the Mix"
+                )
+            source.prepare(scale)
+        self._keys = Keys({name: source.keys for name, source in self.sources.items()})
+        self._groups = [list(source.groups) for source in self._sources]
+        for (name, source), groups in zip(self.sources.items(), self._groups, strict=True):
+            if sum(groups) != len(source.keys) or not sum(groups):
+                raise ValueError(
+                    f"Mix.sources: {name!r} ({type(source).__name__}) has {len(source.keys)} "
+                    f"pictures, in groups of {sum(groups)} together; expected at least one"
+                )
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Name of the source and key of the picture in it, such as ``photos/0001``."""
+        return self._keys
+
+    @property
+    def groups(self) -> list[int]:
+        """Those of all sources."""
+        return [size for groups in self._groups for size in groups]
+
+    @property
+    def mixture(self) -> Mixture:
+        """The shares, and the length of an epoch."""
+        sizes = [float(sum(groups)) for groups in self._groups]
+        weights = sizes if self.weights is None else [self.weights[name] for name in self.sources]
+        return Mixture(
+            groups=tuple(len(groups) for groups in self._groups),
+            weights=tuple(float(weight) for weight in weights),
+            samples=len(self._keys) if self.samples is None else self.samples,
+        )
+
+    def upcoming(self, groups: Sequence[int]) -> None:
+        """Tell every source which of its groups are read next. Args as ``Source.upcoming``."""
+        ends = list(accumulate(len(sizes) for sizes in self._groups))
+        lists: list[list[int]] = [[] for _ in self._sources]
+        for group in groups:
+            number = bisect_right(ends, group)
+            lists[number].append(group - (ends[number - 1] if number else 0))
+        for source, own in zip(self._sources, lists, strict=True):
+            source.upcoming(own)
+
+    def path(self, index: int) -> str | None:
+        """File of the picture ``keys[index]``, if it has one."""
+        number, within = self._keys.place(index)
+        return self._sources[number].path(within)
+
+    def size(self, index: int) -> tuple[int, int] | None:
+        """(H, W) of the picture ``keys[index]``, where its source knows it."""
+        number, within = self._keys.place(index)
+        return self._sources[number].size(within)
+
+    def read(self, index: int) -> Sample:
+        """The picture ``keys[index]``.
+
+        Raises:
+            UnreadableImage: The picture is broken.
+            ValueError: One source gives captions or LR, and another one does not.
+        """
+        number, within = self._keys.place(index)
+        return self._checked(self._sources[number].read(within), number)
+
+    def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> Sample:
+        """A part of the picture ``keys[index]``. Args and Raises as ``Source.read_crop``."""
+        number, within = self._keys.place(index)
+        sample = self._sources[number].read_crop(within, top, left, height, width)
+        return self._checked(sample, number)
+
+    def _checked(self, sample: Sample, number: int) -> Sample:
+        name = list(self.sources)[number]
+        for field in FIELDS:
+            given = field in sample
+            other, expected = self._fields.setdefault(field, (name, given))
+            if given != expected:
+                has, lacks = (name, other) if given else (other, name)
+                raise ValueError(
+                    f"Mix.sources: {has!r} gives {field!r} and {lacks!r} does not; a batch needs "
+                    "it of all its samples or of none: mix sources of one kind"
+                )
+        return sample
+
+
+def _check_names(sources: dict[str, Source]) -> None:
+    if not sources:
+        raise ValueError("Mix.sources is empty; expected a dict of name: Source")
+    if len(sources) > BLOCK:
+        raise ValueError(f"Mix.sources has {len(sources)} sources; there can be up to {BLOCK}")
+    for name in sources:
+        if not name or "/" in name or name in (".", ".."):
+            raise ValueError(
+                f"Mix.sources has the name {name!r}, which becomes the first part of a key; "
+                "expected a word without /"
+            )
+
+
+def _check_weights(weights: dict[str, float], sources: dict[str, Source]) -> None:
+    if weights.keys() != sources.keys():
+        raise ValueError(
+            f"Mix.weights has {', '.join(weights) or 'nothing'}, and Mix.sources has "
+            f"{', '.join(sources)}; expected one weight for each source"
+        )
+    for name, weight in weights.items():
+        if not (math.isfinite(weight) and weight > 0):
+            raise ValueError(
+                f"Mix.weights.{name} is {weight}; it must be above 0 (leave a source out of "
+                "Mix.sources to take nothing of it)"
+            )

@@ -1,0 +1,61 @@
+"""Checks of the DataModule's own settings; each message names the key."""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+from datamodules.policy import Small
+
+
+def checked_scale(scale: float, whose: str = "data.init_args.") -> float:
+    """A scale as a float.
+
+    Raises:
+        ValueError: It is none.
+    """
+    number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    if not (number and math.isfinite(scale) and scale >= 1):
+        name = f"{whose}scale" if whose.endswith(".") else f"{whose} scale"
+        raise ValueError(f"{name} is {scale!r}; it must be a number of at least 1")
+    return float(scale)
+
+
+def check_least(name: str, value: int, least: int) -> None:
+    """Refuse a number below its least value.
+
+    Raises:
+        ValueError: With both.
+    """
+    if value < least:
+        raise ValueError(f"data.init_args.{name} is {value}; it must be at least {least}")
+
+
+def check_policy(small: str, unreadable_limit: float) -> None:
+    """Refuse what is no policy for pictures that cannot be used.
+
+    Raises:
+        ValueError: With what was expected.
+    """
+    if small not in get_args(Small):
+        raise ValueError(f"data.init_args.small is {small!r}; expected error, pad or skip")
+    if not 0 <= unreadable_limit <= 1:
+        raise ValueError(
+            f"data.init_args.unreadable_limit is {unreadable_limit}; expected a share in [0, 1]"
+        )
+
+
+def check_crop(crop_size: int, scale: float) -> None:
+    """Refuse a crop that an integer scale does not divide.
+
+    Raises:
+        ValueError: Naming both keys and the nearest sizes that fit.
+    """
+    step = int(scale)
+    if scale == step and crop_size % step:
+        below = crop_size // step * step
+        fits = f"{below} or {below + step}" if below else f"{step}"
+        raise ValueError(
+            f"data.init_args.crop_size is {crop_size}, not a multiple of data.init_args.scale "
+            f"{step}; use {fits}"
+        )
