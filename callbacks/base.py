@@ -1,6 +1,7 @@
-"""The base of all metrics: a number for each image, averaged over each dataset.
+"""The base of all metrics: `Metric`, and `ImageMetric` for a number that each image has.
 
-The mean is exact on any number of processes. A metric of your own is one small class:
+A metric of whole sets (FID) is a `SetMetric` of callbacks/sets.py. Numbers are exact on any number
+of processes. A metric of your own is one small class:
 
     class MeanDifference(ImageMetric):
         name = "mae"
@@ -19,14 +20,14 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from callbacks.processes import gather, gather_on_first, on_first
 from degradations.bicubic import resize
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MetricProtocol = dict[str, str | int | float | bool | None]
-T = TypeVar("T")
-Batches = list[tuple[list[str], Tensor]]  # keys and values, as they came
+Batches = list[tuple[list[str], Tensor]]  # keys and what was measured of each, as they came
+Measured = dict[str, Any]  # what was measured of each image: a number, or an array of features
 
 
 class Record(TypedDict):
@@ -58,12 +59,13 @@ class Record(TypedDict):
     protocol: MetricProtocol
 
 
-class ImageMetric(Callback, ABC):
-    """A number for each image, its mean logged as ``val/<name>`` or ``test/<name>``.
+class Metric(Callback, ABC):
+    """What all metrics share: when to compute, what to keep, the meeting of the processes.
 
-    With several datasets the names are ``val/<dataset>/<name>``. Every image counts once, whatever
-    the batch size, the order and the number of processes, which meet only at the end of an
-    evaluation. Nothing is computed in Lightning's sanity check.
+    A metric of your own is an ``ImageMetric`` or a ``SetMetric``. Its number is logged as
+    ``val/<name>`` or ``test/<name>``, with several datasets as ``val/<dataset>/<name>``. Every
+    image counts once, whatever the batch size, the order and the number of processes, which meet
+    only at the end of an evaluation. Nothing is computed in Lightning's sanity check.
 
     Args:
         every_n: In ``fit``, compute at the first validation and at every n-th after it; the
@@ -81,6 +83,7 @@ class ImageMetric(Callback, ABC):
     name: str = ""
     higher_is_better: bool = True
     needs_hr: bool = True  # False: also for datasets without HR pictures; `hr` is then `sr` again
+    strict_weights: bool = False  # True: missing weights are an error; an argument of metrics with
 
     def __init__(
         self,
@@ -98,11 +101,12 @@ class ImageMetric(Callback, ABC):
         if not self.name:
             raise TypeError(f"{kind} needs a class attribute `name`, its name in the logs")
         self.every_n, self.limit, self.control = every_n, limit, control
-        self.scale = 1.0  # of the dataset at hand, for `compute`
+        self.scale = 1.0  # of the dataset at hand, for `measure`
         self.records: list[Record] = []  # of the latest evaluation
         self.control_records: list[Record] = []  # likewise, of bicubic
+        self.images: dict[str, dict[str, float]] = {}  # an ImageMetric's numbers by dataset and key
         self._validations = 0
-        self._active = False
+        self._off = self._loaded = self._active = False
         self._datasets: list[Any] = []
         self._wanted: list[set[str] | None] = []
         self._values: list[Batches] = []
@@ -113,32 +117,51 @@ class ImageMetric(Callback, ABC):
         """How the number is computed: implementation, colour, border, range, weights, ..."""
 
     @abstractmethod
-    def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """The number of each image.
+    def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
+        """What is kept of each image: (B, ...), which must not depend on the rest of the batch."""
 
-        Args:
-            sr: (B, 3, H, W) float32 in [0, 1], the output.
-            hr: (B, 3, H, W) float32 in [0, 1], the reference.
-            batch: What else the data module gave; ``self.scale`` is the scale of its dataset.
+    @abstractmethod
+    def summarise(self, dataset: Any, images: Measured) -> list[Record]:
+        """The numbers of a dataset, from what was measured of its images, by key and sorted."""
 
-        Returns:
-            (B,) values, each of which must not depend on the rest of the batch.
+    def absent(self) -> str:
+        """Why there can be no number here, in one line; empty where there can.
+
+        Asked at start-up. Metrics with weights name the missing file; they are then off, or stop
+        the run where ``strict_weights`` is set.
         """
+        return ""
+
+    def load(self) -> None:
+        """Load the metric's networks: called once, at start-up, unless something is absent."""
 
     # ------------------------------------------------------------------------- Lightning's hooks
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Move the networks that the metric holds to the device.
+        """Load the networks that the metric holds, and move them to the device.
 
         Raises:
             ValueError: Another metric has the same name.
+            FileNotFoundError: Weights are missing, and ``strict_weights`` is set.
         """
-        metrics = [c for c in all_callbacks(trainer) if isinstance(c, ImageMetric)]
+        metrics = [c for c in all_callbacks(trainer) if isinstance(c, Metric)]
         if any(other is not self and other.name == self.name for other in metrics):
             raise ValueError(
                 f"two metrics in trainer.callbacks are named {self.name!r}; "
                 "give one of them another name by its `label`"
             )
+        # A file that is on one machine only must not leave the others waiting at the end.
+        reasons = [reason for reason in gather(self.absent()) if reason]
+        self._off = bool(reasons)
+        if reasons and self.strict_weights:
+            raise FileNotFoundError(f"{self.name} (strict_weights is set): {reasons[0]}")
+        if reasons:
+            if trainer.is_global_zero:
+                log.warning("%s is off, no number will appear: %s", self.name, reasons[0])
+            return
+        if not self._loaded:
+            self.load()
+            self._loaded = True
         for value in vars(self).values():
             if isinstance(value, nn.Module):
                 value.to(trainer.strategy.root_device)
@@ -160,7 +183,7 @@ class ImageMetric(Callback, ABC):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Compute the images of one batch; no process waits for another."""
+        """Measure the images of one batch; no process waits for another."""
         self._add(outputs, batch, dataloader_idx)
 
     def on_test_batch_end(
@@ -172,15 +195,15 @@ class ImageMetric(Callback, ABC):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Compute the images of one batch; no process waits for another."""
+        """Measure the images of one batch; no process waits for another."""
         self._add(outputs, batch, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the processes' numbers together and log the means."""
+        """Bring the processes' numbers together and log what they give."""
         self._finish(pl_module, "val")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the processes' numbers together and log the means."""
+        """Bring the processes' numbers together and log what they give."""
         self._finish(pl_module, "test")
 
     @property
@@ -207,8 +230,8 @@ class ImageMetric(Callback, ABC):
     # ---------------------------------------------------------------------------------- the work
 
     def _start(self, trainer: Trainer) -> None:
-        self.records, self.control_records = [], []
-        self._active = not trainer.sanity_checking
+        self.records, self.control_records, self.images = [], [], {}
+        self._active = not trainer.sanity_checking and not self._off
         if self._active and trainer.state.fn == TrainerFn.FITTING:
             self._active = self._validations % self.every_n == 0
             self._validations += 1
@@ -236,71 +259,97 @@ class ImageMetric(Callback, ABC):
                 f"{dataset.scale:g}) fit the pictures of {dataset.name!r} and the model?"
             )
         self.scale = float(dataset.scale)
-        values = self.compute(sr, hr, batch).detach()
-        if values.shape != (len(keys),):
-            raise ValueError(
-                f"{type(self).__name__}.compute gave the shape {tuple(values.shape)}; "
-                f"expected one value an image, ({len(keys)},)"
-            )
-        self._values[dataloader_idx].append((keys, values))
+        self._values[dataloader_idx].append((keys, self.measure(sr, hr, batch).detach()))
         if self.control and "lr" in batch:
             bicubic = resize(batch["lr"], hr.shape[-2:])
-            self._controls[dataloader_idx].append((keys, self.compute(bicubic, hr, batch).detach()))
+            self._controls[dataloader_idx].append((keys, self.measure(bicubic, hr, batch).detach()))
 
     def _finish(self, pl_module: LightningModule, stage: str) -> None:
         if not self._active:
             return
-        everyones = self._gathered(self._values)
-        for dataset, images in zip(self._datasets, self._gathered(self._controls), strict=True):
-            if images:
-                self.control_records.append(self._record(dataset, list(images.values())))
+        mine = [[_by_key(part) for part in seen] for seen in (self._values, self._controls)]
         self._values, self._controls = [], []
-        for dataset, images in zip(self._datasets, everyones, strict=True):
-            if not images:
-                log.warning("no %s on %s: no picture with HR", self.name, dataset.name)
-                continue
-            self._warn_if_not_finite(images, dataset.name)
-            record = self._record(dataset, list(images.values()))
-            self.records.append(record)
-            middle = f"{dataset.name}/" if len(self._datasets) > 1 else ""
+        everyones = gather_on_first(mine)
+        self.records, self.control_records = on_first(lambda: self._summaries(everyones))
+        for record in self.records:
+            middle = f"{record['dataset']}/" if len(self._datasets) > 1 else ""
             pl_module.log(
-                f"{stage}/{middle}{self.name}",
+                f"{stage}/{middle}{record['metric']}",
                 record["value"],
                 add_dataloader_idx=False,
                 batch_size=1,
                 sync_dist=False,  # all processes have the same number by now
             )
 
-    def _gathered(self, values: list[Batches]) -> list[dict[str, float]]:
-        """Of each dataset, the value of each image that any process has seen."""
-        everyones = gather([_by_key(batches) for batches in values])
-        found = []
-        for index, wanted in enumerate(self._wanted):
-            # By key: a picture that two processes have seen (padding repeats some) counts once.
-            images = {key: value for part in everyones for key, value in part[index].items()}
-            # Sorted: then even the sum's rounding is the same on any number of processes.
-            found.append({k: images[k] for k in sorted(images) if wanted is None or k in wanted})
-        return found
+    def _summaries(self, everyones: list[list[list[Measured]]]) -> tuple[list[Record], ...]:
+        """Records of the output and of bicubic, of all datasets."""
+        records: tuple[list[Record], ...] = ([], [])
+        for index, (dataset, wanted) in enumerate(zip(self._datasets, self._wanted, strict=True)):
+            for kind, found in enumerate(records):
+                # By key: a picture that two processes have seen (padding repeats some) counts once.
+                images = {k: v for part in everyones for k, v in part[kind][index].items()}
+                # Sorted: then even rounding is the same on any number of processes.
+                images = {k: images[k] for k in sorted(images) if wanted is None or k in wanted}
+                if images:
+                    found += self.summarise(dataset, images)
+                elif kind == 0:
+                    log.warning("no %s on %s: no picture with HR", self.name, dataset.name)
+        return records
 
-    def _record(self, dataset: Any, values: list[float]) -> Record:
+    def record(self, dataset: Any, value: float, n: int) -> Record:
+        """One number of ``n`` images of a dataset, with the protocol."""
         protocol = dict(self.protocol())
-        if len(values) < len(dataset.keys):
-            protocol["images"] = len(values)  # so that it replaces no number of the whole dataset
+        if n < len(dataset.keys):
+            protocol["images"] = n  # so that it replaces no number of the whole dataset
         return {
             "dataset": dataset.name,
             "scale": float(dataset.scale),
             "metric": self.name,
-            "value": sum(values) / len(values),
-            "n": len(values),
+            "value": value,
+            "n": n,
             "protocol": protocol,
         }
 
-    def _warn_if_not_finite(self, images: dict[str, float], dataset: str) -> None:
+
+class ImageMetric(Metric):
+    """A number for each image, its mean logged as ``val/<name>`` or ``test/<name>``."""
+
+    @abstractmethod
+    def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
+        """The number of each image.
+
+        Args:
+            sr: (B, 3, H, W) float32 in [0, 1], the output.
+            hr: (B, 3, H, W) float32 in [0, 1], the reference.
+            batch: What else the data module gave; ``self.scale`` is the scale of its dataset.
+
+        Returns:
+            (B,) values, each of which must not depend on the rest of the batch.
+        """
+
+    def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
+        """(B,) numbers.
+
+        Raises:
+            ValueError: ``compute`` gave something else.
+        """
+        values = self.compute(sr, hr, batch)
+        if values.shape != (count := len(batch["key"]),):
+            raise ValueError(
+                f"{type(self).__name__}.compute gave the shape {tuple(values.shape)}; "
+                f"expected one value an image, ({count},)"
+            )
+        return values
+
+    def summarise(self, dataset: Any, images: Measured) -> list[Record]:
+        """The mean; ``images`` of the first process keeps what it is the mean of."""
+        self.images.setdefault(dataset.name, images)  # a control comes after the output
         bad = [f"{key} ({value})" for key, value in images.items() if not math.isfinite(value)]
         if bad:
             message = "%s is not finite for %d of %d images of %s, and so is the mean: %s"
             shown = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
-            log.warning(message, self.name, len(bad), len(images), dataset, shown)
+            log.warning(message, self.name, len(bad), len(images), dataset.name, shown)
+        return [self.record(dataset, sum(images.values()) / len(images), len(images))]
 
 
 def all_callbacks(trainer: Trainer) -> list[Callback]:
@@ -344,15 +393,6 @@ def output_image(outputs: Any) -> Tensor:
     return outputs["sr"]
 
 
-def gather(mine: T) -> list[T]:
-    """What all processes have, by rank. A collective: every process must come here."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return [mine]
-    everyones: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyones, mine)
-    return everyones
-
-
 def steps_done(trainer: Trainer, pl_module: LightningModule) -> int:
     """Updates of the main optimiser so far; ``global_step`` also counts those of a second one."""
     steps = getattr(pl_module, "steps", None)
@@ -364,10 +404,15 @@ def as_float64(x: Tensor) -> Tensor:
     return (x.cpu() if x.device.type == "mps" else x).to(torch.float64)
 
 
-def _by_key(batches: list[tuple[list[str], Tensor]]) -> dict[str, float]:
+def _by_key(batches: Batches) -> Measured:
     # The only place where the host waits for the device.
     return {
         key: value
         for keys, values in batches
-        for key, value in zip(keys, values.tolist(), strict=True)
+        for key, value in zip(keys, _items(values), strict=True)
     }
+
+
+def _items(values: Tensor) -> Any:
+    """Python's own numbers, or an array for each image."""
+    return values.tolist() if values.ndim == 1 else values.cpu().numpy()

@@ -19,7 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.base import ImageMetric, MetricProtocol, Record, all_callbacks, steps_done
+from callbacks.base import Metric, MetricProtocol, Record, all_callbacks, steps_done
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Results(Callback):
         self._report(trainer, pl_module)
 
     def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        metrics = [c for c in all_callbacks(trainer) if isinstance(c, ImageMetric)]
+        metrics = [c for c in all_callbacks(trainer) if isinstance(c, Metric)]
         checkpoint = getattr(pl_module, "weights_source", None)
         results: list[Result] = []
         for metric in metrics:
@@ -97,17 +97,18 @@ def margins(callbacks: list[Callback]) -> list[str]:
     """A line for each metric and dataset with a control: its value, and how it compares."""
     lines = []
     for metric in callbacks:
-        if not isinstance(metric, ImageMetric):
+        if not isinstance(metric, Metric):
             continue
-        controls = {record["dataset"]: record["value"] for record in metric.control_records}
+        controls = {(r["dataset"], r["metric"]): r["value"] for r in metric.control_records}
         for record in metric.records:
-            if (bicubic := controls.get(record["dataset"])) is None:
+            if (bicubic := controls.get((record["dataset"], record["metric"]))) is None:
                 continue
             difference = record["value"] - bicubic
             better = (difference > 0) == metric.higher_is_better and difference != 0
             lines.append(
-                f"{record['dataset']} x{record['scale']:g}: {metric.name} {record['value']:.4f}, "
-                f"bicubic {bicubic:.4f}: {difference:+.4f}, {'better' if better else 'not better'}"
+                f"{record['dataset']} x{record['scale']:g}: {record['metric']} "
+                f"{record['value']:.4f}, bicubic {bicubic:.4f}: {difference:+.4f}, "
+                f"{'better' if better else 'not better'}"
             )
     return lines
 

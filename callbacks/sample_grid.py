@@ -17,9 +17,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
-from callbacks.base import evaluated_datasets, gather, output_image, steps_done
+from callbacks.base import evaluated_datasets, output_image, steps_done
 from callbacks.image_file import write_image
 from callbacks.pixels import to_pixels
+from callbacks.processes import gather
 from callbacks.psnr import psnr
 from degradations.bicubic import resize
 

@@ -1,0 +1,63 @@
+"""What the processes of a run do together, at the end of an evaluation: bring numbers together.
+
+Every function here is a collective: all processes must come to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+def gather(mine: T) -> list[T]:
+    """What all processes have, by rank."""
+    if not several():
+        return [mine]
+    everyones: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyones, mine)
+    return everyones
+
+
+def gather_on_first(mine: T) -> list[T]:
+    """What all processes have, by rank, on the first of them; an empty list on the others."""
+    if not several():
+        return [mine]
+    first = dist.get_rank() == 0
+    everyones: list[Any] | None = [None] * dist.get_world_size() if first else None
+    dist.gather_object(mine, everyones)
+    return everyones or []
+
+
+def on_first(work: Callable[[], T]) -> T:
+    """What ``work`` gives on the first process, on all of them; an error is raised on all.
+
+    Args:
+        work: Called on the first process only; what it gives is sent to the others.
+
+    Raises:
+        RuntimeError: The work failed; the first process raises the error itself.
+    """
+    if not several():
+        return work()
+    sent: list[Any] = [None, None]
+    error: BaseException | None = None
+    if dist.get_rank() == 0:
+        try:
+            sent[0] = work()
+        except Exception as caught:  # whatever it is, the others must not wait for ever
+            error, sent[1] = caught, f"{type(caught).__name__} on the first process: {caught}"
+    dist.broadcast_object_list(sent)
+    if error is not None:
+        raise error
+    if sent[1] is not None:
+        raise RuntimeError(sent[1])
+    return sent[0]
+
+
+def several() -> bool:
+    """Whether there is more than one process."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
