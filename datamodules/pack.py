@@ -1,38 +1,34 @@
-"""Pack pictures into WebDataset shards: ``python -m datamodules.pack IMAGES SHARDS``."""
+"""Pack pictures into WebDataset shards: ``python -m datamodules.pack SOURCE OUT``."""
 
 from __future__ import annotations
 
 import argparse
-import io
 import logging
-import os
-import re
 import sys
-import tarfile
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
-from datamodules.decode import UnreadableImage, decode
-from datamodules.pairs import check_sizes, match_pairs
-from datamodules.paths import by_key, expand_path, image_key, list_images
-from datamodules.shard_index import BLOCK, build_index, index_places, save_index
+from datamodules.decode import UnreadableImage
+from datamodules.pack_inputs import Entry, Inputs, Stretch, find_inputs
+from datamodules.pack_journal import Journal, Stage
+from datamodules.pack_options import check, described, parse_size, parser, recipe_of, suffix_of
+from datamodules.pack_pictures import Outcome, process, size_of
+from datamodules.pack_report import make_report, print_report, save_report
+from datamodules.pack_workers import in_order
+from datamodules.pairs import misfit
+from datamodules.paths import expand_path
+from datamodules.shard_writer import ShardWriter, find_shards
+
+__all__ = ["main", "parse_size"]
 
 log = logging.getLogger(__name__)
 
-UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
-
-Members = dict[str, bytes]  # suffix: content
-
-
-class Entry(NamedTuple):
-    """One sample to pack: its key, and its files by the first part of their suffix."""
-
-    key: str
-    files: dict[str, Path]
+FIRST = 20  # pairs whose sizes are looked at before anything is packed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,214 +38,216 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Of the command line; by default those of this process.
 
     Returns:
-        0 if all pictures were packed, 1 if some were refused.
+        0 if all pictures were packed, 1 if some were refused, 2 after an error, 130 after Ctrl-C.
     """
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         return _run(options)
     except (ValueError, OSError) as error:
         log.error("error: %s", error)
         return 2
+    except KeyboardInterrupt:
+        log.error("stopped: the same command goes on after the last finished shard")
+        return 130
 
 
 def _run(options: argparse.Namespace) -> int:
-    out = Path(expand_path(options.shards, "SHARDS"))
-    entries = find_entries(options.images, options.lr, options.scale)
-    clear(out, options.name, options.overwrite)
-    refused: list[str] = []
-    samples = read_samples(tqdm(entries, unit=" pictures", disable=None), refused)
-    shards = write_shards(samples, out, options.name, options.samples_per_shard, options.shard_size)
-    for reason in refused:
-        log.error("refused: %s", reason)
-    packed = len(entries) - len(refused)
-    log.info("%d pictures packed into %d shards, %d refused", packed, len(shards), len(refused))
-    if shards:
+    check(options)
+    out = Path(expand_path(options.out, "OUT"))
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"OUT {str(out)!r} is a file; expected a folder")
+    inputs = find_inputs(options.source, options.lr, suffix_of(options), options.shard_in_key)
+    _check_apart(inputs.entries, out, options.name)
+    if options.lr is not None:
+        _check_scale(inputs.entries, options.scale)
+    with Journal(out / f"{options.name}.journal.jsonl") as journal:
+        _begin(journal, inputs, out, options)
+        if journal.done:
+            log.info("all of it was packed already")
+        else:
+            _pack(journal, inputs, out, options)
+        report, path = make_report(journal, inputs), out / f"{options.name}.report.json"
+        save_report(report, path)
+    print_report(report, path)
+    if report["shards"]:
         log.info("to read them: class_path: datamodules.shards.Shards")
         log.info('              init_args: {urls: "%s"}', out.resolve() / f"{options.name}-*.tar")
-    return 1 if refused else 0
+    return 1 if report["refused"] else 0
 
 
-def find_entries(images: str, lr: str | None, scale: float | None) -> list[Entry]:
-    """List the files to pack, in the order of their keys.
-
-    Args:
-        images: Folder of pictures.
-        lr: Folder of their LR, with the same names.
-        scale: How many times larger than their LR the pictures are.
-
-    Raises:
-        ValueError: A folder is missing or empty, keys are not unique, or pairs do not match.
-    """
-    root = Path(expand_path(images, "IMAGES"))
-    if not root.is_dir():
-        raise ValueError(f"IMAGES {str(root)!r} is not a folder")
-    if lr is None:
-        found = by_key(((image_key(path, root), path) for path in list_images(root)), "IMAGES")
-        entries = [Entry(key, {"": path}) for key, path in found.items()]
-    else:
-        if scale is None:
-            raise ValueError("--lr needs --scale, to check the sizes of the pairs")
-        pairs = match_pairs(root, Path(expand_path(lr, "--lr")))
-        check_sizes(pairs, scale)
-        entries = [Entry(pair.key, {"hr.": pair.hr, "lr.": pair.lr}) for pair in pairs]
-    if not entries:
-        raise ValueError(f"IMAGES {str(root)!r} holds no pictures")
-    return _without_dots(entries)
+def _check_apart(entries: list[Entry], out: Path, name: str) -> None:
+    """No tar that is read may lie where one is written."""
+    ours = {path.resolve() for path in find_shards(out, name)}
+    read = {p.path for entry in entries for p in entry.members.values() if isinstance(p, Stretch)}
+    for path in sorted(read):
+        if Path(path).resolve() in ours:
+            raise ValueError(f"{path} is read, and would be replaced: give another OUT or --name")
 
 
-def _without_dots(entries: list[Entry]) -> list[Entry]:
-    # In a shard, the key ends at the first dot of the name: 2020.01.png would be the key 2020.
-    renamed = [Entry(_dotless(entry.key), entry.files) for entry in entries]
-    changed = [e.key for e, r in zip(entries, renamed, strict=True) if e.key != r.key]
-    if changed:
-        log.info("%d keys had dots, which become _: %s, ...", len(changed), changed[0])
-    key, count = Counter(entry.key for entry in renamed).most_common(1)[0]
-    if count > 1:
-        raise ValueError(
-            f"two pictures would have the key {key!r}, as a key cannot have dots: rename one"
-        )
-    return renamed
-
-
-def _dotless(key: str) -> str:
-    folder, slash, name = key.rpartition("/")
-    return folder + slash + name.replace(".", "_")
-
-
-def clear(out: Path, name: str, overwrite: bool) -> None:
-    """Make sure that no shards of an earlier run are between the ones to be written.
-
-    Raises:
-        ValueError: There are some, and ``overwrite`` is false.
-    """
-    pattern = re.compile(rf"{re.escape(name)}-\d{{6}}\.tar(\.part|\.idx\.json)?")
-    old = [path for path in out.glob("*") if pattern.fullmatch(path.name)]
-    if any(path.suffix == ".tar" for path in old) and not overwrite:
-        raise ValueError(
-            f"{out} already holds shards called {name}-*.tar: give another folder or --name, or "
-            "--overwrite to replace them"
-        )
-    for path in old:
-        path.unlink()
-
-
-def read_samples(entries: Iterable[Entry], refused: list[str]) -> Iterator[tuple[str, Members]]:
-    """Read the files, as they are; those that cannot be decoded are left out.
-
-    Args:
-        entries: What to read.
-        refused: Is given the reason for each one that is left out.
-    """
-    for entry in entries:
-        members = {}
+def _check_scale(entries: list[Entry], scale: float) -> None:
+    """Notice a wrong scale at once: if none of the first pairs fits, none will."""
+    problems = []
+    for entry in entries[:FIRST]:
         try:
-            for role, path in entry.files.items():
-                data = path.read_bytes()
-                decode(data, str(path))
-                members[role + path.suffix.lower().removeprefix(".")] = data
-        except (UnreadableImage, OSError) as error:
-            refused.append(str(error))
+            large, small = (size_of(place.read()) for place in entry.members.values())
+        except (UnreadableImage, OSError):
+            continue
+        problem = misfit(large, small, scale)
+        if problem is None:
+            return
+        problems.append(f"{entry.key} ({problem})")
+    if problems:
+        raise ValueError(
+            f"pairs of HR and LR do not fit scale {scale:g}: {', '.join(problems[:3])}. Give the "
+            "scale of these folders as --scale"
+        )
+
+
+# ----------------------------------------------------------------------------------- begin or go on
+
+
+def _begin(journal: Journal, inputs: Inputs, out: Path, options: argparse.Namespace) -> None:
+    """Compare with what is there, and clear away what is not to be kept."""
+    job = {
+        "options": described(options),
+        "inputs": {"count": len(inputs.entries), "digest": inputs.digest()},
+    }
+    differences = _differences(journal.job, job)
+    if journal.job and not differences and not options.overwrite:
+        _check_finished(journal.finished, out)
+        for path in find_shards(out, options.name, parts=True):
+            if path.suffix == ".part":
+                path.unlink()
+        if journal.finished:
+            log.info("going on after %d finished shards", len(journal.finished))
+        return
+    if find_shards(out, options.name) and not options.overwrite:
+        how = f" (made otherwise: {'; '.join(differences)})" if journal.job else ""
+        raise ValueError(
+            f"{out} already holds shards called {options.name}-*.tar{how}: give the same command "
+            "as before to go on, another OUT or --name, or --overwrite to replace them"
+        )
+    _clear(out, options.name)
+    journal.begin(job)
+
+
+def _differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    before, after = then.get("options", {}), now["options"]
+    found = [
+        f"{name} was {before.get(name)!r}, now it is {value!r}"
+        for name, value in after.items()
+        if before.get(name) != value
+    ]
+    if not found and then.get("inputs") != now["inputs"]:
+        counts = [job.get("inputs", {}).get("count") for job in (then, now)]
+        found.append(f"SOURCE held {counts[0]} pictures, now it holds {counts[1]}, other ones")
+    return found
+
+
+def _check_finished(finished: list[Stage], out: Path) -> None:
+    for stage in finished:
+        path = out / stage.shard
+        size = path.stat().st_size if path.is_file() else None
+        if size != stage.size:
+            found = "is gone" if size is None else f"has {size} bytes, and had {stage.size}"
+            raise ValueError(
+                f"{path} was finished, and {found}: put it back, or give --overwrite to start anew"
+            )
+
+
+def _clear(out: Path, name: str) -> None:
+    for path in [*find_shards(out, name, parts=True), out / f"{name}.report.json"]:
+        path.unlink(missing_ok=True)
+
+
+# --------------------------------------------------------------------------------------------- pack
+
+
+def _pack(journal: Journal, inputs: Inputs, out: Path, options: argparse.Namespace) -> None:
+    finished = journal.finished
+    start = finished[-1].next[0] if finished else 0
+    writer = ShardWriter(
+        out, options.name, options.samples_per_shard, options.shard_size, len(finished)
+    )
+    work = partial(process, recipe_of(options))
+    packing = _Packing(journal, writer, inputs.entries, options.keep_duplicates)
+    bar = tqdm(total=len(inputs.entries), initial=start, unit=" pictures", disable=None)
+    with bar, closing(in_order(work, inputs.entries[start:], options.workers)) as outcomes:
+        try:
+            for number, outcome in enumerate(outcomes, start):
+                packing.take(number, outcome)
+                bar.update()
+            packing.end()
+        except OSError as error:  # of writing: what could not be read is an outcome
+            raise ValueError(
+                f"cannot write to {out}: {error.strerror or error}. {writer.number} shards are "
+                "finished and stay: mend that (make room), and give the same command to go on"
+            ) from error
+        finally:
+            writer.abandon()
+
+
+class _Packing:
+    """Puts outcomes into shards, in their order, and keeps the journal."""
+
+    def __init__(
+        self, journal: Journal, writer: ShardWriter, entries: list[Entry], keep_duplicates: bool
+    ) -> None:
+        self.journal, self.writer, self.entries = journal, writer, entries
+        self.keep_duplicates = keep_duplicates
+        self.known: dict[str, int] = {}  # hash of an input: the first one that has it
+        for stage in journal.finished:
+            for number, digest in stage.kept:
+                self.known.setdefault(digest, number)
+        # An input may begin in the last finished shard, and end in the one that comes now.
+        self.next = journal.finished[-1].next if journal.finished else (0, 0)
+        self.stage = Stage()
+
+    def take(self, number: int, outcome: Outcome) -> None:
+        """Write the samples of an input, or note why not."""
+        begun = self.next[1] if number == self.next[0] else 0
+        if begun:
+            self._check_unchanged(number, outcome)
+        elif outcome.reason:
+            self.stage.refused.append((number, outcome.reason, outcome.message))
         else:
-            yield entry.key, members
+            other = self.known.setdefault(outcome.digest, number)
+            if other != number:
+                self.stage.duplicates.append((number, other))
+                if not self.keep_duplicates:
+                    return
+        for part, (key, members) in enumerate(outcome.samples[begun:], begun):
+            if not self.writer.has_room(members):
+                self._finish((number, part))
+            if part == 0:
+                self.stage.kept.append((number, outcome.digest))
+                self.stage.notes.update(outcome.notes)
+            self.writer.add(key, members)
 
+    def end(self) -> None:
+        """Finish the last shard, and the journal."""
+        if self.writer.samples:
+            self._finish((len(self.entries), 0))
+        self.stage.next = (len(self.entries), 0)
+        self.journal.append(self.stage)
 
-def write_shards(
-    samples: Iterable[tuple[str, Members]], out: Path, name: str, most: int, size: int | None
-) -> list[Path]:
-    """Write samples into ``name-000000.tar`` and so on, each with its index.
+    def _finish(self, next_: tuple[int, int]) -> None:
+        stage = self.stage
+        stage.next, stage.samples = next_, self.writer.samples
+        path = self.writer.finish()
+        stage.shard, stage.size = path.name, path.stat().st_size
+        self.journal.append(stage)
+        self.stage = Stage()
 
-    Args:
-        samples: Keys, and members by suffix.
-        out: Folder, made if it is not there.
-        name: What the names of the shards begin with.
-        most: Samples a shard, at most.
-        size: Bytes a shard, at most, unless a single sample is larger.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    shards: list[Path] = []
-    batch: list[tuple[str, Members]] = []
-    total = 0
-    for key, members in samples:
-        more = sum(BLOCK + -(-len(data) // BLOCK) * BLOCK for data in members.values())
-        if batch and (len(batch) == most or (size is not None and total + more > size)):
-            shards.append(_write_shard(out / f"{name}-{len(shards):06d}.tar", batch))
-            batch, total = [], 0
-        batch.append((key, members))
-        total += more
-    if batch:
-        shards.append(_write_shard(out / f"{name}-{len(shards):06d}.tar", batch))
-    return shards
-
-
-def _write_shard(path: Path, samples: list[tuple[str, Members]]) -> Path:
-    part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            for key, members in samples:
-                for suffix, data in members.items():
-                    member = tarfile.TarInfo(
-                        f"{key}.{suffix}"
-                    )  # no time, no owner: same bytes again
-                    member.size, member.mode = len(data), 0o444
-                    tar.addfile(member, io.BytesIO(data))
-        file.flush()
-        os.fsync(file.fileno())  # the name must not be on disk before the content is
-    part.replace(path)
-    save_index(build_index(path), index_places(path, path.parent)[0])
-    return path
-
-
-def parse_size(text: str) -> int:
-    """Bytes from ``300M``.
-
-    Raises:
-        ArgumentTypeError: ``text`` is not such a number.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if match is None or float(match[1]) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected e.g. 300M or 2G")
-    return int(float(match[1]) * UNITS[match[2].upper()])
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m datamodules.pack",
-        description="Pack a folder of pictures into WebDataset shards (tars). The files are kept "
-        "as they are, in the order of their paths, and each is decoded once: broken ones are "
-        "refused and listed. The same folder gives the same shards, byte for byte.",
-        epilog="Exit status: 0 all packed, 1 some pictures refused, 2 nothing done.",
-    )
-    parser.add_argument("images", metavar="IMAGES", help="folder of pictures, with its subfolders")
-    parser.add_argument("shards", metavar="SHARDS", help="folder to write the shards to")
-    parser.add_argument("--lr", metavar="FOLDER", help="their LR pictures, with the same names")
-    parser.add_argument(
-        "--scale", type=float, help="how many times larger than LR they are; with --lr"
-    )
-    parser.add_argument(
-        "--samples-per-shard",
-        type=_positive,
-        default=1000,
-        metavar="N",
-        help="pictures in each shard, at most (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--shard-size",
-        type=parse_size,
-        metavar="SIZE",
-        help="bytes in each shard, at most, e.g. 300M",
-    )
-    parser.add_argument(
-        "--name", default="shard", help="shards are called NAME-000000.tar (default: %(default)s)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace shards of an earlier run")
-    return parser
+    def _check_unchanged(self, number: int, outcome: Outcome) -> None:
+        if outcome.reason or self.known.get(outcome.digest) is None:
+            entry = self.entries[number]
+            where = next(iter(entry.members.values())).where
+            raise ValueError(
+                f"{where} was changed since a part of it was packed "
+                f"({outcome.message or 'other bytes'}): put it back, or give --overwrite"
+            )
 
 
 if __name__ == "__main__":

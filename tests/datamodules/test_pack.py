@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -10,6 +11,7 @@ import tarfile
 
 import numpy as np
 import pytest
+import webdataset
 from PIL import Image
 
 from datamodules import pack
@@ -103,6 +105,111 @@ def test_webdataset_reads_them_securely(images, tmp_path):
     assert output.strip() == str([(key, [suffix]) for key, suffix in expected])
 
 
+@pytest.mark.parametrize("options", [[], ["--crop", "8", "--encode", "webp"]])
+def test_stock_readers_read_them(tmp_path, options):
+    """``WebDataset(...).decode("pil")`` and ``tarfile`` give pictures, captions and metadata."""
+    for number in range(3):
+        save(tmp_path / "images" / f"{number}.png", (8, 8), seed=number)
+        (tmp_path / "images" / f"{number}.txt").write_text(f"number {number}")
+        (tmp_path / "images" / f"{number}.json").write_text(json.dumps({"number": number}))
+    arguments = [str(tmp_path / "images"), str(tmp_path / "out"), *options]
+    assert pack.main([*arguments, "--samples-per-shard", "2"]) == 0
+    shards = str(tmp_path / "out" / "shard-{000000..000001}.tar")
+    samples = list(webdataset.WebDataset(shards, shardshuffle=False).decode("pil"))
+    suffix = "webp" if options else "png"
+    for number, sample in enumerate(samples):
+        assert sample["__key__"] == (f"{number}_s001" if options else str(number))
+        np.testing.assert_array_equal(np.asarray(sample[suffix]), pixels((8, 8), number))
+        assert (sample["txt"], sample["json"]) == (f"number {number}", {"number": number})
+    assert len(samples) == 3
+    with tarfile.open(tmp_path / "out" / "shard-000001.tar") as tar:
+        assert [member.name for member in tar] == [
+            f"{sample['__key__']}.{s}" for s in (suffix, "txt", "json")
+        ]
+        picture = Image.open(tar.extractfile(tar.getmembers()[0]))
+        np.testing.assert_array_equal(np.asarray(picture), pixels((8, 8), 2))
+
+
+def test_restart_markers_reach_the_reader(tmp_path):
+    save(tmp_path / "images" / "a.png", (160, 96))
+    arguments = [str(tmp_path / "images"), str(tmp_path / "out")]
+    assert pack.main([*arguments, "--encode", "jpeg:95", "--restart-markers"]) == 0
+    assert names(tmp_path / "out" / "shard-000000.tar") == ["a.jpg", "a.rst"]
+    packed = source(tmp_path / "out")
+    assert packed.size(0) == (96, 160)
+    crop = packed.read_crop(0, 20, 30, 40, 50)["hr"]
+    np.testing.assert_array_equal(crop, packed.read(0)["hr"][20:60, 30:80])
+
+
+def test_duplicates(images, tmp_path, caplog):
+    (images / "z.png").write_bytes((images / "b.png").read_bytes())
+    (images / "z.txt").write_text("another caption does not make another picture")
+    assert pack.main([str(images), str(tmp_path / "out")]) == 0
+    assert source(tmp_path / "out").keys == ["a", "b", "deep/c", "deep/d", "e"]
+    assert (
+        "1 pictures equal an earlier one byte by byte and were left out, such as z, which is b"
+        in caplog.text
+    )
+    assert pack.main([str(images), str(tmp_path / "all"), "--keep-duplicates"]) == 0
+    assert source(tmp_path / "all").keys[-1] == "z"
+    for out in ("out", "all"):
+        report = json.loads((tmp_path / out / "shard.report.json").read_text())
+        path = str(images / "z.png")
+        assert report["duplicates"] == [{"key": "z", "path": path, "same_as": "b"}]
+        assert report["counts"]["packed"] == (5 if out == "out" else 6)
+
+
+def test_report(images, tmp_path, caplog):
+    for number in range(7):
+        (images / f"empty{number}.png").touch()
+    (images / "text.jpg").write_text("this is no picture")
+    assert pack.main([str(images), str(tmp_path / "out"), "--min-side", "5"]) == 1
+    assert caplog.text.count("refused (") == 5
+    assert "refused by reason: 7 empty, 1 not a picture; all are listed in" in caplog.text
+    report = json.loads((tmp_path / "out" / "shard.report.json").read_text())
+    assert report["counts"]["refused_by_reason"] == {"empty": 7, "not a picture": 1}
+    assert report["refused"][0] == {
+        "key": "empty0",
+        "path": str(images / "empty0.png"),
+        "reason": "empty",
+        "message": f"{images / 'empty0.png'}: the file is empty",
+    }
+    assert report["options"]["--min-side"] == 5
+    assert (report["counts"]["packed"], report["shards"]) == (5, ["shard-000000.tar"])
+
+
+def test_nothing_but_refused_pictures(tmp_path, caplog):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").touch()
+    assert pack.main([str(tmp_path / "images"), str(tmp_path / "out")]) == 1
+    assert "0 pictures packed into 0 shards, 1 refused" in caplog.text
+    assert "to read them" not in caplog.text
+    assert not list((tmp_path / "out").glob("*.tar*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--lr", "x"], "--lr needs --scale"),
+        (["--lr-suffix", "x2"], "--lr, which is not given"),
+        (["--lr", "x", "--scale", "2", "--max-long-side", "9"], "would part HR from --lr"),
+        (["--step", "4"], "--crop, which is not given"),
+        (["--thresh", "4"], "--crop, which is not given"),
+        (["--lr", "x", "--scale", "4", "--crop", "30"], "give 28 or 32"),
+        (["--lr", "x", "--scale", "4", "--crop", "32", "--step", "3"], "--step is 3"),
+        (["--lr", "x", "--scale", "1.5", "--crop", "30"], "needs a whole number as --scale"),
+        (["--restart-markers", "--encode", "webp"], "--encode is webp"),
+        (["--restart-markers", "--crop", "8"], "--encode jpeg:97"),
+        (["--captions", "text", "--no-sidecars"], "drop --no-sidecars"),
+        (["--shard-in-key"], "SOURCE is none"),
+    ],
+)
+def test_options_that_contradict_each_other(images, tmp_path, options, words, caplog):
+    assert pack.main([str(images), str(tmp_path / "out"), *options]) == 2
+    assert words in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
 def test_pairs(tmp_path):
     save(tmp_path / "hr" / "a.png", (8, 6), seed=1)
     save(tmp_path / "lr" / "a.png", (4, 3), seed=2)
@@ -190,6 +297,8 @@ def test_earlier_shards_are_not_mixed_in(images, tmp_path, caplog):
         "mine.png",
         "shard-000000.tar",
         "shard-000000.tar.idx.json",
+        "shard.journal.jsonl",
+        "shard.report.json",
     ]
     assert other.exists()
 
@@ -215,7 +324,18 @@ def test_nothing_to_pack(tmp_path, caplog):
     assert "would both have the key 'a'" in caplog.text
 
 
-@pytest.mark.parametrize("options", [["--shard-size", "much"], ["--samples-per-shard", "0"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--shard-size", "much"],
+        ["--samples-per-shard", "0"],
+        ["--encode", "jpeg"],
+        ["--scale", "0.5"],
+        ["--max-pixels", "lots"],
+        ["--name", "a/b"],
+        ["--thresh", "-1"],
+    ],
+)
 def test_bad_numbers(images, tmp_path, options, capsys):
     with pytest.raises(SystemExit) as exit_:
         pack.main([str(images), str(tmp_path / "out"), *options])
@@ -237,7 +357,7 @@ def test_command(images, tmp_path):
     text = subprocess.run(
         [*command[:3], "--help"], cwd=REPO, capture_output=True, text=True, check=True
     )
-    for word in ("IMAGES", "SHARDS", "--lr", "--shard-size", "--overwrite", "Exit status"):
+    for word in ("SOURCE", "OUT", "--lr", "--shard-size", "--overwrite", "exit status"):
         assert word in text.stdout
 
 

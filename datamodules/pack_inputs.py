@@ -1,0 +1,347 @@
+"""What the packer reads: folders, lists of paths, LMDB and tars, alone or HR with LR."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from glob import glob
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple, Protocol
+
+from braceexpand import braceexpand
+
+from datamodules import pack_lmdb
+from datamodules.decode import IMAGE_EXTENSIONS
+from datamodules.pairs import match
+from datamodules.paths import by_key, expand_path, has_wildcard, image_key, images_of, is_image
+from datamodules.shard_index import build_index, split_name
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = frozenset(extension.removeprefix(".") for extension in IMAGE_EXTENSIONS)
+EXPECTED = ", ".join(sorted(SUFFIXES))
+ROLES = ("", "hr.", "lr.")  # of a picture in a sample, as they stand before the extension
+TEXT = 4096  # bytes of a list that are looked at before it is read
+
+
+class Place(Protocol):
+    """Where the bytes of one member come from."""
+
+    @property
+    def where(self) -> str:
+        """What to call it in a message."""
+
+    def read(self) -> bytes:
+        """The bytes.
+
+        Raises:
+            OSError: They cannot be read.
+        """
+
+
+class File(NamedTuple):
+    """A file."""
+
+    path: str
+
+    @property
+    def where(self) -> str:
+        """Its path."""
+        return self.path
+
+    def read(self) -> bytes:
+        """The whole file."""
+        return Path(self.path).read_bytes()
+
+
+class Stretch(NamedTuple):
+    """A member of a tar."""
+
+    path: str
+    name: str
+    offset: int
+    size: int
+
+    @property
+    def where(self) -> str:
+        """The tar and the member's name."""
+        return f"{self.path}: {self.name}"
+
+    def read(self) -> bytes:
+        """The member's bytes.
+
+        Raises:
+            OSError: The tar ends before them.
+        """
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        if len(data) != self.size:
+            raise OSError(f"{self.where}: the tar was cut off since it was looked through")
+        return data
+
+
+class Entry(NamedTuple):
+    """One input: its key, and its members by suffix (``png``, ``hr.png``, ``txt``).
+
+    A suffix that ends with a role alone (empty, ``hr.``, ``lr.``) is a picture of a kind that its
+    bytes will tell.
+    """
+
+    key: str
+    members: dict[str, Place]
+
+
+class Refused(NamedTuple):
+    """An input that is not packed: its key, where it is, and why, in a word and in a sentence."""
+
+    key: str
+    path: str
+    reason: str
+    message: str
+
+
+class Inputs(NamedTuple):
+    """What there is to pack, in the order of packing, and what was refused by its name alone."""
+
+    entries: list[Entry]
+    refused: list[Refused]
+
+    def digest(self) -> str:
+        """Hash of what would be packed: of the keys and of where their members are."""
+        whole = hashlib.blake2b(digest_size=16)
+        for entry in self.entries:
+            names = [entry.key, *(f"{suffix}={p.where}" for suffix, p in entry.members.items())]
+            whole.update("\0".join(names).encode(errors="surrogateescape") + b"\n")
+        return whole.hexdigest()
+
+
+def role_of(suffix: str) -> str | None:
+    """What a member is: ``""`` or ``hr.`` the picture, ``lr.`` its LR, None no picture."""
+    role, extension = suffix[:3], suffix[3:]
+    if role not in ROLES[1:]:
+        role, extension = "", suffix
+    return role if extension in SUFFIXES or suffix in ROLES else None
+
+
+def find_inputs(
+    source: str, lr: str | None = None, lr_suffix: str = "", shard_in_key: bool = False
+) -> Inputs:
+    """List what to pack. Nothing but names is read.
+
+    Args:
+        source: A folder, a pattern of pictures, a text file of paths, an LMDB, or tars.
+        lr: The same for the LR pictures of ``source``, but no tars.
+        lr_suffix: What an LR key has after the HR's key.
+        shard_in_key: Put a tar's name in front of its keys.
+
+    Raises:
+        ValueError: There is nothing, it cannot be read, keys are not unique, or HR and LR do not
+            match.
+    """
+    refused: list[Refused] = []
+    if lr is None:
+        entries = _entries_of(source, refused, shard_in_key)
+    else:
+        large = _pictures_of(source, "SOURCE", refused)
+        small = _pictures_of(lr, "--lr", refused)
+        # What was refused in one has no partner in the other by this fault alone.
+        gone = {entry.key for entry in refused}
+        partners = gone | {key + lr_suffix for key in gone}
+        large = {key: member for key, member in large.items() if key + lr_suffix not in gone}
+        small = {key: member for key, member in small.items() if key not in partners}
+        pairs = match(large, small, (source, lr), lr_suffix).items()
+        entries = [Entry(k, {f"hr.{a[0]}": a[1], f"lr.{b[0]}": b[1]}) for k, (a, b) in pairs]
+    return _checked(entries, refused, source)
+
+
+Member = tuple[str, Place]  # extension, or "" if only the bytes tell; where it is
+
+
+def _entries_of(source: str, refused: list[Refused], shard_in_key: bool) -> list[Entry]:
+    if is_tars(source):
+        return list(_from_tars(source, shard_in_key))
+    pictures = _pictures_of(source, "SOURCE", refused)
+    return [Entry(key, {extension: place}) for key, (extension, place) in pictures.items()]
+
+
+def _pictures_of(source: str, what: str, refused: list[Refused]) -> dict[str, Member]:
+    path = Path(expand_path(source, what))
+    if is_tars(source):
+        raise ValueError(
+            f"{what} {source!r} is a tar; pairs in tars are members hr.png and lr.png of one "
+            "sample: give these tars as SOURCE alone, without --lr"
+        )
+    if pack_lmdb.is_lmdb(path):
+        return dict(_from_lmdb(path, refused))
+    if path.is_dir() or (has_wildcard(str(path)) and not path.exists()):
+        found = by_key(images_of(str(path)), what)
+        if not found:
+            raise ValueError(_no_pictures(path, source, what))
+        return {key: _member(file) for key, file in found.items()}
+    if not path.is_file():
+        raise ValueError(
+            f"{what} {source!r} is not a folder, nor a list of paths, an LMDB or a tar: it does "
+            "not exist"
+        )
+    if is_image(path):
+        raise ValueError(f"{what} {source!r} is a single picture; expected its folder or a list")
+    return {key: _member(file) for key, file in _from_list(path, what, refused).items()}
+
+
+def _member(path: Path) -> Member:
+    return path.suffix.lower().removeprefix("."), File(str(path))
+
+
+def _no_pictures(path: Path, source: str, what: str) -> str:
+    message = f"{what} {source!r} holds no pictures"
+    if path.is_dir():
+        if next(path.glob("*.tar"), None):
+            return f"{message}, but tars: give them as {str(path / '*.tar')!r}"
+        if path.suffix == ".lmdb":
+            return f"{message}, and is no LMDB either: it has no data.mdb"
+    return f"{message} ({EXPECTED})"
+
+
+# ---------------------------------------------------------------------------------------- of a list
+
+
+def _from_list(path: Path, what: str, refused: list[Refused]) -> dict[str, Path]:
+    """The pictures a text file names, in its order; paths are relative to the file's folder."""
+    found = [Path(os.path.abspath(path.parent / line)) for line in _lines(path, what)]
+    if not found:
+        raise ValueError(f"{what} {str(path)!r} is an empty list; expected one path a line")
+    root = Path(os.path.abspath(path.parent))
+    if not all(file.is_relative_to(root) for file in found):
+        root = Path(os.path.commonpath([file.parent for file in found]))
+    pictures: dict[str, Path] = {}
+    for file in found:
+        key = image_key(file, root)
+        if not is_image(file):
+            message = f"{file}: no picture by its name; expected one of {EXPECTED}"
+            refused.append(Refused(key, str(file), "unsupported", message))
+            continue
+        other = pictures.setdefault(key, file)
+        if other != file:
+            by_key([(key, other), (key, file)], what)  # which says how to mend it
+    return pictures
+
+
+def _lines(path: Path, what: str) -> Iterator[str]:
+    try:
+        with path.open("rb") as file:
+            if b"\0" in file.read(TEXT):
+                raise ValueError("it has bytes of zero")
+        text = path.read_text(encoding="utf-8-sig")
+    except ValueError as error:  # of UTF-8, too
+        raise ValueError(
+            f"{what} {str(path)!r} is neither a tar nor an LMDB nor a text of paths ({error})"
+        ) from error
+    lines = (line.strip() for line in text.splitlines())
+    return (line for line in lines if line and not line.startswith("#"))
+
+
+# --------------------------------------------------------------------------------------- of an LMDB
+
+
+def _from_lmdb(path: Path, refused: list[Refused]) -> Iterator[tuple[str, Member]]:
+    for key, extension, record in pack_lmdb.list_records(path):
+        if key is None:
+            message = f"{record.where}: its key is no UTF-8 text"
+            refused.append(Refused(repr(record.key), record.where, "unsafe name", message))
+        else:
+            yield key, (extension, record)
+
+
+# ------------------------------------------------------------------------------------------ of tars
+
+
+def is_tars(source: str) -> bool:
+    """Whether a source is a tar, or a pattern of tars."""
+    return source.lower().endswith((".tar", ".tar}", ".tar.gz", ".tgz"))
+
+
+def _from_tars(source: str, shard_in_key: bool) -> Iterator[Entry]:
+    for path in _tar_files(source):
+        index = build_index(path)
+        prefix = f"{path.stem}/" if shard_in_key else ""
+        for key, members in zip(index.keys, index.members, strict=True):
+            places: dict[str, Place] = {
+                suffix: Stretch(str(path), f"{key}.{suffix}", member.offset, member.size)
+                for suffix, member in members.items()
+            }
+            yield Entry(prefix + key, places)
+
+
+def _tar_files(source: str) -> Iterator[Path]:
+    pattern = expand_path(source, "SOURCE")
+    for name in [pattern] if Path(pattern).exists() else braceexpand(pattern, escape=False):
+        found = [name] if Path(name).is_file() else sorted(glob(name))
+        if not found:
+            raise ValueError(f"SOURCE {source!r}: {name} does not exist, or matches no tar")
+        yield from map(Path, found)
+
+
+# --------------------------------------------------------------------------------------------- keys
+
+
+def _checked(entries: Iterable[Entry], refused: list[Refused], source: str) -> Inputs:
+    """Leave out what cannot be a key in a tar, and make sure that the others are unique."""
+    kept: dict[str, Entry] = {}
+    renamed = []
+    for entry in entries:
+        place = next(iter(entry.members.values()))
+        # In a shard, the key ends at the first dot of the name: 2020.01.png would be the key 2020.
+        key = _dotless(entry.key)
+        problem = _problem(key)
+        if problem:
+            message = f"{place.where}: its key {key!r} {problem}; rename it"
+            refused.append(
+                Refused(_shown(key), _shown(place.where), "unsafe name", _shown(message))
+            )
+            continue
+        if key != entry.key:
+            renamed.append(entry.key)
+        other = kept.setdefault(key, entry)
+        if other is not entry:
+            first = next(iter(other.members.values()))
+            dots = ", as a key cannot have dots" if other.key != entry.key else ""
+            mend = "rename one"
+            if isinstance(place, Stretch):
+                mend = "if each tar counts from 0, give --shard-in-key"
+            raise ValueError(
+                f"two pictures would have the key {key!r}{dots} ({first.where} and "
+                f"{place.where}): {mend}"
+            )
+    if renamed:
+        log.info("%d keys had dots, which become _: %s, ...", len(renamed), renamed[0])
+    if not kept and not refused:
+        raise ValueError(f"SOURCE {source!r} holds no pictures")
+    return Inputs([Entry(key, entry.members) for key, entry in kept.items()], refused)
+
+
+def _dotless(key: str) -> str:
+    folder, slash, name = key.rpartition("/")
+    return folder + slash + name.replace(".", "_")
+
+
+def _problem(key: str) -> str | None:
+    """Why a name can be no key, or None."""
+    if key.startswith("/") or ".." in PurePosixPath(key).parts:
+        return "leads out of the folder"
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return "is no UTF-8 text"
+    if not key.isprintable():
+        return "has characters that cannot be printed"
+    if split_name(f"{key}.x") != (key, "x"):
+        return "is one that readers of WebDataset pass over"
+    return None
+
+
+def _shown(text: str) -> str:
+    # A line's end, or the half characters of a name that is no UTF-8, can go into no report.
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

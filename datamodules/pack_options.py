@@ -1,0 +1,312 @@
+"""The packer's command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from typing import Any
+
+from datamodules.pack_encode import KEEP, parse_encoding
+from datamodules.pack_inputs import is_tars
+from datamodules.pack_pictures import MAX_PIXELS, Recipe
+from datamodules.pack_workers import usable_cores
+from datamodules.pairs import with_scale
+from datamodules.paths import expand_path
+
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+DESCRIPTION = """\
+Pack pictures into WebDataset shards (tars), each with its index. Every picture is decoded once, and
+broken ones are refused and listed. Without further options the files are kept as they are, in the
+order of their paths."""
+EXAMPLES = """\
+examples:
+  a folder, its files as they are, shards of at most 300 MB:
+    python -m datamodules.pack my/photos my/shards --shard-size 300M
+  2K pictures of which training reads crops alone, without decoding the rest:
+    python -m datamodules.pack DIV2K_train_HR shards --encode jpeg:97 --restart-markers
+  sub-images of pairs, as BasicSR cuts them:
+    python -m datamodules.pack DIV2K_train_HR shards --lr DIV2K_train_LR_bicubic/X2 \\
+      --lr-suffix x2 --scale 2 --crop 480 --step 240 --encode webp
+
+A command that was killed, or whose disk was full, goes on when it is given again. The same input
+and options give the same bytes, whatever the workers and the interruptions.
+
+exit status: 0 all packed, 1 some inputs were refused, 2 an error stopped it, 130 Ctrl-C
+"""
+
+
+def parse_size(text: str) -> int:
+    """Bytes from ``300M``.
+
+    Raises:
+        ArgumentTypeError: ``text`` is not such a number.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected e.g. 300M or 2G")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def _pixels(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)", text.strip(), re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of pixels; expected e.g. 200M")
+    return int(float(match[1]) * DECIMAL[match[2].upper()])
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
+
+
+def _scale(text: str) -> float:
+    try:
+        scale = float(text)
+    except ValueError:
+        scale = 0.0
+    if not 1 <= scale < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no scale; expected a number of at least 1")
+    return scale
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no name for shards; expected letters, digits, and _ . - within"
+        )
+    return text
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m datamodules.pack",
+        usage="%(prog)s SOURCE OUT [options]",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a folder (with its subfolders), a pattern of pictures, a text file with a path on "
+        "each line, an LMDB, or tars: 'old/train-{000..099}.tar'",
+    )
+    made.add_argument("out", metavar="OUT", help="folder to write the shards to")
+    _add_inputs(made.add_argument_group("what is packed"))
+    _add_pictures(made.add_argument_group("what happens to a picture, in this order"))
+    _add_shards(made.add_argument_group("shards"))
+    return made
+
+
+def _add_inputs(group: Any) -> None:
+    group.add_argument(
+        "--lr", metavar="SOURCE", help="the LR pictures, with the same names; needs --scale"
+    )
+    group.add_argument(
+        "--scale",
+        type=_scale,
+        metavar="N",
+        help="how many times larger than their LR pictures are; pairs of other sizes are refused",
+    )
+    group.add_argument(
+        "--lr-suffix",
+        default="",
+        metavar="TEXT",
+        help="what an LR name has after the HR's, such as x2 or x{scale}",
+    )
+    group.add_argument(
+        "--captions",
+        metavar="KEY",
+        help="take the caption from this key of the JSON beside a picture. By default it is the "
+        "text file: a.txt is the caption of a.jpg. a.json goes into the shard as it is",
+    )
+    group.add_argument(
+        "--no-sidecars", action="store_true", help="look for no text or JSON beside pictures"
+    )
+    group.add_argument(
+        "--keep-duplicates",
+        action="store_true",
+        help="keep pictures whose files are equal to an earlier one; by default they are left out",
+    )
+    group.add_argument(
+        "--shard-in-key",
+        action="store_true",
+        help="put a tar's name in front of its keys, for tars that all count from 0",
+    )
+    group.add_argument(
+        "--max-pixels",
+        type=_pixels,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="refuse pictures with more, e.g. 400M, before they are decoded (default: 179M)",
+    )
+
+
+def _add_pictures(group: Any) -> None:
+    group.add_argument(
+        "--max-long-side",
+        type=_positive,
+        metavar="N",
+        help="shrink pictures whose long side is longer, by Lanczos",
+    )
+    group.add_argument(
+        "--max-short-side", type=_positive, metavar="N", help="the same for the short side"
+    )
+    group.add_argument(
+        "--min-side",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="refuse pictures whose short side is then shorter",
+    )
+    group.add_argument(
+        "--crop",
+        type=_positive,
+        metavar="N",
+        help="cut pictures into squares of this side, as BasicSR's extract_subimages: a_s001, ...",
+    )
+    group.add_argument(
+        "--step", type=_positive, metavar="N", help="from one square to the next (default: --crop)"
+    )
+    group.add_argument(
+        "--thresh",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="pixels that may be left over at the border; for more, another square ends there "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--encode",
+        type=parse_encoding,
+        default=KEEP,
+        metavar="HOW",
+        help="keep: files as they are, and PNG for what was shrunk or cut (default); webp: without "
+        "loss; png; jpeg:QUALITY, for HR only: LR never loses anything",
+    )
+    group.add_argument(
+        "--restart-markers",
+        action="store_true",
+        help="give JPEGs restart markers, so that crops are read without the rest: those that are "
+        "JPEG already lose nothing (by jpegtran, else they are kept), others become so by --encode "
+        "jpeg:QUALITY",
+    )
+
+
+def _add_shards(group: Any) -> None:
+    group.add_argument(
+        "--samples-per-shard",
+        type=_positive,
+        default=1000,
+        metavar="N",
+        help="samples in each shard, at most (default: %(default)s)",
+    )
+    group.add_argument(
+        "--shard-size",
+        type=parse_size,
+        metavar="SIZE",
+        help="bytes in each shard, at most, e.g. 300M",
+    )
+    group.add_argument(
+        "--name",
+        type=_name,
+        default="shard",
+        help="shards are called NAME-000000.tar (default: %(default)s)",
+    )
+    group.add_argument(
+        "--overwrite", action="store_true", help="start anew, and replace shards of this name"
+    )
+    group.add_argument(
+        "--workers",
+        type=_positive,
+        default=usable_cores(),
+        metavar="N",
+        help="processes (default: one for each core, here %(default)s)",
+    )
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        ValueError: They do.
+    """
+    if options.lr is not None and options.scale is None:
+        raise ValueError("--lr needs --scale, to check the sizes of the pairs")
+    if options.lr is None and options.lr_suffix:
+        raise ValueError("--lr-suffix is part of the names in --lr, which is not given")
+    shrunk = options.max_long_side is not None or options.max_short_side is not None
+    if options.lr is not None and shrunk:
+        raise ValueError("--max-long-side and --max-short-side would part HR from --lr: drop them")
+    if options.crop is None and (options.step is not None or options.thresh):
+        raise ValueError("--step and --thresh are about the squares of --crop, which is not given")
+    if options.crop is not None and options.lr is not None:
+        _check_grid(options)
+    kind = options.encode.kind
+    if options.restart_markers and kind in ("webp", "png"):
+        raise ValueError(f"--restart-markers is about JPEG, and --encode is {kind}: drop one")
+    if options.restart_markers and kind == "keep" and (shrunk or options.crop is not None):
+        raise ValueError(
+            "--restart-markers with --crop or a bounded side writes new JPEGs: give their quality, "
+            "--encode jpeg:97"
+        )
+    if options.captions is not None and options.no_sidecars and not is_tars(options.source):
+        raise ValueError("--captions reads the JSON beside pictures: drop --no-sidecars")
+    if options.shard_in_key and not is_tars(options.source):
+        raise ValueError("--shard-in-key is about tars, and SOURCE is none: drop it")
+
+
+def _check_grid(options: argparse.Namespace) -> None:
+    if options.scale != round(options.scale):
+        raise ValueError(f"--crop of pairs needs a whole number as --scale, not {options.scale:g}")
+    unit = round(options.scale)
+    for name, value in (("--crop", options.crop), ("--step", options.step)):
+        if value is not None and value % unit:
+            raise ValueError(
+                f"{name} is {value}, no multiple of the scale {unit}, so that the LR would be cut "
+                f"between pixels: give {value - value % unit or unit} or {value + -value % unit}"
+            )
+
+
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    """What happens to a picture."""
+    return Recipe(
+        scale=options.scale,
+        crop=options.crop,
+        step=options.step or options.crop or 0,
+        thresh=options.thresh,
+        long_side=options.max_long_side,
+        short_side=options.max_short_side,
+        min_side=options.min_side,
+        max_pixels=options.max_pixels,
+        encoding=options.encode,
+        restart_markers=options.restart_markers,
+        captions=options.captions,
+        sidecars=not options.no_sidecars,
+    )
+
+
+def suffix_of(options: argparse.Namespace) -> str:
+    """What an LR name has after the HR's."""
+    return with_scale(options.lr_suffix, options.scale) if options.lr_suffix else ""
+
+
+def described(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that the shards depend on, as they are called on the command line."""
+    names = dict(vars(options))
+    for name in ("overwrite", "workers", "out", "source", "lr"):
+        del names[name]
+    names["encode"] = str(names["encode"])
+    source = os.path.abspath(expand_path(options.source, "SOURCE"))
+    lr = None if options.lr is None else os.path.abspath(expand_path(options.lr, "--lr"))
+    named = {f"--{name.replace('_', '-')}": value for name, value in sorted(names.items())}
+    return {"SOURCE": source, "--lr": lr, **named}

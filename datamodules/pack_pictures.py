@@ -1,0 +1,359 @@
+"""What the packer does to one input: check, shrink, cut and encode its pictures; pure and local."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from datamodules import pack_encode
+from datamodules.decode import Picture, UnreadableImage, decode, read_size
+from datamodules.pack_cut import Grid, Planes, bounded, resized, squares
+from datamodules.pack_encode import KEEP, Encoding, Refusal
+from datamodules.pack_inputs import Entry, File, Place, role_of
+from datamodules.pairs import misfit
+
+MAX_PIXELS = 2 * 89_478_485  # where Pillow takes a picture for a decompression bomb
+# Reading one runs what it says: no reader of ours looks at them, and other readers should not.
+PICKLES = frozenset({"pyd", "pkl", "pickle", "pt", "pth"})
+
+Members = dict[str, bytes]  # suffix: content
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What happens to every input.
+
+    Args:
+        scale: How many times larger than its LR a picture is, if there are LR pictures.
+        crop: Side of the squares that pictures are cut into, or None to leave them whole.
+        step: Pixels from one square to the next.
+        thresh: Pixels that may be left over at the right and the bottom; for more, one more square
+            is put at the border.
+        long_side: Pictures are shrunk until their long side is at most this.
+        short_side: The same for their short side.
+        min_side: Pictures whose short side is then below this are refused.
+        max_pixels: Pictures with more are refused before they are decoded.
+        encoding: How pictures are written.
+        restart_markers: Write JPEG with restart markers and their offsets.
+        captions: Key of a caption in the JSON, or None to take the text file.
+        sidecars: Look for text and JSON beside a picture.
+    """
+
+    scale: float | None = None
+    crop: int | None = None
+    step: int = 0
+    thresh: int = 0
+    long_side: int | None = None
+    short_side: int | None = None
+    min_side: int = 1
+    max_pixels: int = MAX_PIXELS
+    encoding: Encoding = KEEP
+    restart_markers: bool = False
+    captions: str | None = None
+    sidecars: bool = True
+
+    @property
+    def writes(self) -> bool:
+        """Whether pictures may be written anew, rather than kept as they are."""
+        changes = (self.crop, self.long_side, self.short_side)
+        return self.encoding != KEEP or any(side is not None for side in changes)
+
+
+class Outcome(NamedTuple):
+    """What became of one input.
+
+    Attributes:
+        samples: Keys, and members by suffix; none if it was refused.
+        digest: Hash of the bytes of its pictures, hexadecimal; empty if it was refused.
+        reason: Why it was refused, in a word or two, or "".
+        message: The same in a sentence.
+        notes: What was done to it that is to be counted.
+    """
+
+    samples: list[tuple[str, Members]]
+    digest: str = ""
+    reason: str = ""
+    message: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class _Shot(NamedTuple):
+    """One picture on its way."""
+
+    place: Place
+    suffix: str
+    data: bytes
+    picture: Picture
+
+
+def process(recipe: Recipe, entry: Entry) -> Outcome:
+    """Read an input and make its samples.
+
+    Args:
+        recipe: What happens to it.
+        entry: Which it is.
+    """
+    notes: list[str] = []
+    try:
+        content = {suffix: place.read() for suffix, place in entry.members.items()}
+        shots = dict(_decoded(entry, content, recipe))
+        others = _others(entry, content, recipe, notes)
+        samples = list(_samples(entry.key, shots, others, recipe, notes))
+    except Refusal as error:
+        return Outcome([], reason=error.reason, message=str(error))
+    except UnreadableImage as error:
+        return Outcome([], reason=error.reason, message=str(error))
+    except FileNotFoundError as error:
+        message = f"{error.filename}: no such file" if error.filename else str(error)
+        return Outcome([], reason="missing", message=message)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return Outcome([], reason="unreadable", message=f"{where}{error.strerror or error}")
+    return Outcome(samples, _digest(shots), notes=tuple(notes))
+
+
+def _digest(shots: dict[str, _Shot]) -> str:
+    whole = hashlib.blake2b(digest_size=16)
+    for role, shot in sorted(shots.items()):
+        whole.update(f"{role}{len(shot.data)}:".encode() + shot.data)
+    return whole.hexdigest()
+
+
+# -------------------------------------------------------------------------------------------- input
+
+
+def _decoded(
+    entry: Entry, content: dict[str, bytes], recipe: Recipe
+) -> Iterator[tuple[str, _Shot]]:
+    """The pictures by their role, checked."""
+    found: dict[str, _Shot] = {}
+    for suffix, data in content.items():
+        role = role_of(suffix)
+        if role is None:
+            continue
+        place = entry.members[suffix]
+        if role in found:
+            raise Refusal(
+                "several pictures", f"{place.where}: the sample has another {role}picture"
+            )
+        picture = _picture(data, place.where, recipe, role)
+        kind = f"{role}{pack_encode.extension_of(data)}" if suffix == role else suffix
+        found[role] = _Shot(place, kind, data, picture)
+    if "" in found and "hr." in found:
+        raise Refusal("several pictures", f"{found[''].place.where}: beside it is an hr picture")
+    if not found.keys() & {"", "hr."}:
+        where = next(iter(entry.members.values())).where
+        raise Refusal("no picture", f"{where}: its sample has no picture, nor one called hr.<ext>")
+    large, small = found.get("hr.") or found[""], found.get("lr.")
+    if small is not None and recipe.scale is not None:
+        problem = misfit(_size(large.picture), _size(small.picture), recipe.scale)
+        if problem:
+            fault = f"does not fit scale {recipe.scale:g}: {problem}"
+            raise Refusal("sizes of the pair", f"{large.place.where}: the pair {fault}")
+    yield from found.items()
+
+
+def _picture(data: bytes, where: str, recipe: Recipe, role: str) -> Picture:
+    pixels = pack_encode.pixels_of(data)
+    if pixels is not None and pixels > recipe.max_pixels:
+        raise Refusal(
+            "too large",
+            f"{where}: {pixels / 1e6:.0f} megapixels, more than --max-pixels "
+            f"{recipe.max_pixels / 1e6:.0f}M: a decompression bomb, or raise it",
+        )
+    # Our JPEGs have no profile, so their pixels are those that every reader takes them for.
+    jpeg = recipe.encoding.kind == "jpeg" and role != "lr."
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None  # ours was just checked, and may be higher
+    try:
+        picture = decode(data, where, srgb=jpeg)
+        # Other kinds keep the profile, unless it is one for ink or grey: we write RGB.
+        if not jpeg and picture.mode[:3] != "RGB" and recipe.writes and picture.bit_depth == 8:
+            return decode(data, where, srgb=True)
+        return picture
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """(W, H) of a picture when it is upright, from its header.
+
+    Raises:
+        UnreadableImage: The header is broken.
+    """
+    try:
+        return read_size(io.BytesIO(data))  # type: ignore[arg-type]
+    except TypeError as error:  # bytes have no path to name
+        raise UnreadableImage("the header cannot be read") from error
+
+
+def _size(picture: Picture) -> tuple[int, int]:
+    return picture.rgb.shape[1], picture.rgb.shape[0]
+
+
+def _others(entry: Entry, content: dict[str, bytes], recipe: Recipe, notes: list[str]) -> Members:
+    """What goes with the picture: caption, metadata, and whatever else a tar has."""
+    others = {suffix: data for suffix, data in content.items() if role_of(suffix) is None}
+    for suffix in PICKLES & others.keys():
+        notes.append(f"members {suffix} (pickles) left out")
+        del others[suffix]
+    place = next(iter(entry.members.values()))
+    if recipe.sidecars and isinstance(place, File):
+        others |= _sidecars(Path(place.path))
+    where = place.where
+    if recipe.captions is not None:
+        caption = _caption(_json(others, where), recipe.captions, where)
+        others.pop("txt", None)
+        if caption is None:
+            notes.append("pictures without a caption")
+        else:
+            others["txt"] = caption.encode()
+    _json(others, where)
+    try:
+        others.get("txt", b"").decode()
+    except UnicodeDecodeError as error:
+        raise Refusal(
+            "broken caption", f"{where}: its caption is no UTF-8 text: {error}"
+        ) from error
+    return others
+
+
+def _sidecars(picture: Path) -> Members:
+    found = {}
+    for suffix in ("txt", "json"):
+        try:
+            found[suffix] = picture.with_suffix(f".{suffix}").read_bytes()
+        except (FileNotFoundError, IsADirectoryError):
+            continue
+    if "txt" in found:  # editors put a mark in front, and a line's end behind
+        found["txt"] = found["txt"].removeprefix(b"\xef\xbb\xbf").strip()
+    return found
+
+
+def _json(members: Members, where: str) -> Any:
+    try:
+        return json.loads(members["json"]) if members.get("json") else None
+    except (ValueError, RecursionError) as error:
+        raise Refusal("broken metadata", f"{where}: its JSON is broken: {error}") from error
+
+
+def _caption(content: Any, key: str, where: str) -> str | None:
+    caption = content.get(key) if isinstance(content, dict) else None
+    if caption is not None and not isinstance(caption, str):
+        raise Refusal(
+            "broken caption", f"{where}: {key!r} in its JSON is {caption!r}; expected text"
+        )
+    return caption
+
+
+# ------------------------------------------------------------------------------------------- output
+
+
+def _samples(
+    key: str, shots: dict[str, _Shot], others: Members, recipe: Recipe, notes: list[str]
+) -> Iterator[tuple[str, Members]]:
+    hr = "hr." if "hr." in shots else ""
+    picture = shots[hr].picture
+    size = bounded(_size(picture), recipe.long_side, recipe.short_side)
+    if min(size) < recipe.min_side:
+        raise Refusal(
+            "too small",
+            f"{shots[hr].place.where}: {size[0]}x{size[1]}; --min-side is {recipe.min_side}",
+        )
+    shrunk = size != _size(picture)
+    if shrunk and "lr." in shots:
+        raise Refusal("cannot be shrunk", f"{shots[hr].place.where}: its LR would not fit any more")
+    if recipe.crop is None and not shrunk:
+        yield key, _encoded(shots, None, others, recipe, notes)
+        return
+    _check_cut(shots[hr], others)
+    whole = {role: _planes(shot.picture) for role, shot in shots.items()}
+    if shrunk:
+        notes.append("pictures shrunk")
+        whole[hr] = [resized(plane, size) for plane in whole[hr]]
+    if recipe.crop is None:
+        yield key, _encoded(shots, whole, others, recipe, notes)
+        return
+    for number, cut in enumerate(_squares(whole, shots[hr], recipe, recipe.crop), start=1):
+        done = notes if number == 1 else []  # counted once a picture
+        yield f"{key}_s{number:03d}", _encoded(shots, cut, others, recipe, done)
+
+
+def _check_cut(shot: _Shot, others: Members) -> None:
+    further = [suffix for suffix in others if role_of(suffix.rpartition(".")[2]) is not None]
+    if further:
+        raise Refusal(
+            "further pictures",
+            f"{shot.place.where}: its sample has a picture {further[0]}, of which nobody knows "
+            "whether it is to be cut and shrunk too: pack it whole, or without that member",
+        )
+
+
+def _planes(picture: Picture) -> Planes:
+    return [picture.rgb] if picture.alpha is None else [picture.rgb, picture.alpha]
+
+
+def _squares(
+    whole: dict[str, Planes], shot: _Shot, recipe: Recipe, crop: int
+) -> Iterator[dict[str, Planes]]:
+    unit = _whole_scale(shot, recipe, crop) if "lr." in whole else 1
+    factors = {role: 1 if role == "lr." else unit for role in whole}
+    grid = Grid(crop // unit, recipe.step // unit, recipe.thresh / unit)
+    height, width = next(planes for role, planes in whole.items() if role != "lr.")[0].shape[:2]
+    # By the LR too: HR may have some pixels more than it.
+    if min(height, width) < crop or min(min(p[0].shape[:2]) for p in whole.values()) < grid.size:
+        raise Refusal("too small", f"{shot.place.where}: {width}x{height}; --crop is {crop}")
+    yield from squares(whole, factors, grid)
+
+
+def _whole_scale(shot: _Shot, recipe: Recipe, crop: int) -> int:
+    scale = recipe.scale
+    if scale is None or scale != round(scale):
+        raise Refusal(
+            "no scale", f"{shot.place.where}: has an LR; to cut it needs a whole number as --scale"
+        )
+    unit = round(scale)
+    for name, value in (("--crop", crop), ("--step", recipe.step)):
+        if value % unit:
+            raise Refusal("no scale", f"{name} is {value}, no multiple of the scale {unit}")
+    return unit
+
+
+def _encoded(
+    shots: dict[str, _Shot],
+    changed: dict[str, Planes] | None,
+    others: Members,
+    recipe: Recipe,
+    notes: list[str],
+) -> Members:
+    """The members of a sample, pictures first."""
+    members: Members = {}
+    companions = dict(others)
+    for role, shot in shots.items():
+        kept_offsets = companions.pop(f"{role}rst", None)
+        planes = None if changed is None else changed[role]
+        made = pack_encode.encode(
+            pack_encode.Job(
+                where=shot.place.where,
+                extension=shot.suffix.removeprefix(role),
+                data=shot.data,
+                planes=planes,
+                picture=shot.picture,
+                lossless=role == "lr.",
+            ),
+            recipe.encoding,
+            recipe.restart_markers and role != "lr.",
+        )
+        notes += made.notes
+        members[f"{role}{made.extension}"] = made.data
+        offsets = kept_offsets if made.data is shot.data and made.offsets is None else made.offsets
+        if offsets is not None:
+            members[f"{role}rst"] = offsets
+    return {**members, **companions}

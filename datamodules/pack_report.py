@@ -1,0 +1,112 @@
+"""What the packer did: a few lines for the screen, and all of it in ``NAME.report.json``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from datamodules.pack_inputs import Entry, Inputs, Refused
+from datamodules.pack_journal import Journal
+
+log = logging.getLogger(__name__)
+
+SHOWN = 5  # refused inputs on the screen; all are in the file
+
+
+def make_report(journal: Journal, inputs: Inputs) -> dict[str, Any]:
+    """Everything that is known about a packing that is done.
+
+    Args:
+        journal: Of it.
+        inputs: What was packed.
+    """
+    refused = list(inputs.refused)
+    duplicates, notes = [], Counter[str]()
+    for stage in journal.stages:
+        for number, reason, message in stage.refused:
+            entry = inputs.entries[number]
+            refused.append(Refused(entry.key, _path(entry), reason, message))
+        for number, other in stage.duplicates:
+            entry, first = inputs.entries[number], inputs.entries[other]
+            duplicates.append({"key": entry.key, "path": _path(entry), "same_as": first.key})
+        notes.update(stage.notes)
+    finished = journal.finished
+    return {
+        "options": journal.job["options"],
+        "counts": {
+            "inputs": len(inputs.entries) + len(inputs.refused),
+            "packed": sum(len(stage.kept) for stage in finished),
+            "samples": sum(stage.samples for stage in finished),
+            "shards": len(finished),
+            "bytes": sum(stage.size for stage in finished),
+            "refused": len(refused),
+            "duplicates": len(duplicates),
+            "refused_by_reason": dict(Counter(r.reason for r in refused).most_common()),
+            "notes": dict(sorted(notes.items())),
+        },
+        "refused": [one._asdict() for one in refused],
+        "duplicates": duplicates,
+        "shards": [stage.shard for stage in finished],
+    }
+
+
+def _path(entry: Entry) -> str:
+    return next(iter(entry.members.values())).where
+
+
+def save_report(report: dict[str, Any], path: Path) -> None:
+    """Write it in one piece.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(report, file, indent=1, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def print_report(report: dict[str, Any], path: Path) -> None:
+    """Say the most important of it.
+
+    Args:
+        report: As ``make_report`` gives it.
+        path: Where all of it is.
+    """
+    counts, refused, duplicates = report["counts"], report["refused"], report["duplicates"]
+    for one in refused[:SHOWN]:
+        log.error("refused (%s): %s", one["reason"], one["message"])
+    if refused:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in counts["refused_by_reason"].items())
+        log.error("refused by reason: %s; all are listed in %s", reasons, path)
+    if duplicates:
+        one = duplicates[0]
+        log.info(
+            "%d pictures equal an earlier one byte by byte and were %s, such as %s, which is %s",
+            len(duplicates),
+            "kept" if report["options"]["--keep-duplicates"] else "left out",
+            one["key"],
+            one["same_as"],
+        )
+    for note, count in counts["notes"].items():
+        log.info("%d %s", count, note)
+    samples = ""
+    if counts["samples"] != counts["packed"]:
+        samples = f" as {counts['samples']} samples"
+    log.info(
+        "%d pictures packed%s into %d shards, %d refused",
+        counts["packed"],
+        samples,
+        counts["shards"],
+        counts["refused"],
+    )

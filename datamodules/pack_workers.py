@@ -1,0 +1,97 @@
+"""The same work in several processes, with results in the order of the inputs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+CHUNK = 4  # inputs that go to a worker at once: a message costs as much as a tiny picture
+AHEAD = 3  # chunks a worker has been given, or has ready; more would only take memory
+FEW = 16  # inputs for which starting a process does not pay
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
+def in_order(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Generator[Result, None, None]:
+    """``map(function, items)`` by several processes, which end with this one, however it ends.
+
+    Args:
+        function: Can be pickled, and depends on nothing but its argument.
+        items: What to do it to; few of them are done here.
+        workers: Processes, at most; with 1, all is done here.
+
+    Raises:
+        ValueError: A worker died.
+    """
+    workers = min(workers, -(-len(items) // FEW))
+    if workers <= 1:
+        yield from map(function, items)
+        return
+    # Not a fork of this process, which has threads (of the progress bar), and whose open ends of
+    # pipes would keep orphans waiting.
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_start)
+    try:
+        yield from _ordered(pool, function, items, workers)
+    except BrokenProcessPool as error:
+        raise ValueError(
+            "a worker process died, perhaps for want of memory: give the same command with fewer "
+            "--workers; it goes on where it was (with --workers 1 a picture that kills its "
+            "decoder shows itself)"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ordered(
+    pool: ProcessPoolExecutor,
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    workers: int,
+) -> Iterator[Result]:
+    source = iter(items)
+    chunks = iter(lambda: list(islice(source, CHUNK)), [])
+    waiting: deque[Future[list[Result]]] = deque()
+    for chunk in chunks:
+        waiting.append(pool.submit(_each, function, chunk))
+        if len(waiting) >= AHEAD * workers:
+            yield from waiting.popleft().result()
+    while waiting:
+        yield from waiting.popleft().result()
+
+
+def _each(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
+    return [function(item) for item in items]
+
+
+def _start() -> None:
+    # The terminal sends Ctrl-C to all processes of the command; the first one ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)  # it was killed, so nobody waits for what is being done here

@@ -1,0 +1,136 @@
+"""Writing of WebDataset tars: each is under its name when it is whole, and never before."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import tarfile
+from pathlib import Path
+from typing import IO
+
+from datamodules.shard_index import BLOCK, build_index, index_places, save_index
+
+Members = dict[str, bytes]  # suffix: content
+
+
+class ShardWriter:
+    """Writes samples into ``NAME-000000.tar`` and so on, each with its index.
+
+    A shard is written as ``*.tar.part``. When it is full it is flushed to the disk, read back for
+    its index, and renamed. The same samples give the same bytes.
+
+    Args:
+        out: An existing folder.
+        name: What the names of the shards begin with.
+        most: Samples a shard, at most.
+        size: Bytes a shard, at most, unless a single sample is larger.
+        first: Number of the first shard.
+    """
+
+    def __init__(
+        self, out: Path, name: str, most: int, size: int | None = None, first: int = 0
+    ) -> None:
+        self.out, self.name, self.most, self.size, self.number = out, name, most, size, first
+        self.samples = 0
+        self._bytes = 0
+        self._file: IO[bytes] | None = None
+        self._tar: tarfile.TarFile | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where the shard that is being written will be."""
+        return self.out / f"{self.name}-{self.number:06d}.tar"
+
+    def has_room(self, members: Members) -> bool:
+        """Whether a sample still fits into the shard; into an empty one, any does."""
+        if self.samples == 0:
+            return True
+        return self.samples < self.most and (
+            self.size is None or self._bytes + _bytes_of(members) <= self.size
+        )
+
+    def add(self, key: str, members: Members) -> None:
+        """Write a sample.
+
+        Args:
+            key: Its key, without dots behind the last slash.
+            members: Its members by suffix.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        if self._tar is None:
+            self._file = self._part.open("wb")
+            self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)
+        for suffix, data in members.items():
+            # No time, no owner: the same bytes again.
+            member = tarfile.TarInfo(f"{key}.{suffix}")
+            member.size, member.mode = len(data), 0o444
+            self._tar.addfile(member, io.BytesIO(data))
+        self.samples += 1
+        self._bytes += _bytes_of(members)
+
+    def finish(self) -> Path:
+        """Give the shard its name, and go on to the next one.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        if self._tar is None or self._file is None:
+            raise ValueError("no sample was added to the shard")
+        self._tar.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())  # the name must not be on disk before the content is
+        self._file.close()
+        path = self.path
+        # The index first: nobody looks for the index of a shard that is not there.
+        save_index(build_index(self._part, checksums=True, sizes=True), index_places(path, path)[0])
+        self._part.replace(path)
+        _sync_folder(self.out)
+        self._tar = self._file = None
+        self.samples = self._bytes = 0
+        self.number += 1
+        return path
+
+    def abandon(self) -> None:
+        """Remove what is written of the unfinished shard."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # of what it could not write before, either
+                self._file.close()
+        self._tar = self._file = None
+        self._part.unlink(missing_ok=True)
+
+    @property
+    def _part(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.part")
+
+
+def _bytes_of(members: Members) -> int:
+    return sum(BLOCK + -(-len(data) // BLOCK) * BLOCK for data in members.values())
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some file systems have no such thing
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def find_shards(out: Path, name: str, parts: bool = False) -> list[Path]:
+    """The shards of a name in a folder.
+
+    Args:
+        out: The folder.
+        name: What their names begin with.
+        parts: Also what belongs to them: indices, and what a killed writer left.
+    """
+    more = r"(\.part|\.idx\.json)?" if parts else ""
+    pattern = re.compile(rf"{re.escape(name)}-\d{{6,}}\.tar{more}")
+    left = re.compile(rf"\.{re.escape(name)}-\d{{6,}}\.tar\.idx\.json\.\d+\.part")
+    found = [path for path in out.glob("*") if pattern.fullmatch(path.name)]
+    found += [path for path in out.glob(".*") if parts and left.fullmatch(path.name)]
+    return sorted(found)

@@ -1,0 +1,296 @@
+"""What the packer reads: folders, lists, LMDB, tars, and pairs of them."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+import tarfile
+
+import pytest
+
+from datamodules import pack, pack_lmdb
+from datamodules.pack_inputs import find_inputs, role_of
+from tests.datamodules.pictures import save
+
+
+@pytest.fixture(autouse=True)
+def _log(caplog):
+    caplog.set_level(logging.INFO)
+
+
+def keys(*arguments, **options):
+    return [entry.key for entry in find_inputs(*map(str, arguments), **options).entries]
+
+
+def tar(path, members):
+    with tarfile.open(path, "w") as file:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def picture(tmp_path):
+    return save(tmp_path / "one.png").read_bytes()
+
+
+# ------------------------------------------------------------------------------------------- lists
+
+
+def test_a_list_keeps_its_order(tmp_path):
+    for name in ("z.png", "a/b.png", "a/c.png"):
+        save(tmp_path / name)
+    text = "\ufeff# of the best\nz.png\n\n  a/c.png  \r\na/../a/b.png\nz.png\n"
+    (tmp_path / "list.txt").write_text(text, encoding="utf-8")
+    assert keys(tmp_path / "list.txt") == ["z", "a/c", "a/b"]
+
+
+def test_a_list_of_paths_elsewhere(tmp_path):
+    paths = [save(tmp_path / "data" / name) for name in ("x/1.png", "y/1.png")]
+    (tmp_path / "lists").mkdir()
+    listing = tmp_path / "lists" / "all.lst"
+    listing.write_text("\n".join(map(str, paths)))
+    assert keys(listing) == ["x/1", "y/1"]
+
+
+def test_what_is_wrong_with_a_list(tmp_path, caplog):
+    save(tmp_path / "a.png")
+    listing = tmp_path / "list.txt"
+    listing.write_text("a.png\ngone.png\nnotes.doc\n")
+    assert pack.main([str(listing), str(tmp_path / "out")]) == 1
+    assert "refused (missing): " in caplog.text
+    assert "gone.png: no such file" in caplog.text
+    assert "notes.doc: no picture by its name" in caplog.text
+    for content, words in [
+        (b"", "empty list"),
+        (b"a\0b", "nor a text of paths"),
+        (b"\xff\xfe", "nor a text of paths"),
+    ]:
+        listing.write_bytes(content)
+        with pytest.raises(ValueError, match=words):
+            find_inputs(str(listing))
+
+
+def test_two_of_a_list_with_one_key(tmp_path):
+    save(tmp_path / "a.png")
+    save(tmp_path / "a.jpg")
+    (tmp_path / "list.txt").write_text("a.png\na.jpg\n")
+    with pytest.raises(ValueError, match=r"a.png and .*a.jpg would both have the key 'a'"):
+        find_inputs(str(tmp_path / "list.txt"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission(tmp_path, caplog):
+    save(tmp_path / "in" / "a.png").chmod(0)
+    assert pack.main([str(tmp_path / "in"), str(tmp_path / "out")]) == 1
+    assert "Permission denied" in caplog.text
+
+
+# ------------------------------------------------------------------------------------------ folders
+
+
+def test_a_pattern(tmp_path):
+    for name in ("x/hr/1.png", "y/hr/1.png", "y/lr/1.png"):
+        save(tmp_path / name)
+    assert keys(tmp_path / "*" / "hr" / "*.png") == ["x/hr/1", "y/hr/1"]
+
+
+def test_names_that_can_be_no_keys(tmp_path, caplog):
+    for name in (b"a\nb.png", b"\xff\xfe.png", b"__meta__/a.png", b"good.png"):
+        path = os.fsencode(tmp_path) + b"/in/" + name
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(save(tmp_path / "x.png").read_bytes())
+    assert pack.main([str(tmp_path / "in"), str(tmp_path / "out")]) == 1
+    assert "refused by reason: 3 unsafe name" in caplog.text
+    for words in ("cannot be printed", "no UTF-8", "pass over"):
+        assert words in caplog.text
+    assert (tmp_path / "out" / "shard.report.json").read_text().count("unsafe name") == 4
+
+
+def test_hints(tmp_path):
+    (tmp_path / "x.lmdb").mkdir()
+    with pytest.raises(ValueError, match=r"no data\.mdb"):
+        find_inputs(str(tmp_path / "x.lmdb"))
+    (tmp_path / "a.tar").touch()
+    with pytest.raises(ValueError, match=r"holds no pictures, but tars: give them as .*\*\.tar"):
+        find_inputs(str(tmp_path))
+    with pytest.raises(ValueError, match="single picture"):
+        find_inputs(str(save(tmp_path / "y.png")))
+    with pytest.raises(ValueError, match="does not exist"):
+        find_inputs(str(tmp_path / "nothing"))
+
+
+def test_roles():
+    suffixes = ("png", "hr.jpg", "lr.webp", "txt", "hr.txt", "seg.png", "hr.", "lr.", "", "hr.rst")
+    roles = ["", "hr.", "lr.", None, None, None, "hr.", "lr.", "", None]
+    assert [role_of(suffix) for suffix in suffixes] == roles
+
+
+def test_the_digest_tells_inputs_apart(tmp_path):
+    save(tmp_path / "in" / "a.png")
+    first = find_inputs(str(tmp_path / "in")).digest()
+    assert find_inputs(str(tmp_path / "in")).digest() == first
+    save(tmp_path / "in" / "b.png")
+    assert find_inputs(str(tmp_path / "in")).digest() != first
+
+
+# --------------------------------------------------------------------------------------------- tars
+
+
+def test_tars_keep_keys_and_members(tmp_path, picture):
+    old = {"b.png": picture, "b.cls": b"3", "b.json": b"{}", "a/x.hr.png": picture}
+    tar(tmp_path / "old.tar", {**old, "a/x.pyd": b"evil"})
+    out = tmp_path / "out"
+    assert pack.main([str(tmp_path / "old.tar"), str(out), "--keep-duplicates"]) == 0
+    with tarfile.open(out / "shard-000000.tar") as file:
+        assert {name: file.extractfile(name).read() for name in file.getnames()} == old
+
+
+def test_tars_that_count_from_zero(tmp_path, picture, caplog):
+    for number in range(2):
+        tar(tmp_path / f"t{number}.tar", {"0.png": picture, "1.png": picture + bytes(number)})
+    pattern = str(tmp_path / "t{0..1}.tar")
+    assert pack.main([pattern, str(tmp_path / "out")]) == 2
+    assert "--shard-in-key" in caplog.text
+    assert keys(pattern, shard_in_key=True) == ["t0/0", "t0/1", "t1/0", "t1/1"]
+
+
+@pytest.mark.parametrize("name", ["../evil.png", "/etc/evil.png", "a/../../evil.png"])
+def test_tars_that_lead_out_of_the_folder(tmp_path, picture, name, caplog):
+    tar(tmp_path / "old.tar", {name: picture})
+    assert pack.main([str(tmp_path / "old.tar"), str(tmp_path / "out")]) == 2
+    assert "leads out of its folder" in caplog.text
+
+
+def test_broken_tars(tmp_path, picture, caplog):
+    whole = tar(tmp_path / "old.tar", {"a.png": picture, "b.png": picture}).read_bytes()
+    (tmp_path / "old.tar").write_bytes(whole[:700])
+    assert pack.main([str(tmp_path / "old.tar"), str(tmp_path / "out")]) == 2
+    assert "truncated" in caplog.text
+    assert pack.main([str(tmp_path / "no*.tar"), str(tmp_path / "out")]) == 2
+    assert "matches no tar" in caplog.text
+
+
+def test_samples_that_are_no_pictures(tmp_path, picture, caplog):
+    members = {"a.txt": b"1", "b.png": picture, "b.jpg": picture, "c.png": picture}
+    tar(tmp_path / "old.tar", members)
+    assert pack.main([str(tmp_path / "old.tar"), str(tmp_path / "out")]) == 1
+    assert "refused by reason: 1 no picture, 1 several pictures" in caplog.text
+
+
+def test_sources_are_never_overwritten(tmp_path, picture, caplog):
+    old = tar(tmp_path / "shard-000000.tar", {"a.png": picture})
+    before = old.read_bytes()
+    assert pack.main([str(old), str(tmp_path), "--overwrite"]) == 2
+    assert "would be replaced" in caplog.text
+    assert old.read_bytes() == before
+
+
+# --------------------------------------------------------------------------------------------- LMDB
+
+lmdb = pytest.importorskip("lmdb", reason="needs the optional package lmdb")
+
+
+def database(path, records, meta=None):
+    with lmdb.open(str(path), map_size=2**24) as environment, environment.begin(write=True) as txn:
+        for key, value in records.items():
+            txn.put(key, value)
+    if meta is not None:
+        (path / "meta_info.txt").write_text(meta)
+    return path
+
+
+def test_basicsr(tmp_path, picture):
+    meta = "b_s001.png (6,8,3) 1\na.png (6,8,3) 1\n"
+    records = {b"a": picture, b"b_s001": picture + b"1", b"not in it": picture + b"2"}
+    path = database(tmp_path / "x.lmdb", records, meta)
+    out = tmp_path / "out"
+    assert pack.main([str(path), str(out)]) == 0
+    with tarfile.open(out / "shard-000000.tar") as file:
+        assert file.getnames() == ["b_s001.png", "a.png"]
+        assert file.extractfile("a.png").read() == picture
+
+
+def test_plain_keys(tmp_path, picture):
+    jpeg = save(tmp_path / "x.jpg").read_bytes()
+    records = {b"sub/b.JPG": jpeg, b"a": picture, b"__len__": b"2", b"v1.0": picture + b"1"}
+    out = tmp_path / "out"
+    assert pack.main([str(database(tmp_path / "plain", records)), str(out)]) == 0
+    with tarfile.open(out / "shard-000000.tar") as file:
+        assert file.getnames() == ["a.png", "sub/b.jpg", "v1_0.png"]
+
+
+def test_bad_records(tmp_path, picture, caplog):
+    records = {b"../x": picture, b"\xff": picture, b"text": b"no picture", b"good": picture}
+    assert pack.main([str(database(tmp_path / "bad", records)), str(tmp_path / "out")]) == 1
+    assert "refused by reason: 2 unsafe name, 1 not a picture" in caplog.text
+    database(tmp_path / "meta", {b"a": picture}, "a.png (6,8,3) 1\ngone.png (6,8,3) 1\n")
+    assert pack.main([str(tmp_path / "meta"), str(tmp_path / "other")]) == 1
+    assert "gone: meta_info.txt has it, but the database does not" in caplog.text
+    database(tmp_path / "line", {b"a": picture}, "a.png\n")
+    with pytest.raises(ValueError, match=r"meta_info.txt, line 1: 'a.png'; expected"):
+        find_inputs(str(tmp_path / "line"))
+
+
+def test_broken_databases(tmp_path, picture):
+    (tmp_path / "noise").mkdir()
+    (tmp_path / "noise" / "data.mdb").write_bytes(bytes(range(256)) * 100)
+    (tmp_path / "zero").mkdir()
+    (tmp_path / "zero" / "data.mdb").touch()
+    cut = database(tmp_path / "cut", {b"%d" % n: picture * 50 for n in range(40)}) / "data.mdb"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    for name in ("noise", "zero", "cut"):
+        with pytest.raises(ValueError, match="no LMDB that can be read"):
+            find_inputs(str(tmp_path / name))
+    with pytest.raises(ValueError, match="holds no pictures: it is empty"):
+        find_inputs(str(database(tmp_path / "empty", {})))
+
+
+def test_pairs_of_databases(tmp_path):
+    hr, lr = (save(tmp_path / f"{n}.png", (n, n)).read_bytes() for n in (8, 4))
+    database(tmp_path / "hr", {b"a": hr})
+    database(tmp_path / "lr", {b"ax2": lr})
+    arguments = [str(tmp_path / "hr"), str(tmp_path / "out"), "--lr", str(tmp_path / "lr")]
+    assert pack.main([*arguments, "--scale", "2", "--lr-suffix", "x{scale}"]) == 0
+    with tarfile.open(tmp_path / "out" / "shard-000000.tar") as file:
+        assert file.getnames() == ["a.hr.png", "a.lr.png"]
+
+
+def test_without_the_package(tmp_path, picture, monkeypatch):
+    path = database(tmp_path / "x", {b"a": picture})
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    pack_lmdb._opened.cache_clear()
+    with pytest.raises(ValueError, match=r"pip install 'lmdb>=1.5'"):
+        find_inputs(str(path))
+
+
+# -------------------------------------------------------------------------------------------- pairs
+
+
+def test_a_wrong_pair_among_good_ones(tmp_path, caplog):
+    for number in range(3):
+        save(tmp_path / "hr" / f"{number}.png", (8, 6), seed=number)
+        save(tmp_path / "lr" / f"{number}.png", (4, 3 if number else 2), seed=number)
+    arguments = [str(tmp_path / "hr"), str(tmp_path / "out"), "--lr", str(tmp_path / "lr")]
+    assert pack.main([*arguments, "--scale", "2"]) == 1
+    assert "0.png: the pair does not fit scale 2: HR 8x6, LR 4x2, expected HR 8x4" in caplog.text
+    assert "2 pictures packed" in caplog.text
+
+
+def test_partners_are_missing(tmp_path):
+    save(tmp_path / "hr" / "a.png")
+    save(tmp_path / "lr" / "b.png")
+    with pytest.raises(ValueError, match=r"1 of .*hr have no LR: a; 1 of .*lr have no HR: b"):
+        find_inputs(str(tmp_path / "hr"), str(tmp_path / "lr"))
+
+
+def test_tars_are_no_partners(tmp_path, picture):
+    save(tmp_path / "hr" / "a.png")
+    tar(tmp_path / "lr.tar", {"a.png": picture})
+    with pytest.raises(ValueError, match="without --lr"):
+        find_inputs(str(tmp_path / "hr"), str(tmp_path / "lr.tar"))
