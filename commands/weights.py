@@ -1,43 +1,27 @@
-"""Weights by name: ``configs/weights.yaml`` says what a file is; here it is found or fetched."""
+"""``model.init_args.weights``: a path, or a name that callbacks/weights.py looks up."""
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
-from typing import TypedDict
 
-import yaml
-
-from commands.checkpoints import file_hash
+from callbacks import weights
+from callbacks.weights import Entry, UnavailableError, WrongWeightsError
 from commands.errors import ConfigurationError, did_you_mean
 
-log = logging.getLogger(__name__)
-
-MANIFEST = Path(__file__).resolve().parents[1] / "configs" / "weights.yaml"
-
-
-class Entry(TypedDict):
-    """One line of the manifest."""
-
-    file: str
-    sha256: str
-    licence: str
-    source: str
-    used_by: str
+MANIFEST = weights.MANIFEST
 
 
 def manifest() -> dict[str, Entry]:
     """All weights that the project knows, by name."""
-    entries: dict[str, Entry] = yaml.safe_load(MANIFEST.read_text())
-    return entries
+    return weights.manifest(MANIFEST)
 
 
 def find_weights(name: str, scale: float) -> Path:
     """The file that ``model.init_args.weights`` means.
 
-    A path is taken as it is; a name is looked up in ``$ENLARGER_WEIGHTS``, then in torch's cache,
-    then fetched from its official source, and verified by its hash.
+    A path is taken as it is; a name is looked up in ``$ENLARGER_WEIGHTS``, then in the caches of
+    torch and Hugging Face, then fetched from its official source, and verified by its hash.
 
     Args:
         name: A path (environment variables are expanded) or a name of the manifest; ``{scale}`` is
@@ -72,36 +56,7 @@ def find_weights(name: str, scale: float) -> Path:
 
 
 def _named(name: str, entry: Entry) -> Path:
-    import torch
-
-    cache = Path(torch.hub.get_dir()) / "checkpoints"
-    folders = [Path(os.environ["ENLARGER_WEIGHTS"])] if "ENLARGER_WEIGHTS" in os.environ else []
-    for folder in [*folders, cache]:
-        path = folder / entry["file"]
-        if path.is_file():
-            if file_hash(path) != entry["sha256"]:
-                raise ConfigurationError(
-                    f"{path} is not the published {entry['file']} (its SHA-256 differs from "
-                    "configs/weights.yaml): "
-                    f"replace it by the one from {entry['source']}"
-                )
-            return path
-    return _fetch(name, entry, cache)
-
-
-def _fetch(name: str, entry: Entry, cache: Path) -> Path:
-    import torch
-
-    path = cache / entry["file"]
-    log.info("fetching %s from %s (licence: %s)", entry["file"], entry["source"], entry["licence"])
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(entry["source"], str(path), entry["sha256"])
-    except Exception as error:  # urllib, ssl, hash and disk errors alike: the file is not there
-        place = os.environ.get("ENLARGER_WEIGHTS", "a folder named by $ENLARGER_WEIGHTS")
-        raise ConfigurationError(
-            f"the weights {name!r} are missing and could not be fetched ({error}): get "
-            f"{entry['file']} from "
-            f"{entry['source']} (licence: {entry['licence']}) and put it into {place}"
-        ) from error
-    return path
+        return weights.locate(entry) or weights.fetch(entry)
+    except (WrongWeightsError, UnavailableError) as error:
+        raise ConfigurationError(f"model.init_args.weights is {name!r}: {error}") from error

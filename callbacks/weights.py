@@ -1,0 +1,298 @@
+"""Weights by name: ``configs/weights.yaml`` says what a file is; here it is found or fetched.
+
+    python -m callbacks.weights                     what is there, what is missing
+    python -m callbacks.weights --fetch             fetch all that is missing
+    python -m callbacks.weights --fetch alexnet     or only what is named
+
+A file is looked for in ``$ENLARGER_WEIGHTS``, then in the caches of torch and of Hugging Face, and
+is used only if its SHA-256 is the published one. Nothing is fetched where ``HF_HUB_OFFLINE=1``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypedDict
+
+import yaml
+from filelock import FileLock
+
+log = logging.getLogger(__name__)
+
+MANIFEST = Path(__file__).resolve().parents[1] / "configs" / "weights.yaml"
+PATIENCE = 20  # seconds without an answer, after which a source counts as out of reach
+
+
+class Entry(TypedDict):
+    """One file of the manifest.
+
+    file: Its official name, under which it is looked for.
+    sha256: Of the published file; None where that is not known: then it is not verified.
+    licence: What its authors say.
+    source: Where it can be had.
+    used_by: Who needs it.
+    """
+
+    file: str
+    sha256: str | None
+    licence: str
+    source: str
+    used_by: str
+
+
+class WrongWeightsError(ValueError):
+    """A file has the right name and another content."""
+
+
+class UnavailableError(OSError):
+    """A file is nowhere on this machine and could not be fetched."""
+
+
+# -------------------------------------------------------------------------------- by name
+
+
+def manifest(path: Path | None = None) -> dict[str, Entry]:
+    """All weights that the project knows, by name."""
+    entries: dict[str, Entry] = yaml.safe_load((path or MANIFEST).read_text())
+    return entries
+
+
+def entry_of(name: str) -> Entry:
+    """What the manifest says of a name.
+
+    Raises:
+        ValueError: It has no such name.
+    """
+    entries = manifest()
+    if name not in entries:
+        raise ValueError(
+            f"{name!r} is no name of configs/weights.yaml, which has: {', '.join(entries)}"
+        )
+    return entries[name]
+
+
+def find(name: str) -> Path | None:
+    """The file of a name, where this machine has it.
+
+    Args:
+        name: A name of the manifest.
+
+    Returns:
+        The verified file, or None.
+
+    Raises:
+        ValueError: There is no such name.
+        WrongWeightsError: The file that is there is not the published one.
+    """
+    return locate(entry_of(name))
+
+
+def obtain(name: str) -> Path | None:
+    """The file of a name, fetched if need be; None where it cannot be had. Args as ``find``."""
+    entry = entry_of(name)
+    if (path := locate(entry)) is not None:
+        return path
+    try:
+        return fetch(entry)
+    except UnavailableError as error:
+        log.info("%s", error)
+        return None
+
+
+def missing(name: str) -> str:
+    """One line for who lacks a file: which, from where it can be had, and where it belongs."""
+    entry = entry_of(name)
+    return (
+        f"{entry['file']} is neither in $ENLARGER_WEIGHTS nor in the caches of torch and Hugging "
+        f"Face; {_mend(entry)}"
+    )
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal; read once a process while the file stays as it is."""
+    state = path.stat()
+    return _digest(str(path.resolve()), state.st_size, state.st_mtime_ns)
+
+
+# -------------------------------------------------------------------------------- the lookup
+
+
+def locate(entry: Entry) -> Path | None:
+    """The first place that has the file of a manifest's entry.
+
+    Raises:
+        WrongWeightsError: The file of that name has another hash.
+    """
+    for folder in folders():
+        path = folder / entry["file"]
+        if path.is_file():
+            _verify(path, entry)
+            return path
+    return _in_hugging_face(entry)
+
+
+def fetch(entry: Entry) -> Path:
+    """Fetch the file of a manifest's entry into torch's cache, once for all processes.
+
+    Returns:
+        The verified file.
+
+    Raises:
+        UnavailableError: It cannot be had; the message says where to get it and to put it.
+    """
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    path = torch_cache() / entry["file"]
+    try:
+        if HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")), _patience():
+            if not path.is_file():  # another process may have fetched it meanwhile
+                _download(entry, path)
+        _verify(path, entry)
+    except Exception as error:  # urllib, ssl, hash and disk errors alike: the file is not there
+        raise UnavailableError(
+            f"{entry['file']} is missing and could not be fetched ({error}): {_mend(entry)}"
+        ) from error
+    return path
+
+
+def folders() -> list[Path]:
+    """Where files lie under their own names: ``$ENLARGER_WEIGHTS``, and torch's cache."""
+    own = os.environ.get("ENLARGER_WEIGHTS")
+    return [*([Path(own).expanduser()] if own else []), torch_cache()]
+
+
+def torch_cache() -> Path:
+    """Where torchvision and ``torch.hub`` keep what they have fetched."""
+    import torch  # here: it takes long to import
+
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _in_hugging_face(entry: Entry) -> Path | None:
+    # Its cache keeps large files under their hash. Names do not help: many repositories have a
+    # model.safetensors.
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    if entry["sha256"] is None:
+        return None
+    for path in sorted(Path(HF_HUB_CACHE).glob(f"models--*/blobs/{entry['sha256']}")):
+        _verify(path, entry)
+        return path
+    return None
+
+
+def _download(entry: Entry, path: Path) -> None:
+    import torch
+
+    log.info("fetching %s from %s (licence: %s)", entry["file"], entry["source"], entry["licence"])
+    torch.hub.download_url_to_file(entry["source"], str(path), entry["sha256"])
+
+
+def _verify(path: Path, entry: Entry) -> None:
+    if entry["sha256"] is None or (found := digest_of(path)) == entry["sha256"]:
+        return
+    raise WrongWeightsError(
+        f"{path} is not the published {entry['file']}: its SHA-256 is {found}, "
+        f"configs/weights.yaml has {entry['sha256']}; replace it by the one from {entry['source']}"
+    )
+
+
+def _mend(entry: Entry) -> str:
+    own = os.environ.get("ENLARGER_WEIGHTS")
+    place = f"{own} ($ENLARGER_WEIGHTS)" if own else "a folder named by $ENLARGER_WEIGHTS"
+    return f"get it from {entry['source']} (licence: {entry['licence']}) and put it into {place}"
+
+
+@functools.cache
+def _digest(path: str, size: int, mtime_ns: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    # torch's download waits for ever where a firewall drops packets.
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+# -------------------------------------------------------------------------------- the command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command.
+
+    Args:
+        arguments: Of the command line; by default those of this process.
+
+    Returns:
+        0; 1 if something that was to be fetched could not be had, or a file is not the published
+        one; 2 for an unknown name.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m callbacks.weights",
+        description="List the weights that the project knows by name, and fetch those missing.",
+    )
+    parser.add_argument("names", nargs="*", help="only these; all by default")
+    parser.add_argument("--fetch", action="store_true", help="fetch what is missing")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        entries = {name: entry_of(name) for name in options.names} or manifest()
+    except ValueError as error:
+        log.error("error: %s", error)
+        return 2
+    problems = _fetch_all(entries) if options.fetch else []
+    states = {name: _state(entry) for name, entry in entries.items()}
+    for name, entry in entries.items():
+        sys.stdout.write(f"{name}: {states[name]}\n    {entry['used_by']}; {entry['licence']}\n")
+    absent = [name for name, state in states.items() if state.startswith("missing")]
+    if absent and not options.fetch:
+        place = " or ".join(map(str, folders()))
+        sys.stdout.write(f"missing: {', '.join(absent)}; put them into {place}, or give --fetch\n")
+    for line in problems:
+        log.error("error: %s", line)
+    wrong = any(state.startswith("wrong") for state in states.values())
+    return 1 if problems or wrong else 0
+
+
+def _fetch_all(entries: Mapping[str, Entry]) -> list[str]:
+    problems = []
+    for entry in entries.values():
+        try:
+            if locate(entry) is None:
+                fetch(entry)
+        except UnavailableError as error:
+            problems.append(str(error))
+        except WrongWeightsError:
+            continue  # the table says so
+    return problems
+
+
+def _state(entry: Entry) -> str:
+    try:
+        path = locate(entry)
+    except WrongWeightsError as error:
+        return f"wrong: {error}"
+    if path is None:
+        return f"missing: {entry['file']} from {entry['source']}"
+    return str(path) if entry["sha256"] else f"{path} (not verified: no hash is known)"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

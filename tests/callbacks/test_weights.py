@@ -1,0 +1,260 @@
+"""Weights by name: where a file is looked for, what is refused, and the command."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import pytest
+import torch
+import yaml
+
+from callbacks import weights
+from callbacks.weights import UnavailableError, WrongWeightsError, fetch, find, main, missing
+
+CONTENT = {"net": b"the published weights", "extra": b"other weights"}
+REAL = weights.MANIFEST
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """A manifest of three files, empty places to look in, and no network."""
+    entries: dict[str, Any] = {
+        name: {
+            "file": f"{name}-1.pth",
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "licence": "MIT",
+            "source": f"https://example.invalid/{name}.pth",
+            "used_by": f"the metric of {name}",
+        }
+        for name, content in CONTENT.items()
+    }
+    entries["unknown"] = {**entries["net"], "file": "unknown.pth", "sha256": None}
+    (tmp_path / "weights.yaml").write_text(yaml.safe_dump(entries))
+    monkeypatch.setattr(weights, "MANIFEST", tmp_path / "weights.yaml")
+    found = {
+        "own": tmp_path / "own",
+        "torch": tmp_path / "torch/checkpoints",
+        "hf": tmp_path / "hf/models--someone--net/blobs",
+    }
+    for place in found.values():
+        place.mkdir(parents=True)
+    monkeypatch.setenv("ENLARGER_WEIGHTS", str(found["own"]))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+
+    def offline(url: str, path: str, digest: str) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    return found
+
+
+def online(monkeypatch: pytest.MonkeyPatch, content: bytes = CONTENT["net"]) -> list[str]:
+    """A network that has every file; returns what is asked of it."""
+    asked = []
+
+    def download(url: str, path: str, digest: str) -> None:
+        asked.append(url)
+        Path(path).write_bytes(content)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    return asked
+
+
+def put(folder: Path, name: str = "net", content: bytes | None = None) -> Path:
+    path = folder / f"{name}-1.pth"
+    path.write_bytes(CONTENT[name] if content is None else content)
+    return path
+
+
+# -------------------------------------------------------------------------------------- the lookup
+
+
+def test_places_in_their_order(places: dict[str, Path]) -> None:
+    assert find("net") is None
+    blob = places["hf"] / hashlib.sha256(CONTENT["net"]).hexdigest()
+    blob.write_bytes(CONTENT["net"])
+    assert find("net") == blob
+    in_torch = put(places["torch"])
+    assert find("net") == in_torch
+    own = put(places["own"])
+    assert find("net") == own
+
+
+def test_a_folder_of_ones_own_is_not_needed(
+    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ENLARGER_WEIGHTS")
+    assert find("net") is None
+    assert "a folder named by $ENLARGER_WEIGHTS" in missing("net")
+    path = put(places["torch"])
+    assert find("net") == path
+
+
+@pytest.mark.parametrize("place", ["own", "torch"])
+def test_another_content_is_an_error_with_both_hashes(places: dict[str, Path], place: str) -> None:
+    path = put(places[place], content=b"something else")
+    with pytest.raises(WrongWeightsError) as raised:
+        find("net")
+    for part in (
+        str(path),
+        hashlib.sha256(b"something else").hexdigest(),
+        hashlib.sha256(CONTENT["net"]).hexdigest(),
+        "https://example.invalid/net.pth",
+    ):
+        assert part in str(raised.value)
+
+
+def test_a_file_is_read_once_a_process_until_it_changes(
+    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *a: reads.append(1) or digest(*a))
+    path = put(places["own"])
+    for _ in range(3):
+        assert find("net") == path
+    assert len(reads) == 1
+    path.write_bytes(b"y" * len(CONTENT["net"]))
+    os.utime(path, ns=(1, 1))  # as large as before
+    with pytest.raises(WrongWeightsError):
+        find("net")
+
+
+def test_a_file_of_unknown_hash_is_taken_as_it_is(places: dict[str, Path]) -> None:
+    path = places["own"] / "unknown.pth"
+    path.write_bytes(b"anything")
+    assert find("unknown") == path
+
+
+def test_a_name_that_is_not_in_the_manifest() -> None:
+    for function in (find, missing, weights.obtain):
+        with pytest.raises(ValueError, match=r"'nett' is no name of .*: extra, net, unknown"):
+            function("nett")
+
+
+def test_the_line_for_who_lacks_a_file(places: dict[str, Path]) -> None:
+    line = missing("net")
+    assert "\n" not in line
+    for part in ("net-1.pth", "https://example.invalid/net.pth", "MIT", str(places["own"])):
+        assert part in line
+
+
+# --------------------------------------------------------------------------------------- fetching
+
+
+def test_what_is_nowhere_is_fetched_once(
+    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = online(monkeypatch)
+    path = places["torch"] / "net-1.pth"
+    assert weights.obtain("net") == path
+    assert weights.obtain("net") == path
+    assert fetch(weights.entry_of("net")) == path  # as a process does that came second
+    assert asked == ["https://example.invalid/net.pth"]
+
+
+def test_offline_there_is_none_and_fetching_says_why() -> None:
+    assert weights.obtain("net") is None
+    with pytest.raises(UnavailableError, match=r"net-1.pth is .* \(no route to host\): get it"):
+        fetch(weights.entry_of("net"))
+
+
+def test_nothing_is_asked_where_the_machine_is_said_to_be_offline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = online(monkeypatch)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert weights.obtain("net") is None
+    assert asked == []
+
+
+def test_a_fetched_file_of_another_content_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    online(monkeypatch, b"an error page")
+    with pytest.raises(UnavailableError, match="SHA-256"):
+        fetch(weights.entry_of("net"))
+
+
+def test_a_silent_server_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def download(url: str, path: str, digest: str) -> None:
+        seen.append(socket.getdefaulttimeout())
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    before = socket.getdefaulttimeout()
+    assert weights.obtain("net") is None
+    assert seen == [weights.PATIENCE]
+    assert socket.getdefaulttimeout() == before
+
+
+# ------------------------------------------------------------------------------------ the command
+
+
+def test_the_list(places: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    path = put(places["own"])
+    (places["own"] / "unknown.pth").write_bytes(b"anything")
+    assert main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"net: {path}" in lines
+    assert "    the metric of net; MIT" in lines
+    assert "extra: missing: extra-1.pth from https://example.invalid/extra.pth" in lines
+    assert f"unknown: {places['own'] / 'unknown.pth'} (not verified: no hash is known)" in lines
+    assert lines[-1].startswith("missing: extra; put them into ")
+
+
+def test_the_list_of_some(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["extra"]) == 0
+    assert "net" not in capsys.readouterr().out.replace("networks", "")
+    assert main(["nett"]) == 2
+
+
+def test_a_wrong_file_is_listed_as_wrong(
+    places: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(places["own"], content=b"something else")
+    assert main([]) == 1
+    assert "net: wrong: " in capsys.readouterr().out
+    assert main(["--fetch", "net"]) == 1  # and is left where it is
+    assert (places["own"] / "net-1.pth").read_bytes() == b"something else"
+
+
+def test_fetching(
+    places: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--fetch", "net"]) == 1  # no network
+    assert "net: missing" in capsys.readouterr().out
+    asked = online(monkeypatch)
+    assert main(["--fetch", "net"]) == 0
+    assert f"net: {places['torch'] / 'net-1.pth'}" in capsys.readouterr().out
+    assert asked == ["https://example.invalid/net.pth"]
+
+
+# -------------------------------------------------------------------------------- the real manifest
+
+
+def test_the_prefix_in_the_name_of_a_file_is_that_of_its_hash() -> None:
+    """torchvision's and torch-fidelity's names end with the first eight digits."""
+    entries = yaml.safe_load(REAL.read_text())
+    checked = 0
+    for name, entry in entries.items():
+        if prefix := re.search(r"-([0-9a-f]{8})\.pth$", entry["file"]):
+            assert entry["sha256"].startswith(prefix[1]), name
+            checked += 1
+    assert checked >= 4
+
+
+def test_what_metrics_ask_for_is_in_it() -> None:
+    assert {"niqe-pristine", "alexnet", "vgg16", "squeezenet", "fid-inception"} <= set(
+        yaml.safe_load(REAL.read_text())
+    )
