@@ -204,6 +204,7 @@ class SRDataModule(LightningDataModule):
             )
         source = self.predict if isinstance(self.predict, Source) else Folder.of(self.predict)
         scale = self._scale_of(source)
+        source.srgb = False
         source.prepare(scale)
         return PredictPictures(source, "predict", scale)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from datamodules.base import Sample, Source
+from datamodules.source import Sample, Source
 from degradations.base import Degradation
 from degradations.draws import Draws, seed_of
 
@@ -46,6 +46,7 @@ class Crops(Source):
 
     def prepare(self, scale: float) -> None:
         """Find the pictures. Args as ``Source.prepare``."""
+        self.source.srgb = self.srgb
         self.source.prepare(scale)
 
     @property

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from datamodules.base import Sample, Source
 from datamodules.decode import FORMATS, read_picture
+from datamodules.names import Names
 from datamodules.paths import by_key, expand_path, has_wildcard, image_key, images_of
+from datamodules.source import Sample, Source
 from degradations.base import Degradation
 
 
@@ -40,8 +41,7 @@ class Folder(Source):
         if root is None and not files:
             raise ValueError("Folder needs pictures: set its root to a folder, or files to a list")
         self.root, self.files, self.recursive = root, files, recursive
-        self._keys: list[str] = []
-        self._paths: list[str] = []
+        self._keys, self._paths = Names.of([]), Names.of([])
 
     @classmethod
     def of(cls, paths: str | list[str]) -> Folder:
@@ -56,7 +56,7 @@ class Folder(Source):
         """List the files. Args and Raises as ``Source.prepare``."""
         what = "Folder.files" if self.root is None else "Folder.root"
         found = by_key(self._list(), what)
-        self._keys, self._paths = list(found), [str(path) for path in found.values()]
+        self._keys, self._paths = Names.of(found), Names.of(map(str, found.values()))
 
     def _list(self) -> Iterator[tuple[str, Path]]:
         if self.root is None:
@@ -71,7 +71,7 @@ class Folder(Source):
             yield from _found(root, self.recursive, "Folder.root")
 
     @property
-    def keys(self) -> list[str]:
+    def keys(self) -> Names:
         """Path of each picture below the root, without its extension."""
         return self._keys
 
@@ -82,7 +82,7 @@ class Folder(Source):
     def read(self, index: int) -> Sample:
         """The picture ``keys[index]``, with all that a writer of results needs in ``meta``."""
         path = self._paths[index]
-        picture = read_picture(path)
+        picture = read_picture(path, self.srgb)
         return {"hr": picture.rgb, "meta": picture.meta(path)}
 
 

@@ -73,6 +73,7 @@ class Mix(Source):
                     f"Mix.sources: {name!r} has scale {source.scale:g}, but the mixture is used at "
                     f"{scale:g}: a batch has one scale; set it as scale of the Mix"
                 )
+            source.srgb = self.srgb
             source.prepare(scale)
         self._keys = Keys({name: source.keys for name, source in self.sources.items()})
         self._groups = [list(source.groups) for source in self._sources]

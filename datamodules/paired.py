@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from datamodules.base import Sample, Source
 from datamodules.decode import read_picture
 from datamodules.pairs import Pair, check_sizes, match_pairs, with_scale
 from datamodules.paths import expand_path
+from datamodules.source import Sample, Source
 
 
 class Paired(Source):
@@ -52,5 +52,5 @@ class Paired(Source):
     def read(self, index: int) -> Sample:
         """The pair ``keys[index]``."""
         pair = self._pairs[index]
-        hr, lr = read_picture(pair.hr), read_picture(pair.lr)
+        hr, lr = (read_picture(path, self.srgb) for path in (pair.hr, pair.lr))
         return {"hr": hr.rgb, "lr": lr.rgb, "meta": hr.meta(pair.hr)}

@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from datamodules.base import Sample, Source
 from datamodules.decode import read_picture
+from datamodules.source import Sample, Source
 from degradations.base import Degradation
 
 SKIMAGE, SKLEARN = "skimage/data", "sklearn/datasets/images"
@@ -94,7 +94,7 @@ class Photos(Source):
 
     def read(self, index: int) -> Sample:
         """The picture ``keys[index]``."""
-        picture = read_picture(self._paths[index])
+        picture = read_picture(self._paths[index], self.srgb)
         return {"hr": picture.rgb, "meta": picture.meta(self._paths[index])}
 
 

@@ -66,6 +66,9 @@ class Source(ABC):
 
     scale: float | None = None
     degradation: Degradation | None = None
+    srgb: bool = True
+    """Convert pixels from a file's colour profile to sRGB, so that all pictures of a batch mean the
+    same; unset in ``predict``, where the profile goes with the result."""
 
     def __init__(self, scale: float | None = None, degradation: Degradation | None = None) -> None:
         self.scale = scale
