@@ -143,8 +143,7 @@ def shown(url: str) -> str:
 def _refuse(error: Exception, url: str) -> None:
     """Raise what no further attempt can mend."""
     scheme = url.partition(":")[0].lower()
-    # fsspec's HTTP calls everything FileNotFoundError in some of its methods.
-    true = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
+    true = _true(error)
     status = _status(true)
     if isinstance(true, ImportError):
         package = PACKAGES.get(scheme, "the package for it")
@@ -172,12 +171,18 @@ def _refuse(error: Exception, url: str) -> None:
         ) from error
 
 
+def _true(error: BaseException) -> BaseException:
+    # fsspec's HTTP calls everything FileNotFoundError in some of its methods.
+    return error.__cause__ or error if isinstance(error, FileNotFoundError) else error
+
+
 def _status(error: BaseException) -> int | None:
     status = str(getattr(error, "status", None) or getattr(error, "code", None))
     return int(status) if status.isdigit() else None
 
 
 def _cause(error: BaseException) -> str:
+    error = _true(error)
     status, text = _status(error), str(error).strip()
     if status is not None:  # aiohttp's text holds the whole address
         return f"HTTP status {status} {getattr(error, 'message', '')}".strip()

@@ -1,0 +1,112 @@
+"""A web server of a folder on this host that knows ranges, and fails on demand."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+class Server:
+    """What it serves, what it was asked for, and how it fails.
+
+    `faults` are used up one a request (of the method GET): a status such as 503, "cut" (the
+    connection ends in the middle), "stall" (no byte comes any more), None (none).
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.faults: list[int | str | None] = []
+        self.always: int | str | None = None
+        self.ranges = True
+        self.index_page = True
+        self.requests: list[tuple[str, str, str]] = []  # method, path, range
+        self.stalled = threading.Event()  # set: those that stall end
+        self.url = ""
+
+    def got(self, name: str) -> int:
+        """How often a file was asked for."""
+        return sum(method == "GET" and path == f"/{name}" for method, path, _ in self.requests)
+
+    def fault(self) -> int | str | None:
+        return self.faults.pop(0) if self.faults else self.always
+
+
+@contextmanager
+def serving(root: Path) -> Iterator[Server]:
+    state = Server(root)
+    handler = type("Handler", (_Handler,), {"state": state})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        state.stalled.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    state: Server
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer(None)
+
+    def do_GET(self) -> None:
+        self._answer(self.state.fault())
+
+    def _answer(self, fault: int | str | None) -> None:
+        name = self.path.partition("?")[0]
+        asked = self.headers.get("Range", "")
+        self.state.requests.append((self.command, name, asked))
+        path = self.state.root / name.lstrip("/")
+        if isinstance(fault, int):
+            self._head(fault, 0)
+        elif path.is_dir() and self.state.index_page:
+            links = "".join(f'<a href="{p.name}">{p.name}</a>' for p in path.iterdir())
+            self._body(200, links.encode(), None, {"Content-Type": "text/html"})
+        elif not path.is_file():
+            self._head(404, 0)
+        else:
+            self._file(path.read_bytes(), asked if self.state.ranges else "", fault)
+
+    def _file(self, data: bytes, asked: str, fault: object) -> None:
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", asked)
+        if not match:
+            self._body(200, data, fault, {"ETag": f'"{hash(data)}"'})
+            return
+        first, last = int(match[1]), min(int(match[2] or len(data)), len(data) - 1)
+        if first >= len(data):
+            self._head(416, 0)
+            return
+        extent = {"Content-Range": f"bytes {first}-{last}/{len(data)}"}
+        self._body(206, data[first : last + 1], fault, extent)
+
+    def _head(self, status: int, length: int, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(length))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def _body(self, status: int, data: bytes, fault: object, headers: dict[str, str]) -> None:
+        self._head(status, len(data), headers)
+        if self.command == "HEAD":
+            return
+        broken = fault in ("cut", "stall")
+        with suppress(ConnectionError):  # who asked has gone
+            self.wfile.write(data[: len(data) // 2] if broken else data)
+        if fault == "stall":
+            self.state.stalled.wait(20)
+        self.close_connection = broken
