@@ -120,6 +120,10 @@ class Metric(Callback, ABC):
     def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
         """What is kept of each image: (B, ...), which must not depend on the rest of the batch."""
 
+    def measure_control(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
+        """The same of bicubic."""
+        return self.measure(sr, hr, batch)
+
     @abstractmethod
     def summarise(self, dataset: Any, images: Measured) -> list[Record]:
         """The numbers of a dataset, from what was measured of its images, by key and sorted."""
@@ -262,7 +266,8 @@ class Metric(Callback, ABC):
         self._values[dataloader_idx].append((keys, self.measure(sr, hr, batch).detach()))
         if self.control and "lr" in batch:
             bicubic = resize(batch["lr"], hr.shape[-2:])
-            self._controls[dataloader_idx].append((keys, self.measure(bicubic, hr, batch).detach()))
+            measured = self.measure_control(bicubic, hr, batch).detach()
+            self._controls[dataloader_idx].append((keys, measured))
 
     def _finish(self, pl_module: LightningModule, stage: str) -> None:
         if not self._active:
@@ -296,7 +301,7 @@ class Metric(Callback, ABC):
                     log.warning("no %s on %s: no picture with HR", self.name, dataset.name)
         return records
 
-    def record(self, dataset: Any, value: float, n: int) -> Record:
+    def record(self, dataset: Any, value: float, n: int, name: str | None = None) -> Record:
         """One number of ``n`` images of a dataset, with the protocol."""
         protocol = dict(self.protocol())
         if n < len(dataset.keys):
@@ -304,7 +309,7 @@ class Metric(Callback, ABC):
         return {
             "dataset": dataset.name,
             "scale": float(dataset.scale),
-            "metric": self.name,
+            "metric": name or self.name,
             "value": value,
             "n": n,
             "protocol": protocol,

@@ -1,0 +1,172 @@
+"""Metrics of whole sets: a distance between all outputs and all references, such as FID.
+
+class MeanColor(SetMetric):
+    name = "mean_color"
+
+    def protocol(self) -> MetricProtocol:
+        return {"implementation": "mine 1", "color": "rgb"}
+
+    def features(self, images: Tensor, batch: Batch) -> Tensor:
+        return images.mean((2, 3))
+
+    def distance(self, sr: Tensor, hr: Tensor) -> float:
+        return float((sr.mean(0) - hr.mean(0)).norm())
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xxhash
+from lightning.pytorch import LightningModule, Trainer
+from numpy.typing import NDArray
+from torch import Tensor
+
+from callbacks.base import Measured, Metric, Record
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+log = logging.getLogger(__name__)
+
+
+class SetMetric(Metric):
+    """A distance between the set of outputs and that of their HR pictures.
+
+    Features are computed image by image as batches come; those of references are kept from one
+    validation to the next while their pixels stay the same. At the end they are brought together
+    by key on the first process, sorted, so that each image counts once and the number depends
+    neither on batches nor on processes nor on the order; there the distance is computed in float64.
+
+    Args:
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results, where one metric is used twice.
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
+    """
+
+    higher_is_better = False
+    minimum = 2  # images without which there is no number
+    enough = 0  # images from which on the number needs no remark
+
+    def __init__(
+        self,
+        every_n: int = 1,
+        limit: int | None = None,
+        label: str | None = None,
+        control: bool = False,
+    ) -> None:
+        super().__init__(every_n, limit, label, control)
+        self._known: dict[bytes, NDArray[Any]] = {}  # features of references seen before, ...
+        self._used: dict[bytes, NDArray[Any]] = {}  # ... and in the evaluation that runs now
+
+    @abstractmethod
+    def features(self, images: Tensor, batch: Batch) -> Tensor:
+        """What stands for each image.
+
+        Args:
+            images: (B, 3, H, W) float32 in [0, 1], outputs or references.
+            batch: What else the data module gave: ``key``, ``seed``, ...
+
+        Returns:
+            (B, D), or (B, K, D) for K crops of each; none may depend on the rest of the batch.
+        """
+
+    @abstractmethod
+    def distance(self, sr: Tensor, hr: Tensor) -> float:
+        """The number.
+
+        Args:
+            sr: (N, ...) float64 on the CPU, the features of all outputs.
+            hr: (M, ...) float64 on the CPU, those of all references.
+        """
+
+    def distances(self, sr: Tensor, hr: Tensor) -> dict[str, float]:
+        """The number by its name, and others, if the metric has more of them. Args as above."""
+        return {self.name: self.distance(sr, hr)}
+
+    # ---------------------------------------------------------------------------------- the work
+
+    def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
+        """(B, 2, ...) features of the output and of its reference."""
+        return torch.stack([self._checked(sr, batch), self._remembered(hr, batch)], 1)
+
+    def measure_control(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
+        """The same of bicubic, which the next validation enlarges to the same pixels again."""
+        return torch.stack([self._remembered(sr, batch), self._remembered(hr, batch)], 1)
+
+    def summarise(self, dataset: Any, images: Measured) -> list[Record]:
+        """The distances; none is a number if an image is not.
+
+        Raises:
+            ValueError: The images are too few for any number.
+        """
+        self._refuse_few(dataset, len(images))
+        bad = [key for key, features in images.items() if not np.isfinite(features).all()]
+        if bad:
+            shown = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
+            message = "%s of %s is not finite, because %d of %d images are not: %s"
+            log.warning(message, self.name, dataset.name, len(bad), len(images), shown)
+            return [self.record(dataset, math.nan, len(images))]
+        both = torch.from_numpy(np.stack(list(images.values()), 1)).to(torch.float64)
+        found = self.distances(both[0], both[1])
+        return [self.record(dataset, value, len(images), name) for name, value in found.items()]
+
+    def record(self, dataset: Any, value: float, n: int, name: str | None = None) -> Record:
+        """One number with its protocol, and a remark where the images were few."""
+        record = super().record(dataset, value, n, name)
+        if n < self.enough:
+            record["protocol"]["remark"] = f"few images (below {self.enough})"
+        return record
+
+    # Old features are dropped only when an evaluation has ended: one that an error cuts short
+    # must not make the next compute all of them again.
+    def _start(self, trainer: Trainer) -> None:
+        super()._start(trainer)
+        self._used = {}
+
+    def _add(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:
+        if not self._off and ("hr" in batch or not self.needs_hr):
+            # Before anything is measured, and in the sanity check: not after hours.
+            dataset = self._datasets[dataloader_idx]
+            self._refuse_few(dataset, len(dataset.keys[: self.limit]))
+        super()._add(outputs, batch, dataloader_idx)
+
+    def _finish(self, pl_module: LightningModule, stage: str) -> None:
+        if self._active:
+            self._known = self._used
+        super()._finish(pl_module, stage)
+
+    def _refuse_few(self, dataset: Any, n: int) -> None:
+        if n < self.minimum:
+            raise ValueError(
+                f"{self.name} of {dataset.name!r} has {n} image{'' if n == 1 else 's'}; a "
+                f"{type(self).__name__} needs at least {self.minimum}: give the dataset more, or "
+                "take the metric out of trainer.callbacks"
+            )
+
+    def _checked(self, images: Tensor, batch: Batch) -> Tensor:
+        """Features on the CPU; not numbers where pixels are not, which rounding would hide."""
+        features = self.features(images, batch)
+        finite = images.flatten(1).isfinite().all(1)
+        if not finite.all():
+            features[~finite] = math.nan
+        return features.detach().cpu()
+
+    def _remembered(self, images: Tensor, batch: Batch) -> Tensor:
+        """``_checked``, or what it gave for the same pixels under the same key."""
+        digests = [
+            xxhash.xxh3_128_digest(key.encode() + pixels.tobytes())
+            for key, pixels in zip(batch["key"], images.cpu().numpy(), strict=True)
+        ]
+        have = [self._used.get(digest, self._known.get(digest)) for digest in digests]
+        if any(features is None for features in have):
+            have = list(self._checked(images, batch).numpy())
+        self._used.update(zip(digests, have, strict=True))
+        return torch.from_numpy(np.stack(have))
