@@ -217,7 +217,7 @@ def _cut_short(data: bytes) -> bool:
     start = data[:2]
     if start == jpeg.START:
         header = jpeg.read_header(data)
-        return header is None or data.rfind(jpeg.END, header.scan) < 0
+        return data.rfind(jpeg.END, header.scan if header else 0) < 0
     if start == PNG:
         return data.rfind(b"IEND") < 0
     if start == GIF:
@@ -373,7 +373,7 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
         import cv2  # it turns pictures twelve times as quickly as numpy
 
         if orientation >= 5:
-            pixels = cv2.transpose(pixels)
+            pixels = cast(Pixels, cv2.transpose(pixels))
         flip = {2: 1, 6: 1, 4: 0, 8: 0, 3: -1, 7: -1}.get(orientation)
-        pixels = pixels if flip is None else cv2.flip(pixels, flip)
+        pixels = pixels if flip is None else cast(Pixels, cv2.flip(pixels, flip))
     return cast(Pixels, np.ascontiguousarray(pixels))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
 import pickle
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -14,7 +16,17 @@ import tifffile
 from PIL import Image, ImageCms
 
 from datamodules import decode as module
-from datamodules.decode import UnreadableImage, decode, read_picture, read_size
+from datamodules.decode import REASONS, UnreadableImage, decode, read_picture, read_size
+from datamodules.profiles import image_of
+from tests.datamodules.profiles import (
+    SRGB,
+    grey_profile,
+    ink_profile,
+    rgb_profile,
+    srgb_of_grey,
+    srgb_of_inks,
+    srgb_of_rgb,
+)
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
 RGB_16 = np.random.default_rng(1).integers(0, 65536, (5, 7, 3)).astype(np.uint16)
@@ -55,6 +67,10 @@ def exif(orientation):
     tags = Image.Exif()
     tags[0x0112] = orientation
     return tags
+
+
+def simplejpeg_or_skip():
+    return pytest.importorskip("simplejpeg", reason="simplejpeg is not installed")
 
 
 # ------------------------------------------------------------------------------------------- 8 bits
@@ -129,11 +145,25 @@ def test_transparent_colour_of_rgb_png():
     assert (picture.alpha == 0).sum() == 1
 
 
-def test_cmyk_jpeg():
+@pytest.mark.parametrize("quick", [False, True])
+def test_cmyk_jpeg(quick, monkeypatch):
+    monkeypatch.setattr(module, "QUICK_JPEG", quick and module.QUICK_JPEG)
     cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # red ink
     picture = decode(encoded(cmyk, "JPEG", quality=95), "a")
     np.testing.assert_allclose(picture.rgb, np.broadcast_to([255, 0, 0], (8, 8, 3)), atol=4)
     assert picture.mode == "CMYK"
+
+
+def test_cmyk_jpeg_as_adobe_writes_it():
+    """Inverted, with Adobe's segment: 255 is no ink. Read here without Pillow's idea of it."""
+    inks = np.random.default_rng(6).integers(0, 256, (1, 1, 4)).astype(np.uint8)
+    data = simplejpeg_or_skip().encode_jpeg(
+        np.broadcast_to(255 - inks, (16, 16, 4)).copy(), quality=100, colorspace="CMYK"
+    )
+    assert b"Adobe" in data
+    light = 255 - inks[0, 0].astype(float)
+    expected = light[:3] * light[3] / 255
+    np.testing.assert_allclose(decode(data, "a").rgb[8, 8], expected, atol=4)
 
 
 def test_one_pixel():
@@ -256,6 +286,106 @@ def test_rgb_profile_is_kept_and_others_dropped():
     assert decode(encoded(Image.fromarray(RGB[..., 0]), icc_profile=grey), "a").icc is None
 
 
+# ------------------------------------------------------------------------------- profiles to sRGB
+
+
+def test_rgb_profile_to_srgb():
+    data = encoded(Image.fromarray(RGB), icc_profile=rgb_profile())
+    picture = decode(data, "a", srgb=True)
+    np.testing.assert_allclose(picture.rgb, srgb_of_rgb(RGB), atol=1)
+    assert np.abs(picture.rgb.astype(int) - RGB).max() > 20
+    assert picture.icc is None
+
+
+def test_without_srgb_pixels_and_profile_are_kept():
+    picture = decode(encoded(Image.fromarray(RGB), icc_profile=rgb_profile()), "a")
+    np.testing.assert_array_equal(picture.rgb, RGB)
+    assert picture.icc == rgb_profile()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "TIFF", "AVIF"])
+def test_profiles_are_found_in_every_format(kind):
+    flat = Image.new("RGB", (16, 16), (200, 60, 90))
+    data = encoded(flat, kind, icc_profile=rgb_profile())
+    stored = decode(data, "a").rgb
+    np.testing.assert_allclose(decode(data, "a", srgb=True).rgb, srgb_of_rgb(stored), atol=1)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_profile_and_orientation(orientation):
+    image = Image.fromarray(RGB)
+    data = encoded(image, exif=exif(orientation), icc_profile=rgb_profile())
+    expected = srgb_of_rgb(np.rot90(RGB, -1) if orientation == 6 else RGB)
+    np.testing.assert_allclose(decode(data, "a", srgb=True).rgb, expected, atol=1)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_grey_profile_to_srgb(kind):
+    data = encoded(Image.fromarray(RGB[..., 0]), kind, icc_profile=grey_profile())
+    stored = decode(data, "a").rgb[..., 0]
+    picture = decode(data, "a", srgb=True)
+    np.testing.assert_allclose(picture.rgb, srgb_of_grey(stored), atol=2)
+    assert np.abs(picture.rgb[..., 0].astype(int) - stored).max() > 10
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG"])
+def test_cmyk_profile_to_srgb(kind):
+    mixtures = np.array(np.meshgrid(*[[0, 1]] * 4)).reshape(1, 4, -1).transpose(0, 2, 1)
+    inks = np.kron(mixtures, np.ones((16, 16, 1), int))  # 16 squares of flat colour
+    cmyk = image_of((255 * inks).astype(np.uint8), "CMYK")
+    options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    data = encoded(cmyk, kind, icc_profile=ink_profile(), **options)
+    picture = decode(data, "a", srgb=True)
+    np.testing.assert_allclose(picture.rgb, srgb_of_inks(inks), atol=4)
+    # A profile that is not asked for is not used, and is none of the pixels that result.
+    plain = decode(data, "a")
+    assert np.abs(plain.rgb - srgb_of_inks(inks)).max() > 50
+    assert (picture.icc, plain.icc) == (None, None)
+
+
+def test_alpha_stays_as_it_is():
+    rgba = np.dstack([RGB, RGB[..., 1]])
+    picture = decode(encoded(Image.fromarray(rgba), icc_profile=rgb_profile()), "a", srgb=True)
+    np.testing.assert_allclose(picture.rgb, srgb_of_rgb(RGB), atol=1)
+    np.testing.assert_array_equal(picture.alpha, RGB[..., 1])
+
+
+def test_srgb_in_any_wording_changes_nothing():
+    little_cms = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for profile in (little_cms, rgb_profile(SRGB, 2.2)):
+        picture = decode(encoded(Image.fromarray(RGB), icc_profile=profile), "a", srgb=True)
+        assert (np.abs(picture.rgb.astype(int) - RGB).max() == 0) == (profile == little_cms)
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        b"no profile at all",
+        rgb_profile()[:200],
+        rgb_profile().replace(b"rTRC", b"????"),
+        grey_profile(),  # of a colour picture
+        ink_profile(),
+    ],
+)
+def test_a_profile_that_does_not_fit_is_ignored(profile):
+    picture = decode(encoded(Image.fromarray(RGB), icc_profile=profile), "a", srgb=True)
+    np.testing.assert_array_equal(picture.rgb, RGB)
+
+
+def test_a_broken_profile_is_logged(caplog):
+    caplog.set_level(logging.DEBUG, "datamodules.profiles")
+    profile = rgb_profile().replace(b"gTRC", b"????")
+    decode(encoded(Image.fromarray(RGB), icc_profile=profile), "a", srgb=True)
+    assert "a broken colour profile is ignored" in caplog.text
+
+
+def test_16_bits_keep_their_profile():
+    embedded = chunk(b"iCCP", b"wide\0\0" + zlib.compress(rgb_profile()))
+    picture = decode(png_16(RGB_16, 2, embedded), "a", srgb=True)
+    np.testing.assert_array_equal(picture.rgb, RGB_16)
+    assert picture.icc == rgb_profile()
+
+
 # -------------------------------------------------------------------------------------- quick JPEG
 
 
@@ -291,6 +421,98 @@ def test_a_jpeg_with_a_needless_warning_is_read(quick, monkeypatch):
     np.testing.assert_array_equal(decode(warned, "a").rgb, clean)
 
 
+@pytest.mark.parametrize("kind", ["L", "CMYK", "RGB with EXIF", "progressive"])
+def test_other_jpegs_do_not_depend_on_simplejpeg(kind, monkeypatch):
+    simplejpeg_or_skip()
+    image = Image.fromarray(LARGE_16.astype(np.uint8))
+    options = {"exif": exif(3)} if "EXIF" in kind else {"progressive": kind == "progressive"}
+    data = encoded(image.convert(kind) if kind in ("L", "CMYK") else image, "JPEG", **options)
+    quick = decode(data, "a")
+    monkeypatch.setattr(module, "QUICK_JPEG", False)
+    plain = decode(data, "a")
+    np.testing.assert_array_equal(quick.rgb, plain.rgb)
+    assert quick.mode == plain.mode
+
+
+def test_the_first_of_several_pictures_in_a_jpeg():
+    image = Image.fromarray(RGB)
+    data = encoded(image, "MPO", save_all=True, append_images=[Image.new("RGB", (9, 9))])
+    np.testing.assert_array_equal(
+        decode(data, "a").rgb, np.asarray(Image.open(io.BytesIO(encoded(image, "JPEG"))))
+    )
+
+
+@pytest.mark.parametrize("wrap", [bytearray, memoryview])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_bytes_may_lie_elsewhere(wrap, kind):
+    data = encoded(Image.fromarray(RGB), kind)
+    np.testing.assert_array_equal(decode(wrap(data), "a").rgb, decode(data, "a").rgb)
+    with pytest.raises(UnreadableImage):
+        decode(wrap(data[:40]), "a")
+
+
+# ------------------------------------------------------------------------------- strictness of JPEG
+
+
+def photograph(**options):
+    colours = np.random.default_rng(7).integers(0, 256, (9, 9, 3)).astype(np.uint8)
+    image = Image.fromarray(colours).resize((160, 120), Image.Resampling.BICUBIC)
+    return encoded(image, "JPEG", quality=95, **options)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("missing", [1, 2, 3, 10, 100, 1000])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": exif(6)}])
+def test_a_jpeg_without_its_end_is_refused(options, missing, quick, monkeypatch):
+    monkeypatch.setattr(module, "QUICK_JPEG", quick and module.QUICK_JPEG)
+    with pytest.raises(UnreadableImage, match="truncated") as caught:
+        decode(photograph(**options)[:-missing], "a")
+    assert caught.value.reason == "truncated"
+
+
+def cut_out(data):
+    return data[:2000] + data[2400:]
+
+
+DAMAGES = {
+    "a part is missing": cut_out,
+    "the end is missing, but for the marker": lambda data: data[:-500] + b"\xff\xd9",
+    "it ends in zeros": lambda data: data[:-500] + bytes(498) + b"\xff\xd9",
+    "a part is missing behind stray bytes": lambda data: cut_out(
+        data.replace(b"\xff\xdb", b"\0\0\0\xff\xdb", 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("options", [{}, {"exif": exif(6)}])
+def test_a_damaged_jpeg_is_refused(damage, options):
+    """Pillow and OpenCV give a picture that is grey from there on."""
+    simplejpeg_or_skip()
+    data = DAMAGES[damage](photograph(**options))
+    np.asarray(Image.open(io.BytesIO(data)))
+    with pytest.raises(UnreadableImage, match="Corrupt JPEG data") as caught:
+        decode(data, "a")
+    assert caught.value.reason == "damaged"
+
+
+@pytest.mark.parametrize("options", [{}, {"exif": exif(1)}])
+@pytest.mark.parametrize("quick", [False, True])
+def test_what_changes_no_pixel_is_allowed(quick, options, monkeypatch):
+    monkeypatch.setattr(module, "QUICK_JPEG", quick and module.QUICK_JPEG)
+    data = photograph(**options)
+    clean = decode(data, "a").rgb
+    start = data.index(b"\xff\xdb")
+    for changed in (
+        data + b"left behind by a camera",
+        data[:-2] + bytes(40) + data[-2:],
+        data[:start] + b"\0\0\0" + data[start:],
+        data[:start] + b"\0\0\0" + data[start:-2] + bytes(40) + data[-2:],
+        data[:start] + b"\xff\xff" + data[start:],
+    ):
+        np.testing.assert_array_equal(decode(changed, "a").rgb, clean)
+
+
 # --------------------------------------------------------------------------------------- bad input
 
 
@@ -300,51 +522,99 @@ def large_png():
     )
 
 
+def size_in_jpeg(data, height, width):
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+
+
+def precision_in_jpeg(data, bits):
+    at = data.index(b"\xff\xc0") + 4
+    return data[:at] + bytes([bits]) + data[at + 1 :]
+
+
+LARGE = Image.fromarray(RGB).resize((64, 64))
+LARGE_JPEG = encoded(LARGE, "JPEG")
+LARGE_TIFF = encoded(LARGE, "TIFF")
+
 BAD = {
-    "empty": (b"", "the file is empty"),
-    "text": (b"hello world\n" * 9, r"no picture.*b'hello wo'"),
-    "truncated png": (large_png()[:4000], "truncated"),
-    "truncated 16-bit png": (png_16(LARGE_16, 2)[:9000], "truncated"),
-    "damaged 16-bit png": (png_16(LARGE_16, 2)[:-16] + bytes(16), "damaged"),
-    "truncated header": (large_png()[:20], "Truncated"),
-    "broken header": (b"PNG" + large_png()[3:], "no picture, or its header is broken"),
-    "truncated jpeg": (encoded(Image.fromarray(RGB).resize((64, 64)), "JPEG")[:900], "truncated"),
-    "bomb": (png((60000, 60000), 8, 2, b""), "refused because of its size"),
-    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture"),
+    "empty": (b"", "the file is empty", "empty"),
+    "text": (b"hello world\n" * 9, r"no picture.*b'hello wo'", "not a picture"),
+    "one byte": (b"\xff", "no picture", "not a picture"),
+    "truncated png": (large_png()[:4000], "truncated", "truncated"),
+    "truncated 16-bit png": (png_16(LARGE_16, 2)[:9000], "truncated", "truncated"),
+    "damaged 16-bit png": (png_16(LARGE_16, 2)[:-16] + bytes(16), "damaged", "damaged"),
+    "damaged png": (large_png()[:5000] + b"?" + large_png()[5001:], "checksum of its", "damaged"),
+    "png that ends in zeros": (large_png()[:-40] + bytes(40), "checksum of its", "damaged"),
+    "truncated header": (large_png()[:20], "truncated", "truncated"),
+    "broken header": (b"PNG" + large_png()[3:], "no picture, or its header is", "not a picture"),
+    "truncated jpeg": (LARGE_JPEG[:900], "truncated", "truncated"),
+    "jpeg cut in its header": (LARGE_JPEG[:200], "truncated", "truncated"),
+    "truncated webp": (encoded(LARGE, "WEBP")[:-30], "truncated", "truncated"),
+    "damaged webp": (encoded(LARGE, "WEBP").replace(b"VP8 ", b"VP9 "), "header", "damaged"),
+    "truncated tiff": (LARGE_TIFF[:4000], "truncated", "truncated"),
+    "truncated bmp": (encoded(LARGE, "BMP")[:4000], "truncated", "truncated"),
+    "truncated gif": (encoded(LARGE, "GIF")[:-300], "truncated", "truncated"),
+    "truncated avif": (encoded(LARGE, "AVIF")[:-100], "truncated|Truncated", "truncated"),
+    "bomb": (png((60000, 60000), 8, 2, b""), "refused because of its size", "too large"),
+    "jpeg bomb": (size_in_jpeg(LARGE_JPEG, 60000, 60000), "because of its size", "too large"),
+    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture", "not a picture"),
+    "12-bit jpeg": (precision_in_jpeg(LARGE_JPEG, 12), "JPEG of 12 bits", "unsupported"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_file(case):
-    data, reason = BAD[case]
-    with pytest.raises(UnreadableImage, match=rf"^bad/a\.jpg: .*({reason})"):
+@pytest.mark.parametrize("quick", [True, False])
+def test_bad_file(case, quick, monkeypatch):
+    monkeypatch.setattr(module, "QUICK_JPEG", quick and module.QUICK_JPEG)
+    data, message, reason = BAD[case]
+    with pytest.raises(UnreadableImage, match=rf"^bad/a\.jpg: .*({message})") as caught:
         decode(data, "bad/a.jpg")
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("case", ["bomb", "jpeg bomb"])
+def test_a_bomb_is_refused_before_memory_is_taken(case):
+    tracemalloc.start()
+    with pytest.raises(UnreadableImage):
+        decode(BAD[case][0], "a")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint32])
 def test_pixels_without_a_range(dtype):
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, RGB[..., 0].astype(dtype))
-    with pytest.raises(UnreadableImage, match=r"^a\.tif: TIFF of mode .* bits a sample"):
+    with pytest.raises(UnreadableImage, match=r"^a\.tif: TIFF of mode .* bits a sample") as caught:
         decode(buffer.getvalue(), "a.tif")
+    assert caught.value.reason == "unsupported"
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_truncated_16_bit_tiff(compression):
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, LARGE_16, photometric="rgb", compression=compression)
-    with pytest.raises(UnreadableImage, match=r"^a\.tif: "):
+    with pytest.raises(UnreadableImage, match=r"^a\.tif: ") as caught:
         decode(buffer.getvalue()[:-2000], "a.tif")
+    assert caught.value.reason == "truncated"
 
 
-def test_missing_file():
-    with pytest.raises(UnreadableImage, match=r"nowhere\.png: No such file"):
-        read_picture(Path("nowhere.png"))
+@pytest.mark.parametrize("read", [read_picture, read_size])
+def test_missing_file(read):
+    with pytest.raises(UnreadableImage, match=r"nowhere\.png: .*No such file") as caught:
+        read(Path("nowhere.png"))
+    assert caught.value.reason == "missing"
 
 
 def test_error_survives_a_worker():
-    error = pickle.loads(pickle.dumps(UnreadableImage("a.png: broken")))
-    assert str(error) == "a.png: broken"
+    error = pickle.loads(pickle.dumps(UnreadableImage("a.png: broken", "truncated")))
+    assert (str(error), error.reason) == ("a.png: broken", "truncated")
+
+
+def test_a_reason_is_one_of_those_that_are_counted():
+    assert UnreadableImage("a.png: broken").reason in REASONS
+    assert {reason for _, _, reason in BAD.values()} <= set(REASONS)
 
 
 def test_meta_holds_what_a_writer_needs():
