@@ -172,6 +172,8 @@ class DiskCache:
                     return False
             except RemoteError as error:
                 if error.kind != "content" or wanted.size is None:
+                    if not _written(part):
+                        part.unlink(missing_ok=True)
                     raise
                 part.unlink(missing_ok=True)
                 self._give_up(wanted, error)
