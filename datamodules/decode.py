@@ -20,7 +20,7 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,20 +128,25 @@ def read_picture(path: str | os.PathLike[str], srgb: bool = False) -> Picture:
     return decode(data, os.fspath(path), srgb)
 
 
-def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+def read_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int]:
     """(W, H) of a picture when it is upright, from the header of its file.
+
+    Args:
+        file: Its path, or the opened file.
 
     Raises:
         UnreadableImage: The header cannot be read.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             # Only where the tag can be had without the pixels, which a PNG's getexif would load.
             turned = image.info.keys() & {"exif", "xmp"} and orientation_of(image) >= 5
     except Exception as error:  # as in decode
         reason = "missing" if getattr(error, "errno", None) else "damaged"
-        raise UnreadableImage(f"{os.fspath(path)}: {error}", reason) from error
+        reason = "too large" if isinstance(error, Image.DecompressionBombError) else reason
+        name = os.fspath(file) if isinstance(file, str | os.PathLike) else "the picture"
+        raise UnreadableImage(f"{name}: {error}", reason) from error
     return (height, width) if turned else (width, height)
 
 

@@ -607,6 +607,14 @@ def test_missing_file(read):
     assert caught.value.reason == "missing"
 
 
+@pytest.mark.parametrize(("case", "reason"), [("bomb", "too large"), ("text", "damaged")])
+def test_the_size_of_a_file_that_is_open(case, reason):
+    assert read_size(io.BytesIO(encoded(Image.fromarray(RGB)))) == (7, 5)
+    with pytest.raises(UnreadableImage, match=r"^the picture: ") as caught:
+        read_size(io.BytesIO(BAD[case][0]))
+    assert caught.value.reason == reason
+
+
 def test_error_survives_a_worker():
     error = pickle.loads(pickle.dumps(UnreadableImage("a.png: broken", "truncated")))
     assert (str(error), error.reason) == ("a.png: broken", "truncated")
