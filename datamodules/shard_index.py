@@ -23,13 +23,12 @@ from typing import IO, Any, NamedTuple
 import xxhash
 
 from datamodules.decode import IMAGE_EXTENSIONS, UnreadableImage, read_size
+from datamodules.tar_headers import BLOCK, tar_headers
 
 log = logging.getLogger(__name__)
 
 VERSION = 2  # of the index file; another one is made again
-BLOCK = 512  # of a tar
 CHUNK = 1 << 20
-LONGEST_HEADER = 1 << 20  # bytes of a name or of extended attributes; more is damage, or an attack
 METADATA = re.compile(r"__[^/]*__($|/)")  # names that WebDataset readers pass over
 
 
@@ -171,12 +170,10 @@ def build_index(shard: Path, checksums: bool = False, sizes: bool = False) -> Sh
             one suffix or one that is a link or sparse, or a name leads out of the folder (``..``).
     """
     state = shard.stat()
-    if state.st_size == 0:
-        raise ValueError(f"shard {shard} is empty (0 bytes)")
     keys: list[str] = []
     members: list[dict[str, Member]] = []
     others = 0
-    for member in _headers(shard):
+    for member in tar_headers(shard):
         name = split_name(member.name)
         if name is None or not (member.isreg() or member.issym() or member.islnk()):
             others += not member.isdir()
@@ -196,60 +193,6 @@ def build_index(shard: Path, checksums: bool = False, sizes: bool = False) -> Sh
     return _examined(index, shard, checksums, sizes) if checksums or sizes else index
 
 
-class _Headers:
-    """The part of a file that ``tarfile`` asks for, with a limit on what a header may ask for."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.ends = file, 0
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, count: int) -> bytes:
-        # Sizes in headers may be anything: gigabytes would be allocated before they are missed.
-        if not 0 <= count <= LONGEST_HEADER:
-            raise tarfile.ReadError(f"a header says that it is {count} bytes long")
-        data = self.file.read(count)
-        self.ends += not data
-        if self.ends > 2:  # tarfile waits forever for the end of a list of holes
-            raise tarfile.ReadError("unexpected end of data")
-        return data
-
-
-def _headers(shard: Path) -> Iterator[tarfile.TarInfo]:
-    """Headers of all members; the tar is whole if the iteration ends."""
-    size, end = shard.stat().st_size, 0
-    with shard.open("rb") as file:
-        try:
-            with tarfile.open(fileobj=_Headers(file), mode="r:") as tar:  # type: ignore[call-overload]
-                while (member := tar.next()) is not None:
-                    tar.members.clear()  # it keeps them all
-                    if member.size < 0 or tar.offset <= end or member.offset_data < end:
-                        raise tarfile.ReadError(f"the size of {member.name!r} is {member.size}")
-                    end = tar.offset
-                    if member.offset_data + member.size > size:
-                        raise ValueError(
-                            f"shard {shard} is truncated: {member.name!r} should end at byte "
-                            f"{member.offset_data + member.size}, but the file has {size}: get or "
-                            "pack it again"
-                        )
-                    yield member
-                end = tar.offset
-        # Fed with foreign bytes it also raises other errors: of indices, numbers, recursion.
-        except (tarfile.TarError, ArithmeticError, LookupError, TypeError, RecursionError) as error:
-            raise ValueError(_no_tar(shard, error)) from error
-        except ValueError as error:
-            if str(shard) in str(error):  # our own
-                raise
-            raise ValueError(_no_tar(shard, error)) from error
-    _check_end(shard, end)
-
-
-def _no_tar(shard: Path, error: Exception) -> str:
-    return (
-        f"shard {shard} is no tar that can be read by offset ({error}): it is truncated, damaged "
-        "or compressed; get it again, uncompress it, or pack it again"
-    )
-
-
 def _check_member(member: tarfile.TarInfo, shard: Path) -> None:
     # Keys become names of results, so this one would be written outside of their folder.
     name = member.name
@@ -264,18 +207,6 @@ def _check_member(member: tarfile.TarInfo, shard: Path) -> None:
         raise ValueError(
             f"shard {shard} has a sparse member {name!r}, which cannot be read by offset: pack it "
             "again, without --sparse"
-        )
-
-
-def _check_end(shard: Path, end: int) -> None:
-    # tarfile takes a header that is cut off or damaged for the end. A whole tar ends with zeros.
-    with shard.open("rb") as file:
-        file.seek(end)
-        block = file.read(BLOCK)
-    if block != bytes(BLOCK):
-        what = "damaged" if len(block) == BLOCK else "truncated"
-        raise ValueError(
-            f"shard {shard} is {what} at byte {end} of {shard.stat().st_size}: get or pack it again"
         )
 
 
