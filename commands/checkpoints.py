@@ -9,12 +9,9 @@ exactly: so many whole steps of this epoch are done.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
-import os
-import re
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -24,12 +21,19 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from commands.checkpoint_files import (
+    FOLDER,
+    checksum_of,
+    is_whole,
+    list_checkpoints,
+    read_scores,
+    write_atomically,
+    write_whole,
+)
 from commands.errors import did_you_mean
+from commands.signals import Stopped
 
 log = logging.getLogger(__name__)
-
-FOLDER = "checkpoints"
-_NAME = re.compile(r"step-(\d+)\.ckpt")
 
 
 class Checkpoints(Checkpoint):
@@ -76,26 +80,15 @@ class Checkpoints(Checkpoint):
         self._whole = True
         self._position: tuple[int, int] | None = None  # (epoch, batches of it that are done)
         self._warned = False  # that the monitored value was not logged
-        self._off = False  # True where nothing more is to be written
+        self.off = False  # True where nothing more is to be written
+        self._validation_due = False  # True where one was broken off
 
     # -------------------------------------------------------------------------------- when to write
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the folder; all ranks must have chosen the same checkpoint to resume from."""
+        """Find the folder."""
         self.folder = Path(trainer.default_root_dir) / FOLDER
-        self._off = bool(vars(trainer)["fast_dev_run"])  # a trial leaves nothing behind
-        if stage == "fit" and trainer.world_size > 1:
-            own = (
-                (self.resumed_from.name, file_hash(self.resumed_from))
-                if self.resumed_from
-                else None
-            )
-            first = trainer.strategy.broadcast(own)
-            if own != first:
-                raise ValueError(
-                    f"rank {trainer.global_rank} would resume from {own}, rank 0 from {first}: "
-                    f"{self.folder} must be one folder that all nodes share"
-                )
+        self.off |= bool(vars(trainer)["fast_dev_run"])  # a trial leaves nothing behind
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note what was restored, and with which configuration the run is from here on."""
@@ -107,18 +100,34 @@ class Checkpoints(Checkpoint):
             write_atomically(self.folder.parent / "config.yaml", content.encode())
         self._saved_step = trainer.global_step if self.resumed_from else -1
         self._saved_at = time.monotonic()
+        if self._validation_due and not self.off:
+            log.info("the validation that was broken off comes first")
+            _validate(trainer)
+            self._validation_due = False
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Write what is due: now all of the step before is done, and nothing of the next one."""
-        epoch_loop = trainer.fit_loop.epoch_loop
+        self._note(trainer, pl_module)
+        if self._due and not gradients_pending(trainer):
+            self.save(trainer)
+
+    def save_between(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the last checkpoint of a run that stops here, at the start of a batch.
+
+        Raises:
+            OSError: It could not be written.
+        """
+        self._note(trainer, pl_module)
+        if self._due or trainer.global_step != self._saved_step:
+            self.save(trainer, final=True)
+
+    def _note(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._position = (trainer.current_epoch, _done(trainer))
         if pl_module.automatic_optimization:
             # Only the axis of the logs; Lightning's own count is one off after some resumes.
-            epoch_loop._batches_that_stepped = trainer.global_step
-        if self._due and not self._pending(trainer):
-            self.save(trainer)
+            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
@@ -132,7 +141,7 @@ class Checkpoints(Checkpoint):
         """Count, and decide whether a checkpoint is due."""
         self._position = _next_position(trainer.current_epoch, _done(trainer), trainer)
         self._whole = True
-        if self._pending(trainer):
+        if gradients_pending(trainer):
             return
         step = trainer.global_step
         self._value = None
@@ -162,28 +171,36 @@ class Checkpoints(Checkpoint):
                 *(self.monitor, did_you_mean(self.monitor, logged), ", ".join(logged)),
             )
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A continued epoch ends as any other: schedules that watch a value look at it."""
+        trainer.fit_loop._restarting = False  # or Lightning leaves them out, once
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the final state."""
-        whole = self._position is not None and self._whole and not self._pending(trainer)
+        whole = self._position is not None and self._whole and not gradients_pending(trainer)
         if whole and (self._due or trainer.global_step != self._saved_step):
             self.save(trainer, final=True)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Write the last whole step, unless there is none."""
-        if (
-            trainer.state.fn != "fit"
-            or self._position is None
-            or trainer.global_step == self._saved_step
-        ):
+        """Write the last whole step, unless there is none, or it is there already."""
+        if trainer.state.fn != "fit" or self._position is None:
+            return
+        if isinstance(exception, Stopped):
+            if exception.in_validation and self._whole:  # all processes are here
+                self._validation_due = True
+                self._saved_step = -1  # the one of this step does not know that it is due
+                self.save(trainer, final=True)
+            return
+        if trainer.global_step == self._saved_step:
             return
         if trainer.world_size > 1:
             log.error(
                 "stopped by an exception; the other ranks may not have seen it, so no checkpoint "
                 "is written"
             )
-        elif not self._whole or self._pending(trainer):
+        elif not self._whole or gradients_pending(trainer):
             log.error(
                 "stopped in the middle of a step, which cannot be resumed: the checkpoint before "
                 "it stands"
@@ -191,14 +208,20 @@ class Checkpoints(Checkpoint):
         else:
             self.save(trainer)
 
-    @staticmethod
-    def _pending(trainer: Trainer) -> bool:
-        # Gradients of an unfinished accumulation are in no checkpoint.
-        done = _done(trainer)
-        last = done >= trainer.num_training_batches
-        return not last and done % trainer.accumulate_grad_batches != 0
-
     # ------------------------------------------------------------------------------ what is written
+
+    @property
+    def state_key(self) -> str:
+        """Where a checkpoint keeps what there is to say."""
+        return "Checkpoints"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether a validation was broken off; nothing else is state."""
+        return {"validation_due": True} if self._validation_due else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep it until training starts."""
+        self._validation_due = bool(state_dict.get("validation_due", False))
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -235,7 +258,7 @@ class Checkpoints(Checkpoint):
         Raises:
             OSError: The final checkpoint could not be written.
         """
-        if self._off:
+        if self.off:
             return
         step = trainer.global_step
         path = self.folder / f"step-{step:09d}.ckpt"
@@ -259,7 +282,7 @@ class Checkpoints(Checkpoint):
         kept = ", ".join(p.name for p in list_checkpoints(self.folder)) or "none"
         message = f"{path} could not be written ({error}); kept: {kept}"
         if final:
-            self._off = True  # or `on_exception` would try once more
+            self.off = True  # or `on_exception` would try once more
             raise OSError(message) from error
         log.error("%s. Training goes on; the next try is at the next checkpoint.", message)
 
@@ -300,103 +323,35 @@ def write_checkpoint(trainer: Trainer, path: Path) -> None:
     checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
     error = None
     if trainer.is_global_zero:
-        # One name for all, so that runs killed while they write do not fill the disk with ruins.
-        temporary = path.with_name("unfinished.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            line = f"{file_hash(temporary)}  {path.name}\n"
-            write_atomically(checksum_of(path), line.encode())
-            temporary.replace(path)
-        except (OSError, RuntimeError) as caught:  # torch reports a full disk as a RuntimeError
-            temporary.unlink(missing_ok=True)
+            write_whole(path, lambda file: torch.save(checkpoint, file))
+        except OSError as caught:
             error = str(caught)
     error = trainer.strategy.broadcast(error) if trainer.world_size > 1 else error
     if error is not None:
         raise OSError(error)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a small file in one step.
-
-    Raises:
-        OSError: It could not be written; what was there before is untouched.
-    """
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+def gradients_pending(trainer: Trainer) -> bool:
+    """Whether an accumulation is unfinished: its gradients are in no checkpoint."""
+    done = _done(trainer)
+    last = done >= trainer.num_training_batches
+    return not last and done % trainer.accumulate_grad_batches != 0
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints by step, the newest first."""
-    found = [
-        (int(match[1]), p) for p in folder.glob("step-*.ckpt") if (match := _NAME.fullmatch(p.name))
-    ]
-    return [path for _, path in sorted(found, reverse=True)]
-
-
-def checksum_of(path: Path) -> Path:
-    """The file with the checksum of a checkpoint, beside it."""
-    return path.with_name(f"{path.name}.sha256")
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a checkpoint is the file that was written."""
-    try:
-        return checksum_of(path).read_text().split()[0] == file_hash(path)
-    except (OSError, IndexError):
-        return False
-
-
-def newest_whole(folder: Path) -> Path | None:
-    """The newest undamaged checkpoint; damaged ones are named loudly and passed over."""
-    for path in list_checkpoints(folder):
-        if is_whole(path):
-            return path
-        log.error(
-            "DAMAGED CHECKPOINT: %s is not what was written; falling back to the one before it",
-            path,
-        )
-    return None
-
-
-def read_scores(folder: Path, monitor: str) -> dict[str, float]:
-    """Values of ``monitor`` by checkpoint name; none where another value was watched so far."""
-    try:
-        content = json.loads((folder / "best.json").read_text())
-        if content["monitor"] != monitor:
-            return {}
-        return {str(name): float(value) for name, value in content["scores"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
-def best_or_newest(folder: Path) -> tuple[Path, str] | None:
-    """The run's best undamaged checkpoint, else its newest, and why it was chosen."""
-    try:
-        content = json.loads((folder / "best.json").read_text())
-        for name in content["best"]:
-            path = folder / name
-            if path.is_file() and is_whole(path):
-                return path, f"best {content['monitor']} {content['scores'][name]:.4f}"
-            log.error("DAMAGED CHECKPOINT: the best one, %s, is not what was written", path)
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # nothing was validated yet, or the file is damaged: then the newest has to do
-    path_or_none = newest_whole(folder)
-    return None if path_or_none is None else (path_or_none, "the newest")
+def _validate(trainer: Trainer) -> None:
+    # What `on_advance_end` of Lightning's loops does after a step, and at an epoch's end.
+    loop = trainer.fit_loop.epoch_loop
+    connector = trainer._logger_connector
+    first = connector._first_loop_iter
+    trainer.validating = True
+    loop.val_loop.restarting = False
+    loop.val_loop.run()
+    trainer.training = True
+    connector._first_loop_iter = first
+    loop._update_learning_rates("step", update_plateau_schedulers=True)
+    if _done(trainer) == 0:
+        loop._update_learning_rates("epoch", update_plateau_schedulers=True)
 
 
 def _next_position(epoch: int, batches: int, trainer: Trainer) -> tuple[int, int]:

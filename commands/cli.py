@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import signal
+import os
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch.distributed as dist
 import yaml
@@ -16,19 +18,25 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.base import all_callbacks
 from callbacks.progress import Progress
 from callbacks.results import Results
 from callbacks.sample_grid import SampleGrid
 from callbacks.writer import Writer
+from commands.check import Check, Checked
+from commands.checkpoint_files import fingerprint, why_unseen
 from commands.checkpoints import Checkpoints
+from commands.company import Company
 from commands.errors import ConfigurationError
 from commands.output import prepare_output, process_rank
 from commands.parser import DESCRIPTIONS, LINKS, Parser
+from commands.preflight import start_facts
 from commands.run_directory import RunDirectory, RunOptions
-from commands.tracebacks import sentence_of
+from commands.signals import Stopped
+from commands.start import Start
+from commands.stops import Stops
+from commands.tracebacks import sentence_of, status_of
 from commands.weights import find_weights
 from datamodules.base import SRDataModule
 from degradations.base import Degradation
@@ -36,9 +44,11 @@ from lightning_modules.base import ImageModel
 
 log = logging.getLogger(__name__)
 
+SEES = 60.0  # seconds in which a shared disk shows a new file to all nodes
+
 
 class EnlargerCLI(LightningCLI):
-    """``fit``, ``validate``, ``test`` and ``predict`` from YAML.
+    """``fit``, ``validate``, ``test``, ``predict`` and ``check`` from YAML.
 
     Args:
         args: Arguments as typed after ``main.py``.
@@ -80,6 +90,20 @@ class EnlargerCLI(LightningCLI):
             self._subcommand_parsers[name] = subparser
             subcommands.add_subcommand(name, subparser, help=text)
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands, and the arguments of theirs that are no options."""
+        commands: dict[str, set[str]] = LightningCLI.subcommands()
+        return {**commands, "check": commands["fit"]}
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        verb = "fit" if subcommand == "check" else subcommand
+        parser = super()._prepare_subcommand_parser(klass, verb, **kwargs)
+        self._subcommand_method_arguments[subcommand] = self._subcommand_method_arguments[verb]
+        return parser
+
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The seed, an integer: everything random follows from it; chance has no say."""
         parser.add_argument(
@@ -119,18 +143,29 @@ class EnlargerCLI(LightningCLI):
         if options.name is None:
             options.name = _experiment_name(config)
         self.run = RunDirectory(Path(options.root) / options.name)
+        self.company = Company(
+            *(self.run.path, 60 * options.preflight_minutes),
+            *(options.heartbeat_seconds, options.lost_after_seconds),
+        )
+        self.fits = self.subcommand in ("fit", "check")
         self.resumed_from: Path | None = None
-        self.config_dump: dict[str, Any] | None = None
-        if self.subcommand != "fit" or config.trainer.fast_dev_run:
-            return
-        self.config_dump = self._dump()
-        if options.overwrite:
-            self.resumed_from = self.run.begin_from(config.ckpt_path)
-            if process_rank() == 0:
-                self.run.move_aside()
-        else:
-            self.run.check(self.config_dump, options.change)
-            self.resumed_from = self.run.resume_from(config.ckpt_path)
+        self.config_dump = self._dump() if self.fits else None
+        self._refusal: ConfigurationError | None = None
+        if self.fits and not config.trainer.fast_dev_run:
+            if not options.overwrite and self.config_dump is not None:
+                self.run.check(self.config_dump, options.change)
+            try:
+                self.resumed_from = self._choose(options.overwrite, config.ckpt_path)
+            except ConfigurationError as error:  # the other processes are waiting to hear it
+                self._refusal = error
+
+    def _choose(self, overwrite: bool, given: str | None) -> Path | None:
+        if not overwrite:
+            return self.run.resume_from(given)
+        path = self.run.begin_from(given)
+        if process_rank() == 0 and self.subcommand == "fit":
+            self.run.move_aside()
+        return path
 
     def _dump(self) -> dict[str, Any]:
         parser = self._parser(self.subcommand)
@@ -153,43 +188,94 @@ class EnlargerCLI(LightningCLI):
         trainer.default_root_dir = str(self.run.path)
         trainer.use_distributed_sampler = False  # the plan shares the samples out itself
         if trainer.logger in (None, True):
-            trainer.logger = False if self.subcommand == "predict" else _tensorboard(self.run.path)
+            silent = self.subcommand in ("predict", "check")
+            trainer.logger = False if silent else _tensorboard(self.run.path)
         given = trainer.callbacks or []
-        trainer.callbacks = list(given) if isinstance(given, list | tuple) else [given]
+        given = list(given) if isinstance(given, list | tuple) else [given]
+        trainer.callbacks = [Start(self.company, self._facts), Stops(self.company), *given]
         trainer.callbacks += self._own_callbacks(trainer)
         trainer.plugins = _plugins(trainer.plugins)
-        idle = {"writer"} if self.subcommand == "fit" else {"checkpoint"}
+        idle = {"writer"} if self.fits else {"checkpoint"}
         if trainer.enable_checkpointing is False:
             idle.add("checkpoint")
         parser = self._parser(self.subcommand)
         parser.callback_keys = [key for key in parser.callback_keys if key not in idle]
-        return super().instantiate_trainer(**kwargs)
+        made = super().instantiate_trainer(**kwargs)
+        self.company.signals.take_over(made)
+        return made
+
+    def _facts(self) -> dict[str, Any]:
+        return start_facts(self.config_dump or self._dump(), self.trainer.world_size)
 
     def _own_callbacks(self, trainer: Namespace) -> list[Any]:
-        own: list[Any] = []
+        own: list[Any] = [Check(self.company)] if self.subcommand == "check" else []
         if trainer.enable_progress_bar is not False and not any(
             isinstance(c, ProgressBar) for c in trainer.callbacks
         ):
             own.append(Progress())
-        if self.subcommand != "predict" and not any(
+        if self.subcommand not in ("predict", "check") and not any(
             isinstance(c, Results) for c in trainer.callbacks
         ):
             own.append(Results())
         return own
 
     def after_instantiate_classes(self) -> None:
-        """Put the right weights into the model, or refuse to go on without."""
+        """Meet the other processes; put the right weights into the model, or refuse to go on."""
+        with self._together():
+            self._meet()
         for callback in all_callbacks(self.trainer):
             if isinstance(callback, Checkpoints):
                 callback.resumed_from = self.resumed_from
-                callback.config = self.config_dump
-        if self.subcommand == "fit":
+                callback.config = self.config_dump if self._keeps_config() else None
+                callback.off = self.subcommand == "check"
+        if self.fits:
             if self.resumed_from is not None:
                 log.info("resuming the run in %s from %s", self.run.path, self.resumed_from)
             if self.model.weights is not None and (self.resumed_from is None or self._freezes()):
                 self.model.load_weights(find_weights(self.model.weights, self.model.scale))
         else:
             self._load_trained_weights()
+
+    def _keeps_config(self) -> bool:
+        return self.subcommand == "fit" and not self.config[self.subcommand].trainer.fast_dev_run
+
+    def _meet(self) -> None:
+        refusal = None if self._refusal is None else str(self._refusal)
+        if not self.company.may_meet(self.trainer):
+            if refusal is not None:
+                raise ConfigurationError(refusal)
+            return
+        own = self.resumed_from
+        place = None if own is None else (str(own), fingerprint(own))
+        first = self.trainer.is_global_zero
+        facts = {**self._facts(), "place": place, "refusal": refusal if first else None}
+        chosen = self.company.meet(self.trainer, facts)[0]["place"]
+        self.resumed_from, unseen = None, None
+        if chosen is not None:
+            path, digest = chosen
+            self.resumed_from = Path(path)
+            if place != (path, digest):
+                unseen = why_unseen(self.resumed_from, digest, SEES)
+        self.company.compare("checkpoint", {"refusal": unseen})
+
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        # How one process ends, the others hear.
+        try:
+            yield
+        except (Stopped, Checked):
+            self.company.leave()
+            raise
+        except BaseException as error:
+            blamed = self.company.fail(error, status_of(error))
+            if blamed is not None:
+                raise blamed from error
+            raise
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with self._together():
+            super()._run_subcommand("fit" if subcommand == "check" else subcommand)
+        self.company.leave()
 
     def _freezes(self) -> bool:
         # What does not train is in no checkpoint: it comes from where training took it.
@@ -241,7 +327,7 @@ class EnlargerCLI(LightningCLI):
             log.info("curves and pictures: tensorboard --logdir %s", self.run.path)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
+        kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(str(self.subcommand))
         kwargs["ckpt_path"] = str(self.resumed_from) if self.resumed_from else None
         kwargs["weights_only"] = True
         if subcommand in ("validate", "test"):
@@ -261,25 +347,48 @@ def run(args: list[str]) -> None:
             of an error.
 
     Raises:
-        SystemExit: With status 2 after an error of the configuration, 143 after SIGTERM.
+        SystemExit: With status 2 after an error of the configuration, 75 where another process is
+            gone, 128 and the signal's number after a signal.
     """
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     prepare_output()
+    status = 0
     try:
         EnlargerCLI(args)
-        if dist.is_available() and dist.is_initialized():
-            # Or its threads are still there when the interpreter ends, which now and then aborts.
-            dist.destroy_process_group()
-    except SIGTERMException:  # a SystemExit of status 0, as if the run were finished
-        log.warning("stopped by SIGTERM; the same command continues")
-        raise SystemExit(128 + signal.SIGTERM) from None
+    except Checked:
+        pass
+    except Stopped as stopped:
+        log.warning("%s; the same command continues", stopped)
+        status = stopped.status
     except Exception as error:
         sentence = None if debug else sentence_of(error)
-        if sentence is None:
+        if sentence is None and not _several():
             raise
-        sys.stderr.write(f"error: {sentence}\n")
-        raise SystemExit(2) from error
+        if sentence is None:
+            traceback.print_exc()
+        else:
+            sys.stderr.write(f"error: {sentence}\n")
+        if _several():
+            _end(status_of(error))
+        raise SystemExit(status_of(error)) from error
+    if dist.is_available() and dist.is_initialized():
+        # Or its threads are still there when the interpreter ends, which now and then aborts.
+        dist.destroy_process_group()
+    if status:
+        raise SystemExit(status)
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _end(status: int) -> NoReturn:
+    # The others may be gone, or wait for this process: nothing that talks to them would return.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _empty_parser(trainer: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:

@@ -25,6 +25,7 @@ DESCRIPTIONS = {
     "validate": "Measure the run's best weights on the validation pictures.",
     "test": "Measure the run's best weights on the test pictures.",
     "predict": "Enlarge a folder of pictures with the run's best weights.",
+    "check": "Do all that fit does up to its first step, on all processes, and say what was found.",
 }
 
 

@@ -11,7 +11,7 @@ from zipfile import is_zipfile
 
 import yaml
 
-from commands.checkpoints import (
+from commands.checkpoint_files import (
     FOLDER,
     best_or_newest,
     checksum_of,
@@ -55,12 +55,34 @@ class RunOptions:
         name: The run's folder in it; by default the name of the experiment file.
         change: Go on although the configuration differs from the one the run was started with.
         overwrite: Start afresh; a run of this name is moved aside.
+        preflight_minutes: With several processes: how long each waits for the others, before it
+            says who is missing.
+        heartbeat_seconds: With several processes: time between two signs of life.
+        lost_after_seconds: With several processes: one that gave no sign for so long is lost, and
+            the others end with status 75, to be started again.
+
+    Raises:
+        ValueError: Times that do not fit together.
     """
 
     root: str = "runs"
     name: str | None = None
     change: bool = False
     overwrite: bool = False
+    preflight_minutes: float = 10.0
+    heartbeat_seconds: float = 10.0
+    lost_after_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for key in ("preflight_minutes", "heartbeat_seconds"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"run.{key} is {getattr(self, key)}; it must be above 0")
+        if self.lost_after_seconds < 3 * self.heartbeat_seconds:
+            raise ValueError(
+                f"run.lost_after_seconds is {self.lost_after_seconds:g}; it must be at least three "
+                f"times run.heartbeat_seconds {self.heartbeat_seconds:g}, or one late sign of life "
+                "ends the run"
+            )
 
 
 class RunDirectory:

@@ -9,7 +9,7 @@ import traceback
 import lightning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from commands.errors import ConfigurationError
+from commands.errors import ConfigurationError, TemporaryError
 
 FOREIGN = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<")
 LIGHTNING = tuple(lightning.__path__)
@@ -31,7 +31,7 @@ def sentence_of(error: BaseException) -> str | None:
     """
     error = _origin(error)
     message = str(error).strip()
-    if isinstance(error, ConfigurationError):
+    if isinstance(error, ConfigurationError | TemporaryError):
         return message
     frames = [(f.filename, f.line or "") for f in traceback.extract_tb(error.__traceback__)]
     if _WORKER in message:
@@ -40,6 +40,19 @@ def sentence_of(error: BaseException) -> str | None:
         return message
     refused = ValueError | MisconfigurationException | ModuleNotFoundError  # the last: of an extra
     return message if isinstance(error, refused) and _by_lightning(frames) else None
+
+
+def status_of(error: BaseException) -> int:
+    """The status that a command ends with.
+
+    2 after a message to the user, 75 where the same command may be tried again, 1 for a bug.
+
+    Args:
+        error: What ended the command, with its traceback.
+    """
+    if isinstance(error, TemporaryError):
+        return error.status
+    return 1 if sentence_of(error) is None else 2
 
 
 def _origin(error: BaseException) -> BaseException:

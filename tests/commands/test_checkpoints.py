@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from commands.checkpoints import is_whole, list_checkpoints
+from commands.checkpoint_files import is_whole, list_checkpoints
 from lightning_modules.networks.edsr import EDSR
 from tests.commands.test_resume import assert_same, newest
 

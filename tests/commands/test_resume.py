@@ -56,7 +56,8 @@ def newest(run: str) -> dict[str, Any]:
 
 def assert_same(one: str, other: str) -> None:
     a, b = newest(one), newest(other)
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "global_step"):
+    assert a["lr_schedulers"] == b["lr_schedulers"]
+    for part in ("state_dict", "optimizer_states", "callbacks", "global_step"):
         torch.testing.assert_close(a[part], b[part], rtol=0, atol=0, msg=f"{part} differs")
     # The loops' other counters are not used; that of zero_grad differs after a step that was cut
     # short.

@@ -1,0 +1,94 @@
+"""``check``: all that ``fit`` does up to its first step, on all processes, and a table of it."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.table import Table
+
+from commands.meeting import Facts
+
+if TYPE_CHECKING:
+    from commands.company import Company
+
+log = logging.getLogger(__name__)
+
+GIGABYTE = 2**30
+
+
+class Checked(Exception):  # noqa: N818  (no error)
+    """Raised in place of the first step: everything before it went well."""
+
+
+class Check(Callback):
+    """Look at the first batch and its gradients on each process, then end.
+
+    Args:
+        company: The processes of this run.
+    """
+
+    def __init__(self, company: Company) -> None:
+        self.company = company
+        self._began = time.monotonic()
+        self._facts: Facts = {}
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note what the first batch holds."""
+        hr, lr = batch["hr"], batch["lr"]
+        self._facts = {
+            "device": str(trainer.strategy.root_device),
+            "first picture": batch["key"][0],
+            "crops": len(batch["key"]),
+            "HR": "x".join(map(str, hr.shape[-2:])),
+            "LR": "x".join(map(str, lr.shape[-2:])),
+            "seconds to the first batch": f"{time.monotonic() - self._began:.1f}",
+        }
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print what all processes found.
+
+        Raises:
+            Checked: Always; there is no step.
+            ValueError: A gradient is not finite.
+        """
+        bad = [
+            name
+            for name, p in pl_module.named_parameters()
+            if p.grad is not None and not bool(torch.isfinite(p.grad).all())
+        ]
+        if bad:
+            raise ValueError(
+                f"the gradients of the first batch are not finite ({', '.join(bad[:3])}): look at "
+                "the weights that training starts from, and at trainer.precision"
+            )
+        folder = Path(trainer.default_root_dir)
+        place = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+        self._facts["free disk, GB"] = f"{shutil.disk_usage(place).free / GIGABYTE:.1f}"
+        if torch.cuda.is_available():
+            memory = torch.cuda.max_memory_allocated() / GIGABYTE
+            self._facts["memory of the device, GB"] = f"{memory:.1f}"
+        found = self.company.show(self._facts)
+        if trainer.is_global_zero:
+            _print(found)
+            log.info("all is well: the same command with fit trains")
+        raise Checked
+
+
+def _print(everyone: list[Facts]) -> None:
+    table = Table()
+    table.add_column("rank", justify="right")
+    names = ["host", *(name for name in everyone[0] if name != "host")]
+    for name in names:
+        table.add_column(name)
+    for rank, facts in enumerate(everyone):
+        table.add_row(str(rank), *(str(facts[name]) for name in names))
+    Console().print(table)

@@ -1,0 +1,176 @@
+"""Checkpoints as files: written so that a name only ever stands for a whole file, and found again.
+
+A process may be killed, and a node may lose its power, at any moment: a file is written under
+another name, flushed to the disk, given its checksum and only then its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+log = logging.getLogger(__name__)
+
+FOLDER = "checkpoints"
+UNFINISHED = "unfinished.tmp"  # one name for all, or runs killed while they write fill the disk
+_NAME = re.compile(r"step-(\d+)\.ckpt")
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write a large file and its checksum; ``path`` is there only when both are on the disk.
+
+    Args:
+        path: The file; what is there before stays until the new one is whole.
+        write: Writes the content.
+
+    Raises:
+        OSError: The disk is full, or the folder cannot be written; nothing is left behind.
+    """
+    temporary = path.with_name(UNFINISHED)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        write_atomically(checksum_of(path), f"{file_hash(temporary)}  {path.name}\n".encode())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise OSError(str(error)) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a small file in one step, on the disk before this returns.
+
+    Raises:
+        OSError: It could not be written; what was there before is untouched.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    # A new name is a change of the folder, which has a place of its own on the disk.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:  # not every file system knows it; the file itself is safe
+        log.debug("%s cannot be flushed", folder)
+    finally:
+        os.close(descriptor)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints by step, the newest first."""
+    found = [
+        (int(match[1]), p) for p in folder.glob("step-*.ckpt") if (match := _NAME.fullmatch(p.name))
+    ]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def checksum_of(path: Path) -> Path:
+    """The file with the checksum of a checkpoint, beside it."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint is the file that was written."""
+    try:
+        return checksum_of(path).read_text().split()[0] == file_hash(path)
+    except (OSError, IndexError):
+        return False
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest undamaged checkpoint; damaged ones are named loudly and passed over."""
+    for path in list_checkpoints(folder):
+        if is_whole(path):
+            return path
+        log.error(
+            "DAMAGED CHECKPOINT: %s is not what was written; falling back to the one before it",
+            path,
+        )
+    return None
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a checkpoint, as noted when it was written, where it was noted."""
+    try:
+        return checksum_of(path).read_text().split()[0]
+    except (OSError, IndexError):
+        return file_hash(path)
+
+
+def why_unseen(path: Path, digest: str, patience: float) -> str | None:
+    """Why this machine cannot continue from a checkpoint that another one chose, or None.
+
+    Args:
+        path: The checkpoint.
+        digest: Its SHA-256 on the other machine.
+        patience: Seconds to wait for it: a disk that is shared by NFS shows new files late.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        reason = "there is no such file"
+        if path.is_file():
+            found = file_hash(path)
+            if found == digest:
+                return None
+            reason = f"its bytes are others (SHA-256 {found[:12]}, not {digest[:12]})"
+        if time.monotonic() > deadline:
+            return (
+                f"does not see {path}, from which rank 0 continues: {reason}; the run's directory "
+                "must be on a disk that all nodes share"
+            )
+        time.sleep(1.0)
+
+
+def read_scores(folder: Path, monitor: str) -> dict[str, float]:
+    """Values of ``monitor`` by checkpoint name; none where another value was watched so far."""
+    try:
+        content = json.loads((folder / "best.json").read_text())
+        if content["monitor"] != monitor:
+            return {}
+        return {str(name): float(value) for name, value in content["scores"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def best_or_newest(folder: Path) -> tuple[Path, str] | None:
+    """The run's best undamaged checkpoint, else its newest, and why it was chosen."""
+    try:
+        content = json.loads((folder / "best.json").read_text())
+        for name in content["best"]:
+            path = folder / name
+            if is_whole(path):
+                return path, f"best {content['monitor']} {content['scores'][name]:.4f}"
+            state = "is not what was written" if path.is_file() else "is gone"
+            log.error("DAMAGED CHECKPOINT: the best one, %s, %s", path, state)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # nothing was validated yet, or the file is damaged: then the newest has to do
+    path_or_none = newest_whole(folder)
+    return None if path_or_none is None else (path_or_none, "the newest")

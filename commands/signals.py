@@ -1,0 +1,102 @@
+"""Signals: the first one sets a flag, which training honours between two steps.
+
+| signal | from | status |
+|---|---|---|
+| SIGTERM | schedulers, torchrun, ``kill`` | 143 |
+| SIGUSR1 | SLURM's warning before a job's time is over (``--signal=USR1@120``) | 138 |
+| SIGINT | Ctrl-C; a second one stops at once | 130 |
+
+Lightning's own handlers talk to the other processes from inside the handler and, with SLURM, save
+at any moment of a step; they are not installed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+HANDLED = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)
+)
+TWICE = 1.0  # seconds: a terminal's Ctrl-C may come twice, by way of the launcher
+
+
+class Stopped(Exception):  # noqa: N818  (no error)
+    """Raised between two steps after a signal, on all processes at the same place.
+
+    Args:
+        number: The signal.
+        at: Where the run stands, for the message.
+        in_validation: Whether a validation was broken off, which a continued run does first.
+    """
+
+    def __init__(self, number: int, at: str, in_validation: bool = False) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name} {at}")
+        self.status = 128 + number
+        self.in_validation = in_validation
+
+
+class Signals:
+    """The flag, and the handlers that set it while the trainer runs."""
+
+    def __init__(self) -> None:
+        self.received = 0  # the signal's number
+        self._at = 0.0
+        self._owner = os.getpid()
+        self._before: dict[int, Any] = {}
+
+    def take_over(self, trainer: Trainer) -> None:
+        """Install our handlers where Lightning would install its own.
+
+        Without them its processes need not ask each other at each step either, for which its loop
+        makes the host wait for the device twice a step.
+
+        Args:
+            trainer: The trainer, before it runs.
+        """
+        connector = trainer._signal_connector
+        connector.register_signal_handlers = self.install  # type: ignore[method-assign]
+        connector.teardown = self.restore  # type: ignore[method-assign]
+        loop = trainer.fit_loop.epoch_loop
+        if not hasattr(loop, "_broadcast_sigterm_tensor"):
+            raise RuntimeError(
+                "this version of Lightning has another way to share signals between processes; "
+                "Enlarger was tested with 2.6"
+            )
+        loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+
+    def install(self) -> None:
+        """Install the handlers; before that, a signal ends the process as it always does."""
+        for number in HANDLED:
+            self._before.setdefault(number, signal.signal(number, self._handle))
+
+    def restore(self) -> None:
+        """Put the handlers back that were there before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:  # a worker of the DataLoader: its owner decides
+            return
+        now = time.monotonic()
+        if number == signal.SIGINT and self.received == number and now - self._at > TWICE:
+            raise KeyboardInterrupt
+        if not self.received:
+            self._at = now
+            self.received = number
+            _say(f"{signal.Signals(number).name}: stopping between two steps, with a checkpoint")
+
+
+def _nothing() -> None:
+    return
+
+
+def _say(line: str) -> None:
+    # A handler may run in the middle of a print, whose lock it must not wait for.
+    os.write(2, f"{line}\n".encode())

@@ -1,0 +1,78 @@
+"""The last part of the preflight: what is known only when the data and the model are there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from commands.checkpoint_files import list_checkpoints
+from commands.checkpoints import Checkpoints
+from commands.meeting import Facts
+from commands.preflight import room
+from datamodules.base import SRDataModule
+
+if TYPE_CHECKING:
+    from commands.company import Company
+
+COPIES = 4  # weights, averages, and Adam's two moments
+
+
+class Start(Callback):
+    """Compare the processes' data, and see that checkpoints fit onto the disk.
+
+    Args:
+        company: The processes of this run.
+        facts: Gives what is to be compared first, where processes could not meet before, because
+            Lightning had yet to start them.
+    """
+
+    def __init__(self, company: Company, facts: Callable[[], Facts]) -> None:
+        self.company, self.facts = company, facts
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Meet, after the data module's own setup and before anything of the training.
+
+        Raises:
+            ConfigurationError: The processes differ, or the disk is full.
+        """
+        if not self.company.met and self.company.may_meet(trainer):
+            self.company.meet(trainer, self.facts())
+        facts: Facts = {"data": data_facts(trainer), "refusal": None}
+        if trainer.is_global_zero and stage == "fit":
+            facts["refusal"] = _no_room(trainer, pl_module)
+        self.company.compare("data", facts)
+
+
+def data_facts(trainer: Trainer) -> dict[str, Any]:
+    """What fixes the order of training samples; long values by their hash."""
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, SRDataModule) or trainer.state.fn != "fit":
+        return {}
+    return {name: _short(value) for name, value in data._order().items()}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 80 else hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _no_room(trainer: Trainer, module: nn.Module) -> str | None:
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, Checkpoints) and not vars(trainer)["fast_dev_run"]:
+            folder = Path(trainer.default_root_dir) / "checkpoints"
+            there = list_checkpoints(folder)
+            size = there[0].stat().st_size if there else _expected_size(module)
+            kept = callback.keep_last + callback.keep_best + 1
+            return room(folder, size, max(1, kept - len(there)))
+    return None
+
+
+def _expected_size(module: nn.Module) -> int:
+    return COPIES * sum(
+        p.numel() * p.element_size() for p in module.parameters() if p.requires_grad
+    )

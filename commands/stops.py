@@ -1,0 +1,156 @@
+"""Stopping together: a signal to one process ends all of them after the same step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from commands.checkpoints import Checkpoints, gradients_pending
+from commands.signals import Stopped
+
+if TYPE_CHECKING:
+    from commands.company import Company
+
+
+class Agreement:
+    """A number that all processes know the largest of, without waiting for each other.
+
+    Each step starts an exchange on the CPU and reads the one that was started a step before. No
+    device is waited for, and the host only where another one is a whole step behind.
+    """
+
+    def __init__(self) -> None:
+        self._group: Any = dist.new_group(backend="gloo")
+        self._number = torch.zeros(1, dtype=torch.int32)
+        self._work: Any = None
+
+    def step(self, mine: int) -> int:
+        """Tell the others, and hear what was told a call before.
+
+        Args:
+            mine: This process's number; at least 0.
+
+        Returns:
+            The largest number of all processes at the call before, the same on all of them.
+        """
+        agreed = self._finish()
+        if not agreed:
+            self._number.fill_(mine)
+            self._work = dist.all_reduce(
+                self._number, dist.ReduceOp.MAX, group=self._group, async_op=True
+            )
+        return agreed
+
+    def now(self, mine: int) -> int:
+        """Wait for all processes, and give the largest number of all."""
+        self._number.fill_(max(mine, self._finish()))
+        dist.all_reduce(self._number, dist.ReduceOp.MAX, group=self._group)
+        return int(self._number)
+
+    def _finish(self) -> int:
+        if self._work is None:
+            return 0
+        self._work.wait()
+        self._work = None
+        return int(self._number)
+
+
+class Stops(Callback):
+    """Honour a signal: after the step, or at the next picture of a validation.
+
+    A signal is agreed upon at the end of a step, known to all processes one step later, and the
+    checkpoint is written when the batch after it begins, or the next whole accumulation. A
+    validation is broken off, its numbers go nowhere, and the continued run begins with it.
+
+    Args:
+        company: The processes of this run.
+    """
+
+    # Not dispatched, see `callbacks/progress.py`.
+    on_before_zero_grad = on_before_backward = None  # type: ignore[assignment]
+    on_after_backward = on_before_optimizer_step = None  # type: ignore[assignment]
+
+    def __init__(self, company: Company) -> None:
+        self.company = company
+        self._agreement: Agreement | None = None
+        self._agreed = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make the group that agrees; all processes come here together."""
+        if trainer.world_size > 1 and self._agreement is None:
+            self._agreement = Agreement()
+
+    # ------------------------------------------------------------------------------------- training
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Ask whether anyone was told to stop."""
+        self.company.step = trainer.global_step
+        if self._agreed:
+            return
+        mine = self.company.signals.received
+        self._agreed = mine if self._agreement is None else self._agreement.step(mine)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """All of the step before is done, and nothing of the next one: stop here.
+
+        Raises:
+            Stopped: A signal was agreed upon.
+        """
+        if self._agreement is None:  # alone, there is nobody to wait for
+            self._agreed = self.company.signals.received
+        if not self._agreed or gradients_pending(trainer):
+            return
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, Checkpoints):
+                callback.save_between(trainer, pl_module)
+        raise Stopped(self._agreed, f"after step {trainer.global_step}")
+
+    # ----------------------------------------------------------------------------------- evaluation
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """Leave a validation before its next picture."""
+        self._leave(trainer, begun=True)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last moment to leave: from here on, processes wait for each other's numbers."""
+        self._leave(trainer, begun=False)
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """Leave a test before its next picture."""
+        self._leave(trainer, begun=True)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As in a validation."""
+        self._leave(trainer, begun=False)
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """Leave before the next picture; the ones before it are written."""
+        if self.company.signals.received:
+            raise Stopped(self.company.signals.received, "before its end")
+
+    def _leave(self, trainer: Trainer, begun: bool) -> None:
+        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if fitting and gradients_pending(trainer):
+            return  # nothing could be saved here; training stops after the accumulation
+        heard = self._agreed or self.company.heard()
+        if begun and not heard:
+            return
+        # Processes have differing numbers of pictures, so each asks exactly once: when it leaves,
+        # or when it is through.
+        agreed = heard if self._agreement is None else self._agreement.now(heard)
+        if agreed:
+            at = f"in the validation after step {trainer.global_step}"
+            raise Stopped(agreed, at if fitting else "before its end", in_validation=fitting)

@@ -1,0 +1,191 @@
+"""A signal at any moment of a run: it stops between two steps, and goes on as if it had not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from tests.commands.test_resume import assert_same, newest
+
+Enlarger = Callable[..., None]
+TERM, USR1, INT = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
+FIT = ("fit", "--config", "tiny.yaml", "--trainer.callbacks+", f"{__name__}.Send")
+
+
+class Send(Callback):
+    """Send a signal to this process once, at a hook of the n-th batch; armed by the test."""
+
+    hook, batch, number = "", 0, 0
+    pictures = 0  # validated so far
+
+    def _send(self, hook: str, trainer: Trainer) -> None:
+        here = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        if hook == Send.hook and here == Send.batch and not trainer.sanity_checking:
+            Send.hook = ""
+            os.kill(os.getpid(), Send.number)
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        self._send("batch_start", trainer)
+
+    def on_before_backward(self, trainer: Trainer, *args: Any) -> None:
+        self._send("backward", trainer)
+
+    def on_before_optimizer_step(self, trainer: Trainer, *args: Any) -> None:
+        self._send("optimizer_step", trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._send("batch_end", trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        Send.pictures += 1
+        self._send("validation", trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._send("epoch_end", trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, *args: Any) -> None:
+        self._send("save", trainer)
+
+
+def stop(enlarger: Enlarger, hook: str, batch: int, number: int, *args: object) -> None:
+    Send.hook, Send.batch, Send.number, Send.pictures = hook, batch, number, 0
+    before = {n: signal.getsignal(n) for n in (TERM, USR1, INT)}
+    with pytest.raises(SystemExit) as stopped:
+        enlarger(*FIT, *args)
+    assert stopped.value.code == 128 + number
+    assert Send.hook == ""
+    assert {n: signal.getsignal(n) for n in before} == before
+
+
+ACCUMULATE = ("--trainer.accumulate_grad_batches", 3)
+EVERY_TWO = ("--trainer.val_check_interval", 2)
+PLATEAU = (
+    *("--model.init_args.lr_scheduler", "lightning.pytorch.cli.ReduceLROnPlateau"),
+    *("--model.init_args.lr_scheduler.init_args.monitor", "val/psnr"),
+    *("--model.init_args.lr_scheduler.init_args.patience", 0),
+)
+# 20 crops in batches of 4 are 5 batches an epoch, 12 steps are 2.4 epochs. The step after which the
+# run stops is that of the batch in which the signal came.
+CASES = {
+    "before a batch": ("batch_start", 8, TERM, 8, ()),
+    "in a step": ("backward", 8, USR1, 8, ()),
+    "before the weights change": ("optimizer_step", 8, TERM, 8, ()),
+    "after a step": ("batch_end", 8, INT, 8, ()),
+    "in the last batch of an epoch": ("backward", 5, TERM, 5, ()),
+    "after an epoch": ("epoch_end", 5, TERM, 5, ()),
+    "in an accumulation": ("backward", 7, TERM, 3, ACCUMULATE),
+    "while a checkpoint is written": ("save", 8, TERM, 8, EVERY_TWO),
+    "in a validation": ("validation", 4, TERM, 4, EVERY_TWO),
+    "in a validation that schedules watch": ("validation", 5, TERM, 5, PLATEAU),
+    "in the validation at an epoch's end": ("validation", 5, TERM, 5, ()),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_stops_and_goes_on(tiny: Path, enlarger: Enlarger, case: str) -> None:
+    hook, batch, number, step, extra = CASES[case]
+    stop(enlarger, hook, batch, number, "--run.name", "stopped", *extra)
+    assert newest("stopped")["global_step"] == step
+    enlarger(*FIT, "--run.name", "stopped", *extra)
+    enlarger(*FIT, "--run.name", "whole", *extra)
+    assert_same("stopped", "whole")
+    ranked = [json.loads(Path("runs", n, "checkpoints/best.json").read_text()) for n in RUNS]
+    assert ranked[0] == ranked[1]
+
+
+RUNS = ("stopped", "whole")
+
+
+def test_a_validation_is_left_at_once_and_its_half_goes_nowhere(
+    tiny: Path, enlarger: Enlarger
+) -> None:
+    stop(enlarger, "validation", 4, TERM, *EVERY_TWO)
+    assert Send.pictures == 2 + 2 + 1  # the sanity check's, the first validation's, and one
+    scores = json.loads(Path("runs/tiny/checkpoints/best.json").read_text())["scores"]
+    assert set(scores) == {"step-000000002.ckpt"}
+    assert newest("tiny")["callbacks"]["Checkpoints"] == {"validation_due": True}
+
+
+def test_twice_in_a_validation(tiny: Path, enlarger: Enlarger) -> None:
+    """The second one comes in the validation that makes up for the first."""
+    stop(enlarger, "validation", 4, TERM, *EVERY_TWO)
+    stop(enlarger, "validation", 4, TERM, *EVERY_TWO)
+    assert newest("tiny")["global_step"] == 4
+    enlarger(*FIT, *EVERY_TWO)
+    enlarger(*FIT, *EVERY_TWO, "--run.name", "whole")
+    assert_same("tiny", "whole")
+
+
+def test_in_the_sanity_check(tiny: Path, enlarger: Enlarger) -> None:
+    command = [*FIT[:3], "--trainer.callbacks+", f"{__name__}.AtOnce"]
+    with pytest.raises(SystemExit) as stopped:
+        enlarger(*command)
+    assert stopped.value.code == 143
+    assert not list(Path("runs/tiny").glob("checkpoints/step-*"))
+
+
+class AtOnce(Callback):
+    """A signal before the first validated picture."""
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        os.kill(os.getpid(), TERM)
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_in_other_commands(
+    trained: Path, enlarger: Enlarger, verb: str, photo_folder: Path
+) -> None:
+    command = [verb, "--config", "tiny.yaml", "--trainer.callbacks+", f"{__name__}.First"]
+    predict = ["--data.init_args.predict", photo_folder] if verb == "predict" else []
+    with pytest.raises(SystemExit) as stopped:
+        enlarger(*command, *predict)
+    assert stopped.value.code == 143
+    assert not (trained / "results.json").exists()
+
+
+class First(Callback):
+    """A signal in the first picture."""
+
+    def on_validation_batch_end(self, *args: Any) -> None:
+        os.kill(os.getpid(), TERM)
+
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
+
+
+def test_a_second_ctrl_c_stops_at_once(
+    tiny: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("commands.signals.TWICE", -1.0)
+    with pytest.raises(SystemExit) as stopped:
+        enlarger(*FIT[:3], "--trainer.callbacks+", f"{__name__}.Impatient")
+    assert stopped.value.code == 1
+    assert newest("tiny")["global_step"] == 3
+
+
+class Impatient(Callback):
+    """Ctrl-C twice in the fourth batch."""
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == 3:
+            os.kill(os.getpid(), INT)
+            os.kill(os.getpid(), INT)
+
+
+def test_without_checkpoints(tiny: Path, enlarger: Enlarger) -> None:
+    stop(enlarger, "backward", 3, TERM, "--trainer.enable_checkpointing", "false")
+    assert not Path("runs/tiny/checkpoints").exists()
+
+
+def test_lightnings_own_exchange_of_signals_is_where_we_take_it_from() -> None:
+    """It would make the host wait for the device at each step."""
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    assert callable(trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor)
+    assert callable(trainer._signal_connector.register_signal_handlers)
+    assert callable(trainer._signal_connector.teardown)
