@@ -1,0 +1,85 @@
+"""What each process trained on, as written by a callback that configurations name."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class Record(Callback):
+    """Write one line a step and process: which crops it took; and be slow, to be killed in time.
+
+    Args:
+        folder: Where ``rank-N.jsonl`` goes.
+        seconds: Time that each step takes longer.
+    """
+
+    def __init__(self, folder: str, seconds: float = 0.0) -> None:
+        self.folder, self.seconds = Path(folder), seconds
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write the line, which a later one of the same step replaces."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        line = {
+            "at": time.time_ns(),
+            "step": trainer.global_step,
+            "epoch": trainer.current_epoch,
+            "rank": trainer.global_rank,
+            "world": trainer.world_size,
+            "crops": list(zip(batch["key"], batch["seed"].tolist(), strict=True)),
+            "lr": batch["lr"].double().mean().item(),
+        }
+        with (self.folder / f"rank-{trainer.global_rank}.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        time.sleep(self.seconds)
+
+
+def steps_of(folder: Path, rank: int) -> list[int]:
+    """Steps that a process has done so far, in order, repeated ones included."""
+    path = folder / f"rank-{rank}.jsonl"
+    if not path.is_file():
+        return []
+    whole = path.read_text().rpartition("\n")[0]
+    return [json.loads(line)["step"] for line in whole.splitlines() if line]
+
+
+def global_batches(folder: Path) -> dict[int, Counter[tuple[str, int]]]:
+    """Crops of each step over all processes: of the last time that the step was done."""
+    lines = [
+        json.loads(text)
+        for path in folder.glob("rank-*.jsonl")
+        for text in path.read_text().splitlines()
+    ]
+    latest: dict[int, dict[int, Any]] = {}
+    for line in sorted(lines, key=lambda line: line["at"]):
+        of_step = latest.setdefault(line["step"], {})
+        if any(other["world"] != line["world"] for other in of_step.values()):
+            of_step.clear()  # the run went on with another number of processes
+        of_step[line["rank"]] = line
+    return {
+        step: Counter(tuple(crop) for line in lines.values() for crop in line["crops"])
+        for step, lines in sorted(latest.items())
+    }
+
+
+def newest(run: Path) -> dict[str, Any]:
+    """The newest checkpoint of a run."""
+    path = sorted((run / "checkpoints").glob("step-*.ckpt"))[-1]
+    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+    return checkpoint
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Two runs ended with the same bits."""
+    a, b = newest(one), newest(other)
+    assert a["lr_schedulers"] == b["lr_schedulers"]
+    for part in ("state_dict", "optimizer_states", "callbacks", "global_step"):
+        torch.testing.assert_close(a[part], b[part], rtol=0, atol=0, msg=f"{part} differs")
