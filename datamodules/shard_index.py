@@ -241,9 +241,9 @@ def _picture_size(data: bytes, suffix: str) -> tuple[int, int]:
     if f".{suffix.rpartition('.')[2]}" not in IMAGE_EXTENSIONS:
         return 0, 0
     try:
-        width, height = read_size(io.BytesIO(data))  # type: ignore[arg-type]
-    except (UnreadableImage, TypeError):  # TypeError: bytes have no path to name
-        return 0, 0  # it is reported when it is read
+        width, height = read_size(io.BytesIO(data))
+    except UnreadableImage:  # it is reported when it is read
+        return 0, 0
     return height, width
 
 
