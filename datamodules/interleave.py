@@ -73,6 +73,7 @@ class Interleave:
             )
             for number, (first, end) in enumerate(pairwise(firsts))
         ]
+        self._repeats, self._group_ends = repeats, np.cumsum(groups)
         self._block = lru_cache(2 * keep)(self._new_block)
 
     def take(self, start: int, stop: int) -> Integers:
@@ -88,25 +89,31 @@ class Interleave:
 
     def ahead(self, start: int, stop: int) -> Ahead:
         """The groups that are needed next by a reader at ``start`` who goes as far as ``stop``."""
-        begin, end = self._block_of(start), self._block_of(stop) + 1
-        spots, until = [], stop
-        for part, share, first, last in zip(
-            self._parts, self._shares, self._given(begin), self._given(end), strict=True
-        ):
-            if first < last:
-                spot = part.ahead(first, last)
-                spots.append(spot)
-                until = min(until, int(spot.until / share))
-        now, following = (
-            [group for group in chain(*zip_longest(*lists)) if group is not None]
-            for lists in ([spot.now for spot in spots], [spot.next for spot in spots])
-        )
-        return Ahead(now, following, max(until, start + 1))
+        block = self._block_of(start)
+        first, samples = self._block(block)
+        end = first + len(samples)  # of this block, of which the groups are found by its samples
+        now, following, until = [self._groups_of(samples[start - first : stop - first])], [], stop
+        if end < stop:
+            given, last = self._given(block + 1), self._given(self._block_of(stop) + 1)
+            spots = [
+                part.ahead(*ends) for part, *ends in zip(self._parts, given, last, strict=True)
+            ]
+            now += [spot.now for spot in spots]
+            following = [spot.next for spot in spots]
+            # The last block before one of them goes on to another window.
+            ends = zip(spots, self._shares, strict=True)
+            whole = min(-(-(spot.until + 1) // (BLOCK * share)) - 1 for spot, share in ends)
+            until = min(stop, max(end, sum(self._given(whole))))
+        return Ahead(_dealt(now), _dealt(following), until)
 
     def groups_at(self, start: int) -> list[int]:
         """Groups of the windows that ``start`` is in, without working out their samples."""
         given = self._given(self._block_of(start))
         return [g for part, at in zip(self._parts, given, strict=True) for g in part.groups_at(at)]
+
+    def _groups_of(self, samples: Integers) -> list[int]:
+        groups = np.searchsorted(self._group_ends, samples // self._repeats, "right")
+        return list(dict.fromkeys(groups.tolist()))
 
     def _given(self, block: int) -> list[int]:
         """Samples that each part gave before a block."""
@@ -130,3 +137,8 @@ class Interleave:
         dealt = np.empty_like(samples)
         dealt[np.argsort(turns, kind="stable")] = samples
         return sum(given), dealt
+
+
+def _dealt(lists: list[list[int]]) -> list[int]:
+    """One of each list in turn, each once."""
+    return [item for item in dict.fromkeys(chain(*zip_longest(*lists))) if item is not None]

@@ -261,15 +261,23 @@ class Announcements:
         length, share = self.plan.stream_length, self.plan.batch_size // self.plan.streams
         places = [stream * length + batch * share for stream in self._streams]
         if epoch != self._epoch:
-            self._spots = [self.plan.ahead(epoch, place) for place in places]
+            self._spots = [Ahead([], [], -1)] * len(places)
         for number, (spot, place) in enumerate(zip(self._spots, places, strict=True)):
-            if spot.until <= place:
-                self._spots[number] = self.plan.ahead(epoch, place)
+            if spot.until < place + share:  # the batch is not in the windows that were told
+                self._spots[number] = self._ahead(epoch, place, place + share)
         left = [spot.until - place for spot, place in zip(self._spots, places, strict=True)]
-        self._epoch, self._next = epoch, batch + -(-min(left) // share)
+        self._epoch, self._next = epoch, batch + min(left) // share
         now = chain(*zip_longest(*(spot.now for spot in self._spots)))
         following = chain(*(self._spots[number].next for number in np.argsort(left)))
         self.tell([g for g in dict.fromkeys(chain(now, following)) if g is not None])
+
+    def _ahead(self, epoch: int, start: int, stop: int) -> Ahead:
+        """What the stream needs from ``start`` to ``stop`` at least."""
+        spot = self.plan.ahead(epoch, start)
+        while spot.until < stop:
+            further = self.plan.ahead(epoch, spot.until)
+            spot = Ahead(spot.now + further.now, further.next, further.until)
+        return spot
 
 
 class PlanSampler:
@@ -296,7 +304,7 @@ class PlanSampler:
     ) -> None:
         check_world(plan, world)
         self.plan, self.rank, self.world, self.position = plan, rank, world, position
-        self._announcements = None if tell is None else Announcements(plan, rank, world, tell)
+        self.tell = tell
 
     def __len__(self) -> int:
         """Number of batches of a whole epoch, also when it was entered in its middle."""
@@ -307,12 +315,14 @@ class PlanSampler:
         return self._batches(*self.position())
 
     def _batches(self, epoch: int, start: int) -> Iterator[list[Item]]:
-        # The reader that the announcements are for is some batches behind: the loader asks ahead.
         batches = self.plan.batches(epoch, start, self.rank, self.world)
-        for number in range(start, len(self.plan)):
-            if self._announcements is not None:
-                self._announcements.before(epoch, number)
-            yield next(batches)
+        if self.tell is None:
+            yield from batches
+            return
+        announcements = Announcements(self.plan, self.rank, self.world, self.tell)
+        for number, batch in enumerate(batches, start):
+            announcements.before(epoch, number)
+            yield batch
 
 
 class EvaluationSampler:

@@ -66,8 +66,8 @@ class Shuffle:
         self._sizes = np.asarray(groups, dtype=np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
         self.length = int(self._starts[-1]) * repeats
-        last = (first_picture * repeats + self.length) if self.length else 0
-        self._type = np.int32 if last < 2**31 else np.int64
+        last = first_picture * repeats + self.length
+        self._type = np.int32 if last <= 2**31 else np.int64
         self._pass = lru_cache(keep)(self._new_pass)
         self._window = lru_cache(keep)(self._new_window)
 
