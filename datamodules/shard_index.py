@@ -23,7 +23,8 @@ from typing import IO, Any, NamedTuple
 import xxhash
 
 from datamodules.decode import IMAGE_EXTENSIONS, UnreadableImage, read_size
-from datamodules.tar_headers import BLOCK, tar_headers
+from datamodules.tar_headers import BLOCK as BLOCK
+from datamodules.tar_headers import tar_headers
 
 log = logging.getLogger(__name__)
 

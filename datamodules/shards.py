@@ -207,11 +207,11 @@ class Shards(Source):
         tar = self._tars[bisect_right(self._ends, index)]
         name = f"{tar.name}: {self._table.keys[index]}"
         columns = self._table.columns
-        hr = decode(self._bytes(columns["hr"], tar, index, name), name)
+        hr = decode(self._bytes(columns["hr"], tar, index, name), name, self.srgb)
         sample = Sample(hr=hr.rgb, meta=hr.meta(tar.name))
         if "lr" in columns:
             lr = f"{name} (lr)"
-            sample["lr"] = decode(self._bytes(columns["lr"], tar, index, lr), lr).rgb
+            sample["lr"] = decode(self._bytes(columns["lr"], tar, index, lr), lr, self.srgb).rgb
         self._add_text(sample, tar, index, name)
         return sample
 
@@ -229,11 +229,7 @@ class Shards(Source):
         name = f"{tar.name}: {self._table.keys[index]}"
         data = self._bytes(self._table.columns["hr"], tar, index, name)
         marks = np.frombuffer(self._bytes(column, tar, index, name), dtype="<u4")
-        try:
-            hr = decode_crop(data, marks, top, left, height, width)
-        except ValueError as error:
-            reason = getattr(error, "reason", "damaged")
-            raise UnreadableImage(f"{name}: {error}", reason) from error
+        hr = decode_crop(data, marks, top, left, height, width, self.srgb, name)
         sample = Sample(hr=hr, meta={"path": tar.name})
         self._add_text(sample, tar, index, name)
         return sample

@@ -33,6 +33,7 @@ from datamodules.shard_index import (
 )
 from datamodules.shards import Shards
 from tests.datamodules.pictures import pixels, save
+from tests.datamodules.profiles import rgb_profile
 
 
 def picture(folder, seed, extension="png", size=(8, 6)):
@@ -559,6 +560,27 @@ def test_crop_by_restart_markers(two, name):
     assert part["text"] == "a cat"
     np.testing.assert_array_equal(source.read_crop(1, 1, 2, 3, 3)["hr"], pixels(seed=1)[1:4, 2:5])
     assert source.size(0) == whole.shape[:2]
+
+
+def test_profiles_are_converted_as_the_run_wants(two):
+    """Also in a crop that is decoded alone."""
+    from datamodules.restart import encode_jpeg, restart_offsets
+
+    plain = Image.open(io.BytesIO(encode_jpeg(pixels((90, 120), 5), 90)))
+    buffer = io.BytesIO()
+    plain.save(buffer, "JPEG", quality=90, icc_profile=rgb_profile(), restart_marker_blocks=3)
+    jpeg = buffer.getvalue()
+    marks = restart_offsets(jpeg).astype("<u4").tobytes()
+    source = prepared(indexed(write(two / "c.tar", [("a.jpg", jpeg), ("a.rst", marks)])))
+    converted = source.read(0)["hr"]
+    np.testing.assert_array_equal(
+        source.read_crop(0, 17, 40, 31, 29)["hr"], converted[17:48, 40:69]
+    )
+    source.srgb = False
+    assert (source.read(0)["hr"] != converted).any()
+    np.testing.assert_array_equal(
+        source.read_crop(0, 17, 40, 31, 29)["hr"], source.read(0)["hr"][17:48, 40:69]
+    )
 
 
 def test_damaged_restart_markers(two):
