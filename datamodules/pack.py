@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
@@ -13,12 +15,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from datamodules.decode import UnreadableImage
+from datamodules.decode import UnreadableImage, read_size
 from datamodules.pack_inputs import Entry, Inputs, Stretch, find_inputs
 from datamodules.pack_journal import Journal, Stage
-from datamodules.pack_options import check, described, parse_size, parser, recipe_of, suffix_of
-from datamodules.pack_pictures import Outcome, process, size_of
-from datamodules.pack_report import make_report, print_report, save_report
+from datamodules.pack_options import check, described, parse, parse_size, recipe_of, suffix_of
+from datamodules.pack_pictures import Outcome, process
+from datamodules.pack_report import counted, make_report, print_report, save_report
 from datamodules.pack_workers import in_order
 from datamodules.pairs import misfit
 from datamodules.paths import expand_path
@@ -28,6 +30,7 @@ __all__ = ["main", "parse_size"]
 
 log = logging.getLogger(__name__)
 
+SILENCE = 60  # seconds between two lines in a file, where no progress bar is
 FIRST = 20  # pairs whose sizes are looked at before anything is packed
 
 
@@ -40,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 if all pictures were packed, 1 if some were refused, 2 after an error, 130 after Ctrl-C.
     """
-    options = parser().parse_args(arguments)
+    options = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         return _run(options)
@@ -90,7 +93,7 @@ def _check_scale(entries: list[Entry], scale: float) -> None:
     problems = []
     for entry in entries[:FIRST]:
         try:
-            large, small = (size_of(place.read()) for place in entry.members.values())
+            large, small = (read_size(io.BytesIO(place.read())) for place in entry.members.values())
         except (UnreadableImage, OSError):
             continue
         problem = misfit(large, small, scale)
@@ -119,8 +122,8 @@ def _begin(journal: Journal, inputs: Inputs, out: Path, options: argparse.Namesp
         for path in find_shards(out, options.name, parts=True):
             if path.suffix == ".part":
                 path.unlink()
-        if journal.finished:
-            log.info("going on after %d finished shards", len(journal.finished))
+        if journal.finished and not journal.done:
+            log.info("going on after %s", counted(len(journal.finished), "finished shard"))
         return
     if find_shards(out, options.name) and not options.overwrite:
         how = f" (made otherwise: {'; '.join(differences)})" if journal.job else ""
@@ -172,17 +175,22 @@ def _pack(journal: Journal, inputs: Inputs, out: Path, options: argparse.Namespa
     )
     work = partial(process, recipe_of(options))
     packing = _Packing(journal, writer, inputs.entries, options.keep_duplicates)
+    said = time.monotonic()
     bar = tqdm(total=len(inputs.entries), initial=start, unit=" pictures", disable=None)
     with bar, closing(in_order(work, inputs.entries[start:], options.workers)) as outcomes:
         try:
             for number, outcome in enumerate(outcomes, start):
                 packing.take(number, outcome)
                 bar.update()
+                if bar.disable and time.monotonic() - said > SILENCE:
+                    said = time.monotonic()
+                    log.info("%d of %d pictures", number + 1, len(inputs.entries))
             packing.end()
         except OSError as error:  # of writing: what could not be read is an outcome
             raise ValueError(
-                f"cannot write to {out}: {error.strerror or error}. {writer.number} shards are "
-                "finished and stay: mend that (make room), and give the same command to go on"
+                f"cannot write to {out}: {error.strerror or error}. What is finished stays, "
+                f"{counted(writer.number, 'shard')}: make room, or mend it otherwise, and give the "
+                "same command to go on"
             ) from error
         finally:
             writer.abandon()

@@ -20,6 +20,10 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 EXTENSIONS = {"JPEG": "jpg", "TIFF": "tif"}  # of Pillow's formats, where they differ from the name
 PNG_HEADER = 33  # bytes of the signature and of the IHDR chunk
 WEBP_SIDE = 16383  # pixels of a WebP's side, at most
+# On photographs, a third of the time of Pillow's defaults (54 ms of 162 for a WebP of a fifth of a
+# megapixel, 22 of 57 for a PNG) for 1 % more bytes.
+WEBP_EFFORT = {"method": 2, "quality": 50}  # without loss, this quality is effort as well
+PNG_EFFORT = {"compress_level": 3}
 
 
 class Refusal(ValueError):  # noqa: N818  (it says what happens)
@@ -194,7 +198,7 @@ def _webp(job: Job, planes: list[Pixels]) -> bytes:
         )
     # exact: colours below transparent pixels are what training sees.
     options = {"lossless": True, "exact": True, "icc_profile": job.picture.icc or b""}
-    return _saved(_joined(planes), "WEBP", options)
+    return _saved(_joined(planes), "WEBP", {**options, **WEBP_EFFORT})
 
 
 def _check_depth(job: Job, planes: list[Pixels], kind: str) -> None:
@@ -204,7 +208,7 @@ def _check_depth(job: Job, planes: list[Pixels], kind: str) -> None:
 
 def _png(planes: list[Pixels], icc: bytes | None) -> bytes:
     if planes[0].dtype == np.uint8:
-        return _saved(_joined(planes), "PNG", {"icc_profile": icc})
+        return _saved(_joined(planes), "PNG", {"icc_profile": icc, **PNG_EFFORT})
     # Pillow has no 16-bit colour. OpenCV has, but no profile: a chunk right after the header.
     import cv2  # here, because it takes long to import and few pictures have 16 bits
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator
 from glob import glob
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 SUFFIXES = frozenset(extension.removeprefix(".") for extension in IMAGE_EXTENSIONS)
 EXPECTED = ", ".join(sorted(SUFFIXES))
 ROLES = ("", "hr.", "lr.")  # of a picture in a sample, as they stand before the extension
+REMOTE = re.compile(r"(pipe:|[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 TEXT = 4096  # bytes of a list that are looked at before it is read
 
 
@@ -141,6 +143,9 @@ def find_inputs(
         ValueError: There is nothing, it cannot be read, keys are not unique, or HR and LR do not
             match.
     """
+    for one in (source, lr or ""):
+        if REMOTE.match(one):
+            raise ValueError(f"{one} is not on this machine: download it first, and pack the files")
     refused: list[Refused] = []
     if lr is None:
         entries = _entries_of(source, refused, shard_in_key)

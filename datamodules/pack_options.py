@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from datamodules.pack_encode import KEEP, parse_encoding
@@ -84,8 +85,25 @@ def _name(text: str) -> str:
     return text
 
 
-def parser() -> argparse.ArgumentParser:
-    """Of the command line."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of a command line, or the end of the process with a message.
+
+    Args:
+        arguments: By default those of this process.
+    """
+    made = _parser()
+    options, more = made.parse_known_args(arguments)
+    if more and not any(one.startswith("-") for one in more):
+        made.error(
+            f"{len(more) + 2} paths where SOURCE and OUT were expected: put a pattern in quotes, "
+            "so that the shell leaves it alone, as in 'photos/*.jpg'"
+        )
+    if more:
+        made.error(f"there is no {' '.join(more)}")
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m datamodules.pack",
         usage="%(prog)s SOURCE OUT [options]",
@@ -259,6 +277,13 @@ def check(options: argparse.Namespace) -> None:
             "--restart-markers with --crop or a bounded side writes new JPEGs: give their quality, "
             "--encode jpeg:97"
         )
+    for name in ("max_long_side", "max_short_side"):
+        most = getattr(options, name)
+        if most is not None and most < options.min_side:
+            raise ValueError(
+                f"--min-side {options.min_side} refuses what --{name.replace('_', '-')} {most} has "
+                "shrunk: it is about the result"
+            )
     if options.captions is not None and options.no_sidecars and not is_tars(options.source):
         raise ValueError("--captions reads the JSON beside pictures: drop --no-sidecars")
     if options.shard_in_key and not is_tars(options.source):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from datamodules import pack_encode
-from datamodules.decode import Picture, UnreadableImage, decode, read_size
+from datamodules.decode import Picture, UnreadableImage, decode
 from datamodules.pack_cut import Grid, Planes, bounded, resized, squares
 from datamodules.pack_encode import KEEP, Encoding, Refusal
 from datamodules.pack_inputs import Entry, File, Place, role_of
@@ -180,18 +179,6 @@ def _picture(data: bytes, where: str, recipe: Recipe, role: str) -> Picture:
         return picture
     finally:
         Image.MAX_IMAGE_PIXELS = limit
-
-
-def size_of(data: bytes) -> tuple[int, int]:
-    """(W, H) of a picture when it is upright, from its header.
-
-    Raises:
-        UnreadableImage: The header is broken.
-    """
-    try:
-        return read_size(io.BytesIO(data))  # type: ignore[arg-type]
-    except TypeError as error:  # bytes have no path to name
-        raise UnreadableImage("the header cannot be read") from error
 
 
 def _size(picture: Picture) -> tuple[int, int]:

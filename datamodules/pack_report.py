@@ -92,21 +92,27 @@ def print_report(report: dict[str, Any], path: Path) -> None:
     if duplicates:
         one = duplicates[0]
         log.info(
-            "%d pictures equal an earlier one byte by byte and were %s, such as %s, which is %s",
-            len(duplicates),
+            "%s: the same bytes as an earlier one, and %s, such as %s, which is %s",
+            counted(len(duplicates), "picture"),
             "kept" if report["options"]["--keep-duplicates"] else "left out",
             one["key"],
             one["same_as"],
         )
     for note, count in counts["notes"].items():
-        log.info("%d %s", count, note)
+        log.info("%s: %d", note, count)
     samples = ""
     if counts["samples"] != counts["packed"]:
-        samples = f" as {counts['samples']} samples"
+        samples = f" as {counted(counts['samples'], 'sample')}"
     log.info(
-        "%d pictures packed%s into %d shards, %d refused",
-        counts["packed"],
+        "%s packed%s into %s (%.1f MB), %d refused",
+        counted(counts["packed"], "picture"),
         samples,
-        counts["shards"],
+        counted(counts["shards"], "shard"),
+        counts["bytes"] / 1e6,
         counts["refused"],
     )
+
+
+def counted(number: int, what: str) -> str:
+    """``1 shard`` or ``2 shards``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -147,7 +147,7 @@ def test_duplicates(images, tmp_path, caplog):
     assert pack.main([str(images), str(tmp_path / "out")]) == 0
     assert source(tmp_path / "out").keys == ["a", "b", "deep/c", "deep/d", "e"]
     assert (
-        "1 pictures equal an earlier one byte by byte and were left out, such as z, which is b"
+        "1 picture: the same bytes as an earlier one, and left out, such as z, which is b"
         in caplog.text
     )
     assert pack.main([str(images), str(tmp_path / "all"), "--keep-duplicates"]) == 0
@@ -182,7 +182,7 @@ def test_nothing_but_refused_pictures(tmp_path, caplog):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").touch()
     assert pack.main([str(tmp_path / "images"), str(tmp_path / "out")]) == 1
-    assert "0 pictures packed into 0 shards, 1 refused" in caplog.text
+    assert "0 pictures packed into 0 shards (0.0 MB), 1 refused" in caplog.text
     assert "to read them" not in caplog.text
     assert not list((tmp_path / "out").glob("*.tar*"))
 
@@ -202,6 +202,7 @@ def test_nothing_but_refused_pictures(tmp_path, caplog):
         (["--restart-markers", "--crop", "8"], "--encode jpeg:97"),
         (["--captions", "text", "--no-sidecars"], "drop --no-sidecars"),
         (["--shard-in-key"], "SOURCE is none"),
+        (["--min-side", "9", "--max-short-side", "8"], "it is about the result"),
     ],
 )
 def test_options_that_contradict_each_other(images, tmp_path, options, words, caplog):
@@ -241,7 +242,7 @@ def test_broken_files_are_refused_and_listed(images, tmp_path, caplog):
     assert source(tmp_path / "out").keys == ["a", "deep/c", "deep/d", "e"]
     assert "text.jpg: no picture" in caplog.text
     assert "b.png: " in caplog.text
-    assert "4 pictures packed into 1 shards, 2 refused" in caplog.text
+    assert "4 pictures packed into 1 shard (0.0 MB), 2 refused" in caplog.text
 
 
 def test_all_kinds_of_pictures_are_packed(tmp_path):
@@ -344,6 +345,16 @@ def test_bad_numbers(images, tmp_path, options, capsys):
 
 
 @pytest.mark.parametrize(
+    ("more", "words"),
+    [(["c.jpg", "d.jpg"], "put a pattern in quotes"), (["--crops", "3"], "there is no --crops 3")],
+)
+def test_too_many_arguments(images, tmp_path, more, words, capsys):
+    with pytest.raises(SystemExit):
+        pack.main([str(images), str(tmp_path / "out"), *more])
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("text", "size"), [("300", 300), ("2K", 2048), ("1.5MB", 1572864), ("1GiB", 2**30)]
 )
 def test_sizes(text, size):
@@ -353,7 +364,7 @@ def test_sizes(text, size):
 def test_command(images, tmp_path):
     command = [sys.executable, "-m", "datamodules.pack", str(images), str(tmp_path / "out")]
     run = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
-    assert "5 pictures packed into 1 shards, 0 refused" in run.stderr
+    assert "5 pictures packed into 1 shard (0.0 MB), 0 refused" in run.stderr
     text = subprocess.run(
         [*command[:3], "--help"], cwd=REPO, capture_output=True, text=True, check=True
     )

@@ -125,6 +125,12 @@ def test_hints(tmp_path):
         find_inputs(str(tmp_path / "nothing"))
 
 
+@pytest.mark.parametrize("source", ["http://host/x.tar", "s3://bucket/folder", "pipe:cat x.tar"])
+def test_sources_elsewhere(source):
+    with pytest.raises(ValueError, match="download it first"):
+        find_inputs(source)
+
+
 def test_roles():
     suffixes = ("png", "hr.jpg", "lr.webp", "txt", "hr.txt", "seg.png", "hr.", "lr.", "", "hr.rst")
     roles = ["", "hr.", "lr.", None, None, None, "hr.", "lr.", "", None]
