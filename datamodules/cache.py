@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -37,6 +38,7 @@ UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 PART = re.compile(r"\.(\d+)\.part$")
 OLD_PART = 24 * 3600.0  # seconds: nobody comes back for it
 FULL_PAUSE = 60.0  # seconds during which a full disk is not tried again
+ROOM_PAUSE = 2.0  # seconds during which a file that had no room is not tried again
 
 
 class Wanted(NamedTuple):
@@ -96,7 +98,7 @@ class DiskCache:
         self._claims: tuple[int, Path] | None = None  # descriptor that is locked, its list
         self._claimed: list[str] = []
         self._full_until = 0.0
-        self._hopeless: set[Wanted] = set()  # what the server gives in another content
+        self._not_before: dict[str, float] = {}  # files that had no room, and when to try again
         self._said: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -130,11 +132,12 @@ class DiskCache:
         path = self.folder / wanted.name
         if self._there(path, wanted):
             return path
+        # Otherwise each sample would wait for the locks and look through the folder.
+        if time.monotonic() < max(self._full_until, self._not_before.get(wanted.name, 0.0)):
+            return None
         with self._lock(wanted.name):
             if self._there(path, wanted):  # another process was quicker
                 return path
-            if wanted in self._hopeless or time.monotonic() < self._full_until:
-                return None
             return path if self._get(wanted, path, stopped) else None
 
     def drop(self, wanted: Wanted) -> None:
@@ -196,7 +199,7 @@ class DiskCache:
         return True
 
     def _give_up(self, wanted: Wanted, error: RemoteError) -> None:
-        self._hopeless.add(wanted)
+        self._not_before[wanted.name] = math.inf
         log.warning(
             "%s is not the file that was indexed; its samples are read one by one, and those whose "
             "bytes differ are counted as broken: %s",
@@ -259,6 +262,7 @@ class DiskCache:
             return True
 
     def _no_room(self, wanted: Wanted) -> None:
+        self._not_before[wanted.name] = time.monotonic() + ROOM_PAUSE
         with self._lock("evict"):
             claimed = self._claimed_by_all()
         total = sum(file.size for file in self._files() if file.path.name in claimed)

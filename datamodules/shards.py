@@ -89,7 +89,7 @@ class Shards(Source):
                 f"Shards.read_ahead is {read_ahead}, retries {retries}, deadline {deadline:g}; "
                 "expected at least 0, 0, and more than 0"
             )
-        self.patience = Patience(retries, deadline, stall=min(30.0, deadline))
+        self.patience = Patience(retries, deadline, stall=min(30.0, deadline / 4))
         self._reader = Reader()
         self._tars: list[Tar] = []
         self._table = joined([])

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import xxhash
+from torch.utils.data import DataLoader
 
 from datamodules import cache as cache_module
 from datamodules import retry
@@ -36,6 +37,7 @@ FORK = multiprocessing.get_context("fork")
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(cache_module, "ROOM_PAUSE", 0.0)
 
 
 @pytest.fixture
@@ -162,6 +164,14 @@ def test_a_file_larger_than_the_cache(server, tmp_path, caplog):
     assert cache.fetch(wanted(server, 0)) is None
     assert "raise Shards.cache_size" in caplog.text
     assert server.got("f0") == 0
+
+
+def test_no_room_is_not_looked_for_at_each_sample(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "ROOM_PAUSE", 60.0)
+    cache = DiskCache(tmp_path / "cache", SIZE - 1, HASTE)
+    assert cache.fetch(wanted(server, 0)) is None
+    monkeypatch.setattr(cache, "_lock", None)  # would fail if one were taken
+    assert cache.fetch(wanted(server, 0)) is None
 
 
 def claim_and_wait(folder, names, ready):
@@ -465,6 +475,7 @@ def source(server, tmp_path):
         cache_size=2 * max(sizes),
         retries=2,
         read_ahead=1,
+        deadline=5.0,
     )
     made.prepare(2.0)
     return made
@@ -479,6 +490,24 @@ def test_shards_read_ahead(source, server, tmp_path):
     until(lambda: names(tmp_path) == ["t-1.tar", "t-3.tar"])
     check(source, 1)
     assert server.got("t-1.tar") == 1
+
+
+def test_workers_that_start_while_shards_are_fetched(source, server):
+    """They inherit the state of a download in its middle, and wait for none of it."""
+    server.faults = ["stall", "stall"]
+    source.upcoming([0, 1])
+    until(lambda: server.got("t-0.tar"))
+
+    class Pictures:
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, index):
+            return source.read(index)["hr"]
+
+    loader = DataLoader(Pictures(), None, num_workers=2, multiprocessing_context="fork", timeout=60)
+    for index, hr in enumerate(loader):
+        np.testing.assert_array_equal(hr, pixels(seed=index))
 
 
 def test_without_room_samples_come_from_the_server(source, server, tmp_path, caplog):
