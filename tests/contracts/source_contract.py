@@ -120,6 +120,42 @@ class SourceContract:
             assert isinstance(sample.get("text", ""), str)
             assert isinstance(sample.get("meta", {}), dict)
 
+    def test_sizes(self, source):
+        assert callable(source.size), "`size` is a method of every Source: rename the attribute"
+        for index, key in enumerate(source.keys):
+            size = source.size(index)
+            if size is not None:
+                sample = source.read(index)
+                assert "lr" not in sample, f"{key} is a pair, whose size must be None"
+                assert tuple(size) == sample["hr"].shape[:2], key
+
+    def test_a_crop_is_a_part_of_the_picture(self, source):
+        for index, key in enumerate(source.keys):
+            whole = source.read(index)
+            if "hr" not in whole or "lr" in whole:
+                continue
+            height, width = whole["hr"].shape[:2]
+            parts = [(0, 0, height, width), (height - 9, width - 8, 9, 8), (height // 3, 1, 1, 5)]
+            for top, left, h, w in parts:
+                crop = source.read_crop(index, top, left, h, w)
+                expected = {**whole, "hr": whole["hr"][top : top + h, left : left + w]}
+                crop.pop("meta", None), expected.pop("meta", None)  # of the file
+                assert same(crop, expected), f"{key}: {h}x{w} at row {top}, column {left}"
+
+    def test_hearing_what_comes_next_changes_nothing(self, source):
+        first = source.read(0)
+        for groups in ([], [len(source.groups) - 1, 0], list(range(len(source.groups)))):
+            source.upcoming(groups)
+        assert same(source.read(0), first)
+
+    def test_mixture(self, source):
+        if source.mixture is not None:
+            groups, weights, samples = source.mixture
+            assert sum(groups) == len(source.groups)
+            assert len(groups) == len(weights)
+            assert min(weights) > 0
+            assert samples > 0
+
     def test_paths(self, source):
         for index in range(len(source.keys)):
             path = source.path(index)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from datamodules.base import Source
+from datamodules.interleave import Mixture
 from tests.contracts.source_contract import SCALE, SourceContract, SourceExample
 
 CHECK = SourceContract()
@@ -63,6 +64,47 @@ class WrongGroups(Plain):
     @property
     def groups(self):
         return [1, 2]
+
+
+class Large(Plain):
+    def size(self, index):
+        return 17, 18
+
+
+class Side(Plain):
+    def __init__(self):
+        super().__init__()
+        self.size = 16
+
+
+class PairOfOne(Plain):
+    def size(self, index):
+        return 16, 18
+
+    def read(self, index):
+        return {"hr": np.zeros((16, 18, 3), np.uint8), "lr": np.zeros((8, 9, 3), np.uint8)}
+
+
+class Shifted(Plain):
+    def read(self, index):
+        return {"hr": np.arange(16 * 18 * 3, dtype=np.uint16).reshape(16, 18, 3)}
+
+    def read_crop(self, index, top, left, height, width):
+        return super().read_crop(index, max(top - 1, 0), left, height, width)
+
+
+class Uneven(Plain):
+    @property
+    def mixture(self):
+        return Mixture((2,), (1.0,), 2)
+
+
+class Hears(Plain):
+    def upcoming(self, groups):
+        self.names = self.names[::-1]
+
+    def read(self, index):
+        return {"hr": np.full((16, 18, 3), ord(self.names[index]), np.uint8)}
 
 
 class Grey(Plain):
@@ -140,6 +182,12 @@ def prepared(cls):
         (Above, CHECK.test_keys),
         (Grows, CHECK.test_preparing_it_again_changes_nothing),
         (WrongGroups, CHECK.test_groups),
+        (Large, CHECK.test_sizes),
+        (Side, CHECK.test_sizes),
+        (PairOfOne, CHECK.test_sizes),
+        (Shifted, CHECK.test_a_crop_is_a_part_of_the_picture),
+        (Uneven, CHECK.test_mixture),
+        (Hears, CHECK.test_hearing_what_comes_next_changes_nothing),
         (Grey, CHECK.test_samples),
         (Floats, CHECK.test_samples),
         (Elsewhere, CHECK.test_paths),
@@ -179,6 +227,8 @@ def test_a_sound_one_passes():
     example = SourceExample(Plain)
     CHECK.test_keys(prepared(Plain))
     CHECK.test_samples(prepared(Plain))
+    CHECK.test_sizes(prepared(Plain))
+    CHECK.test_a_crop_is_a_part_of_the_picture(prepared(Plain))
     CHECK.test_reading_again_gives_the_same(prepared(Plain))
     CHECK.test_it_pickles_and_stays_small(prepared(Plain))
     CHECK.test_evaluation(example, 0)

@@ -73,6 +73,37 @@ class TestTheSampleDecides:
             for sample, image in images.items():
                 torch.testing.assert_close(got[sample], image, rtol=0, atol=tolerance)
 
+    def test_any_number_of_workers(self):
+        """Batch by batch and bit by bit, with broken, small and replaced pictures among them."""
+
+        def batches(workers):
+            broken = {f"bad{i}": f"bad{i}.jpg: truncated" for i in range(3)}
+            small = {f"small{i}": {"hr": picture(9, 40)} for i in range(2)}
+            data = data_of(
+                Memory({**pictures(11).samples, **broken, **small}),
+                crops_per_image=3,
+                workers=workers,
+                small="skip",
+                unreadable_limit=1,
+            )
+            data.setup("fit")
+            loader = data.train_dataloader()
+            for epoch in (0, 1):  # the workers live on
+                data._position = lambda epoch=epoch: (epoch, 0)
+                yield from (on_device(data, batch) for batch in loader)
+            yield data.tally.reasons
+
+        *expected, reasons = batches(0)
+        assert len(expected) == 24
+        assert set(reasons) == {"damaged", "small"}
+        for workers in (1, 2, 5):
+            *got, again = batches(workers)
+            assert again == reasons
+            for a, b in zip(got, expected, strict=True):
+                assert a["key"] == b["key"]
+                for name in ("seed", "hr", "lr"):
+                    assert torch.equal(a[name], b[name])
+
     def test_parameters_are_bit_equal_in_any_batches(self, expected):
         seeds = torch.tensor([seed for _, seed in expected["hr"]])
         whole = noisy().params_of(seeds, torch.Size((48, 3, 16, 16)))["GaussianNoise"]

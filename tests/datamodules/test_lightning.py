@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, Trainer
 
 from callbacks.psnr import PSNR
 from datamodules.base import SRDataModule
+from datamodules.mix import Mix
 from degradations.bicubic import Bicubic as Degradation
 from lightning_modules.bicubic import Bicubic
 from lightning_modules.regression import Regression
@@ -85,6 +86,19 @@ class TestFit:
         run, first, _ = fit(tmp_path, module(workers=workers), max_epochs=1)
         run.save_checkpoint(tmp_path / "one.ckpt")
         _, second, resumed = fit(tmp_path, module(workers=workers), tmp_path / "one.ckpt")
+        assert first.train + second.train == whole.train
+        assert all(map(torch.equal, final.parameters(), resumed.parameters()))
+
+    def test_resuming_a_mixture(self, tmp_path):
+        def data() -> SRDataModule:
+            mix = Mix({"a": pictures(7), "b": pictures(3)}, {"a": 1, "b": 2.5}, samples=22)
+            return module(train=mix)
+
+        _, whole, final = fit(tmp_path, data())
+        run, first, _ = fit(tmp_path, data(), max_epochs=1)
+        run.save_checkpoint(tmp_path / "one.ckpt")
+        _, second, resumed = fit(tmp_path, data(), tmp_path / "one.ckpt")
+        assert (len(first.train), len(whole.train)) == (5, 10)
         assert first.train + second.train == whole.train
         assert all(map(torch.equal, final.parameters(), resumed.parameters()))
 

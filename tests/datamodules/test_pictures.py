@@ -1,0 +1,251 @@
+"""Crops without the whole picture, pictures smaller than the crop, turns, and single draws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datamodules.batches import collate
+from datamodules.cutting import SampleDraws, continued, turned
+from datamodules.decode import UnreadableImage
+from datamodules.order import Item, Plan
+from datamodules.pictures import TrainingPictures
+from degradations.draws import Draws
+from tests.datamodules.memory import Memory, picture, training
+from tests.datamodules.test_base import data_of, located, repeated
+
+
+class Sized(Memory):
+    """Knows the sizes, and cuts by itself."""
+
+    def __init__(self, samples):
+        super().__init__(samples)
+        self.reads, self.cuts = [], []
+
+    def size(self, index):
+        sample = self.samples[self.keys[index]]
+        return None if isinstance(sample, str) else sample["hr"].shape[:2]
+
+    def read(self, index):
+        self.reads.append(index)
+        return super().read(index)
+
+    def read_crop(self, index, top, left, height, width):
+        self.cuts.append(index)
+        sample = Memory.read(self, index).copy()
+        sample["hr"] = sample["hr"][top : top + height, left : left + width].copy()
+        return sample
+
+
+class Told(Memory):
+    """Knows the sizes, and cuts as every Source does by default."""
+
+    def size(self, index):
+        return self.samples[self.keys[index]]["hr"].shape[:2]
+
+
+SAMPLES = {
+    f"p{i}": {"hr": picture(20 + 3 * i, 40 - 2 * i, i), "text": f"{i}", "meta": {"path": str(i)}}
+    for i in range(6)
+}
+
+
+def crops(source, count=40, **settings):
+    settings = {"scale": 2.0, "crop_size": 12, "flips": True} | settings
+    dataset = TrainingPictures(source, "train", **settings)
+    return [dataset[Item(i % len(source.samples), 7919 * i, 0, i)] for i in range(count)]
+
+
+class TestCropsAlone:
+    @pytest.mark.parametrize("source", [Sized, Told])
+    @pytest.mark.parametrize("flips", [True, False])
+    def test_pixels_are_those_of_the_whole_picture(self, source, flips):
+        whole, alone = crops(Memory(SAMPLES), flips=flips), crops(source(SAMPLES), flips=flips)
+        for a, b in zip(whole, alone, strict=True):
+            np.testing.assert_array_equal(a.pop("hr"), b.pop("hr"))
+            assert a == b
+            assert "meta" not in b
+
+    def test_nothing_else_is_read(self):
+        source = Sized(SAMPLES)
+        crops(source, 12)
+        assert source.reads == []
+        assert source.cuts == [*range(6), *range(6)]
+
+    def test_through_the_loader(self):
+        whole, alone = (list(training(data_of(s(SAMPLES), batch_size=2))) for s in (Memory, Sized))
+        for a, b in zip(whole, alone, strict=True):
+            assert a["key"] == b["key"]
+            assert torch.equal(a["hr"], b["hr"])
+
+    def test_16_bits(self):
+        samples = {"a": {"hr": picture(30, 30, dtype=np.uint16)}}
+        for a, b in zip(crops(Memory(samples)), crops(Sized(samples)), strict=True):
+            np.testing.assert_array_equal(a["hr"], b["hr"])
+
+    def test_a_size_that_is_wrong(self):
+        class Wrong(Told):
+            def size(self, index):
+                return 50, 60
+
+        message = r"train/p\d: Wrong\.size says 60x50, but read_crop gave \d+x\d+ for a crop of 12"
+        with pytest.raises(ValueError, match=message):
+            crops(Wrong(SAMPLES))
+
+    def test_a_pair_has_no_size(self):
+        samples = {"a": {"hr": picture(40, 40), "lr": picture(20, 20)}}
+        with pytest.raises(ValueError, match="and an LR for a crop of 12"):
+            crops(Told(samples))
+
+
+SMALL = {
+    "wide": {"hr": located(4, 30)},
+    "tall": {"hr": located(30, 4)},
+    "dot": {"hr": located(1, 1)},
+    "large": {"hr": located(30, 30)},
+    "other": {"hr": located(12, 12)},
+}
+PLAN = Plan((5,), 0, 1, 1, repeats=8)
+
+
+class TestSmallPictures:
+    @pytest.mark.parametrize("source", [Memory, Sized])
+    def test_error(self, source):
+        message = (
+            r"train/wide is 30x4 pixels, smaller than data\.init_args\.crop_size 12: lower .* set "
+            r"data\.init_args\.small to pad or skip"
+        )
+        with pytest.raises(ValueError, match=message):
+            crops(source(SMALL), plan=PLAN)
+
+    @pytest.mark.parametrize("source", [Memory, Sized, Told])
+    def test_pad(self, source):
+        for sample in crops(source(SMALL), small="pad", flips=False):
+            hr = sample["hr"].astype(int)
+            assert hr.shape == (12, 12, 3)
+            for axis, length in ((0, {"wide": 4, "dot": 1}), (1, {"tall": 4, "dot": 1})):
+                place = hr[..., axis].max(axis=1 - axis)
+                n = length.get(sample["key"].removeprefix("train/"))
+                if n is None:
+                    np.testing.assert_array_equal(np.diff(place), 1)
+                else:  # there and back again, the border's pixel twice
+                    there = np.arange(n)
+                    expected = np.concatenate([there, there[::-1]] * 12)[:12]
+                    np.testing.assert_array_equal(place, expected)
+
+    def test_large_ones_are_cut_alike_under_every_policy(self):
+        large = {k: v for k, v in SMALL.items() if k in ("large", "other")}
+        error, pad, skip = (
+            crops(Memory(large), small=small, plan=PLAN) for small in ("error", "pad", "skip")
+        )
+        for a, *others in zip(error, pad, skip, strict=True):
+            for b in others:
+                np.testing.assert_array_equal(a["hr"], b["hr"])
+
+    @pytest.mark.parametrize("scale", [1, 2, 3])
+    @pytest.mark.parametrize("size", [(3, 30), (30, 3), (1, 1), (9, 4)])
+    def test_pairs_are_padded_alike(self, scale, size):
+        lr = located(*size)
+        hr = np.pad(repeated(lr, scale), ((0, scale - 1), (0, scale - 1), (0, 0)))  # cut off again
+        source = Memory({"a": {"hr": hr, "lr": lr}})
+        for sample in crops(source, small="pad", scale=float(scale), crop_size=10 * scale):
+            assert sample["lr"].shape == (10, 10, 3)
+            np.testing.assert_array_equal(sample["hr"], repeated(sample["lr"], scale))
+
+    @pytest.mark.parametrize("source", [Memory, Sized])
+    def test_skip(self, source):
+        source = source(SMALL)
+        for item, sample in zip(range(40), crops(source, small="skip", plan=PLAN), strict=True):
+            small = list(SMALL)[item % 5] in ("wide", "tall", "dot")
+            assert sample["key"] in ("train/large", "train/other")
+            assert bool(sample["skipped"]) == small
+            assert {skipped.reason for skipped in sample["skipped"]} <= {"small"}
+            assert [skipped.planned for skipped in sample["skipped"]][:1] == [True] * small
+        if isinstance(source, Sized):
+            assert source.reads == []  # sizes are known: what is skipped is not read
+
+    def test_a_replacement_keeps_the_seed_of_the_place(self):
+        dataset = TrainingPictures(Memory(SMALL), "train", 2.0, 12, True, small="skip", plan=PLAN)
+        replaced = dataset[Item(0, 5, 0, 3)]
+        index = list(SMALL).index(replaced["key"].removeprefix("train/"))
+        alone = TrainingPictures(Memory(SMALL), "train", 2.0, 12, True)[Item(index, 5)]
+        np.testing.assert_array_equal(replaced["hr"], alone["hr"])
+        assert replaced["seed"] == 5
+
+    def test_a_picture_is_tried_once_for_a_place(self):
+        source = Sized({f"{i}": f"{i}.jpg: empty" for i in range(5)})
+        message = r"5 pictures of .* in a row could not be used \(damaged 5\); the first: 0\.jpg"
+        with pytest.raises(ValueError, match=message):
+            crops(source, plan=PLAN)
+        assert sorted(source.reads) == [0, 1, 2, 3, 4]
+
+    def test_without_a_plan_there_is_no_replacement(self):
+        with pytest.raises(UnreadableImage, match="a cat"):
+            crops(Memory({"a": "a cat sat on it"}))
+
+
+class TestTurns:
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    @pytest.mark.parametrize("turn", range(8))
+    def test_as_by_numpy(self, turn, dtype):
+        whole = picture(20, 30, dtype=dtype)
+        for cut in (whole, whole[3:8, 5:25], whole[::-1, ::2], whole[:1, :1]):
+            before = cut.copy()
+            expected = cut[:, ::-1] if turn & 1 else cut
+            expected = expected[::-1] if turn & 2 else expected
+            expected = expected.transpose(1, 0, 2) if turn & 4 else expected
+            got = turned(cut, turn)
+            np.testing.assert_array_equal(got, expected)
+            assert got.dtype == dtype
+            got[...] = 0  # a copy
+            np.testing.assert_array_equal(cut, before)
+
+    def test_a_picture_that_must_not_be_written_to(self):
+        whole = picture(8, 8)
+        whole.flags.writeable = False
+        assert turned(whole, 0).flags.writeable
+
+    @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 20), st.integers(0, 20))
+    @settings(max_examples=60, deadline=None)
+    def test_continued(self, height, width, down, right):
+        whole = picture(height, width)
+        got = continued(whole, height + down, width + right)
+        rows = [min(i % (2 * height), 2 * height - 1 - i % (2 * height)) for i in range(len(got))]
+        columns = [
+            min(i % (2 * width), 2 * width - 1 - i % (2 * width)) for i in range(len(got[0]))
+        ]
+        np.testing.assert_array_equal(got, whole[np.ix_(rows, columns)])
+
+
+class TestSampleDraws:
+    @given(
+        st.integers(0, 2**63 - 1),
+        st.text(max_size=8),
+        st.lists(st.tuples(st.integers(-50, 50), st.integers(1, 10**6)), max_size=9),
+    )
+    @settings(max_examples=300, deadline=None)
+    def test_what_draws_gives_for_one_sample(self, seed, name, ranges):
+        one, many = SampleDraws(seed, name), Draws(np.array([seed])).fold(name)
+        for low, length in ranges:
+            assert one.integer(low, low + length) == many.integers(low, low + length)[0]
+
+
+class TestCollate:
+    def test_colours_stay_last_in_memory(self):
+        pictures = [picture(5, 7, i) for i in range(3)]
+        samples = [{"key": str(i), "seed": i, "hr": hr} for i, hr in enumerate(pictures)]
+        batch = collate(samples)["hr"]
+        assert batch.shape == (3, 3, 5, 7)
+        assert batch.is_contiguous(memory_format=torch.channels_last)
+        for image, hr in zip(batch, pictures, strict=True):
+            np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), hr)
+
+    @pytest.mark.filterwarnings("error")
+    def test_pictures_that_must_not_be_written_to(self):
+        hr = picture(5, 7)
+        hr.flags.writeable = False
+        assert collate([{"key": "a", "seed": 0, "hr": hr}])["hr"].shape == (1, 3, 5, 7)
+        assert collate([{"key": "a", "seed": 0, "hr": hr[::-1]}])["hr"].shape == (1, 3, 5, 7)

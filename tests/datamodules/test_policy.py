@@ -1,0 +1,134 @@
+"""Pictures that cannot be used: counted by reason, told now and then, and a limit."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import pytest
+
+from datamodules.base import SRDataModule
+from datamodules.decode import UnreadableImage
+from datamodules.policy import LISTED, Skipped, Tally
+from tests.datamodules.memory import Memory, evaluation, noisy, picture, pictures, training
+from tests.datamodules.test_base import data_of
+
+
+def broken(number: int, reason: str = "truncated", planned: bool = True) -> Skipped:
+    return Skipped(f"train/{number}", reason, f"/photos/{number}.jpg: {reason}", planned)
+
+
+class TestTally:
+    def test_counts_by_reason(self):
+        tally = Tally(1.0)
+        tally.add(16, [broken(1), broken(2, "missing"), broken(3, planned=False)])
+        tally.add(16, [broken(1), broken(4, "small")])
+        assert tally.summary() == "truncated 3, missing 1, small 1"
+        assert (tally.samples, tally.failed, tally.unreadable) == (32, 3, 4)
+
+    @pytest.mark.parametrize(("limit", "allowed"), [(0.01, 10), (0.0, 0), (0.5, 500)])
+    def test_below_a_thousand_samples_the_share_is_of_a_thousand(self, limit, allowed):
+        tally = Tally(limit)
+        for number in range(allowed):
+            tally.add(1, [broken(number)])
+        message = (
+            rf"{allowed + 1} of the {allowed + 1} training samples .* more than "
+            rf"data\.init_args\.unreadable_limit {limit:g} of 1000 \(truncated {allowed + 1}\)"
+        )
+        with pytest.raises(ValueError, match=message):
+            tally.add(1, [broken(allowed)])
+
+    def test_above_it_is_of_all(self):
+        tally = Tally(0.01)
+        tally.add(100_000, [broken(number) for number in range(1000)])
+        with pytest.raises(ValueError, match="1001 of the 100010 training samples"):
+            tally.add(10, [broken(1)])
+
+    def test_what_was_tried_as_a_replacement_is_not_one_more_sample(self):
+        tally = Tally(0.01)
+        tally.add(10, [broken(n, planned=n < 10) for n in range(500)])
+        assert tally.failed == 10
+
+    def test_small_ones_do_not_count(self):
+        tally = Tally(0.0)
+        tally.add(10, [broken(number, "small") for number in range(10)])
+        assert tally.unreadable == 0
+        assert tally.summary() == "small 10"
+
+    def test_the_list_is_bounded_and_names_each_once(self):
+        tally = Tally(0.01)
+        tally.add(10_000, [broken(number % 70) for number in range(90)])
+        with pytest.raises(ValueError, match="truncated") as caught:
+            tally.add(1, [broken(number) for number in range(70)])
+        lines = str(caught.value).splitlines()[1:]
+        assert lines == [f"  /photos/{number}.jpg: truncated" for number in range(LISTED)]
+
+    def test_told_now_and_then(self, caplog):
+        tally = Tally(1.0)
+        with caplog.at_level(logging.WARNING, "datamodules.policy"):
+            for number in range(2100):
+                tally.add(1, [broken(number), broken(number, "small")])
+        told = [record.getMessage() for record in caplog.records]
+        unreadable = [message for message in told if "unreadable" in message]
+        assert len(unreadable) == len(told) - len(unreadable) == 22
+        assert unreadable[20].startswith("skipped an unreadable training picture (1000 so far): /p")
+        assert "too small (2000 so far)" in told[-1]
+
+
+def one_in(count: int, reason: str = "truncated") -> Memory:
+    class Damaged(Memory):
+        def read(self, index):
+            if index == 0:
+                raise UnreadableImage("shard-7.tar: bad: cut off", reason)
+            return super().read(index)
+
+    return Damaged({"bad": "", **pictures(count - 1, 8, 8).samples})
+
+
+class TestLimit:
+    def data(self, source: Memory, **settings: object) -> SRDataModule:
+        defaults = {"batch_size": 10, "crop_size": 8, "crops_per_image": 50}
+        return data_of(source, **defaults | settings)
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_the_run_stops_with_the_list(self, workers):
+        data = self.data(one_in(10, "checksum"), workers=workers)
+        with pytest.raises(ValueError, match=r"11 of the \d+0 training samples") as caught:
+            list(training(data))
+        assert "unreadable_limit 0.01 of 1000 (checksum 11)" in str(caught.value)
+        assert str(caught.value).endswith("\n  shard-7.tar: bad: cut off")
+        assert data.tally.samples < 200
+
+    def test_a_raised_limit(self):
+        data = self.data(one_in(10), unreadable_limit=0.05)  # 50 of 1000
+        assert len(list(training(data))) == 50
+        assert data.tally.failed == 50
+        assert data.unreadable == data.tally.reasons["truncated"] >= 50
+
+    def test_zero_stops_at_the_first(self):
+        with pytest.raises(ValueError, match=r"\d of the \d0 training samples"):
+            list(training(self.data(one_in(10), unreadable_limit=0)))
+
+    def test_small_ones_are_told_at_the_end(self, caplog):
+        source = Memory({"dot": {"hr": picture(2, 2)}, **pictures(9, 8, 8).samples})
+        data = self.data(source, small="skip", unreadable_limit=0)
+        assert len(list(training(data))) == 50
+        data.teardown("validate")
+        with caplog.at_level(logging.WARNING, "datamodules.base"):
+            data.teardown("fit")
+        message = r"were not used in 500 samples of this process: small 5\d"
+        assert re.search(message, caplog.text)
+
+    def test_an_evaluation_counts_nothing(self):
+        data = self.data(pictures(12), val={"a": pictures(3)})
+        list(evaluation(data, "val"))
+        assert data.tally.samples == 0
+
+    @pytest.mark.parametrize("limit", [-0.1, 1.1, float("nan")])
+    def test_no_limit(self, limit):
+        with pytest.raises(ValueError, match=r"data\.init_args\.unreadable_limit is .*\[0, 1\]"):
+            self.data(pictures(1), unreadable_limit=limit)
+
+    def test_no_policy(self):
+        with pytest.raises(ValueError, match="small is 'crop'; expected error, pad or skip"):
+            SRDataModule(2, small="crop", degradation=noisy())
