@@ -15,7 +15,7 @@ import torch.distributed as dist
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -36,6 +36,7 @@ from commands.run_directory import RunDirectory, RunOptions
 from commands.signals import Stopped
 from commands.start import Start
 from commands.stops import Stops
+from commands.throughput import Throughput
 from commands.tracebacks import sentence_of, status_of
 from commands.weights import find_weights
 from datamodules.base import SRDataModule
@@ -45,10 +46,11 @@ from lightning_modules.base import ImageModel
 log = logging.getLogger(__name__)
 
 SEES = 60.0  # seconds in which a shared disk shows a new file to all nodes
+TRIALS = ("check", "throughput")  # set up as fit, end by themselves, leave nothing behind
 
 
 class EnlargerCLI(LightningCLI):
-    """``fit``, ``validate``, ``test``, ``predict`` and ``check`` from YAML.
+    """``fit``, ``validate``, ``test``, ``predict``, ``check`` and ``throughput`` from YAML.
 
     Args:
         args: Arguments as typed after ``main.py``.
@@ -94,12 +96,12 @@ class EnlargerCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """The commands, and the arguments of theirs that are no options."""
         commands: dict[str, set[str]] = LightningCLI.subcommands()
-        return {**commands, "check": commands["fit"]}
+        return {**commands, **{name: commands["fit"] for name in TRIALS}}
 
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
-        verb = "fit" if subcommand == "check" else subcommand
+        verb = "fit" if subcommand in TRIALS else subcommand
         parser = super()._prepare_subcommand_parser(klass, verb, **kwargs)
         self._subcommand_method_arguments[subcommand] = self._subcommand_method_arguments[verb]
         return parser
@@ -147,11 +149,11 @@ class EnlargerCLI(LightningCLI):
             *(self.run.path, 60 * options.preflight_minutes),
             *(options.heartbeat_seconds, options.lost_after_seconds),
         )
-        self.fits = self.subcommand in ("fit", "check")
+        self.fits = self.subcommand in ("fit", *TRIALS)
         self.resumed_from: Path | None = None
         self.config_dump = self._dump() if self.fits else None
         self._refusal: ConfigurationError | None = None
-        if self.fits and not config.trainer.fast_dev_run:
+        if self.subcommand in ("fit", "check") and not config.trainer.fast_dev_run:
             if not options.overwrite and self.config_dump is not None:
                 self.run.check(self.config_dump, options.change)
             try:
@@ -188,7 +190,7 @@ class EnlargerCLI(LightningCLI):
         trainer.default_root_dir = str(self.run.path)
         trainer.use_distributed_sampler = False  # the plan shares the samples out itself
         if trainer.logger in (None, True):
-            silent = self.subcommand in ("predict", "check")
+            silent = self.subcommand in ("predict", *TRIALS)
             trainer.logger = False if silent else _tensorboard(self.run.path)
         given = trainer.callbacks or []
         given = list(given) if isinstance(given, list | tuple) else [given]
@@ -208,12 +210,18 @@ class EnlargerCLI(LightningCLI):
         return start_facts(self.config_dump or self._dump(), self.trainer.world_size)
 
     def _own_callbacks(self, trainer: Namespace) -> list[Any]:
+        if self.subcommand == "throughput":  # it has a bar of its own, and nothing to keep
+            trainer.enable_progress_bar = trainer.enable_model_summary = False
+            trainer.enable_checkpointing = False
+            unused = (ProgressBar, Checkpoint)
+            trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, unused)]
+            return [Throughput()]
         own: list[Any] = [Check(self.company)] if self.subcommand == "check" else []
         if trainer.enable_progress_bar is not False and not any(
             isinstance(c, ProgressBar) for c in trainer.callbacks
         ):
             own.append(Progress())
-        if self.subcommand not in ("predict", "check") and not any(
+        if self.subcommand not in ("predict", *TRIALS) and not any(
             isinstance(c, Results) for c in trainer.callbacks
         ):
             own.append(Results())
@@ -227,7 +235,7 @@ class EnlargerCLI(LightningCLI):
             if isinstance(callback, Checkpoints):
                 callback.resumed_from = self.resumed_from
                 callback.config = self.config_dump if self._keeps_config() else None
-                callback.off = self.subcommand == "check"
+                callback.off = self.subcommand in TRIALS
         if self.fits:
             if self.resumed_from is not None:
                 log.info("resuming the run in %s from %s", self.run.path, self.resumed_from)
@@ -274,7 +282,7 @@ class EnlargerCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         with self._together():
-            super()._run_subcommand("fit" if subcommand == "check" else subcommand)
+            super()._run_subcommand("fit" if subcommand in TRIALS else subcommand)
         self.company.leave()
 
     def _freezes(self) -> bool:

@@ -109,7 +109,7 @@ def _no_mapping(content: str, keys: list[str]) -> str:
 
 
 def _command(leaf: str) -> str | None:
-    commands = ("fit", "validate", "test", "predict", "check")
+    commands = ("fit", "validate", "test", "predict", "check", "throughput")
     if match := re.match(r"argument subcommand: invalid choice: '([^']+)'", leaf):
         near = did_you_mean(match[1], commands)
         return f"unknown command {match[1]!r}{near}; there are {', '.join(commands)}"
@@ -195,7 +195,7 @@ def _missing(leaf: str, where: str, class_path: str | None) -> str | None:
         return f"{where} is filled in from the top-level key degradation: write it there"
     names = [name.strip() for name in match[1].split(",")]
     # The parser puts the subcommand before a key: fit.data
-    names = [re.sub(r"^(fit|validate|test|predict|check)\.", "", name) for name in names]
+    names = [re.sub(r"^(fit|validate|test|predict|check|throughput)\.", "", name) for name in names]
     full = ", ".join(f"{where}.init_args.{name}" if where else name for name in names)
     what = f" ({class_path} needs it)" if class_path else ""
     mend = "" if where else ": name an experiment with --config configs/experiment/NAME.yaml"

@@ -26,6 +26,7 @@ DESCRIPTIONS = {
     "test": "Measure the run's best weights on the test pictures.",
     "predict": "Enlarge a folder of pictures with the run's best weights.",
     "check": "Do all that fit does up to its first step, on all processes, and say what was found.",
+    "throughput": "Measure what each part of a batch costs, and say what would make fit quicker.",
 }
 
 
