@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from datamodules.batches import collate
 from datamodules.cutting import SampleDraws, continued, turned
 from datamodules.decode import UnreadableImage
 from datamodules.order import Item, Plan
 from datamodules.pictures import TrainingPictures
+from datamodules.restart import encode_jpeg, restart_offsets
+from datamodules.shard_index import build_index, index_places, save_index
+from datamodules.shards import Shards
 from degradations.draws import Draws
 from tests.datamodules.memory import Memory, picture, training
 from tests.datamodules.test_base import data_of, located, repeated
@@ -249,3 +257,53 @@ class TestCollate:
         hr.flags.writeable = False
         assert collate([{"key": "a", "seed": 0, "hr": hr}])["hr"].shape == (1, 3, 5, 7)
         assert collate([{"key": "a", "seed": 0, "hr": hr[::-1]}])["hr"].shape == (1, 3, 5, 7)
+
+
+def pack(path: Path, members: dict[str, bytes], sizes: bool) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    save_index(build_index(path, sizes=sizes), index_places(path, path.parent)[0])
+
+
+class TestShards:
+    """Tars whose JPEGs have restart markers, whole and crop by crop."""
+
+    @pytest.fixture
+    def members(self) -> dict[str, bytes]:
+        members = {}
+        for number in range(4):
+            coarse = Image.fromarray(picture(9, 12, number))  # smooth, as photographs are
+            rgb = np.asarray(coarse.resize((190 + 7 * number, 150), Image.Resampling.BICUBIC))
+            data = encode_jpeg(rgb, 90, blocks=2)
+            members[f"{number}.jpg"] = data
+            members[f"{number}.rst"] = restart_offsets(data).astype("<u4").tobytes()
+        return members
+
+    def crops(self, path: Path, **settings: object) -> list[dict]:
+        source = Shards(str(path))
+        source.prepare(2.0)
+        dataset = TrainingPictures(
+            source, "train", 2.0, **{"crop_size": 48, "flips": True} | settings
+        )
+        return [dataset[Item(i % 4, 7919 * i)] for i in range(40)]
+
+    def test_crops_are_those_of_the_whole_picture(self, tmp_path, members, monkeypatch):
+        pack(tmp_path / "a.tar", members, sizes=False)
+        pack(tmp_path / "b.tar", members, sizes=True)
+        whole = self.crops(tmp_path / "a.tar")
+        monkeypatch.setattr("datamodules.shards.decode", None)  # which reads the whole picture
+        alone = self.crops(tmp_path / "b.tar")
+        for a, b in zip(whole, alone, strict=True):
+            np.testing.assert_array_equal(a["hr"], b["hr"])
+            assert (a["key"], a["seed"]) == (b["key"], b["seed"])
+
+    def test_small_ones_are_padded_alike(self, tmp_path, members):
+        pack(tmp_path / "a.tar", members, sizes=False)
+        pack(tmp_path / "b.tar", members, sizes=True)
+        settings = {"crop_size": 170, "small": "pad"}
+        whole, alone = (self.crops(tmp_path / f"{name}.tar", **settings) for name in "ab")
+        assert all(a["hr"].shape == (170, 170, 3) for a in whole)
+        assert all(np.array_equal(a["hr"], b["hr"]) for a, b in zip(whole, alone, strict=True))
