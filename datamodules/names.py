@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import overload
 
@@ -99,6 +100,10 @@ class Names(Sequence[str]):
 
     def duplicates(self) -> str | None:
         """The first name that was there before; None if all differ."""
+        return self._again
+
+    @cached_property
+    def _again(self) -> str | None:  # a second for a million, and not only a source asks
         hashed = np.fromiter(
             map(xxhash.xxh3_64_intdigest, self._parts()), dtype=np.uint64, count=len(self)
         )
