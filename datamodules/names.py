@@ -102,6 +102,10 @@ class Names(Sequence[str]):
         """The first name that was there before; None if all differ."""
         return self._again
 
+    def assume_distinct(self) -> None:
+        """Do not look for duplicates any more: these names were looked through before."""
+        self._again = None
+
     @cached_property
     def _again(self) -> str | None:  # a second for a million, and not only a source asks
         hashed = np.fromiter(

@@ -111,6 +111,7 @@ class Shards(Source):
             if table is None:
                 table = self._made(list(apply(lambda tar: self._part(tar, folder, cache), tars)))
                 _keep(table, self._place(tars, folder))  # now with the indices that were made
+            table.keys.assume_distinct()  # else it would not have been kept
         for note in table.notes:
             log.warning(note)
         self._tars = list(map(_known, tars, table.sizes, table.checksums))

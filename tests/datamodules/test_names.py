@@ -72,3 +72,10 @@ def test_differs():
 def test_a_name_takes_its_bytes_and_five():
     names = Names.of(f"{n:012d}" for n in range(10_000))
     assert names.nbytes <= 10_000 * 17 + 4
+
+
+def test_names_that_were_looked_through_before():
+    names = Names.of(["a", "b", "a"])
+    names.assume_distinct()
+    assert names.duplicates() is None
+    assert pickle.loads(pickle.dumps(names)).duplicates() == "a"
