@@ -17,7 +17,8 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from datamodules.batches import check_batch, collate
+from datamodules.batches import check_batch, collate, to_floats
+from datamodules.degrading import check_pooled, degradation_of, exchange, new_pool
 from datamodules.keys import digest_of
 from datamodules.order import EvaluationSampler, Plan, PlanSampler, default_streams
 from datamodules.order_state import check_same_order, new_plan, order_state
@@ -31,7 +32,7 @@ from datamodules.settings import check_crop, check_least, check_policy, checked_
 from datamodules.source import Augmentation, Batch, Pixels, Sample, Source
 from degradations.base import Degradation
 from degradations.draws import seed_of
-from degradations.pool import PairPool, Pairs
+from degradations.pool import PairPool
 
 __all__ = ["Augmentation", "Batch", "Pixels", "SRDataModule", "Sample", "Source"]
 
@@ -144,7 +145,9 @@ class SRDataModule(LightningDataModule):
         """
         if stage == "fit":
             self._datasets["train"] = [self._training_pictures()]
-            self._pool = self._new_pool(self._datasets["train"][0])
+            degradation = self._datasets["train"][0].source.degradation or self.degradation
+            size = degradation.pool if degradation is not None else 0
+            self._pool = new_pool(size, self.batch_size, self._ranks()[1])
         if stage in ("fit", "validate"):
             self._datasets["val"] = [self._prepared(*named) for named in self.val.items()]
         if stage == "test":
@@ -178,21 +181,6 @@ class SRDataModule(LightningDataModule):
         )
         self._fingerprint = digest_of(pictures.keys)
         return pictures
-
-    def _new_pool(self, dataset: Pictures) -> PairPool | None:
-        degradation = dataset.source.degradation or self.degradation
-        size = degradation.pool if degradation is not None else 0
-        if not size:
-            return None
-        world = self._ranks()[1]
-        share = self.batch_size // world
-        if size < share or size % share:
-            raise ValueError(
-                f"degradation.init_args.pool is {size}; expected 0 (no pool) or a multiple of the "
-                f"{share} crops that a process has in a batch (data.init_args.batch_size "
-                f"{self.batch_size}, processes {world}), such as {max(1, size // share) * share}"
-            )
-        return PairPool(size)
 
     def _predict_pictures(self) -> PredictPictures:
         from datamodules.folder import Folder  # Folder is a Source, so it imports this file
@@ -355,21 +343,14 @@ class SRDataModule(LightningDataModule):
         part = self._part()
         dataset = self._datasets[part][dataloader_idx]
         pool = self._pool if part == "train" and "lr" not in batch else None
-        if pool is not None and batch["hr"].dtype != torch.uint8:
-            raise ValueError(
-                "degradation.init_args.pool keeps pictures of 8 bits, and there are some of 16 in "
-                f"data.init_args.train ({', '.join(batch['key'][:3])}, ...): convert them, or set "
-                "pool to 0"
-            )
-        for name in ("hr", "lr"):
-            if name in batch and batch[name].dtype == torch.uint8:
-                # Colours come last in memory until here: one pass converts and sorts them.
-                planes = torch.contiguous_format
-                batch[name] = batch[name].to(torch.float32, memory_format=planes).div_(255)
-        if "lr" not in batch:
-            batch["lr"] = self._degradation_of(dataset)(batch["hr"], batch["seed"])
         if pool is not None:
-            _exchange(pool, batch)
+            check_pooled(batch)
+        to_floats(batch)
+        if "lr" not in batch:
+            degradation = degradation_of(dataset, self.degradation)
+            batch["lr"] = degradation(batch["hr"], batch["seed"])
+        if pool is not None:
+            exchange(pool, batch)
         if "hr" in batch:
             batch["size"] = tuple(batch["hr"].shape[-2:])
         else:
@@ -384,20 +365,6 @@ class SRDataModule(LightningDataModule):
         if trainer is None or trainer.training:
             return "train"
         return "predict" if trainer.predicting else "test" if trainer.testing else "val"
-
-    def _degradation_of(self, dataset: Pictures) -> Degradation:
-        degradation = dataset.source.degradation or self.degradation
-        if degradation is None:
-            raise ValueError(
-                f"source {dataset.name!r} gives no LR pictures and nothing makes them: set "
-                "degradation.class_path"
-            )
-        if degradation.scale != dataset.scale:
-            raise ValueError(
-                f"source {dataset.name!r} has scale {dataset.scale:g}, but its degradation makes "
-                f"LR for scale {degradation.scale:g}: give the source a degradation of its scale"
-            )
-        return degradation
 
     # -------------------------------------------------------------------------------------- state
 
@@ -433,14 +400,6 @@ class SRDataModule(LightningDataModule):
 
 def _seed_of_key(seed: int, keys: Sequence[str], index: int) -> int:
     return seed_of(seed, keys[index])
-
-
-def _exchange(pool: PairPool, batch: dict[str, Any]) -> None:
-    # What belongs to a pair goes with it. `seed` stays: it is what the model draws from, and a pair
-    # that was trained on before would meet the same noise once more.
-    notes: dict[str, list[str]] = {n: batch[n] for n in ("key", "text") if n in batch}
-    given = pool.exchange(Pairs(batch["hr"], batch["lr"], notes), batch["seed"].tolist())
-    batch.update(given.notes, hr=given.hr, lr=given.lr)
 
 
 def _start_worker(worker: int) -> None:

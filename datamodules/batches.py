@@ -63,6 +63,16 @@ def _stack(pictures: list[Pixels], keys: list[str]) -> Tensor:
     return stacked.permute(0, 3, 1, 2)
 
 
+def to_floats(batch: dict[str, Any]) -> None:
+    """Make the pictures of a batch float32 in [0, 1] and contiguous, where they are."""
+    for name in ("hr", "lr"):
+        if name in batch:
+            image = batch[name]
+            # Colours come last in memory until here: one pass converts and sorts them.
+            floats = image.to(torch.float32, memory_format=torch.contiguous_format)
+            batch[name] = floats.div_(255) if image.dtype == torch.uint8 else floats
+
+
 def check_batch(batch: Batch) -> None:
     """Check shapes, types and ranges of a batch, once a source.
 

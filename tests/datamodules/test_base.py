@@ -6,6 +6,7 @@ import itertools
 import logging
 import pickle
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import albumentations
 import numpy as np
@@ -27,6 +28,7 @@ from degradations.base import cut_size
 from degradations.bicubic import Bicubic
 from tests.datamodules.memory import (
     Memory,
+    Stage,
     evaluation,
     noisy,
     on_device,
@@ -743,6 +745,14 @@ class TestOnDevice:
         assert moved["hr"].device.type == "meta"
         assert moved["seed"].device.type == "cpu"
         assert moved["seed"].dtype == torch.int64
+
+    @pytest.mark.parametrize("device", ["cpu", "cuda"])
+    def test_memory_is_pinned_for_a_gpu(self, device):
+        data, _ = self.raw()
+        data.trainer = Stage("train")
+        data.trainer.strategy = SimpleNamespace(root_device=torch.device(device))
+        loader = data.train_dataloader()
+        assert loader.pin_memory == (device == "cuda")
 
     def test_degrades_in_float32_under_autocast(self):
         data, batch = self.raw()
