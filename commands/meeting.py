@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from torch._C._distributed_c10d import Store, TCPStore
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed.rendezvous import rendezvous
 
 from commands.errors import TemporaryError
@@ -38,7 +39,8 @@ def open_store(environment: ClusterEnvironment, limit: float) -> Store:
         if dist.is_torchelastic_launched():  # then torchrun keeps it
             url = f"env://?rank={rank}&world_size={world}"
             store: Store = next(iter(rendezvous(url, timeout=timeout)))[0]
-            return store
+            # It may be that of the attempt before, with what was said then.
+            return PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
         # torch's own store, opened later at the same place, shares the server with this one.
         return TCPStore(
             address,

@@ -79,8 +79,9 @@ class Node:
     def run(self, command: Sequence[object], log: str, **environment: str) -> Process:
         """Start a program here."""
         path = self.network.folder / log
-        # A host name of its own, to be told in messages.
-        inside = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.name]
+        # A host name of its own, to be told in messages, and those of the others.
+        script = 'hostname "$0" && mount --bind hosts /etc/hosts && exec "$@"'
+        inside = ["unshare", "--uts", "--mount", "sh", "-c", script, self.name]
         with path.open("ab") as file:
             popen = subprocess.Popen(
                 ["ip", "netns", "exec", self.namespace, *inside, *map(str, command)],
@@ -141,7 +142,10 @@ class Network:
         return self
 
     def _build(self) -> None:
-        for node in (self.server, *self.nodes):
+        everyone = (self.server, *self.nodes)
+        names = [f"{node.address} {node.name}" for node in everyone]
+        (self.folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", *names]) + "\n")
+        for node in everyone:
             ip("netns", "add", node.namespace)
             ip("-n", node.namespace, "link", "set", "lo", "up")
         bridge = self.server.namespace

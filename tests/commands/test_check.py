@@ -1,0 +1,83 @@
+"""`check` does all that `fit` does up to its first step, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+Enlarger = Callable[..., None]
+CHECK = ("check", "--config", "tiny.yaml")
+
+
+def files(folder: Path) -> dict[str, float]:
+    return {str(p): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def test_tells_what_was_found_and_leaves_nothing(
+    tiny: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    before = files(tiny)
+    with caplog.at_level(logging.INFO):
+        enlarger(*CHECK)
+    told = capsys.readouterr().out
+    assert "16x16" in told
+    assert "8x8" in told
+    assert "all is well" in caplog.text
+    assert files(tiny) == before
+
+
+def test_of_a_run_that_is_there(trained: Path, enlarger: Enlarger) -> None:
+    before = files(trained)
+    enlarger(*CHECK, "--trainer.max_steps", 14)
+    assert files(trained) == before
+
+
+def test_another_configuration_is_refused(trained: Path, refusal: Callable[..., str]) -> None:
+    assert "data.init_args.batch_size: 4 -> 2" in refusal(*CHECK, "--data.init_args.batch_size", 2)
+
+
+def test_pictures_that_are_not_there(tiny: Path, refusal: Callable[..., str]) -> None:
+    assert "nowhere" in refusal(*CHECK, "--data.init_args.train.init_args.root", "nowhere")
+
+
+def test_gradients_that_are_not_finite(tiny: Path, refusal: Callable[..., str]) -> None:
+    sentence = refusal(*CHECK, "--trainer.callbacks+", f"{__name__}.Spoil")
+    assert "the gradients of the first batch are not finite (network." in sentence
+
+
+class Spoil(Callback):
+    """A weight that is no number."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        with torch.no_grad():
+            next(pl_module.parameters()).fill_(torch.nan)
+
+
+def test_a_disk_without_room(
+    tiny: Path, refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("commands.preflight.shutil.disk_usage", lambda _: Full())
+    for command in ("check", "fit"):
+        sentence = refusal(command, *CHECK[1:])
+        assert "runs/tiny/checkpoints has 0 MB left" in sentence
+    assert not Path("runs/tiny/checkpoints").exists()
+
+
+class Full:
+    """What `disk_usage` gives for a full disk."""
+
+    free = 0
+
+
+def test_help(enlarger: Enlarger, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        enlarger("check", "--help")
+    assert ended.value.code == 0
+    assert "--data.help" in capsys.readouterr().out

@@ -1,0 +1,106 @@
+"""Two processes as SLURM starts them: nothing stands between them and the signals."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPO
+from tests.distributed.records import newest, steps_of
+
+pytestmark = pytest.mark.distributed
+
+LIMIT = 300
+TWO = ("--trainer.num_nodes", 2, "--trainer.devices", 1, "--trainer.strategy", "ddp")
+
+
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def task(rank: int, at: int, *args: object) -> subprocess.Popen[str]:
+    """One task of two nodes."""
+    slurm = {
+        **{"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "enlarger", "SLURM_NTASKS": "2"},
+        **{"SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2", "SLURM_LOCALID": "0"},
+        **{"SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank)},
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(at), "OMP_NUM_THREADS": "1"},
+    }
+    return subprocess.Popen(
+        [sys.executable, str(REPO / "main.py"), *map(str, args), *map(str, TWO)],
+        env={**os.environ, **slurm}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def ends(tasks: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+    """Statuses and outputs."""
+    try:
+        said = [process.communicate(timeout=LIMIT)[0] for process in tasks]
+    finally:
+        for process in tasks:
+            process.kill()
+    return [(process.returncode, text) for process, text in zip(tasks, said, strict=True)]
+
+
+def test_check_and_a_difference(tiny: Path) -> None:
+    at = port()
+    (first, table), (second, other) = ends(
+        [task(rank, at, "check", "--config", "tiny.yaml") for rank in (0, 1)]
+    )
+    assert (first, second) == (0, 0), table + other
+    assert "all is well" in table
+    assert not Path("runs").exists()
+
+    at = port()
+    sizes = (4, 8)
+    both = ends(
+        [
+            task(r, at, "check", "--config", "tiny.yaml", "--data.init_args.batch_size", sizes[r])
+            for r in (0, 1)
+        ]
+    )
+    for status, said in both:
+        assert status == 2, said
+        assert "rank 1 (on " in said
+        assert "data.init_args.batch_size is 8 there, 4 on rank 0" in said
+
+
+def test_one_that_does_not_come_is_named(tiny: Path) -> None:
+    alone = task(0, port(), "fit", "--config", "tiny.yaml", "--run.preflight_minutes", 0.02)
+    ((status, said),) = ends([alone])
+    assert status == 75, said
+    assert "no sign of rank 1" in said
+    assert not Path("runs/tiny/checkpoints").exists()
+
+
+def test_a_warning_before_the_time_is_over(tiny: Path) -> None:
+    record = ("--trainer.callbacks+", "tests.distributed.records.Record")
+    command = ["fit", "--config", "tiny.yaml", *record, "--trainer.callbacks.folder", "record"]
+    command += ["--trainer.callbacks.seconds", "0.2", "--trainer.max_steps", "100000"]
+    at = port()
+    tasks = [task(rank, at, *command) for rank in (0, 1)]
+    try:
+        while max(steps_of(Path("record"), 1), default=0) < 3:
+            assert [process.poll() for process in tasks] == [None, None], tasks[0].communicate()
+        tasks[0].send_signal(signal.SIGUSR1)  # SLURM sends it to all; one is enough
+    finally:
+        both = ends(tasks)
+    for status, said in both:
+        assert status == 128 + signal.SIGUSR1, said
+    assert newest(Path("runs/tiny"))["global_step"] == steps_of(Path("record"), 0)[-1]
+
+
+@pytest.mark.parametrize("checker", [["bash", "-n"], ["shellcheck"]])
+def test_the_script(checker: list[str]) -> None:
+    if shutil.which(checker[0]) is None:
+        pytest.skip(f"needs {checker[0]}")
+    subprocess.run([*checker, str(REPO / "docs" / "train.sbatch")], check=True)
