@@ -1,0 +1,186 @@
+"""NIQE, how far an image's local statistics are from those of good photographs.
+
+python -m callbacks.niqe fit IMAGES --out mine.npz     a model of one's own photographs
+
+Source: Mittal, Soundararajan, Bovik, "Making a completely blind image quality analyzer", IEEE
+Signal Processing Letters 2013.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from callbacks import weights
+from callbacks.base import ImageMetric, MetricProtocol
+from callbacks.niqe_features import BLOCK, block_features, distance
+from callbacks.niqe_model import fit_model, read_model, save_model
+from callbacks.picture_files import find_pictures
+from callbacks.pixels import to_pixels
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+log = logging.getLogger(__name__)
+
+PRISTINE = "niqe-pristine"  # the name in configs/weights.yaml
+
+
+class NIQE(ImageMetric):
+    """Natural image quality evaluator: needs no HR picture; lower is better.
+
+    The number of the authors' MATLAB release (5.7296 for USC-SIPI's baboon) and of BasicSR's
+    ``calculate_niqe``, to 1e-3. MATLAB's own ``niqe`` has another model and gives other numbers.
+    Images need two blocks of 96x96 pixels: 192x96 or more. Left-over noise lowers NIQE too: look
+    at a measure with reference beside it.
+
+    Args:
+        border: Pixels cut off at each side first; ``scale`` cuts as many as the scale, rounded up.
+        round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
+        model: Statistics of good photographs: ``niqe-pristine``, those of the authors, or a file
+            made by ``python -m callbacks.niqe fit``.
+        strict_weights: Stop the run where the model is missing; else the metric is off.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results, where one metric is used twice (say, with two models).
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
+
+    Raises:
+        ValueError: A value out of range, or a model that is neither a name nor a file.
+    """
+
+    name = "niqe"
+    higher_is_better = False
+    needs_hr = False
+
+    def __init__(
+        self,
+        border: int | Literal["scale"] = 0,
+        round_8bit: bool = True,
+        model: str = PRISTINE,
+        strict_weights: bool = False,
+        every_n: int = 1,
+        limit: int | None = None,
+        label: str | None = None,
+        control: bool = False,
+    ) -> None:
+        super().__init__(every_n, limit, label, control)
+        if border != "scale" and border < 0:
+            raise ValueError(f"`border` of NIQE is {border}; expected 'scale', or 0 or more")
+        if model != PRISTINE and not _path(model).is_file():
+            raise ValueError(
+                f"`model` of NIQE is {model!r}, and there is no such file; expected {PRISTINE!r}, "
+                "or a file made by `python -m callbacks.niqe fit IMAGES --out FILE`"
+            )
+        self.border, self.round_8bit, self.model = border, round_8bit, model
+        self.strict_weights = strict_weights
+        self.pristine: tuple[Tensor, Tensor] | None = None
+        self.sha256: str | None = None
+
+    def absent(self) -> str:
+        """The line about the missing model, if it is."""
+        if self.model != PRISTINE or weights.obtain(PRISTINE):
+            return ""
+        return weights.missing(PRISTINE)
+
+    def load(self) -> None:
+        """Read the model.
+
+        Raises:
+            FileNotFoundError: It is missing.
+        """
+        path = weights.find(PRISTINE) if self.model == PRISTINE else _path(self.model)
+        if path is None:
+            raise FileNotFoundError(weights.missing(PRISTINE))
+        self.pristine, self.sha256 = read_model(path), weights.digest_of(path)
+
+    def protocol(self) -> MetricProtocol:
+        """Implementation, colour, border, rounding, range, block, and the model with its hash."""
+        return {
+            "implementation": "enlarger niqe 1",
+            "color": "y",
+            "border": self.border,
+            "round_8bit": self.round_8bit,
+            "data_range": 255,
+            "block": BLOCK,
+            "weights": f"{PRISTINE}.npz" if self.model == PRISTINE else _path(self.model).name,
+            "sha256": self.sha256,
+        }
+
+    def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
+        """(B,) distances from the model; NaN for an image with a pixel that is not finite.
+
+        Raises:
+            RuntimeError: The model is not loaded yet.
+            ValueError: An image has fewer than two blocks.
+        """
+        if self.pristine is None:
+            raise RuntimeError("NIQE has no model before `load` was called")
+        border = math.ceil(self.scale) if self.border == "scale" else self.border
+        height, width = (side - 2 * border for side in sr.shape[-2:])
+        rows, columns = height // BLOCK, width // BLOCK
+        if min(height, width) < BLOCK or rows * columns < 2:
+            raise ValueError(
+                f"{self.name} of {', '.join(batch['key'])}: {width}x{height} pixels (border of "
+                f"{border} cut off) are fewer than two blocks of {BLOCK}x{BLOCK}, so 192x96; "
+                "leave such images out, or take NIQE out of trainer.callbacks"
+            )
+        whole = sr[..., border : border + rows * BLOCK, border : border + columns * BLOCK]
+        luma = to_pixels(whole, "y", round_8bit=self.round_8bit)[:, 0].round()
+        mean, covariance = (x.to(luma.device) for x in self.pristine)
+        values = distance(mean, covariance, block_features(luma)[0])
+        # A bad pixel spoils its own block only, which would be left out of the mean in silence.
+        # (The sum is finite only if all pixels are, and takes a tenth of the time.)
+        finite = sr.flatten(1).sum(1).isfinite().to(values.device)
+        return torch.where(finite, values, torch.nan)
+
+
+def _path(model: str) -> Path:
+    return Path(os.path.expandvars(model)).expanduser()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command.
+
+    Args:
+        arguments: Of the command line; by default those of this process.
+
+    Returns:
+        0, or 2 after an error.
+    """
+    parser = argparse.ArgumentParser(prog="python -m callbacks.niqe", description="NIQE's models.")
+    verbs = parser.add_subparsers(required=True, metavar="fit")
+    about = (
+        "Make a model of good photographs: the statistics of their sharp blocks of 96x96 pixels."
+    )
+    verb = verbs.add_parser("fit", help=about, description=about)
+    verb.add_argument("images", nargs="+", metavar="IMAGES", help="folders or files of photographs")
+    verb.add_argument("--out", type=Path, required=True, help="the model's file, .npz")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        if options.out.suffix != ".npz":
+            raise ValueError(f"--out is {str(options.out)!r}; expected a name ending in .npz")
+        paths = find_pictures(options.images)
+        mean, covariance, blocks = fit_model(paths)
+        save_model(options.out, mean, covariance)
+    except (ValueError, OSError) as error:
+        log.error("error: %s", error)
+        return 2
+    digest = weights.digest_of(options.out)
+    log.info("%s: %d blocks of %d photographs, sha256 %s", options.out, blocks, len(paths), digest)
+    log.info("to use it: callbacks.niqe.NIQE with model: %s", options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

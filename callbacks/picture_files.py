@@ -1,0 +1,52 @@
+"""Pictures for the commands of this folder: found below folders, read as a metric sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+
+
+def find_pictures(places: Sequence[str | Path]) -> list[Path]:
+    """All pictures in files and folders (and below them), each once, sorted by path.
+
+    Raises:
+        ValueError: A place is not there, or holds no picture.
+    """
+    found: set[Path] = set()
+    for place in map(Path, places):
+        if place.is_file():
+            found.add(place)
+            continue
+        if not place.is_dir():
+            raise ValueError(f"{place} is neither a file nor a folder; give where pictures are")
+        below = {p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()}
+        if not below:
+            raise ValueError(f"{place} holds no picture ({', '.join(sorted(SUFFIXES))})")
+        found |= below
+    return sorted(found)
+
+
+def read_picture(path: Path) -> Tensor:
+    """A picture upright, in 8 bit, grey as RGB and without alpha.
+
+    Returns:
+        (1, 3, H, W) float32 in [0, 1].
+
+    Raises:
+        ValueError: The file is damaged, or no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            pixels = np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}): replace it, or take it out of the folder"
+        ) from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
