@@ -18,6 +18,8 @@ from __future__ import annotations
 import logging
 import math
 from abc import abstractmethod
+from collections import ChainMap
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from callbacks.base import Measured, Metric, Record
+from degradations.base import ieee_float32
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -54,6 +57,7 @@ class SetMetric(Metric):
     higher_is_better = False
     minimum = 2  # images without which there is no number
     enough = 0  # images from which on the number needs no remark
+    remark = ""  # what else is to be said of fewer
 
     def __init__(
         self,
@@ -122,7 +126,8 @@ class SetMetric(Metric):
         """One number with its protocol, and a remark where the images were few."""
         record = super().record(dataset, value, n, name)
         if n < self.enough:
-            record["protocol"]["remark"] = f"few images (below {self.enough})"
+            meaning = f": {self.remark}" if self.remark else ""
+            record["protocol"]["remark"] = f"few images (below {self.enough}){meaning}"
         return record
 
     # Old features are dropped only when an evaluation has ended: one that an error cuts short
@@ -153,7 +158,9 @@ class SetMetric(Metric):
 
     def _checked(self, images: Tensor, batch: Batch) -> Tensor:
         """Features on the CPU; not numbers where pixels are not, which rounding would hide."""
-        features = self.features(images, batch)
+        device = images.device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False), ieee_float32(device):
+            features = self.features(images.float(), batch)
         finite = images.flatten(1).isfinite().all(1)
         if not finite.all():
             features[~finite] = math.nan
@@ -165,8 +172,8 @@ class SetMetric(Metric):
             xxhash.xxh3_128_digest(key.encode() + pixels.tobytes())
             for key, pixels in zip(batch["key"], images.cpu().numpy(), strict=True)
         ]
-        have = [self._used.get(digest, self._known.get(digest)) for digest in digests]
-        if any(features is None for features in have):
-            have = list(self._checked(images, batch).numpy())
-        self._used.update(zip(digests, have, strict=True))
-        return torch.from_numpy(np.stack(have))
+        have: Mapping[bytes, NDArray[Any]] = ChainMap(self._used, self._known)
+        if not all(digest in have for digest in digests):
+            have = dict(zip(digests, self._checked(images, batch).numpy(), strict=True))
+        self._used.update((digest, have[digest]) for digest in digests)
+        return torch.from_numpy(np.stack([have[digest] for digest in digests]))

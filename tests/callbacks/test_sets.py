@@ -9,14 +9,20 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from callbacks.base import Metric, MetricProtocol
+from callbacks.fid import FID
+from callbacks.kid import KID
 from callbacks.psnr import PSNR
 from callbacks.results import Results, load_results
 from callbacks.sets import SetMetric
+from tests.callbacks.random_inception import inception, inception_file
 from tests.callbacks.tiny import Pictures, Tiny, collate, loader, trainer
+
+__all__ = ["inception", "inception_file"]
 
 
 class Color(SetMetric):
@@ -243,19 +249,27 @@ class AbsentOnOne(Color):
         return "missing here" if on_last else ""
 
 
+class OneThread(Callback):
+    """A forked process has no pool of threads, and would wait for it for ever."""
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if trainer.world_size > 1:
+            torch.set_num_threads(1)
+
+
 def set_metrics() -> list[Metric]:
-    return [Color(control=True)]
+    return [Color(control=True), FID(), KID(), KID("torchmetrics", 3, 4, label="kid_of_4")]
 
 
 @pytest.mark.distributed
-def test_one_two_and_three_processes_agree(tmp_path: Path) -> None:
+def test_one_two_and_three_processes_agree(inception: Path, tmp_path: Path) -> None:
     found = {}
     for world in (1, 2, 3):
         place = tmp_path / str(world)
         place.mkdir()
         several = {"devices": world, "strategy": "ddp_fork"} if world > 1 else {}
         metrics = set_metrics() if world == 1 else [*set_metrics(), AbsentOnOne(label="absent")]
-        trainer(place, *metrics, Save(), **several).test(Sharded(), verbose=False)
+        trainer(place, OneThread(), *metrics, Save(), **several).test(Sharded(), verbose=False)
         everyones = [torch.load(place / f"{rank}.pt") for rank in range(world)]
         assert all(one == everyones[0] for one in everyones)  # all processes have the same numbers
         found[world] = everyones[0][0]
@@ -268,6 +282,6 @@ def test_one_two_and_three_processes_agree(tmp_path: Path) -> None:
 
 @pytest.mark.distributed
 def test_an_error_on_the_first_process_ends_all(tmp_path: Path) -> None:
-    run = trainer(tmp_path, Fails(), devices=2, strategy="ddp_fork")
+    run = trainer(tmp_path, OneThread(), Fails(), devices=2, strategy="ddp_fork")
     with pytest.raises(Exception, match="no distance"):
         run.test(Sharded(), verbose=False)

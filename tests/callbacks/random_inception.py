@@ -1,0 +1,56 @@
+"""A file like Inception's with random weights, which the real loading code finds and verifies."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+import yaml
+from torch import nn
+from torch_fidelity import feature_extractor_inceptionv3 as library
+
+from callbacks import weights
+
+NAME = "weights-inception-2015-12-05-6726825d.pth"
+
+
+@pytest.fixture(scope="session")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights under the official name, alone in their folder."""
+    path = tmp_path_factory.mktemp("weights") / NAME
+    extractor = library.FeatureExtractorInceptionV3
+    with (
+        mock.patch.object(library, "load_state_dict_from_url"),  # nothing is fetched
+        mock.patch.object(extractor, "load_state_dict"),
+        torch.random.fork_rng(),
+    ):
+        torch.manual_seed(0)
+        net = extractor("random", ["2048"], verbose=False)
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+            if isinstance(module, nn.BatchNorm2d):  # not the identity
+                module.running_mean.uniform_(-0.2, 0.2)  # type: ignore[union-attr]
+                module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.uniform_(module.bias, -0.2, 0.2)
+    torch.save(net.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def inception(inception_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That file where the project looks, its hash in the manifest."""
+    entries: dict[str, Any] = yaml.safe_load(weights.MANIFEST.read_text())
+    digest = hashlib.sha256(inception_file.read_bytes()).hexdigest()
+    entries["fid-inception"] |= {"sha256": digest}
+    manifest = tmp_path / "manifest" / "weights.yaml"
+    manifest.parent.mkdir()
+    manifest.write_text(yaml.safe_dump(entries))
+    monkeypatch.setattr(weights, "MANIFEST", manifest)
+    monkeypatch.setenv("ENLARGER_WEIGHTS", str(inception_file.parent))
+    return inception_file
