@@ -82,7 +82,7 @@ class Plan:
 
     def __reduce__(self) -> tuple[type[Plan], tuple[Any, ...]]:
         """Without what it has computed: a worker makes what it needs itself."""
-        return Plan, tuple(getattr(self, field.name) for field in fields(self))
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     @cached_property
     def total(self) -> int:

@@ -85,7 +85,7 @@ def read_small(url: str, patience: Patience) -> bytes | None:
 
     def ask() -> bytes:
         content = bytearray()
-        for block in _blocks(url, 0, patience):
+        for block in blocks_from(url, 0, patience):
             content += block
             if len(content) > LARGEST_INDEX:
                 raise RemoteError(
@@ -159,7 +159,7 @@ def download(
         while True:
             have = file.tell()
             try:
-                for block in _blocks(url, have, patience) if have != size else ():
+                for block in blocks_from(url, have, patience) if have != size else ():
                     file.write(block)
                     if stopped():
                         return
@@ -199,7 +199,7 @@ def _takes_timeout(system: Any) -> bool:
     return isinstance(system, AsyncFileSystem)  # its methods go through `sync`, which has a limit
 
 
-def _blocks(url: str, start: int, patience: Patience) -> Iterator[bytes]:
+def blocks_from(url: str, start: int, patience: Patience) -> Iterator[bytes]:
     """The bytes of a file from ``start`` on."""
     if scheme_of(url) == "pipe":
         return _skipping(_pipe_blocks(url.removeprefix("pipe:")), start)

@@ -179,7 +179,7 @@ def build_index(shard: Path, checksums: bool = False, sizes: bool = False) -> Sh
         if name is None or not (member.isreg() or member.issym() or member.islnk()):
             others += not member.isdir()
             continue
-        _check_member(member, shard)
+        check_member(member, shard)
         if not keys or keys[-1] != name[0]:
             keys.append(name[0])
             members.append({})
@@ -194,7 +194,16 @@ def build_index(shard: Path, checksums: bool = False, sizes: bool = False) -> Sh
     return _examined(index, shard, checksums, sizes) if checksums or sizes else index
 
 
-def _check_member(member: tarfile.TarInfo, shard: Path) -> None:
+def check_member(member: tarfile.TarInfo, shard: Path | str) -> None:
+    """Refuse a member of a sample that cannot be read, or whose name would do harm.
+
+    Args:
+        member: Its header.
+        shard: The tar, for the message.
+
+    Raises:
+        ValueError: It is a link or sparse, or its name leads out of the folder.
+    """
     # Keys become names of results, so this one would be written outside of their folder.
     name = member.name
     if name.startswith("/") or ".." in PurePosixPath(name).parts:

@@ -126,7 +126,7 @@ def table_of(shard: str, index: ShardIndex, prefix: str = "") -> Table:
 
 
 def _fields(shard: str, key: str, members: dict[str, Member]) -> dict[str, Member]:
-    roles = _roles(tuple(members))
+    roles = roles_of(tuple(members))
     for name, suffixes in roles:
         if len(suffixes) > 1:
             raise ValueError(f"shard {shard}: {key!r} has several {name} pictures: {suffixes}")
@@ -134,7 +134,7 @@ def _fields(shard: str, key: str, members: dict[str, Member]) -> dict[str, Membe
 
 
 @functools.lru_cache
-def _roles(suffixes: tuple[str, ...]) -> list[tuple[str, list[str]]]:
+def roles_of(suffixes: tuple[str, ...]) -> list[tuple[str, list[str]]]:
     """For each field, the suffixes of the members that could be it."""
     roles: dict[str, list[str]] = {name: [] for name in FIELDS}
     bare = []
