@@ -16,9 +16,11 @@ from torch.utils.data import DataLoader
 from callbacks.base import Metric, MetricProtocol
 from callbacks.fid import FID
 from callbacks.kid import KID
+from callbacks.kid_thumb import KIDThumb
 from callbacks.psnr import PSNR
 from callbacks.results import Results, load_results
 from callbacks.sets import SetMetric
+from callbacks.swd import SWD
 from tests.callbacks.random_inception import inception, inception_file
 from tests.callbacks.tiny import Pictures, Tiny, collate, loader, trainer
 
@@ -258,7 +260,8 @@ class OneThread(Callback):
 
 
 def set_metrics() -> list[Metric]:
-    return [Color(control=True), FID(), KID(), KID("torchmetrics", 3, 4, label="kid_of_4")]
+    several = KID("torchmetrics", 3, 4, label="kid_of_4")
+    return [Color(control=True), FID(), KID(), several, SWD(), KIDThumb()]
 
 
 @pytest.mark.distributed

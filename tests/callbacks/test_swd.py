@@ -1,0 +1,126 @@
+"""SWD: the distance against scipy, what it tells apart, its patches, its published values."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.stats import wasserstein_distance
+from torch import Tensor
+from torch.nn import functional
+
+from callbacks.swd import SWD, blur, wasserstein
+from degradations.bicubic import resize
+from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+
+
+@settings(deadline=None, max_examples=50)
+@given(n=st.integers(1, 30), m=st.integers(1, 30), seed=st.integers(0, 99))
+def test_the_distance_is_scipys_for_any_two_sizes(n: int, m: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    a, b = (torch.randn(k, 3, generator=generator).double().sort(0).values for k in (n, m))
+    ours = wasserstein(a, b)
+    for column in range(3):
+        theirs = wasserstein_distance(a[:, column], b[:, column])
+        assert ours[column].item() == pytest.approx(theirs, rel=1e-9, abs=1e-12)
+
+
+def test_the_blur_is_binomial_and_mirrors() -> None:
+    x = torch.rand(2, 3, 9, 8, dtype=torch.float64)
+    kernel = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256
+    padded = np.pad(x.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)), mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(2, 3))
+    assert np.allclose(blur(x).numpy(), (windows * kernel).sum((-1, -2)))
+
+
+def photographs(n: int = 4, side: int = 96) -> Tensor:
+    from skimage import data
+
+    whole = torch.from_numpy(data.astronaut()).permute(2, 0, 1).float() / 255
+    return torch.stack([whole[:, 40 * i : 40 * i + side, 100 : 100 + side] for i in range(n)])
+
+
+def number(metric: SWD, sr: Tensor, hr: Tensor) -> dict[str, float]:
+    batch: Any = {"key": [str(i) for i in range(len(hr))]}
+    return metric.distances(*(metric.features(x, batch).double() for x in (sr, hr)))
+
+
+def test_detail_that_is_missing_or_too_much_by_level() -> None:
+    hr = photographs()
+    names = ["swd", "swd_2", "swd_3"]
+    assert list(number(SWD(), hr, hr).values()) == [0, 0, 0]
+    bicubic = {
+        s: number(SWD(), resize(resize(hr, (96 // s, 96 // s)), (96, 96)), hr) for s in (2, 4)
+    }
+    for name in names:
+        assert 0 < bicubic[2][name] < bicubic[4][name]
+    assert bicubic[2]["swd"] > 2 * bicubic[2]["swd_2"] > 4 * bicubic[2]["swd_3"]
+    noise = torch.randn(hr.shape, generator=torch.Generator().manual_seed(0)) * 0.1
+    noisy = number(SWD(), (hr + noise).clamp(0, 1), hr)
+    assert noisy["swd"] > noisy["swd_2"] > noisy["swd_3"] > 0
+    # Colour alone is none of its business.
+    assert number(SWD(), (hr * 255 - 10).clamp(0) / 255, (hr * 255).clamp(10) / 255)["swd"] < 0.05
+
+
+def test_places_belong_to_the_picture() -> None:
+    metric, images = SWD(patches=9), photographs()
+    batch: Any = {"key": ["a", "b", "c", "d"]}
+    whole = metric.features(images, batch)
+    assert whole.shape == (4, 3, 9, 49)
+    turned: Any = {"key": ["d", "c", "b", "a"]}
+    assert torch.equal(metric.features(images.flip(0), turned), whole.flip(0))
+    assert SWD("rgb", patches=9).features(images, batch).shape == (4, 3, 9, 147)
+    # Patches of the finest level are pieces of the picture minus its blur.
+    gray = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    band = (SWD("rgb", levels=1, patches=9).features(gray, batch))[0, 0, 0].view(3, 7, 7)
+    levels = (gray[:1] * 255).round()
+    pieces = functional.unfold(levels - blur(levels), 7)[0].T.view(-1, 3, 7, 7)
+    assert (pieces - band).abs().amax((1, 2, 3)).min() < 1e-3
+
+
+def test_pictures_that_are_too_small(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="24x24 pixels are too few for 3 levels, which need 28"):
+        trainer(tmp_path, SWD()).validate(Tiny(), loader(), verbose=False)
+    metric = SWD(levels=2)
+    trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
+    assert [r["metric"] for r in metric.records] == ["swd", "swd_2"]
+
+
+def test_a_run_with_bicubic_beside_it(tmp_path: Path) -> None:
+    metric = SWD(control=True)
+    trainer(tmp_path, metric).validate(Tiny(), loader(Pictures(side=32)), verbose=False)
+    assert [r["metric"] for r in metric.control_records] == ["swd", "swd_2", "swd_3"]
+    assert metric.records[0]["protocol"]["patches"].startswith("512 of 7x7")
+
+
+@pytest.mark.parametrize("key", ["levels", "patches", "directions"])
+def test_numbers_below_one(key: str) -> None:
+    with pytest.raises(ValueError, match=f"`{key}` of SWD is 0"):
+        SWD(**{key: 0})
+
+
+@pytest.mark.parametrize(("name", "scale", "value"), [("set5", 2, 1.95), ("set5", 4, 3.07)])
+def test_the_value_of_bicubic_on_set5(name: str, scale: int, value: float) -> None:
+    root = Path(os.environ.get("ENLARGER_DATA", "/nowhere"), name, f"x{scale}")
+    if not root.is_dir():
+        pytest.skip(f"no {root}; set ENLARGER_DATA")
+    metric, found = SWD(), []
+    for path in sorted((root / "hr").iterdir()):
+        hr, lr = (as_tensor(root / kind / path.name) for kind in ("hr", "lr"))
+        sr = resize(lr, hr.shape[-2:])
+        batch: Any = {"key": [path.stem]}
+        found.append([metric.features(x, batch)[0].double() for x in (sr, hr)])
+    sr, hr = (torch.stack(x) for x in zip(*found, strict=True))
+    assert metric.distance(sr, hr) == pytest.approx(value, rel=0.05)
+
+
+def as_tensor(path: Path) -> Tensor:
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
