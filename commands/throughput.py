@@ -215,8 +215,8 @@ def _table(found: Measured, world: int) -> Any:
     if found.workers:
         count = "1 worker" if found.workers == 1 else f"{found.workers} workers"
         supply = found.data.seconds / found.workers
-        table.add_row("pictures ready", count, *_numbers(found, supply), "")
-        table.add_row("training", "", *_numbers(found, found.training.seconds), "")
+        table.add_row("pictures, together", count, *_numbers(found, supply), "")
+        table.add_row("training, together", here, *_numbers(found, found.training.seconds), "")
     if found.whole:
         table.add_row("[bold]the run, measured", "", *_numbers(found, found.whole), "")
     return table
@@ -229,14 +229,17 @@ def _title(found: Measured, world: int) -> str:
 
 
 def _numbers(found: Measured, seconds: float) -> tuple[str, str]:
-    rate = f"{found.batch / seconds:,.0f}" if seconds * 1e6 > 1 else "-"
-    return f"{seconds * 1e3:.2f}", rate
+    return f"{seconds * 1e3:,.2f}", _rate(found.batch / seconds) if seconds > 1e-6 else "-"
+
+
+def _rate(images: float) -> str:
+    return f"{images:,.0f}" if images >= 10 else f"{images:.1f}"
 
 
 def _sentence(found: Measured, advice: Advice, world: int) -> str:
     now, then = (world * found.batch / seconds for seconds in (found.seconds, advice.seconds))
     what = "at best" if advice.bound else "expected"
     return (
-        f"[bold]{advice.change}[/bold]\n   {advice.why}.\n   {what} {then / now:.2g} times: "
-        f"{then:,.0f} images/s, from {now:,.0f}"
+        f"[bold]{advice.change}[/bold]\n   {advice.why}.\n   {what} {then / now:.2f} times: "
+        f"{_rate(then)} images/s, from {_rate(now)}"
     )
