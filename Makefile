@@ -15,12 +15,12 @@ install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
 	@if command -v uv >/dev/null; then \
 	  ([ -x $(BIN)/python ] || uv venv --python '>=3.11' .venv) && \
-	  uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev,fast,lmdb,spandrel]'; \
+	  uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev,lmdb,spandrel]'; \
 	else \
 	  $(PYTHON) -c 'import sys; sys.exit("Enlarger needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...") if sys.version_info < (3, 11) else 0' && \
 	  ([ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear .venv) && \
 	  $(BIN)/python -m pip install --quiet --upgrade pip && \
-	  $(BIN)/python -m pip install -c constraints.txt -e '.[dev,fast,lmdb,spandrel]'; \
+	  $(BIN)/python -m pip install -c constraints.txt -e '.[dev,lmdb,spandrel]'; \
 	fi
 	@touch $@
 

@@ -1,12 +1,13 @@
 """Bytes of a picture file to RGB pixels: the one place that knows file formats.
 
 Pillow reads the header of most files and the pixels of most. It would cut 16-bit colour down to 8
-bits in silence, so OpenCV reads 16-bit PNG and tifffile 16-bit TIFF. Where simplejpeg is installed
-it reads the pixels of 8-bit JPEG, for two reasons. It is the quickest: 633 us for a photograph of
-481x321, against 641 with OpenCV or torchvision and 765 with Pillow; all four are libjpeg-turbo and
-gave the same bits for 6,400 photographs and for all chroma samplings (test_decode.py keeps watch).
-And it refuses what libjpeg only warns about, such as a picture that ends too early, where the
-others paint the rest grey. A file of a kind that it does not know is left to Pillow.
+bits in silence, so OpenCV reads 16-bit PNG and tifffile 16-bit TIFF. simplejpeg reads the pixels of
+8-bit JPEG, for two reasons. It is the quickest: 633 us for a photograph of 481x321, against 641
+with OpenCV or torchvision and 765 with Pillow; all four are libjpeg-turbo and gave the same bits
+for 6,400 photographs and for all chroma samplings (test_decode.py keeps watch). And it refuses what
+libjpeg only warns about, such as a picture that ends too early, where the others paint the rest
+grey. A file of a kind that it does not know is left to Pillow, and so are all on a platform without
+a wheel of it: the same pixels, later, and without that strictness.
 
 Of a file with several frames or pages, the first is the picture.
 """

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 try:
     import simplejpeg
-except ImportError:  # an optional extra
+except ImportError:  # a platform without a wheel: Pillow reads the same, less strictly
     simplejpeg = None
 
 AVAILABLE = simplejpeg is not None

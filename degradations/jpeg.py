@@ -27,11 +27,11 @@ class JPEG(Stage):
 
     The picture is clamped and rounded to 8 bits, as a file of it would be. The pixels are Pillow's,
     bit for bit, on every path. On a CPU a real codec makes them: OpenCV's, with the decoder of
-    simplejpeg where that is installed (16 photographs of 256 pixels: 7.8 ms of one core; 8.2
-    without simplejpeg, 11.0 by Pillow). On a GPU, and where gradients are wanted, libjpeg's
-    arithmetic in torch does (`degradations.libjpeg`). kornia's `jpeg_codec_differentiable` takes as
-    long as that on a CPU (196 ms; ours 165) and is on average 1.0 (quality 95) to 2.0 levels
-    (quality 10) off Pillow's 4:2:0 on Kodak's photographs.
+    simplejpeg (16 photographs of 256 pixels: 7.8 ms of one core; 8.2 with OpenCV's own, which
+    stands in where simplejpeg is missing, 11.0 by Pillow). On a GPU, and where gradients are
+    wanted, libjpeg's arithmetic in torch does (`degradations.libjpeg`). kornia's
+    `jpeg_codec_differentiable` takes as long as that on a CPU (196 ms; ours 165) and is on average
+    1.0 (quality 95) to 2.0 levels (quality 10) off Pillow's 4:2:0 on Kodak's photographs.
 
     Args:
         quality: Range of the quality, whole numbers from 1 to 100, both ends included; the number

@@ -70,7 +70,7 @@ def exif(orientation):
 
 
 def simplejpeg_or_skip():
-    return pytest.importorskip("simplejpeg", reason="simplejpeg is not installed")
+    return pytest.importorskip("simplejpeg", reason="there is no wheel of simplejpeg here")
 
 
 # ------------------------------------------------------------------------------------------- 8 bits
@@ -389,7 +389,7 @@ def test_16_bits_keep_their_profile():
 # -------------------------------------------------------------------------------------- quick JPEG
 
 
-@pytest.mark.skipif(not module.QUICK_JPEG, reason="simplejpeg is not installed")
+@pytest.mark.skipif(not module.QUICK_JPEG, reason="there is no wheel of simplejpeg here")
 @pytest.mark.parametrize("sampling", ["444", "422", "420", "440", "411", "Gray"])
 @pytest.mark.parametrize("size", [(64, 48), (33, 17), (1, 1)])
 def test_results_do_not_depend_on_simplejpeg(sampling, size, monkeypatch):
@@ -402,7 +402,7 @@ def test_results_do_not_depend_on_simplejpeg(sampling, size, monkeypatch):
     np.testing.assert_array_equal(quick, decode(data, "a").rgb)
 
 
-@pytest.mark.skipif(not module.QUICK_JPEG, reason="simplejpeg is not installed")
+@pytest.mark.skipif(not module.QUICK_JPEG, reason="there is no wheel of simplejpeg here")
 def test_results_do_not_depend_on_simplejpeg_on_photographs(data_root, monkeypatch):
     paths = sorted((data_root / "bsds400").glob("*.jpg"))[:20]
     quick = [read_picture(path).rgb for path in paths]

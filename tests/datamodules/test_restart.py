@@ -19,7 +19,7 @@ from datamodules.restart import decode_crop, encode_jpeg, restart_offsets, trans
 
 needs_jpegtran = pytest.mark.skipif(not shutil.which("jpegtran"), reason="needs jpegtran")
 needs_simplejpeg = pytest.mark.skipif(
-    not decode_module.QUICK_JPEG, reason="simplejpeg is not installed"
+    not decode_module.QUICK_JPEG, reason="there is no wheel of simplejpeg here"
 )
 
 

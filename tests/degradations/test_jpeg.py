@@ -72,7 +72,7 @@ def on_one_canvas(stage, pictures, quality, subsampling):
 @pytest.fixture(params=["simplejpeg", "opencv"])
 def decoder(request, monkeypatch):
     if request.param == "simplejpeg":
-        pytest.importorskip("simplejpeg", reason="the extra 'fast' is not installed")
+        pytest.importorskip("simplejpeg", reason="there is no wheel of simplejpeg here")
     else:
         monkeypatch.setitem(sys.modules, "simplejpeg", None)
     jpeg._decoder.cache_clear()
