@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 LARGE = 50_000  # samples; the table of a smaller set is made as quickly as it is read
 AT_ONCE = 16  # requests to servers
+MANY = 4  # times the crop's pixels; of a smaller picture, decoding the whole is as quick
 
 
 class Shards(Source):
@@ -217,12 +218,14 @@ class Shards(Source):
         return sample
 
     def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> Sample:
-        """A part of the picture; where the shard has restart markers, no more of it is decoded.
+        """A part of the picture; of a large one with restart markers, no more is decoded.
 
         Args and errors as ``Source.read_crop`` and ``read``.
         """
         column = self._table.columns.get("rst")
-        if column is None or not column.offsets[index]:
+        size = self.size(index)
+        small = size is not None and size[0] * size[1] < MANY * height * width
+        if column is None or not column.offsets[index] or small:
             return super().read_crop(index, top, left, height, width)
         from datamodules.restart import decode_crop  # few shards have them
 
