@@ -233,6 +233,17 @@ def test_a_model_for_which_there_is_no_experiment(enlarger: Enlarger, home: Path
     assert list(Path("runs").glob("*/checkpoints/step-000000002.ckpt"))
 
 
+def test_data_for_which_there_is_no_experiment(enlarger: Enlarger, home: Path) -> None:
+    """The mixture: two sources of four pictures each, all four crops of a batch by the weights."""
+    narrow = ("--model.init_args.network.blocks", 1, "--model.init_args.network.channels", 8)
+    enlarger(
+        *("fit", "--model", CONFIGS / "model/edsr.yaml", "--data", CONFIGS / "data/mix.yaml"),
+        *("--degradation", CONFIGS / "degradation/bicubic.yaml", *RUN, *FIT, *narrow),
+        *("--data.init_args.val", "null"),
+    )
+    assert list(Path("runs").glob("*/checkpoints/step-000000002.ckpt"))
+
+
 def test_the_quickstart_with_colours(enlarger: Enlarger, home: Path) -> None:
     command = ("--config", CONFIGS / "experiment/quickstart.yaml", *RUN, *small("quickstart"))
     augment = ("--data.init_args.augment", CONFIGS / "augment/color.yaml")
