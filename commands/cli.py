@@ -189,6 +189,10 @@ class EnlargerCLI(LightningCLI):
             )
         trainer.default_root_dir = str(self.run.path)
         trainer.use_distributed_sampler = False  # the plan shares the samples out itself
+        if trainer.strategy == "fsdp":
+            from commands.fully_sharded import FullySharded  # half a second
+
+            trainer.strategy = FullySharded()
         if trainer.logger in (None, True):
             silent = self.subcommand in ("predict", *TRIALS)
             trainer.logger = False if silent else _tensorboard(self.run.path)

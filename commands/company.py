@@ -66,7 +66,8 @@ class Company:
             TemporaryError: Some did not come in time.
         """
         environment = _environment(trainer)
-        assert environment is not None  # as `may_meet` said
+        if environment is None:
+            raise RuntimeError("there is nobody to meet; ask may_meet first")
         self.rank, self.world = trainer.global_rank, trainer.world_size
         self._store = open_store(environment, self.limit)
         config = json.dumps(facts["config"], sort_keys=True)

@@ -170,18 +170,24 @@ class Network:
         for process in self.processes:
             process.popen.wait(30)
 
-    def serve(self, folder: Path, port: int = 8000) -> str:
+    def serve(self, folder: Path, *faults: str, port: int = 8000) -> str:
         """Serve a folder by HTTP from the server's namespace; gives the address to read from."""
-        command = [sys.executable, "-m", "http.server", port, "--directory", folder]
-        self.server.run(command, "server.log")
+        command = [sys.executable, "-m", "tests.distributed.serve", folder, port, *faults]
+        self.server.run(command, "server.log", PYTHONPATH=str(REPO), PYTHONHASHSEED="0")
         return f"http://{self.server.address}:{port}"
 
-    def train(self, *args: object, log: str, only: int | None = None) -> list[Process]:
-        """Start ``main.py`` by torchrun on all nodes, or on one of them; one process a node."""
+    def train(self, *args: object, log: str, **environment: str) -> list[Process]:
+        """Start ``main.py`` by torchrun on all nodes, one process a node.
+
+        Args:
+            args: Of ``main.py``.
+            log: Name of the logs.
+            environment: Further variables; ``{node}`` is replaced by the node's name.
+        """
         count = len(self.nodes)
         flags = ["--trainer.num_nodes", count, "--trainer.devices", 1, "--trainer.strategy", "ddp"]
         started = []
-        for node in self.nodes if only is None else [self.nodes[only]]:
+        for node in self.nodes:
             torchrun = [
                 *(sys.executable, "-m", "torch.distributed.run", "--nnodes", count),
                 *("--node_rank", node.number, "--nproc_per_node", 1),
@@ -189,7 +195,8 @@ class Network:
             ]
             command = [*torchrun, REPO / "main.py", *args, *flags]
             name = f"{log}-{node.number}.log"
-            started.append(node.run(command, name, GLOO_SOCKET_IFNAME="eth0"))
+            own = {k: v.format(node=node.name) for k, v in environment.items()}
+            started.append(node.run(command, name, GLOO_SOCKET_IFNAME="eth0", **own))
         return started
 
 

@@ -18,10 +18,11 @@ class Record(Callback):
     Args:
         folder: Where ``rank-N.jsonl`` goes.
         seconds: Time that each step takes longer.
+        pictures: Also keep the LR crops.
     """
 
-    def __init__(self, folder: str, seconds: float = 0.0) -> None:
-        self.folder, self.seconds = Path(folder), seconds
+    def __init__(self, folder: str, seconds: float = 0.0, pictures: bool = False) -> None:
+        self.folder, self.seconds, self.pictures = Path(folder), seconds, pictures
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -35,8 +36,12 @@ class Record(Callback):
             "rank": trainer.global_rank,
             "world": trainer.world_size,
             "crops": list(zip(batch["key"], batch["seed"].tolist(), strict=True)),
-            "lr": batch["lr"].double().mean().item(),
         }
+        if self.pictures:
+            name = f"step-{trainer.global_step}-rank-{trainer.global_rank}.pt"
+            torch.save(
+                dict(zip(batch["seed"].tolist(), batch["lr"], strict=True)), self.folder / name
+            )
         with (self.folder / f"rank-{trainer.global_rank}.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         time.sleep(self.seconds)
@@ -68,6 +73,14 @@ def global_batches(folder: Path) -> dict[int, Counter[tuple[str, int]]]:
         step: Counter(tuple(crop) for line in lines.values() for crop in line["crops"])
         for step, lines in sorted(latest.items())
     }
+
+
+def pictures_of(folder: Path, step: int) -> dict[int, torch.Tensor]:
+    """LR crops of a step over all processes, by seed."""
+    found: dict[int, torch.Tensor] = {}
+    for path in folder.glob(f"step-{step}-rank-*.pt"):
+        found |= torch.load(path, weights_only=True)
+    return found
 
 
 def newest(run: Path) -> dict[str, Any]:

@@ -104,3 +104,30 @@ def test_the_script(checker: list[str]) -> None:
     if shutil.which(checker[0]) is None:
         pytest.skip(f"needs {checker[0]}")
     subprocess.run([*checker, str(REPO / "docs" / "train.sbatch")], check=True)
+
+
+@pytest.mark.parametrize(
+    ("status", "restarts", "requeued"),
+    [(0, 0, False), (138, 0, True), (75, 3, True), (75, 50, False), (2, 0, False), (143, 0, False)],
+)
+def test_when_the_script_starts_the_job_again(
+    tmp_path: Path, status: int, restarts: int, requeued: bool
+) -> None:
+    """143 is a job that was cancelled, or that SLURM itself starts again."""
+    for name, line in (("srun", f"exit {status}"), ("scontrol", 'echo "$@" > asked')):
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\n{line}\n")
+        path.chmod(0o755)
+    slurm = {
+        **{"SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_JOB_ID": "7"},
+        **{"SLURM_RESTART_COUNT": str(restarts), "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    }
+    done = subprocess.run(
+        ["bash", str(REPO / "docs" / "train.sbatch"), "some.yaml"],
+        env=slurm, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert done.returncode == status
+    asked = tmp_path / "asked"
+    assert (asked.read_text().strip() if asked.exists() else None) == (
+        "requeue 7" if requeued else None
+    )

@@ -17,13 +17,13 @@ from tests.conftest import REPO
 LIMIT = 150  # seconds: a process that waits for one that will not come would wait for half an hour
 
 
-def torchrun(*args: object) -> None:
+def torchrun(*args: object, processes: int = 2, strategy: str = "ddp") -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
     place = ["--master_addr", "127.0.0.1", "--master_port", str(port)]
-    flags = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    flags = ["--trainer.devices", str(processes), "--trainer.strategy", strategy]
     subprocess.run(
         [*launcher, *place, str(REPO / "main.py"), *map(str, args), *flags],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -1,0 +1,134 @@
+"""``--trainer.strategy fsdp``: parameters, gradients and optimiser states in parts on all ranks.
+
+Torch's second version of FSDP, by way of Lightning's strategy for it, which wants the model to
+shard itself. Checkpoints are those of any other run, in one file: a run may go on with ``ddp``, on
+another number of processes, or on one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import fully_shard
+from torch.optim import Optimizer
+
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+class FullySharded(ModelParallelStrategy):
+    """Shard each block of each network, and then what is left of the network.
+
+    A block is a member of a list or a sequence of modules. What is called in a network must be its
+    ``forward``: other methods would meet parameters that are not gathered.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Its states come from the one file, by ``load_optimizer_state_dict``."""
+        return True
+
+    def setup_environment(self) -> None:
+        """Start the processes' group; all of them share one copy of the parameters."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    def setup(self, trainer: Trainer) -> None:
+        """Shard the model, then make its optimisers."""
+        model = self._whole()
+        mesh = self.device_mesh["data_parallel"]
+        self.model_to_device()
+        for parameter in model.parameters():  # weights of convolutions may be channels-last
+            parameter.data = parameter.data.contiguous()
+        for network in model.children():
+            for block in _blocks(network):
+                fully_shard(block, mesh=mesh)
+            if _has_parameters(network):
+                fully_shard(network, mesh=mesh)
+        model.configure_model = _done  # type: ignore[method-assign]  # Lightning asks for it
+        super().setup(trainer)
+
+    def load_checkpoint(
+        self, checkpoint_path: Any, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """The whole file, on each process."""
+        path = Path(self.broadcast(checkpoint_path))
+        loaded: dict[str, Any] = torch.load(
+            path, map_location="cpu", mmap=True, weights_only=weights_only is not False
+        )
+        return loaded
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Each process takes its part of the weights."""
+        options = StateDictOptions(full_state_dict=True, strict=strict)
+        set_model_state_dict(self._whole(), checkpoint["state_dict"], options=options)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The state as one process alone would have it, on the first; empty on the others."""
+        plain = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        whole: dict[str, Any] = dict(get_optimizer_state_dict(self._whole(), plain, options=WHOLE))
+        if self.global_rank != 0:
+            return {}
+        numbers = {name: i for i, name in enumerate(self._names(plain))}
+        return {
+            "state": {numbers[name]: state for name, state in whole["state"].items()},
+            "param_groups": [
+                {**group, "params": [numbers[name] for name in group["params"]]}
+                for group in whole["param_groups"]
+            ],
+        }
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Each process takes its part of the states."""
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            names = self._names(optimizer)
+            named: Any = {
+                "state": {names[i]: values for i, values in state["state"].items()},
+                "param_groups": [
+                    {**group, "params": [names[i] for i in group["params"]]}
+                    for group in state["param_groups"]
+                ],
+            }
+            options = StateDictOptions(full_state_dict=True)
+            set_optimizer_state_dict(self._whole(), optimizer, named, options=options)
+
+    def _whole(self) -> LightningModule:
+        module = self.lightning_module
+        if module is None:
+            raise RuntimeError("the trainer has not connected its model yet")
+        return module
+
+    def _names(self, optimizer: Optimizer) -> list[str]:
+        known = {id(p): name for name, p in self._whole().named_parameters()}
+        return [known[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
+def _blocks(network: nn.Module) -> Iterator[nn.Module]:
+    for module in network.modules():
+        if isinstance(module, nn.ModuleList | nn.Sequential) and module is not network:
+            for block in module.children():
+                if _has_parameters(block) and any(True for _ in block.children()):
+                    yield block
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
+
+
+def _done() -> None:
+    return

@@ -1,0 +1,23 @@
+"""A web server as a program of its own: ``python -m tests.distributed.serve FOLDER PORT [FAULT...]``.
+
+Each fault is used up by one request: ``cut`` (the connection ends in the middle), a status.
+"""
+
+from __future__ import annotations
+
+import sys
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+
+from tests.datamodules.server import Server, _Handler
+
+
+def main(folder: str, port: str, *faults: str) -> None:
+    state = Server(Path(folder))
+    state.faults = [int(fault) if fault.isdigit() else fault for fault in faults]
+    handler = type("Handler", (_Handler,), {"state": state})
+    ThreadingHTTPServer(("", int(port)), handler).serve_forever()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

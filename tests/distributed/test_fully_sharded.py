@@ -1,0 +1,32 @@
+"""FSDP on two processes: a run goes on from its checkpoint, with FSDP and without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.distributed.records import newest
+from tests.distributed.test_two_processes import torchrun
+
+pytestmark = pytest.mark.distributed
+
+METRIC = "[callbacks.psnr.PSNR]"  # and no EMA, which needs whole parameters
+
+
+def test_goes_on_sharded_and_whole(tiny: Path, enlarger: Callable[..., None]) -> None:
+    command = ["fit", "--config", "tiny.yaml", "--trainer.callbacks", METRIC]
+    enlarger(*command, "--run.name", "alone")
+    torchrun(*command, "--run.name", "parts", "--trainer.max_steps", 7, strategy="fsdp")
+    torchrun(*command, "--run.name", "parts", strategy="fsdp")
+    parts, alone = newest(Path("runs/parts")), newest(Path("runs/alone"))
+    assert parts["global_step"] == alone["global_step"] == 12
+    for part in ("state_dict", "optimizer_states"):
+        torch.testing.assert_close(parts[part], alone[part], rtol=0, atol=1e-5)
+    # The same file goes on without FSDP, on one process.
+    for name in ("parts", "alone"):
+        enlarger(*command, "--run.name", name, "--trainer.max_steps", 14)
+    parts, alone = newest(Path("runs/parts")), newest(Path("runs/alone"))
+    torch.testing.assert_close(parts["state_dict"], alone["state_dict"], rtol=0, atol=1e-5)
