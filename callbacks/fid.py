@@ -32,6 +32,8 @@ class FID(InceptionMetric):
         label: Name in logs and results, where one metric is used twice (say, for two presets).
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
+        reference: What the outputs are compared with instead of their HR pictures: a folder of
+            pictures, or a file made by ``python -m callbacks.reference``.
     """
 
     name = "fid"

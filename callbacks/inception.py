@@ -45,6 +45,8 @@ class InceptionMetric(SetMetric):
         label: Name in logs and results, where one metric is used twice (say, for two presets).
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
+        reference: What the outputs are compared with instead of their HR pictures: a folder of
+            pictures, or a file made by ``python -m callbacks.reference``.
 
     Raises:
         ValueError: An unknown preset.
@@ -58,8 +60,9 @@ class InceptionMetric(SetMetric):
         limit: int | None = None,
         label: str | None = None,
         control: bool = False,
+        reference: str | None = None,
     ) -> None:
-        super().__init__(every_n, limit, label, control)
+        super().__init__(every_n, limit, label, control, reference)
         if preset not in PREPARATIONS:
             known = ", ".join(map(repr, PREPARATIONS))
             raise ValueError(
@@ -88,16 +91,21 @@ class InceptionMetric(SetMetric):
 
     def protocol(self) -> MetricProtocol:
         """Implementation, preset, rounding, resize, antialiasing, network and weights."""
+        library = version("torch-fidelity")
+        made_by = {"implementation": f"enlarger {type(self).name} 1, torch-fidelity {library}"}
+        return made_by | self.features_protocol()
+
+    def features_protocol(self) -> MetricProtocol:
+        """Preset, rounding, resize, antialiasing, network and weights."""
         filter_, antialias, _ = PREPARATIONS[self.preset]
         return {
-            "implementation": f"enlarger {type(self).name} 1",
             "preset": self.preset,
             "color": "rgb",
             "round_8bit": True,
             "data_range": 255,
             "resize": f"{filter_} to {SIDE}x{SIDE}",
             "antialias": antialias,
-            "network": f"torch-fidelity {version('torch-fidelity')} Inception-v3, 2048 features",
+            "network": "Inception-v3 of 2015-12-05, 2048 features",
             "weights": weights.entry_of(WEIGHTS)["file"],
             "sha256": self.sha256,
         }

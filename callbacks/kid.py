@@ -35,6 +35,8 @@ class KID(InceptionMetric):
         label: Name in logs and results, where one metric is used twice (say, for two presets).
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
+        reference: What the outputs are compared with instead of their HR pictures: a folder of
+            pictures, or a file made by ``python -m callbacks.reference``.
 
     Raises:
         ValueError: ``subsets`` is below 1 or ``subset_size`` below 2.
@@ -53,8 +55,9 @@ class KID(InceptionMetric):
         limit: int | None = None,
         label: str | None = None,
         control: bool = False,
+        reference: str | None = None,
     ) -> None:
-        super().__init__(preset, strict_weights, every_n, limit, label, control)
+        super().__init__(preset, strict_weights, every_n, limit, label, control, reference)
         for key, value, least in (("subsets", subsets, 1), ("subset_size", subset_size, 2)):
             if value < least:
                 raise ValueError(f"`{key}` of KID is {value}; it must be at least {least}")

@@ -35,6 +35,8 @@ class KIDThumb(SetMetric):
         label: Name in logs and results, where one metric is used twice.
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
+        reference: What the outputs are compared with instead of their HR pictures: a folder of
+            pictures, or a file made by ``python -m callbacks.reference``.
 
     Raises:
         ValueError: A value out of range.
@@ -53,8 +55,9 @@ class KIDThumb(SetMetric):
         limit: int | None = None,
         label: str | None = None,
         control: bool = False,
+        reference: str | None = None,
     ) -> None:
-        super().__init__(every_n, limit, label, control)
+        super().__init__(every_n, limit, label, control, reference)
         arguments = (("side", side, 1), ("subsets", subsets, 1), ("subset_size", subset_size, 2))
         for key, value, least in arguments:
             if value < least:
@@ -72,6 +75,11 @@ class KIDThumb(SetMetric):
             "kernel": f"(x.y/{3 * self.side**2} + 1)^3, unbiased",
             "subsets": f"{self.subsets} of up to {self.subset_size}, seed {SEED}",
         }
+
+    def features_protocol(self) -> MetricProtocol:
+        """Colour and thumbnails."""
+        wanted = ("implementation", "color", "round_8bit", "data_range", "resize")
+        return {key: value for key, value in self.protocol().items() if key in wanted}
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:
         """(B, 3 side^2) thumbnails.

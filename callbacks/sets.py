@@ -29,7 +29,10 @@ from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
-from callbacks.base import Measured, Metric, Record
+from callbacks.base import Measured, Metric, MetricProtocol, Record
+from callbacks.processes import on_first
+from callbacks.reference import find_reference
+from callbacks.reference_files import Reference
 from degradations.base import ieee_float32
 
 if TYPE_CHECKING:
@@ -39,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 class SetMetric(Metric):
-    """A distance between the set of outputs and that of their HR pictures.
+    """A distance between the set of outputs and that of their HR pictures, or of other references.
 
     Features are computed image by image as batches come; those of references are kept from one
     validation to the next while their pixels stay the same. At the end they are brought together
@@ -52,6 +55,8 @@ class SetMetric(Metric):
         label: Name in logs and results, where one metric is used twice.
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
+        reference: What the outputs are compared with instead of their HR pictures: a folder of
+            pictures, or a file made by ``python -m callbacks.reference``.
     """
 
     higher_is_better = False
@@ -65,8 +70,11 @@ class SetMetric(Metric):
         limit: int | None = None,
         label: str | None = None,
         control: bool = False,
+        reference: str | None = None,
     ) -> None:
         super().__init__(every_n, limit, label, control)
+        self.reference, self.needs_hr = reference, reference is None
+        self._reference: Reference | None = None  # on the first process, which alone compares
         self._known: dict[bytes, NDArray[Any]] = {}  # features of references seen before, ...
         self._used: dict[bytes, NDArray[Any]] = {}  # ... and in the evaluation that runs now
 
@@ -95,15 +103,29 @@ class SetMetric(Metric):
         """The number by its name, and others, if the metric has more of them. Args as above."""
         return {self.name: self.distance(sr, hr)}
 
+    def features_protocol(self) -> MetricProtocol:
+        """What of the protocol the features depend on; files of references are made for that."""
+        return self.protocol()
+
     # ---------------------------------------------------------------------------------- the work
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """As all metrics; also find the references, if they are not the HR pictures.
+
+        Raises:
+            ValueError: They are missing, broken, too few, or of another protocol.
+        """
+        super().setup(trainer, pl_module, stage)
+        if self.reference is not None and not self._off:
+            on_first(self._find_reference)
+
     def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """(B, 2, ...) features of the output and of its reference."""
-        return torch.stack([self._checked(sr, batch), self._remembered(hr, batch)], 1)
+        """(B, 2, ...) features of the output and of its HR; (B, 1, ...) with other references."""
+        return self._paired(self.finite_features(sr, batch), hr, batch)
 
     def measure_control(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
         """The same of bicubic, which the next validation enlarges to the same pixels again."""
-        return torch.stack([self._remembered(sr, batch), self._remembered(hr, batch)], 1)
+        return self._paired(self._remembered(sr, batch), hr, batch)
 
     def summarise(self, dataset: Any, images: Measured) -> list[Record]:
         """The distances; none is a number if an image is not.
@@ -118,13 +140,20 @@ class SetMetric(Metric):
             message = "%s of %s is not finite, because %d of %d images are not: %s"
             log.warning(message, self.name, dataset.name, len(bad), len(images), shown)
             return [self.record(dataset, math.nan, len(images))]
-        both = torch.from_numpy(np.stack(list(images.values()), 1)).to(torch.float64)
-        found = self.distances(both[0], both[1])
+        sets = list(torch.from_numpy(np.stack(list(images.values()), 1)).to(torch.float64))
+        if self._reference is not None:
+            sets.append(torch.from_numpy(self._reference.features).to(torch.float64))
+        found = self.distances(*sets)
         return [self.record(dataset, value, len(images), name) for name, value in found.items()]
 
     def record(self, dataset: Any, value: float, n: int, name: str | None = None) -> Record:
         """One number with its protocol, and a remark where the images were few."""
         record = super().record(dataset, value, n, name)
+        if self._reference is not None:
+            known = self._reference
+            record["protocol"]["reference"] = f"{known.name}, {known.pictures}, {known.content}"
+            record["protocol"]["reference_n"] = len(known.features)
+            n = min(n, len(known.features))
         if n < self.enough:
             meaning = f": {self.remark}" if self.remark else ""
             record["protocol"]["remark"] = f"few images (below {self.enough}){meaning}"
@@ -156,8 +185,28 @@ class SetMetric(Metric):
                 "take the metric out of trainer.callbacks"
             )
 
-    def _checked(self, images: Tensor, batch: Batch) -> Tensor:
-        """Features on the CPU; not numbers where pixels are not, which rounding would hide."""
+    def _find_reference(self) -> None:
+        if self._reference is None and self.reference is not None:
+            found = find_reference(self, self.reference)
+            if len(found.features) < self.minimum:
+                raise ValueError(
+                    f"`reference` of {type(self).__name__}, {self.reference!r}, has "
+                    f"{len(found.features)} pictures; it needs at least {self.minimum}"
+                )
+            self._reference = found
+
+    def _paired(self, features: Tensor, hr: Tensor, batch: Batch) -> Tensor:
+        if self.reference is not None:
+            return features[:, None]
+        return torch.stack([features, self._remembered(hr, batch)], 1)
+
+    def finite_features(self, images: Tensor, batch: Batch) -> Tensor:
+        """Features on the CPU; not numbers where pixels are not, which rounding would hide.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            batch: What else the data module gave; references have a ``key`` only.
+        """
         device = images.device
         with torch.no_grad(), torch.autocast(device.type, enabled=False), ieee_float32(device):
             features = self.features(images.float(), batch)
@@ -174,6 +223,6 @@ class SetMetric(Metric):
         ]
         have: Mapping[bytes, NDArray[Any]] = ChainMap(self._used, self._known)
         if not all(digest in have for digest in digests):
-            have = dict(zip(digests, self._checked(images, batch).numpy(), strict=True))
+            have = dict(zip(digests, self.finite_features(images, batch).numpy(), strict=True))
         self._used.update((digest, have[digest]) for digest in digests)
         return torch.from_numpy(np.stack([have[digest] for digest in digests]))

@@ -48,6 +48,8 @@ class SWD(SetMetric):
         label: Name in logs and results, where one metric is used twice.
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
+        reference: What the outputs are compared with instead of their HR pictures: a folder of
+            pictures, or a file made by ``python -m callbacks.reference``.
 
     Raises:
         ValueError: A value out of range.
@@ -65,8 +67,9 @@ class SWD(SetMetric):
         limit: int | None = None,
         label: str | None = None,
         control: bool = False,
+        reference: str | None = None,
     ) -> None:
-        super().__init__(every_n, limit, label, control)
+        super().__init__(every_n, limit, label, control, reference)
         if color not in ("y", "rgb"):
             raise ValueError(f"`color` of SWD is {color!r}; expected 'y' or 'rgb'")
         counts = {"levels": levels, "patches": patches, "directions": directions}
@@ -87,6 +90,11 @@ class SWD(SetMetric):
             "patches": f"{self.patches} of {SIDE}x{SIDE}, minus 5x5 binomial blur",
             "directions": self.directions,
         }
+
+    def features_protocol(self) -> MetricProtocol:
+        """All but the directions, and the levels."""
+        protocol = {key: value for key, value in self.protocol().items() if key != "directions"}
+        return protocol | {"levels": self.levels}
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:
         """(B, levels, patches, D) patches; D is 49, times 3 in RGB.

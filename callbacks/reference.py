@@ -1,0 +1,289 @@
+"""References of FID and its family: features of a folder of pictures, computed once.
+
+    python -m callbacks.reference IMAGES                                for FID and KID, clean-fid
+    python -m callbacks.reference IMAGES --set preset=torch-fidelity
+    python -m callbacks.reference IMAGES --side 1024 --out real.npz     cropped, to be shared
+    python -m callbacks.reference IMAGES --metric callbacks.swd.SWD
+
+The file serves a metric's argument ``reference``; a folder given there is computed likewise. It is
+kept under the hash of the pictures' content, and refused by a metric of another protocol.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from callbacks.picture_files import find_pictures, read_picture
+from callbacks.reference_files import (
+    Reference,
+    check_protocol,
+    content_hash,
+    load_reference,
+    protocol_hash,
+    save_reference,
+)
+from degradations.bicubic import resize
+
+if TYPE_CHECKING:
+    from callbacks.sets import SetMetric
+
+log = logging.getLogger(__name__)
+
+CACHE = "~/.cache/enlarger/references"
+BATCH = 8
+READERS = 4
+
+
+def find_reference(metric: SetMetric, place: str) -> Reference:
+    """The features that a metric's argument ``reference`` means.
+
+    Args:
+        metric: Ready to compute features.
+        place: A file of features, or a folder of pictures; environment variables are expanded.
+
+    Raises:
+        ValueError: No such place, a file of another protocol or a damaged one, a broken picture.
+    """
+    path = Path(os.path.expandvars(place)).expanduser()
+    if path.is_dir():
+        return reference_of([path], metric)[1]
+    if not path.is_file():
+        raise ValueError(
+            f"`reference` of {type(metric).__name__} is {place!r}, where there is neither a folder "
+            "of pictures nor a file of `python -m callbacks.reference`"
+        )
+    reference = load_reference(path)
+    check_protocol(path, reference, metric.features_protocol())
+    return reference
+
+
+def reference_of(
+    places: Sequence[str | Path], metric: SetMetric, side: int | None = None
+) -> tuple[Path, Reference]:
+    """Features of all pictures below some places, from the cache if they are there.
+
+    Args:
+        places: Folders or files.
+        metric: Ready to compute features.
+        side: Bring each picture's shorter side to this many pixels, and cut out the centre.
+
+    Returns:
+        The file in the cache, and what it holds.
+
+    Raises:
+        ValueError: A picture is broken, or a place holds none.
+    """
+    pictures = named_pictures(places)
+    content, protocol = content_hash(pictures.items()), metric.features_protocol()
+    prepared = "as they are" if side is None else f"shorter side to {side}, centre {side}x{side}"
+    name = f"{content}-{protocol_hash(protocol, prepared)}.npz"
+    path = Path(CACHE).expanduser() / name
+    if path.is_file():
+        try:
+            reference = load_reference(path)
+            check_protocol(path, reference, protocol)
+            return path, reference
+        except ValueError as error:  # a damaged cache is no reason to stop
+            log.warning("computed again: %s", error)
+    features = compute(metric, pictures, side)
+    title = ", ".join(Path(place).resolve().name for place in places)
+    reference = Reference(features, title, content, prepared, protocol)
+    save_reference(path, reference)
+    return path, reference
+
+
+def named_pictures(places: Sequence[str | Path]) -> dict[str, Path]:
+    """Pictures by their path below their folder, without suffix.
+
+    Raises:
+        ValueError: Two have one name, or a place holds none.
+    """
+    named: dict[str, Path] = {}
+    for place in map(Path, places):
+        for path in find_pictures([place]):
+            below = path.relative_to(place) if place.is_dir() else Path(path.name)
+            name = below.with_suffix("").as_posix()
+            if name in named:
+                raise ValueError(f"{path} and {named[name]} have one name, {name!r}; rename one")
+            named[name] = path
+    return named
+
+
+def compute(metric: SetMetric, pictures: dict[str, Path], side: int | None) -> Any:
+    """(N, ...) float32 features of pictures, sorted by name.
+
+    Raises:
+        ValueError: Pictures are broken; all of them are named.
+    """
+    found: dict[str, Any] = {}
+    broken: list[str] = []
+    batch: list[tuple[str, Tensor]] = []
+
+    def flush() -> None:
+        if batch and not broken:
+            names, images = [name for name, _ in batch], torch.cat([x for _, x in batch])
+            features = metric.finite_features(images.to(device_of(metric)), {"key": names})
+            found.update(zip(names, features.float().numpy(), strict=True))
+        batch.clear()
+
+    for name, picture in tqdm(_read(pictures), total=len(pictures), unit="picture", disable=None):
+        if isinstance(picture, ValueError):
+            broken.append(str(picture))
+            continue
+        image = picture if side is None else centre(picture, side)
+        if len(batch) == BATCH or (batch and batch[0][1].shape != image.shape):
+            flush()
+        batch.append((name, image))
+    flush()
+    if broken:
+        more = f"\n... and {len(broken) - 10} more" if len(broken) > 10 else ""
+        raise ValueError("\n".join(broken[:10]) + more)
+    return np.stack([found[name] for name in sorted(found)])
+
+
+def centre(picture: Tensor, side: int) -> Tensor:
+    """(1, 3, side, side): the shorter side resized by antialiased bicubic, the middle cut out."""
+    height, width = picture.shape[-2:]
+    factor = side / min(height, width)
+    resized = resize(picture, (max(side, round(height * factor)), max(side, round(width * factor))))
+    top, left = (resized.shape[-2] - side) // 2, (resized.shape[-1] - side) // 2
+    return resized[..., top : top + side, left : left + side]
+
+
+def device_of(metric: SetMetric) -> torch.device:
+    """Where the metric's networks are."""
+    nets = [value for value in vars(metric).values() if isinstance(value, nn.Module)]
+    return next((p.device for net in nets for p in net.parameters()), torch.device("cpu"))
+
+
+def _read(pictures: dict[str, Path]) -> Iterator[tuple[str, Tensor | ValueError]]:
+    """Pictures in order, read some ahead by threads; an error in the place of a broken one."""
+    ahead: deque[tuple[str, Future[Tensor]]] = deque()
+    with ThreadPoolExecutor(READERS) as pool:
+        for name, path in sorted(pictures.items()):
+            ahead.append((name, pool.submit(read_picture, path)))
+            if len(ahead) > 2 * READERS:
+                yield _result(*ahead.popleft())
+        while ahead:
+            yield _result(*ahead.popleft())
+
+
+def _result(name: str, reading: Future[Tensor]) -> tuple[str, Tensor | ValueError]:
+    try:
+        return name, reading.result()
+    except ValueError as error:
+        return name, error
+
+
+# -------------------------------------------------------------------------------- the command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command.
+
+    Args:
+        arguments: Of the command line; by default those of this process.
+
+    Returns:
+        0, or 2 after an error.
+    """
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        metric = _made(options.metric, options.set)
+        if options.side is not None and options.side < 1:
+            raise ValueError(f"--side is {options.side}; it must be at least 1")
+        if options.out is not None and options.out.suffix != ".npz":
+            raise ValueError(f"--out is {str(options.out)!r}; expected a name ending in .npz")
+        if reason := metric.absent():
+            raise ValueError(reason)
+        metric.load()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        for value in vars(metric).values():
+            if isinstance(value, nn.Module):
+                value.to(device)
+        path, reference = reference_of(options.images, metric, options.side)
+        if options.out is not None:
+            path = options.out
+            save_reference(path, reference)
+    except (ValueError, OSError) as error:
+        log.error("error: %s", error)
+        return 2
+    count, kind = len(reference.features), options.metric
+    log.info("%d pictures (%s) for %s: %s", count, reference.pictures, kind, path)
+    log.info("in trainer.callbacks: {class_path: %s, init_args: {reference: %s}}", kind, path)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m callbacks.reference",
+        description="Compute the features of reference pictures, which FID and its family compare "
+        "outputs with.",
+        epilog="The result is kept in "
+        f"{CACHE} under a hash of the pictures, so a second call is quick.",
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGES", help="folders or files of pictures")
+    parser.add_argument(
+        "--metric",
+        default="callbacks.fid.FID",
+        metavar="CLASS",
+        help="class path of the metric (default: %(default)s, whose features serve KID as well)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the metric, e.g. preset=torch-fidelity; may be given again",
+    )
+    parser.add_argument(
+        "--side",
+        type=int,
+        help="bring each picture's shorter side to this many pixels and cut out the centre; by "
+        "default pictures are taken as they are",
+    )
+    parser.add_argument("--out", type=Path, help="also write the file here (.npz), to share it")
+    return parser
+
+
+def _made(class_path: str, settings: Sequence[str]) -> SetMetric:
+    from callbacks.sets import SetMetric
+
+    module, _, name = class_path.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"--metric is {class_path!r}, which cannot be imported: {error}"
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, SetMetric)):
+        raise ValueError(f"--metric is {class_path!r}, which is no SetMetric")
+    arguments: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set {setting!r} is not of the form NAME=VALUE")
+        arguments[key] = yaml.safe_load(value)
+    try:
+        return kind(**arguments)
+    except TypeError as error:  # an argument that it does not have
+        raise ValueError(f"--set: {error}") from error
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
