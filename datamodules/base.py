@@ -22,12 +22,10 @@ from datamodules.degrading import check_pooled, degradation_of, exchange, new_po
 from datamodules.keys import digest_of
 from datamodules.order import EvaluationSampler, Plan, PlanSampler, default_streams
 from datamodules.order_state import check_same_order, new_plan, order_state
-from datamodules.pictures import (
-    Pictures,
-    PredictPictures,
-    TrainingPictures,
-)
+from datamodules.pictures import Pictures, PredictPictures, TrainingPictures
+from datamodules.pieces import Pieces, PiecesLoader
 from datamodules.policy import Small, Tally
+from datamodules.sequential import Sequential, SequentialPictures
 from datamodules.settings import check_crop, check_least, check_policy, checked_scale
 from datamodules.source import Augmentation, Batch, Pixels, Sample, Source
 from degradations.base import Degradation
@@ -173,13 +171,17 @@ class SRDataModule(LightningDataModule):
             raise ValueError("fit needs pictures to train on: set data.init_args.train to a Source")
         scale = self._scale_of(self.train)
         self.train.prepare(scale)
-        pictures = TrainingPictures(
-            self.train, "train", scale, self.crop_size, self.flips, self.augment, self.small
-        )
-        pictures.plan = self._plan = new_plan(
-            self.train, self.seed, self.batch_size, self.streams, self.crops_per_image
-        )
-        self._fingerprint = digest_of(pictures.keys)
+        settings = ("train", scale, self.crop_size, self.flips, self.augment, self.small)
+        order = (self.seed, self.batch_size, self.streams, self.crops_per_image)
+        pictures: TrainingPictures
+        if isinstance(self.train, Sequential):
+            pictures = SequentialPictures(self.train, *settings)
+            pictures.plan = self._plan = self.train.plan(*order)
+            self._fingerprint = digest_of(self.train.shards)
+        else:
+            pictures = TrainingPictures(self.train, *settings)
+            pictures.plan = self._plan = new_plan(self.train, *order)
+            self._fingerprint = digest_of(pictures.keys)
         return pictures
 
     def _predict_pictures(self) -> PredictPictures:
@@ -249,10 +251,11 @@ class SRDataModule(LightningDataModule):
     def _loader(
         self, dataset: Pictures, sampler: Any, persistent: bool = False
     ) -> DataLoader[dict[str, Any]]:
-        return DataLoader(
+        pieces = isinstance(sampler, Pieces)
+        return (PiecesLoader if pieces else DataLoader)(
             dataset,
             batch_sampler=sampler,
-            num_workers=self.workers,
+            num_workers=sampler.count if pieces else self.workers,
             collate_fn=collate,
             pin_memory=self._on_cuda(),
             persistent_workers=persistent and self.workers > 0,
@@ -271,6 +274,8 @@ class SRDataModule(LightningDataModule):
         sampler = PlanSampler(
             self.plan(), *self._ranks(), position=self._position, tell=dataset.source.upcoming
         )
+        if isinstance(dataset, SequentialPictures) and self.workers > 1:
+            return self._loader(dataset, Pieces(sampler, self.workers), persistent=True)
         return self._loader(dataset, sampler, persistent=True)
 
     def _evaluation(self, part: str, batch_size: int) -> list[DataLoader[dict[str, Any]]]:

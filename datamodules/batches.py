@@ -63,6 +63,31 @@ def _stack(pictures: list[Pixels], keys: list[str]) -> Tensor:
     return stacked.permute(0, 3, 1, 2)
 
 
+def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """One batch out of those of its parts, as ``collate`` would make it of all samples.
+
+    Raises:
+        ValueError: Parts with and without LR (or text).
+    """
+    batch: dict[str, Any] = {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        values = [part[name] for part in parts if name in part]
+        if name != "skipped" and len(values) < len(parts):
+            keys = [key for part in parts for key in part["key"]]
+            raise ValueError(
+                f"only some of {len(keys)} samples in one batch ({', '.join(keys[:3])}, ...) have "
+                f"{name!r}: a Source gives it for all pictures, or for none"
+            )
+        if not isinstance(values[0], Tensor):
+            batch[name] = [value for part in values for value in part]
+            continue
+        if len({value.dtype for value in values}) > 1:
+            values = [v if v.dtype != torch.uint8 else v.to(torch.float32) / 255 for v in values]
+        whole = torch.cat(values)
+        batch[name] = whole.pin_memory() if values[0].is_pinned() else whole
+    return batch
+
+
 def to_floats(batch: dict[str, Any]) -> None:
     """Make the pictures of a batch float32 in [0, 1] and contiguous, where they are."""
     for name in ("hr", "lr"):

@@ -11,6 +11,7 @@ NAMES = {
     "groups": "the number of pictures in data.init_args.train",
     "pictures": "the hash of the names of the pictures in data.init_args.train",
     "mixture": "the weights and samples of data.init_args.train",
+    "shuffle": "the share of a stream in data.init_args.train.init_args.shuffle",
     "seed": "seed_everything",
     "pool": "degradation.init_args.pool",
 }
@@ -55,6 +56,7 @@ def order_state(plan: Plan, pictures: str, pool: int) -> dict[str, Any]:
         "batch_size": plan.batch_size,
         "streams": plan.streams,
         "crops_per_image": plan.repeats,
+        "shuffle": getattr(plan, "shuffle", None),  # where the tars are read from front to back
         "pool": pool,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -39,15 +40,20 @@ class Pictures(Dataset[dict[str, Any]]):
     def __init__(self, source: Source, name: str, scale: float) -> None:
         self.source, self.name, self.scale = source, name, scale
         self.checked = False  # whether a batch of it was found to be as the contract has it
-        self.keys = Keys({name: source.keys})
-        if not self.keys:
-            raise ValueError(f"source {name!r} ({type(source).__name__}) has no pictures")
-        twice = self.keys.duplicates()
+        self.keys = self._found()
+
+    def _found(self) -> Sequence[str]:
+        keys = Keys({self.name: self.source.keys})
+        if not keys:
+            raise ValueError(f"source {self.name!r} ({type(self.source).__name__}) has no pictures")
+        twice = keys.duplicates()
         if twice is not None:
-            count = sum(key == twice for key in self.keys)
+            count = sum(key == twice for key in keys)
             raise ValueError(
-                f"source {name!r} has {count} pictures with the key {twice!r}; keys must be unique"
+                f"source {self.name!r} has {count} pictures with the key {twice!r}; keys must be "
+                "unique"
             )
+        return keys
 
     def __len__(self) -> int:
         """Number of pictures."""

@@ -16,6 +16,7 @@ from datamodules.folder import Folder
 from datamodules.mix import Mix
 from datamodules.paired import Paired
 from datamodules.photos import Photos
+from datamodules.sequential import Sequential
 from datamodules.shards import Shards
 from tests.contracts import discovery
 from tests.contracts.arguments import build
@@ -121,6 +122,8 @@ def pytest_generate_tests(metafunc):
 class TestSources(SourceContract):
     @pytest.fixture
     def example(self, source_class, tmp_path):
+        if source_class is Sequential:
+            pytest.skip("read in the order of its tars, without keys: see test_sequential.py")
         if source_class in EXAMPLES:
             return EXAMPLES[source_class](tmp_path)
         return SourceExample(lambda: build(source_class, {}, f"EXAMPLES in {__name__}"))
