@@ -1,0 +1,114 @@
+"""SelfSSIM, whether outputs of one picture at several scales agree with one another.
+
+Source: after the use of it in Ntavelis et al., "Arbitrary-scale image synthesis" (CVPR 2022); the
+details are ours.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from callbacks.base import Measured, Metric, MetricProtocol, Record
+from callbacks.pixels import to_pixels
+from callbacks.ssim import ssim
+from degradations.bicubic import resize
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+log = logging.getLogger(__name__)
+
+
+class SelfSSIM(Metric):
+    """SSIM of the output at one scale, resized to another's size, with the output there.
+
+    For datasets of the same pictures (names below the dataset's) at different scales, as several
+    sources of one evaluation: ``self_ssim_from_x2`` of the x4 dataset compares the outputs at x2,
+    enlarged by bicubic, with those at x4. Not symmetric; higher is better. Outputs of all datasets
+    are kept in memory till the end, 3 bytes a pixel: mind ``limit``.
+
+    Args:
+        color: ``y`` for the luma of BT.601 in [16, 235], or ``rgb``.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results.
+    """
+
+    name = "self_ssim"
+    needs_hr = False
+
+    def __init__(
+        self,
+        color: Literal["y", "rgb"] = "y",
+        every_n: int = 1,
+        limit: int | None = None,
+        label: str | None = None,
+    ) -> None:
+        super().__init__(every_n, limit, label)
+        if color not in ("y", "rgb"):
+            raise ValueError(f"`color` of SelfSSIM is {color!r}; expected 'y' or 'rgb'")
+        self.color: Literal["y", "rgb"] = color
+        self._seen: list[tuple[Any, Measured]] = []  # datasets of this evaluation so far
+
+    def protocol(self) -> MetricProtocol:
+        """Implementation, colour, border, rounding, resize, range and window."""
+        return {
+            "implementation": "enlarger self_ssim 1",
+            "color": self.color,
+            "border": 0,
+            "round_8bit": True,
+            "resize": "bicubic",
+            "antialias": True,
+            "data_range": 255,
+            "window": "gaussian 11x11 1.5 valid",
+        }
+
+    def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
+        """(B, 3, H + 1, W) uint8 outputs; the last row is 1 where all pixels are finite, else 0."""
+        finite = sr.flatten(1).isfinite().all(1).view(-1, 1, 1, 1).expand(-1, 3, 1, sr.shape[-1])
+        pixels = (sr.nan_to_num().clamp(0, 1) * 255).round()
+        return torch.cat([pixels, finite.to(pixels)], dim=2).to(torch.uint8)
+
+    def summarise(self, dataset: Any, images: Measured) -> list[Record]:
+        """The numbers of this dataset with each that came before, both ways."""
+        named = {key.removeprefix(f"{dataset.name}/"): x for key, x in images.items()}
+        records = []
+        for other, others in self._seen:
+            shared = sorted(named.keys() & others.keys())
+            if not shared or other.scale == dataset.scale:
+                continue
+            for a, of_a, b, of_b in (
+                (other, others, dataset, named),
+                (dataset, named, other, others),
+            ):
+                values = {name: self._similarity(of_a[name], of_b[name]) for name in shared}
+                metric, mean = f"{self.name}_from_x{a.scale:g}", sum(values.values()) / len(shared)
+                if bad := [name for name, value in values.items() if not math.isfinite(value)]:
+                    shown = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
+                    message = "%s of %s: %d of %d images have pixels that are not finite: %s"
+                    log.warning(message, metric, b.name, len(bad), len(shared), shown)
+                records.append(self.record(b, mean, len(shared), metric))
+        self._seen.append((dataset, named))
+        return records
+
+    def _similarity(self, a: Any, b: Any) -> float:
+        if not (a[:, -1].all() and b[:, -1].all()):
+            return math.nan
+        a, b = a[:, :-1], b[:, :-1]
+        first, second = (torch.from_numpy(x)[None].float() / 255 for x in (a, b))
+        first = resize(first, second.shape[-2:])
+        return float(ssim(to_pixels(first, self.color), to_pixels(second, self.color)))
+
+    def _summaries(self, everyones: list[list[list[Measured]]]) -> tuple[list[Record], ...]:
+        found = super()._summaries(everyones)
+        self._seen = []
+        if not found[0]:
+            log.warning(
+                "no %s: it needs datasets of the same pictures at two scales or more", self.name
+            )
+        return found
