@@ -115,18 +115,32 @@ class InceptionMetric(SetMetric):
         return self.extract(images)
 
     def extract(self, images: Tensor) -> Tensor:
-        """(B, 2048) float32 features of (B, 3, H, W) images in [0, 1].
+        """(B, 2048) float32 features of (B, 3, H, W) images in [0, 1]."""
+        prepare = PREPARATIONS[self.preset][2]
+        return self.once(images, self.preset, lambda: self.embed(prepare(levels(images))))
+
+    def once(self, images: Tensor, what: object, work: Callable[[], Tensor]) -> Tensor:
+        """Features that another metric of the run may have computed for these very images.
+
+        Args:
+            images: Those of the batch.
+            what: Says which features.
+            work: Computes them.
+        """
+        seen = _SEEN.setdefault(images, {})
+        if (key := (what, self.sha256)) not in seen:
+            seen[key] = work()
+        return seen[key].clone()
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """(B, 2048) float32 features of (B, 3, 299, 299) pixels in [0, 255].
 
         Raises:
             RuntimeError: The network is not loaded yet.
         """
         if self.net is None:
             raise RuntimeError(f"{type(self).__name__} has no network before `load` was called")
-        seen = _SEEN.setdefault(images, {})
-        if (key := (self.preset, self.sha256)) not in seen:
-            prepare = PREPARATIONS[self.preset][2]
-            seen[key] = self.net(prepare((images.clamp(0, 1) * 255).round()))
-        return seen[key].clone()
+        return self.net(pixels)
 
 
 class Inception(nn.Module):
@@ -169,6 +183,11 @@ def _shared(path: Path, sha256: str) -> Inception:
 
 # Features of the images of the batch at hand: FID and KID of one preset are the work of one.
 _SEEN: Any = WeakTensorKeyDictionary()
+
+
+def levels(images: Tensor) -> Tensor:
+    """Images in [0, 1] rounded to whole levels in [0, 255], as saved files have them."""
+    return (images.clamp(0, 1) * 255).round()
 
 
 def bicubic(pixels: Tensor) -> Tensor:
