@@ -37,6 +37,7 @@ class FullySharded(ModelParallelStrategy):
 
     def __init__(self) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+        self._before: dict[str, torch.Tensor] = {}  # layouts of the unsharded parameters
 
     @property
     def lightning_restore_optimizer(self) -> bool:
@@ -53,7 +54,9 @@ class FullySharded(ModelParallelStrategy):
         model = self._whole()
         mesh = self.device_mesh["data_parallel"]
         self.model_to_device()
-        for parameter in model.parameters():  # weights of convolutions may be channels-last
+        # Weights of convolutions may be channels-last, which cannot be sharded.
+        self._before = {n: torch.empty_like(p, device="meta") for n, p in model.named_parameters()}
+        for parameter in model.parameters():
             parameter.data = parameter.data.contiguous()
         for network in model.children():
             for block in _blocks(network):
@@ -86,7 +89,10 @@ class FullySharded(ModelParallelStrategy):
             return {}
         numbers = {name: i for i, name in enumerate(self._names(plain))}
         return {
-            "state": {numbers[name]: state for name, state in whole["state"].items()},
+            "state": {
+                numbers[name]: {key: self._as_before(name, value) for key, value in state.items()}
+                for name, state in whole["state"].items()
+            },
             "param_groups": [
                 {**group, "params": [numbers[name] for name in group["params"]]}
                 for group in whole["param_groups"]
@@ -98,7 +104,10 @@ class FullySharded(ModelParallelStrategy):
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             names = self._names(optimizer)
             named: Any = {
-                "state": {names[i]: values for i, values in state["state"].items()},
+                "state": {
+                    names[i]: {key: _contiguous(value) for key, value in values.items()}
+                    for i, values in state["state"].items()
+                },
                 "param_groups": [
                     {**group, "params": [names[i] for i in group["params"]]}
                     for group in state["param_groups"]
@@ -106,6 +115,14 @@ class FullySharded(ModelParallelStrategy):
             }
             options = StateDictOptions(full_state_dict=True)
             set_optimizer_state_dict(self._whole(), optimizer, named, options=options)
+
+    def _as_before(self, name: str, value: Any) -> Any:
+        # A fused optimiser takes weights and states element by element as they lie in memory, and
+        # does not look whether both lie in the same order.
+        before = self._before[name]
+        if not isinstance(value, torch.Tensor) or value.shape != before.shape:
+            return value
+        return torch.empty_strided(before.shape, before.stride(), dtype=value.dtype).copy_(value)
 
     def _whole(self) -> LightningModule:
         module = self.lightning_module
@@ -128,6 +145,10 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
 
 def _has_parameters(module: nn.Module) -> bool:
     return any(True for _ in module.parameters())
+
+
+def _contiguous(value: Any) -> Any:
+    return value.contiguous() if isinstance(value, torch.Tensor) else value
 
 
 def _done() -> None:

@@ -17,16 +17,13 @@ METRIC = "[callbacks.psnr.PSNR]"  # and no EMA, which needs whole parameters
 
 
 def test_goes_on_sharded_and_whole(tiny: Path, enlarger: Callable[..., None]) -> None:
+    """One file for both: states of the optimiser in the order in memory that each of them needs."""
     command = ["fit", "--config", "tiny.yaml", "--trainer.callbacks", METRIC]
     enlarger(*command, "--run.name", "alone")
-    torchrun(*command, "--run.name", "parts", "--trainer.max_steps", 7, strategy="fsdp")
+    torchrun(*command, "--run.name", "parts", "--trainer.max_steps", 5, strategy="fsdp")
+    enlarger(*command, "--run.name", "parts", "--trainer.max_steps", 8)
     torchrun(*command, "--run.name", "parts", strategy="fsdp")
     parts, alone = newest(Path("runs/parts")), newest(Path("runs/alone"))
     assert parts["global_step"] == alone["global_step"] == 12
     for part in ("state_dict", "optimizer_states"):
-        torch.testing.assert_close(parts[part], alone[part], rtol=0, atol=1e-5)
-    # The same file goes on without FSDP, on one process.
-    for name in ("parts", "alone"):
-        enlarger(*command, "--run.name", name, "--trainer.max_steps", 14)
-    parts, alone = newest(Path("runs/parts")), newest(Path("runs/alone"))
-    torch.testing.assert_close(parts["state_dict"], alone["state_dict"], rtol=0, atol=1e-5)
+        torch.testing.assert_close(parts[part], alone[part], rtol=0, atol=1e-6)
