@@ -16,7 +16,7 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules import retry, tar_stream
+from datamodules import remote, retry, tar_stream
 from datamodules.base import SRDataModule
 from datamodules.batches import joined
 from datamodules.crops import Crops
@@ -472,7 +472,7 @@ def test_a_pause_is_no_failure(server, tars, monkeypatch):
     server.faults = ["cut"]
     now = [0.0]
     monkeypatch.setattr(retry.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(tar_stream, "CHUNK", 512)
+    monkeypatch.setattr(remote, "CHUNK", 512)
     blocks = tar_stream._blocks(f"{server.url}/t5.tar", HASTE)
     got = b""
     for block in blocks:
