@@ -162,22 +162,44 @@ def merge(old: list[Result], new: list[Result]) -> list[Result]:
     return list(merged.values())
 
 
+def columns(results: list[Result]) -> dict[str, tuple[str, MetricProtocol]]:
+    """Columns of a table: numbers of different protocols never share one.
+
+    Returns:
+        Of each metric and protocol, by ``column_of`` of any of its results: the heading, which is
+        the metric's name, with a number where it has several protocols; and the protocol.
+    """
+    protocols: dict[str, dict[str, MetricProtocol]] = {}
+    for result in results:
+        kinds = protocols.setdefault(result["metric"], {})
+        kinds.setdefault(column_of(result), result["protocol"])
+    return {
+        column: (metric if len(kinds) == 1 else f"{metric} ({number})", protocol)
+        for metric, kinds in protocols.items()
+        for number, (column, protocol) in enumerate(kinds.items(), start=1)
+    }
+
+
+def column_of(result: Result) -> str:
+    """What a number must share with others to stand in one column with them."""
+    return json.dumps([result["metric"], result["protocol"]], sort_keys=True)
+
+
 def table(results: list[Result]) -> Table:
-    """Rows are datasets, columns metrics; the protocols stand below."""
-    metrics = list(dict.fromkeys(r["metric"] for r in results))
+    """Rows are datasets, columns metrics of one protocol each; the protocols stand below."""
     rows: dict[tuple[str, float, str | None], dict[str, Result]] = {}
-    protocols: dict[str, MetricProtocol] = {}
     for r in results:
-        rows.setdefault((r["dataset"], r["scale"], r["checkpoint"]), {})[r["metric"]] = r
-        protocols[r["metric"]] = r["protocol"]
-    lines = [f"{name}: {describe(protocol)}" for name, protocol in protocols.items()]
+        row = rows.setdefault((r["dataset"], r["scale"], r["checkpoint"]), {})
+        row[column_of(r)] = r
+    headings = columns(results)
+    lines = [f"{heading}: {describe(protocol)}" for heading, protocol in headings.values()]
     shown = Table(caption="\n".join(lines), caption_justify="left")
     shown.add_column("dataset")
-    for heading in ("scale", *metrics, "n"):
+    for heading in ("scale", *(heading for heading, _ in headings.values()), "n"):
         shown.add_column(heading, justify="right", no_wrap=True)
     shown.add_column("checkpoint", overflow="fold")
     for (dataset, scale, checkpoint), found in rows.items():
-        values = [f"{found[m]['value']:.4f}" if m in found else "-" for m in metrics]
+        values = [f"{found[c]['value']:.4f}" if c in found else "-" for c in headings]
         counts = "/".join(str(n) for n in dict.fromkeys(r["n"] for r in found.values()))
         shown.add_row(dataset, f"x{scale:g}", *values, counts, checkpoint or "-")
     return shown

@@ -210,7 +210,7 @@ class SetMetric(Metric):
         device = images.device
         with torch.no_grad(), torch.autocast(device.type, enabled=False), ieee_float32(device):
             features = self.features(images.float(), batch)
-        finite = images.flatten(1).isfinite().all(1)
+        finite = images.flatten(1).sum(1).isfinite()  # a thirtieth of the time of all pixels
         if not finite.all():
             features[~finite] = math.nan
         return features.detach().cpu()

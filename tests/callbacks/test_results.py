@@ -17,6 +17,7 @@ from callbacks.psnr import PSNR
 from callbacks.results import (
     Result,
     Results,
+    columns,
     load_results,
     margins,
     merge,
@@ -167,6 +168,31 @@ def test_the_table_has_a_column_a_metric_and_says_the_protocols() -> None:
     ]
     assert "psnr: color y, border scale" in text
     assert "ssim: window 11x11" in text
+
+
+def test_numbers_of_different_protocols_are_in_different_columns() -> None:
+    rgb = {"color": "rgb", "border": 0}
+    results = [
+        result(),
+        result(dataset="set14", value=33.63, protocol={"border": "scale", "color": "y"}),
+        result(dataset="div2k", value=36.0, protocol=rgb),
+        result(dataset="set5", value=35.9, protocol=rgb),
+        result(metric="ssim", value=0.96),
+    ]
+    text = shown(results)
+    heading = next(line for line in text.splitlines() if "dataset" in line)
+    assert [c.strip() for c in heading.split("┃")[1:-1]] == [
+        *("dataset", "scale", "psnr (1)", "psnr (2)", "ssim", "n", "checkpoint")
+    ]
+    rows = [[c.strip() for c in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
+    assert [row[2:5] for row in rows] == [
+        ["38.0000", "35.9000", "0.9600"],
+        ["33.6300", "-", "-"],
+        ["-", "36.0000", "-"],
+    ]
+    assert "psnr (1): color y, border scale" in text
+    assert "psnr (2): color rgb, border 0" in text
+    assert [heading for heading, _ in columns(results).values()] == ["psnr (1)", "psnr (2)", "ssim"]
 
 
 def test_the_table_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
