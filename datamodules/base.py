@@ -28,6 +28,7 @@ from datamodules.policy import Small, Tally
 from datamodules.sequential import Sequential, SequentialPictures
 from datamodules.settings import check_crop, check_least, check_policy, checked_scale
 from datamodules.source import Augmentation, Batch, Pixels, Sample, Source
+from datamodules.worker_signals import leave_signals_to_the_owner
 from degradations.base import Degradation
 from degradations.draws import seed_of
 from degradations.pool import PairPool
@@ -408,6 +409,7 @@ def _seed_of_key(seed: int, keys: Sequence[str], index: int) -> int:
 
 
 def _start_worker(worker: int) -> None:
+    leave_signals_to_the_owner()
     # One thread a worker: OpenCV would otherwise start as many as there are cores in each of them.
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(0)

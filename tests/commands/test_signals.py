@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tests.commands.test_resume import assert_same, newest
+from tests.conftest import REPO
 
 Enlarger = Callable[..., None]
 TERM, USR1, INT = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
@@ -189,3 +194,32 @@ def test_lightnings_own_exchange_of_signals_is_where_we_take_it_from() -> None:
     assert callable(trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor)
     assert callable(trainer._signal_connector.register_signal_handlers)
     assert callable(trainer._signal_connector.teardown)
+
+
+@pytest.mark.parametrize("number", [TERM, USR1, INT])
+def test_a_signal_to_all_processes_of_a_group(tiny: Path, number: int) -> None:
+    """As torchrun, SLURM and a terminal send it: workers that read pictures get it, too."""
+    command = [sys.executable, str(REPO / "main.py"), "fit", "--config", "tiny.yaml"]
+    more = ["--data.init_args.workers", "2", "--trainer.max_steps", "1000000"]
+    more += ["--checkpoint.every_n_steps", "20"]
+    process = subprocess.Popen(
+        [*command, *more],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 200
+        while not list(Path("runs/tiny/checkpoints").glob("step-*.ckpt")):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(process.pid, number)
+        _, said = process.communicate(timeout=100)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 128 + number, said
+    step = newest("tiny")["global_step"]
+    assert f"after step {step}; the same command continues" in said

@@ -1,0 +1,24 @@
+"""Signals that a whole group of processes gets are for the one that trains, not for its workers."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+
+def leave_signals_to_the_owner() -> None:
+    """Called in each worker of a DataLoader: outlive what launchers and terminals send to all.
+
+    torchrun, SLURM and Ctrl-C signal every process of a group. A worker that dies of it takes the
+    training down in the middle of a step, which was about to stop after it. The owner ends its
+    workers itself; where it is killed, they notice within seconds.
+    """
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    # The second one counts: with that the owner ends a worker that hangs.
+    signal.signal(signal.SIGTERM, _once)
+
+
+def _once(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
