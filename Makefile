@@ -1,13 +1,14 @@
 # make demo   train, test and use a small model on photographs that come with the environment (minutes on a CPU)
 # make test   everything that CI checks
-# Both first make the environment in .venv, and do nothing about it the second time.
+# make test-faults   two nodes that lose power, cables and disks, again and again (a quarter of an hour; needs root)
+# All first make the environment in .venv, and do nothing about it the second time.
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: install demo test lint types pytest clean
+.PHONY: install demo test test-faults lint types pytest clean
 
 install: .venv/.installed
 
@@ -43,6 +44,10 @@ types: install
 # Two processes of one thread each: the tests are many and small.
 pytest: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+# Its report is committed.
+test-faults: install
+	OMP_NUM_THREADS=1 ENLARGER_FAULTS=benchmarks/results/faults.json $(BIN)/pytest -s -m slow tests/distributed/test_faults.py
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""A web server as a program of its own: ``python -m tests.distributed.serve FOLDER PORT [FAULT...]``.
+"""A web server as a program: ``python -m tests.distributed.serve FOLDER PORT [FAULT...]``.
 
 Each fault is used up by one request: ``cut`` (the connection ends in the middle), a status.
 """

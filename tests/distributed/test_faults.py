@@ -1,0 +1,196 @@
+"""Twenty losses of power at random moments, and every other fault: ``make test-faults``, by hand.
+
+Two nodes train on shards that a third one serves. Whatever happened, they are started again by the
+same command, until the run is through; then it has the same bits as the run that nothing happened
+to, and every global batch held the same crops.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands.lifeline import LOST
+from tests.conftest import REPO
+from tests.distributed.network import Network, Process, network, wait_until
+from tests.distributed.records import assert_same, global_batches, newest, steps_of
+from tests.distributed.test_two_nodes import pack, status
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+STEPS, KILLS, SEED = 150, 20, 4
+LOST_AFTER = 10.0
+CONFIG = """
+data:
+  init_args:
+    train:
+      class_path: datamodules.shards.Shards
+      init_args:
+        urls: "http://10.77.0.254:8000/{{0..2}}.tar"
+        cache_dir: $TARS
+        index_cache: $INDICES
+trainer:
+  max_steps: {steps}
+  val_check_interval: 10
+  check_val_every_n_epoch: null
+  callbacks+:
+    - class_path: tests.distributed.records.Record
+      init_args: {{folder: PLACE, seconds: 0.1}}
+checkpoint: {{every_n_steps: 1}}
+run: {{heartbeat_seconds: 1, lost_after_seconds: {lost}, preflight_minutes: 4}}
+"""
+
+
+@pytest.fixture
+def net(tmp_path: Path, photo_folder: Path) -> Iterator[Network]:
+    pack(photo_folder, tmp_path / "shards")
+    tiny = (REPO / "tests" / "tiny.yaml").read_text().replace("PHOTOS", str(photo_folder))
+    (tmp_path / "tiny.yaml").write_text(tiny)
+    text = CONFIG.format(steps=STEPS, lost=LOST_AFTER)
+    for run in ("whole", "harmed"):
+        (tmp_path / f"{run}.yaml").write_text(text.replace("PLACE", str(tmp_path / run)))
+    with network(tmp_path) as made:
+        # What the server does at first: it ends connections in the middle of a shard.
+        made.serve(tmp_path / "shards", "cut", "503", "cut")
+        yield made
+
+
+class Rounds:
+    """One start of both nodes after the other, and what became of each."""
+
+    def __init__(self, net: Network) -> None:
+        self.net, self.random = net, random.Random(SEED)
+        self.told: list[dict[str, Any]] = []
+        self.cache = net.folder / "caches"
+
+    def start(self, run: str, tars: Path | None = None) -> list[Process]:
+        config = ["--config", "tiny.yaml", "--config", f"{run}.yaml", "--run.name", run]
+        places = {
+            "TARS": str((tars or self.cache / "tars") / "{node}"),
+            "INDICES": str(self.cache / "indices" / "{node}"),
+        }
+        return self.net.train("fit", *config, log=f"{run}-{len(self.told)}", **places)
+
+    def begun(self, processes: list[Process]) -> None:
+        """Wait until both have done some more steps of `harmed`."""
+        folder = self.net.folder / "harmed"
+        before = [len(steps_of(folder, rank)) for rank in (0, 1)]
+        more = self.random.randint(1, 6)
+
+        def done() -> bool:
+            return all(len(steps_of(folder, r)) >= before[r] + more for r in (0, 1))
+
+        wait_until(done, f"{more} more steps", processes)
+        time.sleep(self.random.uniform(0.0, 0.3))  # anywhere in a step, or in a checkpoint
+
+    def note(self, fault: str, processes: list[Process], expected: list[int | None]) -> None:
+        """Wait for all to end; None: of a node without power nothing is expected."""
+        statuses: list[int | None] = []
+        for process, wanted in zip(processes, expected, strict=True):
+            launcher = process.wait()
+            if wanted is None:
+                statuses.append(None)
+                continue
+            statuses.append(0 if launcher == 0 else status(process))
+            assert statuses[-1] == wanted, f"{fault}: {process.said()[-3000:]}"
+        checkpoints = self.net.folder / "runs" / "harmed" / "checkpoints"
+        at = newest(checkpoints.parent)["global_step"] if checkpoints.is_dir() else 0
+        self.told.append({"fault": fault, "statuses": statuses, "continues at step": at})
+        print(self.told[-1], flush=True)
+
+    # ---------------------------------------------------------------------------------- the faults
+
+    def kill(self) -> None:
+        processes = self.start("harmed")
+        self.begun(processes)
+        victims = self.random.choice([(0,), (1,), (0, 1)])
+        for victim in victims:
+            self.net.nodes[victim].kill()
+        expected = [None if number in victims else LOST for number in (0, 1)]
+        self.note(f"SIGKILL of node {' and '.join(map(str, victims))}", processes, expected)
+
+    def signal(self) -> None:
+        processes = self.start("harmed")
+        self.begun(processes)
+        os.kill(self.net.nodes[self.random.randint(0, 1)].trainer(), signal.SIGTERM)
+        self.note("SIGTERM to one node", processes, [143, 143])
+
+    def long_cut(self) -> None:
+        processes = self.start("harmed")
+        self.begun(processes)
+        self.net.nodes[1].cable("down")
+        try:
+            self.note("cable pulled for longer than the limit", processes, [LOST, LOST])
+        finally:
+            self.net.nodes[1].cable("up")
+
+    def short_cut(self) -> None:
+        processes = self.start("harmed")
+        self.begun(processes)
+        self.net.nodes[1].cable("down")
+        time.sleep(LOST_AFTER / 3)
+        self.net.nodes[1].cable("up")
+        self.begun(processes)  # it goes on
+        self.net.nodes[0].kill(signal.SIGKILL)
+        self.note("cable pulled for a short time, then SIGKILL of node 0", processes, [None, LOST])
+
+    def full_disk(self) -> None:
+        """The caches' disk has room for no shard."""
+        place = self.net.folder / "small"
+        place.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", place], check=True)
+        try:
+            processes = self.start("harmed", place)
+            self.begun(processes)
+            self.net.nodes[1].kill()
+            self.note("full disk of the caches, then SIGKILL of node 1", processes, [LOST, None])
+        finally:
+            for node in self.net.nodes:
+                node.kill()
+            time.sleep(1)
+            subprocess.run(["umount", place], check=True)
+
+
+def test_twenty_losses_of_power_and_all_other_faults(net: Network) -> None:
+    rounds = Rounds(net)
+    began = time.monotonic()
+    rounds.note("none", rounds.start("whole"), [0, 0])
+    others = [rounds.signal, rounds.long_cut, rounds.short_cut, rounds.full_disk]
+    faults: list[Callable[[], None]] = [rounds.kill] * KILLS + others
+    rounds.random.shuffle(faults)
+    for fault in faults:
+        fault()
+    rounds.note("none", rounds.start("harmed"), [0, 0])
+
+    assert_same(net.folder / "runs" / "harmed", net.folder / "runs" / "whole")
+    harmed, whole = (global_batches(net.folder / name) for name in ("harmed", "whole"))
+    assert harmed == whole
+    assert list(whole) == list(range(1, STEPS + 1))
+    done = len(steps_of(net.folder / "harmed", 0))
+    words = [
+        re.sub(r"\S+Z? ", "", line, count=1)
+        for path in sorted((net.folder / "runs" / "harmed" / "lastwords").iterdir())
+        for line in path.read_text().splitlines()
+    ]
+    report = {
+        "steps": STEPS,
+        "steps done by the first process, repeated ones included": done,
+        "bit-equal to the undisturbed run": True,
+        "global batches equal": True,
+        "rounds": rounds.told,
+        "last words": words,
+        "minutes": round((time.monotonic() - began) / 60, 1),
+        "seed": SEED,
+    }
+    if "ENLARGER_FAULTS" in os.environ:
+        Path(os.environ["ENLARGER_FAULTS"]).write_text(json.dumps(report, indent=2) + "\n")
