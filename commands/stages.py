@@ -104,7 +104,8 @@ def measure_data(loader: Any, seconds: float, tick: Tick) -> DataStages:
     whole, given, decoding, seen = Clock(), Clock(), Clock(), _Seen()
     count, batch = 0, {}
     with _patched(source, given), _decoders(decoding, seen):
-        batches = iter(loader.batch_sampler)
+        # Of tars that are read front to back, workers get pieces of batches.
+        batches = iter(getattr(loader.batch_sampler, "whole", loader.batch_sampler))
         batch = _batch(loader, next(batches))  # opens files, imports what is imported late
         for clock in (given, decoding):
             clock.seconds = clock.cpu = 0.0

@@ -12,6 +12,8 @@ from PIL import Image
 
 import main
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test fetches weights, also where there is a network
+
 REPO = Path(__file__).resolve().parents[1]
 
 

@@ -25,25 +25,29 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from skimage.data import astronaut
 from torch import Tensor
 
 from callbacks.base import ImageMetric
 from datamodules.base import SRDataModule
-from degradations.bicubic import Bicubic
+from degradations.bicubic import Bicubic, resize
 from lightning_modules.regression import Regression
 from tests.contracts.arguments import check_arguments
 from tests.contracts.degradation_contract import global_generators_untouched
 from tests.datamodules.memory import pictures, trainer
 from tests.lightning_modules.tiny import Convolution
 
+SIDES = (208, 216)  # five scales of MS-SSIM fit, and four blocks of NIQE
+
 
 def data() -> SRDataModule:
-    """Pictures of 40x32 pixels; two sets to evaluate on."""
+    """Two sets to evaluate on, of pictures that are large enough for every metric's window."""
+    sets = {"a": pictures(3, *SIDES), "b": pictures(2, SIDES[1], SIDES[1])}
     return SRDataModule(
         2,
         train=pictures(8),
-        val={"a": pictures(3), "b": pictures(2, 36, 36)},
-        test={"a": pictures(3), "b": pictures(2, 36, 36)},
+        val=sets,
+        test=sets,
         predict=pictures(2),
         batch_size=4,
         crop_size=16,
@@ -171,18 +175,22 @@ class MetricContract:
         metric = make()
         run = trainer(tmp_path, callbacks=[metric])  # moves its networks, sets its scale
         run.test(Regression(2, Convolution), datamodule=data(), verbose=False)
+        if metric.absent():
+            pytest.skip(metric.absent())
         return metric
 
     @staticmethod
     def images(count: int = 3) -> Tensor:
-        y, x = torch.linspace(0, 9, 40).view(-1, 1), torch.linspace(0, 9, 48)
-        phase = torch.arange(count * 3.0).view(count, 3, 1, 1)
-        return 0.5 + 0.4 * torch.sin(x + 2 * y + phase)
+        """(count, 3, H, W): parts of a photograph, since some metrics know what those look like."""
+        photograph = torch.from_numpy(astronaut()).permute(2, 0, 1) / 255
+        parts = [photograph[:, n : n + SIDES[0], n : n + SIDES[1]] for n in range(0, 296, 90)]
+        return torch.stack(parts[:count])
 
     @staticmethod
     def values(metric: ImageMetric, sr: Tensor, hr: Tensor) -> Tensor:
         keys = [f"a/{i}" for i in range(len(sr))]
         batch: Any = {"key": keys, "seed": torch.arange(len(sr)), "size": tuple(sr.shape[-2:])}
+        batch["lr"] = resize(hr, (SIDES[0] // 2, SIDES[1] // 2))
         return metric.compute(sr, hr, batch)
 
     def noisy(self, level: float = 0.1) -> Tensor:
@@ -241,4 +249,6 @@ class MetricContract:
 
         run, _ = fit(tmp_path, metric, Look(), num_sanity_val_steps=2)
         assert seen == [([], {})]
+        if metric.absent():
+            pytest.skip(metric.absent())
         assert {f"val/a/{metric.name}", f"val/b/{metric.name}"} <= set(run.callback_metrics)
