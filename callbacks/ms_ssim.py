@@ -6,7 +6,6 @@ Source: Wang, Simoncelli, Bovik, "Multi-scale structural similarity for image qu
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,7 +34,7 @@ class MSSSIM(PixelMetric):
         color: ``y`` for the luma of BT.601 in [16, 235], as papers on super-resolution do, or
             ``rgb``.
         border: Pixels cut off at each side before comparing; ``scale`` cuts as many as the scale,
-            rounded up.
+            rounded up, ``scale+6`` six more (as tables of DIV2K in RGB have it).
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
@@ -63,7 +62,7 @@ class MSSSIM(PixelMetric):
         Raises:
             ValueError: An image is too small for five scales.
         """
-        border = math.ceil(self.scale) if self.border == "scale" else self.border
+        border = self.margin()
         height, width = (side - 2 * border for side in sr.shape[-2:])
         if min(height, width) < SMALLEST:
             raise ValueError(

@@ -23,7 +23,7 @@ class PixelMetric(ImageMetric):
         color: ``y`` for the luma of BT.601 in [16, 235], as papers on super-resolution do, or
             ``rgb``.
         border: Pixels cut off at each side before comparing; ``scale`` cuts as many as the scale,
-            rounded up.
+            rounded up, ``scale+6`` six more (as tables of DIV2K in RGB have it).
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
@@ -38,7 +38,7 @@ class PixelMetric(ImageMetric):
     def __init__(
         self,
         color: Literal["y", "rgb"] = "y",
-        border: int | Literal["scale"] = "scale",
+        border: int | Literal["scale", "scale+6"] = "scale",
         round_8bit: bool = True,
         every_n: int = 1,
         limit: int | None = None,
@@ -49,8 +49,10 @@ class PixelMetric(ImageMetric):
         kind = type(self).__name__
         if color not in ("y", "rgb"):
             raise ValueError(f"`color` of {kind} is {color!r}; expected 'y' or 'rgb'")
-        if border != "scale" and border < 0:
-            raise ValueError(f"`border` of {kind} is {border}; expected 'scale', or 0 or more")
+        if border not in ("scale", "scale+6") and (isinstance(border, str) or border < 0):
+            raise ValueError(
+                f"`border` of {kind} is {border}; expected 'scale', 'scale+6', or 0 or more"
+            )
         self.color, self.border, self.round_8bit = color, border, round_8bit
 
     @abstractmethod
@@ -67,13 +69,19 @@ class PixelMetric(ImageMetric):
             "data_range": 255,
         }
 
+    def margin(self) -> int:
+        """Pixels to cut off at each side of the dataset at hand."""
+        if isinstance(self.border, int):
+            return self.border
+        return math.ceil(self.scale) + (6 if self.border == "scale+6" else 0)
+
     def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
         """The score of each image.
 
         Raises:
             ValueError: Nothing is left of an image without its border.
         """
-        border = math.ceil(self.scale) if self.border == "scale" else self.border
+        border = self.margin()
         if min(sr.shape[-2:]) <= 2 * border:
             raise ValueError(
                 f"{self.name} of {', '.join(batch['key'])}: nothing is left of "

@@ -29,7 +29,7 @@ class SSIM(PixelMetric):
         color: ``y`` for the luma of BT.601 in [16, 235], as papers on super-resolution do, or
             ``rgb``.
         border: Pixels cut off at each side before comparing; ``scale`` cuts as many as the scale,
-            rounded up.
+            rounded up, ``scale+6`` six more (as tables of DIV2K in RGB have it).
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.

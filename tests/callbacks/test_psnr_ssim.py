@@ -48,7 +48,7 @@ def compute(metric: PixelMetric, sr: Tensor, hr: Tensor, scale: float = 2) -> Te
 
 
 @pytest.mark.parametrize("color", ["y", "rgb"])
-@pytest.mark.parametrize(("border", "cut"), [("scale", 2), (0, 0), (5, 5)])
+@pytest.mark.parametrize(("border", "cut"), [("scale", 2), ("scale+6", 8), (0, 0), (5, 5)])
 def test_as_scikit_image(color: Any, border: Any, cut: int) -> None:
     sr, hr = pair()
     references = list(
@@ -168,7 +168,11 @@ def test_images_too_small() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"border": -1}, "`border` of PSNR is -1"), ({"color": "lab"}, "`color` of PSNR is 'lab'")],
+    [
+        ({"border": -1}, "`border` of PSNR is -1"),
+        ({"border": "shave"}, "`border` of PSNR is shave"),
+        ({"color": "lab"}, "`color` of PSNR is 'lab'"),
+    ],
 )
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
