@@ -58,7 +58,14 @@ def find_reference(metric: SetMetric, place: str) -> Reference:
     Raises:
         ValueError: No such place, a file of another protocol or a damaged one, a broken picture.
     """
-    path = Path(os.path.expandvars(place)).expanduser()
+    filled = os.path.expandvars(place)
+    if "$" in filled:
+        raise ValueError(
+            f"`reference` of {type(metric).__name__} is {place!r}, but an environment variable in "
+            "it is not set: set it to a folder of real pictures, or to a file made by "
+            "`python -m callbacks.reference`"
+        )
+    path = Path(filled).expanduser()
     if path.is_dir():
         return reference_of([path], metric)[1]
     if not path.is_file():

@@ -203,6 +203,17 @@ def test_what_is_no_reference(tmp_path: Path, content: bytes | None, message: st
         trainer(tmp_path, Color(reference=str(path))).validate(Tiny(), loader(), verbose=False)
 
 
+def test_a_variable_in_the_place(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("ENLARGER_REFERENCE", str(folder))
+    metric = Color(reference="$ENLARGER_REFERENCE")
+    trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
+    assert metric.records[0]["protocol"]["reference_n"] == 11
+    monkeypatch.delenv("ENLARGER_REFERENCE")
+    run = trainer(tmp_path, Color(reference="$ENLARGER_REFERENCE"))
+    with pytest.raises(ValueError, match="an environment variable in it is not set"):
+        run.validate(Tiny(), loader(), verbose=False)
+
+
 def test_a_file_that_was_changed(folder: Path) -> None:
     path, found = reference_of([folder], Color())
     with np.load(path) as content:

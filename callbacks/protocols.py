@@ -1,0 +1,133 @@
+"""Presets: the metrics of a paper or a library, with its protocol.
+
+    python -m callbacks.protocols                          all of them
+    python -m callbacks.protocols liif-div2k               what it measures, and how
+    python -m callbacks.protocols liif-div2k resshift      how they differ, metric by metric
+
+A preset is a file in configs/callbacks/: name it under `trainer.callbacks`. Numbers of two presets
+are comparable only where this command finds no difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from callbacks.base import Metric, MetricProtocol
+
+log = logging.getLogger(__name__)
+
+FOLDER = Path(__file__).resolve().parents[1] / "configs" / "callbacks"
+NAMES = (
+    "liif-div2k",
+    "idm-faces",
+    "invsr-imagenet",
+    "resshift",
+    "nsarm-real",
+    "selfcascade-fid",
+    "clean-fid",
+    "torch-fidelity",
+    "torchmetrics",
+)
+
+
+class Preset(NamedTuple):
+    """A file of metrics.
+
+    name: Its name, without suffix.
+    about: What its comment says: paper, tables, caveats.
+    metrics: The metrics, ready for a trainer.
+    """
+
+    name: str
+    about: str
+    metrics: list[Metric]
+
+
+def load_preset(name: str) -> Preset:
+    """Read a preset and make its metrics.
+
+    Raises:
+        ValueError: There is no such preset.
+    """
+    if name not in NAMES:
+        raise ValueError(f"there is no preset {name!r}; there are {', '.join(NAMES)}")
+    text = (FOLDER / f"{name}.yaml").read_text()
+    about = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")]
+    metrics = []
+    for entry in yaml.safe_load(text):
+        class_path = entry if isinstance(entry, str) else entry["class_path"]
+        arguments = {} if isinstance(entry, str) else entry.get("init_args", {})
+        module, _, kind = class_path.rpartition(".")
+        metrics.append(getattr(importlib.import_module(module), kind)(**arguments))
+    return Preset(name, " ".join(about), metrics)
+
+
+def differences(one: MetricProtocol, two: MetricProtocol) -> list[str]:
+    """What two protocols disagree on; empty if their numbers are comparable."""
+    names = [name for name in {**one, **two} if one.get(name) != two.get(name)]
+    return [f"{name}: {one.get(name)} / {two.get(name)}" for name in names]
+
+
+def described(preset: Preset) -> list[str]:
+    """A preset in lines: what it is, then each metric with its protocol."""
+    lines = [f"{preset.name}: {preset.about}"]
+    for metric in preset.metrics:
+        protocol = ", ".join(f"{key} {value}" for key, value in metric.protocol().items())
+        lines.append(f"  {metric.name}: {protocol}")
+    return lines
+
+
+def compared(one: Preset, two: Preset) -> list[str]:
+    """How two presets differ, in a line for each metric of either."""
+    first, second = ({m.name: m.protocol() for m in p.metrics} for p in (one, two))
+    lines = []
+    for name in {**first, **second}:
+        if name not in first or name not in second:
+            lines.append(f"{name}: only in {one.name if name in first else two.name}")
+            continue
+        found = differences(first[name], second[name])
+        lines.append(f"{name}: {'; '.join(found) if found else 'comparable'}")
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command.
+
+    Args:
+        arguments: Of the command line; by default those of this process.
+
+    Returns:
+        0, or 2 for an unknown name.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m callbacks.protocols",
+        description="Show what the presets in configs/callbacks/ measure and how they differ.",
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="PRESET", help="two are compared; by default all are shown"
+    )
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        presets = [load_preset(name) for name in options.names or NAMES]
+    except ValueError as error:
+        log.error("error: %s", error)
+        return 2
+    if len(options.names) == 2:
+        lines = compared(*presets)
+    else:
+        lines = [line for preset in presets for line in described(preset)]
+    for line in lines:
+        log.info("%s", line)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
