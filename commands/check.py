@@ -39,6 +39,14 @@ class Check(Callback):
         self._began = time.monotonic()
         self._facts: Facts = {}
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """There was no batch to look at."""
+        log.info(
+            "all is well, and nothing is left to train: the run is at step %d, where "
+            "trainer.max_steps or max_epochs ends it",
+            trainer.global_step,
+        )
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:

@@ -156,7 +156,7 @@ class Company:
         """
         if self.world == 1:
             return None
-        said = str(error).strip().partition("\n")[0][:200]
+        said = " ".join(str(error).split())[:300]
         why, blamed = f"{type(error).__name__}: {said}", None
         if is_broken_link(error):
             found = None if self._lifeline is None else self._lifeline.explain()

@@ -39,6 +39,14 @@ def test_of_a_run_that_is_there(trained: Path, enlarger: Enlarger) -> None:
     assert files(trained) == before
 
 
+def test_of_a_run_that_is_finished(
+    trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        enlarger(*CHECK)
+    assert "nothing is left to train: the run is at step 12" in caplog.text
+
+
 def test_another_configuration_is_refused(trained: Path, refusal: Callable[..., str]) -> None:
     assert "data.init_args.batch_size: 4 -> 2" in refusal(*CHECK, "--data.init_args.batch_size", 2)
 

@@ -110,7 +110,7 @@ class Node:
         for pid in self.pids():
             with contextlib.suppress(OSError):
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-                if str(REPO / "main.py") in words and "torch.distributed.run" not in words:
+                if str(REPO / "main.py") in words[1:4]:  # python [-u] main.py
                     return pid
         return 0
 
