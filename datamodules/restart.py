@@ -7,8 +7,8 @@ a small JPEG for any decoder. The time it takes depends on the crop's size, not 
 
 Segments must not straddle the rows of blocks. So their length is a divisor of the blocks of a row,
 the nearest to the wanted one: 1 where their number is prime, which costs up to 17 % more bytes, or
-a whole short row. The file stays an ordinary JPEG of the picture's own size. Padding the picture to whole
-segments would give every width short segments, but show its padding to every other reader.
+a whole short row. The file stays an ordinary JPEG of the picture's own size. Padding the picture to
+whole segments would give every width short segments, but show its padding to every other reader.
 
 Where the segments begin is found once, when a shard is written, and kept beside the picture.
 """
