@@ -83,6 +83,7 @@ class Metric(Callback, ABC):
     name: str = ""
     higher_is_better: bool = True
     needs_hr: bool = True  # False: also for datasets without HR pictures; `hr` is then `sr` again
+    target: str = "hr"  # what of a batch the output is compared with; `clip` for videos
     strict_weights: bool = False  # True: missing weights are an error; an argument of metrics with
 
     def __init__(
@@ -248,14 +249,14 @@ class Metric(Callback, ABC):
         self._controls = [[] for _ in self._datasets]
 
     def _add(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:
-        if not self._active or (self.needs_hr and "hr" not in batch):
+        if not self._active or (self.needs_hr and self.target not in batch):
             return
         keys, wanted = batch["key"], self._wanted[dataloader_idx]
         if wanted is not None and wanted.isdisjoint(keys):
             return
         dataset = self._datasets[dataloader_idx]
         sr = output_image(outputs)
-        hr = batch.get("hr", sr)
+        hr: Tensor = batch.get(self.target, sr)  # type: ignore[assignment]  # a key of a variable
         if sr.shape != hr.shape:
             raise ValueError(
                 f"{self.name} of {', '.join(keys)}: the output is {tuple(sr.shape)}, the HR "
@@ -298,7 +299,8 @@ class Metric(Callback, ABC):
                 if images:
                     found += self.summarise(dataset, images)
                 elif kind == 0:
-                    log.warning("no %s on %s: no picture with HR", self.name, dataset.name)
+                    what = "picture with HR" if self.target == "hr" else self.target
+                    log.warning("no %s on %s: no %s", self.name, dataset.name, what)
         return records
 
     def record(self, dataset: Any, value: float, n: int, name: str | None = None) -> Record:

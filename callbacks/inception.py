@@ -11,12 +11,11 @@ import functools
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from callbacks import weights
 from callbacks.base import MetricProtocol, as_float64
@@ -117,20 +116,8 @@ class InceptionMetric(SetMetric):
     def extract(self, images: Tensor) -> Tensor:
         """(B, 2048) float32 features of (B, 3, H, W) images in [0, 1]."""
         prepare = PREPARATIONS[self.preset][2]
-        return self.once(images, self.preset, lambda: self.embed(prepare(levels(images))))
-
-    def once(self, images: Tensor, what: object, work: Callable[[], Tensor]) -> Tensor:
-        """Features that another metric of the run may have computed for these very images.
-
-        Args:
-            images: Those of the batch.
-            what: Says which features.
-            work: Computes them.
-        """
-        seen = _SEEN.setdefault(images, {})
-        if (key := (what, self.sha256)) not in seen:
-            seen[key] = work()
-        return seen[key].clone()
+        what = ("inception", self.preset, self.sha256)
+        return self.once(images, what, lambda: self.embed(prepare(levels(images))))
 
     def embed(self, pixels: Tensor) -> Tensor:
         """(B, 2048) float32 features of (B, 3, 299, 299) pixels in [0, 255].
@@ -179,10 +166,6 @@ class Inception(nn.Module):
 def _shared(path: Path, sha256: str) -> Inception:
     """One network for all metrics of a run."""
     return Inception(path)
-
-
-# Features of the images of the batch at hand: FID and KID of one preset are the work of one.
-_SEEN: Any = WeakTensorKeyDictionary()
 
 
 def levels(images: Tensor) -> Tensor:

@@ -83,7 +83,8 @@ class PatchMetric(InceptionMetric):
                 f"{type(self).__name__} in trainer.callbacks"
             )
         keys = tuple(batch["key"])
-        return self.once(images, (self.crops, keys), lambda: self._embed_crops(images, keys))
+        what = ("patches", self.crops, keys, self.sha256)
+        return self.once(images, what, lambda: self._embed_crops(images, keys))
 
     def _embed_crops(self, images: Tensor, keys: tuple[str, ...]) -> Tensor:
         limit = np.array(images.shape[-2:]) - SIDE + 1

@@ -19,7 +19,7 @@ import logging
 import math
 from abc import abstractmethod
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +28,7 @@ import xxhash
 from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from callbacks.base import Measured, Metric, MetricProtocol, Record
 from callbacks.processes import on_first
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from datamodules.base import Batch
 
 log = logging.getLogger(__name__)
+
+# Features of the images of the batch at hand: FID and KID of one preset are the work of one.
+_SEEN: Any = WeakTensorKeyDictionary()
 
 
 class SetMetric(Metric):
@@ -107,6 +111,20 @@ class SetMetric(Metric):
         """What of the protocol the features depend on; files of references are made for that."""
         return self.protocol()
 
+    @staticmethod
+    def once(images: Tensor, what: object, work: Callable[[], Tensor]) -> Tensor:
+        """Features that another metric of the run may have computed for these very images.
+
+        Args:
+            images: Those of the batch.
+            what: Says which features: network, its weights, preparation.
+            work: Computes them.
+        """
+        seen = _SEEN.setdefault(images, {})
+        if what not in seen:
+            seen[what] = work()
+        return seen[what].clone()
+
     # ---------------------------------------------------------------------------------- the work
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -166,7 +184,7 @@ class SetMetric(Metric):
         self._used = {}
 
     def _add(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:
-        if not self._off and ("hr" in batch or not self.needs_hr):
+        if not self._off and (self.target in batch or not self.needs_hr):
             # Before anything is measured, and in the sanity check: not after hours.
             dataset = self._datasets[dataloader_idx]
             self._refuse_few(dataset, len(dataset.keys[: self.limit]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +106,8 @@ def test_numbers_below_one(key: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "scale", "value"), [("set5", 2, 1.95), ("set5", 4, 3.07)])
-def test_the_value_of_bicubic_on_set5(name: str, scale: int, value: float) -> None:
-    root = Path(os.environ.get("ENLARGER_DATA", "/nowhere"), name, f"x{scale}")
-    if not root.is_dir():
-        pytest.skip(f"no {root}; set ENLARGER_DATA")
+def test_the_value_of_bicubic_on_set5(data_root: Path, name: str, scale: int, value: float) -> None:
+    root = data_root / name / f"x{scale}"
     metric, found = SWD(), []
     for path in sorted((root / "hr").iterdir()):
         hr, lr = (as_tensor(root / kind / path.name) for kind in ("hr", "lr"))

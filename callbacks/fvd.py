@@ -1,0 +1,199 @@
+"""FVD and KVD: Frechet and kernel distance of clips, in the features of a video network.
+
+Source: Unterthiner et al., "FVD: a new metric for video generation" (ICLR workshop 2019).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from abc import abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from callbacks import weights as files
+from callbacks.base import MetricProtocol
+from callbacks.fid import frechet_distance
+from callbacks.inception import levels
+from callbacks.kid import polynomial_mmd
+from callbacks.sets import SetMetric
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+SIDE = 224
+OPTIONS = {"rescale": False, "resize": False, "return_features": True}
+
+
+class VideoMetric(SetMetric):
+    """A distance of clips in the features of a network that the user gives.
+
+    A step returns ``{"sr": (B, T, 3, H, W)}`` in [0, 1], the batch has the real clips of the same
+    shape as ``clip``. The first ``frames`` frames, rounded to 8 bits and resized to 224x224 by
+    antialiased bilinear interpolation, go to the network as (B, 3, T, 224, 224) in [-1, 1].
+
+    Args:
+        weights: File of the network as TorchScript, which gives (B, D) features; environment
+            variables are expanded. Of ``i3d_torchscript.pt`` (I3D trained on Kinetics-400), as
+            StyleGAN-V uses it, the features before the softmax are taken, by its arguments
+            ``rescale``, ``resize`` and ``return_features``. Run only files that you trust.
+        frames: Frames of each clip; clips must not be shorter.
+        strict_weights: Stop the run where the file is missing; else the metric is off.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first clips of each dataset, this many; all of them by default.
+        label: Name in logs and results, where one metric is used twice.
+
+    Raises:
+        ValueError: ``frames`` is below 1.
+    """
+
+    target = "clip"
+
+    def __init__(
+        self,
+        weights: str | None = None,
+        frames: int = 16,
+        strict_weights: bool = False,
+        every_n: int = 1,
+        limit: int | None = None,
+        label: str | None = None,
+    ) -> None:
+        super().__init__(every_n, limit, label)
+        if frames < 1:
+            raise ValueError(
+                f"`frames` of {type(self).__name__} is {frames}; it must be at least 1"
+            )
+        self.weights, self.frames, self.strict_weights = weights, frames, strict_weights
+        self.net: nn.Module | None = None
+        self.sha256: str | None = None
+
+    @abstractmethod
+    def distance(self, sr: Tensor, hr: Tensor) -> float:
+        """The number, from (N, D) and (M, D) features."""
+
+    def absent(self) -> str:
+        """The line about the missing network, if it is."""
+        if self.weights is None or not self._path().is_file():
+            found = "is not given" if self.weights is None else f"is no file: {self._path()}"
+            return (
+                f"its network, `weights` of {type(self).__name__}, {found}; give an I3D as "
+                "TorchScript, e.g. i3d_torchscript.pt as StyleGAN-V uses it"
+            )
+        return ""
+
+    def load(self) -> None:
+        """Load the network."""
+        path = self._path()
+        self.sha256 = files.digest_of(path)
+        self.net = _shared(path, self.sha256)
+
+    def protocol(self) -> MetricProtocol:
+        """Implementation, frames, rounding, resize, and the network's file with its hash."""
+        return {
+            "implementation": f"enlarger {type(self).name} 1",
+            "color": "rgb",
+            "round_8bit": True,
+            "data_range": "[-1, 1]",
+            "frames": f"the first {self.frames}",
+            "resize": f"bilinear to {SIDE}x{SIDE}",
+            "antialias": True,
+            "weights": None if self.weights is None else self._path().name,
+            "sha256": self.sha256,
+        }
+
+    def features(self, images: Tensor, batch: Batch) -> Tensor:
+        """(B, D) features of (B, T, 3, H, W) clips in [0, 1].
+
+        Raises:
+            ValueError: No clips, or too short ones.
+        """
+        if images.ndim != 5 or images.shape[1] < self.frames:
+            raise ValueError(
+                f"{self.name} of {', '.join(batch['key'])}: got the shape {tuple(images.shape)}; "
+                f"expected clips (B, T, 3, H, W) of at least {self.frames} frames"
+            )
+        return self.once(images, ("clips", self.frames, self.sha256), lambda: self._embed(images))
+
+    def _path(self) -> Path:
+        return Path(os.path.expandvars(self.weights or "")).expanduser()
+
+    def _embed(self, clips: Tensor) -> Tensor:
+        if self.net is None:
+            raise RuntimeError(f"{type(self).__name__} has no network before `load` was called")
+        net: Any = self.net
+        count = len(clips)
+        pixels = levels(clips[:, : self.frames].flatten(0, 1)) / 127.5 - 1
+        resized = functional.interpolate(pixels, (SIDE, SIDE), mode="bilinear", antialias=True)
+        video = resized.view(count, self.frames, 3, SIDE, SIDE).movedim(1, 2)
+        taken = {argument.name for argument in net.forward.schema.arguments}
+        found: Any = net(video, **{k: v for k, v in OPTIONS.items() if k in taken})
+        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != count:
+            raise ValueError(
+                f"{self._path()} gave {getattr(found, 'shape', type(found).__name__)} for {count} "
+                f"clips; expected features ({count}, D)"
+            )
+        return found.float()
+
+
+class FVD(VideoMetric):
+    """Frechet video distance between the outputs and the real clips; lower is better.
+
+    Numbers are comparable only for the same file of weights, resize and number of clips; those of
+    TensorFlow's I3D and of its ports differ. It is biased upward for few clips.
+
+    Args:
+        weights: File of the network as TorchScript, which gives (B, D) features; environment
+            variables are expanded. Run only files that you trust.
+        frames: Frames of each clip; clips must not be shorter.
+        strict_weights: Stop the run where the file is missing; else the metric is off.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first clips of each dataset, this many; all of them by default.
+        label: Name in logs and results, where one metric is used twice.
+    """
+
+    name = "fvd"
+    enough = 2048
+    remark = "biased upward"
+
+    def distance(self, sr: Tensor, hr: Tensor) -> float:
+        """Frechet distance of (N, D) and (M, D) features."""
+        return frechet_distance(sr, hr)
+
+
+class KVD(VideoMetric):
+    """Kernel video distance, the polynomial discrepancy of all clips; lower is better.
+
+    The kernel is (x.y / D + 1)^3 of the features as they are, over all pairs; unbiased.
+
+    Args:
+        weights: File of the network as TorchScript, which gives (B, D) features; environment
+            variables are expanded. Run only files that you trust.
+        frames: Frames of each clip; clips must not be shorter.
+        strict_weights: Stop the run where the file is missing; else the metric is off.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first clips of each dataset, this many; all of them by default.
+        label: Name in logs and results, where one metric is used twice.
+    """
+
+    name = "kvd"
+    enough = 1000
+    remark = "noisy"
+
+    def protocol(self) -> MetricProtocol:
+        """That of all video metrics, and the kernel."""
+        return {**super().protocol(), "kernel": "(x.y/D + 1)^3, unbiased"}
+
+    def distance(self, sr: Tensor, hr: Tensor) -> float:
+        """Discrepancy of (N, D) and (M, D) features."""
+        return polynomial_mmd(sr, hr)
+
+
+@functools.lru_cache(maxsize=1)
+def _shared(path: Path, sha256: str) -> nn.Module:
+    """One network for all metrics of a run."""
+    net: nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    return net.eval()
