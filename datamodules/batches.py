@@ -8,9 +8,42 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import default_collate, get_worker_info
 
 from datamodules.source import Batch, Pixels
+
+
+class Crops(list[dict[str, Any]]):
+    """Training samples whose ``hr`` lie together already.
+
+    Args:
+        count: How many there will be.
+        side: Of each, in pixels.
+    """
+
+    def __init__(self, count: int, side: int) -> None:
+        super().__init__()
+        size = (count, side, side, 3)
+        if get_worker_info() is None:
+            self.hr = torch.empty(size, dtype=torch.uint8)
+        else:  # shared at once: what a worker sends would be copied
+            memory = torch.UntypedStorage._new_shared(count * side * side * 3)
+            self.hr = torch.empty(0, dtype=torch.uint8).set_(memory).view(size)  # type: ignore[call-overload]
+        self.rows: NDArray[np.uint8] = self.hr.numpy()
+
+    def add(self, sample: dict[str, Any]) -> None:
+        """The next sample; its ``hr`` is copied unless it is in its place."""
+        self.append(sample)
+        row, hr = self.rows[len(self) - 1], sample["hr"]
+        if hr.dtype == np.uint8 and hr is not row:
+            row[...] = hr
+            sample["hr"] = row
+
+    def together(self) -> Tensor | None:
+        """(B, 3, side, side); None where some have 16 bits."""
+        if any(sample["hr"].dtype != np.uint8 for sample in self):
+            return None
+        return self.hr.permute(0, 3, 1, 2)
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -40,6 +73,10 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
                 f"only {len(values)} of {len(samples)} samples in one batch ({', '.join(keys[:3])}"
                 f", ...) have {name!r}: a Source gives it for all pictures, or for none"
             )
+        ready = samples.together() if name == "hr" and isinstance(samples, Crops) else None
+        if ready is not None:
+            batch[name] = ready
+            continue
         batch[name] = _stack(values, keys) if name in ("hr", "lr") else values
     skipped = [picture for s in samples for picture in s.get("skipped", [])]
     if skipped:

@@ -181,15 +181,15 @@ def _plain_jpeg(data: jpeg.Bytes) -> Picture | None:
     header = jpeg.read_header(data) if QUICK_JPEG else None
     if header is None or header.tagged or header.components not in (1, 3):
         return None
-    if header.height * header.width > _most_pixels():
+    if header.height * header.width > most_pixels():
         return None  # Pillow says what is wrong with it
     rgb = jpeg.read_strictly(data)
     mode = "RGB" if header.components == 3 else "L"
     return None if rgb is None else Picture(rgb, None, None, 8, mode)
 
 
-def _most_pixels() -> float:
-    # Where Pillow refuses: twice the limit from which on it warns.
+def most_pixels() -> float:
+    """Pixels of the largest picture that is decoded: twice the limit from which Pillow warns."""
     return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else float("inf")
 
 

@@ -127,6 +127,33 @@ def read_strictly(data: Bytes, colors: str = "rgb") -> NDArray[np.uint8] | None:
     return simplejpeg.decode_jpeg(mended, colors)
 
 
+def read_rows(data: bytes, bottom: int, most: float) -> NDArray[np.uint8] | None:
+    """The upper part of a plain JPEG: decoding ends where the crop does.
+
+    The header is told a smaller height. libjpeg then warns of the bytes that are left over, so its
+    other warnings cannot be told apart: only for files that are known to be whole.
+
+    Args:
+        data: The whole file, of which the checksum was compared.
+        bottom: Rows that are needed.
+        most: Pixels that the whole picture may have.
+
+    Returns:
+        (at least `bottom`, W, 3) in [0, 255]; None for files that this is not meant for.
+    """
+    header = read_header(data)
+    if simplejpeg is None or header is None or header.tagged or header.process != 0xFFC0:
+        return None
+    if header.components != 3 or header.precision != 8:
+        return None
+    rows = -(-(bottom + 2) // 16) * 16  # 2 more: chroma is interpolated
+    if rows >= header.height or header.height * header.width > most:
+        return None
+    part = bytearray(data)
+    part[header.frame + 5 : header.frame + 7] = rows.to_bytes(2, "big")
+    return simplejpeg.decode_jpeg(part, strict=False)
+
+
 def without_stray_bytes(data: bytes) -> bytes:
     """The same JPEG without the bytes that belong to nothing.
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from datamodules.batches import Crops
 from datamodules.cutting import SampleDraws, continued, turned
 from datamodules.decode import UnreadableImage
 from datamodules.keys import Keys
@@ -131,6 +132,17 @@ class TrainingPictures(Pictures):
         self.crop_size, self.flips, self.augment = crop_size, flips, augment
         self.small, self.plan = small, plan
 
+    def __getitems__(self, items: list[Item]) -> Crops:
+        """A batch of crops, each written where it is to lie.
+
+        Raises:
+            ValueError: As for one.
+        """
+        samples = Crops(len(items), self.crop_size)
+        for item, row in zip(items, samples.rows, strict=True):
+            samples.add(self._sample(item, row))
+        return samples
+
     def __getitem__(self, item: Item) -> dict[str, Any]:
         """One crop; a picture that cannot be used is replaced by another one of the plan.
 
@@ -139,12 +151,15 @@ class TrainingPictures(Pictures):
             ValueError: It is smaller than the crop, or what the source gives does not fit; or no
                 replacement could be used.
         """
-        sample, index, skipped = self._usable(item)
+        return self._sample(item, None)
+
+    def _sample(self, item: Item, out: Pixels | None) -> dict[str, Any]:
+        sample, index, skipped = self._usable(item, out)
         if self.augment is not None:
             self._augmented(sample, index, item.seed)
         return {**sample, "key": self.keys[index], "seed": item.seed, "skipped": skipped}
 
-    def _usable(self, item: Item) -> tuple[Sample, int, list[Skipped]]:
+    def _usable(self, item: Item, out: Pixels | None) -> tuple[Sample, int, list[Skipped]]:
         """The crop, the number of its picture, and what was skipped until it was found."""
         skipped: list[Skipped] = []
         tried: set[int] = set()
@@ -156,7 +171,7 @@ class TrainingPictures(Pictures):
                 continue
             tried.add(index)
             try:
-                return self._crop(index, SampleDraws(item.seed, "crop")), index, skipped
+                return self._crop(index, SampleDraws(item.seed, "crop"), out), index, skipped
             except (UnreadableImage, _TooSmallError) as error:
                 small = isinstance(error, _TooSmallError)
                 if self.plan is None or (small and self.small == "error"):
@@ -165,10 +180,10 @@ class TrainingPictures(Pictures):
                 skipped.append(Skipped(self.keys[index], reason, str(error), not attempt))
         raise ValueError(_all_in_a_row(skipped))
 
-    def _crop(self, index: int, draws: SampleDraws) -> Sample:
+    def _crop(self, index: int, draws: SampleDraws, out: Pixels | None) -> Sample:
         size = self.source.size(index)
         if size is not None and min(size) >= self.crop_size:
-            return self._crop_alone(index, size, draws)
+            return self._crop_alone(index, size, draws, out)
         if size is not None and self.small != "pad":
             raise self._too_small(index, size)
         sample = self.read(index)
@@ -176,12 +191,14 @@ class TrainingPictures(Pictures):
         if "hr" not in sample:
             raise ValueError(f"{self.keys[index]} has no HR picture, which training needs")
         if "lr" in sample:
-            return self._pair(sample, index, draws)
+            return self._pair(sample, index, draws, out)
         top, left, turn = self._place(sample["hr"].shape[:2], self.crop_size, index, draws)
-        sample["hr"] = self._cut(sample["hr"], top, left, self.crop_size, turn)
+        sample["hr"] = self._cut(sample["hr"], top, left, self.crop_size, turn, out)
         return sample
 
-    def _crop_alone(self, index: int, size: tuple[int, int], draws: SampleDraws) -> Sample:
+    def _crop_alone(
+        self, index: int, size: tuple[int, int], draws: SampleDraws, out: Pixels | None
+    ) -> Sample:
         """The crop of a picture whose size is known, without the rest of it if that can be."""
         side = self.crop_size
         top, left, turn = self._place(size, side, index, draws)
@@ -193,10 +210,10 @@ class TrainingPictures(Pictures):
                 f"but read_crop gave {_size(sample['hr'])} {'and an LR ' if 'lr' in sample else ''}"
                 f"for a crop of {side} pixels at row {top}, column {left}"
             )
-        sample["hr"] = turned(sample["hr"], turn)
+        sample["hr"] = turned(sample["hr"], turn, out)
         return sample
 
-    def _pair(self, sample: Sample, index: int, draws: SampleDraws) -> Sample:
+    def _pair(self, sample: Sample, index: int, draws: SampleDraws, out: Pixels | None) -> Sample:
         key, step = self.keys[index], int(self.scale)
         height, width = _paired_size(sample, self.scale, key)
         if self.scale != step:
@@ -208,7 +225,7 @@ class TrainingPictures(Pictures):
         top, left, turn = self._place(sample["lr"].shape[:2], side, index, draws, step)
         sample["lr"] = self._cut(sample["lr"], top, left, side, turn)
         hr = sample["hr"][:height, :width]
-        sample["hr"] = self._cut(hr, top * step, left * step, self.crop_size, turn)
+        sample["hr"] = self._cut(hr, top * step, left * step, self.crop_size, turn, out)
         return sample
 
     def _place(
@@ -227,9 +244,17 @@ class TrainingPictures(Pictures):
         left = draws.integer(0, max(columns, 0) + 1)
         return top, left, draws.integer(0, 8) if self.flips else 0
 
-    def _cut(self, picture: Pixels, top: int, left: int, side: int, turn: int) -> Pixels:
+    def _cut(
+        self,
+        picture: Pixels,
+        top: int,
+        left: int,
+        side: int,
+        turn: int,
+        out: Pixels | None = None,
+    ) -> Pixels:
         cut = picture[top : top + side, left : left + side]
-        return turned(continued(cut, side, side), turn)
+        return turned(continued(cut, side, side), turn, out)
 
     def _too_small(self, index: int, size: tuple[int, ...]) -> _TooSmallError:
         return _TooSmallError(

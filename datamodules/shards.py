@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from datamodules.cache import DiskCache, parse_bytes
-from datamodules.decode import UnreadableImage, decode
+from datamodules.decode import UnreadableImage, decode, most_pixels
+from datamodules.jpeg import read_rows
 from datamodules.names import Names
 from datamodules.paths import expand_path
 from datamodules.remote_index import load_remote_index, wanted_of
@@ -218,23 +219,34 @@ class Shards(Source):
         return sample
 
     def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> Sample:
-        """A part of the picture; of a large one with restart markers, no more is decoded.
+        """A part of the picture, of which no more is decoded than has to be.
+
+        Of a large one with restart markers, that is what lies around the part; of another JPEG, all
+        above its lower edge.
 
         Args and errors as ``Source.read_crop`` and ``read``.
         """
-        column = self._table.columns.get("rst")
-        size = self.size(index)
-        small = size is not None and size[0] * size[1] < MANY * height * width
-        if column is None or not column.offsets[index] or small:
+        columns = self._table.columns
+        if "lr" in columns:
             return super().read_crop(index, top, left, height, width)
-        from datamodules.restart import decode_crop  # few shards have them
-
         tar = self._tars[bisect_right(self._ends, index)]
         name = f"{tar.name}: {self._table.keys[index]}"
-        data = self._bytes(self._table.columns["hr"], tar, index, name)
-        marks = np.frombuffer(self._bytes(column, tar, index, name), dtype="<u4")
-        hr = decode_crop(data, marks, top, left, height, width, self.srgb, name)
-        sample = Sample(hr=hr, meta={"path": tar.name})
+        hr, rst, size = columns["hr"], columns.get("rst"), self.size(index)
+        data = self._bytes(hr, tar, index, name)
+        small = size is not None and size[0] * size[1] < MANY * height * width
+        if rst is not None and rst.offsets[index] and not small:
+            from datamodules.restart import decode_crop  # few shards have them
+
+            marks = np.frombuffer(self._bytes(rst, tar, index, name), dtype="<u4")
+            part = decode_crop(data, marks, top, left, height, width, self.srgb, name)
+        else:
+            # Only of what is known to be whole: damage cannot be told from what is left out.
+            known = hr.checksums is not None and bool(hr.checksums[index])
+            rows = read_rows(data, top + height, most_pixels()) if known else None
+            if rows is None:
+                rows = decode(data, name, self.srgb).rgb
+            part = rows[top : top + height, left : left + width]
+        sample = Sample(hr=part, meta={"path": tar.name})
         self._add_text(sample, tar, index, name)
         return sample
 

@@ -562,6 +562,22 @@ def test_crop_by_restart_markers(two, name):
     assert source.size(0) == whole.shape[:2]
 
 
+@pytest.mark.parametrize("subsampling", ["4:2:0", "4:2:2", "4:4:4"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_crops_are_those_of_the_whole(two, subsampling, progressive):
+    """Decoding ends at the crop's lower edge where the bytes are known to be whole."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels((90, 77), 5))
+    image.save(buffer, "JPEG", quality=92, subsampling=subsampling, progressive=progressive)
+    members = [("a.jpg", buffer.getvalue()), ("a.txt", b"a cat")]
+    source = prepared(indexed(write(two / "w.tar", members)))
+    whole = source.read(0)["hr"]
+    for top in range(0, 81):
+        part = source.read_crop(0, top, 11, 9, 60)
+        np.testing.assert_array_equal(part["hr"], whole[top : top + 9, 11:71])
+        assert part["text"] == "a cat"
+
+
 def test_profiles_are_converted_as_the_run_wants(two):
     """Also in a crop that is decoded alone."""
     from datamodules.restart import encode_jpeg, restart_offsets
