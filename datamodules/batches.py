@@ -27,8 +27,8 @@ class Crops(list[dict[str, Any]]):
         if get_worker_info() is None:
             self.hr = torch.empty(size, dtype=torch.uint8)
         else:  # shared at once: what a worker sends would be copied
-            memory = torch.UntypedStorage._new_shared(count * side * side * 3)
-            self.hr = torch.empty(0, dtype=torch.uint8).set_(memory).view(size)  # type: ignore[call-overload]
+            memory = cast(Any, torch.UntypedStorage)._new_shared(count * side * side * 3)
+            self.hr = torch.empty(0, dtype=torch.uint8).set_(memory).view(size)
         self.rows: NDArray[np.uint8] = self.hr.numpy()
 
     def add(self, sample: dict[str, Any]) -> None:

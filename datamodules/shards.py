@@ -28,7 +28,7 @@ from datamodules.shard_index import index_places, load_index
 from datamodules.shard_reader import Reader, Tar, WrongBytes
 from datamodules.shard_table import VERSION, Column, Table, joined, load_table, save_table, table_of
 from datamodules.shard_urls import is_remote, list_shards
-from datamodules.source import Sample, Source
+from datamodules.source import Pixels, Sample, Source
 from degradations.base import Degradation
 
 log = logging.getLogger(__name__)
@@ -238,13 +238,12 @@ class Shards(Source):
             from datamodules.restart import decode_crop  # few shards have them
 
             marks = np.frombuffer(self._bytes(rst, tar, index, name), dtype="<u4")
-            part = decode_crop(data, marks, top, left, height, width, self.srgb, name)
+            part: Pixels = decode_crop(data, marks, top, left, height, width, self.srgb, name)
         else:
             # Only of what is known to be whole: damage cannot be told from what is left out.
             known = hr.checksums is not None and bool(hr.checksums[index])
-            rows = read_rows(data, top + height, most_pixels()) if known else None
-            if rows is None:
-                rows = decode(data, name, self.srgb).rgb
+            above = read_rows(data, top + height, most_pixels()) if known else None
+            rows = decode(data, name, self.srgb).rgb if above is None else above
             part = rows[top : top + height, left : left + width]
         sample = Sample(hr=part, meta={"path": tar.name})
         self._add_text(sample, tar, index, name)
