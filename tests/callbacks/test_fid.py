@@ -191,8 +191,7 @@ def test_fid_is_torch_fidelitys(inception: Path) -> None:
     assert distance(FID("torch-fidelity"), sr, hr) == pytest.approx(theirs, rel=1e-4)
 
 
-@pytest.mark.slow  # its eigenvalues of 2048 x 2048 numbers take half a minute
-@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("antialias", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_fid_is_torchmetrics(inception: Path, antialias: bool) -> None:
     sr, hr = two_sets(4, 6)
     path = str(inception)

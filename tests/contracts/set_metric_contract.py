@@ -1,0 +1,101 @@
+"""What every metric of whole sets keeps, as a test class to run on yours.
+
+The classes of this repository and of `pytest tests/contracts --plugin my_sr.callbacks` are found by
+test_set_metrics.py. A class that cannot be made without arguments is tested by a file of your own:
+
+    from tests.contracts.set_metric_contract import SetMetricContract
+
+    class TestPrecision(SetMetricContract):
+        @pytest.fixture
+        def make(self):
+            return lambda: Precision(neighbours=3)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from callbacks.sets import SetMetric
+from tests.contracts.degradation_contract import global_generators_untouched
+
+SIDE = 304  # a crop of Inception's fits
+
+
+class SetMetricContract:
+    """Subclass it and override the fixture `make`: a function that makes a new one."""
+
+    @pytest.fixture
+    def make(self) -> Callable[[], SetMetric]:
+        raise NotImplementedError("override the fixture `make`")
+
+    @pytest.fixture
+    def metric(self, make) -> SetMetric:
+        metric = make()
+        if metric.absent():
+            pytest.skip(metric.absent())
+        metric.load()
+        return metric
+
+    @staticmethod
+    def images(count: int = 4) -> Tensor:
+        y, x = torch.linspace(0, 30, SIDE).view(-1, 1), torch.linspace(0, 30, SIDE)
+        phase = torch.arange(count * 3.0).view(count, 3, 1, 1)
+        return 0.5 + 0.4 * torch.sin(x + 2 * y + phase)
+
+    @staticmethod
+    def batch(count: int = 4) -> Any:
+        return {"key": [f"a/{i}" for i in range(count)], "seed": torch.arange(count)}
+
+    def noisy(self, level: float = 0.1) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(self.images().shape, generator=generator)
+        return (self.images() + level * noise).clamp(0, 1)
+
+    def test_features_do_not_depend_on_the_batch(self, metric):
+        images, batch = self.noisy(), self.batch()
+        whole = metric.features(images, batch)
+        assert len(whole) == 4
+        for i in range(4):
+            one = {"key": batch["key"][i : i + 1], "seed": batch["seed"][i : i + 1]}
+            alone = metric.features(images[i : i + 1].clone(), one)
+            close = 1e-6 * float(whole.abs().max())
+            torch.testing.assert_close(alone[0], whole[i], rtol=1e-5, atol=close)
+
+    def test_pictures_and_generators_are_left_alone(self, metric):
+        images = self.noisy()
+        before = images.clone()
+        with global_generators_untouched():
+            features = metric.features(images, self.batch()).double()
+            metric.distance(features, features)
+        assert torch.equal(images, before)
+
+    def test_more_noise_is_farther(self, metric):
+        features = [
+            metric.features(images, self.batch()).double()
+            for images in (self.images(), self.noisy(0.02), self.noisy(0.3))
+        ]
+        none, some, more = (metric.distance(x, features[0]) for x in features)
+        if metric.higher_is_better:
+            none, some, more = -none, -some, -more
+        assert max(none, some) < more
+
+    def test_the_order_of_images_does_not_matter(self, metric):
+        hr, sr = (
+            metric.features(images, self.batch()).double()
+            for images in (self.images(), self.noisy())
+        )
+        for name, value in metric.distances(sr, hr).items():
+            assert metric.distances(sr.flip(0), hr)[name] == pytest.approx(value, rel=1e-6)
+
+    def test_the_protocol_is_plain_and_says_who_computed(self, make):
+        protocol = make().protocol()
+        assert protocol.get("implementation")
+        assert json.loads(json.dumps(protocol)) == protocol
+        wanted = make().features_protocol()
+        assert json.loads(json.dumps(wanted)) == wanted

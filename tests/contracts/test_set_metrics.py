@@ -1,0 +1,108 @@
+"""Every metric of sets of the package, and of `--plugin`, keeps its contract."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+from callbacks.base import Metric
+from callbacks.sets import SetMetric
+from tests.callbacks.random_inception import inception, inception_file
+from tests.contracts import discovery
+from tests.contracts.arguments import build
+from tests.contracts.set_metric_contract import SetMetricContract
+
+__all__ = ["inception", "inception_file"]
+
+# A line for each class of ours that cannot be made without arguments: a function that makes one.
+EXAMPLES: dict[type, object] = {}
+
+
+def pytest_generate_tests(metafunc):
+    discovery.parametrize(metafunc, "set_metric_class", SetMetric, "callbacks")
+
+
+@pytest.mark.usefixtures("inception")
+class TestSetMetrics(SetMetricContract):
+    @pytest.fixture
+    def make(self, set_metric_class):
+        return functools.partial(build, set_metric_class, EXAMPLES, f"EXAMPLES in {__name__}")
+
+
+def test_names_of_all_metrics_differ():
+    """Two in one run would log under one name."""
+    names = [cls.name for cls in discovery.concrete_subclasses(Metric, "callbacks")]
+    assert len(set(names)) == len(names)
+
+
+class Spread(SetMetric):
+    """Keeps the contract; those below break it."""
+
+    name = "spread"
+
+    def protocol(self):
+        return {"implementation": "mine 1"}
+
+    def features(self, images, batch):
+        return images.flatten(2).std(2)
+
+    def distance(self, sr, hr):
+        return float((sr.mean(0) - hr.mean(0)).norm())
+
+
+class OfTheBatch(Spread):
+    def features(self, images, batch):
+        return super().features(images, batch) - images.mean()
+
+
+class Draws(Spread):
+    def features(self, images, batch):
+        return super().features(images, batch) + 1e-9 * torch.rand(1)
+
+
+class Writes(Spread):
+    def features(self, images, batch):
+        return super().features(images.mul_(0.5), batch)
+
+
+class InOrder(Spread):
+    def distance(self, sr, hr):
+        return float((sr - hr).norm())
+
+
+class Closer(Spread):
+    def distance(self, sr, hr):
+        return -super().distance(sr, hr)
+
+
+class Anonymous(Spread):
+    def protocol(self):
+        return {}
+
+
+CHECK = SetMetricContract()
+
+
+@pytest.mark.parametrize(
+    ("cls", "check"),
+    [
+        (OfTheBatch, CHECK.test_features_do_not_depend_on_the_batch),
+        (Draws, CHECK.test_pictures_and_generators_are_left_alone),
+        (Writes, CHECK.test_pictures_and_generators_are_left_alone),
+        (InOrder, CHECK.test_the_order_of_images_does_not_matter),
+        (Closer, CHECK.test_more_noise_is_farther),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_a_broken_metric_is_caught(cls, check):
+    check(Spread())
+    with pytest.raises(AssertionError):
+        check(cls())
+
+
+def test_a_number_of_nobody_is_caught():
+    CHECK.test_the_protocol_is_plain_and_says_who_computed(Spread)
+    with pytest.raises(AssertionError):
+        CHECK.test_the_protocol_is_plain_and_says_who_computed(Anonymous)
