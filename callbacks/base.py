@@ -155,6 +155,8 @@ class Metric(Callback, ABC):
                 f"two metrics in trainer.callbacks are named {self.name!r}; "
                 "give one of them another name by its `label`"
             )
+        if stage == "predict":  # nothing is measured there
+            return
         # A file that is on one machine only must not leave the others waiting at the end.
         reasons = [reason for reason in gather(self.absent()) if reason]
         self._off = bool(reasons)

@@ -134,7 +134,7 @@ class SetMetric(Metric):
             ValueError: They are missing, broken, too few, or of another protocol.
         """
         super().setup(trainer, pl_module, stage)
-        if self.reference is not None and not self._off:
+        if self.reference is not None and self._loaded and not self._off:
             on_first(self._find_reference)
 
     def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:

@@ -206,9 +206,15 @@ def test_networks_are_loaded_once_and_only_when_a_run_starts(tmp_path: Path) -> 
         def load(self) -> None:
             self.loaded += 1
 
-    metric = Loads()
-    assert metric.loaded == 0
+    class Predicts(Tiny):
+        def predict_step(self, batch: Any, *indices: int) -> None:
+            return None
+
+    metric = Loads(reference="/nowhere")
     run = trainer(tmp_path, metric)
+    run.predict(Predicts(), loader(), return_predictions=False)
+    assert metric.loaded == 0  # nothing is measured there
+    metric.reference = None
     run.fit(Tiny(), loader(), loader())
     run.test(Tiny(), loader(), verbose=False)
     assert metric.loaded == 1
