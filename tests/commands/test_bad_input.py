@@ -110,7 +110,7 @@ def test_nothing_but_broken_training_pictures(tiny: Path, tmp_path: Path, refusa
         (broken / f"{number}.jpg").write_text("no picture")
     sentence = refusal(*FIT, *root(broken))
     assert "data.init_args.train" in sentence
-    assert "could not be read" in sentence
+    assert "could not be used" in sentence
 
 
 @pytest.mark.parametrize("workers", [0, 1])
