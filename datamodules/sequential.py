@@ -24,7 +24,7 @@ from datamodules.policy import Skipped
 from datamodules.retry import Patience, RemoteError, shown
 from datamodules.shard_urls import list_shards
 from datamodules.shuffle import Ahead, Integers, permutation
-from datamodules.source import Sample, Source
+from datamodules.source import Pixels, Sample, Source
 from datamodules.tar_stream import BrokenShard, Raw, decoded, raws_of
 from degradations.base import Degradation
 from degradations.draws import seed_of
@@ -307,13 +307,10 @@ class SequentialPictures(TrainingPictures):
     def _sequential(self) -> Sequential:
         return cast(Sequential, self.source)
 
-    def __getitem__(self, item: Item) -> dict[str, Any]:
-        """One crop; a picture that cannot be used is replaced by the next one of its stream.
-
-        Raises as ``TrainingPictures``.
-        """
+    def _sample(self, item: Item, out: Pixels | None) -> dict[str, Any]:
+        # A picture that cannot be used is replaced by the next one of its stream.
         notes = self._sequential.raw(item.picture, forget=True).notes
-        sample = super().__getitem__(item)
+        sample = super()._sample(item, out)
         return {**sample, "skipped": [*notes, *sample["skipped"]]}
 
 

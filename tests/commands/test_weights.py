@@ -39,6 +39,7 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     weights.mkdir()
     cache.mkdir(parents=True)
     monkeypatch.setenv("ENLARGER_WEIGHTS", str(weights))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(cache.parent))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     return {"weights": weights, "cache": cache}
