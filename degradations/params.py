@@ -125,7 +125,7 @@ def of_each_image(params: Params, batch: int) -> list[Params]:
         if isinstance(value, dict):
             parts = of_each_image(value, batch)
         elif isinstance(value, Tensor):
-            parts = value.chunk(batch)
+            parts = value.unsqueeze(1).unbind()  # as `chunk`, in a third of its time
         else:
             parts = [value] * batch
         for image, part in zip(images, parts, strict=True):
