@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ class Company:
         """
         if self.world == 1:
             return None
-        said = " ".join(str(error).split())[:300]
+        said = _plain(error)
         why, blamed = f"{type(error).__name__}: {said}", None
         if is_broken_link(error):
             found = None if self._lifeline is None else self._lifeline.explain()
@@ -175,6 +176,12 @@ def is_broken_link(error: BaseException) -> bool:
         return True
     text = str(error)
     return isinstance(error, RuntimeError) and ("gloo/transport" in text or "NCCL" in text)
+
+
+def _plain(error: BaseException) -> str:
+    # In one line, and without where in gloo's sources it was noticed and what it advises.
+    text = re.sub(r"\[/\S+:\d+\] ", "", " ".join(str(error).split()))
+    return text.partition(" This is typically caused by")[0][:300]
 
 
 def _environment(trainer: Trainer) -> Any:

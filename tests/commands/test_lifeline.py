@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+from commands.company import Company, is_broken_link
 from commands.lifeline import LOST, Lifeline, last_words
 
 BEAT, LIMIT = 0.05, 0.6
@@ -145,3 +146,57 @@ def test_last_words_are_kept_over_restarts(tmp_path: Path) -> None:
         "one",
         "two",
     ]
+
+
+def test_a_broken_connection_is_explained_by_who_is_silent(three: list[Process]) -> None:
+    three[2].line._over.set()
+    found = three[0].line.explain()
+    assert found is not None
+    assert found[0].startswith("no sign of rank 2 (on c) for 0 s, last at step 30")
+    assert found[1] == LOST
+
+
+def test_and_by_who_failed_with_the_status_of_that_one(three: list[Process]) -> None:
+    """A job that an error of the configuration ends is not to be started again."""
+    three[2].line.leave("ConfigurationError: no such key", status=2)
+    assert three[0].line.explain() == ("rank 2 (on c) stopped (ConfigurationError: no such key)", 2)
+
+
+def test_and_by_nothing_where_all_are_well(three: list[Process]) -> None:
+    assert three[0].line.explain() is None
+
+
+GLOO = RuntimeError(
+    "[/a/third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error [10.77.0.2]:59033: "
+    "Connection reset by peer. This is typically caused by a remote worker hanging."
+)
+
+
+def test_which_errors_are_broken_connections() -> None:
+    assert is_broken_link(GLOO)
+    assert is_broken_link(dist.DistBackendError("NCCL error"))
+    assert not is_broken_link(RuntimeError("CUDA out of memory"))
+    assert not is_broken_link(ValueError("gloo/transport"))
+
+
+def test_last_words_of_a_process_that_fails(
+    three: list[Process], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    company = Company(tmp_path, limit=1.0, heartbeat=BEAT, lost_after=LIMIT)
+    company.rank, company.world, company._lifeline = 0, 3, three[0].line
+    three[1].line._over.set()
+    blamed = company.fail(GLOO, 1)
+    assert blamed is not None
+    assert blamed.status == LOST
+    said = words(tmp_path, 0)
+    assert "no sign of rank 1 (on b)" in said
+    assert "(a connection broke: Read error [10.77.0.2]:59033: Connection reset by peer.)" in said
+    three[2].line.leave()
+
+
+def test_an_error_of_its_own_blames_nobody(three: list[Process], tmp_path: Path) -> None:
+    company = Company(tmp_path, limit=1.0, heartbeat=BEAT, lost_after=LIMIT)
+    company.rank, company.world, company._lifeline = 0, 3, three[0].line
+    assert company.fail(ValueError("data.init_args.scale is 0"), 2) is None
+    assert "rank 0 on " in words(tmp_path, 0)
+    assert "ValueError: data.init_args.scale is 0, last at step 0: stopping" in words(tmp_path, 0)

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.report import commit, machine
 from commands.lifeline import LOST
 from tests.conftest import REPO
 from tests.distributed.network import Network, Process, network, wait_until
@@ -182,7 +183,7 @@ def test_twenty_losses_of_power_and_all_other_faults(net: Network) -> None:
         for path in sorted((net.folder / "runs" / "harmed" / "lastwords").iterdir())
         for line in path.read_text().splitlines()
     ]
-    report = {
+    results = {
         "steps": STEPS,
         "steps done by the first process, repeated ones included": done,
         "bit-equal to the undisturbed run": True,
@@ -190,7 +191,10 @@ def test_twenty_losses_of_power_and_all_other_faults(net: Network) -> None:
         "rounds": rounds.told,
         "last words": words,
         "minutes": round((time.monotonic() - began) / 60, 1),
-        "seed": SEED,
     }
     if "ENLARGER_FAULTS" in os.environ:
+        report = {
+            **{"command": "make test-faults", "commit": commit(), "machine": machine()},
+            **{"seed": SEED, "results": results},
+        }
         Path(os.environ["ENLARGER_FAULTS"]).write_text(json.dumps(report, indent=2) + "\n")
