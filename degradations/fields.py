@@ -75,8 +75,8 @@ def seeded_integers_like(x: Tensor, seeds: Tensor, bits: int) -> Tensor:
     generators = [np.random.SFC64(seed & 0xFFFFFFFFFFFFFFFF) for seed in seeds.tolist()]
     words = [generator.random_raw(-(-size // 4)) for generator in generators]
     halves = torch.from_numpy(words[0] if len(words) == 1 else np.stack(words)).view(torch.int16)
-    picked = halves.view(len(x), -1)[:, :size].to(torch.int32)
-    return picked.bitwise_and_((1 << bits) - 1).view(x.shape)
+    picked = halves.bitwise_and_((1 << bits) - 1).view(len(x), -1)[:, :size]
+    return picked.to(torch.int32).view(x.shape)
 
 
 def quick_randn_like(x: Tensor, seeds: Tensor) -> Tensor:

@@ -102,7 +102,13 @@ def blurred(image: Tensor, taps: Tensor) -> Tensor:
         image: (C, H, W) float32, contiguous.
         taps: (side,), side odd.
     """
-    return transposed(_along_columns(transposed(_along_columns(image, taps)), taps))
+    (_, H, W), n = image.shape, len(taps) // 2
+    across = _along_columns(mirrored(image, (n, 0), (H + 2 * n, _whole(W))), taps)[:, :, :W]
+    if n < W and H == _whole(H):
+        turned = _transposed_and_mirrored(across, n)
+    else:
+        turned = mirrored(transposed(across), (n, 0), (W + 2 * n, _whole(H)))
+    return transposed(_along_columns(turned, taps)[:, :, :H])
 
 
 def transposed(image: Tensor) -> Tensor:
@@ -116,15 +122,31 @@ def transposed(image: Tensor) -> Tensor:
     return y
 
 
-def _along_columns(image: Tensor, taps: Tensor) -> Tensor:
+def _transposed_and_mirrored(image: Tensor, n: int) -> Tensor:
+    # (C, n + W + n, H), with one copy less: the borders are mirrored where they are.
+    import cv2
+
+    C, H, W = image.shape
+    y = image.new_empty(C, W + 2 * n, H)
+    for plane, target in zip(image.numpy(), y.numpy(), strict=True):
+        cv2.transpose(plane, dst=target[n : n + W])
+        target[:n] = target[2 * n : n : -1]
+        target[n + W :] = target[n + W - 2 : W - 2 : -1]
+    return y
+
+
+def _whole(n: int) -> int:
+    return -(-n // _LANES) * _LANES
+
+
+def _along_columns(padded: Tensor, taps: Tensor) -> Tensor:
     # Pixels of a row lie side by side, as channels do in channels_last: the image is, as it is, a
     # batch of sequences with W channels, for which the depthwise convolution is at its best.
-    H, W = image.shape[1:]
-    side, width = len(taps), -(-W // _LANES) * _LANES
-    padded = mirrored(image, (side // 2, 0), (H + side - 1, width))
-    sequences = padded.unsqueeze(1).permute(0, 3, 1, 2)  # (C, width, 1, H + side - 1)
-    y = functional.conv2d(sequences, taps.expand(width, 1, 1, side), groups=width)
-    return y.permute(0, 2, 3, 1).squeeze(1)[:, :, :W].contiguous()
+    sequences = padded.unsqueeze(1).permute(0, 3, 1, 2)  # (C, W, 1, rows)
+    width, side = padded.shape[2], len(taps)
+    weights = taps.repeat(width, 1).view(width, 1, 1, side)
+    y = functional.conv2d(sequences, weights, groups=width)
+    return y.permute(0, 2, 3, 1).squeeze(1)  # (C, rows - side + 1, W)
 
 
 def _blurred_canvas(canvas: Canvas, taps: Tensor) -> Tensor:
