@@ -33,6 +33,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.report import write_report
+from commands.memory import keep_freed_memory
 from degradations.base import Degradation
 from degradations.mixture import Mixture
 from degradations.real_esrgan import RealESRGAN, RealESRGANLight
@@ -303,6 +304,7 @@ def main() -> None:
 
     logging.getLogger().setLevel(logging.ERROR)
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as every command does; theirs profits as well
     random.seed(SEED)
     np.random.seed(SEED)
     torch.manual_seed(SEED)

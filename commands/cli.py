@@ -7,7 +7,8 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,10 +30,12 @@ from commands.checkpoint_files import fingerprint, why_unseen
 from commands.checkpoints import Checkpoints
 from commands.company import Company
 from commands.errors import ConfigurationError
+from commands.memory import keep_freed_memory
 from commands.output import prepare_output, process_rank
 from commands.parser import DESCRIPTIONS, LINKS, Parser
 from commands.preflight import start_facts
 from commands.run_directory import RunDirectory, RunOptions
+from commands.seeds import evaluate_seeds
 from commands.signals import Stopped
 from commands.start import Start
 from commands.stops import Stops
@@ -235,6 +238,7 @@ class EnlargerCLI(LightningCLI):
         """Meet the other processes; put the right weights into the model, or refuse to go on."""
         with self._together():
             self._meet()
+        self.model.noise_seed = self.config[self.subcommand].seed_everything
         for callback in all_callbacks(self.trainer):
             if isinstance(callback, Checkpoints):
                 callback.resumed_from = self.resumed_from
@@ -288,6 +292,20 @@ class EnlargerCLI(LightningCLI):
         with self._together():
             super()._run_subcommand("fit" if subcommand in TRIALS else subcommand)
         self.company.leave()
+
+    # Lightning calls these instead of the trainer's own.
+    def validate(self, **arguments: Any) -> None:
+        """``Trainer.validate``, once for each of ``run.seeds``."""
+        self._each_seed(partial(self.trainer.validate, **arguments))
+
+    def test(self, **arguments: Any) -> None:
+        """``Trainer.test``, once for each of ``run.seeds``."""
+        self._each_seed(partial(self.trainer.test, **arguments))
+
+    def _each_seed(self, evaluate: Callable[[], object]) -> None:
+        config = self.config[self.subcommand]
+        seeds = range(config.seed_everything, config.seed_everything + config.run.seeds)
+        evaluate_seeds(self.trainer, self.model, seeds, evaluate)
 
     def _freezes(self) -> bool:
         # What does not train is in no checkpoint: it comes from where training took it.
@@ -365,6 +383,7 @@ def run(args: list[str]) -> None:
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     prepare_output()
+    keep_freed_memory()
     status = 0
     try:
         EnlargerCLI(args)
