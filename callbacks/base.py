@@ -106,6 +106,7 @@ class Metric(Callback, ABC):
         self.records: list[Record] = []  # of the latest evaluation
         self.control_records: list[Record] = []  # likewise, of bicubic
         self.images: dict[str, dict[str, float]] = {}  # an ImageMetric's numbers by dataset and key
+        self.control_images: dict[str, dict[str, float]] = {}  # likewise, of bicubic
         self._validations = 0
         self._off = self._loaded = self._active = False
         self._datasets: list[Any] = []
@@ -237,7 +238,8 @@ class Metric(Callback, ABC):
     # ---------------------------------------------------------------------------------- the work
 
     def _start(self, trainer: Trainer) -> None:
-        self.records, self.control_records, self.images = [], [], {}
+        self.records, self.control_records = [], []
+        self.images, self.control_images = {}, {}
         self._active = not trainer.sanity_checking and not self._off
         if self._active and trainer.state.fn == TrainerFn.FITTING:
             self._active = self._validations % self.every_n == 0
@@ -352,7 +354,9 @@ class ImageMetric(Metric):
 
     def summarise(self, dataset: Any, images: Measured) -> list[Record]:
         """The mean; ``images`` of the first process keeps what it is the mean of."""
-        self.images.setdefault(dataset.name, images)  # a control comes after the output
+        # A control comes after the output.
+        kept = self.control_images if dataset.name in self.images else self.images
+        kept[dataset.name] = images
         bad = [f"{key} ({value})" for key, value in images.items() if not math.isfinite(value)]
         if bad:
             message = "%s is not finite for %d of %d images of %s, and so is the mean: %s"

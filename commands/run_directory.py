@@ -55,6 +55,8 @@ class RunOptions:
         name: The run's folder in it; by default the name of the experiment file.
         change: Go on although the configuration differs from the one the run was started with.
         overwrite: Start afresh; a run of this name is moved aside.
+        seeds: In ``validate`` and ``test``: evaluate a stochastic method so many times, with the
+            noise of seed_everything, seed_everything + 1, ...; results are mean and deviation.
         preflight_minutes: With several processes: how long each waits for the others, before it
             says who is missing.
         heartbeat_seconds: With several processes: time between two signs of life.
@@ -69,11 +71,14 @@ class RunOptions:
     name: str | None = None
     change: bool = False
     overwrite: bool = False
+    seeds: int = 1
     preflight_minutes: float = 10.0
     heartbeat_seconds: float = 10.0
     lost_after_seconds: float = 60.0
 
     def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ValueError(f"run.seeds is {self.seeds}; it must be at least 1")
         for key in ("preflight_minutes", "heartbeat_seconds"):
             if getattr(self, key) <= 0:
                 raise ValueError(f"run.{key} is {getattr(self, key)}; it must be above 0")

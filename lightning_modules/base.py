@@ -74,6 +74,8 @@ class ImageModel(LightningModule, ABC):
         self._shown: tuple[int, bool] | None = None
         # Which weights are in the model; None while they are as initialised.
         self.weights_source: str | None = None
+        self.noise_seed = 0  # which of its outputs a stochastic method gives; the run's seed
+        self.drew_noise = False  # whether an output has depended on it so far
 
     @abstractmethod
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
@@ -91,6 +93,15 @@ class ImageModel(LightningModule, ABC):
     def needs_weights(self) -> bool:
         """Whether the model would give meaningless pictures, for its weights are as initialised."""
         return self.weights_source is None and any(True for _ in self.parameters())
+
+    def _own_seeds(self, batch: Batch) -> Batch:
+        """``batch`` with the seeds of the method's own noise in place of the pictures'.
+
+        The degradation has drawn from those, which are the same for all runs: with another
+        ``noise_seed`` only what the method draws is another.
+        """
+        seeds = [seed_of(self.noise_seed, "model", int(seed)) for seed in batch["seed"]]
+        return cast("Batch", {**batch, "seed": torch.tensor(seeds, dtype=torch.int64)})
 
     # -------------------------------------------------------------------------------- optimisation
 
@@ -344,6 +355,7 @@ class SuperResolver(ImageModel):
         Raises:
             ValueError: ``restore`` gave another size.
         """
+        batch = self._own_seeds(batch)
         h, w = batch["lr"].shape[-2:]
         if tiled and max(h, w) > self.tile:
             sr = restore_tiled(self._restored, batch, self.tile, self.tile_overlap)
@@ -353,6 +365,7 @@ class SuperResolver(ImageModel):
 
     def _restored(self, batch: Batch, noise: Noise) -> Tensor:
         sr = self.restore(batch, noise)
+        self.drew_noise |= noise.calls > 0
         expected = (len(batch["lr"]), 3, *batch["size"])
         if sr.shape != expected:
             raise ValueError(
@@ -417,7 +430,10 @@ class Generator(ImageModel):
         Raises:
             ValueError: ``generate`` gave another size.
         """
-        pictures = self.generate(batch, Noise(batch["seed"], self.device))
+        batch = self._own_seeds(batch)
+        noise = Noise(batch["seed"], self.device)
+        pictures = self.generate(batch, noise)
+        self.drew_noise |= noise.calls > 0
         expected = (len(batch["key"]), 3, *batch["size"])
         if pictures.shape != expected:
             raise ValueError(

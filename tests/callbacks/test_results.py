@@ -27,6 +27,8 @@ from callbacks.results import (
 from callbacks.ssim import SSIM
 from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
 
+FILES = ("results.json", "images.json", "results.csv", "results_protocols.csv")
+
 
 def result(**changes: Any) -> Result:
     base: Any = {
@@ -37,6 +39,7 @@ def result(**changes: Any) -> Result:
         "n": 5,
         "protocol": {"color": "y", "border": "scale"},
         "checkpoint": "a.ckpt",
+        "higher_is_better": True,
     }
     return base | changes
 
@@ -142,10 +145,34 @@ def test_a_failed_write_keeps_the_file(tmp_path: Path, monkeypatch: pytest.Monke
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_of_an_earlier_version(tmp_path: Path) -> None:
+    old = result()
+    del old["higher_is_better"]
+    path = tmp_path / "results.json"
+    write_results(path, [old])
+    assert load_results(path)["results"] == [old]
+    evaluated(tmp_path)
+    assert load_results(path)["results"][0] == old
+    shown([old])
+
+
+def test_a_deviation_that_is_no_number(tmp_path: Path) -> None:
+    write_results(tmp_path / "r.json", [result(std=math.nan, seeds=[0, 1])])
+    found = load_results(tmp_path / "r.json")["results"][0]
+    assert math.isnan(found["std"])
+    assert found["seeds"] == [0, 1]
+
+
+def test_the_table_shows_deviations() -> None:
+    text = shown([result(seeds=[0, 1], std=0.0512), result(dataset="b", value=33.63)])
+    assert "38.0000 ± 0.0512" in text
+    assert "33.6300 ±" not in text
+
+
 def test_nothing_is_stored_in_fit_or_without_metrics(tmp_path: Path) -> None:
     trainer(tmp_path, PSNR(), Results()).fit(Tiny(), loader(), loader())
     trainer(tmp_path, Results()).test(Tiny(), loader(), verbose=False)
-    assert not (tmp_path / "results.json").exists()
+    assert not any((tmp_path / name).exists() for name in FILES)
 
 
 def shown(results: list[Result]) -> str:

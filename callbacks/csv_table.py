@@ -1,0 +1,51 @@
+"""``results.csv``: the numbers of a run as a table for papers, and its columns' protocols."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from callbacks.results_file import Result, column_of, columns, describe, write_whole
+
+
+def write_csv(path: Path, results: list[Result]) -> None:
+    """Write a table of all results, and beside it the protocols of its columns.
+
+    The table has plain cells and one line of headings, and nothing else, so that pandas and
+    spreadsheets read it without being told anything. A row is a dataset, scale and checkpoint, a
+    column a metric of one protocol, with ``_n`` for its number of images and, where there are
+    several seeds, ``_std``.
+
+    Args:
+        path: The table; the protocols go to ``<name>_protocols.csv``.
+        results: As ``results.json`` has them.
+    """
+    headings = {column: heading for column, (heading, _) in columns(results).items()}
+    deviating = {column_of(result) for result in results if "std" in result}
+    rows: dict[tuple[str, float, str | None], dict[str, object]] = {}
+    for result in results:
+        place = (result["dataset"], result["scale"], result["checkpoint"])
+        start = {"dataset": place[0], "scale": f"{place[1]:g}", "checkpoint": place[2] or ""}
+        row = rows.setdefault(place, start)
+        heading = headings[column_of(result)]
+        row[heading], row[f"{heading}_n"] = result["value"], result["n"]
+        if "std" in result:
+            row[f"{heading}_std"] = result["std"]
+        if "seeds" in result:
+            row["seeds"] = " ".join(map(str, result["seeds"]))
+    names = ["dataset", "scale", "checkpoint"]
+    if any("seeds" in row for row in rows.values()):
+        names.append("seeds")
+    for column, heading in headings.items():
+        names += [heading, *([f"{heading}_std"] if column in deviating else []), f"{heading}_n"]
+    write_whole(path, _csv([names, *([row.get(n, "") for n in names] for row in rows.values())]))
+    protocols = [[heading, describe(protocol)] for heading, protocol in columns(results).values()]
+    beside = path.with_name(f"{path.stem}_protocols.csv")
+    write_whole(beside, _csv([["column", "protocol"], *protocols]))
+
+
+def _csv(rows: list[list[object]] | list[list[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,187 @@
+"""``results.json``: the numbers of a run, each with its protocol and its weights."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from callbacks.base import MetricProtocol, Record
+
+PACKAGES = ("torch", "lightning", "torchmetrics", "numpy")
+IDENTITY = ("dataset", "scale", "metric", "protocol", "checkpoint")
+
+
+class Result(Record):
+    """A number, and the weights it belongs to.
+
+    checkpoint: File or name of the weights; None for a method without any; ``bicubic`` for a
+        metric's control.
+    higher_is_better: The metric's direction; not in files of earlier versions.
+    seeds: Of a stochastic method: the seeds of its noise; ``value`` is the mean over them.
+    std: With several seeds: the sample deviation of the dataset's number over them.
+    """
+
+    checkpoint: str | None
+    higher_is_better: NotRequired[bool]
+    seeds: NotRequired[list[int]]
+    std: NotRequired[float]
+
+
+class ResultsFile(TypedDict):
+    """What ``results.json`` holds.
+
+    results: One entry for each dataset, scale, metric, protocol and checkpoint.
+    command: The command that wrote last.
+    commit: The commit of the code then, ``-dirty`` with local changes; None outside of git.
+    versions: Versions of Python and of the packages that numbers depend on.
+    """
+
+    results: list[Result]
+    command: str
+    commit: str | None
+    versions: dict[str, str]
+
+
+def load_results(path: str | Path) -> ResultsFile:
+    """Read a ``results.json``.
+
+    Raises:
+        ValueError: The file is damaged, or no file of results.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+        for result in content["results"]:
+            result["value"] = float(result["value"])  # "inf" and "nan" are strings in JSON
+            if "std" in result:
+                result["std"] = float(result["std"])
+            identity(result)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no file of results, or damaged: {error!r}") from error
+    return content
+
+
+def write_results(path: Path, results: list[Result]) -> None:
+    """Write ``results`` with command, commit and versions; whole or not at all.
+
+    Args:
+        path: The file; its folder is made.
+        results: All that is to be in it.
+    """
+    content = {
+        "results": [_storable(result) for result in results],
+        "command": shlex.join(sys.argv),
+        "commit": _commit(),
+        "versions": _versions(),
+    }
+    write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def merge(old: list[Result], new: list[Result]) -> list[Result]:
+    """``old``, with what ``new`` measures again replaced in its place, and the rest appended."""
+    merged = {identity(result): result for result in old}
+    merged.update((identity(result), result) for result in new)
+    return list(merged.values())
+
+
+def identity(result: Any) -> str:
+    """What two numbers must have in common for one to replace the other."""
+    return json.dumps([result[key] for key in IDENTITY], sort_keys=True)
+
+
+def columns(results: list[Result]) -> dict[str, tuple[str, MetricProtocol]]:
+    """Columns of a table: numbers of different protocols never share one.
+
+    Returns:
+        Of each metric and protocol, by ``column_of`` of any of its results: the heading, which is
+        the metric's name, with a number where it has several protocols; and the protocol.
+    """
+    protocols: dict[str, dict[str, MetricProtocol]] = {}
+    for result in results:
+        kinds = protocols.setdefault(result["metric"], {})
+        kinds.setdefault(column_of(result), result["protocol"])
+    return {
+        column: (metric if len(kinds) == 1 else f"{metric} ({number})", protocol)
+        for metric, kinds in protocols.items()
+        for number, (column, protocol) in enumerate(kinds.items(), start=1)
+    }
+
+
+def column_of(result: Any) -> str:
+    """What a number must share with others to stand in one column with them."""
+    return json.dumps([result["metric"], result["protocol"]], sort_keys=True)
+
+
+def describe(protocol: MetricProtocol) -> str:
+    """A protocol in one line."""
+    return ", ".join(f"{key} {value}" for key, value in protocol.items())
+
+
+def shown_value(result: Result) -> str:
+    """The number for a table, with its deviation over seeds."""
+    deviation = f" ± {result['std']:.4f}" if "std" in result else ""
+    return f"{result['value']:.4f}{deviation}"
+
+
+def storable(value: float) -> float | str:
+    """A number as JSON can have it: ``nan`` and ``inf`` as strings."""
+    return value if math.isfinite(value) else str(value)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, whole or not at all; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, so that nothing of it is lost; gives its new name."""
+    number = 0
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    os.replace(path, aside)
+    return aside
+
+
+def _storable(result: Result) -> dict[str, Any]:
+    changed: dict[str, Any] = {"value": storable(result["value"])}
+    if "std" in result:
+        changed["std"] = storable(result["std"])
+    return {**result, **changed}
+
+
+def _commit() -> str | None:
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parent,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):  # no git, or no checkout
+        return None
+    return described.stdout.strip()
+
+
+def _versions() -> dict[str, Any]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

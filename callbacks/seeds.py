@@ -1,0 +1,65 @@
+"""Evaluations of a stochastic method that differ in the seed of its noise, as one result."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from callbacks.per_image import ImageNumbers
+from callbacks.results_file import Result, identity
+
+
+class Evaluation(NamedTuple):
+    """What one pass over the pictures found.
+
+    seed: Of the method's noise; None for a method without any.
+    results: The datasets' numbers, those of bicubic among them.
+    images: The numbers of single images.
+    """
+
+    seed: int | None
+    results: list[Result]
+    images: list[ImageNumbers]
+
+
+def over_seeds(evaluations: Sequence[Evaluation]) -> list[Result]:
+    """The mean of each number over the seeds, and its deviation where there are several.
+
+    Args:
+        evaluations: At least one; of the same metrics, in the order of their seeds.
+
+    Returns:
+        Results as of one evaluation. Bicubic draws nothing, so its numbers are those of the first.
+    """
+    seeds = [evaluation.seed for evaluation in evaluations if evaluation.seed is not None]
+    values: dict[str, list[float]] = {}
+    for evaluation in evaluations:
+        for result in evaluation.results:
+            values.setdefault(identity(result), []).append(result["value"])
+    combined: list[Result] = []
+    for result in evaluations[0].results:
+        if not seeds or result["checkpoint"] == "bicubic":
+            combined.append(result)
+            continue
+        found = values[identity(result)]
+        together: Result = {**result, "value": _mean(found), "seeds": seeds}
+        if len(found) > 1:
+            together["std"] = _deviation(found)
+        combined.append(together)
+    return combined
+
+
+def images_of(evaluations: Sequence[Evaluation]) -> list[ImageNumbers]:
+    """The numbers of single images of all seeds; those of bicubic once."""
+    later = [n for e in evaluations[1:] for n in e.images if n["seed"] is not None]
+    return evaluations[0].images + later
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)  # not fsum, which refuses inf and -inf
+
+
+def _deviation(values: list[float]) -> float:
+    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan

@@ -1,0 +1,45 @@
+"""``--run.seeds``: the same evaluation once for each seed of a stochastic method's noise."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from lightning.pytorch import Trainer
+
+from callbacks.base import all_callbacks
+from callbacks.results import Results
+from lightning_modules.base import ImageModel
+
+log = logging.getLogger(__name__)
+
+
+def evaluate_seeds(
+    trainer: Trainer, model: ImageModel, seeds: Sequence[int], evaluate: Callable[[], object]
+) -> None:
+    """Evaluate once a seed; a method that draws no noise only once.
+
+    The pictures' LR is the same each time: it follows from ``data.init_args.degradation_seed``.
+    Evaluation ``n`` is that of ``--seed_everything n`` alone, bit for bit.
+
+    Args:
+        trainer: Its ``Results`` bring the evaluations together.
+        model: What is evaluated.
+        seeds: At least one.
+        evaluate: Runs ``validate`` or ``test`` once.
+    """
+    results = [c for c in all_callbacks(trainer) if isinstance(c, Results)]
+    for keeper in results:
+        keeper.repeats = len(seeds)
+    for number, seed in enumerate(seeds, start=1):
+        if len(seeds) > 1:
+            log.info("seed %d (%d of %d)", seed, number, len(seeds))
+        model.noise_seed = seed
+        evaluate()
+        if len(seeds) > 1 and not any(keeper.drew_noise for keeper in results):
+            log.warning(
+                "run.seeds is %d, but %s drew no noise: all seeds give the same, so it was "
+                "evaluated once",
+                *(len(seeds), type(model).__name__),
+            )
+            return

@@ -1,0 +1,46 @@
+"""A method with noise of its own, and callbacks that watch what `--run.seeds` does with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback
+from torch import Tensor
+from torch.nn import functional
+
+from callbacks.base import ImageMetric
+from lightning_modules.base import SuperResolver
+
+
+class Noisy(SuperResolver):
+    """The input enlarged, and noise on it."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        raise NotImplementedError
+
+    def restore(self, batch: Any, noise: Any) -> Tensor:
+        sr = functional.interpolate(batch["lr"], batch["size"], mode="nearest")
+        return sr + 0.1 * noise.normal(sr.shape)
+
+
+class Input(ImageMetric):
+    """The mean of the input: the same for all seeds, or the inputs are not."""
+
+    name = "input"
+
+    def protocol(self) -> Any:
+        return {"implementation": "test"}
+
+    def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
+        return batch["lr"].mean((1, 2, 3))
+
+
+class Fails(Callback):
+    """Raises when the second evaluation begins."""
+
+    begun = 0
+
+    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+        self.begun += 1
+        if self.begun == 2:
+            raise RuntimeError("the machine went away")

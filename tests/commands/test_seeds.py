@@ -1,0 +1,130 @@
+"""`--run.seeds`: a stochastic method evaluated once for each seed of its noise."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from callbacks.per_image import ImageNumbers, load_images
+from callbacks.results import Result, load_results
+from tests.distributed.test_two_processes import torchrun
+
+Enlarger = Callable[..., None]
+NOISY = "tests.commands.stochastic.Noisy"
+
+
+@pytest.fixture
+def stochastic(tiny: Path) -> str:
+    """A configuration like `tiny.yaml`: a method with noise, on inputs with noise."""
+    config = yaml.safe_load((tiny / "tiny.yaml").read_text())
+    config["model"] = {"class_path": NOISY}
+    noise = {"class_path": "degradations.noise.GaussianNoise"}
+    recipe = {"class_path": "degradations.pipeline.Pipeline", "init_args": {"stages": [noise]}}
+    config["degradation"] = recipe
+    config["trainer"]["callbacks"] = ["callbacks.psnr.PSNR", "tests.commands.stochastic.Input"]
+    (tiny / "noisy.yaml").write_text(yaml.safe_dump(config))
+    return "noisy.yaml"
+
+
+def results(run: str = "noisy") -> dict[str, Result]:
+    return {r["metric"]: r for r in load_results(Path("runs", run, "results.json"))["results"]}
+
+
+def images(run: str = "noisy", metric: str = "psnr") -> dict[int | None, dict[str, float]]:
+    found: list[ImageNumbers] = load_images(Path("runs", run))
+    return {n["seed"]: n["values"] for n in found if n["metric"] == metric}
+
+
+@pytest.mark.parametrize("verb", ["test", "validate"])
+def test_each_seed_is_the_run_of_that_seed(stochastic: str, enlarger: Enlarger, verb: str) -> None:
+    enlarger(verb, "--config", stochastic, "--run.seeds", 3, "--seed_everything", 5)
+    together = images()
+    assert list(together) == [5, 6, 7]
+    for seed in (5, 6, 7):
+        name = f"alone_{seed}"
+        enlarger(verb, "--config", stochastic, "--seed_everything", seed, "--run.name", name)
+        assert images(name) == {seed: together[seed]}
+        # What differs is the noise of the method, not the pictures that it gets.
+        assert list(images(name, "input").values()) == [images(metric="input")[5]]
+    assert len({value for values in together.values() for value in values.values()}) == 6
+
+
+def test_mean_and_deviation(stochastic: str, enlarger: Enlarger, capsys: Any) -> None:
+    enlarger("test", "--config", stochastic, "--run.seeds", 3)
+    each = [statistics.fmean(values.values()) for values in images().values()]
+    psnr = results()["psnr"]
+    assert psnr["seeds"] == [0, 1, 2]
+    assert psnr["value"] == pytest.approx(statistics.fmean(each), rel=1e-12)
+    assert psnr["std"] == pytest.approx(statistics.stdev(each), rel=1e-9)
+    assert psnr["std"] > 0
+    assert results()["input"]["std"] == 0
+    assert f"{psnr['value']:.4f} ± {psnr['std']:.4f}" in capsys.readouterr().out
+    (row,) = csv.DictReader(Path("runs/noisy/results.csv").read_text().splitlines())
+    assert (row["seeds"], float(row["psnr_std"])) == ("0 1 2", psnr["std"])
+
+
+def test_progress_says_which_seed(
+    stochastic: str, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    enlarger("test", "--config", stochastic, "--run.seeds", 2, "--seed_everything", 3)
+    told = [r.getMessage() for r in caplog.records if r.name == "commands.seeds"]
+    assert told == ["seed 3 (1 of 2)", "seed 4 (2 of 2)"]
+
+
+def test_one_seed_replaces_several(stochastic: str, enlarger: Enlarger) -> None:
+    enlarger("test", "--config", stochastic, "--run.seeds", 2)
+    enlarger("test", "--config", stochastic)
+    assert results()["psnr"]["seeds"] == [0]
+    assert "std" not in results()["psnr"]
+    assert list(images()) == [0]
+
+
+def test_without_noise_once_is_enough(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = ("--model", "lightning_modules.bicubic.Bicubic")
+    enlarger("test", "--config", "tiny.yaml", *model, "--run.seeds", 4)
+    told = [r.getMessage() for r in caplog.records if r.name == "commands.seeds"]
+    assert told[0] == "seed 0 (1 of 4)"
+    assert told[1:] == [
+        "run.seeds is 4, but Bicubic drew no noise: all seeds give the same, so it was evaluated "
+        "once"
+    ]
+    assert list(images("tiny")) == [None]
+    assert results("tiny")["psnr"].keys() & {"seeds", "std"} == set()
+
+
+def test_an_interrupt_leaves_the_seeds_before_it(stochastic: str, enlarger: Enlarger) -> None:
+    command = ("test", "--config", stochastic, "--run.seeds", 3)
+    with pytest.raises(RuntimeError, match="the machine went away"):
+        enlarger(*command, "--trainer.callbacks+", "tests.commands.stochastic.Fails")
+    assert results()["psnr"]["seeds"] == [0]
+    assert list(images()) == [0]
+    before = images()[0]
+    enlarger(*command)
+    assert list(images()) == [0, 1, 2]
+    assert images()[0] == before
+
+
+def test_no_seed_at_all(stochastic: str, refusal: Callable[..., str]) -> None:
+    sentence = refusal("test", "--config", stochastic, "--run.seeds", "0")
+    assert "run.seeds is 0; it must be at least 1" in sentence
+
+
+@pytest.mark.distributed
+def test_two_processes_give_the_same(stochastic: str, enlarger: Enlarger) -> None:
+    """With one picture the second process does not see the method draw anything."""
+    for files in ("[3.png]", "[3.png,4.png,5.png]"):
+        given = ("--data.init_args.test.photos.init_args.files", files)
+        command = ("test", "--config", stochastic, "--run.seeds", "2", *given)
+        torchrun(*command, "--run.name", "both")
+        enlarger(*command, "--run.name", "alone")
+        assert list(images("both")) == [0, 1]
+        assert images("both") == images("alone")
+        assert results("both") == results("alone")
