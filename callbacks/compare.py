@@ -1,0 +1,304 @@
+"""Which run is better: the same pictures' numbers, compared in pairs.
+
+    python -m callbacks.compare runs/a runs/b                      # the second against the first
+    python -m callbacks.compare runs/a runs/a@bicubic              # against a metric's control
+    python -m callbacks.compare runs/a runs/b runs/c --metric psnr --dataset set5
+
+The difference of two runs' means over the same images has an interval, from resampling the images
+(`callbacks/bootstrap.py`); of a stochastic method the mean over its seeds is taken first, image by
+image. A run is said to be better only where the interval excludes 0. Only numbers of one dataset,
+scale and protocol are compared; what is left out is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from callbacks.base import MetricProtocol
+from callbacks.bootstrap import FEWEST, mean_interval
+from callbacks.per_image import ImageNumbers
+from callbacks.protocols import differences
+from callbacks.results_file import Result, describe, identity, shown_value
+from callbacks.run_numbers import RunNumbers, load_run, only_one
+
+log = logging.getLogger(__name__)
+
+NO_INTERVAL = "no interval"
+
+
+class Comparison(NamedTuple):
+    """One number of two runs.
+
+    a: The first run's result; ``value`` is the mean over the common images.
+    b: The second run's.
+    interval: Of ``a - b``; None where there is none.
+    verdict: What may be said.
+    notes: What is to be known of it.
+    """
+
+    a: Result
+    b: Result
+    interval: tuple[float, float] | None
+    verdict: str
+    notes: list[str]
+
+
+class Asked(NamedTuple):
+    """What of the runs is to be compared, and how.
+
+    metrics: Names of metrics; all, if empty.
+    datasets: Names of datasets; all, if empty.
+    draws: Number of resamples.
+    seed: Of the resamples.
+    """
+
+    metrics: Sequence[str] = ()
+    datasets: Sequence[str] = ()
+    draws: int = 10_000
+    seed: int = 0
+
+    def wants(self, result: Result) -> bool:
+        """Whether this number was asked for."""
+        return (not self.metrics or result["metric"] in self.metrics) and (
+            not self.datasets or result["dataset"] in self.datasets
+        )
+
+
+ALL = Asked()
+
+
+def compare(a: RunNumbers, b: RunNumbers, asked: Asked = ALL) -> tuple[list[Comparison], list[str]]:
+    """Compare all that is comparable.
+
+    Args:
+        a: The first run.
+        b: The second run.
+        asked: What of them.
+
+    Returns:
+        The comparisons, and a line for each number that was left out, with the reason.
+
+    Raises:
+        FileNotFoundError: A run has no numbers of single images.
+        ValueError: Nothing that was asked for is there, or several checkpoints are.
+    """
+    for run in (a, b):
+        if not any(asked.wants(result) for result in run.results):
+            there = dict.fromkeys(f"{r['metric']} on {r['dataset']}" for r in run.results)
+            raise ValueError(f"{run.name} has nothing that was asked for; it has {_some(there)}")
+    images = a.images(), b.images()
+    found: list[Comparison] = []
+    left_out: list[str] = []
+    seen: set[str] = set()
+    for first in _results(a, asked):
+        seen.add(_place(first))
+        second, why = _counterpart(first, b)
+        if second is None:
+            left_out.append(f"{_place(first)} is left out: {why}")
+            continue
+        numbers = [of.get(identity(r), []) for of, r in zip(images, (first, second), strict=True)]
+        found.append(_compared(first, second, numbers[0], numbers[1], asked))
+    only_b = {_place(r): None for r in b.results if asked.wants(r) and _place(r) not in seen}
+    left_out += [f"{place} is left out: {a.name} does not have it" for place in only_b]
+    return found, left_out
+
+
+def _results(run: RunNumbers, asked: Asked) -> Iterator[Result]:
+    """Those asked for, each once: several checkpoints of one number are an error."""
+    groups: dict[str, list[Result]] = {}
+    for result in run.results:
+        if asked.wants(result):
+            groups.setdefault(identity({**result, "checkpoint": None}), []).append(result)
+    for group in groups.values():
+        if (result := only_one(run.name, group)) is not None:
+            yield result
+
+
+def _counterpart(result: Result, run: RunNumbers) -> tuple[Result | None, str]:
+    """The run's number to compare with, or None and the reason."""
+    same = [r for r in run.results if _place(r) == _place(result)]
+    for strict in (True, False):  # first those of equally many images
+        protocol = _protocol(result, strict)
+        fitting = [r for r in same if _protocol(r, strict) == protocol]
+        largest = {r["checkpoint"]: r for r in sorted(fitting, key=lambda r: r["n"])}
+        found = only_one(run.name, largest.values())
+        if found is not None:
+            return found, ""
+    if same:
+        unlike = differences(_protocol(result, False), _protocol(same[0], False))
+        return None, f"{run.name} has it by another protocol ({'; '.join(unlike)})"
+    elsewhere = [r for r in run.results if r["dataset"] == result["dataset"]]
+    scales = {f"x{r['scale']:g}" for r in elsewhere}
+    if scales and f"x{result['scale']:g}" not in scales:
+        return None, f"{run.name} has {result['dataset']} at {', '.join(sorted(scales))} only"
+    return None, f"{run.name} does not have it"
+
+
+def _protocol(result: Result, whole: bool) -> MetricProtocol:
+    # `images` says that a part of the dataset was measured; the common ones can be compared.
+    return {k: v for k, v in result["protocol"].items() if whole or k != "images"}
+
+
+def _compared(
+    a: Result, b: Result, of_a: list[ImageNumbers], of_b: list[ImageNumbers], asked: Asked
+) -> Comparison:
+    if not of_a or not of_b:
+        note = "a number of the whole set, not of its images"
+        if of_a or of_b:
+            which = "B" if of_a else "A"
+            note = f"{which} has no numbers of its images: run its test again with this version"
+        elif a["n"] != b["n"]:
+            note += f", and of {a['n']} and {b['n']} images: not to be compared"
+        return Comparison(a, b, None, NO_INTERVAL, [note])
+    first, second = _over_seeds(of_a), _over_seeds(of_b)
+    keys = sorted(first.keys() & second.keys())
+    values = np.array([[first[key], second[key]] for key in keys]).reshape(-1, 2)
+    notes, only = [], (len(first) - len(keys), len(second) - len(keys))
+    if any(only):
+        notes = [f"on the {len(keys)} images in both; {only[0]} are only in A, {only[1]} only in B"]
+        a, b = _on_part(a, values[:, 0]), _on_part(b, values[:, 1])
+    bad = [key for key, pair in zip(keys, values, strict=True) if not np.isfinite(pair).all()]
+    if bad:
+        notes.append(f"{len(bad)} of {len(keys)} images have no finite number: {_some(bad)}")
+    elif len(keys) < FEWEST:
+        notes.append(f"{len(keys)} images are too few: an interval takes {FEWEST} or more")
+    else:
+        interval = mean_interval(values[:, 0] - values[:, 1], asked.draws, asked.seed)
+        return Comparison(a, b, interval, verdict(interval, a.get("higher_is_better")), notes)
+    return Comparison(a, b, None, NO_INTERVAL, notes)
+
+
+def verdict(interval: tuple[float, float], higher_is_better: bool | None) -> str:
+    """What an interval of A - B allows to be said.
+
+    Args:
+        interval: Lower and upper end.
+        higher_is_better: The metric's direction; None where it is not known.
+    """
+    low, high = interval
+    if low <= 0 <= high:
+        return "no difference shown"
+    if higher_is_better is None:
+        return "A is higher" if low > 0 else "B is higher"
+    return "A is better" if (low > 0) == higher_is_better else "B is better"
+
+
+def _over_seeds(numbers: list[ImageNumbers]) -> dict[str, float]:
+    """The mean over the seeds of each image that all of them have."""
+    keys = set.intersection(*(set(n["values"]) for n in numbers))
+    return {key: sum(n["values"][key] for n in numbers) / len(numbers) for key in keys}
+
+
+def _on_part(result: Result, values: NDArray[np.float64]) -> Result:
+    """The result on some of its images; its deviation over seeds is that of all of them."""
+    value = float(values.mean()) if len(values) else math.nan
+    part: Result = {**result, "value": value, "n": len(values)}
+    part.pop("std", None)
+    return part
+
+
+def _place(result: Result) -> str:
+    return f"{result['metric']} on {result['dataset']} x{result['scale']:g}"
+
+
+def _some(names: Sequence[str] | dict[str, None], count: int = 5) -> str:
+    listed = list(names)
+    rest = f" and {len(listed) - count} more" if len(listed) > count else ""
+    return ", ".join(listed[:count]) + rest
+
+
+def table(a: str, b: str, comparisons: Sequence[Comparison]) -> Table:
+    """The comparisons of two runs, with protocols and notes below.
+
+    Args:
+        a: Name of the first run.
+        b: Name of the second one.
+        comparisons: At least one.
+    """
+    protocols: dict[str, None] = {}
+    notes: list[str] = []
+    shown = Table(title=Text(f"A: {a}\nB: {b}"), title_justify="left", caption_justify="left")
+    for name in ("dataset", "scale", "metric", "n", "A", "B", "A - B", "95 % interval", ""):
+        shown.add_column(name, justify="left" if name in ("dataset", "metric", "") else "right")
+    for of_a, of_b, interval, said, remarks in comparisons:
+        difference = of_a["value"] - of_b["value"]
+        between = "-" if interval is None else f"{_signed(interval[0])} to {_signed(interval[1])}"
+        counts = dict.fromkeys((str(of_a["n"]), str(of_b["n"])))
+        shown.add_row(
+            *(escape(of_a["dataset"]), f"x{of_a['scale']:g}", escape(of_a["metric"])),
+            *("/".join(counts), shown_value(of_a), shown_value(of_b)),
+            *("-" if math.isnan(difference) else _signed(difference), between, said),
+        )
+        protocols[f"{of_a['metric']}: {describe(_protocol(of_a, False))}"] = None
+        notes += [f"{_place(of_a)}: {remark}" for remark in remarks]
+    shown.caption = Text("\n".join([*protocols, *notes]))
+    return shown
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:+.2g}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command.
+
+    Args:
+        arguments: Of the command line; by default those of this process.
+
+    Returns:
+        0, or 2 where nothing could be compared.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m callbacks.compare",
+        description="Compare runs by their numbers on the same pictures; all with the first.",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a run's directory; RUN@PART: of the checkpoint whose name has PART in it",
+    )
+    parser.add_argument("--metric", action="append", default=[], help="only this; may be repeated")
+    parser.add_argument("--dataset", action="append", default=[], help="only this; may be repeated")
+    parser.add_argument("--draws", type=int, default=10_000, help="resamples (default 10000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the resamples (default 0)")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        if len(options.runs) < 2:
+            raise ValueError(f"got one run; give two or more, or {options.runs[0]}@bicubic")
+        asked = Asked(options.metric, options.dataset, options.draws, options.seed)
+        first, *others = [load_run(run) for run in options.runs]
+        for other in others:
+            _show(first, other, asked)
+    except (ValueError, OSError) as error:
+        log.error("error: %s", error)
+        return 2
+    return 0
+
+
+def _show(a: RunNumbers, b: RunNumbers, asked: Asked) -> None:
+    comparisons, left_out = compare(a, b, asked)
+    for line in left_out:
+        log.warning("%s", line)
+    if not comparisons:
+        raise ValueError(f"nothing of {a.name} and {b.name} is comparable")
+    console = Console()
+    if not console.is_terminal:  # a file has room, and rows in one piece are easier to look for
+        console = Console(width=160)
+    console.print(table(a.name, b.name, comparisons))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
