@@ -121,8 +121,8 @@ def _results(run: RunNumbers, asked: Asked) -> Iterator[Result]:
         if asked.wants(result):
             groups.setdefault(identity({**result, "checkpoint": None}), []).append(result)
     for group in groups.values():
-        if (result := only_one(run.name, group)) is not None:
-            yield result
+        if (only := only_one(run.name, group)) is not None:
+            yield only
 
 
 def _counterpart(result: Result, run: RunNumbers) -> tuple[Result | None, str]:

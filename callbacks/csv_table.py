@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from callbacks.results_file import Result, column_of, columns, describe, write_whole
@@ -26,8 +27,8 @@ def write_csv(path: Path, results: list[Result]) -> None:
     rows: dict[tuple[str, float, str | None], dict[str, object]] = {}
     for result in results:
         place = (result["dataset"], result["scale"], result["checkpoint"])
-        start = {"dataset": place[0], "scale": f"{place[1]:g}", "checkpoint": place[2] or ""}
-        row = rows.setdefault(place, start)
+        row = rows.setdefault(place, {})
+        row |= {"dataset": place[0], "scale": f"{place[1]:g}", "checkpoint": place[2] or ""}
         heading = headings[column_of(result)]
         row[heading], row[f"{heading}_n"] = result["value"], result["n"]
         if "std" in result:
@@ -39,13 +40,14 @@ def write_csv(path: Path, results: list[Result]) -> None:
         names.append("seeds")
     for column, heading in headings.items():
         names += [heading, *([f"{heading}_std"] if column in deviating else []), f"{heading}_n"]
-    write_whole(path, _csv([names, *([row.get(n, "") for n in names] for row in rows.values())]))
+    cells = [[row.get(name, "") for name in names] for row in rows.values()]
+    write_whole(path, _csv([names, *cells]))
     protocols = [[heading, describe(protocol)] for heading, protocol in columns(results).values()]
     beside = path.with_name(f"{path.stem}_protocols.csv")
     write_whole(beside, _csv([["column", "protocol"], *protocols]))
 
 
-def _csv(rows: list[list[object]] | list[list[str]]) -> str:
+def _csv(rows: Sequence[Sequence[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()

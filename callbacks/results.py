@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -39,6 +40,7 @@ __all__ = [
     "margins",
     "merge",
     "table",
+    "turned_table",
     "write_results",
 ]
 
@@ -95,7 +97,7 @@ class Results(Callback):
             return
         self._evaluations = []
         if results:
-            Console().print(table(results))
+            _show(results)
             log.info("numbers and protocols: %s", path)
 
 
@@ -105,10 +107,8 @@ def _evaluation(trainer: Trainer, pl_module: LightningModule, seed: int | None) 
     results: list[Result] = []
     for metric in metrics:
         for records, weights in ((metric.records, checkpoint), (metric.control_records, "bicubic")):
-            higher = metric.higher_is_better
-            results += [
-                {**record, "checkpoint": weights, "higher_is_better": higher} for record in records
-            ]
+            more = {"checkpoint": weights, "higher_is_better": metric.higher_is_better}
+            results += [cast(Result, {**record, **more}) for record in records]
     return Evaluation(seed, results, numbers_of(metrics, checkpoint, seed))
 
 
@@ -134,22 +134,58 @@ def margins(callbacks: list[Callback]) -> list[str]:
 
 def table(results: list[Result]) -> Table:
     """Rows are datasets, columns metrics of one protocol each; the protocols stand below."""
-    rows: dict[tuple[str, float, str | None], dict[str, Result]] = {}
-    for r in results:
-        row = rows.setdefault((r["dataset"], r["scale"], r["checkpoint"]), {})
-        row[column_of(r)] = r
     headings = columns(results)
-    lines = [f"{heading}: {describe(protocol)}" for heading, protocol in headings.values()]
-    shown = Table(caption="\n".join(lines), caption_justify="left")
+    shown = _captioned(results)
     shown.add_column("dataset")
     for heading in ("scale", *(heading for heading, _ in headings.values()), "n"):
         shown.add_column(heading, justify="right", no_wrap=True)
     shown.add_column("checkpoint", overflow="fold")
-    for (dataset, scale, checkpoint), found in rows.items():
+    for (dataset, scale, checkpoint), found in _rows(results).items():
         values = [shown_value(found[c]) if c in found else "-" for c in headings]
-        counts = "/".join(str(n) for n in dict.fromkeys(r["n"] for r in found.values()))
-        shown.add_row(dataset, f"x{scale:g}", *values, counts, checkpoint or "-")
+        shown.add_row(dataset, f"x{scale:g}", *values, _counts(found), checkpoint or "-")
     return shown
+
+
+def turned_table(results: list[Result]) -> Table:
+    """The same with metrics as rows, for a window in which they do not stand side by side."""
+    rows = _rows(results)
+    shown = _captioned(results)
+    shown.add_column("")
+    for dataset, scale, checkpoint in rows:
+        name = Path(checkpoint or "-").name
+        shown.add_column(f"{dataset} x{scale:g}\n{name}", justify="right", overflow="fold")
+    for column, (heading, _) in columns(results).items():
+        values = [shown_value(of[column]) if column in of else "-" for of in rows.values()]
+        shown.add_row(heading, *values)
+    shown.add_row("n", *map(_counts, rows.values()))
+    return shown
+
+
+def _show(results: list[Result]) -> None:
+    console = Console()
+    if not console.is_terminal:  # a file has room
+        console = Console(width=160)
+    wide = table(results)
+    fits = console.measure(wide).maximum <= console.width
+    console.print(wide if fits else turned_table(results))
+
+
+def _captioned(results: list[Result]) -> Table:
+    lines = [f"{heading}: {describe(protocol)}" for heading, protocol in columns(results).values()]
+    return Table(caption="\n".join(lines), caption_justify="left")
+
+
+def _rows(results: list[Result]) -> dict[tuple[str, float, str | None], dict[str, Result]]:
+    """What stands in one row, by its columns."""
+    rows: dict[tuple[str, float, str | None], dict[str, Result]] = {}
+    for r in results:
+        row = rows.setdefault((r["dataset"], r["scale"], r["checkpoint"]), {})
+        row[column_of(r)] = r
+    return rows
+
+
+def _counts(found: dict[str, Result]) -> str:
+    return "/".join(str(n) for n in dict.fromkeys(r["n"] for r in found.values()))
 
 
 def _readable(path: Path) -> list[Result]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
 from callbacks.psnr import PSNR
@@ -22,6 +24,7 @@ from callbacks.results import (
     margins,
     merge,
     table,
+    turned_table,
     write_results,
 )
 from callbacks.ssim import SSIM
@@ -175,9 +178,9 @@ def test_nothing_is_stored_in_fit_or_without_metrics(tmp_path: Path) -> None:
     assert not any((tmp_path / name).exists() for name in FILES)
 
 
-def shown(results: list[Result]) -> str:
+def shown(results: list[Result], kind: Callable[[list[Result]], Table] = table) -> str:
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(table(results))
+    console.print(kind(results))
     return console.export_text()
 
 
@@ -220,6 +223,43 @@ def test_numbers_of_different_protocols_are_in_different_columns() -> None:
     assert "psnr (1): color y, border scale" in text
     assert "psnr (2): color rgb, border 0" in text
     assert [heading for heading, _ in columns(results).values()] == ["psnr (1)", "psnr (2)", "ssim"]
+
+
+def test_a_narrow_window_turns_the_table(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    labels = [f"psnr_of_kind_{number}" for number in range(8)]
+    metrics = [PSNR(label=label) for label in labels]
+    monkeypatch.setattr(Console, "is_terminal", True)
+    for width, beside in (("200", True), ("60", False)):
+        monkeypatch.setenv("COLUMNS", width)
+        capsys.readouterr()
+        trainer(tmp_path, *metrics, Results()).test(Tiny(), loader(), verbose=False)
+        printed = capsys.readouterr().out
+        assert all(label in printed for label in labels)
+        (top,) = (line for line in printed.splitlines() if line.startswith("┏"))
+        assert len(top) <= int(width)
+        assert (
+            any(labels[0] in line and labels[1] in line for line in printed.splitlines()) == beside
+        )
+
+
+def test_the_turned_table_has_the_same_numbers() -> None:
+    results = [
+        result(checkpoint="runs/a/last.ckpt", seeds=[0, 1], std=0.5),
+        result(metric="ssim", value=0.96, checkpoint="runs/a/last.ckpt"),
+        result(checkpoint="bicubic", value=33.7, n=4),
+    ]
+    text = shown(results, turned_table)
+    rows = [[c.strip() for c in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
+    assert rows == [
+        ["psnr", "38.0000 ± 0.5000", "33.7000"],
+        ["ssim", "0.9600", "-"],
+        ["n", "5", "4"],
+    ]
+    heads = [
+        [c.strip() for c in line.split("┃")[1:-1]] for line in text.splitlines() if "┃" in line
+    ]
+    assert heads == [["", "set5 x2", "set5 x2"], ["", "last.ckpt", "bicubic"]]
+    assert "psnr: color y, border scale" in text
 
 
 def test_the_table_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
