@@ -27,7 +27,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from callbacks.processes import gather, gather_on_first, on_first
+from callbacks.processes import gather_on_first, on_all, on_first
 from degradations.bicubic import resize
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Metric(Callback, ABC):
         if stage == "predict":  # nothing is measured there
             return
         # A file that is on one machine only must not leave the others waiting at the end.
-        reasons = [reason for reason in gather(self.absent()) if reason]
+        reasons = [reason for reason in on_all(self.absent) if reason]
         self._off = bool(reasons)
         if reasons and self.strict_weights:
             raise FileNotFoundError(f"{self.name} (strict_weights is set): {reasons[0]}")
@@ -167,9 +167,7 @@ class Metric(Callback, ABC):
             if trainer.is_global_zero:
                 log.warning("%s is off, no number will appear: %s", self.name, reasons[0])
             return
-        if not self._loaded:
-            self.load()
-            self._loaded = True
+        on_all(self._load_once)
         for value in vars(self).values():
             if isinstance(value, nn.Module):
                 value.to(trainer.strategy.root_device)
@@ -236,6 +234,11 @@ class Metric(Callback, ABC):
         self._validations = state.get("validations", 0)
 
     # ---------------------------------------------------------------------------------- the work
+
+    def _load_once(self) -> None:
+        if not self._loaded:
+            self.load()
+            self._loaded = True
 
     def _start(self, trainer: Trainer) -> None:
         self.records, self.control_records = [], []

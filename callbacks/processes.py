@@ -58,6 +58,30 @@ def on_first(work: Callable[[], T]) -> T:
     return sent[0]
 
 
+def on_all(work: Callable[[], T]) -> list[T]:
+    """What ``work`` gives on each process, by rank; an error of one is raised on all.
+
+    Args:
+        work: Called on every process.
+
+    Raises:
+        RuntimeError: The work failed on another process; one where it failed raises its own error.
+    """
+    error: Exception | None = None
+    mine: tuple[T | None, str] = (None, "")
+    try:
+        mine = work(), ""
+    except Exception as caught:  # whatever it is, the others must not wait for ever
+        error, mine = caught, (None, f"{type(caught).__name__}: {caught}")
+    everyones = gather(mine)
+    if error is not None:
+        raise error
+    for rank, (_, told) in enumerate(everyones):
+        if told:
+            raise RuntimeError(f"process {rank} failed: {told}")
+    return [found for found, _ in everyones]  # type: ignore[misc]  # no error: no None of ours
+
+
 def several() -> bool:
     """Whether there is more than one process."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
