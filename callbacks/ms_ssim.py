@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from callbacks.base import MetricProtocol
 from callbacks.pixels import PixelMetric
-from callbacks.ssim import C1, C2, K1, K2, RADIUS, _blur
+from callbacks.ssim import C1, C2, K1, K2, RADIUS, moments
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -91,8 +91,7 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
     for number, weight in enumerate(WEIGHTS):
         if number:
             a, b = (functional.avg_pool2d(x, 2) for x in (a, b))
-        maps = _blur(_blur(torch.stack([a, b, a * a, b * b, a * b]), dim=-2), dim=-1)
-        mean_a, mean_b, aa, bb, ab = maps.unbind()
+        mean_a, mean_b, aa, bb, ab = moments(a, b)
         means, squares = mean_a * mean_b, mean_a.square() + mean_b.square()
         values = (2 * (ab - means) + C2) / (aa + bb - squares + C2)
         if number == len(WEIGHTS) - 1:  # luminance on the smallest only

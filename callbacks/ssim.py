@@ -71,13 +71,25 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
             f"SSIM needs 11x11 pixels, got {a.shape[-1]}x{a.shape[-2]} without the border; leave "
             "such images out, or set a smaller `border` of SSIM in trainer.callbacks"
         )
-    # float64 is exact enough for variances as differences of means, so five blurs will do.
-    maps = _blur(_blur(torch.stack([a, b, a * a, b * b, a * b]), dim=-2), dim=-1)
-    mean_a, mean_b, aa, bb, ab = maps.unbind()
+    mean_a, mean_b, aa, bb, ab = moments(a, b)
     product, squares = mean_a * mean_b, mean_a.square() + mean_b.square()
     numerator = (2 * product + C1) * (2 * (ab - product) + C2)
     denominator = (squares + C1) * (aa + bb - squares + C2)
     return (numerator / denominator).mean((1, 2, 3))
+
+
+def moments(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+    """Local means of ``a``, ``b``, ``a * a``, ``b * b`` and ``a * b`` under the window.
+
+    Args:
+        a: (B, C, H, W) float64, H and W at least 11.
+        b: The same.
+
+    Returns:
+        Five of (B, C, H - 10, W - 10): wherever the window lies inside the image.
+    """
+    # float64 is exact enough for variances as differences of means, so five blurs will do.
+    return _blur(_blur(torch.stack([a, b, a * a, b * b, a * b]), dim=-2), dim=-1).unbind()
 
 
 def _blur(x: Tensor, dim: int) -> Tensor:
