@@ -100,11 +100,20 @@ def obtain(name: str) -> Path | None:
     entry = entry_of(name)
     if (path := locate(entry)) is not None:
         return path
+    return locate(entry) if _fetched(name) else None
+
+
+@functools.cache
+def _fetched(name: str) -> bool:
+    # Several metrics may want one file: a source that is out of reach is waited for, and told, once
+    # a process. Who lacks the file says where to get it.
+    entry = entry_of(name)
     try:
-        return fetch(entry)
+        fetch(entry)
     except UnavailableError as error:
-        log.info("%s", error)
-        return None
+        log.info("%s could not be fetched: %s", entry["file"], error.__cause__)
+        return False
+    return True
 
 
 def missing(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import socket
@@ -53,6 +54,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
         raise OSError("no route to host")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    weights._fetched.cache_clear()
     return found
 
 
@@ -165,6 +167,25 @@ def test_offline_there_is_none_and_fetching_says_why() -> None:
     assert weights.obtain("net") is None
     with pytest.raises(UnavailableError, match=r"net-1.pth is .* \(no route to host\): get it"):
         fetch(weights.entry_of("net"))
+
+
+def test_a_source_out_of_reach_is_asked_and_told_once(
+    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many metrics want the file: each would wait for it in turn."""
+    caplog.set_level(logging.INFO)
+    asked = []
+
+    def download(url: str, path: str, digest: str) -> None:
+        asked.append(url)
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    assert [weights.obtain("net") for _ in range(3)] == [None] * 3
+    assert len(asked) == 1
+    assert caplog.text.count("no route to host") == 1
+    path = put(places["own"])
+    assert weights.obtain("net") == path
 
 
 def test_nothing_is_asked_where_the_machine_is_said_to_be_offline(
