@@ -271,7 +271,8 @@ class DiskCache:
             f"the cache {self.folder} of {self.limit} bytes is smaller than what is read at the "
             f"same time: {max(len(claimed), 1)} shards are in use or next on this node, and those "
             f"that are here take {total} bytes; {shown(wanted.url)} and others are read from the "
-            "server, sample by sample: raise Shards.cache_size",
+            "server, sample by sample: raise Shards.cache_size, or lower data.init_args.streams: "
+            "each stream reads in shards of its own",
         )
 
     def _disk_is_full(self, wanted: Wanted) -> None:

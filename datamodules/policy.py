@@ -84,9 +84,11 @@ class Tally:
             log.warning(message, count, picture.message)
 
     def _verdict(self) -> str:
+        of = max(self.samples, LEAST)
         return (
             f"{self.failed} of the {self.samples} training samples that this process has had so "
-            f"far could not be read, more than data.init_args.unreadable_limit {self.limit:g} of "
-            f"{max(self.samples, LEAST)} ({self.summary()}): mend these pictures, leave them out, "
-            "or raise the limit:\n  " + "\n  ".join(self.pictures.values())
+            f"far could not be read ({self.summary()}), more than the {int(self.limit * of)} "
+            f"that data.init_args.unreadable_limit allows ({self.limit:g} of {of}): mend these "
+            "pictures, leave them out, or raise the limit:\n  "
+            + "\n  ".join(self.pictures.values())
         )

@@ -32,8 +32,8 @@ class TestTally:
         for number in range(allowed):
             tally.add(1, [broken(number)])
         message = (
-            rf"{allowed + 1} of the {allowed + 1} training samples .* more than "
-            rf"data\.init_args\.unreadable_limit {limit:g} of 1000 \(truncated {allowed + 1}\)"
+            rf"{allowed + 1} of the {allowed + 1} training samples .* "
+            rf"\(truncated {allowed + 1}\), more than the {allowed} that data\.init_args\."
         )
         with pytest.raises(ValueError, match=message):
             tally.add(1, [broken(allowed)])
@@ -95,7 +95,8 @@ class TestLimit:
         data = self.data(one_in(10, "checksum"), workers=workers)
         with pytest.raises(ValueError, match=r"11 of the \d+0 training samples") as caught:
             list(training(data))
-        assert "unreadable_limit 0.01 of 1000 (checksum 11)" in str(caught.value)
+        assert "(checksum 11), more than the 10 that" in str(caught.value)
+        assert "unreadable_limit allows (0.01 of 1000)" in str(caught.value)
         assert str(caught.value).endswith("\n  shard-7.tar: bad: cut off")
         assert data.tally.samples < 200
 
