@@ -14,17 +14,18 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
 from callbacks import weights
-from callbacks.base import ImageMetric, MetricProtocol
+from callbacks.base import ImageMetric, Measured, MetricProtocol, Record
 from callbacks.finite import spoiled
 from callbacks.niqe_features import BLOCK, block_features, distance
 from callbacks.niqe_model import fit_model, read_model, save_model
 from callbacks.picture_files import find_pictures
 from callbacks.pixels import to_pixels
+from callbacks.too_small import large_enough, no_numbers
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PRISTINE = "niqe-pristine"  # the name in configs/weights.yaml
+WINDOW = f"two blocks of {BLOCK}x{BLOCK} pixels ({2 * BLOCK}x{BLOCK})"
+YIQ = (0.299, 0.587, 0.114)  # its Y, in [0, 255]
 
 
 class NIQE(ImageMetric):
@@ -39,10 +42,12 @@ class NIQE(ImageMetric):
 
     The number of the authors' MATLAB release (5.7296 for USC-SIPI's baboon) and of BasicSR's
     ``calculate_niqe``, to 1e-3. MATLAB's own ``niqe`` has another model and gives other numbers.
-    Images need two blocks of 96x96 pixels: 192x96 or more. Left-over noise lowers NIQE too: look
-    at a measure with reference beside it.
+    Images of fewer than two blocks of 96x96 pixels (192x96) are left out and named. Left-over noise
+    lowers NIQE too: look at a measure with reference beside it.
 
     Args:
+        color: ``y`` for the luma of BT.601 in [16, 235], as the authors and BasicSR have it, or
+            ``yiq`` for that of YIQ in [0, 255], as pyiqa has it; not to be compared.
         border: Pixels cut off at each side first; ``scale`` cuts as many as the scale, rounded up.
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
         model: Statistics of good photographs: ``niqe-pristine``, those of the authors, or a file
@@ -64,6 +69,7 @@ class NIQE(ImageMetric):
 
     def __init__(
         self,
+        color: Literal["y", "yiq"] = "y",
         border: int | Literal["scale"] = 0,
         round_8bit: bool = True,
         model: str = PRISTINE,
@@ -74,6 +80,8 @@ class NIQE(ImageMetric):
         control: bool = False,
     ) -> None:
         super().__init__(every_n, limit, label, control)
+        if color not in ("y", "yiq"):
+            raise ValueError(f"`color` of NIQE is {color!r}; expected 'y' or 'yiq'")
         if border != "scale" and border < 0:
             raise ValueError(f"`border` of NIQE is {border}; expected 'scale', or 0 or more")
         if model != PRISTINE and not _path(model).is_file():
@@ -81,7 +89,7 @@ class NIQE(ImageMetric):
                 f"`model` of NIQE is {model!r}, and there is no such file; expected {PRISTINE!r}, "
                 "or a file made by `python -m callbacks.niqe fit IMAGES --out FILE`"
             )
-        self.border, self.round_8bit, self.model = border, round_8bit, model
+        self.color, self.border, self.round_8bit, self.model = color, border, round_8bit, model
         self.strict_weights = strict_weights
         self.pristine: tuple[Tensor, Tensor] | None = None
         self.sha256: str | None = None
@@ -107,7 +115,7 @@ class NIQE(ImageMetric):
         """Implementation, colour, border, rounding, range, block, and the model with its hash."""
         return {
             "implementation": "enlarger niqe 1",
-            "color": "y",
+            "color": self.color,
             "border": self.border,
             "round_8bit": self.round_8bit,
             "data_range": 255,
@@ -119,9 +127,10 @@ class NIQE(ImageMetric):
     def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
         """(B,) distances from the model; NaN for an image with a pixel that is not finite.
 
+        Images of fewer than two blocks have none: they are left out of the mean, and named.
+
         Raises:
             RuntimeError: The model is not loaded yet.
-            ValueError: An image has fewer than two blocks.
         """
         if self.pristine is None:
             raise RuntimeError("NIQE has no model before `load` was called")
@@ -129,17 +138,25 @@ class NIQE(ImageMetric):
         height, width = (side - 2 * border for side in sr.shape[-2:])
         rows, columns = height // BLOCK, width // BLOCK
         if min(height, width) < BLOCK or rows * columns < 2:
-            raise ValueError(
-                f"{self.name} of {', '.join(batch['key'])}: {width}x{height} pixels (border of "
-                f"{border} cut off) are fewer than two blocks of {BLOCK}x{BLOCK}, so 192x96; "
-                "leave such images out, or take NIQE out of trainer.callbacks"
-            )
+            return no_numbers(sr)
         whole = sr[..., border : border + rows * BLOCK, border : border + columns * BLOCK]
-        luma = to_pixels(whole, "y", round_8bit=self.round_8bit)[:, 0].round()
+        luma = self._luma(whole)
         mean, covariance = (x.to(luma.device) for x in self.pristine)
         values = distance(mean, covariance, block_features(luma)[0])
         # A bad pixel spoils its own block only, which would be left out of the mean in silence.
         return spoiled(values, sr)
+
+    def summarise(self, dataset: Any, images: Measured) -> list[Record]:
+        """The mean over the pictures that are large enough."""
+        kept = large_enough(self.name, dataset.name, images, WINDOW)
+        return super().summarise(dataset, kept) if kept else []
+
+    def _luma(self, image: Tensor) -> Tensor:
+        """(B, H, W) float64, whole levels."""
+        if self.color == "y":
+            return to_pixels(image, "y", round_8bit=self.round_8bit)[:, 0].round()
+        pixels = to_pixels(image, "rgb", round_8bit=self.round_8bit)
+        return (pixels * pixels.new_tensor(YIQ).view(3, 1, 1)).sum(1).round()
 
 
 def _path(model: str) -> Path:

@@ -57,6 +57,7 @@ class SWD(SetMetric):
     """
 
     name = "swd"
+    minimum = 1  # of whose patches there are hundreds
 
     def __init__(
         self,

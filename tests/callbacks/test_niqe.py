@@ -20,7 +20,8 @@ from callbacks.niqe import NIQE, main
 from callbacks.niqe_features import block_features, distance, mean_and_covariance
 from callbacks.niqe_model import fit_model, read_model, save_model
 from callbacks.results import table
-from tests.callbacks.tiny import Pictures, loader, trainer
+from callbacks.too_small import TOO_SMALL
+from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
 from tests.reference import niqe_numpy
 
 PICTURES = {"astronaut": data.astronaut, "coffee": data.coffee, "rocket": data.rocket}
@@ -170,6 +171,20 @@ def test_border_and_rounding(metric: NIQE, pristine: Path) -> None:
     assert compute(metric, sr + 0.3 / 255) != compute(metric, sr)
 
 
+def test_the_luma_of_yiq(metric: NIQE, pristine: Path) -> None:
+    """As pyiqa has it: in [0, 255], where BT.601 is in [16, 235]."""
+    picture = photograph("coffee")
+    with np.load(pristine, allow_pickle=False) as file:
+        mean, covariance = file["mu_pris_param"], file["cov_pris_param"]
+    luma = np.round(picture @ np.array([0.299, 0.587, 0.114]))
+    expected = niqe_numpy.niqe(luma, mean, covariance, np.float32)
+    studio = compute(metric, tensor(picture))
+    metric.color = "yiq"
+    assert compute(metric, tensor(picture)).item() == pytest.approx(expected, rel=1e-4)
+    assert compute(metric, tensor(picture)) != studio
+    assert metric.protocol()["color"] == "yiq"
+
+
 def test_worse_pictures_have_higher_numbers(metric: NIQE) -> None:
     for name in PICTURES:
         clean = photograph(name)
@@ -226,16 +241,38 @@ def test_a_run_names_the_model_and_the_bad_image(
 
 @pytest.mark.parametrize("size", [(95, 300), (300, 95), (96, 96), (191, 191)])
 def test_images_too_small(metric: NIQE, size: tuple[int, int]) -> None:
-    sr = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    message = f"niqe of set5/0: {size[1]}x{size[0]} pixels .* fewer than two blocks of 96x96"
-    with pytest.raises(ValueError, match=message):
-        compute(metric, sr, "set5/")
+    assert (compute(metric, torch.rand(2, 3, *size)) == TOO_SMALL).tolist() == [True, True]
 
 
 def test_images_too_small_without_their_border(metric: NIQE) -> None:
     metric.border = 8
-    with pytest.raises(ValueError, match=r"191x96 pixels \(border of 8 cut off\)"):
-        compute(metric, torch.rand(1, 3, 112, 207))
+    assert compute(metric, torch.rand(1, 3, 112, 207)) == TOO_SMALL
+    assert compute(metric, torch.rand(1, 3, 112, 208)).isfinite()
+
+
+class OneSmall(Pictures):
+    """Of 192x192 pixels, but for the second one."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.side = 96 if index == 1 else 192
+        return super().__getitem__(index)
+
+
+def test_small_images_are_left_out_of_the_mean_and_named(
+    metric: NIQE, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = trainer(tmp_path, metric)
+    run.test(Tiny(), loader(OneSmall(3), batch_size=1), verbose=False)
+    (record,) = metric.records
+    values = metric.images["tiny"]
+    assert list(values) == ["tiny/00", "tiny/02"]
+    assert record["value"] == pytest.approx(sum(values.values()) / 2)
+    assert (record["n"], record["protocol"]["images"]) == (2, 2)
+    assert "niqe of tiny: 1 of 3 pictures are smaller than two blocks of 96x96" in caplog.text
+    assert "(192x96), and its mean is of the other 2: tiny/01" in caplog.text
+    run.test(Tiny(), loader(Pictures(2, side=96)), verbose=False)
+    assert metric.records == []
+    assert "and there is no number: tiny/00, tiny/01" in caplog.text
 
 
 def test_without_weights_there_is_no_number(
