@@ -13,6 +13,7 @@ from datamodules.base import Source
 from datamodules.benchmark import Benchmark
 from datamodules.crops import Crops
 from datamodules.folder import Folder
+from datamodules.inputs import Inputs
 from datamodules.mix import Mix
 from datamodules.paired import Paired
 from datamodules.photos import Photos
@@ -44,6 +45,13 @@ def folder(tmp_path):
     good, bad = write(tmp_path / "good"), write(tmp_path / "bad", damaged=True)
     return SourceExample(
         lambda: Folder(good), lambda: Folder(bad), lambda: Folder(f"{tmp_path}/none")
+    )
+
+
+def inputs(tmp_path):
+    good, bad = write(tmp_path / "good"), write(tmp_path / "bad", damaged=True)
+    return SourceExample(
+        lambda: Inputs(good), lambda: Inputs(bad), lambda: Inputs(f"{tmp_path}/none")
     )
 
 
@@ -108,6 +116,7 @@ EXAMPLES = {
     Benchmark: benchmark,
     Crops: crops,
     Folder: folder,
+    Inputs: inputs,
     Mix: mix,
     Paired: paired,
     Photos: photos,
