@@ -1,4 +1,5 @@
 """What watches a run: metrics, EMA, pictures, results, the writer of enlarged images.
 
-To add a metric: subclass `ImageMetric` and name the class under `trainer.callbacks`.
+To add a metric: subclass `ImageMetric` (a number for each image) or `SetMetric` (one for the whole
+set) and name the class under `trainer.callbacks`.
 """
