@@ -1,0 +1,1 @@
+"""The diffusion backbone that all diffusion methods here share."""

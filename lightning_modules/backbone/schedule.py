@@ -1,0 +1,287 @@
+"""Signal and noise of a diffusion process at each timestep, and what a network says of it.
+
+All tables are float64 on the CPU. A network may predict the noise ("epsilon"), the velocity
+("v_prediction") or the clean sample ("sample"); here all become the clean sample, x0.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+Betas = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+Spacing = Literal["leading", "trailing", "linspace"]
+Variance = Literal["preserving", "exploding"]
+
+_LARGEST_BETA = 0.999  # of the cosine schedule
+
+
+class Level(NamedTuple):
+    """Signal and noise of x = alpha x0 + sigma eps, eps standard normal."""
+
+    alpha: float
+    sigma: float
+
+    @property
+    def log_snr(self) -> float:
+        """Logarithm of alpha / sigma, lambda in DPM-Solver; infinite where there is no noise."""
+        if self.sigma == 0:
+            return math.inf
+        return math.log(self.alpha / self.sigma) if self.alpha > 0 else -math.inf
+
+
+CLEAN = Level(1.0, 0.0)
+
+
+class Schedule:
+    """A diffusion process in discrete time: x_t = alpha_t x0 + sigma_t eps.
+
+    ``preserving``: alpha_t^2 + sigma_t^2 = 1, what DDPM trains on. ``exploding``: the same process
+    divided by alpha_t, x_t = x0 + sigma_t eps, with which Karras et al. (2022; arXiv 2206.00364)
+    sample; networks then want ``scale_input``.
+
+    Args:
+        steps: Number of timesteps of training, T; t is 0 .. T - 1.
+        beta_start: The first beta; the cosine schedule has no use for it.
+        beta_end: The last one.
+        betas: How they run from one to the other: evenly, evenly in their square roots (Stable
+            Diffusion), or as the cosine of Nichol and Dhariwal (2021; arXiv 2102.09672).
+        prediction: What the network predicts.
+        variance: See above.
+        zero_snr: Stretch the schedule so that the last timestep is noise alone (Lin et al., 2023;
+            arXiv 2305.08891, algorithm 1).
+
+    Raises:
+        ValueError: An argument is out of range or unknown, or ``zero_snr`` with noise prediction,
+            from which nothing can be told at the last timestep.
+
+    Source: Ho et al., 2020 (arXiv 2006.11239), equation 4; v as in Salimans and Ho, 2022 (arXiv
+    2202.00512), appendix D.
+    """
+
+    def __init__(
+        self,
+        steps: int = 1000,
+        beta_start: float = 0.00085,
+        beta_end: float = 0.012,
+        betas: Betas = "scaled_linear",
+        prediction: Prediction = "epsilon",
+        variance: Variance = "preserving",
+        zero_snr: bool = False,
+    ) -> None:
+        for name, value, kind in (
+            ("betas", betas, Betas),
+            ("prediction", prediction, Prediction),
+            ("variance", variance, Variance),
+        ):
+            if value not in get_args(kind):
+                raise ValueError(
+                    f"{name} is {value!r}; expected one of {', '.join(get_args(kind))}"
+                )
+        if steps < 1:
+            raise ValueError(f"steps is {steps}; expected at least 1 timestep")
+        if betas != "squaredcos_cap_v2" and not 0 < beta_start <= beta_end < 1:
+            raise ValueError(
+                f"beta_start is {beta_start} and beta_end {beta_end}; expected 0 < beta_start <= "
+                "beta_end < 1"
+            )
+        if zero_snr and prediction == "epsilon":
+            raise ValueError(
+                "zero_snr with prediction 'epsilon': the last timestep is noise alone, of which a "
+                "network that predicts noise says nothing; use 'v_prediction' or 'sample'"
+            )
+        self.prediction, self.variance = prediction, variance
+        kept = torch.cumprod(1 - _betas(steps, beta_start, beta_end, betas), 0)
+        if zero_snr:
+            kept = _down_to_zero(kept)
+        self._alphas, self._sigmas = kept.sqrt(), (1 - kept).sqrt()  # variance preserving
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any] | str | Path, variance: Variance = "preserving"
+    ) -> Schedule:
+        """A schedule from the configuration of a diffusers scheduler.
+
+        Args:
+            config: It, or its file, e.g. ``scheduler/scheduler_config.json`` of a model.
+            variance: The form to sample in.
+
+        Raises:
+            ValueError: It holds betas of its own, or of an unknown kind.
+        """
+        where = "the scheduler's configuration"
+        if not isinstance(config, Mapping):
+            where, config = str(config), json.loads(Path(config).read_text())
+        if config.get("trained_betas") is not None:
+            raise ValueError(f"{where} has trained_betas, which are not supported")
+        try:
+            return cls(
+                steps=config.get("num_train_timesteps", 1000),
+                beta_start=config.get("beta_start", 0.0001),
+                beta_end=config.get("beta_end", 0.02),
+                betas=config.get("beta_schedule", "linear"),
+                prediction=config.get("prediction_type", "epsilon"),
+                variance=variance,
+                zero_snr=config.get("rescale_betas_zero_snr", False),
+            )
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+
+    @property
+    def steps(self) -> int:
+        """Number of timesteps of training."""
+        return len(self._alphas)
+
+    def level(self, t: int) -> Level:
+        """Signal and noise at timestep t; at -1, after the last step, there is no noise.
+
+        Raises:
+            ValueError: t is no timestep.
+        """
+        if t == -1:
+            return CLEAN
+        if not 0 <= t < self.steps:
+            raise ValueError(f"t is {t}; expected a timestep from 0 to {self.steps - 1}, or -1")
+        alpha, sigma = self._alphas[t].item(), self._sigmas[t].item()
+        if self.variance == "preserving":
+            return Level(alpha, sigma)
+        return Level(1.0, sigma / alpha if alpha > 0 else math.inf)
+
+    def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """x_t of the same shape.
+
+        Args:
+            x0: (B, ...), clean.
+            eps: (B, ...), standard normal.
+            t: (B,) int64.
+        """
+        alpha, sigma = self._of(t, x0)
+        x = alpha * x0 + sigma * eps
+        return x if self.variance == "preserving" else x / alpha
+
+    def scale_input(self, x: Tensor, t: Tensor) -> Tensor:
+        """What the network is to see: x itself, or, of an exploding one, x / sqrt(sigma^2 + 1).
+
+        Args:
+            x: (B, ...), at the timesteps t.
+            t: (B,) int64.
+        """
+        return x if self.variance == "preserving" else x * self._of(t, x)[0]
+
+    def target(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """What a network is trained to predict, in the shape of x0. Args as ``add_noise``."""
+        if self.prediction == "epsilon":
+            return eps
+        if self.prediction == "sample":
+            return x0
+        alpha, sigma = self._of(t, x0)
+        return alpha * eps - sigma * x0
+
+    def to_x0(self, raw: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """The clean sample that the network's output stands for.
+
+        Args:
+            raw: (B, ...), the network's output for ``scale_input(x, t)``.
+            x: (B, ...), at the timesteps t.
+            t: (B,) int64.
+        """
+        if self.prediction == "sample":
+            return raw
+        alpha, sigma = self._of(t, x)
+        x = self.scale_input(x, t)
+        if self.prediction == "epsilon":
+            return (x - sigma * raw) / alpha
+        return alpha * x - sigma * raw
+
+    def to_eps(self, raw: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """The noise that the network's output stands for. Args as ``to_x0``."""
+        if self.prediction == "epsilon":
+            return raw
+        alpha, sigma = self._of(t, x)
+        x = self.scale_input(x, t)
+        if self.prediction == "sample":
+            return (x - alpha * raw) / sigma
+        return alpha * raw + sigma * x
+
+    def _of(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        # Of the preserving form, as (B, 1, ...): float64 until it is a factor of x.
+        shape = (-1,) + (1,) * (x.ndim - 1)
+        where = t.to(self._alphas.device)
+        alpha, sigma = self._alphas[where], self._sigmas[where]
+        return (
+            alpha.to(x.device, x.dtype).view(shape),
+            sigma.to(x.device, x.dtype).view(shape),
+        )
+
+
+def spaced(steps: int, count: int, spacing: Spacing, offset: int = 0) -> list[int]:
+    """Timesteps of sampling, from the noisiest one down.
+
+    Args:
+        steps: Number of timesteps of training, T.
+        count: Number of timesteps wanted.
+        spacing: ``leading``: 0, T // count, ... plus ``offset``; ``trailing``: T - 1 and down by
+            T / count; ``linspace``: evenly from T - 1 to 0, both included.
+        offset: Added to leading timesteps; Stable Diffusion has 1.
+
+    Raises:
+        ValueError: ``count`` is out of range, ``spacing`` unknown, or a timestep beyond T - 1.
+
+    Source: Lin et al., 2023 (arXiv 2305.08891), table 2; rounded as diffusers rounds.
+    """
+    if not 1 <= count <= steps:
+        raise ValueError(f"{count} sampling steps were asked for; expected 1 to {steps}")
+    if spacing == "leading":
+        found = [i * (steps // count) + offset for i in range(count)][::-1]
+    elif spacing == "trailing":
+        found = [round(steps - i * steps / count) - 1 for i in range(count)]
+    elif spacing == "linspace":
+        last = max(count - 1, 1)
+        found = [round(i * (steps - 1) / last) for i in range(count)][::-1]
+    else:
+        raise ValueError(f"spacing is {spacing!r}; expected {', '.join(get_args(Spacing))}")
+    return explicit(steps, found)
+
+
+def explicit(steps: int, timesteps: Sequence[int]) -> list[int]:
+    """A list of timesteps, checked.
+
+    Args:
+        steps: Number of timesteps of training.
+        timesteps: From the noisiest one down.
+
+    Raises:
+        ValueError: It is empty, does not fall, or leaves 0 to ``steps`` - 1.
+    """
+    found = [int(t) for t in timesteps]
+    falls = all(before > after for before, after in itertools.pairwise(found))
+    if not found or not falls or found[0] >= steps or found[-1] < 0:
+        raise ValueError(
+            f"the timesteps are {found}; expected a falling list of numbers from {steps - 1} to 0"
+        )
+    return found
+
+
+def _betas(steps: int, start: float, end: float, kind: Betas) -> Tensor:
+    if kind == "linear":
+        return torch.linspace(start, end, steps, dtype=torch.float64)
+    if kind == "scaled_linear":
+        return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64).square()
+    angle = (torch.arange(steps + 1, dtype=torch.float64) / steps + 0.008) / 1.008 * (math.pi / 2)
+    kept = angle.cos().square()
+    return (1 - kept[1:] / kept[:-1]).clamp_max(_LARGEST_BETA)
+
+
+def _down_to_zero(kept: Tensor) -> Tensor:
+    # In alpha: shifted so that the last is 0, then scaled so that the first stays.
+    alpha = kept.sqrt()
+    shifted = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+    return shifted.square()

@@ -1,0 +1,176 @@
+"""Residual shifting: a diffusion from a picture to its degraded form, in a few steps.
+
+x_t = x0 + eta_t (y - x0) + kappa sqrt(eta_t) eps, with the anchor y, the degraded picture brought
+to the size of x0. Source: Yue et al., NeurIPS 2023 (arXiv 2307.12348), and TPAMI 2024 (arXiv
+2403.07319).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lightning_modules.backbone.schedule import explicit
+
+Target = Literal["sample", "epsilon", "scaled_epsilon", "residual"]
+Form = Literal["released", "paper"]
+InputScale = Literal["latent", "pixel"]
+
+
+class ResidualShift:
+    """The process in discrete time, t = 0 .. T - 1 for the papers' 1 .. T.
+
+    sqrt(eta_t) runs from its first to its last value as a geometric sequence with exponents
+    ((t - 1) / (T - 1))^power (T - 1). The ``released`` code begins at min(min_noise / kappa,
+    min_noise) and ends at 0.99, which is what its weights were trained with; the ``paper`` at
+    min(min_noise / kappa, sqrt(0.001)) and sqrt(0.999).
+
+    Args:
+        steps: T; 15 in the conference paper, 4 in the journal's.
+        kappa: Standard deviation of the noise where eta is 1.
+        min_noise: Standard deviation of the noise at the first timestep; 0.04 for 15 steps, 0.2
+            for 4.
+        power: Exponent p of the sequence; a larger one is more faithful and less sharp.
+        prediction: What the network predicts: x0, the noise, the noise times kappa sqrt(eta), or
+            the residual y - x0.
+        form: See above.
+        input_scale: For whom the network's input is normalised: ``latent`` of variance 1 by
+            sqrt(kappa^2 eta + 1), ``pixel`` by 3 kappa sqrt(eta) + 1.
+
+    Raises:
+        ValueError: An argument is out of range or unknown; the sequence is not defined for one
+            step.
+    """
+
+    def __init__(
+        self,
+        steps: int = 15,
+        kappa: float = 2.0,
+        min_noise: float = 0.04,
+        power: float = 0.3,
+        prediction: Target = "sample",
+        form: Form = "released",
+        input_scale: InputScale = "latent",
+    ) -> None:
+        if steps < 2:
+            raise ValueError(f"steps is {steps}; residual shifting needs at least 2")
+        for name, value in (("kappa", kappa), ("min_noise", min_noise), ("power", power)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value}; expected a number above 0")
+        for name, word, kind in (
+            ("prediction", prediction, Target),
+            ("form", form, Form),
+            ("input_scale", input_scale, InputScale),
+        ):
+            if word not in get_args(kind):
+                raise ValueError(f"{name} is {word!r}; expected one of {', '.join(get_args(kind))}")
+        self.kappa, self.prediction, self.input_scale = kappa, prediction, input_scale
+        released = form == "released"
+        first = min(min_noise / kappa, min_noise if released else math.sqrt(0.001))
+        last = 0.99 if released else math.sqrt(0.999)
+        if first >= last:
+            raise ValueError(
+                f"min_noise is {min_noise} with kappa {kappa}, so eta would begin at {first**2:g}, "
+                f"above its end of {last**2:g}: lower min_noise"
+            )
+        place = torch.arange(steps, dtype=torch.float64) / (steps - 1)
+        roots = first * (last / first) ** place.pow(power)
+        roots[-1] = last  # exactly
+        self.etas = roots.square()  # (T,) float64
+        self.timesteps = list(range(steps))  # what the network is told, of each entry
+
+    def respaced(self, timesteps: Sequence[int]) -> ResidualShift:
+        """The process over some of its timesteps, which needs no other training.
+
+        Args:
+            timesteps: From the last one down, e.g. [14, 9, 4, 0].
+
+        Returns:
+            A process of as many steps; ``timesteps`` of it are those that the network was trained
+            with.
+
+        Raises:
+            ValueError: The list does not fall, or holds what is no timestep.
+        """
+        kept = explicit(len(self.etas), timesteps)[::-1]
+        fewer = object.__new__(ResidualShift)
+        fewer.__dict__.update(self.__dict__)
+        fewer.etas = self.etas[kept]
+        fewer.timesteps = [self.timesteps[t] for t in kept]
+        return fewer
+
+    @property
+    def steps(self) -> int:
+        """Number of timesteps."""
+        return len(self.etas)
+
+    def eta(self, t: int) -> float:
+        """The shift at timestep t; 0 at -1, after the last step."""
+        return self.etas[t].item() if t >= 0 else 0.0
+
+    def add_noise(self, x0: Tensor, anchor: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """x_t: equation 2 of the conference paper.
+
+        Args:
+            x0: (B, ...), clean.
+            anchor: (B, ...), where the process goes: y.
+            eps: (B, ...), standard normal.
+            t: (B,) int64.
+        """
+        eta, deviation = self._of(t, x0)
+        return x0 + eta * (anchor - x0) + deviation * eps
+
+    def prior(self, anchor: Tensor, eps: Tensor) -> Tensor:
+        """What sampling starts from: y + kappa sqrt(eta_T) eps, without the residual's rest.
+
+        Args:
+            anchor: (B, ...).
+            eps: (B, ...), standard normal.
+        """
+        return anchor + self.kappa * math.sqrt(self.eta(self.steps - 1)) * eps
+
+    def scale_input(self, x: Tensor, t: Tensor) -> Tensor:
+        """What the network is to see of x_t.
+
+        Args:
+            x: (B, ...), at the timesteps t.
+            t: (B,) int64.
+        """
+        _, deviation = self._of(t, x)
+        if self.input_scale == "latent":
+            return x / (deviation.square() + 1).sqrt()
+        return x / (3 * deviation + 1)
+
+    def target(self, x0: Tensor, anchor: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """What a network is trained to predict, in the shape of x0. Args as ``add_noise``."""
+        if self.prediction == "sample":
+            return x0
+        if self.prediction == "residual":
+            return anchor - x0
+        return eps if self.prediction == "epsilon" else self._of(t, x0)[1] * eps
+
+    def to_x0(self, raw: Tensor, x: Tensor, t: Tensor, anchor: Tensor) -> Tensor:
+        """The clean sample that the network's output stands for.
+
+        Args:
+            raw: (B, ...), the network's output.
+            x: (B, ...), at the timesteps t.
+            t: (B,) int64.
+            anchor: (B, ...).
+        """
+        if self.prediction == "sample":
+            return raw
+        if self.prediction == "residual":
+            return anchor - raw
+        eta, deviation = self._of(t, x)
+        noise = raw if self.prediction == "scaled_epsilon" else deviation * raw
+        return (x - noise - eta * anchor) / (1 - eta)
+
+    def _of(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        # eta and the standard deviation of the noise, as (B, 1, ...).
+        eta = self.etas[t.to(self.etas.device)].view((-1,) + (1,) * (x.ndim - 1))
+        return eta.to(x.device, x.dtype), (self.kappa * eta.sqrt()).to(x.device, x.dtype)

@@ -1,0 +1,144 @@
+"""The tables of diffusion, against diffusers and against closed forms."""
+
+from __future__ import annotations
+
+import json
+
+import diffusers
+import pytest
+import torch
+
+from lightning_modules.backbone.schedule import CLEAN, Level, Schedule, explicit, spaced
+
+KINDS = ["linear", "scaled_linear", "squaredcos_cap_v2"]
+PREDICTIONS = ["epsilon", "v_prediction", "sample"]
+SHAPE = (3, 2, 4, 5)
+
+
+@pytest.mark.parametrize("betas", KINDS)
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_tables_are_those_of_diffusers(betas, zero_snr):
+    ours = Schedule(1000, 0.00085, 0.012, betas, "v_prediction", zero_snr=zero_snr)
+    theirs = diffusers.DDPMScheduler(
+        1000, 0.00085, 0.012, betas, prediction_type="v_prediction", rescale_betas_zero_snr=zero_snr
+    )
+    for t in (0, 1, 17, 500, 998, 999):
+        alpha, sigma = ours.level(t)
+        # theirs are made in float32
+        assert alpha**2 == pytest.approx(theirs.alphas_cumprod[t].item(), rel=2e-4, abs=1e-6)
+        assert alpha**2 + sigma**2 == pytest.approx(1, abs=1e-15)
+    assert (ours.level(999).alpha == 0) == zero_snr
+    assert ours.level(-1) == CLEAN
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_noise_target_and_x0_are_those_of_diffusers(prediction):
+    ours = Schedule(prediction=prediction)
+    theirs = diffusers.DDIMScheduler(
+        1000, 0.00085, 0.012, "scaled_linear", prediction_type=prediction, clip_sample=False
+    )
+    x0, eps = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0)).unbind(0)
+    t = torch.tensor([3, 400, 990])
+    x = ours.add_noise(x0, eps, t)
+    torch.testing.assert_close(x, theirs.add_noise(x0, eps, t), rtol=1e-5, atol=1e-5)
+    raw = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+    for i in range(3):
+        theirs.set_timesteps(1000)
+        said = theirs.step(raw[i : i + 1], int(t[i]), x[i : i + 1]).pred_original_sample
+        mine = ours.to_x0(raw[i : i + 1], x[i : i + 1], t[i : i + 1])
+        torch.testing.assert_close(mine, said, rtol=1e-4, atol=1e-4)
+    if prediction == "v_prediction":
+        velocity = theirs.get_velocity(x0, eps, t)
+        torch.testing.assert_close(ours.target(x0, eps, t), velocity, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("variance", ["preserving", "exploding"])
+def test_a_perfect_network_gives_back_what_was_mixed(prediction, variance):
+    schedule = Schedule(prediction=prediction, variance=variance)
+    generator = torch.Generator().manual_seed(0)
+    x0, eps = torch.randn(2, *SHAPE, generator=generator, dtype=torch.float64).unbind(0)
+    t = torch.tensor([0, 500, 999])
+    x = schedule.add_noise(x0, eps, t)
+    raw = schedule.target(x0, eps, t)
+    torch.testing.assert_close(schedule.to_x0(raw, x, t), x0, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(schedule.to_eps(raw, x, t), eps, rtol=1e-9, atol=1e-9)
+
+
+def test_both_forms_show_a_network_the_same():
+    preserving, exploding = Schedule(), Schedule(variance="exploding")
+    x0, eps = torch.randn(2, *SHAPE, dtype=torch.float64).unbind(0)
+    t = torch.tensor([0, 500, 999])
+    ours, theirs = (s.scale_input(s.add_noise(x0, eps, t), t) for s in (preserving, exploding))
+    torch.testing.assert_close(ours, theirs)
+    alpha, sigma = preserving.level(500)
+    assert exploding.level(500) == Level(1.0, pytest.approx(sigma / alpha))
+
+
+def test_a_half_stays_a_half():
+    schedule = Schedule(prediction="v_prediction")
+    x = torch.randn(SHAPE, dtype=torch.bfloat16)
+    assert schedule.to_x0(x, x, torch.tensor([1, 2, 3])).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("count", [1, 4, 15, 50, 999, 1000])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_spacings_are_those_of_diffusers(count, spacing):
+    scheduler = diffusers.DDIMScheduler(1000, timestep_spacing=spacing, steps_offset=0)
+    scheduler.set_timesteps(count)
+    expected = scheduler.timesteps.tolist()
+    if (count, spacing) == (1, "linspace"):
+        expected = [0]  # as theirs
+    assert spaced(1000, count, spacing) == expected
+
+
+def test_stable_diffusion_starts_at_981():
+    assert spaced(1000, 50, "leading", offset=1)[:2] == [981, 961]
+
+
+def test_from_a_file_of_diffusers(tmp_path):
+    scheduler = diffusers.EulerDiscreteScheduler(
+        1000, 0.00085, 0.012, "scaled_linear", prediction_type="v_prediction"
+    )
+    scheduler.save_pretrained(tmp_path)
+    schedule = Schedule.from_config(tmp_path / "scheduler_config.json", "exploding")
+    assert (schedule.prediction, schedule.steps) == ("v_prediction", 1000)
+    assert schedule.level(999).sigma == pytest.approx(scheduler.sigmas[0].item(), rel=1e-4)
+    assert Schedule.from_config({}).level(0).sigma ** 2 == pytest.approx(1e-4)
+
+    config = json.loads((tmp_path / "scheduler_config.json").read_text())
+    with pytest.raises(ValueError, match=r"trained_betas"):
+        Schedule.from_config({**config, "trained_betas": [0.1]})
+    (tmp_path / "other.json").write_text(json.dumps({**config, "beta_schedule": "sigmoid"}))
+    with pytest.raises(ValueError, match=r"other\.json: betas is 'sigmoid'; expected one of"):
+        Schedule.from_config(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prediction": "noise"}, "prediction is 'noise'; expected one of epsilon"),
+        ({"variance": "vp"}, "variance is 'vp'"),
+        ({"steps": 0}, "at least 1 timestep"),
+        ({"beta_start": 0.5, "beta_end": 0.1}, "0 < beta_start <= beta_end < 1"),
+        ({"zero_snr": True}, "noise alone"),
+    ],
+)
+def test_what_cannot_be(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Schedule(**arguments)
+
+
+@pytest.mark.parametrize("timesteps", [[], [1, 2], [3, 3], [1000], [5, -1]])
+def test_lists_that_do_not_fall(timesteps):
+    with pytest.raises(ValueError, match="a falling list of numbers from 999 to 0"):
+        explicit(1000, timesteps)
+
+
+def test_too_many_steps_and_no_timestep():
+    with pytest.raises(ValueError, match="expected 1 to 1000"):
+        spaced(1000, 1001, "leading")
+    with pytest.raises(ValueError, match="spacing is 'even'"):
+        spaced(1000, 10, "even")
+    with pytest.raises(ValueError, match="from 0 to 999, or -1"):
+        Schedule().level(1000)
