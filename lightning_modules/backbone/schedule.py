@@ -117,20 +117,21 @@ class Schedule:
         Raises:
             ValueError: It holds betas of its own, or of an unknown kind.
         """
-        where = "the scheduler's configuration"
-        if not isinstance(config, Mapping):
-            where, config = str(config), json.loads(Path(config).read_text())
-        if config.get("trained_betas") is not None:
+        if isinstance(config, Mapping):
+            where, values = "the scheduler's configuration", config
+        else:
+            where, values = str(config), json.loads(Path(config).read_text())
+        if values.get("trained_betas") is not None:
             raise ValueError(f"{where} has trained_betas, which are not supported")
         try:
             return cls(
-                steps=config.get("num_train_timesteps", 1000),
-                beta_start=config.get("beta_start", 0.0001),
-                beta_end=config.get("beta_end", 0.02),
-                betas=config.get("beta_schedule", "linear"),
-                prediction=config.get("prediction_type", "epsilon"),
+                steps=values.get("num_train_timesteps", 1000),
+                beta_start=values.get("beta_start", 0.0001),
+                beta_end=values.get("beta_end", 0.02),
+                betas=values.get("beta_schedule", "linear"),
+                prediction=values.get("prediction_type", "epsilon"),
                 variance=variance,
-                zero_snr=config.get("rescale_betas_zero_snr", False),
+                zero_snr=values.get("rescale_betas_zero_snr", False),
             )
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
