@@ -1,0 +1,112 @@
+"""Models with what can go wrong in training, for the guard's tests; also by name on the CLI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable
+from torch import Tensor, nn
+
+from lightning_modules.bicubic import Bicubic
+from lightning_modules.regression import NetworkCallable, Regression
+from tests.callbacks.tiny import Tiny
+
+
+class Blow(torch.autograd.Function):
+    """Identity with a gradient that is infinite."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * torch.inf
+
+
+class HalfGradient(torch.autograd.Function):
+    """Identity whose gradient overflows where half precision would."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.half().float()
+
+
+FAULTS = ("nan loss", "inf loss", "nan beside it", "inf gradient", "nan input")
+
+
+class Poisoned(Tiny):
+    """With running statistics, Adam and a schedule; the pictures named in ``bad`` go wrong.
+
+    Args:
+        fault: One of ``FAULTS``.
+        bad: Keys.
+    """
+
+    def __init__(self, fault: str = "nan loss", bad: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.fault, self.bad = fault, bad
+
+    def forward(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
+        return super().forward(self.norm(lr), size)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        fault = self.fault if set(self.bad) & set(batch["key"]) else ""
+        lr = batch["lr"] * torch.nan if fault == "nan input" else batch["lr"]
+        loss = (self(lr, batch["size"]) - batch["hr"]).square().mean()
+        if fault == "inf gradient":
+            return Blow.apply(loss)
+        if fault == "nan beside it":  # its gradient is finite
+            return loss + torch.nan
+        return loss * {"nan loss": torch.nan, "inf loss": torch.inf}.get(fault, 1.0)
+
+    def configure_optimizers(self) -> Any:
+        trained = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(trained, lr=0.01)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class SometimesNaN(Regression):
+    """Half of all possible batches have a loss that is NaN.
+
+    Args:
+        scale: As ``Regression``.
+        network: As ``Regression``.
+        lr_scheduler: As ``Regression``.
+        after: None of the first batches has, this many in each process.
+        always: All of the others have.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        network: NetworkCallable,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        after: int = 0,
+        always: bool = False,
+    ) -> None:
+        super().__init__(scale, network, lr_scheduler=lr_scheduler)
+        self.after, self.always, self.seen = after, always, 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.seen += 1
+        bad = self.seen > self.after and (self.always or int(batch["seed"][0]) % 2 == 0)
+        return super().training_step(batch, batch_idx) * (torch.nan if bad else 1.0)
+
+
+class NaNOutputs(Bicubic):
+    """Bicubic, with a pixel that is NaN in the pictures whose names end in 3 or 4."""
+
+    def restore(self, batch: Any, noise: Any) -> Tensor:
+        sr = super().restore(batch, noise).clone()
+        for image, key in zip(sr, batch["key"], strict=True):
+            if key[-1] in "34":
+                image[0, 0, 0] = torch.nan
+        return sr
