@@ -1,0 +1,58 @@
+"""Where a file of a run comes from: the command, the commit and the versions that wrote it."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TypedDict
+
+PACKAGES = ("torch", "lightning", "torchmetrics", "numpy")
+
+
+class Provenance(TypedDict):
+    """What wrote a file.
+
+    command: As it was typed.
+    commit: The commit of the code, ``-dirty`` with local changes; None outside of git.
+    versions: Versions of Python and of the packages that numbers depend on.
+    """
+
+    command: str
+    commit: str | None
+    versions: dict[str, str]
+
+
+def provenance() -> Provenance:
+    """That of this process."""
+    return {"command": shlex.join(sys.argv), "commit": commit(), "versions": versions()}
+
+
+def commit() -> str | None:
+    """The commit of the code in this folder."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parent,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):  # no git, or no checkout
+        return None
+    return described.stdout.strip()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,231 @@
+// What moves on report.html: the slider between two pictures, their linked zoom, values of curves.
+"use strict";
+
+// Screen pixels for each pixel of a picture; whole, so that all squares are of one size.
+const LADDER = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
+const SHARP = 1.5; // pixels are squares from here on; below, the browser's smoothing is kinder
+
+const within = (value, low, high) => Math.min(Math.max(value, low), high);
+
+class Viewer {
+  constructor(figure) {
+    this.figure = figure;
+    this.width = Number(figure.dataset.width);
+    this.stage = figure.querySelector(".stage");
+    this.views = [...figure.querySelectorAll(".view")];
+    this.tiles = [...figure.querySelectorAll(".tile")];
+    this.zoom = 1; // of the whole picture fitted into its frame
+    this.x = this.y = 0.5; // the picture's point in the middle of the frame, in shares of its sides
+    this.pointers = new Map(); // where each finger or the mouse is
+    this.views.forEach((view) => this.listen(view));
+    if (this.stage) this.compare();
+    new ResizeObserver(() => this.draw()).observe(figure);
+    this.draw();
+  }
+
+  // ---------------------------------------------------------------------- which two, and the line
+
+  compare() {
+    const find = (name) => this.figure.querySelector(name);
+    this.slide = find(".slide");
+    this.choices = [find("select.left"), find("select.right")];
+    this.choices.forEach((choice) => choice.addEventListener("change", () => this.choose()));
+    find(".swap").addEventListener("click", () => {
+      const [left, right] = this.choices.map((choice) => choice.value);
+      this.choose(right, left);
+    });
+    this.tiles.forEach((tile, i) => {
+      tile.querySelector(".pick").addEventListener("click", () => this.choose(undefined, String(i)));
+    });
+    this.slide.addEventListener("input", () => this.split(Number(this.slide.value)));
+    for (const button of this.figure.querySelectorAll("[data-zoom]")) {
+      button.addEventListener("click", () => this.step(button.dataset.zoom));
+    }
+    this.stage.addEventListener("keydown", (event) => this.key(event));
+    this.choose();
+    this.split(50);
+  }
+
+  choose(left = this.choices[0].value, right = this.choices[1].value) {
+    [left, right].forEach((value, i) => {
+      this.choices[i].value = value;
+      const image = this.tiles[value].querySelector("img");
+      const name = this.choices[i].selectedOptions[0].textContent;
+      const shown = this.stage.querySelectorAll("img")[i];
+      if (shown.src !== image.src) shown.src = image.src;
+      shown.alt = `${i ? "right" : "left"}: ${name}`;
+      this.stage.querySelectorAll(".tag")[i].textContent = name;
+    });
+    this.tiles.forEach((tile, i) => {
+      const pressed = String(i) === right ? "true" : "false";
+      tile.querySelector(".pick").setAttribute("aria-pressed", pressed);
+    });
+  }
+
+  split(percent) {
+    this.slide.value = within(percent, 0, 100);
+    this.stage.style.setProperty("--split", `${this.slide.value}%`);
+  }
+
+  // -------------------------------------------------------------------------------- zoom and pan
+
+  scale(view) {
+    return (view.clientWidth * this.zoom * devicePixelRatio) / this.width;
+  }
+
+  step(action) {
+    if (action === "fit") return this.zoomTo(1);
+    const view = this.stage;
+    const now = this.scale(view);
+    const above = LADDER.find((factor) => factor > now * 1.01) ?? LADDER.at(-1);
+    const below = LADDER.findLast((factor) => factor < now * 0.99) ?? 0;
+    const target = action === "in" ? above : below;
+    return this.zoomTo((this.zoom * target) / now);
+  }
+
+  // The point (u, v) of the frame, in shares of its sides, stays where it is.
+  zoomTo(zoom, u = 0.5, v = 0.5) {
+    const most = Math.max(1, (LADDER.at(-1) * this.zoom) / this.scale(this.views[0]));
+    const next = within(zoom, 1, most);
+    this.x += (u - 0.5) * (1 / this.zoom - 1 / next);
+    this.y += (v - 0.5) * (1 / this.zoom - 1 / next);
+    this.zoom = next;
+    this.draw();
+  }
+
+  pan(u, v) {
+    this.x -= u / this.zoom;
+    this.y -= v / this.zoom;
+    this.draw();
+  }
+
+  draw() {
+    const half = 0.5 / this.zoom;
+    this.x = within(this.x, half, 1 - half);
+    this.y = within(this.y, half, 1 - half);
+    const style = this.figure.style;
+    style.setProperty("--zoom", this.zoom);
+    style.setProperty("--x", `${-100 * (this.x - half)}%`);
+    style.setProperty("--y", `${-100 * (this.y - half)}%`);
+    this.figure.classList.toggle("zoomed", this.zoom > 1);
+    this.views.forEach((view) => view.classList.toggle("pixels", this.scale(view) >= SHARP));
+    const factor = this.figure.querySelector(".factor");
+    if (factor) factor.textContent = `${Number(this.scale(this.stage).toFixed(1))}x`;
+  }
+
+  // ------------------------------------------------------------------------ mouse, fingers, keys
+
+  listen(view) {
+    view.addEventListener("pointerdown", (event) => this.down(event, view));
+    view.addEventListener("pointermove", (event) => this.move(event, view));
+    for (const name of ["pointerup", "pointercancel"]) {
+      view.addEventListener(name, (event) => this.pointers.delete(event.pointerId));
+    }
+    view.addEventListener("wheel", (event) => this.wheel(event, view), { passive: false });
+  }
+
+  down(event, view) {
+    if (event.button) return;
+    view.setPointerCapture(event.pointerId);
+    this.pointers.set(event.pointerId, event);
+    const onLine = event.target.closest(".divider") !== null;
+    this.slides = view === this.stage && (onLine || this.zoom === 1);
+    if (this.slides && !onLine && event.pointerType === "mouse") this.splitAt(event);
+  }
+
+  move(event, view) {
+    const before = this.pointers.get(event.pointerId);
+    if (!before) return;
+    const box = view.getBoundingClientRect();
+    if (this.pointers.size > 1) {
+      const other = [...this.pointers.values()].find((p) => p.pointerId !== event.pointerId);
+      const distance = (p) => Math.hypot(p.clientX - other.clientX, p.clientY - other.clientY);
+      const u = ((event.clientX + other.clientX) / 2 - box.left) / box.width;
+      const v = ((event.clientY + other.clientY) / 2 - box.top) / box.height;
+      this.zoomTo((this.zoom * distance(event)) / Math.max(distance(before), 1), u, v);
+    } else if (this.slides) {
+      this.splitAt(event);
+    } else {
+      const across = event.clientX - before.clientX;
+      const down = event.clientY - before.clientY;
+      this.pan(across / box.width, down / box.height);
+    }
+    this.pointers.set(event.pointerId, event);
+  }
+
+  splitAt(event) {
+    const box = this.stage.getBoundingClientRect();
+    this.split((100 * (event.clientX - box.left)) / box.width);
+  }
+
+  // A wheel without Ctrl scrolls the page.
+  wheel(event, view) {
+    if (!event.ctrlKey && !event.metaKey) return;
+    event.preventDefault();
+    const box = view.getBoundingClientRect();
+    const u = (event.clientX - box.left) / box.width;
+    const v = (event.clientY - box.top) / box.height;
+    this.zoomTo(this.zoom * 2 ** (-event.deltaY / 240), u, v);
+  }
+
+  key(event) {
+    const zooms = { "+": "in", "=": "in", "-": "out", 0: "fit" };
+    const moves = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+    const move = moves[event.key];
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key in zooms) this.step(zooms[event.key]);
+    else if (move && this.zoom > 1) this.pan(move[0] / 10, move[1] / 10);
+    else if (move && move[0]) this.split(Number(this.slide.value) - 2 * move[0]);
+    else return;
+    event.preventDefault();
+  }
+}
+
+class Readout {
+  constructor(chart) {
+    this.svg = chart.querySelector("svg");
+    this.value = chart.querySelector(".value");
+    this.lines = [...chart.querySelectorAll("polyline")];
+    this.latest = this.value.textContent;
+    this.svg.addEventListener("pointermove", (event) => this.show(event));
+    this.svg.addEventListener("pointerleave", () => this.clear());
+  }
+
+  axis(name) {
+    const [low, high, start, end] = this.svg.dataset[name].split(" ").map(Number);
+    return { low, high, start, end };
+  }
+
+  // The value that a place on the axis stands for.
+  read(axis, at, log) {
+    const [low, high] = log ? [Math.log10(axis.low), Math.log10(axis.high)] : [axis.low, axis.high];
+    const value = low + ((at - axis.start) / (axis.end - axis.start)) * (high - low);
+    return log ? 10 ** value : value;
+  }
+
+  show(event) {
+    const box = this.svg.getBoundingClientRect();
+    const at = ((event.clientX - box.left) / box.width) * this.svg.viewBox.baseVal.width;
+    const near = this.lines.map((line) =>
+      [...line.points].reduce((a, b) => (Math.abs(b.x - at) < Math.abs(a.x - at) ? b : a)));
+    if (!near.length) return;
+    const y = this.axis("y");
+    const log = "log" in this.svg.dataset;
+    const values = near.map((point) => Number(this.read(y, point.y, log).toPrecision(3)));
+    const step = Math.round(this.read(this.axis("x"), near[0].x, false));
+    this.value.textContent = `step ${step}: ${values.join(" · ")}`;
+    this.clear(false);
+    const line = document.createElementNS(this.svg.namespaceURI, "line");
+    const places = { class: "cursor", x1: near[0].x, x2: near[0].x, y1: y.start, y2: y.end };
+    for (const [key, place] of Object.entries(places)) line.setAttribute(key, place);
+    this.svg.append(line);
+  }
+
+  clear(text = true) {
+    this.svg.querySelector(".cursor")?.remove();
+    if (text) this.value.textContent = this.latest;
+  }
+}
+
+document.querySelectorAll(".viewer").forEach((figure) => new Viewer(figure));
+document.querySelectorAll(".chart").forEach((chart) => new Readout(chart));

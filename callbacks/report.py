@@ -1,0 +1,279 @@
+"""One page about a run, `report.html`: numbers with protocols, curves, pictures to compare.
+
+    python -m callbacks.report runs/a                  write the page of one run again
+    python -m callbacks.report runs/a runs/b           several side by side, in ./report.html
+    python -m callbacks.report runs/* --out all.html --limit 4
+
+A page needs no network and nothing beside itself. docs/report.md shows one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from callbacks.base import ImageMetric, all_callbacks, evaluated_datasets, steps_done
+from callbacks.processes import gather_on_first
+from callbacks.provenance import Provenance, provenance
+from callbacks.report_page import MEGABYTE, Limits, page
+from callbacks.report_pictures import Evaluation, Picture, PictureStore, write_index
+from callbacks.report_runs import read_run, read_runs
+from callbacks.results_file import write_whole
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+log = logging.getLogger(__name__)
+
+NAME = "report.html"
+
+
+class Report(Callback):
+    """Keep pictures of each evaluation, and write ``report.html`` at the end of each command.
+
+    Of the first pictures of each dataset, bicubic, output and HR are kept in ``report/pictures``
+    of the run's directory, lossless; in ``fit`` those of the latest validation. Nothing here ends
+    a run: what cannot be written is a warning.
+
+    Args:
+        limit: Pictures kept of each dataset, the first ones; 0 keeps none.
+        side: Pictures larger than this are cut to the window of this side with the most detail.
+        megabytes: Pictures beyond this size of the page stay beside it.
+
+    Raises:
+        ValueError: A setting out of range.
+    """
+
+    def __init__(self, limit: int = 8, side: int = 384, megabytes: float = 32.0) -> None:
+        super().__init__()
+        for key, value, least in (("limit", limit, 0), ("side", side, 16)):
+            if value < least:
+                raise ValueError(f"`{key}` of Report is {value}; it must be at least {least}")
+        if not megabytes > 0:
+            raise ValueError(f"`megabytes` of Report is {megabytes}; it must be above 0")
+        self.limit, self.side, self.megabytes = limit, side, megabytes
+        self._store: PictureStore | None = None  # None: nothing is kept of this evaluation
+        self._datasets: list[Any] = []
+        self._wanted: list[list[str]] = []
+        self._kept: list[dict[str, Picture]] = []
+        self._source: Provenance | None = None
+        self._worth = False  # whether there is anything new to show
+
+    # ------------------------------------------------------------------------- Lightning's hooks
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose what to keep."""
+        self._start(trainer)
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose what to keep."""
+        self._start(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the chosen pictures of one batch; no process waits for another."""
+        self._keep(outputs, batch, dataloader_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the chosen pictures of one batch; no process waits for another."""
+        self._keep(outputs, batch, dataloader_idx)
+
+    # At the very end, when all metrics have their numbers.
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring the processes' pictures together."""
+        self._finish(trainer, pl_module, "validation")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring the processes' pictures together."""
+        self._finish(trainer, pl_module, "test")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """There are curves."""
+        self._worth = True
+
+    # Here and not in a hook before it, when results.json is written.
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the page."""
+        worth, self._worth = self._worth, False
+        if worth and trainer.is_global_zero and not _trial(trainer):
+            self._write(trainer)
+
+    # ---------------------------------------------------------------------------------- the work
+
+    def _start(self, trainer: Trainer) -> None:
+        self._datasets, self._kept = [], []
+        if trainer.sanity_checking or _trial(trainer) or not self.limit:
+            return
+        try:
+            self._datasets = evaluated_datasets(trainer)
+        except TypeError as error:  # not of our data module: metrics refuse it, a page need not
+            log.warning("the report has no pictures: %s", error)
+        self._wanted = [list(dataset.keys[: self.limit]) for dataset in self._datasets]
+        self._kept = [{} for _ in self._datasets]
+        run = Path(trainer.default_root_dir)
+        if self._store is None or self._store.run != run:
+            self._store = PictureStore(run, self.side)
+
+    def _keep(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:
+        if not self._datasets or not isinstance(outputs, Mapping) or "sr" not in outputs:
+            return
+        dataset, kept = self._datasets[dataloader_idx], self._kept[dataloader_idx]
+        for i, key in enumerate(batch["key"]):
+            if key not in self._wanted[dataloader_idx] or key in kept or self._store is None:
+                continue
+            sr, lr, hr = (_one(x, i) for x in (outputs["sr"], batch.get("lr"), batch.get("hr")))
+            try:
+                if sr is not None:
+                    kept[key] = self._store.keep(dataset, key, sr, lr, hr)
+            except Exception as error:  # a picture to look at is not worth a run
+                log.warning("the report lacks the picture %s: %r", key, error)
+
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.sanity_checking:
+            return
+        self._worth |= trainer.state.fn != TrainerFn.FITTING
+        if not self._datasets:
+            return
+        all_ = gather_on_first(self._kept)
+        if trainer.is_global_zero:
+            evaluations = [
+                self._evaluation(trainer, pl_module, stage, index, [part[index] for part in all_])
+                for index in range(len(self._datasets))
+            ]
+            self._source = self._source or provenance()
+            try:
+                write_index(Path(trainer.default_root_dir), evaluations, self._source)
+            except OSError as error:
+                log.warning("the report will have no pictures of this %s: %s", stage, error)
+        self._datasets, self._kept = [], []
+
+    def _evaluation(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        stage: str,
+        index: int,
+        parts: list[dict[str, Picture]],
+    ) -> Evaluation:
+        dataset = self._datasets[index]
+        found = {key: picture for part in parts for key, picture in part.items()}
+        pictures = [found[key] for key in self._wanted[index] if key in found]
+        metrics = [c for c in all_callbacks(trainer) if isinstance(c, ImageMetric)]
+        for metric in metrics:
+            for kind, images in (("sr", metric.images), ("bicubic", metric.control_images)):
+                values = images.get(dataset.name, {})
+                for picture in pictures:
+                    if picture["key"] in values:
+                        numbers = picture["numbers"].setdefault(kind, {})
+                        numbers[metric.name] = float(values[picture["key"]])
+        return {
+            "dataset": dataset.name,
+            "scale": float(dataset.scale),
+            "stage": stage,
+            "step": steps_done(trainer, pl_module),
+            "checkpoint": getattr(pl_module, "weights_source", None),
+            "protocols": {m.name: m.protocol() for m in metrics if dataset.name in m.images},
+            "pictures": pictures,
+        }
+
+    def _write(self, trainer: Trainer) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.flush()
+        run = Path(trainer.default_root_dir)
+        try:
+            text = page([read_run(run, run.resolve().name)], Limits(None, self.megabytes))
+            write_page(run / NAME, text)
+        except Exception as error:  # the run is done and well, whatever its page is not
+            log.warning("%s was not written: %r", run / NAME, error)
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write a page, whole or not at all, and say where it is."""
+    write_whole(path, text)
+    log.info("report: %s (%.1f MB)", path, path.stat().st_size / MEGABYTE)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command.
+
+    Args:
+        arguments: Of the command line; by default those of this process.
+
+    Returns:
+        0, or 2 for what is no run.
+    """
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    runs = [Path(run) for run in options.runs]
+    out = Path(options.out or (NAME if len(runs) > 1 else runs[0] / NAME))
+    try:
+        text = page(read_runs(runs), Limits(options.limit, options.megabytes))
+        write_page(out, text)
+    except (OSError, ValueError) as error:
+        log.error("error: %s", error)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m callbacks.report",
+        description="Write one page about one run, or about several side by side.",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="directory of a run, runs/NAME")
+    parser.add_argument(
+        "--out", help=f"the page; by default {NAME} in the run, or here for several runs"
+    )
+    parser.add_argument(
+        "--limit", type=_positive, help="pictures of each dataset; by default all that were kept"
+    )
+    parser.add_argument(
+        "--megabytes", type=_positive, default=32, help="size of all pictures on the page (32)"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}; it must be at least 1")
+    return value
+
+
+def _trial(trainer: Trainer) -> bool:
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+def _one(images: Any, index: int) -> Tensor | None:
+    """One picture of a batch, (1, 3, H, W); None for what is no picture, such as a clip."""
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        return None
+    return images[index : index + 1]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,250 @@
+"""Pictures that a run keeps for its report: bicubic, output and HR, lossless, with an index.
+
+<run>/report/pictures.json        what there is: `Index`
+<run>/report/pictures/<hash>.webp named by a hash of the pixels, so that what has not changed
+                                  since the last validation is not written again
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from callbacks.base import MetricProtocol
+from callbacks.provenance import Provenance
+from callbacks.results_file import storable, write_whole
+from callbacks.sample_grid import most_detailed
+from degradations.bicubic import resize
+
+VERSION = 1
+INDEX, FOLDER = "report/pictures.json", "report/pictures"
+
+# 25 % smaller than PNG, and quicker; twice to ten times the effort would save another 5 to 10 %.
+WEBP: dict[str, Any] = {"format": "WEBP", "lossless": True, "quality": 50, "method": 0}
+
+Pixels = NDArray[np.uint8]  # (H, W, 3)
+Window = tuple[int, int, int, int]  # top, left, height, width
+
+
+class Picture(TypedDict):
+    """One picture of a dataset.
+
+    key: Its name in the dataset.
+    size: Width and height of the whole output.
+    window: What is shown of it: top, left, height, width.
+    input: Hash of the LR picture in 8 bit; None where there is none.
+    files: Of ``bicubic``, ``sr`` and ``hr``, those there are: names in the folder of pictures.
+    numbers: The whole picture's numbers, by metric: of ``sr``, and of ``bicubic`` where measured.
+    """
+
+    key: str
+    size: tuple[int, int]
+    window: Window
+    input: str | None
+    files: dict[str, str]
+    numbers: dict[str, dict[str, float]]
+
+
+class Evaluation(TypedDict):
+    """The pictures of one dataset in one evaluation, which replaces that before.
+
+    dataset: Name of the source in the configuration.
+    scale: The factor its pictures were enlarged by.
+    stage: ``validation`` or ``test``.
+    step: Steps of training that were done.
+    checkpoint: File or name of the weights; None while they are trained.
+    protocols: How the numbers were computed, by metric.
+    pictures: In the dataset's order.
+    """
+
+    dataset: str
+    scale: float
+    stage: str
+    step: int
+    checkpoint: str | None
+    protocols: dict[str, MetricProtocol]
+    pictures: list[Picture]
+
+
+class Index(Provenance):
+    """What ``report/pictures.json`` holds: the latest evaluation of each dataset and scale."""
+
+    version: int
+    evaluations: list[Evaluation]
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """What does not depend on the method: remembered from one validation to the next."""
+
+    input: str
+    window: Window
+    files: dict[str, str]
+
+
+class PictureStore:
+    """Writes the pictures of a run.
+
+    Args:
+        run: The run's directory.
+        side: Larger pictures are cut to the window of this side with the most detail.
+    """
+
+    def __init__(self, run: Path, side: int) -> None:
+        self.run, self.folder = run, run / FOLDER
+        self.side = side
+        self._scenes: dict[tuple[str, float, str], _Scene] = {}
+
+    def keep(
+        self, dataset: Any, key: str, sr: Tensor, lr: Tensor | None, hr: Tensor | None
+    ) -> Picture:
+        """Write what is new of one picture.
+
+        Args:
+            dataset: Has ``name`` and ``scale``.
+            key: Name of the picture.
+            sr: (1, 3, H, W) in [0, 1], the output.
+            lr: (1, 3, h, w) in [0, 1], the input, if there is one.
+            hr: (1, 3, H, W) in [0, 1], the reference, if there is one.
+        """
+        if hr is not None and hr.shape != sr.shape:
+            hr = None  # the metrics say so
+        given = hr if lr is None else lr
+        digest = "" if given is None else _digest(levels(given))
+        name = (dataset.name, float(dataset.scale), key)
+        scene = self._scenes.get(name)
+        if scene is None or not digest or scene.input != digest:
+            scene = self._scenes[name] = self._scene(dataset, digest, sr, lr, hr)
+        return {
+            "key": key,
+            "size": (sr.shape[-1], sr.shape[-2]),
+            "window": scene.window,
+            "input": None if lr is None else digest,
+            "files": {**scene.files, "sr": self._write(sr, scene.window)},
+            "numbers": {},
+        }
+
+    def _scene(
+        self, dataset: Any, digest: str, sr: Tensor, lr: Tensor | None, hr: Tensor | None
+    ) -> _Scene:
+        size = (sr.shape[-2], sr.shape[-1])
+        bicubic = None if lr is None else resize(lr, size)
+        # Detail that is left in the LR, so that all methods show the same window.
+        reference = next(x for x in (bicubic, hr, sr) if x is not None)
+        shown = (min(self.side, size[0]), min(self.side, size[1]))
+        corner = (0, 0)
+        if shown != size:
+            corner = most_detailed(reference, shown, math.ceil(dataset.scale))
+        window = (*corner, *shown)
+        images = {"bicubic": bicubic, "hr": hr}
+        files = {k: self._write(x, window) for k, x in images.items() if x is not None}
+        return _Scene(digest, window, files)
+
+    def _write(self, image: Tensor, window: Window) -> str:
+        top, left, height, width = window
+        pixels = levels(image[..., top : top + height, left : left + width])
+        path = self.folder / f"{_digest(pixels)}.webp"
+        if not path.exists():
+            _save(path, pixels)
+        return path.name
+
+
+def levels(image: Tensor) -> Pixels:
+    """The 8-bit levels of (1, 3, H, W) in [0, 1]; a pixel that is not finite is black."""
+    rounded = (image[0].detach().float().nan_to_num(0, 0, 0).clamp(0, 1) * 255).round()
+    return rounded.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+
+
+def _save(path: Path, pixels: Pixels) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        Image.fromarray(pixels).save(beside, **WEBP)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_index(run: Path) -> Index | None:
+    """The index of a run's pictures, or None where it keeps none.
+
+    Raises:
+        ValueError: The index is damaged.
+    """
+    path = run / INDEX
+    if not path.exists():
+        return None
+    try:
+        index: Index = json.loads(path.read_text())
+        for evaluation in index["evaluations"]:
+            for picture in evaluation["pictures"]:
+                _check(picture)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error!r}): remove it; the next validate or test writes a new one"
+        ) from error
+    return index
+
+
+def write_index(run: Path, evaluations: list[Evaluation], source: Provenance) -> None:
+    """Put new evaluations into the index, and remove the pictures that nothing names any more.
+
+    Args:
+        run: The run's directory.
+        evaluations: Each replaces that of the same dataset and scale.
+        source: What wrote them.
+    """
+    try:
+        found = load_index(run)
+    except ValueError:
+        found = None  # nothing in it can be used, and it is made again here
+    old = found["evaluations"] if found else []
+    merged = {_identity(e): e for e in old} | {_identity(e): e for e in evaluations}
+    index: Index = {**source, "version": VERSION, "evaluations": list(merged.values())}
+    write_whole(run / INDEX, json.dumps(_storable(index), indent=1) + "\n")
+    # Only what the old index named: another process may be writing new files at this moment.
+    for name in _named(old) - _named(index["evaluations"]):
+        (run / FOLDER / name).unlink(missing_ok=True)
+
+
+def _check(picture: Picture) -> None:
+    for name in picture["files"].values():
+        if name != Path(name).name:
+            raise ValueError(f"a file named {name!r}")
+    picture["window"] = (*map(int, picture["window"]),)  # type: ignore[typeddict-item]
+    picture["size"] = (*map(int, picture["size"]),)  # type: ignore[typeddict-item]
+    for numbers in picture["numbers"].values():
+        numbers.update((metric, float(value)) for metric, value in numbers.items())
+
+
+def _identity(evaluation: Evaluation) -> tuple[str, float]:
+    return evaluation["dataset"], evaluation["scale"]
+
+
+def _named(evaluations: list[Evaluation]) -> set[str]:
+    return {name for e in evaluations for p in e["pictures"] for name in p["files"].values()}
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, float):
+        return storable(value)
+    if isinstance(value, Mapping):
+        return {key: _storable(v) for key, v in value.items()}
+    return [_storable(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _digest(pixels: Pixels) -> str:
+    content = pixels.tobytes() + repr(pixels.shape).encode()
+    return hashlib.blake2b(content, digest_size=12).hexdigest()

@@ -1,0 +1,193 @@
+"""A run as its report shows it: read from the files in its directory."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from callbacks.provenance import Provenance
+from callbacks.report_pictures import FOLDER, INDEX, Evaluation, load_index
+from callbacks.results_file import Result, load_results
+
+log = logging.getLogger(__name__)
+
+RESULTS, CONFIG, EVENTS = "results.json", "config.yaml", "events.out.tfevents.*"
+PATIENCE = 2.0  # seconds before a progress bar appears
+
+
+class Curve(NamedTuple):
+    """A scalar over the steps of training.
+
+    steps: Rising.
+    values: As many, all finite.
+    left_out: Number of values that were not.
+    """
+
+    steps: list[int]
+    values: list[float]
+    left_out: int = 0
+
+
+@dataclass
+class Run:
+    """What is known of a run; whatever is missing is empty.
+
+    name: Its directory's name, or as much of the path as tells it from the others.
+    results: Of ``results.json``.
+    evaluations: Whose pictures were kept.
+    curves: Scalars of its TensorBoard files, by name.
+    config: The text of ``config.yaml``.
+    sources: What wrote the numbers, and the pictures.
+    written: When the latest of its files was written.
+    remarks: What could not be read.
+    """
+
+    path: Path
+    name: str
+    results: list[Result] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    config: str = ""
+    sources: dict[str, Provenance] = field(default_factory=dict)
+    written: str = ""
+    remarks: list[str] = field(default_factory=list)
+
+    def picture_file(self, name: str) -> Path:
+        """Where a picture of an evaluation is."""
+        return self.path / FOLDER / name
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Read several runs.
+
+    Raises:
+        ValueError: One of them is no run's directory, or named twice.
+    """
+    for path in paths:
+        check_run(path)
+    names = unique_names(paths)
+    bar = tqdm(list(zip(paths, names, strict=True)), desc="runs", delay=PATIENCE, leave=False)
+    return [read_run(path, name) for path, name in bar]
+
+
+def check_run(path: Path) -> None:
+    """Refuse what is no run's directory.
+
+    Raises:
+        ValueError: Saying what is missing and how to come by it.
+    """
+    if not path.is_dir():
+        raise ValueError(f"{path} is no directory; give directories of runs, such as runs/NAME")
+    known = (RESULTS, INDEX, CONFIG, f"**/{EVENTS}")
+    if not any(next(path.glob(pattern), None) for pattern in known):
+        raise ValueError(
+            f"{path} is no directory of a run: it has neither {RESULTS}, {INDEX}, {CONFIG} nor "
+            "TensorBoard's events; `python main.py test --config ... --run.name "
+            f"{path.resolve().name}` writes the first two"
+        )
+
+
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """The last parts of the paths, as few as tell them apart.
+
+    Raises:
+        ValueError: Two paths are one directory.
+    """
+    parts = [path.resolve().parts for path in paths]
+    if len(set(parts)) < len(parts):
+        twice = next(path for path, p in zip(paths, parts, strict=True) if parts.count(p) > 1)
+        raise ValueError(f"{twice} is given twice; give each run once")
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(p[-count:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def read_run(path: Path, name: str) -> Run:
+    """Read a run; what is damaged becomes a remark, and the rest is shown."""
+    run = Run(path, name)
+    readers = (_read_results, _read_pictures, _read_config, _read_events)
+    for read in readers:
+        try:
+            read(run)
+        except (OSError, ValueError) as error:
+            run.remarks.append(str(error))
+            log.warning("%s: %s", name, error)
+    files = [p for p in (path / RESULTS, path / INDEX, *path.rglob(EVENTS)) if p.exists()]
+    if files:
+        newest = max(p.stat().st_mtime for p in files)
+        run.written = time.strftime("%Y-%m-%d %H:%M", time.localtime(newest))
+    return run
+
+
+def _read_results(run: Run) -> None:
+    if (path := run.path / RESULTS).exists():
+        content = load_results(path)
+        run.results = content["results"]
+        run.sources["numbers"] = {
+            "command": content.get("command", ""),
+            "commit": content.get("commit"),
+            "versions": content.get("versions", {}),
+        }
+
+
+def _read_pictures(run: Run) -> None:
+    if (index := load_index(run.path)) is not None:
+        run.evaluations = index["evaluations"]
+        run.sources["pictures"] = {
+            "command": index["command"],
+            "commit": index["commit"],
+            "versions": index["versions"],
+        }
+
+
+def _read_config(run: Run) -> None:
+    if (path := run.path / CONFIG).exists():
+        run.config = path.read_text()
+
+
+def _read_events(run: Run) -> None:
+    folders = sorted({path.parent for path in run.path.rglob(EVENTS)})
+    found: dict[str, dict[int, float]] = {}
+    for folder in folders:
+        for tag, steps in _scalars(folder).items():
+            found.setdefault(tag, {}).update(steps)
+    run.curves = {tag: _curve(steps) for tag, steps in found.items()}
+
+
+def _curve(found: dict[int, float]) -> Curve:
+    steps = [step for step in sorted(found) if math.isfinite(found[step])]
+    return Curve(steps, [found[step] for step in steps], len(found) - len(steps))
+
+
+def _scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """Scalars by tag and step; of a step that was logged twice (after a resume), the later."""
+    # Half a second, and not needed for a run without logs.
+    from tensorboard.backend.event_processing import (  # type: ignore[import-untyped]
+        event_accumulator,
+    )
+    from tensorboard.util.tensor_util import make_ndarray  # type: ignore[import-untyped]
+
+    # 0 keeps all. Of the rest as little as may be: pictures are not looked at.
+    kinds = dict.fromkeys(event_accumulator.DEFAULT_SIZE_GUIDANCE, 1)
+    kinds |= {event_accumulator.SCALARS: 0, event_accumulator.TENSORS: 0}
+    logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells of each file
+    events: Any = event_accumulator.EventAccumulator(str(folder), size_guidance=kinds)
+    events.Reload()
+    tags = events.Tags()
+    found: dict[str, dict[int, float]] = {
+        tag: {event.step: event.value for event in events.Scalars(tag)} for tag in tags["scalars"]
+    }
+    for tag in tags["tensors"]:
+        if events.SummaryMetadata(tag).plugin_data.plugin_name == "scalars":
+            values = events.Tensors(tag)
+            found[tag] = {e.step: float(make_ndarray(e.tensor_proto)) for e in values}
+    return found

@@ -1,0 +1,140 @@
+"""Headless Chromium, driven over WebDriver's plain HTTP: nothing to install beside the browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key of an element's id, by the standard
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    "--force-color-profile=srgb",
+)
+
+
+def chromium() -> str | None:
+    """Where the browser is, if its driver is there, too."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    return found if shutil.which("chromedriver") else None
+
+
+class Browser:
+    """A browser with one window.
+
+    Args:
+        profile: An empty folder for its files.
+        size: Width and height of the window.
+    """
+
+    def __init__(self, profile: Path, size: tuple[int, int] = (1200, 900)) -> None:
+        self._driver = subprocess.Popen(
+            ["chromedriver", "--port=0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert self._driver.stdout is not None
+        port = None
+        for line in self._driver.stdout:
+            if started := re.search(r"started successfully on port (\d+)", line):
+                port = started[1]
+                break
+        assert port, "chromedriver did not start"
+        self._address = f"http://127.0.0.1:{port}/session"
+        flags = [*FLAGS, f"--user-data-dir={profile}", "--window-size={},{}".format(*size)]
+        options = {
+            "goog:chromeOptions": {"args": flags, "binary": chromium()},
+            "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
+        }
+        session = self._post("", {"capabilities": {"alwaysMatch": options}})
+        self._address += f"/{session['sessionId']}"
+
+    def __enter__(self) -> Browser:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        try:
+            self._call("DELETE", "", None)
+        finally:
+            self._driver.terminate()
+            self._driver.wait()
+
+    def open(self, page: Path) -> None:
+        """Load a file."""
+        self._post("/url", {"url": page.as_uri()})
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """What a function's body returns in the page."""
+        return self._post("/execute/sync", {"script": script, "args": list(arguments)})
+
+    def find(self, selector: str) -> dict[str, str]:
+        """The first element of a selector, to be given to the others."""
+        return self._post("/element", {"using": "css selector", "value": selector})
+
+    def click(self, selector: str) -> None:
+        """Click in the middle of an element."""
+        self._post(f"/element/{self.find(selector)[ELEMENT]}/click", {})
+
+    def type(self, selector: str, keys: str) -> None:
+        """Press keys, as somebody does who came to an element without a mouse."""
+        self.run("document.querySelector(arguments[0]).focus()", selector)
+        actions = [{"type": f"key{way}", "value": key} for key in keys for way in ("Down", "Up")]
+        self._post("/actions", {"actions": [{"type": "key", "id": "keys", "actions": actions}]})
+
+    def drag(self, selector: str, *offsets: tuple[int, int]) -> None:
+        """Press in the middle of an element, move by each offset from there, let go."""
+        origin = self.find(selector)
+        moves = [
+            {"type": "pointerMove", "duration": 50, "x": x, "y": y, "origin": origin}
+            for x, y in ((0, 0), *offsets)
+        ]
+        press, release = ({"type": f"pointer{name}", "button": 0} for name in ("Down", "Up"))
+        actions = [moves[0], press, *moves[1:], release]
+        mouse = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}}
+        self._post("/actions", {"actions": [{**mouse, "actions": actions}]})
+
+    def pixels(self, selector: str) -> NDArray[np.uint8]:
+        """(H, W, 3): an element as it is on the screen; it has to be smaller than the window."""
+        self.run("document.querySelector(arguments[0]).scrollIntoView()", selector)
+        shot = self._call("GET", f"/element/{self.find(selector)[ELEMENT]}/screenshot", None)
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(shot))).convert("RGB"))
+
+    def command(self, name: str, **parameters: Any) -> None:
+        """A command of the DevTools protocol."""
+        self._post("/goog/cdp/execute", {"cmd": name, "params": parameters})
+
+    def log(self, kind: str) -> list[dict[str, Any]]:
+        """Lines of a log, `browser` or `performance`, since it was last asked for."""
+        return self._post("/se/log", {"type": kind})
+
+    def _post(self, path: str, body: dict[str, Any]) -> Any:
+        return self._call("POST", path, body)
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self._address + path, data, method=method)
+        request.add_header("Content-Type", "application/json")
+        try:
+            with urllib.request.urlopen(request, timeout=60) as reply:
+                return json.load(reply)["value"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{path}: {json.load(error)['value']['message']}") from None
