@@ -1,0 +1,297 @@
+"""Where diffusion happens: pixels, or the latents of an autoencoder.
+
+A space takes pictures in [0, 1] and gives what the denoiser sees, and back. Autoencoders are frozen
+and stay in evaluation mode; gradients pass through them to their input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.networks import taef2
+from lightning_modules.networks.vq import from_official
+from lightning_modules.noise import Noise
+from lightning_modules.weights import read_file
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
+
+
+class Space(nn.Module, ABC):
+    """Base of the spaces.
+
+    Args:
+        mean: (C,) subtracted from latents, one number a channel or one for all.
+        deviation: (C,) by which they are then divided.
+
+    Raises:
+        ValueError: A deviation is not above 0.
+
+    Attributes:
+        channels: Number of channels of what the denoiser sees.
+        factor: Pixels of a picture, along a side, for one of it.
+        source: Where the weights came from, with a hash; empty where there are none.
+    """
+
+    channels: int
+    factor: int
+    source: str = ""
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, mean: Sequence[float] = (0.0,), deviation: Sequence[float] = (1.0,)) -> None:
+        super().__init__()
+        if min(deviation) <= 0:
+            raise ValueError(f"deviation is {tuple(deviation)}; expected numbers above 0")
+        for name, values in (("mean", mean), ("deviation", deviation)):
+            column = torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
+            self.register_buffer(name, column, persistent=False)
+
+    def encode(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        """What the denoiser sees of pictures.
+
+        Args:
+            image: (B, 3, H, W) in [0, 1], sides divisible by ``factor``.
+            noise: To draw from the encoder's distribution, where it has one; by default its mean.
+
+        Returns:
+            (B, channels, H / factor, W / factor).
+
+        Raises:
+            ValueError: A side is not divisible by ``factor``.
+        """
+        H, W = image.shape[-2:]
+        if H % self.factor or W % self.factor:
+            raise ValueError(
+                f"the picture is {H}x{W}; {type(self).__name__} needs sides divisible by "
+                f"{self.factor}: choose data.init_args.crop_size or a size accordingly, or pad"
+            )
+        return (self._encode(image, noise) - self.mean) / self.deviation
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Pictures again.
+
+        Args:
+            z: (B, channels, h, w).
+
+        Returns:
+            (B, 3, factor h, factor w), about [0, 1]; not clamped.
+        """
+        return self._decode(z * self.deviation + self.mean)
+
+    @abstractmethod
+    def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
+        """As ``encode``, before it is standardised."""
+
+    @abstractmethod
+    def _decode(self, z: Tensor) -> Tensor:
+        """As ``decode``, of what is no longer standardised."""
+
+    def _freeze(self) -> None:
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Space:
+        """Stay in evaluation mode."""
+        super().train(False)
+        return self
+
+
+class PixelSpace(Space):
+    """Pixels in [-1, 1]."""
+
+    channels, factor = 3, 1
+
+    def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
+        return image * 2 - 1
+
+    def _decode(self, z: Tensor) -> Tensor:
+        return (z + 1) / 2
+
+
+class KLSpace(Space):
+    """Latents of a variational autoencoder with a normal posterior, as Stable Diffusion has it.
+
+    Args:
+        vae: diffusers' autoencoder; its scaling and shift are applied.
+        source: Where its weights came from.
+    """
+
+    def __init__(self, vae: AutoencoderKL, source: str = "") -> None:
+        config: Any = vae.config
+        super().__init__((config.shift_factor or 0.0,), (1 / config.scaling_factor,))
+        self.vae, self.source = vae, source
+        self.channels = config.latent_channels
+        self.factor = 2 ** (len(config.block_out_channels) - 1)
+        self._freeze()
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str, subfolder: str | None = None, revision: str | None = None
+    ) -> KLSpace:
+        """The autoencoder of a folder or of a model on the hub, in diffusers' layout.
+
+        Args:
+            path: Folder, or name on the hub.
+            subfolder: Where in it, e.g. ``vae``.
+            revision: Branch, tag or commit on the hub.
+        """
+        from diffusers import AutoencoderKL
+
+        vae = AutoencoderKL.from_pretrained(path, subfolder=subfolder, revision=revision)
+        return cls(vae, named(path, vae, revision))
+
+    def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
+        posterior = self.vae.encode(image * 2 - 1).latent_dist
+        if noise is None:
+            return posterior.mean
+        return posterior.mean + posterior.std * noise.normal(posterior.mean.shape)
+
+    def _decode(self, z: Tensor) -> Tensor:
+        return (self.vae.decode(z).sample + 1) / 2
+
+
+class TinySpace(Space):
+    """Latents of a tiny autoencoder (TAESD), which has the scale of the denoiser already.
+
+    Args:
+        vae: diffusers' tiny autoencoder.
+        source: Where its weights came from.
+    """
+
+    def __init__(self, vae: AutoencoderTiny, source: str = "") -> None:
+        super().__init__()
+        self.vae, self.source = vae, source
+        config: Any = vae.config
+        self.channels = config.latent_channels
+        self.factor = 2 ** (len(config.encoder_block_out_channels) - 1)
+        self._freeze()
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str, subfolder: str | None = None, revision: str | None = None
+    ) -> TinySpace:
+        """As ``KLSpace.from_pretrained``."""
+        from diffusers import AutoencoderTiny
+
+        vae = AutoencoderTiny.from_pretrained(path, subfolder=subfolder, revision=revision)
+        return cls(vae, named(path, vae, revision))
+
+    def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
+        return self.vae.encode(image * 2 - 1).latents
+
+    def _decode(self, z: Tensor) -> Tensor:
+        return (self.vae.decode(z).sample + 1) / 2
+
+
+class VQSpace(Space):
+    """Latents of a vector-quantised autoencoder, as ResShift has it.
+
+    What the encoder gives is not quantised; the decoder takes the nearest entry of the codebook,
+    with a gradient as if it had not.
+
+    Args:
+        vae: diffusers' autoencoder, e.g. from ``networks.vq.resshift_vq``.
+        source: Where its weights came from.
+    """
+
+    def __init__(self, vae: VQModel, source: str = "") -> None:
+        config: Any = vae.config
+        super().__init__()
+        self.vae, self.source = vae, source
+        self.channels = config.latent_channels
+        self.factor = 2 ** (len(config.block_out_channels) - 1)
+        self._freeze()
+
+    def load_official(self, path: str | Path) -> None:
+        """Fill it from a file of ResShift's release, such as ``autoencoder_vq_f4.pth``.
+
+        Raises:
+            ValueError: The file is corrupt, or of another autoencoder.
+        """
+        tensors = read_file(Path(path))
+        tensors = tensors.get("state_dict", tensors)
+        try:
+            self.vae.load_state_dict(from_official(tensors))
+        except RuntimeError as error:
+            raise ValueError(f"{path} holds another autoencoder: {error}") from error
+        self.source = f"{Path(path).name} {fingerprint(self.vae.state_dict())}"
+
+    def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
+        return self.vae.encode(image * 2 - 1).latents
+
+    def _decode(self, z: Tensor) -> Tensor:
+        return (self.vae.decode(z).sample + 1) / 2
+
+
+class Taef2Space(Space):
+    """Latents of TAEF2, a small autoencoder that fits anywhere; see ``networks.taef2``.
+
+    Args:
+        encoder: File of the encoder, ``taef2_encoder.pth``; without it the weights are random.
+        decoder: File of the decoder, ``taef2_decoder.pth``.
+        mean: (32,) subtracted from latents, or one number.
+        deviation: (32,) by which they are then divided.
+
+    Raises:
+        FileNotFoundError: A file is not there.
+        ValueError: A file is corrupt or of another network, or only one of the two was named.
+    """
+
+    channels, factor = taef2.LATENT, taef2.FACTOR
+
+    def __init__(
+        self,
+        encoder: str | Path | None = None,
+        decoder: str | Path | None = None,
+        mean: Sequence[float] = (0.0,),
+        deviation: Sequence[float] = (1.0,),
+    ) -> None:
+        super().__init__(mean, deviation)
+        if (encoder is None) != (decoder is None):
+            raise ValueError("one half of the autoencoder was named; name both, or none")
+        self.encoder, self.decoder = taef2.encoder(), taef2.decoder()
+        names = []
+        for half, file in ((self.encoder, encoder), (self.decoder, decoder)):
+            if file is None:
+                continue
+            if not Path(file).is_file():
+                raise FileNotFoundError(
+                    f"no weights at {file}: they are in madebyollin/taesd's repository"
+                )
+            try:
+                half.load_state_dict(read_file(Path(file)))
+            except RuntimeError as error:
+                raise ValueError(f"{file} is not that half of TAEF2: {error}") from error
+            names.append(f"{Path(file).name} {fingerprint(half.state_dict())}")
+        self.source = ", ".join(names)
+        self._freeze()
+
+    def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
+        return self.encoder(image)
+
+    def _decode(self, z: Tensor) -> Tensor:
+        return self.decoder(z)
+
+
+def named(path: str, module: nn.Module, revision: str | None = None) -> str:
+    """Source of a module's weights: where they came from, and a hash of them."""
+    at = f"@{revision}" if revision else ""
+    return f"{path}{at} {fingerprint(module.state_dict())}"
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names and values, its first 16 digits: the same for the same weights anywhere."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,171 @@
+"""Spaces: pixels and autoencoders, there and back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from skimage import data
+
+from lightning_modules.backbone.space import (
+    KLSpace,
+    PixelSpace,
+    Taef2Space,
+    TinySpace,
+    VQSpace,
+    fingerprint,
+)
+from lightning_modules.networks.vq import from_official, resshift_vq
+from lightning_modules.noise import Noise
+from tests.reference.vqgan import VQGAN
+
+WEIGHTS = Path(os.environ.get("ENLARGER_WEIGHTS", "nowhere"))
+
+
+def image(count=2, side=32):
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def small_kl(**options):
+    torch.manual_seed(0)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        latent_channels=4,
+        **options,
+    )
+
+
+def small_tiny():
+    torch.manual_seed(0)
+    return AutoencoderTiny(
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    )
+
+
+def spaces():
+    return {
+        "pixel": PixelSpace(),
+        "kl": KLSpace(small_kl()),
+        "tiny": TinySpace(small_tiny()),
+        "vq": VQSpace(resshift_vq((32, 64), entries=16)),
+        "taef2": Taef2Space(),
+    }
+
+
+@pytest.mark.parametrize("kind", ["pixel", "kl", "tiny", "vq", "taef2"])
+def test_shapes_and_frozen(kind):
+    space = spaces()[kind].train()
+    x = image().requires_grad_()
+    z = space.encode(x)
+    assert z.shape == (2, space.channels, 32 // space.factor, 32 // space.factor)
+    y = space.decode(z)
+    assert y.shape == x.shape
+    y.sum().backward()
+    assert x.grad.abs().sum() > 0  # gradients pass through, and stop at no weight
+    assert all(not p.requires_grad and p.grad is None for p in space.parameters())
+    assert not any(module.training for module in space.modules())
+    if space.factor > 1:
+        with pytest.raises(ValueError, match=rf"33x32; .* divisible by {space.factor}"):
+            space.encode(torch.zeros(1, 3, 33, 32))
+
+
+def test_pixels():
+    x = image()
+    assert PixelSpace().encode(x).min() < 0
+    torch.testing.assert_close(PixelSpace().decode(PixelSpace().encode(x)), x)
+
+
+def test_kl_is_scaled_as_its_configuration_says():
+    vae = small_kl(scaling_factor=0.2, shift_factor=0.5)
+    space, x = KLSpace(vae), image()
+    raw = vae.encode(x * 2 - 1).latent_dist
+    torch.testing.assert_close(space.encode(x), (raw.mean - 0.5) * 0.2)
+    torch.testing.assert_close(space.decode(space.encode(x)), (vae.decode(raw.mean).sample + 1) / 2)
+
+    seeds = torch.tensor([5, 6])
+    drawn = space.encode(x, Noise(seeds))
+    fields = Noise(seeds).normal(raw.mean.shape)
+    torch.testing.assert_close(drawn, (raw.mean + raw.std * fields - 0.5) * 0.2)
+
+
+def test_from_pretrained(tmp_path):
+    for name, vae, kind in (("vae", small_kl(), KLSpace), ("tiny", small_tiny(), TinySpace)):
+        vae.save_pretrained(tmp_path / name)
+        space = kind.from_pretrained(str(tmp_path), subfolder=name)
+        torch.testing.assert_close(space.encode(image()), kind(vae).encode(image()))
+        assert space.source == f"{tmp_path} {fingerprint(vae.state_dict())}"
+
+
+def test_standardised():
+    space = Taef2Space(mean=[0.5] * 32, deviation=[2.0] * 32)
+    plain = Taef2Space()
+    plain.load_state_dict(space.state_dict())
+    torch.testing.assert_close(space.encode(image()), (plain.encode(image()) - 0.5) / 2)
+    z = plain.encode(image())
+    torch.testing.assert_close(space.decode((z - 0.5) / 2), plain.decode(z))
+    with pytest.raises(ValueError, match="deviation is"):
+        Taef2Space(deviation=[0.0])
+
+
+# --------------------------------------------------------------------------------------------- VQ
+
+
+def test_the_released_size():
+    vae = resshift_vq()
+    assert sum(p.numel() for p in vae.parameters()) == 55_322_782
+    assert len(vae.state_dict()) == 205
+
+
+@torch.no_grad()
+def test_the_released_layout_gives_the_same_numbers(tmp_path):
+    torch.manual_seed(0)
+    official = VQGAN((32, 64, 96), entries=64, latent=3).eval()
+    torch.save({"state_dict": official.state_dict()}, tmp_path / "autoencoder.pth")
+    space = VQSpace(resshift_vq((32, 64, 96), entries=64))
+    space.load_official(tmp_path / "autoencoder.pth")
+    x = image()
+    z = official.encode(x * 2 - 1)
+    torch.testing.assert_close(space.encode(x), z, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(space.decode(z), (official.decode(z) + 1) / 2, rtol=1e-5, atol=1e-5)
+    assert space.source.startswith("autoencoder.pth ")
+    assert len(from_official(official.state_dict())) == len(official.state_dict())
+
+
+def test_another_autoencoder_is_refused(tmp_path):
+    torch.save(VQGAN((32, 64), 16, 3).state_dict(), tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"other\.pth holds another autoencoder"):
+        VQSpace(resshift_vq((32, 64, 96), entries=16)).load_official(tmp_path / "other.pth")
+
+
+# ------------------------------------------------------------------------------------------ TAEF2
+
+
+def test_files_that_do_not_fit(tmp_path):
+    with pytest.raises(ValueError, match="name both, or none"):
+        Taef2Space(encoder=tmp_path / "a.pth")
+    with pytest.raises(FileNotFoundError, match=r"no weights at .*a\.pth"):
+        Taef2Space(tmp_path / "a.pth", tmp_path / "a.pth")
+    torch.save(Taef2Space().encoder.state_dict(), tmp_path / "encoder.pth")
+    with pytest.raises(ValueError, match=r"encoder\.pth is not that half of TAEF2"):
+        Taef2Space(tmp_path / "encoder.pth", tmp_path / "encoder.pth")
+
+
+@pytest.mark.skipif(
+    not (WEIGHTS / "taef2_encoder.pth").exists(), reason="taef2_*.pth not in $ENLARGER_WEIGHTS"
+)
+@torch.no_grad()
+def test_a_photograph_comes_back():
+    space = Taef2Space(WEIGHTS / "taef2_encoder.pth", WEIGHTS / "taef2_decoder.pth")
+    photo = torch.from_numpy(np.array(data.astronaut())).permute(2, 0, 1)[None].float() / 255
+    back = space.decode(space.encode(photo)).clamp(0, 1)
+    assert -10 * (back - photo).square().mean().log10() > 27
