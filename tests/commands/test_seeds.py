@@ -13,6 +13,7 @@ import yaml
 
 from callbacks.per_image import ImageNumbers, load_images
 from callbacks.results import Result, load_results
+from tests.conftest import REPO
 from tests.distributed.test_two_processes import torchrun
 
 Enlarger = Callable[..., None]
@@ -115,6 +116,19 @@ def test_an_interrupt_leaves_the_seeds_before_it(stochastic: str, enlarger: Enla
 def test_no_seed_at_all(stochastic: str, refusal: Callable[..., str]) -> None:
     sentence = refusal("test", "--config", stochastic, "--run.seeds", "0")
     assert "run.seeds is 0; it must be at least 1" in sentence
+
+
+def test_the_example_of_the_page(
+    tiny: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (REPO / "docs" / "compare.md").read_text()
+    _, _, example = page.partition("```python\n# my_sr/methods.py\n")
+    Path("my_sr").mkdir()
+    Path("my_sr/methods.py").write_text(example.partition("```")[0])
+    monkeypatch.syspath_prepend(str(tiny))
+    model = ("--model", "my_sr.methods.Grain", "--model.init_args.strength", "0.1")
+    enlarger("test", "--config", "tiny.yaml", *model, "--run.seeds", 2)
+    assert results("tiny")["psnr"]["std"] > 0
 
 
 @pytest.mark.distributed
