@@ -5,17 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
-import shlex
-import subprocess
-import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired
 
 from callbacks.base import MetricProtocol, Record
+from callbacks.provenance import Provenance, provenance
 
-PACKAGES = ("torch", "lightning", "torchmetrics", "numpy")
 IDENTITY = ("dataset", "scale", "metric", "protocol", "checkpoint")
 
 
@@ -35,19 +30,13 @@ class Result(Record):
     std: NotRequired[float]
 
 
-class ResultsFile(TypedDict):
-    """What ``results.json`` holds.
+class ResultsFile(Provenance):
+    """What ``results.json`` holds, and what wrote it last.
 
     results: One entry for each dataset, scale, metric, protocol and checkpoint.
-    command: The command that wrote last.
-    commit: The commit of the code then, ``-dirty`` with local changes; None outside of git.
-    versions: Versions of Python and of the packages that numbers depend on.
     """
 
     results: list[Result]
-    command: str
-    commit: str | None
-    versions: dict[str, str]
 
 
 def load_results(path: str | Path) -> ResultsFile:
@@ -75,12 +64,7 @@ def write_results(path: Path, results: list[Result]) -> None:
         path: The file; its folder is made.
         results: All that is to be in it.
     """
-    content = {
-        "results": [_storable(result) for result in results],
-        "command": shlex.join(sys.argv),
-        "commit": _commit(),
-        "versions": _versions(),
-    }
+    content = {"results": [_storable(result) for result in results], **provenance()}
     write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
@@ -160,28 +144,3 @@ def _storable(result: Result) -> dict[str, Any]:
     if "std" in result:
         changed["std"] = storable(result["std"])
     return {**result, **changed}
-
-
-def _commit() -> str | None:
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            cwd=Path(__file__).parent,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):  # no git, or no checkout
-        return None
-    return described.stdout.strip()
-
-
-def _versions() -> dict[str, Any]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
