@@ -1,0 +1,199 @@
+"""ResShift's network: its size and names, its windows and masks, its conditions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from lightning_modules.networks.swin_unet import (
+    SwinBlock,
+    SwinUNet,
+    WindowAttention,
+    from_official,
+    from_windows,
+    released_mask,
+    sinusoids,
+    to_windows,
+    wrap_mask,
+)
+
+SMALL = {"width": 32, "multipliers": (1, 2), "size": 32, "swin_width": 48, "heads": 3}
+
+
+def awake(model):
+    """With random numbers in the layers that begin as zeros."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+def official_buffers(model):
+    """What a released file holds beside our tensors."""
+    places = torch.zeros(64, 64, dtype=torch.int64)
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, SwinBlock):
+            found[f"{name}.attn.relative_position_index"] = places
+            if module.shift:
+                found[f"{name}.attn_mask"] = torch.zeros(4, 64, 64)
+    return found
+
+
+def test_the_released_size_and_names():
+    with torch.device("meta"):
+        model = SwinUNet()
+    state = model.state_dict()
+    assert sum(p.numel() for p in model.parameters()) == 118_593_583
+    assert len(state) + len(official_buffers(model)) == 564
+    shapes = {
+        "time_embed.0.weight": (640, 160),
+        "input_blocks.0.0.weight": (160, 6, 3, 3),
+        "input_blocks.1.1.blocks.0.attn.relative_position_bias_table": (225, 6),
+        "input_blocks.1.1.blocks.1.attn.qkv.weight": (576, 192),
+        "input_blocks.1.1.blocks.1.mlp.fc1.weight": (768, 192, 1, 1),
+        "input_blocks.3.0.op.weight": (160, 160, 3, 3),
+        "input_blocks.4.0.emb_layers.1.weight": (640, 640),
+        "input_blocks.4.0.skip_connection.weight": (320, 160, 1, 1),
+        "middle_block.1.patch_unembed.proj.weight": (640, 192, 1, 1),
+        "output_blocks.2.1.conv.weight": (640, 640, 3, 3),
+        "output_blocks.9.1.patch_embed.proj.weight": (192, 160, 1, 1),
+        "output_blocks.11.0.out_layers.3.weight": (160, 160, 3, 3),
+        "out.2.weight": (3, 160, 3, 3),
+    }
+    assert {name: tuple(state[name].shape) for name in shapes} == shapes
+    swin = {name.split(".blocks.")[0] for name in state if ".blocks." in name}
+    assert swin == {
+        *(f"input_blocks.{n}.1" for n in (1, 4, 7, 10)),
+        *(f"output_blocks.{n}.1" for n in (0, 3, 6, 9)),
+        "middle_block.1",
+    }
+
+
+def test_a_released_file_loads():
+    model = awake(SwinUNet(**SMALL))
+    official = {
+        f"module.{name}": tensor
+        for name, tensor in {**model.state_dict(), **official_buffers(model)}.items()
+    }
+    other = SwinUNet(**SMALL)
+    other.load_state_dict(from_official(official))
+    x, lr, t = torch.randn(1, 3, 32, 32), torch.randn(1, 3, 32, 32), torch.tensor([3])
+    torch.testing.assert_close(other(x, t, lr), model(x, t, lr))
+
+
+def test_which_blocks_are_shifted():
+    with torch.device("meta"):
+        model = SwinUNet()
+    shifts = [
+        (module.blocks[0].shift, module.blocks[1].shift)
+        for module in model.modules()
+        if hasattr(module, "patch_embed")
+    ]
+    # 64, 32, 16, then 8 down, in the middle and up, then the others
+    assert shifts == [(0, 4)] * 3 + [(0, 0)] * 3 + [(0, 4)] * 3
+
+
+def test_it_begins_as_zero_and_learns():
+    model = SwinUNet(**SMALL)
+    x, lr, t = torch.randn(2, 3, 32, 16), torch.randn(2, 3, 32, 16), torch.tensor([0, 14])
+    y = model(x, t, lr)
+    assert y.shape == x.shape
+    assert y.abs().max() == 0
+    awake(model)(x, t, lr).square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_what_is_conditioned_on_matters():
+    model = awake(SwinUNet(**SMALL))
+    x, lr, t = torch.randn(1, 3, 16, 16), torch.randn(1, 3, 16, 16), torch.tensor([3])
+    y = model(x, t, lr)
+    assert not torch.allclose(model(x, t + 1, lr), y)
+    assert not torch.allclose(model(x, t, lr + 0.1), y)
+
+
+@pytest.mark.parametrize(("factor", "inputs"), [(1, 6), (2, 35), (8, 131)])
+def test_larger_conditions(factor, inputs):
+    model = SwinUNet(**SMALL, condition_factor=factor)
+    assert model.input_blocks[0][0].in_channels == inputs
+    x, lr = torch.randn(1, 3, 16, 32), torch.randn(1, 3, 16 * factor, 32 * factor)
+    assert model(x, torch.tensor([1]), lr).shape == x.shape
+
+
+def test_what_cannot_be():
+    with pytest.raises(ValueError, match="condition_factor is 3; expected a power of two"):
+        SwinUNet(**SMALL, condition_factor=3)
+    with pytest.raises(ValueError, match="mask is 'none'"):
+        SwinUNet(**SMALL, mask="none")
+    with pytest.raises(ValueError, match="24x32; SwinUNet needs sides divisible by 16"):
+        SwinUNet(**SMALL)(torch.zeros(1, 3, 24, 32), torch.tensor([0]), torch.zeros(1, 3, 24, 32))
+
+
+def test_sinusoids():
+    rows = sinusoids(torch.tensor([0, 3]), 160)
+    assert rows[0].tolist() == [1.0] * 80 + [0.0] * 80
+    assert rows[1, 7].item() == pytest.approx(math.cos(3 * 10_000 ** (-7 / 80)), abs=1e-6)
+    assert rows[1, 87].item() == pytest.approx(math.sin(3 * 10_000 ** (-7 / 80)), abs=1e-6)
+
+
+# ----------------------------------------------------------------------------------------- windows
+
+
+def test_windows_and_back():
+    x = torch.arange(2 * 3 * 16 * 24.0).view(2, 3, 16, 24)
+    windows = to_windows(x, 8)
+    assert windows.shape == (2, 6, 64, 3)
+    assert torch.equal(windows[1, 4, 8 * 2 + 5], x[1, :, 8 + 2, 8 + 5])
+    assert torch.equal(from_windows(windows, 16, 24, 8), x)
+
+
+def test_attention_with_its_bias_pixel_by_pixel():
+    torch.manual_seed(0)
+    attention = WindowAttention(12, 3, 4)
+    x, mask = torch.randn(2, 2, 16, 12), -100 * (torch.rand(2, 16, 16) < 0.3).float()
+    mask.diagonal(dim1=1, dim2=2).zero_()
+    found = attention(x, mask)
+    q, k, v = attention.qkv(x[1, 1]).view(16, 3, 3, 4).permute(1, 2, 0, 3)  # of one window
+    expected = torch.zeros(16, 12)
+    table = attention.relative_position_bias_table
+    for head in range(3):
+        for i in range(16):
+            logits = (q[head, i] @ k[head].T) / 2 + mask[1, i]
+            for j in range(16):
+                row, column = i // 4 - j // 4 + 3, i % 4 - j % 4 + 3
+                logits[j] = logits[j] + table[row * 7 + column, head]
+            expected[i, 4 * head : 4 * head + 4] = logits.softmax(0) @ v[head]
+    torch.testing.assert_close(found[1, 1], attention.proj(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("h", "w"), [(16, 16), (24, 16)])
+def test_the_correct_mask_keeps_apart_what_wrapped_around(h, w):
+    """Against places in the picture: two pixels see each other if both moved in the same way."""
+    mask = wrap_mask(h, w, 8, 4)
+    rolled = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"))
+    rolled = rolled[None].float().roll((-4, -4), (2, 3))
+    places = to_windows(rolled, 8)[0]  # (windows, N, 2): where each pixel came from
+    near = (places[:, :, None] - places[:, None, :]).abs().amax(-1) < 8
+    assert torch.equal(mask == 0, near)
+
+
+def test_the_released_mask():
+    mask = released_mask(64, 128, 8, 4)
+    masked = (mask != 0).flatten(1).any(1).view(8, 16)
+    assert masked[-1].all()
+    assert not masked[:-1].any()
+    assert (released_mask(64, 64, 8, 4) != 0).flatten(1).any(1).sum() == 8
+    last = mask[-1].view(8, 8, 8, 8)
+    assert last[0, 3, 7, 0] == 0  # rows are not kept apart
+    assert last[0, 3, 0, 4] == -100
+
+
+def test_the_masks_differ_where_they_should():
+    torch.manual_seed(0)
+    released = awake(SwinUNet(**SMALL, mask="released"))
+    correct = SwinUNet(**SMALL)
+    correct.load_state_dict(released.state_dict())
+    x, lr, t = torch.randn(1, 3, 32, 32), torch.randn(1, 3, 32, 32), torch.tensor([3])
+    assert not torch.allclose(released(x, t, lr), correct.eval()(x, t, lr))
