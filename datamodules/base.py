@@ -18,6 +18,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from datamodules.batches import check_batch, collate, to_floats
+from datamodules.clock import Listener
 from datamodules.degrading import check_pooled, degradation_of, exchange, new_pool
 from datamodules.keys import digest_of
 from datamodules.order import EvaluationSampler, Plan, PlanSampler, default_streams
@@ -125,6 +126,7 @@ class SRDataModule(LightningDataModule):
             check_crop(crop_size, self._scale_of(train))
         self.small = small
         self.tally = Tally(unreadable_limit)  # of this process
+        self.listener: Listener | None = None  # of training batches; a callback that measures
         self._fingerprint = ""  # of the training pictures' keys
         self._datasets: dict[str, list[Pictures]] = {}
         self._left_out: set[str] = set()
@@ -315,9 +317,11 @@ class SRDataModule(LightningDataModule):
         Raises:
             ValueError: More than ``unreadable_limit`` could not be read; they are listed.
         """
-        skipped = batch.pop("skipped", [])
+        skipped, seconds = batch.pop("skipped", []), batch.pop("seconds", [])
         if self._part() == "train":
             self.tally.add(len(batch["key"]), skipped)
+            if self.listener is not None:
+                self.listener.arrived(seconds)
         return batch
 
     def teardown(self, stage: str) -> None:
@@ -364,6 +368,8 @@ class SRDataModule(LightningDataModule):
         if not dataset.checked:
             check_batch(cast(Batch, batch))
             dataset.checked = True
+        if part == "train" and self.listener is not None:
+            self.listener.degraded()
         return cast(Batch, batch)
 
     def _part(self) -> str:

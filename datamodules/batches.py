@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import default_collate, get_worker_info
 
+from datamodules.clock import Preparation
 from datamodules.source import Batch, Pixels
 
 
@@ -23,6 +24,7 @@ class Crops(list[dict[str, Any]]):
 
     def __init__(self, count: int, side: int) -> None:
         super().__init__()
+        self.clock = Preparation()
         size = (count, side, side, 3)
         if get_worker_info() is None:
             self.hr = torch.empty(size, dtype=torch.uint8)
@@ -81,6 +83,8 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     skipped = [picture for s in samples for picture in s.get("skipped", [])]
     if skipped:
         batch["skipped"] = skipped
+    if isinstance(samples, Crops):
+        batch["seconds"] = [samples.clock.seconds()]
     return batch
 
 

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from datamodules import jpeg
+from datamodules.clock import DECODING
 from datamodules.png import check_png
 from datamodules.profiles import image_of, space_of, to_srgb
 
@@ -151,6 +152,7 @@ def read_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
+@DECODING
 def decode(data: jpeg.Bytes, name: str, srgb: bool = False) -> Picture:
     """Decode a picture file.
 

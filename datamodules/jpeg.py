@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.clock import DECODING
+
 try:
     import simplejpeg
 except ImportError:  # a platform without a wheel: Pillow reads the same, less strictly
@@ -127,6 +129,7 @@ def read_strictly(data: Bytes, colors: str = "rgb") -> NDArray[np.uint8] | None:
     return simplejpeg.decode_jpeg(mended, colors)
 
 
+@DECODING
 def read_rows(data: bytes, bottom: int, most: float) -> NDArray[np.uint8] | None:
     """The upper part of a plain JPEG: decoding ends where the crop does.
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from datamodules.batches import Crops
+from datamodules.clock import READING
 from datamodules.cutting import SampleDraws, continued, turned
 from datamodules.decode import UnreadableImage
 from datamodules.keys import Keys
@@ -88,7 +89,11 @@ class Pictures(Dataset[dict[str, Any]]):
             UnreadableImage: The picture is broken.
             ValueError: What the source gives is not what ``Sample`` says.
         """
-        return self._checked(self.source.read(index), index)
+        return self._checked(self._read(index), index)
+
+    @READING
+    def _read(self, index: int) -> Sample:
+        return self.source.read(index)
 
     def _checked(self, given: Sample, index: int) -> Sample:
         sample = given.copy()
@@ -202,7 +207,7 @@ class TrainingPictures(Pictures):
         """The crop of a picture whose size is known, without the rest of it if that can be."""
         side = self.crop_size
         top, left, turn = self._place(size, side, index, draws)
-        sample = self._checked(self.source.read_crop(index, top, left, side, side), index)
+        sample = self._checked(self._read_crop(index, top, left), index)
         sample.pop("meta", None)
         if sample["hr"].shape[:2] != (side, side) or "lr" in sample:
             raise ValueError(
@@ -212,6 +217,10 @@ class TrainingPictures(Pictures):
             )
         sample["hr"] = turned(sample["hr"], turn, out)
         return sample
+
+    @READING
+    def _read_crop(self, index: int, top: int, left: int) -> Sample:
+        return self.source.read_crop(index, top, left, self.crop_size, self.crop_size)
 
     def _pair(self, sample: Sample, index: int, draws: SampleDraws, out: Pixels | None) -> Sample:
         key, step = self.keys[index], int(self.scale)

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules import jpeg
+from datamodules.clock import DECODING
 from datamodules.decode import UnreadableImage, decode, orientation_of
 
 # Pixels of chroma are made from their neighbours: two of a crop's neighbours take part, and in a
@@ -195,6 +196,7 @@ def _marker_codes(count: int) -> NDArray[np.uint8]:
     return codes
 
 
+@DECODING
 def decode_crop(
     data: jpeg.Bytes,
     offsets: NDArray[np.uint32],

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from datamodules.clock import READING
 from datamodules.order import Item, Plan
 from datamodules.pictures import TrainingPictures
 from datamodules.policy import Skipped
@@ -309,9 +310,13 @@ class SequentialPictures(TrainingPictures):
 
     def _sample(self, item: Item, out: Pixels | None) -> dict[str, Any]:
         # A picture that cannot be used is replaced by the next one of its stream.
-        notes = self._sequential.raw(item.picture, forget=True).notes
+        notes = self._next(item.picture)
         sample = super()._sample(item, out)
         return {**sample, "skipped": [*notes, *sample["skipped"]]}
+
+    @READING
+    def _next(self, number: int) -> tuple[Skipped, ...]:
+        return self._sequential.raw(number, forget=True).notes
 
 
 class _Keys(Sequence[str]):
