@@ -118,6 +118,17 @@ def test_no_seed_at_all(stochastic: str, refusal: Callable[..., str]) -> None:
     assert "run.seeds is 0; it must be at least 1" in sentence
 
 
+def test_prediction_has_the_runs_seed_too(
+    stochastic: str, enlarger: Enlarger, photo_folder: Path
+) -> None:
+    picture = str(photo_folder / "1.png")
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        given = ("--data.init_args.predict", picture, "--writer.folder", folder)
+        enlarger("predict", "--config", stochastic, *given, "--seed_everything", seed)
+    first, again, other = (next(Path(folder).glob("*.png")).read_bytes() for folder in "abc")
+    assert first == again != other
+
+
 def test_the_example_of_the_page(
     tiny: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
