@@ -27,6 +27,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from callbacks.finite_pixels import spoiled
 from callbacks.processes import gather_on_first, on_all, on_first
 from degradations.bicubic import resize
 
@@ -342,7 +343,7 @@ class ImageMetric(Metric):
         """
 
     def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """(B,) numbers.
+        """(B,) numbers; NaN for an output with a pixel that is not finite, wherever it lies.
 
         Raises:
             ValueError: ``compute`` gave something else.
@@ -353,7 +354,7 @@ class ImageMetric(Metric):
                 f"{type(self).__name__}.compute gave the shape {tuple(values.shape)}; "
                 f"expected one value an image, ({count},)"
             )
-        return values
+        return spoiled(values, sr)
 
     def summarise(self, dataset: Any, images: Measured) -> list[Record]:
         """The mean; ``images`` of the first process keeps what it is the mean of."""

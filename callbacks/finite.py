@@ -1,24 +1,121 @@
-"""What a pixel that is not finite does to a metric that would pass over it."""
+"""Outputs with pixels that are not finite are counted and named."""
 
 from __future__ import annotations
 
-import torch
+import logging
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from callbacks.base import evaluated_datasets, output_image
+from callbacks.finite_pixels import are_finite, spoiled
+from callbacks.processes import gather
 
-def spoiled(values: Tensor, images: Tensor) -> Tensor:
-    """The numbers of images, but NaN for an image with any pixel that is not finite.
+__all__ = ["FiniteOutputs", "spoiled"]
 
-    For metrics that clamp, crop or leave out parts; the warning about numbers that are not finite
-    then names the image.
+log = logging.getLogger(__name__)
+
+SHOWN = 5  # pictures in a message
+
+
+class FiniteOutputs(Callback):
+    """Count the outputs with pixels that are NaN or infinite, and name them.
+
+    In ``validate``, ``test`` and the validations of ``fit``, once for each dataset, over all
+    processes. Their numbers are NaN, and so are the means. The device is not waited for before the
+    end of an evaluation.
 
     Args:
-        values: (B,) floating.
-        images: (B, 3, H, W).
+        strict: Fail where there are any: after the evaluation, whose numbers are stored first.
 
-    Returns:
-        (B,) on the device of ``values``.
+    Raises:
+        ValueError: There are some, and ``strict`` is set.
     """
-    # A sum is finite only if all of its terms are, and takes a thirtieth of `isfinite().all()`.
-    finite = images.flatten(1).sum(1).isfinite().to(values.device)
-    return torch.where(finite, values, torch.nan)
+
+    def __init__(self, strict: bool = False) -> None:
+        super().__init__()
+        self.strict = strict
+        self.found: dict[str, list[str]] = {}  # keys by dataset, of the latest evaluation
+        self._seen: list[tuple[int, list[str], Tensor]] = []  # dataset, keys, whether finite
+        self._told = ""
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start afresh."""
+        self._seen, self.found = [], {}
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start afresh."""
+        self._seen, self.found = [], {}
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Look at the images of one batch."""
+        if not trainer.sanity_checking:
+            self._look(outputs, batch, dataloader_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Look at the images of one batch."""
+        self._look(outputs, batch, dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring together what all processes saw, and say it."""
+        if not trainer.sanity_checking:
+            self._say(trainer)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring together what all processes saw, and say it."""
+        self._say(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop training, if so."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._refuse()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Fail the command, if so: all other callbacks are through by now, in whatever order."""
+        if stage in ("validate", "test"):
+            self._refuse()
+
+    def _look(self, outputs: Any, batch: Any, dataloader_idx: int) -> None:
+        self._seen.append((dataloader_idx, batch["key"], are_finite(output_image(outputs))))
+
+    def _say(self, trainer: Trainer) -> None:
+        mine = [
+            (dataset, key)
+            for dataset, keys, finite in self._seen
+            for key, sound in zip(keys, finite.tolist(), strict=True)
+            if not sound
+        ]
+        self._seen = []
+        everyones = {found for part in gather(mine) for found in part}
+        datasets, told = evaluated_datasets(trainer), []
+        for number, dataset in enumerate(datasets):
+            keys = sorted(key for place, key in everyones if place == number)
+            if keys:
+                self.found[dataset.name] = keys
+                shown = ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
+                told.append(f"{len(keys)} of the {len(dataset.keys)} of {dataset.name} ({shown})")
+        self._told = f"outputs with pixels that are NaN or infinite: {'; '.join(told)}"
+        if told and trainer.is_global_zero:
+            log.warning("%s; so their numbers are not finite either", self._told)
+
+    def _refuse(self) -> None:
+        if self.strict and self.found:
+            raise ValueError(f"{self._told}; FiniteOutputs.strict allows none")

@@ -16,6 +16,7 @@ test_callbacks.py. A class that cannot be made without arguments is tested by a 
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import random
 from collections.abc import Callable
@@ -193,6 +194,13 @@ class MetricContract:
         batch["lr"] = resize(hr, (SIDES[0] // 2, SIDES[1] // 2))
         return metric.compute(sr, hr, batch)
 
+    @staticmethod
+    def measured(metric: ImageMetric, sr: Tensor, hr: Tensor) -> Tensor:
+        """What goes into the mean."""
+        batch: Any = {"key": [f"a/{i}" for i in range(len(sr))], "seed": torch.arange(len(sr))}
+        batch["lr"] = resize(hr, (SIDES[0] // 2, SIDES[1] // 2))
+        return metric.measure(sr, hr, batch)
+
     def noisy(self, level: float = 0.1) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(self.images().shape, generator=generator)
@@ -223,6 +231,18 @@ class MetricContract:
         self.values(metric, sr, hr)
         assert torch.equal(hr, before[0])
         assert torch.equal(sr, before[1])
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    @pytest.mark.parametrize("place", [(0, 0), (100, 101)])
+    def test_a_pixel_that_is_not_finite_spoils_its_image_alone(self, metric, value, place):
+        """Also in the border that is cut off: the picture is broken."""
+        hr, sr = self.images(), self.noisy()
+        sound = self.measured(metric, sr, hr)
+        sr[(1, 2, *place)] = value
+        found = self.measured(metric, sr, hr)
+        assert found[1].isnan()
+        others = [0, 2]
+        torch.testing.assert_close(found[others], sound[others], rtol=1e-5, atol=1e-5)
 
     def test_it_uses_no_global_generator(self, metric):
         with global_generators_untouched():

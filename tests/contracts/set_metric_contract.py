@@ -14,7 +14,9 @@ test_set_metrics.py. A class that cannot be made without arguments is tested by 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,6 +76,18 @@ class SetMetricContract:
             features = metric.features(images, self.batch()).double()
             metric.distance(features, features)
         assert torch.equal(images, before)
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    def test_a_pixel_that_is_not_finite_spoils_the_number(self, metric, value):
+        sr, hr = self.noisy(), self.images()
+        sr[2, 1, 0, 0] = value
+        found = metric.measure(sr, hr, self.batch())
+        sound = found.flatten(1).isfinite().all(1)
+        assert sound.tolist() == [True, True, False, True]
+        dataset = SimpleNamespace(name="a", scale=2.0, keys=self.batch()["key"])
+        values = dict(zip(dataset.keys, found.numpy(), strict=True))
+        [record] = metric.summarise(dataset, values)
+        assert math.isnan(record["value"])
 
     def test_more_noise_is_farther(self, metric):
         features = [
