@@ -15,13 +15,15 @@ from typing import Any, NoReturn
 import torch.distributed as dist
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.base import all_callbacks
+from callbacks.finite import FiniteOutputs
 from callbacks.progress import Progress
+from callbacks.report import Report
 from callbacks.results import Results
 from callbacks.sample_grid import SampleGrid
 from callbacks.writer import Writer
@@ -228,10 +230,10 @@ class EnlargerCLI(LightningCLI):
             isinstance(c, ProgressBar) for c in trainer.callbacks
         ):
             own.append(Progress())
-        if self.subcommand not in ("predict", *TRIALS) and not any(
-            isinstance(c, Results) for c in trainer.callbacks
-        ):
-            own.append(Results())
+        if self.subcommand not in ("predict", *TRIALS):
+            given = [type(callback) for callback in trainer.callbacks]
+            kinds: tuple[type[Callback], ...] = (FiniteOutputs, Results, Report)
+            own += [kind() for kind in kinds if not any(issubclass(g, kind) for g in given)]
         return own
 
     def after_instantiate_classes(self) -> None:
