@@ -208,7 +208,12 @@ class ResBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the sides, by a convolution."""
+    """Half the sides, by a convolution.
+
+    Args:
+        channels: In.
+        outputs: Channels out; as many by default.
+    """
 
     def __init__(self, channels: int, outputs: int | None = None) -> None:
         super().__init__()
@@ -220,7 +225,11 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the sides: nearest neighbour, then a convolution."""
+    """Twice the sides: nearest neighbour, then a convolution.
+
+    Args:
+        channels: In and out.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -232,7 +241,12 @@ class Upsample(nn.Module):
 
 
 class Projection(nn.Module):
-    """A convolution of one pixel."""
+    """A convolution of one pixel.
+
+    Args:
+        inputs: Channels in.
+        outputs: Channels out.
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -342,7 +356,12 @@ class WindowAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two convolutions of one pixel with a GELU between them."""
+    """Two convolutions of one pixel with a GELU between them.
+
+    Args:
+        width: Channels in and out.
+        hidden: Channels between them.
+    """
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
