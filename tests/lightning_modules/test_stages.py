@@ -1,0 +1,96 @@
+"""CasArbi's stage plan."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_modules.stages import stage_sizes
+
+ORDERS = ["remainder_last", "remainder_first", "uniform"]
+
+
+def sides(n, scale, fixed, order="remainder_last", **options):
+    """Of a square input."""
+    target = math.floor(n * scale + 0.5)
+    return [h for h, _ in stage_sizes((n, n), (target, target), fixed, order, **options)]
+
+
+@pytest.mark.parametrize(
+    ("n", "scale", "fixed", "expected"),
+    [
+        (16, 12, 2, [32, 64, 128, 192]),
+        (16, 5.3, 2, [32, 64, 85]),
+        (48, 8, 4, [192, 384]),
+        (48, 17, 4, [192, 768, 816]),
+        (16, 16, 2, [32, 64, 128, 256]),
+        (20, 125, 5, [100, 500, 2500]),  # floor(log 125 / log 5) is 2
+        (10, 1.5, 2, [15]),
+        (10, 2, 2, [20]),
+        (10, 1, 2, []),
+    ],
+)
+def test_remainder_last(n, scale, fixed, expected):
+    assert sides(n, scale, fixed) == expected
+
+
+def test_the_other_orders():
+    assert sides(16, 12, 2, "remainder_first") == [24, 48, 96, 192]
+    assert sides(16, 12, 2, "uniform") == [30, 55, 103, 192]
+    assert sides(16, 8, 2, "uniform") == sides(16, 8, 2) == [32, 64, 128]
+
+
+def test_targets_share_their_first_stages():
+    assert sides(16, 5.3, 2)[:2] == sides(16, 7, 2)[:2] == [32, 64]
+    assert sides(16, 5.3, 2, "remainder_first")[0] != sides(16, 7, 2, "remainder_first")[0]
+
+
+def test_a_small_remainder_may_join_the_last_full_stage():
+    assert sides(48, 17, 4, least_remainder=1.1) == [192, 816]
+    assert sides(48, 17, 4, "remainder_first", least_remainder=1.1) == [192, 816]
+    assert sides(100, 1.04, 2, least_remainder=1.1) == [104]  # the only stage there is
+
+
+def test_sides_of_differing_ratios():
+    assert stage_sizes((10, 10), (20, 80), 2) == [(20, 20), (20, 40), (20, 80)]
+    assert stage_sizes((10, 20), (35, 50), 2) == [(20, 40), (35, 50)]
+    assert stage_sizes((10, 20), (10, 30), 2) == [(10, 30)]
+
+
+@given(
+    st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    st.tuples(st.floats(1, 20), st.floats(1, 20)),
+    st.sampled_from([1.5, 2, 3, 4]),
+    st.sampled_from(ORDERS),
+)
+def test_any_plan(size, scales, fixed, order):
+    target = tuple(math.floor(n * s + 0.5) for n, s in zip(size, scales, strict=True))
+    plan = stage_sizes(size, target, fixed, order)
+    assert (plan == []) == (target == size)
+    if plan:
+        assert plan[-1] == target
+    grown = [size, *plan]
+    for before, after in itertools.pairwise(grown):
+        for n, m, first in zip(before, after, size, strict=True):
+            assert n <= m
+            assert m <= fixed * n + fixed + 1, (first, plan)  # rounding, twice
+    wanted = math.ceil(math.log(max(t / n for t, n in zip(target, size, strict=True)), fixed))
+    assert len(plan) <= wanted + 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (((10, 10), (9, 20), 2), "9x20 px is smaller than the input of 10x10"),
+        (((10, 10), (20, 20), 1), "fixed factor is 1; expected a number above 1"),
+        (((10, 10), (20, 20), 2, "last"), "order is 'last'; expected one of remainder_last"),
+        (((10, 10), (20, 20), 2, "uniform", 0.5), "least_remainder is 0.5"),
+    ],
+)
+def test_what_cannot_be(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        stage_sizes(*arguments)
