@@ -1,0 +1,326 @@
+"""CasArbi's denoiser: a U-Net that coordinates modulate on every level.
+
+CasArbi (arXiv 2506.07813) gives the idea: a Coordinate Adapter with Fourier features, feature
+transforms (SFT: Wang et al., 2018; arXiv 1804.02815) and the timestep. Its code and sizes are not
+public; the U-Net is of the family of SR3 (arXiv 2104.07636) and IDM (arXiv 2303.16491), where the
+transforms sit is our choice.
+
+d     offset from the nearest LR pixel; one LR pixel = 2
+cell  side of a target pixel in the same unit
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_modules.networks.swin_unet import sinusoids
+
+AdapterKind = Literal["fourier", "mlp", "none"]
+Size = tuple[int, int]
+
+# What continuous numbers are multiplied by, so that those which differ in a hundredth of their
+# range have unlike sinusoids.
+_SCALE_UNIT, _NOISE_UNIT = 100.0, 1000.0
+_REDUCED = 16  # channels of the LR features beside the picture
+
+
+class SFTUNet(nn.Module):
+    """Predicts a clean residual from a noisy one, the base's picture and LR features.
+
+    Args:
+        features: Channels of the LR features; 0 for none.
+        width: Channels of the first level.
+        multipliers: Factors on ``width``, one a level; between levels the sides halve, rounded up.
+        blocks: Residual blocks a level, on the way down and on the way up.
+        attention: Whether pixels see each other on the smallest level.
+        adapter: How coordinates come in: by Fourier features and convolutions, by an ``mlp`` for
+            each pixel alone, or not at all.
+        bands: Number of octaves of the Fourier features. Higher ones than half the scale alias.
+        dropout: Share of features that are dropped in training.
+
+    Raises:
+        ValueError: An unknown adapter, or no level.
+    """
+
+    def __init__(
+        self,
+        features: int = 64,
+        width: int = 64,
+        multipliers: Sequence[int] = (1, 2, 4, 8),
+        blocks: int = 2,
+        attention: bool = True,
+        adapter: AdapterKind = "fourier",
+        bands: int = 4,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if adapter not in get_args(AdapterKind):
+            raise ValueError(f"adapter is {adapter!r}; expected fourier, mlp or none")
+        if not multipliers:
+            raise ValueError("multipliers is empty; expected a factor for at least one level")
+        embedding = 4 * width
+        self.width = width
+        self.embeds = nn.ModuleDict(
+            {name: nn.Linear(width, embedding) for name in ("time", "scale", "noise")}
+        )
+        self.mix = nn.Sequential(nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+        self.reduce = nn.Conv2d(features, _REDUCED, 1) if features else None
+        inputs = 6 + (_REDUCED if features else 0)
+        self.first = nn.Conv2d(inputs, width, 3, padding=1)
+        widths = [width * factor for factor in multipliers]
+        self.adapter = (
+            None if adapter == "none" else Adapter(width, len(widths), embedding, adapter, bands)
+        )
+
+        def block(before: int, after: int) -> Block:
+            return Block(before, after, embedding, dropout)
+
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        self.halve, self.grow = nn.ModuleList(), nn.ModuleList()
+        self.modulate_down, self.modulate_up = nn.ModuleList(), nn.ModuleList()
+        now = width
+        for level, after in enumerate(widths):
+            befores = [now] + [after] * (blocks - 1)
+            self.down.append(nn.ModuleList([block(before, after) for before in befores]))
+            self.modulate_down.append(Modulation(width, after))
+            last = level == len(widths) - 1
+            self.halve.append(
+                nn.Identity() if last else nn.Conv2d(after, after, 3, stride=2, padding=1)
+            )
+            now = after
+        self.middle = nn.ModuleList([block(now, now), block(now, now)])
+        self.attention = Attention(now) if attention else nn.Identity()
+        for level, after in reversed(list(enumerate(widths))):
+            befores = [now + after] + [after] * (blocks - 1)
+            self.up.append(nn.ModuleList([block(before, after) for before in befores]))
+            self.modulate_up.append(Modulation(width, after))
+            below = widths[level - 1] if level else after
+            self.grow.append(nn.Conv2d(after, below, 3, padding=1) if level else nn.Identity())
+            now = below
+        self.last = nn.Sequential(_norm(now), nn.SiLU(), _zero(nn.Conv2d(now, 3, 3, padding=1)))
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        base: Tensor,
+        features: Tensor | None,
+        lr_size: Size,
+        noise_level: Tensor | None = None,
+    ) -> Tensor:
+        """The residual, (B, 3, H, W).
+
+        Args:
+            x: (B, 3, H, W), the noisy residual, scaled to a deviation of about 1.
+            t: (B,) timesteps.
+            base: (B, 3, H, W) in [-1, 1], the base's picture.
+            features: (B, features, h, w) of the LR picture, or None where there are none.
+            lr_size: (h, w) of the stage's input.
+            noise_level: (B,) standard deviation of the noise that was put onto the stage's input;
+                0 by default.
+        """
+        size = x.shape[-2], x.shape[-1]
+        embedded = self._embedded(t, size, lr_size, noise_level, x.dtype)
+        inputs = [x, base]
+        if self.reduce is not None:
+            if features is None:
+                raise ValueError("SFTUNet was made for LR features and got none")
+            inputs.append(functional.interpolate(self.reduce(features), size, mode="nearest-exact"))
+        maps = self._maps(size, lr_size, embedded, x)
+        x = self.first(torch.cat(inputs, 1))
+        skips = []
+        for blocks, modulate, halve, place in zip(
+            self.down, self.modulate_down, self.halve, maps, strict=True
+        ):
+            x = modulate(_through(blocks, x, embedded), place)
+            skips.append(x)
+            x = halve(x)
+        x = self.middle[1](self.attention(self.middle[0](x, embedded)), embedded)
+        for blocks, modulate, grow, place in zip(
+            self.up, self.modulate_up, self.grow, reversed(maps), strict=True
+        ):
+            skip = skips.pop()
+            if x.shape[-2:] != skip.shape[-2:]:
+                x = functional.interpolate(x, skip.shape[-2:], mode="nearest-exact")
+            x = grow(modulate(_through(blocks, torch.cat([x, skip], 1), embedded), place))
+        return self.last(x)
+
+    def _embedded(
+        self, t: Tensor, size: Size, lr_size: Size, noise_level: Tensor | None, dtype: torch.dtype
+    ) -> Tensor:
+        octaves = math.log2(math.sqrt(size[0] * size[1] / (lr_size[0] * lr_size[1])))
+        level = torch.zeros_like(t, dtype=torch.float32) if noise_level is None else noise_level
+        values = {
+            "time": t,
+            "scale": torch.full_like(level, octaves * _SCALE_UNIT),
+            "noise": level * _NOISE_UNIT,
+        }
+        parts = [
+            self.embeds[name](sinusoids(value, self.width).to(dtype))
+            for name, value in values.items()
+        ]
+        embedded: Tensor = self.mix(torch.stack(parts).sum(0))
+        return embedded
+
+    def _maps(self, size: Size, lr_size: Size, embedded: Tensor, x: Tensor) -> list[Tensor | None]:
+        if self.adapter is None:
+            return [None] * len(self.down)
+        place = coordinates(lr_size, size, x.device).to(x.dtype)
+        return list(self.adapter(place, embedded))
+
+
+class Adapter(nn.Module):
+    """From coordinates to a map for each level.
+
+    Args:
+        width: Channels of the maps.
+        levels: Number of maps; from one to the next the sides halve, rounded up.
+        embedding: Size of the embedded timestep.
+        kind: ``fourier`` or ``mlp``.
+        bands: Number of octaves of the Fourier features.
+    """
+
+    def __init__(
+        self, width: int, levels: int, embedding: int, kind: AdapterKind, bands: int
+    ) -> None:
+        super().__init__()
+        self.bands = bands if kind == "fourier" else 0
+        side = 3 if kind == "fourier" else 1
+        self.first = nn.Sequential(
+            nn.Conv2d(4 + 4 * self.bands, width, side, padding=side // 2),
+            nn.SiLU(),
+            nn.Conv2d(width, width, side, padding=side // 2),
+        )
+        self.time = nn.Linear(embedding, width)
+        self.halve = nn.ModuleList(
+            [nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in range(levels - 1)]
+        )
+
+    def forward(self, place: Tensor, embedded: Tensor) -> list[Tensor]:
+        """Maps (B, width, H, W), (B, width, H / 2, W / 2), ...
+
+        Args:
+            place: (1, 4, H, W) from ``coordinates``.
+            embedded: (B, E).
+        """
+        maps = [self.first(fourier(place, self.bands)) + self.time(embedded)[:, :, None, None]]
+        for halve in self.halve:
+            maps.append(halve(functional.silu(maps[-1])))
+        return maps
+
+
+class Modulation(nn.Module):
+    """Scale and shift of features by a map: x (1 + gamma) + beta. It begins as nothing.
+
+    Args:
+        width: Channels of the map.
+        channels: Of the features.
+    """
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.gamma = _zero(nn.Conv2d(width, channels, 3, padding=1))
+        self.beta = _zero(nn.Conv2d(width, channels, 3, padding=1))
+
+    def forward(self, x: Tensor, place: Tensor | None) -> Tensor:
+        """(B, channels, h, w); ``place`` is (B, width, h, w), or None for no modulation."""
+        if place is None:
+            return x
+        place = functional.silu(place)
+        return x * (1 + self.gamma(place)) + self.beta(place)
+
+
+class Block(nn.Module):
+    """Two convolutions around a scale and shift by the embedded numbers, and a shortcut.
+
+    Args:
+        inputs: Channels.
+        outputs: Channels.
+        embedding: Size of the embedded numbers.
+        dropout: Share of features that are dropped in training.
+    """
+
+    def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = _norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.embed = nn.Linear(embedding, 2 * outputs)
+        self.norm2, self.dropout = _norm(outputs), nn.Dropout(dropout)
+        self.conv2 = _zero(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
+        """(B, inputs, h, w) and (B, E) to (B, outputs, h, w)."""
+        scale, shift = self.embed(embedded)[:, :, None, None].chunk(2, dim=1)
+        h = self.norm2(self.conv1(functional.silu(self.norm1(x)))) * (1 + scale) + shift
+        return self.shortcut(x) + self.conv2(self.dropout(functional.silu(h)))
+
+
+class Attention(nn.Module):
+    """Every pixel sees every other, with one head; its cost grows with their number squared.
+
+    Args:
+        channels: In and out.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm, self.qkv = _norm(channels), nn.Conv2d(channels, 3 * channels, 1)
+        self.out = _zero(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, h, w) to the same."""
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)
+        seen = functional.scaled_dot_product_attention(q, k, v)
+        return x + self.out(seen.transpose(1, 2).reshape(x.shape))
+
+
+def coordinates(lr_size: Size, size: Size, device: torch.device) -> Tensor:
+    """(1, 4, H, W): d along rows and columns, then the cell, as LIIF has them.
+
+    Args:
+        lr_size: (h, w) of the stage's input.
+        size: (H, W) of its output.
+        device: Where they are wanted.
+    """
+    axes = []
+    for n, m in zip(lr_size, size, strict=True):
+        centre = (torch.arange(m, device=device, dtype=torch.float32) + 0.5) * (n / m) - 0.5
+        nearest = centre.round().clamp(0, n - 1)
+        axes.append(2 * (centre - nearest))
+    (h, w), (H, W) = lr_size, size
+    rows, columns = torch.meshgrid(*axes, indexing="ij")
+    cells = [torch.full_like(rows, 2 * h / H), torch.full_like(rows, 2 * w / W)]
+    return torch.stack([rows, columns, *cells]).unsqueeze(0)
+
+
+def fourier(place: Tensor, bands: int) -> Tensor:
+    """(1, 4 + 4 bands, H, W): the coordinates, and sines and cosines of d at octaves of half waves.
+
+    Args:
+        place: (1, 4, H, W) from ``coordinates``.
+        bands: Number of octaves.
+    """
+    angles = [place[:, :2] * (math.pi * 2**band) for band in range(bands)]
+    return torch.cat([place, *(wave for a in angles for wave in (a.sin(), a.cos()))], dim=1)
+
+
+def _through(blocks: nn.Module, x: Tensor, embedded: Tensor) -> Tensor:
+    for block in blocks.children():
+        x = block(x, embedded)
+    return x
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(min(32, max(channels // 4, 1)), channels), channels)
+
+
+def _zero(layer: nn.Conv2d) -> nn.Conv2d:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer

@@ -1,0 +1,113 @@
+"""CasArbi's denoiser: sizes, what it listens to, and its coordinates."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from lightning_modules.networks.liif import grid, nearest
+from lightning_modules.networks.sft_unet import SFTUNet, coordinates, fourier
+
+SMALL = {"features": 8, "width": 8, "multipliers": (1, 2, 4), "blocks": 1}
+
+
+def awake(model):
+    """With random numbers in the layers that begin as zeros."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+def given(size=(24, 24), lr_size=(12, 12), features=8):
+    generator = torch.Generator().manual_seed(1)
+    x, base = torch.randn(2, 2, 3, *size, generator=generator).unbind(0)
+    seen = torch.randn(2, features, *lr_size, generator=generator) if features else None
+    return {"x": x, "t": torch.tensor([1, 9]), "base": base, "features": seen, "lr_size": lr_size}
+
+
+@pytest.mark.parametrize("adapter", ["fourier", "mlp", "none"])
+@pytest.mark.parametrize(("size", "lr_size"), [((24, 24), (12, 12)), ((85, 37), (64, 33))])
+def test_any_size(adapter, size, lr_size):
+    model = SFTUNet(**SMALL, adapter=adapter)
+    y = model(**given(size, lr_size))
+    assert y.shape == (2, 3, *size)
+    assert y.abs().max() == 0  # so the first guess is the base's picture
+    assert awake(model)(**given(size, lr_size)).abs().max() > 0
+
+
+def test_all_of_it_learns():
+    model = awake(SFTUNet(**SMALL))
+    model(**given()).square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_what_it_listens_to():
+    model = awake(SFTUNet(**SMALL))
+    inputs = given()
+    y = model(**inputs)
+    others = {
+        "t": inputs["t"] + 1,
+        "base": inputs["base"] + 0.1,
+        "features": inputs["features"] + 0.1,
+        "noise_level": torch.tensor([0.02, 0.02]),
+    }
+    for name, value in others.items():
+        assert (model(**{**inputs, name: value}) - y).abs().max() > 1e-4, name
+    # one picture does not change the other
+    alone = {k: v[1:] if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
+    torch.testing.assert_close(model(**alone), y[1:], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("adapter", "moves"), [("fourier", True), ("mlp", True), ("none", False)])
+def test_the_adapter_tells_where_a_pixel_lies(adapter, moves):
+    """With inputs that are the same everywhere, only coordinates make pixels differ."""
+    model = awake(SFTUNet(**{**SMALL, "features": 0}, adapter=adapter, attention=False))
+    inputs = given((96, 96), (64, 64), features=0)
+    y = model(**{**inputs, "x": torch.zeros(2, 3, 96, 96), "base": torch.zeros(2, 3, 96, 96)})
+    inner = y[:, :, 40:56, 40:56]  # away from the borders
+    assert (inner.flatten(2).std(2).max() > 1e-4) == moves
+
+
+def test_the_published_size():
+    with torch.device("meta"):
+        model = SFTUNet()
+    assert model.first.in_channels == 22
+    assert [m.gamma.out_channels for m in model.modulate_down] == [64, 128, 256, 512]
+    assert [m.gamma.out_channels for m in model.modulate_up] == [512, 256, 128, 64]
+
+
+@pytest.mark.parametrize(
+    ("lr_size", "size"), [((4, 6), (8, 12)), ((5, 7), (13, 9)), ((3, 3), (3, 3))]
+)
+def test_coordinates_are_those_of_liif(lr_size, size):
+    found = coordinates(lr_size, size, torch.device("cpu"))
+    centres = grid(*size, torch.device("cpu")).view(*size, 2)
+    for axis in range(2):
+        _, offset = nearest(centres[..., axis], lr_size[axis], 0)
+        # on a tie either neighbour is the nearest
+        torch.testing.assert_close(found[0, axis].abs(), offset.abs(), rtol=0, atol=1e-5)
+        assert torch.allclose(found[0, 2 + axis], torch.tensor(2 * lr_size[axis] / size[axis]))
+    assert found[0, :2].abs().max() <= 1 + 1e-6
+
+
+def test_fourier_features():
+    place = torch.tensor([0.25, -0.5, 1.0, 2.0]).view(1, 4, 1, 1)
+    found = fourier(place, 2).flatten().tolist()
+    expected = [0.25, -0.5, 1.0, 2.0]
+    for octave in (1, 2):
+        for wave in (math.sin, math.cos):
+            expected += [wave(math.pi * octave * d) for d in (0.25, -0.5)]
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert fourier(place, 0).shape == (1, 4, 1, 1)
+
+
+def test_what_cannot_be():
+    with pytest.raises(ValueError, match="adapter is 'sft'"):
+        SFTUNet(**SMALL, adapter="sft")
+    with pytest.raises(ValueError, match="multipliers is empty"):
+        SFTUNet(multipliers=())
+    with pytest.raises(ValueError, match="made for LR features and got none"):
+        SFTUNet(**SMALL)(**{**given(), "features": None})
