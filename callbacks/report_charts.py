@@ -70,9 +70,14 @@ def chart(title: str, curves: Mapping[int, Curve]) -> Markup:
     picture = element("svg", attributes, *parts)
     note = _note(curves, y.log)
     heading = element("span", {"class": "name"}, title)
-    value = element("output", {"class": "value"}, _latest(curves))
+    value = element("output", {"class": "value"}, latest(curves))
     caption = element("figcaption", None, heading, value)
     return element("figure", {"class": "chart"}, caption, picture, *note)
+
+
+def latest(curves: Mapping[int, Curve]) -> str:
+    """The last value of each run."""
+    return " · ".join(f"{curve.values[-1]:.4g}" for curve in curves.values())
 
 
 def thinned(curve: Curve, points: int = POINTS) -> Line:
@@ -161,10 +166,6 @@ def _drawn(line: Line, x: Axis, y: Axis, series: str, band: bool) -> list[Markup
         parts.append(element("path", {"class": f"band {series}", "d": outline}))
     means = " ".join(points(line.means))
     return [*parts, element("polyline", {"class": f"line {series}", "points": means})]
-
-
-def _latest(curves: Mapping[int, Curve]) -> str:
-    return " · ".join(f"{curve.values[-1]:.4g}" for curve in curves.values())
 
 
 def _note(curves: Mapping[int, Curve], log: bool) -> list[Markup]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from callbacks.markup import Markup, element, joined
-from callbacks.report_charts import COLORS, chart
+from callbacks.report_charts import COLORS, chart, latest
 from callbacks.report_figures import Scene, Tile, figure, scenes, tiles
 from callbacks.report_pictures import Evaluation
 from callbacks.report_runs import Curve, Run
@@ -138,13 +138,21 @@ def _curves(runs: Sequence[Run]) -> list[Markup]:
             if curve.steps and _is_drawn(tag):
                 found.setdefault(tag, {})[number] = curve
     if not found:
-        text = "No curves: nothing was logged to TensorBoard."
-        return [_section("Curves", element("p", {"class": "muted"}, text))]
-    charts = [chart(tag, found[tag]) for tag in sorted(found, key=_place)]
-    drawn = {number for curves in found.values() for number in curves}
-    keys = [_named(number, runs[number].name) for number in sorted(drawn)]
+        return []
+    tags = sorted(found, key=_place)
+    lines = [tag for tag in tags if any(len(curve.steps) > 1 for curve in found[tag].values())]
+    charts = element("div", {"class": "charts"}, *(chart(tag, found[tag]) for tag in lines))
+    drawn = sorted({number for tag in lines for number in found[tag]})
+    keys = [_named(number, runs[number].name) for number in drawn]
     legend = [element("div", {"class": "legend"}, *keys)] if len(runs) > 1 else []
-    return [_section("Curves", *legend, element("div", {"class": "charts"}, *charts))]
+    once = [
+        part
+        for tag in tags
+        if tag not in lines
+        for part in (element("dt", None, tag), element("dd", None, latest(found[tag])))
+    ]
+    single = [element("dl", None, *once)] if once else []
+    return [_section("Curves", *legend, charts, *single)]
 
 
 def _is_drawn(tag: str) -> bool:

@@ -113,6 +113,16 @@ def test_runs_without_pictures_numbers_or_logs_still_appear(tmp_path: Path) -> N
     assert "No two runs show the same picture." in page.text
 
 
+def test_scalars_of_one_value_are_no_curves(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path / "a", name="", version="tensorboard")
+    logger.log_metrics({"guard/skipped": 0.0, "test/psnr": 1.0, "epoch": 3}, step=100)
+    logger.finalize("success")
+    assert main([str(tmp_path / "a")]) == 0
+    page = parse((tmp_path / "a/report.html").read_text())
+    assert not page.all("figure", "chart")
+    assert [node.text for node in page.all("section")[1].all("dt")] == ["guard/skipped"]
+
+
 def test_curves_lie_over_one_another(tmp_path: Path) -> None:
     for name in ("a", "b"):
         logger = TensorBoardLogger(tmp_path / name, name="", version="tensorboard")
