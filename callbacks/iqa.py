@@ -146,6 +146,15 @@ class MUSIQ(IQAMetric):
     """Multi-scale image quality transformer, trained on KonIQ-10k; 0 to 100, higher is better.
 
     pyiqa's ``musiq``.
+
+    Args:
+        strict_weights: Stop the run where pyiqa or a file of weights is missing; else the metric is
+            off.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results.
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
     """
 
     name = model = "musiq"
@@ -202,6 +211,15 @@ class CLIPIQA(IQAMetric):
     """How much nearer an image is to "good image" than to "bad image" in CLIP; 0 to 1.
 
     pyiqa's ``clipiqa`` (ResNet-50, five pairs of prompts; the paper has one); higher is better.
+
+    Args:
+        strict_weights: Stop the run where pyiqa or a file of weights is missing; else the metric is
+            off.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results.
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
     """
 
     name = model = "clipiqa"
@@ -216,6 +234,15 @@ class TOPIQ(IQAMetric):
     """Top-down image quality, trained on KonIQ-10k; about 0 to 1, higher is better.
 
     pyiqa's ``topiq_nr``.
+
+    Args:
+        strict_weights: Stop the run where pyiqa or a file of weights is missing; else the metric is
+            off.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results.
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
     """
 
     name = model = "topiq_nr"
@@ -231,6 +258,15 @@ class PI(IQAMetric):
 
     pyiqa's ``pi``: on Y, 4 pixels cut off at each side whatever the scale; Ma's random forests
     (``nrqm``), and pyiqa's NIQE with the authors' model. Takes seconds for a large image.
+
+    Args:
+        strict_weights: Stop the run where pyiqa or a file of weights is missing; else the metric is
+            off.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results.
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
     """
 
     name = model = "pi"

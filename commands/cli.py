@@ -32,6 +32,7 @@ from commands.checkpoint_files import fingerprint, why_unseen
 from commands.checkpoints import Checkpoints
 from commands.company import Company
 from commands.errors import ConfigurationError
+from commands.launcher import follow_torchrun
 from commands.memory import keep_freed_memory
 from commands.output import prepare_output, process_rank
 from commands.parser import DESCRIPTIONS, LINKS, Parser
@@ -194,6 +195,7 @@ class EnlargerCLI(LightningCLI):
             )
         trainer.default_root_dir = str(self.run.path)
         trainer.use_distributed_sampler = False  # the plan shares the samples out itself
+        follow_torchrun(trainer)
         if trainer.strategy == "fsdp":
             from commands.fully_sharded import FullySharded  # half a second
 

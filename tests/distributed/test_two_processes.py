@@ -23,7 +23,8 @@ def torchrun(*args: object, processes: int = 2, strategy: str = "ddp") -> None:
         port = free.getsockname()[1]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
     place = ["--master_addr", "127.0.0.1", "--master_port", str(port)]
-    flags = ["--trainer.devices", str(processes), "--trainer.strategy", strategy]
+    # Devices and nodes follow from torchrun, and so does ddp.
+    flags = [] if strategy == "ddp" else ["--trainer.strategy", strategy]
     subprocess.run(
         [*launcher, *place, str(REPO / "main.py"), *map(str, args), *flags],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
