@@ -166,7 +166,8 @@ def _show(results: list[Result]) -> None:
     if not console.is_terminal:  # a file has room
         console = Console(width=160)
     wide = table(results)
-    fits = console.measure(wide).maximum <= console.width
+    anyhow = console.options.update(width=10_000)  # or nothing would be wider than the window
+    fits = console.measure(wide, options=anyhow).maximum <= console.width
     console.print(wide if fits else turned_table(results))
 
 
