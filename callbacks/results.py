@@ -135,7 +135,7 @@ def margins(callbacks: list[Callback]) -> list[str]:
 def table(results: list[Result]) -> Table:
     """Rows are datasets, columns metrics of one protocol each; the protocols stand below."""
     headings = columns(results)
-    shown = _captioned(results)
+    shown = Table(caption=_protocols(results), caption_justify="left")
     shown.add_column("dataset")
     for heading in ("scale", *(heading for heading, _ in headings.values()), "n"):
         shown.add_column(heading, justify="right", no_wrap=True)
@@ -147,9 +147,9 @@ def table(results: list[Result]) -> Table:
 
 
 def turned_table(results: list[Result]) -> Table:
-    """The same with metrics as rows, for a window in which they do not stand side by side."""
+    """Metrics are rows, for a window in which they cannot stand side by side."""
     rows = _rows(results)
-    shown = _captioned(results)
+    shown = Table()  # too narrow for a caption
     shown.add_column("")
     for dataset, scale, checkpoint in rows:
         name = Path(checkpoint or "-").name
@@ -167,13 +167,16 @@ def _show(results: list[Result]) -> None:
         console = Console(width=160)
     wide = table(results)
     anyhow = console.options.update(width=10_000)  # or nothing would be wider than the window
-    fits = console.measure(wide, options=anyhow).maximum <= console.width
-    console.print(wide if fits else turned_table(results))
+    if console.measure(wide, options=anyhow).maximum <= console.width:
+        console.print(wide)
+        return
+    console.print(turned_table(results))
+    console.print(_protocols(results), highlight=False, markup=False)
 
 
-def _captioned(results: list[Result]) -> Table:
-    lines = [f"{heading}: {describe(protocol)}" for heading, protocol in columns(results).values()]
-    return Table(caption="\n".join(lines), caption_justify="left")
+def _protocols(results: list[Result]) -> str:
+    shown = columns(results).values()
+    return "\n".join(f"{heading}: {describe(protocol)}" for heading, protocol in shown)
 
 
 def _rows(results: list[Result]) -> dict[tuple[str, float, str | None], dict[str, Result]]:
