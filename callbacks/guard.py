@@ -192,7 +192,7 @@ class Guard(Callback):
             seen = [loss for loss in losses if not bool(loss.value.isfinite())]
         if not seen or (self.skipped > TOLD and self.skipped % RARE):
             return
-        keys = [key for loss in seen for key in loss.keys]
+        keys = list(dict.fromkeys(key for loss in seen for key in loss.keys))
         shown = ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
         log.warning(
             "left out a step after step %d (%d of %d so far): %s (rank %d%s: %s)",
