@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from callbacks.finite_pixels import spoiled
 from callbacks.processes import gather_on_first, on_all, on_first
+from callbacks.tensorboard import DescribedLogger
 from degradations.bicubic import resize
 
 if TYPE_CHECKING:
@@ -287,8 +288,12 @@ class Metric(Callback, ABC):
         self.records, self.control_records = on_first(lambda: self._summaries(everyones))
         for record in self.records:
             middle = f"{record['dataset']}/" if len(self._datasets) > 1 else ""
+            tag = f"{stage}/{middle}{record['metric']}"
+            for logger in pl_module.trainer.loggers:
+                if isinstance(logger, DescribedLogger):
+                    logger.describe(tag, record["protocol"])
             pl_module.log(
-                f"{stage}/{middle}{record['metric']}",
+                tag,
                 record["value"],
                 add_dataloader_idx=False,
                 batch_size=1,

@@ -171,10 +171,10 @@ def _curve(found: dict[int, float]) -> Curve:
 def _scalars(folder: Path) -> dict[str, dict[int, float]]:
     """Scalars by tag and step; of a step that was logged twice (after a resume), the later."""
     # Half a second, and not needed for a run without logs.
-    from tensorboard.backend.event_processing import (  # type: ignore[import-untyped]
+    from tensorboard.backend.event_processing import (
         event_accumulator,
     )
-    from tensorboard.util.tensor_util import make_ndarray  # type: ignore[import-untyped]
+    from tensorboard.util.tensor_util import make_ndarray
 
     # 0 keeps all. Of the rest as little as may be: pictures are not looked at.
     kinds = dict.fromkeys(event_accumulator.DEFAULT_SIZE_GUIDANCE, 1)

@@ -26,6 +26,7 @@ from callbacks.progress import Progress
 from callbacks.report import Report
 from callbacks.results import Results
 from callbacks.sample_grid import SampleGrid
+from callbacks.tensorboard import DescribedLogger
 from callbacks.writer import Writer
 from commands.check import Check, Checked
 from commands.checkpoint_files import fingerprint, why_unseen
@@ -437,7 +438,7 @@ def _experiment_name(config: Namespace) -> str:
 
 
 def _tensorboard(directory: Path) -> Any:
-    return TensorBoardLogger(str(directory), name="", version="tensorboard")
+    return DescribedLogger(str(directory))
 
 
 def _plugins(plugins: Any) -> Any:
