@@ -16,18 +16,18 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from callbacks.base import steps_done
-from callbacks.processes import gather, several
+from callbacks.guard_step import Loss, Statistics, is_sharded, measured, part_here
+from callbacks.processes import gather
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +86,8 @@ class Guard(Callback):
         self.row = 0  # how many of them came last, one after the other
         self.norm = 0.0  # mean of the gradient's norm in the steps that were taken
         self._keys: Sequence[str] = ()  # of the batch at hand
-        self._losses: list[_Loss] = []  # of the step at hand
-        self._statistics = _Statistics(nn.Module())
+        self._losses: list[Loss] = []  # of the step at hand
+        self._statistics = Statistics(nn.Module())
         self._held: list[Any] = []  # schedules
         self._verdict = ""
 
@@ -95,7 +95,7 @@ class Guard(Callback):
         """Note the running statistics as they are."""
         _check_guardable(trainer, self.norm_factor)
         self._losses, self._held, self._verdict = [], [], ""
-        self._statistics = _Statistics(pl_module)
+        self._statistics = Statistics(pl_module)
         self._log(trainer, steps_done(trainer, pl_module))
 
     def on_train_batch_start(
@@ -121,7 +121,7 @@ class Guard(Callback):
             return  # multiplied by the scale, it may be beyond 65504; its gradients will tell
         if len(self._losses) >= UNSEEN and not pl_module.automatic_optimization:
             return
-        self._losses.append(_Loss(self._keys, loss.detach()))
+        self._losses.append(Loss(self._keys, loss.detach()))
         if len(self._losses) == UNSEEN and not pl_module.automatic_optimization:
             log.warning(
                 "Guard has seen %d backward passes and no step: step with Lightning's optimiser, "
@@ -134,7 +134,7 @@ class Guard(Callback):
     ) -> None:
         """Judge the step, and leave it out if it must not be taken."""
         losses, self._losses = self._losses, []
-        loss, norm = _measured(losses, optimizer, trainer)
+        loss, norm = measured(losses, optimizer, trainer)
         wrong = self._wrong(loss, norm)
         if not wrong:
             self._taken(norm)
@@ -184,7 +184,7 @@ class Guard(Callback):
                 self._held.append(schedule)
 
     def _tell(
-        self, trainer: Trainer, step: int, wrong: str, losses: list[_Loss], everywhere: bool
+        self, trainer: Trainer, step: int, wrong: str, losses: list[Loss], everywhere: bool
     ) -> None:
         if everywhere:  # averaged gradients do not say whose they were
             seen = losses if trainer.is_global_zero else []
@@ -233,9 +233,9 @@ class Guard(Callback):
         Raises:
             ValueError: A weight is not finite.
         """
-        trained = [_here(p.detach()) for p in pl_module.parameters() if p.requires_grad]
+        trained = [part_here(p.detach()) for p in pl_module.parameters() if p.requires_grad]
         finite = math.isfinite(float(get_total_norm(trained)))
-        if _is_sharded(trainer):
+        if is_sharded(trainer):
             finite = all(gather(finite))
         if not finite:
             raise ValueError(
@@ -257,74 +257,6 @@ class Guard(Callback):
         """Go on counting."""
         self.steps, self.skipped = state_dict["steps"], state_dict["skipped"]
         self.row, self.norm = state_dict["row"], state_dict["norm"]
-
-
-class _Loss(NamedTuple):
-    """A scalar on the device, and the pictures it is of."""
-
-    keys: Sequence[str]
-    value: Tensor
-
-
-class _Statistics:
-    """The buffers of a model as of its last good step: a forward pass changes those of its norms.
-
-    Args:
-        module: The model.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._places = [
-            (part._buffers, name)  # a buffer may be replaced by another tensor
-            for part in module.modules()
-            for name, buffer in part._buffers.items()
-            if buffer is not None
-        ]
-        self._kept = [buffer.clone() for buffer in self._now()]
-
-    def keep(self) -> None:
-        """A good step was taken."""
-        if self._kept:
-            torch._foreach_copy_(self._kept, self._now())
-
-    def restore(self) -> None:
-        """What has happened since is forgotten."""
-        for now, kept in zip(self._now(), self._kept, strict=True):
-            if not torch.equal(now, kept):  # constants may be views that cannot be written to
-                now.copy_(kept)
-
-    def _now(self) -> list[Tensor]:
-        return [buffers[name].detach() for buffers, name in self._places]  # type: ignore[union-attr]
-
-
-def _measured(losses: list[_Loss], optimizer: Any, trainer: Trainer) -> tuple[float, float]:
-    """The sum of all losses of a step and the gradient's norm, of all processes together."""
-    device = trainer.strategy.root_device
-    gradients = [
-        _here(parameter.grad)
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        if parameter.grad is not None
-    ]
-    norm = get_total_norm(gradients).to(device, torch.float32)
-    values = [loss.value.to(device, torch.float32) for loss in losses]
-    loss = torch.stack(values).sum() if values else torch.zeros_like(norm)
-    both = torch.stack([loss, norm.square()])
-    if several():
-        dist.all_reduce(both)
-    total, square = both.tolist()  # the one place where the host waits
-    copies = 1 if _is_sharded(trainer) else trainer.world_size
-    return total, math.sqrt(square / copies)
-
-
-def _here(tensor: Tensor) -> Tensor:
-    # Of a parameter that is shared out, this process's part.
-    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return part
-
-
-def _is_sharded(trainer: Trainer) -> bool:
-    return isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
 
 
 def _scaler(trainer: Trainer) -> Any:

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 from callbacks import guard as module
 from callbacks.ema import EMA
 from callbacks.guard import Guard
+from callbacks.guard_step import Statistics
 from tests.callbacks.broken import FAULTS, HalfGradient, Poisoned
 from tests.callbacks.tiny import Pictures, Tiny, collate, trainer
 from tests.commands.test_resume import Interruption, assert_same, newest
@@ -96,6 +97,24 @@ def test_an_accumulated_step_is_left_out_as_a_whole(tmp_path: Path, fault: str) 
     plain = fit(tmp_path / "b", Poisoned(), batches([0, 1, 4, 5]), **settings)
     assert_equal(guarded, plain)
     assert (guard.steps, guard.skipped, guarded["global_step"]) == (3, 1, 2)
+
+
+def test_buffers_that_come_go_and_grow() -> None:
+    module = torch.nn.Module()
+    for name, value in (("grows", torch.zeros(2)), ("comes", None), ("goes", torch.ones(1))):
+        module.register_buffer(name, value)
+    module.register_buffer("constant", torch.ones(1).expand(5))
+    statistics = Statistics(module)
+    module.grows, module.comes, module.goes = torch.zeros(3), torch.ones(1), None
+    statistics.restore()
+    assert module.grows.tolist() == [0, 0]
+    assert module.comes is None
+    assert module.goes.tolist() == [1]
+    module.grows = torch.ones(4)
+    statistics.keep()
+    module.grows += torch.nan
+    statistics.restore()
+    assert module.grows.tolist() == [1] * 4
 
 
 def test_max_steps_counts_the_steps_that_were_taken(tmp_path: Path) -> None:

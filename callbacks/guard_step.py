@@ -1,0 +1,94 @@
+"""What a step is judged by, and what is put back after one that was not taken: for Guard."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from callbacks.processes import several
+
+
+class Loss(NamedTuple):
+    """A scalar on the device, and the pictures it is of."""
+
+    keys: Sequence[str]
+    value: Tensor
+
+
+class Statistics:
+    """The buffers of a model as of its last good step: a forward pass changes those of its norms.
+
+    Args:
+        module: The model.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        parts = [part._buffers for part in module.modules()]
+        self._places = [(buffers, name) for buffers in parts for name in buffers]
+        self._kept: list[Tensor | None] = []
+        self.keep()
+
+    def keep(self) -> None:
+        """A good step was taken."""
+        now = [buffers.get(name) for buffers, name in self._places]
+        if len(self._kept) < len(now) or not all(map(_alike, self._kept, now)):
+            self._kept = [None if buffer is None else buffer.detach().clone() for buffer in now]
+            return
+        kept, there = ([b for b in buffers if b is not None] for buffers in (self._kept, now))
+        if kept:
+            torch._foreach_copy_(kept, there)
+
+    def restore(self) -> None:
+        """What has happened since is forgotten."""
+        for (buffers, name), kept in zip(self._places, self._kept, strict=True):
+            now = buffers.get(name)
+            if not _alike(now, kept):
+                buffers[name] = None if kept is None else kept.clone()
+            elif now is not None and kept is not None and not torch.equal(now, kept):
+                now.copy_(kept)  # constants are not written to: they may be views that cannot be
+
+
+def _alike(one: Tensor | None, other: Tensor | None) -> bool:
+    # A buffer may come, go, and be replaced by one of another size.
+    if one is None or other is None:
+        return one is other
+    return one.shape == other.shape
+
+
+def measured(losses: list[Loss], optimizer: Any, trainer: Trainer) -> tuple[float, float]:
+    """The sum of all losses of a step and the gradient's norm, of all processes together."""
+    device = trainer.strategy.root_device
+    gradients = [
+        part_here(parameter.grad)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.grad is not None
+    ]
+    norm = get_total_norm(gradients).to(device, torch.float32)
+    values = [loss.value.to(device, torch.float32) for loss in losses]
+    loss = torch.stack(values).sum() if values else torch.zeros_like(norm)
+    both = torch.stack([loss, norm.square()])
+    if several():
+        dist.all_reduce(both)
+    total, square = both.tolist()  # the one place where the host waits
+    copies = 1 if is_sharded(trainer) else trainer.world_size
+    return total, math.sqrt(square / copies)
+
+
+def part_here(tensor: Tensor) -> Tensor:
+    """Of a tensor that is shared out among processes, the part of this one."""
+    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return part
+
+
+def is_sharded(trainer: Trainer) -> bool:
+    """Whether each process holds a part of the parameters only."""
+    return isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
