@@ -35,7 +35,7 @@ class Viewer {
       this.choose(right, left);
     });
     this.tiles.forEach((tile, i) => {
-      tile.querySelector(".pick").addEventListener("click", () => this.choose(undefined, String(i)));
+      tile.querySelector(".pick").addEventListener("click", () => this.pick(String(i)));
     });
     this.slide.addEventListener("input", () => this.split(Number(this.slide.value)));
     for (const button of this.figure.querySelectorAll("[data-zoom]")) {
@@ -44,6 +44,12 @@ class Viewer {
     this.stage.addEventListener("keydown", (event) => this.key(event));
     this.choose();
     this.split(50);
+  }
+
+  // To the right; what was there goes to the left, if that would be the same picture.
+  pick(index) {
+    const [left, right] = this.choices.map((choice) => choice.value);
+    this.choose(left === index ? right : left, index);
   }
 
   choose(left = this.choices[0].value, right = this.choices[1].value) {

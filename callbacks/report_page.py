@@ -17,6 +17,7 @@ from callbacks.report_tables import SHARE, numbers, shares
 
 MEGABYTE = 1_000_000
 BESIDE = Path(__file__).parent  # the style sheet and the script
+WITHOUT_SCRIPT = Markup(".comparison, .controls { display: none }")
 LEFT_OUT = ("epoch", "hp_metric")  # scalars that are no measurement
 ORDER = ("train", "val", "throughput")  # of curves, by the first part of their names
 
@@ -61,6 +62,7 @@ def page(runs: Sequence[Run], limits: Limits) -> str:
         element("meta", {"http-equiv": "Content-Security-Policy", "content": _policy(script)}),
         element("title", None, f"{title} · Enlarger"),
         element("style", None, Markup(style)),
+        element("noscript", None, element("style", None, WITHOUT_SCRIPT)),
     )
     content = joined([*body, footer, element("script", None, Markup(script))])
     return "<!DOCTYPE html>\n" + element("html", {"lang": "en"}, head, _body(content)) + "\n"
@@ -227,7 +229,7 @@ def _chosen(
         remarks.append(f"The files of {missing} pictures are missing.")
     if left_out := len(found) - len(kept) - missing:
         remarks.append(
-            f"{left_out} more pictures lie beside this page, in report/pictures: it holds at most "
+            f"{left_out} more pictures are in report/pictures of the run: the page holds at most "
             f"{limits.megabytes:g} MB of them"
             + ("." if limits.pictures is None else f", {limits.pictures} of each dataset.")
         )

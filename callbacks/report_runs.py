@@ -95,7 +95,7 @@ def check_run(path: Path) -> None:
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
-    """The last parts of the paths, as few as tell them apart.
+    """Of each path the last part, or as few as tell it from the others.
 
     Raises:
         ValueError: Two paths are one directory.
@@ -104,11 +104,13 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     if len(set(parts)) < len(parts):
         twice = next(path for path, p in zip(paths, parts, strict=True) if parts.count(p) > 1)
         raise ValueError(f"{twice} is given twice; give each run once")
-    for count in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(p[-count:]) for p in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in paths]
+    return [_shortest(own, parts) for own in parts]
+
+
+def _shortest(own: tuple[str, ...], parts: Sequence[tuple[str, ...]]) -> str:
+    counts = range(1, len(own) + 1)
+    alone = (n for n in counts if sum(other[-n:] == own[-n:] for other in parts) == 1)
+    return "/".join(own[-next(alone, len(own)) :])
 
 
 def read_run(path: Path, name: str) -> Run:

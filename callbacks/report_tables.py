@@ -49,11 +49,12 @@ def numbers(runs: Sequence[Run]) -> list[Markup]:
 def shares(runs: Sequence[Run]) -> Markup | None:
     """Bars of the scalars ``throughput/share_...``, which are of a whole run; None without."""
     rows = []
-    for number, run in enumerate(runs):
-        for tag, curve in run.curves.items():
-            if tag.startswith(SHARE) and curve.values:
+    tags = dict.fromkeys(tag for run in runs for tag in run.curves if tag.startswith(SHARE))
+    for tag in tags:
+        for number, run in enumerate(runs):
+            if tag in run.curves and (values := run.curves[tag].values):
                 name = run.name if len(runs) > 1 else ""
-                rows.append(_share(number, name, tag.removeprefix(SHARE), curve.values[-1]))
+                rows.append(_share(number, name, tag.removeprefix(SHARE), values[-1]))
     return _scrolling(element("table", {"class": "shares"}, *rows)) if rows else None
 
 

@@ -122,6 +122,14 @@ def test_hr_is_the_third_choice(page: Browser) -> None:
     assert text(page, pressed) == "LR, bicubic"
 
 
+def test_a_picture_is_not_compared_with_itself(page: Browser) -> None:
+    page.click(f"{FIRST} .tile:nth-child(1) .pick")
+    assert (text(page, f"{FIRST} .tag.left"), text(page, f"{FIRST} .tag.right")) == (
+        "output",
+        "LR, bicubic",
+    )
+
+
 def test_zoom_and_pan_are_those_of_all_methods(page: Browser) -> None:
     assert set(transforms(page)) == {"1.000 0.00 0.00"}
     page.click(f"{FIRST} [data-zoom=in]")
