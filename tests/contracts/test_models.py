@@ -6,14 +6,19 @@ import functools
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
+from torch.nn import functional
 
+from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.base import ImageModel
 from lightning_modules.folder_outputs import FolderOutputs
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.regression import Regression
+from lightning_modules.resshift import ResShift
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.model_contract import SIZES, ModelContract, batch_of
@@ -35,6 +40,18 @@ def regression(network, **settings):
     return lambda scale, folder: Regression(scale, functools.partial(network, **settings))
 
 
+class Denoiser(nn.Module):
+    """As small as can be: one convolution of the noisy picture and the LR one."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(6, 3, 3, padding=1)
+
+    def forward(self, x, t, lr):
+        seen = functional.interpolate(lr, x.shape[-2:], mode="nearest-exact")
+        return self.conv(torch.cat([x, seen], 1)) + 0.01 * t.view(-1, 1, 1, 1)
+
+
 # A line for each class of ours that needs more than the scale: functions of the scale and an empty
 # folder. Several for one class are all tested.
 EXAMPLES = {
@@ -45,6 +62,7 @@ EXAMPLES = {
         "IMDN": regression(IMDN, channels=16, blocks=2),
         "LIIF": regression(LIIF, blocks=1, channels=8, hidden=(16, 16)),
     },
+    ResShift: {"pixels": lambda scale, folder: ResShift(scale, Denoiser(), PixelSpace())},
 }
 
 
