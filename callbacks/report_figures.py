@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from callbacks.base import MetricProtocol
@@ -13,7 +14,6 @@ from callbacks.markup import Attributes, Markup, element, joined
 from callbacks.report_pictures import Evaluation, Picture
 from callbacks.report_runs import Run
 
-OF_ALL = ("bicubic", "hr")  # files that do not depend on the method
 TITLES = {"bicubic": "LR, bicubic", "hr": "HR"}
 
 
@@ -74,17 +74,14 @@ def tiles(scene: Scene) -> list[Tile]:
     """The pictures of a scene: bicubic, the methods', HR. Files that are missing are left out."""
     alike = _comparable(scene)
     found = []
-    first = scene.shown[0]
     for kind in ("bicubic", "sr", "hr"):
-        for shown in scene.shown if kind == "sr" else [first]:
-            name = shown.picture["files"].get(kind)
-            if name is None or not (path := shown.run.picture_file(name)).is_file():
-                continue
+        having = [shown for shown in scene.shown if _file(shown, kind).is_file()]
+        for shown in having if kind == "sr" else having[:1]:
             numbers = shown.picture["numbers"].get(kind, {})
             values = {metric: numbers[metric] for metric in numbers if metric in alike}
             caption = ", ".join(f"{metric} {value:.4g}" for metric, value in values.items())
             label = TITLES.get(kind) or (shown.run.name if scene.named else "output")
-            found.append(Tile(label, path.read_bytes(), caption))
+            found.append(Tile(label, _file(shown, kind).read_bytes(), caption))
     return found
 
 
@@ -112,6 +109,11 @@ def figure(scene: Scene, shown: Sequence[Tile], number: int) -> Markup:
 def data_uri(data: bytes) -> str:
     """A WebP file inside a page."""
     return "data:image/webp;base64," + base64.b64encode(data).decode()
+
+
+def _file(shown: Shown, kind: str) -> Path:
+    """Where a picture is; a folder, where there is none."""
+    return shown.run.picture_file(shown.picture["files"].get(kind, ""))
 
 
 def _comparable(scene: Scene) -> set[str]:

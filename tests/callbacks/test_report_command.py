@@ -156,6 +156,15 @@ def test_a_picture_that_was_removed_is_said(tmp_path: Path) -> None:
     assert list(tiles(page))[1:] == [f"tiny/{i:02d}" for i in range(2, 7)]
 
 
+def test_a_picture_that_one_run_lacks_is_taken_from_another(tmp_path: Path) -> None:
+    runs = [run_of(tmp_path / name, 0.5) for name in ("a", "b")]
+    index = load_index(runs[0])
+    assert index is not None
+    (runs[0] / "report/pictures" / index["evaluations"][0]["pictures"][0]["files"]["hr"]).unlink()
+    shown = tiles(compared(tmp_path, *runs))["tiny/00"]
+    assert list(shown) == ["LR, bicubic", "a", "b", "HR"]
+
+
 def test_what_is_no_run_is_refused_with_the_way_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
