@@ -145,7 +145,8 @@ class Checkpoints(Checkpoint):
             return
         step = trainer.global_step
         self._value = None
-        if self.every_n_steps and step % self.every_n_steps == 0 and step != self._saved_step:
+        whole = bool(self.every_n_steps) and step > 0 and step % self.every_n_steps == 0
+        if whole and step != self._saved_step:
             self._due = True
         if self.every_n_minutes and step % max(1, vars(trainer)["log_every_n_steps"]) == 0:
             late = time.monotonic() - self._saved_at >= 60 * self.every_n_minutes

@@ -84,6 +84,8 @@ class FullySharded(ModelParallelStrategy):
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The state as one process alone would have it, on the first; empty on the others."""
         plain = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        if not plain.state:  # no step was taken yet, and torch would take one to have something
+            return plain.state_dict() if self.global_rank == 0 else {}
         whole: dict[str, Any] = dict(get_optimizer_state_dict(self._whole(), plain, options=WHOLE))
         if self.global_rank != 0:
             return {}
@@ -102,6 +104,8 @@ class FullySharded(ModelParallelStrategy):
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Each process takes its part of the states."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            if not state["state"]:
+                continue
             names = self._names(optimizer)
             named: Any = {
                 "state": {

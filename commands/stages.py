@@ -13,10 +13,10 @@ import torch
 from lightning.pytorch import Trainer
 
 from commands.advice import Pictures, Stage
-from datamodules import decode, restart
+from datamodules import decode, jpeg, restart
 
 LEAST = 3  # batches, however long they take
-DECODERS = (decode.decode, restart.decode_crop)
+DECODERS = (decode.decode, jpeg.read_rows, restart.decode_crop)
 START_OF_JPEG = b"\xff\xd8"
 
 Tick = Callable[[float], None]  # told the share that is done
@@ -86,6 +86,8 @@ class _Seen:
 
     def __call__(self, data: Any, result: Any) -> None:
         """Count one call."""
+        if result is None:  # left to another decoder
+            return
         rgb = getattr(result, "rgb", result)
         self.count += 1
         self.pixels += rgb.shape[0] * rgb.shape[1]

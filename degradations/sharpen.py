@@ -104,7 +104,7 @@ def blurred(image: Tensor, taps: Tensor) -> Tensor:
     """
     (_, H, W), n = image.shape, len(taps) // 2
     across = _along_columns(mirrored(image, (n, 0), (H + 2 * n, _whole(W))), taps)[:, :, :W]
-    if n < W and H == _whole(H):
+    if n < W and _whole(H) == H:
         turned = _transposed_and_mirrored(across, n)
     else:
         turned = mirrored(transposed(across), (n, 0), (W + 2 * n, _whole(H)))

@@ -361,7 +361,7 @@ class SuperResolver(ImageModel):
             sr = restore_tiled(self._restored, batch, self.tile, self.tile_overlap)
         else:
             sr = self._restored(batch, Noise(batch["seed"], batch["lr"].device))
-        return {"sr": sr.float().clamp(0, 1)}
+        return {"sr": _in_range(sr)}
 
     def _restored(self, batch: Batch, noise: Noise) -> Tensor:
         sr = self.restore(batch, noise)
@@ -439,7 +439,7 @@ class Generator(ImageModel):
             raise ValueError(
                 f"{type(self).__name__} made {_shape(pictures.shape)}, expected {_shape(expected)}"
             )
-        return {"sr": pictures.float().clamp(0, 1)}
+        return {"sr": _in_range(pictures)}
 
     def validation_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -461,6 +461,12 @@ class Generator(ImageModel):
 def class_path(model: nn.Module) -> str:
     """Import path of a model's class, as a configuration names it."""
     return f"{type(model).__module__}.{type(model).__qualname__}"
+
+
+def _in_range(pictures: Tensor) -> Tensor:
+    # Clamping would make a good picture of infinity; NaN is counted, named, and spoils a metric.
+    pictures = pictures.float()
+    return torch.where(pictures.isinf(), torch.nan, pictures.clamp(0, 1))
 
 
 def _is_of_steps(booked: Any) -> bool:

@@ -36,9 +36,7 @@ def test_what_fits_is_left(torchrun, devices):
 
 @pytest.mark.parametrize(("devices", "num_nodes"), [(2, 2), (3, 3), ([0], 2)])
 def test_what_does_not_fit_is_an_error(torchrun, devices, num_nodes):
-    with pytest.raises(
-        ConfigurationError, match=r"3 processes on each of 2 nodes, .* set them"
-    ):
+    with pytest.raises(ConfigurationError, match=r"3 processes on each of 2 nodes, .* set them"):
         follow_torchrun(trainer(devices, num_nodes))
 
 

@@ -634,3 +634,18 @@ class TestGenerator:
 
 def test_class_path():
     assert class_path(Convolution(2)) == "tests.lightning_modules.tiny.Convolution"
+
+
+def test_infinity_is_no_good_picture():
+    """Clamped, it would be white, and nobody would know."""
+
+    class Overflowing(Model):
+        def restore(self, batch, noise):
+            picture = torch.full((len(batch["lr"]), 3, *batch["size"]), 0.5)
+            picture[:, 0], picture[:, 1, 0] = torch.inf, -torch.inf
+            return picture
+
+    sr = Overflowing().enlarge(batch_of())["sr"]
+    assert sr[:, 0].isnan().all()
+    assert sr[:, 1, 0].isnan().all()
+    assert sr[:, 1, 1:].unique().tolist() == [0.5]
