@@ -1,5 +1,6 @@
 # make demo   train, test and use a small model on photographs that come with the environment (minutes on a CPU)
 # make test   everything that CI checks
+# make test-slow   what takes longer: runs on several processes, and the like
 # make test-faults   two nodes that lose power, cables and disks, again and again (a quarter of an hour; needs root)
 # All first make the environment in .venv, and do nothing about it the second time.
 
@@ -8,7 +9,7 @@ BIN := .venv/bin
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: install demo test test-faults lint types pytest clean
+.PHONY: install demo test test-slow test-faults lint types pytest clean
 
 install: .venv/.installed
 
@@ -43,7 +44,11 @@ types: install
 
 # Two processes of one thread each: the tests are many and small.
 pytest: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+
+test-slow: install
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m 'slow and not gpu and not network' \
+	  --ignore tests/distributed/test_faults.py
 
 # Its report is committed.
 test-faults: install

@@ -33,7 +33,8 @@ class TemporaryError(Exception):
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """The nearest of the choices as half a sentence, or nothing."""
     choices = list(choices)
-    near = difflib.get_close_matches(word, choices, n=1)
+    near = [choice for choice in choices if choice.startswith(f"{word}_")]  # its short name
+    near = near or difflib.get_close_matches(word, choices, n=1)
     if not near:  # a long dotted key may differ in its last part only
         tail = word.rpartition(".")[2]
         tails = {choice.rpartition(".")[2]: choice for choice in choices}

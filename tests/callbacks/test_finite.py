@@ -142,6 +142,7 @@ class Save(Callback):
         (self.folder / f"{trainer.global_rank}.json").write_text(json.dumps(found))
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_know_the_same(tmp_path: Path) -> None:
     callbacks = [FiniteOutputs(), Save(tmp_path)]

@@ -358,7 +358,9 @@ def two(folder: Path, model: LightningModule, *callbacks: Callback) -> list[dict
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("fault", ["nan loss", "nan beside it"])
+@pytest.mark.parametrize(
+    "fault", ["nan loss", pytest.param("nan beside it", marks=pytest.mark.slow)]
+)
 def test_both_processes_leave_out_what_one_has_seen(tmp_path: Path, fault: str) -> None:
     """``nan beside it`` has finite gradients everywhere: only the agreement tells of it."""
     model = Sharded(fault, (key(6),), [0, 1, 2, 3, 4, 5])  # the second batch of rank 1
@@ -402,6 +404,7 @@ def overlay(folder: Path, name: str, model: dict[str, Any], guard: dict[str, Any
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_all_processes_stop_at_the_limit(tiny: Path, strategy: str) -> None:
@@ -419,6 +422,7 @@ def test_all_processes_stop_at_the_limit(tiny: Path, strategy: str) -> None:
     assert all(value.isfinite().all() for value in saved["state_dict"].values())
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_a_sharded_run_goes_on_as_a_whole_one(tiny: Path) -> None:
     """Each process of FSDP has a part of the gradient only."""

@@ -289,6 +289,7 @@ class Zeros(Sharded):
         return self.val_dataloader()
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_write_the_page_of_one(tmp_path: Path) -> None:
     pages = []

@@ -270,6 +270,7 @@ def set_metrics() -> list[Metric]:
     return [Color(control=True), FID(), KID(), several, SWD(), KIDThumb()]
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_one_two_and_three_processes_agree(inception: Path, tmp_path: Path) -> None:
     found = {}

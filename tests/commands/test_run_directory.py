@@ -376,6 +376,7 @@ def test_numbers_of_some_pictures_do_not_replace_those_of_all(
     assert sorted(r["n"] for r in results if r["metric"] == "psnr") == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_terminated_run_says_so(tiny: Path) -> None:
     """A launcher that starts the next command only after success must not take it for one."""
     command = [sys.executable, str(REPO / "main.py"), "fit", "--config", "tiny.yaml"]

@@ -142,6 +142,7 @@ def test_the_example_of_the_page(
     assert results("tiny")["psnr"]["std"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_give_the_same(stochastic: str, enlarger: Enlarger) -> None:
     """With one picture the second process does not see the method draw anything."""

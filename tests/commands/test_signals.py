@@ -196,7 +196,9 @@ def test_lightnings_own_exchange_of_signals_is_where_we_take_it_from() -> None:
     assert callable(trainer._signal_connector.teardown)
 
 
-@pytest.mark.parametrize("number", [TERM, USR1, INT])
+@pytest.mark.parametrize(
+    "number", [TERM, *(pytest.param(other, marks=pytest.mark.slow) for other in (USR1, INT))]
+)
 def test_a_signal_to_all_processes_of_a_group(tiny: Path, number: int) -> None:
     """As torchrun, SLURM and a terminal send it: workers that read pictures get it, too."""
     command = [sys.executable, str(REPO / "main.py"), "fit", "--config", "tiny.yaml"]

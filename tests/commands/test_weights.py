@@ -171,12 +171,16 @@ def test_messages(name: str, message: str) -> None:
 # -------------------------------------------------------------------------------- the real manifest
 
 
+UNPUBLISHED = {"nrqm"}  # no hash of it is known: what a user has is told by its own, not verified
+
+
 def test_the_shipped_manifest_is_complete() -> None:
     entries = yaml.safe_load(MANIFEST.read_text())
     assert {"imdn-x2", "imdn-x3", "imdn-x4"} <= set(entries)
     for name, entry in entries.items():
         assert set(entry) == {"file", "sha256", "licence", "source", "used_by"}, name
-        assert re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]), name
+        if name not in UNPUBLISHED:
+            assert re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]), name
         assert entry["source"].startswith("https://"), name
 
 

@@ -170,6 +170,7 @@ class Report(Callback):
         torch.save((self.keys, metric.records), self.folder / f"{trainer.global_rank}.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_a_process_without_a_picture_does_not_keep_the_others_waiting(tmp_path):
     """Two processes, sets of one and of three pictures: each counts once, and the run ends."""

@@ -182,6 +182,7 @@ def _process(rank: int, port: int, results: multiprocessing.Queue) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_the_first_process_gathers_all():
     with socket.socket() as free:

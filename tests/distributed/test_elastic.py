@@ -15,6 +15,7 @@ from tests.distributed.test_two_processes import torchrun
 STEPS = 12  # 2.4 epochs
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_every_global_batch_is_the_same(tiny: Path, enlarger: Callable[..., None]) -> None:
     """Same pictures, same crops and, to rounding, the same LR from random degradations."""

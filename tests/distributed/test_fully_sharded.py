@@ -16,6 +16,7 @@ pytestmark = pytest.mark.distributed
 METRIC = "[callbacks.psnr.PSNR]"  # and no EMA, which needs whole parameters
 
 
+@pytest.mark.slow
 def test_goes_on_sharded_and_whole(tiny: Path, enlarger: Callable[..., None]) -> None:
     """One file for both: states of the optimiser in the order in memory that each of them needs."""
     command = ["fit", "--config", "tiny.yaml", "--trainer.callbacks", METRIC]

@@ -51,6 +51,7 @@ def ends(tasks: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
     return [(process.returncode, text) for process, text in zip(tasks, said, strict=True)]
 
 
+@pytest.mark.slow
 def test_check_and_a_difference(tiny: Path) -> None:
     at = port()
     (first, table), (second, other) = ends(
@@ -74,6 +75,7 @@ def test_check_and_a_difference(tiny: Path) -> None:
         assert "data.init_args.batch_size is 8 there, 4 on rank 0" in said
 
 
+@pytest.mark.slow
 def test_one_that_does_not_come_is_named(tiny: Path) -> None:
     alone = task(0, port(), "fit", "--config", "tiny.yaml", "--run.preflight_minutes", 0.02)
     ((status, said),) = ends([alone])

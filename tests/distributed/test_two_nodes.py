@@ -112,6 +112,7 @@ def assert_unharmed(net: Network, run: str, whole: Path) -> None:
         assert set(epoch.values()) == {CROPS}
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_node_stops_both_and_a_short_cut_stops_none(
     net: Network, whole: Path
 ) -> None:
