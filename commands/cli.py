@@ -208,6 +208,8 @@ class EnlargerCLI(LightningCLI):
         given = list(given) if isinstance(given, list | tuple) else [given]
         trainer.callbacks = [Start(self.company, self._facts), Stops(self.company), *given]
         trainer.callbacks += self._own_callbacks(trainer)
+        # Last of all: it may fail the command, when all others have written what they found.
+        trainer.callbacks.sort(key=lambda callback: isinstance(callback, FiniteOutputs))
         trainer.plugins = _plugins(trainer.plugins)
         idle = {"writer"} if self.fits else {"checkpoint"}
         if trainer.enable_checkpointing is False:

@@ -169,9 +169,10 @@ class Lifeline:
         Returns:
             What to say, and the status to end with; None where all others seem to be well.
         """
-        deadline = time.monotonic() + 4 * self.heartbeat
+        # Three signs that did not come are enough where a connection broke, too. The last one that
+        # did may have been seen a beat after it was given, and a busy machine is late itself.
+        deadline = time.monotonic() + 6 * self.heartbeat
         while time.monotonic() < deadline:
-            # Three signs that did not come are enough where a connection broke, too.
             found = self._judge(time.monotonic(), 3 * self.heartbeat, grace=0.0)
             if found is not None:
                 return found

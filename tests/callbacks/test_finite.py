@@ -180,3 +180,4 @@ def test_the_command_ends_with_one_sentence(
     assert told.count("error: outputs with pixels that are NaN or infinite: 2 of the 2") == strict
     assert "Traceback" not in told
     assert json.loads(Path("runs/broken/results.json").read_text())["results"][0]["value"] == "nan"
+    assert Path("runs/broken/report.html").exists()
