@@ -30,6 +30,7 @@ from benchmarks.degradation import SEED, against, in_turns, photographs
 from benchmarks.report import write_report
 from callbacks.niqe import NIQE
 from callbacks.picture_files import find_pictures
+from commands.memory import keep_freed_memory
 
 BATCH, SIDE = 8, 256
 QUALITY, SCALE = 40, 4  # of the JPEGs and of bicubic that both are compared on
@@ -129,6 +130,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as every command does; theirs profits as well
     peer = Peer(arguments.peers)
     ours = Ours(peer.model)
     results: dict[str, Any] = {
