@@ -10,10 +10,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from callbacks.base import evaluated_datasets, output_image
-from callbacks.finite_pixels import are_finite, spoiled
+from callbacks.finite_pixels import are_finite
 from callbacks.processes import gather
-
-__all__ = ["FiniteOutputs", "spoiled"]
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from callbacks.base import ImageMetric, MetricProtocol
-from callbacks.finite import spoiled
 from callbacks.pixels import to_pixels
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ class Lattice(ImageMetric):
                 f"a lattice of {self.period} needs {least}x{least}: leave such images out, or set "
                 "a smaller `period` of Lattice in trainer.callbacks"
             )
-        return spoiled(lattice(to_pixels(sr, "y")[:, 0], self.period), sr)
+        return lattice(to_pixels(sr, "y")[:, 0], self.period)
 
 
 def lattice(luma: Tensor, period: int) -> Tensor:

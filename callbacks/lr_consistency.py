@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor
 
 from callbacks.base import ImageMetric, MetricProtocol
-from callbacks.finite import spoiled
 from callbacks.pixels import to_pixels
 from callbacks.psnr import psnr
 from degradations.bicubic import resize
@@ -93,5 +92,4 @@ class LRConsistency(ImageMetric):
             )
         output = (sr * 255).round() / 255 if self.round_8bit else sr
         down = resize(output, lr.shape[-2:])
-        values = psnr(*(to_pixels(x, self.color, self.border, False) for x in (down, lr)))
-        return spoiled(values, sr)  # `resize` clamps
+        return psnr(*(to_pixels(x, self.color, self.border, False) for x in (down, lr)))

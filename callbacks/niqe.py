@@ -20,7 +20,6 @@ from torch import Tensor
 
 from callbacks import weights
 from callbacks.base import ImageMetric, Measured, MetricProtocol, Record
-from callbacks.finite import spoiled
 from callbacks.niqe_features import BLOCK, block_features, distance
 from callbacks.niqe_model import fit_model, read_model, save_model
 from callbacks.picture_files import find_pictures
@@ -125,7 +124,7 @@ class NIQE(ImageMetric):
         }
 
     def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """(B,) distances from the model; NaN for an image with a pixel that is not finite.
+        """(B,) distances from the model.
 
         Images of fewer than two blocks have none: they are left out of the mean, and named.
 
@@ -142,9 +141,7 @@ class NIQE(ImageMetric):
         whole = sr[..., border : border + rows * BLOCK, border : border + columns * BLOCK]
         luma = self._luma(whole)
         mean, covariance = (x.to(luma.device) for x in self.pristine)
-        values = distance(mean, covariance, block_features(luma)[0])
-        # A bad pixel spoils its own block only, which would be left out of the mean in silence.
-        return spoiled(values, sr)
+        return distance(mean, covariance, block_features(luma)[0])
 
     def summarise(self, dataset: Any, images: Measured) -> list[Record]:
         """The mean over the pictures that are large enough."""

@@ -13,10 +13,9 @@ import torch
 from lightning.pytorch import Trainer
 
 from commands.advice import Pictures, Stage
-from datamodules import decode, jpeg, restart
+from datamodules.clock import DECODING
 
 LEAST = 3  # batches, however long they take
-DECODERS = (decode.decode, jpeg.read_rows, restart.decode_crop)
 START_OF_JPEG = b"\xff\xd8"
 
 Tick = Callable[[float], None]  # told the share that is done
@@ -165,12 +164,12 @@ def _patched(source: Any, clock: Clock) -> Iterator[None]:
 @contextmanager
 def _decoders(clock: Clock, seen: Callable[..., None]) -> Iterator[None]:
     """Time the decoders wherever they were imported to."""
-    timed = {function: clock.timed(function, seen) for function in DECODERS}
+    timed = {function: clock.timed(function, seen) for function in DECODING.functions}
     places = [
         (module, name, value)
         for module in list(sys.modules.values())
         for name, value in list(getattr(module, "__dict__", {}).items())
-        if callable(value) and any(value is function for function in DECODERS)
+        if callable(value) and any(value is function for function in timed)
     ]
     for module, name, value in places:
         if module.__name__ != __name__:

@@ -51,6 +51,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.functions: list[Callable[..., object]] = []  # those that it times, as they are called
         self._within = False
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
@@ -67,6 +68,7 @@ class Stopwatch:
                 self.seconds += time.perf_counter() - begun
                 self._within = False
 
+        self.functions.append(timed)
         return timed
 
 

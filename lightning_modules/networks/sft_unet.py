@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules.networks.swin_unet import sinusoids
+from lightning_modules.networks.swin_unet import sinusoids, zeroed
 
 AdapterKind = Literal["fourier", "mlp", "none"]
 Size = tuple[int, int]
@@ -103,7 +103,7 @@ class SFTUNet(nn.Module):
             below = widths[level - 1] if level else after
             self.grow.append(nn.Conv2d(after, below, 3, padding=1) if level else nn.Identity())
             now = below
-        self.last = nn.Sequential(_norm(now), nn.SiLU(), _zero(nn.Conv2d(now, 3, 3, padding=1)))
+        self.last = nn.Sequential(_norm(now), nn.SiLU(), zeroed(nn.Conv2d(now, 3, 3, padding=1)))
 
     def forward(
         self,
@@ -225,8 +225,8 @@ class Modulation(nn.Module):
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
-        self.gamma = _zero(nn.Conv2d(width, channels, 3, padding=1))
-        self.beta = _zero(nn.Conv2d(width, channels, 3, padding=1))
+        self.gamma = zeroed(nn.Conv2d(width, channels, 3, padding=1))
+        self.beta = zeroed(nn.Conv2d(width, channels, 3, padding=1))
 
     def forward(self, x: Tensor, place: Tensor | None) -> Tensor:
         """(B, channels, h, w); ``place`` is (B, width, h, w), or None for no modulation."""
@@ -251,7 +251,7 @@ class Block(nn.Module):
         self.norm1, self.conv1 = _norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
         self.embed = nn.Linear(embedding, 2 * outputs)
         self.norm2, self.dropout = _norm(outputs), nn.Dropout(dropout)
-        self.conv2 = _zero(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.conv2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
@@ -271,7 +271,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm, self.qkv = _norm(channels), nn.Conv2d(channels, 3 * channels, 1)
-        self.out = _zero(nn.Conv2d(channels, channels, 1))
+        self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, h, w) to the same."""
@@ -318,9 +318,3 @@ def _through(blocks: nn.Module, x: Tensor, embedded: Tensor) -> Tensor:
 
 def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(min(32, max(channels // 4, 1)), channels), channels)
-
-
-def _zero(layer: nn.Conv2d) -> nn.Conv2d:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer

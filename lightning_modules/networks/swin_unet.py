@@ -109,7 +109,7 @@ class SwinUNet(nn.Module):
                 up.append(Steps(*steps))
         self.output_blocks = nn.ModuleList(up)
         self.out = nn.Sequential(
-            _norm(now), nn.SiLU(), _zero(nn.Conv2d(now, channels, 3, padding=1))
+            _norm(now), nn.SiLU(), zeroed(nn.Conv2d(now, channels, 3, padding=1))
         )
 
     def forward(self, x: Tensor, t: Tensor, lr: Tensor) -> Tensor:
@@ -167,6 +167,13 @@ def sinusoids(t: Tensor, width: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
+def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """The same layer with zeros for weights, so that its branch begins as nothing."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
 class Steps(nn.Sequential):
     """Layers one after another, of which the residual blocks see the embedded timestep."""
 
@@ -196,7 +203,7 @@ class ResBlock(nn.Module):
             _norm(outputs),
             nn.SiLU(),
             nn.Identity(),  # a dropout of 0 in upstream
-            _zero(nn.Conv2d(outputs, outputs, 3, padding=1)),
+            zeroed(nn.Conv2d(outputs, outputs, 3, padding=1)),
         )
         self.skip_connection = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
@@ -418,9 +425,3 @@ def _reduction(channels: int, halvings: int) -> nn.Module:
 
 def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(_GROUPS, channels), channels)
-
-
-def _zero(layer: nn.Conv2d) -> nn.Conv2d:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer

@@ -15,7 +15,7 @@ from callbacks.lattice import Lattice, lattice
 
 def compute(metric: Lattice, sr: Tensor) -> Tensor:
     batch: Any = {"key": [f"set/{i}" for i in range(len(sr))]}
-    return metric.compute(sr, sr, batch)
+    return metric.measure(sr, sr, batch)
 
 
 def photographs() -> Tensor:

@@ -69,7 +69,7 @@ def metric(pristine: Path) -> NIQE:
 
 def compute(metric: NIQE, sr: Tensor, key: str = "x") -> Tensor:
     batch: Any = {"key": [f"{key}{i}" for i in range(len(sr))]}
-    return metric.compute(sr, sr, batch)
+    return metric.measure(sr, sr, batch)
 
 
 # --------------------------------------------------------------------------------- the right number
