@@ -1,0 +1,81 @@
+"""Learning-rate schedules that papers have and torch has not, stepped once a step of training."""
+
+from __future__ import annotations
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class WarmUp(LambdaLR):
+    """A learning rate that rises evenly over the first steps, and then stays.
+
+    Step n, counted from 1, is taken with n / ``warm_up`` of the optimiser's rate.
+
+    Args:
+        optimizer: Whose learning rate it is.
+        warm_up: Number of steps until the whole rate is reached; 0: from the start.
+
+    Raises:
+        ValueError: ``warm_up`` is negative.
+    """
+
+    def __init__(self, optimizer: Optimizer, warm_up: int = 5000) -> None:
+        if warm_up < 0:
+            raise ValueError(f"warm_up of {type(self).__name__} is {warm_up}; expected 0 or more")
+        self.warm_up = warm_up
+        super().__init__(optimizer, [self._of(g["lr"]) for g in optimizer.param_groups])
+
+    def _of(self, rate: float) -> _Factor:
+        return _Factor(self.warm_up)
+
+
+class WarmUpCosine(WarmUp):
+    """A learning rate that rises evenly over the first steps, and then falls on half a cosine.
+
+    Args:
+        optimizer: Whose learning rate it is.
+        steps: The step at which ``final`` is reached, and kept; as a rule ``trainer.max_steps``.
+        warm_up: Number of steps until the whole rate is reached; 0: from the start.
+        final: The learning rate at the end.
+
+    Raises:
+        ValueError: The warm-up is negative, or leaves no step to fall in; or ``final`` is below 0
+            or above the optimiser's rate.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, steps: int, warm_up: int = 5000, final: float = 2e-5
+    ) -> None:
+        if steps <= warm_up:
+            raise ValueError(
+                f"steps of WarmUpCosine is {steps}, of which warm_up takes {warm_up}; expected "
+                "more: set it to trainer.max_steps"
+            )
+        for group in optimizer.param_groups:
+            if not 0 <= final <= group["lr"]:
+                raise ValueError(
+                    f"final of WarmUpCosine is {final:g}; expected 0 up to the optimiser's lr "
+                    f"{group['lr']:g}"
+                )
+        self.steps, self.final = steps, final
+        super().__init__(optimizer, warm_up)
+
+    def _of(self, rate: float) -> _Factor:
+        return _Factor(self.warm_up, self.steps, self.final / rate)
+
+
+class _Factor:
+    """What the rate is multiplied by in a step, counted from 0."""
+
+    def __init__(self, warm_up: int, steps: int | None = None, final: float = 1.0) -> None:
+        self.warm_up, self.steps, self.final = warm_up, steps, final
+
+    def __call__(self, step: int) -> float:
+        if step < self.warm_up:
+            return (step + 1) / self.warm_up
+        if self.steps is None:
+            return 1.0
+        done = min((step - self.warm_up) / (self.steps - self.warm_up), 1.0)
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2

@@ -1,0 +1,59 @@
+"""Learning-rate schedules: their values at known steps, and that they go on where they stopped."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lightning_modules.schedulers import WarmUp, WarmUpCosine
+
+
+def optimizer(rate=5e-5):
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
+
+
+def rates(scheduler, count):
+    """The learning rate of each of so many steps."""
+    found = []
+    for _ in range(count):
+        found.append(scheduler.optimizer.param_groups[0]["lr"])
+        scheduler.optimizer.step()
+        scheduler.step()
+    return found
+
+
+def test_it_rises_and_stays():
+    assert rates(WarmUp(optimizer(1.0), 4), 6) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+    assert rates(WarmUp(optimizer(1.0), 0), 2) == [1, 1]
+
+
+def test_it_rises_and_falls_as_torch_s_cosine():
+    found = rates(WarmUpCosine(optimizer(), steps=12, warm_up=2), 14)
+    assert found[:2] == pytest.approx([2.5e-5, 5e-5])
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer(), T_max=10, eta_min=2e-5)
+    assert found[2:13] == pytest.approx(rates(theirs, 11))
+    assert found[13] == pytest.approx(2e-5)
+
+
+def test_it_goes_on_where_it_stopped():
+    whole = rates(WarmUpCosine(optimizer(), steps=12, warm_up=4), 12)
+    first, second = (WarmUpCosine(optimizer(), steps=12, warm_up=4) for _ in range(2))
+    before = rates(first, 5)
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.load_state_dict(first.state_dict())
+    assert before + rates(second, 7) == pytest.approx(whole)
+
+
+def test_the_state_is_of_plain_types(tmp_path):
+    """Checkpoints are read without running code."""
+    torch.save(WarmUpCosine(optimizer(), steps=12, warm_up=4).state_dict(), tmp_path / "state.pt")
+    assert torch.load(tmp_path / "state.pt", weights_only=True)
+
+
+def test_what_cannot_be():
+    with pytest.raises(ValueError, match="warm_up of WarmUp is -1"):
+        WarmUp(optimizer(), -1)
+    with pytest.raises(ValueError, match="steps of WarmUpCosine is 10, of which warm_up takes 10"):
+        WarmUpCosine(optimizer(), 10, 10)
+    with pytest.raises(ValueError, match="final of WarmUpCosine is 0.001; .* lr 5e-05"):
+        WarmUpCosine(optimizer(), 10, 2, final=1e-3)
