@@ -55,5 +55,5 @@ def test_what_cannot_be():
         WarmUp(optimizer(), -1)
     with pytest.raises(ValueError, match="steps of WarmUpCosine is 10, of which warm_up takes 10"):
         WarmUpCosine(optimizer(), 10, 10)
-    with pytest.raises(ValueError, match="final of WarmUpCosine is 0.001; .* lr 5e-05"):
+    with pytest.raises(ValueError, match=r"final of WarmUpCosine is 0.001; .* lr 5e-05"):
         WarmUpCosine(optimizer(), 10, 2, final=1e-3)
