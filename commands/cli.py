@@ -251,6 +251,7 @@ class EnlargerCLI(LightningCLI):
                 callback.resumed_from = self.resumed_from
                 callback.config = self.config_dump if self._keeps_config() else None
                 callback.off = self.subcommand in TRIALS
+        self.model.load_parts(self._find_part)
         if self.fits:
             if self.resumed_from is not None:
                 log.info("resuming the run in %s from %s", self.run.path, self.resumed_from)
@@ -313,6 +314,9 @@ class EnlargerCLI(LightningCLI):
         config = self.config[self.subcommand]
         seeds = range(config.seed_everything, config.seed_everything + config.run.seeds)
         evaluate_seeds(self.trainer, self.model, seeds, evaluate)
+
+    def _find_part(self, argument: str, name: str) -> Path:
+        return find_weights(name, self.model.scale, f"model.init_args.{argument}")
 
     def _freezes(self) -> bool:
         # What does not train is in no checkpoint: it comes from where training took it.

@@ -1,4 +1,4 @@
-"""``model.init_args.weights``: a path, or a name that callbacks/weights.py looks up."""
+"""``model.init_args.weights`` and its like: a path, a run, or a name of configs/weights.yaml."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from callbacks import weights
 from callbacks.weights import Entry, UnavailableError, WrongWeightsError
+from commands.checkpoint_files import FOLDER, best_or_newest
 from commands.errors import ConfigurationError, did_you_mean
 
 MANIFEST = weights.MANIFEST
@@ -17,16 +18,18 @@ def manifest() -> dict[str, Entry]:
     return weights.manifest(MANIFEST)
 
 
-def find_weights(name: str, scale: float) -> Path:
-    """The file that ``model.init_args.weights`` means.
+def find_weights(name: str, scale: float, key: str = "model.init_args.weights") -> Path:
+    """The file that an argument for weights means.
 
-    A path is taken as it is; a name is looked up in ``$ENLARGER_WEIGHTS``, then in the caches of
-    torch and Hugging Face, then fetched from its official source, and verified by its hash.
+    A file is taken as it is, and of a run's folder the best checkpoint, else the newest; a name is
+    looked up in ``$ENLARGER_WEIGHTS``, then in the caches of torch and Hugging Face, then fetched
+    from its official source, and verified by its hash.
 
     Args:
         name: A path (environment variables are expanded) or a name of the manifest; ``{scale}`` is
             filled in.
         scale: The scale to fill in.
+        key: The argument, for messages.
 
     Raises:
         ConfigurationError: Neither a file nor a known name, or a known one that could not be had.
@@ -35,28 +38,33 @@ def find_weights(name: str, scale: float) -> Path:
     if "$" in filled:
         variable = filled[filled.index("$") :].split("/")[0]
         raise ConfigurationError(
-            f"model.init_args.weights is {name!r}, but the environment variable {variable} is not "
-            "set: "
+            f"{key} is {name!r}, but the environment variable {variable} is not set: "
             "set it to the folder that holds the weights"
         )
     path = Path(filled).expanduser()
     if path.is_file():
         return path
+    if filled and path.is_dir():
+        trained = best_or_newest(path / FOLDER)
+        if trained is None:
+            raise ConfigurationError(
+                f"{key} is {filled!r}, a folder without checkpoints: name a run that was trained, "
+                "or a file"
+            )
+        return trained[0]
     entries = manifest()
     if filled in entries:
-        return _named(filled, entries[filled])
+        return _named(filled, entries[filled], key)
     if path.suffix or "/" in filled:
-        raise ConfigurationError(
-            f"model.init_args.weights is {filled!r}, and there is no such file"
-        )
+        raise ConfigurationError(f"{key} is {filled!r}, and there is no such file")
     raise ConfigurationError(
-        f"model.init_args.weights is {filled!r}: neither a file nor a name of configs/weights.yaml"
+        f"{key} is {filled!r}: neither a file nor a name of configs/weights.yaml"
         f"{did_you_mean(filled, entries) or '; it has: ' + ', '.join(entries)}"
     )
 
 
-def _named(name: str, entry: Entry) -> Path:
+def _named(name: str, entry: Entry, key: str) -> Path:
     try:
         return weights.locate(entry) or weights.fetch(entry)
     except (WrongWeightsError, UnavailableError) as error:
-        raise ConfigurationError(f"model.init_args.weights is {name!r}: {error}") from error
+        raise ConfigurationError(f"{key} is {name!r}: {error}") from error

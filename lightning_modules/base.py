@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -226,6 +226,14 @@ class ImageModel(LightningModule, ABC):
 
     # ------------------------------------------------------------------------------------- weights
 
+    def load_parts(self, find: Callable[[str, str], Path]) -> None:
+        """Load frozen parts that come from files of their own; before any weights of the whole.
+
+        Args:
+            find: The file that an argument of this name means by its value: a path, the folder of
+                a run, or a name of ``configs/weights.yaml``.
+        """
+
     def load_weights(self, path: str | Path) -> None:
         """Start from weights only.
 
@@ -365,7 +373,7 @@ class SuperResolver(ImageModel):
 
     def _restored(self, batch: Batch, noise: Noise) -> Tensor:
         sr = self.restore(batch, noise)
-        self.drew_noise |= noise.calls > 0
+        self.drew_noise |= noise.drew
         expected = (len(batch["lr"]), 3, *batch["size"])
         if sr.shape != expected:
             raise ValueError(
@@ -433,7 +441,7 @@ class Generator(ImageModel):
         batch = self._own_seeds(batch)
         noise = Noise(batch["seed"], self.device)
         pictures = self.generate(batch, noise)
-        self.drew_noise |= noise.calls > 0
+        self.drew_noise |= noise.drew
         expected = (len(batch["key"]), 3, *batch["size"])
         if pictures.shape != expected:
             raise ValueError(

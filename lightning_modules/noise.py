@@ -25,6 +25,25 @@ class Noise:
         self.seeds = [int(seed) for seed in seeds]
         self.device = torch.device(device)
         self.calls = 0
+        self._streams: list[Noise] = []
+
+    @property
+    def drew(self) -> bool:
+        """Whether a field was asked for, here or in one of the streams."""
+        return self.calls > 0 or any(stream.drew for stream in self._streams)
+
+    def stream(self, name: str | int) -> Noise:
+        """Noise of its own for a part of a method, e.g. a stage of a cascade.
+
+        However many fields other parts ask for, this one's are the same.
+
+        Args:
+            name: Of the part.
+        """
+        seeds = [seed_of(seed, "stream", name) for seed in self.seeds]
+        stream = Noise(torch.tensor(seeds, dtype=torch.int64), self.device)
+        self._streams.append(stream)
+        return stream
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Standard normal noise.

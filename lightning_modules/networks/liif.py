@@ -5,9 +5,10 @@ Chen et al., CVPR 2021; arXiv 2012.09161.
 z*    features of the picked cell, unfolded      x - v*   relative coordinate, one LR pixel = 2
 c     cell: size of the pixel asked for          S_t      areas that weigh the local ensemble
 
-Differs from the paper in: nothing in what is computed. The perceptron's first layer is linear and
-its largest input is the unfolded 3x3 neighbourhood, so that part is one 3x3 convolution over the LR
-map, made once an image instead of four times a pixel; only coordinate and cell are added per query.
+Differs from the paper in: `global_skip`, an option that is off by default. The perceptron's first
+layer is linear and its largest input is the unfolded 3x3 neighbourhood, so that part is one 3x3
+convolution over the LR map, made once an image instead of four times a pixel; only coordinate and
+cell are added per query.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from degradations.bicubic import resize
 from lightning_modules.networks.edsr import Trunk
 
 NUDGE = 1e-6  # decides ties, and keeps points off the very border
@@ -68,6 +70,9 @@ class LIIF(nn.Module):
         ensemble: Blend the answers of the four nearest cells; without it, pictures show seams.
         chunk: Number of points answered at once; bounds memory without gradients and changes no
             result. None takes 4096 on a CPU, which its caches hold, and 65536 elsewhere.
+        global_skip: Let the network learn what bicubic enlargement lacks, starting from exactly
+            bicubic; for short trainings from scratch. False is the paper, and what released
+            weights need.
 
     Raises:
         ValueError: `scale` is not a positive number, `chunk` is below 1 or `hidden` is empty.
@@ -83,6 +88,7 @@ class LIIF(nn.Module):
         cell: bool = True,
         ensemble: bool = True,
         chunk: int | None = None,
+        global_skip: bool = False,
     ) -> None:
         super().__init__()
         if not (math.isfinite(scale) and scale > 0):
@@ -99,6 +105,11 @@ class LIIF(nn.Module):
         self.encoder = Trunk(blocks, channels, peak=1.0)
         inputs = channels * self.kernel**2 + (4 if cell else 2)
         self.imnet = Perceptron(inputs, list(hidden))
+        self.global_skip = global_skip
+        if global_skip:
+            last = cast("nn.Linear", self.imnet.layers[-1])
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def forward(self, lr: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Enlarge to any size.
@@ -113,22 +124,42 @@ class LIIF(nn.Module):
         Raises:
             ValueError: the output would have less than one pixel a side.
         """
-        batch, _, h, w = lr.shape
+        h, w = lr.shape[-2:]
         height, width = size or (round(self.scale * h), round(self.scale * w))
-        if min(height, width) < 1:
-            raise ValueError(
-                f"LIIF was asked for {height}x{width} pixels from {h}x{w}: data.init_args.scale "
-                f"is {self.scale}, too small for this picture"
-            )
-        coord = grid(height, width, lr.device).expand(batch, -1, 2)
-        cell = coord.new_tensor((2 / height, 2 / width)).expand(batch, 1, 2)
-        points = self.query(self.encode(lr), coord, cell)
-        return points.view(batch, height, width, 3).permute(0, 3, 1, 2)
+        return self.render(self.encode(lr), lr, (height, width))
 
     def encode(self, lr: Tensor) -> Tensor:
         """Features (B, C, h, w) of lr (B, 3, h, w) in [0, 1]."""
         features: Tensor = self.encoder(lr * 2 - 1)
         return features
+
+    def render(self, features: Tensor, lr: Tensor, size: tuple[int, int]) -> Tensor:
+        """The picture at any size, of features that are known already.
+
+        Args:
+            features: (B, C, h, w) from `encode`.
+            lr: (B, 3, h, w) in [0, 1]; looked at with `global_skip` alone.
+            size: Height and width of the output.
+
+        Returns:
+            As `forward`.
+
+        Raises:
+            ValueError: the output would have less than one pixel a side.
+        """
+        (height, width), (batch, _, h, w) = size, features.shape
+        if min(height, width) < 1:
+            raise ValueError(
+                f"LIIF was asked for {height}x{width} pixels from {h}x{w}: data.init_args.scale "
+                f"is {self.scale}, too small for this picture"
+            )
+        coord = grid(height, width, features.device).expand(batch, -1, 2)
+        cell = coord.new_tensor((2 / height, 2 / width)).expand(batch, 1, 2)
+        points = self.query(features, coord, cell)
+        picture = points.view(batch, height, width, 3).permute(0, 3, 1, 2)
+        if self.global_skip:  # points that say nothing are 0.5
+            return picture - 0.5 + resize(lr, size, clamp=False)
+        return picture
 
     def query(self, features: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
         """Colours at single points, as the published training asks for them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 import yaml
 
 import commands.weights
+from commands.checkpoint_files import write_whole
 from commands.errors import ConfigurationError
 from commands.weights import MANIFEST, find_weights, manifest
 
@@ -166,6 +168,20 @@ def test_messages(name: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message) as raised:
         find_weights(name, 3)
     assert "model.init_args.weights" in str(raised.value)
+
+
+def test_a_run_stands_for_its_best_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "checkpoints"
+    for step in (1, 2):
+        write_whole(folder / f"step-{step:09d}.ckpt", lambda file: torch.save({}, file))
+    assert find_weights(str(tmp_path / "run"), 2).name == "step-000000002.ckpt"
+    best = {"monitor": "val/psnr", "best": ["step-000000001.ckpt"]}
+    best["scores"] = {"step-000000001.ckpt": 30.0}
+    (folder / "best.json").write_text(json.dumps(best))
+    assert find_weights(str(tmp_path / "run"), 2).name == "step-000000001.ckpt"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigurationError, match=r"init_args\.base_weights .* without checkpoints"):
+        find_weights(str(tmp_path / "empty"), 2, "model.init_args.base_weights")
 
 
 # -------------------------------------------------------------------------------- the real manifest

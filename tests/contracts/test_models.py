@@ -11,12 +11,15 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
+from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.base import ImageModel
+from lightning_modules.casarbi import CasArbi
 from lightning_modules.folder_outputs import FolderOutputs
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import LIIF
+from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.regression import Regression
 from lightning_modules.resshift import ResShift
 from tests.contracts import discovery
@@ -40,6 +43,19 @@ def regression(network, **settings):
     return lambda scale, folder: Regression(scale, functools.partial(network, **settings))
 
 
+def casarbi(adapter):
+    def make(scale, folder):
+        with torch.random.fork_rng():
+            torch.manual_seed(3)  # the frozen base is no part of a checkpoint
+            base = LIIF(2.0, blocks=1, channels=8, hidden=(16,), global_skip=True)
+        network = SFTUNet(8, 8, (1, 2), 1, attention=False, adapter=adapter, patch=2)
+        process = ResidualShift(steps=3)
+        settings = {"fixed": 1.5, "residual_deviation": 0.1}
+        return CasArbi(scale, lambda scale: base, network=network, process=process, **settings)
+
+    return make
+
+
 class Denoiser(nn.Module):
     """As small as can be: one convolution of the noisy picture and the LR one."""
 
@@ -55,6 +71,7 @@ class Denoiser(nn.Module):
 # A line for each class of ours that needs more than the scale: functions of the scale and an empty
 # folder. Several for one class are all tested.
 EXAMPLES = {
+    CasArbi: {f"adapter {kind}": casarbi(kind) for kind in ("fourier", "mlp", "none")},
     FolderOutputs: {"files": folder_outputs},
     Regression: {
         "EDSR": regression(EDSR, blocks=1, channels=8),

@@ -79,3 +79,20 @@ def test_device():
 def test_a_gpu_gets_the_same_fields():
     on_gpu = Noise(SEEDS, torch.device("cuda")).normal((16, 8))
     assert torch.equal(on_gpu.cpu(), Noise(SEEDS).normal((16, 8)))
+
+
+def test_a_stream_is_its_own():
+    """Whatever else is asked for, and in whichever order."""
+    seeds = torch.arange(2)
+    noise = Noise(seeds)
+    assert not noise.drew
+    first = noise.stream(1)
+    assert not noise.drew
+    a = first.normal((2, 3))
+    assert noise.drew
+    other = Noise(seeds)
+    other.normal((2, 3))
+    other.stream(0).normal((2, 3))
+    assert torch.equal(other.stream(1).normal((2, 3)), a)
+    assert not torch.equal(other.stream(2).normal((2, 3)), a)
+    assert not torch.equal(Noise(seeds).normal((2, 3)), a)

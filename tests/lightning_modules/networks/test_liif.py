@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from degradations.bicubic import resize
 from lightning_modules.networks.liif import LIIF, grid, nearest
 from tests.reference import liif_official
 
@@ -292,6 +293,15 @@ def test_size_is_the_scale_unless_given(scale, size):
     with torch.no_grad():
         assert net(lr).shape[-2:] == size
         assert net(lr, (3, 40)).shape[-2:] == (3, 40)
+
+
+def test_the_skip_begins_as_bicubic():
+    lr = torch.rand(2, 3, 9, 7, generator=torch.Generator().manual_seed(0))
+    model = LIIF(2.0, blocks=1, channels=8, hidden=(16,), global_skip=True)
+    expected = resize(lr, (20, 13), clamp=False)
+    torch.testing.assert_close(model(lr, (20, 13)), expected, rtol=0, atol=1e-6)
+    torch.nn.init.constant_(model.imnet.layers[-1].bias, 0.5)  # in [-1, 1]
+    torch.testing.assert_close(model(lr, (20, 13)), expected + 0.25, rtol=0, atol=1e-6)
 
 
 def test_channels_last():

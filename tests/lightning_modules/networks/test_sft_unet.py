@@ -38,8 +38,17 @@ def test_any_size(adapter, size, lr_size):
     assert awake(model)(**given(size, lr_size)).abs().max() > 0
 
 
-def test_all_of_it_learns():
-    model = awake(SFTUNet(**SMALL))
+@pytest.mark.parametrize(("size", "lr_size"), [((24, 24), (12, 12)), ((85, 37), (64, 33))])
+def test_patches(size, lr_size):
+    """Of any size; what lies beyond the border is not seen in the output."""
+    model = awake(SFTUNet(**SMALL, patch=2))
+    assert model(**given(size, lr_size)).shape == (2, 3, *size)
+    assert model.first.in_channels == 4 * 6 + 16
+
+
+@pytest.mark.parametrize("adapter", ["fourier", "mlp", "none"])
+def test_all_of_it_learns(adapter):
+    model = awake(SFTUNet(**SMALL, adapter=adapter))
     model(**given()).square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 

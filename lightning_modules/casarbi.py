@@ -1,0 +1,379 @@
+"""CasArbi: any scale by a cascade of small residual diffusions.
+
+CasArbi (arXiv 2506.07813): one network is trained on a narrow range of factors and applied again
+and again; each stage enlarges with a regression network and adds, by residual shifting, what that
+picture lacks.
+
+y     the stage's input, (B, 3, h, w)       b        the base's picture of it, (B, 3, H, W)
+r_0   HR - b, what the diffusion makes      sigma_r  standard deviation of r_0 over training pairs
+eta   how far r_0 has shifted to 0          kappa    noise where it has shifted all the way
+
+The paper's code, weights and sizes are not public. The process is ResShift's, written for
+r = x - b, which changes nothing; the U-Net, the level of the noise augmentation, the scaling by
+sigma_r and the form of the guidance are our choices, and each is an argument.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional
+
+from degradations.bicubic import resize
+from lightning_modules.backbone.shifting import ResidualShift
+from lightning_modules.backbone.space import fingerprint
+from lightning_modules.base import SuperResolver
+from lightning_modules.networks.liif import LIIF
+from lightning_modules.noise import Noise
+from lightning_modules.solvers import residual_shift
+from lightning_modules.stages import Order, Size, stage_sizes
+from lightning_modules.weights import read_weights
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+log = logging.getLogger(__name__)
+
+Domain = Literal["residual", "image"]
+MEASURED = 16  # batches of a process that sigma_r is measured on
+WORSE = 2.0  # a base that is so many times as far from HR as bicubic is taken for a wrong one
+
+
+class Base(Protocol):
+    """What a cascade asks of its regression network."""
+
+    def encode(self, lr: Tensor) -> Tensor:
+        """Features (B, C, h, w) of lr (B, 3, h, w) in [0, 1]."""
+
+    def render(self, features: Tensor, lr: Tensor, size: Size) -> Tensor:
+        """The picture (B, 3, *size), about [0, 1]."""
+
+
+def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    """AdamW without weight decay and a learning rate of 1e-4."""
+    return torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0, fused=True)
+
+
+class CasArbi(SuperResolver):
+    """Self-cascaded residual diffusion for arbitrary scales.
+
+    Args:
+        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
+        base: The regression network, frozen: a class whose first argument is the scale, which has
+            ``encode`` and ``render`` as LIIF has them.
+        base_weights: Its weights: a file, the folder of a run that trained it with
+            ``lightning_modules.regression.Regression``, or a name of ``configs/weights.yaml``.
+        network: Predicts r_0 / sigma_r; without it the base alone goes through the cascade, the
+            control of the paper's tables.
+        process: The shift and its noise, for values in [-1, 1]; that of ResShift's 15 steps by
+            default.
+        fixed: Factor of a full stage; one that is larger than every scale makes a single stage.
+        order: Where the stage goes that is smaller than the others: ``remainder_last`` is the
+            paper's; ``remainder_first``; ``uniform``, equal stages.
+        least_remainder: A stage below this factor is made part of the one before it.
+        domain: ``residual`` as in the paper, or ``image``: the same process from HR to b, and a
+            network that predicts the picture.
+        noise_probability: Share of the training inputs that noise is added to, so that later stages
+            know the artefacts of earlier ones; the network is told its level.
+        noise_level: Greatest standard deviation of that noise, for values in [-1, 1].
+        later_noise: Standard deviation of noise on the inputs of all stages but the first when
+            pictures are restored.
+        guidance: Share of the difference between the stage's input and the prediction brought down
+            to its size that is added to each prediction; 0 for none.
+        timesteps: Those that are sampled with, from the last one down, such as [14, 9, 4, 0]; all
+            by default.
+        residual_deviation: sigma_r, for values in [-1, 1]; measured on the first training pairs by
+            default, and kept in checkpoints.
+        optimizer: Makes the optimiser of the trainable parameters.
+        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
+            there is none.
+        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``, in which
+            ``{scale}`` is filled in.
+
+    Raises:
+        ValueError: An argument is out of range or unknown.
+    """
+
+    sigma_r: Tensor
+    base_print: Tensor
+
+    def __init__(
+        self,
+        scale: float,
+        base: Callable[[float], nn.Module] = LIIF,
+        base_weights: str | None = None,
+        network: nn.Module | None = None,
+        process: ResidualShift | None = None,
+        fixed: float = 2.0,
+        order: Order = "remainder_last",
+        least_remainder: float = 1.0,
+        domain: Domain = "residual",
+        noise_probability: float = 0.5,
+        noise_level: float = 0.1,
+        later_noise: float = 0.0,
+        guidance: float = 0.0,
+        timesteps: Sequence[int] | None = None,
+        residual_deviation: float | None = None,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__(scale, optimizer, lr_scheduler, weights)
+        if domain not in get_args(Domain):
+            raise ValueError(f"domain is {domain!r}; expected residual or image")
+        for name, value in (("noise_level", noise_level), ("later_noise", later_noise)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} is {value}; expected a deviation of at least 0")
+        for name, value in (("noise_probability", noise_probability), ("guidance", guidance)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}; expected a share from 0 to 1")
+        stage_sizes((1, 1), (1, 1), fixed, order, least_remainder)  # says what is wrong with them
+        if residual_deviation is not None and not 0 < residual_deviation < math.inf:
+            raise ValueError(
+                f"residual_deviation is {residual_deviation}; expected a number above 0, or leave "
+                "it out and it is measured"
+            )
+        self.base, self.base_weights = base(self.scale), base_weights
+        self.base.requires_grad_(False)
+        self.network = network
+        self.process = process or ResidualShift()
+        self.sampled = self.process if timesteps is None else self.process.respaced(timesteps)
+        self.fixed, self.order, self.least_remainder = fixed, order, least_remainder
+        self.domain, self.guidance = domain, guidance
+        self.noise_probability, self.noise_level = noise_probability, noise_level
+        self.later_noise = later_noise
+        # Buffers of what trains, so they are in every checkpoint and exported file.
+        self.register_buffer("sigma_r", torch.tensor(residual_deviation or 0.0))
+        self.register_buffer("base_print", torch.zeros((), dtype=torch.int64))
+        self.register_load_state_dict_post_hook(lambda model, _: model._check_base(known=False))
+
+    # ------------------------------------------------------------------------------------- training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """A random timestep, and the distance of the predicted residual, in units of sigma_r."""
+        network = self._network()
+        hr, lr = batch["hr"] * 2 - 1, batch["lr"]
+        level = self._levels(lr)
+        y = lr + level.view(-1, 1, 1, 1) / 2 * torch.randn_like(lr)
+        b, features = self.based(y, batch["size"])
+        x_0, anchor = self._in_domain(hr, b)
+        t = torch.randint(self.process.steps, (len(hr),), device=hr.device)
+        x = self.process.add_noise(x_0, anchor, torch.randn_like(hr), t)
+        size = (lr.shape[-2], lr.shape[-1])
+        raw = network(self._scaled(x, t), t, b, features, size, level)
+        loss = functional.mse_loss(raw, x_0 / self._unit())
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def _levels(self, lr: Tensor) -> Tensor:
+        # (B,) standard deviations of the noise on the inputs, for values in [-1, 1].
+        drawn = torch.rand(2, len(lr), device=lr.device)
+        return self.noise_level * drawn[0] * (drawn[1] < self.noise_probability)
+
+    # ------------------------------------------------------------------------------------- sampling
+
+    @torch.no_grad()
+    def restore(self, batch: Batch, noise: Noise) -> Tensor:
+        """Stage after stage; as many network calls as timesteps in each of them."""
+        y = batch["lr"]
+        for stage, size in enumerate(self.stages(y, batch["size"])):
+            # What a stage draws is its own: targets that share it get the same picture there.
+            y = self.stage(y, size, noise.stream(stage), first=stage == 0)
+        return y
+
+    def stages(self, lr: Tensor, size: Size) -> list[Size]:
+        """Sizes after each stage on the way from ``lr`` (B, 3, h, w) to ``size``."""
+        own = (lr.shape[-2], lr.shape[-1])
+        return stage_sizes(own, size, self.fixed, self.order, self.least_remainder)
+
+    def stage(self, y: Tensor, size: Size, noise: Noise, first: bool = True) -> Tensor:
+        """One stage.
+
+        Args:
+            y: (B, 3, h, w) in [0, 1].
+            size: (H, W) of the output.
+            noise: This stage's own.
+            first: Whether ``y`` is the given picture, not another stage's output.
+
+        Returns:
+            (B, 3, H, W) in [0, 1].
+        """
+        level = torch.zeros(len(y), device=y.device)
+        if self.later_noise and not first:
+            level += self.later_noise
+            y = y + self.later_noise / 2 * noise.normal(y.shape)
+        b, features = self.based(y, size)
+        if self.network is None:
+            return (b + 1) / 2
+        process, lr_size = self.sampled, (y.shape[-2], y.shape[-1])
+        anchor = b if self.domain == "image" else torch.zeros_like(b)
+        x = process.prior(anchor, noise.normal(b.shape))
+        for step in reversed(range(process.steps)):
+            t = torch.full((len(x),), process.timesteps[step], device=x.device)
+            raw = self.network(self._scaled(x, t), t, b, features, lr_size, level)
+            x_0 = self._guided(raw * self._unit(), b, y)
+            fresh = noise.normal(x.shape) if step else None
+            x = residual_shift(
+                x, x_0, process.eta(step), process.eta(step - 1), process.kappa, fresh
+            )
+        hr = x if self.domain == "image" else b + x
+        return (hr.clamp(-1, 1) + 1) / 2
+
+    def based(self, y: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+        """The base's picture b (B, 3, *size) in [-1, 1], and its features of y (B, 3, h, w)."""
+        base: Base | nn.Module = self.base
+        with torch.no_grad():
+            features = base.encode(y)
+            b = base.render(features, y, size).clamp(0, 1) * 2 - 1
+        return b, features
+
+    def _guided(self, x_0: Tensor, b: Tensor, y: Tensor) -> Tensor:
+        # Back-projection: what the picture would be, brought down, is the stage's input again.
+        if not self.guidance:
+            return x_0
+        hr = x_0 if self.domain == "image" else b + x_0
+        missing = (y * 2 - 1) - resize(hr, y.shape[-2:], clamp=False)
+        return x_0 + self.guidance * resize(missing, b.shape[-2:], clamp=False)
+
+    # --------------------------------------------------------------------------------------- domain
+
+    def _in_domain(self, hr: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        return (hr, b) if self.domain == "image" else (hr - b, torch.zeros_like(b))
+
+    def _unit(self) -> Tensor | float:
+        # Of what the network predicts.
+        return 1.0 if self.domain == "image" else self.sigma_r
+
+    def _scaled(self, x: Tensor, t: Tensor) -> Tensor:
+        # To a deviation of about 1.
+        eta = self.process.etas.to(x)[t].view(-1, 1, 1, 1)
+        kept = (1 - eta) * self._unit() if self.domain == "residual" else 1.0
+        return x / (kept**2 + self.process.kappa**2 * eta).sqrt()
+
+    def on_train_start(self) -> None:
+        """Measure sigma_r on the first training pairs, unless it is known.
+
+        Raises:
+            ValueError: There is no network to train, or the base is worse than bicubic.
+        """
+        self._network()
+        self._check_base()
+        if self.sigma_r == 0:
+            self.sigma_r.copy_(self._measured())
+            log.info("sigma_r, the deviation of HR - base, is %.4f", self.sigma_r.item())
+
+    @torch.no_grad()
+    def _measured(self) -> Tensor:
+        # All processes together; the data module goes on as if nothing had been read.
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        listener, data.listener = data.listener, None
+        errors = []
+        for batch in islice(data.train_dataloader(), MEASURED):
+            kept = {k: v for k, v in batch.items() if k not in ("skipped", "seconds")}
+            moved = data.transfer_batch_to_device(kept, self.device, 0)
+            pairs = data.on_after_batch_transfer(moved, 0)
+            errors.append(self._errors(pairs["hr"], pairs["lr"]))
+        data.listener = listener
+        everyones = self.all_gather(torch.stack(errors).mean(0)).view(-1, 2)
+        of_base, of_bicubic = everyones.mean(0).sqrt().tolist()
+        if not of_base < WORSE * of_bicubic:
+            raise ValueError(
+                f"the base of model.init_args.base_weights ({self.base_weights}) is {of_base:.3g} "
+                f"away from HR, bicubic {of_bicubic:.3g}: was it trained for another range of "
+                "values or of scales? Name another one"
+            )
+        return torch.tensor(of_base)
+
+    def _errors(self, hr: Tensor, lr: Tensor) -> Tensor:
+        # (2,) mean squared errors of the base and of bicubic, for values in [-1, 1].
+        size = (hr.shape[-2], hr.shape[-1])
+        b, _ = self.based(lr, size)
+        pictures = (b, resize(lr, size) * 2 - 1)
+        return torch.stack([(hr * 2 - 1 - picture).square().mean() for picture in pictures])
+
+    def _network(self) -> nn.Module:
+        if self.network is None:
+            raise ValueError(
+                "CasArbi has no network to train: set model.init_args.network, or use test or "
+                "predict, where the base alone goes through the cascade"
+            )
+        return self.network
+
+    # ----------------------------------------------------------------------------------------- base
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether outputs would be meaningless; without a network the base's weights are enough."""
+        return super().needs_weights and (self.network is not None or self.base_weights is None)
+
+    def load_parts(self, find: Callable[[str, str], Path]) -> None:
+        """Load the base. Args as ``ImageModel.load_parts``.
+
+        Raises:
+            ValueError: It is not named, or its file is of another network.
+        """
+        if self.base_weights is None:
+            raise ValueError(
+                "CasArbi needs a trained base: set model.init_args.base_weights to a file, or to "
+                "the run that trained it"
+            )
+        self.load_base(find("base_weights", self.base_weights))
+
+    def load_base(self, path: str | Path) -> None:
+        """Fill the base from a run's checkpoint or an official file.
+
+        Raises:
+            ValueError: The file is of another network.
+        """
+        found = read_weights(path)
+        tensors = {
+            name.removeprefix("network."): tensor
+            for name, tensor in found.tensors.items()
+            if not found.model or name.startswith("network.")
+        }
+        official = getattr(self.base, "official", dict)
+        tensors = tensors if found.model else official(tensors)
+        problem = _mismatch(self.base.state_dict(), tensors)
+        if problem:
+            raise ValueError(
+                f"model.init_args.base_weights {path} does not fit {type(self.base).__name__}: "
+                f"{problem}; see model.init_args.base"
+            )
+        self.base.load_state_dict(tensors)
+        if self.network is None:
+            self.weights_source = found.name
+        log.info("base: %s", found.name)
+
+    def train(self, mode: bool = True) -> CasArbi:
+        """As torch's, but the base stays in evaluation mode."""
+        super().train(mode)
+        self.base.train(False)
+        return self
+
+    def _check_base(self, known: bool = True) -> None:
+        # `known`: whether this is the base that sigma_r and the network are made for from now on.
+        own = int(fingerprint(self.base.state_dict()), 16) >> 1  # fits an int64
+        if self.base_print != 0 and self.base_print != own:
+            raise ValueError(
+                "sigma_r and the network were made for another base than that of "
+                f"model.init_args.base_weights ({self.base_weights}): name the one that they were "
+                "trained with"
+            )
+        if known:
+            self.base_print.fill_(own)
+
+
+def _mismatch(own: dict[str, Tensor], given: dict[str, Tensor]) -> str:
+    missing = [k for k in own if k not in given]
+    unexpected = [k for k in given if k not in own]
+    reshaped = [k for k in own if k in given and given[k].shape != own[k].shape]
+    parts = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    return "; ".join(f"{len(v)} {k} ({', '.join(v[:3])}, ...)" for k, v in parts.items() if v)

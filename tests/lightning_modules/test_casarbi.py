@@ -1,0 +1,309 @@
+"""CasArbi: its equations, its cascade, its base."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from degradations.bicubic import resize
+from lightning_modules.backbone.shifting import ResidualShift
+from lightning_modules.casarbi import CasArbi
+from lightning_modules.networks.liif import LIIF
+from lightning_modules.networks.sft_unet import SFTUNet
+from lightning_modules.noise import Noise
+from lightning_modules.regression import Regression
+
+TINY = partial(LIIF, blocks=1, channels=8, hidden=(16,), global_skip=True)
+
+
+class Oracle(nn.Module):
+    """Knows the clean sample, and notes what it was told."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.told = []
+
+    def forward(self, x, t, base, features, lr_size, noise_level):
+        self.told.append({"t": t.tolist(), "size": tuple(x.shape[-2:]), "lr": lr_size})
+        self.told[-1] |= {"x": x, "level": noise_level}
+        return self.answer(base) if callable(self.answer) else self.answer
+
+
+def batch(h=12, w=8, size=(24, 16), count=2):
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "key": [str(i) for i in range(count)],
+        "seed": torch.arange(count),
+        "lr": torch.rand(count, 3, h, w, generator=generator),
+        "hr": torch.rand(count, 3, *size, generator=generator),
+        "size": size,
+    }
+
+
+def method(answer=0.0, scale=2.0, **settings):
+    torch.manual_seed(0)
+    network = Oracle(answer if callable(answer) else lambda base: answer + torch.zeros_like(base))
+    made = CasArbi(scale, TINY, network=network, residual_deviation=0.1, **settings)
+    made.log = lambda *_, **__: None
+    return made.eval()
+
+
+@pytest.mark.parametrize("domain", ["residual", "image"])
+def test_an_oracle_is_believed(domain):
+    """The last step gives what the network says, whatever noise there was on the way."""
+    given = batch()
+    hr = given["hr"] * 2 - 1
+    made = method(domain=domain)
+    made.network.answer = lambda b: hr if domain == "image" else (hr - b) / 0.1
+    found = made.restore(given, Noise(given["seed"]))
+    torch.testing.assert_close(found, given["hr"], rtol=0, atol=1e-5)
+    assert [told["t"][0] for told in made.network.told] == list(range(14, -1, -1))
+
+
+def test_both_domains_are_one_process():
+    """x - b of the image domain is r of the residual one, step by step."""
+    given = batch()
+    made = {domain: method(domain=domain) for domain in ("residual", "image")}
+    made["residual"].network.answer = lambda b: torch.full_like(b, 0.5)
+    made["image"].network.answer = lambda b: b + 0.05
+    found = {k: m.restore(given, Noise(given["seed"])) for k, m in made.items()}
+    torch.testing.assert_close(found["residual"], found["image"], rtol=0, atol=1e-5)
+
+
+def test_the_network_sees_unit_deviation():
+    """Of a residual whose deviation is sigma_r, at every timestep."""
+    made = method()
+    generator = torch.Generator().manual_seed(0)
+    r, eps = torch.randn(2, 15, 3, 64, 64, generator=generator)
+    t = torch.arange(15)
+    x = made.process.add_noise(0.1 * r, torch.zeros_like(r), eps, t)
+    deviations = made._scaled(x, t).flatten(1).std(1)
+    torch.testing.assert_close(deviations, torch.ones(15), rtol=0.03, atol=0)
+
+
+def test_the_loss_is_in_units_of_sigma_r():
+    given = batch()
+    made = method(noise_probability=0.0)
+    b, _ = made.based(given["lr"], given["size"])
+    r = given["hr"] * 2 - 1 - b
+    loss = made.training_step(given, 0)
+    torch.testing.assert_close(loss, (r / 0.1).square().mean())
+    made.network.answer = lambda base: r / 0.1
+    assert made.training_step(given, 0) < 1e-8
+
+
+def test_noise_augmentation_is_told_to_the_network():
+    given = batch(count=64)
+    made = method(noise_probability=0.5, noise_level=0.2)
+    torch.manual_seed(3)
+    made.training_step(given, 0)
+    level = made.network.told[0]["level"]
+    assert 0.3 < (level > 0).float().mean() < 0.7
+    assert 0.1 < level.max() <= 0.2
+
+
+def test_the_base_sees_the_noise():
+    given = batch()
+    seen = []
+    made = method(noise_probability=1.0, noise_level=0.2)
+    encode = made.base.encode
+    made.base.encode = lambda lr: (seen.append(lr), encode(lr))[1]
+    made.training_step(given, 0)
+    difference = (seen[0] - given["lr"]).flatten(1).std(1) * 2  # in [-1, 1]
+    torch.testing.assert_close(difference, made.network.told[0]["level"], rtol=0.2, atol=0)
+
+
+# ---------------------------------------------------------------------------------------- cascade
+
+
+@pytest.mark.parametrize(
+    ("size", "sizes"), [((85, 85), [32, 64, 85]), ((16, 16), []), ((24, 24), [24])]
+)
+def test_stages(size, sizes):
+    given = batch(16, 16, size)
+    made = method()
+    found = made.restore(given, Noise(given["seed"]))
+    assert found.shape == (2, 3, *size)
+    assert [told["size"][0] for told in made.network.told[::15]] == sizes
+    assert [told["lr"] for told in made.network.told[::15]] == [(n, n) for n in [16, *sizes]][:-1]
+    if not sizes:
+        assert torch.equal(found, given["lr"])
+
+
+def test_targets_share_their_first_stages():
+    """x5.3 and x7 are the same up to x4, bit for bit."""
+    told = {}
+    for side in (85, 112):
+        given = batch(16, 16, (side, side))
+        made = method(0.2)
+        made.restore(given, Noise(given["seed"]))
+        told[side] = [call["x"] for call in made.network.told]
+    assert all(torch.equal(a, b) for a, b in zip(told[85][:30], told[112][:30], strict=True))
+    assert told[85][30].shape != told[112][30].shape
+
+
+def test_noise_belongs_to_the_picture():
+    given = batch(8, 8, (32, 32))
+    made = method(0.5, timesteps=[14, 3])
+    made.network.answer = lambda b: made.network.told[-1]["x"]
+    both = made.restore(given, Noise(given["seed"]))
+    alone = {**given, "lr": given["lr"][1:], "seed": given["seed"][1:]}
+    one = made.restore(alone, Noise(alone["seed"]))
+    torch.testing.assert_close(one, both[1:], rtol=0, atol=1e-5)
+    other = made.restore(given, Noise(given["seed"] + 7))
+    assert (other - both).abs().max() > 0.05
+
+
+def test_later_noise_comes_from_the_second_stage_on():
+    given = batch(8, 8, (32, 32))
+    made = method(later_noise=0.05)
+    made.restore(given, Noise(given["seed"]))
+    levels = [call["level"][0].item() for call in made.network.told[::15]]
+    assert levels == pytest.approx([0.0, 0.05])
+
+
+def test_guidance_brings_the_output_back_to_its_input():
+    given = batch(16, 16, (32, 32))
+    given["lr"] = resize(given["hr"], (16, 16)) * 0.5 + 0.25
+
+    def error(guidance):
+        made = method(0.5, guidance=guidance)
+        found = made.restore(given, Noise(given["seed"]))
+        return (resize(found, (16, 16)) - given["lr"]).square().mean().item()
+
+    assert error(1.0) < 0.1 * error(0.0)
+
+
+def test_the_base_alone():
+    given = batch(8, 8, (28, 28))
+    made = CasArbi(3.5, TINY).eval()
+    noise = Noise(given["seed"])
+    found = made.restore(given, noise)
+    assert not noise.drew
+    y = given["lr"]
+    for size in ((16, 16), (28, 28)):
+        y = made.base(y, size).clamp(0, 1)
+    torch.testing.assert_close(found, y, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="no network to train"):
+        made.training_step(given, 0)
+
+
+def test_few_steps_of_the_same_training():
+    made = method(timesteps=[14, 9, 4, 0])
+    given = batch()
+    made.restore(given, Noise(given["seed"]))
+    assert [told["t"][0] for told in made.network.told] == [14, 9, 4, 0]
+
+
+def test_it_learns_a_residual():
+    """Pictures that lack a constant: the network finds it."""
+    torch.manual_seed(0)
+    network = SFTUNet(features=8, width=8, multipliers=(1, 2), blocks=1, attention=False, patch=2)
+    made = CasArbi(
+        2.0, TINY, network=network, process=ResidualShift(steps=4), residual_deviation=0.1
+    )
+    made.log = lambda *_, **__: None
+    given = batch(count=8)
+    given["hr"] = resize(given["lr"], given["size"]) * 0.8 + 0.1
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = made.training_step(given, 0)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(p.grad is None for p in made.base.parameters())
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+
+
+# ------------------------------------------------------------------------------------------- base
+
+
+def trained_base(path, seed=1):
+    torch.manual_seed(seed)
+    regression = Regression(2.0, TINY)
+    for parameter in regression.parameters():
+        parameter.data += 0.01 * torch.randn_like(parameter)
+    checkpoint = {"state_dict": regression.state_dict(), "pytorch-lightning_version": "2"}
+    regression.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, path)
+    return regression
+
+
+def test_the_base_comes_from_its_own_run(tmp_path):
+    regression = trained_base(tmp_path / "base.ckpt")
+    made = CasArbi(2.0, TINY, base_weights="runs/base", network=SFTUNet(8, 8, (1,), 1))
+    asked = []
+    made.load_parts(lambda *what: (asked.append(what), tmp_path / "base.ckpt")[1])
+    assert asked == [("base_weights", "runs/base")]
+    for name, tensor in regression.network.state_dict().items():
+        assert torch.equal(made.base.state_dict()[name], tensor)
+    assert made.needs_weights  # those of the network
+    assert not [name for name in made.checkpoint_keys() if name.startswith("base.")]
+    assert {"sigma_r", "base_print"} < set(made.checkpoint_keys())
+    assert not made.train().base.training
+
+
+def test_the_base_alone_needs_no_other_weights(tmp_path):
+    trained_base(tmp_path / "base.ckpt")
+    made = CasArbi(2.0, TINY, base_weights="base.ckpt")
+    made.load_parts(lambda *_: tmp_path / "base.ckpt")
+    assert not made.needs_weights
+
+
+def test_a_base_of_another_network_is_refused(tmp_path):
+    trained_base(tmp_path / "base.ckpt")
+    made = CasArbi(2.0, partial(TINY, blocks=2))
+    with pytest.raises(ValueError, match=r"base_weights .* does not fit LIIF: .* missing"):
+        made.load_base(tmp_path / "base.ckpt")
+
+
+def test_no_base_is_refused():
+    with pytest.raises(ValueError, match=r"needs a trained base: set model\.init_args\.base_w"):
+        CasArbi(2.0, TINY).load_parts(lambda *_: None)
+
+
+def test_another_base_than_that_of_training_is_refused(tmp_path):
+    trained_base(tmp_path / "one.ckpt")
+    trained_base(tmp_path / "two.ckpt", seed=2)
+    models = {}
+    for name in ("one", "two"):
+        models[name] = CasArbi(2.0, TINY, network=SFTUNet(8, 8, (1,), 1), residual_deviation=0.1)
+        models[name].load_base(tmp_path / f"{name}.ckpt")
+    models["one"]._check_base()
+    checkpoint = {"state_dict": models["one"].state_dict()}
+    models["one"].on_save_checkpoint(checkpoint)
+    models["two"].on_load_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match="made for another base"):
+        models["two"].load_state_dict(checkpoint["state_dict"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"domain": "pixels"}, "domain is 'pixels'"),
+        ({"fixed": 1.0}, "the fixed factor is 1.0"),
+        ({"order": "first"}, "order is 'first'"),
+        ({"noise_level": -0.1}, "noise_level is -0.1"),
+        ({"noise_probability": 1.5}, "noise_probability is 1.5"),
+        ({"guidance": math.nan}, "guidance is nan"),
+        ({"residual_deviation": 0.0}, "residual_deviation is 0.0"),
+        ({"timesteps": [0, 4]}, "a falling list"),
+    ],
+)
+def test_bad_arguments(settings, message):
+    with pytest.raises(ValueError, match=message):
+        CasArbi(2.0, TINY, **settings)
+
+
+def test_a_target_that_is_smaller():
+    given = batch(16, 16, (12, 16))
+    with pytest.raises(ValueError, match=r"smaller than the input.*scale of at least 1"):
+        method().restore(given, Noise(given["seed"]))
