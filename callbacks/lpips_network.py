@@ -10,6 +10,7 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
+from callbacks import weights
 from callbacks.backbones import Backbone, load_features
 
 Net = Literal["alex", "vgg", "squeeze"]
@@ -63,6 +64,42 @@ class Network(nn.Module):
             for number, (x, y) in enumerate(zip(a, b, strict=True))
         )
         return torch.stack(list(weighted)).sum(0)
+
+
+class Perceptual(nn.Module):
+    """LPIPS as a part of a loss: frozen, with gradients to its inputs.
+
+    Args:
+        net: Which network; ``vgg`` in most papers' losses. Its weights are found by their name in
+            ``configs/weights.yaml``.
+    """
+
+    def __init__(self, net: Net = "vgg") -> None:
+        super().__init__()
+        self.net: Net = net
+        self.network: Network | None = None
+
+    def load(self) -> None:
+        """Load the network, which only training needs.
+
+        Raises:
+            FileNotFoundError: It is missing; there is no loss with random weights.
+        """
+        name = NETS[self.net][0]
+        path = weights.obtain(name)
+        if path is None:
+            raise FileNotFoundError(f"the perceptual loss lacks weights: {weights.missing(name)}")
+        self.network = Network(self.net, path)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """(B,) distances of (B, 3, H, W) in [0, 1].
+
+        Raises:
+            RuntimeError: The network is not loaded yet.
+        """
+        if self.network is None:
+            raise RuntimeError("the perceptual loss has no network before `load` was called")
+        return self.network.distances(self.network(a * 2 - 1), self.network(b * 2 - 1))
 
 
 class Kept:

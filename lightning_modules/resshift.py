@@ -6,13 +6,15 @@ z     latent of the HR picture               y     latent of the LR picture, bro
 eta   how far z has shifted to y             kappa noise where it has shifted all the way
 
 Differs from the papers in: the LR picture is enlarged by bicubic interpolation, as in the released
-code, where the text says nearest neighbour.
+code, where the text says nearest neighbour; LPIPS compares with what the autoencoder makes of HR
+(`perceptual_target`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -29,6 +31,8 @@ from lightning_modules.solvers import residual_shift
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
+PerceptualTarget = Literal["round_trip", "hr"]
+
 
 def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
     """AdamW without weight decay and a learning rate of 5e-5, as in both papers."""
@@ -42,10 +46,21 @@ class ResShift(SuperResolver):
         scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
         network: Predicts from the scaled latent, the timestep and the LR picture in [-1, 1].
         space: Where the diffusion happens.
+        space_weights: Weights of the space's autoencoder, as its authors released them: a file, or
+            a name of ``configs/weights.yaml``.
         process: The shift and its noise; that of the conference paper by default.
         timesteps: Those that are sampled with, from the last one down, such as [14, 9, 4, 0]; all
             by default.
         divisor: Sides of latents are padded to a multiple of it; by default what the network says.
+        perceptual: Distance of two batches of pictures in [0, 1], (B,), which is added to the loss
+            on decoded pictures, such as ``callbacks.lpips_network.Perceptual``; frozen. Left out
+            of steps in which it is not finite; ``train/perceptual_dropped`` counts them.
+        perceptual_weight: Its weight: 1 in the paper, 10 for faces and inpainting.
+        perceptual_target: What decoded predictions are compared with: ``round_trip``, HR encoded
+            and decoded, or ``hr`` itself. The released weights were trained with ``hr``. As an
+            autoencoder shifts colours a little, that pulls the prediction away from the latent of
+            HR, to which the other part of the loss pulls it, and gives outputs a tint that grows
+            with the weight.
         optimizer: Makes the optimiser of the trainable parameters.
         lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
             there is none.
@@ -53,7 +68,8 @@ class ResShift(SuperResolver):
             ``{scale}`` is filled in.
 
     Raises:
-        ValueError: The timesteps do not fall, or hold what is no timestep.
+        ValueError: The timesteps do not fall, or hold what is no timestep; the weight is negative,
+            or the target unknown.
     """
 
     def __init__(
@@ -61,38 +77,84 @@ class ResShift(SuperResolver):
         scale: float,
         network: nn.Module,
         space: Space,
+        space_weights: str | None = None,
         process: ResidualShift | None = None,
         timesteps: Sequence[int] | None = None,
         divisor: int | None = None,
+        perceptual: nn.Module | None = None,
+        perceptual_weight: float = 1.0,
+        perceptual_target: PerceptualTarget = "round_trip",
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
         weights: str | None = None,
     ) -> None:
         super().__init__(scale, optimizer, lr_scheduler, weights)
-        self.network, self.space = network, space
+        if perceptual_weight < 0 or perceptual_target not in get_args(PerceptualTarget):
+            raise ValueError(
+                f"model.init_args.perceptual_weight is {perceptual_weight:g} and perceptual_target "
+                f"{perceptual_target!r}; expected 0 or more, and round_trip or hr"
+            )
+        self.network, self.space, self.space_weights = network, space, space_weights
         self.process = process or ResidualShift()
         self.sampled = self.process if timesteps is None else self.process.respaced(timesteps)
         self.divisor = divisor or int(getattr(network, "divisor", 1))
+        self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
+        self.perceptual_weight = perceptual_weight
+        self.perceptual_target = perceptual_target
+        self.dropped = 0  # steps without their perceptual part, in this process
+
+    # ------------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Algorithm of section 3.1: a random timestep, and the distance to what was mixed."""
-        hr, lr = batch["hr"], batch["lr"]
-        with torch.no_grad():
-            z, y = self.space.encode(hr), self.space.encode(self.enlarged(lr, batch["size"]))
+        z, y = self.latents(batch)
         t = torch.randint(self.process.steps, (len(z),), device=z.device)
         eps = torch.randn_like(z)
         x = self.process.add_noise(z, y, eps, t)
-        raw = self.network(self.process.scale_input(x, t), t, lr * 2 - 1)
+        raw = self.network(self.process.scale_input(x, t), t, batch["lr"] * 2 - 1)
         loss = functional.mse_loss(raw, self.process.target(z, y, eps, t))
+        self.log("train/mse", loss)
+        if self.perceptual is not None and self.perceptual_weight > 0:
+            loss = loss + self._perceptual(self.process.to_x0(raw, x, t, y), z, batch)
         self.log("train/loss", loss, prog_bar=True)
         return loss
+
+    @torch.no_grad()
+    def latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Of HR and of the enlarged LR; those that the batch brings along are not computed.
+
+        Args:
+            batch: ``lr``, and ``hr`` or what ``main.py encode`` made of it.
+        """
+        given = cast("dict[str, Any]", batch)
+        z = given["latent"] if "latent" in given else self.space.encode(batch["hr"])
+        if "lr_latent" in given:
+            return z, given["lr_latent"]
+        return z, self.space.encode(self.enlarged(batch["lr"], batch["size"]))
+
+    def _perceptual(self, x0: Tensor, z: Tensor, batch: Batch) -> Tensor:
+        # Gradients go through the distance and the decoder to the prediction.
+        pictures = self.space.decode(x0).clamp(0, 1)
+        with torch.no_grad():
+            on_hr = self.perceptual_target == "hr"
+            target = batch["hr"] if on_hr else self.space.decode(z).clamp(0, 1)
+        distance = cast(nn.Module, self.perceptual)(pictures, target).mean()
+        # On the host: where a part is not finite, its gradient is not either, whatever its weight.
+        finite = bool(torch.isfinite(distance))
+        self.dropped += not finite
+        self.log("train/perceptual_dropped", float(self.dropped))
+        if not finite:
+            return torch.zeros_like(distance)
+        self.log("train/perceptual", distance)
+        return self.perceptual_weight * distance
+
+    # ------------------------------------------------------------------------------------- sampling
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """From the LR picture and noise back to t = 0; as many network calls as timesteps."""
         lr = self._padded(batch["lr"])
-        size = tuple(round(n * self.scale) for n in lr.shape[-2:])
-        y = self.space.encode(self.enlarged(lr, (size[0], size[1])))
+        y = self._anchor(lr)
         process = self.sampled
         x = process.prior(y, noise.normal(y.shape))
         for step in reversed(range(process.steps)):
@@ -102,16 +164,15 @@ class ResShift(SuperResolver):
             z = process.to_x0(raw, x, t, y)
             fresh = noise.normal(x.shape) if step else None
             x = residual_shift(x, z, process.eta(step), process.eta(step - 1), process.kappa, fresh)
-        H, W = batch["size"]
-        return self.space.decode(x)[..., :H, :W]
+        return self._picture(x, batch)
 
-    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A released file has the network alone; the autoencoder's own is kept."""
-        if not self.state_dict().keys().isdisjoint(tensors):  # an exported file of ours
-            return tensors
-        own = {f"space.{name}": tensor for name, tensor in self.space.state_dict().items()}
-        found = {f"network.{name}": tensor for name, tensor in from_official(tensors).items()}
-        return {**own, **found}
+    def _anchor(self, lr: Tensor) -> Tensor:
+        H, W = (round(n * self.scale) for n in lr.shape[-2:])
+        return self.space.encode(self.enlarged(lr, (H, W)))
+
+    def _picture(self, z: Tensor, batch: Batch) -> Tensor:
+        H, W = batch["size"]
+        return self.space.decode(z)[..., :H, :W]
 
     @staticmethod
     def enlarged(lr: Tensor, size: tuple[int, int]) -> Tensor:
@@ -128,3 +189,115 @@ class ResShift(SuperResolver):
             mode = "reflect" if min(lr.shape[-2:]) > 1 else "replicate"
             lr = functional.pad(lr, (0, right, 0, below), mode=mode)
         return lr
+
+    # -------------------------------------------------------------------------------- frozen parts
+
+    def load_parts(self, find: Callable[[str, str], Path]) -> None:
+        """The autoencoder's weights. Args as ``ImageModel.load_parts``."""
+        if self.space_weights is not None:
+            self.space.load_official(find("space_weights", self.space_weights))
+
+    def setup(self, stage: str) -> None:
+        """See that nothing is computed with random weights; load what only training needs.
+
+        Raises:
+            ValueError: The autoencoder has no weights of its own.
+            FileNotFoundError: The perceptual distance lacks its weights.
+        """
+        if not self.space.source and any(True for _ in self.space.parameters()):
+            raise ValueError(
+                f"the autoencoder of model.init_args.space, {type(self.space).__name__}, has "
+                "random weights: name its files, or set model.init_args.space_weights"
+            )
+        load = getattr(self.perceptual, "load", None)
+        if stage == "fit" and load is not None:
+            load()
+
+    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A released file has the network alone; the autoencoder's own is kept."""
+        if not self.state_dict().keys().isdisjoint(tensors):  # an exported file of ours
+            return tensors
+        own = {k: v for k, v in self.state_dict().items() if not k.startswith("network.")}
+        found = {f"network.{name}": tensor for name, tensor in from_official(tensors).items()}
+        return {**own, **found}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As of every model, and which autoencoder the network was trained for."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["space"] = self.space.source
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As of every model.
+
+        Raises:
+            ValueError: The checkpoint belongs to another autoencoder, method or size.
+        """
+        before, now = checkpoint.get("space", ""), self.space.source
+        if before and now and before != now:
+            raise ValueError(
+                f"the checkpoint was trained in the latents of {before}, but model.init_args.space "
+                f"is {now}: use the same files"
+            )
+        super().on_load_checkpoint(checkpoint)
+
+
+class ResShiftControl(ResShift):
+    """The control of a comparison: ResShift's network, trained to answer at once, without noise.
+
+    The same network and space, one call a picture, and the mean squared error alone: what is left
+    of ResShift without its diffusion.
+
+    Args:
+        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
+        network: Predicts from the latent of the enlarged LR picture, timestep 0 and the LR picture
+            in [-1, 1].
+        space: Where that happens.
+        space_weights: As of ``ResShift``.
+        prediction: What the network predicts: HR (``sample``), or what has to be taken from the
+            enlarged LR to have it (``residual``).
+        divisor: As of ``ResShift``.
+        optimizer: Makes the optimiser of the trainable parameters.
+        lr_scheduler: Makes the learning-rate schedule; by default there is none.
+        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        network: nn.Module,
+        space: Space,
+        space_weights: str | None = None,
+        prediction: Literal["sample", "residual"] = "sample",
+        divisor: int | None = None,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__(
+            scale,
+            network,
+            space,
+            space_weights,
+            ResidualShift(prediction=prediction),
+            divisor=divisor,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            weights=weights,
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Distance between the prediction from the enlarged LR and HR."""
+        z, y = self.latents(batch)
+        loss = functional.mse_loss(self._answer(y, batch["lr"]), z)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    @torch.no_grad()
+    def restore(self, batch: Batch, noise: Noise) -> Tensor:
+        """One call; deterministic."""
+        lr = self._padded(batch["lr"])
+        return self._picture(self._answer(self._anchor(lr), lr), batch)
+
+    def _answer(self, y: Tensor, lr: Tensor) -> Tensor:
+        t = torch.zeros(len(y), dtype=torch.int64, device=y.device)
+        return self.process.to_x0(self.network(y, t, lr * 2 - 1), y, t, y)

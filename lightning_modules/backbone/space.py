@@ -7,6 +7,7 @@ and stay in evaluation mode; gradients pass through them to their input.
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.networks import taef2
-from lightning_modules.networks.vq import from_official
+from lightning_modules.networks.vq import from_official, resshift_vq
 from lightning_modules.noise import Noise
-from lightning_modules.weights import read_file
+from lightning_modules.weights import read_file, read_weights
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
@@ -216,12 +217,9 @@ class VQSpace(Space):
         Raises:
             ValueError: The file is corrupt, or of another autoencoder.
         """
-        tensors = read_file(Path(path))
-        tensors = tensors.get("state_dict", tensors)
-        try:
-            self.vae.load_state_dict(from_official(tensors))
-        except RuntimeError as error:
-            raise ValueError(f"{path} holds another autoencoder: {error}") from error
+        _fill(
+            self.vae, from_official(read_weights(path).tensors), f"{path} holds another autoencoder"
+        )
         self.source = f"{Path(path).name} {fingerprint(self.vae.state_dict())}"
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
@@ -231,11 +229,27 @@ class VQSpace(Space):
         return (self.vae.decode(z).sample + 1) / 2
 
 
+class ResShiftVQ(VQSpace):
+    """Latents of the autoencoder that ResShift was trained with; with random weights at first.
+
+    Args:
+        channels: Widths of the levels; each but the last one halves the sides.
+        entries: Size of the codebook.
+        latent: Channels of a latent.
+    """
+
+    def __init__(
+        self, channels: Sequence[int] = (128, 256, 512), entries: int = 8192, latent: int = 3
+    ) -> None:
+        super().__init__(resshift_vq(channels, entries, latent))
+
+
 class Taef2Space(Space):
     """Latents of TAEF2, a small autoencoder that fits anywhere; see ``networks.taef2``.
 
     Args:
         encoder: File of the encoder, ``taef2_encoder.pth``; without it the weights are random.
+            Environment variables are expanded, here and below.
         decoder: File of the decoder, ``taef2_decoder.pth``.
         mean: (32,) subtracted from latents, or one number.
         deviation: (32,) by which they are then divided.
@@ -262,15 +276,13 @@ class Taef2Space(Space):
         for half, file in ((self.encoder, encoder), (self.decoder, decoder)):
             if file is None:
                 continue
-            if not Path(file).is_file():
+            path = Path(os.path.expandvars(file)).expanduser()
+            if not path.is_file():
                 raise FileNotFoundError(
-                    f"no weights at {file}: they are in madebyollin/taesd's repository"
+                    f"no weights at {path}: they are in madebyollin/taesd's repository"
                 )
-            try:
-                half.load_state_dict(read_file(Path(file)))
-            except RuntimeError as error:
-                raise ValueError(f"{file} is not that half of TAEF2: {error}") from error
-            names.append(f"{Path(file).name} {fingerprint(half.state_dict())}")
+            _fill(half, read_file(path), f"{path} is not that half of TAEF2")
+            names.append(f"{path.name} {fingerprint(half.state_dict())}")
         self.source = ", ".join(names)
         self._freeze()
 
@@ -295,3 +307,19 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _fill(module: nn.Module, tensors: Mapping[str, Tensor], complaint: str) -> None:
+    # As load_state_dict, which is strict, but with a complaint of one sentence.
+    own = module.state_dict()
+    problems = {
+        "missing": [name for name in own if name not in tensors],
+        "unexpected": [name for name in tensors if name not in own],
+        "of another shape": [k for k in own if k in tensors and own[k].shape != tensors[k].shape],
+    }
+    found = [
+        f"{len(names)} {what}, such as {names[0]}" for what, names in problems.items() if names
+    ]
+    if found:
+        raise ValueError(f"{complaint}: of {len(own)} tensors {'; '.join(found)}")
+    module.load_state_dict(tensors)

@@ -61,11 +61,12 @@ def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Args:
         tensors: As in the file, ``encoder.down.0.block.0.conv1.weight`` and so on.
     """
-    found = {}
+    plain = {re.sub(r"module\.|_orig_mod\.", "", name): t for name, t in tensors.items()}
     levels = 1 + max(
-        (int(m[1]) for name in tensors if (m := re.match(r"decoder\.up\.(\d+)\.", name))), default=0
+        (int(m[1]) for name in plain if (m := re.match(r"decoder\.up\.(\d+)\.", name))), default=0
     )
-    for name, tensor in tensors.items():
+    found = {}
+    for name, tensor in plain.items():
         for pattern, replacement in _NAMES:
             name = re.sub(pattern, replacement, name)
         if match := _LEVEL.match(name):

@@ -16,7 +16,7 @@ from torchvision import models
 from callbacks import weights
 from callbacks.backbones import load_features
 from callbacks.lpips import LPIPS
-from callbacks.lpips_network import Kept
+from callbacks.lpips_network import Kept, Perceptual
 from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
 
 BUILD = {"alex": models.alexnet, "squeeze": models.squeezenet1_1, "vgg": models.vgg16}
@@ -110,6 +110,31 @@ def test_loading_uses_no_global_random_number(monkeypatch: pytest.MonkeyPatch, n
     before = torch.get_rng_state()
     loaded(monkeypatch, net)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_as_a_loss_it_has_the_package_s_gradient(monkeypatch: pytest.MonkeyPatch, net: Any) -> None:
+    name, file, _ = net
+    monkeypatch.setattr(weights, "obtain", {NAMES[name]: file}.get)
+    loss, (sr, hr) = Perceptual(name), pair(2)
+    with pytest.raises(RuntimeError, match="before `load` was called"):
+        loss(sr, hr)
+    loss.load()
+    found = []
+    for distance, scaled in ((loss, False), (reference(net), True)):
+        image = sr.clone().requires_grad_()
+        a, b = (image * 2 - 1, hr * 2 - 1) if scaled else (image, hr)
+        value = distance(a, b).flatten()
+        value.sum().backward()
+        found.append((value.detach(), image.grad))
+    torch.testing.assert_close(*(value for value, _ in found), rtol=1e-5, atol=0)
+    torch.testing.assert_close(*(grad for _, grad in found), rtol=1e-3, atol=1e-6)
+    assert not any(p.requires_grad or p.grad is not None for p in loss.parameters())
+
+
+def test_no_loss_without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "obtain", lambda name: None)
+    with pytest.raises(FileNotFoundError, match=r"lacks weights: vgg16-397923af\.pth is neither"):
+        Perceptual().load()
 
 
 # -------------------------------------------------------------------------------------------- a run

@@ -8,13 +8,18 @@ from torch import nn
 from torch.nn import functional
 
 from lightning_modules.backbone.shifting import ResidualShift
-from lightning_modules.backbone.space import PixelSpace, VQSpace
+from lightning_modules.backbone.space import PixelSpace, ResShiftVQ, fingerprint
 from lightning_modules.networks.swin_unet import SwinUNet
-from lightning_modules.networks.vq import resshift_vq
 from lightning_modules.noise import Noise
-from lightning_modules.resshift import ResShift
+from lightning_modules.resshift import ResShift, ResShiftControl
+from tests.reference.vqgan import VQGAN
 
 SMALL = {"width": 32, "multipliers": (1, 2), "size": 16, "swin_width": 48, "heads": 3}
+
+
+def small_vq():
+    torch.manual_seed(0)
+    return ResShiftVQ((32, 64), entries=16)
 
 
 class Oracle(nn.Module):
@@ -123,8 +128,7 @@ def test_noise_belongs_to_the_picture():
 
 def test_latents_and_released_weights(tmp_path):
     def make():
-        space = VQSpace(resshift_vq((32, 64), entries=16))
-        return ResShift(2.0, SwinUNet(**SMALL), space)
+        return ResShift(2.0, SwinUNet(**SMALL), small_vq())
 
     torch.manual_seed(1)
     method = make()
@@ -142,3 +146,157 @@ def test_latents_and_released_weights(tmp_path):
 def test_timesteps_that_do_not_fall():
     with pytest.raises(ValueError, match="a falling list of numbers from 14 to 0"):
         ResShift(4.0, Echo(), PixelSpace(), timesteps=[0, 4])
+
+
+# ---------------------------------------------------------------------------- the perceptual part
+
+
+class Distance(nn.Module):
+    """The mean squared difference, as a perceptual distance would come."""
+
+    def __init__(self, broken=False):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 1, bias=False)
+        self.layer.weight.data = torch.eye(3)[:, :, None, None]
+        self.broken, self.seen = broken, []
+
+    def forward(self, a, b):
+        self.seen.append((a, b))
+        return (self.layer(a - b)).square().mean((1, 2, 3)) / (0.0 if self.broken else 1.0)
+
+
+def perceptual(distance, **options):
+    """A method in small latents whose network always gives the same latent, and its logs."""
+    torch.manual_seed(2)
+    network = Oracle(nn.Parameter(torch.randn(2, 3, 16, 16)))
+    method = ResShift(4.0, network, small_vq(), perceptual=distance, **options)
+    logged = {}
+    method.log = lambda name, value, **_: logged.update(
+        {name: float(torch.as_tensor(value).detach())}
+    )
+    return method, logged
+
+
+@pytest.mark.parametrize("target", ["round_trip", "hr"])
+def test_the_perceptual_part_is_of_decoded_pictures(target):
+    given, distance = batch(), Distance()
+    method, logged = perceptual(distance, perceptual_weight=3.0, perceptual_target=target)
+    loss = method.training_step(given, 0)
+    (ours, theirs), answer = distance.seen[0], method.network.answer
+    space = method.space
+    round_trip = space.decode(space.encode(given["hr"])).clamp(0, 1)
+    assert torch.equal(ours, space.decode(answer).clamp(0, 1))
+    assert torch.equal(theirs, given["hr"] if target == "hr" else round_trip)
+    expected = (answer - space.encode(given["hr"])).square().mean()
+    expected = expected + 3 * (ours - theirs).square().mean()
+    torch.testing.assert_close(loss, expected)
+    assert logged["train/perceptual_dropped"] == 0
+
+    loss.backward()
+    mse, _ = perceptual(None)
+    mse.training_step(given, 0).backward()
+    through_decoder = answer.grad - mse.network.answer.grad
+    assert through_decoder.abs().max() > 1e-6
+    frozen = [*space.parameters(), *distance.parameters()]
+    assert not any(p.requires_grad or p.grad is not None for p in frozen)
+    assert {name.split(".")[0] for name in method.checkpoint_keys()} == {"network"}
+
+
+def test_a_perceptual_part_that_is_not_finite_is_left_out():
+    method, logged = perceptual(Distance(broken=True))
+    for step in (1, 2):
+        loss = method.training_step(batch(), 0)
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert torch.isfinite(method.network.answer.grad).all()
+        assert logged["train/perceptual_dropped"] == step
+    assert "train/perceptual" not in logged
+
+
+def test_what_the_perceptual_part_cannot_be():
+    with pytest.raises(ValueError, match="perceptual_weight is -1 and perceptual_target 'none'"):
+        perceptual(None, perceptual_weight=-1.0, perceptual_target="none")
+
+
+# ------------------------------------------------------------------------------------ frozen parts
+
+
+def test_nothing_is_computed_with_a_random_autoencoder(tmp_path):
+    method = ResShift(4.0, Echo(), small_vq())
+    with pytest.raises(ValueError, match=r"ResShiftVQ, has random weights: .*space_weights"):
+        method.setup("fit")
+    official = {f"module.{name}": value for name, value in official_vq().items()}
+    torch.save({"state_dict": official}, tmp_path / "vq.pth")
+    method = ResShift(4.0, Echo(), small_vq(), space_weights="vq.pth")
+    method.load_parts(lambda argument, name: tmp_path / name)
+    method.setup("fit")
+    assert method.space.source == f"vq.pth {fingerprint(method.space.vae.state_dict())}"
+    ResShift(4.0, Echo(), PixelSpace()).setup("fit")
+
+
+def official_vq():
+    """A file of the released layout, of the small sizes."""
+    torch.manual_seed(3)
+    return VQGAN((32, 64), 16, 3).state_dict()
+
+
+def test_an_autoencoder_s_file_without_a_tensor(tmp_path):
+    official = official_vq()
+    del official["quant_conv.weight"]
+    torch.save(official, tmp_path / "vq.pth")
+    problem = r"another autoencoder: of \d+ tensors 1 missing, such as quant_conv\.weight$"
+    with pytest.raises(ValueError, match=problem):
+        small_vq().load_official(tmp_path / "vq.pth")
+
+
+def test_a_released_file_without_a_tensor(tmp_path):
+    method = ResShift(4.0, SwinUNet(**SMALL), PixelSpace())
+    official = dict(method.network.state_dict())
+    del official["middle_block.0.in_layers.0.weight"]
+    torch.save(official, tmp_path / "resshift.pth")
+    missing = r"1 missing \(network\.middle_block\.0\.in_layers\.0\.weight\)"
+    with pytest.raises(ValueError, match=missing):
+        method.load_weights(tmp_path / "resshift.pth")
+
+
+def test_a_checkpoint_of_other_latents():
+    method = ResShift(4.0, Echo(), PixelSpace())
+    checkpoint = {"state_dict": {}}
+    method.space.source = "one.pth 1234"
+    method.on_save_checkpoint(checkpoint)
+    method.on_load_checkpoint(checkpoint)
+    method.space.source = "one.pth 5678"
+    with pytest.raises(ValueError, match=r"in the latents of one\.pth 1234, but .* one\.pth 5678"):
+        method.on_load_checkpoint(checkpoint)
+
+
+# ------------------------------------------------------------------------------------- the control
+
+
+@pytest.mark.parametrize("prediction", ["sample", "residual"])
+def test_the_control_answers_at_once(prediction):
+    given = batch()
+    hr = given["hr"] * 2 - 1
+    y = ResShift.enlarged(given["lr"], given["size"]) * 2 - 1
+    network = Oracle(hr if prediction == "sample" else y - hr)
+    method = ResShiftControl(4.0, network, PixelSpace(), prediction=prediction)
+    method.log = lambda *_, **__: None
+    assert method.training_step(given, 0) < 1e-10
+    noise = Noise(given["seed"])
+    torch.testing.assert_close(method.restore(given, noise), given["hr"], rtol=0, atol=1e-6)
+    assert network.told == [[0, 0], [0, 0]]
+    assert noise.calls == 0
+
+
+def test_latents_that_come_along_are_taken():
+    given = batch()
+    z, y = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16)
+    method = ResShift(4.0, Echo(), small_vq())
+    given |= {"latent": z, "lr_latent": y}
+    del given["hr"]
+    found = method.latents(given)
+    assert found[0] is z
+    assert found[1] is y
+    del given["lr_latent"]
+    enlarged = ResShift.enlarged(given["lr"], given["size"])
+    torch.testing.assert_close(method.latents(given)[1], method.space.encode(enlarged))

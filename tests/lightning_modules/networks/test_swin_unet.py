@@ -7,17 +7,15 @@ import math
 import pytest
 import torch
 
-from lightning_modules.networks.swin_unet import (
+from lightning_modules.networks.swin import (
     SwinBlock,
-    SwinUNet,
     WindowAttention,
-    from_official,
     from_windows,
     released_mask,
-    sinusoids,
     to_windows,
     wrap_mask,
 )
+from lightning_modules.networks.swin_unet import SwinUNet, from_official, sinusoids
 
 SMALL = {"width": 32, "multipliers": (1, 2), "size": 32, "swin_width": 48, "heads": 3}
 
@@ -114,17 +112,19 @@ def test_what_is_conditioned_on_matters():
     assert not torch.allclose(model(x, t, lr + 0.1), y)
 
 
-@pytest.mark.parametrize(("factor", "inputs"), [(1, 6), (2, 35), (8, 131)])
-def test_larger_conditions(factor, inputs):
+@pytest.mark.parametrize(("factor", "inputs"), [(1, 6), (2, 35), (8, 131), (0.25, 6)])
+def test_conditions_of_other_sizes(factor, inputs):
     model = SwinUNet(**SMALL, condition_factor=factor)
     assert model.input_blocks[0][0].in_channels == inputs
-    x, lr = torch.randn(1, 3, 16, 32), torch.randn(1, 3, 16 * factor, 32 * factor)
+    x, lr = torch.randn(1, 3, 16, 32), torch.randn(1, 3, int(16 * factor), int(32 * factor))
     assert model(x, torch.tensor([1]), lr).shape == x.shape
 
 
 def test_what_cannot_be():
     with pytest.raises(ValueError, match="condition_factor is 3; expected a power of two"):
         SwinUNet(**SMALL, condition_factor=3)
+    with pytest.raises(ValueError, match=r"condition_factor is 0; expected a power of two"):
+        SwinUNet(**SMALL, condition_factor=0)
     with pytest.raises(ValueError, match="mask is 'none'"):
         SwinUNet(**SMALL, mask="none")
     with pytest.raises(ValueError, match="24x32; SwinUNet needs sides divisible by 16"):
