@@ -6,11 +6,12 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
 import fsspec
-from fsspec.asyn import AsyncFileSystem
+from fsspec.asyn import AsyncFileSystem, sync
 
 from datamodules.retry import Attempts, Patience, RemoteError, WrongContent, persistently, shown
 
@@ -227,22 +228,42 @@ def _http_blocks(
     if start or end is not None:
         headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
     limit = aiohttp.ClientTimeout(total=None, sock_connect=patience.stall, sock_read=patience.stall)
+    options = {**system.kwargs, "headers": headers, "timeout": limit}
+    loop = system.loop
     try:
-        # `size` and `block_size` so that it streams, without asking for the size first.
-        file = system.open(url, block_size=0, size=1, headers=headers, timeout=limit)
+        response, first = sync(loop, _request, system, url, options)
     except aiohttp.ClientResponseError as error:
         if error.status == 416:
             raise WrongContent(f"it ends before byte {start + 1}") from error
         raise
-    with file:
-        whole = file.r.status == 200 and "Range" in headers
+    try:
+        whole = response.status == 200 and "Range" in headers
         if whole and end is not None:
             raise RemoteError(
                 f"{shown(url)}: its server gives no parts of files, so it must be kept: give "
                 "Shards.cache_size and its disk more room"
             )
-        blocks = iter(lambda: file.read(CHUNK), b"")
-        yield from _skipping(blocks, start) if whole else blocks
+        blocks = chain([first], iter(lambda: sync(loop, response.content.read, CHUNK), b""))
+        yield from _skipping(blocks, start if whole else 0)
+    finally:  # not waited for: the collector may run this in any thread
+        loop.call_soon_threadsafe(response.close)
+
+
+async def _request(system: Any, url: str, options: dict[str, Any]) -> tuple[Any, bytes]:
+    """A response and its first bytes.
+
+    Both are taken without leaving the event loop: aiohttp hands out nothing any more once a
+    connection broke, not even what it has received, and an attempt that got many bytes would
+    count as one without progress if this thread came back for them too late.
+    """
+    session = await system.set_session()
+    response = await session.get(system.encode_url(url), **options)
+    try:
+        response.raise_for_status()
+        return response, await response.content.read(CHUNK)
+    except BaseException:
+        response.close()
+        raise
 
 
 def _pipe_blocks(command: str) -> Iterator[bytes]:

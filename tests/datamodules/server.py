@@ -55,6 +55,7 @@ def serving(root: Path) -> Iterator[Server]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # a small answer leaves in one packet: the hardest to read when it is cut
     state: Server
 
     def log_message(self, *args: object) -> None:
@@ -107,6 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         broken = fault in ("cut", "stall")
         with suppress(ConnectionError):  # who asked has gone
             self.wfile.write(data[: len(data) // 2] if broken else data)
+            self.wfile.flush()
         if fault == "stall":
-            self.state.stalled.wait(20)
+            self.state.stalled.wait(120)
         self.close_connection = broken

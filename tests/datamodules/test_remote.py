@@ -23,7 +23,8 @@ from tests.datamodules.pictures import pixels
 from tests.datamodules.server import serving
 from tests.datamodules.test_shards import indexed, picture, write
 
-HASTE = Patience(retries=3, deadline=20.0, stall=0.5)
+HASTE = Patience(retries=3, deadline=60.0, stall=20.0)  # no test waits so long
+SHORT = Patience(retries=3, deadline=60.0, stall=0.5)  # for connections that stall
 CONTENT = bytes(range(256)) * 20_000  # 5 MB
 
 
@@ -98,7 +99,8 @@ def test_secrets_are_not_shown():
 @pytest.mark.parametrize("faults", [[], [503, 500], ["cut", "cut"], ["stall"], [429, "cut", 503]])
 def test_download_survives(server, tmp_path, faults):
     server.faults = faults
-    download(f"{server.url}/f.bin", tmp_path / "part", len(CONTENT), HASTE)
+    patience = SHORT if "stall" in faults else HASTE
+    download(f"{server.url}/f.bin", tmp_path / "part", len(CONTENT), patience)
     assert (tmp_path / "part").read_bytes() == CONTENT
 
 
@@ -107,7 +109,7 @@ def test_download_goes_on_where_it_ended(server, tmp_path):
     download(f"{server.url}/f.bin", tmp_path / "part", len(CONTENT), HASTE)
     first, second = (asked for method, _, asked in server.requests if method == "GET")
     assert first == ""
-    assert int(second.removeprefix("bytes=").rstrip("-")) >= len(CONTENT) // 4
+    assert 0 < int(second.removeprefix("bytes=").rstrip("-")) <= len(CONTENT) // 2
 
 
 def test_download_from_a_server_without_ranges(server, tmp_path):
@@ -116,11 +118,14 @@ def test_download_from_a_server_without_ranges(server, tmp_path):
     assert (tmp_path / "part").read_bytes() == CONTENT
 
 
-def test_progress_is_not_counted_as_failure(server, tmp_path):
-    """A large file over a bad line: each attempt gets half of the rest."""
+@pytest.mark.parametrize("size", [64, len(CONTENT)])
+def test_progress_is_not_counted_as_failure(server, tmp_path, size):
+    """A bad line: each attempt gets up to half of the rest, and no two may get nothing."""
+    (server.root / "f.bin").write_bytes(CONTENT[:size])
     server.faults = ["cut"] * 4
-    download(f"{server.url}/f.bin", tmp_path / "part", len(CONTENT), Patience(1, 20.0, 0.5))
-    assert (tmp_path / "part").read_bytes() == CONTENT
+    download(f"{server.url}/f.bin", tmp_path / "part", size, Patience(1, 60.0, 20.0))
+    assert (tmp_path / "part").read_bytes() == CONTENT[:size]
+    assert server.got("f.bin") == 5
 
 
 def test_download_of_a_file_that_is_short(server, tmp_path):
@@ -181,11 +186,25 @@ def test_refused_connection(tmp_path):
             assert caught.value.kind == "unreachable"
 
 
+class Clock:
+    """Takes the place of `time`: only pauses take time."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
 def test_deadline_ends_before_the_retries(server, monkeypatch):
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.2)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 1.0)  # the pauses: 0.5 to 1, 1 to 2 seconds
+    monkeypatch.setattr(retry, "time", Clock())
     server.always = 503
     with pytest.raises(RemoteError, match=r"2 attempts .*HTTP status 503.*Shards\.deadline"):
-        read_range(f"{server.url}/f.bin", 0, 5, Patience(100, 0.25, 0.5))
+        read_range(f"{server.url}/f.bin", 0, 5, Patience(100, 1.25, 20.0))
 
 
 def test_what_is_not_there(server):
