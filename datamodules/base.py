@@ -8,30 +8,40 @@ the degradation) -> the model.
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import Sequence
-from functools import partial
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
 
-from datamodules.batches import check_batch, collate, to_floats
+from datamodules.batches import check_batch, to_floats
 from datamodules.clock import Listener
-from datamodules.degrading import check_pooled, degradation_of, exchange, new_pool
+from datamodules.degrading import (
+    check_any_scale,
+    check_pooled,
+    degradation_of,
+    make_lr,
+    new_pool,
+)
+from datamodules.folder import Folder
 from datamodules.keys import digest_of
-from datamodules.order import EvaluationSampler, Plan, PlanSampler, default_streams
+from datamodules.loading import Loader, evaluation_sampler, loader_of, position_of
+from datamodules.order import Plan, PlanSampler, default_streams
 from datamodules.order_state import check_same_order, new_plan, order_state
 from datamodules.pictures import Pictures, PredictPictures, TrainingPictures
-from datamodules.pieces import Pieces, PiecesLoader
+from datamodules.pieces import Pieces
 from datamodules.policy import Small, Tally
+from datamodules.scales import Scales
 from datamodules.sequential import Sequential, SequentialPictures
-from datamodules.settings import check_crop, check_least, check_policy, checked_scale
+from datamodules.settings import (
+    check_crop,
+    check_least,
+    check_output_size,
+    check_policy,
+    check_streams,
+    checked_scale,
+)
 from datamodules.source import Augmentation, Batch, Pixels, Sample, Source
-from datamodules.worker_signals import leave_signals_to_the_owner
 from degradations.base import Degradation
-from degradations.draws import seed_of
 from degradations.pool import PairPool
 
 __all__ = ["Augmentation", "Batch", "Pixels", "SRDataModule", "Sample", "Source"]
@@ -50,10 +60,14 @@ class SRDataModule(LightningDataModule):
         test: Sources to test on, by name.
         predict: Pictures to enlarge: a folder, a file, a list of both, or a Source.
         batch_size: Training crops of one micro-batch, over all processes together.
-        crop_size: Side of the training crops in HR pixels; a multiple of an integer scale.
+        crop_size: Side of the training crops in HR pixels; a multiple of an integer scale. With
+            ``scales``, the largest HR side that may be drawn, at least.
         crops_per_image: Crops taken from each training picture an epoch.
         flips: Flip and transpose training crops at random.
         augment: A further change of training crops, on the CPU.
+        scales: Train at arbitrary scales instead of ``scale``: another one for each batch.
+        size: Height and width to which ``predict`` enlarges every picture, whatever ``scale`` is;
+            the other commands do not look at it.
         degradation: Makes LR from HR; set it by the top-level key ``degradation``.
         degradation_seed: Seed of the LR of validation and test, the same for all runs that are to
             be compared.
@@ -96,6 +110,8 @@ class SRDataModule(LightningDataModule):
         streams: int | None = None,
         small: Small = "error",
         unreadable_limit: float = 0.01,
+        scales: Scales | None = None,
+        size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.scale = checked_scale(scale)
@@ -105,27 +121,22 @@ class SRDataModule(LightningDataModule):
         check_least("eval_batch_size", eval_batch_size, 1)
         check_least("streams", 1 if streams is None else streams, 1)
         check_least("workers", workers, 0)
+        check_output_size(size)
         self.train, self.val, self.test, self.predict = train, val or {}, test or {}, predict
-        self.batch_size, self.crop_size, self.crops_per_image = (
-            batch_size,
-            crop_size,
-            crops_per_image,
-        )
-        self.flips, self.augment = flips, augment
+        self.batch_size, self.crop_size = batch_size, crop_size
+        self.crops_per_image, self.flips, self.augment = crops_per_image, flips, augment
+        self.scales, self.size = scales, size
         self.degradation, self.degradation_seed = degradation, degradation_seed
         self.seed = seed or 0
         self.workers, self.eval_batch_size = workers, eval_batch_size
         self.streams = streams or default_streams(batch_size)
-        if batch_size % self.streams:
-            raise ValueError(
-                f"data.init_args.streams is {self.streams}, which does not divide "
-                f"data.init_args.batch_size {batch_size}"
-            )
+        check_streams(self.streams, batch_size)
         check_policy(small, unreadable_limit)
-        if train is not None:
+        if scales is not None:
+            scales.check_crop(crop_size)
+        elif train is not None:
             check_crop(crop_size, self._scale_of(train))
-        self.small = small
-        self.tally = Tally(unreadable_limit)  # of this process
+        self.small, self.tally = small, Tally(unreadable_limit)  # of this process
         self.listener: Listener | None = None  # of training batches; a callback that measures
         self._fingerprint = ""  # of the training pictures' keys
         self._datasets: dict[str, list[Pictures]] = {}
@@ -147,8 +158,9 @@ class SRDataModule(LightningDataModule):
         if stage == "fit":
             self._datasets["train"] = [self._training_pictures()]
             degradation = self._datasets["train"][0].source.degradation or self.degradation
-            size = degradation.pool if degradation is not None else 0
-            self._pool = new_pool(size, self.batch_size, self._ranks()[1])
+            if self.scales is not None:
+                check_any_scale(degradation)
+            self._pool = new_pool(degradation, self.batch_size, self._ranks()[1])
         if stage in ("fit", "validate"):
             self._datasets["val"] = [self._prepared(*named) for named in self.val.items()]
         if stage == "test":
@@ -188,8 +200,6 @@ class SRDataModule(LightningDataModule):
         return pictures
 
     def _predict_pictures(self) -> PredictPictures:
-        from datamodules.folder import Folder  # Folder is a Source, so it imports this file
-
         if self.predict is None:
             raise ValueError(
                 "predict needs pictures: set data.init_args.predict to a folder, a file, or a "
@@ -199,7 +209,7 @@ class SRDataModule(LightningDataModule):
         scale = self._scale_of(source)
         source.srgb = False
         source.prepare(scale)
-        return PredictPictures(source, "predict", scale)
+        return PredictPictures(source, "predict", scale, self.size)
 
     @property
     def predict_keys(self) -> list[str]:
@@ -242,36 +252,17 @@ class SRDataModule(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _position(self) -> tuple[int, int]:
-        # Lightning restores these counters before it asks the loader for the first batch; the
-        # checkpoint callback makes sure that a checkpoint holds them as of the last whole step.
-        if self.trainer is None:
-            return 0, 0
-        epoch, loop = self.trainer.current_epoch, self.trainer.fit_loop
-        # Between two epochs, the number of batches is still that of the one before.
-        begun = loop.epoch_progress.current.ready > epoch
-        return epoch, loop.epoch_loop.batch_progress.current.completed if begun else 0
+        return position_of(self.trainer)
 
-    def _loader(
-        self, dataset: Pictures, sampler: Any, persistent: bool = False
-    ) -> DataLoader[dict[str, Any]]:
-        pieces = isinstance(sampler, Pieces)
-        return (PiecesLoader if pieces else DataLoader)(
-            dataset,
-            batch_sampler=sampler,
-            num_workers=sampler.count if pieces else self.workers,
-            collate_fn=collate,
-            pin_memory=self._on_cuda(),
-            persistent_workers=persistent and self.workers > 0,
-            worker_init_fn=_start_worker,
-            generator=torch.Generator(),  # or each pass draws a seed from the global one
-        )
+    def _loader(self, dataset: Pictures, sampler: Any, persistent: bool = False) -> Loader:
+        return loader_of(dataset, sampler, self.workers, self._on_cuda(), persistent)
 
     def _on_cuda(self) -> bool:
         # Lightning copies to a GPU without waiting, which is so only from pinned memory.
         device = getattr(getattr(self.trainer, "strategy", None), "root_device", None)
         return device is not None and device.type == "cuda"
 
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+    def train_dataloader(self) -> Loader:
         """Batches of crops in the plan's order, from where the run stands."""
         dataset = self._datasets["train"][0]
         sampler = PlanSampler(
@@ -281,29 +272,20 @@ class SRDataModule(LightningDataModule):
             return self._loader(dataset, Pieces(sampler, self.workers), persistent=True)
         return self._loader(dataset, sampler, persistent=True)
 
-    def _evaluation(self, part: str, batch_size: int) -> list[DataLoader[dict[str, Any]]]:
+    def _evaluation(self, part: str, batch_size: int) -> list[Loader]:
         left_out = self._left_out if part == "predict" else set()
-        loaders = []
-        for dataset in self._datasets[part]:
-            keys: Sequence[str] = dataset.source.keys if left_out else ()
-            done = {index for index, key in enumerate(keys) if key in left_out}
-            indices = (
-                [i for i in range(len(dataset)) if i not in done] if done else range(len(dataset))
-            )
-            seed = partial(_seed_of_key, self.degradation_seed, dataset.keys)
-            sampler = EvaluationSampler(indices, seed, batch_size, *self._ranks())
-            loaders.append(self._loader(dataset, sampler))
-        return loaders
+        order = (left_out, self.degradation_seed, batch_size, self._ranks())
+        return [self._loader(x, evaluation_sampler(x, *order)) for x in self._datasets[part]]
 
-    def val_dataloader(self) -> list[DataLoader[dict[str, Any]]]:
+    def val_dataloader(self) -> list[Loader]:
         """One loader a source of ``val``, in the configuration's order."""
         return self._evaluation("val", self.eval_batch_size)
 
-    def test_dataloader(self) -> list[DataLoader[dict[str, Any]]]:
+    def test_dataloader(self) -> list[Loader]:
         """One loader a source of ``test``, in the configuration's order."""
         return self._evaluation("test", self.eval_batch_size)
 
-    def predict_dataloader(self) -> list[DataLoader[dict[str, Any]]]:
+    def predict_dataloader(self) -> list[Loader]:
         """One loader over the pictures to enlarge, one picture a batch."""
         return self._evaluation("predict", 1)
 
@@ -355,22 +337,30 @@ class SRDataModule(LightningDataModule):
         pool = self._pool if part == "train" and "lr" not in batch else None
         if pool is not None:
             check_pooled(batch)
-        to_floats(batch)
+        scale = self._to_pictures(batch)
         if "lr" not in batch:
-            degradation = degradation_of(dataset, self.degradation)
-            batch["lr"] = degradation(batch["hr"], batch["seed"])
-        if pool is not None:
-            exchange(pool, batch)
+            make_lr(batch, degradation_of(dataset, self.degradation, scale), pool)
         if "hr" in batch:
             batch["size"] = tuple(batch["hr"].shape[-2:])
         else:
-            batch["size"] = tuple(round(side * dataset.scale) for side in batch["lr"].shape[-2:])
+            batch["size"] = dataset.output_size(batch["lr"].shape[-2:])
         if not dataset.checked:
             check_batch(cast(Batch, batch))
             dataset.checked = True
         if part == "train" and self.listener is not None:
             self.listener.degraded()
         return cast(Batch, batch)
+
+    def _to_pictures(self, batch: dict[str, Any]) -> float | None:
+        """Make float32 of the pictures; the scale of this batch alone, if it has one."""
+        place = batch.pop("place", None)
+        if self.scales is None or place is None:
+            to_floats(batch)
+            return None
+        epoch, position = place[0]
+        sides = self.scales.sides(self.seed, epoch, self.plan().batch_of(position))
+        self.scales.to_pictures(batch, sides.hr)
+        return sides.hr / sides.lr
 
     def _part(self) -> str:
         trainer = self.trainer
@@ -408,14 +398,3 @@ class SRDataModule(LightningDataModule):
             check_same_order(state_dict, self._order())
         if self._pool is not None and "pairs" in state_dict:
             self._pool.load(state_dict["pairs"], *self._ranks())
-
-
-def _seed_of_key(seed: int, keys: Sequence[str], index: int) -> int:
-    return seed_of(seed, keys[index])
-
-
-def _start_worker(worker: int) -> None:
-    leave_signals_to_the_owner()
-    # One thread a worker: OpenCV would otherwise start as many as there are cores in each of them.
-    if "cv2" in sys.modules:
-        sys.modules["cv2"].setNumThreads(0)

@@ -83,6 +83,8 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     skipped = [picture for s in samples for picture in s.get("skipped", [])]
     if skipped:
         batch["skipped"] = skipped
+    if "place" in samples[0]:
+        batch["place"] = [samples[0]["place"]]  # of the batch, which is one in the plan
     if isinstance(samples, Crops):
         batch["seconds"] = [samples.clock.seconds()]
     return batch

@@ -11,37 +11,72 @@ from degradations.base import Degradation
 from degradations.pool import PairPool, Pairs
 
 
-def degradation_of(dataset: Pictures, default: Degradation | None) -> Degradation:
+def degradation_of(
+    dataset: Pictures, default: Degradation | None, scale: float | None = None
+) -> Degradation:
     """What makes LR of a dataset's HR: its source's own degradation, or the run's.
+
+    Args:
+        dataset: The pictures.
+        default: The run's degradation, which is taken to the dataset's scale where it can be.
+        scale: The scale of this batch, where that is not the dataset's.
 
     Raises:
         ValueError: There is none, or it makes LR for another scale.
     """
-    degradation = dataset.source.degradation or default
+    own = dataset.source.degradation
+    degradation = own or default
     if degradation is None:
         raise ValueError(
             f"source {dataset.name!r} gives no LR pictures and nothing makes them: set "
             "degradation.class_path"
         )
-    if degradation.scale != dataset.scale:
+    if degradation.scale != dataset.scale and (own is not None or not degradation.any_scale):
         raise ValueError(
             f"source {dataset.name!r} has scale {dataset.scale:g}, but its degradation makes LR "
             f"for scale {degradation.scale:g}: give the source a degradation of its scale"
         )
-    return degradation
+    return degradation.at(dataset.scale if scale is None else scale)
 
 
-def new_pool(size: int, batch_size: int, world: int) -> PairPool | None:
-    """The pair pool of this process.
+def check_any_scale(degradation: Degradation | None) -> None:
+    """Refuse what cannot make the LR of batches of differing scales.
 
     Args:
-        size: Pairs in it; 0 for no pool.
+        degradation: That of training.
+
+    Raises:
+        ValueError: It makes LR for one scale, or keeps pairs of one size.
+    """
+    if degradation is None:
+        return
+    name = type(degradation).__name__
+    if not degradation.any_scale:
+        raise ValueError(
+            f"data.init_args.scales draws a scale for each batch, and {name} makes LR for its own "
+            "scale only: set degradation.class_path to degradations.bicubic.Bicubic, or unset "
+            "scales"
+        )
+    if degradation.pool:
+        raise ValueError(
+            f"data.init_args.scales gives each batch other sizes, and the pair pool of {name} "
+            f"keeps pairs of one size: set its pool to 0 (it is {degradation.pool}), or unset "
+            "scales"
+        )
+
+
+def new_pool(degradation: Degradation | None, batch_size: int, world: int) -> PairPool | None:
+    """The pair pool of this process, if there is one.
+
+    Args:
+        degradation: That of training, which says how many pairs are in it.
         batch_size: Crops of a global batch.
         world: Number of processes.
 
     Raises:
-        ValueError: ``size`` is no multiple of a process's share of a batch.
+        ValueError: They are no multiple of a process's share of a batch.
     """
+    size = 0 if degradation is None else degradation.pool
     share = batch_size // world
     if size and (size < share or size % share):
         raise ValueError(
@@ -69,12 +104,20 @@ def check_pooled(batch: dict[str, Any]) -> None:
         )
 
 
-def exchange(pool: PairPool, batch: dict[str, Any]) -> None:
-    """Put a batch's pairs into the pool, and others in their place.
+def make_lr(batch: dict[str, Any], degradation: Degradation, pool: PairPool | None) -> None:
+    """Degrade the HR of a batch; with a pool, put others in the pairs' places.
 
     What belongs to a pair goes with it. ``seed`` stays: it is what the model draws from, and a pair
     that was trained on before would meet the same noise once more.
+
+    Args:
+        batch: With ``hr`` in float32; ``lr`` is put into it.
+        degradation: Makes the LR.
+        pool: That of training, if there is one.
     """
+    batch["lr"] = degradation(batch["hr"], batch["seed"])
+    if pool is None:
+        return
     notes: dict[str, list[str]] = {n: batch[n] for n in ("key", "text") if n in batch}
     given = pool.exchange(Pairs(batch["hr"], batch["lr"], notes), batch["seed"].tolist())
     batch.update(given.notes, hr=given.hr, lr=given.lr)

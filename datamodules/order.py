@@ -135,6 +135,10 @@ class Plan:
         """The streams of one process out of ``world``."""
         return range(rank * self.streams // world, (rank + 1) * self.streams // world)
 
+    def batch_of(self, position: int) -> int:
+        """Number of the global batch that holds a place of an epoch."""
+        return position % self.stream_length // (self.batch_size // self.streams)
+
     def replacement(self, epoch: int, position: int, attempt: int) -> int:
         """Another picture for a place whose own cannot be used.
 

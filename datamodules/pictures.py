@@ -82,6 +82,10 @@ class Pictures(Dataset[dict[str, Any]]):
             sample["hr"] = sample["hr"][:height, :width]
         return {**sample, "key": key, "seed": item.seed}
 
+    def output_size(self, lr: Sequence[int]) -> tuple[int, int]:
+        """(H, W) of what is made of an LR of (h, w) that has no HR."""
+        return round(lr[0] * self.scale), round(lr[1] * self.scale)
+
     def read(self, index: int) -> Sample:
         """What the source gives for one picture, checked; a copy, for the source may keep its own.
 
@@ -162,7 +166,9 @@ class TrainingPictures(Pictures):
         sample, index, skipped = self._usable(item, out)
         if self.augment is not None:
             self._augmented(sample, index, item.seed)
-        return {**sample, "key": self.keys[index], "seed": item.seed, "skipped": skipped}
+        place = (item.epoch, item.position)
+        key, seed = self.keys[index], item.seed
+        return {**sample, "key": key, "seed": seed, "place": place, "skipped": skipped}
 
     def _usable(self, item: Item, out: Pixels | None) -> tuple[Sample, int, list[Skipped]]:
         """The crop, the number of its picture, and what was skipped until it was found."""
@@ -284,10 +290,31 @@ class TrainingPictures(Pictures):
 
 
 class PredictPictures(Pictures):
-    """Pictures to enlarge, whole; an unreadable one becomes a batch that says so."""
+    """Pictures to enlarge, whole; an unreadable one becomes a batch that says so.
+
+    Args:
+        source: Where the pictures come from, prepared.
+        name: Name of the source in the configuration.
+        scale: By how much pictures are enlarged.
+        size: (H, W) to which they are enlarged, instead.
+    """
+
+    def __init__(
+        self, source: Source, name: str, scale: float, size: tuple[int, int] | None = None
+    ) -> None:
+        super().__init__(source, name, scale)
+        self.size = size
+
+    def output_size(self, lr: Sequence[int]) -> tuple[int, int]:
+        """(H, W) of what is made of a picture of (h, w)."""
+        return super().output_size(lr) if self.size is None else self.size
 
     def __getitem__(self, item: Item) -> dict[str, Any]:
-        """One picture as ``lr``, or its ``error``."""
+        """One picture as ``lr``, or its ``error``.
+
+        Raises:
+            ValueError: It is a pair of HR and LR, or larger than what it is to be enlarged to.
+        """
         key = self.keys[item.picture]
         try:
             sample = self.read(item.picture)
@@ -300,6 +327,14 @@ class PredictPictures(Pictures):
             )
         if "hr" in sample:
             sample["lr"] = sample.pop("hr")
+        h, w = sample["lr"].shape[:2]
+        height, width = self.output_size((h, w))
+        if height < h or width < w:
+            raise ValueError(
+                f"{key} is {w}x{h} pixels, larger than the {width}x{height} of "
+                f"data.init_args.size [{height}, {width}]: nothing is made smaller here; raise "
+                "size, or leave the picture out"
+            )
         return {**sample, "key": key, "seed": item.seed}
 
 

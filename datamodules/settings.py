@@ -31,6 +31,35 @@ def check_least(name: str, value: int, least: int) -> None:
         raise ValueError(f"data.init_args.{name} is {value}; it must be at least {least}")
 
 
+def check_streams(streams: int, batch_size: int) -> None:
+    """Refuse a number of streams that cannot share a batch evenly.
+
+    Raises:
+        ValueError: With both.
+    """
+    if batch_size % streams:
+        raise ValueError(
+            f"data.init_args.streams is {streams}, which does not divide "
+            f"data.init_args.batch_size {batch_size}"
+        )
+
+
+def check_output_size(size: tuple[int, int] | None) -> None:
+    """Refuse what is no size of a picture.
+
+    Args:
+        size: (H, W) in pixels, or None.
+
+    Raises:
+        ValueError: With what was expected.
+    """
+    if size is not None and min(size) < 1:
+        raise ValueError(
+            f"data.init_args.size is {list(size)}; expected [height, width] in pixels, such as "
+            "[768, 1024]"
+        )
+
+
 def check_policy(small: str, unreadable_limit: float) -> None:
     """Refuse what is no policy for pictures that cannot be used.
 

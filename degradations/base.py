@@ -7,11 +7,12 @@ parameters. So parameters can be recorded and replayed, and are the same on ever
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -127,10 +128,36 @@ class Degradation(nn.Module, ABC):
     #: pool. A recipe sets it from an argument of this name (`datamodules.base` applies it).
     pool: int = 0
 
+    #: Whether the recipe does the same at every scale, but for the LR's size; `at` is for such.
+    any_scale = False
+
     def __init__(self, scale: float) -> None:
         super().__init__()
         self.scale = check_scale(scale)
         self._checked = False  # what costs a synchronisation is checked on the first batch only
+        self._others: dict[float, Self] = {}  # of `at`: each is checked on its own first batch
+
+    def at(self, scale: float) -> Self:
+        """The same recipe for another scale.
+
+        Args:
+            scale: How many times smaller the LR is; any positive number.
+
+        Raises:
+            ValueError: The recipe is made for its own scale only.
+        """
+        if scale == self.scale:
+            return self
+        if not self.any_scale:
+            raise ValueError(
+                f"{type(self).__name__} makes LR for its own scale only, {self.scale:g}, not for "
+                f"{scale:g}: use degradations.bicubic.Bicubic, or one made with that scale"
+            )
+        if scale not in self._others:
+            other = copy.copy(self)
+            other.scale, other._checked = check_scale(scale), False
+            self._others[scale] = other
+        return self._others[scale]
 
     @abstractmethod
     def draw(self, draws: Draws, shape: torch.Size) -> Params:

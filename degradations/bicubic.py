@@ -56,6 +56,8 @@ class Bicubic(Degradation):
         quantize: Round the LR to 8 bits, as the benchmarks' files are.
     """
 
+    any_scale = True
+
     def __init__(self, scale: float, quantize: bool = True) -> None:
         super().__init__(scale)
         self.quantize = quantize

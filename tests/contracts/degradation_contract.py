@@ -392,6 +392,20 @@ class DegradationContract:
         with pytest.raises(ValueError, match=r"scale is .*data\.init_args\.scale"):
             make(scale)
 
+    def test_at_another_scale(self, make):
+        degradation, hr = make(2.0), pictures(2, (32, 32))
+        assert degradation.at(2.0) is degradation
+        if not degradation.any_scale:
+            with pytest.raises(ValueError, match=r"makes LR for its own scale only, 2, not for 3:"):
+                degradation.at(3.0)
+            return
+        expected = make(2.0)(hr, SEEDS[:2])
+        other = degradation.at(3.0)
+        assert other is degradation.at(3.0)  # checked on its first batch, not on each
+        assert torch.equal(other(hr, SEEDS[:2]), make(3.0)(hr, SEEDS[:2]))
+        assert torch.equal(other.at(2.0)(hr, SEEDS[:2]), expected)
+        assert torch.equal(degradation(hr, SEEDS[:2]), expected)
+
     def test_refuses_what_is_no_float_image(self, degradation):
         hr = pictures(2, (32, 32))
         with pytest.raises(TypeError, match=r"hr is torch\.uint8.*divide them by 255"):

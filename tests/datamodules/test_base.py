@@ -351,9 +351,29 @@ class TestEvaluation:
         assert torch.equal(plain["lr"], Bicubic(2, quantize=False)(plain["hr"], plain["seed"]))
         assert not torch.allclose(plain["lr"], x2["lr"], atol=1e-3)
 
+    def test_many_scales_of_one_degradation(self):
+        """A source of another scale gets the run's bicubic at that scale, fractional ones too."""
+        scales = [1, 2, 2.7, 4, 5.3, 8, 12]
+        sources = {str(x): Memory(pictures(1, 192, 192).samples, scale=x) for x in scales}
+        data = SRDataModule(2, test=sources, degradation=Bicubic(2), workers=0)
+        batches = list(evaluation(data, "test"))
+        lr_sides = [192, 96, 71, 48, 36, 24, 16]
+        assert [b["lr"].shape[-1] for b in batches] == lr_sides
+        sizes = [192, 192, 192, 192, 191, 192, 192]  # 36 * 5.3 is 190.8
+        assert [b["size"] for b in batches] == [(side, side) for side in sizes]
+        for scale, batch in zip(scales, batches, strict=True):
+            assert torch.equal(batch["lr"], Bicubic(scale)(batch["hr"], batch["seed"]))
+        assert torch.equal(batches[0]["lr"], batches[0]["hr"])
+
     def test_a_degradation_for_another_scale_is_refused(self):
         source = Memory(pictures(1, 12, 12).samples, scale=3)
         data = SRDataModule(2, val={"a": source}, degradation=noisy(), workers=0)
+        with pytest.raises(ValueError, match=r"'a' has scale 3, but its degradation .* scale 2"):
+            list(evaluation(data, "val"))
+
+    def test_a_contradiction_of_a_sources_own_is_refused(self):
+        source = Memory(pictures(1, 12, 12).samples, scale=3, degradation=Bicubic(2))
+        data = SRDataModule(3, val={"a": source}, workers=0)
         with pytest.raises(ValueError, match=r"'a' has scale 3, but its degradation .* scale 2"):
             list(evaluation(data, "val"))
 
@@ -466,6 +486,32 @@ class TestPredict:
         dataset = PredictPictures(source, "predict", 2.0)
         with pytest.raises(ValueError, match=r"predict/a is a pair .*data\.init_args\.predict"):
             dataset[Item(0, 0)]
+
+    def test_to_one_size(self):
+        source = Memory({"a": {"hr": picture(9, 7)}, "b": {"hr": picture(20, 30)}})
+        data = SRDataModule(2, predict=source, size=(40, 30), workers=0)
+        batches = list(evaluation(data, "predict"))
+        assert [b["size"] for b in batches] == [(40, 30)] * 2
+        assert [tuple(b["lr"].shape[-2:]) for b in batches] == [(9, 7), (20, 30)]
+
+    @pytest.mark.parametrize("size", [(19, 40), (40, 29)])
+    def test_to_a_size_that_is_smaller(self, size):
+        data = SRDataModule(2, predict=Memory({"b": {"hr": picture(20, 30)}}), size=size, workers=0)
+        message = (
+            rf"predict/b is 30x20 pixels, larger than the {size[1]}x{size[0]} of "
+            rf"data\.init_args\.size \[{size[0]}, {size[1]}\]"
+        )
+        with pytest.raises(ValueError, match=message):
+            list(evaluation(data, "predict"))
+
+    def test_other_commands_do_not_look_at_the_size(self):
+        inputs = Memory({"a": {"lr": picture(9, 7)}})
+        data = SRDataModule(2, test={"a": inputs}, size=(40, 30), workers=0)
+        assert [b["size"] for b in evaluation(data, "test")] == [(18, 14)]
+
+    def test_a_size_that_is_none(self):
+        with pytest.raises(ValueError, match=r"size is \[0, 8\]; expected \[height, width\]"):
+            SRDataModule(2, size=(0, 8))
 
     def test_nothing_to_enlarge(self):
         with pytest.raises(ValueError, match=r"set data\.init_args\.predict to a folder"):

@@ -125,6 +125,21 @@ class TestResult:
         shift = whole(bicubic, batch).diff(dim=-1).abs().max() / 2
         assert error.abs().max() < shift / 3
 
+    @pytest.mark.parametrize("size", [(90, 262), (300, 61), (70, 400), (187, 61)])
+    def test_sides_of_differing_factors(self, size):
+        """As `data.init_args.size` asks for; one factor may be 1."""
+
+        def bicubic(batch, noise):
+            return resize(batch["lr"], batch["size"])
+
+        y, x = torch.meshgrid(torch.linspace(0, 12, 70), torch.linspace(0, 10, 61), indexing="ij")
+        lr = (0.5 + 0.4 * torch.sin(x) * torch.cos(y)).expand(1, 3, -1, -1)
+        batch = {**batch_of(70, 61), "lr": lr, "size": size}
+        sr, expected = tiled(bicubic, batch, 32, 16), whole(bicubic, batch)
+        assert sr.shape == (1, 3, *size)
+        shift = max(expected.diff(dim=dim).abs().max() for dim in (-1, -2)) / 2
+        assert (sr - expected).abs().max() < shift / 3
+
     def test_memory_format_and_type(self):
         batch = batch_of(40, 30)
         batch["lr"] = batch["lr"].contiguous(memory_format=torch.channels_last)

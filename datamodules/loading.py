@@ -1,0 +1,86 @@
+"""The DataLoaders of a run: in the plan's order for training, once through for an evaluation."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules.batches import collate
+from datamodules.order import EvaluationSampler
+from datamodules.pictures import Pictures
+from datamodules.pieces import Pieces, PiecesLoader
+from datamodules.worker_signals import leave_signals_to_the_owner
+from degradations.draws import seed_of
+
+Loader = DataLoader[dict[str, Any]]
+
+
+def loader_of(
+    dataset: Pictures, sampler: Any, workers: int, pin_memory: bool, persistent: bool = False
+) -> Loader:
+    """A loader whose batches are as ``collate`` makes them.
+
+    Args:
+        dataset: The pictures.
+        sampler: Gives the items of whole batches, or ``Pieces`` of them.
+        workers: Processes that read; 0 to read in this one.
+        pin_memory: Whether batches go to a GPU.
+        persistent: Whether the workers live on from epoch to epoch.
+    """
+    pieces = isinstance(sampler, Pieces)
+    return (PiecesLoader if pieces else DataLoader)(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=sampler.count if pieces else workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        persistent_workers=persistent and workers > 0,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # or each pass draws a seed from the global one
+    )
+
+
+def evaluation_sampler(
+    dataset: Pictures, left_out: set[str], seed: int, batch_size: int, ranks: tuple[int, int]
+) -> EvaluationSampler:
+    """The order in which the pictures of a source are evaluated, and their seeds.
+
+    Args:
+        dataset: The pictures.
+        left_out: Keys of the source that are not wanted.
+        seed: ``data.init_args.degradation_seed``.
+        batch_size: Pictures a batch on each process.
+        ranks: Number of this process, and of all.
+    """
+    keys: Sequence[str] = dataset.source.keys if left_out else ()
+    done = {index for index, key in enumerate(keys) if key in left_out}
+    indices = [i for i in range(len(dataset)) if i not in done] if done else range(len(dataset))
+    return EvaluationSampler(indices, partial(_seed, seed, dataset.keys), batch_size, *ranks)
+
+
+def position_of(trainer: Any) -> tuple[int, int]:
+    """Where a run stands: its epoch, and how many global batches of it are done."""
+    # Lightning restores these counters before it asks the loader for the first batch; the
+    # checkpoint callback makes sure that a checkpoint holds them as of the last whole step.
+    if trainer is None:
+        return 0, 0
+    epoch, loop = trainer.current_epoch, trainer.fit_loop
+    # Between two epochs, the number of batches is still that of the one before.
+    begun = loop.epoch_progress.current.ready > epoch
+    return epoch, loop.epoch_loop.batch_progress.current.completed if begun else 0
+
+
+def _seed(seed: int, keys: Sequence[str], index: int) -> int:
+    return seed_of(seed, keys[index])
+
+
+def _start_worker(worker: int) -> None:
+    leave_signals_to_the_owner()
+    # One thread a worker: OpenCV would otherwise start as many as there are cores in each of them.
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(0)

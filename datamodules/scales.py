@@ -1,0 +1,133 @@
+"""Training at arbitrary scales: the sides of each batch, and how its crops are brought to them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from datamodules.batches import to_floats
+from degradations.base import quantize_8bit
+from degradations.bicubic import resize
+from degradations.draws import Draws, seed_of
+
+
+class Sides(NamedTuple):
+    """Of one batch, in pixels.
+
+    lr: Side of the LR pictures.
+    hr: Side of the HR pictures; larger.
+    """
+
+    lr: int
+    hr: int
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Another scale for each training batch, for methods that enlarge by any factor.
+
+    The pictures of a batch share their sides, which follow from the run's seed, the epoch and the
+    number of the global batch alone: they are the same on any number of processes, and after a
+    resume.
+
+    Args:
+        fixed: The factor that a batch has with ``probability``, and the largest one.
+        probability: How often the factor is exactly ``fixed``; else it is uniform between
+            ``lowest`` and ``fixed``.
+        lowest: The least factor, at least 1.
+        lr_sides: Sides of the LR in pixels, of which each batch draws one. The HR side is that
+            times the factor, rounded, and at least one pixel more.
+        hr_side: Instead of lr_sides, the side of all HR in pixels. The LR side is that divided by
+            the factor, rounded, and at least one pixel less.
+        whole: Bring the whole crop to the HR side by bicubic, as for faces, instead of cutting it.
+
+    Raises:
+        ValueError: A number out of its range.
+
+    Source: CasArbi (arXiv 2506.07813), its mixture of a fixed factor and a smaller arbitrary range.
+    """
+
+    fixed: float = 2.0
+    probability: float = 0.8
+    lowest: float = 1.0
+    lr_sides: list[int] = field(default_factory=lambda: [48])
+    hr_side: int | None = None
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        where = "data.init_args.scales"
+        if not 1 <= self.lowest <= self.fixed < math.inf:  # NaN fails as well
+            raise ValueError(
+                f"{where}: lowest is {self.lowest:g} and fixed {self.fixed:g}; expected "
+                "1 <= lowest <= fixed"
+            )
+        if not 0 <= self.probability <= 1:
+            raise ValueError(
+                f"{where}.probability is {self.probability:g}; expected a number in [0, 1]"
+            )
+        if not self.lr_sides or min(self.lr_sides) < 1:
+            raise ValueError(f"{where}.lr_sides is {self.lr_sides}; expected sides of at least 1")
+        if self.hr_side is not None and self.hr_side < 2:
+            raise ValueError(f"{where}.hr_side is {self.hr_side}; expected at least 2, or null")
+
+    @property
+    def largest(self) -> int:
+        """The largest HR side that a batch may have."""
+        if self.hr_side is not None:
+            return self.hr_side
+        return max(max(round(side * self.fixed), side + 1) for side in self.lr_sides)
+
+    def check_crop(self, crop_size: int) -> None:
+        """Refuse crops that are smaller than what is cut or shrunk from them.
+
+        Raises:
+            ValueError: Naming the least size that will do.
+        """
+        if crop_size < self.largest:
+            raise ValueError(
+                f"data.init_args.crop_size is {crop_size}, less than the largest HR side that "
+                f"data.init_args.scales draws: make it at least {self.largest}"
+            )
+
+    def sides(self, seed: int, epoch: int, batch: int) -> Sides:
+        """The sides of one batch; the factor is that of the two.
+
+        Args:
+            seed: The run's seed.
+            epoch: Number of the epoch, from 0.
+            batch: Number of the global batch in it, from 0.
+        """
+        draws = Draws(np.array([seed_of(seed, "scale", epoch, batch)]))
+        arbitrary = float(draws.uniform(self.lowest, self.fixed)[0])
+        factor = self.fixed if draws.bernoulli(self.probability)[0] else arbitrary
+        if self.hr_side is not None:
+            return Sides(max(1, min(round(self.hr_side / factor), self.hr_side - 1)), self.hr_side)
+        lr = int(draws.choice(self.lr_sides)[0])
+        return Sides(lr, max(round(lr * factor), lr + 1))
+
+    def to_pictures(self, batch: dict[str, Any], side: int) -> None:
+        """Make the HR of a batch float32 in [0, 1], of the given side.
+
+        What is cut is the upper left corner: the crop's place, which is random, is that of the cut.
+
+        Args:
+            batch: ``hr`` (B, 3, crop_size, crop_size), as it comes to the device.
+            side: In pixels.
+
+        Raises:
+            ValueError: The batch has an LR of its own.
+        """
+        if "lr" in batch:
+            raise ValueError(
+                f"{batch['key'][0]} comes with its own LR, which has one size, and "
+                "data.init_args.scales draws others: train on HR alone, or unset scales"
+            )
+        if not self.whole:
+            batch["hr"] = batch["hr"][..., :side, :side]
+        to_floats(batch)
+        if self.whole:
+            # Rounded, as the files are that such models are evaluated on.
+            batch["hr"] = quantize_8bit(resize(batch["hr"], (side, side)))
