@@ -439,8 +439,15 @@ def _empty_parser(trainer: type, subcommand: str, **kwargs: Any) -> LightningArg
 
 def _experiment_name(config: Namespace) -> str:
     if config.config:
-        return Path(str(config.config[0])).stem
+        # Files of configs/experiment/mini/casarbi and the like may have the same names.
+        parts = Path(str(config.config[0])).with_suffix("").parts
+        return "_".join(parts[_after_last(parts, "experiment") :])
     return str(config.model.class_path).rpartition(".")[2].lower()
+
+
+def _after_last(parts: tuple[str, ...], name: str) -> int:
+    inner = [number + 1 for number, part in enumerate(parts[:-1]) if part == name]
+    return inner[-1] if inner else -1
 
 
 def _tensorboard(directory: Path) -> Any:

@@ -52,7 +52,8 @@ class RunOptions:
 
     Args:
         root: Folder of all runs.
-        name: The run's folder in it; by default the name of the experiment file.
+        name: The run's folder in it; by default the experiment file's, from the folder
+            ``experiment`` on: ``mini_casarbi_base`` for ``experiment/mini/casarbi/base.yaml``.
         change: Go on although the configuration differs from the one the run was started with.
         overwrite: Start afresh; a run of this name is moved aside.
         seeds: In ``validate`` and ``test``: evaluate a stochastic method so many times, with the

@@ -56,7 +56,8 @@ def find_weights(name: str, scale: float, key: str = "model.init_args.weights") 
     if filled in entries:
         return _named(filled, entries[filled], key)
     if path.suffix or "/" in filled:
-        raise ConfigurationError(f"{key} is {filled!r}, and there is no such file")
+        what = "file" if path.suffix else "file or run: train it first, or name another one"
+        raise ConfigurationError(f"{key} is {filled!r}, and there is no such {what}")
     raise ConfigurationError(
         f"{key} is {filled!r}: neither a file nor a name of configs/weights.yaml"
         f"{did_you_mean(filled, entries) or '; it has: ' + ', '.join(entries)}"

@@ -32,7 +32,7 @@ from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import fingerprint
 from lightning_modules.base import SuperResolver
 from lightning_modules.networks.liif import LIIF
-from lightning_modules.noise import Noise
+from lightning_modules.noise import Noise, augmented, check_augmentation
 from lightning_modules.solvers import residual_shift
 from lightning_modules.stages import Order, Size, stage_sizes
 from lightning_modules.weights import read_weights
@@ -129,12 +129,11 @@ class CasArbi(SuperResolver):
         super().__init__(scale, optimizer, lr_scheduler, weights)
         if domain not in get_args(Domain):
             raise ValueError(f"domain is {domain!r}; expected residual or image")
-        for name, value in (("noise_level", noise_level), ("later_noise", later_noise)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} is {value}; expected a deviation of at least 0")
-        for name, value in (("noise_probability", noise_probability), ("guidance", guidance)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value}; expected a share from 0 to 1")
+        check_augmentation(noise_probability, noise_level)
+        if not 0 <= later_noise < math.inf:
+            raise ValueError(f"later_noise is {later_noise}; expected a deviation of at least 0")
+        if not 0 <= guidance <= 1:
+            raise ValueError(f"guidance is {guidance}; expected a share from 0 to 1")
         stage_sizes((1, 1), (1, 1), fixed, order, least_remainder)  # says what is wrong with them
         if residual_deviation is not None and not 0 < residual_deviation < math.inf:
             raise ValueError(
@@ -161,8 +160,7 @@ class CasArbi(SuperResolver):
         """A random timestep, and the distance of the predicted residual, in units of sigma_r."""
         network = self._network()
         hr, lr = batch["hr"] * 2 - 1, batch["lr"]
-        level = self._levels(lr)
-        y = lr + level.view(-1, 1, 1, 1) / 2 * torch.randn_like(lr)
+        y, level = augmented(lr, self.noise_probability, self.noise_level)
         b, features = self.based(y, batch["size"])
         x_0, anchor = self._in_domain(hr, b)
         t = torch.randint(self.process.steps, (len(hr),), device=hr.device)
@@ -172,11 +170,6 @@ class CasArbi(SuperResolver):
         loss = functional.mse_loss(raw, x_0 / self._unit())
         self.log("train/loss", loss, prog_bar=True)
         return loss
-
-    def _levels(self, lr: Tensor) -> Tensor:
-        # (B,) standard deviations of the noise on the inputs, for values in [-1, 1].
-        drawn = torch.rand(2, len(lr), device=lr.device)
-        return self.noise_level * drawn[0] * (drawn[1] < self.noise_probability)
 
     # ------------------------------------------------------------------------------------- sampling
 

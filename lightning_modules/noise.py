@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -69,3 +70,34 @@ class Noise:
             fields.append(torch.randn(shape[1:], generator=generator, dtype=torch.float32))
         self.calls += 1
         return torch.stack(fields).to(self.device)
+
+
+def augmented(lr: Tensor, probability: float, level: float) -> tuple[Tensor, Tensor]:
+    """Noise on some training inputs, for networks that will be given another network's output.
+
+    Conditioning augmentation of cascaded diffusion (Ho et al., 2022; arXiv 2106.15282), drawn from
+    torch's generator, as all that belongs to training.
+
+    Args:
+        lr: (B, 3, h, w) in [0, 1].
+        probability: Share of the inputs that get noise.
+        level: Its greatest standard deviation, for values in [-1, 1].
+
+    Returns:
+        The inputs, not clamped, and (B,) standard deviations, for values in [-1, 1].
+    """
+    drawn = torch.rand(2, len(lr), device=lr.device)
+    levels = level * drawn[0] * (drawn[1] < probability)
+    return lr + levels.view(-1, 1, 1, 1) / 2 * torch.randn_like(lr), levels
+
+
+def check_augmentation(probability: float, level: float) -> None:
+    """Refuse what ``augmented`` cannot draw.
+
+    Raises:
+        ValueError: With the argument's name.
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError(f"noise_probability is {probability}; expected a share from 0 to 1")
+    if not 0 <= level < math.inf:
+        raise ValueError(f"noise_level is {level}; expected a deviation of at least 0")

@@ -2,8 +2,8 @@
 
 What EDSR (Lim et al., CVPRW 2017; arXiv 1707.02921), IMDN (Hui et al., ACM MM 2019; arXiv
 1909.11856) and LIIF (Chen et al., CVPR 2021; arXiv 2012.09161) share; the network is an argument.
-Differs from the papers in: LIIF is trained on all pixels of a crop at one scale, not on sampled
-pixels at random ones.
+Differs from the papers in: LIIF is trained on all pixels of a crop, not on sampled ones; and at one
+scale, or, with ``data.init_args.scales``, at one a batch, not one a picture.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules.base import SuperResolver, adam
-from lightning_modules.noise import Noise
+from lightning_modules.noise import Noise, augmented, check_augmentation
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -41,9 +41,12 @@ class Regression(SuperResolver):
             ``{scale}`` is filled in.
         channels_last: Keep images and weights in the memory layout that convolutions are fastest
             in.
+        noise_probability: Share of the training inputs that noise is added to, for a network that
+            will be the base of a cascade; see ``lightning_modules.casarbi.CasArbi``.
+        noise_level: Greatest standard deviation of that noise, for values in [-1, 1].
 
     Raises:
-        ValueError: An unknown ``loss``.
+        ValueError: An unknown ``loss``, or noise that is none.
     """
 
     def __init__(
@@ -55,8 +58,12 @@ class Regression(SuperResolver):
         lr_scheduler: LRSchedulerCallable | None = None,
         weights: str | None = None,
         channels_last: bool = True,
+        noise_probability: float = 0.0,
+        noise_level: float = 0.1,
     ) -> None:
         super().__init__(scale, optimizer, lr_scheduler, weights)
+        check_augmentation(noise_probability, noise_level)
+        self.noise_probability, self.noise_level = noise_probability, noise_level
         if loss not in LOSSES:
             raise ValueError(f"model.init_args.loss is {loss!r}; expected l1 or charbonnier")
         self.loss = LOSSES[loss]
@@ -88,11 +95,14 @@ class Regression(SuperResolver):
         Raises:
             ValueError: The network gave another size.
         """
-        sr, hr = self(batch["lr"], batch["size"]), batch["hr"]
+        lr, hr = batch["lr"], batch["hr"]
+        if self.noise_probability:
+            lr, _ = augmented(lr, self.noise_probability, self.noise_level)
+        sr = self(lr, batch["size"])
         if sr.shape != hr.shape:  # some shapes would be broadcast in silence
             raise ValueError(
                 f"{type(self.network).__name__} made {tuple(sr.shape)} of "
-                f"{tuple(batch['lr'].shape)}, expected {tuple(hr.shape)}: does it enlarge by "
+                f"{tuple(lr.shape)}, expected {tuple(hr.shape)}: does it enlarge by "
                 f"data.init_args.scale, {self.scale:g}?"
             )
         loss = self.loss(sr, hr)

@@ -18,12 +18,15 @@ from PIL import Image
 from datamodules import pack
 from datamodules.photos import PHOTOS, shared_scenes
 from tests.conftest import REPO
+from tests.reference.vqgan import VQGAN
 
 Enlarger = Callable[..., None]
 CONFIGS = REPO / "configs"
 FILES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.y*ml"))
 EXPERIMENTS = [name for name in FILES if name.startswith("experiment/")]
 NO_HR = [name for name in EXPERIMENTS if name.endswith(("realset80.yaml", "rp60.yaml"))]
+# Those that stand on another run, or on data that no test makes, have tests of their own.
+OWN_TESTS = [name for name in EXPERIMENTS if "/mini/" in name or "casarbi" in name]
 NEED_WEIGHTS = [name for name in EXPERIMENTS if "imdn" in name or name in NO_HR]
 
 # A file of a group in its place; `{}` is the file, the rest comes from other shipped files.
@@ -37,12 +40,26 @@ PLACES: dict[str, tuple[str, ...]] = {
     "model": (*DATA, "--model", "{}"),
     "trainer": (*MODEL, *DATA, "--trainer", "{}"),
 }
+RESSHIFT = (
+    *("--data.init_args.crops_per_image", "4"),
+    *("--model.init_args.network.multipliers", "[1,2]", "--model.init_args.network.width", "32"),
+    *("--model.init_args.network.window", "4", "--model.init_args.network.swin_width", "48"),
+    *("--model.init_args.space.channels", "[32,32,32]", "--model.init_args.space.entries", "16"),
+    *("--data.init_args.val.photos.init_args.size", "32"),
+)
 # Small enough for seconds on a CPU; what each is for stays as it is shipped.
 SMALL: dict[str, tuple[str, ...]] = {
     "edsr": ("--model.init_args.network.blocks", "1", "--model.init_args.network.channels", "8"),
     "quickstart": (
         *("--model.init_args.network.init_args.blocks", "1"),
         *("--model.init_args.network.init_args.channels", "8"),
+    ),
+    "resshift_v2": RESSHIFT,
+    "resshift_journal": (*RESSHIFT, "--model.init_args.perceptual", "null"),
+    "mini_resshift": (
+        *("--data.init_args.val.photos.init_args.size", "32"),
+        *("--data.init_args.test.set14.init_args.size", "32"),
+        *("--data.init_args.test.kodak.init_args.size", "32"),
     ),
 }
 FIT = (
@@ -162,6 +179,7 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     state = {f"body.{n}.weight": torch.full(shape, 0.01) for n, shape in shapes.items()}
     state |= {f"body.{n}.bias": torch.zeros(shapes[n][0]) for n in (0, 2, 4)}
     torch.save({"params": state}, root / "spandrel.pth")
+    torch.save({"state_dict": VQGAN((32, 32, 32), 16, 3).state_dict()}, root / "autoencoder_vq_f4.pth")
     return root
 
 
@@ -172,6 +190,7 @@ def _paper_sets(root: Path) -> None:
         _save(root / name / "lr/picture.png", (12, 10))
     for name in ("realset80", "rp60"):
         _save(root / name / "lr/picture.png", (48, 40))  # x4: two blocks of NIQE
+    _save(root / "kodak24/picture.png", (48, 40))
     _save(root / "celeba_hq/x10/hr/face.png", (160, 160))
     _save(root / "celeba_hq/x10/lr/face.png", (16, 16))
     _save(root / "DIV2K_valid_HR/0801.png", (48, 40))
@@ -193,11 +212,16 @@ def home(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def small(name: str) -> tuple[str, ...]:
-    return next((words for start, words in SMALL.items() if Path(name).stem.startswith(start)), ())
+    return next((words for start, words in SMALL.items() if run_of(name).startswith(start)), ())
+
+
+def run_of(name: str) -> str:
+    """What a run of the experiment is called: its path, with underscores."""
+    return "_".join(Path(name).with_suffix("").parts[1:])
 
 
 def results(name: str) -> list[dict[str, Any]]:
-    measured = json.loads(Path("runs", Path(name).stem, "results.json").read_text())["results"]
+    measured = json.loads(Path("runs", run_of(name), "results.json").read_text())["results"]
     assert measured
     assert all(np.isfinite(entry["value"]) for entry in measured)
     return list(measured)
@@ -206,10 +230,11 @@ def results(name: str) -> list[dict[str, Any]]:
 def run(name: str, enlarger: Enlarger) -> None:
     """Train two steps and validate, where the experiment trains; test on one picture a set."""
     command = ("--config", CONFIGS / name, *RUN, *small(name))
-    trains = "train" in content(content(name)["data"].removeprefix("../"))["init_args"]
+    data = (CONFIGS / name).parent / content(name)["data"]
+    trains = "train" in content(str(data))["init_args"]
     if trains:
         enlarger("fit", *command, *FIT)
-        ranking = json.loads(Path("runs", Path(name).stem, "checkpoints/best.json").read_text())
+        ranking = json.loads(Path("runs", run_of(name), "checkpoints/best.json").read_text())
         assert ranking["monitor"] == "val/psnr"
         assert ranking["best"] == ["step-000000002.ckpt"]
     enlarger("test", *command, "--trainer.limit_test_batches", 1)
@@ -222,7 +247,9 @@ def run(name: str, enlarger: Enlarger) -> None:
         assert "step-000000002.ckpt" in results(name)[0]["checkpoint"]
 
 
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in NEED_WEIGHTS])
+@pytest.mark.parametrize(
+    "name", [name for name in EXPERIMENTS if name not in NEED_WEIGHTS + OWN_TESTS]
+)
 def test_runs(name: str, enlarger: Enlarger, home: Path) -> None:
     if "spandrel" in name and importlib.util.find_spec("spandrel") is None:
         pytest.skip("needs the optional package spandrel")

@@ -1,0 +1,130 @@
+"""CasArbi's experiments: its miniature as a newcomer types it, and the runs of its paper."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from lightning_modules.networks.liif import LIIF
+from tests.conftest import REPO
+
+EXPERIMENTS = REPO / "configs" / "experiment"
+MINI = EXPERIMENTS / "mini" / "casarbi"
+PAPER = ("ffhq", "lsun_bedroom", "lsun_tower", "df2k")
+RUN = (
+    *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.logger", "false"),
+    *("--trainer.enable_progress_bar", "false", "--data.init_args.workers", "0"),
+)
+FIT = ("--trainer.max_steps", "2", "--trainer.val_check_interval", "2")
+SMALL_NETWORK = (
+    *("--model.init_args.network.init_args.width", "8"),
+    *("--model.init_args.network.init_args.multipliers", "[1]"),
+)
+SMALL_BASE = {"blocks": 1, "channels": 8, "hidden": [8]}
+
+
+def content(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def differences(a: Any, b: Any, key: str = "") -> set[str]:
+    """Keys under which two configurations differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        parts = (differences(a.get(k), b.get(k), f"{key}.{k}") for k in a.keys() | b.keys())
+        return set().union(*parts)
+    return set() if a == b else {key.removeprefix(".")}
+
+
+NETWORK = "model.init_args.network.init_args"
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("image_domain", {"model.init_args.domain"}),
+        ("mlp", {f"{NETWORK}.adapter"}),
+        ("no_adapter", {f"{NETWORK}.adapter"}),
+        ("single", {"model.init_args.fixed", "model.init_args.base_weights", "data"}),
+        (
+            "no_augmentation",
+            {"model.init_args.noise_probability", "model.init_args.base_weights"},
+        ),
+    ],
+)
+def test_an_ablation_changes_one_thing(name: str, keys: set[str]) -> None:
+    assert differences(content(MINI / "cascade.yaml"), content(MINI / f"{name}.yaml")) == keys
+
+
+def test_schedules_end_with_the_run() -> None:
+    steps = content(REPO / "configs/trainer/mini.yaml")["max_steps"]
+    for path in MINI.glob("*.yaml"):
+        schedule = content(path)["model"]["init_args"]["lr_scheduler"]["init_args"]
+        assert steps in schedule.values(), path
+    steps = content(REPO / "configs/trainer/casarbi.yaml")["max_steps"]
+    for name in PAPER:
+        path = EXPERIMENTS / f"casarbi_{name}.yaml"
+        assert content(path)["model"]["init_args"]["lr_scheduler"]["init_args"]["steps"] == steps
+
+
+def test_every_cascade_stands_on_a_base_that_is_shipped() -> None:
+    for path in [*MINI.glob("*.yaml"), *EXPERIMENTS.glob("casarbi_*.yaml")]:
+        model = content(path)["model"]
+        if isinstance(model, dict) and "base_weights" in model["init_args"]:
+            run = model["init_args"]["base_weights"].removeprefix("runs/")
+            base = run.removeprefix("mini_casarbi_")
+            assert (path.parent / f"{base}.yaml").is_file(), path
+
+
+def test_the_miniature_as_a_newcomer_types_it(
+    enlarger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Base, cascade, test at several scales, and pictures of any size; each made small."""
+    monkeypatch.chdir(tmp_path)
+    cascade = ("--config", MINI / "cascade.yaml", *RUN, *SMALL_NETWORK)
+    cascade = (*cascade, "--model.init_args.timesteps", "[14,0]")
+    fit = (*FIT, "--data.init_args.val", "null", "--checkpoint.monitor", "null")
+    enlarger("fit", "--config", MINI / "base.yaml", *RUN, *fit)
+    enlarger("fit", *cascade, *fit)
+    checkpoint = torch.load(
+        tmp_path / "runs/mini_casarbi_cascade/checkpoints/step-000000002.ckpt", weights_only=True
+    )
+    assert 0.01 < checkpoint["state_dict"]["sigma_r"] < 0.3
+    enlarger("test", *cascade, "--trainer.limit_test_batches", 1)
+    found = json.loads((tmp_path / "runs/mini_casarbi_cascade/results.json").read_text())["results"]
+    assert {entry["scale"] for entry in found} == {2, 4, 8}
+    assert all(np.isfinite(entry["value"]) for entry in found)
+    Image.fromarray(np.full((12, 16, 3), 99, np.uint8)).save(tmp_path / "picture.png")
+    picture = ("--data.init_args.predict", tmp_path / "picture.png")
+    for arguments, size in (
+        (("--data.init_args.scale", 5.3), (85, 64)),
+        (("--data.init_args.size", "[48,80]"), (80, 48)),
+    ):
+        folder = tmp_path / str(size[0])
+        enlarger("predict", *cascade, *picture, *arguments, "--writer.folder", folder)
+        with Image.open(next(folder.glob("*.png"))) as written:
+            assert written.size == size
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_run_of_the_paper(
+    name: str, enlarger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On pictures made here where its data belong, the networks made small."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ENLARGER_DATA", str(tmp_path / "data"))
+    torch.save(LIIF(2.0, **SMALL_BASE).state_dict(), tmp_path / "base.pth")
+    path = EXPERIMENTS / f"casarbi_{name}.yaml"
+    assert content(path)["model"]["init_args"]["fixed"] == (4 if name == "df2k" else 2)
+    with pytest.raises(SystemExit) as stopped:
+        enlarger(
+            *("fit", "--config", path, *RUN, *SMALL_NETWORK, "--print_config"),
+            *("--model.init_args.base_weights", "base.pth"),
+        )
+    assert stopped.value.code in (0, None)
