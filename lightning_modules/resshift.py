@@ -61,6 +61,8 @@ class ResShift(SuperResolver):
             autoencoder shifts colours a little, that pulls the prediction away from the latent of
             HR, to which the other part of the loss pulls it, and gives outputs a tint that grows
             with the weight.
+        channels_last: Keep the network's weights in the memory layout that convolutions are fastest
+            in.
         optimizer: Makes the optimiser of the trainable parameters.
         lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
             there is none.
@@ -84,6 +86,7 @@ class ResShift(SuperResolver):
         perceptual: nn.Module | None = None,
         perceptual_weight: float = 1.0,
         perceptual_target: PerceptualTarget = "round_trip",
+        channels_last: bool = True,
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
         weights: str | None = None,
@@ -95,6 +98,8 @@ class ResShift(SuperResolver):
                 f"{perceptual_target!r}; expected 0 or more, and round_trip or hr"
             )
         self.network, self.space, self.space_weights = network, space, space_weights
+        if channels_last:  # what goes through it follows
+            self.network.to(memory_format=torch.channels_last)
         self.process = process or ResidualShift()
         self.sampled = self.process if timesteps is None else self.process.respaced(timesteps)
         self.divisor = divisor or int(getattr(network, "divisor", 1))

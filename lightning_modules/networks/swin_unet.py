@@ -65,7 +65,7 @@ class SwinUNet(nn.Module):
         halvings = math.log2(condition_factor) if condition_factor > 0 else math.nan
         if not halvings.is_integer():
             raise ValueError(f"condition_factor is {condition_factor:g}; expected a power of two")
-        self.width, self.window = width, window
+        self.width, self.window, self.condition_factor = width, window, condition_factor
         self.divisor = window * 2 ** (len(multipliers) - 1)  # of the latent's sides
         embedding = 4 * width
         self.time_embed = nn.Sequential(
@@ -120,7 +120,8 @@ class SwinUNet(nn.Module):
             lr: (B, condition, H, W) in [-1, 1], ``condition_factor`` times the sides of x.
 
         Raises:
-            ValueError: A side of x is not divisible by the window on the smallest level.
+            ValueError: A side of x is not divisible by the window on the smallest level, or the LR
+                picture is not ``condition_factor`` times as large.
         """
         h, w = x.shape[-2:]
         if h % self.divisor or w % self.divisor:
@@ -128,7 +129,14 @@ class SwinUNet(nn.Module):
                 f"the latent is {h}x{w}; SwinUNet needs sides divisible by {self.divisor}: pad it"
             )
         embedded = self.time_embed(sinusoids(t, self.width).to(x.dtype))
-        x = torch.cat([x, self.feature_extractor(lr)], dim=1)
+        beside = self.feature_extractor(lr)
+        if beside.shape[-2:] != x.shape[-2:]:
+            raise ValueError(
+                f"the LR picture is {lr.shape[-2]}x{lr.shape[-1]} beside a latent of {h}x{w}, but "
+                f"condition_factor of SwinUNet is {self.condition_factor:g}: set it to "
+                f"{lr.shape[-1] / w:g}"
+            )
+        x = torch.cat([x, beside], dim=1)
         skips = []
         for block in self.input_blocks:
             x = block(x, embedded)

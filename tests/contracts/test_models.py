@@ -21,7 +21,7 @@ from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.regression import Regression
-from lightning_modules.resshift import ResShift
+from lightning_modules.resshift import ResShift, ResShiftControl
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.model_contract import SIZES, ModelContract, batch_of
@@ -80,6 +80,9 @@ EXAMPLES = {
         "LIIF": regression(LIIF, blocks=1, channels=8, hidden=(16, 16)),
     },
     ResShift: {"pixels": lambda scale, folder: ResShift(scale, Denoiser(), PixelSpace())},
+    ResShiftControl: {
+        "pixels": lambda scale, folder: ResShiftControl(scale, Denoiser(), PixelSpace())
+    },
 }
 
 

@@ -127,6 +127,8 @@ def test_what_cannot_be():
         SwinUNet(**SMALL, condition_factor=0)
     with pytest.raises(ValueError, match="mask is 'none'"):
         SwinUNet(**SMALL, mask="none")
+    with pytest.raises(ValueError, match=r"32x32 beside a latent of 16x16, .* set it to 2$"):
+        SwinUNet(**SMALL)(torch.zeros(1, 3, 16, 16), torch.tensor([0]), torch.zeros(1, 3, 32, 32))
     with pytest.raises(ValueError, match="24x32; SwinUNet needs sides divisible by 16"):
         SwinUNet(**SMALL)(torch.zeros(1, 3, 24, 32), torch.tensor([0]), torch.zeros(1, 3, 24, 32))
 
