@@ -179,7 +179,8 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     state = {f"body.{n}.weight": torch.full(shape, 0.01) for n, shape in shapes.items()}
     state |= {f"body.{n}.bias": torch.zeros(shapes[n][0]) for n in (0, 2, 4)}
     torch.save({"params": state}, root / "spandrel.pth")
-    torch.save({"state_dict": VQGAN((32, 32, 32), 16, 3).state_dict()}, root / "autoencoder_vq_f4.pth")
+    autoencoder = VQGAN((32, 32, 32), 16, 3).state_dict()
+    torch.save({"state_dict": autoencoder}, root / "autoencoder_vq_f4.pth")
     return root
 
 
