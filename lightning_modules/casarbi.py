@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -152,7 +152,9 @@ class CasArbi(SuperResolver):
         # Buffers of what trains, so they are in every checkpoint and exported file.
         self.register_buffer("sigma_r", torch.tensor(residual_deviation or 0.0))
         self.register_buffer("base_print", torch.zeros((), dtype=torch.int64))
-        self.register_load_state_dict_post_hook(lambda model, _: model._check_base(known=False))
+        self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
+            lambda model, _: model._check_base(known=False)
+        )
 
     # ------------------------------------------------------------------------------------- training
 
@@ -222,7 +224,7 @@ class CasArbi(SuperResolver):
 
     def based(self, y: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         """The base's picture b (B, 3, *size) in [-1, 1], and its features of y (B, 3, h, w)."""
-        base: Base | nn.Module = self.base
+        base = cast(Base, self.base)
         with torch.no_grad():
             features = base.encode(y)
             b = base.render(features, y, size).clamp(0, 1) * 2 - 1
@@ -275,8 +277,8 @@ class CasArbi(SuperResolver):
             pairs = data.on_after_batch_transfer(moved, 0)
             errors.append(self._errors(pairs["hr"], pairs["lr"]))
         data.listener = listener
-        everyones = self.all_gather(torch.stack(errors).mean(0)).view(-1, 2)
-        of_base, of_bicubic = everyones.mean(0).sqrt().tolist()
+        everyones = cast(Tensor, self.all_gather(torch.stack(errors).mean(0)))
+        of_base, of_bicubic = everyones.view(-1, 2).mean(0).sqrt().tolist()
         if not of_base < WORSE * of_bicubic:
             raise ValueError(
                 f"the base of model.init_args.base_weights ({self.base_weights}) is {of_base:.3g} "

@@ -16,7 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from degradations.bicubic import resize
+
 MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K's training pictures, in RGB
+FACTORS = (2, 3, 4, 8)
 PEAK = 255.0  # released weights work on levels of 0..255
 
 BASICSR = (  # what BasicSR's port calls the same tensors
@@ -129,10 +132,10 @@ class EDSR(Trunk):
         res_scale: float = 1.0,
         global_skip: bool = False,
     ) -> None:
-        if scale not in (2, 3, 4, 8):
+        if scale not in FACTORS:
             raise ValueError(
                 f"data.init_args.scale is {scale}, but EDSR enlarges by 2, 3, 4 or 8; "
-                "LIIF enlarges by any factor"
+                "LIIF and AnySizeEDSR enlarge by any factor"
             )
         super().__init__(blocks, channels, res_scale)
         self.scale = int(scale)
@@ -152,12 +155,20 @@ class EDSR(Trunk):
         Returns:
             (B, 3, scale * h, scale * w), meant to lie in [0, 1]; not clamped.
         """
-        x = self.sub_mean(lr * PEAK)
-        y = self.tail(super().forward(x))
+        return self.enlarged(self.encode(lr), lr)
+
+    def encode(self, lr: Tensor) -> Tensor:
+        """Features (B, C, h, w) of lr (B, 3, h, w) in [0, 1]."""
+        features: Tensor = super().forward(self.sub_mean(lr * PEAK))
+        return features
+
+    def enlarged(self, features: Tensor, lr: Tensor) -> Tensor:
+        """As `forward`, of features that are known already."""
+        y = self.tail(features)
         if self.global_skip:
             # antialias selects the a = -0.5 kernel of MATLAB and Pillow; without it, it is -0.75.
             y = y + functional.interpolate(
-                x, scale_factor=self.scale, mode="bicubic", antialias=True
+                self.sub_mean(lr * PEAK), scale_factor=self.scale, mode="bicubic", antialias=True
             )
         restored: Tensor = self.add_mean(y) / PEAK
         return restored
@@ -179,6 +190,57 @@ class EDSR(Trunk):
         for name, shift in (("sub_mean", MeanShift(-1)), ("add_mean", MeanShift(1))):
             ours |= {f"{name}.{key}": tensor for key, tensor in shift.state_dict().items()}
         return ours
+
+
+class AnySizeEDSR(EDSR):
+    """EDSR as the base of a cascade: enlarged by its own factor, then brought to any size.
+
+    The second step is antialiased bicubic interpolation. CasArbi's paper names EDSR among its bases
+    and does not say how its pictures get other sizes; this is our choice.
+
+    Args:
+        scale: Factor of enlargement, any number of at least 1 (linked from data.init_args.scale);
+            what `forward` does when no output size is given.
+        factor: EDSR's own factor: 2, 3, 4 or 8.
+        blocks: As EDSR.
+        channels: As EDSR.
+        res_scale: As EDSR.
+        global_skip: As EDSR.
+
+    Raises:
+        ValueError: `factor` is not one of the supported ones.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        factor: int = 2,
+        blocks: int = 16,
+        channels: int = 64,
+        res_scale: float = 1.0,
+        global_skip: bool = False,
+    ) -> None:
+        if factor not in FACTORS:
+            raise ValueError(f"factor of AnySizeEDSR is {factor}; expected 2, 3, 4 or 8")
+        super().__init__(factor, blocks, channels, res_scale, global_skip)
+        self.asked = scale
+
+    def forward(self, lr: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Enlarge to any size.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+            size: Height and width of the output; None for `scale` times that of lr, rounded.
+
+        Returns:
+            (B, 3, *size), meant to lie in [0, 1]; not clamped.
+        """
+        height, width = size or tuple(round(self.asked * n) for n in lr.shape[-2:])
+        return self.render(self.encode(lr), lr, (height, width))
+
+    def render(self, features: Tensor, lr: Tensor, size: tuple[int, int]) -> Tensor:
+        """As `forward`, of features that are known already."""
+        return resize(self.enlarged(features, lr), size, clamp=False)
 
 
 def _upsampler(scale: int, channels: int) -> list[nn.Module]:
