@@ -15,6 +15,7 @@ from datamodules.crops import Crops
 from datamodules.folder import Folder
 from datamodules.inputs import Inputs
 from datamodules.mix import Mix
+from datamodules.one_lr import OneLR
 from datamodules.paired import Paired
 from datamodules.photos import Photos
 from datamodules.sequential import Sequential
@@ -111,6 +112,11 @@ def mix(tmp_path):
     )
 
 
+def one_lr(tmp_path):
+    whole = vars(folder(tmp_path)).values()
+    return SourceExample(*(lambda make=make: OneLR(make(), (8, 10)) for make in whole))
+
+
 # A line for each class of ours: how to make one in an empty folder.
 EXAMPLES = {
     Benchmark: benchmark,
@@ -118,6 +124,7 @@ EXAMPLES = {
     Folder: folder,
     Inputs: inputs,
     Mix: mix,
+    OneLR: one_lr,
     Paired: paired,
     Photos: photos,
     Shards: shards,
