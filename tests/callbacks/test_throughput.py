@@ -221,6 +221,7 @@ class Dozing(Source):
         return {"hr": np.zeros((32, 32, 3), np.uint8)}
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_tell_what_a_batch_cost(tmp_path: Path, workers: int) -> None:
     told: list[list[Seconds]] = []
@@ -348,6 +349,7 @@ def test_a_run_of_one_batch_has_no_numbers(tmp_path: Path, still: Clock) -> None
 
 
 @pytest.mark.gpu
+@pytest.mark.timing
 def test_on_a_gpu_the_time_is_that_of_its_queue() -> None:
     device = torch.device("cuda")
     line = Timeline(device)

@@ -338,7 +338,7 @@ def test_few_pictures_wait_and_threads_end(tmp_path: Path, monkeypatch: pytest.M
     original = image_file.encode
 
     def slow(*arguments: Any) -> bytes:
-        assert gate.wait(30)
+        assert gate.wait(120)
         return original(*arguments)
 
     monkeypatch.setattr(image_file, "encode", slow)

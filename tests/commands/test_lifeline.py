@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ import torch.distributed as dist
 from commands.company import Company, is_broken_link
 from commands.lifeline import LOST, Lifeline, last_words
 
-BEAT, LIMIT = 0.05, 0.6
-PATIENCE = 20.0
+BEAT, LIMIT = 0.05, 0.6  # seconds: where a thread rests for longer, it counts as lost
+PATIENCE = 60.0
+
+pytestmark = pytest.mark.timing
 
 
 class Ends:
@@ -74,9 +77,8 @@ def test_a_silent_process_ends_the_others(three: list[Process], tmp_path: Path) 
     for rank in (0, 2):
         assert three[rank].ends.done.wait(PATIENCE)
         assert three[rank].ends.status == LOST == 75
-        assert "no sign of rank 1 (on b) for 1 s, last at step 20: stopping" in words(
-            tmp_path, rank
-        )
+        said = words(tmp_path, rank)
+        assert re.search(r"no sign of rank 1 \(on b\) for \d+ s, last at step 20: stopping", said)
     assert "rank 2" not in words(tmp_path, 0).partition("no sign of")[2]
 
 

@@ -106,13 +106,13 @@ def test_all_hear_all(store: TCPStore) -> None:
     heard: dict[int, Any] = {}
 
     def come(rank: int) -> None:
-        heard[rank] = gather(store.clone(), "here", rank, 3, {"own": rank}, 20.0)
+        heard[rank] = gather(store.clone(), "here", rank, 3, {"own": rank}, 120.0)
 
     threads = [threading.Thread(target=come, args=(rank,)) for rank in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     expected = [{"own": 0}, {"own": 1}, {"own": 2}]
     assert heard == {0: expected, 1: expected, 2: expected}
 

@@ -72,6 +72,7 @@ def found(tiny: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch) -> Ca
 # -------------------------------------------------------------------------------- the whole command
 
 
+@pytest.mark.timing
 def test_slow_pictures(found: Callable[..., Measured], capsys: pytest.CaptureFixture[str]) -> None:
     parts = found("--data.init_args.train", f"{HERE}.Slow", "--data.init_args.workers", 1)
     assert parts.reading.seconds >= 0.2  # 4 pictures of 50 ms
@@ -87,6 +88,7 @@ def test_slow_pictures(found: Callable[..., Measured], capsys: pytest.CaptureFix
     assert f"1. {first.change}" in told
 
 
+@pytest.mark.timing
 def test_a_slow_step(found: Callable[..., Measured], capsys: pytest.CaptureFixture[str]) -> None:
     parts = found("--model", f"{HERE}.SlowStep", "--data.init_args.workers", 1)
     assert parts.step.seconds >= 0.2
