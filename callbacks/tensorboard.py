@@ -50,6 +50,8 @@ class DescribedLogger(TensorBoardLogger):
 
         description = self._descriptions.pop(tag)
         self._described.add(tag)
-        metadata = SummaryMetadata(summary_description=description)
+        # Without its plugin's name, readers of the file complain about the tag.
+        plugin = SummaryMetadata.PluginData(plugin_name="scalars")
+        metadata = SummaryMetadata(summary_description=description, plugin_data=plugin)
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value, metadata=metadata)])
         self.experiment._get_file_writer().add_summary(summary, step)
