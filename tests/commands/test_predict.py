@@ -81,6 +81,35 @@ def test_another_scale(folder: Path, enlarger: Enlarger) -> None:
     assert pixels(OUT / "a.png").shape == (50, 60, 3)
 
 
+def test_to_a_size(folder: Path, enlarger: Enlarger) -> None:
+    """Whatever their own sizes, and with transparency."""
+    smooth(mode="RGBA").save(folder / "a.png")
+    predict(enlarger, folder, "--data.init_args.size", "[30,70]")
+    assert pixels(OUT / "sub" / "b.c.png").shape == (30, 70, 3)
+    out = pixels(OUT / "a.png")
+    expected = smooth(mode="RGBA").resize((70, 30), Image.Resampling.BICUBIC)
+    assert out.shape == (30, 70, 4)
+    alpha = np.asarray(expected.getchannel("A")).astype(int)
+    assert np.abs(out[..., 3] - alpha).max() <= 1
+
+
+def test_to_a_size_that_is_smaller_than_a_picture(folder: Path, refusal: Refusal) -> None:
+    size = ("--data.init_args.size", "[30,19]")
+    sentence = refusal(*PREDICT, "--data.init_args.predict", folder / "sub", *size)
+    assert sentence.startswith("predict/b.c is 20x24 pixels, larger than the 19x30 of data.init_")
+    assert not written()
+
+
+def test_a_scale_that_makes_smaller(folder: Path, refusal: Refusal) -> None:
+    sentence = refusal(*PREDICT, "--data.init_args.predict", folder, "--data.init_args.scale", 0.5)
+    assert sentence == "data.init_args.scale is 0.5; it must be a number of at least 1"
+
+
+def test_scale_1_gives_the_picture(folder: Path, enlarger: Enlarger) -> None:
+    predict(enlarger, folder, "--data.init_args.scale", "1")
+    assert np.array_equal(pixels(OUT / "a.png"), np.asarray(smooth()))
+
+
 def test_what_is_done_is_skipped(
     folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
