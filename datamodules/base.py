@@ -23,15 +23,15 @@ from datamodules.degrading import (
     new_pool,
 )
 from datamodules.folder import Folder
-from datamodules.keys import digest_of
+from datamodules.latents import add_latents
 from datamodules.loading import Loader, evaluation_sampler, loader_of, position_of
 from datamodules.order import Plan, PlanSampler, default_streams
-from datamodules.order_state import check_same_order, new_plan, order_state
+from datamodules.order_state import check_same_order, order_state
 from datamodules.pictures import Pictures, PredictPictures, TrainingPictures
 from datamodules.pieces import Pieces
 from datamodules.policy import Small, Tally
 from datamodules.scales import Scales
-from datamodules.sequential import Sequential, SequentialPictures
+from datamodules.sequential import SequentialPictures
 from datamodules.settings import (
     check_crop,
     check_least,
@@ -41,6 +41,7 @@ from datamodules.settings import (
     checked_scale,
 )
 from datamodules.source import Augmentation, Batch, Pixels, Sample, Source
+from datamodules.training import training_pictures
 from degradations.base import Degradation
 from degradations.pool import PairPool
 
@@ -188,15 +189,8 @@ class SRDataModule(LightningDataModule):
         self.train.prepare(scale)
         settings = ("train", scale, self.crop_size, self.flips, self.augment, self.small)
         order = (self.seed, self.batch_size, self.streams, self.crops_per_image)
-        pictures: TrainingPictures
-        if isinstance(self.train, Sequential):
-            pictures = SequentialPictures(self.train, *settings)
-            pictures.plan = self._plan = self.train.plan(*order)
-            self._fingerprint = digest_of(self.train.shards)
-        else:
-            pictures = TrainingPictures(self.train, *settings)
-            pictures.plan = self._plan = new_plan(self.train, *order)
-            self._fingerprint = digest_of(pictures.keys)
+        pictures, self._fingerprint = training_pictures(self.train, settings, order)
+        self._plan = pictures.plan
         return pictures
 
     def _predict_pictures(self) -> PredictPictures:
@@ -338,12 +332,14 @@ class SRDataModule(LightningDataModule):
         if pool is not None:
             check_pooled(batch)
         scale = self._to_pictures(batch)
-        if "lr" not in batch:
+        if "lr" not in batch and "hr" in batch:
             make_lr(batch, degradation_of(dataset, self.degradation, scale), pool)
         if "hr" in batch:
             batch["size"] = tuple(batch["hr"].shape[-2:])
-        else:
+        elif "lr" in batch:
             batch["size"] = dataset.output_size(batch["lr"].shape[-2:])
+        if "latent" in batch:
+            add_latents(batch, dataset.source)
         if not dataset.checked:
             check_batch(cast(Batch, batch))
             dataset.checked = True

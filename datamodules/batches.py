@@ -66,7 +66,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         "key": keys,
         "seed": torch.tensor([s["seed"] for s in samples], dtype=torch.int64),
     }
-    for name in ("text", "meta", "error", "hr", "lr"):
+    for name in ("text", "meta", "error", "hr", "lr", "latent", "lr_latent"):
         values = [s[name] for s in samples if name in s]
         if not values:
             continue
@@ -79,7 +79,10 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         if ready is not None:
             batch[name] = ready
             continue
-        batch[name] = _stack(values, keys) if name in ("hr", "lr") else values
+        if name in ("hr", "lr"):
+            batch[name] = _stack(values, keys)
+        else:
+            batch[name] = _stacked(values) if name.endswith("latent") else values
     skipped = [picture for s in samples for picture in s.get("skipped", [])]
     if skipped:
         batch["skipped"] = skipped
@@ -100,10 +103,14 @@ def _stack(pictures: list[Pixels], keys: list[str]) -> Tensor:
     arrays: list[NDArray[Any]] = list(pictures)
     if any(picture.dtype != np.uint8 for picture in pictures):
         arrays = [picture.astype(np.float32) / np.iinfo(picture.dtype).max for picture in pictures]
+    return _stacked(arrays).permute(0, 3, 1, 2)
+
+
+def _stacked(arrays: list[NDArray[Any]]) -> Tensor:
     arrays = [a if a.flags.writeable else a.copy() for a in arrays]  # torch would warn
     # torch's own function: in a worker it writes to the memory that the processes share.
     stacked: Tensor = default_collate([torch.from_numpy(np.ascontiguousarray(a)) for a in arrays])
-    return stacked.permute(0, 3, 1, 2)
+    return stacked
 
 
 def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -94,8 +94,13 @@ def check_pooled(batch: dict[str, Any]) -> None:
         batch: As it comes to the device.
 
     Raises:
-        ValueError: There are pictures of 16 bits.
+        ValueError: There are pictures of 16 bits, or latents, which would stay behind.
     """
+    if "latent" in batch:
+        raise ValueError(
+            "degradation.init_args.pool exchanges pictures, and data.init_args.train gives latents "
+            "beside them: set pool to 0"
+        )
     if batch["hr"].dtype != torch.uint8:
         raise ValueError(
             "degradation.init_args.pool keeps pictures of 8 bits, and there are some of 16 in "

@@ -26,7 +26,8 @@ from datamodules.shard_index import Member, ShardIndex
 log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset(extension.removeprefix(".") for extension in IMAGE_EXTENSIONS)
-FIELDS = ("hr", "lr", "txt", "json", "rst")
+FIELDS = ("hr", "lr", "txt", "json", "rst", "latent", "lr_latent")
+OTHERS = ("txt", "json", "latent.npy", "lr_latent.npy")  # suffixes of fields that are no pictures
 VERSION = 1  # of the file
 LISTS = ("counts", "sizes", "checksums", "notes")
 KEPT = 16  # files of tables in a folder
@@ -87,25 +88,28 @@ class Table:
         return self.keys.nbytes + columns + (0 if self.sides is None else self.sides.nbytes)
 
 
-def table_of(shard: str, index: ShardIndex, prefix: str = "") -> Table:
+def table_of(shard: str, index: ShardIndex, prefix: str = "", needed: str = "hr") -> Table:
     """The samples of one shard that have a picture; the others are counted in the notes.
 
     Args:
         shard: Its path or address, for messages.
         index: What lies where in it.
         prefix: Put in front of every key.
+        needed: The field that a sample must have: ``hr``, or ``latent`` in place of a picture.
 
     Raises:
-        ValueError: No sample has a picture, or one has several of a kind.
+        ValueError: No sample has it, or one has several pictures of a kind.
     """
     keys, samples, others = [], [], []
     for key, members in zip(index.keys, index.members, strict=True):
         fields = _fields(shard, key, members)
-        if "hr" in fields:
+        if needed in fields:
             keys.append(prefix + key)
             samples.append(fields)
         else:
             others.append(f"{key!r} with {', '.join(members)}")
+    if not samples and needed == "latent":
+        raise ValueError(f"shard {shard} has no latents: main.py encode writes shards with them")
     if not samples:
         raise ValueError(
             f"shard {shard}: none of its {len(others)} samples has a picture (the first is "
@@ -120,7 +124,7 @@ def table_of(shard: str, index: ShardIndex, prefix: str = "") -> Table:
         sizes=[index.size],
         checksums=[index.checksum],
         columns={f: _column(shard, f, samples) for f in FIELDS if f in present},
-        sides=_sides([fields["hr"] for fields in samples]),
+        sides=_sides([fields.get("hr", Member(0, 0)) for fields in samples]),
         notes=[note] if others else [],
     )
 
@@ -142,7 +146,7 @@ def roles_of(suffixes: tuple[str, ...]) -> list[tuple[str, list[str]]]:
         name, dot, extension = suffix.partition(".")
         if not dot and name in SUFFIXES:
             bare.append(suffix)
-        elif (name in ("hr", "lr") and extension in SUFFIXES) or suffix in ("txt", "json"):
+        elif (name in ("hr", "lr") and extension in SUFFIXES) or suffix in OTHERS:
             roles[name].append(suffix)
     markers = "hr.rst" if roles["hr"] else "rst"
     roles["hr"] = roles["hr"] or bare

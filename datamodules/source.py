@@ -23,12 +23,16 @@ class Sample(TypedDict, total=False):
     lr: (h, w, 3), for paired data only.
     text: A caption.
     meta: Anything that has to reach the writer (path, alpha, icc, bit_depth, mode).
+    latent: (C, h, w) floats of HR, of ``Latents`` only.
+    lr_latent: (C, h, w) floats of the enlarged LR, of ``Latents`` only.
     """
 
     hr: Pixels
     lr: Pixels
     text: str
     meta: dict[str, Any]
+    latent: NDArray[np.floating[Any]]
+    lr_latent: NDArray[np.floating[Any]]
 
 
 class Batch(TypedDict, total=False):
@@ -41,6 +45,10 @@ class Batch(TypedDict, total=False):
     lr: (B, 3, h, w) float32 in [0, 1].
     text: B captions, where the source has them.
     meta: B dictionaries, where the source has them; not in training.
+    latent: (B, C, h, w) float32, as the autoencoder gives HR, not standardised; in training on
+        ``Latents`` only, where ``hr`` and ``lr`` may be absent.
+    lr_latent: (B, C, h, w) float32 of the enlarged LR, in the same way.
+    space: Whose latents they are: ``identity`` of a space.
     error: ``predict`` only: why the batch's one picture could not be read; nothing but ``key`` is
         beside it.
     """
@@ -52,6 +60,9 @@ class Batch(TypedDict, total=False):
     lr: Tensor
     text: list[str]
     meta: list[dict[str, Any]]
+    latent: Tensor
+    lr_latent: Tensor
+    space: str
     error: list[str]
 
 

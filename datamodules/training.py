@@ -1,0 +1,36 @@
+"""Which dataset training has for a Source, and the order in which it goes through it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datamodules.keys import digest_of
+from datamodules.latents import Latents, TrainingLatents
+from datamodules.order_state import new_plan
+from datamodules.pictures import TrainingPictures
+from datamodules.sequential import Sequential, SequentialPictures
+from datamodules.source import Source
+
+
+def training_pictures(
+    source: Source, settings: tuple[Any, ...], order: tuple[int, int, int, int]
+) -> tuple[TrainingPictures, str]:
+    """The dataset, with its plan, and the fingerprint of its pictures.
+
+    Args:
+        source: Prepared.
+        settings: Arguments of ``TrainingPictures`` after the source.
+        order: Seed, batch size, streams, and crops of each picture.
+
+    Raises:
+        ValueError: There are too few pictures for one batch.
+    """
+    pictures: TrainingPictures
+    if isinstance(source, Sequential):
+        pictures = SequentialPictures(source, *settings)
+        pictures.plan = source.plan(*order)
+        return pictures, digest_of(source.shards)
+    kind = TrainingLatents if isinstance(source, Latents) else TrainingPictures
+    pictures = kind(source, *settings)
+    pictures.plan = new_plan(source, *order)
+    return pictures, digest_of(pictures.keys)
