@@ -1,0 +1,237 @@
+"""What a denoiser is told besides the noisy sample: text, pictures, coordinates, levels, sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.backbone.space import fingerprint, named
+from lightning_modules.weights import read_file
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """Each part is None where it is not used.
+
+    Args:
+        text: (B, N, D), one embedding a token.
+        pooled: (B, D'), one embedding for the whole text, as SDXL wants it.
+        sizes: (B, n) numbers that are embedded, such as SDXL's original size, crop and target.
+        image: (B, C, h, w) that goes beside the noisy sample, in its size.
+        coordinates: (B, 2, h, w).
+        noise_level: (B,) of noise that was put onto ``image``, as the network was trained with.
+    """
+
+    text: Tensor | None = None
+    pooled: Tensor | None = None
+    sizes: Tensor | None = None
+    image: Tensor | None = None
+    coordinates: Tensor | None = None
+    noise_level: Tensor | None = None
+
+    @property
+    def used(self) -> dict[str, Tensor]:
+        """The parts that are there, by name."""
+        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+def joined(first: Condition, second: Condition) -> Condition:
+    """Both as one batch, ``first`` before ``second``.
+
+    Raises:
+        ValueError: One of them has a part that the other lacks.
+    """
+    a, b = first.used, second.used
+    if a.keys() != b.keys():
+        raise ValueError(
+            f"one condition has {', '.join(a) or 'nothing'}, the other {', '.join(b) or 'nothing'}:"
+            " expected the same parts, for example a null text for the unconditional one"
+        )
+    return Condition(**{name: torch.cat([a[name], b[name]]) for name in a})
+
+
+def guided(
+    predict: Callable[[Tensor, Tensor, Condition], Tensor],
+    z: Tensor,
+    t: Tensor,
+    condition: Condition,
+    unconditional: Condition,
+    scale: float,
+    together: bool = True,
+) -> Tensor:
+    """Classifier-free guidance: away from what is predicted without the condition.
+
+    Args:
+        predict: The network's output, or what follows linearly from it, of (z, t, condition).
+        z: (B, ...), noisy.
+        t: (B,).
+        condition: Of B samples.
+        unconditional: The same parts of B samples, with a null text or a negative prompt.
+        scale: 1 is no guidance, and one call.
+        together: Make one call of 2B samples; else two, which needs less memory.
+
+    Returns:
+        What ``predict`` gives, (B, ...).
+
+    Source: Ho and Salimans, 2022 (arXiv 2207.12598), equation 6, in the form of Imagen (scale = 1 +
+    w).
+    """
+    if scale == 1:
+        return predict(z, t, condition)
+    if together:
+        both = predict(torch.cat([z, z]), torch.cat([t, t]), joined(unconditional, condition))
+        without, with_it = both.chunk(2)
+    else:
+        without, with_it = predict(z, t, unconditional), predict(z, t, condition)
+    return without + scale * (with_it - without)
+
+
+class FixedPrompt(nn.Module):
+    """Embeddings of one prompt and of its negative, from a file that ``write`` made once.
+
+    They are buffers that move with the model and are in no checkpoint; no text encoder is needed
+    to train or to sample.
+
+    Args:
+        path: The safetensors file.
+
+    Attributes:
+        source: The file with a hash of what is in it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is corrupt, or holds no prompt.
+    """
+
+    prompt: Tensor
+    negative: Tensor
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        if not Path(path).is_file():
+            raise FileNotFoundError(
+                f"no embedding of a prompt at {path}: make it with FixedPrompt.write and a text "
+                "encoder"
+            )
+        tensors = read_file(Path(path))
+        if "prompt" not in tensors or tensors["prompt"].ndim != 2:
+            raise ValueError(
+                f"{path} holds {', '.join(tensors) or 'nothing'}; expected a tensor 'prompt' of "
+                "(tokens, channels), as FixedPrompt.write makes it"
+            )
+        for name in ("prompt", "negative"):
+            value = tensors.get(name, torch.zeros_like(tensors["prompt"]))
+            self.register_buffer(name, value, persistent=False)
+        self.has_negative = "negative" in tensors
+        self.source = f"{path} {fingerprint(tensors)}"
+
+    def condition(self, count: int) -> Condition:
+        """The prompt for ``count`` samples."""
+        return Condition(text=self.prompt.expand(count, -1, -1))
+
+    def unconditional(self, count: int) -> Condition:
+        """The negative prompt for ``count`` samples.
+
+        Raises:
+            ValueError: The file was written without one.
+        """
+        if not self.has_negative:
+            raise ValueError(
+                f"{self.source} has no negative prompt, which guidance wants: write it with one, or"
+                " set the guidance to 1"
+            )
+        return Condition(text=self.negative.expand(count, -1, -1))
+
+    @staticmethod
+    def write(
+        path: str | Path,
+        encode: Callable[[Sequence[str]], Tensor],
+        prompt: str,
+        negative: str | None = None,
+    ) -> None:
+        """Make such a file.
+
+        Args:
+            path: Where to; the texts are kept in the file's header.
+            encode: From texts to (B, tokens, channels), such as a ``TextEncoder``.
+            prompt: The text.
+            negative: What guidance leads away from; empty for "no text".
+        """
+        from safetensors.torch import save_file
+
+        texts = {"prompt": prompt} | ({} if negative is None else {"negative": negative})
+        tensors = {name: encode([text])[0].float().cpu().clone() for name, text in texts.items()}
+        save_file(tensors, path, metadata={"texts": json.dumps(texts)})
+
+
+class TextEncoder(nn.Module):
+    """CLIP's text encoder as Stable Diffusion has it, frozen; needs transformers.
+
+    Args:
+        model: ``transformers.CLIPTextModel``.
+        tokenizer: Its tokenizer.
+        source: Where its weights came from.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, source: str = "") -> None:
+        super().__init__()
+        self.model, self.tokenizer, self.source = model, tokenizer, source
+        self.requires_grad_(False)
+        self.train(False)
+
+    @classmethod
+    def from_pretrained(cls, path: str, revision: str | None = None) -> TextEncoder:
+        """The encoder of a folder or of a model on the hub, in diffusers' layout.
+
+        Args:
+            path: Folder that holds ``text_encoder`` and ``tokenizer``, or name on the hub.
+            revision: Branch, tag or commit on the hub.
+
+        Raises:
+            ValueError: transformers is not installed.
+        """
+        try:
+            library = importlib.import_module("transformers")
+        except ImportError as error:
+            raise ValueError(
+                "a text encoder needs transformers, which is not installed: install it, or use the "
+                "cached embedding of a fixed prompt"
+            ) from error
+        tokenizer = library.CLIPTokenizer.from_pretrained(
+            path, subfolder="tokenizer", revision=revision
+        )
+        model = library.CLIPTextModel.from_pretrained(
+            path, subfolder="text_encoder", revision=revision
+        )
+        return cls(model, tokenizer, named(path, model, revision))
+
+    def train(self, mode: bool = True) -> TextEncoder:
+        """Stay in evaluation mode."""
+        super().train(False)
+        return self
+
+    @torch.no_grad()
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """(B, tokens, channels) of B texts, each cut or filled to the encoder's number of tokens.
+
+        Args:
+            texts: B texts; empty ones are the unconditional text of Stable Diffusion.
+        """
+        tokens = self.tokenizer(
+            list(texts),
+            padding="max_length",
+            truncation=True,
+            max_length=self.tokenizer.model_max_length,
+            return_tensors="pt",
+        )
+        device = next(self.model.parameters()).device
+        states: Tensor = self.model(tokens.input_ids.to(device))[0]
+        return states

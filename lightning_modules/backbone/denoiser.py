@@ -1,0 +1,330 @@
+"""What predicts: diffusers' U-Nets behind one contract.
+
+``denoiser(z_t, t, condition, residuals)`` is the network's raw output; what it stands for is the
+schedule's business. What the U-Net hands from its way down to its way up can be read
+(``features``) and added to (``residuals``), by diffusers' own arguments. The U-Net itself is
+``denoiser.unet``, where attention processors and adapters are set as in any program of diffusers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from inspect import signature
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.backbone.condition import Condition
+from lightning_modules.backbone.features import Features, Residuals, additions, read
+from lightning_modules.backbone.frozen import bare_names, fit, refuse
+from lightning_modules.backbone.running import Flags, run_as
+from lightning_modules.backbone.space import fingerprint, named
+from lightning_modules.weights import read_weights
+
+__all__ = ["Denoiser", "Features", "Flags", "Residuals", "UNet2D", "UNet3D"]
+
+Null = Literal["learned", "zero", "none"]
+
+
+class Denoiser(nn.Module, ABC):
+    """Base of the denoisers.
+
+    Attributes:
+        channels: Channels of the noisy sample.
+        source: Where frozen weights came from, with a hash; empty where they train.
+    """
+
+    channels: int
+    source: str = ""
+
+    @abstractmethod
+    def forward(
+        self,
+        z_t: Tensor,
+        t: Tensor,
+        condition: Condition | None = None,
+        residuals: Residuals | None = None,
+    ) -> Tensor:
+        """The network's raw output, in the shape and type of ``z_t``.
+
+        Args:
+            z_t: (B, channels, ...), noisy, as the schedule's ``scale_input`` gives it.
+            t: (B,) timesteps.
+            condition: What is known besides; nothing by default.
+            residuals: What is added to the features that skip from the way down to the way up.
+        """
+
+    def null_text(self, count: int, tokens: int = 1) -> Tensor:
+        """(count, tokens, D), what stands for "no text".
+
+        Raises:
+            ValueError: The network was made without.
+        """
+        raise ValueError(f"{type(self).__name__} has no null text: give it a condition with text")
+
+
+class UNet2D(Denoiser):
+    """A ``UNet2DConditionModel`` of diffusers.
+
+    Args:
+        unet: It.
+        source: Where its weights came from.
+        null: What stands for "no text": one token that is ``learned``, one of ``zero``, or
+            ``none`` where there always is a text. Any number of equal tokens is as one.
+        flags: How it is run; by default as it is.
+
+    Raises:
+        ValueError: A null token for a network without cross-attention, or whose texts have no one
+            width.
+    """
+
+    null: Tensor | None
+    kind: ClassVar[str] = "UNet2DConditionModel"
+    dimensions: ClassVar[int] = 4
+    takes: ClassVar[frozenset[str]] = frozenset({"text", "pooled", "sizes", "image", "noise_level"})
+
+    def __init__(
+        self, unet: nn.Module, source: str = "", null: Null = "learned", flags: Flags | None = None
+    ) -> None:
+        super().__init__()
+        network: Any = unet  # diffusers' annotations are too loose to be of use
+        self.unet = network
+        self.flags = flags or Flags()
+        self._width = text_width(self.unet)
+        self._add_null(null)
+        self.channels = int(self.unet.config.out_channels)
+        if self.flags.frozen:
+            self.requires_grad_(False)
+            self.source = named(source, self.unet)
+        run_as(self.unet, self.flags)
+        self.train(self.training)
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], null: Null = "learned", flags: Flags | None = None
+    ) -> UNet2D:
+        """A network of random weights.
+
+        Args:
+            config: Arguments of diffusers' class, as in a ``config.json`` of its.
+            null: What stands for "no text": ``learned``, ``zero`` or ``none``.
+            flags: How it is run; by default as it is.
+
+        Raises:
+            ValueError: An argument that diffusers' class does not have.
+        """
+        made = cls._library_class()
+        known = signature(made.__init__).parameters
+        plain = {key: value for key, value in config.items() if not key.startswith("_")}
+        unknown = [key for key in plain if key not in known]
+        if unknown:
+            raise ValueError(f"config has {', '.join(unknown)}, which {cls.kind} does not")
+        return cls(made.from_config(plain), "", null, flags)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str,
+        subfolder: str | None = "unet",
+        revision: str | None = None,
+        null: Null = "none",
+        flags: Flags | None = None,
+    ) -> UNet2D:
+        """The network of a folder or of a model on the hub, in diffusers' layout.
+
+        Args:
+            path: Folder, or name on the hub.
+            subfolder: Where in it.
+            revision: Branch, tag or commit on the hub.
+            null: What stands for "no text": ``learned``, ``zero`` or ``none``.
+            flags: How it is run; by default as it is.
+
+        Raises:
+            FileNotFoundError: The folder holds no network, or the hub cannot be reached and its
+                cache has none.
+            ValueError: The weights do not fit the configuration.
+        """
+        folder = Path(path, subfolder or "")
+        if Path(path).is_dir() and not (folder / "config.json").is_file():
+            raise FileNotFoundError(
+                f"{folder} has no config.json: expected a network in diffusers' layout; is "
+                "`subfolder` right?"
+            )
+        try:
+            unet, notes = cls._library_class().from_pretrained(
+                path,
+                subfolder=subfolder,
+                revision=revision,
+                output_loading_info=True,
+                low_cpu_mem_usage=False,  # which wants accelerate
+                ignore_mismatched_sizes=True,  # they are refused below, with what is missing
+            )
+        except OSError as error:
+            reason = str(error).splitlines()[0]
+            raise FileNotFoundError(f"cannot load {path} ({subfolder}): {reason}") from error
+        reshaped = [f"{name} {tuple(a)} for {tuple(b)}" for name, a, b in notes["mismatched_keys"]]
+        refuse(str(folder), notes["missing_keys"], notes["unexpected_keys"], reshaped)
+        return cls(unet, f"{path}@{revision}" if revision else path, null, flags)
+
+    @classmethod
+    def _library_class(cls) -> Any:
+        import diffusers  # takes seconds, and no help needs it
+
+        return getattr(diffusers, cls.kind)
+
+    def load(self, path: str | Path) -> None:
+        """Fill it from a file: a checkpoint of a run here, or a file of the U-Net alone.
+
+        Args:
+            path: Of a checkpoint, the tensors of its ``denoiser`` are taken (EMA preferred).
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is corrupt, or of another network.
+        """
+        weights = read_weights(path)
+        tensors, whole = bare_names(weights.tensors), "denoiser."
+        own = {k.removeprefix(whole): v for k, v in tensors.items() if k.startswith(whole)}
+        fit(self if own else self.unet, own or tensors, weights.name)
+        if self.flags.frozen:
+            self.source = f"{weights.name} {fingerprint(own or tensors)}"
+
+    # ------------------------------------------------------------------------------------- running
+
+    def forward(
+        self,
+        z_t: Tensor,
+        t: Tensor,
+        condition: Condition | None = None,
+        residuals: Residuals | None = None,
+    ) -> Tensor:
+        """As ``Denoiser.forward``.
+
+        Raises:
+            ValueError: Another number of channels or dimensions, a condition that the network does
+                not take or that it misses, or a skip connection that it does not have.
+        """
+        inputs = self._inputs(z_t, t, condition or Condition())
+        if residuals is not None:
+            inputs |= additions(self.unet, residuals, inputs["sample"])
+        raw: Tensor = self.unet(**inputs, return_dict=False)[0]
+        return raw.to(z_t.dtype)
+
+    def features(
+        self, z_t: Tensor, t: Tensor, condition: Condition | None = None, middle: bool = False
+    ) -> Features:
+        """What the way down hands to the way up; the way up is not run.
+
+        A compiled network is run uncompiled here. Gradients are kept where they are asked for.
+
+        Args:
+            z_t: As in ``forward``.
+            t: As in ``forward``.
+            condition: As in ``forward``.
+            middle: Whether the middle block is run too.
+
+        Raises:
+            ValueError: As ``forward``.
+        """
+        inputs = self._inputs(z_t, t, condition or Condition())
+        return read(self.unet, {**inputs, "return_dict": False}, middle)
+
+    def null_text(self, count: int, tokens: int = 1) -> Tensor:
+        """As ``Denoiser.null_text``; equal tokens, to which attention is as to one."""
+        if self.null is None:
+            return super().null_text(count, tokens)
+        return self.null.expand(count, tokens, -1)
+
+    def train(self, mode: bool = True) -> UNet2D:
+        """Stay in evaluation mode where it is frozen."""
+        super().train(mode and not self.flags.frozen)
+        return self
+
+    def _add_null(self, null: Null) -> None:
+        if null not in get_args(Null):
+            raise ValueError(f"null is {null!r}; expected one of {', '.join(get_args(Null))}")
+        if null == "none":
+            self.register_buffer("null", None)
+            return
+        if self._width is None:
+            raise ValueError(
+                f"null is {null!r} for a network whose blocks take texts of differing widths; set "
+                "null to none"
+            )
+        crosses = any(name.endswith("attn2") for name, _ in self.unet.named_modules())
+        if null == "learned" and not crosses:
+            raise ValueError(
+                "null is 'learned' for a network without cross-attention, which would never change "
+                "it; set null to zero"
+            )
+        token = torch.zeros(1, 1, self._width)
+        if null == "learned":
+            self.register_parameter("null", nn.Parameter(token))
+        else:
+            self.register_buffer("null", token, persistent=False)
+
+    def _inputs(self, z_t: Tensor, t: Tensor, condition: Condition) -> dict[str, Any]:
+        surplus = condition.used.keys() - self.takes
+        if surplus:
+            raise ValueError(f"{type(self).__name__} takes no {', '.join(sorted(surplus))}")
+        z = z_t if condition.image is None else torch.cat([z_t, condition.image], 1)
+        wanted = self.unet.config.in_channels
+        if z.ndim != self.dimensions or z.shape[1] != wanted:
+            raise ValueError(
+                f"the denoiser got a sample of shape {tuple(z.shape)}; expected {self.dimensions} "
+                f"dimensions and {wanted} channels: is model.init_args.space (with what goes beside"
+                " the sample) the one that it is for?"
+            )
+        if self.flags.channels_last and z.ndim == 4:
+            z = z.contiguous(memory_format=torch.channels_last)
+        dtype = self.unet.dtype
+        text = condition.text if condition.text is not None else self.null_text(len(z))
+        if self._width is not None and text.shape[-1] != self._width:
+            raise ValueError(
+                f"the text has {text.shape[-1]} channels and the denoiser takes {self._width}: is "
+                "it of another model's text encoder?"
+            )
+        inputs = {"sample": z.to(dtype), "timestep": t, "encoder_hidden_states": text.to(dtype)}
+        return inputs | self._extras(condition)
+
+    def _extras(self, condition: Condition) -> dict[str, Any]:
+        extras: dict[str, Any] = {}
+        if condition.noise_level is not None:
+            counted = self.unet.config.class_embed_type is None  # a table of levels
+            level = condition.noise_level
+            extras["class_labels"] = level.long() if counted else level
+        if condition.sizes is not None or condition.pooled is not None:
+            extras["added_cond_kwargs"] = {
+                "text_embeds": condition.pooled,
+                "time_ids": condition.sizes,
+            }
+        return extras
+
+
+class UNet3D(UNet2D):
+    """A ``UNet3DConditionModel`` of diffusers, for video: z_t is (B, C, F, H, W).
+
+    Frames are folded into the batch within: features and residuals are (B F, C, h, w).
+
+    Args:
+        unet: It.
+        source: Where its weights came from.
+        null: What stands for "no text": ``learned``, ``zero`` or ``none``.
+        flags: How it is run; by default as it is.
+
+    Raises:
+        ValueError: As ``UNet2D``.
+    """
+
+    kind = "UNet3DConditionModel"
+    dimensions = 5
+    takes = frozenset({"text", "image"})
+
+
+def text_width(unet: Any) -> int | None:
+    """Channels of the texts that a U-Net takes; None where its blocks take differing ones."""
+    config = unet.config
+    width = getattr(config, "encoder_hid_dim", None) or config.cross_attention_dim
+    return width if isinstance(width, int) else None

@@ -1,0 +1,104 @@
+"""Networks that come with weights: their tensors fitted strictly, frozen ones named in checkpoints.
+
+A checkpoint holds what training changes. Of a frozen part it holds where its weights came from and
+a hash of them, so that it cannot be continued beside others in silence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+_HASH = re.compile(r"\b[0-9a-f]{16}\b")  # of space.fingerprint
+_COMPILED = re.compile(r"(^|(?<=\.))_orig_mod\.")
+_DISTRIBUTED = "module."  # in front of all names
+
+
+def bare_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by the names that they had before a network was compiled or distributed."""
+    return {
+        _COMPILED.sub("", name).removeprefix(_DISTRIBUTED): tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Load tensors, all of them and into all of the module.
+
+    Args:
+        module: What is filled.
+        tensors: By the module's own names.
+        where: What they were read from, for the message.
+
+    Raises:
+        ValueError: Tensors are missing, unexpected or of another shape; the first ones are named.
+    """
+    own = module.state_dict()
+    reshaped = [
+        f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    refuse(
+        where,
+        missing=[name for name in own if name not in tensors],
+        unexpected=[name for name in tensors if name not in own],
+        reshaped=reshaped,
+    )
+    module.load_state_dict(tensors)
+
+
+def refuse(where: str, missing: list[str], unexpected: list[str], reshaped: list[str]) -> None:
+    """Say which tensors of a file do not fit a network, where there are such.
+
+    Raises:
+        ValueError: One of the lists is not empty.
+    """
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    listed = "; ".join(
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in problems.items()
+        if names
+    )
+    if listed:
+        raise ValueError(f"the tensors of {where} do not fit the network: {listed}")
+
+
+def sources(model: nn.Module) -> dict[str, str]:
+    """Where the weights of a model's frozen parts came from, with their hashes, by part."""
+    return {
+        name: module.source
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "source", None), str)
+        and module.source
+        and not _trains_whole(module)
+    }
+
+
+def check_sources(model: nn.Module, stored: Mapping[str, str]) -> None:
+    """Refuse to continue beside frozen weights that a checkpoint was not trained with.
+
+    Hashes are compared, not places: a folder may have been moved.
+
+    Args:
+        model: The model as it is.
+        stored: What ``sources`` gave when the checkpoint was written.
+
+    Raises:
+        ValueError: A frozen part has other weights now.
+    """
+    now = sources(model)
+    for name, source in stored.items():
+        found = now.get(name, "")
+        if _HASH.findall(found) != _HASH.findall(source):
+            raise ValueError(
+                f"the checkpoint was trained with {name} from {source}, and here it is "
+                f"{found or 'not there'}: name the same weights in model.init_args"
+            )
+
+
+def _trains_whole(module: nn.Module) -> bool:
+    trained = [parameter.requires_grad for parameter in module.parameters()]
+    return bool(trained) and all(trained)

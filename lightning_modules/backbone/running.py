@@ -1,0 +1,76 @@
+"""How a network is run: frozen, compiled, in another number type or memory layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class Flags:
+    """How a network is run.
+
+    Args:
+        frozen: Never train it: evaluation mode, no gradients to its weights, and not in the
+            checkpoint, which names its source instead.
+        channels_last: Keep images and weights in the memory layout that convolutions are fastest
+            in on a GPU.
+        gradient_checkpointing: Compute the blocks again in the backward pass instead of keeping
+            what is in them: less memory, a third more time.
+        compile: Compile it with ``torch.compile`` at its first call.
+        dtype: Number type of the weights and of what is computed with them, for a frozen network;
+            one that trains stays in float32 and follows ``trainer.precision``.
+
+    Raises:
+        ValueError: ``dtype`` is unknown, or not float32 for a network that trains.
+    """
+
+    frozen: bool = False
+    channels_last: bool = False
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    dtype: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in get_args(Precision):
+            raise ValueError(
+                f"dtype is {self.dtype!r}; expected one of {', '.join(get_args(Precision))}"
+            )
+        if self.dtype != "float32" and not self.frozen:
+            raise ValueError(
+                f"dtype is {self.dtype} for a network that trains; set frozen, or leave dtype at "
+                "float32 and set trainer.precision"
+            )
+
+
+def run_as(network: Any, flags: Flags) -> None:
+    """Prepare a network of diffusers, in place; ``frozen`` is its owner's business.
+
+    Args:
+        network: It.
+        flags: What is wanted.
+
+    Raises:
+        ValueError: Gradient checkpointing of a network for which diffusers has none.
+    """
+    dtype = getattr(torch, flags.dtype)
+    if network.dtype != dtype:
+        nn.Module.to(network, dtype)  # diffusers' own warns of modules that these have none of
+    if flags.channels_last:
+        for parameter in network.parameters():  # not `to`, which refuses 3-D convolutions
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    if flags.gradient_checkpointing:
+        if not network._supports_gradient_checkpointing:
+            raise ValueError(
+                f"gradient_checkpointing is set, and {type(network).__name__} of diffusers has "
+                "none; leave it out"
+            )
+        network.enable_gradient_checkpointing()
+    if flags.compile:
+        network.compile()  # in place: names of tensors stay

@@ -1,0 +1,147 @@
+"""What a denoiser is told: put together, cached, and led by."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lightning_modules.backbone.condition import (
+    Condition,
+    FixedPrompt,
+    TextEncoder,
+    guided,
+    joined,
+)
+
+TRANSFORMERS = importlib.util.find_spec("transformers") is not None
+
+
+def field(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_two_as_one_batch():
+    first = Condition(text=field(2, 3, 4), noise_level=torch.tensor([1.0, 2.0]))
+    second = Condition(text=field(1, 3, 4, seed=1), noise_level=torch.tensor([3.0]))
+    both = joined(first, second)
+    assert both.used.keys() == {"text", "noise_level"}
+    assert both.text.shape == (3, 3, 4)
+    assert both.noise_level.tolist() == [1, 2, 3]
+    with pytest.raises(ValueError, match="one condition has text, noise_level, the other nothing"):
+        joined(first, Condition())
+
+
+# ---------------------------------------------------------------------------------------- guidance
+
+
+class Network:
+    """Knows no batch: each sample's answer depends on that sample alone."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, z, t, condition):
+        self.calls.append(len(z))
+        return z * condition.text.mean((1, 2)).view(-1, 1) + t.view(-1, 1)
+
+
+def lead(scale, together=True):
+    network = Network()
+    conditions = Condition(text=field(2, 3, 4)), Condition(text=field(2, 3, 4, seed=1))
+    z, t = field(2, 5), torch.tensor([3, 7])
+    found = guided(network, z, t, *conditions, scale, together)
+    with_it, without = (Network()(z, t, condition) for condition in conditions)
+    return found, with_it, without, network.calls
+
+
+def test_guidance_of_one_is_none_and_one_call():
+    found, with_it, _, calls = lead(1.0)
+    assert torch.equal(found, with_it)
+    assert calls == [2]
+
+
+def test_guidance_of_zero_forgets_the_condition():
+    found, _, without, _ = lead(0.0)
+    torch.testing.assert_close(found, without)
+
+
+def test_guidance_leads_beyond_the_condition():
+    found, with_it, without, calls = lead(7.5)
+    torch.testing.assert_close(found, 7.5 * with_it - 6.5 * without)
+    assert calls == [4]
+
+
+def test_guidance_in_two_calls():
+    found, *_, calls = lead(3.0, together=False)
+    assert torch.equal(found, lead(3.0)[0])
+    assert calls == [2, 2]
+
+
+# ------------------------------------------------------------------------------------ fixed prompt
+
+
+def encode(texts):
+    return torch.stack([field(5, 4, seed=len(text)) for text in texts])
+
+
+def test_a_fixed_prompt_comes_from_a_file(tmp_path):
+    file = tmp_path / "prompt.safetensors"
+    FixedPrompt.write(file, encode, "sharp", "blurred and dull")
+    prompt = FixedPrompt(file)
+    assert torch.equal(prompt.condition(3).text, encode(["sharp"]).expand(3, -1, -1))
+    assert torch.equal(prompt.unconditional(2).text[1], encode(["blurred and dull"])[0])
+    assert prompt.state_dict() == {}
+    assert prompt.source.startswith(f"{file} ")
+    assert prompt.double().condition(1).text.dtype == torch.float64  # it moves with the model
+
+    FixedPrompt.write(file, encode, "sharper")
+    other = FixedPrompt(file)
+    assert other.source != prompt.source
+    with pytest.raises(ValueError, match="no negative prompt, which guidance wants"):
+        other.unconditional(1)
+
+
+def test_files_that_hold_no_prompt(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"no embedding of a prompt at .*FixedPrompt\.write"
+    ):
+        FixedPrompt(tmp_path / "none.safetensors")
+    save_file({"embedding": field(5, 4)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="holds embedding; expected a tensor 'prompt'"):
+        FixedPrompt(tmp_path / "other.safetensors")
+
+
+@pytest.mark.skipif(TRANSFORMERS, reason="transformers is installed")
+def test_a_text_encoder_needs_transformers(tmp_path):
+    with pytest.raises(ValueError, match="needs transformers, which is not installed"):
+        TextEncoder.from_pretrained(str(tmp_path))
+
+
+@pytest.mark.skipif(not TRANSFORMERS, reason="needs transformers")
+def test_a_text_encoder(tmp_path):
+    import transformers
+
+    words = ["<|startoftext|>", "<|endoftext|>", "a</w>", "b</w>"]
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer/merges.txt").write_text("#version: 0.2\n")
+    vocabulary = ", ".join(f'"{word}": {number}' for number, word in enumerate(words))
+    (tmp_path / "tokenizer/vocab.json").write_text(f"{{{vocabulary}}}")
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(
+        tmp_path / "tokenizer", model_max_length=6
+    )
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
+    config = transformers.CLIPTextConfig(
+        vocab_size=4, num_hidden_layers=1, max_position_embeddings=6, **small
+    )
+    transformers.CLIPTextModel(config).save_pretrained(tmp_path / "text_encoder")
+    encoder = TextEncoder.from_pretrained(str(tmp_path)).train()
+    found = encoder(["a b", "b", ""])
+    assert found.shape == (3, 6, 8)
+    torch.testing.assert_close(encoder(["b"]), found[1:2])
+    assert (found[0] - found[1]).abs().max() > 1e-3
+    assert not any(module.training for module in encoder.modules())
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())

@@ -1,0 +1,353 @@
+"""Denoisers: diffusers' networks, neither more nor less, behind one contract."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
+from safetensors.torch import load_file, save_file
+
+from lightning_modules.backbone.condition import Condition
+from lightning_modules.backbone.denoiser import Flags, Residuals, UNet2D, UNet3D
+from lightning_modules.backbone.features import count_skips
+from lightning_modules.backbone.space import fingerprint
+from tests.lightning_modules.backbone.unets import FLAT, bare, inputs
+
+WRAPPERS = {"image": UNet2D, "video": UNet3D}
+KINDS = pytest.mark.parametrize("kind", WRAPPERS)
+
+
+def wrapped(kind="image", null="none", flags=None, **changes):
+    return WRAPPERS[kind](bare(kind, **changes), null=null, flags=flags).eval()
+
+
+# ------------------------------------------------------------------------------------- the network
+
+
+@KINDS
+@torch.no_grad()
+def test_it_is_diffusers_network(kind):
+    z, t, text = inputs(kind)
+    expected = bare(kind)(z, t, text).sample
+    assert torch.equal(wrapped(kind)(z, t, Condition(text=text)), expected)
+
+
+@torch.no_grad()
+def test_what_is_known_besides():
+    """Sizes and a pooled text as of SDXL; a picture and its noise level as of the x4 upscaler."""
+    z, t, text = inputs()
+    added = {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 4,
+        "projection_class_embeddings_input_dim": 2 * 4 + 5,
+    }
+    sizes, pooled = torch.tensor([[64.0, 32], [16, 8]]), torch.randn(2, 5)
+    told = {"text_embeds": pooled, "time_ids": sizes}
+    expected = bare(**added)(z, t, text, added_cond_kwargs=told).sample
+    condition = Condition(text=text, sizes=sizes, pooled=pooled)
+    assert torch.equal(wrapped(**added)(z, t, condition), expected)
+
+    beside = {"in_channels": 6, "num_class_embeds": 10}
+    level, image = torch.tensor([3, 7]), torch.randn_like(z)
+    expected = bare(**beside)(torch.cat([z, image], 1), t, text, class_labels=level).sample
+    condition = Condition(text=text, image=image, noise_level=level.float())
+    assert torch.equal(wrapped(**beside)(z, t, condition), expected)
+
+
+@torch.no_grad()
+def test_the_null_text():
+    z, t, _ = inputs()
+    zero = wrapped(null="zero")
+    assert torch.equal(zero(z, t), bare()(z, t, torch.zeros(2, 1, 6)).sample)
+    assert "null" not in zero.state_dict()
+    learned = wrapped(null="learned")
+    learned.null.copy_(torch.randn(1, 1, 6))
+    assert torch.equal(learned(z, t), bare()(z, t, learned.null.expand(2, -1, -1)).sample)
+    several = learned(z, t, Condition(text=learned.null_text(2, 5)))
+    torch.testing.assert_close(several, learned(z, t))
+
+
+def test_a_null_text_is_learned():
+    z, t, _ = inputs()
+    denoiser = wrapped(null="learned")
+    denoiser(z, t).sum().backward()
+    assert denoiser.null.grad.abs().max() > 0
+
+
+@torch.no_grad()
+def test_attention_processors_are_those_of_diffusers():
+    class Uniform(AttnProcessor2_0):
+        def __call__(self, attn, hidden_states, *args, **kwargs):
+            return super().__call__(attn, 0 * hidden_states, *args, **kwargs)
+
+    z, t, text = inputs()
+    denoiser = wrapped()
+    before = denoiser(z, t, Condition(text=text))
+    denoiser.unet.set_attn_processor(Uniform())
+    assert (denoiser(z, t, Condition(text=text)) - before).abs().max() > 1e-3
+
+
+# ---------------------------------------------------------------------------- features, residuals
+
+
+@KINDS
+@pytest.mark.parametrize("middle", [False, True])
+@torch.no_grad()
+def test_features_are_what_the_way_up_is_given(kind, middle):
+    z, t, text = inputs(kind)
+    denoiser, given, ends = wrapped(kind), [], []
+
+    def keep(_, args, kwargs):
+        given.insert(0, kwargs["res_hidden_states_tuple"])
+        ends.append(kwargs["hidden_states"])
+
+    hooks = [
+        block.register_forward_pre_hook(keep, with_kwargs=True) for block in denoiser.unet.up_blocks
+    ]
+    denoiser(z, t, Condition(text=text))
+    for hook in hooks:
+        hook.remove()
+    features = denoiser.features(z, t, Condition(text=text), middle)
+    expected = [skip for part in given for skip in part]
+    assert len(features.skips) == count_skips(denoiser.unet) == len(expected) == 4
+    assert all(map(torch.equal, features.skips, expected))
+    assert torch.equal(features.middle, ends[0]) if middle else features.middle is None
+    assert not any(module._forward_hooks for module in denoiser.modules())
+
+
+@KINDS
+@torch.no_grad()
+def test_residuals_are_added(kind):
+    z, t, text = inputs(kind)
+    condition = Condition(text=text)
+    denoiser = wrapped(kind)
+    features = denoiser.features(z, t, condition, middle=True)
+    skips = tuple(torch.randn_like(skip) for skip in features.skips)
+    middle = torch.randn_like(features.middle)
+    expected = bare(kind)(
+        *(z, t, text),
+        down_block_additional_residuals=skips,
+        mid_block_additional_residual=middle,
+    ).sample
+    found = denoiser(z, t, condition, Residuals(dict(enumerate(skips)), middle))
+    assert torch.equal(found, expected)
+
+    zeros = [torch.zeros_like(skip) for skip in skips]
+    expected = bare(kind)(
+        *(z, t, text),
+        down_block_additional_residuals=(*zeros[:2], skips[2], *zeros[3:]),
+        mid_block_additional_residual=torch.zeros_like(middle),
+    ).sample
+    found = denoiser(z, t, condition, Residuals({2: skips[2]}))
+    assert torch.equal(found, expected)
+    plain = denoiser(z, t, condition)
+    assert (found - plain).abs().max() > 1e-3
+    assert torch.equal(denoiser(z, t, condition, Residuals()), plain)
+
+
+def test_gradients_reach_residuals_of_a_frozen_network():
+    z, t, text = inputs()
+    denoiser = UNet2D(bare(), "here", "none", Flags(frozen=True))
+    features = denoiser.features(z, t, Condition(text=text))
+    extra = torch.zeros_like(features.skips[1]).requires_grad_()
+    denoiser(z, t, Condition(text=text), Residuals({1: extra})).sum().backward()
+    assert extra.grad.abs().max() > 0
+    assert all(parameter.grad is None for parameter in denoiser.parameters())
+
+
+def test_stable_diffusion_has_twelve_skips():
+    four = {
+        "block_out_channels": [4, 4, 8, 8],
+        "layers_per_block": 2,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    }
+    denoiser = wrapped(**four)
+    z, t, text = inputs()
+    features = denoiser.features(z, t, Condition(text=text))
+    assert [(s.shape[1], s.shape[-1]) for s in features.skips] == [
+        *[(4, 8)] * 3, *[(4, 4)] * 3, (4, 2), *[(8, 2)] * 2, *[(8, 1)] * 3
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"skip connections \[12\]; expected 0 to 11"):
+        denoiser(z, t, Condition(text=text), Residuals({12: z}))
+
+
+# ------------------------------------------------------------------------------------------- flags
+
+
+def test_frozen():
+    denoiser = UNet2D(bare(), "some/where", "learned", Flags(frozen=True)).train()
+    assert not any(module.training for module in denoiser.modules())
+    assert not any(parameter.requires_grad for parameter in denoiser.parameters())
+    assert denoiser.source == f"some/where {fingerprint(bare().state_dict())}"
+    assert wrapped().train().unet.training
+    z, t, _ = inputs()
+    z.requires_grad_()
+    denoiser(z, t).sum().backward()
+    assert z.grad.abs().max() > 0
+
+
+@KINDS
+@torch.no_grad()
+def test_another_number_type(kind):
+    z, t, text = inputs(kind)
+    expected = wrapped(kind)(z, t, Condition(text=text))
+    denoiser = wrapped(kind, flags=Flags(frozen=True, dtype="bfloat16"))
+    found = denoiser(z, t, Condition(text=text), Residuals({0: torch.zeros(())}))
+    assert found.dtype == torch.float32
+    assert {p.dtype for p in denoiser.unet.parameters()} == {torch.bfloat16}
+    assert 0 < (found - expected).abs().mean() < 0.05 * expected.abs().mean()
+    with pytest.raises(ValueError, match=r"bfloat16 for a network that trains.*trainer\.precision"):
+        Flags(dtype="bfloat16")
+    with pytest.raises(ValueError, match="dtype is 'int8'; expected one of float32"):
+        Flags(frozen=True, dtype="int8")
+
+
+@KINDS
+@torch.no_grad()
+def test_channels_last(kind):
+    z, t, text = inputs(kind)
+    denoiser = wrapped(kind, flags=Flags(channels_last=True))
+    assert denoiser.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    expected = wrapped(kind)(z, t, Condition(text=text))
+    torch.testing.assert_close(denoiser(z, t, Condition(text=text)), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_gradient_checkpointing_gives_the_same_gradients(frozen):
+    z, t, text = inputs()
+    gradients = []
+    for checkpointing in (False, True):
+        flags = Flags(gradient_checkpointing=checkpointing, frozen=frozen)
+        denoiser = wrapped(flags=flags).train()
+        # diffusers asks for it block by block
+        asked = [getattr(m, "gradient_checkpointing", False) for m in denoiser.unet.down_blocks]
+        assert asked == [checkpointing] * 2
+        x = z.clone().requires_grad_()
+        denoiser(x, t, Condition(text=text)).square().sum().backward()
+        gradients.append([x.grad] + [p.grad for p in denoiser.parameters() if p.requires_grad])
+    assert len(gradients[0]) == (1 if frozen else 1 + len(list(denoiser.parameters())))
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, plain)
+
+
+def test_no_gradient_checkpointing_of_video():
+    with pytest.raises(ValueError, match="UNet3DConditionModel of diffusers has none; leave it"):
+        wrapped("video", flags=Flags(gradient_checkpointing=True))
+
+
+@pytest.mark.slow
+def test_compiling_changes_no_name():
+    plain, compiled = wrapped(), wrapped(flags=Flags(compile=True))
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    assert compiled.unet._compiled_call_impl is not None
+    assert copy.deepcopy(compiled).state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_compiled_it_gives_the_same():
+    z, t, text = inputs()
+    condition = Condition(text=text)
+    plain, compiled = wrapped(), wrapped(flags=Flags(compile=True))
+    torch.testing.assert_close(
+        compiled(z, t, condition), plain(z, t, condition), rtol=1e-4, atol=1e-4
+    )
+    features = compiled.features(z, t, condition)
+    assert all(map(torch.equal, features.skips, plain.features(z, t, condition).skips))
+
+
+# --------------------------------------------------------------------------------------- its files
+
+
+@KINDS
+@torch.no_grad()
+def test_from_pretrained(kind, tmp_path):
+    z, t, text = inputs(kind)
+    bare(kind).save_pretrained(tmp_path / "unet")
+    denoiser = WRAPPERS[kind].from_pretrained(str(tmp_path), flags=Flags(frozen=True))
+    assert torch.equal(denoiser(z, t, Condition(text=text)), bare(kind)(z, t, text).sample)
+    assert denoiser.source == f"{tmp_path} {fingerprint(bare(kind).state_dict())}"
+    with pytest.raises(ValueError, match="no null text: give it a condition with text"):
+        denoiser(z, t)
+
+
+def test_folders_that_hold_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"/unet has no config\.json: .*`subfolder`"):
+        UNet2D.from_pretrained(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"cannot load no/such-model \(unet\)"):
+        UNet2D.from_pretrained("no/such-model")
+    bare().save_pretrained(tmp_path / "unet")
+    file = tmp_path / "unet/diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    del state["conv_in.bias"]
+    save_file(state, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"unet do not fit .*: 1 missing \(conv_in\.bias\)$"):
+        UNet2D.from_pretrained(str(tmp_path))
+    bare(in_channels=4).save_pretrained(tmp_path / "unet")
+    bare().save_config(tmp_path / "unet")
+    with pytest.raises(ValueError, match=r"1 of another shape \(conv_in\.weight"):
+        UNet2D.from_pretrained(str(tmp_path))
+
+
+def test_from_config():
+    denoiser = UNet2D.from_config({**FLAT, "_class_name": "UNet2DConditionModel"})
+    assert denoiser.channels == 3
+    assert denoiser.state_dict().keys() == {"null", *(f"unet.{k}" for k in bare().state_dict())}
+    with pytest.raises(ValueError, match="config has width, which UNet2DConditionModel does not"):
+        UNet2D.from_config({**FLAT, "width": 8})
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module._orig_mod.", "denoiser.unet."])
+def test_a_file_of_its_weights(prefix, tmp_path):
+    state = bare(seed=3).state_dict()
+    file = {prefix + name: tensor for name, tensor in state.items()}
+    torch.save({"state_dict": file}, tmp_path / "trained.ckpt")
+    denoiser = wrapped(flags=Flags(frozen=True))
+    denoiser.load(tmp_path / "trained.ckpt")
+    assert all(torch.equal(denoiser.unet.state_dict()[k], v) for k, v in state.items())
+    assert denoiser.source.startswith(f"{tmp_path / 'trained.ckpt'} ")
+    del file[f"{prefix}conv_out.bias"]
+    torch.save({"state_dict": file}, tmp_path / "trained.ckpt")
+    with pytest.raises(ValueError, match=r"trained\.ckpt do not .*1 missing \(.*conv_out\.bias\)"):
+        denoiser.load(tmp_path / "trained.ckpt")
+
+
+# ---------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"z": torch.zeros(2, 4, 8, 8)}, r"shape \(2, 4, 8, 8\); expected 4 dimensions and 3"),
+        ({"z": torch.zeros(2, 3, 4, 8, 8)}, "expected 4 dimensions"),
+        (
+            {"condition": Condition(text=torch.zeros(2, 3, 7))},
+            "7 channels and the denoiser takes",
+        ),
+        ({"condition": Condition(coordinates=torch.zeros(2, 2, 8, 8))}, "takes no coordinates"),
+    ],
+)
+def test_mistakes_of_a_call(change, message):
+    z, t, text = inputs()
+    call = {"z": z, "condition": Condition(text=text)} | change
+    with pytest.raises(ValueError, match=message):
+        wrapped()(call["z"], t, call["condition"])
+
+
+def test_null_texts_that_cannot_be():
+    blind = {
+        "down_block_types": ["DownBlock2D"] * 2,
+        "up_block_types": ["UpBlock2D"] * 2,
+        "mid_block_type": "UNetMidBlock2D",
+    }
+    z, t, _ = inputs()
+    assert wrapped(null="zero", **blind)(z, t).shape == z.shape
+    with pytest.raises(ValueError, match=r"without cross-attention, .*set null to zero"):
+        wrapped(null="learned", **blind)
+    with pytest.raises(ValueError, match="null is 'empty'; expected one of learned, zero, none"):
+        wrapped(null="empty")
+    with pytest.raises(ValueError, match="texts of differing widths; set null to none"):
+        wrapped(null="zero", cross_attention_dim=(6, 8))

@@ -1,0 +1,45 @@
+"""Small U-Nets of diffusers, with weights from a seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel, UNet3DConditionModel
+
+FLAT: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "block_out_channels": [8, 16],
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "attention_head_dim": 2,
+    "cross_attention_dim": 6,
+}
+VIDEO: dict[str, Any] = FLAT | {
+    "down_block_types": ["DownBlock3D", "CrossAttnDownBlock3D"],
+    "up_block_types": ["CrossAttnUpBlock3D", "UpBlock3D"],
+    "attention_head_dim": 4,
+}
+CLASSES = {"image": (UNet2DConditionModel, FLAT), "video": (UNet3DConditionModel, VIDEO)}
+
+
+def bare(kind: str = "image", seed: int = 0, **changes: Any) -> Any:
+    """The network as diffusers has it; all weights random, also those that begin as zeros."""
+    cls, config = CLASSES[kind]
+    unet = cls(**(config | changes))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return unet.eval()
+
+
+def inputs(kind: str = "image", count: int = 2, channels: int = 3) -> tuple[torch.Tensor, ...]:
+    """z_t, t and a text of three tokens."""
+    generator = torch.Generator().manual_seed(1)
+    size = (8, 8) if kind == "image" else (3, 8, 8)
+    z = torch.randn(count, channels, *size, generator=generator)
+    return z, torch.tensor([700, 20])[:count], torch.randn(count, 3, 6, generator=generator)
