@@ -32,6 +32,8 @@ from commands.check import Check, Checked
 from commands.checkpoint_files import fingerprint, why_unseen
 from commands.checkpoints import Checkpoints
 from commands.company import Company
+from commands.encode import Encode
+from commands.encode_squares import EncodeOptions
 from commands.errors import ConfigurationError
 from commands.launcher import follow_torchrun
 from commands.memory import keep_freed_memory
@@ -53,7 +55,7 @@ from lightning_modules.base import ImageModel
 log = logging.getLogger(__name__)
 
 SEES = 60.0  # seconds in which a shared disk shows a new file to all nodes
-TRIALS = ("check", "throughput")  # set up as fit, end by themselves, leave nothing behind
+TRIALS = ("check", "throughput", "encode")  # set up as fit, end by themselves, no run is left
 
 
 class EnlargerCLI(LightningCLI):
@@ -131,6 +133,8 @@ class EnlargerCLI(LightningCLI):
             help="Makes LR pictures from HR ones, on the training device.",
         )
         parser.add_class_arguments(RunOptions, "run")
+        if self._asked == "encode":
+            parser.add_class_arguments(EncodeOptions, "encode")
         # Both in all commands, each idle in the others, so that one file serves them all.
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_lightning_class_args(Writer, "writer")
@@ -224,12 +228,14 @@ class EnlargerCLI(LightningCLI):
         return start_facts(self.config_dump or self._dump(), self.trainer.world_size)
 
     def _own_callbacks(self, trainer: Namespace) -> list[Any]:
-        if self.subcommand == "throughput":  # it has a bar of its own, and nothing to keep
+        if self.subcommand in ("throughput", "encode"):  # a bar of its own, and nothing to keep
             trainer.enable_progress_bar = trainer.enable_model_summary = False
             trainer.enable_checkpointing = False
             unused = (ProgressBar, Checkpoint)
             trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, unused)]
-            return [Throughput()]
+            if self.subcommand == "throughput":
+                return [Throughput()]
+            return [Encode(self.config_init[self.subcommand].encode)]
         own: list[Any] = [Check(self.company)] if self.subcommand == "check" else []
         if trainer.enable_progress_bar is not False and not any(
             isinstance(c, ProgressBar) for c in trainer.callbacks

@@ -27,6 +27,7 @@ DESCRIPTIONS = {
     "predict": "Enlarge a folder of pictures with the run's best weights.",
     "check": "Do all that fit does up to its first step, on all processes, and say what was found.",
     "throughput": "Measure what each part of a batch costs, and say what would make fit quicker.",
+    "encode": "Write latents of the training pictures into shards, so that fit need not encode.",
 }
 
 

@@ -107,6 +107,7 @@ class ResShift(SuperResolver):
         self.perceptual_weight = perceptual_weight
         self.perceptual_target = perceptual_target
         self.dropped = 0  # steps without their perceptual part, in this process
+        self._checked = ""  # whose latents were found to be of the space
 
     # ------------------------------------------------------------------------------------- training
 
@@ -130,12 +131,34 @@ class ResShift(SuperResolver):
 
         Args:
             batch: ``lr``, and ``hr`` or what ``main.py encode`` made of it.
+
+        Raises:
+            ValueError: The batch brings latents of another space, or neither LR nor HR.
         """
-        given = cast("dict[str, Any]", batch)
-        z = given["latent"] if "latent" in given else self.space.encode(batch["hr"])
-        if "lr_latent" in given:
-            return z, given["lr_latent"]
+        if "latent" in batch:
+            self._check_space(batch["space"])
+            z = self.space.standardised(batch["latent"])
+        else:
+            z = self.space.encode(batch["hr"])
+        if "lr" not in batch:
+            raise ValueError(
+                "data.init_args.train gives latents alone, and ResShift wants LR pictures too: "
+                "encode with --encode.pairs true, or with --encode.pictures true"
+            )
+        if "lr_latent" in batch:
+            return z, self.space.standardised(batch["lr_latent"])
         return z, self.space.encode(self.enlarged(batch["lr"], batch["size"]))
+
+    def _check_space(self, made_by: str) -> None:
+        if made_by == self._checked:
+            return
+        if made_by != self.space.identity:
+            raise ValueError(
+                f"the latents of data.init_args.train were made by {made_by}, and "
+                f"model.init_args.space is {self.space.identity}: encode with that, or name the "
+                "same weights"
+            )
+        self._checked = made_by
 
     def _perceptual(self, x0: Tensor, z: Tensor, batch: Batch) -> Tensor:
         # Gradients go through the distance and the decoder to the prediction.

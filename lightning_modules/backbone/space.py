@@ -74,7 +74,11 @@ class Space(nn.Module, ABC):
                 f"the picture is {H}x{W}; {type(self).__name__} needs sides divisible by "
                 f"{self.factor}: choose data.init_args.crop_size or a size accordingly, or pad"
             )
-        return (self._encode(image, noise) - self.mean) / self.deviation
+        return self.standardised(self._encode(image, noise))
+
+    def standardised(self, z: Tensor) -> Tensor:
+        """(B, channels, h, w) as the encoder gives it, as the denoiser sees it."""
+        return (z - self.mean) / self.deviation
 
     def decode(self, z: Tensor) -> Tensor:
         """Pictures again.
@@ -86,6 +90,11 @@ class Space(nn.Module, ABC):
             (B, 3, factor h, factor w), about [0, 1]; not clamped.
         """
         return self._decode(z * self.deviation + self.mean)
+
+    @property
+    def identity(self) -> str:
+        """The kind of space, and a hash of its weights: the same for latents that may be mixed."""
+        return f"{type(self).__name__} {fingerprint(self.state_dict())}"
 
     @abstractmethod
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:

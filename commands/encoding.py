@@ -1,0 +1,276 @@
+"""The work of ``encode``: from pictures to shards of latents, going on where it was stopped."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import logging
+import os
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from commands.encode_squares import EncodeOptions, Squares
+from commands.errors import ConfigurationError
+from datamodules.degrading import degradation_of
+from datamodules.keys import digest_of
+from datamodules.latents import ABOUT, Latents
+from datamodules.pack_journal import Journal, Stage
+from datamodules.pictures import Pictures
+from datamodules.shard_index import split_name
+from datamodules.shard_writer import Members, ShardWriter, find_shards
+
+log = logging.getLogger(__name__)
+
+NAME = "latents"  # what the shards' names begin with
+VERSION = 1  # of encode.json
+SILENCE = 60  # seconds between two lines in a file, where no progress bar is
+
+
+def unit_of(model: Any) -> int:
+    """Pixels of HR that squares are a multiple of: whole latents, and whole LR pixels."""
+    return int(np.lcm(model.space.factor, int(model.scale) if model.scale % 1 == 0 else 1))
+
+
+class Encoding:
+    """One run of the command.
+
+    Args:
+        options: Checked.
+        trainer: With the data module.
+        model: On its device.
+    """
+
+    def __init__(self, options: EncodeOptions, trainer: Trainer, model: Any) -> None:
+        self.options, self.model, self.space = options, model, model.space
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self.source = data.train
+        if isinstance(self.source, Latents) or not len(self.source.keys):
+            raise ConfigurationError(
+                f"data.init_args.train is {type(self.source).__name__}; expected a source of "
+                "pictures, with keys"
+            )
+        self.out = Path(os.path.expandvars(options.out)).expanduser()
+        self.seed, self.workers = data.seed, data.workers
+        self.degradation = None
+        if options.pairs:
+            pictures = Pictures(self.source, "train", self.model.scale)
+            self.degradation = degradation_of(pictures, data.degradation)
+        self.squares = Squares(self.source, options, unit_of(model), self.seed)
+        self.count = len(self.squares) * options.crops_per_image
+
+    def run(self, journal: Journal) -> None:
+        """Go on where the journal ends."""
+        self._begin(journal)
+        if not journal.done:
+            self._write(journal)
+        self._finish()
+
+    def _job(self) -> dict[str, Any]:
+        settings = {k: v for k, v in asdict(self.options).items() if k not in ("out", "overwrite")}
+        made = {"space": self.space.identity, "seed": self.seed, "scale": self.model.scale}
+        pictures = {"count": len(self.source.keys), "digest": digest_of(self.source.keys)}
+        lr = None if self.degradation is None else repr(self.degradation)
+        return {**settings, **made, "pictures_of": pictures, "degradation": lr}
+
+    def _begin(self, journal: Journal) -> None:
+        job = json.loads(json.dumps(self._job()))
+        if journal.job and not self.options.overwrite:
+            changed = [k for k in job if job[k] != journal.job.get(k)]
+            if changed:
+                raise ConfigurationError(
+                    f"{self.out} holds latents that were made otherwise ({', '.join(changed)}): "
+                    "give another --encode.out, or --encode.overwrite true to replace them"
+                )
+            for path in find_shards(self.out, NAME, parts=True):
+                if path.suffix == ".part":
+                    path.unlink()
+            return
+        if find_shards(self.out, NAME) and not self.options.overwrite:
+            raise ConfigurationError(
+                f"{self.out} holds shards called {NAME}-*.tar of which nothing is known: give "
+                "another --encode.out, or --encode.overwrite true to replace them"
+            )
+        for path in [*find_shards(self.out, NAME, parts=True), self.out / ABOUT]:
+            path.unlink(missing_ok=True)
+        journal.begin(job)
+
+    def _write(self, journal: Journal) -> None:
+        from tqdm import tqdm
+
+        start = journal.finished[-1].next[0] if journal.finished else 0
+        if start:
+            log.info("going on after %d whole shards", len(journal.finished))
+        most = self.options.samples_per_shard
+        writer = ShardWriter(self.out, NAME, most, first=len(journal.finished))
+        stage = Stage()
+        bar, said = (
+            tqdm(total=self.count, initial=start, unit=" pictures", disable=None),
+            time.time(),
+        )
+        try:
+            with bar:
+                for batch in self._batches(start):
+                    for item, sample in zip(batch, self._encoded(batch), strict=True):
+                        if writer.samples == most:
+                            stage = _next_shard(journal, writer, stage, item["number"])
+                        if sample is None:
+                            stage.refused.append((item["number"], "unreadable", item["error"]))
+                        else:
+                            writer.add(item["key"], sample)
+                        bar.update()
+                    if bar.disable and time.time() - said > SILENCE:
+                        said = time.time()
+                        log.info("%d of %d pictures", batch[-1]["number"] + 1, self.count)
+                if writer.samples:
+                    stage = _next_shard(journal, writer, stage, self.count)
+            stage.next = (self.count, 0)
+            journal.append(stage)
+        finally:
+            writer.abandon()
+        refused = sum(len(stage.refused) for stage in journal.stages)
+        if refused:
+            log.warning("%d squares were left out; %s says why", refused, journal.path)
+
+    def _batches(self, start: int) -> Iterator[list[dict[str, Any]]]:
+        """Squares one after the other, together where they are of one size."""
+        loader: Any = DataLoader(
+            self.squares,
+            sampler=range(start // self.options.crops_per_image, len(self.squares)),
+            batch_size=None,
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),  # or the pass draws a seed from the global one
+        )
+        batch: list[dict[str, Any]] = []
+        for square in itertools.chain.from_iterable(loader):
+            if square["number"] < start:
+                continue
+            full = len(batch) == self.options.batch_size
+            if batch and (full or _shape(batch[-1]) != _shape(square)):
+                yield batch
+                batch = []
+            batch.append(square)
+        if batch:
+            yield batch
+
+    @torch.no_grad()
+    def _encoded(self, batch: list[dict[str, Any]]) -> list[Members | None]:
+        if "error" in batch[0]:
+            return [None] * len(batch)
+        pixels = torch.from_numpy(np.stack([item["hr"] for item in batch]))
+        hr = pixels.permute(0, 3, 1, 2).to(self.model.device).float() / 255
+        seeds = torch.tensor([item["seed"] for item in batch], dtype=torch.int64)
+        found: list[Members] = [{"latent.npy": _npy(z, self.options.dtype)} for z in self._raw(hr)]
+        if self.options.pictures:
+            for members, item in zip(found, batch, strict=True):
+                members["png"] = _png(item["hr"])
+        if self.degradation is not None:
+            lr = (self.degradation(hr, seeds) * 255).round() / 255  # as it is stored
+            enlarged = self._raw(self.model.enlarged(lr, (hr.shape[-2], hr.shape[-1])))
+            for members, picture, z in zip(found, lr, enlarged, strict=True):
+                small = (picture * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+                members |= {"lr.png": _png(small), "lr_latent.npy": _npy(z, self.options.dtype)}
+        return list(found)
+
+    def _raw(self, image: Tensor) -> Tensor:
+        """Latents before they are standardised."""
+        z: Tensor = self.space.encode(image) * self.space.deviation + self.space.mean
+        return z.float().cpu()
+
+    def _finish(self) -> None:
+        """Write ``encode.json``, which says that all is done."""
+        shards = find_shards(self.out, NAME)
+        if not shards:
+            raise ConfigurationError(
+                f"nothing could be encoded: all pictures of {type(self.source).__name__} are "
+                "unreadable, or smaller than --encode.crop"
+            )
+        about = {
+            **{"version": VERSION, "source": self.space.source, "factor": self.space.factor},
+            **self._job(),
+            **statistics(shards),
+        }
+        if self.degradation is None:
+            about["scale"] = None  # latents of HR alone are of any
+        part = self.out / f".{ABOUT}.part"
+        part.write_text(json.dumps(about, indent=1) + "\n")
+        part.replace(self.out / ABOUT)
+        log.info("%d samples in %d shards", about["samples"], len(shards))
+        log.info("to standardise them, of model.init_args.space:")
+        for name in ("mean", "deviation"):
+            log.info("  %s: [%s]", name, ", ".join(f"{value:.4g}" for value in about[name]))
+        log.info("to train on them: data.init_args.train:")
+        urls = self.out.resolve() / f"{NAME}-*.tar"
+        log.info('  {class_path: datamodules.latents.Latents, init_args: {urls: "%s"}}', urls)
+
+
+def statistics(shards: Sequence[Path]) -> dict[str, Any]:
+    """Of all latents in shards: number of samples, mean and deviation of each channel.
+
+    Args:
+        shards: Tars.
+
+    Raises:
+        ConfigurationError: A latent is not finite.
+    """
+    samples, count = 0, 0
+    total, squares = np.zeros(()), np.zeros(())
+    for z in itertools.chain.from_iterable(map(_latents, shards)):
+        samples, count = samples + 1, count + z[0].size
+        total, squares = total + z.sum((1, 2)), squares + np.square(z).sum((1, 2))
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
+        raise ConfigurationError(
+            "latents are not finite: set --encode.dtype float32, and look at the space's weights"
+        )
+    return {"samples": samples, "mean": mean.tolist(), "deviation": deviation.tolist()}
+
+
+def _latents(shard: Path) -> Iterator[NDArray[np.float64]]:
+    with tarfile.open(shard) as tar:
+        for member in tar:
+            if (split_name(member.name) or ("", ""))[1] == "latent.npy":
+                content = cast(IO[bytes], tar.extractfile(member)).read()
+                yield np.load(io.BytesIO(content)).astype(np.float64)
+
+
+def _next_shard(journal: Journal, writer: ShardWriter, stage: Stage, number: int) -> Stage:
+    stage.next, stage.samples = (number, 0), writer.samples
+    path = writer.finish()
+    stage.shard, stage.size = path.name, path.stat().st_size
+    journal.append(stage)
+    return Stage()
+
+
+def _shape(item: dict[str, Any]) -> Any:
+    return item["hr"].shape if "hr" in item else None
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _npy(z: Tensor, dtype: str) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, z.numpy().astype(dtype))
+    return buffer.getvalue()
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

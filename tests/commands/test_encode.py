@@ -1,0 +1,172 @@
+"""`encode`: latents in shards are those of the autoencoder, and training takes them."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from commands import encoding
+from datamodules.latents import Latents
+from datamodules.shard_writer import ShardWriter
+from degradations.bicubic import Bicubic
+from lightning_modules.backbone.space import Taef2Space
+from lightning_modules.networks import taef2
+from lightning_modules.resshift import ResShift
+
+Enlarger = Callable[..., None]
+Refusal = Callable[..., str]
+MODEL = """
+class_path: lightning_modules.resshift.ResShift
+init_args:
+  space:
+    class_path: lightning_modules.backbone.space.Taef2Space
+    init_args: {encoder: encoder.pth, decoder: decoder.pth, mean: [0.5], deviation: [2.0]}
+  network:
+    class_path: lightning_modules.networks.swin_unet.SwinUNet
+    init_args: {channels: 32, width: 8, multipliers: [1], blocks: 1, swin_width: 8, heads: 1,
+                window: 2, condition_factor: 4}
+"""
+ENCODE = ("encode", "--config", "tiny.yaml", "--model", "model.yaml", "--encode.out", "out")
+CROPS = ("--encode.crop", 32, "--encode.crops_per_image", 2, "--encode.samples_per_shard", 6)
+PAIRS = ("--encode.pairs", "true", "--encode.pictures", "true", "--encode.flips", "true")
+LATENTS = ("--data.init_args.train", "datamodules.latents.Latents")
+
+
+def save_halves(seed: int) -> None:
+    torch.manual_seed(seed)
+    torch.save(taef2.encoder().state_dict(), "encoder.pth")
+    torch.save(taef2.decoder().state_dict(), "decoder.pth")
+
+
+@pytest.fixture
+def work(tiny: Path) -> Path:
+    (tiny / "model.yaml").write_text(MODEL)
+    with torch.random.fork_rng(devices=[]):
+        save_halves(0)
+    return tiny
+
+
+def fit(*more: object) -> tuple[object, ...]:
+    urls = ("--data.init_args.train.init_args.urls", "out/*.tar", "--data.init_args.val", "null")
+    run = ("fit", "--config", "tiny.yaml", "--model", "model.yaml", "--trainer.max_steps", 2)
+    return (*run, *LATENTS, *urls, *more)
+
+
+def members(shard: Path) -> dict[str, bytes]:
+    with tarfile.open(shard) as tar:
+        return {m.name: tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
+
+
+def pixels(data: bytes) -> torch.Tensor:
+    array = np.array(Image.open(io.BytesIO(data)))
+    return torch.from_numpy(array).permute(2, 0, 1)[None].float() / 255
+
+
+def test_pairs_are_the_autoencoder_s_and_training_takes_them(
+    work: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enlarger(*ENCODE, *CROPS, *PAIRS, "--encode.dtype", "float32")
+    shards = sorted(Path("out").glob("*.tar"))
+    assert len(shards) == 4  # of 6 samples, for 10 pictures
+    space = Taef2Space("encoder.pth", "decoder.pth")
+    latents = []
+    for shard in shards:
+        found = members(shard)
+        for key in {name.split(".")[0] for name in found}:
+            hr, lr = pixels(found[f"{key}.png"]), pixels(found[f"{key}.lr.png"])
+            z = torch.from_numpy(np.load(io.BytesIO(found[f"{key}.latent.npy"])))[None]
+            y = torch.from_numpy(np.load(io.BytesIO(found[f"{key}.lr_latent.npy"])))[None]
+            torch.testing.assert_close(z, space.encode(hr), rtol=1e-4, atol=1e-4)
+            assert (lr - Bicubic(2.0)(hr, torch.tensor([0]))).abs().max() < 0.51 / 255
+            enlarged = space.encode(ResShift.enlarged(lr, (32, 32)))
+            torch.testing.assert_close(y, enlarged, rtol=1e-4, atol=1e-4)
+            latents.append(z[0].numpy())
+    about = json.loads(Path("out/encode.json").read_text())
+    stack = np.stack(latents)
+    assert about["samples"] == len(latents) == 20
+    np.testing.assert_allclose(about["mean"], stack.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(about["deviation"], stack.std((0, 2, 3)), rtol=1e-4)
+    assert len(np.unique(stack[:, 0, 0, 0])) > 15  # squares of a picture differ
+
+    taken: list[dict[str, Any]] = []
+    step = ResShift.training_step
+
+    def training_step(model: ResShift, batch: Any, index: int) -> Any:
+        taken.append(batch)
+        assert torch.equal(model.latents(batch)[0], (batch["latent"] - 0.5) / 2)
+        assert torch.equal(model.latents(batch)[1], (batch["lr_latent"] - 0.5) / 2)
+        return step(model, batch, index)
+
+    monkeypatch.setattr(ResShift, "training_step", training_step)
+    monkeypatch.setattr(Taef2Space, "encode", lambda *_: pytest.fail("training need not encode"))
+    enlarger(*fit())
+    for batch in taken:
+        assert batch["latent"].shape == (4, 32, 4, 4)
+        assert batch["lr"].shape == (4, 3, 16, 16)
+        assert batch["hr"].shape == (4, 3, 32, 32)
+        assert batch["size"] == (32, 32)
+
+
+def test_a_stopped_command_goes_on(
+    work: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
+) -> None:
+    monkeypatch.chdir(work)
+    enlarger(*ENCODE, *CROPS)
+    whole = {path.name: path.read_bytes() for path in Path("out").glob("*.tar")}
+    Path("out").rename("whole")
+    finish, finished = ShardWriter.finish, []
+
+    def stops(writer: ShardWriter) -> Path:
+        finished.append(writer.path)
+        if len(finished) == 3:
+            raise RuntimeError("killed")
+        return finish(writer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "finish", stops)
+        with pytest.raises(RuntimeError, match="killed"):
+            enlarger(*ENCODE, *CROPS)
+    assert len(list(Path("out").glob("*.tar"))) == 2
+    assert not list(Path("out").glob("*.part"))
+    sentence = refusal(*fit())
+    assert "there is no out/encode.json" in sentence
+    assert "made otherwise (flips)" in refusal(*ENCODE, *CROPS, "--encode.flips", "true")
+    enlarger(*ENCODE, *CROPS)
+    assert {path.name: path.read_bytes() for path in Path("out").glob("*.tar")} == whole
+    about = [json.loads(Path(f, "encode.json").read_text()) for f in ("out", "whole")]
+    assert about[0] == about[1]
+    assert about[0]["scale"] is None
+
+    assert "ResShift wants LR pictures too" in refusal(*fit())
+    save_halves(1)
+    assert "made otherwise (space)" in refusal(*ENCODE, *CROPS)
+
+
+def test_latents_of_another_autoencoder(work: Path, enlarger: Enlarger, refusal: Refusal) -> None:
+    enlarger(*ENCODE, "--encode.pictures", "true")  # whole pictures: 48x40
+    source = Latents("out/*.tar")
+    source.prepare(2.0)
+    assert source.read(0)["latent"].shape == (32, 5, 6)
+    assert source.read(0)["latent"].dtype == np.float16
+    save_halves(1)
+    sentence = refusal(*fit())
+    assert sentence.startswith("the latents of data.init_args.train were made by Taef2Space ")
+
+
+def test_what_cannot_be_encoded(work: Path, refusal: Refusal) -> None:
+    assert "expected a multiple of 8" in refusal(*ENCODE, "--encode.crop", 20)
+    assert "without --encode.crop" in refusal(*ENCODE, "--encode.crops_per_image", 2)
+    assert "nothing could be encoded" in refusal(*ENCODE, "--encode.crop", 64)
+    assert "give --encode.out" in refusal(*ENCODE[:5])
+    no_space = ("encode", "--config", "tiny.yaml", "--encode.out", "out")
+    assert "Regression has no model.init_args.space" in refusal(*no_space)
+    assert encoding.find_shards(Path("out"), encoding.NAME) == []
