@@ -1,0 +1,157 @@
+"""Train a method small, compare it, print what holds: `python -m benchmarks.miniature casarbi`.
+
+Trains what is missing with the command line itself (`main.py fit`), evaluates each row of the
+method's table (`main.py test`), and writes `benchmarks/results/<method>_miniature.json`, a picture
+beside it, and the table into `docs/methods/<method>.md`, between its two marks. A second call does
+only what is missing. `$ENLARGER_DATA` holds set5, set14 and kodak24.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report
+from benchmarks.miniature_jobs import REPOSITORY, run_jobs
+from benchmarks.miniature_picture import draw
+from benchmarks.miniature_plan import Plan
+from benchmarks.miniature_report import collect, markdown
+from benchmarks.miniature_rows import METHODS
+from callbacks.results_file import write_whole
+
+MARKS = ("<!-- miniature -->", "<!-- end of miniature -->")
+PLACES = ("--runs", "--jobs", "--out")  # say where and how, not what
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command.
+
+    Args:
+        arguments: Of the command line; by default those of this process.
+
+    Returns:
+        0, or 1 where a command failed.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = _options(words)
+    method = METHODS[options.method]
+    seeds = tuple(sorted(options.seeds))
+    if seeds != tuple(range(seeds[0], seeds[0] + len(seeds))):
+        sys.stderr.write(f"--seeds is {options.seeds}; expected consecutive ones, as 0 1 2\n")
+        return 1
+    plan = Plan(
+        *(options.method, method, options.runs, options.data or REPOSITORY / method.data, seeds),
+        *(options.steps, tuple(options.only)),
+    )
+    line = _Line()
+    try:
+        run_jobs(plan.jobs(), options.jobs, line.show)
+    except (RuntimeError, ValueError) as error:
+        line.end()
+        sys.stderr.write(f"{error}\n")
+        return 1
+    line.end()
+    write(plan.measured(), _said(words), options.out)
+    return 0
+
+
+def write(plan: Plan, said: Sequence[str], folder: Path) -> None:
+    """Write JSON and picture, and the page where the folder is that of all results.
+
+    Args:
+        plan: Its commands are done.
+        said: The command's arguments, for the report.
+        folder: Where to.
+    """
+    found = {
+        "command": shlex.join([*report.settings(), "python", "-m", "benchmarks.miniature", *said]),
+        "commit": report.commit(),
+        "machine": report.machine(),
+        "seed": plan.seeds[0],
+        "results": collect(plan),
+    }
+    path = folder / f"{plan.name}_miniature.json"
+    write_whole(path, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    picture = draw(plan, path.with_suffix(".png"))
+    text = markdown(found, plan.name)
+    page = REPOSITORY / "docs" / "methods" / f"{plan.name}.md"
+    if folder == report.RESULTS and page.is_file():
+        write_whole(page, placed(page.read_text(), text))
+    sys.stdout.write(f"{text}\n{path}\n{picture or 'no picture: some of its rows are missing'}\n")
+
+
+def placed(page: str, text: str) -> str:
+    """A page with the text between its marks.
+
+    Raises:
+        ValueError: It has no marks.
+    """
+    before, first, rest = page.partition(MARKS[0])
+    _, second, after = rest.partition(MARKS[1])
+    if not (first and second):
+        raise ValueError(f"the page has no {MARKS[0]} followed by {MARKS[1]}: add both")
+    return f"{before}{first}\n\n{text}\n{second}{after}"
+
+
+def _options(words: Sequence[str]) -> Any:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.miniature",
+        description="Train a method's miniature, compare its rows, and print what holds.",
+    )
+    parser.add_argument("method", choices=METHODS)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="run these rows only")
+    parser.add_argument("--steps", type=int, help="of each training, for a quick look")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="consecutive")
+    parser.add_argument("--data", type=Path, help="test data instead of the method's")
+    parser.add_argument("--out", type=Path, default=report.RESULTS, help="for JSON and picture")
+    parser.add_argument("--jobs", type=int, default=2, help="commands beside one another")
+    options = parser.parse_args(words)
+    known = [row.name for row in METHODS[options.method].rows]
+    if unknown := [name for name in options.only if name not in known]:
+        parser.error(f"--only has {', '.join(unknown)}; there are {', '.join(known)}")
+    if options.jobs < 1 or (options.steps is not None and options.steps < 1):
+        parser.error("--jobs and --steps must be at least 1")
+    return options
+
+
+def _said(words: Sequence[str]) -> list[str]:
+    """The arguments without those that name places on this machine."""
+    kept, skip = [], False
+    for word in words:
+        if not skip and word.partition("=")[0] not in PLACES:
+            kept.append(word)
+        skip = word in PLACES
+    return kept
+
+
+class _Line:
+    """One line of progress: rewritten on a terminal, written where it changes elsewhere."""
+
+    def __init__(self) -> None:
+        self.begun, self.latest = time.monotonic(), ""
+
+    def show(self, text: str) -> None:
+        if sys.stderr.isatty():
+            minutes, seconds = divmod(int(time.monotonic() - self.begun), 60)
+            width = os.get_terminal_size(sys.stderr.fileno()).columns
+            sys.stderr.write(f"\r{f'{minutes}:{seconds:02d} {text}'[: width - 1]:<{width - 1}}")
+        elif text != self.latest:
+            sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+        self.latest = text
+
+    def end(self) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write("\n")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

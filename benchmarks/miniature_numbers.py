@@ -1,0 +1,150 @@
+"""What the rows of a miniature measured, and what may be said of two of them."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks import miniature_swd
+from benchmarks.miniature_callbacks import HR, OUTPUTS
+from benchmarks.miniature_swd import Numbers
+from callbacks.bootstrap import FEWEST, expanded_tail, mean_interval
+from callbacks.per_image import ImageNumbers, load_images
+from callbacks.results_file import Result, load_results
+
+SWD = "swd"
+PER_IMAGE = ("psnr", "ssim", "lattice")
+LOWER_IS_BETTER = (SWD, "lattice")
+ALL = "all"  # the crops of all sets together
+DRAWS, SWD_DRAWS, SEED = 10_000, 2_000, 0
+
+HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
+
+
+class Difference(NamedTuple):
+    """How two rows differ at one scale.
+
+    metric: Name of the metric.
+    scale: The factor.
+    n: Images that both have.
+    value: First minus second.
+    interval: Of 95 %, from resampling images; None of too few.
+    """
+
+    metric: str
+    scale: float
+    n: int
+    value: float
+    interval: tuple[float, float] | None
+
+    @property
+    def verdict(self) -> str:
+        """Whether the first may be called better."""
+        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
+            return OPEN
+        better = (self.interval[0] > 0) != (self.metric in LOWER_IS_BETTER)
+        return HOLDS if better else FAILS
+
+
+def set_of(dataset: str) -> str:
+    """The set that a source SET_xSCALE belongs to, such as ``set14_x2_7``."""
+    return re.sub(r"_x\d[\d._]*$", "", dataset)
+
+
+class Measured:
+    """The numbers of one row.
+
+    Args:
+        run: Its run's folder.
+        seed: The first of those that were asked for; of what draws no noise, the only one.
+    """
+
+    def __init__(self, run: Path, seed: int = 0) -> None:
+        self.run, self.seed = run, seed
+        self.results: list[Result] = load_results(run / "results.json")["results"]
+        self.images: list[ImageNumbers] = load_images(run)
+        self._swd: dict[float, tuple[list[float], Numbers]] = {}
+
+    @property
+    def scales(self) -> list[float]:
+        """Those that were measured, rising."""
+        return sorted({r["scale"] for r in self.results})
+
+    def by_seed(self, metric: str, scale: float) -> list[dict[str, float]]:
+        """The number of each image of all sets together, by key; an entry a seed."""
+        seeds: dict[int | None, dict[str, float]] = {}
+        for numbers in self.images:
+            if (numbers["metric"], numbers["scale"]) == (metric, scale):
+                seeds.setdefault(numbers["seed"], {}).update(numbers["values"])
+        return [dict(sorted(values.items())) for values in seeds.values()]
+
+    def keys(self, scale: float) -> list[str]:
+        """The images of all sets together."""
+        found = self.by_seed(PER_IMAGE[0], scale)
+        return list(found[0]) if found else []
+
+    def means(self, metric: str, scale: float) -> list[float]:
+        """The metric on all sets together; a number a seed."""
+        if metric == SWD:
+            return self._of_sets(scale)[0] if self.keys(scale) else []
+        return [statistics.fmean(values.values()) for values in self.by_seed(metric, scale)]
+
+    def swd_of_resamples(self, scale: float) -> Numbers:
+        """(draws,) the mean over the seeds; the same resamples for rows of the same images."""
+        return self._of_sets(scale)[1]
+
+    def _of_sets(self, scale: float) -> tuple[list[float], Numbers]:
+        if scale not in self._swd:
+            keys = self.keys(scale)
+            weights = miniature_swd.counts(len(keys), SWD_DRAWS, SEED)
+            hr = miniature_swd.features(self.run / OUTPUTS / HR, keys)
+            means, resamples = [], []
+            for folder in self._folders(scale):
+                sr = miniature_swd.features(self.run / OUTPUTS / folder, keys)
+                means.append(miniature_swd.distance(sr, hr))
+                resamples.append(miniature_swd.resampled(sr, hr, weights))
+            self._swd[scale] = means, np.mean(resamples, axis=0)
+        return self._swd[scale]
+
+    def _folders(self, scale: float) -> list[str]:
+        seeds = {numbers["seed"] for numbers in self.images if numbers["scale"] == scale}
+        return [str(self.seed if seed is None else seed) for seed in seeds]
+
+
+def difference(a: Measured, b: Measured, metric: str, scale: float) -> Difference | None:
+    """How the first row differs from the second; None where one of them was not measured.
+
+    Args:
+        a: The first row.
+        b: The second row.
+        metric: One that images have numbers of, or SWD.
+        scale: The factor.
+    """
+    keys = a.keys(scale)
+    if not keys or keys != b.keys(scale):
+        return None
+    values = [statistics.fmean(row.means(metric, scale)) for row in (a, b)]
+    interval = None
+    if len(keys) >= FEWEST:
+        of = _interval_of_swd if metric == SWD else _interval_of_mean
+        interval = of(a, b, metric, scale)
+    return Difference(metric, scale, len(keys), values[0] - values[1], interval)
+
+
+def _interval_of_mean(a: Measured, b: Measured, metric: str, scale: float) -> tuple[float, float]:
+    first, second = (
+        np.mean([list(values.values()) for values in row.by_seed(metric, scale)], axis=0)
+        for row in (a, b)
+    )
+    return mean_interval(first - second, DRAWS, SEED)
+
+
+def _interval_of_swd(a: Measured, b: Measured, metric: str, scale: float) -> tuple[float, float]:
+    apart = a.swd_of_resamples(scale) - b.swd_of_resamples(scale)
+    tail = expanded_tail(len(a.keys(scale)), 0.95)
+    low, high = np.quantile(apart, [tail, 1 - tail])
+    return float(low), float(high)

@@ -1,0 +1,66 @@
+"""The picture of a miniature: the same crops as several rows enlarge them, beside HR."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from benchmarks.miniature_callbacks import HR, OUTPUTS
+from benchmarks.miniature_numbers import Measured, set_of
+from benchmarks.miniature_plan import Plan
+
+SIDE, GAP, LINE, FONT_SIZE = 192, 6, 20, 13  # pixels
+
+
+def draw(plan: Plan, path: Path) -> Path | None:
+    """Draw a line of pictures for each image and scale, a column for each row.
+
+    Args:
+        plan: Its commands are done.
+        path: The file.
+
+    Returns:
+        The file, or None where a row of the picture was not measured.
+    """
+    names = {row.name: row.label for row in plan.rows}
+    if not plan.method.shown or not names.keys() >= set(plan.method.shown):
+        return None
+    rows = {n: Measured(plan.run_of(n), plan.seeds[0]) for n in plan.method.shown}
+    first = rows[plan.method.shown[0]]
+    lines: list[tuple[str, list[Path]]] = []
+    for scale in (s for s in plan.method.shown_scales if s in first.scales):
+        for key in _chosen(first.keys(scale), plan.method.pictures):
+            files = [row.run / OUTPUTS / str(plan.seeds[0]) / f"{key}.png" for row in rows.values()]
+            files.append(first.run / OUTPUTS / HR / f"{key}.png")
+            lines.append((f"{set_of(key.partition('/')[0])} x{scale:g}", files))
+    _page([names[n] for n in rows] + ["HR"], lines).save(path, optimize=True)
+    return path
+
+
+def _chosen(keys: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """Those that are wanted, as SET/KEY; the first of each set, if none are."""
+    sets: dict[str, list[str]] = {}
+    for key in keys:
+        sets.setdefault(set_of(key.partition("/")[0]), []).append(key)
+    if not wanted:
+        return [found[0] for found in sets.values()]
+    named = {f"{name}/{key.partition('/')[2]}": key for name, of in sets.items() for key in of}
+    return [named[name] for name in wanted if name in named]
+
+
+def _page(columns: Sequence[str], lines: Sequence[tuple[str, Sequence[Path]]]) -> Image.Image:
+    width = len(columns) * (SIDE + GAP) - GAP
+    page = Image.new("RGB", (width, LINE + len(lines) * (SIDE + LINE + GAP)), "white")
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(FONT_SIZE)
+    for column, label in enumerate(columns):
+        pen.text((column * (SIDE + GAP), 2), label, "black", font)
+    for line, (label, files) in enumerate(lines):
+        top = LINE + line * (SIDE + LINE + GAP)
+        pen.text((0, top + 2), label, "black", font)
+        for column, file in enumerate(files):
+            with Image.open(file) as picture:
+                crop = picture.convert("RGB").crop((0, 0, SIDE, SIDE))
+            page.paste(crop, (column * (SIDE + GAP), top + LINE))
+    return page

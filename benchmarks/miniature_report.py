@@ -1,0 +1,299 @@
+"""A miniature's report: all numbers as JSON, and the page's text made from that alone."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from benchmarks.miniature_numbers import (
+    ALL,
+    PER_IMAGE,
+    SWD,
+    Difference,
+    Measured,
+    difference,
+    set_of,
+)
+from benchmarks.miniature_plan import SAME, Plan
+from benchmarks.miniature_spec import BICUBIC, Claim, Gate, Row
+from callbacks.results_file import load_results, storable
+from callbacks.self_ssim import SelfSSIM
+
+COLUMNS = {"psnr": "PSNR-Y, dB", "ssim": "SSIM", SWD: "SWD", "lattice": "Lattice of 8 pixels"}
+DIGITS = {"psnr": 2, "ssim": 4, SWD: 3, "lattice": 2}
+JUDGED = ("psnr", "ssim", SWD)  # by which a row may lose to its control
+WEAK = "Base too weak, no comparison."
+
+
+def collect(plan: Plan) -> dict[str, Any]:
+    """All numbers of the rows that are wanted, with what may be said of them.
+
+    Args:
+        plan: Its commands are done.
+
+    Returns:
+        What JSON holds.
+    """
+    notes = {job.name: job.note() for job in plan.jobs()}
+    rows = plan.rows
+    measured = {row.name: Measured(plan.run_of(row.name), plan.seeds[0]) for row in rows}
+    first = measured[rows[0].name]
+    gate = _gate(plan)
+    claims = [c for c in plan.method.claims if {c.better, c.than} <= measured.keys()]
+    return {
+        "seeds": list(plan.seeds),
+        "steps": plan.steps,
+        "images": {f"x{scale:g}": first.keys(scale) for scale in first.scales},
+        "note": plan.method.note,
+        "trainings": {
+            name.removeprefix("fit "): {"seconds": note.seconds, "commit": note.commit}
+            for name, note in notes.items()
+            if name.startswith("fit ")
+        },
+        "gate": gate,
+        "rows": {
+            row.name: {
+                "label": row.label,
+                "control": row.control,
+                "seconds": notes[f"test {row.name}"].seconds,
+                "commit": notes[f"test {row.name}"].commit,
+                "options": list(row.options),
+                "sets": _sets(measured[row.name]),
+                "against_control": _against(row, measured),
+                "self_ssim": _self_ssim(plan.run_of(row.name + SAME)),
+            }
+            for row in rows
+        },
+        "claims": [_judged(claim, measured, gate) for claim in claims],
+    }
+
+
+def _sets(row: Measured) -> dict[str, dict[str, dict[str, float | str]]]:
+    """By set, scale and metric; deviations over the seeds as ``<metric>_std``."""
+    found: dict[str, dict[str, dict[str, float | str]]] = {}
+    for result in row.results:
+        by_scale = found.setdefault(set_of(result["dataset"]), {})
+        numbers = by_scale.setdefault(f"x{result['scale']:g}", {})
+        numbers[result["metric"]] = _short(result["value"])
+        if "std" in result and result["metric"] not in ("seconds", "calls"):
+            numbers[f"{result['metric']}_std"] = _short(result["std"])
+    together: dict[str, dict[str, float | str]] = {}
+    for scale in row.scales:
+        numbers = together.setdefault(f"x{scale:g}", {"n": len(row.keys(scale))})
+        for metric in (*PER_IMAGE, SWD):
+            means = row.means(metric, scale)
+            numbers[metric] = _short(statistics.fmean(means))
+            if len(means) > 1:
+                numbers[f"{metric}_std"] = _short(statistics.stdev(means))
+    return {ALL: together, **found}
+
+
+def _self_ssim(run: Path) -> dict[str, float | str]:
+    """By pair of scales, such as ``x8_from_x4``; none of a row that was not asked."""
+    path = run / "results.json"
+    results = load_results(path)["results"] if path.is_file() else []
+    return {
+        f"x{result['scale']:g}{result['metric'].removeprefix(SelfSSIM.name)}": _short(
+            result["value"]
+        )
+        for result in results
+    }
+
+
+def _against(row: Row, measured: dict[str, Measured]) -> list[dict[str, Any]]:
+    if row.control == row.name or row.control not in measured:
+        return []
+    a, b = measured[row.name], measured[row.control]
+    found = [difference(a, b, metric, scale) for metric in JUDGED for scale in a.scales]
+    return [_stored(apart) for apart in found if apart is not None]
+
+
+def _judged(claim: Claim, measured: dict[str, Measured], gate: dict[str, Any]) -> dict[str, Any]:
+    a, b = measured[claim.better], measured[claim.than]
+    scales = [s for s in a.scales if claim.scales is None or s in claim.scales]
+    found = [difference(a, b, metric, scale) for metric in claim.metrics for scale in scales]
+    return {
+        "claim": claim.text,
+        "better": claim.better,
+        "than": claim.than,
+        "judged": [_stored(apart) for apart in found if apart is not None] if gate["open"] else [],
+    }
+
+
+def _stored(apart: Difference) -> dict[str, Any]:
+    interval = apart.interval and [_short(end) for end in apart.interval]
+    return {
+        **{"metric": apart.metric, "scale": apart.scale, "n": apart.n},
+        **{"difference": _short(apart.value), "interval": interval, "verdict": apart.verdict},
+    }
+
+
+def _gate(plan: Plan) -> dict[str, Any]:
+    gate, path = plan.method.gate, plan.run_of("gate") / "results.json"
+    if gate is None or not path.is_file():
+        return {"open": True}
+    return gate_of(gate, load_results(path)["results"])
+
+
+def gate_of(gate: Gate, results: list[Any]) -> dict[str, Any]:
+    """What the base reached, and whether that is enough to compare anything.
+
+    Args:
+        gate: What it has to reach.
+        results: Of its test, bicubic among them.
+    """
+    psnr = {
+        r["checkpoint"] == BICUBIC: r["value"]
+        for r in results
+        if (r["dataset"], r["metric"], r["scale"]) == (gate.dataset, "psnr", gate.scale)
+    }
+    return {
+        "open": bool(psnr[False] - psnr[True] >= gate.margin),
+        "what": f"{gate.training}, {gate.dataset} x{gate.scale:g}, PSNR-Y",
+        "reached": _short(psnr[False]),
+        "bicubic": _short(psnr[True]),
+        "margin": gate.margin,
+    }
+
+
+def _short(value: float) -> float | str:
+    return storable(float(f"{value:.6g}"))
+
+
+# ----------------------------------------------------------------------------------- the page
+
+
+def markdown(report: dict[str, Any], name: str) -> str:
+    """The page's part on the miniature: every word about a result is made from the numbers.
+
+    Args:
+        report: As the JSON file holds it.
+        name: Of the method: the picture's file is named after it.
+    """
+    results, machine = report["results"], report["machine"]
+    crops = max(len(keys) for keys in results["images"].values())
+    minutes = [
+        sum(part["seconds"] for part in results[what].values()) / 60
+        for what in ("trainings", "rows")
+    ]
+    text = [
+        f"{crops} crops of 192 pixels at each scale; means over {len(results['seeds'])} seeds for "
+        f"what samples, with their deviation. {results['note']}",
+        f"Training took {minutes[0]:.0f} minutes and evaluation {minutes[1]:.0f}, summed over "
+        f"processes, on {machine['cpu']} ({machine['cores']} cores). `{report['command']}`",
+        _gate_text(results["gate"]),
+    ]
+    for metric, heading in COLUMNS.items():
+        text.append(f"**{heading}**\n\n{_table(results, metric)}")
+    text.append(
+        "▼: worse than its control (in brackets; the 95 % interval over images excludes 0). "
+        "Higher is better for PSNR and SSIM, lower for SWD; a lattice of 1 is none."
+    )
+    text.append(f"**Cost**: network calls / seconds an image\n\n{_costs(results)}")
+    if any(row["self_ssim"] for row in results["rows"].values()):
+        text.append(
+            "**SelfSSIM** of outputs of one LR: the mean over pairs of scales, both ways"
+            f"\n\n{_agreement(results)}"
+        )
+    text.append(_claims(results))
+    text.append(f"![Crops](../../benchmarks/results/{name}_miniature.png)")
+    return "\n\n".join(text) + "\n"
+
+
+def _gate_text(gate: dict[str, Any]) -> str:
+    if "what" not in gate:
+        return "The gate was not measured."
+    ahead = gate["reached"] - gate["bicubic"]
+    return (
+        f"Gate ({gate['what']}): {gate['reached']:.2f} dB, bicubic {gate['bicubic']:.2f}, "
+        f"{ahead:+.2f}; needed {gate['margin']:+.1f}: "
+        f"{'passed.' if gate['open'] else f'not passed. {WEAK}'}"
+    )
+
+
+def _scales(results: dict[str, Any]) -> list[str]:
+    found = {scale for row in results["rows"].values() for scale in row["sets"][ALL]}
+    return sorted(found, key=lambda scale: float(scale[1:]))
+
+
+def _grid(first: str, columns: list[str], rows: list[list[str]]) -> str:
+    lines = [[first, *columns], ["---", *["---:"] * len(columns)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _table(results: dict[str, Any], metric: str) -> str:
+    scales, labels = _scales(results), {k: r["label"] for k, r in results["rows"].items()}
+    rows = []
+    for name, row in results["rows"].items():
+        lost = {
+            f"x{apart['scale']:g}"
+            for apart in row["against_control"]
+            if apart["metric"] == metric and apart["verdict"] == "does not hold"
+        }
+        control = f" ({labels.get(row['control'], '')})" if row["control"] != name else ""
+        cells = [_cell(row["sets"][ALL].get(s, {}), metric, s in lost) for s in scales]
+        rows.append([row["label"] + control, *cells])
+    return _grid("", scales, rows)
+
+
+def _cell(numbers: dict[str, Any], metric: str, lost: bool) -> str:
+    if metric not in numbers:
+        return "-"
+    digits, deviation = DIGITS[metric], numbers.get(f"{metric}_std")
+    more = "" if deviation is None else f" ± {deviation:.{digits}f}"
+    return f"{numbers[metric]:.{digits}f}{more}{' ▼' if lost else ''}"
+
+
+def _costs(results: dict[str, Any]) -> str:
+    scales, rows = _scales(results), []
+    for row in results["rows"].values():
+        sets = [by_scale for name, by_scale in row["sets"].items() if name != ALL]
+        cells = []
+        for scale in scales:
+            found = [s[scale] for s in sets if "seconds" in s.get(scale, {})]
+            seconds = [numbers["seconds"] for numbers in found]
+            calls = found[0]["calls"] if found else 0
+            cells.append(f"{calls:g} / {statistics.fmean(seconds):.2f}" if found else "-")
+        rows.append([row["label"], *cells])
+    return _grid("", scales, rows)
+
+
+def _agreement(results: dict[str, Any]) -> str:
+    rows = [
+        [row["label"], f"{statistics.fmean(row['self_ssim'].values()):.4f}"]
+        for row in results["rows"].values()
+        if row["self_ssim"]
+    ]
+    return _grid("", ["SelfSSIM"], rows)
+
+
+def _claims(results: dict[str, Any]) -> str:
+    if not results["gate"]["open"]:
+        return WEAK
+    scales, labels = _scales(results), {k: r["label"] for k, r in results["rows"].items()}
+    rows = []
+    for claim in results["claims"]:
+        for metric in dict.fromkeys(apart["metric"] for apart in claim["judged"]):
+            found = {
+                f"x{apart['scale']:g}": _judgement(apart)
+                for apart in claim["judged"]
+                if apart["metric"] == metric
+            }
+            who = f"{claim['claim']} ({labels[claim['better']]} - {labels[claim['than']]})"
+            heading = f"{who}, {COLUMNS[metric].partition(',')[0]}"
+            rows.append([heading, *(found.get(scale, "-") for scale in scales)])
+    explained = (
+        "**Claims**: the difference, its 95 % interval over images, and what follows: a claim "
+        "holds where the interval lies on its side of 0, does not hold where it lies on the other."
+    )
+    return f"{explained}\n\n{_grid('', scales, rows)}"
+
+
+def _judgement(apart: dict[str, Any]) -> str:
+    digits = DIGITS[apart["metric"]]
+    between = ""
+    if apart["interval"] is not None:
+        low, high = (f"{end:+.{digits}f}" for end in apart["interval"])
+        between = f" ({low} to {high})"
+    return f"{apart['difference']:+.{digits}f}{between}: **{apart['verdict']}**"

@@ -1,0 +1,154 @@
+"""What a miniature is made of: trainings, rows with their controls, claims, a gate.
+
+Options are those of ``main.py``; ``{NAME}`` among them stands for the run of a training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CONFIGS = "configs/experiment/mini"
+BICUBIC = "bicubic"
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run of ``fit``, named after its file.
+
+    name: Of the file in the method's folder of ``configs/experiment/mini``, without suffix.
+    needs: Trainings whose weights it starts from or builds on.
+    options: Options beside ``--config``.
+    """
+
+    name: str
+    needs: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: a trained run, tested with some settings.
+
+    name: Of the row's run.
+    label: In the table.
+    config: File in the method's folder, without suffix; None where the options name a model.
+    weights: The training whose checkpoint is tested; None where there is nothing of its own.
+    needs: Further trainings without which it cannot be tested.
+    options: Options of ``test``.
+    scales: Those of the test data that are evaluated; all by default.
+    control: The row that it has to beat.
+    """
+
+    name: str
+    label: str
+    config: str | None
+    weights: str | None = None
+    needs: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    scales: tuple[float, ...] | None = None
+    control: str = BICUBIC
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something the paper says, to be judged at each scale.
+
+    text: The claim.
+    better: The row that it says is better.
+    than: The row it is compared with.
+    metrics: What it is judged by.
+    scales: Where; wherever both rows were measured, by default.
+    """
+
+    text: str
+    better: str
+    than: str
+    metrics: tuple[str, ...] = ("psnr", "swd")
+    scales: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What the base has to reach before anything is compared.
+
+    training: The run that is tested.
+    data: File of ``configs/data`` with a test source ``dataset``.
+    dataset: Its name.
+    scale: Of ``data``.
+    margin: In dB of PSNR above bicubic.
+    """
+
+    training: str
+    data: str
+    dataset: str
+    scale: float
+    margin: float
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Whether a row's outputs of one LR at several scales agree: SelfSSIM.
+
+    data: Test data of one LR at several scales, a file of ``configs/data``.
+    rows: Rows that are asked.
+    batches: Of each source, the first so many.
+    """
+
+    data: str
+    rows: tuple[str, ...]
+    batches: int
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method's miniature.
+
+    trainings: What is trained.
+    rows: What is tested, in the table's order; among them ``bicubic``.
+    claims: What is judged.
+    data: Test data, a file of ``configs/data``; sources are named SET_xSCALE.
+    batches: Of each source of it, the first so many; all by default.
+    consistency: None where it is not asked for.
+    gate: None where there is none.
+    shown: Rows of the picture.
+    shown_scales: Scales of the picture.
+    pictures: Images of the picture, as SET/KEY; the first of each set by default.
+    note: What a reader has to know of the table.
+    """
+
+    trainings: tuple[Training, ...]
+    rows: tuple[Row, ...]
+    claims: tuple[Claim, ...]
+    data: str
+    batches: int | None = None
+    consistency: Consistency | None = None
+    gate: Gate | None = None
+    shown: tuple[str, ...] = ()
+    shown_scales: tuple[float, ...] = ()
+    pictures: tuple[str, ...] = ()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse names that are not there.
+
+        Raises:
+            ValueError: A training, row or claim names another that the method does not have.
+        """
+        trainings, rows = {t.name for t in self.trainings}, {row.name for row in self.rows}
+        for training in self.trainings:
+            _known(training.needs, trainings, f"training {training.name!r}")
+        for row in self.rows:
+            _known(row.needs, trainings, f"row {row.name!r}")
+            _known((row.weights,) if row.weights else (), trainings, f"row {row.name!r}")
+            _known((row.control,), rows, f"row {row.name!r}")
+        for claim in self.claims:
+            _known((claim.better, claim.than), rows, f"claim {claim.text!r}")
+        _known(self.shown, rows, "the picture")
+        if self.consistency is not None:
+            _known(self.consistency.rows, rows, "SelfSSIM")
+
+
+def _known(names: tuple[str, ...], there: set[str], who: str) -> None:
+    for name in names:
+        if name not in there:
+            raise ValueError(f"{who} names {name!r}; there are {', '.join(sorted(there))}")

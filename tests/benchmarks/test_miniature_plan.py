@@ -1,0 +1,140 @@
+"""From rows to commands: what they name, what they need, which data they get."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.miniature import _said
+from benchmarks.miniature_plan import Plan, read_whole, write_data
+from benchmarks.miniature_rows import CASARBI, METHODS
+from benchmarks.miniature_spec import BICUBIC, CONFIGS, Claim, Method, Row, Training
+from tests.conftest import REPO
+
+DATA = {
+    "class_path": "datamodules.base.SRDataModule",
+    "init_args": {
+        "scale": 4,
+        "train": {"class_path": "x"},
+        "test": {
+            "set_x4": {"class_path": "a"},
+            "set_x2.7": {"class_path": "a", "init_args": {"scale": 2.7}},
+            "set_x8": {"class_path": "a", "init_args": {"scale": 8}},
+        },
+    },
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "data.yaml"
+    path.write_text(yaml.safe_dump(DATA))
+    return path
+
+
+def plan(tmp_path: Path, data: Path, method: Method = CASARBI, **more: Any) -> Plan:
+    return Plan("casarbi", method, tmp_path / "runs", data, (3, 4), **more)
+
+
+def after(arguments: tuple[str, ...], option: str) -> str:
+    return arguments[arguments.index(option) + 1]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_file_of_a_method_is_there(name: str) -> None:
+    method = METHODS[name]
+    folder = REPO / CONFIGS / name
+    files = {t.name for t in method.trainings} | {r.config for r in method.rows if r.config}
+    assert sorted(f"{f}.yaml" for f in files if not (folder / f"{f}.yaml").is_file()) == []
+
+
+def test_jobs_come_after_what_they_need(tmp_path: Path, data: Path) -> None:
+    jobs = plan(tmp_path, data, replace(CASARBI, rows=tuple(_all_scales()))).jobs()
+    before: set[str] = set()
+    for job in jobs:
+        assert before.issuperset(job.needs)
+        before.add(job.name)
+    trained, rows, asked = CASARBI.trainings, CASARBI.rows, CASARBI.consistency
+    assert asked is not None
+    assert len(before) == len(jobs) == len(trained) + len(rows) + len(asked.rows) + 1
+
+
+def test_only_what_a_row_needs_is_trained(tmp_path: Path, data: Path) -> None:
+    names = [job.name for job in plan(tmp_path, data, only=("single",)).jobs()]
+    assert names == ["fit base_wide", "fit single", "test single", "test single_same"]
+    names = [job.name for job in plan(tmp_path, data, only=("base_direct",)).jobs()]
+    assert names == ["fit base", "test the gate", "test base_direct", "test base_direct_same"]
+
+
+def test_what_a_row_is_tested_with(tmp_path: Path, data: Path) -> None:
+    test = plan(tmp_path, data, only=("single",)).jobs()[-2]
+    runs = tmp_path / "runs"
+    assert after(test.arguments, "--model.init_args.base_weights") == str(
+        runs / "mini_casarbi_base_wide"
+    )
+    assert after(test.arguments, "--model.init_args.weights") == str(runs / "mini_casarbi_single")
+    assert after(test.arguments, "--seed_everything") == "3"
+    assert after(test.arguments, "--run.seeds") == "2"
+    assert test.made == runs / "miniature_casarbi" / "single"
+
+
+def test_fewer_steps_shorten_the_schedule_too(tmp_path: Path, data: Path) -> None:
+    base, cascade, *_ = plan(tmp_path, data, only=("cascade",), steps=50).jobs()
+    schedule = "--model.init_args.lr_scheduler.init_args"
+    for arguments, key in ((base.arguments, "T_max"), (cascade.arguments, "steps")):
+        assert after(arguments, "--trainer.max_steps") == "50"
+        assert after(arguments, f"{schedule}.{key}") == "50"
+    assert after(cascade.arguments, f"{schedule}.warm_up") == "0"
+
+
+def test_some_scales_of_the_data(tmp_path: Path, data: Path) -> None:
+    write_data(data, tmp_path / "some.yaml", (4.0, 8.0))
+    content = yaml.safe_load((tmp_path / "some.yaml").read_text())
+    assert list(content["init_args"]["test"]) == ["set_x4", "set_x8"]
+    assert "train" not in content["init_args"]
+    with pytest.raises(ValueError, match="no test source at the scales"):
+        write_data(data, tmp_path / "none.yaml", (3.0,))
+
+
+def test_other_settings_in_any_file_are_other_inputs(tmp_path: Path, data: Path) -> None:
+    configs = tmp_path / "configs"
+    (configs / "casarbi").mkdir(parents=True)
+    method = Method(
+        trainings=(Training("base"),),
+        rows=(Row(BICUBIC, "bicubic", None), Row("base", "base", "base", "base")),
+        claims=(),
+        data="",
+    )
+    inner = configs / "model.yaml"
+    inner.write_text("init_args: {width: 8}")
+    (configs / "casarbi/base.yaml").write_text("model: ../model.yaml # a file\n")
+    fit = plan(tmp_path, data, method, configs=str(configs)).jobs()[0]
+    first = fit.inputs()
+    inner.write_text("# other words\ninit_args: {width: 8}")
+    assert fit.inputs() == first
+    inner.write_text("init_args: {width: 16}")
+    assert fit.inputs() != first
+    assert read_whole(configs / "casarbi/base.yaml") == {"model": {"init_args": {"width": 16}}}
+
+
+def test_a_name_that_is_not_there_is_refused() -> None:
+    bicubic = Row(BICUBIC, "bicubic", None)
+    with pytest.raises(ValueError, match="row 'a' names 'tall'; there are base"):
+        Method((Training("base"),), (bicubic, Row("a", "", "base", "tall")), (), "")
+    with pytest.raises(ValueError, match="claim 'x' names 'b'"):
+        Method((), (bicubic,), (Claim("x", BICUBIC, "b"),), "")
+    with pytest.raises(ValueError, match="row 'a' names 'none'"):
+        Method((), (bicubic, Row("a", "", None, control="none")), (), "")
+
+
+def test_a_report_names_no_place_of_a_machine() -> None:
+    words = ["casarbi", "--runs", "/there", "--seeds", "0", "1", "--jobs=2", "--steps", "9"]
+    assert _said(words) == ["casarbi", "--seeds", "0", "1", "--steps", "9"]
+
+
+def _all_scales() -> list[Row]:
+    return [replace(row, scales=None) for row in CASARBI.rows]
