@@ -11,10 +11,13 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
+from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.base import ImageModel
 from lightning_modules.casarbi import CasArbi
+from lightning_modules.diffusion import Diffusion
 from lightning_modules.folder_outputs import FolderOutputs
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.imdn import IMDN
@@ -68,10 +71,22 @@ class Denoiser(nn.Module):
         return self.conv(torch.cat([x, seen], 1)) + 0.01 * t.view(-1, 1, 1, 1)
 
 
+def diffusion(scale, folder):
+    """Of the smallest U-Net of diffusers; it predicts clean samples, so untrained it is tame."""
+    network = {
+        **{"in_channels": 3, "out_channels": 3, "block_out_channels": [8], "layers_per_block": 1},
+        **{"down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"]},
+        **{"norm_num_groups": 4, "attention_head_dim": 2, "cross_attention_dim": 8},
+    }
+    denoiser = UNet2D.from_config(network)
+    return Diffusion(scale, denoiser, schedule=Schedule(prediction="sample"), steps=3, eta=1.0)
+
+
 # A line for each class of ours that needs more than the scale: functions of the scale and an empty
 # folder. Several for one class are all tested.
 EXAMPLES = {
     CasArbi: {f"adapter {kind}": casarbi(kind) for kind in ("fourier", "mlp", "none")},
+    Diffusion: {"pixels": diffusion},
     FolderOutputs: {"files": folder_outputs},
     Regression: {
         "EDSR": regression(EDSR, blocks=1, channels=8),

@@ -1,0 +1,285 @@
+"""Denoising diffusion: pictures from noise, the base of later methods.
+
+Ho et al., NeurIPS 2020 (arXiv 2006.11239); weights of the loss from Hang et al., ICCV 2023 (arXiv
+2303.09556); sampling by DDIM (Song et al., ICLR 2021; arXiv 2010.02502), with the guidance of Ho
+and Salimans (2022; arXiv 2207.12598).
+
+z     picture in the space              eps    noise
+t     timestep                          x0     clean sample that the network's output stands for
+
+Differs from the papers in: nothing, with `min_snr` and `guidance` as they say.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_modules.backbone.condition import Condition, TextEncoder, guided
+from lightning_modules.backbone.denoiser import Denoiser
+from lightning_modules.backbone.frozen import bare_names, check_sources, sources
+from lightning_modules.backbone.schedule import Schedule, Spacing, spaced
+from lightning_modules.backbone.space import PixelSpace, Space
+from lightning_modules.base import Generator, adam
+from lightning_modules.noise import Noise
+from lightning_modules.solvers import ddim
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+
+class Diffusion(Generator):
+    """Train a denoiser, and make pictures with it from noise, or from noise and captions.
+
+    Args:
+        scale: Whole factor between the side of the data's pictures and of what is learned: they
+            are averaged over squares of that side, and what is made is enlarged by repeating
+            pixels. Set by ``data.init_args.scale``; 1 for pictures as they are.
+        denoiser: Predicts from the noisy sample, the timestep and the text.
+        space: Where the diffusion happens; pixels by default.
+        schedule: The process, and what the network predicts; 1000 steps of noise prediction by
+            default.
+        timesteps: Trained on from the first to before the second, such as [0, 300]; all by
+            default. With fewer it is a base for methods that start in between, and makes nothing
+            from noise alone.
+        min_snr: Gamma of the weights by signal-to-noise ratio, 5 in the paper; ``null`` for equal
+            weights.
+        encoder: Makes embeddings of captions; without it captions are not looked at.
+        caption_dropout: Share of the captions that are left out in training, for guidance.
+        steps: Steps of sampling.
+        spacing: How they lie among the timesteps: ``leading``, ``trailing`` or ``linspace``.
+        eta: 0 for deterministic sampling, 1 for DDPM's.
+        guidance: Strength of classifier-free guidance; 1 for none.
+        clamp: Keep predicted clean samples within this distance of 0; 1 for pixels, ``null`` for
+            latents, which know no bound.
+        optimizer: Makes the optimiser of the trainable parameters.
+        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
+            there is none.
+        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
+
+    Raises:
+        ValueError: The scale is no whole number, the range of timesteps or another setting is out
+            of range, the denoiser and the space have differing numbers of channels, or guidance
+            without an encoder.
+    """
+
+    weight: Tensor
+
+    def __init__(
+        self,
+        scale: float,
+        denoiser: Denoiser,
+        space: Space | None = None,
+        schedule: Schedule | None = None,
+        timesteps: tuple[int, int] | None = None,
+        min_snr: float | None = None,
+        encoder: TextEncoder | None = None,
+        caption_dropout: float = 0.1,
+        steps: int = 50,
+        spacing: Spacing = "trailing",
+        eta: float = 0.0,
+        guidance: float = 1.0,
+        clamp: float | None = None,
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__(scale, optimizer, lr_scheduler, weights)
+        self.denoiser, self.space, self.encoder = denoiser, space or PixelSpace(), encoder
+        self.schedule = schedule or Schedule()
+        self.timesteps = timesteps or (0, self.schedule.steps)
+        self.caption_dropout, self.guidance = caption_dropout, guidance
+        self.eta, self.clamp = eta, clamp
+        self._checked = ""  # whose latents were found to be of the space
+        self._check()
+        self.sampled = spaced(self.schedule.steps, steps, spacing)
+        self.register_buffer("weight", min_snr_weights(self.schedule, min_snr), persistent=False)
+
+    # -------------------------------------------------------------------------------- training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Algorithm 1 of Ho et al., for whatever the network predicts."""
+        z = self.latent(batch)
+        t = torch.randint(*self.timesteps, (len(z),), device=z.device)
+        eps = torch.randn_like(z)
+        z_t = self.schedule.add_noise(z, eps, t)
+        condition = self._dropped(self.text(batch))
+        raw = self.denoiser(self.schedule.scale_input(z_t, t), t, condition)
+        errors = (raw - self.schedule.target(z, eps, t)).square().flatten(1).mean(1)
+        loss = (self.weight[t] * errors).mean()
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    @torch.no_grad()
+    def latent(self, batch: Batch) -> Tensor:
+        """What is learned, (B, C, h, w): latents that were encoded before, or of the pictures.
+
+        Raises:
+            ValueError: The latents are of another space.
+        """
+        if "latent" in batch:
+            self._check_latents(batch["space"])
+            return self.space.standardised(batch["latent"])
+        return self.space.encode(functional.avg_pool2d(batch["hr"], int(self.scale)))
+
+    @torch.no_grad()
+    def text(self, batch: Batch) -> Condition:
+        """The captions of a batch as the denoiser is told them, where there is an encoder."""
+        if self.encoder is None:
+            return Condition()
+        return Condition(text=self.encoder(batch["text"]))
+
+    def _dropped(self, condition: Condition) -> Condition:
+        if condition.text is None:
+            return condition
+        count = len(condition.text)
+        dropped = torch.rand(count, device=condition.text.device) < self.caption_dropout
+        null = self._no_text(condition.text)
+        return Condition(text=torch.where(dropped.view(-1, 1, 1), null, condition.text))
+
+    def _no_text(self, text: Tensor) -> Tensor:
+        return self.denoiser.null_text(len(text), text.shape[1]).to(text.dtype)
+
+    # -------------------------------------------------------------------------------- sampling
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, noise: Noise) -> Tensor:
+        """DDIM, equation 12, from noise to the clean sample; as many network calls as steps.
+
+        Raises:
+            ValueError: It was trained on a part of the timesteps, or the size is no multiple.
+        """
+        condition = self.text(batch)
+        z = noise.normal(self._shape(batch)) * self._start()
+        for now, then in itertools.pairwise([*self.sampled, -1]):
+            t = torch.full((len(z),), now, device=z.device)
+            x0 = self.schedule.to_x0(self._guided(z, t, condition), z, t)
+            if self.clamp is not None:
+                x0 = x0.clamp(-self.clamp, self.clamp)
+            fresh = noise.normal(z.shape) if self.eta and then >= 0 else None
+            levels = self.schedule.level(now), self.schedule.level(then)
+            z = ddim(z, x0, *levels, self.eta, fresh)
+        return functional.interpolate(
+            self.space.decode(z), scale_factor=self.scale, mode="nearest-exact"
+        )
+
+    def _guided(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        def predict(z: Tensor, t: Tensor, condition: Condition) -> Tensor:
+            raw: Tensor = self.denoiser(self.schedule.scale_input(z, t), t, condition)
+            return raw
+
+        if condition.text is None:
+            return predict(z, t, condition)
+        nothing = Condition(text=self._no_text(condition.text))
+        return guided(predict, z, t, condition, nothing, self.guidance)
+
+    def _start(self) -> float:
+        # Standard deviation of data of variance 1 with the noise of the first step.
+        first = self.schedule.level(self.sampled[0])
+        return (first.alpha**2 + first.sigma**2) ** 0.5
+
+    def _shape(self, batch: Batch) -> tuple[int, int, int, int]:
+        H, W = batch["size"]
+        unit = int(self.scale) * self.space.factor
+        if H % unit or W % unit:
+            raise ValueError(
+                f"pictures of {H}x{W} were asked for; expected multiples of {unit}: choose the "
+                "pictures of data.init_args.val and test accordingly"
+            )
+        if self.timesteps != (0, self.schedule.steps):
+            raise ValueError(
+                f"it was trained on timesteps {self.timesteps[0]} to {self.timesteps[1] - 1} of "
+                f"{self.schedule.steps} and makes nothing from noise alone: set "
+                "data.init_args.val to null, or leave out model.init_args.timesteps"
+            )
+        return len(batch["key"]), self.denoiser.channels, H // unit, W // unit
+
+    # ------------------------------------------------------------------------- checks and weights
+
+    def _check(self) -> None:
+        if self.scale != int(self.scale):
+            raise ValueError(
+                f"Diffusion got scale {self.scale:g}; expected a whole number: set "
+                "data.init_args.scale, 1 to learn pictures as they are"
+            )
+        if self.denoiser.channels != self.space.channels:
+            raise ValueError(
+                f"the denoiser is for {self.denoiser.channels} channels and the space has "
+                f"{self.space.channels}: set model.init_args.denoiser or model.init_args.space"
+            )
+        first, end = self.timesteps
+        if not 0 <= first < end <= self.schedule.steps:
+            raise ValueError(
+                f"model.init_args.timesteps is {[first, end]}; expected 0 <= first < end <= "
+                f"{self.schedule.steps}"
+            )
+        if not 0 <= self.caption_dropout <= 1:
+            raise ValueError(
+                f"model.init_args.caption_dropout is {self.caption_dropout}; expected 0 to 1"
+            )
+        if self.guidance != 1 and self.encoder is None:
+            raise ValueError(
+                f"model.init_args.guidance is {self.guidance:g}, and nothing reads captions: set "
+                "model.init_args.encoder, or guidance to 1"
+            )
+
+    def _check_latents(self, made_by: str) -> None:
+        if made_by == self._checked:
+            return
+        if made_by != self.space.identity:
+            raise ValueError(
+                f"the latents of data.init_args.train were made by {made_by}, and "
+                f"model.init_args.space is {self.space.identity}: encode with that, or name the "
+                "same weights"
+            )
+        self._checked = made_by
+
+    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Names as they are without ``torch.compile``; what is frozen keeps its own weights."""
+        trained = set(self.checkpoint_keys())
+        frozen = {name: own for name, own in self.state_dict().items() if name not in trained}
+        return {**frozen, **bare_names(tensors)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As every model's, with the sources of the frozen parts."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["frozen"] = sources(self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As every model's.
+
+        Raises:
+            ValueError: A frozen part has other weights than in training.
+        """
+        super().on_load_checkpoint(checkpoint)
+        check_sources(self, checkpoint.get("frozen", {}))
+
+
+def min_snr_weights(schedule: Schedule, gamma: float | None) -> Tensor:
+    """(T,) float32, the weights of a loss on what the network predicts; ones without a gamma.
+
+    The paper's weight on the clean sample's error is min(SNR, gamma). The error of the noise is
+    that of the clean sample times SNR, the error of the velocity times SNR + 1.
+
+    Args:
+        schedule: The process, and what is predicted.
+        gamma: Above 0.
+
+    Raises:
+        ValueError: gamma is out of range.
+
+    Source: Hang et al., 2023 (arXiv 2303.09556), equations 10 to 12 in the form of their code.
+    """
+    if gamma is None:
+        return torch.ones(schedule.steps)
+    if gamma <= 0:
+        raise ValueError(f"model.init_args.min_snr is {gamma}; expected a number above 0, or null")
+    levels = [schedule.level(t) for t in range(schedule.steps)]
+    snr = torch.tensor([(a / s) ** 2 for a, s in levels], dtype=torch.float64)
+    of_clean = {"sample": torch.ones(()), "epsilon": snr, "v_prediction": snr + 1}
+    return (snr.clamp(max=gamma) / of_clean[schedule.prediction]).float()

@@ -1,0 +1,401 @@
+"""Diffusion: the loss, its weights, sampling, and what is frozen."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from lightning_modules.backbone.condition import TextEncoder
+from lightning_modules.backbone.denoiser import Denoiser, Flags, UNet2D
+from lightning_modules.backbone.schedule import Schedule
+from lightning_modules.backbone.space import PixelSpace, fingerprint
+from lightning_modules.diffusion import Diffusion, min_snr_weights
+from lightning_modules.noise import Noise
+from tests.lightning_modules.backbone.unets import FLAT, bare
+
+PREDICTIONS = pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+
+
+class Oracle(Denoiser):
+    """Knows the clean sample and the schedule, and notes what it was told."""
+
+    channels = 3
+
+    def __init__(self, x0, schedule=None):
+        super().__init__()
+        self.x0, self.schedule = x0, schedule or Schedule()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.told, self.texts = [], []
+
+    def forward(self, z_t, t, condition=None, residuals=None):
+        self.told.append(t)
+        self.texts.append(condition.text)
+        x0 = self.x0.repeat(len(z_t) // len(self.x0), 1, 1, 1)
+        alpha, sigma = (
+            torch.tensor([self.schedule.level(int(n))[i] for n in t]).view(-1, 1, 1, 1)
+            for i in (0, 1)
+        )
+        x = z_t if self.schedule.variance == "preserving" else z_t * (1 + sigma**2).sqrt()
+        eps = (x - alpha * x0) / sigma
+        if self.schedule.variance == "exploding":
+            return {"epsilon": eps, "sample": x0}[self.schedule.prediction]
+        answers = {"epsilon": eps, "sample": x0, "v_prediction": alpha * eps - sigma * x0}
+        return answers[self.schedule.prediction] + 0 * self.weight
+
+    def null_text(self, count, tokens=1):
+        return torch.full((count, tokens, 4), -1.0)
+
+
+class Words(TextEncoder):
+    """Each caption's length, as three tokens."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+
+    def forward(self, texts):
+        return torch.tensor([float(len(text)) for text in texts]).view(-1, 1, 1).expand(-1, 3, 4)
+
+
+def batch(count=4, side=8):
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "key": [str(n) for n in range(count)],
+        "seed": torch.arange(count),
+        "hr": torch.rand(count, 3, side, side, generator=generator),
+        "size": (side, side),
+        "text": ["a" * (n + 1) for n in range(count)],
+    }
+
+
+def oracle(prediction="epsilon", variance="preserving", given=None, **settings):
+    given = batch() if given is None else given
+    schedule = Schedule(prediction=prediction, variance=variance)
+    knows = Oracle(given["hr"] * 2 - 1, schedule)
+    return quiet(Diffusion(1.0, knows, schedule=schedule, **settings))
+
+
+def quiet(model):
+    model.log = lambda *_, **__: None
+    return model
+
+
+def small(flags=None, source="", **settings):
+    return quiet(Diffusion(1.0, UNet2D(bare(), source, "learned", flags), **settings))
+
+
+# ---------------------------------------------------------------------------------------- training
+
+
+@PREDICTIONS
+def test_the_loss_is_that_of_what_was_mixed(prediction):
+    method = oracle(prediction)
+    assert method.training_step(batch(), 0) < 1e-6
+    method.denoiser.x0 = method.denoiser.x0 + 0.1
+    assert method.training_step(batch(), 0) > 1e-4
+
+
+@pytest.mark.parametrize("timesteps", [None, (0, 1), (100, 300)])
+def test_timesteps_that_are_trained_on(timesteps):
+    given = {**batch(), "hr": torch.rand(2000, 3, 1, 1)}
+    method = oracle(given=given, timesteps=timesteps)
+    method.training_step(given, 0)
+    first, end = timesteps or (0, 1000)
+    (told,) = method.denoiser.told
+    assert first <= told.min() < first + 0.01 * (end - first) + 1
+    assert end - 0.01 * (end - first) - 1 <= told.max() < end
+
+
+@PREDICTIONS
+def test_weights_are_those_of_the_clean_samples_error(prediction):
+    """Whatever is predicted, an error of the clean sample weighs min(SNR, gamma)."""
+    schedule = Schedule(prediction=prediction, beta_start=0.0001, beta_end=0.02, betas="linear")
+    weights = min_snr_weights(schedule, 5.0)
+    generator = torch.Generator().manual_seed(0)
+    x, wrong, eps = torch.randn(3, 1, 1, 4, generator=generator, dtype=torch.float64)
+    for t in (0, 1, 30, 200, 500, 900, 999):
+        at = torch.tensor([t])
+        x_t = schedule.add_noise(x, eps, at)
+        alpha, sigma = schedule.level(t)
+        raw = {
+            "sample": wrong,
+            "epsilon": (x_t - alpha * wrong) / sigma,
+            "v_prediction": (alpha * x_t - wrong) / sigma,
+        }[prediction]
+        error = (raw - schedule.target(x, eps, at)).square().mean()
+        expected = min((alpha / sigma) ** 2, 5.0) * (wrong - x).square().mean()
+        torch.testing.assert_close(weights[t].double() * error, expected, rtol=1e-5, atol=0)
+
+
+def test_closed_forms_of_the_weights():
+    """Of the paper: min(SNR, g) for x0, min(SNR, g) / SNR for noise, / (SNR + 1) for velocity."""
+    for prediction, below, above in (
+        ("sample", lambda snr: snr, lambda snr: 5.0),
+        ("epsilon", lambda snr: 1.0, lambda snr: 5.0 / snr),
+        ("v_prediction", lambda snr: snr / (snr + 1), lambda snr: 5.0 / (snr + 1)),
+    ):
+        schedule = Schedule(prediction=prediction)
+        weights = min_snr_weights(schedule, 5.0)
+        for t in (5, 50, 300, 990):
+            snr = schedule.level(t).alpha ** 2 / schedule.level(t).sigma ** 2
+            expected = (below if snr < 5 else above)(snr)
+            assert float(weights[t]) == pytest.approx(expected, rel=1e-6)
+    assert torch.equal(min_snr_weights(Schedule(), None), torch.ones(1000))
+    exploding = Schedule(variance="exploding")
+    assert torch.allclose(min_snr_weights(exploding, 5.0), min_snr_weights(Schedule(), 5.0))
+
+
+def test_the_weights_are_used():
+    method = oracle("sample", timesteps=(10, 11), min_snr=5.0)
+    method.denoiser.x0 = method.denoiser.x0 + 0.1
+    torch.testing.assert_close(method.training_step(batch(), 0), torch.tensor(5.0 * 0.01))
+
+
+class Halved(PixelSpace):
+    def _encode(self, image, noise):
+        return image
+
+
+def test_latents_that_were_encoded_before():
+    """They are kept as the encoder gives them, and standardised here."""
+    given = batch()
+    space = Halved(mean=(0.5,), deviation=(0.5,))
+    method = quiet(Diffusion(1.0, Oracle(given["hr"] * 2 - 1), space))
+    encoded = {name: value for name, value in given.items() if name != "hr"}
+    encoded |= {"latent": given["hr"], "space": space.identity}
+    assert method.training_step(encoded, 0) < 1e-6
+    torch.testing.assert_close(method.latent(encoded), method.latent(given))
+    with pytest.raises(
+        ValueError, match=r"were made by PixelSpace .*space is Halved .*encode with"
+    ):
+        method.latent({**encoded, "space": PixelSpace().identity})
+
+
+def test_smaller_pictures_by_their_area():
+    given = batch(side=16)
+    small_hr = given["hr"].unflatten(2, (8, 2)).unflatten(4, (8, 2)).mean((3, 5))
+    method = quiet(Diffusion(2.0, Oracle(small_hr * 2 - 1)))
+    torch.testing.assert_close(method.latent(given), small_hr * 2 - 1)
+    found = method.generate(given, Noise(given["seed"]))
+    assert found.shape == given["hr"].shape
+    torch.testing.assert_close(
+        functional.avg_pool2d(found, 2), found[..., ::2, ::2], rtol=0, atol=1e-6
+    )
+    torch.testing.assert_close(found[..., ::2, ::2], small_hr, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (1.0, 1), (0.25, 0.25)])
+def test_captions_are_left_out_at_random(share, expected):
+    count = 4000
+    given = {**batch(), "hr": torch.rand(count, 3, 1, 1), "text": ["ab"] * count}
+    method = oracle(given=given, encoder=Words(), caption_dropout=share)
+    method.training_step(given, 0)
+    (text,) = method.denoiser.texts
+    assert set(text.unique().tolist()) <= {-1.0, 2.0}
+    dropped = (text == -1).all((1, 2))
+    assert torch.equal(dropped, (text == -1).any((1, 2)))
+    assert abs(dropped.float().mean() - expected) < 0.03
+
+
+def test_it_learns_one_picture():
+    torch.manual_seed(0)
+    given = {**batch(), "hr": torch.full((4, 3, 8, 8), 0.8)}
+    method = small(schedule=Schedule(prediction="v_prediction"))
+    optimizer = torch.optim.Adam(method.parameters(), lr=0.01)
+    losses = []
+    for _ in range(80):
+        optimizer.zero_grad()
+        loss = method.training_step(given, 0)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+
+
+# ---------------------------------------------------------------------------------------- sampling
+
+
+@PREDICTIONS
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_an_oracle_is_believed(prediction, eta):
+    given = batch()
+    method = oracle(prediction, steps=7, eta=eta)
+    found = method.generate(given, Noise(given["seed"]))
+    torch.testing.assert_close(found, given["hr"], rtol=0, atol=2e-4)
+    told = [t.unique().tolist() for t in method.denoiser.told]
+    assert told == [[t] for t in method.sampled]
+    assert (len(told), told[0]) == (7, [999])
+
+
+def test_an_exploding_process():
+    given = batch()
+    method = oracle("sample", "exploding", steps=5)
+    found = method.generate(given, Noise(given["seed"]))
+    torch.testing.assert_close(found, given["hr"], rtol=0, atol=1e-5)
+
+
+def test_a_gaussian_keeps_its_deviation():
+    """The exact denoiser of normal data: samples have the data's mean and deviation."""
+    mean, deviation, schedule = 0.3, 0.5, Schedule(prediction="sample")
+
+    class Exact(Oracle):
+        def forward(self, z_t, t, condition=None, residuals=None):
+            alpha, sigma = schedule.level(int(t[0]))
+            kept = alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2)
+            return mean + kept * (z_t - alpha * mean)
+
+    method = Diffusion(1.0, Exact(None), schedule=schedule, steps=200)
+    given = batch(2, 64)
+    z = method.generate(given, Noise(given["seed"])) * 2 - 1
+    assert abs(z.mean() - mean) < 0.03
+    assert abs(z.std() - deviation) < 0.02
+
+
+def test_clamped():
+    given = batch()
+    method = oracle("sample", clamp=0.5, steps=3)
+    expected = (given["hr"] * 2 - 1).clamp(-0.5, 0.5)
+    found = method.generate(given, Noise(given["seed"]))
+    torch.testing.assert_close(found * 2 - 1, expected, rtol=0, atol=1e-5)
+
+
+def test_guidance():
+    """With a network that answers by its text alone, guidance is a straight line."""
+
+    class Said(Oracle):
+        def forward(self, z_t, t, condition=None, residuals=None):
+            self.texts.append(condition.text)
+            return 0.01 * condition.text.mean((1, 2)).view(-1, 1, 1, 1) + 0 * z_t
+
+    given = batch()
+
+    def made(guidance):
+        schedule = Schedule(prediction="sample")
+        settings = {"encoder": Words(), "guidance": guidance, "steps": 2, "schedule": schedule}
+        method = Diffusion(1.0, Said(None), **settings)
+        z = method.generate(given, Noise(given["seed"])) * 2 - 1
+        return z[:, 0, 0, 0], [len(text) for text in method.denoiser.texts]
+
+    found, calls = made(3.0)
+    lengths = torch.arange(1.0, 5.0)
+    torch.testing.assert_close(found, 0.01 * (-1 + 3 * (lengths + 1)), rtol=0, atol=1e-5)
+    assert calls == [8, 8]
+    plain, calls = made(1.0)
+    torch.testing.assert_close(plain, 0.01 * lengths, rtol=0, atol=1e-5)
+    assert calls == [4, 4]
+
+
+def test_the_same_seed_gives_the_same_picture_in_another_batch():
+    given = batch()
+    method = small(steps=3, eta=1.0, schedule=Schedule(prediction="sample")).eval()
+    four = method.sample(given)["sr"]
+    two = {**given, "key": given["key"][1:3], "seed": given["seed"][1:3]}
+    torch.testing.assert_close(method.sample(two)["sr"], four[1:3], rtol=0, atol=1e-5)
+    assert method.drew_noise
+    method.noise_seed = 1
+    assert (method.sample(given)["sr"] - four).abs().mean() > 0.01
+
+
+# ------------------------------------------------------------------------------------- checkpoints
+
+
+def test_frozen_parts_are_named_and_not_stored():
+    space = PixelSpace()
+    space.inner, space.source = nn.Linear(2, 2).requires_grad_(False), "vae 0123456789abcdef"
+    method = small(space=space)
+    checkpoint = {"state_dict": method.state_dict()}
+    method.on_save_checkpoint(checkpoint)
+    assert all(name.startswith("denoiser.") for name in checkpoint["state_dict"])
+    assert checkpoint["frozen"] == {"space": "vae 0123456789abcdef"}
+    file = io.BytesIO()
+    torch.save(checkpoint, file)
+    file.seek(0)
+    method.on_load_checkpoint(torch.load(file, weights_only=True))
+    space.source = "vae ffffffffffffffff"
+    with pytest.raises(ValueError, match="trained with space from vae 0123456789abcdef"):
+        method.on_load_checkpoint({**checkpoint, "state_dict": {}} | checkpoint)
+
+
+def test_a_frozen_denoiser_is_not_stored():
+    method = small(Flags(frozen=True), "base")
+    method.adapter = nn.Linear(1, 1)
+    checkpoint = {"state_dict": method.state_dict()}
+    method.on_save_checkpoint(checkpoint)
+    assert set(checkpoint["state_dict"]) == {"adapter.weight", "adapter.bias"}
+    assert checkpoint["frozen"] == {"denoiser": f"base {fingerprint(bare().state_dict())}"}
+
+
+def test_weights_of_a_compiled_model_and_of_another(tmp_path):
+    method = small()
+    state = {
+        f"_orig_mod.{name}": torch.randn_like(value) for name, value in method.state_dict().items()
+    }
+    torch.save({"state_dict": state}, tmp_path / "compiled.pth")
+    method.load_weights(tmp_path / "compiled.pth")
+    assert torch.equal(
+        method.denoiser.unet.conv_in.bias, state["_orig_mod.denoiser.unet.conv_in.bias"]
+    )
+    del state["_orig_mod.denoiser.unet.conv_in.bias"]
+    torch.save({"state_dict": state}, tmp_path / "compiled.pth")
+    with pytest.raises(ValueError, match=r"1 missing \(denoiser\.unet\.conv_in\.bias\)"):
+        method.load_weights(tmp_path / "compiled.pth")
+
+
+def test_a_run_on_the_command_line(tiny, enlarger):
+    config = ", ".join(f"{key}: {value}" for key, value in FLAT.items()).replace("'", "")
+    Path("model.yaml").write_text(
+        "class_path: lightning_modules.diffusion.Diffusion\n"
+        "init_args:\n"
+        "  steps: 2\n"
+        "  denoiser:\n"
+        "    class_path: lightning_modules.backbone.denoiser.UNet2D.from_config\n"
+        f"    init_args: {{config: {{{config}}}, flags: {{gradient_checkpointing: true}}}}\n"
+    )
+    command = ("--config", "tiny.yaml", "--model", "model.yaml", "--run.name", "base")
+    enlarger("fit", *command, "--trainer.max_steps", 2, "--trainer.callbacks", "callbacks.ema.EMA")
+    (file,) = Path("runs/base/checkpoints").glob("step-000000002.ckpt")
+    stored = torch.load(file, weights_only=True)["state_dict"]
+    assert "denoiser.null" in stored
+    assert not any("_orig_mod" in name for name in stored)
+    base = UNet2D(bare(seed=5))
+    base.load(file)
+    trained = torch.load(file, weights_only=True)["callbacks"]["EMA"]["weights"]
+    assert torch.equal(base.unet.conv_in.bias, trained["denoiser.unet.conv_in.bias"])
+
+
+# ---------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scale": 1.5}, r"scale 1\.5; expected a whole number: set data\.init_args\.scale"),
+        (
+            {"timesteps": (300, 300)},
+            r"timesteps is \[300, 300\]; expected 0 <= first < end <= 1000",
+        ),
+        ({"timesteps": (0, 1001)}, r"timesteps is \[0, 1001\]"),
+        ({"min_snr": 0.0}, r"min_snr is 0\.0; expected a number above 0"),
+        ({"caption_dropout": 1.1}, r"caption_dropout is 1\.1; expected 0 to 1"),
+        ({"guidance": 2.0}, r"guidance is 2, .*set model\.init_args\.encoder"),
+        ({"steps": 0}, "0 sampling steps were asked for"),
+    ],
+)
+def test_settings_that_cannot_be(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Diffusion(**{"scale": 1.0, "denoiser": Oracle(None)} | settings)
+
+
+def test_pictures_that_cannot_be_made():
+    four = UNet2D(bare(in_channels=4, out_channels=4))
+    with pytest.raises(ValueError, match="for 4 channels and the space has 3"):
+        Diffusion(1.0, four)
+    given = batch(side=9)
+    with pytest.raises(ValueError, match="9x9 were asked for; expected multiples of 2"):
+        Diffusion(2.0, Oracle(None)).generate(given, Noise(given["seed"]))
+    with pytest.raises(ValueError, match="trained on timesteps 0 to 299 of 1000 and makes nothing"):
+        oracle(timesteps=(0, 300)).generate(batch(), Noise(batch()["seed"]))
