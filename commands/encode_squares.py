@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,11 +95,11 @@ class Squares(Dataset[list[dict[str, Any]]]):
     def _cut(self, whole: NDArray[np.uint8], draws: SampleDraws) -> NDArray[np.uint8]:
         rows, columns = self._sides(whole)
         if not self.options.crop:
-            return turned(whole[:rows, :columns], 0)
+            return _copy(whole[:rows, :columns], 0)
         height, width = whole.shape[:2]
         top, left = draws.integer(0, height - rows + 1), draws.integer(0, width - columns + 1)
         turn = draws.integer(0, 8) if self.options.flips else 0
-        return turned(whole[top : top + rows, left : left + columns], turn)
+        return _copy(whole[top : top + rows, left : left + columns], turn)
 
 
 class _TooSmallError(ValueError):
@@ -110,3 +110,7 @@ def _of_8_bits(picture: NDArray[Any]) -> NDArray[np.uint8]:
     if picture.dtype == np.uint16:
         picture = np.round(picture / 257)
     return picture.astype(np.uint8, copy=False)
+
+
+def _copy(part: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
+    return cast("NDArray[np.uint8]", turned(part, turn))

@@ -21,6 +21,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_modules.backbone.frozen import check_sources, sources
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
@@ -237,9 +238,9 @@ class ResShift(SuperResolver):
                 f"the autoencoder of model.init_args.space, {type(self.space).__name__}, has "
                 "random weights: name its files, or set model.init_args.space_weights"
             )
-        load = getattr(self.perceptual, "load", None)
-        if stage == "fit" and load is not None:
-            load()
+        perceptual: Any = self.perceptual
+        if stage == "fit" and hasattr(perceptual, "load"):
+            perceptual.load()
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """A released file has the network alone; the autoencoder's own is kept."""
@@ -252,7 +253,7 @@ class ResShift(SuperResolver):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As of every model, and which autoencoder the network was trained for."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["space"] = self.space.source
+        checkpoint["frozen"] = sources(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As of every model.
@@ -260,12 +261,7 @@ class ResShift(SuperResolver):
         Raises:
             ValueError: The checkpoint belongs to another autoencoder, method or size.
         """
-        before, now = checkpoint.get("space", ""), self.space.source
-        if before and now and before != now:
-            raise ValueError(
-                f"the checkpoint was trained in the latents of {before}, but model.init_args.space "
-                f"is {now}: use the same files"
-            )
+        check_sources(self, checkpoint.get("frozen", {}))
         super().on_load_checkpoint(checkpoint)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.backbone.frozen import fit
 from lightning_modules.networks import taef2
 from lightning_modules.networks.vq import from_official, resshift_vq
 from lightning_modules.noise import Noise
@@ -226,9 +227,7 @@ class VQSpace(Space):
         Raises:
             ValueError: The file is corrupt, or of another autoencoder.
         """
-        _fill(
-            self.vae, from_official(read_weights(path).tensors), f"{path} holds another autoencoder"
-        )
+        fit(self.vae, from_official(read_weights(path).tensors), str(path))
         self.source = f"{Path(path).name} {fingerprint(self.vae.state_dict())}"
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
@@ -290,7 +289,7 @@ class Taef2Space(Space):
                 raise FileNotFoundError(
                     f"no weights at {path}: they are in madebyollin/taesd's repository"
                 )
-            _fill(half, read_file(path), f"{path} is not that half of TAEF2")
+            fit(half, read_file(path), f"{path}, a half of TAEF2,")
             names.append(f"{path.name} {fingerprint(half.state_dict())}")
         self.source = ", ".join(names)
         self._freeze()
@@ -316,19 +315,3 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _fill(module: nn.Module, tensors: Mapping[str, Tensor], complaint: str) -> None:
-    # As load_state_dict, which is strict, but with a complaint of one sentence.
-    own = module.state_dict()
-    problems = {
-        "missing": [name for name in own if name not in tensors],
-        "unexpected": [name for name in tensors if name not in own],
-        "of another shape": [k for k in own if k in tensors and own[k].shape != tensors[k].shape],
-    }
-    found = [
-        f"{len(names)} {what}, such as {names[0]}" for what, names in problems.items() if names
-    ]
-    if found:
-        raise ValueError(f"{complaint}: of {len(own)} tensors {'; '.join(found)}")
-    module.load_state_dict(tensors)

@@ -143,7 +143,7 @@ def test_the_released_layout_gives_the_same_numbers(tmp_path):
 
 def test_another_autoencoder_is_refused(tmp_path):
     torch.save(VQGAN((32, 64), 16, 3).state_dict(), tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"other\.pth holds another autoencoder"):
+    with pytest.raises(ValueError, match=r"other\.pth do not fit the network"):
         VQSpace(resshift_vq((32, 64, 96), entries=16)).load_official(tmp_path / "other.pth")
 
 
@@ -156,7 +156,7 @@ def test_files_that_do_not_fit(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no weights at .*a\.pth"):
         Taef2Space(tmp_path / "a.pth", tmp_path / "a.pth")
     torch.save(Taef2Space().encoder.state_dict(), tmp_path / "encoder.pth")
-    with pytest.raises(ValueError, match=r"encoder\.pth is not that half of TAEF2"):
+    with pytest.raises(ValueError, match=r"encoder\.pth, a half of TAEF2, do not fit"):
         Taef2Space(tmp_path / "encoder.pth", tmp_path / "encoder.pth")
 
 
