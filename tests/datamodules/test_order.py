@@ -227,6 +227,13 @@ class TestPlan:
         beyond = Shuffle((10,), 1, 1, 0, first_picture=2**31 - 9).take(0, 10)
         assert (beyond.dtype, beyond.max()) == (np.int64, 2**31)
 
+    @given(plans() | mixtures(), st.integers(0, 3))
+    @settings(max_examples=60, deadline=None)
+    def test_every_place_says_in_which_batch_it_is(self, plan, epoch):
+        for world in divisors(plan.streams):
+            for number, batch in enumerate(plan.batches(epoch, 0, world - 1, world)):
+                assert {plan.batch_of(item.position) for item in batch} == {number}
+
     def test_less_than_a_batch_is_no_batch(self):
         plan = Plan((3,), 0, 4, 4)
         assert len(plan) == 0

@@ -75,6 +75,13 @@ class TestSides:
         assert same[1] == pytest.approx(0.9, abs=0.03)  # of `probability`, only what it makes fixed
         assert scales.sides(0, 0, 1) != scales.sides(0, 1, 0)
 
+    def test_they_never_change(self):
+        """Or a run that is continued with a later version would draw others."""
+        scales = Scales(fixed=2, probability=0.8, lr_sides=[24])
+        assert [scales.sides(0, 0, n).hr for n in range(15, 24)] == [
+            *(48, 48, 36, 42, 30, 48, 48, 46, 45)
+        ]
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
