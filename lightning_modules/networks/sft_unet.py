@@ -141,8 +141,12 @@ class SFTUNet(nn.Module):
         inputs = [_as_patches(x, self.patch), _as_patches(base, self.patch)]
         places = inputs[0].shape[-2], inputs[0].shape[-1]
         if self.reduce is not None:
-            if features is None:
-                raise ValueError("SFTUNet was made for LR features and got none")
+            given = 0 if features is None else features.shape[1]
+            if features is None or given != self.reduce.in_channels:
+                raise ValueError(
+                    f"SFTUNet was made for {self.reduce.in_channels} channels of LR features and "
+                    f"got {given}: set its argument features to that"
+                )
             reduced = self.reduce(features)
             inputs.append(functional.interpolate(reduced, places, mode="nearest-exact"))
         maps = self._maps(size, lr_size, embedded, x)

@@ -24,6 +24,12 @@ Enlarger = Callable[..., None]
 CONFIGS = REPO / "configs"
 FILES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.y*ml"))
 EXPERIMENTS = [name for name in FILES if name.startswith("experiment/")]
+# They stand after an experiment, which their first line names.
+ABLATIONS = {
+    name: re.findall(r"after (\w+\.yaml)", (CONFIGS / name).read_text().splitlines()[0])
+    for name in FILES
+    if name.startswith("ablation/")
+}
 NO_HR = [name for name in EXPERIMENTS if name.endswith(("realset80.yaml", "rp60.yaml"))]
 # Those that stand on another run, or on data that no test makes, have tests of their own.
 OWN_TESTS = [name for name in EXPERIMENTS if "/mini/" in name or "casarbi" in name]
@@ -79,7 +85,10 @@ def content(name: str) -> Any:
 
 def in_place(name: str) -> list[str]:
     """Arguments in which the file stands where it belongs."""
-    words = [word.replace("{}", name) for word in PLACES[name.partition("/")[0]]]
+    place = PLACES.get(name.partition("/")[0])
+    if place is None:
+        place = ("--config", f"experiment/{ABLATIONS[name][0]}", "--config", "{}")
+    words = [word.replace("{}", name) for word in place]
     return [str(CONFIGS / word) if word.endswith(".yaml") else word for word in words]
 
 
@@ -282,7 +291,8 @@ def test_validate_measures_what_test_does(enlarger: Enlarger, home: Path) -> Non
 
 def test_every_paper_has_an_experiment() -> None:
     trainers = [content(name)["trainer"] for name in EXPERIMENTS]
-    used = {Path(t["callbacks"]).stem for t in trainers if isinstance(t, dict)}
+    named = [t["callbacks"] for t in trainers if isinstance(t, dict)]
+    used = {Path(callbacks).stem for callbacks in named if isinstance(callbacks, str)}
     assert {"liif-div2k", "idm-faces", "invsr-imagenet", "resshift", "nsarm-real"} <= used
 
 

@@ -118,5 +118,5 @@ def test_what_cannot_be():
         SFTUNet(**SMALL, adapter="sft")
     with pytest.raises(ValueError, match="multipliers is empty"):
         SFTUNet(multipliers=())
-    with pytest.raises(ValueError, match="made for LR features and got none"):
+    with pytest.raises(ValueError, match="made for 8 channels of LR features and got 0"):
         SFTUNet(**SMALL)(**{**given(), "features": None})
