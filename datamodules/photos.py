@@ -78,6 +78,7 @@ class Photos(Source):
         self.names = list(PHOTOS) if names is None else names
         check_names(self.names)
         self._paths: list[str] = []
+        self._known: dict[int, Sample] = {}  # 30 MB for all; decoding them for each crop took more
 
     def prepare(self, scale: float) -> None:
         """Find the files. Args as ``Source.prepare``.
@@ -86,6 +87,7 @@ class Photos(Source):
             ValueError: The package or the file is not there.
         """
         self._paths = [str(photo_path(name)) for name in self.names]
+        self._known = {}
 
     @property
     def keys(self) -> list[str]:
@@ -94,8 +96,11 @@ class Photos(Source):
 
     def read(self, index: int) -> Sample:
         """The picture ``keys[index]``."""
-        picture = read_picture(self._paths[index], self.srgb)
-        return {"hr": picture.rgb, "meta": picture.meta(self._paths[index])}
+        if index not in self._known:
+            picture = read_picture(self._paths[index], self.srgb)
+            picture.rgb.setflags(write=False)  # the next one gets it, too
+            self._known[index] = {"hr": picture.rgb, "meta": picture.meta(self._paths[index])}
+        return self._known[index].copy()
 
 
 def check_names(names: list[str]) -> None:

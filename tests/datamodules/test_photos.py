@@ -64,3 +64,14 @@ def test_the_packages_are_not_imported(monkeypatch):
     source.prepare(2.0)
     source.read(1)
     assert not {"skimage", "sklearn"} & sys.modules.keys()
+
+
+def test_a_photograph_is_decoded_once_and_stays_as_it_was():
+    source = Photos(["camera"])
+    source.prepare(2)
+    first = source.read(0)
+    assert source.read(0)["hr"] is first["hr"]
+    with pytest.raises(ValueError, match="read-only"):
+        first["hr"][0] = 0
+    first["hr"] = None
+    assert source.read(0)["hr"] is not None
