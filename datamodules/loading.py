@@ -60,7 +60,8 @@ def evaluation_sampler(
     keys: Sequence[str] = dataset.source.keys if left_out else ()
     done = {index for index, key in enumerate(keys) if key in left_out}
     indices = [i for i in range(len(dataset)) if i not in done] if done else range(len(dataset))
-    return EvaluationSampler(indices, partial(_seed, seed, dataset.keys), batch_size, *ranks)
+    named = dataset.source.keys if dataset.source.shares_seeds else dataset.keys
+    return EvaluationSampler(indices, partial(_seed, seed, named), batch_size, *ranks)
 
 
 def position_of(trainer: Any) -> tuple[int, int]:

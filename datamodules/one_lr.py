@@ -15,7 +15,8 @@ class OneLR(Source):
 
     LR is the picture, shrunk to ``lr_side`` by Pillow's bicubic, and HR the same picture, shrunk to
     ``lr_side`` times the scale, rounded. So faces are evaluated at many scales (IDM, Kim & Kim),
-    and ``SelfSSIM`` has outputs of one LR to compare.
+    and ``SelfSSIM`` has outputs of one LR to compare. A picture's seed is the same at all scales:
+    what CasArbi draws for the stages that two of them share is, too.
 
     Args:
         source: Where the pictures come from; HR only, 8 bits, no smaller than the HR that is made.
@@ -25,6 +26,8 @@ class OneLR(Source):
     Raises:
         ValueError: ``lr_side`` is below 1.
     """
+
+    shares_seeds = True
 
     def __init__(
         self, source: Source, lr_side: int | tuple[int, int], scale: float | None = None

@@ -31,6 +31,7 @@ def test_faces_at_all_their_scales():
             expected = torch.from_numpy(resized((size, size)).copy()).permute(2, 0, 1) / 255
             assert torch.equal(batch[name][0], expected)
     assert [b["key"] for b in batches] == [[f"{scale}/face"] for scale in FACES]
+    assert len({int(b["seed"]) for b in batches}) == 1  # or stages would not be shared
 
 
 def test_pictures_that_are_no_squares():
