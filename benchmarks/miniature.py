@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *(options.steps, tuple(options.only)),
     )
     line = _Line()
+    # By an exception, which ends the commands that run.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         run_jobs(plan.jobs(), options.jobs, line.show)
     except (RuntimeError, ValueError) as error:

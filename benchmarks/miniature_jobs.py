@@ -117,7 +117,9 @@ def run_jobs(jobs: Sequence[Job], at_once: int, show: Callable[[str], None]) -> 
 
 
 def _start(waiting: list[Job], running: list[_Running], finished: set[str], at_once: int) -> None:
-    for job in [job for job in waiting if finished.issuperset(job.needs)]:
+    for job in list(waiting):
+        if not finished.issuperset(job.needs):
+            continue
         if job.done():
             finished.add(job.name)
         elif len(running) < at_once:

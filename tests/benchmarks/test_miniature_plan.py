@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from benchmarks.miniature import _said
+from benchmarks.miniature_casarbi import CASARBI
 from benchmarks.miniature_plan import Plan, read_whole, write_data
-from benchmarks.miniature_rows import CASARBI, METHODS
+from benchmarks.miniature_rows import METHODS
 from benchmarks.miniature_spec import BICUBIC, CONFIGS, Claim, Method, Row, Training
 from tests.conftest import REPO
 

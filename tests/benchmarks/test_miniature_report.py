@@ -122,5 +122,8 @@ def test_the_page_says_what_the_numbers_say(name: str) -> None:
     path = REPO / "benchmarks" / "results" / f"{name}_miniature.json"
     if not path.is_file():
         pytest.skip("not measured yet")
-    text = markdown(json.loads(path.read_text()), name)
+    content = json.loads(path.read_text())
+    if "benchmarks.miniature " not in content["command"]:
+        pytest.skip("measured by other means")
+    text = markdown(content, name)
     assert text in Path(REPO, "docs", "methods", f"{name}.md").read_text()
