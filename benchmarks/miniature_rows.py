@@ -7,5 +7,6 @@ A further one is a ``Method`` in a file of its own, with a name here, configurat
 from __future__ import annotations
 
 from benchmarks.miniature_casarbi import CASARBI
+from benchmarks.miniature_resshift import RESSHIFT
 
-METHODS = {"casarbi": CASARBI}
+METHODS = {"casarbi": CASARBI, "resshift": RESSHIFT}

@@ -62,11 +62,6 @@ SMALL: dict[str, tuple[str, ...]] = {
     ),
     "resshift_v2": RESSHIFT,
     "resshift_journal": (*RESSHIFT, "--model.init_args.perceptual", "null"),
-    "mini_resshift": (
-        *("--data.init_args.val.photos.init_args.size", "32"),
-        *("--data.init_args.test.set14.init_args.size", "32"),
-        *("--data.init_args.test.kodak.init_args.size", "32"),
-    ),
 }
 FIT = (
     *("--trainer.max_steps", "2", "--trainer.val_check_interval", "2"),

@@ -14,7 +14,7 @@ from torch.nn import functional
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.shifting import ResidualShift
-from lightning_modules.backbone.space import PixelSpace
+from lightning_modules.backbone.space import PixelSpace, Taef2Space
 from lightning_modules.base import ImageModel
 from lightning_modules.casarbi import CasArbi
 from lightning_modules.diffusion import Diffusion
@@ -25,6 +25,7 @@ from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.regression import Regression
 from lightning_modules.resshift import ResShift, ResShiftControl
+from lightning_modules.round_trip import RoundTrip
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.model_contract import SIZES, ModelContract, batch_of
@@ -95,6 +96,7 @@ EXAMPLES = {
         "LIIF": regression(LIIF, blocks=1, channels=8, hidden=(16, 16)),
     },
     ResShift: {"pixels": lambda scale, folder: ResShift(scale, Denoiser(), PixelSpace())},
+    RoundTrip: {"TAEF2": lambda scale, folder: RoundTrip(scale, Taef2Space())},
     ResShiftControl: {
         "pixels": lambda scale, folder: ResShiftControl(scale, Denoiser(), PixelSpace())
     },

@@ -1,0 +1,68 @@
+"""What an autoencoder makes of HR, or of bicubic: the ceiling and the floor of methods in latents.
+
+Nothing is learnt here. A method in latents cannot be better than the round trip of HR, and one that
+is no better than that of bicubic has done nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from degradations.bicubic import resize
+from lightning_modules.backbone.space import Space
+from lightning_modules.base import SuperResolver
+from lightning_modules.noise import Noise
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+Picture = Literal["hr", "bicubic"]
+
+
+class RoundTrip(SuperResolver):
+    """Encode a picture and decode it; for tests alone.
+
+    Args:
+        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
+        space: The autoencoder.
+        of: What goes through it: ``hr``, which is looked at, or the ``bicubic`` enlargement of LR.
+
+    Raises:
+        ValueError: ``of`` is neither.
+    """
+
+    def __init__(self, scale: float, space: Space, of: Picture = "bicubic") -> None:
+        super().__init__(scale)
+        if of not in get_args(Picture):
+            raise ValueError(f"model.init_args.of is {of!r}; expected hr or bicubic")
+        self.space, self.of = space, of
+        self.weights_source = space.source or None
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """There is nothing to train.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            "RoundTrip has nothing to train: use test, or another model.class_path for fit"
+        )
+
+    @torch.no_grad()
+    def restore(self, batch: Batch, noise: Noise) -> Tensor:
+        """Encode and decode; deterministic.
+
+        Raises:
+            ValueError: HR is wanted, and there is none.
+        """
+        if self.of == "hr" and "hr" not in batch:
+            raise ValueError("the round trip of HR needs HR: use test, or set model.init_args.of")
+        H, W = batch["size"]
+        picture = batch["hr"] if self.of == "hr" else resize(batch["lr"], (H, W))
+        below, right = (-n % self.space.factor for n in (H, W))
+        padded = functional.pad(picture, (0, right, 0, below), mode="replicate")
+        return self.space.decode(self.space.encode(padded))[..., :H, :W]

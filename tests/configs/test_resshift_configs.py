@@ -1,0 +1,64 @@
+"""ResShift's experiments: its miniature, and that settings which belong together agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lightning_modules.networks import taef2
+from tests.configs.test_casarbi_configs import differences
+from tests.conftest import REPO
+
+Enlarger = Callable[..., None]
+CONFIGS = REPO / "configs"
+MINI = CONFIGS / "experiment" / "mini" / "resshift"
+RUN = (
+    *("--trainer.accelerator", "cpu", "--trainer.logger", "false", "--trainer.max_steps", 2),
+    *("--trainer.val_check_interval", 2, "--trainer.limit_val_batches", 1),
+    *("--trainer.enable_progress_bar", "false", "--data.init_args.workers", 0),
+    *("--data.init_args.batch_size", 2, "--data.init_args.crop_size", 32),
+    *("--data.init_args.eval_batch_size", 1, "--data.init_args.val.photos.init_args.size", 32),
+)
+WINDOW = ("--model.init_args.network.init_args.window", 2)
+
+
+def content(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+@pytest.mark.parametrize("name", ["pixel", "taef2"])
+def test_the_control_lacks_the_diffusion_alone(name: str) -> None:
+    found = differences(content(MINI / f"{name}.yaml"), content(MINI / f"{name}_control.yaml"))
+    assert found == {
+        *("model.class_path", "model.init_args.process", "model.init_args.prediction"),
+    }
+
+
+def test_schedules_end_with_the_run() -> None:
+    for path in MINI.glob("*.yaml"):
+        trainer = content(path)["trainer"]
+        trainer = trainer if isinstance(trainer, dict) else content(MINI / trainer)
+        schedule = content(path)["model"]["init_args"]["lr_scheduler"]["init_args"]
+        assert schedule["steps"] == trainer["max_steps"]
+    journal = content(CONFIGS / "model/resshift_journal.yaml")["init_args"]
+    steps = content(CONFIGS / "experiment/resshift_journal.yaml")["trainer"]["max_steps"]
+    assert journal["lr_scheduler"]["init_args"]["steps"] == steps
+
+
+@pytest.mark.parametrize("name", ["pixel", "taef2", "taef2_control"])
+def test_a_miniature_runs(
+    name: str, enlarger: Enlarger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ENLARGER_WEIGHTS", str(tmp_path))
+    with torch.random.fork_rng(devices=[]):
+        torch.save(taef2.encoder().state_dict(), tmp_path / "taef2_encoder.pth")
+        torch.save(taef2.decoder().state_dict(), tmp_path / "taef2_decoder.pth")
+    window = WINDOW if "taef2" in name else ()
+    enlarger("fit", "--config", MINI / f"{name}.yaml", *RUN, *window)
+    assert Path(f"runs/mini_resshift_{name}/checkpoints/step-000000002.ckpt").is_file()
