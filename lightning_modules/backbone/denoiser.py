@@ -9,7 +9,6 @@ schedule's business. What the U-Net hands from its way down to its way up can be
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -18,7 +17,8 @@ from torch import Tensor, nn
 
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.features import Features, Residuals, additions, read
-from lightning_modules.backbone.frozen import bare_names, fit, refuse
+from lightning_modules.backbone.frozen import bare_names, fit
+from lightning_modules.backbone.library import pretrained, untrained
 from lightning_modules.backbone.running import Flags, run_as
 from lightning_modules.backbone.space import fingerprint, named
 from lightning_modules.weights import read_weights
@@ -69,59 +69,58 @@ class UNet2D(Denoiser):
     """A ``UNet2DConditionModel`` of diffusers.
 
     Args:
-        unet: It.
-        source: Where its weights came from.
-        null: What stands for "no text": one token that is ``learned``, one of ``zero``, or
-            ``none`` where there always is a text. Any number of equal tokens is as one.
+        network: Arguments of diffusers' class, as in a ``config.json``, for random weights; or the
+            folder, or the name on the hub, of a trained one in diffusers' layout.
+        subfolder: Where in that.
+        revision: Branch, tag or commit on the hub.
+        null: What stands for "no text": one token that is ``learned``, which is the default with
+            random weights, one of ``zero``, or ``none``, the default of a trained network, which
+            then always wants a text.
         flags: How it is run; by default as it is.
 
     Raises:
-        ValueError: A null token for a network without cross-attention, or whose texts have no one
-            width.
+        FileNotFoundError: There is no trained network of that name.
+        ValueError: Weights that do not fit, or a null token for a network without cross-attention
+            or whose texts have no one width.
     """
 
+    unet: Any  # diffusers' annotations are too loose to be of use
     null: Tensor | None
     kind: ClassVar[str] = "UNet2DConditionModel"
     dimensions: ClassVar[int] = 4
     takes: ClassVar[frozenset[str]] = frozenset({"text", "pooled", "sizes", "image", "noise_level"})
 
     def __init__(
-        self, unet: nn.Module, source: str = "", null: Null = "learned", flags: Flags | None = None
+        self,
+        network: dict[str, Any] | str,
+        subfolder: str | None = "unet",
+        revision: str | None = None,
+        null: Null | None = None,
+        flags: Flags | None = None,
     ) -> None:
         super().__init__()
-        network: Any = unet  # diffusers' annotations are too loose to be of use
-        self.unet = network
         self.flags = flags or Flags()
+        trained = isinstance(network, str)
+        if isinstance(network, str):
+            self.unet = pretrained(self.kind, network, subfolder, revision)
+        else:
+            self.unet = untrained(self.kind, network)
         self._width = text_width(self.unet)
-        self._add_null(null)
+        self._add_null(null or ("none" if trained else "learned"))
         self.channels = int(self.unet.config.out_channels)
         if self.flags.frozen:
             self.requires_grad_(False)
-            self.source = named(source, self.unet)
+            # Of random weights there is no source until `load`.
+            self.source = named(str(network), self.unet, revision) if trained else ""
         run_as(self.unet, self.flags)
         self.train(self.training)
 
     @classmethod
     def from_config(
-        cls, config: dict[str, Any], null: Null = "learned", flags: Flags | None = None
+        cls, config: dict[str, Any], null: Null | None = None, flags: Flags | None = None
     ) -> UNet2D:
-        """A network of random weights.
-
-        Args:
-            config: Arguments of diffusers' class, as in a ``config.json`` of its.
-            null: What stands for "no text": ``learned``, ``zero`` or ``none``.
-            flags: How it is run; by default as it is.
-
-        Raises:
-            ValueError: An argument that diffusers' class does not have.
-        """
-        made = cls._library_class()
-        known = signature(made.__init__).parameters
-        plain = {key: value for key, value in config.items() if not key.startswith("_")}
-        unknown = [key for key in plain if key not in known]
-        if unknown:
-            raise ValueError(f"config has {', '.join(unknown)}, which {cls.kind} does not")
-        return cls(made.from_config(plain), "", null, flags)
+        """A network of random weights. Args as of the class."""
+        return cls(config, null=null, flags=flags)
 
     @classmethod
     def from_pretrained(
@@ -129,50 +128,11 @@ class UNet2D(Denoiser):
         path: str,
         subfolder: str | None = "unet",
         revision: str | None = None,
-        null: Null = "none",
+        null: Null | None = None,
         flags: Flags | None = None,
     ) -> UNet2D:
-        """The network of a folder or of a model on the hub, in diffusers' layout.
-
-        Args:
-            path: Folder, or name on the hub.
-            subfolder: Where in it.
-            revision: Branch, tag or commit on the hub.
-            null: What stands for "no text": ``learned``, ``zero`` or ``none``.
-            flags: How it is run; by default as it is.
-
-        Raises:
-            FileNotFoundError: The folder holds no network, or the hub cannot be reached and its
-                cache has none.
-            ValueError: The weights do not fit the configuration.
-        """
-        folder = Path(path, subfolder or "")
-        if Path(path).is_dir() and not (folder / "config.json").is_file():
-            raise FileNotFoundError(
-                f"{folder} has no config.json: expected a network in diffusers' layout; is "
-                "`subfolder` right?"
-            )
-        try:
-            unet, notes = cls._library_class().from_pretrained(
-                path,
-                subfolder=subfolder,
-                revision=revision,
-                output_loading_info=True,
-                low_cpu_mem_usage=False,  # which wants accelerate
-                ignore_mismatched_sizes=True,  # they are refused below, with what is missing
-            )
-        except OSError as error:
-            reason = str(error).splitlines()[0]
-            raise FileNotFoundError(f"cannot load {path} ({subfolder}): {reason}") from error
-        reshaped = [f"{name} {tuple(a)} for {tuple(b)}" for name, a, b in notes["mismatched_keys"]]
-        refuse(str(folder), notes["missing_keys"], notes["unexpected_keys"], reshaped)
-        return cls(unet, f"{path}@{revision}" if revision else path, null, flags)
-
-    @classmethod
-    def _library_class(cls) -> Any:
-        import diffusers  # takes seconds, and no help needs it
-
-        return getattr(diffusers, cls.kind)
+        """A trained network. Args as of the class."""
+        return cls(path, subfolder, revision, null, flags)
 
     def load(self, path: str | Path) -> None:
         """Fill it from a file: a checkpoint of a run here, or a file of the U-Net alone.
@@ -309,8 +269,9 @@ class UNet3D(UNet2D):
     Frames are folded into the batch within: features and residuals are (B F, C, h, w).
 
     Args:
-        unet: It.
-        source: Where its weights came from.
+        network: Arguments of diffusers' class, or a folder or a name on the hub.
+        subfolder: Where in that.
+        revision: Branch, tag or commit on the hub.
         null: What stands for "no text": ``learned``, ``zero`` or ``none``.
         flags: How it is run; by default as it is.
 

@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn import functional
 
 from lightning_modules.backbone.condition import TextEncoder
-from lightning_modules.backbone.denoiser import Denoiser, Flags, UNet2D
+from lightning_modules.backbone.denoiser import Denoiser, Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import PixelSpace, fingerprint
 from lightning_modules.diffusion import Diffusion, min_snr_weights
 from lightning_modules.noise import Noise
-from tests.lightning_modules.backbone.unets import FLAT, bare
+from tests.lightning_modules.backbone.unets import FLAT, bare, wrapped
 
 PREDICTIONS = pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 
@@ -84,8 +84,8 @@ def quiet(model):
     return model
 
 
-def small(flags=None, source="", **settings):
-    return quiet(Diffusion(1.0, UNet2D(bare(), source, "learned", flags), **settings))
+def small(flags=None, **settings):
+    return quiet(Diffusion(1.0, wrapped(null="learned", flags=flags), **settings))
 
 
 # ---------------------------------------------------------------------------------------- training
@@ -320,13 +320,17 @@ def test_frozen_parts_are_named_and_not_stored():
         method.on_load_checkpoint({**checkpoint, "state_dict": {}} | checkpoint)
 
 
-def test_a_frozen_denoiser_is_not_stored():
-    method = small(Flags(frozen=True), "base")
+def test_a_frozen_denoiser_is_not_stored(tmp_path):
+    method = small(Flags(frozen=True))
+    torch.save(bare(seed=2).state_dict(), tmp_path / "base.pth")
+    method.denoiser.load(tmp_path / "base.pth")
     method.adapter = nn.Linear(1, 1)
     checkpoint = {"state_dict": method.state_dict()}
     method.on_save_checkpoint(checkpoint)
     assert set(checkpoint["state_dict"]) == {"adapter.weight", "adapter.bias"}
-    assert checkpoint["frozen"] == {"denoiser": f"base {fingerprint(bare().state_dict())}"}
+    assert checkpoint["frozen"] == {
+        "denoiser": f"{tmp_path / 'base.pth'} {fingerprint(bare(seed=2).state_dict())}"
+    }
 
 
 def test_weights_of_a_compiled_model_and_of_another(tmp_path):
@@ -350,18 +354,18 @@ def test_a_run_on_the_command_line(tiny, enlarger):
     Path("model.yaml").write_text(
         "class_path: lightning_modules.diffusion.Diffusion\n"
         "init_args:\n"
-        "  steps: 2\n"
         "  denoiser:\n"
-        "    class_path: lightning_modules.backbone.denoiser.UNet2D.from_config\n"
-        f"    init_args: {{config: {{{config}}}, flags: {{gradient_checkpointing: true}}}}\n"
+        "    class_path: lightning_modules.backbone.denoiser.UNet2D\n"
+        f"    init_args: {{network: {{{config}}}, flags: {{gradient_checkpointing: true}}}}\n"
     )
     command = ("--config", "tiny.yaml", "--model", "model.yaml", "--run.name", "base")
+    command = (*command, "--model.init_args.steps", 2)  # links and overrides do not disturb it
     enlarger("fit", *command, "--trainer.max_steps", 2, "--trainer.callbacks", "callbacks.ema.EMA")
     (file,) = Path("runs/base/checkpoints").glob("step-000000002.ckpt")
     stored = torch.load(file, weights_only=True)["state_dict"]
     assert "denoiser.null" in stored
     assert not any("_orig_mod" in name for name in stored)
-    base = UNet2D(bare(seed=5))
+    base = wrapped(null="learned")
     base.load(file)
     trained = torch.load(file, weights_only=True)["callbacks"]["EMA"]["weights"]
     assert torch.equal(base.unet.conv_in.bias, trained["denoiser.unet.conv_in.bias"])
@@ -391,7 +395,7 @@ def test_settings_that_cannot_be(settings, message):
 
 
 def test_pictures_that_cannot_be_made():
-    four = UNet2D(bare(in_channels=4, out_channels=4))
+    four = wrapped(in_channels=4, out_channels=4)
     with pytest.raises(ValueError, match="for 4 channels and the space has 3"):
         Diffusion(1.0, four)
     given = batch(side=9)

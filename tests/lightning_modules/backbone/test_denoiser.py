@@ -10,17 +10,12 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from safetensors.torch import load_file, save_file
 
 from lightning_modules.backbone.condition import Condition
-from lightning_modules.backbone.denoiser import Flags, Residuals, UNet2D, UNet3D
+from lightning_modules.backbone.denoiser import Flags, Residuals, UNet2D
 from lightning_modules.backbone.features import count_skips
 from lightning_modules.backbone.space import fingerprint
-from tests.lightning_modules.backbone.unets import FLAT, bare, inputs
+from tests.lightning_modules.backbone.unets import FLAT, WRAPPERS, bare, inputs, wrapped
 
-WRAPPERS = {"image": UNet2D, "video": UNet3D}
 KINDS = pytest.mark.parametrize("kind", WRAPPERS)
-
-
-def wrapped(kind="image", null="none", flags=None, **changes):
-    return WRAPPERS[kind](bare(kind, **changes), null=null, flags=flags).eval()
 
 
 # ------------------------------------------------------------------------------------- the network
@@ -149,7 +144,7 @@ def test_residuals_are_added(kind):
 
 def test_gradients_reach_residuals_of_a_frozen_network():
     z, t, text = inputs()
-    denoiser = UNet2D(bare(), "here", "none", Flags(frozen=True))
+    denoiser = wrapped(flags=Flags(frozen=True))
     features = denoiser.features(z, t, Condition(text=text))
     extra = torch.zeros_like(features.skips[1]).requires_grad_()
     denoiser(z, t, Condition(text=text), Residuals({1: extra})).sum().backward()
@@ -178,10 +173,10 @@ def test_stable_diffusion_has_twelve_skips():
 
 
 def test_frozen():
-    denoiser = UNet2D(bare(), "some/where", "learned", Flags(frozen=True)).train()
+    denoiser = wrapped(null="learned", flags=Flags(frozen=True)).train()
     assert not any(module.training for module in denoiser.modules())
     assert not any(parameter.requires_grad for parameter in denoiser.parameters())
-    assert denoiser.source == f"some/where {fingerprint(bare().state_dict())}"
+    assert denoiser.source == ""  # its weights are of nowhere
     assert wrapped().train().unet.training
     z, t, _ = inputs()
     z.requires_grad_()
@@ -279,6 +274,8 @@ def test_folders_that_hold_none(tmp_path):
         UNet2D.from_pretrained(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"cannot load no/such-model \(unet\)"):
         UNet2D.from_pretrained("no/such-model")
+    with pytest.raises(FileNotFoundError, match=r"\$NOWHERE/a: the environment variable in it"):
+        UNet2D.from_pretrained("$NOWHERE/a")
     bare().save_pretrained(tmp_path / "unet")
     file = tmp_path / "unet/diffusion_pytorch_model.safetensors"
     state = load_file(file)
@@ -296,7 +293,7 @@ def test_from_config():
     denoiser = UNet2D.from_config({**FLAT, "_class_name": "UNet2DConditionModel"})
     assert denoiser.channels == 3
     assert denoiser.state_dict().keys() == {"null", *(f"unet.{k}" for k in bare().state_dict())}
-    with pytest.raises(ValueError, match="config has width, which UNet2DConditionModel does not"):
+    with pytest.raises(ValueError, match="arguments have width; UNet2DConditionModel has no such"):
         UNet2D.from_config({**FLAT, "width": 8})
 
 

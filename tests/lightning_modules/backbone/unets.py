@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel, UNet3DConditionModel
 
+from lightning_modules.backbone.denoiser import Flags, UNet2D, UNet3D
+
 FLAT: dict[str, Any] = {
     "in_channels": 3,
     "out_channels": 3,
@@ -23,6 +25,7 @@ VIDEO: dict[str, Any] = FLAT | {
     "up_block_types": ["CrossAttnUpBlock3D", "UpBlock3D"],
     "attention_head_dim": 4,
 }
+WRAPPERS = {"image": UNet2D, "video": UNet3D}
 CLASSES = {"image": (UNet2DConditionModel, FLAT), "video": (UNet3DConditionModel, VIDEO)}
 
 
@@ -35,6 +38,15 @@ def bare(kind: str = "image", seed: int = 0, **changes: Any) -> Any:
         for parameter in unet.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
     return unet.eval()
+
+
+def wrapped(
+    kind: str = "image", null: Any = "none", flags: Flags | None = None, **changes: Any
+) -> UNet2D:
+    """Ours, with the same weights, in evaluation mode."""
+    denoiser = WRAPPERS[kind](CLASSES[kind][1] | changes, null=null, flags=flags)
+    denoiser.unet.load_state_dict(bare(kind, **changes).state_dict())
+    return denoiser.eval()
 
 
 def inputs(kind: str = "image", count: int = 2, channels: int = 3) -> tuple[torch.Tensor, ...]:

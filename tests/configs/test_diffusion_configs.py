@@ -1,0 +1,60 @@
+"""The small base as a newcomer trains it, made smaller."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from datamodules import pack
+from lightning_modules.backbone.denoiser import UNet2D
+from tests.conftest import REPO
+
+CONFIGS = REPO / "configs"
+EXPERIMENT = CONFIGS / "experiment/mini/diffusion/automobiles.yaml"
+
+
+def content(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def test_it_has_at_most_two_million_parameters_and_anneals_to_the_end() -> None:
+    model = content(CONFIGS / "model/diffusion_small.yaml")["init_args"]
+    denoiser = UNet2D(**model["denoiser"]["init_args"])
+    assert sum(parameter.numel() for parameter in denoiser.parameters()) < 2_000_000
+    widths = [bool(getattr(block, "attentions", None)) for block in denoiser.unet.down_blocks]
+    assert widths == [False, False, True]  # attention on the smallest level only
+    steps = content(EXPERIMENT)["trainer"]["max_steps"]
+    assert model["lr_scheduler"]["init_args"]["steps"] == steps
+
+
+def test_the_experiment(enlarger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ENLARGER_DATA", str(tmp_path))
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+        for number in range(4):
+            seed = number + 10 * (part == "test")
+            pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / part / f"{part}{number}.png")
+        arguments = [str(tmp_path / part), str(tmp_path / "cifar10")]
+        assert pack.main([*arguments, "--name", f"{part}-automobile"]) == 0
+    enlarger(
+        *("fit", "--config", EXPERIMENT),
+        *("--trainer.max_steps", 2, "--trainer.val_check_interval", 2),
+        *("--trainer.accelerator", "cpu", "--trainer.logger", "false"),
+        *("--trainer.enable_progress_bar", "false", "--data.init_args.workers", 0),
+        *("--data.init_args.batch_size", 4, "--model.init_args.steps", 2),
+    )
+    run = tmp_path / "runs/mini_diffusion_automobiles"
+    ranking = json.loads((run / "checkpoints/best.json").read_text())
+    assert ranking["monitor"] == "val/kid_thumb"
+    assert (run / "samples/val-00000002.png").is_file()
+    stored = torch.load(run / "checkpoints/step-000000002.ckpt", weights_only=True)
+    assert "denoiser.unet.conv_in.weight" in stored["state_dict"]
