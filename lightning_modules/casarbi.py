@@ -265,6 +265,22 @@ class CasArbi(SuperResolver):
             self.sigma_r.copy_(self._measured())
             log.info("sigma_r, the deviation of HR - base, is %.4f", self.sigma_r.item())
 
+    def on_test_start(self) -> None:
+        """Refuse a network whose residuals have no unit.
+
+        Raises:
+            ValueError: sigma_r was never measured.
+        """
+        if self.network is not None and self.sigma_r == 0:
+            raise ValueError(
+                "sigma_r, the deviation of HR - base, is missing: it is measured when training "
+                "begins; take a checkpoint of fit, or set model.init_args.residual_deviation"
+            )
+
+    def on_predict_start(self) -> None:
+        """As for a test."""
+        self.on_test_start()
+
     @torch.no_grad()
     def _measured(self) -> Tensor:
         # All processes together; the data module goes on as if nothing had been read.

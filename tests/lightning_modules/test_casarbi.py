@@ -303,6 +303,26 @@ def test_bad_arguments(settings, message):
         CasArbi(2.0, TINY, **settings)
 
 
+@pytest.mark.parametrize("hook", ["on_test_start", "on_predict_start"])
+def test_no_output_without_its_unit(hook):
+    made = CasArbi(2.0, TINY, network=SFTUNet(8, 8, (1,), 1))
+    with pytest.raises(ValueError, match=r"sigma_r, the deviation of HR - base, is missing"):
+        getattr(made, hook)()
+    made.sigma_r.fill_(0.1)
+    getattr(made, hook)()
+    getattr(CasArbi(2.0, TINY), hook)()
+
+
+@pytest.mark.parametrize("size", [(2, 2), (1, 3), (2, 1)])
+def test_the_smallest_pictures(size):
+    network = SFTUNet(8, 8, (1, 2, 2), 1, patch=2)
+    made = CasArbi(2.0, TINY, network=network, residual_deviation=0.1, timesteps=[14, 0]).eval()
+    given = batch(1, 1, size)
+    found = made.restore(given, Noise(given["seed"]))
+    assert found.shape == (2, 3, *size)
+    assert found.isfinite().all()
+
+
 def test_a_target_that_is_smaller():
     given = batch(16, 16, (12, 16))
     with pytest.raises(ValueError, match=r"smaller than the input.*scale of at least 1"):
