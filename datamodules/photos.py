@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datamodules.decode import read_picture
 from datamodules.source import Sample, Source
@@ -79,6 +79,10 @@ class Photos(Source):
         check_names(self.names)
         self._paths: list[str] = []
         self._known: dict[int, Sample] = {}  # 30 MB for all; decoding them for each crop took more
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the pixels: a worker decodes its own."""
+        return {**self.__dict__, "_known": {}}
 
     def prepare(self, scale: float) -> None:
         """Find the files. Args as ``Source.prepare``.

@@ -113,8 +113,8 @@ class SFTUNet(nn.Module):
             below = widths[level - 1] if level else after
             self.grow.append(nn.Conv2d(after, below, 3, padding=1) if level else nn.Identity())
             now = below
-        last = zeroed(nn.Conv2d(now, 3 * patch**2, 3, padding=1))
-        self.last = nn.Sequential(_norm(now), nn.SiLU(), last)
+        to_pixels = zeroed(nn.Conv2d(now, 3 * patch**2, 3, padding=1))
+        self.last = nn.Sequential(_norm(now), nn.SiLU(), to_pixels)
 
     def forward(
         self,

@@ -41,7 +41,7 @@ ASKED: dict[str, tuple[str, ...]] = {
         "--data.help",
         "--degradation.help",
         "--run.root ROOT Folder of all runs.",
-        "--run.name NAME The run's folder in it; by default the name of the experiment file.",
+        "--run.name NAME The run's folder in it; by default the experiment file's, from",
         "Go on although the configuration differs",
         "--checkpoint.every_n_steps EVERY_N_STEPS Write after so many steps; 0 for never.",
     ),
