@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from benchmarks import report
 from benchmarks.miniature_jobs import REPOSITORY, run_jobs
 from benchmarks.miniature_picture import draw
@@ -51,11 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *(options.method, method, options.runs, options.data or REPOSITORY / method.data, seeds),
         *(options.steps, tuple(options.only)),
     )
+    plan.table.mkdir(parents=True, exist_ok=True)
     line = _Line()
     # By an exception, which ends the commands that run.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        run_jobs(plan.jobs(), options.jobs, line.show)
+        with FileLock(plan.table / "lock", timeout=0):
+            run_jobs(plan.jobs(), options.jobs, line.show)
+    except Timeout:
+        sys.stderr.write(f"another command fills {plan.table}: wait for it, or name other --runs\n")
+        return 1
     except (RuntimeError, ValueError) as error:
         line.end()
         sys.stderr.write(f"{error}\n")

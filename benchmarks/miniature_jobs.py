@@ -17,6 +17,7 @@ from callbacks.results_file import write_whole
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LOOKS = 0.5  # seconds from one look at what runs to the next
+PATIENCE = 120.0  # seconds that a command has to end by itself: a training writes a checkpoint
 LAST_LINES = 5  # of a failed command's output
 
 
@@ -178,7 +179,11 @@ class _Running:
     def end(self) -> None:
         """End it; what it was trained is kept."""
         self.process.terminate()
-        self.process.wait()
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
         self._keep(whole=False)
 
     def _keep(self, whole: bool) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks import miniature_swd
 from benchmarks.miniature_callbacks import HR, OUTPUTS
+from benchmarks.miniature_spec import BICUBIC
 from benchmarks.miniature_swd import Numbers
 from callbacks.bootstrap import FEWEST, expanded_tail, mean_interval
 from callbacks.per_image import ImageNumbers, load_images
@@ -65,8 +66,15 @@ class Measured:
 
     def __init__(self, run: Path, seed: int = 0) -> None:
         self.run, self.seed = run, seed
-        self.results: list[Result] = load_results(run / "results.json")["results"]
-        self.images: list[ImageNumbers] = load_images(run)
+        # Without a metric's own control, which is a row here.
+        self.results: list[Result] = [
+            result
+            for result in load_results(run / "results.json")["results"]
+            if result["checkpoint"] != BICUBIC
+        ]
+        self.images: list[ImageNumbers] = [
+            numbers for numbers in load_images(run) if numbers["checkpoint"] != BICUBIC
+        ]
         self._swd: dict[float, tuple[list[float], Numbers]] = {}
 
     @property

@@ -141,6 +141,7 @@ class Plan(NamedTuple):
             (
                 *("test", "--config", config, "--data", gate.data),
                 *("--data.init_args.scale", f"{gate.scale:g}", "--trainer.callbacks", CONTROLLED),
+                *("--data.init_args.eval_batch_size", "1"),  # whole pictures
                 *("--model.init_args.weights", str(self.trained(gate.training))),
                 *("--run.root", str(self.table), "--run.name", "gate", "--trainer.logger", "false"),
             ),

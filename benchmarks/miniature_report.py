@@ -60,7 +60,7 @@ def collect(plan: Plan) -> dict[str, Any]:
                 "commit": notes[f"test {row.name}"].commit,
                 "options": list(row.options),
                 "sets": _sets(measured[row.name]),
-                "against_control": _against(row, measured),
+                "against_control": _against(row, measured) if gate["open"] else [],
                 "self_ssim": _self_ssim(plan.run_of(row.name + SAME)),
             }
             for row in rows

@@ -95,6 +95,8 @@ def run(folder: Path, numbers: dict[int | None, list[float]], noise: float = 0.0
             for key in keys:
                 save(folder, "hr", key, 0.0)
                 save(folder, str(seed or 0), key, noise)
+    # What a metric's `control` leaves beside them.
+    images.append({**images[0], "checkpoint": "bicubic", "seed": None, "values": {"one_x2/0": 9.0}})
     folder.mkdir(exist_ok=True)
     results = [
         {k: e[k] for k in ("dataset", "scale", "metric", "protocol", "checkpoint")} | {"value": 1}
