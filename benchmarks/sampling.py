@@ -2,14 +2,14 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.sampling
 
-Networks are those of the small configurations under configs/, with random weights; the base of a
-cascade is one of them. `methods` makes pictures of 192 x 192, one at a time: images per second, the
-share of the time in which no network runs, and the operations that torch dispatched, views among
-them. `ddim` is our sampling with a U-Net of diffusers against a plain loop over diffusers' DDIM
-scheduler with the same U-Net, `residual_shift` ours against a plain loop over that process's
-formulas with the same network; they run in turns, and a ratio above 1 says that ours is quicker.
-With one thread, the default, what counts is CPU time, on which other programs have little
-influence; with several it is elapsed time. Prints JSON, and writes it to
+Networks are those of the small configurations under configs/experiment/mini, with random weights;
+the base of a cascade is one of them. `methods` makes pictures of 192 x 192, one at a time: images
+per second, the share of the time in which no network runs, and the operations that torch
+dispatched, views among them. `ddim` is our sampling with a U-Net of diffusers against a plain loop
+over diffusers' DDIM scheduler with the same U-Net, `residual_shift` ours against a plain loop over
+that process's formulas with the same network; they run in turns, and a ratio above 1 says that ours
+is quicker. With one thread, the default, what counts is CPU time, on which other programs have
+little influence; with several it is elapsed time. Prints JSON, and writes it to
 benchmarks/results/sampling.json.
 """
 
@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import yaml
@@ -45,10 +45,24 @@ from lightning_modules.networks.swin_unet import SwinUNet
 from lightning_modules.noise import Noise
 from lightning_modules.resshift import ResShift
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs/experiment/mini"
 SIDE = 192  # of what is made
 SCALES = (4, 8, 12)
 SHORT = {"steps": 4, "min_noise": 0.2}  # ResShift's process of four steps, as its authors set it
+BETAS: Literal["squaredcos_cap_v2"] = "squaredcos_cap_v2"
+PREDICTION: Literal["v_prediction"] = "v_prediction"
+UNET = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "block_out_channels": [48, 64, 64],
+    "layers_per_block": 1,
+    "norm_num_groups": 16,
+    "down_block_types": ["DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"],
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
+    "attention_head_dim": 4,
+    "cross_attention_dim": 32,
+}
 Call = Callable[[], Any]
 
 
@@ -148,12 +162,12 @@ def in_turns(ours: Call, plain: Call, repeats: int) -> dict[str, float]:
 def settings(config: str) -> dict[str, Any]:
     """``init_args`` of the model of a configuration."""
     found = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text())
-    return cast(dict[str, Any], found.get("model", found)["init_args"])
+    return cast(dict[str, Any], found["model"]["init_args"])
 
 
 def casarbi(scale: float) -> CasArbi:
     """The small cascade."""
-    found = settings("experiment/mini/casarbi/cascade")
+    found = settings("casarbi/cascade")
     base = partial(LIIF, **found["base"]["init_args"])
     network = SFTUNet(**found["network"]["init_args"])
     return CasArbi(scale, base, network=network, residual_deviation=0.1).eval()
@@ -161,18 +175,17 @@ def casarbi(scale: float) -> CasArbi:
 
 def resshift(scale: float, **process: Any) -> ResShift:
     """The small ResShift in pixels, of so many steps."""
-    found = settings("experiment/mini/resshift/pixel")
+    found = settings("resshift/pixel")
     network = SwinUNet(**found["network"]["init_args"])
     shift = ResidualShift(**{**found["process"]["init_args"], **process})
     return ResShift(scale, network, PixelSpace(), process=shift).eval()
 
 
 def diffusion(steps: int) -> Diffusion:
-    """The small unconditional diffusion."""
-    found = settings("model/diffusion_small")
-    denoiser = UNet2D.from_config(found["denoiser"]["init_args"]["config"])
-    schedule = Schedule(**found["schedule"]["init_args"])
-    return Diffusion(1.0, denoiser, schedule=schedule, steps=steps, clamp=found["clamp"]).eval()
+    """An unconditional diffusion of small pictures."""
+    schedule = Schedule(betas=BETAS, prediction=PREDICTION)
+    denoiser = UNet2D.from_config(UNET)
+    return Diffusion(1.0, denoiser, schedule=schedule, steps=steps, clamp=1.0).eval()
 
 
 def batch(scale: float, side: int) -> Any:
@@ -219,10 +232,9 @@ def _restored(model: CasArbi | ResShift, given: Any) -> Tensor:
 def measure_ddim(side: int, steps: int, repeats: int) -> dict[str, Any]:
     """Our unconditional sampling against a plain loop over diffusers' scheduler."""
     model, given = diffusion(steps), batch(1, side)
-    found = settings("model/diffusion_small")["schedule"]["init_args"]
     scheduler = DDIMScheduler(
-        beta_schedule=found["betas"],
-        prediction_type=found["prediction"],
+        beta_schedule=BETAS,
+        prediction_type=PREDICTION,
         timestep_spacing="trailing",
         clip_sample=True,
     )

@@ -63,13 +63,13 @@ class Noise:
                 f"noise of shape {tuple(shape)} was asked for, expected ({len(self.seeds)}, ...): "
                 "one field for each image of the batch"
             )
-        fields = []
-        for seed in self.seeds:
-            generator = torch.Generator().manual_seed(seed_of(seed, "noise", self.calls))
-            # The type is said, for Lightning makes half precision the default where it is "true".
-            fields.append(torch.randn(shape[1:], generator=generator, dtype=torch.float32))
+        # The type is said, for Lightning makes half precision the default where it is "true".
+        fields = torch.empty(tuple(shape), dtype=torch.float32)
+        generator = torch.Generator()
+        for seed, field in zip(self.seeds, fields, strict=True):
+            field.normal_(generator=generator.manual_seed(seed_of(seed, "noise", self.calls)))
         self.calls += 1
-        return torch.stack(fields).to(self.device)
+        return fields.to(self.device)
 
 
 def augmented(lr: Tensor, probability: float, level: float) -> tuple[Tensor, Tensor]:
