@@ -238,9 +238,8 @@ class ResShift(SuperResolver):
                 f"the autoencoder of model.init_args.space, {type(self.space).__name__}, has "
                 "random weights: name its files, or set model.init_args.space_weights"
             )
-        perceptual: Any = self.perceptual
-        if stage == "fit" and hasattr(perceptual, "load"):
-            perceptual.load()
+        if stage == "fit" and hasattr(self.perceptual, "load"):
+            cast(Any, self.perceptual).load()
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """A released file has the network alone; the autoencoder's own is kept."""

@@ -57,7 +57,10 @@ class ResidualShift:
         input_scale: InputScale = "latent",
     ) -> None:
         if steps < 2:
-            raise ValueError(f"steps is {steps}; residual shifting needs at least 2")
+            raise ValueError(
+                f"steps is {steps}; residual shifting needs at least 2, a first and a last: set "
+                "process.steps"
+            )
         for name, value in (("kappa", kappa), ("min_noise", min_noise), ("power", power)):
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} is {value}; expected a number above 0")

@@ -92,6 +92,20 @@ class Space(nn.Module, ABC):
         """
         return self._decode(z * self.deviation + self.mean)
 
+    def load_official(self, path: str | Path) -> None:
+        """Fill the autoencoder from a file of its authors' release.
+
+        Args:
+            path: The file.
+
+        Raises:
+            ValueError: There is no such release, or the file is corrupt or of another autoencoder.
+        """
+        raise ValueError(
+            f"{type(self).__name__} takes no weights from model.init_args.space_weights: unset "
+            "that, and see the space's own arguments"
+        )
+
     @property
     def identity(self) -> str:
         """The kind of space, and a hash of its weights: the same for latents that may be mixed."""
@@ -222,11 +236,7 @@ class VQSpace(Space):
         self._freeze()
 
     def load_official(self, path: str | Path) -> None:
-        """Fill it from a file of ResShift's release, such as ``autoencoder_vq_f4.pth``.
-
-        Raises:
-            ValueError: The file is corrupt, or of another autoencoder.
-        """
+        """Fill it from a file such as ``autoencoder_vq_f4.pth``. Args as ``Space``'s."""
         fit(self.vae, from_official(read_weights(path).tensors), str(path))
         self.source = f"{Path(path).name} {fingerprint(self.vae.state_dict())}"
 

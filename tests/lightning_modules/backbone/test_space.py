@@ -117,6 +117,11 @@ def test_standardised():
         Taef2Space(deviation=[0.0])
 
 
+def test_a_space_without_a_release():
+    with pytest.raises(ValueError, match=r"PixelSpace takes no weights from .*space_weights"):
+        PixelSpace().load_official("vq.pth")
+
+
 # --------------------------------------------------------------------------------------------- VQ
 
 
