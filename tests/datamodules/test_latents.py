@@ -1,0 +1,87 @@
+"""Latents: what is said of shards that are not whole, or not what they should be."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from datamodules.batches import collate
+from datamodules.decode import UnreadableImage
+from datamodules.degrading import check_pooled
+from datamodules.latents import ABOUT, Latents, TrainingLatents, add_latents
+from datamodules.order import Item
+from datamodules.shard_writer import ShardWriter
+
+ABOUT_OURS = {"space": "Space 0123", "factor": 8, "scale": None}
+
+
+def npy(array: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def write(folder: Path, members: dict[str, bytes], about: dict[str, Any] | None = None) -> str:
+    folder.mkdir()
+    writer = ShardWriter(folder, "latents", 10)
+    for key in ("a/0", "a/1"):
+        writer.add(key, members)
+    writer.finish()
+    (folder / ABOUT).write_text(json.dumps(about or ABOUT_OURS))
+    return f"{folder}/*.tar"
+
+
+def test_a_batch_of_latents(tmp_path: Path) -> None:
+    z = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
+    source = Latents(write(tmp_path / "out", {"latent.npy": npy(z)}))
+    source.prepare(2.0)
+    assert list(source.keys) == ["a/0", "a/1"]
+    assert source.groups == [2]
+    dataset = TrainingLatents(source, "train", 2.0, 96, True)
+    items = [Item(picture=i, seed=i, epoch=0, position=i) for i in (1, 0)]
+    batch = collate(dataset.__getitems__(items))
+    add_latents(batch, source)
+    assert batch["key"] == ["train/a/1", "train/a/0"]
+    assert batch["latent"].tolist() == [z.tolist()] * 2
+    assert batch["size"] == (24, 32)
+    assert batch["space"] == "Space 0123"
+
+
+def test_what_is_no_latent(tmp_path: Path) -> None:
+    source = Latents(write(tmp_path / "ints", {"latent.npy": npy(np.zeros((1, 2, 2), int))}))
+    source.prepare(2.0)
+    with pytest.raises(UnreadableImage, match=r"is int64 \(1, 2, 2\); expected floats"):
+        source.read(0)
+    source = Latents(write(tmp_path / "objects", {"latent.npy": npy(np.array([None, {}]))}))
+    source.prepare(2.0)
+    with pytest.raises(UnreadableImage, match="allow_pickle"):  # nothing in a shard is run
+        source.read(0)
+    source = Latents(write(tmp_path / "pictures", {"txt": b"the sea"}))
+    with pytest.raises(ValueError, match=r"has no latents: main\.py encode writes"):
+        source.prepare(2.0)
+
+
+def test_encode_json(tmp_path: Path) -> None:
+    z = {"latent.npy": npy(np.zeros((1, 2, 2), np.float32))}
+    urls = write(tmp_path / "pairs", z, {**ABOUT_OURS, "scale": 4.0})
+    with pytest.raises(ValueError, match=r"of scale 4, and data\.init_args\.scale is 2"):
+        Latents(urls).prepare(2.0)
+    (tmp_path / "pairs" / ABOUT).write_text("{}")
+    with pytest.raises(ValueError, match="does not say factor, scale, space"):
+        Latents(urls).prepare(4.0)
+    (tmp_path / "pairs" / ABOUT).write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        Latents(urls).prepare(4.0)
+    (tmp_path / "pairs" / ABOUT).unlink()
+    with pytest.raises(ValueError, match=r"there is no .*encode\.json"):
+        Latents(urls).prepare(4.0)
+
+
+def test_no_pool_beside_latents() -> None:
+    with pytest.raises(ValueError, match=r"exchanges pictures, .* set pool to 0"):
+        check_pooled({"latent": 0})
