@@ -31,16 +31,21 @@ def draw(plan: Plan, path: Path) -> Path | None:
     first = rows[plan.method.shown[0]]
     lines: list[tuple[str, list[Path]]] = []
     for scale in (s for s in plan.method.shown_scales if s in first.scales):
-        for key in _chosen(first.keys(scale), plan.method.pictures):
+        for key in chosen(first.keys(scale), plan.method.pictures):
             files = [row.run / OUTPUTS / str(plan.seeds[0]) / f"{key}.png" for row in rows.values()]
             files.append(first.run / OUTPUTS / HR / f"{key}.png")
             lines.append((f"{set_of(key.partition('/')[0])} x{scale:g}", files))
-    _page([names[n] for n in rows] + ["HR"], lines).save(path, optimize=True)
+    page([names[n] for n in rows] + ["HR"], lines).save(path, optimize=True)
     return path
 
 
-def _chosen(keys: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """Those that are wanted, as SET/KEY; the first of each set, if none are."""
+def chosen(keys: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """Some of the images.
+
+    Args:
+        keys: All, as DATASET/KEY.
+        wanted: Those to show, as SET/KEY; the first of each set, if empty.
+    """
     sets: dict[str, list[str]] = {}
     for key in keys:
         sets.setdefault(set_of(key.partition("/")[0]), []).append(key)
@@ -50,10 +55,16 @@ def _chosen(keys: Sequence[str], wanted: Sequence[str]) -> list[str]:
     return [named[name] for name in wanted if name in named]
 
 
-def _page(columns: Sequence[str], lines: Sequence[tuple[str, Sequence[Path]]]) -> Image.Image:
+def page(columns: Sequence[str], lines: Sequence[tuple[str, Sequence[Path]]]) -> Image.Image:
+    """All pictures on one.
+
+    Args:
+        columns: What stands above them.
+        lines: What stands beside each line, and its pictures, a column each.
+    """
     width = len(columns) * (SIDE + GAP) - GAP
-    page = Image.new("RGB", (width, LINE + len(lines) * (SIDE + LINE + GAP)), "white")
-    pen, font = ImageDraw.Draw(page), ImageFont.load_default(FONT_SIZE)
+    paper = Image.new("RGB", (width, LINE + len(lines) * (SIDE + LINE + GAP)), "white")
+    pen, font = ImageDraw.Draw(paper), ImageFont.load_default(FONT_SIZE)
     for column, label in enumerate(columns):
         pen.text((column * (SIDE + GAP), 2), label, "black", font)
     for line, (label, files) in enumerate(lines):
@@ -62,5 +73,5 @@ def _page(columns: Sequence[str], lines: Sequence[tuple[str, Sequence[Path]]]) -
         for column, file in enumerate(files):
             with Image.open(file) as picture:
                 crop = picture.convert("RGB").crop((0, 0, SIDE, SIDE))
-            page.paste(crop, (column * (SIDE + GAP), top + LINE))
-    return page
+            paper.paste(crop, (column * (SIDE + GAP), top + LINE))
+    return paper
