@@ -211,9 +211,10 @@ class CasArbi(SuperResolver):
         process, lr_size = self.sampled, (y.shape[-2], y.shape[-1])
         anchor = b if self.domain == "image" else torch.zeros_like(b)
         x = process.prior(anchor, noise.normal(b.shape))
+        deviations = self._deviations(process.etas.to(x))
         for step in reversed(range(process.steps)):
             t = torch.full((len(x),), process.timesteps[step], device=x.device)
-            raw = self.network(self._scaled(x, t), t, b, features, lr_size, level)
+            raw = self.network(x / deviations[step], t, b, features, lr_size, level)
             x_0 = self._guided(raw * self._unit(), b, y)
             fresh = noise.normal(x.shape) if step else None
             x = residual_shift(
@@ -249,9 +250,11 @@ class CasArbi(SuperResolver):
 
     def _scaled(self, x: Tensor, t: Tensor) -> Tensor:
         # To a deviation of about 1.
-        eta = self.process.etas.to(x)[t].view(-1, 1, 1, 1)
+        return x / self._deviations(self.process.etas.to(x)[t].view(-1, 1, 1, 1))
+
+    def _deviations(self, eta: Tensor) -> Tensor:
         kept = (1 - eta) * self._unit() if self.domain == "residual" else 1.0
-        return x / (kept**2 + self.process.kappa**2 * eta).sqrt()
+        return (kept**2 + self.process.kappa**2 * eta).sqrt()
 
     def on_train_start(self) -> None:
         """Measure sigma_r on the first training pairs, unless it is known.

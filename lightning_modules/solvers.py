@@ -128,8 +128,8 @@ def residual_shift(
         noise: (B, ...), standard normal; wanted unless ``then`` is 0.
     """
     kept = then / now
-    y = kept * x + (1 - kept) * x0
-    return y if then == 0 else y + kappa * math.sqrt(kept * (now - then)) * _given(noise)
+    y = (kept * x).add_(x0, alpha=1 - kept)  # in place: large temporaries cost more than sums
+    return y if then == 0 else y.add_(_given(noise), alpha=kappa * math.sqrt(kept * (now - then)))
 
 
 def _ratio(level: Level) -> float:

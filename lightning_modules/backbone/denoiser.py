@@ -239,7 +239,7 @@ class UNet2D(Denoiser):
             )
         if self.flags.channels_last and z.ndim == 4:
             z = z.contiguous(memory_format=torch.channels_last)
-        dtype = self.unet.dtype
+        dtype = next(self.unet.parameters()).dtype  # diffusers' own property walks over all modules
         text = condition.text if condition.text is not None else self.null_text(len(z))
         if self._width is not None and text.shape[-1] != self._width:
             raise ValueError(
