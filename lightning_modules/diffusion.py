@@ -273,7 +273,7 @@ def min_snr_weights(schedule: Schedule, gamma: float | None) -> Tensor:
     Raises:
         ValueError: gamma is out of range.
 
-    Source: Hang et al., 2023 (arXiv 2303.09556), equations 10 to 12 in the form of their code.
+    Source: Hang et al., 2023 (arXiv 2303.09556), its min-SNR-gamma for each of the targets.
     """
     if gamma is None:
         return torch.ones(schedule.steps)
