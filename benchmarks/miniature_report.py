@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks.miniature_jobs import Note
 from benchmarks.miniature_numbers import (
     ALL,
     PER_IMAGE,
@@ -46,18 +47,13 @@ def collect(plan: Plan) -> dict[str, Any]:
         "steps": plan.steps,
         "images": {f"x{scale:g}": first.keys(scale) for scale in first.scales},
         "note": plan.method.note,
-        "trainings": {
-            name.removeprefix("fit "): {"seconds": note.seconds, "commit": note.commit}
-            for name, note in notes.items()
-            if name.startswith("fit ")
-        },
+        "trainings": _times(notes, "fit "),
+        "evaluations": _times(notes, "test "),
         "gate": gate,
         "rows": {
             row.name: {
                 "label": row.label,
                 "control": row.control,
-                "seconds": notes[f"test {row.name}"].seconds,
-                "commit": notes[f"test {row.name}"].commit,
                 "options": list(row.options),
                 "sets": _sets(measured[row.name]),
                 "against_control": _against(row, measured) if gate["open"] else [],
@@ -66,6 +62,14 @@ def collect(plan: Plan) -> dict[str, Any]:
             for row in rows
         },
         "claims": [_judged(claim, measured, gate) for claim in claims],
+    }
+
+
+def _times(notes: dict[str, Note], verb: str) -> dict[str, dict[str, Any]]:
+    return {
+        name.removeprefix(verb): {"seconds": note.seconds, "commit": note.commit}
+        for name, note in notes.items()
+        if name.startswith(verb)
     }
 
 
@@ -175,7 +179,7 @@ def markdown(report: dict[str, Any], name: str) -> str:
     crops = max(len(keys) for keys in results["images"].values())
     minutes = [
         sum(part["seconds"] for part in results[what].values()) / 60
-        for what in ("trainings", "rows")
+        for what in ("trainings", "evaluations")
     ]
     text = [
         f"{crops} crops of 192 pixels at each scale; means over {len(results['seeds'])} seeds for "
@@ -231,7 +235,8 @@ def _table(results: dict[str, Any], metric: str) -> str:
             for apart in row["against_control"]
             if apart["metric"] == metric and apart["verdict"] == "does not hold"
         }
-        control = f" ({labels.get(row['control'], '')})" if row["control"] != name else ""
+        named = row["control"] != name and row["control"] in labels
+        control = f" ({labels[row['control']]})" if named else ""
         cells = [_cell(row["sets"][ALL].get(s, {}), metric, s in lost) for s in scales]
         rows.append([row["label"] + control, *cells])
     return _grid("", scales, rows)

@@ -16,7 +16,7 @@ from benchmarks.miniature_spec import Gate
 from tests.conftest import REPO
 
 LOST = {"metric": "psnr", "scale": 4.0, "n": 6, "difference": -1.2, "interval": [-1.5, -1.0]}
-ROW = {"seconds": 60.0, "commit": "c", "options": []}
+TIME = {"seconds": 60.0, "commit": "c"}
 REPORT: dict[str, Any] = {
     "command": "python -m benchmarks.miniature casarbi",
     "commit": "c",
@@ -28,6 +28,7 @@ REPORT: dict[str, Any] = {
         "images": {"x4": ["a", "b"], "x8": ["a", "b"]},
         "note": "A note.",
         "trainings": {"base": {"seconds": 300.0, "commit": "c"}},
+        "evaluations": {"bicubic": TIME, "cascade": TIME},
         "gate": {"open": True, "what": "base", "reached": 36.0, "bicubic": 33.5, "margin": 2.0},
         "rows": {
             "bicubic": {
@@ -38,7 +39,7 @@ REPORT: dict[str, Any] = {
                     "self_ssim": {},
                 },
                 "sets": {"all": {"x4": {"psnr": 26.111, "swd": 3.1}, "x8": {"psnr": 23.0}}},
-                **ROW,
+                "options": [],
             },
             "cascade": {
                 **{"label": "CasArbi", "control": "bicubic"},
@@ -49,7 +50,7 @@ REPORT: dict[str, Any] = {
                     "kodak": {"x4": {"seconds": 1.4, "calls": 30.0}},
                 },
                 "self_ssim": {"x4_from_x8": 0.8, "x8_from_x4": 0.7},
-                **ROW,
+                "options": [],
             },
         },
         "claims": [
