@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from degradations.draws import seed_of
+from lightning_modules.backbone.frozen import check_sources, sources
 from lightning_modules.noise import Noise
 from lightning_modules.tiling import restore_tiled
 from lightning_modules.weights import read_weights
@@ -244,8 +245,8 @@ class ImageModel(LightningModule, ABC):
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: Another method's weights, or tensors that are missing, unexpected or of
-                another shape.
+            ValueError: Another method's weights, or those that were trained beside other frozen
+                ones; or tensors that are missing, unexpected or of another shape.
         """
         weights = read_weights(path)
         if weights.model not in (None, class_path(self)):
@@ -253,6 +254,7 @@ class ImageModel(LightningModule, ABC):
                 f"{path} was trained with {weights.model}, but the model here is "
                 f"{class_path(self)}: set model.class_path to that, or name another file"
             )
+        check_sources(self, weights.frozen)
         own = self.state_dict()
         state = weights.tensors if weights.model else self.import_official(weights.tensors)
         trained = set(self.checkpoint_keys())
@@ -302,13 +304,14 @@ class ImageModel(LightningModule, ABC):
         """Keep what training changes; frozen parts are named by their source, not stored."""
         keys = set(self.checkpoint_keys())
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keys}
-        checkpoint["model"] = class_path(self)
+        checkpoint["model"], checkpoint["frozen"] = class_path(self), sources(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another method's checkpoint, and take the frozen parts from this model.
 
         Raises:
-            ValueError: The checkpoint belongs to another method or another size of the network.
+            ValueError: The checkpoint belongs to another method, another size of the network, or
+                other frozen weights.
         """
         model = checkpoint.get("model")
         if model != class_path(self):
@@ -316,6 +319,7 @@ class ImageModel(LightningModule, ABC):
                 f"the checkpoint was trained with {model or 'a model that it does not name'}, but "
                 f"the model here is {class_path(self)}: set model.class_path to that"
             )
+        check_sources(self, checkpoint.get("frozen", {}))
         own, state = self.state_dict(), checkpoint["state_dict"]
         missing = [k for k in self.checkpoint_keys() if k not in state]
         _check_tensors("the checkpoint", own, state, missing)

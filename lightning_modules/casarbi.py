@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from degradations.bicubic import resize
+from lightning_modules.backbone.frozen import bare_names, fit
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import fingerprint
 from lightning_modules.base import SuperResolver
@@ -99,7 +100,7 @@ class CasArbi(SuperResolver):
             ``{scale}`` is filled in.
 
     Raises:
-        ValueError: An argument is out of range or unknown.
+        ValueError: An argument is out of range or unknown, or the base enlarges by one factor only.
     """
 
     sigma_r: Tensor
@@ -141,6 +142,12 @@ class CasArbi(SuperResolver):
                 "it out and it is measured"
             )
         self.base, self.base_weights = base(self.scale), base_weights
+        if not all(callable(getattr(self.base, name, None)) for name in ("encode", "render")):
+            raise ValueError(
+                f"model.init_args.base is {type(self.base).__name__}, which cannot render features "
+                "at any size: set it to lightning_modules.networks.liif.LIIF or "
+                "lightning_modules.networks.edsr.AnySizeEDSR"
+            )
         self.base.requires_grad_(False)
         self.network = network
         self.process = process or ResidualShift()
@@ -350,18 +357,14 @@ class CasArbi(SuperResolver):
         found = read_weights(path)
         tensors = {
             name.removeprefix("network."): tensor
-            for name, tensor in found.tensors.items()
+            for name, tensor in bare_names(found.tensors).items()
             if not found.model or name.startswith("network.")
         }
         official = getattr(self.base, "official", dict)
         tensors = tensors if found.model else official(tensors)
-        problem = _mismatch(self.base.state_dict(), tensors)
-        if problem:
-            raise ValueError(
-                f"model.init_args.base_weights {path} does not fit {type(self.base).__name__}: "
-                f"{problem}; see model.init_args.base"
-            )
-        self.base.load_state_dict(tensors)
+        fit(self.base, tensors, f"model.init_args.base_weights, {path},")
+        source = f"{found.name} {fingerprint(self.base.state_dict())}"
+        cast(Any, self.base).source = source  # what a checkpoint says of it
         if self.network is None:
             self.weights_source = found.name
         log.info("base: %s", found.name)
@@ -383,11 +386,3 @@ class CasArbi(SuperResolver):
             )
         if known:
             self.base_print.fill_(own)
-
-
-def _mismatch(own: dict[str, Tensor], given: dict[str, Tensor]) -> str:
-    missing = [k for k in own if k not in given]
-    unexpected = [k for k in given if k not in own]
-    reshaped = [k for k in own if k in given and given[k].shape != own[k].shape]
-    parts = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    return "; ".join(f"{len(v)} {k} ({', '.join(v[:3])}, ...)" for k, v in parts.items() if v)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ class Weights:
         tensors: Tensors by name.
         model: Class path of the model they belong to, or None for a file that is not ours.
         name: What to call them in a result: the file's path, and whether EMA weights were taken.
+        frozen: Where the weights of the model's frozen parts came from, by part.
     """
 
     tensors: dict[str, Tensor]
     model: str | None
     name: str
+    frozen: dict[str, str] = field(default_factory=dict)
 
 
 def read_weights(path: str | Path) -> Weights:
@@ -48,7 +50,8 @@ def read_weights(path: str | Path) -> Weights:
     if "pytorch-lightning_version" in content and isinstance(content.get("state_dict"), dict):
         ema = content.get("callbacks", {}).get("EMA")
         tensors = {**content["state_dict"], **(ema["weights"] if ema else {})}
-        return Weights(tensors, content.get("model"), f"{path} (EMA)" if ema else str(path))
+        name = f"{path} (EMA)" if ema else str(path)
+        return Weights(tensors, content.get("model"), name, content.get("frozen", {}))
     return Weights(_state_dict(content, path), None, str(path))
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from degradations.bicubic import resize
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.casarbi import CasArbi
+from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.noise import Noise
@@ -261,7 +262,7 @@ def test_the_base_alone_needs_no_other_weights(tmp_path):
 def test_a_base_of_another_network_is_refused(tmp_path):
     trained_base(tmp_path / "base.ckpt")
     made = CasArbi(2.0, partial(TINY, blocks=2))
-    with pytest.raises(ValueError, match=r"base_weights .* does not fit LIIF: .* missing"):
+    with pytest.raises(ValueError, match=r"base_weights, .* do not fit the network: 6 missing"):
         made.load_base(tmp_path / "base.ckpt")
 
 
@@ -280,9 +281,31 @@ def test_another_base_than_that_of_training_is_refused(tmp_path):
     models["one"]._check_base()
     checkpoint = {"state_dict": models["one"].state_dict()}
     models["one"].on_save_checkpoint(checkpoint)
-    models["two"].on_load_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match=r"trained with base from .*one\.ckpt \w+, and here it is"):
+        models["two"].on_load_checkpoint(checkpoint)
     with pytest.raises(ValueError, match="made for another base"):
-        models["two"].load_state_dict(checkpoint["state_dict"])
+        models["two"].load_state_dict({**models["two"].state_dict(), **checkpoint["state_dict"]})
+    models["one"].on_load_checkpoint(checkpoint)
+
+
+def test_weights_beside_another_base_are_refused(tmp_path):
+    """Also by `test` and `predict`, which take no more than the weights of a checkpoint."""
+    for name, seed in (("one", 1), ("two", 2)):
+        trained_base(tmp_path / f"{name}.ckpt", seed)
+    one, two = (CasArbi(2.0, TINY, network=SFTUNet(8, 8, (1,), 1)) for _ in range(2))
+    one.load_base(tmp_path / "one.ckpt")
+    two.load_base(tmp_path / "two.ckpt")
+    checkpoint = {"state_dict": one.state_dict(), "pytorch-lightning_version": "2"}
+    one.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "cascade.ckpt")
+    one.load_weights(tmp_path / "cascade.ckpt")
+    with pytest.raises(ValueError, match=r"trained with base from .*one\.ckpt"):
+        two.load_weights(tmp_path / "cascade.ckpt")
+
+
+def test_a_base_of_one_factor_is_refused():
+    with pytest.raises(ValueError, match=r"base is EDSR, which cannot render .*AnySizeEDSR"):
+        CasArbi(2.0, EDSR)
 
 
 @pytest.mark.parametrize(
