@@ -14,7 +14,7 @@ from datamodules.batches import collate
 from datamodules.order import EvaluationSampler
 from datamodules.pictures import Pictures
 from datamodules.pieces import Pieces, PiecesLoader
-from datamodules.worker_signals import leave_signals_to_the_owner
+from datamodules.worker_signals import end_workers_at_exit, leave_signals_to_the_owner
 from degradations.draws import seed_of
 
 Loader = DataLoader[dict[str, Any]]
@@ -32,6 +32,8 @@ def loader_of(
         pin_memory: Whether batches go to a GPU.
         persistent: Whether the workers live on from epoch to epoch.
     """
+    if workers:
+        end_workers_at_exit()
     pieces = isinstance(sampler, Pieces)
     return (PiecesLoader if pieces else DataLoader)(
         dataset,

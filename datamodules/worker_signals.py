@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import multiprocessing
 import signal
 from types import FrameType
 
@@ -18,6 +21,23 @@ def leave_signals_to_the_owner() -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     # The second one counts: with that the owner ends a worker that hangs.
     signal.signal(signal.SIGTERM, _once)
+
+
+@functools.cache  # once a process
+def end_workers_at_exit() -> None:
+    """Called in the owner: let its end be that of its workers, also after an error.
+
+    Python asks them by one SIGTERM, which they outlive, and then waits for them. This comes before.
+    """
+    atexit.register(_end_workers)
+
+
+def _end_workers() -> None:
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises where a worker was killed
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def _once(number: int, frame: FrameType | None) -> None:
