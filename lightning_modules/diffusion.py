@@ -13,7 +13,7 @@ Differs from the papers in: nothing, with `min_snr` and `guidance` as they say.
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from lightning_modules.backbone.condition import Condition, TextEncoder, guided
 from lightning_modules.backbone.denoiser import Denoiser
-from lightning_modules.backbone.frozen import bare_names, check_sources, sources
+from lightning_modules.backbone.frozen import bare_names
 from lightning_modules.backbone.schedule import Schedule, Spacing, spaced
 from lightning_modules.backbone.space import PixelSpace, Space
 from lightning_modules.base import Generator, adam
@@ -95,7 +95,6 @@ class Diffusion(Generator):
         self.timesteps = timesteps or (0, self.schedule.steps)
         self.caption_dropout, self.guidance = caption_dropout, guidance
         self.eta, self.clamp = eta, clamp
-        self._checked = ""  # whose latents were found to be of the space
         self._check()
         self.sampled = spaced(self.schedule.steps, steps, spacing)
         self.register_buffer("weight", min_snr_weights(self.schedule, min_snr), persistent=False)
@@ -123,15 +122,23 @@ class Diffusion(Generator):
             ValueError: The latents are of another space.
         """
         if "latent" in batch:
-            self._check_latents(batch["space"])
-            return self.space.standardised(batch["latent"])
+            return self.space.take(batch["latent"], batch["space"])
         return self.space.encode(functional.avg_pool2d(batch["hr"], int(self.scale)))
 
     @torch.no_grad()
     def text(self, batch: Batch) -> Condition:
-        """The captions of a batch as the denoiser is told them, where there is an encoder."""
+        """The captions of a batch as the denoiser is told them, where there is an encoder.
+
+        Raises:
+            ValueError: The batch has none.
+        """
         if self.encoder is None:
             return Condition()
+        if "text" not in batch:
+            raise ValueError(
+                f"{batch['key'][0]} has no caption, and model.init_args.encoder reads them: take a "
+                "source that gives text, or unset the encoder"
+            )
         return Condition(text=self.encoder(batch["text"]))
 
     def _dropped(self, condition: Condition) -> Condition:
@@ -143,7 +150,10 @@ class Diffusion(Generator):
         return Condition(text=torch.where(dropped.view(-1, 1, 1), null, condition.text))
 
     def _no_text(self, text: Tensor) -> Tensor:
-        return self.denoiser.null_text(len(text), text.shape[1]).to(text.dtype)
+        null = self.denoiser.null_text(len(text), text.shape[1])
+        if null is None:  # as Stable Diffusion was trained: an empty caption
+            null = cast(TextEncoder, self.encoder)([""]).expand_as(text)
+        return null.to(text.dtype)
 
     # -------------------------------------------------------------------------------- sampling
 
@@ -228,36 +238,11 @@ class Diffusion(Generator):
                 "model.init_args.encoder, or guidance to 1"
             )
 
-    def _check_latents(self, made_by: str) -> None:
-        if made_by == self._checked:
-            return
-        if made_by != self.space.identity:
-            raise ValueError(
-                f"the latents of data.init_args.train were made by {made_by}, and "
-                f"model.init_args.space is {self.space.identity}: encode with that, or name the "
-                "same weights"
-            )
-        self._checked = made_by
-
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Names as they are without ``torch.compile``; what is frozen keeps its own weights."""
         trained = set(self.checkpoint_keys())
         frozen = {name: own for name, own in self.state_dict().items() if name not in trained}
         return {**frozen, **bare_names(tensors)}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As every model's, with the sources of the frozen parts."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["frozen"] = sources(self)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As every model's.
-
-        Raises:
-            ValueError: A frozen part has other weights than in training.
-        """
-        super().on_load_checkpoint(checkpoint)
-        check_sources(self, checkpoint.get("frozen", {}))
 
 
 def min_snr_weights(schedule: Schedule, gamma: float | None) -> Tensor:

@@ -21,7 +21,6 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules.backbone.frozen import check_sources, sources
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
@@ -108,7 +107,6 @@ class ResShift(SuperResolver):
         self.perceptual_weight = perceptual_weight
         self.perceptual_target = perceptual_target
         self.dropped = 0  # steps without their perceptual part, in this process
-        self._checked = ""  # whose latents were found to be of the space
 
     # ------------------------------------------------------------------------------------- training
 
@@ -137,8 +135,7 @@ class ResShift(SuperResolver):
             ValueError: The batch brings latents of another space, or neither LR nor HR.
         """
         if "latent" in batch:
-            self._check_space(batch["space"])
-            z = self.space.standardised(batch["latent"])
+            z = self.space.take(batch["latent"], batch["space"])
         else:
             z = self.space.encode(batch["hr"])
         if "lr" not in batch:
@@ -150,22 +147,16 @@ class ResShift(SuperResolver):
             return z, self.space.standardised(batch["lr_latent"])
         return z, self.space.encode(self.enlarged(batch["lr"], batch["size"]))
 
-    def _check_space(self, made_by: str) -> None:
-        if made_by == self._checked:
-            return
-        if made_by != self.space.identity:
-            raise ValueError(
-                f"the latents of data.init_args.train were made by {made_by}, and "
-                f"model.init_args.space is {self.space.identity}: encode with that, or name the "
-                "same weights"
-            )
-        self._checked = made_by
-
     def _perceptual(self, x0: Tensor, z: Tensor, batch: Batch) -> Tensor:
         # Gradients go through the distance and the decoder to the prediction.
         pictures = self.space.decode(x0).clamp(0, 1)
         with torch.no_grad():
             on_hr = self.perceptual_target == "hr"
+            if on_hr and "hr" not in batch:
+                raise ValueError(
+                    "model.init_args.perceptual_target is hr, and data.init_args.train gives "
+                    "latents without HR: encode with --encode.pictures true, or set round_trip"
+                )
             target = batch["hr"] if on_hr else self.space.decode(z).clamp(0, 1)
         distance = cast(nn.Module, self.perceptual)(pictures, target).mean()
         # On the host: where a part is not finite, its gradient is not either, whatever its weight.
@@ -196,12 +187,15 @@ class ResShift(SuperResolver):
         return self._picture(x, batch)
 
     def _anchor(self, lr: Tensor) -> Tensor:
-        H, W = (round(n * self.scale) for n in lr.shape[-2:])
-        return self.space.encode(self.enlarged(lr, (H, W)))
+        return self.space.encode(self.enlarged(lr, self._size(lr)))
 
     def _picture(self, z: Tensor, batch: Batch) -> Tensor:
-        H, W = batch["size"]
+        # All of LR: cut to another size that was asked for, a part of the picture would be gone.
+        H, W = self._size(batch["lr"])
         return self.space.decode(z)[..., :H, :W]
+
+    def _size(self, lr: Tensor) -> tuple[int, int]:
+        return round(lr.shape[-2] * self.scale), round(lr.shape[-1] * self.scale)
 
     @staticmethod
     def enlarged(lr: Tensor, size: tuple[int, int]) -> Tensor:
@@ -248,20 +242,6 @@ class ResShift(SuperResolver):
         own = {k: v for k, v in self.state_dict().items() if not k.startswith("network.")}
         found = {f"network.{name}": tensor for name, tensor in from_official(tensors).items()}
         return {**own, **found}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As of every model, and which autoencoder the network was trained for."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["frozen"] = sources(self)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As of every model.
-
-        Raises:
-            ValueError: The checkpoint belongs to another autoencoder, method or size.
-        """
-        check_sources(self, checkpoint.get("frozen", {}))
-        super().on_load_checkpoint(checkpoint)
 
 
 class ResShiftControl(ResShift):

@@ -56,13 +56,9 @@ class Denoiser(nn.Module, ABC):
             residuals: What is added to the features that skip from the way down to the way up.
         """
 
-    def null_text(self, count: int, tokens: int = 1) -> Tensor:
-        """(count, tokens, D), what stands for "no text".
-
-        Raises:
-            ValueError: The network was made without.
-        """
-        raise ValueError(f"{type(self).__name__} has no null text: give it a condition with text")
+    def null_text(self, count: int, tokens: int = 1) -> Tensor | None:
+        """(count, tokens, D), what stands for "no text"; None where the network has no such."""
+        return None
 
 
 class UNet2D(Denoiser):
@@ -191,11 +187,9 @@ class UNet2D(Denoiser):
         inputs = self._inputs(z_t, t, condition or Condition())
         return read(self.unet, {**inputs, "return_dict": False}, middle)
 
-    def null_text(self, count: int, tokens: int = 1) -> Tensor:
+    def null_text(self, count: int, tokens: int = 1) -> Tensor | None:
         """As ``Denoiser.null_text``; equal tokens, to which attention is as to one."""
-        if self.null is None:
-            return super().null_text(count, tokens)
-        return self.null.expand(count, tokens, -1)
+        return None if self.null is None else self.null.expand(count, tokens, -1)
 
     def train(self, mode: bool = True) -> UNet2D:
         """Stay in evaluation mode where it is frozen."""
@@ -241,6 +235,10 @@ class UNet2D(Denoiser):
             z = z.contiguous(memory_format=torch.channels_last)
         dtype = next(self.unet.parameters()).dtype  # diffusers' own property walks over all modules
         text = condition.text if condition.text is not None else self.null_text(len(z))
+        if text is None:
+            raise ValueError(
+                f"{type(self).__name__} has no null text: give it a condition with text"
+            )
         if self._width is not None and text.shape[-1] != self._width:
             raise ValueError(
                 f"the text has {text.shape[-1]} channels and the denoiser takes {self._width}: is "
@@ -251,11 +249,22 @@ class UNet2D(Denoiser):
 
     def _extras(self, condition: Condition) -> dict[str, Any]:
         extras: dict[str, Any] = {}
+        told = condition.sizes is not None or condition.pooled is not None
+        unheard = {
+            "noise_level": condition.noise_level is not None and self.unet.class_embedding is None,
+            "sizes and pooled": told and self.unet.config.addition_embed_type is None,
+        }
+        if any(unheard.values()):  # diffusers says nothing
+            names = " or ".join(name for name, is_so in unheard.items() if is_so)
+            raise ValueError(
+                f"the condition has {names}, and the network has no embedding of such: leave it "
+                "out, or set class_embed_type or addition_embed_type in the network's arguments"
+            )
         if condition.noise_level is not None:
             counted = self.unet.config.class_embed_type is None  # a table of levels
             level = condition.noise_level
             extras["class_labels"] = level.long() if counted else level
-        if condition.sizes is not None or condition.pooled is not None:
+        if told:
             extras["added_cond_kwargs"] = {
                 "text_embeds": condition.pooled,
                 "time_ids": condition.sizes,

@@ -47,6 +47,7 @@ class Space(nn.Module, ABC):
     source: str = ""
     mean: Tensor
     deviation: Tensor
+    _known: str = ""  # whose latents were found to be its own
 
     def __init__(self, mean: Sequence[float] = (0.0,), deviation: Sequence[float] = (1.0,)) -> None:
         super().__init__()
@@ -80,6 +81,29 @@ class Space(nn.Module, ABC):
     def standardised(self, z: Tensor) -> Tensor:
         """(B, channels, h, w) as the encoder gives it, as the denoiser sees it."""
         return (z - self.mean) / self.deviation
+
+    def take(self, latent: Tensor, made_by: str) -> Tensor:
+        """Latents that ``main.py encode`` wrote, as the denoiser sees them.
+
+        Args:
+            latent: (B, channels, h, w), as the encoder gave them.
+            made_by: ``identity`` of the space that they are of.
+
+        Returns:
+            (B, channels, h, w).
+
+        Raises:
+            ValueError: They are of another space.
+        """
+        if made_by != self._known:  # once: the hash of all weights takes a while
+            own = self.identity
+            if made_by != own:
+                raise ValueError(
+                    f"the latents of data.init_args.train were made by {made_by}, and "
+                    f"model.init_args.space is {own}: encode with that, or name the same weights"
+                )
+            self._known = made_by
+        return self.standardised(latent)
 
     def decode(self, z: Tensor) -> Tensor:
         """Pictures again.

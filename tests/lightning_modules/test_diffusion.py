@@ -201,6 +201,23 @@ def test_captions_are_left_out_at_random(share, expected):
     assert abs(dropped.float().mean() - expected) < 0.03
 
 
+def test_a_network_without_a_null_text_is_told_an_empty_caption():
+    """As Stable Diffusion was trained; its U-Net has no token of its own for it."""
+    method = oracle(encoder=Words(), caption_dropout=1.0)
+    method.denoiser.null_text = lambda *_: None
+    method.training_step(batch(), 0)
+    (text,) = method.denoiser.texts
+    assert text.shape == (4, 3, 4)
+    assert (text == len("")).all()
+
+
+def test_pictures_without_captions():
+    method = oracle(encoder=Words())
+    given = {name: value for name, value in batch().items() if name != "text"}
+    with pytest.raises(ValueError, match=r"0 has no caption, and model\.init_args\.encoder reads"):
+        method.training_step(given, 0)
+
+
 def test_it_learns_one_picture():
     torch.manual_seed(0)
     given = {**batch(), "hr": torch.full((4, 3, 8, 8), 0.8)}

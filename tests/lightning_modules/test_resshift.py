@@ -116,6 +116,14 @@ def test_any_size_is_padded_and_cut_again(h, w):
     assert found.shape == given["hr"].shape
 
 
+@pytest.mark.parametrize("size", [(24, 32), (40, 40)])
+def test_another_size_than_its_own_is_refused(size):
+    """It enlarges by its scale alone: of a smaller size, a part of the picture would be gone."""
+    method = ResShift(4.0, Echo(), PixelSpace())
+    with pytest.raises(ValueError, match=rf"made 2x3x32x32 .*expected 2x3x{size[0]}x{size[1]}"):
+        method.enlarge({**batch(), "size": size})
+
+
 def test_noise_belongs_to_the_picture():
     given = batch()
     method = ResShift(4.0, Echo(), PixelSpace())
@@ -202,6 +210,14 @@ def test_the_perceptual_part_is_of_decoded_pictures(target):
     assert {name.split(".")[0] for name in method.checkpoint_keys()} == {"network"}
 
 
+def test_a_perceptual_part_of_hr_wants_hr():
+    method, _ = perceptual(Distance(), perceptual_target="hr")
+    given = batch() | {"latent": torch.zeros(2, 3, 16, 16), "space": method.space.identity}
+    del given["hr"]
+    with pytest.raises(ValueError, match=r"latents without HR: encode with --encode\.pictures"):
+        method.training_step(given, 0)
+
+
 def test_a_perceptual_part_that_is_not_finite_is_left_out():
     method, logged = perceptual(Distance(broken=True))
     for step in (1, 2):
@@ -259,15 +275,21 @@ def test_a_released_file_without_a_tensor(tmp_path):
         method.load_weights(tmp_path / "resshift.pth")
 
 
-def test_a_checkpoint_of_other_latents():
+def test_a_checkpoint_of_other_latents(tmp_path):
     method = ResShift(4.0, Echo(), small_vq())
     checkpoint = {"state_dict": {}}
     method.space.source = f"one.pth {'1' * 16}"
     method.on_save_checkpoint(checkpoint)
     method.on_load_checkpoint(checkpoint)
+    torch.save(checkpoint | {"pytorch-lightning_version": "2"}, tmp_path / "a.ckpt")
+    method.load_weights(tmp_path / "a.ckpt")
     method.space.source = f"one.pth {'5' * 16}"
-    with pytest.raises(ValueError, match=r"trained with space from one\.pth 1+, .* one\.pth 5+"):
-        method.on_load_checkpoint(checkpoint)
+    for load in (
+        lambda: method.on_load_checkpoint(checkpoint),
+        lambda: method.load_weights(tmp_path / "a.ckpt"),  # `test` and `predict`
+    ):
+        with pytest.raises(ValueError, match=r"trained with space from one\.pth 1+, .*pth 5+"):
+            load()
 
 
 # ------------------------------------------------------------------------------------- the control

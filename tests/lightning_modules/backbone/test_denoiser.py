@@ -325,6 +325,10 @@ def test_a_file_of_its_weights(prefix, tmp_path):
             "7 channels and the denoiser takes",
         ),
         ({"condition": Condition(coordinates=torch.zeros(2, 2, 8, 8))}, "takes no coordinates"),
+        (
+            {"condition": Condition(text=torch.zeros(2, 3, 6), noise_level=torch.zeros(2))},
+            "the condition has noise_level, and the network has no embedding of such",
+        ),
     ],
 )
 def test_mistakes_of_a_call(change, message):
