@@ -95,6 +95,7 @@ class Diffusion(Generator):
         self.timesteps = timesteps or (0, self.schedule.steps)
         self.caption_dropout, self.guidance = caption_dropout, guidance
         self.eta, self.clamp = eta, clamp
+        self.weights_source = denoiser.source or None  # a trained one, frozen, is enough to sample
         self._check()
         self.sampled = spaced(self.schedule.steps, steps, spacing)
         self.register_buffer("weight", min_snr_weights(self.schedule, min_snr), persistent=False)

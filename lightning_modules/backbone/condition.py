@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -176,28 +177,19 @@ class TextEncoder(nn.Module):
     """CLIP's text encoder as Stable Diffusion has it, frozen; needs transformers.
 
     Args:
-        model: ``transformers.CLIPTextModel``.
-        tokenizer: Its tokenizer.
-        source: Where its weights came from.
+        path: Folder that holds ``text_encoder`` and ``tokenizer`` in diffusers' layout, or name on
+            the hub. May hold environment variables.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        ValueError: transformers is not installed.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, source: str = "") -> None:
+    model: Any  # transformers may not be there to say what they are
+    tokenizer: Any
+
+    def __init__(self, path: str, revision: str | None = None) -> None:
         super().__init__()
-        self.model, self.tokenizer, self.source = model, tokenizer, source
-        self.requires_grad_(False)
-        self.train(False)
-
-    @classmethod
-    def from_pretrained(cls, path: str, revision: str | None = None) -> TextEncoder:
-        """The encoder of a folder or of a model on the hub, in diffusers' layout.
-
-        Args:
-            path: Folder that holds ``text_encoder`` and ``tokenizer``, or name on the hub.
-            revision: Branch, tag or commit on the hub.
-
-        Raises:
-            ValueError: transformers is not installed.
-        """
         try:
             library = importlib.import_module("transformers")
         except ImportError as error:
@@ -205,13 +197,21 @@ class TextEncoder(nn.Module):
                 "a text encoder needs transformers, which is not installed: install it, or use the "
                 "cached embedding of a fixed prompt"
             ) from error
-        tokenizer = library.CLIPTokenizer.from_pretrained(
-            path, subfolder="tokenizer", revision=revision
+        place = os.path.expandvars(path)
+        self.tokenizer = library.CLIPTokenizer.from_pretrained(
+            place, subfolder="tokenizer", revision=revision
         )
-        model = library.CLIPTextModel.from_pretrained(
-            path, subfolder="text_encoder", revision=revision
+        self.model = library.CLIPTextModel.from_pretrained(
+            place, subfolder="text_encoder", revision=revision
         )
-        return cls(model, tokenizer, named(path, model, revision))
+        self.source = named(path, self.model, revision)
+        self.requires_grad_(False)
+        self.train(False)
+
+    @classmethod
+    def from_pretrained(cls, path: str, revision: str | None = None) -> TextEncoder:
+        """A trained encoder. Args as of the class."""
+        return cls(path, revision)
 
     def train(self, mode: bool = True) -> TextEncoder:
         """Stay in evaluation mode."""

@@ -69,9 +69,9 @@ class UNet2D(Denoiser):
             folder, or the name on the hub, of a trained one in diffusers' layout.
         subfolder: Where in that.
         revision: Branch, tag or commit on the hub.
-        null: What stands for "no text": one token that is ``learned``, which is the default with
-            random weights, one of ``zero``, or ``none``, the default of a trained network, which
-            then always wants a text.
+        null_token: What stands for "no text": one token that is ``learned``, which is the default
+            with random weights, one of ``zero``, or ``none``, the default of a trained network,
+            which then always wants a text.
         flags: How it is run; by default as it is.
 
     Raises:
@@ -91,7 +91,7 @@ class UNet2D(Denoiser):
         network: dict[str, Any] | str,
         subfolder: str | None = "unet",
         revision: str | None = None,
-        null: Null | None = None,
+        null_token: Null | None = None,
         flags: Flags | None = None,
     ) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class UNet2D(Denoiser):
         else:
             self.unet = untrained(self.kind, network)
         self._width = text_width(self.unet)
-        self._add_null(null or ("none" if trained else "learned"))
+        self._add_null(null_token or ("none" if trained else "learned"))
         self.channels = int(self.unet.config.out_channels)
         if self.flags.frozen:
             self.requires_grad_(False)
@@ -113,10 +113,10 @@ class UNet2D(Denoiser):
 
     @classmethod
     def from_config(
-        cls, config: dict[str, Any], null: Null | None = None, flags: Flags | None = None
+        cls, config: dict[str, Any], null_token: Null | None = None, flags: Flags | None = None
     ) -> UNet2D:
         """A network of random weights. Args as of the class."""
-        return cls(config, null=null, flags=flags)
+        return cls(config, null_token=null_token, flags=flags)
 
     @classmethod
     def from_pretrained(
@@ -124,11 +124,11 @@ class UNet2D(Denoiser):
         path: str,
         subfolder: str | None = "unet",
         revision: str | None = None,
-        null: Null | None = None,
+        null_token: Null | None = None,
         flags: Flags | None = None,
     ) -> UNet2D:
         """A trained network. Args as of the class."""
-        return cls(path, subfolder, revision, null, flags)
+        return cls(path, subfolder, revision, null_token, flags)
 
     def load(self, path: str | Path) -> None:
         """Fill it from a file: a checkpoint of a run here, or a file of the U-Net alone.
@@ -198,20 +198,20 @@ class UNet2D(Denoiser):
 
     def _add_null(self, null: Null) -> None:
         if null not in get_args(Null):
-            raise ValueError(f"null is {null!r}; expected one of {', '.join(get_args(Null))}")
+            raise ValueError(f"null_token is {null!r}; expected one of {', '.join(get_args(Null))}")
         if null == "none":
             self.register_buffer("null", None)
             return
         if self._width is None:
             raise ValueError(
-                f"null is {null!r} for a network whose blocks take texts of differing widths; set "
-                "null to none"
+                f"null_token is {null!r} for a network whose blocks take texts of differing "
+                "widths; set null_token to none"
             )
         crosses = any(name.endswith("attn2") for name, _ in self.unet.named_modules())
         if null == "learned" and not crosses:
             raise ValueError(
-                "null is 'learned' for a network without cross-attention, which would never change "
-                "it; set null to zero"
+                "null_token is 'learned' for a network without cross-attention, which would never "
+                "change it; set null_token to zero"
             )
         token = torch.zeros(1, 1, self._width)
         if null == "learned":
@@ -281,7 +281,7 @@ class UNet3D(UNet2D):
         network: Arguments of diffusers' class, or a folder or a name on the hub.
         subfolder: Where in that.
         revision: Branch, tag or commit on the hub.
-        null: What stands for "no text": ``learned``, ``zero`` or ``none``.
+        null_token: What stands for "no text": ``learned``, ``zero`` or ``none``.
         flags: How it is run; by default as it is.
 
     Raises:

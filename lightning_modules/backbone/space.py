@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.backbone.frozen import fit
+from lightning_modules.backbone.library import pretrained
 from lightning_modules.networks import taef2
 from lightning_modules.networks.vq import from_official, resshift_vq
 from lightning_modules.noise import Noise
 from lightning_modules.weights import read_file, read_weights
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
+    from diffusers import VQModel
 
 
 class Space(nn.Module, ABC):
@@ -169,14 +170,23 @@ class KLSpace(Space):
     """Latents of a variational autoencoder with a normal posterior, as Stable Diffusion has it.
 
     Args:
-        vae: diffusers' autoencoder; its scaling and shift are applied.
-        source: Where its weights came from.
+        vae: Folder, or name on the hub, of the autoencoder in diffusers' layout; in a program also
+            diffusers' autoencoder itself. Its scaling and shift are applied.
+        subfolder: Where in it, e.g. ``vae``.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        FileNotFoundError: There is no such autoencoder.
+        ValueError: Its weights do not fit.
     """
 
-    def __init__(self, vae: AutoencoderKL, source: str = "") -> None:
-        config: Any = vae.config
+    def __init__(
+        self, vae: str | nn.Module, subfolder: str | None = None, revision: str | None = None
+    ) -> None:
+        made, source = _autoencoder("AutoencoderKL", vae, subfolder, revision)
+        config = made.config
         super().__init__((config.shift_factor or 0.0,), (1 / config.scaling_factor,))
-        self.vae, self.source = vae, source
+        self.vae, self.source = made, source
         self.channels = config.latent_channels
         self.factor = 2 ** (len(config.block_out_channels) - 1)
         self._freeze()
@@ -185,17 +195,8 @@ class KLSpace(Space):
     def from_pretrained(
         cls, path: str, subfolder: str | None = None, revision: str | None = None
     ) -> KLSpace:
-        """The autoencoder of a folder or of a model on the hub, in diffusers' layout.
-
-        Args:
-            path: Folder, or name on the hub.
-            subfolder: Where in it, e.g. ``vae``.
-            revision: Branch, tag or commit on the hub.
-        """
-        from diffusers import AutoencoderKL
-
-        vae = AutoencoderKL.from_pretrained(path, subfolder=subfolder, revision=revision)
-        return cls(vae, named(path, vae, revision))
+        """The space of a trained autoencoder. Args as of the class."""
+        return cls(path, subfolder, revision)
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
         posterior = self.vae.encode(image * 2 - 1).latent_dist
@@ -211,14 +212,22 @@ class TinySpace(Space):
     """Latents of a tiny autoencoder (TAESD), which has the scale of the denoiser already.
 
     Args:
-        vae: diffusers' tiny autoencoder.
-        source: Where its weights came from.
+        vae: Folder, or name on the hub, of the autoencoder in diffusers' layout; in a program also
+            diffusers' autoencoder itself.
+        subfolder: Where in it.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        FileNotFoundError: There is no such autoencoder.
+        ValueError: Its weights do not fit.
     """
 
-    def __init__(self, vae: AutoencoderTiny, source: str = "") -> None:
+    def __init__(
+        self, vae: str | nn.Module, subfolder: str | None = None, revision: str | None = None
+    ) -> None:
         super().__init__()
-        self.vae, self.source = vae, source
-        config: Any = vae.config
+        self.vae, self.source = _autoencoder("AutoencoderTiny", vae, subfolder, revision)
+        config: Any = self.vae.config
         self.channels = config.latent_channels
         self.factor = 2 ** (len(config.encoder_block_out_channels) - 1)
         self._freeze()
@@ -227,11 +236,8 @@ class TinySpace(Space):
     def from_pretrained(
         cls, path: str, subfolder: str | None = None, revision: str | None = None
     ) -> TinySpace:
-        """As ``KLSpace.from_pretrained``."""
-        from diffusers import AutoencoderTiny
-
-        vae = AutoencoderTiny.from_pretrained(path, subfolder=subfolder, revision=revision)
-        return cls(vae, named(path, vae, revision))
+        """The space of a trained autoencoder. Args as of the class."""
+        return cls(path, subfolder, revision)
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
         return self.vae.encode(image * 2 - 1).latents
@@ -333,6 +339,16 @@ class Taef2Space(Space):
 
     def _decode(self, z: Tensor) -> Tensor:
         return self.decoder(z)
+
+
+def _autoencoder(
+    kind: str, vae: str | nn.Module, subfolder: str | None, revision: str | None
+) -> tuple[Any, str]:
+    """An autoencoder of diffusers, and where its weights came from if it is a trained one."""
+    if isinstance(vae, nn.Module):
+        return vae, ""
+    made = pretrained(kind, vae, subfolder, revision)
+    return made, named(vae, made, revision)
 
 
 def named(path: str, module: nn.Module, revision: str | None = None) -> str:

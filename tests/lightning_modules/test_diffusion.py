@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn import functional
 
 from lightning_modules.backbone.condition import TextEncoder
-from lightning_modules.backbone.denoiser import Denoiser, Flags
+from lightning_modules.backbone.denoiser import Denoiser, Flags, UNet2D
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import PixelSpace, fingerprint
 from lightning_modules.diffusion import Diffusion, min_snr_weights
 from lightning_modules.noise import Noise
-from tests.lightning_modules.backbone.unets import FLAT, bare, wrapped
+from tests.lightning_modules.backbone.unets import FLAT, bare, small_kl, wrapped
 
 PREDICTIONS = pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 
@@ -350,6 +350,13 @@ def test_a_frozen_denoiser_is_not_stored(tmp_path):
     }
 
 
+def test_a_trained_denoiser_that_is_frozen_needs_no_run(tmp_path):
+    bare().save_pretrained(tmp_path / "unet")
+    for flags, needs in ((Flags(frozen=True), False), (Flags(), True)):
+        denoiser = UNet2D(str(tmp_path), null_token="zero", flags=flags)
+        assert Diffusion(1.0, denoiser).needs_weights == needs
+
+
 def test_weights_of_a_compiled_model_and_of_another(tmp_path):
     method = small()
     state = {
@@ -367,20 +374,27 @@ def test_weights_of_a_compiled_model_and_of_another(tmp_path):
 
 
 def test_a_run_on_the_command_line(tiny, enlarger):
+    """In the latents of an autoencoder in diffusers' layout, which stays where it is."""
+    small_kl(latent_channels=3).save_pretrained("vae")
     config = ", ".join(f"{key}: {value}" for key, value in FLAT.items()).replace("'", "")
     Path("model.yaml").write_text(
         "class_path: lightning_modules.diffusion.Diffusion\n"
         "init_args:\n"
         "  denoiser:\n"
         "    class_path: lightning_modules.backbone.denoiser.UNet2D\n"
-        f"    init_args: {{network: {{{config}}}, flags: {{gradient_checkpointing: true}}}}\n"
+        f"    init_args: {{network: {{{config}}}, null_token: learned,\n"
+        "                flags: {gradient_checkpointing: true}}\n"
+        "  space: {class_path: lightning_modules.backbone.space.KLSpace, init_args: {vae: vae}}\n"
     )
     command = ("--config", "tiny.yaml", "--model", "model.yaml", "--run.name", "base")
     command = (*command, "--model.init_args.steps", 2)  # links and overrides do not disturb it
     enlarger("fit", *command, "--trainer.max_steps", 2, "--trainer.callbacks", "callbacks.ema.EMA")
     (file,) = Path("runs/base/checkpoints").glob("step-000000002.ckpt")
-    stored = torch.load(file, weights_only=True)["state_dict"]
+    checkpoint = torch.load(file, weights_only=True)
+    stored = checkpoint["state_dict"]
     assert "denoiser.null" in stored
+    assert all(name.startswith("denoiser.") for name in stored)
+    assert checkpoint["frozen"]["space"].startswith("vae ")
     assert not any("_orig_mod" in name for name in stored)
     base = wrapped(null="learned")
     base.load(file)

@@ -346,9 +346,9 @@ def test_null_texts_that_cannot_be():
     }
     z, t, _ = inputs()
     assert wrapped(null="zero", **blind)(z, t).shape == z.shape
-    with pytest.raises(ValueError, match=r"without cross-attention, .*set null to zero"):
+    with pytest.raises(ValueError, match=r"without cross-attention, .*set null_token to zero"):
         wrapped(null="learned", **blind)
-    with pytest.raises(ValueError, match="null is 'empty'; expected one of learned, zero, none"):
+    with pytest.raises(ValueError, match="null_token is 'empty'; expected one of learned, zero"):
         wrapped(null="empty")
-    with pytest.raises(ValueError, match="texts of differing widths; set null to none"):
+    with pytest.raises(ValueError, match="texts of differing widths; set null_token to none"):
         wrapped(null="zero", cross_attention_dim=(6, 8))

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers import AutoencoderTiny
+from safetensors.torch import load_file, save_file
 from skimage import data
 
 from lightning_modules.backbone.space import (
@@ -21,6 +22,7 @@ from lightning_modules.backbone.space import (
 )
 from lightning_modules.networks.vq import from_official, resshift_vq
 from lightning_modules.noise import Noise
+from tests.lightning_modules.backbone.unets import small_kl
 from tests.reference.vqgan import VQGAN
 
 WEIGHTS = Path(os.environ.get("ENLARGER_WEIGHTS", "nowhere"))
@@ -28,18 +30,6 @@ WEIGHTS = Path(os.environ.get("ENLARGER_WEIGHTS", "nowhere"))
 
 def image(count=2, side=32):
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0))
-
-
-def small_kl(**options):
-    torch.manual_seed(0)
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        latent_channels=4,
-        **options,
-    )
 
 
 def small_tiny():
@@ -104,6 +94,14 @@ def test_from_pretrained(tmp_path):
         space = kind.from_pretrained(str(tmp_path), subfolder=name)
         torch.testing.assert_close(space.encode(image()), kind(vae).encode(image()))
         assert space.source == f"{tmp_path} {fingerprint(vae.state_dict())}"
+    with pytest.raises(FileNotFoundError, match=r"nothing has no config\.json"):
+        KLSpace(str(tmp_path), "nothing")
+    file = tmp_path / "vae/diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    del state["encoder.conv_in.bias"]
+    save_file(state, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"1 missing \(encoder\.conv_in\.bias\)"):
+        KLSpace(str(tmp_path), "vae")
 
 
 def test_standardised():

@@ -1,11 +1,11 @@
-"""Small U-Nets of diffusers, with weights from a seed."""
+"""Small U-Nets of diffusers, and an autoencoder, with weights from a seed."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel, UNet3DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
 
 from lightning_modules.backbone.denoiser import Flags, UNet2D, UNet3D
 
@@ -44,9 +44,22 @@ def wrapped(
     kind: str = "image", null: Any = "none", flags: Flags | None = None, **changes: Any
 ) -> UNet2D:
     """Ours, with the same weights, in evaluation mode."""
-    denoiser = WRAPPERS[kind](CLASSES[kind][1] | changes, null=null, flags=flags)
+    denoiser = WRAPPERS[kind](CLASSES[kind][1] | changes, null_token=null, flags=flags)
     denoiser.unet.load_state_dict(bare(kind, **changes).state_dict())
     return denoiser.eval()
+
+
+def small_kl(latent_channels: int = 4, **options: Any) -> AutoencoderKL:
+    """An autoencoder that halves the sides."""
+    torch.manual_seed(0)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        latent_channels=latent_channels,
+        **options,
+    )
 
 
 def inputs(kind: str = "image", count: int = 2, channels: int = 3) -> tuple[torch.Tensor, ...]:
