@@ -82,7 +82,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         if name in ("hr", "lr"):
             batch[name] = _stack(values, keys)
         else:
-            batch[name] = _stacked(values) if name.endswith("latent") else values
+            batch[name] = _latents(values, keys) if name.endswith("latent") else values
     skipped = [picture for s in samples for picture in s.get("skipped", [])]
     if skipped:
         batch["skipped"] = skipped
@@ -104,6 +104,15 @@ def _stack(pictures: list[Pixels], keys: list[str]) -> Tensor:
     if any(picture.dtype != np.uint8 for picture in pictures):
         arrays = [picture.astype(np.float32) / np.iinfo(picture.dtype).max for picture in pictures]
     return _stacked(arrays).permute(0, 3, 1, 2)
+
+
+def _latents(values: list[NDArray[Any]], keys: list[str]) -> Tensor:
+    if len({value.shape for value in values}) > 1:
+        raise ValueError(
+            f"latents of differing sizes in one batch ({', '.join(keys[:3])}, ...): encode squares "
+            "with --encode.crop, or set data.init_args.batch_size 1"
+        )
+    return _stacked(values)
 
 
 def _stacked(arrays: list[NDArray[Any]]) -> Tensor:

@@ -13,6 +13,8 @@ from degradations.base import quantize_8bit
 from degradations.bicubic import resize
 from degradations.draws import Draws, seed_of
 
+GIVEN = {"lr": "LR", "latent": "latent"}  # what has sides of its own
+
 
 class Sides(NamedTuple):
     """Of one batch, in pixels.
@@ -118,11 +120,12 @@ class Scales:
             side: In pixels.
 
         Raises:
-            ValueError: The batch has an LR of its own.
+            ValueError: The batch has an LR of its own, or latents.
         """
-        if "lr" in batch:
+        given = [what for name, what in GIVEN.items() if name in batch]
+        if given:
             raise ValueError(
-                f"{batch['key'][0]} comes with its own LR, which has one size, and "
+                f"{batch['key'][0]} comes with its own {given[0]}, which has one size, and "
                 "data.init_args.scales draws others: train on HR alone, or unset scales"
             )
         if not self.whole:

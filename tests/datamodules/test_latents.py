@@ -52,6 +52,13 @@ def test_a_batch_of_latents(tmp_path: Path) -> None:
     assert batch["space"] == "Space 0123"
 
 
+def test_latents_of_whole_pictures_may_not_fit_together() -> None:
+    shapes = ((1, 2, 2), (1, 2, 3))
+    samples = [{"key": "a", "seed": 0, "latent": np.zeros(shape, np.float32)} for shape in shapes]
+    with pytest.raises(ValueError, match=r"latents of differing sizes .* with --encode\.crop"):
+        collate(samples)
+
+
 def test_what_is_no_latent(tmp_path: Path) -> None:
     source = Latents(write(tmp_path / "ints", {"latent.npy": npy(np.zeros((1, 2, 2), int))}))
     source.prepare(2.0)

@@ -263,6 +263,12 @@ class TestMessages:
         with pytest.raises(ValueError, match=message):
             list(training(data_of(source, batch_size=1)))
 
+    def test_latents(self):
+        """They are of the whole crop, and so would HR be beside them."""
+        batch = {"key": ["a"], "hr": torch.zeros(1, 3, 16, 16), "latent": torch.zeros(1, 4, 2, 2)}
+        with pytest.raises(ValueError, match=r"a comes with its own latent, .*scales draws others"):
+            SCALES.to_pictures(batch, 8)
+
     def test_a_degradation_of_one_scale(self):
         message = r"data\.init_args\.scales draws a scale .* Pipeline makes LR for its own scale"
         with pytest.raises(ValueError, match=message):
