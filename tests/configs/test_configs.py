@@ -241,7 +241,8 @@ def run(name: str, enlarger: Enlarger) -> None:
         enlarger("fit", *command, *FIT)
         ranking = json.loads(Path("runs", run_of(name), "checkpoints/best.json").read_text())
         assert ranking["monitor"] == "val/psnr"
-        assert ranking["best"] == ["step-000000002.ckpt"]
+        kept = content(name).get("checkpoint", {}).get("keep_best", 1)
+        assert ranking["best"] == ["step-000000002.ckpt"][:kept]
     enlarger("test", *command, "--trainer.limit_test_batches", 1)
     measured = {entry["metric"] for entry in results(name)}
     if name in NO_HR:
