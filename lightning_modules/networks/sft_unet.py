@@ -294,7 +294,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every pixel sees every other, with one head; its cost grows with their number squared.
+    """Every pixel sees every other, with one head; its time grows with their number squared.
 
     Args:
         channels: In and out.
@@ -307,9 +307,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, h, w) to the same."""
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)
-        seen = functional.scaled_dot_product_attention(q, k, v)
-        return x + self.out(seen.transpose(1, 2).reshape(x.shape))
+        # Four dimensions, the last one dense: else torch makes the whole matrix of all pairs.
+        pixels = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).contiguous().unsqueeze(1)
+        seen = functional.scaled_dot_product_attention(*pixels.chunk(3, dim=3))
+        return x + self.out(seen.squeeze(1).transpose(1, 2).reshape(x.shape))
 
 
 def coordinates(lr_size: Size, size: Size, device: torch.device) -> Tensor:
