@@ -27,7 +27,6 @@ FIT = ("--trainer.max_steps", "2", "--trainer.val_check_interval", "2")
 SMALL_NETWORK = (
     *("--model.init_args.network.init_args.width", "8"),
     *("--model.init_args.network.init_args.multipliers", "[1]"),
-    *("--model.init_args.network.init_args.attention", "false"),  # on a single level: slow
     # On its one level, every pixel would see every other.
     *("--model.init_args.network.init_args.attention", "false"),
 )
