@@ -338,8 +338,10 @@ class SuperResolver(ImageModel):
             ``{scale}`` is filled in.
     """
 
-    tile = 512  # LR pixels a side; larger pictures go through overlapping tiles in prediction
-    tile_overlap = 32
+    # Sides in pixels of the LR and of the output; what is larger in either goes through overlapping
+    # tiles in prediction.
+    tile, tile_output = 512, 2048
+    tile_overlap = 32  # LR pixels
 
     @abstractmethod
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
@@ -359,7 +361,7 @@ class SuperResolver(ImageModel):
 
         Args:
             batch: As ``restore`` takes it.
-            tiled: Whether pictures larger than ``tile`` go through tiles.
+            tiled: Whether large pictures go through tiles.
 
         Returns:
             ``{"sr": (B, 3, H, W) float32 in [0, 1]}``.
@@ -369,8 +371,10 @@ class SuperResolver(ImageModel):
         """
         batch = self._own_seeds(batch)
         h, w = batch["lr"].shape[-2:]
-        if tiled and max(h, w) > self.tile:
-            sr = restore_tiled(self._restored, batch, self.tile, self.tile_overlap)
+        factor = max(batch["size"][0] / h, batch["size"][1] / w)
+        tile = min(self.tile, max(int(self.tile_output / factor), 2 * self.tile_overlap))
+        if tiled and max(h, w) > tile:
+            sr = restore_tiled(self._restored, batch, tile, self.tile_overlap)
         else:
             sr = self._restored(batch, Noise(batch["seed"], batch["lr"].device))
         return {"sr": _in_range(sr)}

@@ -104,7 +104,6 @@ class CasArbi(SuperResolver):
     """
 
     sigma_r: Tensor
-    base_print: Tensor
 
     def __init__(
         self,
@@ -156,12 +155,8 @@ class CasArbi(SuperResolver):
         self.domain, self.guidance = domain, guidance
         self.noise_probability, self.noise_level = noise_probability, noise_level
         self.later_noise = later_noise
-        # Buffers of what trains, so they are in every checkpoint and exported file.
+        # A buffer of what trains, so it is in every checkpoint and exported file.
         self.register_buffer("sigma_r", torch.tensor(residual_deviation or 0.0))
-        self.register_buffer("base_print", torch.zeros((), dtype=torch.int64))
-        self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
-            lambda model, _: model._check_base(known=False)
-        )
 
     # ------------------------------------------------------------------------------------- training
 
@@ -270,9 +265,11 @@ class CasArbi(SuperResolver):
             ValueError: There is no network to train, or the base is worse than bicubic.
         """
         self._network()
-        self._check_base()
+        if self.trainer.ckpt_path is not None:  # it was looked at when this run began
+            return
+        measured = self._measured()
         if self.sigma_r == 0:
-            self.sigma_r.copy_(self._measured())
+            self.sigma_r.copy_(measured)
             log.info("sigma_r, the deviation of HR - base, is %.4f", self.sigma_r.item())
 
     def on_test_start(self) -> None:
@@ -374,15 +371,3 @@ class CasArbi(SuperResolver):
         super().train(mode)
         self.base.train(False)
         return self
-
-    def _check_base(self, known: bool = True) -> None:
-        # `known`: whether this is the base that sigma_r and the network are made for from now on.
-        own = int(fingerprint(self.base.state_dict()), 16) >> 1  # fits an int64
-        if self.base_print != 0 and self.base_print != own:
-            raise ValueError(
-                "sigma_r and the network were made for another base than that of "
-                f"model.init_args.base_weights ({self.base_weights}): name the one that they were "
-                "trained with"
-            )
-        if known:
-            self.base_print.fill_(own)

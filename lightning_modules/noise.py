@@ -10,6 +10,8 @@ from torch import Tensor
 
 from degradations.draws import seed_of
 
+SQUARE = 64  # side of what is drawn together of a placed field
+
 
 class Noise:
     """Independent normal fields, one an image, for a sampler to draw from.
@@ -42,9 +44,12 @@ class Noise:
             name: Of the part.
         """
         seeds = [seed_of(seed, "stream", name) for seed in self.seeds]
-        stream = Noise(torch.tensor(seeds, dtype=torch.int64), self.device)
+        stream = self._like(torch.tensor(seeds, dtype=torch.int64))
         self._streams.append(stream)
         return stream
+
+    def _like(self, seeds: Tensor) -> Noise:
+        return Noise(seeds, self.device)
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Standard normal noise.
@@ -65,11 +70,64 @@ class Noise:
             )
         # The type is said, for Lightning makes half precision the default where it is "true".
         fields = torch.empty(tuple(shape), dtype=torch.float32)
-        generator = torch.Generator()
         for seed, field in zip(self.seeds, fields, strict=True):
-            field.normal_(generator=generator.manual_seed(seed_of(seed, "noise", self.calls)))
+            self._fill(field, seed_of(seed, "noise", self.calls))
         self.calls += 1
         return fields.to(self.device)
+
+    def _fill(self, field: Tensor, seed: int) -> None:
+        # In place, with what the seed alone says.
+        field.normal_(generator=torch.Generator().manual_seed(seed))
+
+
+class PlacedNoise(Noise):
+    """Noise of a tile: what two tiles share, they draw alike.
+
+    A field is a part of one that covers the whole picture, at the place where the tile lies; the
+    whole is made of squares of its own, so that no more is drawn than is wanted. Fields of any
+    size are taken to cover the tile, say pixels of the output or latents.
+
+    Args:
+        seeds: (B,) int64, the batch's ``seed``.
+        place: (row, column) of the tile in the LR picture.
+        size: (h, w) of the tile there.
+        device: Where the fields are wanted.
+    """
+
+    def __init__(
+        self,
+        seeds: Tensor,
+        place: tuple[int, int],
+        size: tuple[int, int],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(seeds, device)
+        self.place, self.size = place, size
+
+    def _like(self, seeds: Tensor) -> Noise:
+        return PlacedNoise(seeds, self.place, self.size, self.device)
+
+    def _fill(self, field: Tensor, seed: int) -> None:
+        if field.ndim < 2:  # of a picture, not of places in it
+            super()._fill(field, seed)
+            return
+        # Rounded half up: the same place in both tiles, wherever their borders meet pixels.
+        top, left = (
+            (2 * start * n + side) // (2 * side)
+            for start, n, side in zip(self.place, field.shape[-2:], self.size, strict=True)
+        )
+        bottom, right = top + field.shape[-2], left + field.shape[-1]
+        for row in range(top // SQUARE, -(-bottom // SQUARE)):
+            for column in range(left // SQUARE, -(-right // SQUARE)):
+                square = torch.empty((*field.shape[:-2], SQUARE, SQUARE))
+                super()._fill(square, seed_of(seed, row, column))
+                inner, outer = [], []
+                for first, last, number in ((top, bottom, row), (left, right, column)):
+                    start = number * SQUARE
+                    low, high = max(first, start), min(last, start + SQUARE)
+                    inner.append(slice(low - start, high - start))
+                    outer.append(slice(low - first, high - first))
+                field[..., outer[0], outer[1]] = square[..., inner[0], inner[1]]
 
 
 def augmented(lr: Tensor, probability: float, level: float) -> tuple[Tensor, Tensor]:

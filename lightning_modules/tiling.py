@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from degradations.draws import seed_of
-from lightning_modules.noise import Noise
+from lightning_modules.noise import Noise, PlacedNoise
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -62,10 +61,11 @@ def restore_tiled(
         for column in columns:
             window = (row.window[:, None] * column.window).to(lr)
             part = {**batch, "lr": lr[..., row.lr, column.lr], "size": tuple(window.shape)}
-            # Noise belongs to the place, so that neighbours do not show the same.
-            place = ("tile", row.lr.start, column.lr.start)
-            seeds = torch.tensor([seed_of(int(seed), *place) for seed in batch["seed"]])
-            sr = restore(cast("Batch", part), Noise(seeds, lr.device)).float()
+            # Noise belongs to the place: blending two samples of it would smooth the overlap.
+            place = row.lr.start, column.lr.start
+            side = row.lr.stop - row.lr.start, column.lr.stop - column.lr.start
+            noise = PlacedNoise(batch["seed"], place, side, lr.device)
+            sr = restore(cast("Batch", part), noise).float()
             total[..., row.out, column.out] += sr * window
             weight[..., row.out, column.out] += window
     return total.div_(weight)

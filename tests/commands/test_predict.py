@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
@@ -250,6 +251,17 @@ def test_large_pictures_go_through_tiles(folder: Path, enlarger: Enlarger) -> No
     assert whole.shape == (90, 122, 3)
     # A bicubic kernel reaches two pixels, less than the quarter of the overlap that is cut away.
     assert np.abs(whole.astype(int) - tiled).max() <= 1
+
+
+def test_large_factors_have_smaller_tiles() -> None:
+    """What a network sees at once is the output: 12 times a tile of 512 would be 6144 pixels."""
+    Small.largest = 0
+    model = Small(8.0)
+    model.tile, model.tile_output, model.tile_overlap = 512, 256, 8
+    lr = torch.rand(1, 3, 40, 100)
+    batch = {"key": ["a"], "seed": torch.zeros(1, dtype=torch.int64), "lr": lr, "size": (320, 800)}
+    assert model.predict_step(batch, 0)["sr"].shape == (1, 3, 320, 800)
+    assert 32 <= Small.largest <= 40
 
 
 def test_the_shipped_tile_is_large() -> None:

@@ -248,7 +248,7 @@ def test_the_base_comes_from_its_own_run(tmp_path):
         assert torch.equal(made.base.state_dict()[name], tensor)
     assert made.needs_weights  # those of the network
     assert not [name for name in made.checkpoint_keys() if name.startswith("base.")]
-    assert {"sigma_r", "base_print"} < set(made.checkpoint_keys())
+    assert "sigma_r" in made.checkpoint_keys()
     assert not made.train().base.training
 
 
@@ -278,13 +278,10 @@ def test_another_base_than_that_of_training_is_refused(tmp_path):
     for name in ("one", "two"):
         models[name] = CasArbi(2.0, TINY, network=SFTUNet(8, 8, (1,), 1), residual_deviation=0.1)
         models[name].load_base(tmp_path / f"{name}.ckpt")
-    models["one"]._check_base()
     checkpoint = {"state_dict": models["one"].state_dict()}
     models["one"].on_save_checkpoint(checkpoint)
     with pytest.raises(ValueError, match=r"trained with base from .*one\.ckpt \w+, and here it is"):
         models["two"].on_load_checkpoint(checkpoint)
-    with pytest.raises(ValueError, match="made for another base"):
-        models["two"].load_state_dict({**models["two"].state_dict(), **checkpoint["state_dict"]})
     models["one"].on_load_checkpoint(checkpoint)
 
 

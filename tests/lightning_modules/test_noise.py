@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_modules.noise import Noise
+from lightning_modules.noise import SQUARE, Noise, PlacedNoise
 from tests.contracts.degradation_contract import global_generators_untouched
 
 SEEDS = torch.arange(16) * 1000003
@@ -96,3 +96,39 @@ def test_a_stream_is_its_own():
     assert torch.equal(other.stream(1).normal((2, 3)), a)
     assert not torch.equal(other.stream(2).normal((2, 3)), a)
     assert not torch.equal(Noise(seeds).normal((2, 3)), a)
+
+
+def placed(place, size, factor=2, **of):
+    noise = PlacedNoise(torch.arange(2), place, size)
+    noise = noise.stream(of["stream"]) if "stream" in of else noise
+    return noise.normal((2, 3, factor * size[0], factor * size[1]))
+
+
+@pytest.mark.parametrize("of", [{}, {"stream": 1}, {"factor": 3}])
+def test_tiles_draw_alike_what_they_share(of):
+    """Over the borders of the squares that are drawn together."""
+    factor = of.get("factor", 2)
+    whole = placed((0, 0), (100, 90), **of)
+    for place, size in (((0, 0), (40, 50)), ((31, 17), (60, 73)), ((60, 50), (40, 40))):
+        (top, left), (h, w) = ((factor * a, factor * b) for a, b in (place, size))
+        expected = whole[..., top : top + h, left : left + w]
+        assert torch.equal(placed(place, size, **of), expected)
+    assert factor * 100 > 2 * SQUARE
+
+
+def test_placed_noise_is_standard_normal_and_differs_by_call():
+    noise = PlacedNoise(torch.arange(2), (5, 6), (150, 150))
+    one, two = (noise.normal((2, 3, 300, 300)) for _ in range(2))
+    assert abs(one.mean()) < 0.005
+    assert abs(one.std() - 1) < 0.005
+    assert abs((one * two).mean()) < 0.005
+    assert abs((one[0] * one[1]).mean()) < 0.01
+    squares = one[..., :256, :256].unfold(2, SQUARE, SQUARE).unfold(3, SQUARE, SQUARE)
+    assert len(squares[0, 0].flatten(0, 1)[:, 0, 0].unique()) == 16
+
+
+def test_a_field_without_places_is_the_pictures():
+    seeds = torch.arange(2)
+    assert torch.equal(
+        PlacedNoise(seeds, (8, 8), (4, 4)).normal((2, 5)), Noise(seeds).normal((2, 5))
+    )

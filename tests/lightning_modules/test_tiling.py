@@ -182,6 +182,19 @@ class TestTiles:
         for a, b in itertools.combinations(fields, 2):
             assert not torch.equal(a, b)
 
+    @pytest.mark.parametrize("scale", [1.0, 2.0, 4.0])
+    def test_an_overlap_is_as_noisy_as_the_rest(self, scale):
+        """Two samples of noise would be averaged there, and fine detail lost."""
+
+        def restore(batch, noise):
+            return noise.normal((1, 3, *batch["size"]))
+
+        batch = batch_of(90, 80, scale)
+        sr = tiled(restore, batch, 32, 16)
+        again = tiled(restore, batch, 48, 16)  # other tiles, and nearly the same field
+        assert abs(sr.std() - 1) < 0.03
+        torch.testing.assert_close(sr, again, rtol=0, atol=1e-5)
+
     def test_noise_is_the_same_in_any_batch_and_run(self):
         batch = batch_of(50, 50, count=2)
         one = {**batch, "lr": batch["lr"][1:], "seed": batch["seed"][1:], "key": ["1"]}
