@@ -13,6 +13,7 @@ code, where the text says nearest neighbour; LPIPS compares with what the autoen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -205,7 +206,8 @@ class ResShift(SuperResolver):
     def _padded(self, lr: Tensor) -> Tensor:
         # So that the latent's sides are multiples of the divisor; mirrored, as released.
         unit = self.divisor * self.space.factor
-        unit = round(unit / self.scale) if unit % self.scale == 0 else unit  # LR pixels
+        # Of LR pixels, the least number that is so many whole output pixels.
+        unit = (unit / Fraction(self.scale).limit_denominator(100)).numerator
         while any(missing := [-n % unit for n in lr.shape[-2:]]):
             sides = zip(missing, lr.shape[-2:], strict=True)  # a small one is mirrored repeatedly
             below, right = (min(pad, max(n - 1, 1)) for pad, n in sides)

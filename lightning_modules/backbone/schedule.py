@@ -61,7 +61,7 @@ class Schedule:
 
     Raises:
         ValueError: An argument is out of range or unknown, or ``zero_snr`` with noise prediction,
-            from which nothing can be told at the last timestep.
+            from which nothing can be told at the last timestep, or with exploding variance.
 
     Source: Ho et al., 2020 (arXiv 2006.11239), equation 4; v as in Salimans and Ho, 2022 (arXiv
     2202.00512), appendix D.
@@ -97,6 +97,11 @@ class Schedule:
             raise ValueError(
                 "zero_snr with prediction 'epsilon': the last timestep is noise alone, of which a "
                 "network that predicts noise says nothing; use 'v_prediction' or 'sample'"
+            )
+        if zero_snr and variance == "exploding":
+            raise ValueError(
+                "zero_snr with variance 'exploding': the last timestep would have infinite noise; "
+                "use 'preserving'"
             )
         self.prediction, self.variance = prediction, variance
         kept = torch.cumprod(1 - _betas(steps, beta_start, beta_end, betas), 0)

@@ -116,6 +116,14 @@ def test_any_size_is_padded_and_cut_again(h, w):
     assert found.shape == given["hr"].shape
 
 
+@pytest.mark.parametrize("scale", [1.5, 2.5, 3.0, 4.0])
+def test_fractional_scales_are_padded_to_whole_latents(scale):
+    given = batch(6, 14)
+    given["size"] = (round(6 * scale), round(14 * scale))
+    found = ResShift(scale, Echo(), PixelSpace()).restore(given, Noise(given["seed"]))
+    assert found.shape == (2, 3, *given["size"])
+
+
 @pytest.mark.parametrize("size", [(24, 32), (40, 40)])
 def test_another_size_than_its_own_is_refused(size):
     """It enlarges by its scale alone: of a smaller size, a part of the picture would be gone."""

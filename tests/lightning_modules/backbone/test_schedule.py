@@ -122,6 +122,10 @@ def test_from_a_file_of_diffusers(tmp_path):
         ({"steps": 0}, "at least 1 timestep"),
         ({"beta_start": 0.5, "beta_end": 0.1}, "0 < beta_start <= beta_end < 1"),
         ({"zero_snr": True}, "noise alone"),
+        (
+            {"zero_snr": True, "variance": "exploding", "prediction": "sample"},
+            "would have infinite noise",
+        ),
     ],
 )
 def test_what_cannot_be(arguments, message):
