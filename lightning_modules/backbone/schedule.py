@@ -218,14 +218,11 @@ class Schedule:
         return alpha * raw + sigma * x
 
     def _of(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        # Of the preserving form, as (B, 1, ...): float64 until it is a factor of x.
+        # Of the preserving form, as (B, 1, ...): float64 until it is a factor of x. The tables go
+        # to the device, not t to the tables, for which the host would wait.
         shape = (-1,) + (1,) * (x.ndim - 1)
-        where = t.to(self._alphas.device)
-        alpha, sigma = self._alphas[where], self._sigmas[where]
-        return (
-            alpha.to(x.device, x.dtype).view(shape),
-            sigma.to(x.device, x.dtype).view(shape),
-        )
+        alpha, sigma = (table.to(x.device, x.dtype)[t] for table in (self._alphas, self._sigmas))
+        return alpha.view(shape), sigma.view(shape)
 
 
 def spaced(steps: int, count: int, spacing: Spacing, offset: int = 0) -> list[int]:

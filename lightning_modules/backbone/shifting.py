@@ -174,6 +174,9 @@ class ResidualShift:
         return (x - noise - eta * anchor) / (1 - eta)
 
     def _of(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        # eta and the standard deviation of the noise, as (B, 1, ...).
-        eta = self.etas[t.to(self.etas.device)].view((-1,) + (1,) * (x.ndim - 1))
-        return eta.to(x.device, x.dtype), (self.kappa * eta.sqrt()).to(x.device, x.dtype)
+        # eta and the standard deviation of the noise, as (B, 1, ...). The tables go to the device,
+        # not t to the tables, for which the host would wait.
+        shape = (-1,) + (1,) * (x.ndim - 1)
+        tables = (self.etas, self.kappa * self.etas.sqrt())
+        eta, deviation = (table.to(x.device, x.dtype)[t] for table in tables)
+        return eta.view(shape), deviation.view(shape)
