@@ -169,7 +169,7 @@ class Diffusion(Generator):
         z = noise.normal(self._shape(batch)) * self._start()
         for now, then in itertools.pairwise([*self.sampled, -1]):
             t = torch.full((len(z),), now, device=z.device)
-            x0 = self.schedule.to_x0(self._guided(z, t, condition), z, t)
+            x0 = self.schedule.to_x0(self._guided(z, t, condition), z, now)
             if self.clamp is not None:
                 x0 = x0.clamp(-self.clamp, self.clamp)
             fresh = noise.normal(z.shape) if self.eta and then >= 0 else None

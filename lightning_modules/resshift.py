@@ -179,10 +179,9 @@ class ResShift(SuperResolver):
         process = self.sampled
         x = process.prior(y, noise.normal(y.shape))
         for step in reversed(range(process.steps)):
-            t = torch.full((len(x),), step, device=x.device)
-            told = torch.full_like(t, process.timesteps[step])
-            raw = self.network(process.scale_input(x, t), told, lr * 2 - 1)
-            z = process.to_x0(raw, x, t, y)
+            t = torch.full((len(x),), process.timesteps[step], device=x.device)
+            raw = self.network(process.scale_input(x, step), t, lr * 2 - 1)
+            z = process.to_x0(raw, x, step, y)
             fresh = noise.normal(x.shape) if step else None
             x = residual_shift(x, z, process.eta(step), process.eta(step - 1), process.kappa, fresh)
         return self._picture(x, batch)

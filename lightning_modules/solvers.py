@@ -34,10 +34,11 @@ def ddim(
         eta: 0 is deterministic, 1 is DDPM's ancestral sampling.
         noise: (B, ...), standard normal; wanted where ``eta`` is not 0.
     """
-    eps = (x - now.alpha * x0) / now.sigma
     fresh = eta * _ancestral(now, then)
-    y = then.alpha * x0 + math.sqrt(max(then.sigma**2 - fresh**2, 0.0)) * eps
-    return y if fresh == 0 else y + fresh * _given(noise)
+    # eps is (x - alpha x0) / sigma; with all terms of x and x0 brought together:
+    kept = math.sqrt(max(then.sigma**2 - fresh**2, 0.0)) / now.sigma
+    y = (kept * x).add_(x0, alpha=then.alpha - kept * now.alpha)
+    return y if fresh == 0 else y.add_(_given(noise), alpha=fresh)
 
 
 def euler(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
@@ -47,7 +48,7 @@ def euler(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
     step. Args as ``ddim``.
     """
     kept = then.sigma / now.sigma
-    return kept * x + (then.alpha - kept * now.alpha) * x0
+    return (kept * x).add_(x0, alpha=then.alpha - kept * now.alpha)
 
 
 def euler_ancestral(x: Tensor, x0: Tensor, now: Level, then: Level, noise: Tensor) -> Tensor:

@@ -173,12 +173,12 @@ class Schedule:
         x = alpha * x0 + sigma * eps
         return x if self.variance == "preserving" else x / alpha
 
-    def scale_input(self, x: Tensor, t: Tensor) -> Tensor:
+    def scale_input(self, x: Tensor, t: Tensor | int) -> Tensor:
         """What the network is to see: x itself, or, of an exploding one, x / sqrt(sigma^2 + 1).
 
         Args:
             x: (B, ...), at the timesteps t.
-            t: (B,) int64.
+            t: (B,) int64, or one number for all.
         """
         return x if self.variance == "preserving" else x * self._of(t, x)[0]
 
@@ -191,13 +191,13 @@ class Schedule:
         alpha, sigma = self._of(t, x0)
         return alpha * eps - sigma * x0
 
-    def to_x0(self, raw: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    def to_x0(self, raw: Tensor, x: Tensor, t: Tensor | int) -> Tensor:
         """The clean sample that the network's output stands for.
 
         Args:
             raw: (B, ...), the network's output for ``scale_input(x, t)``.
             x: (B, ...), at the timesteps t.
-            t: (B,) int64.
+            t: (B,) int64, or one number for all.
         """
         if self.prediction == "sample":
             return raw
@@ -207,7 +207,7 @@ class Schedule:
             return (x - sigma * raw) / alpha
         return alpha * x - sigma * raw
 
-    def to_eps(self, raw: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    def to_eps(self, raw: Tensor, x: Tensor, t: Tensor | int) -> Tensor:
         """The noise that the network's output stands for. Args as ``to_x0``."""
         if self.prediction == "epsilon":
             return raw
@@ -217,12 +217,16 @@ class Schedule:
             return (x - alpha * raw) / sigma
         return alpha * raw + sigma * x
 
-    def _of(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        # Of the preserving form, as (B, 1, ...): float64 until it is a factor of x. The tables go
-        # to the device, not t to the tables, for which the host would wait.
+    def _of(self, t: Tensor | int, x: Tensor) -> tuple[Any, Any]:
+        # Of the preserving form: (B, 1, ...) for t of (B,), numbers for a number. float64 until it
+        # is a factor of x. The tables go to the device, not t to the tables, for which the host
+        # would wait.
+        tables = (self._alphas, self._sigmas)
+        if isinstance(t, int):
+            return tables[0][t].item(), tables[1][t].item()
         shape = (-1,) + (1,) * (x.ndim - 1)
-        alpha, sigma = (table.to(x.device, x.dtype)[t] for table in (self._alphas, self._sigmas))
-        return alpha.view(shape), sigma.view(shape)
+        alpha, sigma = (table.to(x.device, x.dtype)[t].view(shape) for table in tables)
+        return alpha, sigma
 
 
 def spaced(steps: int, count: int, spacing: Spacing, offset: int = 0) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -136,16 +136,16 @@ class ResidualShift:
         """
         return anchor + self.kappa * math.sqrt(self.eta(self.steps - 1)) * eps
 
-    def scale_input(self, x: Tensor, t: Tensor) -> Tensor:
+    def scale_input(self, x: Tensor, t: Tensor | int) -> Tensor:
         """What the network is to see of x_t.
 
         Args:
             x: (B, ...), at the timesteps t.
-            t: (B,) int64.
+            t: (B,) int64, or one number for all.
         """
         _, deviation = self._of(t, x)
         if self.input_scale == "latent":
-            return x / (deviation.square() + 1).sqrt()
+            return x / (deviation**2 + 1) ** 0.5
         return x / (3 * deviation + 1)
 
     def target(self, x0: Tensor, anchor: Tensor, eps: Tensor, t: Tensor) -> Tensor:
@@ -156,13 +156,13 @@ class ResidualShift:
             return anchor - x0
         return eps if self.prediction == "epsilon" else self._of(t, x0)[1] * eps
 
-    def to_x0(self, raw: Tensor, x: Tensor, t: Tensor, anchor: Tensor) -> Tensor:
+    def to_x0(self, raw: Tensor, x: Tensor, t: Tensor | int, anchor: Tensor) -> Tensor:
         """The clean sample that the network's output stands for.
 
         Args:
             raw: (B, ...), the network's output.
             x: (B, ...), at the timesteps t.
-            t: (B,) int64.
+            t: (B,) int64, or one number for all.
             anchor: (B, ...).
         """
         if self.prediction == "sample":
@@ -173,10 +173,12 @@ class ResidualShift:
         noise = raw if self.prediction == "scaled_epsilon" else deviation * raw
         return (x - noise - eta * anchor) / (1 - eta)
 
-    def _of(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        # eta and the standard deviation of the noise, as (B, 1, ...). The tables go to the device,
-        # not t to the tables, for which the host would wait.
+    def _of(self, t: Tensor | int, x: Tensor) -> tuple[Any, Any]:
+        # eta and the standard deviation of the noise: (B, 1, ...) for t of (B,), numbers for a
+        # number. The tables go to the device, not t to the tables, for which the host would wait.
+        if isinstance(t, int):
+            return self.eta(t), self.kappa * math.sqrt(self.eta(t))
         shape = (-1,) + (1,) * (x.ndim - 1)
         tables = (self.etas, self.kappa * self.etas.sqrt())
-        eta, deviation = (table.to(x.device, x.dtype)[t] for table in tables)
-        return eta.view(shape), deviation.view(shape)
+        eta, deviation = (table.to(x.device, x.dtype)[t].view(shape) for table in tables)
+        return eta, deviation

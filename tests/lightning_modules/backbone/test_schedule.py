@@ -146,3 +146,15 @@ def test_too_many_steps_and_no_timestep():
         spaced(1000, 10, "even")
     with pytest.raises(ValueError, match="from 0 to 999, or -1"):
         Schedule().level(1000)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("variance", ["preserving", "exploding"])
+def test_one_timestep_for_all(prediction, variance):
+    """A number instead of a tensor of equal ones, as samplers have it."""
+    schedule = Schedule(prediction=prediction, variance=variance)
+    raw, x = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    many = torch.full((3,), 321)
+    for function in (schedule.to_x0, schedule.to_eps):
+        torch.testing.assert_close(function(raw, x, 321), function(raw, x, many))
+    torch.testing.assert_close(schedule.scale_input(x, 321), schedule.scale_input(x, many))
