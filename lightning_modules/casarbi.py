@@ -211,18 +211,20 @@ class CasArbi(SuperResolver):
         if self.network is None:
             return (b + 1) / 2
         process, lr_size = self.sampled, (y.shape[-2], y.shape[-1])
+        # All in units of sigma_r, in which the network answers. Lightning validates a little before
+        # training begins, when it is not measured yet.
+        unit = float(self._unit()) or 1.0
         anchor = b if self.domain == "image" else torch.zeros_like(b)
-        x = process.prior(anchor, noise.normal(b.shape))
-        deviations = self._deviations(process.etas.to(x))
+        x = process.prior(anchor, noise.normal(b.shape)) / unit
+        deviations = (self._deviations(process.etas) / unit).tolist()
         for step in reversed(range(process.steps)):
             t = torch.full((len(x),), process.timesteps[step], device=x.device)
             raw = self.network(x / deviations[step], t, b, features, lr_size, level)
-            x_0 = self._guided(raw * self._unit(), b, y)
+            x_0 = self._guided(raw, b, y, unit)
             fresh = noise.normal(x.shape) if step else None
-            x = residual_shift(
-                x, x_0, process.eta(step), process.eta(step - 1), process.kappa, fresh
-            )
-        hr = x if self.domain == "image" else b + x
+            etas = process.eta(step), process.eta(step - 1)
+            x = residual_shift(x, x_0, *etas, process.kappa / unit, fresh)
+        hr = x if self.domain == "image" else b + unit * x
         return (hr.clamp(-1, 1) + 1) / 2
 
     def based(self, y: Tensor, size: Size) -> tuple[Tensor, Tensor]:
@@ -233,13 +235,13 @@ class CasArbi(SuperResolver):
             b = base.render(features, y, size).clamp(0, 1) * 2 - 1
         return b, features
 
-    def _guided(self, x_0: Tensor, b: Tensor, y: Tensor) -> Tensor:
+    def _guided(self, x_0: Tensor, b: Tensor, y: Tensor, unit: float) -> Tensor:
         # Back-projection: what the picture would be, brought down, is the stage's input again.
         if not self.guidance:
             return x_0
-        hr = x_0 if self.domain == "image" else b + x_0
+        hr = x_0 if self.domain == "image" else b + unit * x_0
         missing = (y * 2 - 1) - resize(hr, y.shape[-2:], clamp=False)
-        return x_0 + self.guidance * resize(missing, b.shape[-2:], clamp=False)
+        return x_0 + self.guidance / unit * resize(missing, b.shape[-2:], clamp=False)
 
     # --------------------------------------------------------------------------------------- domain
 

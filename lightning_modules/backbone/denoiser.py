@@ -250,6 +250,8 @@ class UNet2D(Denoiser):
     def _extras(self, condition: Condition) -> dict[str, Any]:
         extras: dict[str, Any] = {}
         told = condition.sizes is not None or condition.pooled is not None
+        if not told and condition.noise_level is None:
+            return extras
         unheard = {
             "noise_level": condition.noise_level is not None and self.unet.class_embedding is None,
             "sizes and pooled": told and self.unet.config.addition_embed_type is None,

@@ -323,6 +323,14 @@ def test_bad_arguments(settings, message):
         CasArbi(2.0, TINY, **settings)
 
 
+def test_the_check_before_training_gives_the_bases_picture():
+    """Nothing is measured then, and nothing learned."""
+    made = CasArbi(2.0, TINY, network=SFTUNet(8, 8, (1,), 1)).eval()
+    given = batch()
+    expected = made.base(given["lr"], given["size"]).clamp(0, 1)
+    torch.testing.assert_close(made.restore(given, Noise(given["seed"])), expected)
+
+
 @pytest.mark.parametrize("hook", ["on_test_start", "on_predict_start"])
 def test_no_output_without_its_unit(hook):
     made = CasArbi(2.0, TINY, network=SFTUNet(8, 8, (1,), 1))
