@@ -144,7 +144,7 @@ def taken(call: Call, networks: Networks, repeats: int) -> dict[str, Any]:
 
 
 def in_turns(ours: Call, plain: Call, repeats: int) -> dict[str, float]:
-    """Least seconds of both, called in turns so that a busy machine hits both."""
+    """Median seconds of both, called in turns so that a busy machine hits both, and their ratio."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for repeat in range(repeats + 1):
         turns = list(zip((ours, plain), seconds, strict=True))
@@ -153,8 +153,9 @@ def in_turns(ours: Call, plain: Call, repeats: int) -> dict[str, float]:
             function()
             if repeat:  # the first call of each is a warm-up
                 collected.append(clock() - start)
-    least_ours, least_plain = map(min, seconds)
-    return {"ours_s": least_ours, "plain_s": least_plain, "ratio": least_plain / least_ours}
+    ratios = [of_plain / of_ours for of_ours, of_plain in zip(*seconds, strict=True)]
+    ours_s, plain_s = map(statistics.median, seconds)
+    return {"ours_s": ours_s, "plain_s": plain_s, "ratio": statistics.median(ratios)}
 
 
 # ----------------------------------------------------------------------------------------- models
