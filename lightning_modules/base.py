@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from degradations.draws import seed_of
-from lightning_modules.backbone.frozen import check_sources, sources
+from lightning_modules.backbone.frozen import check_sources, counted, sources
 from lightning_modules.noise import Noise
 from lightning_modules.tiling import restore_tiled
 from lightning_modules.weights import read_weights
@@ -515,15 +515,8 @@ def _check_tensors(
         for k in state
         if k in own and state[k].shape != own[k].shape
     ]
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    if not any(problems.values()):
-        return
-    listed = "; ".join(
-        f"{len(names)} {what} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
-        for what, names in problems.items()
-        if names
-    )
-    raise ValueError(
-        f"the tensors of {where} do not fit the model: {listed}. Is it another network, size or "
-        "scale? See model.init_args and data.init_args.scale"
-    )
+    if problems := counted(missing, unexpected, reshaped, 4):
+        raise ValueError(
+            f"the tensors of {where} do not fit the model: {problems}. Is it another network, size "
+            "or scale? See model.init_args and data.init_args.scale"
+        )

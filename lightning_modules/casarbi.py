@@ -166,9 +166,9 @@ class CasArbi(SuperResolver):
         hr, lr = batch["hr"] * 2 - 1, batch["lr"]
         y, level = augmented(lr, self.noise_probability, self.noise_level)
         b, features = self.based(y, batch["size"])
-        x_0, anchor = self._in_domain(hr, b)
+        x_0 = hr if self.domain == "image" else hr - b
         t = torch.randint(self.process.steps, (len(hr),), device=hr.device)
-        x = self.process.add_noise(x_0, anchor, torch.randn_like(hr), t)
+        x = self.process.add_noise(x_0, self._anchor(b), torch.randn_like(hr), t)
         size = (lr.shape[-2], lr.shape[-1])
         raw = network(self._scaled(x, t), t, b, features, size, level)
         loss = functional.mse_loss(raw, x_0 / self._unit())
@@ -214,8 +214,7 @@ class CasArbi(SuperResolver):
         # All in units of sigma_r, in which the network answers. Lightning validates a little before
         # training begins, when it is not measured yet.
         unit = float(self._unit()) or 1.0
-        anchor = b if self.domain == "image" else torch.zeros_like(b)
-        x = process.prior(anchor, noise.normal(b.shape)) / unit
+        x = process.prior(self._anchor(b), noise.normal(b.shape)) / unit
         deviations = (self._deviations(process.etas) / unit).tolist()
         for step in reversed(range(process.steps)):
             t = torch.full((len(x),), process.timesteps[step], device=x.device)
@@ -224,8 +223,7 @@ class CasArbi(SuperResolver):
             fresh = noise.normal(x.shape) if step else None
             etas = process.eta(step), process.eta(step - 1)
             x = residual_shift(x, x_0, *etas, process.kappa / unit, fresh)
-        hr = x if self.domain == "image" else b + unit * x
-        return (hr.clamp(-1, 1) + 1) / 2
+        return (self._picture(x, b, unit).clamp(-1, 1) + 1) / 2
 
     def based(self, y: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         """The base's picture b (B, 3, *size) in [-1, 1], and its features of y (B, 3, h, w)."""
@@ -239,14 +237,17 @@ class CasArbi(SuperResolver):
         # Back-projection: what the picture would be, brought down, is the stage's input again.
         if not self.guidance:
             return x_0
-        hr = x_0 if self.domain == "image" else b + unit * x_0
+        hr = self._picture(x_0, b, unit)
         missing = (y * 2 - 1) - resize(hr, y.shape[-2:], clamp=False)
         return x_0 + self.guidance / unit * resize(missing, b.shape[-2:], clamp=False)
 
     # --------------------------------------------------------------------------------------- domain
 
-    def _in_domain(self, hr: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        return (hr, b) if self.domain == "image" else (hr - b, torch.zeros_like(b))
+    def _anchor(self, b: Tensor) -> Tensor:
+        return b if self.domain == "image" else torch.zeros_like(b)
+
+    def _picture(self, x: Tensor, b: Tensor, unit: float) -> Tensor:
+        return x if self.domain == "image" else b + unit * x
 
     def _unit(self) -> Tensor | float:
         # Of what the network predicts.

@@ -56,14 +56,18 @@ def refuse(where: str, missing: list[str], unexpected: list[str], reshaped: list
     Raises:
         ValueError: One of the lists is not empty.
     """
+    if problems := counted(missing, unexpected, reshaped, 3):
+        raise ValueError(f"the tensors of {where} do not fit the network: {problems}")
+
+
+def counted(missing: list[str], unexpected: list[str], reshaped: list[str], shown: int) -> str:
+    """How many tensors do not fit, and the first ``shown`` of each kind; empty where all do."""
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    listed = "; ".join(
-        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+    return "; ".join(
+        f"{len(names)} {what} ({', '.join(names[:shown])}{', ...' if len(names) > shown else ''})"
         for what, names in problems.items()
         if names
     )
-    if listed:
-        raise ValueError(f"the tensors of {where} do not fit the network: {listed}")
 
 
 def sources(model: nn.Module) -> dict[str, str]:
