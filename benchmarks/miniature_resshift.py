@@ -52,6 +52,6 @@ RESSHIFT = Method(
     shown=(BICUBIC, "pixel_control", "pixel", "ae_hr", "taef2_control", "taef2"),
     shown_scales=_SCALES,
     note="The round trip of HR is what a method in latents cannot be better than. A regression "
-    "that wins PSNR and loses SWD is what theory expects: it gives the mean of all that could be. Each "
-    "network was trained once: the seeds are those of sampling.",
+    "that wins PSNR and loses SWD is what theory expects: it gives the mean of all that could be. "
+    "Each network was trained once: the seeds are those of sampling.",
 )
