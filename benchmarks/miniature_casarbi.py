@@ -117,5 +117,5 @@ CASARBI = Method(
     note="Narrow training is x1 to x2; the wide range is x1 to x8, so that x12 is beyond both. "
     "The orders differ only where a remainder is left. Ablations are measured at x4, x5.3 and x8, "
     "and orders at x2.7, x5.3 and x12, to keep evaluation within its time. Each network was "
-    "trained once: the seeds are those of sampling, and intervals say nothing about another training.",
+    "trained once: the seeds are those of sampling, and intervals are not about other trainings.",
 )
