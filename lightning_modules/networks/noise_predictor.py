@@ -1,0 +1,230 @@
+"""InvSR's noise predictor: which noise has to be added to the LR latent, from the LR picture.
+
+Yue et al., CVPR 2025 (arXiv 2412.09013), section 3. 33,837,576 parameters in 164 tensors with the
+sizes of the release; built of diffusers' blocks, whose names the released file has, too.
+Differs from the paper in: `attention_slice`, see ``NoisePredictor``; other sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from lightning_modules.backbone.frozen import bare_names
+
+_GROUPS, _EPS = 32, 1e-6  # of all normalisations
+_LOWEST, _HIGHEST = -30.0, 20.0  # of the logarithm of the variance
+
+
+class Gaussian(NamedTuple):
+    """A normal distribution for each value of a latent.
+
+    Args:
+        mean: (B, C, h, w).
+        logvar: (B, C, h, w), the logarithm of the variance, from -30 to 20.
+    """
+
+    mean: Tensor
+    logvar: Tensor
+
+    def sample(self, eps: Tensor) -> Tensor:
+        """(B, C, h, w): one draw, with gradients to mean and variance.
+
+        Args:
+            eps: (B, C, h, w) of the standard normal distribution.
+        """
+        return self.mean + (self.logvar / 2).exp() * eps
+
+
+class NoisePredictor(nn.Module):
+    """From the LR picture and a timestep to the distribution of the noise to start with.
+
+    Args:
+        latent: Channels of the latent.
+        channels: Channels of the LR picture.
+        widths: Channels of the levels, multiples of 32 and of ``head_width``.
+        layers: Residual blocks a level, each with an attention in which all pixels see each other.
+        head_width: Channels of one attention head.
+        halvings: How often the sides of the LR picture halve on the way to the latent, once a
+            level: 1 where that has half of them, as at scale 4 with a factor of 8; 0 where it has
+            as many, as at scale 8.
+        attention_slice: Compute attention for so many pixels at a time. Only where torch has no
+            kernel that is lean by itself: there it bounds the memory, which otherwise grows with
+            the fourth power of a side, and changes nothing but rounding.
+
+    Raises:
+        ValueError: Arguments that do not fit together.
+
+    Attributes:
+        divisor: What the sides of the LR picture have to be divisible by.
+    """
+
+    def __init__(
+        self,
+        latent: int = 4,
+        channels: int = 3,
+        widths: Sequence[int] = (256, 512),
+        layers: int = 3,
+        head_width: int = 64,
+        halvings: int = 1,
+        attention_slice: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= halvings <= len(widths):
+            raise ValueError(
+                f"halvings is {halvings} with {len(widths)} widths; expected 0 to {len(widths)}, "
+                "for a level halves the sides once: name more widths"
+            )
+        if wrong := [width for width in widths if width % _GROUPS or width % head_width]:
+            raise ValueError(
+                f"widths has {wrong[0]}; expected multiples of {_GROUPS} and of head_width, "
+                f"{head_width}"
+            )
+        if attention_slice is not None and attention_slice < 1:
+            raise ValueError(f"attention_slice is {attention_slice}; expected 1 or more, or null")
+        self.latent, self.divisor = latent, 2**halvings
+        self.encoder = Encoder(channels, 2 * latent, widths, layers, head_width, halvings)
+        if attention_slice is not None:
+            for module in self.encoder.modules():
+                if hasattr(module, "set_processor"):
+                    module.set_processor(SlicedAttention(attention_slice))
+
+    def forward(self, lr: Tensor, t: Tensor | float) -> Gaussian:
+        """What the noise is distributed like.
+
+        Args:
+            lr: (B, channels, h, w) in [0, 1], not enlarged.
+            t: Timestep of training to start at, whole or not: (B,), or one for all.
+
+        Returns:
+            Mean and logarithm of the variance, each (B, latent, h / divisor, w / divisor).
+
+        Raises:
+            ValueError: A side of the picture is not divisible by ``divisor``.
+        """
+        h, w = lr.shape[-2:]
+        if h % self.divisor or w % self.divisor:
+            raise ValueError(
+                f"the LR picture is {h}x{w}; {type(self).__name__} needs sides divisible by "
+                f"{self.divisor}: pad it"
+            )
+        mean, logvar = self.encoder(lr * 2 - 1, t).chunk(2, dim=1)
+        return Gaussian(mean, logvar.clamp(_LOWEST, _HIGHEST))
+
+
+class Encoder(nn.Module):
+    """A stack of residual blocks and attentions that knows the timestep.
+
+    Args:
+        inputs: Channels in.
+        outputs: Channels out.
+        widths: Channels of the levels.
+        layers: Residual blocks and attentions a level.
+        head_width: Channels of one attention head.
+        halvings: How many levels end with half the sides.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        widths: Sequence[int],
+        layers: int,
+        head_width: int,
+        halvings: int,
+    ) -> None:
+        super().__init__()
+        # Takes seconds, and help and error messages come without it.
+        from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+        from diffusers.models.unets.unet_2d_blocks import AttnDownBlock2D, UNetMidBlock2D
+
+        embedding = 2 * widths[0]
+        common = {
+            "temb_channels": embedding,
+            "resnet_eps": _EPS,
+            "resnet_act_fn": "silu",
+            "resnet_groups": _GROUPS,
+            "attention_head_dim": head_width,
+        }
+        self.time_proj = Timesteps(widths[0], flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time_embedding = TimestepEmbedding(widths[0], embedding)
+        self.conv_in = nn.Conv2d(inputs, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList(
+            AttnDownBlock2D(
+                in_channels=before,
+                out_channels=after,
+                num_layers=layers,
+                downsample_padding=0,  # which pads right and below alone
+                downsample_type="conv" if level < halvings else None,
+                **common,
+            )
+            for level, (before, after) in enumerate(
+                zip([widths[0], *widths[:-1]], widths, strict=True)
+            )
+        )
+        self.mid_block = UNetMidBlock2D(in_channels=widths[-1], **common)
+        self.conv_norm_out = nn.GroupNorm(_GROUPS, widths[-1], eps=_EPS)
+        self.conv_out = nn.Conv2d(widths[-1], outputs, 3, padding=1)
+
+    def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
+        """(B, inputs, h, w) and timesteps, (B,) or one, to (B, outputs, h / 2^halvings, ...)."""
+        timesteps = torch.as_tensor(t, device=x.device).expand(len(x))
+        embedded = self.time_embedding(self.time_proj(timesteps).to(x.dtype))
+        x = self.conv_in(x)
+        for block in self.down_blocks:
+            x = block(x, embedded)[0]
+        x = self.mid_block(x, embedded)
+        return self.conv_out(functional.silu(self.conv_norm_out(x)))
+
+
+class SlicedAttention:
+    """Self-attention of diffusers' ``Attention``, for some of the queries at a time.
+
+    Args:
+        size: So many.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(
+        self,
+        attention: Any,
+        x: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        """(B, C, h, w) to the same, with the residual; what else diffusers passes is not for it."""
+        B, C, h, w = x.shape
+        pixels = attention.group_norm(x.flatten(2)).transpose(1, 2)
+        q, k, v = (
+            layer(pixels).unflatten(2, (attention.heads, -1)).transpose(1, 2)  # (B, heads, h w, D)
+            for layer in (attention.to_q, attention.to_k, attention.to_v)
+        )
+        seen = torch.cat([self._seen(part, k, v) for part in q.split(self.size, dim=2)], dim=2)
+        y = attention.to_out[0](seen.transpose(1, 2).flatten(2))
+        return x + y.transpose(1, 2).reshape(B, C, h, w)
+
+    @staticmethod
+    def _seen(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        function = functional.scaled_dot_product_attention
+        if not torch.is_grad_enabled():
+            return function(q, k, v)
+        # Else the matrices of all slices would be kept for the gradient.
+        return checkpoint(function, q, k, v, use_reentrant=False, preserve_rng_state=False)
+
+
+def from_official(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors of a released file by our names, which are the same: without what is around them.
+
+    Args:
+        tensors: As in the file, or in its ``state_dict``; of a compiled or distributed network,
+            too.
+    """
+    return bare_names(tensors.get("state_dict", tensors))

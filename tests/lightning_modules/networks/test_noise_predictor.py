@@ -1,0 +1,266 @@
+"""InvSR's noise predictor: its size and names, what it predicts, and its attention in slices."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lightning_modules.backbone.frozen import fit
+from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor, from_official
+
+SMALL = {"widths": (32, 64), "layers": 1, "head_width": 16}
+
+
+def official_shapes():
+    """Names and shapes of the released file, noise_predictor_sd_turbo_v5.pth."""
+    shapes = {}
+
+    def layer(name, *weight, bias=True):
+        shapes[f"{name}.weight"] = weight
+        if bias:
+            shapes[f"{name}.bias"] = weight[:1]
+
+    def residual(name, before, after):
+        layer(f"{name}.norm1", before)
+        layer(f"{name}.conv1", after, before, 3, 3)
+        layer(f"{name}.time_emb_proj", after, 512)
+        layer(f"{name}.norm2", after)
+        layer(f"{name}.conv2", after, after, 3, 3)
+        if before != after:
+            layer(f"{name}.conv_shortcut", after, before, 1, 1)
+
+    def attention(name, width):
+        layer(f"{name}.group_norm", width)
+        for part in ("to_q", "to_k", "to_v", "to_out.0"):
+            layer(f"{name}.{part}", width, width)
+
+    layer("encoder.time_embedding.linear_1", 512, 256)
+    layer("encoder.time_embedding.linear_2", 512, 512)
+    layer("encoder.conv_in", 256, 3, 3, 3)
+    for i in range(3):
+        residual(f"encoder.down_blocks.0.resnets.{i}", 256, 256)
+        attention(f"encoder.down_blocks.0.attentions.{i}", 256)
+        residual(f"encoder.down_blocks.1.resnets.{i}", 512 if i else 256, 512)
+        attention(f"encoder.down_blocks.1.attentions.{i}", 512)
+    layer("encoder.down_blocks.0.downsamplers.0.conv", 256, 256, 3, 3)
+    for i in range(2):
+        residual(f"encoder.mid_block.resnets.{i}", 512, 512)
+    attention("encoder.mid_block.attentions.0", 512)
+    layer("encoder.conv_norm_out", 512)
+    layer("encoder.conv_out", 8, 512, 3, 3)
+    return shapes
+
+
+def seeded(**arguments):
+    torch.manual_seed(0)
+    return NoisePredictor(**{**SMALL, **arguments}).eval()
+
+
+def test_the_released_size_and_names():
+    with torch.device("meta"):
+        model = NoisePredictor()
+    state = model.state_dict()
+    assert sum(p.numel() for p in model.parameters()) == 33_837_576
+    assert len(state) == 164
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == official_shapes()
+    first, second = model.encoder.down_blocks
+    assert (first.attentions[0].heads, second.attentions[0].heads) == (4, 8)
+    assert model.encoder.mid_block.attentions[0].heads == 8
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.GroupNorm)]
+    assert {(norm.num_groups, norm.eps) for norm in norms} == {(32, 1e-6)}
+
+
+@pytest.mark.parametrize("around", ["{}", "module.{}", "_orig_mod.{}", "module._orig_mod.{}"])
+def test_a_released_file_loads(around):
+    model, other = seeded(), NoisePredictor(**SMALL)
+    file = {"state_dict": {around.format(name): t for name, t in model.state_dict().items()}}
+    fit(other, from_official(file), "the file")
+    lr = torch.rand(1, 3, 8, 8)
+    assert torch.equal(other(lr, 3).mean, model(lr, 3).mean)
+
+
+def test_a_file_that_does_not_fit_is_refused():
+    tensors = dict(seeded().state_dict())
+    tensors["encoder.conv_out.more"] = tensors.pop("encoder.conv_out.bias")
+    with pytest.raises(ValueError, match=r"1 missing \(encoder.conv_out.bias\); 1 unexpected"):
+        fit(NoisePredictor(**SMALL), from_official(tensors), "the file")
+
+
+def test_it_is_what_the_paper_draws():
+    """Layer by layer, from the weights alone."""
+    model = seeded(layers=2)
+    weights = model.state_dict()
+    lr, t = torch.rand(2, 3, 6, 4), torch.tensor([249.0, 99.5])
+
+    def linear(name, x):
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def conv(name, x, **how):
+        weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        return torch.nn.functional.conv2d(x, weight, bias, **how)
+
+    def norm(name, x):
+        weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        return torch.nn.functional.group_norm(x, 32, weight, bias, 1e-6)
+
+    def silu(x):
+        return x * x.sigmoid()
+
+    def residual(name, x):
+        y = conv(f"{name}.conv1", silu(norm(f"{name}.norm1", x)), padding=1)
+        y = y + linear(f"{name}.time_emb_proj", silu(embedded))[:, :, None, None]
+        y = conv(f"{name}.conv2", silu(norm(f"{name}.norm2", y)), padding=1)
+        return y + (conv(f"{name}.conv_shortcut", x) if len(y[0]) != len(x[0]) else x)
+
+    def attention(name, x):
+        pixels = norm(f"{name}.group_norm", x).flatten(2).transpose(1, 2)
+        q, k, v = (
+            linear(f"{name}.to_{part}", pixels).unflatten(2, (-1, 16)).transpose(1, 2)
+            for part in "qkv"
+        )
+        seen = (q @ k.transpose(2, 3) / 4).softmax(3) @ v
+        y = linear(f"{name}.to_out.0", seen.transpose(1, 2).flatten(2))
+        return x + y.transpose(1, 2).reshape(x.shape)
+
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(16) / 16)
+    angles = t[:, None] * frequencies
+    embedded = linear("encoder.time_embedding.linear_1", torch.cat([angles.cos(), angles.sin()], 1))
+    embedded = linear("encoder.time_embedding.linear_2", silu(embedded))
+    x = conv("encoder.conv_in", 2 * lr - 1, padding=1)
+    for level in range(2):
+        for i in range(2):
+            x = residual(f"encoder.down_blocks.{level}.resnets.{i}", x)
+            x = attention(f"encoder.down_blocks.{level}.attentions.{i}", x)
+        if level == 0:  # zeros on the right and below alone
+            padded = torch.nn.functional.pad(x, (0, 1, 0, 1))
+            x = conv("encoder.down_blocks.0.downsamplers.0.conv", padded, stride=2)
+    x = residual("encoder.mid_block.resnets.0", x)
+    x = residual("encoder.mid_block.resnets.1", attention("encoder.mid_block.attentions.0", x))
+    x = conv("encoder.conv_out", silu(norm("encoder.conv_norm_out", x)), padding=1)
+    mean, logvar = model(lr, t)
+    torch.testing.assert_close(mean, x[:, :4], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logvar, x[:, 4:], rtol=1e-4, atol=1e-5)
+
+
+def test_timesteps_of_any_kind():
+    model, lr = seeded(), torch.rand(2, 3, 8, 8)
+    expected = model(lr, torch.tensor([200, 200])).mean
+    for t in (200, 200.0, torch.tensor(200), torch.tensor([200.0])):
+        assert torch.equal(model(lr, t).mean, expected)
+    assert not torch.allclose(model(lr, 200.5).mean, expected)
+    apart = model(lr, torch.tensor([200, 100])).mean
+    torch.testing.assert_close(apart[0], expected[0])
+    assert not torch.allclose(apart[1], expected[1])
+
+
+@pytest.mark.parametrize(("halvings", "side"), [(0, 5), (1, 6), (2, 8)])
+def test_other_spaces_and_scales(halvings, side):
+    model = seeded(latent=32, halvings=halvings)
+    assert model.divisor == 2**halvings
+    found = model(torch.rand(1, 3, side, 2 * side), 100)
+    expected = (1, 32, side // 2**halvings, 2 * side // 2**halvings)
+    assert found.mean.shape == found.logvar.shape == expected
+
+
+def test_a_draw():
+    mean, logvar = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
+    assert torch.equal(Gaussian(mean, logvar).sample(torch.zeros(2, 4, 3, 3)), mean)
+    two = Gaussian(torch.ones(1), torch.tensor([math.log(4.0)])).sample(torch.tensor([3.0]))
+    assert two.item() == pytest.approx(7)
+
+
+def test_the_variance_has_bounds():
+    model = seeded()
+    model.encoder.conv_out.bias.data[4:6] = torch.tensor([1000.0, -1000.0])
+    logvar = model(torch.rand(1, 3, 4, 4), 100).logvar
+    assert (logvar[:, 0] == 20).all()
+    assert (logvar[:, 1] == -30).all()
+
+
+def test_everything_learns():
+    model = seeded()
+    found = model(torch.rand(2, 3, 8, 8), torch.tensor([249, 99]))
+    found.sample(torch.randn_like(found.mean)).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        # A bias of the keys is the same for all of a softmax.
+        assert parameter.grad.abs().sum() > 0 or name.endswith("to_k.bias"), name
+
+
+# --------------------------------------------------------------------------------------- attention
+
+
+class Largest(TorchDispatchMode):
+    """The number of values of the largest tensor that any operation gave."""
+
+    size = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        for tensor in found if isinstance(found, tuple | list) else [found]:
+            if isinstance(tensor, torch.Tensor):
+                self.size = max(self.size, tensor.numel())
+        return found
+
+
+def test_attention_in_slices_gives_the_same():
+    whole, sliced = seeded(), seeded(attention_slice=7)  # 64 and 16 pixels
+    gradients = []
+    lr = torch.rand(2, 3, 8, 8, requires_grad=True)
+    for model in (whole, sliced):
+        mean, logvar = model(lr, 100)
+        gradients.append(torch.autograd.grad((mean + logvar).square().sum(), lr)[0])
+        with torch.no_grad():
+            torch.testing.assert_close(model(lr, 100).mean, mean, rtol=0, atol=1e-5)
+    torch.testing.assert_close(sliced(lr, 100).mean, whole(lr, 100).mean, rtol=0, atol=1e-5)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
+
+
+def test_attention_in_slices_never_has_all_pairs():
+    """Where torch has only the plain kernel: the largest tensor is that of a slice."""
+    lr, sizes = torch.rand(1, 3, 32, 32), {}
+    for size in (None, 16):
+        model = seeded(attention_slice=size)
+        with sdpa_kernel(SDPBackend.MATH), torch.no_grad(), Largest() as largest:
+            model(lr, 100)
+        sizes[size] = largest.size
+    heads, pixels = 2, 32 * 32
+    assert sizes[None] >= heads * pixels**2
+    assert sizes[16] <= max(heads * 16 * pixels, 64 * pixels)
+
+
+def test_what_is_kept_for_the_gradient_is_not_of_all_pairs():
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    model = seeded(attention_slice=16)
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        model(torch.rand(1, 3, 16, 16), 100).mean.sum()
+    pixels = 16 * 16
+    assert max(kept) <= 64 * 64 * 9 + 64 * pixels
+
+
+# ------------------------------------------------------------------------------------------ errors
+
+
+def test_what_cannot_be():
+    with pytest.raises(ValueError, match=r"halvings is 3 with 2 widths; expected 0 to 2"):
+        NoisePredictor(**SMALL, halvings=3)
+    with pytest.raises(ValueError, match="widths has 48; expected multiples of 32 and of head_w"):
+        NoisePredictor(widths=(32, 48), head_width=16)
+    with pytest.raises(ValueError, match=r"widths has 96; .* head_width, 64"):
+        NoisePredictor(widths=(64, 96))
+    with pytest.raises(ValueError, match="attention_slice is 0; expected 1 or more, or null"):
+        NoisePredictor(**SMALL, attention_slice=0)
+    with pytest.raises(ValueError, match=r"the LR picture is 9x8; NoisePredictor needs .* by 2"):
+        NoisePredictor(**SMALL)(torch.rand(1, 3, 9, 8), 100)
