@@ -8,6 +8,7 @@ Differs from the paper in: it can do without text; `checkpointing` covers the mi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,6 +65,7 @@ class LatentDiscriminator(nn.Module):
 
         embedding = 4 * widths[0]
         self.checkpointing, self.divisor = checkpointing, 2 ** (len(widths) - 1)
+        self.counts = [count + 1 for count in reversed(layers)]  # of skips, level by level
         self.time_proj = Timesteps(widths[0], flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(widths[0], embedding)
         self.add_embedding = (
@@ -124,8 +126,9 @@ class LatentDiscriminator(nn.Module):
             skips += outputs
         x = self._through(self.mid_block, text, x, embedded)
         logits = [self.out_blocks[0](x)]
-        for block, judge in zip(self.up_blocks, self.out_blocks[1:], strict=True):
-            count = len(block.resnets)
+        for count, block, judge in zip(
+            self.counts, self.up_blocks, self.out_blocks[1:], strict=True
+        ):
             skips, taken = skips[:-count], tuple(skips[-count:])
             x = self._through(block, text, x, taken, embedded)
             logits.append(judge(x))
@@ -134,9 +137,9 @@ class LatentDiscriminator(nn.Module):
     def _through(self, block: Any, text: Tensor | None, *inputs: Any) -> Any:
         known = {"encoder_hidden_states": text} if hasattr(block, "attentions") else {}
         if self.checkpointing and torch.is_grad_enabled():
+            run = functools.partial(block, **known)
             # Nothing is drawn in it, so that no state of a generator has to be brought back.
-            settings = {"use_reentrant": False, "preserve_rng_state": False}
-            return checkpoint(block, *inputs, **settings, **known)
+            return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False)
         return block(*inputs, **known)
 
 

@@ -91,8 +91,8 @@ class NoisePredictor(nn.Module):
         self.encoder = Encoder(channels, 2 * latent, widths, layers, head_width, halvings)
         if attention_slice is not None:
             for module in self.encoder.modules():
-                if hasattr(module, "set_processor"):
-                    module.set_processor(SlicedAttention(attention_slice))
+                if set_processor := getattr(module, "set_processor", None):
+                    set_processor(SlicedAttention(attention_slice))
 
     def forward(self, lr: Tensor, t: Tensor | float) -> Gaussian:
         """What the noise is distributed like.
