@@ -27,6 +27,7 @@ from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
 from lightning_modules.networks.swin_unet import from_official
 from lightning_modules.noise import Noise
+from lightning_modules.padding import padded
 from lightning_modules.solvers import residual_shift
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class ResShift(SuperResolver):
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """From the LR picture and noise back to t = 0; as many network calls as timesteps."""
-        lr = self._padded(batch["lr"])
+        lr = padded(batch["lr"], self.divisible).lr  # mirrored, as released
         y = self._anchor(lr)
         process = self.sampled
         x = process.prior(y, noise.normal(y.shape))
@@ -202,17 +203,12 @@ class ResShift(SuperResolver):
         """(B, 3, *size): bicubic with a = -0.75 and not antialiased, not clamped, as released."""
         return functional.interpolate(lr, size, mode="bicubic", align_corners=False)
 
-    def _padded(self, lr: Tensor) -> Tensor:
-        # So that the latent's sides are multiples of the divisor; mirrored, as released.
+    @property
+    def divisible(self) -> int:
+        """Of what sides of LR have to be multiples, for those of latents to be of the divisor."""
         unit = self.divisor * self.space.factor
         # Of LR pixels, the least number that is so many whole output pixels.
-        unit = (unit / Fraction(self.scale).limit_denominator(100)).numerator
-        while any(missing := [-n % unit for n in lr.shape[-2:]]):
-            sides = zip(missing, lr.shape[-2:], strict=True)  # a small one is mirrored repeatedly
-            below, right = (min(pad, max(n - 1, 1)) for pad, n in sides)
-            mode = "reflect" if min(lr.shape[-2:]) > 1 else "replicate"
-            lr = functional.pad(lr, (0, right, 0, below), mode=mode)
-        return lr
+        return (unit / Fraction(self.scale).limit_denominator(100)).numerator
 
     # -------------------------------------------------------------------------------- frozen parts
 
@@ -299,7 +295,7 @@ class ResShiftControl(ResShift):
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """One call; deterministic."""
-        lr = self._padded(batch["lr"])
+        lr = padded(batch["lr"], self.divisible).lr
         return self._picture(self._answer(self._anchor(lr), lr), batch)
 
     def _answer(self, y: Tensor, lr: Tensor) -> Tensor:
