@@ -1,0 +1,208 @@
+"""LPIPS in latents, without a decoder: the distance that InvSR trains with.
+
+Zhang et al., CVPR 2018 (arXiv 1801.03924), Eq. 1, on a VGG16 that reads latents; Yue et al., CVPR
+2025 (arXiv 2412.09013), section 3.3. 14,716,736 parameters in 31 tensors for latents of 4 channels:
+the convolutions, and one weight for each channel that is compared. Names are those of the released
+file, which has the weights a second time as `lins.*`, and a `scaling_layer` that is not used.
+
+Latents have an eighth of the picture's sides, so the first three of VGG16's poolings are left out,
+and the fourth, before its last three convolutions, is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.backbone.frozen import bare_names, fit
+from lightning_modules.backbone.space import fingerprint
+from lightning_modules.weights import read_file, read_weights
+
+VGG16 = (64, 128, 256, 512, 512)  # channels of its stages
+_CONVOLUTIONS = (2, 2, 3, 3, 3)  # in each of them
+_TRAINER = "lightning_modules.latent_perceptual.LatentPerceptual"
+_UNUSED = ("lins.", "scaling_layer.")  # in released files
+
+
+class LatentDistance(nn.Module):
+    """Distance of latents in the features of a network; as it is trained.
+
+    Args:
+        channels: Channels of the latent.
+        widths: Channels of the five stages.
+
+    Raises:
+        ValueError: Not five stages.
+    """
+
+    def __init__(self, channels: int = 4, widths: Sequence[int] = VGG16) -> None:
+        super().__init__()
+        if len(widths) != len(_CONVOLUTIONS):
+            raise ValueError(f"widths has {len(widths)} numbers; expected one for each of 5 stages")
+        self.net = _trunk(channels, widths)
+        self.heads = [f"lin{number}" for number in range(len(widths))]
+        for name, width in zip(self.heads, widths, strict=True):
+            self.add_module(name, Head(width))
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """(B,) distances of (B, channels, h, w), as the denoiser sees them; at least 2x2 places."""
+        return self.distances(self.features(a), self.features(b))
+
+    def features(self, z: Tensor) -> list[Tensor]:
+        """After each stage, (B, C, h', w') float32 with unit length at each place."""
+        found = []
+        for stage in self.net:
+            z = stage(z)
+            # Where all channels are 0 the root has no gradient; torch's norm takes 0 for it.
+            length = torch.linalg.vector_norm(z.float(), dim=1, keepdim=True)
+            found.append(z.float() / (length + 1e-10))
+        return found
+
+    def distances(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+        """(B,) sums over the stages of the weighted squared difference, averaged over places."""
+        parts = (
+            self.get_submodule(name)((x - y).square()).mean((1, 2, 3))
+            for name, x, y in zip(self.heads, a, b, strict=True)
+        )
+        return torch.stack(list(parts)).sum(0)
+
+    @torch.no_grad()
+    def keep_positive(self) -> None:
+        """Raise negative weights of the channels to 0: more difference is never less distance."""
+        for name in self.heads:
+            for weight in self.get_submodule(name).parameters():
+                weight.clamp_(min=0)
+
+
+class LatentLPIPS(LatentDistance):
+    """The trained distance as a part of a loss: frozen, with gradients to its inputs.
+
+    Args:
+        channels: Channels of the latent.
+        widths: Channels of the five stages; those of VGG16 by default.
+
+    Attributes:
+        source: Where the weights came from, with a hash; empty until ``load``.
+    """
+
+    def __init__(self, channels: int = 4, widths: Sequence[int] = VGG16) -> None:
+        super().__init__(channels, widths)
+        self.source = ""
+        self.requires_grad_(False)
+        self.train(False)
+
+    def load(self, path: str | Path) -> None:
+        """Fill it from a released file, or from a run of ``LatentPerceptual``.
+
+        Args:
+            path: The file; of a checkpoint, EMA is preferred.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is corrupt, of another method, or of another latent's distance.
+        """
+        weights = read_weights(path)
+        if weights.model not in (None, _TRAINER):
+            raise ValueError(
+                f"{path} was trained with {weights.model}; expected a run of {_TRAINER} or a "
+                "released file of InvSR"
+            )
+        tensors = weights.tensors
+        if weights.model:
+            part = "network."
+            tensors = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
+        fit(self, from_official(tensors), str(path))
+        self.source = f"{Path(path).name} {fingerprint(self.state_dict())}"
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """(B,) distances of (B, channels, h, w), as the denoiser sees them; at least 2x2 places.
+
+        Raises:
+            RuntimeError: It has no weights yet; there is no distance with random ones.
+        """
+        if not self.source:
+            raise RuntimeError(f"{type(self).__name__} has no weights before `load` was called")
+        return super().forward(a, b)
+
+    def train(self, mode: bool = True) -> LatentLPIPS:
+        """Stay in evaluation mode: nothing is dropped."""
+        super().train(False)
+        return self
+
+
+class Head(nn.Module):
+    """One weight for each channel; in training, half of the channels are dropped.
+
+    Args:
+        width: Number of channels.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.model = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(width, 1, 1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, h, w) to (B, 1, h, w)."""
+        return self.model(x)
+
+
+def from_official(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors of a released file by our names: without what is there twice or not used.
+
+    Args:
+        tensors: As in the file, or in its ``state_dict``.
+    """
+    bare = bare_names(tensors.get("state_dict", tensors))
+    return {name: tensor for name, tensor in bare.items() if not name.startswith(_UNUSED)}
+
+
+def from_imagenet(path: str | Path, channels: int = 4) -> dict[str, Tensor]:
+    """What training begins with: VGG16 as trained on ImageNet, and LPIPS's weights of its channels.
+
+    The latter come with the package lpips, version 0.1. The first convolution has ImageNet's kernel
+    of the first colour for each channel of the latent.
+
+    Args:
+        path: File of VGG16's weights, as torchvision publishes it.
+        channels: Channels of the latent.
+
+    Returns:
+        All tensors of a ``LatentDistance``.
+
+    Raises:
+        ValueError: The file is corrupt, or has another network.
+    """
+    published = read_file(Path(path))
+    found = {}
+    with torch.device("meta"):  # for the names alone
+        trunk = _trunk(channels, VGG16)
+    for name in trunk.state_dict():
+        stage, layer = name.split(".", 1)
+        if f"features.{layer}" not in published:
+            raise ValueError(f"{path} has no features.{layer}: expected torchvision's VGG16")
+        found[f"net.{stage}.{layer}"] = published[f"features.{layer}"]
+    first = "net.slice1.0.weight"
+    found[first] = found[first][:, :1].repeat(1, channels, 1, 1)
+    with as_file(files("lpips") / "weights" / "v0.1" / "vgg.pth") as heads:
+        return {**found, **read_file(heads)}
+
+
+def _trunk(channels: int, widths: Sequence[int]) -> nn.Sequential:
+    """VGG16's stages, each layer with its number in that network."""
+    stages, number = nn.Sequential(), 0
+    for index, (width, count) in enumerate(zip(widths, _CONVOLUTIONS, strict=True)):
+        stage = nn.Sequential()
+        if index == len(widths) - 1:
+            stage.add_module(str(number), nn.MaxPool2d(2))
+        number += index > 0  # each stage but the first one begins with a pooling
+        for _ in range(count):
+            stage.add_module(str(number), nn.Conv2d(channels, width, 3, padding=1))
+            stage.add_module(str(number + 1), nn.ReLU())
+            channels, number = width, number + 2
+        stages.add_module(f"slice{index + 1}", stage)
+    return stages

@@ -1,0 +1,224 @@
+"""LPIPS in latents: size and names, the number of the package, where its weights come from."""
+
+from __future__ import annotations
+
+import warnings
+
+import lpips
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+
+from lightning_modules.backbone.frozen import sources
+from lightning_modules.networks.latent_lpips import (
+    LatentDistance,
+    LatentLPIPS,
+    from_imagenet,
+    from_official,
+)
+
+SMALL = (4, 6, 8, 8, 8)
+LINES = ("0", "2"), ("5", "7"), ("10", "12", "14"), ("17", "19", "21"), ("24", "26", "28")
+WIDTHS = (64, 128, 256, 512, 512)
+
+
+def seeded(kind=LatentDistance, **arguments):
+    torch.manual_seed(0)
+    model = kind(**{"widths": SMALL, **arguments})
+    model.keep_positive()
+    return model.eval()
+
+
+def latents(count=2, side=8, channels=4):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, count, channels, side, side, generator=generator).unbind(0)
+
+
+@pytest.fixture(scope="module")
+def package():
+    """The package's LPIPS, of random weights, changed into one of latents."""
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        theirs = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).eval()
+        for part in theirs.net.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_normal_(part.weight)
+        kernel = theirs.net.slice1[0].weight.data[:, :1].repeat(1, 4, 1, 1)
+        theirs.net.slice1[0].weight = nn.Parameter(kernel)
+    for stage in (theirs.net.slice2, theirs.net.slice3, theirs.net.slice4):
+        first = next(iter(stage._modules))
+        assert isinstance(stage._modules[first], nn.MaxPool2d)
+        stage._modules[first] = nn.Identity()
+    return theirs
+
+
+# -------------------------------------------------------------------------------- size, names, sums
+
+
+def test_the_released_size_and_names(package):
+    with torch.device("meta"):
+        model = LatentDistance()
+        taps = model.features(torch.zeros(1, 4, 64, 64))
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    expected, before = {}, 4
+    for stage, (layers, width) in enumerate(zip(LINES, WIDTHS, strict=True)):
+        for layer in layers:
+            name = f"net.slice{stage + 1}.{layer}"
+            expected |= {f"{name}.weight": (width, before, 3, 3), f"{name}.bias": (width,)}
+            before = width
+        expected[f"lin{stage}.model.1.weight"] = (1, width, 1, 1)
+    assert shapes == expected
+    assert sum(p.numel() for p in model.parameters()) == 14_716_736
+    assert [tuple(tap.shape[1:]) for tap in taps] == [
+        (width, side, side) for width, side in zip(WIDTHS, (64, 64, 64, 64, 32), strict=True)
+    ]
+    assert from_official(package.state_dict()).keys() == shapes.keys()
+
+
+def test_a_released_file_gives_the_packages_number(package, tmp_path):
+    state = {f"module.{name}": tensor for name, tensor in package.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "vgg16_sdturbo_lpips.pth")
+    model = LatentLPIPS()
+    model.load(tmp_path / "vgg16_sdturbo_lpips.pth")
+    a, b = latents(side=10)
+    package.scaling_layer = nn.Identity()
+    with torch.no_grad():
+        expected = package(a, b).flatten()
+    assert (expected > 0.01).all()
+    torch.testing.assert_close(model(a, b), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_other_latents():
+    a, b = latents(channels=32, side=6)
+    found = seeded(channels=32)(a, b)
+    assert found.shape == (2,)
+    assert (found > 0).all()
+
+
+def test_it_is_a_distance():
+    model, (a, b) = seeded(), latents()
+    assert torch.equal(model(a, a), torch.zeros(2))
+    torch.testing.assert_close(model(a, b), model(b, a))
+    nearer = model(a, a + 0.1 * (b - a))
+    assert (nearer < model(a, b)).all()
+    torch.testing.assert_close(model(a, b)[1:], model(a[1:], b[1:]))
+
+
+def test_a_gradient_where_nothing_answers():
+    """Of places whose features are all 0: no NaN, which a root has there."""
+    model, (a, _) = seeded(), latents()
+    for part in model.modules():
+        if isinstance(part, nn.Conv2d) and part.bias is not None:
+            part.bias.data.fill_(-10.0)
+    a.requires_grad_()
+    model(a, torch.zeros_like(a)).sum().backward()
+    assert a.grad.isfinite().all()
+
+
+def test_weights_of_channels_are_raised_to_zero():
+    model = seeded()
+    before = model.lin1.model[1].weight.detach().clone()
+    model.lin1.model[1].weight.data[0, 2:4] = -1.0
+    model.keep_positive()
+    after = model.lin1.model[1].weight.detach()
+    assert (after[0, 2:4] == 0).all()
+    assert torch.equal(after[0, :2], before[0, :2])
+
+
+def test_channels_are_dropped_in_training_alone():
+    model, (a, b) = seeded(), latents()
+    assert torch.equal(model(a, b), model(a, b))
+    model.train()
+    assert not torch.equal(model(a, b), model(a, b))
+
+
+# ---------------------------------------------------------------------------- as a part of a loss
+
+
+def test_never_with_random_weights():
+    model, (a, b) = seeded(LatentLPIPS), latents()
+    with pytest.raises(RuntimeError, match="LatentLPIPS has no weights before `load` was called"):
+        model(a, b)
+
+
+def test_it_is_frozen_and_named(tmp_path):
+    trained, (a, b) = seeded(), latents()
+    torch.save(trained.state_dict(), tmp_path / "distance.pth")
+    holder = nn.Module()
+    holder.perceptual = model = LatentLPIPS(widths=SMALL)
+    model.load(tmp_path / "distance.pth")
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert torch.equal(model.train()(a.requires_grad_(), b), trained(a, b))
+    model(a, b).sum().backward()
+    assert a.grad.abs().sum() > 0
+    source = sources(holder)["perceptual"]
+    assert source.startswith("distance.pth ")
+    trained.lin0.model[1].weight.data *= 2
+    torch.save(trained.state_dict(), tmp_path / "distance.pth")
+    model.load(tmp_path / "distance.pth")
+    assert sources(holder)["perceptual"] != source
+
+
+def test_a_run_of_the_trainer(tmp_path):
+    """Its network, of averaged weights where there are any; what else it has is left out."""
+    trained, averaged = seeded(), seeded()
+    averaged.lin0.model[1].weight.data *= 3
+    checkpoint = {
+        "pytorch-lightning_version": "2.6.0",
+        "model": "lightning_modules.latent_perceptual.LatentPerceptual",
+        "state_dict": {f"network.{k}": v for k, v in trained.state_dict().items()}
+        | {"ranking.0.weight": torch.zeros(32, 5)},
+        "callbacks": {
+            "EMA": {"weights": {f"network.{k}": v for k, v in averaged.state_dict().items()}}
+        },
+    }
+    torch.save(checkpoint, tmp_path / "step.ckpt")
+    model, (a, b) = LatentLPIPS(widths=SMALL), latents()
+    model.load(tmp_path / "step.ckpt")
+    assert torch.equal(model(a, b), averaged(a, b))
+    torch.save({**checkpoint, "model": "some.Other"}, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match=r"trained with some\.Other; expected a run of lightning_"):
+        model.load(tmp_path / "other.ckpt")
+
+
+def test_a_file_of_something_else(tmp_path):
+    model = LatentLPIPS(widths=SMALL)
+    torch.save(seeded(channels=32).state_dict(), tmp_path / "wide.pth")
+    with pytest.raises(ValueError, match=r"1 of another shape \(net\.slice1\.0\.weight \(4, 32"):
+        model.load(tmp_path / "wide.pth")
+    with pytest.raises(FileNotFoundError, match=r"no weights at .*none\.pth"):
+        model.load(tmp_path / "none.pth")
+    with pytest.raises(ValueError, match="widths has 2 numbers; expected one for each of 5 stages"):
+        LatentDistance(widths=(4, 4))
+
+
+# ------------------------------------------------------------------------------------ its beginning
+
+
+def test_it_begins_as_lpips_of_pictures(tmp_path):
+    """A latent that has one plane in its first channel is seen as a picture's first colour."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        features = models.vgg16(weights=None).features
+    features.to_empty(device="cpu")
+    for parameter in features.parameters():
+        nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    state = {f"features.{k}": v for k, v in features.state_dict().items()}
+    torch.save({**state, "classifier.0.bias": torch.zeros(9)}, tmp_path / "vgg16.pth")
+    found = from_imagenet(tmp_path / "vgg16.pth", channels=32)
+    model = LatentDistance(channels=32)
+    model.load_state_dict(found)  # all of it
+    for number, width in enumerate(WIDTHS):
+        assert (found[f"lin{number}.model.1.weight"] >= 0).all()
+        assert found[f"lin{number}.model.1.weight"].shape == (1, width, 1, 1)
+    plane = torch.randn(1, 1, 6, 6)
+    expected = features[:2](torch.cat([plane, torch.zeros(1, 2, 6, 6)], 1))
+    for channel in (0, 31):
+        latent = torch.zeros(1, 32, 6, 6)
+        latent[:, channel] = plane
+        torch.testing.assert_close(model.net.slice1[:2](latent), expected)
+    del state["features.28.weight"]
+    torch.save(state, tmp_path / "vgg16.pth")
+    with pytest.raises(ValueError, match=r"has no features\.28\.weight: expected torchvision's"):
+        from_imagenet(tmp_path / "vgg16.pth")
