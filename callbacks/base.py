@@ -421,6 +421,12 @@ def steps_done(trainer: Trainer, pl_module: LightningModule) -> int:
     return trainer.global_step if steps is None else int(steps)
 
 
+def accumulated(trainer: Trainer) -> int:
+    """Batches whose gradients make one step; methods with two optimisers count them themselves."""
+    own = getattr(trainer.lightning_module, "accumulate", None)
+    return trainer.accumulate_grad_batches if own is None else int(own)
+
+
 def as_float64(x: Tensor) -> Tensor:
     """``x`` in float64; on the CPU where the device has no float64 (Apple's)."""
     return (x.cpu() if x.device.type == "mps" else x).to(torch.float64)

@@ -87,12 +87,16 @@ class EMA(Callback):
             self.update()
 
     def track(self, module: nn.Module) -> None:
-        """Average the trainable parameters of ``module`` from here on."""
+        """Average the trainable parameters of ``module`` from here on.
+
+        Those whose names begin as its ``unaveraged`` says are left out.
+        """
+        left: tuple[str, ...] = getattr(module, "unaveraged", ())
         positions: dict[nn.Parameter, int] = {}
         self._index = {
             name: positions.setdefault(p, len(positions))
             for name, p in module.named_parameters(remove_duplicate=False)
-            if p.requires_grad
+            if p.requires_grad and not name.startswith(left)
         }
         self._parameters = list(positions)
         # In bfloat16 a step of 0.001 would be rounded away.

@@ -175,9 +175,11 @@ class Guard(Callback):
             progress: Any = loop.automatic_optimization.optim_progress.optimizer.step
         else:
             progress = loop.manual_optimization.optim_step_progress
-        for count in (progress.total, progress.current):
-            count.ready -= 1
-            count.completed -= 1  # Lightning is about to add one
+        counts = getattr(pl_module, "counts", None)
+        if counts is None or counts(optimizer):
+            for count in (progress.total, progress.current):
+                count.ready -= 1
+                count.completed -= 1  # Lightning is about to add one
         for schedule in trainer.lr_scheduler_configs:
             if schedule.interval == "step":
                 schedule.interval = HELD

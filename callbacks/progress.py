@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from callbacks.base import steps_done
+from callbacks.base import accumulated, steps_done
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ class Progress(ProgressBar):
 def _total_steps(trainer: Trainer) -> int | None:
     limits = [] if trainer.max_steps == -1 else [trainer.max_steps]
     if trainer.max_epochs not in (None, -1) and trainer.num_training_batches != float("inf"):
-        steps = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+        steps = -(-int(trainer.num_training_batches) // accumulated(trainer))
         limits.append(steps * int(trainer.max_epochs or 0))
     return min(limits, default=None)
 

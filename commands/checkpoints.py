@@ -21,6 +21,7 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from callbacks.base import accumulated
 from commands.checkpoint_files import (
     FOLDER,
     checksum_of,
@@ -125,7 +126,7 @@ class Checkpoints(Checkpoint):
 
     def _note(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._position = (trainer.current_epoch, _done(trainer))
-        if pl_module.automatic_optimization:
+        if pl_module.automatic_optimization or hasattr(pl_module, "counts"):
             # Only the axis of the logs; Lightning's own count is one off after some resumes.
             trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
@@ -337,7 +338,7 @@ def gradients_pending(trainer: Trainer) -> bool:
     """Whether an accumulation is unfinished: its gradients are in no checkpoint."""
     done = _done(trainer)
     last = done >= trainer.num_training_batches
-    return not last and done % trainer.accumulate_grad_batches != 0
+    return not last and done % accumulated(trainer) != 0
 
 
 def _validate(trainer: Trainer) -> None:

@@ -1,0 +1,200 @@
+"""Two optimisers in turns: against a plain loop, under accumulation, AMP, Guard, two processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.precision import MixedPrecision
+from torch.utils.data import DataLoader
+
+from callbacks.base import steps_done
+from callbacks.ema import EMA
+from callbacks.guard import Guard
+from lightning_modules.adversarial import frozen, hinge_discriminator, hinge_generator
+from tests.callbacks.tiny import Pictures, collate, trainer
+from tests.lightning_modules.judged import Judged
+
+
+def batches(count: int, size: int = 2) -> DataLoader[Any]:
+    return DataLoader(Pictures(count * size), batch_size=size, collate_fn=collate)
+
+
+def fit(folder: Path, model: Judged, data: Any, *callbacks: Callback, **settings: Any) -> Trainer:
+    run = trainer(folder, *callbacks, **settings)
+    run.fit(model, data)
+    return run
+
+
+def tensors(model: LightningModule) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def plain(data: Any, accumulate: int, clip: float | None) -> dict[str, torch.Tensor]:
+    """The same training, written out."""
+    model = Judged()
+    judge: Any = model.discriminator
+    main = torch.optim.Adam(model.net.parameters(), lr=0.01)
+    second = torch.optim.Adam(judge.parameters(), lr=0.02)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(main, 0.9)
+    chunks = [list(data)[i : i + accumulate] for i in range(0, len(data), accumulate)]
+    for chunk in chunks:
+        kept = []
+        for batch in chunk:
+            loss, made = model.generator_loss(batch)
+            (loss / accumulate).backward()  # type: ignore[no-untyped-call]
+            kept.append(made)
+        second.zero_grad()  # what the generator's loss left there
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.net.parameters(), clip)
+        main.step()
+        main.zero_grad()
+        schedule.step()
+        for fake, real in kept:
+            loss = hinge_discriminator([judge(real)], [judge(fake)])
+            (loss / accumulate).backward()  # type: ignore[no-untyped-call]
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(judge.parameters(), clip)
+        second.step()
+        second.zero_grad()
+    return tensors(model)
+
+
+@pytest.mark.parametrize(("accumulate", "clip"), [(1, None), (1, 0.05), (2, None), (3, 0.05)])
+def test_it_trains_as_a_plain_loop_does(
+    tmp_path: Path, accumulate: int, clip: float | None
+) -> None:
+    """Bit for bit; five batches, so that the last step of an epoch has fewer where they add up."""
+    data, model = batches(5), Judged(accumulate=accumulate, clip=clip)
+    run = fit(tmp_path, model, data)
+    assert run.global_step == steps_done(run, model) == -(-5 // accumulate)
+    expected = plain(data, accumulate, clip)
+    assert all(torch.equal(value, expected[name]) for name, value in tensors(model).items())
+
+
+def test_steps_are_those_of_the_main_optimiser(tmp_path: Path) -> None:
+    ema, model = EMA(), Judged()
+    run = fit(tmp_path, model, batches(6), ema, max_steps=4, max_epochs=-1)
+    assert (run.global_step, ema.updates, model.batches) == (4, 4, 4)
+    assert set(ema.state_dict()["weights"]) == {"net.weight", "net.bias"}
+    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01 * 0.9**4)
+
+
+def test_without_a_discriminator(tmp_path: Path) -> None:
+    model = Judged(judge=False)
+    run = fit(tmp_path, model, batches(3))
+    assert (run.global_step, len(run.optimizers)) == (3, 1)
+
+
+@pytest.mark.parametrize("whose", ["generator", "discriminator"])
+def test_a_left_out_update_leaves_the_other_alone(tmp_path: Path, whose: str) -> None:
+    """The generator's also leaves the schedule and the count as they were."""
+    guard, model = Guard(), Judged(nan=1, whose=whose)
+    run = fit(tmp_path, model, batches(3), guard)
+    assert guard.skipped == 1
+    taken = 2 if whose == "generator" else 3
+    assert run.global_step == taken
+    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01 * 0.9**taken)
+    moves = {
+        index: next(iter(optimizer.state.values()))["step"].item()
+        for index, optimizer in enumerate(run.optimizers)
+    }
+    assert moves == ({0: 2.0, 1: 3.0} if whose == "generator" else {0: 3.0, 1: 2.0})
+    assert all(value.isfinite().all() for value in tensors(model).values())
+
+
+def half(scale: float) -> list[Any]:
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=2)
+    return [MixedPrecision("16-mixed", "cpu", scaler=scaler)]
+
+
+def test_each_optimiser_has_its_own_amp_scaler(tmp_path: Path) -> None:
+    """Both grow by themselves, and a resumed run goes on with both."""
+    data = batches(2)
+    run = fit(tmp_path, Judged(), data, plugins=half(16.0))
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert saved["MixedPrecision"]["scale"] == 32.0
+    assert saved["discriminator_scaler"]["scale"] == 32768.0  # torch's first one was too much
+    again, whole = Judged(), Judged()
+    later = trainer(tmp_path, plugins=half(1.0), max_epochs=2)
+    later.fit(again, data, ckpt_path=tmp_path / "a.ckpt")
+    fit(tmp_path, whole, data, plugins=half(16.0), max_epochs=2)
+    assert again._scaler is not None
+    assert whole._scaler is not None
+    assert again._scaler.state_dict() == whole._scaler.state_dict()
+    for name, value in tensors(whole).items():
+        assert torch.equal(value, tensors(again)[name])
+
+
+def test_an_overflow_of_one_does_not_scale_the_other(tmp_path: Path) -> None:
+    model = Judged(nan=0, whose="discriminator")
+    run = fit(tmp_path, model, batches(1), plugins=half(16.0))
+    assert model._scaler is not None
+    assert model._scaler.get_scale() == 65536.0 / 2
+    assert run.precision_plugin.scaler.get_scale() == 16.0  # type: ignore[attr-defined]
+
+
+def test_hinges_by_hand() -> None:
+    real, fake = [torch.tensor([[2.0, 0.0]])], [torch.tensor([[-3.0, 1.0]])]
+    assert hinge_discriminator(real, fake).item() == (0.5 + 1.0) / 2
+    assert hinge_generator([torch.tensor([1.0, 3.0]), torch.tensor([-4.0])]).item() == (-2 + 4) / 2
+
+
+def test_a_frozen_module_lets_gradients_through() -> None:
+    layer, x = torch.nn.Linear(2, 1), torch.ones(1, 2, requires_grad=True)
+    layer.bias.requires_grad_(False)
+    with frozen(layer):
+        layer(x).sum().backward()
+    assert x.grad is not None
+    assert layer.weight.grad is None
+    assert [p.requires_grad for p in (layer.weight, layer.bias)] == [True, False]
+
+
+@pytest.mark.parametrize("setting", [{"accumulate": 0}, {"clip": 0.0}])
+def test_settings_out_of_range(setting: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"model\.init_args\.accumulate is .* expected 1 or more"):
+        Judged(**setting)
+
+
+def test_a_strategy_that_cannot(tmp_path: Path) -> None:
+    model: Any = Judged()
+    model._trainer = SimpleNamespace(strategy=object())
+    with pytest.raises(ValueError, match=r"two optimisers, .* set trainer.strategy to ddp"):
+        model.on_fit_start()
+
+
+class Share(Judged):
+    """Each process has its half of every batch."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        own = list(range(self.trainer.global_rank, 12, self.trainer.world_size))
+        return DataLoader(
+            Pictures(12), 6 // self.trainer.world_size, sampler=own, collate_fn=collate
+        )
+
+
+class Save(Callback):
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        state = {"steps": trainer.global_step, "state": pl_module.state_dict()}
+        torch.save(state, self.folder / f"{trainer.world_size}-{trainer.global_rank}.pt")
+
+
+@pytest.mark.distributed
+def test_two_processes_train_as_one_with_their_batches(tmp_path: Path) -> None:
+    """Batches of 3 on each of two processes, and of 6 on one, of the same pictures."""
+    two = trainer(tmp_path, Save(tmp_path), devices=2, strategy="ddp_spawn")
+    two.fit(Share(clip=0.05))
+    trainer(tmp_path, Save(tmp_path)).fit(Share(clip=0.05))
+    files = [torch.load(tmp_path / f"{name}.pt") for name in ("2-0", "2-1", "1-0")]
+    assert [file["steps"] for file in files] == [2, 2, 2]
+    for name, value in files[0]["state"].items():
+        assert torch.equal(value, files[1]["state"][name])
+        torch.testing.assert_close(value, files[2]["state"][name], rtol=0, atol=1e-5)
