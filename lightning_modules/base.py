@@ -11,6 +11,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,8 +23,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from degradations.draws import seed_of
 from lightning_modules.backbone.frozen import check_sources, counted, sources
-from lightning_modules.noise import Noise
-from lightning_modules.tiling import restore_tiled
+from lightning_modules.color import KINDS, ColorFix, fix_colors
+from lightning_modules.noise import Noise, PlacedNoise
+from lightning_modules.tile_side import TileSide
+from lightning_modules.tiling import Tiling, Window, grid, restore_tiled, tiled
 from lightning_modules.weights import read_weights
 
 if TYPE_CHECKING:
@@ -336,12 +339,40 @@ class SuperResolver(ImageModel):
             there is none.
         weights: Weights to start from: a file, or a name of ``configs/weights.yaml``, in which
             ``{scale}`` is filled in.
+        color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
+
+    Raises:
+        ValueError: ``color_fix`` is unknown.
     """
 
     # Sides in pixels of the LR and of the output; what is larger in either goes through overlapping
     # tiles in prediction.
     tile, tile_output = 512, 2048
     tile_overlap = 32  # LR pixels
+    tile_window: Window = "linear"
+    tile_multiple = 1  # LR pixels, of which tiles begin at multiples: those of one latent
+    tile_always = False  # whether validation and test go through tiles too
+    tiles_latents = False  # whether `restore` does so by `in_tiles`, as `tiling.where` may ask
+    color_share = 0.5  # of wavelet, where `color_fix` is `blend`
+
+    def __init__(
+        self,
+        scale: float,
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        weights: str | None = None,
+        color_fix: ColorFix = "none",
+    ) -> None:
+        super().__init__(scale, optimizer, lr_scheduler, weights)
+        if color_fix not in KINDS:
+            raise ValueError(
+                f"model.init_args.color_fix is {color_fix!r}; expected {', '.join(KINDS)}"
+            )
+        self.color_fix: ColorFix = color_fix
+        self.tiling = Tiling()  # what the user asks for; the command line's group `tiling`
+        self.tiles = 1  # of the latest picture
+        self._side: int | None = None  # of its tiles, in LR pixels; None for no tiles
+        self._fitting = TileSide()
 
     @abstractmethod
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
@@ -355,9 +386,25 @@ class SuperResolver(ImageModel):
             (B, 3, H, W), about [0, 1]; it is clamped afterwards.
         """
 
+    @property
+    def options(self) -> dict[str, str | int | float]:
+        """What changes outputs of the same weights; results are told apart by it.
+
+        A method with options of its own adds them.
+        """
+        return {} if self.color_fix == "none" else {"color_fix": self.color_fix}
+
+    def color_reference(self, batch: Batch) -> Tensor:
+        """The LR picture whose colours ``color_fix`` takes, (B, 3, h, w) in [0, 1]."""
+        return batch["lr"]
+
     @torch.no_grad()
     def enlarge(self, batch: Batch, tiled: bool = False) -> dict[str, Tensor]:
-        """Restore, check and clamp.
+        """Restore, check, clamp and give colours.
+
+        Noise belongs to the place in the picture, whether it is enlarged whole or in tiles. So a
+        picture does not depend on tiles, nor on the memory that is free, beyond what a method sees
+        of a pixel's surroundings from within a tile.
 
         Args:
             batch: As ``restore`` takes it.
@@ -367,17 +414,82 @@ class SuperResolver(ImageModel):
             ``{"sr": (B, 3, H, W) float32 in [0, 1]}``.
 
         Raises:
-            ValueError: ``restore`` gave another size.
+            ValueError: ``restore`` gave another size, or latents are asked for in tiles of a method
+                that cannot do that.
         """
         batch = self._own_seeds(batch)
         h, w = batch["lr"].shape[-2:]
-        factor = max(batch["size"][0] / h, batch["size"][1] / w)
-        tile = min(self.tile, max(int(self.tile_output / factor), 2 * self.tile_overlap))
-        if tiled and max(h, w) > tile:
-            sr = restore_tiled(self._restored, batch, tile, self.tile_overlap)
+        if self.tiling.where == "latent" and not self.tiles_latents:
+            raise ValueError(
+                f"tiling.where is latent, and {type(self).__name__} has no tiles of latents: set "
+                "it to pixels"
+            )
+        self.tiles, self._side = 1, None
+        if tiled or self.tile_always:
+            self._side = self._tile_side(batch)
+        if self._side and max(h, w) > self._side and self.tiling.where == "pixels":
+            sr = self._in_pixel_tiles(batch, self._side)
         else:
-            sr = self._restored(batch, Noise(batch["seed"], batch["lr"].device))
-        return {"sr": _in_range(sr)}
+            places = [(0, 0)] * len(batch["seed"])
+            noise = PlacedNoise(batch["seed"], places, (h, w), batch["lr"].device)
+            sr = self._restored(batch, noise)
+        return {"sr": fix_colors(sr, self.color_reference(batch), self.color_fix, self.color_share)}
+
+    def in_tiles(
+        self,
+        function: Callable[[Tensor], Tensor],
+        x: Tensor,
+        per_lr: float = 1,
+        factor: int | Fraction = 1,
+        multiple: int = 1,
+    ) -> Tensor:
+        """A part of ``restore`` in tiles, where that is asked for (``tiling.where`` is ``latent``).
+
+        Args:
+            function: An encoder, a decoder, or a denoiser at one step; as of ``tiling.tiled``.
+            x: (B, C, h, w), what it is applied to.
+            per_lr: Pixels of ``x`` for one of LR, along a side.
+            factor: By which ``function`` enlarges.
+            multiple: Of pixels of ``x``, at which tiles begin.
+
+        Returns:
+            (B, C', factor h, factor w).
+        """
+        if self._side is None or self.tiling.where == "pixels":
+            return function(x)
+        tile, overlap = (math.ceil(n * per_lr) for n in (self._side, self._overlap))
+        how = (self._window, factor, multiple, self.tiling.batch)
+        return tiled(function, x, tile, overlap, *how)
+
+    def _in_pixel_tiles(self, batch: Batch, side: int) -> Tensor:
+        size = (batch["lr"].shape[-2], batch["lr"].shape[-1])
+        how = (side, self._overlap, self._window, self.tile_multiple)
+        tiles = grid(size, batch["size"], *how)
+        self.tiles = len(tiles)
+        trainer = self._trainer
+        bar = trainer is not None and trainer.progress_bar_callback is not None
+        first = trainer is None or trainer.is_global_zero
+        sr = restore_tiled(self._restored, batch, tiles, self.tiling.batch, bar and first)
+        return sr.clamp_(0, 1)  # weights add up to 1 but for rounding
+
+    @property
+    def _overlap(self) -> int:
+        return self.tile_overlap if self.tiling.overlap is None else self.tiling.overlap
+
+    @property
+    def _window(self) -> Window:
+        return self.tiling.window or self.tile_window
+
+    def _tile_side(self, batch: Batch) -> int:
+        if self.tiling.size != "auto":
+            return self.tiling.size
+        sides = batch["lr"].shape[-2:]
+        factor = max(size / side for size, side in zip(batch["size"], sides, strict=True))
+        least = max(2 * self._overlap, 1)
+        side = min(self.tile, max(int(self.tile_output / factor), least))
+        if not any(True for _ in self.parameters()):  # what has no network takes next to nothing
+            return side
+        return self._fitting.fitting(self.restore, batch, side, least, self.tiling.batch)
 
     def _restored(self, batch: Batch, noise: Noise) -> Tensor:
         sr = self.restore(batch, noise)
@@ -390,7 +502,7 @@ class SuperResolver(ImageModel):
                 f"{self.scale:g}; set data.init_args.scale (or the source's) to what it was "
                 "trained for"
             )
-        return sr
+        return _in_range(sr)
 
     def validation_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0

@@ -70,57 +70,57 @@ class Noise:
             )
         # The type is said, for Lightning makes half precision the default where it is "true".
         fields = torch.empty(tuple(shape), dtype=torch.float32)
-        for seed, field in zip(self.seeds, fields, strict=True):
-            self._fill(field, seed_of(seed, "noise", self.calls))
+        for image, (seed, field) in enumerate(zip(self.seeds, fields, strict=True)):
+            self._fill(field, seed_of(seed, "noise", self.calls), image)
         self.calls += 1
         return fields.to(self.device)
 
-    def _fill(self, field: Tensor, seed: int) -> None:
-        # In place, with what the seed alone says.
+    def _fill(self, field: Tensor, seed: int, image: int) -> None:
+        # In place, with what the seed alone says; `image` is its number in the batch.
         field.normal_(generator=torch.Generator().manual_seed(seed))
 
 
 class PlacedNoise(Noise):
-    """Noise of a tile: what two tiles share, they draw alike.
+    """Noise of tiles: what two tiles of a picture share, they draw alike.
 
     A field is a part of one that covers the whole picture, at the place where the tile lies; the
     whole is made of squares of its own, so that no more is drawn than is wanted. Fields of any
     size are taken to cover the tile, say pixels of the output or latents.
 
     Args:
-        seeds: (B,) int64, the batch's ``seed``.
-        place: (row, column) of the tile in the LR picture.
-        size: (h, w) of the tile there.
+        seeds: (B,) int64, the batch's ``seed``; equal for tiles of one picture.
+        places: B times (row, column), where each tile begins in its LR picture.
+        size: (h, w) of all of them there.
         device: Where the fields are wanted.
     """
 
     def __init__(
         self,
         seeds: Tensor,
-        place: tuple[int, int],
+        places: Sequence[tuple[int, int]],
         size: tuple[int, int],
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(seeds, device)
-        self.place, self.size = place, size
+        self.places, self.size = list(places), size
 
     def _like(self, seeds: Tensor) -> Noise:
-        return PlacedNoise(seeds, self.place, self.size, self.device)
+        return PlacedNoise(seeds, self.places, self.size, self.device)
 
-    def _fill(self, field: Tensor, seed: int) -> None:
+    def _fill(self, field: Tensor, seed: int, image: int) -> None:
         if field.ndim < 2:  # of a picture, not of places in it
-            super()._fill(field, seed)
+            super()._fill(field, seed, image)
             return
         # Rounded half up: the same place in both tiles, wherever their borders meet pixels.
         top, left = (
             (2 * start * n + side) // (2 * side)
-            for start, n, side in zip(self.place, field.shape[-2:], self.size, strict=True)
+            for start, n, side in zip(self.places[image], field.shape[-2:], self.size, strict=True)
         )
         bottom, right = top + field.shape[-2], left + field.shape[-1]
         for row in range(top // SQUARE, -(-bottom // SQUARE)):
             for column in range(left // SQUARE, -(-right // SQUARE)):
-                square = torch.empty((*field.shape[:-2], SQUARE, SQUARE))
-                super()._fill(square, seed_of(seed, row, column))
+                square = torch.empty((*field.shape[:-2], SQUARE, SQUARE), dtype=field.dtype)
+                super()._fill(square, seed_of(seed, row, column), image)
                 inner, outer = [], []
                 for first, last, number in ((top, bottom, row), (left, right, column)):
                     start = number * SQUARE

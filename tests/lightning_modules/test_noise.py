@@ -99,7 +99,7 @@ def test_a_stream_is_its_own():
 
 
 def placed(place, size, factor=2, **of):
-    noise = PlacedNoise(torch.arange(2), place, size)
+    noise = PlacedNoise(torch.arange(2), [place, place], size)
     noise = noise.stream(of["stream"]) if "stream" in of else noise
     return noise.normal((2, 3, factor * size[0], factor * size[1]))
 
@@ -116,8 +116,18 @@ def test_tiles_draw_alike_what_they_share(of):
     assert factor * 100 > 2 * SQUARE
 
 
+@pytest.mark.parametrize("of", [{}, {"stream": 1}])
+def test_tiles_of_one_batch_each_have_their_place(of):
+    places, size = [(0, 0), (31, 17), (60, 50)], (40, 40)
+    noise = PlacedNoise(torch.zeros(3, dtype=torch.int64), places, size)
+    noise = noise.stream(of["stream"]) if of else noise
+    together = noise.normal((3, 3, 80, 80))
+    for place, field in zip(places, together, strict=True):
+        assert torch.equal(placed(place, size, **of)[0], field)
+
+
 def test_placed_noise_is_standard_normal_and_differs_by_call():
-    noise = PlacedNoise(torch.arange(2), (5, 6), (150, 150))
+    noise = PlacedNoise(torch.arange(2), [(5, 6)] * 2, (150, 150))
     one, two = (noise.normal((2, 3, 300, 300)) for _ in range(2))
     assert abs(one.mean()) < 0.005
     assert abs(one.std() - 1) < 0.005
@@ -130,5 +140,5 @@ def test_placed_noise_is_standard_normal_and_differs_by_call():
 def test_a_field_without_places_is_the_pictures():
     seeds = torch.arange(2)
     assert torch.equal(
-        PlacedNoise(seeds, (8, 8), (4, 4)).normal((2, 5)), Noise(seeds).normal((2, 5))
+        PlacedNoise(seeds, [(8, 8)] * 2, (4, 4)).normal((2, 5)), Noise(seeds).normal((2, 5))
     )

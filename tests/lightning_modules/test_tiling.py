@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from degradations.bicubic import resize
 from lightning_modules.noise import Noise
-from lightning_modules.tiling import restore_tiled, spans
+from lightning_modules.tiling import grid, restore_tiled, spans
 
 
 def batch_of(h: int, w: int, scale: float = 2.0, count: int = 1, constant: float | None = None):
@@ -44,8 +44,9 @@ def blur(radius: int, scale: int = 2):
     return restore
 
 
-def tiled(restore, batch, tile, overlap):
-    return restore_tiled(restore, batch, tile, overlap)
+def tiled(restore, batch, tile, overlap, window="linear", at_once=1):
+    tiles = grid(batch["lr"].shape[-2:], batch["size"], tile, overlap, window)
+    return restore_tiled(restore, batch, tiles, at_once)
 
 
 def whole(restore, batch):
