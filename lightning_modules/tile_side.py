@@ -1,0 +1,81 @@
+"""How large tiles may be for the memory that is free."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import Tensor
+
+from lightning_modules.memory import free_bytes, peak_bytes
+from lightning_modules.noise import Noise, PlacedNoise
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+Restore = Callable[["Batch", Noise], Tensor]
+
+log = logging.getLogger(__name__)
+
+TRIAL = 64  # LR pixels, side of the tile by which a method's memory is measured
+SHARE = 0.5  # of the memory that is free, for tiles
+
+
+class TileSide:
+    """Sides of a method's tiles; it is measured on a small one, once for each factor."""
+
+    def __init__(self) -> None:
+        self._figures: dict[float, float] = {}  # bytes that an output pixel takes, by factor
+
+    def fitting(
+        self, restore: Restore, batch: Batch, side: int, least: int, at_once: int = 1
+    ) -> int:
+        """The side that is wished, or half of it, or a quarter, ..., where memory is short.
+
+        Halves, so that a little more or less of memory makes no other picture. Of small pictures,
+        no larger than a few trials, the answer is what was wished.
+
+        Args:
+            restore: The method's.
+            batch: What is to be enlarged.
+            side: What is wished, in LR pixels.
+            least: What has to do in any case.
+            at_once: Tiles that are enlarged at once.
+        """
+        sides, device = batch["lr"].shape[-2:], batch["lr"].device
+        if math.prod(sides) <= (2 * TRIAL) ** 2 or (free := free_bytes(device)) is None:
+            return side
+        factor = max(size / n for size, n in zip(batch["size"], sides, strict=True))
+        of_pixel = self._figure(restore, batch, factor)
+        figure = of_pixel * factor**2 * at_once * len(batch["lr"])
+        fitting = side
+        while figure * math.prod(min(fitting, n) for n in sides) > free * SHARE and fitting > least:
+            fitting = max(fitting // 2, least)
+        if fitting < side:
+            log.info(
+                "tiles of %d pixels instead of %d: %.1f GB are free, and an output pixel takes "
+                "%.1f kB",
+                *(fitting, side, free / 1e9, of_pixel / 1e3),
+            )
+        return fitting
+
+    def _figure(self, restore: Restore, batch: Batch, factor: float) -> float:
+        if factor not in self._figures:
+            corner = batch["lr"][:1, :, :TRIAL, :TRIAL]
+            h, w = corner.shape[-2:]
+            size = round(h * factor), round(w * factor)
+            tile = {**_first(batch), "lr": corner, "size": size}
+            noise = PlacedNoise(batch["seed"][:1], [(0, 0)], (h, w), corner.device)
+            taken = peak_bytes(lambda: restore(cast("Batch", tile), noise), corner.device)
+            self._figures[factor] = taken / math.prod(size)
+        return self._figures[factor]
+
+
+def _first(batch: Batch) -> dict[str, Any]:
+    # What a batch says of its first picture.
+    return {
+        key: value[:1] if isinstance(value, Tensor | list) else value
+        for key, value in batch.items()
+    }
