@@ -41,7 +41,7 @@ from datamodules.settings import (
     checked_scale,
 )
 from datamodules.source import Augmentation, Batch, Pixels, Sample, Source
-from datamodules.training import training_pictures
+from datamodules.training import evaluation_pictures, training_pictures
 from degradations.base import Degradation
 from degradations.pool import PairPool
 
@@ -177,7 +177,7 @@ class SRDataModule(LightningDataModule):
     def _prepared(self, name: str, source: Source) -> Pictures:
         scale = self._scale_of(source)
         source.prepare(scale)
-        return Pictures(source, name, scale)
+        return evaluation_pictures(source, name, scale)
 
     def _scale_of(self, source: Source) -> float:
         return self.scale if source.scale is None else checked_scale(source.scale, "a source's")
@@ -211,11 +211,10 @@ class SRDataModule(LightningDataModule):
         return list(self._datasets["predict"][0].source.keys)
 
     @property
-    def predict_paths(self) -> list[str]:
-        """Files of the pictures that ``predict`` would enlarge, of those that have one."""
+    def predict_paths(self) -> list[str | None]:
+        """Files of these pictures, in the same order; None of those that have none."""
         source = self._datasets["predict"][0].source
-        paths = (source.path(index) for index in range(len(source.keys)))
-        return [path for path in paths if path is not None]
+        return [source.path(index) for index in range(len(source.keys))]
 
     def skip_in_predict(self, keys: set[str]) -> None:
         """Leave pictures out of ``predict``, for example those that are done.
@@ -224,6 +223,10 @@ class SRDataModule(LightningDataModule):
             keys: Keys as in ``predict_keys``.
         """
         self._left_out = keys
+
+    def convert_in_predict(self) -> None:
+        """Convert the pictures of ``predict`` from their colour profiles to sRGB."""
+        self._datasets["predict"][0].source.srgb = True
 
     def plan(self) -> Plan:
         """The order of training samples.

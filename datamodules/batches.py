@@ -13,6 +13,8 @@ from torch.utils.data import default_collate, get_worker_info
 from datamodules.clock import Preparation
 from datamodules.source import Batch, Pixels
 
+PICTURES = ("hr", "lr", "ref", "p0", "p1")  # of a batch, where they are
+
 
 class Crops(list[dict[str, Any]]):
     """Training samples whose ``hr`` lie together already.
@@ -66,7 +68,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         "key": keys,
         "seed": torch.tensor([s["seed"] for s in samples], dtype=torch.int64),
     }
-    for name in ("text", "meta", "error", "hr", "lr", "latent", "lr_latent"):
+    for name in ("text", "meta", "error", *PICTURES, "judge", "latent", "lr_latent"):
         values = [s[name] for s in samples if name in s]
         if not values:
             continue
@@ -79,8 +81,10 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         if ready is not None:
             batch[name] = ready
             continue
-        if name in ("hr", "lr"):
+        if name in PICTURES:
             batch[name] = _stack(values, keys)
+        elif name == "judge":
+            batch[name] = torch.tensor(values, dtype=torch.float32)
         else:
             batch[name] = _latents(values, keys) if name.endswith("latent") else values
     skipped = [picture for s in samples for picture in s.get("skipped", [])]
@@ -149,7 +153,7 @@ def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 def to_floats(batch: dict[str, Any]) -> None:
     """Make the pictures of a batch float32 in [0, 1] and contiguous, where they are."""
-    for name in ("hr", "lr"):
+    for name in PICTURES:
         if name in batch:
             image = batch[name]
             # Colours come last in memory until here: one pass converts and sorts them.
@@ -164,7 +168,7 @@ def check_batch(batch: Batch) -> None:
         ValueError: Saying which part of the batch is not as the contract has it.
     """
     count = len(batch["key"])
-    for name in ("hr", "lr"):
+    for name in PICTURES:
         image = batch.get(name)
         if image is None:
             continue

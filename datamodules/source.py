@@ -25,6 +25,10 @@ class Sample(TypedDict, total=False):
     meta: Anything that has to reach the writer (path, alpha, icc, bit_depth, mode).
     latent: (C, h, w) floats of HR, of ``Latents`` only.
     lr_latent: (C, h, w) floats of the enlarged LR, of ``Latents`` only.
+    ref: (H, W, 3), of ``Triplets`` only, which have no ``hr``; so, too, the next three.
+    p0: (H, W, 3), a distortion of ``ref``.
+    p1: (H, W, 3), another one.
+    judge: Share of people who found ``p1`` nearer to ``ref``.
     """
 
     hr: Pixels
@@ -33,6 +37,10 @@ class Sample(TypedDict, total=False):
     meta: dict[str, Any]
     latent: NDArray[np.floating[Any]]
     lr_latent: NDArray[np.floating[Any]]
+    ref: Pixels
+    p0: Pixels
+    p1: Pixels
+    judge: float
 
 
 class Batch(TypedDict, total=False):
@@ -49,6 +57,9 @@ class Batch(TypedDict, total=False):
         ``Latents`` only, where ``hr`` and ``lr`` may be absent.
     lr_latent: (B, C, h, w) float32 of the enlarged LR, in the same way.
     space: Whose latents they are: ``identity`` of a space.
+    ref: (B, 3, H, W) float32 in [0, 1], of ``Triplets`` only; so, too, ``p0`` and ``p1``, of its
+        size. There is no ``hr``, ``lr`` or ``size`` then.
+    judge: (B,) float32 in [0, 1]: share of people who found ``p1`` nearer to ``ref``.
     error: ``predict`` only: why the batch's one picture could not be read; nothing but ``key`` is
         beside it.
     """
@@ -63,6 +74,10 @@ class Batch(TypedDict, total=False):
     latent: Tensor
     lr_latent: Tensor
     space: str
+    ref: Tensor
+    p0: Tensor
+    p1: Tensor
+    judge: Tensor
     error: list[str]
 
 

@@ -1,4 +1,4 @@
-"""Which dataset training has for a Source, and the order in which it goes through it."""
+"""Which dataset there is for a Source, and the order in which training goes through it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from typing import Any
 from datamodules.keys import digest_of
 from datamodules.latents import Latents, TrainingLatents
 from datamodules.order_state import new_plan
-from datamodules.pictures import TrainingPictures
+from datamodules.pictures import Pictures, TrainingPictures
 from datamodules.sequential import Sequential, SequentialPictures
 from datamodules.source import Source
+from datamodules.triplets import TrainingTriplets, TripletPictures, Triplets
+
+
+def evaluation_pictures(source: Source, name: str, scale: float) -> Pictures:
+    """The dataset of validation and test. Args as ``Pictures``."""
+    kind = TripletPictures if isinstance(source, Triplets) else Pictures
+    return kind(source, name, scale)
 
 
 def training_pictures(
@@ -31,6 +38,7 @@ def training_pictures(
         pictures.plan = source.plan(*order)
         return pictures, digest_of(source.shards)
     kind = TrainingLatents if isinstance(source, Latents) else TrainingPictures
+    kind = TrainingTriplets if isinstance(source, Triplets) else kind
     pictures = kind(source, *settings)
     pictures.plan = new_plan(source, *order)
     return pictures, digest_of(pictures.keys)

@@ -1,0 +1,140 @@
+"""Judged triplets of pictures: a reference, two distortions of it, and which one is nearer to it.
+
+As the data set BAPPS has them (Zhang et al., CVPR 2018; arXiv 1801.03924): folders `ref`, `p0` and
+`p1` of pictures with equal names, and `judge` with a `.npy` of one number for each: the share of
+people who found `p1` nearer.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from datamodules.cutting import SampleDraws
+from datamodules.decode import UnreadableImage, read_picture
+from datamodules.pairs import SHOWN
+from datamodules.paths import expand_path, image_key, list_images
+from datamodules.pictures import Pictures, TrainingPictures
+from datamodules.source import Pixels, Sample, Source
+
+PARTS = ("ref", "p0", "p1")
+
+
+class Triplets(Source):
+    """Judged triplets, for ``lightning_modules.latent_perceptual.LatentPerceptual`` alone.
+
+    Crops of the three pictures of a triplet lie in one place and are turned alike.
+
+    Args:
+        root: Folder that holds ``ref``, ``p0``, ``p1`` and ``judge``, or has folders below it, at
+            any depth, that do. May hold environment variables.
+    """
+
+    def __init__(self, root: str) -> None:
+        super().__init__()
+        self.root = root
+        self._places: list[tuple[str, dict[str, Path]]] = []
+
+    def prepare(self, scale: float) -> None:
+        """Find the files. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: There is no such folder, or a triplet is not whole.
+        """
+        root = Path(expand_path(self.root, "Triplets.root"))
+        folders = []
+        for folder, below, _ in os.walk(root, followlinks=True):
+            if {*PARTS, "judge"} <= set(below):
+                folders.append(Path(folder))
+                below.clear()  # nothing is looked for in these
+        if not folders:
+            raise ValueError(
+                f"Triplets.root {str(root)!r} has no folder in which there are ref, p0, p1 and "
+                "judge: set it to a folder of BAPPS's 2afc, such as 2afc/train"
+            )
+        found = {}
+        for place in sorted(folders):
+            within = place.relative_to(root)
+            found |= {(within / name).as_posix(): files for name, files in _of(place).items()}
+        if not found:
+            raise ValueError(f"Triplets.root {str(root)!r} holds no pictures")
+        self._places = list(found.items())
+
+    @property
+    def keys(self) -> list[str]:
+        """Path of each reference below the root, without ``ref`` and its extension."""
+        return [key for key, _ in self._places]
+
+    def read(self, index: int) -> Sample:
+        """The triplet ``keys[index]``.
+
+        Raises:
+            UnreadableImage: A picture or the number is broken, or sizes differ.
+        """
+        key, files = self._places[index]
+        pictures = {part: read_picture(files[part], self.srgb).rgb for part in PARTS}
+        sizes = {picture.shape for picture in pictures.values()}
+        if len(sizes) > 1:
+            raise UnreadableImage(f"{key}: ref, p0 and p1 have the shapes {sorted(sizes)}")
+        return cast(Sample, {**pictures, "judge": _number(files["judge"])})
+
+
+class TripletPictures(Pictures):
+    """``Triplets`` as the DataLoader of an evaluation sees them; args as ``Pictures``."""
+
+    def _checked(self, given: Sample, index: int) -> Sample:
+        return given.copy()
+
+
+class TrainingTriplets(TrainingPictures):
+    """``Triplets`` as the DataLoader of training sees them; args as ``TrainingPictures``."""
+
+    def __getitems__(self, items: list[Any]) -> Any:
+        """A batch of triplets.
+
+        Raises:
+            ValueError: A crop is smaller than ``crop_size``, or only one picture would be changed.
+        """
+        if self.augment is not None:
+            raise ValueError("data.init_args.augment would change a triplet's reference: unset it")
+        return [self._sample(item, None) for item in items]
+
+    def _crop(self, index: int, draws: SampleDraws, out: Pixels | None) -> Sample:
+        sample: Any = self.read(index)
+        top, left, turn = self._place(sample["ref"].shape[:2], self.crop_size, index, draws)
+        cuts = {part: self._cut(sample[part], top, left, self.crop_size, turn) for part in PARTS}
+        return cast(Sample, {**sample, **cuts})
+
+    def _checked(self, given: Sample, index: int) -> Sample:
+        return given.copy()
+
+
+def _of(folder: Path) -> dict[str, dict[str, Path]]:
+    """Files of the triplets of one folder, by name."""
+    parts = {
+        part: {image_key(path, folder / part): path for path in list_images(folder / part)}
+        for part in PARTS
+    }
+    parts["judge"] = {path.stem: path for path in (folder / "judge").glob("*.npy")}
+    names = sorted(set().union(*parts.values()))
+    torn = [name for name in names if any(name not in files for files in parts.values())]
+    if torn:
+        rest = f" and {len(torn) - SHOWN} more" if len(torn) > SHOWN else ""
+        raise ValueError(
+            f"{len(torn)} triplets of {folder} are not in all of ref, p0, p1 and judge: "
+            f"{', '.join(torn[:SHOWN])}{rest}: unpack the data set anew"
+        )
+    return {name: {part: files[name] for part, files in parts.items()} for name in names}
+
+
+def _number(path: Path) -> float:
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise UnreadableImage(f"{path}: {error}") from error
+    if found.size != 1 or not 0 <= (number := float(found.reshape(-1)[0])) <= 1:
+        raise UnreadableImage(f"{path} holds {found.tolist()}; expected one number from 0 to 1")
+    return number
