@@ -69,6 +69,43 @@ class TestResult:
         sr = tiled(blur(radius, scale), batch, 32, overlap)
         torch.testing.assert_close(sr, whole(blur(radius, scale), batch), rtol=0, atol=1e-5)
 
+    @pytest.mark.parametrize(
+        ("window", "radius", "overlap"),
+        [("gaussian", 2, 8), ("gaussian", 4, 16), ("flat", 4, 8), ("flat", 8, 16)],
+    )
+    @pytest.mark.parametrize("scale", [1, 3])
+    def test_so_it_is_with_other_windows(self, window, radius, overlap, scale):
+        """A flat one throws half of the overlap away."""
+        batch = batch_of(70, 61, scale)
+        sr = tiled(blur(radius, scale), batch, 32, overlap, window)
+        torch.testing.assert_close(sr, whole(blur(radius, scale), batch), rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize("window", ["gaussian", "flat"])
+    @pytest.mark.parametrize("scale", [1.0, 2.7, 4.0])
+    def test_a_constant_in_other_windows(self, window, scale):
+        batch = batch_of(37, 53, scale, constant=0.3)
+        assert (tiled(enlarge, batch, 16, 6, window) - 0.3).abs().max() < 1e-6
+
+    @pytest.mark.parametrize("at_once", [2, 5, 100])
+    @pytest.mark.parametrize("scale", [2, 2.7])
+    def test_several_tiles_at_once(self, at_once, scale):
+        """Each with the noise of its own place and picture, and with what is said of it."""
+        counts = []
+
+        def restore(batch, noise):
+            counts.append(len(batch["lr"]))
+            assert len(batch["key"]) == len(batch["text"]) == len(batch["seed"]) == counts[-1]
+            assert [int(text) for text in batch["text"]] == batch["seed"].tolist()
+            return enlarge(batch, noise) + noise.normal((counts[-1], 3, *batch["size"]))
+
+        batch = batch_of(70, 61, scale, count=2)
+        batch["text"] = [str(int(seed)) for seed in batch["seed"]]
+        expected = tiled(restore, batch, 32, 8)
+        assert set(counts) == {2}
+        several = tiled(restore, batch, 32, 8, at_once=at_once)
+        torch.testing.assert_close(several, expected, rtol=0, atol=1e-5)
+        assert 2 < max(counts) <= 2 * at_once
+
     def test_what_it_does_not_cover_shows_near_the_seams_only(self):
         batch = batch_of(70, 61)
         error = (tiled(blur(3), batch, 32, 4) - whole(blur(3), batch)).abs()
@@ -164,6 +201,15 @@ class TestTiles:
             for part, _ in self.run(batch_of(100, 130, scale), 32, 8):
                 assert max(part["lr"].shape[-2:]) <= 32 + (32 - 8) // 4
 
+    def test_a_restorer_does_not_get_the_answer(self):
+        batch = batch_of(40, 30)
+        for part, _ in self.run({**batch, "hr": torch.rand(1, 3, *batch["size"])}, 16, 4):
+            assert "hr" not in part
+
+    def test_a_tile_of_another_size(self):
+        with pytest.raises(ValueError, match=r"a tile became \(16, 1\), expected \(32, 32\)"):
+            tiled(lambda batch, noise: batch["lr"][..., :1], batch_of(40, 40), 16, 4)
+
     def test_integer_scales_need_no_other_tiles(self):
         parts = self.run(batch_of(100, 130), 32, 8)
         assert {tuple(p["lr"].shape[-2:]) for p, _ in parts} == {(32, 32)}
@@ -214,13 +260,14 @@ class TestSpans:
         st.integers(1, 400),
         st.floats(1, 8),
         st.integers(1, 64),
+        st.sampled_from(["linear", "gaussian", "flat"]),
         st.data(),
     )
     @settings(max_examples=400, deadline=None)
-    def test_cover_everything(self, side, scale, tile, data):
+    def test_cover_everything(self, side, scale, tile, window, data):
         overlap = data.draw(st.integers(0, tile - 1))
         out_side = round(side * scale)
-        found = spans(side, out_side, tile, overlap)
+        found = spans(side, out_side, tile, overlap, window)
         weight = torch.zeros(out_side)
         for span in found:
             assert 0 <= span.lr.start < span.lr.stop <= side
@@ -228,7 +275,7 @@ class TestSpans:
             assert len(span.window) == span.out.stop - span.out.start >= 1
             assert 0 <= span.window.min() <= span.window.max() <= 1
             weight[span.out] += span.window
-        assert weight.min() > 0
+        assert (weight - 1).abs().max() < 1e-6
         assert (found[0].lr.start, found[0].out.start) == (0, 0)
         assert (found[-1].lr.stop, found[-1].out.stop) == (side, out_side)
         for before, after in itertools.pairwise(found):
@@ -237,6 +284,20 @@ class TestSpans:
             assert after.lr.stop > before.lr.stop
         # No more tiles than it takes, where each goes on by at least half of what it could.
         assert len(found) <= 2 + 2 * side // (tile - overlap)
+
+    @given(st.integers(1, 400), st.integers(1, 64), st.integers(1, 16), st.data())
+    @settings(max_examples=200, deadline=None)
+    def test_on_one_lattice(self, side, tile, multiple, data):
+        rounded = tile + -tile % multiple
+        overlap = data.draw(st.integers(0, rounded - multiple))
+        found = spans(side, 4 * side, tile, overlap, multiple=multiple)
+        assert [span.lr.start % multiple for span in found] == [0] * len(found)
+        assert [span.lr.stop % multiple for span in found[:-1]] == [0] * (len(found) - 1)
+        longest = max(span.lr.stop - span.lr.start for span in found)
+        assert longest <= rounded + max(multiple - 1, 0) + (rounded - overlap) // 4
+        for before, after in itertools.pairwise(found):
+            assert before.lr.stop - after.lr.start >= overlap
+            assert after.lr.start > before.lr.start
 
     @pytest.mark.parametrize("scale", [1.5, 2.5, 3.2, 3.75])
     def test_borders_meet_at_simple_fractions(self, scale):
@@ -251,3 +312,23 @@ class TestSpans:
         found = spans(40, 60, tile=5, overlap=2)
         before, after = next(p for p in itertools.pairwise(found) if p[1].lr.start == 9)
         assert before.out.stop - after.out.start == 3
+
+    def test_windows(self):
+        """Two tiles of 16, which share 8: what is thrown away, and what is blended."""
+        shared = slice(8, 16)
+        found = {w: spans(24, 24, 16, 8, w)[0].window[shared] for w in ("linear", "flat")}
+        expected = [1, 1, 7 / 8, 5 / 8, 3 / 8, 1 / 8, 0, 0]
+        torch.testing.assert_close(found["linear"], torch.tensor(expected))
+        assert found["flat"].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+
+    def test_a_gaussian_window_prefers_the_middle_of_a_tile(self):
+        """Three tiles in one place, for the last one is moved back."""
+        tiles = spans(40, 40, 32, 24, "gaussian")
+        weights = torch.zeros(len(tiles), 40)
+        for number, span in enumerate(tiles):
+            weights[number, span.out] = span.window
+        plain = torch.zeros(len(tiles), 40)
+        for number, span in enumerate(spans(40, 40, 32, 24)):
+            plain[number, span.out] = span.window
+        assert weights[0, 16] > plain[0, 16]
+        assert ((weights > 0) == (plain > 0)).all()
