@@ -1,4 +1,4 @@
-"""Pixels to picture files: 8 and 16 bit, grey or RGB, with alpha and colour profile, atomically."""
+"""Pixels to picture files, atomically: 8 and 16 bit, grey or RGB, with alpha, profile and EXIF."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import io
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.ExifTags import IFD, Base
 
 Format = Literal["png", "jpg", "webp", "tiff"]
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 EIGHT_BIT: tuple[Format, ...] = ("jpg", "webp")  # formats that hold no 16 bits
 OPAQUE: tuple[Format, ...] = ("jpg",)  # formats that hold no alpha
+LARGEST: dict[Format, int] = {"jpg": 65500, "webp": 16383}  # pixels of a side, as encoders have it
+LARGEST_EXIF = 65500  # bytes in a JPEG
+CLASSIC_TIFF = b"II*\0"  # its first bytes, where numbers have their lowest byte first
 OPTIONS: dict[Format, dict[str, Any]] = {
     "png": {"format": "PNG"},
     "jpg": {"format": "JPEG", "subsampling": 0},
@@ -25,31 +30,51 @@ OPTIONS: dict[Format, dict[str, Any]] = {
     "tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
 }
 PNG_HEADER = 33  # bytes of the signature and of the IHDR chunk
+EXIF_START = b"Exif\0\0"
+
+
+class Extras(NamedTuple):
+    """What a file holds beside pixels.
+
+    icc: Colour profile; left out if it is for another kind of pixels.
+    exif: As ``encode`` of Pillow takes it.
+    """
+
+    icc: bytes | None = None
+    exif: bytes | None = None
 
 
 def write_image(
-    path: Path, pixels: Pixels, icc: bytes | None, format: Format, quality: int
+    path: Path,
+    pixels: Pixels,
+    extras: Extras,
+    format: Format,
+    quality: int,
+    before: Callable[[], None] | None = None,
 ) -> None:
     """Write a picture beside its place and move it there: no half-written file is ever seen.
 
     Args:
         path: Where to; its folder is made.
         pixels: (H, W, C) uint8 or uint16; C is 1 (grey), 2 (with alpha), 3 (RGB) or 4 (with alpha).
-        icc: Colour profile; left out if it is for another kind of pixels.
+        extras: What else the file is to hold.
         format: Kind of file. ``jpg`` holds no alpha; ``jpg`` and ``webp`` hold 8 bit only.
         quality: Of ``jpg`` and ``webp``, 1 to 100.
+        before: Called when all bytes are on the disk, before the picture appears in its place.
     """
-    data = encode(pixels, fitting_profile(icc, pixels.shape[2]), format, quality)
+    data = encode(pixels, extras, format, quality)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # hidden: never taken for a picture
     try:
         beside.write_bytes(data)
+        if before is not None:
+            before()
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
 
 
-def encode(pixels: Pixels, icc: bytes | None, format: Format, quality: int) -> bytes:
+def encode(pixels: Pixels, extras: Extras, format: Format, quality: int) -> bytes:
     """The bytes of a picture file. Args as ``write_image``.
 
     Raises:
@@ -58,18 +83,22 @@ def encode(pixels: Pixels, icc: bytes | None, format: Format, quality: int) -> b
     channels, deep = pixels.shape[2], pixels.dtype == np.uint16
     if (deep and format in EIGHT_BIT) or (channels in (2, 4) and format in OPAQUE):
         raise ValueError(f"{format} cannot hold {channels} channels of {pixels.dtype}")
+    if deep and channels == 2:
+        pixels = pixels[..., [0, 0, 0, 1]]  # Pillow reads no 16-bit grey with alpha
+    icc = fitting_profile(extras.icc, pixels.shape[2])
     if deep:
-        if channels == 2:
-            pixels = pixels[..., [0, 0, 0, 1]]  # Pillow reads no 16-bit grey with alpha
-        return _png_16(pixels, icc) if format == "png" else _tiff_16(pixels, icc)
+        data = _png_16(pixels, icc, extras.exif) if format == "png" else _tiff_16(pixels, icc)
+        return _tiff_with_exif(data, extras.exif)
     options = dict(OPTIONS[format])
     if format in ("jpg", "webp"):
         options["quality"] = quality
     if icc:
         options["icc_profile"] = icc
+    if extras.exif and format != "tiff":
+        options["exif"] = extras.exif
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(buffer, **options)
-    return buffer.getvalue()
+    return _tiff_with_exif(buffer.getvalue(), extras.exif)
 
 
 def fitting_profile(icc: bytes | None, channels: int) -> bytes | None:
@@ -78,20 +107,49 @@ def fitting_profile(icc: bytes | None, channels: int) -> bytes | None:
     return icc if icc and icc[16:20] == space else None
 
 
-def _png_16(pixels: Pixels, icc: bytes | None) -> bytes:
-    # Pillow has no 16-bit colour. OpenCV has, but no profile: a chunk right after the header.
+def holds_exif(exif: bytes, format: Format) -> bool:
+    """Whether a file of this kind can hold it."""
+    return format != "jpg" or len(exif) <= LARGEST_EXIF
+
+
+def fitted_exif(exif: bytes, size: tuple[int, int], place: bool) -> bytes | None:
+    """EXIF that says the size of the picture.
+
+    Args:
+        exif: As the data side leaves it: nothing in it is about the old size.
+        size: (H, W) of the picture.
+        place: Whether to keep where it was taken.
+    """
+    tags = Image.Exif()
+    tags.load(exif)
+    details = dict(tags.get_ifd(IFD.Exif))
+    if IFD.Interop in details:
+        details[IFD.Interop] = tags.get_ifd(IFD.Interop)
+    details[Base.ExifImageHeight], details[Base.ExifImageWidth] = size
+    tags[IFD.Exif] = details
+    if not place and IFD.GPSInfo in tags:
+        del tags[IFD.GPSInfo]
+    return tags.tobytes()
+
+
+def _png_16(pixels: Pixels, icc: bytes | None, exif: bytes | None) -> bytes:
+    # Pillow has no 16-bit colour. OpenCV has, but nothing else: chunks right after the header.
     import cv2  # here, because it takes long to import and few pictures have 16 bits
 
     order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]
     done, encoded = cv2.imencode(".png", pixels[..., order])
     if not done:
         raise ValueError(f"OpenCV cannot encode {pixels.shape} {pixels.dtype} as PNG")
-    data = encoded.tobytes()
-    if not icc:
-        return data
-    body = b"iCCP" + b"icc\0\0" + zlib.compress(icc)
-    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-    return data[:PNG_HEADER] + chunk + data[PNG_HEADER:]
+    data, chunks = encoded.tobytes(), b""
+    if icc:
+        chunks += _chunk(b"iCCP" + b"icc\0\0" + zlib.compress(icc))
+    if exif:
+        chunks += _chunk(b"eXIf" + exif.removeprefix(EXIF_START))
+    return data[:PNG_HEADER] + chunks + data[PNG_HEADER:]
+
+
+def _chunk(body: bytes) -> bytes:
+    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
 
 
 def _tiff_16(pixels: Pixels, icc: bytes | None) -> bytes:
@@ -110,3 +168,31 @@ def _tiff_16(pixels: Pixels, icc: bytes | None) -> bytes:
         metadata=None,
     )
     return buffer.getvalue()
+
+
+def _tiff_with_exif(data: bytes, exif: bytes | None) -> bytes:
+    """A TIFF whose directory has the tags of EXIF; files of other kinds as they are.
+
+    Neither Pillow, where it compresses, nor tifffile writes directories in directories. They and a
+    new first directory come behind all else.
+    """
+    if exif is None or data[:4] != CLASSIC_TIFF:
+        return data
+    tags = Image.Exif()
+    tags.load(exif)
+    tags.endian = "<"
+    (first,) = struct.unpack_from("<I", data, 4)
+    own = _entries(data, first)
+    data += bytes(-len(data) % 2)
+    added = tags.tobytes(len(data))[len(EXIF_START) + len(CLASSIC_TIFF) + 4 :]
+    entries = {**own, **_entries(added, 0)}
+    data += added + bytes(-len(added) % 2)
+    directory = [entries[tag] for tag in sorted(entries)]
+    end = struct.pack("<H", len(directory)) + b"".join(directory) + bytes(4)
+    return CLASSIC_TIFF + struct.pack("<I", len(data)) + data[8:] + end
+
+
+def _entries(data: bytes, at: int) -> dict[int, bytes]:
+    (count,) = struct.unpack_from("<H", data, at)
+    entries = (data[at + 2 + 12 * n : at + 14 + 12 * n] for n in range(count))
+    return {struct.unpack("<H", entry[:2])[0]: entry for entry in entries}

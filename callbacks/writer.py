@@ -1,37 +1,61 @@
-"""Write what ``predict`` makes: one file a picture, named after its input."""
+"""Write what ``predict`` makes: one file a picture, named after its input, and a line about it."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections import Counter, deque
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from callbacks.base import output_image
-from callbacks.image_file import EIGHT_BIT, OPAQUE, Format, Pixels, write_image
-from degradations.bicubic import resize
+from callbacks.image_file import (
+    EIGHT_BIT,
+    LARGEST,
+    OPAQUE,
+    Extras,
+    Format,
+    Pixels,
+    fitted_exif,
+    holds_exif,
+    write_image,
+)
+from callbacks.levels import enlarge_alpha, levels_of
+from callbacks.meter import Meter, Used
+from callbacks.predictions import (
+    NAME,
+    Changed,
+    Line,
+    Made,
+    Predictions,
+    digest_of,
+    facts_of,
+    options_of,
+    refusal,
+)
+from callbacks.provenance import commit
 
 log = logging.getLogger(__name__)
 
 THREADS = 2
-GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")  # Pillow's modes
-LUMA = (0.299, 0.587, 0.114)  # BT.601 in full range, as Pillow's convert("L") has it
+Profile = Literal["keep", "convert"]
+ExifPart = Literal["keep", "no_place", "drop"]
 
 
 class Writer(Callback):
     """Write the enlarged pictures of ``predict``; what an earlier run has written is skipped.
 
     Files are ``<folder>/<key><suffix>.<format>``, the key being the input's path below its root
-    without the extension. Alpha, 16 bit (``png``, ``tiff``), colour profile and grey are kept. A
-    picture that cannot be read is reported and counted. Files appear whole or not at all, so an
-    interrupted run can be started again. Encoding runs beside the model in threads.
+    without the extension. Alpha, 16 bit (``png``, ``tiff``), colour profile, EXIF and grey are
+    kept. A picture that cannot be read is reported and counted. Files appear whole or not at all,
+    so an interrupted run can be started again. Encoding runs beside the model in threads. Each
+    picture has a line in ``<folder>/predictions.jsonl``.
 
     Args:
         folder: Where to write; by default ``predict`` in the run's directory.
@@ -39,6 +63,13 @@ class Writer(Callback):
         format: Kind of file.
         overwrite: Write anew what exists already. An input is never overwritten.
         quality: Of ``jpg`` and ``webp``, 1 to 100.
+        changed: What to do where outputs are there that were made with other weights or options,
+            of other inputs, or nobody knows how: ``refuse`` to start, ``keep`` them, or make them
+            anew (``renew``).
+        profile: ``keep`` the colours' numbers and their profile, or ``convert`` them to sRGB before
+            they are enlarged (those of 8 bits).
+        exif: ``keep`` camera, exposure, dates, author and place; or these but the place
+            (``no_place``); or ``drop`` all.
 
     Raises:
         ValueError: A setting out of range, or an output in the place of an input.
@@ -51,17 +82,30 @@ class Writer(Callback):
         format: Format = "png",
         overwrite: bool = False,
         quality: int = 95,
+        changed: Changed = "refuse",
+        profile: Profile = "keep",
+        exif: ExifPart = "keep",
     ) -> None:
         super().__init__()
         if "/" in suffix or os.sep in suffix:
             raise ValueError(f"writer.suffix is {suffix!r}; it is part of a file's name: no /")
         if not 1 <= quality <= 100:
             raise ValueError(f"writer.quality is {quality}; expected 1 to 100")
+        chosen = (("changed", changed, Changed), ("profile", profile, Profile))
+        for name, value, choices in (*chosen, ("exif", exif, ExifPart)):
+            if value not in get_args(choices):
+                raise ValueError(f"writer.{name} is {value!r}; expected {_either(choices)}")
         self.folder, self.suffix, self.format = folder, suffix, format
-        self.overwrite, self.quality = overwrite, quality
-        self.written, self.skipped, self.unreadable = 0, 0, 0  # of this process, in this run
+        self.overwrite, self.quality, self.changed = overwrite, quality, changed
+        self.profile, self.exif = profile, exif
+        self.config: Mapping[str, Any] = {}  # of the command; see commands/cli.py
+        # Of this process, in this run.
+        self.written, self.skipped, self.unreadable, self.failed = 0, 0, 0, 0
         self._root = Path()
         self._lost: Counter[str] = Counter()
+        self._sources: dict[str, str | None] = {}  # file of each input, by key
+        self._lines: Predictions | None = None
+        self._meter = Meter()
         self._pool: ThreadPoolExecutor | None = None
         self._pending: deque[Future[None]] = deque()
 
@@ -71,25 +115,43 @@ class Writer(Callback):
         """Look at what is to be written before any work is done.
 
         Raises:
-            ValueError: An output would take the place of an input.
+            ValueError: An output would take the place of an input; or outputs are there that were
+                made otherwise.
         """
         if stage != "predict":
             return
-        self.written, self.skipped, self.unreadable = 0, 0, 0
+        self.written, self.skipped, self.unreadable, self.failed = 0, 0, 0, 0
         self._lost.clear()
+        self._sources.clear()
         self._root = self._output_folder(trainer)
+        self._lines = self._open_lines(pl_module)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="writer")
         datamodule: Any = getattr(trainer, "datamodule", None)
         if not hasattr(datamodule, "predict_keys"):
             return  # a plain DataLoader: looked at picture by picture
-        inputs = {os.path.realpath(path) for path in getattr(datamodule, "predict_paths", ())}
-        targets = {key: self._target(key) for key in datamodule.predict_keys}
+        if self.profile == "convert":
+            datamodule.convert_in_predict()
+        keys = datamodule.predict_keys
+        paths = getattr(datamodule, "predict_paths", [None] * len(keys))
+        self._sources = dict(zip(keys, paths, strict=True))
+        inputs = {os.path.realpath(path) for path in paths if path is not None}
+        targets = {key: self._target(key) for key in keys}
         for key, target in targets.items():
             self._check_target(key, target, inputs)
-        if not self.overwrite:
-            done = {key for key, target in targets.items() if target.exists()}
-            self.skipped = len(done)
-            datamodule.skip_in_predict(done)
+        done = self._done({key for key, target in targets.items() if target.exists()})
+        self.skipped = len(done)
+        datamodule.skip_in_predict(done)
+
+    def on_predict_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Measure from here."""
+        self._meter.start(pl_module.device)
 
     def on_predict_batch_end(
         self,
@@ -101,16 +163,24 @@ class Writer(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Hand the pictures of one batch to the threads that write."""
-        for reason in batch.get("error", ()):
-            self.unreadable += 1
-            log.warning("unreadable, left out: %s", reason)
+        dataset = _dataset(trainer, dataloader_idx)
+        keys = [key.removeprefix(f"{getattr(dataset, 'name', '')}/") for key in batch["key"]]
         if "error" in batch:
+            for key, reason in zip(keys, batch["error"], strict=True):
+                self.unreadable += 1
+                log.warning("unreadable, left out: %s", reason)
+                self._note_error(key, self._sources.get(key), reason)
             return
-        images = output_image(outputs)
-        metas = batch.get("meta") or [{} for _ in batch["key"]]
-        prefix = f"{_dataset_name(trainer, dataloader_idx)}/"
-        for key, image, meta in zip(batch["key"], images, metas, strict=True):
-            self._submit(key.removeprefix(prefix), image, meta)
+        metas = batch.get("meta") or [{} for _ in keys]
+        metas = [self._fitting(meta) for meta in metas]
+        images = list(output_image(outputs))
+        sound = [bool(image.isfinite().all()) for image in images]
+        levels = [levels_of(image, meta) for image, meta in zip(images, metas, strict=True)]
+        used = self._meter.stop()  # all has come to the host
+        common = self._common(pl_module, batch, Used(used.seconds / len(keys), used.peak_memory))
+        common["scale"] = getattr(dataset, "scale", None)
+        for key, pixels, meta, finite in zip(keys, levels, metas, sound, strict=True):
+            self._submit(key, pixels, meta, common, finite)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Wait for the last files and say what was done."""
@@ -122,9 +192,11 @@ class Writer(Callback):
         for what, count in self._lost.items():
             log.warning("%d pictures lost their %s: %s cannot hold it", count, what, self.format)
         log.log(
-            logging.WARNING if self.unreadable else logging.INFO,
-            "%s: %d pictures written, %d skipped (done before), %d unreadable",
+            logging.WARNING if self.unreadable or self.failed else logging.INFO,
+            "%s: %d pictures written, %d skipped (done before), %d unreadable%s; a line for each "
+            "in %s",
             *(self._root, self.written, self.skipped, self.unreadable),
+            *(f", {self.failed} failed" if self.failed else "", NAME),
         )
 
     def on_exception(
@@ -133,7 +205,7 @@ class Writer(Callback):
         """Drop what was not begun; a next run writes it."""
         self._close()
 
-    # ---------------------------------------------------------------------------------- the work
+    # ------------------------------------------------------------------------- names, what is done
 
     def _output_folder(self, trainer: Trainer) -> Path:
         if self.folder is None:
@@ -146,10 +218,26 @@ class Writer(Callback):
             )
         return Path(folder).expanduser().absolute()
 
+    def _open_lines(self, pl_module: LightningModule) -> Predictions:
+        own: dict[str, Any] = {"writer.profile": self.profile, "writer.exif": self.exif}
+        if self.format in ("jpg", "webp"):
+            own["writer.quality"] = self.quality
+        made = Made(
+            model=f"{type(pl_module).__module__}.{type(pl_module).__qualname__}",
+            weights=getattr(pl_module, "weights_source", None),
+            weights_digest=digest_of(pl_module),
+            options={**options_of(self.config), **own},
+            commit=commit(),
+        )
+        return Predictions(self._root, made, int(getattr(pl_module, "noise_seed", 0)))
+
+    def _name(self, key: str) -> str:
+        return f"{key}{self.suffix}.{self.format}"
+
     def _target(self, key: str) -> Path:
         if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
             raise ValueError(f"the key {key!r} leads out of the folder {self._root}")
-        return self._root / f"{key}{self.suffix}.{self.format}"
+        return self._root / self._name(key)
 
     def _check_target(self, key: str, target: Path, inputs: set[str]) -> None:
         if inputs and os.path.realpath(target) in inputs:
@@ -158,13 +246,25 @@ class Writer(Callback):
                 "writer.folder, or a writer.suffix"
             )
 
-    def _submit(self, key: str, image: Tensor, meta: dict[str, Any]) -> None:
-        target = self._target(key)
-        if "path" in meta:
-            self._check_target(key, target, {os.path.realpath(meta["path"])})
-        if not self.overwrite and target.exists():
-            self.skipped += 1
-            return
+    def _done(self, there: set[str]) -> set[str]:
+        """Of the keys whose outputs are there, those that are left alone."""
+        if self.overwrite or self._lines is None:
+            return set()
+        if self.changed == "keep":
+            return there
+        found = {
+            key: self._lines.differences(self._name(key), self._sources.get(key))
+            for key in sorted(there)
+        }
+        others = {key: differences for key, differences in found.items() if differences}
+        if others and self.changed == "refuse":
+            raise ValueError(refusal(self._root, len(there), others))
+        return there - others.keys()
+
+    # ------------------------------------------------------------------------------ the pictures
+
+    def _fitting(self, meta: dict[str, Any]) -> dict[str, Any]:
+        """What of a picture's extras this kind of file can hold; the rest is counted."""
         meta = dict(meta)
         if meta.get("bit_depth") == 16 and self.format in EIGHT_BIT:
             self._lost["16 bit"] += 1
@@ -172,21 +272,83 @@ class Writer(Callback):
         if meta.get("alpha") is not None and self.format in OPAQUE:
             self._lost["transparency"] += 1
             meta["alpha"] = None
+        exif = meta.get("exif") if self.exif != "drop" else None
+        if exif is not None and not holds_exif(exif, self.format):
+            self._lost["EXIF"] += 1
+            exif = None
+        meta["exif"] = exif
+        return meta
+
+    def _common(self, pl_module: LightningModule, batch: Any, used: Used) -> Line:
+        lr, tiles = batch.get("lr"), getattr(pl_module, "tiles", None)
+        drew = getattr(pl_module, "drew_noise", False)
+        device = pl_module.device
+        cuda = device.type == "cuda"
+        return Line(
+            lr_size=None if lr is None else list(lr.shape[-2:]),
+            seconds=round(used.seconds, 6),
+            peak_memory=used.peak_memory,
+            device=torch.cuda.get_device_name(device) if cuda else device.type,
+            tiles=tiles if isinstance(tiles, int) else None,
+            seed=int(getattr(pl_module, "noise_seed", 0)) if drew else None,
+        )
+
+    def _submit(
+        self, key: str, pixels: Pixels, meta: dict[str, Any], common: Line, finite: bool
+    ) -> None:
+        target, source = self._target(key), meta.get("path") or self._sources.get(key)
+        if "path" in meta:
+            self._check_target(key, target, {os.path.realpath(meta["path"])})
+        if not self._sources and target.exists() and self._done({key}):
+            self.skipped += 1
+            return
+        if reason := self._why_not(pixels, finite):
+            self.failed += 1
+            log.warning("not written: %s: %s", key, reason)
+            self._note_error(key, source, reason)
+            return
         if self._pool is None:
             raise RuntimeError("Writer got a picture before `setup` or after `teardown`")
-        image = luma(image) if meta.get("mode") in GREY else image
-        pixels = to_pixels(image, meta.get("bit_depth", 8))
-        self._pending.append(self._pool.submit(self._write, target, pixels, meta))
+        named = Line(key=key, input=source, output=self._name(key))
+        line = Line(**{**named, "size": list(pixels.shape[:2]), **common})
+        self._pending.append(self._pool.submit(self._write, target, pixels, meta, line))
         # A few pictures may wait, no more: they are large. `result` raises what the thread did.
         while len(self._pending) > 2 * THREADS or (self._pending and self._pending[0].done()):
             self._pending.popleft().result()
         self.written += 1
 
-    def _write(self, target: Path, pixels: Pixels, meta: dict[str, Any]) -> None:
+    def _why_not(self, pixels: Pixels, finite: bool) -> str:
+        """Why a picture cannot be written; empty if it can."""
+        if not finite:
+            return "the output has pixels that are not finite"
+        side, most = max(pixels.shape[:2]), LARGEST.get(self.format)
+        if most is not None and side > most:
+            return (
+                f"{side} pixels are more than the {most} that a side of {self.format} can have: "
+                "set writer.format png"
+            )
+        return ""
+
+    def _note_error(self, key: str, source: str | None, reason: str) -> None:
+        if self._lines is not None:
+            self._lines.add(Line(key=key, input=source, output=self._name(key), error=reason))
+
+    def _write(self, target: Path, pixels: Pixels, meta: dict[str, Any], line: Line) -> None:
         if meta.get("alpha") is not None:
             alpha = enlarge_alpha(meta["alpha"], pixels)
             pixels = np.concatenate([pixels, alpha], axis=2)
-        write_image(target, pixels, meta.get("icc"), self.format, self.quality)
+        exif = meta.get("exif")
+        if exif is not None:
+            exif = fitted_exif(exif, pixels.shape[:2], self.exif == "keep")
+
+        def note() -> None:
+            # What lies there goes first: a picture of another run is never below this line.
+            target.unlink(missing_ok=True)
+            if self._lines is not None:
+                self._lines.add(Line(**{**line, **facts_of(line["input"])}))
+
+        extras = Extras(meta.get("icc"), exif)
+        write_image(target, pixels, extras, self.format, self.quality, note)
 
     def _close(self) -> None:
         if self._pool is not None:
@@ -195,37 +357,12 @@ class Writer(Callback):
         self._pending.clear()
 
 
-def luma(image: Tensor) -> Tensor:
-    """(1, H, W) of a (3, H, W) image in [0, 1], in the same range."""
-    return (image * image.new_tensor(LUMA).view(3, 1, 1)).sum(0, keepdim=True)
-
-
-def to_pixels(image: Tensor, bit_depth: int) -> Pixels:
-    """Round an image to whole levels; this waits for the device.
-
-    Args:
-        image: (C, H, W) in [0, 1].
-        bit_depth: 8 or 16.
-
-    Returns:
-        (H, W, C) uint8 or uint16.
-    """
-    levels = (image.float().clamp(0, 1) * (2**bit_depth - 1)).round().permute(1, 2, 0)
-    if bit_depth == 8:
-        return levels.to(torch.uint8).cpu().numpy()
-    return levels.to(torch.int32).cpu().numpy().astype(np.uint16)
-
-
-def enlarge_alpha(alpha: Pixels | Tensor, pixels: Pixels) -> Pixels:
-    """(h, w) alpha of the input, bicubic to the size and type of ``pixels``: (H, W, 1)."""
-    # torch's own collate makes tensors of arrays; ours does not.
-    alpha = alpha.cpu().numpy() if isinstance(alpha, Tensor) else alpha
-    small = torch.from_numpy(alpha.astype(np.float32) / np.iinfo(alpha.dtype).max)
-    large = resize(small[None, None], pixels.shape[:2])[0]
-    return to_pixels(large, 8 * pixels.dtype.itemsize)
-
-
-def _dataset_name(trainer: Trainer, index: int) -> str:
+def _dataset(trainer: Trainer, index: int) -> Any:
     loaders: Any = trainer.predict_dataloaders
     loader = loaders[index] if isinstance(loaders, list | tuple) else loaders
-    return getattr(getattr(loader, "dataset", None), "name", "")
+    return getattr(loader, "dataset", None)
+
+
+def _either(choices: Any) -> str:
+    *others, last = get_args(choices)
+    return f"{', '.join(others)} or {last}"

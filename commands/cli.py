@@ -257,6 +257,8 @@ class EnlargerCLI(LightningCLI):
                 callback.resumed_from = self.resumed_from
                 callback.config = self.config_dump if self._keeps_config() else None
                 callback.off = self.subcommand in TRIALS
+            if isinstance(callback, Writer) and self.subcommand == "predict":
+                callback.config = self._dump()
         self.model.load_parts(self._find_part)
         if self.fits:
             if self.resumed_from is not None:

@@ -29,6 +29,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from datamodules import jpeg
 from datamodules.clock import DECODING
+from datamodules.exif import tiff_exif
 from datamodules.png import check_png
 from datamodules.profiles import image_of, space_of, to_srgb
 
@@ -89,6 +90,9 @@ class Picture:
             fit the pixels any more, nor does any after a conversion to sRGB).
         bit_depth: 8 or 16.
         mode: The kind of pixels in the file, as Pillow names it, e.g. ``P`` or ``CMYK``.
+        grey_icc: The file's colour profile, if it describes one of the three equal channels.
+        exif: The file's EXIF as it is there; of a TIFF, whose tags are its EXIF, what describes the
+            picture and not the file.
     """
 
     rgb: Pixels
@@ -96,6 +100,8 @@ class Picture:
     icc: bytes | None
     bit_depth: int
     mode: str
+    grey_icc: bytes | None = None
+    exif: bytes | None = None
 
     def meta(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """All but the colours, for the writer of results.
@@ -106,9 +112,10 @@ class Picture:
         return {
             "path": os.fspath(path),
             "alpha": self.alpha,
-            "icc": self.icc,
+            "icc": self.icc or self.grey_icc,
             "bit_depth": self.bit_depth,
             "mode": self.mode,
+            "exif": self.exif,
         }
 
 
@@ -162,7 +169,8 @@ def decode(data: jpeg.Bytes, name: str, srgb: bool = False) -> Picture:
         srgb: Convert pixels of 8 bits from the colour profile in the file to sRGB, by relative
             colorimetry: training and evaluation need one colour space. A profile that is sRGB
             already changes nothing, a broken one is ignored. Pixels of 16 bits stay as they are,
-            with their profile in ``icc``: the converter knows 8 bits only.
+            with their profile in ``icc``: the converter knows 8 bits only. CMYK is converted in any
+            case: there is no RGB of it but by a profile.
 
     Raises:
         UnreadableImage: ``data`` is no picture, or a broken one, or of a kind that has no RGB form.
@@ -246,6 +254,7 @@ class _Raw(NamedTuple):
     rgb: Pixels
     alpha: Pixels | None = None
     icc: bytes | None = None
+    grey_icc: bytes | None = None
 
 
 def _any_picture(data: jpeg.Bytes, srgb: bool) -> Picture:
@@ -258,6 +267,8 @@ def _any_picture(data: jpeg.Bytes, srgb: bool) -> Picture:
         icc=raw.icc,
         bit_depth=8 * raw.rgb.dtype.itemsize,
         mode=image.mode,
+        grey_icc=raw.grey_icc,
+        exif=tiff_exif(image) if image.format == "TIFF" else image.info.get("exif"),
     )
 
 
@@ -265,18 +276,19 @@ def _pixels(image: Image.Image, data: jpeg.Bytes, srgb: bool) -> _Raw:
     icc = image.info.get("icc_profile") or b""
     space = space_of(icc)
     kept = icc if space == "RGB" and image.mode != "CMYK" else None
+    grey = icc if space == "L" and image.mode[0] in "L1I" else None
     if image.format == "PNG":
         check_png(data)
     if image.format == "PNG" and data[24] == 16:  # the bit depth in the header chunk
-        return _Raw(*_png_16(image, data), kept)
+        return _Raw(*_png_16(image, data), kept, grey)
     if image.format == "TIFF" and max(_tiff_bits(image)) > 8:
-        return _Raw(*_tiff_16(image, data), kept)
+        return _Raw(*_tiff_16(image, data), kept, grey)
     if image.mode == "CMYK":
-        return _Raw(_from_cmyk(image, data, icc if srgb and space == "CMYK" else None))
+        return _Raw(_from_cmyk(image, data, icc if space == "CMYK" else None))
     rgb, alpha = _pixels_8(image, data)
     described = rgb if kept else rgb[..., 0] if space == image.mode[0] == "L" else None
     converted = to_srgb(described, icc) if srgb and described is not None else None
-    return _Raw(rgb, alpha, kept) if converted is None else _Raw(converted, alpha)
+    return _Raw(rgb, alpha, kept, grey) if converted is None else _Raw(converted, alpha)
 
 
 def _pixels_8(

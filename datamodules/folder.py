@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from datamodules.decode import FORMATS, read_picture
@@ -41,21 +42,27 @@ class Folder(Source):
         if root is None and not files:
             raise ValueError("Folder needs pictures: set its root to a folder, or files to a list")
         self.root, self.files, self.recursive = root, files, recursive
+        self._apart = False  # whether files that differ only by their extension are told apart
         self._keys, self._paths = Names.of([]), Names.of([])
 
     @classmethod
     def of(cls, paths: str | list[str]) -> Folder:
         """The pictures of a folder, a file, a pattern, or a list of these.
 
+        Of files that differ only by their extension, ``a.jpg`` and ``a.png``, keys have it too.
+
         Args:
             paths: As ``files``.
         """
-        return cls(files=[paths] if isinstance(paths, str) else paths)
+        folder = cls(files=[paths] if isinstance(paths, str) else paths)
+        folder._apart = True
+        return folder
 
     def prepare(self, scale: float) -> None:
         """List the files. Args and Raises as ``Source.prepare``."""
         what = "Folder.files" if self.root is None else "Folder.root"
-        found = by_key(self._list(), what)
+        listed = _told_apart(self._list()) if self._apart else self._list()
+        found = by_key(listed, what)
         self._keys, self._paths = Names.of(found), Names.of(map(str, found.values()))
 
     def _list(self) -> Iterator[tuple[str, Path]]:
@@ -84,6 +91,12 @@ class Folder(Source):
         path = self._paths[index]
         picture = read_picture(path, self.srgb)
         return {"hr": picture.rgb, "meta": picture.meta(path)}
+
+
+def _told_apart(pictures: Iterable[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    listed = list(pictures)
+    counts = Counter(key for key, _ in set(listed))
+    return [(f"{key}{path.suffix}" if counts[key] > 1 else key, path) for key, path in listed]
 
 
 def _below(root: str, files: list[str], recursive: bool) -> Iterator[tuple[str, Path]]:

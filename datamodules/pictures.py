@@ -14,9 +14,11 @@ from datamodules.batches import Crops
 from datamodules.clock import READING
 from datamodules.cutting import SampleDraws, continued, turned
 from datamodules.decode import UnreadableImage
+from datamodules.exif import lasting_exif
 from datamodules.keys import Keys
 from datamodules.order import Item, Plan
 from datamodules.policy import SMALL, Skipped, Small
+from datamodules.transparency import without_hidden_colours
 from degradations.base import cut_size
 
 if TYPE_CHECKING:
@@ -292,6 +294,8 @@ class TrainingPictures(Pictures):
 class PredictPictures(Pictures):
     """Pictures to enlarge, whole; an unreadable one becomes a batch that says so.
 
+    What nobody sees, under fully transparent pixels, has no part in what is made of the rest.
+
     Args:
         source: Where the pictures come from, prepared.
         name: Name of the source in the configuration.
@@ -327,6 +331,8 @@ class PredictPictures(Pictures):
             )
         if "hr" in sample:
             sample["lr"] = sample.pop("hr")
+        if "meta" in sample:
+            _prepare(sample)
         h, w = sample["lr"].shape[:2]
         height, width = self.output_size((h, w))
         if height < h or width < w:
@@ -336,6 +342,15 @@ class PredictPictures(Pictures):
                 "size, or leave the picture out"
             )
         return {**sample, "key": key, "seed": item.seed}
+
+
+def _prepare(sample: Sample) -> None:
+    """Leave in a picture to enlarge what is seen of it, and in its EXIF what will still hold."""
+    meta = dict(sample["meta"])
+    if meta.get("alpha") is not None:
+        sample["lr"] = without_hidden_colours(sample["lr"], meta["alpha"])
+    meta["exif"] = lasting_exif(meta.get("exif"))
+    sample["meta"] = meta
 
 
 def _is_picture(value: Any) -> bool:

@@ -1,8 +1,9 @@
-"""Writer: pixels of every kind, names, skipping, inputs that must survive, errors of threads."""
+"""Writer: pixels of every kind, names, skipping, lines, inputs that must survive, threads."""
 
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import threading
@@ -17,15 +18,18 @@ import tifffile
 import torch
 from lightning.pytorch import LightningDataModule
 from PIL import Image, ImageCms
+from PIL.ExifTags import GPS, IFD, Base
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from callbacks import image_file
-from callbacks.image_file import encode
+from callbacks.image_file import Extras, encode
+from callbacks.predictions import NAME
 from callbacks.writer import Writer
 from degradations.bicubic import resize
 from tests.callbacks.tiny import Tiny, trainer
+from tests.datamodules.profiles import grey_profile
 
 RGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -94,9 +98,17 @@ def predict(root: Path, writer: Writer, data: Data) -> None:
     trainer(root, writer).predict(Double(), data, return_predictions=False)
 
 
-def one(root: Path, sample: dict[str, Any], format: Any = "png") -> Path:
-    predict(root, Writer(format=format, suffix="_x2"), Data({"a": sample}))
+def one(root: Path, sample: dict[str, Any], format: Any = "png", **settings: Any) -> Path:
+    predict(root, Writer(format=format, suffix="_x2", **settings), Data({"a": sample}))
     return root / f"predict/a_x2.{format}"
+
+
+def pictures_in(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.name != NAME)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in (folder / NAME).read_text().splitlines()]
 
 
 # ---------------------------------------------------------------------------------- kinds of pixels
@@ -158,6 +170,16 @@ def test_16_bit_rgb_tiff_with_profile(tmp_path: Path) -> None:
         assert file.pages[0].iccprofile == RGB_PROFILE
 
 
+@pytest.mark.parametrize("mode", ["L", "LA"])
+@pytest.mark.parametrize("bit_depth", [8, 16])
+def test_grey_profile(tmp_path: Path, mode: str, bit_depth: int) -> None:
+    """Where grey is written as colour, because Pillow reads no 16-bit grey with alpha, it goes."""
+    alpha = np.full((6, 5), 9, f"uint{bit_depth}") if mode == "LA" else None
+    sample = picture(mode=mode, icc=grey_profile(), bit_depth=bit_depth, alpha=alpha)
+    kept = Image.open(one(tmp_path, sample)).info.get("icc_profile")
+    assert kept == (None if (mode, bit_depth) == ("LA", 16) else grey_profile())
+
+
 @pytest.mark.parametrize("format", ["png", "tiff"])
 def test_16_bit_grey(tmp_path: Path, format: str) -> None:
     sample = picture(bit_depth=16, mode="I;16")
@@ -201,7 +223,77 @@ def test_what_a_format_cannot_hold_is_said(
     assert "1 pictures lost their transparency: jpg cannot hold it" in caplog.text
     assert "1 pictures lost their 16 bit: jpg cannot hold it" in caplog.text
     with pytest.raises(ValueError, match="jpg cannot hold 4 channels of uint8"):
-        encode(np.zeros((2, 2, 4), np.uint8), None, "jpg", 90)
+        encode(np.zeros((2, 2, 4), np.uint8), Extras(), "jpg", 90)
+
+
+def some_exif(comment: bytes = b"x") -> bytes:
+    tags = Image.Exif()
+    tags[Base.Make] = "Maker"
+    tags[IFD.Exif] = {Base.DateTimeOriginal: "2020:01:02 03:04:05", Base.UserComment: comment}
+    tags[IFD.GPSInfo] = {GPS.GPSLatitudeRef: "N", GPS.GPSLatitude: (1.0, 2.0, 3.0)}
+    return tags.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("format", "bit_depth"),
+    [("png", 8), ("png", 16), ("jpg", 8), ("webp", 8), ("tiff", 8), ("tiff", 16)],
+)
+def test_exif_is_kept_and_says_the_size(tmp_path: Path, format: str, bit_depth: int) -> None:
+    sample = picture(exif=some_exif(), bit_depth=bit_depth)
+    path = one(tmp_path, sample, format)
+    if format == "tiff":  # which is rewritten for it
+        assert np.array_equal(tifffile.imread(path), doubled(sample))
+    image = Image.open(path)
+    tags = image.getexif()
+    if (format, bit_depth) != ("tiff", 16):  # which Pillow cannot read
+        image.load()  # checks the chunks' sums
+    details = tags.get_ifd(IFD.Exif)
+    assert tags[Base.Make] == "Maker"
+    assert details[Base.DateTimeOriginal] == "2020:01:02 03:04:05"
+    assert (details[Base.ExifImageWidth], details[Base.ExifImageHeight]) == (10, 12)
+    assert tags.get_ifd(IFD.GPSInfo)[GPS.GPSLatitude] == (1.0, 2.0, 3.0)
+
+
+def test_exif_without_the_place_and_none(tmp_path: Path) -> None:
+    sample = picture(exif=some_exif())
+    tags = Image.open(one(tmp_path, sample, exif="no_place")).getexif()
+    assert tags[Base.Make] == "Maker"
+    assert tags.get_ifd(IFD.GPSInfo) == {}
+    tags = Image.open(one(tmp_path / "none", sample, exif="drop")).getexif()
+    assert dict(tags) == {}
+
+
+def test_exif_that_a_format_cannot_hold_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sample = picture(exif=some_exif(bytes(70_000)))
+    path = one(tmp_path, sample, "jpg")
+    assert "1 pictures lost their EXIF: jpg cannot hold it" in caplog.text
+    assert Base.Make not in Image.open(path).getexif()
+
+
+def test_a_side_that_a_format_cannot_have(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    long = picture() | {"lr": torch.zeros(1, 3, 1, 8192)}
+    data = Data({"a": long, "b": picture()})
+    writer = Writer(format="webp")
+    predict(tmp_path, writer, data)
+    assert (writer.written, writer.failed) == (1, 1)
+    reason = (
+        "16384 pixels are more than the 16383 that a side of webp can have: set writer.format png"
+    )
+    assert f"not written: a: {reason}" in caplog.text
+    assert "0 unreadable, 1 failed" in caplog.text
+    assert [line.get("error") for line in lines(tmp_path / "predict")] == [reason, None]
+    assert pictures_in(tmp_path / "predict") == ["b.webp"]
+
+
+def test_an_output_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    broken = picture()
+    broken["lr"][0, 1, 2, 3] = torch.nan
+    predict(tmp_path, Writer(), Data({"a": broken}))
+    assert pictures_in(tmp_path / "predict") == []
+    (line,) = lines(tmp_path / "predict")
+    assert line["error"] == "the output has pixels that are not finite"
 
 
 def test_values_out_of_range_do_not_wrap_around(tmp_path: Path) -> None:
@@ -233,18 +325,116 @@ def test_a_folder_in_an_environment_variable(
 def test_what_is_done_is_skipped_unless_overwritten(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    predict(tmp_path, Writer(), Data({"a": picture()}))
     done = tmp_path / "predict/a.png"
-    done.parent.mkdir()
-    done.write_text("from an earlier run")
+    done.write_text("made smaller by another program")  # which is none of our business
     data, writer = Data({"a": picture(), "b": picture()}), Writer()
     with caplog.at_level(logging.INFO):
         predict(tmp_path, writer, data)
     assert data.left_out == {"a"}
-    assert done.read_text() == "from an earlier run"
+    assert done.read_text() == "made smaller by another program"
     assert (writer.written, writer.skipped, writer.unreadable) == (1, 1, 0)
     assert "1 pictures written, 1 skipped (done before), 0 unreadable" in caplog.text
     predict(tmp_path, Writer(overwrite=True), Data({"a": picture()}))
     assert Image.open(done).size == (10, 12)
+
+
+class Stepped(Double):
+    """A method with noise, an option, and weights that are told."""
+
+    def __init__(self, width: int = 3) -> None:
+        super().__init__(width)
+        self.noise_seed, self.drew_noise, self.tiles = 7, True, 6
+        self.weights_source = "runs/a/best.ckpt"
+
+
+def configured(**options: Any) -> Writer:
+    writer = Writer(**options.pop("writer", {}))
+    writer.config = {"model": {"init_args": options}}
+    return writer
+
+
+def test_a_line_for_each_picture(tmp_path: Path) -> None:
+    source = tmp_path / "in.jpg"
+    source.write_bytes(b"a picture")
+    samples = {"a/b": picture(path=str(source)), "c": {"error": ["c.jpg: truncated"]}}
+    data = Data(samples, paths=[str(source), "c.jpg"])
+    model, writer = Stepped(), configured(steps=4)
+    trainer(tmp_path, writer).predict(model, data, return_predictions=False)
+    lost, line = sorted(lines(tmp_path / "predict"), key=lambda line: "error" not in line)
+    assert lost == {"key": "c", "input": "c.jpg", "output": "c.png", "error": "c.jpg: truncated"}
+    expected = {
+        **{"key": "a/b", "input": str(source), "output": "a/b.png"},
+        **{"lr_size": [6, 5], "size": [12, 10], "seed": 7, "tiles": 6, "device": "cpu"},
+        **{"model": f"{__name__}.Stepped", "weights": "runs/a/best.ckpt", "input_bytes": 9},
+        "options": {
+            **{"model.init_args.steps": 4, "writer.profile": "keep", "writer.exif": "keep"}
+        },
+    }
+    assert {key: line[key] for key in expected} == expected
+    assert line["seconds"] > 0
+    assert len(line["weights_digest"]) == len(line["input_digest"]) == 16
+    assert line["peak_memory"] is None or line["peak_memory"] > 1 << 20
+
+
+def test_what_was_made_otherwise_is_refused_kept_or_renewed(tmp_path: Path) -> None:
+    samples = {"a": picture(), "b": picture()}
+    predict(tmp_path, configured(steps=15), Data({"a": samples["a"]}))
+    done = tmp_path / "predict/a.png"
+    before = done.stat().st_mtime_ns
+    with pytest.raises(ValueError, match=r"(?s)1 of 1 outputs .*steps: 15 -> 4 \(1\).*renew"):
+        predict(tmp_path, configured(steps=4), Data(samples))
+    assert pictures_in(done.parent) == ["a.png"]  # nothing was begun
+    keeps = configured(steps=4, writer={"changed": "keep"})
+    predict(tmp_path, keeps, Data(samples))
+    assert (keeps.written, keeps.skipped) == (1, 1)
+    assert done.stat().st_mtime_ns == before
+    renews = configured(steps=4, writer={"changed": "renew"})
+    predict(tmp_path, renews, Data(samples))
+    assert (renews.written, renews.skipped) == (1, 1)
+    assert done.stat().st_mtime_ns != before
+    again = configured(steps=4)
+    predict(tmp_path, again, Data(samples))
+    assert (again.written, again.skipped) == (0, 2)
+
+
+def test_other_weights_are_seen(tmp_path: Path) -> None:
+    predict(tmp_path, Writer(), Data({"a": picture()}))
+    model = Double()
+    with torch.no_grad():
+        model.net.weight[0, 0, 0, 0] += 1
+    with pytest.raises(ValueError, match="digest of the weights"):
+        trainer(tmp_path, Writer()).predict(model, Data({"a": picture()}))
+
+
+def test_a_picture_of_which_nobody_knows_how_it_was_made(tmp_path: Path) -> None:
+    there = tmp_path / "predict/a.png"
+    there.parent.mkdir()
+    there.write_bytes(b"precious")
+    with pytest.raises(ValueError, match=r"no line of predictions.jsonl says how it was made"):
+        predict(tmp_path, Writer(), Data({"a": picture()}))
+    assert there.read_bytes() == b"precious"
+
+
+def test_a_picture_is_never_below_the_line_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the line and the picture, the next run makes the picture."""
+    predict(tmp_path, configured(steps=15), Data({"a": picture()}))
+
+    def killed(source: Any, target: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", killed)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            predict(
+                tmp_path, configured(steps=4, writer={"overwrite": True}), Data({"a": picture()})
+            )
+    assert len(lines(tmp_path / "predict")) == 2
+    writer = configured(steps=4)
+    predict(tmp_path, writer, Data({"a": picture()}))
+    assert writer.written == 1
 
 
 def test_a_run_with_nothing_left_to_do_says_so(
@@ -307,7 +497,7 @@ def test_unreadable_pictures_are_reported_and_counted(
         predict(tmp_path, writer, data)
     assert "unreadable, left out: photos/a.jpg: truncated" in caplog.text
     assert "1 pictures written, 0 skipped (done before), 1 unreadable" in caplog.text
-    assert [p.name for p in (tmp_path / "predict").iterdir()] == ["b.png"]
+    assert pictures_in(tmp_path / "predict") == ["b.png"]
 
 
 @pytest.mark.parametrize("count", [1, 12])  # the last picture, and one in the middle
@@ -344,7 +534,7 @@ def test_few_pictures_wait_and_threads_end(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(image_file, "encode", slow)
     writer = Counts()
     predict(tmp_path, writer, Data({str(i): picture() for i in range(20)}))
-    assert writer.written == len(list((tmp_path / "predict").iterdir())) == 20
+    assert writer.written == len(pictures_in(tmp_path / "predict")) == 20
     assert most == 4  # it went on while pictures were being encoded, but not for ever
     assert not [t for t in threading.enumerate() if t.name.startswith("writer")]
 
@@ -369,7 +559,7 @@ def test_an_exception_elsewhere_ends_the_threads(
     with pytest.raises(RuntimeError, match="planned"):
         trainer(tmp_path, Writer()).predict(Fails(), data, return_predictions=False)
     assert not [t for t in threading.enumerate() if t.name.startswith("writer")]
-    assert not [p for p in (tmp_path / "predict").iterdir() if p.suffix != ".png"]
+    assert all(name.endswith(".png") for name in pictures_in(tmp_path / "predict"))
 
 
 def test_temporary_files_are_hidden_and_no_pictures_by_name(
@@ -394,6 +584,9 @@ def test_temporary_files_are_hidden_and_no_pictures_by_name(
     [
         ({"suffix": "/x"}, "writer.suffix is '/x'"),
         ({"quality": 0}, "writer.quality is 0"),
+        ({"changed": "maybe"}, "writer.changed is 'maybe'; expected refuse, keep or renew"),
+        ({"profile": "drop"}, "writer.profile is 'drop'; expected keep or convert"),
+        ({"exif": True}, "writer.exif is True; expected keep, no_place or drop"),
     ],
 )
 def test_bad_settings(arguments: dict[str, Any], message: str) -> None:
@@ -402,5 +595,5 @@ def test_bad_settings(arguments: dict[str, Any], message: str) -> None:
 
 
 def test_encoding_needs_no_file() -> None:
-    data = encode(np.zeros((4, 4, 3), np.uint8), None, "png", 90)
+    data = encode(np.zeros((4, 4, 3), np.uint8), Extras(), "png", 90)
     assert Image.open(io.BytesIO(data)).size == (4, 4)

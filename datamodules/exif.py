@@ -1,0 +1,78 @@
+"""EXIF: what of it still holds when a picture is enlarged."""
+
+from __future__ import annotations
+
+import logging
+
+from PIL import Image
+from PIL.ExifTags import IFD, Base
+
+log = logging.getLogger(__name__)
+
+# Of the first directory, in a TIFF that of its file too: what is about the picture.
+DESCRIPTIVE = frozenset(
+    {Base.ImageDescription, Base.Make, Base.Model, Base.Software, Base.DateTime, Base.Artist}
+    | {Base.HostComputer, Base.Copyright, Base.Rating, Base.RatingPercent}
+    | {Base.XResolution, Base.YResolution, Base.ResolutionUnit}
+    | {Base.XPTitle, Base.XPComment, Base.XPAuthor, Base.XPKeywords, Base.XPSubject}
+)
+SUBJECT_AREA = 0x9214  # without a name in Pillow's list
+# Of the second: what speaks of pixels of the old size, or of places in the old file.
+STALE = frozenset(
+    {Base.ExifImageWidth, Base.ExifImageHeight, Base.SubjectLocation, SUBJECT_AREA}
+    | {Base.FocalPlaneXResolution, Base.FocalPlaneYResolution, Base.FocalPlaneResolutionUnit}
+    | {Base.CompressedBitsPerPixel, Base.ComponentsConfiguration, Base.MakerNote}
+)
+UPRIGHT = 1
+
+
+def lasting_exif(exif: bytes | None) -> bytes | None:
+    """What of a file's EXIF describes the picture in any size, in an upright file.
+
+    Description, camera, exposure, dates, author and place are kept. Orientation becomes 1;
+    thumbnail, maker's note and all that counts pixels are left out.
+
+    Args:
+        exif: As it is in the file.
+
+    Returns:
+        The same in the same form; None if nothing is left, or the EXIF is broken.
+    """
+    if not exif:
+        return None
+    try:
+        found = Image.Exif()
+        found.load(exif)
+        return _lasting(found)
+    except Exception as error:  # cameras write broken EXIF, and Pillow raises anything
+        log.debug("broken EXIF is left out: %s", error)
+        return None
+
+
+def tiff_exif(image: Image.Image) -> bytes | None:
+    """As ``lasting_exif``, of a TIFF, in which it lies among the file's own tags.
+
+    Args:
+        image: The opened picture.
+    """
+    try:
+        return _lasting(image.getexif())
+    except Exception as error:  # as above
+        log.debug("broken EXIF is left out: %s", error)
+        return None
+
+
+def _lasting(found: Image.Exif) -> bytes | None:
+    kept = Image.Exif()
+    for tag in DESCRIPTIVE & found.keys():
+        kept[tag] = found[tag]
+    details = {k: v for k, v in found.get_ifd(IFD.Exif).items() if k not in STALE}
+    if IFD.Interop in details:
+        details[IFD.Interop] = found.get_ifd(IFD.Interop)
+    for tag, directory in ((IFD.Exif, details), (IFD.GPSInfo, dict(found.get_ifd(IFD.GPSInfo)))):
+        if directory:
+            kept[tag] = directory
+    if not kept:
+        return None
+    kept[Base.Orientation] = UPRIGHT
+    return kept.tobytes()
