@@ -92,6 +92,8 @@ class FiniteOutputs(Callback):
             self._refuse()
 
     def _look(self, outputs: Any, batch: Any, dataloader_idx: int) -> None:
+        if outputs is None:  # of a model that makes no pictures
+            return
         self._seen.append((dataloader_idx, batch["key"], are_finite(output_image(outputs))))
 
     def _say(self, trainer: Trainer) -> None:

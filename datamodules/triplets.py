@@ -55,7 +55,7 @@ class Triplets(Source):
                 f"Triplets.root {str(root)!r} has no folder in which there are ref, p0, p1 and "
                 "judge: set it to a folder of BAPPS's 2afc, such as 2afc/train"
             )
-        found = {}
+        found: dict[str, dict[str, Path]] = {}
         for place in sorted(folders):
             within = place.relative_to(root)
             found |= {(within / name).as_posix(): files for name, files in _of(place).items()}

@@ -65,11 +65,12 @@ class LatentDistance(nn.Module):
 
     def distances(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
         """(B,) sums over the stages of the weighted squared difference, averaged over places."""
-        parts = (
-            self.get_submodule(name)((x - y).square()).mean((1, 2, 3))
-            for name, x, y in zip(self.heads, a, b, strict=True)
-        )
-        return torch.stack(list(parts)).sum(0)
+        with torch.autocast(a[0].device.type, enabled=False):  # small differences
+            parts = [
+                self.get_submodule(name)((x - y).square()).mean((1, 2, 3))
+                for name, x, y in zip(self.heads, a, b, strict=True)
+            ]
+        return torch.stack(parts).sum(0)
 
     @torch.no_grad()
     def keep_positive(self) -> None:

@@ -19,6 +19,7 @@ from lightning_modules.base import ImageModel
 from lightning_modules.casarbi import CasArbi
 from lightning_modules.diffusion import Diffusion
 from lightning_modules.folder_outputs import FolderOutputs
+from lightning_modules.latent_perceptual import LatentPerceptual
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import LIIF
@@ -108,6 +109,7 @@ def pytest_generate_tests(metafunc):
         return
     names = ["lightning_modules", *discovery.plugins(metafunc.config)]
     found = discovery.concrete_subclasses(ImageModel, *names)
+    found.remove(LatentPerceptual)  # makes no pictures: see test_latent_perceptual.py
     examples = [
         pytest.param((cls, variant), id=" ".join(filter(None, (discovery.full_name(cls), variant))))
         for cls in found

@@ -1,0 +1,183 @@
+"""LPIPS in latents, trained on judgements of people: what InvSR's loss needs and nobody released.
+
+Zhang et al., CVPR 2018 (arXiv 1801.03924), section 3, "tune": the network and the weights of its
+channels learn which of two distorted pictures people find nearer to a reference; here from latents,
+as InvSR (Yue et al., CVPR 2025; arXiv 2412.09013) uses it.
+
+x, x_0, x_1   reference and distortions, as latents       h   share of people who found x_1 nearer
+d_0, d_1      distances from the reference                G   from both distances to h
+
+Differs from the paper in: latents; the first three poolings, see ``networks.latent_lpips``. Patches
+of BAPPS have 64 pixels, so 8 places of a latent of factor 8.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_modules.backbone.frozen import fit
+from lightning_modules.backbone.space import Space
+from lightning_modules.base import ImageModel
+from lightning_modules.networks.latent_lpips import VGG16, LatentDistance, from_imagenet
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+log = logging.getLogger(__name__)
+
+_SMALLEST = 0.1  # added to the distances that are divided by, as in the released LPIPS
+
+
+def adam(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    """Adam with a learning rate of 1e-4 and a first momentum of 0.5, as LPIPS was trained."""
+    return torch.optim.Adam(parameters, lr=1e-4, betas=(0.5, 0.999))
+
+
+class LatentPerceptual(ImageModel):
+    """Train a distance of latents; its runs are what ``LatentLPIPS.load`` takes. No pictures.
+
+    ``val/2afc`` is the share of people that the distance agrees with, from 0 to 1: the score of the
+    paper's tables.
+
+    Args:
+        scale: Unused; set ``data.init_args.scale`` to 1.
+        space: Whose latents they are: that of the method which will train with the distance.
+        space_weights: Weights of the space's autoencoder, as its authors released them: a file, or
+            a name of ``configs/weights.yaml``.
+        widths: Channels of the network's five stages; others than VGG16's want ``vgg16`` null.
+        vgg16: What the network begins with: torchvision's file, or its name in
+            ``configs/weights.yaml``; null for random weights ("scratch" in the paper).
+        optimizer: Makes the optimiser of the trainable parameters.
+        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
+            there is none.
+        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        space: Space,
+        space_weights: str | None = None,
+        widths: Sequence[int] = VGG16,
+        vgg16: str | None = "vgg16",
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__(scale, optimizer, lr_scheduler, weights)
+        self.space, self.space_weights, self.vgg16 = space, space_weights, vgg16
+        self.network = LatentDistance(space.channels, widths)
+        self.ranking = Ranking()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Binary cross-entropy between G(d_0, d_1) and h."""
+        distances = self.distances(batch)
+        loss = functional.binary_cross_entropy_with_logits(self.ranking(*distances), batch["judge"])
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/2afc", agreement(*distances, batch["judge"]).mean())
+        return loss
+
+    def distances(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """d_0 and d_1, (B,) each.
+
+        Args:
+            batch: With ``ref``, ``p0``, ``p1`` (B, 3, H, W) in [0, 1].
+
+        Raises:
+            ValueError: There are no triplets in it.
+        """
+        if "judge" not in batch:
+            raise ValueError(
+                "LatentPerceptual learns from judged triplets: set class_path of "
+                "data.init_args.train (and those of val) to datamodules.triplets.Triplets"
+            )
+        with torch.no_grad():
+            z = self.space.encode(torch.cat([batch["ref"], batch["p0"], batch["p1"]]))
+        parts = [part.chunk(3) for part in self.network.features(z)]
+        x, x_0, x_1 = zip(*parts, strict=True)
+        return self.network.distances(x, x_0), self.network.distances(x, x_1)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """The weights of the channels are kept from becoming negative, as in the paper."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.network.keep_positive()
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """The two-alternative forced choice: how often people chose as the distances do."""
+        chosen = agreement(*self.distances(batch), batch["judge"])
+        count = len(chosen)
+        self.log("val/2afc", chosen.mean(), batch_size=count, prog_bar=True, sync_dist=True)
+
+    def on_validation_end(self) -> None:
+        """Say it."""
+        super().on_validation_end()
+        for name, value in self.trainer.callback_metrics.items():
+            if name.startswith("val/2afc") and not self.trainer.sanity_checking:
+                log.info("step %d, %s: %.4f", self.trainer.global_step, name, value)
+
+    # -------------------------------------------------------------------------------- frozen parts
+
+    def load_parts(self, find: Callable[[str, str], Path]) -> None:
+        """The autoencoder's weights, and what the network begins with. Args as the base's."""
+        if self.space_weights is not None:
+            self.space.load_official(find("space_weights", self.space_weights))
+        if self.vgg16 is not None:
+            path = find("vgg16", self.vgg16)
+            fit(self.network, from_imagenet(path, self.space.channels), f"{path} and of LPIPS")
+
+    def setup(self, stage: str) -> None:
+        """See that nothing is computed in random latents.
+
+        Raises:
+            ValueError: The autoencoder has no weights of its own.
+        """
+        if not self.space.source and any(True for _ in self.space.parameters()):
+            raise ValueError(
+                f"the autoencoder of model.init_args.space, {type(self.space).__name__}, has "
+                "random weights: name its files, or set model.init_args.space_weights"
+            )
+
+
+class Ranking(nn.Module):
+    """G: two layers of 32 units, from both distances to the logit of h.
+
+    Source: Zhang et al. 2018, section 3; that it sees differences and ratios besides is from the
+    released code.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(5, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1)
+        )
+
+    def forward(self, d_0: Tensor, d_1: Tensor) -> Tensor:
+        """(B,) logits of (B,) distances."""
+        ratios = d_0 / (d_1 + _SMALLEST), d_1 / (d_0 + _SMALLEST)
+        return self.layers(torch.stack([d_0, d_1, d_0 - d_1, *ratios], 1)).squeeze(1)
+
+
+def agreement(d_0: Tensor, d_1: Tensor, judge: Tensor) -> Tensor:
+    """(B,) shares of the people who chose as the distances do; of equal ones, half of each choice.
+
+    Args:
+        d_0: (B,) distances of the first distortion.
+        d_1: (B,) of the second.
+        judge: (B,) shares of people who found the second nearer.
+    """
+    second = ((d_0 - d_1).sign() + 1) / 2  # 0, 1, or 0.5
+    return second * judge + (1 - second) * (1 - judge)
