@@ -42,10 +42,9 @@ class LatentDiscriminator(nn.Module):
 
     Raises:
         ValueError: Arguments that do not fit together.
-
-    Attributes:
-        divisor: What the sides of the latent have to be divisible by.
     """
+
+    divisor: int  # what the sides of the latent have to be divisible by
 
     def __init__(
         self,

@@ -86,10 +86,9 @@ class LatentLPIPS(LatentDistance):
     Args:
         channels: Channels of the latent.
         widths: Channels of the five stages; those of VGG16 by default.
-
-    Attributes:
-        source: Where the weights came from, with a hash; empty until ``load``.
     """
+
+    source: str  # where the weights came from, with a hash; empty until `load`
 
     def __init__(self, channels: int = 4, widths: Sequence[int] = VGG16) -> None:
         super().__init__(channels, widths)

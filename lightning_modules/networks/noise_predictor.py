@@ -59,10 +59,9 @@ class NoisePredictor(nn.Module):
 
     Raises:
         ValueError: Arguments that do not fit together.
-
-    Attributes:
-        divisor: What the sides of the LR picture have to be divisible by.
     """
+
+    divisor: int  # what the sides of the LR picture have to be divisible by
 
     def __init__(
         self,
