@@ -89,9 +89,9 @@ class EMA(Callback):
     def track(self, module: nn.Module) -> None:
         """Average the trainable parameters of ``module`` from here on.
 
-        Those whose names begin as its ``unaveraged`` says are left out.
+        What is for training alone is left out: an average of discriminators has never judged.
         """
-        left: tuple[str, ...] = getattr(module, "unaveraged", ())
+        left: tuple[str, ...] = getattr(module, "training_only", ())
         positions: dict[nn.Parameter, int] = {}
         self._index = {
             name: positions.setdefault(p, len(positions))

@@ -23,6 +23,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from lightning_modules.base import SuperResolver, adam
+from lightning_modules.color import ColorFix
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -44,13 +45,13 @@ class Adversarial(SuperResolver):
         lr_scheduler: Makes its learning-rate schedule, which is stepped once a step; by default
             there is none.
         weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
+        color_fix: How outputs get the colours of LR.
 
     Raises:
         ValueError: ``accumulate`` or ``clip`` is out of range.
     """
 
-    # Of what EMA leaves as it is: an average of discriminators has never judged anything.
-    unaveraged = ("discriminator.",)
+    training_only = ("discriminator.",)
 
     def __init__(
         self,
@@ -62,8 +63,9 @@ class Adversarial(SuperResolver):
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         weights: str | None = None,
+        color_fix: ColorFix = "none",
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights)
+        super().__init__(scale, optimizer, lr_scheduler, weights, color_fix)
         if accumulate < 1 or (clip is not None and not clip > 0):
             raise ValueError(
                 f"model.init_args.accumulate is {accumulate} and clip {clip}; expected 1 or more, "

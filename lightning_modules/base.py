@@ -55,6 +55,10 @@ class ImageModel(LightningModule, ABC):
         ValueError: ``scale`` is no number of at least 1.
     """
 
+    # Beginnings of names of parts that only training needs, such as a discriminator. A model may be
+    # without them; then they are passed over in weights and checkpoints that have them.
+    training_only: tuple[str, ...] = ()
+
     def __init__(
         self,
         scale: float,
@@ -260,6 +264,7 @@ class ImageModel(LightningModule, ABC):
         check_sources(self, weights.frozen)
         own = self.state_dict()
         state = weights.tensors if weights.model else self.import_official(weights.tensors)
+        state = self._needed(state)
         trained = set(self.checkpoint_keys())
         missing = [k for k in own if k not in state and (k in trained or not weights.model)]
         _check_tensors(path, own, state, missing)
@@ -280,6 +285,14 @@ class ImageModel(LightningModule, ABC):
             Tensors by this model's names.
         """
         return tensors
+
+    def _needed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        absent = tuple(
+            part
+            for part in self.training_only
+            if not any(k.startswith(part) for k in self.state_dict())
+        )
+        return {k: v for k, v in state.items() if not k.startswith(absent)}
 
     def checkpoint_keys(self) -> list[str]:
         """What a checkpoint holds: trainable parameters, and buffers of what trains.
@@ -323,7 +336,7 @@ class ImageModel(LightningModule, ABC):
                 f"the model here is {class_path(self)}: set model.class_path to that"
             )
         check_sources(self, checkpoint.get("frozen", {}))
-        own, state = self.state_dict(), checkpoint["state_dict"]
+        own, state = self.state_dict(), self._needed(checkpoint["state_dict"])
         missing = [k for k in self.checkpoint_keys() if k not in state]
         _check_tensors("the checkpoint", own, state, missing)
         checkpoint["state_dict"] = {**own, **state}

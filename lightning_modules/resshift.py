@@ -25,6 +25,7 @@ from torch.nn import functional
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
+from lightning_modules.latent_pairs import enlarged, latent_pair
 from lightning_modules.networks.swin_unet import from_official
 from lightning_modules.noise import Noise
 from lightning_modules.padding import padded
@@ -114,7 +115,7 @@ class ResShift(SuperResolver):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Algorithm of section 3.1: a random timestep, and the distance to what was mixed."""
-        z, y = self.latents(batch)
+        z, y = latent_pair(self.space, batch)
         t = torch.randint(self.process.steps, (len(z),), device=z.device)
         eps = torch.randn_like(z)
         x = self.process.add_noise(z, y, eps, t)
@@ -125,29 +126,6 @@ class ResShift(SuperResolver):
             loss = loss + self._perceptual(self.process.to_x0(raw, x, t, y), z, batch)
         self.log("train/loss", loss, prog_bar=True)
         return loss
-
-    @torch.no_grad()
-    def latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Of HR and of the enlarged LR; those that the batch brings along are not computed.
-
-        Args:
-            batch: ``lr``, and ``hr`` or what ``main.py encode`` made of it.
-
-        Raises:
-            ValueError: The batch brings latents of another space, or neither LR nor HR.
-        """
-        if "latent" in batch:
-            z = self.space.take(batch["latent"], batch["space"])
-        else:
-            z = self.space.encode(batch["hr"])
-        if "lr" not in batch:
-            raise ValueError(
-                "data.init_args.train gives latents alone, and ResShift wants LR pictures too: "
-                "encode with --encode.pairs true, or with --encode.pictures true"
-            )
-        if "lr_latent" in batch:
-            return z, self.space.standardised(batch["lr_latent"])
-        return z, self.space.encode(self.enlarged(batch["lr"], batch["size"]))
 
     def _perceptual(self, x0: Tensor, z: Tensor, batch: Batch) -> Tensor:
         # Gradients go through the distance and the decoder to the prediction.
@@ -188,7 +166,7 @@ class ResShift(SuperResolver):
         return self._picture(x, batch)
 
     def _anchor(self, lr: Tensor) -> Tensor:
-        return self.space.encode(self.enlarged(lr, self._size(lr)))
+        return self.space.encode(enlarged(lr, self._size(lr)))
 
     def _picture(self, z: Tensor, batch: Batch) -> Tensor:
         # All of LR: cut to another size that was asked for, a part of the picture would be gone.
@@ -197,11 +175,6 @@ class ResShift(SuperResolver):
 
     def _size(self, lr: Tensor) -> tuple[int, int]:
         return round(lr.shape[-2] * self.scale), round(lr.shape[-1] * self.scale)
-
-    @staticmethod
-    def enlarged(lr: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, 3, *size): bicubic with a = -0.75 and not antialiased, not clamped, as released."""
-        return functional.interpolate(lr, size, mode="bicubic", align_corners=False)
 
     @property
     def divisible(self) -> int:
@@ -287,7 +260,7 @@ class ResShiftControl(ResShift):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Distance between the prediction from the enlarged LR and HR."""
-        z, y = self.latents(batch)
+        z, y = latent_pair(self.space, batch)
         loss = functional.mse_loss(self._answer(y, batch["lr"]), z)
         self.log("train/loss", loss, prog_bar=True)
         return loss

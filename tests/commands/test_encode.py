@@ -19,6 +19,7 @@ from datamodules.latents import Latents
 from datamodules.shard_writer import ShardWriter
 from degradations.bicubic import Bicubic
 from lightning_modules.backbone.space import Taef2Space
+from lightning_modules.latent_pairs import enlarged
 from lightning_modules.networks import taef2
 from lightning_modules.resshift import ResShift
 
@@ -87,8 +88,8 @@ def test_pairs_are_the_autoencoder_s_and_training_takes_them(
             y = torch.from_numpy(np.load(io.BytesIO(found[f"{key}.lr_latent.npy"])))[None]
             torch.testing.assert_close(z, space.encode(hr), rtol=1e-4, atol=1e-4)
             assert (lr - Bicubic(2.0)(hr, torch.tensor([0]))).abs().max() < 0.51 / 255
-            enlarged = space.encode(ResShift.enlarged(lr, (32, 32)))
-            torch.testing.assert_close(y, enlarged, rtol=1e-4, atol=1e-4)
+            of_lr = space.encode(enlarged(lr, (32, 32)))
+            torch.testing.assert_close(y, of_lr, rtol=1e-4, atol=1e-4)
             latents.append(z[0].numpy())
     about = json.loads(Path("out/encode.json").read_text())
     stack = np.stack(latents)
@@ -146,7 +147,7 @@ def test_a_stopped_command_goes_on(
     assert about[0] == about[1]
     assert about[0]["scale"] is None
 
-    assert "ResShift wants LR pictures too" in refusal(*fit())
+    assert "this method wants LR pictures too" in refusal(*fit())
     save_halves(1)
     assert "made otherwise (space)" in refusal(*ENCODE, *CROPS)
 

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace, ResShiftVQ, fingerprint
+from lightning_modules.latent_pairs import enlarged, latent_pair
 from lightning_modules.networks.swin_unet import SwinUNet
 from lightning_modules.noise import Noise
 from lightning_modules.resshift import ResShift, ResShiftControl
@@ -307,7 +308,7 @@ def test_a_checkpoint_of_other_latents(tmp_path):
 def test_the_control_answers_at_once(prediction):
     given = batch()
     hr = given["hr"] * 2 - 1
-    y = ResShift.enlarged(given["lr"], given["size"]) * 2 - 1
+    y = enlarged(given["lr"], given["size"]) * 2 - 1
     network = Oracle(hr if prediction == "sample" else y - hr)
     method = ResShiftControl(4.0, network, PixelSpace(), prediction=prediction)
     method.log = lambda *_, **__: None
@@ -324,9 +325,9 @@ def test_latents_that_come_along_are_taken():
     method = ResShift(4.0, Echo(), small_vq())
     given |= {"latent": z, "lr_latent": y, "space": method.space.identity}
     del given["hr"]
-    found = method.latents(given)
+    found = latent_pair(method.space, given)
     assert torch.equal(found[0], z)
     assert torch.equal(found[1], y)
     del given["lr_latent"]
-    enlarged = ResShift.enlarged(given["lr"], given["size"])
-    torch.testing.assert_close(method.latents(given)[1], method.space.encode(enlarged))
+    y = method.space.encode(enlarged(given["lr"], given["size"]))
+    torch.testing.assert_close(latent_pair(method.space, given)[1], y)

@@ -1,0 +1,445 @@
+"""InvSR: super-resolution by diffusion inversion, in one to five steps.
+
+Yue et al., CVPR 2025 (arXiv 2412.09013). A frozen diffusion model makes a picture from the latent
+of the enlarged LR picture, noised; only the network that says which noise is trained.
+
+z     latent of the HR picture            y      latent of the LR picture, brought to its size
+z_t   y with noise of standard deviation sigma_t, not scaled (variance exploding)
+f     noise predictor                     x0     clean latent that the denoiser's output stands for
+
+Differs from the paper in: sampling is deterministic between the steps (`solver`), as released,
+where algorithm 1 adds noise. Timesteps are one less in training than in sampling, as released; the
+gradient of a discriminator that is accumulated is divided by the number of batches, as released it
+is not.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
+from lightning_modules.backbone.condition import Condition, FixedPrompt, guided
+from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.backbone.frozen import bare_names, fit
+from lightning_modules.backbone.schedule import Schedule, explicit
+from lightning_modules.backbone.space import Space
+from lightning_modules.color import ColorFix
+from lightning_modules.invsr_plan import STARTS, start_for, timesteps_for
+from lightning_modules.latent_pairs import enlarged, latent_pair
+from lightning_modules.networks.noise_predictor import NoisePredictor, from_official
+from lightning_modules.noise import Noise
+from lightning_modules.padding import padded
+from lightning_modules.solvers import euler, euler_ancestral
+from lightning_modules.weights import read_weights
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+Solver = Literal["euler", "ancestral", "predicted"]
+
+CLAMP = 10.0  # of what the discriminator sees
+
+
+def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    """AdamW without weight decay and a learning rate of 5e-5, as released."""
+    return torch.optim.AdamW(parameters, lr=5e-5, weight_decay=0.0, fused=True)
+
+
+def adam_l2(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    """Adam with a learning rate of 5e-5 and an L2 penalty, as released for the discriminator."""
+    return torch.optim.Adam(parameters, lr=5e-5, weight_decay=1e-3, fused=True)
+
+
+class InvSR(Adversarial):
+    """Diffusion inversion with a predicted start.
+
+    Args:
+        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``. The
+            predictor's halvings and the space's factor fix it: 4 for the released weights.
+        predictor: Says which noise to start with; ``null`` for noise that nobody predicts, the
+            comparison of the paper's figure 2, for which nothing is trained.
+        denoiser: The frozen diffusion model.
+        space: Its latents.
+        denoiser_weights: Weights of a denoiser that was trained here: a run of ``Diffusion``, or a
+            file. Not for one that is named by its folder.
+        schedule: The denoiser's process, with exploding variance; Stable Diffusion's by default.
+        prompt: Embedding of the fixed prompt; without it the denoiser's null text.
+        guidance: Strength of classifier-free guidance; 1 for none, as in the paper.
+        steps: Steps of sampling.
+        start: Timestep to start at, one of ``starts``, or ``auto`` to choose it by the noise in
+            each LR picture. By default what was released for so many steps.
+        timesteps: All timesteps, from the first one down, instead of ``steps`` and ``start``.
+        solver: ``euler`` goes from step to step without new noise, as released; ``ancestral`` adds
+            noise that nobody predicts (algorithm 1); ``predicted`` adds noise that ``middle``
+            predicts.
+        middle: The predictor of noise between the steps, trained with ``starting`` false.
+        middle_weights: Its weights: a run that trained it, or a file.
+        deterministic: Take the means of the predictor's and the autoencoder's distributions
+            instead of drawing from them.
+        starts: Timesteps that are trained for.
+        starting: Train the predictor for the start. False: for noise between the steps, which is
+            put on the latent of HR, at all of ``starts`` but the first.
+        patch: Side in LR pixels that it was trained for. Smaller pictures are mirrored up to it;
+            larger ones go through tiles of that size, also in validation and test.
+        perceptual: Distance of two batches of latents, (B,), such as
+            ``lightning_modules.networks.latent_lpips.LatentLPIPS``; frozen, for training alone.
+        perceptual_weights: Its weights: a file, a run that trained it, or a name of
+            ``configs/weights.yaml``.
+        perceptual_weight: How much it counts.
+        adversarial_weight: How much the discriminator's opinion counts.
+        adversarial_start: Steps in which it does not, while the discriminator is trained already.
+        discriminator: Judges latents, given timestep and text; for training alone.
+        discriminator_weights: Weights for it to start from, as released.
+        discriminator_optimizer: Makes the discriminator's optimiser.
+        accumulate: Batches whose gradients make one step.
+        clip: Largest norm of the gradient of a step, for each optimiser; by default any.
+        optimizer: Makes the predictor's optimiser.
+        lr_scheduler: Makes its learning-rate schedule, which is stepped once a step; by default
+            there is none.
+        weights: Weights to start from: a file, ours or as released, or a name of
+            ``configs/weights.yaml``.
+        color_fix: How outputs get the colours of LR; ``wavelet`` for the paper's ImageNet-Test and
+            RealSR, ``none`` for RealSet80.
+
+    Raises:
+        ValueError: A step that was not trained to start at, steps that do not fall, a scale for
+            which the predictor was not made, or parts that do not fit one another.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        predictor: NoisePredictor | None,
+        denoiser: UNet2D,
+        space: Space,
+        denoiser_weights: str | None = None,
+        schedule: Schedule | None = None,
+        prompt: FixedPrompt | None = None,
+        guidance: float = 1.0,
+        steps: int = 1,
+        start: int | Literal["auto"] | None = None,
+        timesteps: Sequence[int] | None = None,
+        solver: Solver = "euler",
+        middle: NoisePredictor | None = None,
+        middle_weights: str | None = None,
+        deterministic: bool = False,
+        starts: Sequence[int] = STARTS,
+        starting: bool = True,
+        patch: int = 128,
+        perceptual: nn.Module | None = None,
+        perceptual_weights: str | None = None,
+        perceptual_weight: float = 2.0,
+        adversarial_weight: float = 0.1,
+        adversarial_start: int = 10_000,
+        discriminator: nn.Module | None = None,
+        discriminator_weights: str | None = None,
+        discriminator_optimizer: OptimizerCallable = adam_l2,
+        accumulate: int = 1,
+        clip: float | None = None,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        weights: str | None = None,
+        color_fix: ColorFix = "none",
+    ) -> None:
+        judged = (discriminator, discriminator_optimizer, accumulate, clip)
+        super().__init__(scale, *judged, optimizer, lr_scheduler, weights, color_fix)
+        self.predictor, self.denoiser, self.space = predictor, denoiser, space
+        self.denoiser_weights, self.prompt, self.guidance = denoiser_weights, prompt, guidance
+        self.schedule = schedule or Schedule(variance="exploding")
+        self.steps_asked, self.start, self.timesteps = steps, start, timesteps
+        self.solver: Solver = solver
+        self.middle = None if middle is None else middle.requires_grad_(False)
+        self.middle_weights, self.deterministic = middle_weights, deterministic
+        self.starts, self.starting, self.patch = tuple(starts), starting, patch
+        self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
+        self.perceptual_weights, self.perceptual_weight = perceptual_weights, perceptual_weight
+        self.adversarial_weight = adversarial_weight
+        self.adversarial_start = adversarial_start
+        self.discriminator_weights = discriminator_weights
+        self.tile, self.tile_overlap, self.tile_window = patch, patch // 2, "gaussian"
+        self.tile_always = True
+        self._check()
+        self._start = None if start == "auto" else start  # of the picture at hand
+        self.plan(self._start)  # refuses what cannot be sampled
+        trained = self.starts if starting else self.starts[1:]
+        self.register_buffer("trained", torch.tensor(trained) - 1, persistent=False)
+
+    trained: Tensor
+
+    # ------------------------------------------------------------------------------------- training
+
+    def generator_loss(self, batch: Batch) -> tuple[Tensor, Any]:
+        """Equation 11: distances of the predicted clean latent to that of HR, and its plausibility.
+
+        The batch brings HR and LR pictures, or what ``main.py encode --encode.pairs true`` made.
+        """
+        noise = None if self.deterministic else Noise(batch["seed"], self.device)
+        z, y = latent_pair(self.space, batch, noise)
+        t = self.trained[torch.randint(len(self.trained), (len(z),), device=z.device)]
+        x0 = self.predicted(batch["lr"], y if self.starting else z, t)
+        loss = functional.mse_loss(x0, z)
+        self.log("train/mse", loss)
+        if self.perceptual is not None:
+            distance = self.perceptual(x0, z).mean()
+            self.log("train/perceptual", distance)
+            loss = loss + self.perceptual_weight * distance
+        if self.discriminator is not None and self.trainer.global_step >= self.adversarial_start:
+            adversarial = hinge_generator(self._judged(x0, t))
+            self.log("train/adversarial", adversarial)
+            loss = loss + self.adversarial_weight * adversarial
+        self.log("train/loss", loss, prog_bar=True)
+        return loss, (z, x0.detach(), t)
+
+    def discriminator_loss(self, made: Any) -> Tensor:
+        """Hinge loss between latents of HR and predicted ones, at the same timesteps."""
+        z, x0, t = made
+        judge = cast(nn.Module, self.discriminator)
+        text = self._condition(len(z)).text
+        loss = hinge_discriminator(judge(z, t, text), self._judged(x0, t))
+        self.log("train/discriminator", loss, prog_bar=True)
+        return loss
+
+    def predicted(self, lr: Tensor, y: Tensor, t: Tensor) -> Tensor:
+        """x0 of a latent with the noise that is predicted from LR; equation 9.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+            y: (B, C, h', w'), the latent that gets the noise.
+            t: (B,) timesteps.
+        """
+        noise = cast(NoisePredictor, self.predictor)(lr, t)
+        eps = torch.randn(noise.mean.shape, device=y.device)  # in whatever layout the mean is
+        z_t = self.schedule.add_noise(y, noise.sample(eps), t)
+        return self._clean(z_t, t)
+
+    def _judged(self, x0: Tensor, t: Tensor) -> list[Tensor]:
+        text = self._condition(len(x0)).text
+        judge = cast(nn.Module, self.discriminator)
+        return cast("list[Tensor]", judge(x0.clamp(-CLAMP, CLAMP), t, text))
+
+    # ------------------------------------------------------------------------------------- sampling
+
+    @torch.no_grad()
+    def restore(self, batch: Batch, noise: Noise) -> Tensor:
+        """Algorithm 1: as many calls of the denoiser as steps, one of the predictor."""
+        mirrored = padded(batch["lr"], self.multiple, self.patch)
+        lr = mirrored.lr
+        size = (round(lr.shape[-2] * self.scale), round(lr.shape[-1] * self.scale))
+        y = self.space.encode(enlarged(lr, size), self._drawn(noise, "encoder"))
+        plan = self.plan(self._start)
+        first = self.schedule.level(plan[0])
+        z = y + first.sigma * self._noise(self.predictor, lr, y, plan[0], noise.stream("start"))
+        for now, then in itertools.pairwise([*plan, -1]):
+            x0 = self._clean(z, torch.full((len(z),), now, device=z.device))
+            levels = self.schedule.level(now), self.schedule.level(then)
+            if self.solver == "euler" or then < 0:
+                z = euler(z, x0, *levels)
+            else:
+                by = self.middle if self.solver == "predicted" else None
+                fresh = self._noise(by, lr, y, then, noise.stream(then))
+                z = euler_ancestral(z, x0, *levels, fresh)
+        return mirrored.crop(self.space.decode(z), batch["size"])
+
+    def _noise(
+        self, predictor: NoisePredictor | None, lr: Tensor, z: Tensor, t: int, noise: Noise
+    ) -> Tensor:
+        if predictor is None:
+            return noise.normal(z.shape)
+        found = predictor(lr, float(t))
+        return found.mean if self.deterministic else found.sample(noise.normal(z.shape))
+
+    def _drawn(self, noise: Noise, name: str) -> Noise | None:
+        return None if self.deterministic else noise.stream(name)
+
+    def _clean(self, z_t: Tensor, t: Tensor) -> Tensor:
+        def predict(z: Tensor, t: Tensor, condition: Condition) -> Tensor:
+            return cast(Tensor, self.denoiser(self.schedule.scale_input(z, t), t, condition))
+
+        known = self._condition(len(z_t))
+        if self.guidance == 1 or self.prompt is None:
+            raw = predict(z_t, t, known)
+        else:
+            without = self.prompt.unconditional(len(z_t))
+            raw = guided(predict, z_t, t, known, without, self.guidance)
+        return self.schedule.to_x0(raw, z_t, t)
+
+    def _condition(self, count: int) -> Condition:
+        return Condition() if self.prompt is None else self.prompt.condition(count)
+
+    def enlarge(self, batch: Batch, tiled: bool = False) -> dict[str, Tensor]:
+        """As ``SuperResolver.enlarge``; the start is chosen once, for all tiles of a picture."""
+        if self.start != "auto":
+            return super().enlarge(batch, tiled)
+        made = []
+        for index, lr in enumerate(torch.split(batch["lr"], 1)):
+            one = slice(index, index + 1)
+            own = {**batch, "lr": lr, "key": batch["key"][one], "seed": batch["seed"][one]}
+            self._start = start_for(lr, self.starts)
+            made.append(super().enlarge(cast("Batch", own), tiled)["sr"])
+        return {"sr": torch.cat(made)}
+
+    # -------------------------------------------------------------------------------- the plan
+
+    def plan(self, start: int | None = None) -> list[int]:
+        """Timesteps of sampling, from the first one down.
+
+        Args:
+            start: The first one; by default what was released for so many steps, or the first of
+                ``starts`` where that is not among them.
+
+        Raises:
+            ValueError: It does not fall, or starts where nothing was trained to start.
+        """
+        if self.timesteps is not None:
+            found = explicit(self.schedule.steps, self.timesteps)
+        else:
+            found = timesteps_for(self.steps_asked, start)
+            if start is None and found[0] not in self.starts:
+                found = timesteps_for(self.steps_asked, self.starts[0])
+        if found[0] not in self.starts:
+            raise ValueError(
+                f"sampling would start at timestep {found[0]}, for which the predictor was not "
+                f"trained: set model.init_args.start, or the first of timesteps, to one of "
+                f"{', '.join(map(str, self.starts))}"
+            )
+        return explicit(self.schedule.steps, found)
+
+    @property
+    def options(self) -> dict[str, str | int | float]:
+        """Timesteps, solver and the rest of what sampling depends on."""
+        options: dict[str, str | int | float] = {"timesteps": f"{self.steps_asked} from auto"}
+        if self.start != "auto":
+            options["timesteps"] = " ".join(map(str, self.plan(self.start)))
+        if self.solver != "euler":
+            options["solver"] = self.solver
+        if self.guidance != 1:
+            options["guidance"] = self.guidance
+        if self.deterministic:
+            options["deterministic"] = "true"
+        return {**super().options, **options}
+
+    @property
+    def multiple(self) -> int:
+        """Of which sides of LR have to be multiples, for predictor, latents and denoiser."""
+        levels = len(self.denoiser.unet.config.block_out_channels)
+        pixels = self.space.factor * 2 ** (levels - 1)  # of the output
+        unit = (pixels / Fraction(self.scale).limit_denominator(100)).numerator
+        return math.lcm(unit, *(p.divisor for p in (self.predictor, self.middle) if p is not None))
+
+    # ------------------------------------------------------------------------- checks and weights
+
+    def _check(self) -> None:
+        if self.solver not in get_args(Solver) or (self.solver == "predicted") != bool(self.middle):
+            raise ValueError(
+                f"model.init_args.solver is {self.solver!r} and middle "
+                f"{'there' if self.middle else 'not there'}; expected euler, ancestral, or "
+                "predicted with a middle"
+            )
+        if self.schedule.variance != "exploding" or self.schedule.prediction == "sample":
+            raise ValueError(
+                "model.init_args.schedule must have variance exploding, and predict epsilon or "
+                f"v_prediction; it has {self.schedule.variance} and {self.schedule.prediction}"
+            )
+        if not self.starts or not all(1 <= t < self.schedule.steps for t in self.starts):
+            raise ValueError(
+                f"model.init_args.starts is {list(self.starts)}; expected timesteps from 1 to "
+                f"{self.schedule.steps - 1}"
+            )
+        if not self.starting and len(self.starts) < 2:
+            raise ValueError("model.init_args.starting is false, and starts has but the first one")
+        if self.steps_asked < 1 or self.patch < 1:
+            raise ValueError(
+                f"model.init_args.steps is {self.steps_asked} and patch {self.patch}; expected 1 "
+                "or more"
+            )
+        for predictor in (self.predictor, self.middle):
+            if predictor is not None:
+                self._check_predictor(predictor)
+        if self.denoiser.channels != self.space.channels:
+            raise ValueError(
+                f"the denoiser is for {self.denoiser.channels} channels and the space has "
+                f"{self.space.channels}: set model.init_args.denoiser or model.init_args.space"
+            )
+
+    def _check_predictor(self, predictor: NoisePredictor) -> None:
+        made_for = self.space.factor / predictor.divisor
+        if self.scale != made_for:
+            raise ValueError(
+                f"InvSR got scale {self.scale:g}, and its predictor halves the LR picture's sides "
+                f"to 1/{predictor.divisor} where latents have 1/{self.space.factor} of the "
+                f"output's: that is scale {made_for:g} alone. Set data.init_args.scale to it; "
+                "another scale needs a predictor with other halvings, trained for it"
+            )
+        if predictor.latent != self.space.channels:
+            raise ValueError(
+                f"the predictor is for latents of {predictor.latent} channels and the space has "
+                f"{self.space.channels}: set the predictor's latent"
+            )
+
+    def load_parts(self, find: Callable[[str, str], Path]) -> None:
+        """Denoiser, predictor between steps, distance, discriminator. As ``ImageModel``'s."""
+        if self.denoiser_weights is not None:
+            self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
+        if self.middle is not None and self.middle_weights is not None:
+            self._fill("middle", self.middle, find("middle_weights", self.middle_weights))
+        if self.perceptual is not None and self.perceptual_weights is not None:
+            path = find("perceptual_weights", self.perceptual_weights)
+            cast(Any, self.perceptual).load(path)
+        if self.discriminator is not None and self.discriminator_weights is not None:
+            path = find("discriminator_weights", self.discriminator_weights)
+            self._fill("discriminator", self.discriminator, path)
+
+    @staticmethod
+    def _fill(name: str, network: nn.Module, path: Path) -> None:
+        # From a run, where it was the predictor or the discriminator, or a released file.
+        found = read_weights(path)
+        tensors, whole = bare_names(found.tensors), "predictor." if name == "middle" else f"{name}."
+        own = {k.removeprefix(whole): v for k, v in tensors.items() if k.startswith(whole)}
+        fit(network, own or from_official(tensors), found.name)
+
+    def setup(self, stage: str) -> None:
+        """See that nothing is computed with random weights.
+
+        Raises:
+            ValueError: The denoiser, the autoencoder, or a part that was asked for has none.
+        """
+        super().setup(stage)
+        if not self.denoiser.source:
+            raise ValueError(
+                "InvSR needs a trained denoiser that is frozen: name its folder or hub name in "
+                "model.init_args.denoiser, or set denoiser_weights to the run that trained it, and "
+                "flags.frozen to true"
+            )
+        if not self.space.source and any(True for _ in self.space.parameters()):
+            raise ValueError(
+                f"the autoencoder of model.init_args.space, {type(self.space).__name__}, has "
+                "random weights: name its files"
+            )
+        if self.middle is not None and self.middle_weights is None:
+            raise ValueError("model.init_args.middle has random weights: set middle_weights")
+        if stage == "fit" and self.predictor is None:
+            raise ValueError("there is nothing to train: set model.init_args.predictor")
+
+    @property
+    def needs_weights(self) -> bool:
+        """As ``ImageModel``'s; without a predictor there is nothing of its own."""
+        return self.predictor is not None and super().needs_weights
+
+    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A released file has the predictor alone; the other parts keep their own."""
+        own = self.state_dict()
+        if not own.keys().isdisjoint(tensors):  # an exported file of ours
+            return {**own, **tensors}
+        kept = {k: v for k, v in own.items() if not k.startswith("predictor.")}
+        found = {f"predictor.{name}": tensor for name, tensor in from_official(tensors).items()}
+        return {**kept, **found}

@@ -1,0 +1,72 @@
+"""Regression in latents: the control of a comparison with InvSR, its network without diffusion."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_modules.backbone.space import Space
+from lightning_modules.base import SuperResolver, adam
+from lightning_modules.color import ColorFix
+from lightning_modules.latent_pairs import enlarged, latent_pair
+from lightning_modules.networks.noise_predictor import NoisePredictor
+from lightning_modules.noise import Noise
+from lightning_modules.padding import padded
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+
+class LatentRegression(SuperResolver):
+    """InvSR's predictor, trained to answer at once.
+
+    The mean that the predictor gives is added to the latent of the enlarged LR picture.
+
+    Args:
+        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
+        predictor: What is trained.
+        space: The latents.
+        patch: As of ``InvSR``.
+        optimizer: Makes the optimiser.
+        lr_scheduler: Makes the learning-rate schedule; by default there is none.
+        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
+        color_fix: How outputs get the colours of LR.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        predictor: NoisePredictor,
+        space: Space,
+        patch: int = 128,
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        weights: str | None = None,
+        color_fix: ColorFix = "none",
+    ) -> None:
+        super().__init__(scale, optimizer, lr_scheduler, weights, color_fix)
+        self.predictor, self.space, self.patch = predictor, space, patch
+        self.tile, self.tile_overlap, self.tile_window = patch, patch // 2, "gaussian"
+        self.tile_always = True
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Distance between the latents."""
+        z, y = latent_pair(self.space, batch)
+        loss = functional.mse_loss(y + self.predictor(batch["lr"], 0.0).mean, z)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    @torch.no_grad()
+    def restore(self, batch: Batch, noise: Noise) -> Tensor:
+        """One call; deterministic."""
+        unit = math.lcm(self.predictor.divisor, int(self.space.factor / self.scale) or 1)
+        mirrored = padded(batch["lr"], unit, self.patch)
+        lr = mirrored.lr
+        size = (round(lr.shape[-2] * self.scale), round(lr.shape[-1] * self.scale))
+        y = self.space.encode(enlarged(lr, size))
+        return mirrored.crop(self.space.decode(y + self.predictor(lr, 0.0).mean), batch["size"])

@@ -1,0 +1,364 @@
+"""InvSR: timesteps, sampling against diffusers' scheduler, training, released weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_modules.backbone.denoiser import Flags, UNet2D
+from lightning_modules.backbone.schedule import Schedule
+from lightning_modules.backbone.space import Space
+from lightning_modules.invsr import InvSR
+from lightning_modules.invsr_plan import start_for, timesteps_for
+from lightning_modules.latent_pairs import enlarged
+from lightning_modules.latent_regression import LatentRegression
+from lightning_modules.networks.discriminator import LatentDiscriminator
+from lightning_modules.networks.noise_predictor import NoisePredictor
+from lightning_modules.noise import Noise
+
+SMALL = {"widths": (32, 32), "layers": 1, "head_width": 16}
+UNET = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "block_out_channels": [16, 16],
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "down_block_types": ["DownBlock2D", "DownBlock2D"],
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "up_block_types": ["UpBlock2D", "UpBlock2D"],
+    "attention_head_dim": 4,
+    "cross_attention_dim": 8,
+}
+
+
+class Shuffled(Space):
+    """Pixels of squares of 8, averaged: the factor of an autoencoder without one."""
+
+    channels, factor = 3, 8
+    source = "none 0123456789abcdef"
+
+    def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
+        z = functional.avg_pool2d(image * 2 - 1, 8)
+        return z if noise is None else z + 0.01 * noise.normal(z.shape)
+
+    def _decode(self, z: Tensor) -> Tensor:
+        return functional.interpolate(z, scale_factor=8, mode="nearest") / 2 + 0.5
+
+
+def predictor(**options: Any) -> NoisePredictor:
+    torch.manual_seed(1)
+    return NoisePredictor(3, **{**SMALL, **options})
+
+
+def base() -> UNet2D:
+    torch.manual_seed(2)
+    denoiser = UNet2D.from_config(UNET, flags=Flags(frozen=True))
+    denoiser.source = "base.ckpt 0123456789abcdef"
+    return denoiser
+
+
+def invsr(scale: float = 4.0, **options: Any) -> Any:
+    options = {"predictor": predictor(), "denoiser": base(), "space": Shuffled()} | options
+    method: Any = InvSR(scale, **{"patch": 16, **options})
+    method.log = lambda *_, **__: None
+    method._trainer = SimpleNamespace(global_step=0)
+    return method
+
+
+def batch(h: int = 16, w: int = 16, count: int = 2) -> Any:
+    generator = torch.Generator().manual_seed(0)
+    hr = torch.rand(count, 3, 4 * h, 4 * w, generator=generator)
+    return {
+        "hr": hr,
+        "lr": functional.avg_pool2d(hr, 4),
+        "size": (4 * h, 4 * w),
+        "key": [f"a/{i}" for i in range(count)],
+        "seed": torch.arange(count),
+    }
+
+
+# ------------------------------------------------------------------------------------- timesteps
+
+
+def test_sigmas_are_those_of_the_release() -> None:
+    """Section 2 of the specification, read off the official code in float32."""
+    schedule = Schedule(variance="exploding")
+    expected = {249: 0.693205, 199: 0.569285, 149: 0.453819, 99: 0.341674, 250: 0.695799}
+    expected |= {200: 0.571666, 150: 0.456075, 100: 0.343932, 50: 0.225583}
+    for t, sigma in expected.items():
+        assert schedule.level(t).sigma == pytest.approx(sigma, abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("steps", "start", "expected"),
+    [
+        (1, None, [200]),
+        (2, None, [200, 100]),
+        (3, None, [200, 100, 50]),
+        (4, None, [200, 150, 100, 50]),
+        (5, None, [250, 200, 150, 100, 50]),
+        (10, None, [250, 225, 200, 175, 150, 125, 100, 75, 50, 25]),
+        (1, 250, [250]),
+        (1, 100, [100]),
+        (3, 250, [250, 150, 50]),
+        (3, 200, [200, 100, 50]),
+        (3, 150, [150, 100, 50]),
+        (4, 100, [100, 75, 50, 25]),
+    ],
+)
+def test_timesteps_are_those_of_release_and_paper(
+    steps: int, start: int | None, expected: list[int]
+) -> None:
+    assert timesteps_for(steps, start) == expected
+    assert invsr(steps=steps, start=start).plan(start) == expected
+
+
+def test_any_list_that_starts_where_it_was_trained_to() -> None:
+    assert invsr(timesteps=[100, 80, 60, 40, 20]).plan() == [100, 80, 60, 40, 20]
+
+
+def test_noisier_pictures_start_earlier() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ramp = torch.linspace(0.3, 0.7, 64).expand(1, 3, 64, 64)
+    noise = torch.randn(1, 3, 64, 64, generator=generator) / 255
+    assert [start_for(ramp + level * noise) for level in (1, 6, 12, 30)] == [100, 150, 200, 250]
+    assert start_for(torch.rand(1, 3, 1, 5)) == 100  # too small to tell
+
+
+# ------------------------------------------------------------------------------------- sampling
+
+
+@torch.no_grad()
+def by_diffusers(method: Any, given: Any, timesteps: list[int]) -> Any:
+    """Sampling by the means of all distributions, with diffusers' scheduler."""
+    scheduler = EulerDiscreteScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012
+    )
+    scheduler.set_timesteps(timesteps=timesteps)
+    z = method.space.encode(enlarged(given["lr"], given["size"]))
+    z = z + scheduler.sigmas[0] * method.predictor(given["lr"], float(timesteps[0])).mean
+    for t in scheduler.timesteps:
+        x = scheduler.scale_model_input(z, t)
+        text = method.denoiser.null_text(len(x))
+        raw = method.denoiser.unet(x, t, text).sample
+        z = scheduler.step(raw, t, z).prev_sample
+    return method.space.decode(z)
+
+
+@pytest.mark.parametrize("timesteps", [[200], [200, 100, 50], [250, 200, 150, 100, 50]])
+def test_sampling_is_that_of_diffusers_euler(timesteps: list[int]) -> None:
+    method, given = invsr(timesteps=timesteps, deterministic=True).eval(), batch()
+    found = method.restore(given, Noise(given["seed"]))
+    torch.testing.assert_close(found, by_diffusers(method, given, timesteps), rtol=0, atol=1e-5)
+
+
+def test_what_is_drawn_belongs_to_the_picture() -> None:
+    method, given = invsr(steps=2).eval(), batch()
+    both = method.enlarge(given)["sr"]
+    one = {**given, "lr": given["lr"][1:], "key": given["key"][1:], "seed": given["seed"][1:]}
+    torch.testing.assert_close(method.enlarge(one)["sr"], both[1:], rtol=0, atol=1e-5)
+    method.noise_seed = 1
+    assert not torch.equal(method.enlarge(given)["sr"], both)
+    calm = invsr(steps=2, deterministic=True).eval()
+    assert torch.equal(calm.enlarge(given)["sr"], calm.enlarge(given)["sr"])
+    assert not calm.drew_noise
+
+
+def test_solvers_differ_between_steps_alone() -> None:
+    given = batch()
+    options: dict[str, dict[str, Any]] = {
+        "euler": {},
+        "ancestral": {"solver": "ancestral"},
+        "predicted": {"solver": "predicted", "middle": predictor(), "middle_weights": "there"},
+    }
+    for steps, alike in ((1, True), (2, False)):
+        found = [
+            invsr(steps=steps, **option).eval().restore(given, Noise(given["seed"]))
+            for option in options.values()
+        ]
+        assert all(torch.equal(one, found[0]) is alike for one in found[1:])
+        assert torch.equal(found[1], found[2]) is alike
+
+
+def test_without_a_predictor_noise_is_nobodys() -> None:
+    method, given = invsr(predictor=None).eval(), batch()
+    assert not method.needs_weights
+    found = method.restore(given, Noise(given["seed"]))
+    noise = Noise(given["seed"])
+    y = method.space.encode(enlarged(given["lr"], given["size"]), noise.stream("encoder"))
+    z = y + 0.571666 * noise.stream("start").normal(y.shape)
+    x0 = method._clean(z, torch.full((2,), 200))
+    torch.testing.assert_close(found, method.space.decode(x0), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("h", "w"), [(1, 15), (16, 16), (17, 23), (5, 40)])
+def test_any_size_of_lr(h: int, w: int) -> None:
+    method, given = invsr().eval(), batch(h, w, 1)
+    method._trainer = None  # which has a bar for tiles
+    assert method.multiple == 4
+    sr = method.enlarge(given, tiled=True)["sr"]
+    assert sr.shape == (1, 3, 4 * h, 4 * w)
+    assert sr.isfinite().all()
+
+
+def test_auto_start_is_chosen_for_each_picture() -> None:
+    method, given = invsr(start="auto").eval(), batch()
+    ramp = torch.linspace(0.3, 0.7, 16).expand(3, 16, 16)
+    given["lr"] = torch.stack([ramp, given["lr"][1]])
+    starts = [start_for(lr) for lr in given["lr"].split(1)]
+    assert starts[0] != starts[1]
+    made = method.enlarge(given)["sr"]
+    for index, start in enumerate(starts):
+        alone = invsr(start=start).eval().enlarge(given)["sr"][index]
+        torch.testing.assert_close(made[index], alone, rtol=0, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------- training
+
+
+def test_the_loss_by_hand() -> None:
+    method, given = invsr(deterministic=True, starts=[250]), batch()
+    torch.manual_seed(5)
+    loss, (z, x0, t) = method.generator_loss(given)
+    assert t.tolist() == [249, 249]
+    torch.manual_seed(5)
+    torch.randint(1, (2,))
+    y = method.space.encode(enlarged(given["lr"], given["size"]))
+    noise = method.predictor(given["lr"], t)
+    sample = noise.mean + torch.exp(noise.logvar / 2) * torch.randn(noise.mean.shape)
+    z_t = y + 0.693205 * sample
+    raw = method.denoiser(z_t / (0.693205**2 + 1) ** 0.5, t)
+    torch.testing.assert_close(x0, z_t - 0.693205 * raw, rtol=0, atol=1e-5)
+    torch.testing.assert_close(loss, (x0 - z).square().mean(), rtol=0, atol=1e-5)
+
+
+def test_gradients_reach_the_predictor_alone() -> None:
+    method = invsr(discriminator=judge(), adversarial_start=0)
+    for parameter in method.discriminator.parameters():  # as training_step does
+        parameter.requires_grad_(False)
+    loss, _ = method.generator_loss(batch())
+    loss.backward()
+    assert all(p.grad is not None for p in method.predictor.parameters())
+    assert all(p.grad is None for p in method.denoiser.parameters())
+    assert method.checkpoint_keys()[0].startswith("predictor.")
+
+
+def judge() -> LatentDiscriminator:
+    torch.manual_seed(3)
+    options: Any = {"widths": (32, 32), "layers": (1, 1), "heads": 4, "text_width": None}
+    return LatentDiscriminator(3, beside=32, **options)
+
+
+def test_the_discriminator_is_heard_late_and_trained_at_once() -> None:
+    method, given = invsr(discriminator=judge(), adversarial_start=3), batch()
+    losses = []
+    for step in (2, 3):
+        method._trainer.global_step = step
+        torch.manual_seed(0)
+        losses.append(method.generator_loss(given)[0].item())
+    assert losses[0] != losses[1]
+    torch.manual_seed(0)
+    z, x0, t = method.generator_loss(given)[1]
+    loss = method.discriminator_loss((z, x0 * 100, t))
+    real, fake = method.discriminator(z, t), method.discriminator((x0 * 100).clamp(-10, 10), t)
+    by_hand = [
+        0.5 * functional.relu(1 - a).mean() + 0.5 * functional.relu(1 + b).mean()
+        for a, b in zip(real, fake, strict=True)
+    ]
+    torch.testing.assert_close(loss, sum(by_hand) / len(by_hand))
+
+
+def test_noise_between_the_steps_is_learned_on_hr() -> None:
+    method, given = invsr(starting=False, deterministic=True), batch()
+    assert method.trained.tolist() == [199, 149, 99]
+    seen: list[Tensor] = []
+
+    def predicted(lr: Tensor, y: Tensor, t: Tensor) -> Tensor:
+        seen.append(y)
+        return y
+
+    method.predicted = predicted
+    z = method.space.encode(given["hr"])
+    assert method.generator_loss(given)[0] == 0
+    assert torch.equal(seen[0], z)
+
+
+# ------------------------------------------------------------------------------------- weights
+
+
+def test_released_files_of_predictor_and_discriminator(tmp_path: Path) -> None:
+    """Their names: `encoder.*` of the one, bare ones of the other; `module.` is looked past."""
+    given, other, another = predictor(), judge(), judge()
+    for parameter in (*given.parameters(), *other.parameters()):
+        nn.init.normal_(parameter)
+    torch.save(given.state_dict(), tmp_path / "predictor.pth")
+    assert all(name.startswith("encoder.") for name in given.state_dict())
+    named = {f"module.{name}": tensor for name, tensor in other.state_dict().items()}
+    torch.save({"state_dict": named}, tmp_path / "discriminator.pth")
+    method = invsr(discriminator=another, discriminator_weights="discriminator.pth")
+    method.load_parts(lambda _, name: tmp_path / name)
+    method.load_weights(tmp_path / "predictor.pth")
+    for ours, theirs in ((method.predictor, given), (method.discriminator, other)):
+        for name, tensor in theirs.state_dict().items():
+            assert torch.equal(ours.state_dict()[name], tensor)
+    tensors = given.state_dict()
+    tensors.pop("encoder.conv_in.bias")
+    torch.save(tensors, tmp_path / "short.pth")
+    with pytest.raises(ValueError, match=r"1 missing \(predictor\.encoder\.conv_in\.bias\)"):
+        method.load_weights(tmp_path / "short.pth")
+
+
+# ------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"start": 180}, r"start at timestep 180, .*one of 250, 200, 150, 100"),
+        ({"timesteps": [180, 100]}, r"start at timestep 180"),
+        ({"timesteps": [100, 200]}, r"expected a falling list"),
+        ({"scale": 2.0}, r"scale 2, .* that is scale 4 alone\. Set data\.init_args\.scale"),
+        ({"solver": "predicted"}, r"predicted with a middle"),
+        ({"schedule": Schedule()}, r"must have variance exploding"),
+        ({"starts": []}, r"starts is \[\]; expected timesteps from 1 to 999"),
+        ({"starts": [250], "starting": False}, r"starts has but the first one"),
+        ({"steps": 0}, r"steps is 0 and patch 16; expected 1 or more"),
+        ({"predictor": predictor(halvings=0)}, r"that is scale 8 alone"),
+    ],
+)
+def test_arguments_that_do_not_fit(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        invsr(**options)
+
+
+def test_nothing_is_made_with_random_weights() -> None:
+    method = invsr()
+    method.setup("test")
+    method.denoiser.source = ""
+    with pytest.raises(ValueError, match=r"set denoiser_weights to the run that trained it"):
+        method.setup("test")
+    with pytest.raises(ValueError, match=r"set middle_weights"):
+        invsr(solver="predicted", middle=predictor()).setup("test")
+    with pytest.raises(ValueError, match=r"nothing to train: set model\.init_args\.predictor"):
+        invsr(predictor=None).setup("fit")
+
+
+# ------------------------------------------------------------------------------------- the control
+
+
+def test_the_control_is_one_call_of_the_same_network() -> None:
+    method: Any = LatentRegression(4.0, predictor(), Shuffled(), patch=16)
+    method.log, given = lambda *_, **__: None, batch()
+    found = method.restore(given, Noise(given["seed"]))
+    y = method.space.encode(enlarged(given["lr"], given["size"]))
+    z = y + method.predictor(given["lr"], 0.0).mean
+    torch.testing.assert_close(found, method.space.decode(z))
+    loss = method.training_step(given, 0)
+    torch.testing.assert_close(loss, (z - method.space.encode(given["hr"])).square().mean())
