@@ -6,13 +6,16 @@ import sys
 import types
 from collections.abc import Callable
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 from degradations.base import Degradation
 from degradations.bicubic import Bicubic
 from degradations.configure import degradation_of, scale_in
 from degradations.pipeline import Pipeline
+from degradations.resshift import ImageNetTest, ResShift
 from tests.conftest import REPO
 
 BICUBIC = {"class_path": "degradations.bicubic.Bicubic"}
@@ -69,6 +72,26 @@ def test_a_shipped_file():
     degradation = degradation_of([REPO / "configs/degradation/bicubic.yaml"], 3.0)
     assert isinstance(degradation, Bicubic)
     assert degradation.scale == 3.0
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"), [("invsr", ResShift), ("invsr_imagenet_test", ImageNetTest)]
+)
+def test_the_files_of_invsr_are_the_recipes_as_they_are(name, recipe):
+    """Whose numbers test_recipes.py compares with the tables."""
+    path = REPO / f"configs/degradation/{name}.yaml"
+    shipped, shape = degradation_of([path], 4.0), torch.Size((8, 3, 64, 64))
+    assert type(shipped) is recipe
+    assert "usm" not in shipped.stages
+    found, expected = (r.params_of(np.arange(8), shape) for r in (shipped, recipe(4.0)))
+    np.testing.assert_equal(found, expected)
+    assert shipped.pool == 0
+
+
+def test_the_pool_of_invsr_is_an_option(file):
+    shipped = yaml.safe_load((REPO / "configs/degradation/invsr.yaml").read_text())
+    recipe = file({**shipped, "init_args": {"pool": 160}})  # ten batches of 16
+    assert degradation_of([recipe], 4.0).pool == 160
 
 
 def test_an_experiment_with_its_own_scale():
