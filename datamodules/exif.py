@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 from PIL import Image
@@ -67,8 +68,10 @@ def _lasting(found: Image.Exif) -> bytes | None:
     for tag in DESCRIPTIVE & found.keys():
         kept[tag] = found[tag]
     details = {k: v for k, v in found.get_ifd(IFD.Exif).items() if k not in STALE}
-    if IFD.Interop in details:
-        details[IFD.Interop] = found.get_ifd(IFD.Interop)
+    details.pop(IFD.Interop, None)  # a place in the old file, if the program that wrote it knew it
+    with contextlib.suppress(Exception):
+        if interop := dict(found.get_ifd(IFD.Interop)):
+            details[IFD.Interop] = interop
     for tag, directory in ((IFD.Exif, details), (IFD.GPSInfo, dict(found.get_ifd(IFD.GPSInfo)))):
         if directory:
             kept[tag] = directory

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -95,8 +94,10 @@ class Folder(Source):
 
 def _told_apart(pictures: Iterable[tuple[str, Path]]) -> list[tuple[str, Path]]:
     listed = list(pictures)
-    counts = Counter(key for key, _ in set(listed))
-    return [(f"{key}{path.suffix}" if counts[key] > 1 else key, path) for key, path in listed]
+    kinds: dict[str, set[str]] = {}
+    for key, path in listed:
+        kinds.setdefault(key, set()).add(path.suffix)
+    return [(f"{k}{path.suffix}" if len(kinds[k]) > 1 else k, path) for k, path in listed]
 
 
 def _below(root: str, files: list[str], recursive: bool) -> Iterator[tuple[str, Path]]:

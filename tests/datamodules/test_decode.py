@@ -283,7 +283,18 @@ def test_rgb_profile_is_kept_and_others_dropped():
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert decode(encoded(Image.fromarray(RGB), icc_profile=srgb), "a").icc == srgb
     grey = srgb[:16] + b"GRAY" + srgb[20:]
-    assert decode(encoded(Image.fromarray(RGB[..., 0]), icc_profile=grey), "a").icc is None
+    picture = decode(encoded(Image.fromarray(RGB[..., 0]), icc_profile=grey), "a")
+    assert (picture.icc, picture.grey_icc) == (None, grey)
+    assert decode(encoded(Image.fromarray(RGB), icc_profile=grey), "a").grey_icc is None
+    lab = srgb[:16] + b"Lab " + srgb[20:]
+    picture = decode(encoded(Image.fromarray(RGB), icc_profile=lab), "a")
+    assert (picture.icc, picture.grey_icc) == (None, None)
+
+
+def test_16_bit_grey_profile_is_kept():
+    embedded = chunk(b"iCCP", b"grey\0\0" + zlib.compress(grey_profile()))
+    picture = decode(png_16(RGB_16[..., :1], 0, embedded), "a")
+    assert (picture.icc, picture.grey_icc) == (None, grey_profile())
 
 
 # ------------------------------------------------------------------------------- profiles to sRGB
@@ -335,12 +346,12 @@ def test_cmyk_profile_to_srgb(kind):
     cmyk = image_of((255 * inks).astype(np.uint8), "CMYK")
     options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
     data = encoded(cmyk, kind, icc_profile=ink_profile(), **options)
-    picture = decode(data, "a", srgb=True)
-    np.testing.assert_allclose(picture.rgb, srgb_of_inks(inks), atol=4)
-    # A profile that is not asked for is not used, and is none of the pixels that result.
-    plain = decode(data, "a")
-    assert np.abs(plain.rgb - srgb_of_inks(inks)).max() > 50
-    assert (picture.icc, plain.icc) == (None, None)
+    for srgb in (True, False):  # there is no RGB of inks without a profile
+        picture = decode(data, "a", srgb)
+        np.testing.assert_allclose(picture.rgb, srgb_of_inks(inks), atol=4)
+        assert (picture.icc, picture.grey_icc) == (None, None)
+    plain = encoded(cmyk, kind, **options)
+    assert np.abs(decode(plain, "a").rgb - srgb_of_inks(inks)).max() > 50
 
 
 def test_alpha_stays_as_it_is():
@@ -627,4 +638,9 @@ def test_a_reason_is_one_of_those_that_are_counted():
 
 def test_meta_holds_what_a_writer_needs():
     meta = decode(encoded(Image.fromarray(RGB)), "a").meta(Path("b/c.png"))
-    assert meta == {"path": "b/c.png", "alpha": None, "icc": None, "bit_depth": 8, "mode": "RGB"}
+    expected = {"path": "b/c.png", "alpha": None, "icc": None, "bit_depth": 8, "mode": "RGB"}
+    assert meta == expected | {"exif": None}
+    grey = encoded(Image.fromarray(RGB[..., 0]), icc_profile=grey_profile())
+    assert decode(grey, "a").meta("a.png")["icc"] == grey_profile()
+    tagged = encoded(Image.fromarray(RGB), "JPEG", exif=exif(6))
+    assert decode(tagged, "a").meta("a.jpg")["exif"] == exif(6).tobytes()
