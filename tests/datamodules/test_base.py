@@ -479,7 +479,7 @@ class TestPredict:
     def test_pictures_without_a_file(self):
         data = SRDataModule(2, predict=pictures(3, 8, 8), workers=0)
         data.setup("predict")
-        assert data.predict_paths == []
+        assert data.predict_paths == [None] * 3
 
     def test_pairs_are_refused(self):
         source = Memory({"a": {"hr": picture(8, 8), "lr": picture(4, 4)}})
