@@ -1,0 +1,277 @@
+"""Large pictures by a whole method: the same in tiles as at once, in pixels or in latents."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.tiling_seams import seam
+from degradations.bicubic import resize
+from lightning_modules.base import SuperResolver
+from lightning_modules.bicubic import Bicubic
+from lightning_modules.color import fix_colors
+from lightning_modules.solvers import residual_shift
+from lightning_modules.tiling import Tiling, grid
+from tests.lightning_modules.tiny import batch_of, fill
+
+QUARTER = Fraction(1, 4)
+
+
+class Plain(SuperResolver):
+    """Base of the methods here, which are not trained."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        raise NotImplementedError
+
+
+class Stochastic(Plain):
+    """Two steps of residual shifting in pixels; looks one pixel of LR around each."""
+
+    tile, tile_overlap = 32, 12
+
+    def __init__(self, scale: float = 2.0) -> None:
+        super().__init__(scale)
+        self.net = nn.Conv2d(6, 3, 3, padding=1)
+        fill(self)
+
+    def restore(self, batch: Any, noise: Any) -> Tensor:
+        y = functional.interpolate(batch["lr"], batch["size"])
+        x = y + noise.normal(y.shape).to(y)
+        for eta, previous in ((1.0, 0.4), (0.4, 0.0)):
+            x_0 = self.net(torch.cat([x, y], 1))
+            x = residual_shift(x, x_0, eta, previous, 1.0, noise.normal(y.shape))
+        return 0.5 + 0.2 * x
+
+
+class Latent(Plain):
+    """An encoder by 4, two steps, a decoder by 4: each sees tiles where that is asked for."""
+
+    tile, tile_overlap, tiles_latents = 32, 24, True
+
+    def __init__(self, scale: float = 2.0) -> None:
+        super().__init__(scale)
+        self.encoder = nn.Conv2d(3, 4, 4, stride=4)
+        self.net = nn.Conv2d(4, 4, 3, padding=1)
+        self.decoder = nn.ConvTranspose2d(4, 3, 4, stride=4)
+        fill(self)
+        self.largest = 0
+
+    def watched(self, network: nn.Module) -> Any:
+        def call(x: Tensor) -> Tensor:
+            self.largest = max(self.largest, *(n // (1 if x.shape[1] == 4 else 4) for n in x.shape))
+            made: Tensor = network(x)
+            return made
+
+        return call
+
+    def restore(self, batch: Any, noise: Any) -> Tensor:
+        up = functional.interpolate(batch["lr"], batch["size"])
+        z = self.in_tiles(self.watched(self.encoder), up, per_lr=2, factor=QUARTER)
+        z = z + noise.normal(z.shape).to(z)
+        for _ in range(2):
+            z = z + self.in_tiles(self.watched(self.net), z, per_lr=0.5)
+        return self.in_tiles(self.watched(self.decoder), z, per_lr=0.5, factor=4)
+
+
+class Normalised(Plain):
+    """What it adds to bicubic depends on statistics of all that it is given."""
+
+    tile, tile_overlap = 64, 32
+
+    def __init__(self, scale: float = 2.0) -> None:
+        super().__init__(scale)
+        self.net = nn.Sequential(
+            *(nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU()),
+            *(nn.Conv2d(8, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU()),
+            nn.Conv2d(8, 3, 3, padding=1),
+        )
+        generator = torch.Generator().manual_seed(0)
+        for layer in self.net:
+            if isinstance(layer, nn.Conv2d):
+                layer.weight.data.copy_(torch.randn(layer.weight.shape, generator=generator) / 5)
+
+    def restore(self, batch: Any, noise: Any) -> Tensor:
+        return resize(batch["lr"], batch["size"]) + 0.1 * self.net(
+            functional.interpolate(batch["lr"], batch["size"])
+        )
+
+
+def predicted(model: SuperResolver, given: Any, **settings: Any) -> Tensor:
+    model.tiling = Tiling(**settings)
+    found = model.eval().predict_step(given, 0)
+    assert found is not None
+    return found["sr"]
+
+
+class TestTheSameInTiles:
+    """A method that only looks around: tiles do not matter, whatever it draws."""
+
+    @pytest.mark.parametrize("size", [32, 40, 61, 500])
+    @pytest.mark.parametrize("window", ["linear", "gaussian"])
+    def test_noise_and_all(self, size: int, window: Any) -> None:
+        model, batch = Stochastic(), batch_of(2, 90)
+        whole = model.eval().test_step(batch, 0)["sr"]
+        assert model.tiles == 1
+        found = predicted(model, batch, size=size, window=window, batch=3)
+        assert (model.tiles > 1) == (size < 92)
+        torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
+        assert whole.std() > 0.05  # it is no constant, and not all clamped
+
+    def test_where_the_method_says_nothing_else(self) -> None:
+        model, batch = Stochastic(), batch_of(1, 90)
+        predicted(model, batch)
+        assert model.tiles == 4 * 4  # 20 pixels further each: 0 20 40 58, 60 of 90 and 92
+
+    @pytest.mark.parametrize("side", [1, 2, 15])
+    def test_what_is_smaller_than_a_tile(self, side: int) -> None:
+        model, batch = Stochastic(), batch_of(1, side)
+        whole = model.eval().test_step(batch, 0)["sr"]
+        assert torch.equal(predicted(model, batch), whole)
+
+
+class TestLatents:
+    def test_the_same_in_tiles_of_latents(self) -> None:
+        model, batch = Latent(), batch_of(2, 96)
+        batch["lr"], batch["size"] = batch["lr"][..., :96], (192, 192)
+        whole = model.eval().test_step(batch, 0)["sr"]
+        assert model.largest == 48  # latents have half of LR's side
+        model.largest = 0
+        found = predicted(model, batch, where="latent", size=40)
+        assert model.largest == 20
+        torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
+
+    def test_one_latent_is_left_to_itself_in_tiles_of_pixels(self) -> None:
+        model, batch = Latent(), batch_of(1, 96)
+        batch["lr"], batch["size"] = batch["lr"][..., :96], (192, 192)
+        predicted(model, batch, size=40)
+        assert (model.tiles, model.largest) == (25, 20)
+
+    def test_validation_does_not_cut(self) -> None:
+        model, batch = Latent(), batch_of(1, 96)
+        batch["lr"], batch["size"] = batch["lr"][..., :96], (192, 192)
+        model.tiling = Tiling(where="latent", size=40)
+        model.eval().test_step(batch, 0)
+        assert model.largest == 48
+
+    def test_methods_without(self) -> None:
+        message = "tiling.where is latent, and Stochastic has no tiles of latents: set it to pixels"
+        with pytest.raises(ValueError, match=message):
+            predicted(Stochastic(), batch_of(1, 20), where="latent")
+
+
+class TestSeams:
+    def picture(self, side: int = 240) -> Any:
+        """Texture that is the same everywhere, in a light that is not."""
+        batch: Any = batch_of(1, side)
+        light = torch.linspace(0.2, 0.8, side + 2)
+        batch["lr"] = light + 0.2 * (resize(batch["lr"], (side, side + 2)) - 0.5)
+        return batch
+
+    @pytest.mark.parametrize("window", ["linear", "gaussian"])
+    def test_statistics_of_a_tile_do_not_show(self, window: Any) -> None:
+        model, batch = Normalised(), self.picture()
+        whole = model.eval().test_step(batch, 0)["sr"]
+        found = predicted(model, batch, window=window)
+        tiles = grid(batch["lr"].shape[-2:], batch["size"], 64, 32, window)
+        assert len(tiles) == model.tiles > 9
+        assert (found - whole).abs().max() > 1e-3  # there is something to hide
+        assert seam(found, tiles) < 1.05
+        assert seam(found, tiles) < 1.01 * seam(whole, tiles)
+
+    def test_the_measure_sees_what_there_is(self) -> None:
+        tiles = grid((60, 60), (120, 120), 32, 8, "flat")
+        picture = torch.rand(1, 3, 120, 120) / 10
+        assert 0.9 < seam(picture, tiles) < 1.1
+        picture[..., tiles[0].rows.out.stop :, :] += 0.1
+        assert seam(picture, tiles) > 1.05
+
+
+class Fixed(Plain):
+    """Nearest neighbour with a tint, and colours that come from elsewhere if it is asked to."""
+
+    tile, tile_overlap = 32, 12
+
+    def __init__(self, scale: float = 2.0, color_fix: Any = "none") -> None:
+        super().__init__(scale, color_fix=color_fix)
+
+    def restore(self, batch: Any, noise: Any) -> Tensor:
+        return functional.interpolate(batch["lr"], batch["size"]) * 0.8 + 0.1
+
+
+class TestColors:
+    @pytest.mark.parametrize("kind", ["wavelet", "adain_wavelet"])
+    def test_once_and_behind_the_tiles(self, kind: Any) -> None:
+        batch = batch_of(1, 60)
+        plain = predicted(Fixed(), batch)
+        found = predicted(Fixed(color_fix=kind), batch)
+        assert torch.equal(found, fix_colors(plain, batch["lr"], kind))
+        assert (found - plain).abs().max() > 0.02
+
+    def test_in_evaluation_too(self) -> None:
+        batch = batch_of(2, 20)
+        for step in ("validation_step", "test_step"):
+            plain, found = (getattr(Fixed(2.0, k), step)(batch, 0)["sr"] for k in ("none", "adain"))
+            assert torch.equal(found, fix_colors(plain, batch["lr"], "adain"))
+
+    def test_a_reference_of_the_methods_own(self) -> None:
+        class Misaligned(Fixed):
+            def color_reference(self, batch: Any) -> Tensor:
+                return functional.pad(batch["lr"], (0, 4, 0, 4), mode="reflect")
+
+        batch = batch_of(1, 20)
+        found = predicted(Misaligned(color_fix="wavelet"), batch)
+        wide = functional.pad(batch["lr"], (0, 4, 0, 4), mode="reflect")
+        assert torch.equal(found, fix_colors(predicted(Fixed(), batch), wide, "wavelet"))
+
+    def test_a_share_of_the_methods_own(self) -> None:
+        class Shared(Fixed):
+            color_share = 0.2
+
+        batch = batch_of(1, 20)
+        found = predicted(Shared(color_fix="blend"), batch)
+        plain = predicted(Fixed(), batch)
+        assert torch.equal(found, fix_colors(plain, batch["lr"], "blend", 0.2))
+
+    def test_options_say_it(self) -> None:
+        assert Fixed().options == {}
+        assert Fixed(color_fix="ycbcr").options == {"color_fix": "ycbcr"}
+
+    def test_an_unknown_one(self) -> None:
+        with pytest.raises(ValueError, match=r"model\.init_args\.color_fix is 'warm'; expected no"):
+            Fixed(color_fix="warm")
+
+
+class TestAttributes:
+    def test_some_methods_cut_in_evaluation(self) -> None:
+        class Always(Stochastic):
+            tile_always = True
+
+        model, batch = Always(), batch_of(1, 60)
+        model.eval().test_step(batch, 0)
+        assert model.tiles > 1
+
+    def test_where_tiles_begin(self) -> None:
+        begins = []
+
+        class Lattice(Fixed):
+            tile_multiple = 8
+
+            def restore(self, batch: Any, noise: Any) -> Tensor:
+                begins.append(noise.places[0])
+                return super().restore(batch, noise)
+
+        predicted(Lattice(), batch_of(1, 90))
+        assert len(begins) > 9
+        assert {position % 8 for place in begins for position in place} == {0}
+
+    def test_what_has_no_network_is_not_tried(self) -> None:
+        model = Bicubic(2)
+        batch = batch_of(1, 600)
+        found = predicted(model, batch)
+        assert model.tiles == 4
+        torch.testing.assert_close(found, resize(batch["lr"], batch["size"]), rtol=0, atol=1e-5)
