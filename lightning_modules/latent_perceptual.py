@@ -125,9 +125,11 @@ class LatentPerceptual(ImageModel):
     def on_validation_end(self) -> None:
         """Say it."""
         super().on_validation_end()
-        for name, value in self.trainer.callback_metrics.items():
-            if name.startswith("val/2afc") and not self.trainer.sanity_checking:
-                log.info("step %d, %s: %.4f", self.trainer.global_step, name, value)
+        trainer = self.trainer
+        when = f"step {trainer.global_step}, " if trainer.state.fn == "fit" else ""
+        for name, value in trainer.callback_metrics.items():
+            if name.startswith("val/2afc") and not trainer.sanity_checking:
+                log.info("%s%s: %.4f", when, name, value)
 
     # -------------------------------------------------------------------------------- frozen parts
 

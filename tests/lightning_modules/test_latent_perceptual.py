@@ -89,7 +89,9 @@ def batch(count: int = 4) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------- the experiment
 
 
-def test_the_shipped_experiment(bapps: Path, enlarger: Enlarger) -> None:
+def test_the_shipped_experiment(
+    bapps: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
     """It runs, its loss falls, it agrees with people in the end, and its run is a loss."""
     config = ("--config", REPO / "configs/experiment/latent_lpips.yaml")
     enlarger("fit", *config, *SMALL, "--trainer.max_steps", 60, "--trainer.val_check_interval", 20)
@@ -112,7 +114,11 @@ def test_the_shipped_experiment(bapps: Path, enlarger: Enlarger) -> None:
     weak, strong = (metric(ref, ref + level * noise) for level in (0.04, 0.3))
     assert (weak < strong).float().mean() > 0.9
 
-    enlarger("validate", *config, *SMALL)  # finds the run's best weights
+    caplog.clear()
+    with caplog.at_level("INFO", "lightning_modules"):
+        enlarger("validate", *config, *SMALL)
+    score = next(message for message in caplog.messages if message.startswith("val/2afc: "))
+    assert float(score.split("2afc: ")[1]) > 0.9
 
 
 def test_other_data_is_refused(
