@@ -26,7 +26,7 @@ from callbacks.provenance import Provenance, provenance
 from callbacks.report_page import MEGABYTE, Limits, page
 from callbacks.report_pictures import Evaluation, Picture, PictureStore, write_index
 from callbacks.report_runs import read_run, read_runs
-from callbacks.results_file import write_whole
+from callbacks.results_file import made_by, write_whole
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -194,7 +194,7 @@ class Report(Callback):
             "scale": float(dataset.scale),
             "stage": stage,
             "step": steps_done(trainer, pl_module),
-            "checkpoint": getattr(pl_module, "weights_source", None),
+            "checkpoint": made_by(pl_module),
             "protocols": {m.name: m.protocol() for m in metrics if dataset.name in m.images},
             "pictures": pictures,
         }

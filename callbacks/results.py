@@ -22,6 +22,7 @@ from callbacks.results_file import (
     columns,
     describe,
     load_results,
+    made_by,
     merge,
     set_aside,
     shown_value,
@@ -103,7 +104,7 @@ class Results(Callback):
 
 def _evaluation(trainer: Trainer, pl_module: LightningModule, seed: int | None) -> Evaluation:
     metrics = [c for c in all_callbacks(trainer) if isinstance(c, Metric)]
-    checkpoint = getattr(pl_module, "weights_source", None)
+    checkpoint = made_by(pl_module)
     results: list[Result] = []
     for metric in metrics:
         for records, weights in ((metric.records, checkpoint), (metric.control_records, "bicubic")):

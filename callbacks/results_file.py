@@ -17,8 +17,8 @@ IDENTITY = ("dataset", "scale", "metric", "protocol", "checkpoint")
 class Result(Record):
     """A number, and the weights it belongs to.
 
-    checkpoint: File or name of the weights; None for a method without any; ``bicubic`` for a
-        metric's control.
+    checkpoint: File or name of the weights, with the options that change their outputs; None for a
+        method without any; ``bicubic`` for a metric's control.
     higher_is_better: The metric's direction; not in files of earlier versions.
     seeds: Of a stochastic method: the seeds of its noise; ``value`` is the mean over them.
     std: With several seeds: the sample deviation of the dataset's number over them.
@@ -37,6 +37,17 @@ class ResultsFile(Provenance):
     """
 
     results: list[Result]
+
+
+def made_by(model: Any) -> str | None:
+    """What a model's numbers stand for: its weights, and the options that change their outputs.
+
+    Args:
+        model: A LightningModule; ours say both (``weights_source`` and ``options``).
+    """
+    options: dict[str, Any] = getattr(model, "options", {})
+    parts = [getattr(model, "weights_source", None), *(f"{k} {v}" for k, v in options.items())]
+    return ", ".join(part for part in parts if part) or None
 
 
 def load_results(path: str | Path) -> ResultsFile:

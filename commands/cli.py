@@ -50,7 +50,8 @@ from commands.tracebacks import sentence_of, status_of
 from commands.weights import find_weights
 from datamodules.base import SRDataModule
 from degradations.base import Degradation
-from lightning_modules.base import ImageModel
+from lightning_modules.base import ImageModel, SuperResolver
+from lightning_modules.tiling import Tiling
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +134,7 @@ class EnlargerCLI(LightningCLI):
             help="Makes LR pictures from HR ones, on the training device.",
         )
         parser.add_class_arguments(RunOptions, "run")
+        parser.add_class_arguments(Tiling, "tiling")
         if self._asked == "encode":
             parser.add_class_arguments(EncodeOptions, "encode")
         # Both in all commands, each idle in the others, so that one file serves them all.
@@ -252,6 +254,8 @@ class EnlargerCLI(LightningCLI):
         with self._together():
             self._meet()
         self.model.noise_seed = self.config[self.subcommand].seed_everything
+        if isinstance(self.model, SuperResolver):
+            self.model.tiling = self.config_init[self.subcommand].tiling
         for callback in all_callbacks(self.trainer):
             if isinstance(callback, Checkpoints):
                 callback.resumed_from = self.resumed_from

@@ -28,6 +28,7 @@ FREE = (
     "run",
     "checkpoint",
     "writer",
+    "tiling",
     "config",
     "ckpt_path",
     "weights_only",

@@ -405,7 +405,12 @@ class SuperResolver(ImageModel):
 
         A method with options of its own adds them.
         """
-        return {} if self.color_fix == "none" else {"color_fix": self.color_fix}
+        found: dict[str, str | int | float] = {}
+        if self.color_fix != "none":
+            found["color_fix"] = self.color_fix
+        if self.tile_always:  # in prediction alone tiles change no number
+            found |= self.tiling.asked
+        return found
 
     def color_reference(self, batch: Batch) -> Tensor:
         """The LR picture whose colours ``color_fix`` takes, (B, 3, h, w) in [0, 1]."""

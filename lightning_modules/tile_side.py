@@ -45,7 +45,9 @@ class TileSide:
             at_once: Tiles that are enlarged at once.
         """
         sides, device = batch["lr"].shape[-2:], batch["lr"].device
-        if math.prod(sides) <= (2 * TRIAL) ** 2 or (free := free_bytes(device)) is None:
+        if side <= least or math.prod(sides) <= (2 * TRIAL) ** 2:
+            return side
+        if (free := free_bytes(device)) is None:
             return side
         factor = max(size / n for size, n in zip(batch["size"], sides, strict=True))
         of_pixel = self._figure(restore, batch, factor)

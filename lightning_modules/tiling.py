@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
@@ -64,6 +64,13 @@ class Tiling:
             if getattr(self, key) not in known:
                 words = ", ".join(word for word in known if word)
                 raise ValueError(f"tiling.{key} is {getattr(self, key)!r}; expected {words}")
+
+    @property
+    def asked(self) -> dict[str, str | int | float]:
+        """What is not left to the method and changes pictures, by its key."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        own = {field.name: field.default for field in fields(self)}
+        return {f"tiling.{k}": v for k, v in values.items() if v != own[k] and k != "batch"}
 
 
 @dataclass(frozen=True)

@@ -254,6 +254,11 @@ class TestAttributes:
         model, batch = Always(), batch_of(1, 60)
         model.eval().test_step(batch, 0)
         assert model.tiles > 1
+        model.tiling = Tiling(64)
+        assert model.options == {"tiling.size": 64}  # another number
+        cut_in_prediction = Stochastic()
+        cut_in_prediction.tiling = Tiling(64)
+        assert cut_in_prediction.options == {}
 
     def test_where_tiles_begin(self) -> None:
         begins = []

@@ -98,6 +98,11 @@ class TestTiling:
     def test_the_methods_own_by_default(self):
         assert (Tiling().size, Tiling().overlap, Tiling().window) == ("auto", None, None)
 
+    def test_what_is_asked_for(self):
+        assert Tiling().asked == {}
+        assert Tiling(batch=4).asked == {}  # makes no other picture
+        assert Tiling(64, window="flat").asked == {"tiling.size": 64, "tiling.window": "flat"}
+
     @pytest.mark.parametrize(
         ("wrong", "message"),
         [

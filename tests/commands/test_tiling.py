@@ -1,0 +1,84 @@
+"""Tiles and colours from the command line, and what the results say of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from callbacks.results import load_results
+
+Enlarger = Callable[..., None]
+Refusal = Callable[..., str]
+NOISY = "tests.commands.stochastic.Noisy"
+OUT = Path("runs/tiny/predict")
+
+
+@pytest.fixture
+def noisy(tiny: Path) -> str:
+    """A configuration like `tiny.yaml` with a method that draws."""
+    config = yaml.safe_load((tiny / "tiny.yaml").read_text())
+    config["model"] = {"class_path": NOISY}
+    config["trainer"]["callbacks"] = ["callbacks.psnr.PSNR"]
+    (tiny / "tiny.yaml").write_text(yaml.safe_dump(config))
+    levels = np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8)
+    (tiny / "in").mkdir()
+    Image.fromarray(levels).save(tiny / "in" / "a.png")
+    return "tiny.yaml"
+
+
+def predicted(enlarger: Enlarger, config: str, *more: object) -> tuple[Any, int]:
+    """The picture, and its number of tiles."""
+    where = ("--data.init_args.predict", "in", "--writer.overwrite", True)
+    enlarger("predict", "--config", config, *where, *more)
+    line = json.loads((OUT / "predictions.jsonl").read_text().splitlines()[-1])
+    with Image.open(OUT / "a.png") as image:
+        return np.asarray(image).astype(int), line["tiles"]
+
+
+def test_tiles_are_a_matter_of_memory(noisy: str, enlarger: Enlarger) -> None:
+    whole, count = predicted(enlarger, noisy)
+    assert count == 1
+    cut = ("--tiling.size", 32, "--tiling.overlap", 8, "--tiling.batch", 4)
+    for window in ("linear", "gaussian", "flat"):
+        found, count = predicted(enlarger, noisy, *cut, "--tiling.window", window)
+        assert count == 3 * 3
+        assert np.abs(found - whole).max() <= 1
+
+
+def test_a_file_may_say_it(noisy: str, enlarger: Enlarger) -> None:
+    Path("tiles.yaml").write_text("tiling:\n  size: 40\n  overlap: 10\n")
+    assert predicted(enlarger, noisy, "--config", "tiles.yaml")[1] == 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (("--tiling.size", 0), "tiling.size is 0; it must be at least 1"),
+        (("--tiling.size", 32, "--tiling.overlap", 32), "tiles of 32 pixels cannot overlap by 32"),
+        (("--tiling.where", "latent"), "tiling.where is latent, and Noisy has no tiles of latents"),
+        (("--tiling.window", "hann"), "tiling.window"),
+    ],
+)
+def test_what_cannot_be(
+    noisy: str, refusal: Refusal, wrong: tuple[object, ...], message: str
+) -> None:
+    where = ("--data.init_args.predict", "in")
+    assert message in refusal("predict", "--config", noisy, *where, *wrong)
+
+
+def test_numbers_of_other_colours_do_not_replace_one_another(
+    noisy: str, enlarger: Enlarger
+) -> None:
+    for kind in ("none", "adain"):
+        enlarger("test", "--config", noisy, "--model.init_args.color_fix", kind)
+    found = load_results(Path("runs/tiny/results.json"))["results"]
+    values = {r["checkpoint"]: r["value"] for r in found if r["metric"] == "psnr"}
+    assert set(values) - {"bicubic"} == {None, "color_fix adain"}
+    assert values[None] != values["color_fix adain"]
