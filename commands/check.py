@@ -51,13 +51,16 @@ class Check(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Note what the first batch holds."""
-        hr, lr = batch["hr"], batch["lr"]
+        pictures = {"HR": "hr", "LR": "lr", "reference": "ref", "latent": "latent"}
         self._facts = {
             "device": str(trainer.strategy.root_device),
             "first picture": batch["key"][0],
             "crops": len(batch["key"]),
-            "HR": "x".join(map(str, hr.shape[-2:])),
-            "LR": "x".join(map(str, lr.shape[-2:])),
+            **{
+                name: "x".join(map(str, batch[key].shape[-2:]))
+                for name, key in pictures.items()
+                if key in batch
+            },
             "seconds to the first batch": f"{time.monotonic() - self._began:.1f}",
         }
 

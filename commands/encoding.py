@@ -31,6 +31,7 @@ from datamodules.pack_journal import Journal, Stage
 from datamodules.pictures import Pictures
 from datamodules.shard_index import split_name
 from datamodules.shard_writer import Members, ShardWriter, find_shards
+from datamodules.triplets import Triplets
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Encoding:
         self.options, self.model, self.space = options, model, model.space
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.source = data.train
-        if isinstance(self.source, Latents) or not len(self.source.keys):
+        if isinstance(self.source, Latents | Triplets) or not len(self.source.keys):
             raise ConfigurationError(
                 f"data.init_args.train is {type(self.source).__name__}; expected a source of "
                 "pictures, with keys"

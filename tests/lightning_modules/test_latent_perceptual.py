@@ -121,6 +121,17 @@ def test_the_shipped_experiment(
     assert float(score.split("2afc: ")[1]) > 0.9
 
 
+def test_other_commands(
+    bapps: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("--config", REPO / "configs/experiment/latent_lpips.yaml", *SMALL)
+    enlarger("check", *command)
+    assert "reference" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        enlarger("encode", *command, "--encode.out", bapps / "latents")
+    assert "is Triplets; expected a source of pictures" in capsys.readouterr().err
+
+
 def test_other_data_is_refused(
     bapps: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str]
 ) -> None:
