@@ -349,7 +349,8 @@ def _prepare(sample: Sample) -> None:
     meta = dict(sample["meta"])
     if meta.get("alpha") is not None:
         sample["lr"] = without_hidden_colours(sample["lr"], meta["alpha"])
-    meta["exif"] = lasting_exif(meta.get("exif"))
+    if "exif" in meta:
+        meta["exif"] = lasting_exif(meta["exif"])
     sample["meta"] = meta
 
 

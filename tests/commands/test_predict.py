@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +13,12 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
+from PIL.ExifTags import IFD, Base
 
+from callbacks.predictions import NAME
 from degradations.bicubic import resize
 from lightning_modules.bicubic import Bicubic
+from tests.datamodules.profiles import rgb_profile, srgb_of_rgb
 
 Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
@@ -46,7 +51,13 @@ def predict(enlarger: Enlarger, folder: Path, *more: object) -> None:
 
 
 def written(root: Path = OUT) -> list[str]:
-    return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+    """Pictures in a folder and below; what was written about them is looked at apart."""
+    files = (p for p in root.rglob("*") if p.is_file() and p.name != NAME)
+    return sorted(p.relative_to(root).as_posix() for p in files)
+
+
+def lines(root: Path = OUT) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in (root / NAME).read_text().splitlines()]
 
 
 # ------------------------------------------------------------------------------------ the files
@@ -114,16 +125,61 @@ def test_scale_1_gives_the_picture(folder: Path, enlarger: Enlarger) -> None:
 def test_what_is_done_is_skipped(
     folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    OUT.mkdir(parents=True)
-    (OUT / "a.png").write_bytes(b"done before")
+    predict(enlarger, folder / "a.png")
+    before = (OUT / "a.png").stat().st_mtime_ns
     predict(enlarger, folder)
-    assert (OUT / "a.png").read_bytes() == b"done before"
+    assert (OUT / "a.png").stat().st_mtime_ns == before
     assert "1 pictures written, 1 skipped (done before), 0 unreadable" in caplog.text
     caplog.clear()
-    predict(enlarger, folder)
+    predict(enlarger, folder, "--run.name", "tiny", "--trainer.accelerator", "cpu")
     assert "0 pictures written, 2 skipped (done before), 0 unreadable" in caplog.text
+    assert len(lines()) == 2
     predict(enlarger, folder, "--writer.overwrite", "true")
     assert pixels(OUT / "a.png").shape == (40, 48, 3)
+
+
+def test_a_line_for_each_picture(folder: Path, enlarger: Enlarger) -> None:
+    (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:500])
+    predict(enlarger, folder, "--seed_everything", 3)
+    found = {line["key"]: line for line in lines()}
+    assert found.keys() == {"a", "broken", "sub/b.c"}
+    assert found["broken"].keys() == {"key", "input", "output", "error"}
+    assert "truncated" in found["broken"]["error"]
+    line = found["sub/b.c"]
+    assert (line["input"], line["output"]) == (str(folder / "sub/b.c.jpg"), "sub/b.c.png")
+    assert (line["lr_size"], line["size"], line["scale"]) == ([24, 20], [48, 40], 2)
+    assert line["model"] == "lightning_modules.bicubic.Bicubic"
+    assert (line["weights"], line["seed"]) == (None, None)  # it has none, and draws nothing
+    assert line["options"]["data.init_args.scale"] == 2
+    assert not [key for key in line["options"] if "optimizer" in key or key.startswith("run")]
+
+
+def test_what_was_made_otherwise_is_not_kept_in_silence(
+    folder: Path, enlarger: Enlarger, refusal: Refusal
+) -> None:
+    predict(enlarger, folder / "a.png")
+    more = ("--data.init_args.predict", folder, "--data.init_args.scale", "4")
+    sentence = refusal(*PREDICT, *more)
+    assert sentence.startswith("1 of 1 outputs in ")
+    assert "data.init_args.scale: 2.0 -> 4.0 (1)" in sentence
+    assert written() == ["a.png"]
+    enlarger(*PREDICT, *more, "--writer.changed", "renew")
+    assert pixels(OUT / "a.png").shape == (80, 96, 3)
+
+
+def test_other_weights_of_the_same_name_are_seen(
+    trained: Path, folder: Path, enlarger: Enlarger, refusal: Refusal
+) -> None:
+    command = ("predict", "--config", "tiny.yaml", "--data.init_args.predict", folder)
+    enlarger(*command)
+    enlarger("fit", "--config", "tiny.yaml", "--run.name", "b", "--trainer.max_steps", "3")
+    other = next(Path("runs/b/checkpoints").glob("*.ckpt"))
+    sentence = refusal(*command, "--model.init_args.weights", other)
+    assert "digest of the weights: " in sentence
+    enlarger(*command)  # wherever they are found, the same are the same
+    best = lines()[0]["weights"].removesuffix(" (EMA)")
+    enlarger(*command, "--model.init_args.weights", best)
+    assert len(lines()) == 2
 
 
 @pytest.mark.parametrize("overwrite", ["true", "false"])
@@ -203,6 +259,45 @@ def test_colour_profile(folder: Path, enlarger: Enlarger) -> None:
     predict(enlarger, folder)
     with Image.open(OUT / "a.png") as image:
         assert image.info["icc_profile"] == profile
+
+
+def test_colour_profile_to_srgb(folder: Path, enlarger: Enlarger) -> None:
+    smooth().save(folder / "a.png", icc_profile=rgb_profile())
+    predict(enlarger, folder / "a.png", "--writer.profile", "convert")
+    with Image.open(OUT / "a.png") as image:
+        assert "icc_profile" not in image.info
+        found = np.asarray(image)
+    converted = Image.fromarray(srgb_of_rgb(np.asarray(smooth())).round().astype(np.uint8))
+    expected = np.asarray(converted.resize((48, 40), Image.Resampling.BICUBIC))
+    assert np.abs(found.astype(int) - expected).max() <= 3
+
+
+def test_exif(folder: Path, enlarger: Enlarger) -> None:
+    tags = Image.Exif()
+    tags[Base.Orientation], tags[Base.Make] = 6, "Maker"
+    tags[IFD.Exif] = {Base.DateTimeOriginal: "2020:01:02 03:04:05"}
+    smooth().save(folder / "a.jpg", exif=tags)
+    predict(enlarger, folder / "a.jpg")
+    with Image.open(OUT / "a.png") as image:
+        found = image.getexif()
+        details = found.get_ifd(IFD.Exif)
+    assert (found[Base.Make], found[Base.Orientation]) == ("Maker", 1)
+    assert details[Base.DateTimeOriginal] == "2020:01:02 03:04:05"
+    assert (details[Base.ExifImageWidth], details[Base.ExifImageHeight]) == (40, 48)
+
+
+def test_what_is_hidden_does_not_colour_what_is_seen(folder: Path, enlarger: Enlarger) -> None:
+    outs = []
+    for hidden in (0, 255):
+        rgba = np.full((20, 24, 4), 100, np.uint8)
+        rgba[:, :12] = (hidden, hidden, hidden, 0)
+        rgba[:, 12:, 3] = 255
+        Image.fromarray(rgba).save(folder / "a.png")
+        predict(enlarger, folder / "a.png", "--writer.folder", f"out{hidden}")
+        outs.append(pixels(Path(f"out{hidden}/a.png")))
+    assert np.array_equal(*outs)
+    assert (outs[0][..., :3] == 100).all()
+    assert set(outs[0][0, [0, -1], 3]) == {0, 255}
 
 
 def test_orientation(folder: Path, enlarger: Enlarger) -> None:
