@@ -18,8 +18,8 @@ from callbacks.per_image import ImageNumbers, load_images
 from callbacks.results_file import Result, load_results
 
 SWD = "swd"
-PER_IMAGE = ("psnr", "ssim", "lattice")
-LOWER_IS_BETTER = (SWD, "lattice")
+PER_IMAGE = ("psnr", "ssim", "niqe", "lattice")
+LOWER_IS_BETTER = (SWD, "niqe", "lattice")
 ALL = "all"  # the crops of all sets together
 DRAWS, SWD_DRAWS, SEED = 10_000, 2_000, 0
 
@@ -135,7 +135,10 @@ def difference(a: Measured, b: Measured, metric: str, scale: float) -> Differenc
     keys = a.keys(scale)
     if not keys or keys != b.keys(scale):
         return None
-    values = [statistics.fmean(row.means(metric, scale)) for row in (a, b)]
+    means = [row.means(metric, scale) for row in (a, b)]
+    if not all(means):
+        return None
+    values = [statistics.fmean(of_row) for of_row in means]
     interval = None
     if len(keys) >= FEWEST:
         of = _interval_of_swd if metric == SWD else _interval_of_mean

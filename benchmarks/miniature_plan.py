@@ -15,8 +15,8 @@ from benchmarks.miniature_jobs import REPOSITORY, Job
 from benchmarks.miniature_spec import CONFIGS, Consistency, Gate, Method, Row, Training
 from callbacks.results_file import write_whole
 from commands.checkpoint_files import FOLDER, best_or_newest, fingerprint
+from datamodules.latents import ABOUT
 
-METRICS = "configs/callbacks/mini.yaml"
 SELF_SSIM = "configs/callbacks/mini_self_ssim.yaml"
 SAME = "_same"  # behind the name of a row: its run on one LR at several scales
 CONTROLLED = "configs/callbacks/quality.yaml"  # has bicubic beside PSNR
@@ -67,13 +67,14 @@ class Plan(NamedTuple):
 
     def trained(self, training: str) -> Path:
         """The run's folder of a training, where the command line itself would put it."""
-        return self.runs / f"mini_{self.name}_{training}"
+        own = "" if training == self.name else f"_{training}"
+        return self.runs / f"mini_{self.name}{own}"
 
     def jobs(self) -> list[Job]:
         """All commands, those that are needed first; the files of their test data are written."""
         wanted = self.rows
         trained = self._trained({n for row in wanted for n in _needs(row)})
-        fits = [self._fit(training) for training in trained]
+        fits = [self._encode(t) if t.verb == "encode" else self._fit(t) for t in trained]
         tests = [self._test(row) for row in wanted]
         gate = self.method.gate
         if gate is not None and gate.training in {training.name for training in trained}:
@@ -89,7 +90,7 @@ class Plan(NamedTuple):
         return [training for training in self.method.trainings if training.name in wanted]
 
     def _fit(self, training: Training) -> Job:
-        config = self._config(training.name)
+        config = self.config(training.name)
         steps = () if self.steps is None else _of_steps(config, self.steps)
         return Job(
             f"fit {training.name}",
@@ -102,10 +103,21 @@ class Plan(NamedTuple):
             partial(self._inputs, training.needs, [config]),
         )
 
+    def _encode(self, training: Training) -> Job:
+        config, folder = self.config(training.name), self.trained(training.name)
+        return Job(
+            f"fit {training.name}",  # what others need is called so
+            ("encode", "--config", config, *training.options, "--encode.out", str(folder)),
+            self.table / "jobs" / f"fit_{training.name}",
+            (),
+            partial(self._inputs, (), [config]),
+            folder,
+        )
+
     def _test(self, row: Row) -> Job:
         data = self.table / "jobs" / f"{row.name}_data.yaml"
         write_data(self.data, data, row.scales)
-        return self._tested(row, row.name, data, METRICS, self.method.batches)
+        return self._tested(row, row.name, data, self.method.metrics, self.method.batches)
 
     def _agrees(self, row: Row, asked: Consistency) -> Job:
         data = REPOSITORY / asked.data
@@ -113,7 +125,7 @@ class Plan(NamedTuple):
 
     def _tested(self, row: Row, name: str, data: Path, metrics: str, batches: int | None) -> Job:
         needs = tuple(_needs(row))
-        files = [self._config(row.config)] if row.config else []
+        files = [self.config(row.config)] if row.config else []
         words = [word for file in files for word in ("--config", file)]
         words += self._filled(row.options)
         if row.weights is not None:
@@ -135,7 +147,7 @@ class Plan(NamedTuple):
         )
 
     def _gate(self, gate: Gate) -> Job:
-        config = self._config(gate.training)
+        config = self.config(gate.training)
         return Job(
             "test the gate",
             (
@@ -151,19 +163,27 @@ class Plan(NamedTuple):
             self.run_of("gate"),
         )
 
-    def _config(self, name: str) -> str:
-        return f"{self.configs}/{self.name}/{name}.yaml"
+    def config(self, name: str) -> str:
+        """The file of a training, or of a row; the method's own lies beside the folder."""
+        return f"{self.configs}/{'' if name == self.name else f'{self.name}/'}{name}.yaml"
 
     def _filled(self, options: Sequence[str]) -> tuple[str, ...]:
-        paths = {f"{{{t.name}}}": str(self.trained(t.name)) for t in self.method.trainings}
-        return tuple(paths.get(option, option) for option in options)
+        filled = list(options)
+        for training in self.method.trainings:
+            mark, run = f"{{{training.name}}}", str(self.trained(training.name))
+            filled = [option.replace(mark, run) for option in filled]
+        return tuple(filled)
 
     def _inputs(self, trainings: Sequence[str], files: Sequence[str]) -> str:
         """A digest of the weights and of the configuration files that a command reads."""
         found: list[Any] = [read_whole(REPOSITORY / file) for file in files]
         for name in trainings:
             checkpoint = best_or_newest(self.trained(name) / FOLDER)
-            found.append(None if checkpoint is None else fingerprint(checkpoint[0]))
+            latents = self.trained(name) / ABOUT
+            if checkpoint is not None:
+                found.append(fingerprint(checkpoint[0]))
+            else:
+                found.append(json.loads(latents.read_text()) if latents.is_file() else None)
         return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -21,8 +21,9 @@ from benchmarks.miniature_spec import BICUBIC, Claim, Gate, Row
 from callbacks.results_file import load_results, storable
 from callbacks.self_ssim import SelfSSIM
 
-COLUMNS = {"psnr": "PSNR-Y, dB", "ssim": "SSIM", SWD: "SWD", "lattice": "Lattice of 8 pixels"}
-DIGITS = {"psnr": 2, "ssim": 4, SWD: 3, "lattice": 2}
+COLUMNS = {"psnr": "PSNR-Y, dB", "ssim": "SSIM", "niqe": "NIQE", SWD: "SWD"}
+COLUMNS |= {"lattice": "Lattice of 8 pixels"}
+DIGITS = {"psnr": 2, "ssim": 4, "niqe": 2, SWD: 3, "lattice": 2}
 JUDGED = ("psnr", "ssim", SWD)  # by which a row may lose to its control
 WEAK = "Base too weak, no comparison."
 
@@ -40,13 +41,14 @@ def collect(plan: Plan) -> dict[str, Any]:
     rows = plan.rows
     measured = {row.name: Measured(plan.run_of(row.name), plan.seeds[0]) for row in rows}
     first = measured[rows[0].name]
-    gate = _gate(plan)
+    gate, facts = _gate(plan), plan.method.facts
     claims = [c for c in plan.method.claims if {c.better, c.than} <= measured.keys()]
     return {
         "seeds": list(plan.seeds),
         "steps": plan.steps,
         "images": {f"x{scale:g}": first.keys(scale) for scale in first.scales},
         "note": plan.method.note,
+        "facts": {} if facts is None else {k: _short(v) for k, v in facts(plan.trained).items()},
         "trainings": _times(notes, "fit "),
         "evaluations": _times(notes, "test "),
         "gate": gate,
@@ -87,6 +89,8 @@ def _sets(row: Measured) -> dict[str, dict[str, dict[str, float | str]]]:
         numbers = together.setdefault(f"x{scale:g}", {"n": len(row.keys(scale))})
         for metric in (*PER_IMAGE, SWD):
             means = row.means(metric, scale)
+            if not means:
+                continue
             numbers[metric] = _short(statistics.fmean(means))
             if len(means) > 1:
                 numbers[f"{metric}_std"] = _short(statistics.stdev(means))
@@ -188,11 +192,15 @@ def markdown(report: dict[str, Any], name: str) -> str:
         f"processes, on {machine['cpu']} ({machine['cores']} cores). `{report['command']}`",
         _gate_text(results["gate"]),
     ]
+    text += [f"- {what}: {value:g}" for what, value in results.get("facts", {}).items()]
+    measured = {m for r in results["rows"].values() for s in r["sets"][ALL].values() for m in s}
     for metric, heading in COLUMNS.items():
+        if metric not in measured:
+            continue
         text.append(f"**{heading}**\n\n{_table(results, metric)}")
     text.append(
         "▼: worse than its control (in brackets; the 95 % interval over images excludes 0). "
-        "Higher is better for PSNR and SSIM, lower for SWD; a lattice of 1 is none."
+        "Higher is better for PSNR and SSIM, lower for SWD and NIQE; a lattice of 1 is none."
     )
     text.append(f"**Cost**: network calls / seconds an image\n\n{_costs(results)}")
     if any(row["self_ssim"] for row in results["rows"].values()):

@@ -7,6 +7,7 @@ A further one is a ``Method`` in a file of its own, with a name here, configurat
 from __future__ import annotations
 
 from benchmarks.miniature_casarbi import CASARBI
+from benchmarks.miniature_invsr import INVSR
 from benchmarks.miniature_resshift import RESSHIFT
 
-METHODS = {"casarbi": CASARBI, "resshift": RESSHIFT}
+METHODS = {"casarbi": CASARBI, "invsr": INVSR, "resshift": RESSHIFT}

@@ -1,28 +1,35 @@
 """What a miniature is made of: trainings, rows with their controls, claims, a gate.
 
-Options are those of ``main.py``; ``{NAME}`` among them stands for the run of a training.
+Options are those of ``main.py``; ``{NAME}`` in them stands for the run of a training.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 CONFIGS = "configs/experiment/mini"
+METRICS = "configs/callbacks/mini.yaml"
 BICUBIC = "bicubic"
 
 
 @dataclass(frozen=True)
 class Training:
-    """A run of ``fit``, named after its file.
+    """A run of ``fit``, named after its file; or latents that are written before.
 
-    name: Of the file in the method's folder of ``configs/experiment/mini``, without suffix.
-    needs: Trainings whose weights it starts from or builds on.
+    name: Of the file in the method's folder of ``configs/experiment/mini``, without suffix; the
+        method's own name for the file beside that folder.
+    needs: Trainings whose weights it starts from or builds on, or whose latents it reads.
     options: Options beside ``--config``.
+    verb: ``fit``, or ``encode``, whose folder is the "run" then.
     """
 
     name: str
     needs: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    verb: Literal["fit", "encode"] = "fit"
 
 
 @dataclass(frozen=True)
@@ -114,6 +121,8 @@ class Method:
     shown_scales: Scales of the picture.
     pictures: Images of the picture, as SET/KEY; the first of each set by default.
     note: What a reader has to know of the table.
+    metrics: File of the metrics.
+    facts: Numbers beside the table, by what they are: of the folder of a training, by its name.
     """
 
     trainings: tuple[Training, ...]
@@ -127,6 +136,8 @@ class Method:
     shown_scales: tuple[float, ...] = ()
     pictures: tuple[str, ...] = ()
     note: str = ""
+    metrics: str = METRICS
+    facts: Callable[[Callable[[str], Path]], dict[str, float]] | None = None
 
     def __post_init__(self) -> None:
         """Refuse names that are not there.

@@ -26,6 +26,7 @@ QUIET = (
     (".*custom batch sampler .* for prediction.*", "ours gives every picture once"),
     (".*LeafSpec.* is deprecated.*", "Lightning's own"),
     (".*smaller than the logging interval.*", "steps are logged across epochs"),
+    (r".*module\(s\) in eval mode at the start of training.*", "frozen parts stay in it"),
     (".*instantiate_classes.* was deprecated.*", "Lightning's own"),
 )
 

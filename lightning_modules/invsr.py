@@ -175,6 +175,7 @@ class InvSR(Adversarial):
         self.register_buffer("trained", torch.tensor(trained) - 1, persistent=False)
 
     trained: Tensor
+    enlarged = staticmethod(enlarged)  # as `main.py encode` makes pairs
 
     # ------------------------------------------------------------------------------------- training
 

@@ -38,6 +38,8 @@ class LatentRegression(SuperResolver):
         color_fix: How outputs get the colours of LR.
     """
 
+    enlarged = staticmethod(enlarged)  # as `main.py encode` makes pairs
+
     def __init__(
         self,
         scale: float,

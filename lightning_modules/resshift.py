@@ -111,6 +111,8 @@ class ResShift(SuperResolver):
         self.perceptual_target = perceptual_target
         self.dropped = 0  # steps without their perceptual part, in this process
 
+    enlarged = staticmethod(enlarged)  # as `main.py encode` makes pairs
+
     # ------------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -11,9 +11,10 @@ import yaml
 
 from benchmarks.miniature import _said
 from benchmarks.miniature_casarbi import CASARBI
+from benchmarks.miniature_invsr import INVSR
 from benchmarks.miniature_plan import Plan, read_whole, write_data
 from benchmarks.miniature_rows import METHODS
-from benchmarks.miniature_spec import BICUBIC, CONFIGS, Claim, Method, Row, Training
+from benchmarks.miniature_spec import BICUBIC, Claim, Method, Row, Training
 from tests.conftest import REPO
 
 DATA = {
@@ -48,9 +49,30 @@ def after(arguments: tuple[str, ...], option: str) -> str:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_file_of_a_method_is_there(name: str) -> None:
     method = METHODS[name]
-    folder = REPO / CONFIGS / name
-    files = {t.name for t in method.trainings} | {r.config for r in method.rows if r.config}
-    assert sorted(f"{f}.yaml" for f in files if not (folder / f"{f}.yaml").is_file()) == []
+    found = Plan(name, method, Path("runs"), Path("data.yaml"), (0,))
+    names = {t.name for t in method.trainings} | {r.config for r in method.rows if r.config}
+    files = [found.config(name) for name in names] + [method.data, method.metrics]
+    assert sorted(file for file in files if not (REPO / file).is_file()) == []
+
+
+def test_latents_are_written_before_what_reads_them(tmp_path: Path) -> None:
+    """By `encode`, into a folder of their own; the method's own file lies beside the others."""
+    runs = tmp_path / "runs"
+    found = Plan("invsr", INVSR, runs, REPO / INVSR.data, (0,), only=("middle",))
+    jobs = {job.name: job for job in found.jobs()}
+    assert list(jobs)[:4] == ["fit latents", "fit base", "fit mse", "fit middle"]
+    assert jobs["fit latents"].arguments[0] == "encode"
+    assert after(jobs["fit latents"].arguments, "--encode.out") == f"{runs}/mini_invsr_latents"
+    urls = after(jobs["fit base"].arguments, "--data.init_args.train.init_args.urls")
+    assert urls == f"{runs}/mini_invsr_latents/*.tar"
+    middle = after(jobs["test middle"].arguments, "--model.init_args.middle_weights")
+    assert middle == f"{runs}/mini_invsr_middle"
+    assert found.config("invsr") == "configs/experiment/mini/invsr.yaml"
+    assert found.trained("invsr") == runs / "mini_invsr"
+    inputs = jobs["fit base"].inputs()
+    Path(runs, "mini_invsr_latents").mkdir(parents=True)
+    Path(runs, "mini_invsr_latents", "encode.json").write_text('{"samples": 1}')
+    assert jobs["fit base"].inputs() != inputs
 
 
 def test_jobs_come_after_what_they_need(tmp_path: Path, data: Path) -> None:
