@@ -25,6 +25,7 @@ from degradations.draws import seed_of
 from lightning_modules.backbone.frozen import check_sources, counted, sources
 from lightning_modules.color import KINDS, ColorFix, fix_colors
 from lightning_modules.noise import Noise, PlacedNoise
+from lightning_modules.padding import padded
 from lightning_modules.tile_side import TileSide
 from lightning_modules.tiling import Tiling, Window, grid, restore_tiled, tiled
 from lightning_modules.weights import read_weights
@@ -363,7 +364,9 @@ class SuperResolver(ImageModel):
     tile, tile_output = 512, 2048
     tile_overlap = 32  # LR pixels
     tile_window: Window = "linear"
-    tile_multiple = 1  # LR pixels, of which tiles begin at multiples: those of one latent
+    # LR pixels, of which tiles begin at multiples and are as large, where they are four times as
+    # large: what `restore` would pad to. Or latents of two tiles would not lie on one lattice.
+    tile_multiple = 1
     tile_always = False  # whether validation and test go through tiles too
     tiles_latents = False  # whether `restore` does so by `in_tiles`, as `tiling.where` may ask
     color_share = 0.5  # of wavelet, where `color_fix` is `blend`
@@ -480,15 +483,21 @@ class SuperResolver(ImageModel):
         return tiled(function, x, tile, overlap, *how)
 
     def _in_pixel_tiles(self, batch: Batch, side: int) -> Tensor:
-        size = (batch["lr"].shape[-2], batch["lr"].shape[-1])
-        how = (side, self._overlap, self._window, self.tile_multiple)
-        tiles = grid(size, batch["size"], *how)
+        (h, w), (H, W) = batch["lr"].shape[-2:], batch["size"]
+        unit = self.tile_multiple if 4 * self.tile_multiple <= side else 1
+        mirrored, size = padded(batch["lr"]), (H, W)
+        if H % h == 0 and W % w == 0:  # then the last tiles are as large as the others
+            mirrored = padded(batch["lr"], unit)
+            size = mirrored.lr.shape[-2] * (H // h), mirrored.lr.shape[-1] * (W // w)
+        inner = (mirrored.lr.shape[-2], mirrored.lr.shape[-1])
+        tiles = grid(inner, size, side, self._overlap, self._window, unit)
         self.tiles = len(tiles)
         trainer = self._trainer
         bar = trainer is not None and trainer.progress_bar_callback is not None
         first = trainer is None or trainer.is_global_zero
-        sr = restore_tiled(self._restored, batch, tiles, self.tiling.batch, bar and first)
-        return sr.clamp_(0, 1)  # weights add up to 1 but for rounding
+        whole = cast("Batch", {**batch, "lr": mirrored.lr, "size": size})
+        sr = restore_tiled(self._restored, whole, tiles, self.tiling.batch, bar and first)
+        return mirrored.crop(sr, (H, W)).clamp_(0, 1)  # weights add up to 1 but for rounding
 
     @property
     def _overlap(self) -> int:

@@ -261,18 +261,27 @@ class TestAttributes:
         assert cut_in_prediction.options == {}
 
     def test_where_tiles_begin(self) -> None:
-        begins = []
-
         class Lattice(Fixed):
             tile_multiple = 8
 
             def restore(self, batch: Any, noise: Any) -> Tensor:
-                begins.append(noise.places[0])
+                sides.add((batch["lr"].shape[-2], batch["lr"].shape[-1]))
+                begins.update(noise.places[0])
                 return super().restore(batch, noise)
 
-        predicted(Lattice(), batch_of(1, 90))
-        assert len(begins) > 9
-        assert {position % 8 for place in begins for position in place} == {0}
+        sides: set[tuple[int, int]] = set()
+        begins: set[int] = set()
+        batch = batch_of(1, 90)  # and 92
+        found = predicted(Lattice(), batch)
+        assert sides == {(32, 32)}
+        assert begins == {0, 16, 32, 48, 64}
+        torch.testing.assert_close(found, predicted(Fixed(), batch), rtol=0, atol=1e-5)
+        sides.clear()
+        predicted(Lattice(), batch_of(1, 90, 2.5))  # nothing is added: it would not be whole
+        assert sides == {(32, 32), (34, 32), (32, 36), (34, 36)}
+        sides.clear()
+        predicted(Lattice(), batch, size=31)  # too small for such a lattice
+        assert sides == {(31, 31)}
 
     def test_what_has_no_network_is_not_tried(self) -> None:
         model = Bicubic(2)
