@@ -19,6 +19,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -36,7 +37,7 @@ from lightning_modules.backbone.space import Space
 from lightning_modules.color import ColorFix
 from lightning_modules.invsr_plan import STARTS, start_for, timesteps_for
 from lightning_modules.latent_pairs import enlarged, latent_pair
-from lightning_modules.networks.noise_predictor import NoisePredictor, from_official
+from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor, from_official
 from lightning_modules.noise import Noise
 from lightning_modules.padding import padded
 from lightning_modules.solvers import euler, euler_ancestral
@@ -167,8 +168,9 @@ class InvSR(Adversarial):
         self.adversarial_start = adversarial_start
         self.discriminator_weights = discriminator_weights
         self.tile, self.tile_overlap, self.tile_window = patch, patch // 2, "gaussian"
-        self.tile_always = True
+        self.tile_always = self.tiles_latents = True
         self._check()
+        self.tile_multiple = self.multiple
         self._start = None if start == "auto" else start  # of the picture at hand
         self.plan(self._start)  # refuses what cannot be sampled
         trained = self.starts if starting else self.starts[1:]
@@ -234,14 +236,12 @@ class InvSR(Adversarial):
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """Algorithm 1: as many calls of the denoiser as steps, one of the predictor."""
         mirrored = padded(batch["lr"], self.multiple, self.patch)
-        lr = mirrored.lr
-        size = (round(lr.shape[-2] * self.scale), round(lr.shape[-1] * self.scale))
-        y = self.space.encode(enlarged(lr, size), self._drawn(noise, "encoder"))
-        plan = self.plan(self._start)
-        first = self.schedule.level(plan[0])
-        z = y + first.sigma * self._noise(self.predictor, lr, y, plan[0], noise.stream("start"))
+        lr, plan = mirrored.lr, self.plan(self._start)
+        y = self._encoded(lr, noise.stream("encoder"))
+        sigma = self.schedule.level(plan[0]).sigma
+        z = y + sigma * self._noise(self.predictor, lr, y, plan[0], noise.stream("start"))
         for now, then in itertools.pairwise([*plan, -1]):
-            x0 = self._clean(z, torch.full((len(z),), now, device=z.device))
+            x0 = self.in_tiles(partial(self._clean, t=now), z, self._per_lr, 1, self._sides)
             levels = self.schedule.level(now), self.schedule.level(then)
             if self.solver == "euler" or then < 0:
                 z = euler(z, x0, *levels)
@@ -249,29 +249,50 @@ class InvSR(Adversarial):
                 by = self.middle if self.solver == "predicted" else None
                 fresh = self._noise(by, lr, y, then, noise.stream(then))
                 z = euler_ancestral(z, x0, *levels, fresh)
-        return mirrored.crop(self.space.decode(z), batch["size"])
+        picture = self.in_tiles(self.space.decode, z, self._per_lr, self.space.factor)
+        return mirrored.crop(picture, batch["size"])
+
+    def _encoded(self, lr: Tensor, noise: Noise) -> Tensor:
+        def moments(picture: Tensor) -> Tensor:
+            return torch.cat(self.space.distribution(picture), 1)
+
+        size = (round(lr.shape[-2] * self.scale), round(lr.shape[-1] * self.scale))
+        factor = self.space.factor
+        found = self.in_tiles(
+            moments, enlarged(lr, size), self.scale, Fraction(1, factor), factor * self._sides
+        )
+        mean, deviation = found.chunk(2, 1)
+        if self.deterministic or not deviation.any():
+            return mean
+        return mean + deviation * noise.normal(mean.shape)
 
     def _noise(
-        self, predictor: NoisePredictor | None, lr: Tensor, z: Tensor, t: int, noise: Noise
+        self, predictor: NoisePredictor | None, lr: Tensor, y: Tensor, t: int, noise: Noise
     ) -> Tensor:
         if predictor is None:
-            return noise.normal(z.shape)
-        found = predictor(lr, float(t))
-        return found.mean if self.deterministic else found.sample(noise.normal(z.shape))
+            return noise.normal(y.shape)
+        unit = predictor.divisor
 
-    def _drawn(self, noise: Noise, name: str) -> Noise | None:
-        return None if self.deterministic else noise.stream(name)
+        def moments(picture: Tensor) -> Tensor:
+            return torch.cat(predictor(picture, float(t)), 1)
 
-    def _clean(self, z_t: Tensor, t: Tensor) -> Tensor:
+        found = self.in_tiles(moments, lr, 1, Fraction(1, unit), unit)
+        gaussian = Gaussian(*found.chunk(2, 1))
+        return gaussian.mean if self.deterministic else gaussian.sample(noise.normal(y.shape))
+
+    def _clean(self, z_t: Tensor, t: Tensor | int) -> Tensor:
         def predict(z: Tensor, t: Tensor, condition: Condition) -> Tensor:
-            return cast(Tensor, self.denoiser(self.schedule.scale_input(z, t), t, condition))
+            return cast(Tensor, self.denoiser(z, t, condition))
 
-        known = self._condition(len(z_t))
+        count = len(z_t)
+        known = self._condition(count)
+        steps = torch.full((count,), t, device=z_t.device) if isinstance(t, int) else t
+        z = self.schedule.scale_input(z_t, t)
         if self.guidance == 1 or self.prompt is None:
-            raw = predict(z_t, t, known)
+            raw = predict(z, steps, known)
         else:
-            without = self.prompt.unconditional(len(z_t))
-            raw = guided(predict, z_t, t, known, without, self.guidance)
+            without = self.prompt.unconditional(count)
+            raw = guided(predict, z, steps, known, without, self.guidance)
         return self.schedule.to_x0(raw, z_t, t)
 
     def _condition(self, count: int) -> Condition:
@@ -332,10 +353,18 @@ class InvSR(Adversarial):
     @property
     def multiple(self) -> int:
         """Of which sides of LR have to be multiples, for predictor, latents and denoiser."""
-        levels = len(self.denoiser.unet.config.block_out_channels)
-        pixels = self.space.factor * 2 ** (levels - 1)  # of the output
+        pixels = self.space.factor * self._sides  # of the output
         unit = (pixels / Fraction(self.scale).limit_denominator(100)).numerator
         return math.lcm(unit, *(p.divisor for p in (self.predictor, self.middle) if p is not None))
+
+    @property
+    def _sides(self) -> int:
+        # Of which the denoiser wants latents' sides to be multiples.
+        return int(2 ** (len(self.denoiser.unet.config.block_out_channels) - 1))
+
+    @property
+    def _per_lr(self) -> float:
+        return self.scale / self.space.factor
 
     # ------------------------------------------------------------------------- checks and weights
 

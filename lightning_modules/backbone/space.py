@@ -79,6 +79,18 @@ class Space(nn.Module, ABC):
             )
         return self.standardised(self._encode(image, noise))
 
+    def distribution(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of what ``encode`` draws from; the deviation is 0 where it does not.
+
+        Args:
+            image: As of ``encode``.
+
+        Returns:
+            Both (B, channels, H / factor, W / factor), as the denoiser sees them.
+        """
+        mean = self.encode(image)
+        return mean, torch.zeros_like(mean)
+
     def standardised(self, z: Tensor) -> Tensor:
         """(B, channels, h, w) as the encoder gives it, as the denoiser sees it."""
         return (z - self.mean) / self.deviation
@@ -197,6 +209,11 @@ class KLSpace(Space):
     ) -> KLSpace:
         """The space of a trained autoencoder. Args as of the class."""
         return cls(path, subfolder, revision)
+
+    def distribution(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``Space.distribution``."""
+        posterior = self.vae.encode(image * 2 - 1).latent_dist
+        return self.standardised(posterior.mean), posterior.std / self.deviation
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
         posterior = self.vae.encode(image * 2 - 1).latent_dist

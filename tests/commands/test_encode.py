@@ -19,7 +19,7 @@ from datamodules.latents import Latents
 from datamodules.shard_writer import ShardWriter
 from degradations.bicubic import Bicubic
 from lightning_modules.backbone.space import Taef2Space
-from lightning_modules.latent_pairs import enlarged
+from lightning_modules.latent_pairs import enlarged, latent_pair
 from lightning_modules.networks import taef2
 from lightning_modules.resshift import ResShift
 
@@ -103,8 +103,8 @@ def test_pairs_are_the_autoencoder_s_and_training_takes_them(
 
     def training_step(model: ResShift, batch: Any, index: int) -> Any:
         taken.append(batch)
-        assert torch.equal(model.latents(batch)[0], (batch["latent"] - 0.5) / 2)
-        assert torch.equal(model.latents(batch)[1], (batch["lr_latent"] - 0.5) / 2)
+        assert torch.equal(latent_pair(model.space, batch)[0], (batch["latent"] - 0.5) / 2)
+        assert torch.equal(latent_pair(model.space, batch)[1], (batch["lr_latent"] - 0.5) / 2)
         return step(model, batch, index)
 
     monkeypatch.setattr(ResShift, "training_step", training_step)

@@ -22,6 +22,7 @@ from lightning_modules.latent_regression import LatentRegression
 from lightning_modules.networks.discriminator import LatentDiscriminator
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.noise import Noise
+from lightning_modules.tiling import Tiling
 
 SMALL = {"widths": (32, 32), "layers": 1, "head_width": 16}
 UNET = {
@@ -43,6 +44,10 @@ class Shuffled(Space):
 
     channels, factor = 3, 8
     source = "none 0123456789abcdef"
+
+    def distribution(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        mean = self.encode(image)
+        return mean, 0.01 * torch.ones_like(mean)
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
         z = functional.avg_pool2d(image * 2 - 1, 8)
@@ -193,6 +198,7 @@ def test_without_a_predictor_noise_is_nobodys() -> None:
     found = method.restore(given, Noise(given["seed"]))
     noise = Noise(given["seed"])
     y = method.space.encode(enlarged(given["lr"], given["size"]), noise.stream("encoder"))
+    assert not torch.equal(y, method.space.encode(enlarged(given["lr"], given["size"])))
     z = y + 0.571666 * noise.stream("start").normal(y.shape)
     x0 = method._clean(z, torch.full((2,), 200))
     torch.testing.assert_close(found, method.space.decode(x0), rtol=0, atol=1e-5)
@@ -206,6 +212,20 @@ def test_any_size_of_lr(h: int, w: int) -> None:
     sr = method.enlarge(given, tiled=True)["sr"]
     assert sr.shape == (1, 3, 4 * h, 4 * w)
     assert sr.isfinite().all()
+
+
+@pytest.mark.parametrize("where", ["pixels", "latent"])
+def test_in_tiles_it_is_nearly_what_it_is_at_once(where: Any) -> None:
+    """Not equal: the attention and the norms of these networks see all of a tile."""
+    method, given = invsr(steps=2).eval(), batch(48, 32, 1)
+    method._trainer, method.tile = None, 48
+    whole = method.enlarge(given)["sr"]
+    method.tiling = Tiling(size=24, overlap=16, where=where)
+    found = method.enlarge(given)["sr"]
+    assert (method.tiles > 1) is (where == "pixels")
+    assert 0 < (found - whole).abs().mean() < 0.05
+    method.tiling = Tiling(size=48, where=where)
+    assert torch.equal(method.enlarge(given)["sr"], whole)
 
 
 def test_auto_start_is_chosen_for_each_picture() -> None:
