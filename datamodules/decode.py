@@ -25,11 +25,12 @@ from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError, features
 
 from datamodules import jpeg
 from datamodules.clock import DECODING
-from datamodules.exif import tiff_exif
+from datamodules.deep_profiles import to_srgb_16
+from datamodules.exif import orientation_of, tiff_exif
 from datamodules.png import check_png
 from datamodules.profiles import image_of, space_of, to_srgb
 
@@ -166,11 +167,11 @@ def decode(data: jpeg.Bytes, name: str, srgb: bool = False) -> Picture:
     Args:
         data: The whole file.
         name: What to call it in the message if it is broken.
-        srgb: Convert pixels of 8 bits from the colour profile in the file to sRGB, by relative
-            colorimetry: training and evaluation need one colour space. A profile that is sRGB
-            already changes nothing, a broken one is ignored. Pixels of 16 bits stay as they are,
-            with their profile in ``icc``: the converter knows 8 bits only. CMYK is converted in any
-            case: there is no RGB of it but by a profile.
+        srgb: Convert pixels from the colour profile in the file to sRGB, by relative colorimetry:
+            training and evaluation need one colour space. A profile that is sRGB already changes
+            nothing, a broken one is ignored. Pixels of 16 bits stay as they are, with their profile
+            in ``icc``, if it is one of tables. CMYK is converted in any case: there is no RGB of it
+            but by a profile.
 
     Raises:
         UnreadableImage: ``data`` is no picture, or a broken one, or of a kind that has no RGB form.
@@ -280,15 +281,22 @@ def _pixels(image: Image.Image, data: jpeg.Bytes, srgb: bool) -> _Raw:
     if image.format == "PNG":
         check_png(data)
     if image.format == "PNG" and data[24] == 16:  # the bit depth in the header chunk
-        return _Raw(*_png_16(image, data), kept, grey)
+        return _converted_16(_Raw(*_png_16(image, data), kept, grey), srgb)
     if image.format == "TIFF" and max(_tiff_bits(image)) > 8:
-        return _Raw(*_tiff_16(image, data), kept, grey)
+        return _converted_16(_Raw(*_tiff_16(image, data), kept, grey), srgb)
     if image.mode == "CMYK":
         return _Raw(_from_cmyk(image, data, icc if space == "CMYK" else None))
     rgb, alpha = _pixels_8(image, data)
     described = rgb if kept else rgb[..., 0] if space == image.mode[0] == "L" else None
     converted = to_srgb(described, icc) if srgb and described is not None else None
     return _Raw(rgb, alpha, kept, grey) if converted is None else _Raw(converted, alpha)
+
+
+def _converted_16(raw: _Raw, srgb: bool) -> _Raw:
+    icc = raw.icc or raw.grey_icc
+    deep = cast(NDArray[np.uint16], raw.rgb)
+    converted = to_srgb_16(deep, icc) if srgb and icc else None
+    return raw if converted is None else _Raw(converted, raw.alpha)
 
 
 def _pixels_8(
@@ -371,21 +379,6 @@ def _split(pixels: NDArray[np.uint16]) -> tuple[Pixels, Pixels | None]:
         return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2), None
     alpha = np.ascontiguousarray(pixels[..., 3]) if pixels.shape[2] == 4 else None
     return np.ascontiguousarray(pixels[..., :3]), alpha
-
-
-def orientation_of(image: Image.Image) -> int:
-    """EXIF's number for how a picture lies in its file, 1 (upright) to 8.
-
-    Args:
-        image: With its pixels read, if it is a TIFF: Pillow turns that when it loads it, and then
-            forgets the tag.
-    """
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception as error:  # cameras write broken EXIF; no viewer refuses such a picture
-        log.debug("broken EXIF is taken as upright: %s", error)
-        return 1
-    return orientation if orientation in range(1, 9) else 1
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:

@@ -1,4 +1,4 @@
-"""EXIF: what of it still holds when a picture is enlarged."""
+"""EXIF: how a picture lies in its file, and what still holds when it is enlarged."""
 
 from __future__ import annotations
 
@@ -25,6 +25,21 @@ STALE = frozenset(
     | {Base.CompressedBitsPerPixel, Base.ComponentsConfiguration, Base.MakerNote}
 )
 UPRIGHT = 1
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF's number for how a picture lies in its file, 1 (upright) to 8.
+
+    Args:
+        image: With its pixels read, if it is a TIFF: Pillow turns that when it loads it, and then
+            forgets the tag.
+    """
+    try:
+        orientation = image.getexif().get(Base.Orientation, UPRIGHT)
+    except Exception as error:  # cameras write broken EXIF; no viewer refuses such a picture
+        log.debug("broken EXIF is taken as upright: %s", error)
+        return UPRIGHT
+    return orientation if orientation in range(1, 9) else UPRIGHT
 
 
 def lasting_exif(exif: bytes | None) -> bytes | None:
@@ -72,9 +87,10 @@ def _lasting(found: Image.Exif) -> bytes | None:
     with contextlib.suppress(Exception):
         if interop := dict(found.get_ifd(IFD.Interop)):
             details[IFD.Interop] = interop
-    for tag, directory in ((IFD.Exif, details), (IFD.GPSInfo, dict(found.get_ifd(IFD.GPSInfo)))):
+    place = dict(found.get_ifd(IFD.GPSInfo))
+    for name, directory in ((IFD.Exif, details), (IFD.GPSInfo, place)):
         if directory:
-            kept[tag] = directory
+            kept[name] = directory
     if not kept:
         return None
     kept[Base.Orientation] = UPRIGHT

@@ -390,11 +390,28 @@ def test_a_broken_profile_is_logged(caplog):
     assert "a broken colour profile is ignored" in caplog.text
 
 
-def test_16_bits_keep_their_profile():
+def test_16_bits_are_converted_or_keep_their_profile():
     embedded = chunk(b"iCCP", b"wide\0\0" + zlib.compress(rgb_profile()))
-    picture = decode(png_16(RGB_16, 2, embedded), "a", srgb=True)
+    picture = decode(png_16(RGB_16, 2, embedded), "a")
     np.testing.assert_array_equal(picture.rgb, RGB_16)
     assert picture.icc == rgb_profile()
+    picture = decode(png_16(RGB_16, 2, embedded), "a", srgb=True)
+    np.testing.assert_allclose(picture.rgb, 257 * srgb_of_rgb(RGB_16 / 257), atol=100)
+    assert (picture.icc, picture.bit_depth) == (None, 16)
+    tables = rgb_profile().replace(b"desc", b"A2B0")
+    embedded = chunk(b"iCCP", b"wide\0\0" + zlib.compress(tables))
+    picture = decode(png_16(RGB_16, 2, embedded), "a", srgb=True)
+    np.testing.assert_array_equal(picture.rgb, RGB_16)
+    assert picture.icc == tables
+
+
+def test_16_bit_grey_is_converted():
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, RGB_16[..., 0], photometric="minisblack", iccprofile=grey_profile())
+    picture = decode(buffer.getvalue(), "a", srgb=True)
+    expected = 257 * srgb_of_grey(RGB_16[..., 0] / 257)
+    np.testing.assert_allclose(picture.rgb, expected, atol=150)
+    assert (picture.icc, picture.grey_icc) == (None, None)
 
 
 # -------------------------------------------------------------------------------------- quick JPEG

@@ -1,0 +1,129 @@
+"""Colour profiles of 16-bit pixels: the common kind, of curves and a matrix, to sRGB.
+
+Pillow's converter knows 8 bits only. Profiles of cameras and of editing spaces (Adobe RGB, Display
+P3, ProPhoto) are three curves and a matrix (ICC.1:2022, 8.3.3 and annex F.3), which are arithmetic.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.profiles import SAME, space_of
+
+log = logging.getLogger(__name__)
+
+TOP = 65535
+ROWS = 256  # that are converted at once: floats take six times the memory of the pixels
+# sRGB's primaries under D50, the white of profiles, with the digits that its own profile has.
+SRGB = np.array(
+    [
+        [0.43606567, 0.38514709, 0.14306641],
+        [0.22248840, 0.71687317, 0.06060791],
+        [0.01391602, 0.09707642, 0.71409607],
+    ]
+)
+# Of a parametric curve of each type: the names of its numbers, in their order (10.18).
+PARAMETERS = ("g", "gab", "gabc", "gabcd", "gabcdef")
+Floats = NDArray[np.floating[Any]]
+
+
+def to_srgb_16(pixels: NDArray[np.uint16], icc: bytes) -> NDArray[np.uint16] | None:
+    """Convert 16-bit pixels by their profile to sRGB, by relative colorimetry.
+
+    Args:
+        pixels: (H, W, 3); where the profile is for grey, of three equal channels.
+        icc: The profile that describes them.
+
+    Returns:
+        (H, W, 3); None if the profile is sRGB itself, broken, or one of tables: then the pixels
+        stay as they are.
+    """
+    try:
+        convert = _conversion(icc)
+    except (ValueError, KeyError, IndexError, struct.error) as error:
+        log.debug("a colour profile of 16-bit pixels is not used: %s", error)
+        return None
+    if _keeps_colours(convert, space_of(icc) == "L"):
+        return None
+    converted = np.empty_like(pixels)
+    for first in range(0, len(pixels), ROWS):
+        converted[first : first + ROWS] = convert(pixels[first : first + ROWS])
+    return converted
+
+
+def _conversion(icc: bytes) -> Callable[[NDArray[np.uint16]], NDArray[np.uint16]]:
+    tags = _tags(icc)
+    grey = space_of(icc) == "L"
+    if b"A2B0" in tags or icc[20:24] != b"XYZ " or space_of(icc) not in ("RGB", "L"):
+        raise ValueError("it has tables in place of a matrix")
+    names = (b"kTRC",) * 3 if grey else (b"rTRC", b"gTRC", b"bTRC")
+    curves = [_curve(tags[name]).astype(np.float32) for name in names]
+    matrix = np.eye(3)
+    if not grey:
+        columns = [_fixed(tags[name], 8, 3) for name in (b"rXYZ", b"gXYZ", b"bXYZ")]
+        matrix = np.linalg.inv(SRGB) @ np.stack(columns, axis=1)
+    turned = matrix.T.astype(np.float32)
+
+    def convert(pixels: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        linear = np.stack([curve[pixels[..., n]] for n, curve in enumerate(curves)], axis=-1)
+        linear = np.clip(linear @ turned, 0, 1)
+        # The standard's formula.
+        curved = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+        return np.rint(TOP * curved).astype(np.uint16)
+
+    return convert
+
+
+def _tags(icc: bytes) -> dict[bytes, bytes]:
+    (count,) = struct.unpack_from(">I", icc, 128)
+    if count > 200:
+        raise ValueError(f"its table has {count} tags")
+    table = [struct.unpack_from(">4sII", icc, 132 + 12 * n) for n in range(count)]
+    return {name: icc[start : start + size] for name, start, size in table}
+
+
+def _fixed(tag: bytes, start: int, count: int) -> Floats:
+    return np.array(struct.unpack_from(f">{count}i", tag, start)) / 65536
+
+
+def _curve(tag: bytes) -> Floats:
+    """(65536,) linear light of each level."""
+    levels = np.linspace(0, 1, TOP + 1)
+    if tag[:4] == b"para":
+        (kind,) = struct.unpack_from(">H", tag, 8)
+        names = PARAMETERS[kind]
+        given = dict(zip(names, _fixed(tag, 12, len(names)), strict=True))
+        return _parametric(levels, {**dict.fromkeys("abcdef", 0.0), "a": 1.0, **given}, kind)
+    if tag[:4] != b"curv":
+        raise ValueError(f"a curve of type {tag[:4]!r}")
+    (count,) = struct.unpack_from(">I", tag, 8)
+    if count == 0:
+        return levels
+    table = np.array(struct.unpack_from(f">{count}H", tag, 12))
+    if count == 1:
+        return np.asarray(levels ** (table[0] / 256))
+    return np.interp(levels, np.linspace(0, 1, count), table / TOP)
+
+
+def _parametric(x: Floats, p: dict[str, float], kind: int) -> Floats:
+    a, b = p["a"], p["b"]
+    upper = np.maximum(a * x + b, 0) ** p["g"]
+    if kind == 0:
+        return np.asarray(upper)
+    if kind < 3:  # c is what is added, and the line below is flat
+        return np.where(x >= -b / a, upper + p["c"], p["c"])
+    return np.where(x >= p["d"], upper + p["e"], p["c"] * x + p["f"])
+
+
+def _keeps_colours(convert: Callable[[NDArray[np.uint16]], NDArray[np.uint16]], grey: bool) -> bool:
+    levels = np.linspace(0, TOP, 18).round().astype(np.uint16)
+    colours = np.stack(np.meshgrid(*[levels] * 3), axis=-1).reshape(1, -1, 3)
+    if grey:
+        colours = np.repeat(levels[None, :, None], 3, axis=2)
+    return bool(np.abs(convert(colours).astype(int) - colours).max() <= SAME * 257)
