@@ -1,11 +1,11 @@
 """What tiles cost, and whether they can be seen: `ENLARGER_DATA=... python -m benchmarks.tiling`.
 
 `memory`: a process of its own for each size enlarges a picture of noise by `predict_step`, by a
-small network with random weights; the most that the process had in memory, with all that it has
-imported, and how much of that came after its start. Tiles are what the engine chooses, and where it
-is said smaller ones. `seams`: what `tiling_seams` says of pictures of kodak24 and IMDN with its
-released weights (`$ENLARGER_WEIGHTS`), whose attention looks at the mean and the deviation of all
-it is given, so that tiles cannot be exact; relative to the same lines of the whole picture.
+small network with random weights: the most that the process had in memory, what is imported among
+it, and the same before it began. Tiles are those that the engine chooses, or larger ones where it
+is said. `seams`: the measure of `tiling_seams` on pictures of kodak24, relative to the same lines
+of what is enlarged whole, by IMDN with its released weights (`$ENLARGER_WEIGHTS`): it looks at mean
+and deviation of all that it is given, so tiles cannot be exact.
 Prints JSON, and writes it to benchmarks/results/tiling.json.
 """
 
@@ -37,7 +37,7 @@ SIZES = (1024, 4096)  # sides of outputs
 CASES = {
     "x2": {"scale": 2},
     "x4": {"scale": 4},
-    "x4, tiles of 256": {"scale": 4, "size": 256},
+    "x4, tiles of 512": {"scale": 4, "size": 512},
 }
 SMALL = {"blocks": 4, "channels": 32}  # EDSR
 PICTURES = 6

@@ -361,7 +361,7 @@ class SuperResolver(ImageModel):
 
     # Sides in pixels of the LR and of the output; what is larger in either goes through overlapping
     # tiles in prediction.
-    tile, tile_output = 512, 2048
+    tile, tile_output = 512, 1024
     tile_overlap = 32  # LR pixels
     tile_window: Window = "linear"
     # LR pixels, of which tiles begin at multiples and are as large, where they are four times as
@@ -512,10 +512,11 @@ class SuperResolver(ImageModel):
             return self.tiling.size
         sides = batch["lr"].shape[-2:]
         factor = max(size / side for size, side in zip(batch["size"], sides, strict=True))
-        least = max(2 * self._overlap, 1)
-        side = min(self.tile, max(int(self.tile_output / factor), least))
+        # Of tiles below four overlaps nearly half of what is computed would be thrown away.
+        side = min(self.tile, max(int(self.tile_output / factor), 4 * self._overlap, 1))
         if not any(True for _ in self.parameters()):  # what has no network takes next to nothing
             return side
+        least = max(2 * self._overlap, 1)
         return self._fitting.fitting(self.restore, batch, side, least, self.tiling.batch)
 
     def _restored(self, batch: Batch, noise: Noise) -> Tensor:

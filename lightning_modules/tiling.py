@@ -35,7 +35,7 @@ class Tiling:
 
     Args:
         size: Side of a tile in LR pixels. ``auto`` is what the method is good at, 512 or an output
-            of 2048 for most, and half of that, or a quarter, where it would not fit into memory.
+            of 1024 for most, and half of that, or a quarter, where it would not fit into memory.
         overlap: LR pixels that neighbouring tiles share; 32 for most methods.
         window: How tiles are blended: ``linear``, over the middle half of the overlap; ``gaussian``
             the same, and the middle of a tile has more weight; ``flat``, each pixel is of one tile
