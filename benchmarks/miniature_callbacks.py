@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from callbacks.base import Measured, Metric, MetricProtocol, Record, output_image
-from callbacks.image_file import write_image
+from callbacks.image_file import Extras, write_image
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -115,7 +115,7 @@ class KeepOutputs(Callback):
 def _write(folder: Path, batch: Any, pictures: Tensor) -> None:
     levels = (pictures.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     for key, pixels in zip(batch["key"], levels, strict=True):
-        write_image(folder / f"{key}.png", pixels, None, "png", 0)
+        write_image(folder / f"{key}.png", pixels, Extras(), "png", 0)
 
 
 def _wait(device: torch.device) -> None:

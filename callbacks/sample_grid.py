@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from callbacks.base import evaluated_datasets, output_image, steps_done
-from callbacks.image_file import write_image
+from callbacks.image_file import Extras, write_image
 from callbacks.pixels import to_pixels
 from callbacks.processes import gather
 from callbacks.psnr import psnr
@@ -172,7 +172,7 @@ class SampleGrid(Callback):
             return
         picture = compose(rows)
         self.path = Path(trainer.default_root_dir, "samples", f"{name}.png")
-        write_image(self.path, picture, None, "png", quality=100)
+        write_image(self.path, picture, Extras(), "png", quality=100)
         log.info("pictures side by side: %s", self.path)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
