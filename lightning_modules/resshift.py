@@ -106,6 +106,7 @@ class ResShift(SuperResolver):
         self.process = process or ResidualShift()
         self.sampled = self.process if timesteps is None else self.process.respaced(timesteps)
         self.divisor = divisor or int(getattr(network, "divisor", 1))
+        self.tile_multiple = self.divisible
         self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
         self.perceptual_weight = perceptual_weight
         self.perceptual_target = perceptual_target

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from callbacks.results import (
     turned_table,
     write_results,
 )
+from callbacks.results_file import made_by
 from callbacks.ssim import SSIM
 from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
 
@@ -81,6 +83,21 @@ def test_only_what_is_measured_again_is_replaced(tmp_path: Path) -> None:
     assert len(load_results(tmp_path / "results.json")["results"]) == 4
     evaluated(tmp_path, source=None)
     assert len(load_results(tmp_path / "results.json")["results"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("weights", "options", "expected"),
+    [
+        ("a.ckpt", {}, "a.ckpt"),
+        ("a.ckpt", {"color_fix": "adain", "steps": 3}, "a.ckpt, color_fix adain, steps 3"),
+        (None, {"steps": 3}, "steps 3"),
+        (None, {}, None),
+    ],
+)
+def test_options_are_part_of_what_a_number_stands_for(
+    weights: str | None, options: dict[str, Any], expected: str | None
+) -> None:
+    assert made_by(SimpleNamespace(weights_source=weights, options=options)) == expected
 
 
 @pytest.mark.parametrize(

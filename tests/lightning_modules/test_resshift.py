@@ -125,6 +125,25 @@ def test_fractional_scales_are_padded_to_whole_latents(scale):
     assert found.shape == (2, 3, *given["size"])
 
 
+def test_tiles_need_no_padding_of_their_own():
+    """Within the picture it would make up what is there, and move the noise."""
+    sides = set()
+
+    class Watched(Echo):
+        def forward(self, x, t, lr):
+            sides.add(tuple(lr.shape[-2:]))
+            return super().forward(x, t, lr)
+
+    method, given = ResShift(4.0, Watched(), PixelSpace()), batch(37, 45)
+    whole = method.enlarge(given)["sr"]
+    assert sides == {(40, 48)}
+    sides.clear()
+    method.tile, method.tile_overlap = 22, 7
+    found = method.enlarge(given, tiled=True)["sr"]
+    assert sides == {(24, 24)}
+    torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [(24, 32), (40, 40)])
 def test_another_size_than_its_own_is_refused(size):
     """It enlarges by its scale alone: of a smaller size, a part of the picture would be gone."""
