@@ -90,7 +90,7 @@ class Plan(NamedTuple):
         return [training for training in self.method.trainings if training.name in wanted]
 
     def _fit(self, training: Training) -> Job:
-        config = self.config(training.name)
+        config = self.config(training.config or training.name)
         steps = () if self.steps is None else _of_steps(config, self.steps)
         return Job(
             f"fit {training.name}",
@@ -104,7 +104,8 @@ class Plan(NamedTuple):
         )
 
     def _encode(self, training: Training) -> Job:
-        config, folder = self.config(training.name), self.trained(training.name)
+        config = self.config(training.config or training.name)
+        folder = self.trained(training.name)
         return Job(
             f"fit {training.name}",  # what others need is called so
             ("encode", "--config", config, *training.options, "--encode.out", str(folder)),

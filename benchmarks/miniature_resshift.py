@@ -10,6 +10,15 @@ from benchmarks.miniature_spec import BICUBIC, Claim, Method, Row, Training
 
 _SCALES = (4.0,)
 _DEGRADATION = ("--degradation", "configs/degradation/bicubic.yaml")
+_ENCODED = (
+    *("--encode.crop", "128", "--encode.crops_per_image", "128"),
+    *("--encode.flips", "true", "--encode.pairs", "true"),
+)
+_READS = (
+    *("--data.init_args.crops_per_image", "1"),
+    *("--data.init_args.train", "datamodules.latents.Latents"),
+    *("--data.init_args.train.init_args.urls", "{latents}/*.tar"),
+)
 _FOUR_OF_15 = ("--model.init_args.timesteps", "[14,9,4,0]")
 
 
@@ -23,7 +32,13 @@ def _trained(name: str, label: str, training: str, control: str, *options: str) 
 
 
 RESSHIFT = Method(
-    trainings=tuple(map(Training, ("pixel", "pixel_control", "taef2", "taef2_control"))),
+    trainings=(
+        Training("pixel"),
+        Training("pixel_control"),
+        Training("latents", options=_ENCODED, verb="encode", config="taef2"),
+        Training("taef2", ("latents",), _READS),
+        Training("taef2_control", ("latents",), _READS),
+    ),
     rows=(
         Row(
             *(BICUBIC, "bicubic", None, None, ()),

@@ -24,12 +24,14 @@ class Training:
     needs: Trainings whose weights it starts from or builds on, or whose latents it reads.
     options: Options beside ``--config``.
     verb: ``fit``, or ``encode``, whose folder is the "run" then.
+    config: Name of its file where that is another's.
     """
 
     name: str
     needs: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     verb: Literal["fit", "encode"] = "fit"
+    config: str | None = None
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,9 @@ def after(arguments: tuple[str, ...], option: str) -> str:
 def test_every_file_of_a_method_is_there(name: str) -> None:
     method = METHODS[name]
     found = Plan(name, method, Path("runs"), Path("data.yaml"), (0,))
-    names = {t.name for t in method.trainings} | {r.config for r in method.rows if r.config}
+    names = {t.config or t.name for t in method.trainings} | {
+        r.config for r in method.rows if r.config
+    }
     files = [found.config(name) for name in names] + [method.data, method.metrics]
     assert sorted(file for file in files if not (REPO / file).is_file()) == []
 
