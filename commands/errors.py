@@ -12,6 +12,8 @@ from pathlib import Path
 
 import yaml
 
+from datamodules.decode import IMAGE_EXTENSIONS
+
 
 class ConfigurationError(Exception):
     """Something in the configuration or on the command line is wrong; the message says so."""
@@ -123,6 +125,8 @@ def _unknown_option(
     leaf: str, where: str, class_path: str | None, keys: list[str], lines: list[str]
 ) -> str | None:
     if match := re.match(r"unrecognized arguments: ((?!-)\S+)", leaf):
+        if Path(match[1]).suffix.lower() in IMAGE_EXTENSIONS:  # the shell has replaced a pattern
+            return f"{match[1]!r} is no option: put a pattern in quotation marks, 'photos/*.jpg'"
         return f"{match[1]!r} is no option: a file is named as --config {match[1]}"
     match = (
         re.match(r"Option '([^']+)' is not accepted", leaf)

@@ -65,6 +65,10 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--degradation.init_args.xyzzy", "3"),
         ("'degradation.init_args.xyzzy'", "it takes: scale, quantize"),
     ),
+    "a pattern that the shell has replaced": (
+        ("--data.init_args.predict", "a.png", "b.JPG"),
+        ("'b.JPG' is no option", "in quotation marks, 'photos/*.jpg'"),
+    ),
     "a word too many": (("tiny.yaml",), ("'tiny.yaml' is no option", "--config tiny.yaml")),
     "a class": (
         ("--model", "lightning_modules.regression.Regresion"),
