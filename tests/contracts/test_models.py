@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.backbone.denoiser import Flags, UNet2D
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace, Taef2Space
@@ -19,10 +19,13 @@ from lightning_modules.base import ImageModel
 from lightning_modules.casarbi import CasArbi
 from lightning_modules.diffusion import Diffusion
 from lightning_modules.folder_outputs import FolderOutputs
+from lightning_modules.invsr import InvSR
 from lightning_modules.latent_perceptual import LatentPerceptual
+from lightning_modules.latent_regression import LatentRegression
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import LIIF
+from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.regression import Regression
 from lightning_modules.resshift import ResShift, ResShiftControl
@@ -30,6 +33,7 @@ from lightning_modules.round_trip import RoundTrip
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.model_contract import SIZES, ModelContract, batch_of
+from tests.lightning_modules.averaged import Averaged
 
 
 def folder_outputs(scale, folder):
@@ -84,12 +88,38 @@ def diffusion(scale, folder):
     return Diffusion(scale, denoiser, schedule=Schedule(prediction="sample"), steps=3, eta=1.0)
 
 
+def frozen_denoiser():
+    """As small as can be; its weights are no part of a checkpoint."""
+    network = {
+        **{"in_channels": 3, "out_channels": 3, "block_out_channels": [8], "layers_per_block": 1},
+        **{"down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"]},
+        **{"norm_num_groups": 4, "attention_head_dim": 2, "cross_attention_dim": 8},
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return UNet2D.from_config(network, flags=Flags(frozen=True))
+
+
+def predictor():
+    return NoisePredictor(3, widths=(32,), layers=1, head_width=16)
+
+
 # A line for each class of ours that needs more than the scale: functions of the scale and an empty
 # folder. Several for one class are all tested.
 EXAMPLES = {
     CasArbi: {f"adapter {kind}": casarbi(kind) for kind in ("fourier", "mlp", "none")},
     Diffusion: {"pixels": diffusion},
     FolderOutputs: {"files": folder_outputs},
+    InvSR: {
+        "averaged pixels": lambda scale, folder: InvSR(
+            scale, predictor(), frozen_denoiser(), Averaged(4), steps=2, patch=8
+        )
+    },
+    LatentRegression: {
+        "averaged pixels": lambda scale, folder: LatentRegression(
+            scale, predictor(), Averaged(4), patch=8
+        )
+    },
     Regression: {
         "EDSR": regression(EDSR, blocks=1, channels=8),
         "EDSR with a skip": regression(EDSR, blocks=1, channels=8, global_skip=True),

@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from lightning_modules.backbone.denoiser import Flags, UNet2D
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import Space
 from lightning_modules.invsr import InvSR
 from lightning_modules.invsr_plan import start_for, timesteps_for
 from lightning_modules.latent_pairs import enlarged
@@ -23,6 +22,7 @@ from lightning_modules.networks.discriminator import LatentDiscriminator
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.noise import Noise
 from lightning_modules.tiling import Tiling
+from tests.lightning_modules.averaged import Averaged
 
 SMALL = {"widths": (32, 32), "layers": 1, "head_width": 16}
 UNET = {
@@ -39,24 +39,6 @@ UNET = {
 }
 
 
-class Shuffled(Space):
-    """Pixels of squares of 8, averaged: the factor of an autoencoder without one."""
-
-    channels, factor = 3, 8
-    source = "none 0123456789abcdef"
-
-    def distribution(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        mean = self.encode(image)
-        return mean, 0.01 * torch.ones_like(mean)
-
-    def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
-        z = functional.avg_pool2d(image * 2 - 1, 8)
-        return z if noise is None else z + 0.01 * noise.normal(z.shape)
-
-    def _decode(self, z: Tensor) -> Tensor:
-        return functional.interpolate(z, scale_factor=8, mode="nearest") / 2 + 0.5
-
-
 def predictor(**options: Any) -> NoisePredictor:
     torch.manual_seed(1)
     return NoisePredictor(3, **{**SMALL, **options})
@@ -70,7 +52,7 @@ def base() -> UNet2D:
 
 
 def invsr(scale: float = 4.0, **options: Any) -> Any:
-    options = {"predictor": predictor(), "denoiser": base(), "space": Shuffled()} | options
+    options = {"predictor": predictor(), "denoiser": base(), "space": Averaged()} | options
     method: Any = InvSR(scale, **{"patch": 16, **options})
     method.log = lambda *_, **__: None
     method._trainer = SimpleNamespace(global_step=0)
@@ -374,7 +356,7 @@ def test_nothing_is_made_with_random_weights() -> None:
 
 
 def test_the_control_is_one_call_of_the_same_network() -> None:
-    method: Any = LatentRegression(4.0, predictor(), Shuffled(), patch=16)
+    method: Any = LatentRegression(4.0, predictor(), Averaged(), patch=16)
     method.log, given = lambda *_, **__: None, batch()
     found = method.restore(given, Noise(given["seed"]))
     y = method.space.encode(enlarged(given["lr"], given["size"]))

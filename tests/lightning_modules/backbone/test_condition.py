@@ -15,6 +15,7 @@ from lightning_modules.backbone.condition import (
     guided,
     joined,
 )
+from tests.lightning_modules.backbone.texts import save_text_encoder
 
 TRANSFORMERS = importlib.util.find_spec("transformers") is not None
 
@@ -106,7 +107,8 @@ def test_a_fixed_prompt_comes_from_a_file(tmp_path):
 
 def test_files_that_hold_no_prompt(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"no embedding of a prompt at .*FixedPrompt\.write"
+        FileNotFoundError,
+        match=r"init_args\.prompt: no embedding .*none\.saf.*backbone\.prompt --out .*none\.safet",
     ):
         FixedPrompt(tmp_path / "none.safetensors")
     save_file({"embedding": field(5, 4)}, tmp_path / "other.safetensors")
@@ -122,22 +124,7 @@ def test_a_text_encoder_needs_transformers(tmp_path):
 
 @pytest.mark.skipif(not TRANSFORMERS, reason="needs transformers")
 def test_a_text_encoder(tmp_path):
-    import transformers
-
-    words = ["<|startoftext|>", "<|endoftext|>", "a</w>", "b</w>"]
-    (tmp_path / "tokenizer").mkdir()
-    (tmp_path / "tokenizer/merges.txt").write_text("#version: 0.2\n")
-    vocabulary = ", ".join(f'"{word}": {number}' for number, word in enumerate(words))
-    (tmp_path / "tokenizer/vocab.json").write_text(f"{{{vocabulary}}}")
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(
-        tmp_path / "tokenizer", model_max_length=6
-    )
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
-    small = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
-    config = transformers.CLIPTextConfig(
-        vocab_size=4, num_hidden_layers=1, max_position_embeddings=6, **small
-    )
-    transformers.CLIPTextModel(config).save_pretrained(tmp_path / "text_encoder")
+    save_text_encoder(tmp_path)
     encoder = TextEncoder.from_pretrained(str(tmp_path)).train()
     found = encoder(["a b", "b", ""])
     assert found.shape == (3, 6, 8)

@@ -272,7 +272,10 @@ def test_from_pretrained(kind, tmp_path):
 def test_folders_that_hold_none(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"/unet has no config\.json: .*`subfolder`"):
         UNet2D.from_pretrained(str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"cannot load no/such-model \(unet\)"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"denoiser\.init_args\.network: cannot load no/such.* `hf download no/such-model`",
+    ):
         UNet2D.from_pretrained("no/such-model")
     with pytest.raises(FileNotFoundError, match=r"\$NOWHERE/a: the environment variable in it"):
         UNet2D.from_pretrained("$NOWHERE/a")

@@ -1,0 +1,89 @@
+"""The command that makes the file of a fixed prompt."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from lightning_modules.backbone.condition import FixedPrompt, TextEncoder
+from lightning_modules.backbone.prompt import NEGATIVE, PROMPT, main
+from tests.lightning_modules.backbone.texts import save_text_encoder
+
+TRANSFORMERS = importlib.util.find_spec("transformers") is not None
+NEEDS = pytest.mark.skipif(not TRANSFORMERS, reason="needs the optional package transformers")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ENLARGER_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def error(caplog: pytest.LogCaptureFixture, *arguments: str) -> str:
+    caplog.clear()
+    assert main(arguments) == 2
+    (record,) = (r for r in caplog.records if r.levelno == logging.ERROR)
+    return record.getMessage()
+
+
+def test_the_texts_are_those_of_the_release() -> None:
+    assert PROMPT.split(", ")[1] == "high-contrast"
+    assert (len(PROMPT.split(", ")), PROMPT[-1]) == (8, "s")  # no full stop
+    assert "noisy,painting, drawing" in NEGATIVE
+    assert "  " not in PROMPT + NEGATIVE
+
+
+def test_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    printed = " ".join(capsys.readouterr().out.split()).replace("- ", "-")  # words it has cut
+    for said in ("stabilityai/sd-turbo", "$ENLARGER_WEIGHTS/invsr_prompt.safetensors", "InvSR's"):
+        assert said in printed
+
+
+def test_what_is_refused(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "expected the name of a .safetensors file" in error(caplog, "--out", "prompt.pt")
+    (folder / "there.safetensors").write_bytes(b"")
+    assert "name another --out, or give --overwrite" in error(caplog, "--out", "there.safetensors")
+    monkeypatch.delenv("ENLARGER_WEIGHTS")
+    assert "set ENLARGER_WEIGHTS" in error(caplog)
+
+
+@pytest.mark.skipif(TRANSFORMERS, reason="transformers is installed")
+def test_it_needs_transformers(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert "needs transformers, which is not installed: install it" in error(caplog)
+
+
+@NEEDS
+def test_a_folder_that_is_none(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "empty").mkdir()
+    for model in ("empty", "no/such-model"):
+        assert f"{model} has no text encoder that can be read" in error(caplog, "--model", model)
+    assert not (folder / "weights").exists()
+
+
+@NEEDS
+def test_the_file(folder: Path) -> None:
+    save_text_encoder(folder / "sd")
+    assert main(["--model", "sd"]) == 0
+    written = folder / "weights/invsr_prompt.safetensors"
+    prompt = FixedPrompt("$ENLARGER_WEIGHTS/invsr_prompt.safetensors")
+    encoder = TextEncoder("sd")
+    assert torch.equal(prompt.condition(1).text, encoder([PROMPT]))
+    assert torch.equal(prompt.unconditional(1).text, encoder([NEGATIVE]))
+    with safe_open(written, "pt") as file:
+        texts = json.loads(file.metadata()["texts"])
+    assert texts == {"prompt": PROMPT, "negative": NEGATIVE}
+
+    assert main(["--model", "sd", "--prompt", "a", "--negative", "", "--overwrite"]) == 0
+    assert torch.equal(FixedPrompt(written).condition(1).text, encoder(["a"]))
