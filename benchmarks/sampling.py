@@ -8,7 +8,8 @@ per second, the share of the time in which no network runs, and the operations t
 dispatched, views among them. `ddim` is our sampling with a U-Net of diffusers against a plain loop
 over diffusers' DDIM scheduler with the same U-Net, `residual_shift` ours against a plain loop over
 that process's formulas with the same network; they run in turns, and a ratio above 1 says that ours
-is quicker. With one thread, the default, what counts is CPU time, on which other programs have
+is quicker; `itself` is ours against ours, measured alike, so that one sees what a ratio is worth.
+With one thread, the default, what counts is CPU time, on which other programs have
 little influence; with several it is elapsed time. Prints JSON, and writes it to
 benchmarks/results/sampling.json.
 """
@@ -158,6 +159,12 @@ def in_turns(ours: Call, plain: Call, repeats: int) -> dict[str, float]:
     return {"ours_s": ours_s, "plain_s": plain_s, "ratio": statistics.median(ratios)}
 
 
+def compared(ours: Call, plain: Call, repeats: int) -> dict[str, float]:
+    """As ``in_turns``, and the ratio that ours has to itself."""
+    found = in_turns(ours, plain, repeats)
+    return {**found, "itself": in_turns(ours, ours, repeats)["ratio"]}
+
+
 # ----------------------------------------------------------------------------------------- models
 
 
@@ -260,7 +267,7 @@ def measure_ddim(side: int, steps: int, repeats: int) -> dict[str, Any]:
         "sample": [side, side],
         "steps": steps,
         "parameters": parameters(model),
-        **in_turns(ours, plain, repeats),
+        **compared(ours, plain, repeats),
         "largest_difference": (ours() - plain()).abs().max().item(),
         "outside_networks": taken(ours, networks, repeats)["outside_networks"],
         "plain_outside_networks": taken(plain, networks, repeats)["outside_networks"],
@@ -292,7 +299,7 @@ def measure_residual_shift(side: int, repeats: int) -> dict[str, Any]:
     return {
         "sample": [side, side],
         "steps": process.steps,
-        **in_turns(ours, plain, repeats),
+        **compared(ours, plain, repeats),
         "largest_difference": (ours() - plain()).abs().max().item(),
     }
 
