@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from degradations.draws import seed_of
-from lightning_modules.backbone.frozen import check_sources, counted, sources
+from lightning_modules.backbone.frozen import check_numbers, check_sources, counted, sources
 from lightning_modules.color import KINDS, ColorFix, fix_colors
 from lightning_modules.noise import Noise, PlacedNoise
 from lightning_modules.padding import padded
@@ -254,7 +254,7 @@ class ImageModel(LightningModule, ABC):
         Raises:
             FileNotFoundError: There is no such file.
             ValueError: Another method's weights, or those that were trained beside other frozen
-                ones; or tensors that are missing, unexpected or of another shape.
+                ones; or tensors that are missing, unexpected or of another shape, or hold NaN.
         """
         weights = read_weights(path)
         if weights.model not in (None, class_path(self)):
@@ -262,13 +262,15 @@ class ImageModel(LightningModule, ABC):
                 f"{path} was trained with {weights.model}, but the model here is "
                 f"{class_path(self)}: set model.class_path to that, or name another file"
             )
-        check_sources(self, weights.frozen)
+        frozen = weights.frozen.items()
+        check_sources(self, {k: v for k, v in frozen if not f"{k}.".startswith(self.training_only)})
         own = self.state_dict()
         state = weights.tensors if weights.model else self.import_official(weights.tensors)
         state = self._needed(state)
         trained = set(self.checkpoint_keys())
         missing = [k for k in own if k not in state and (k in trained or not weights.model)]
         _check_tensors(path, own, state, missing)
+        check_numbers(str(path), state)
         self.load_state_dict({**own, **state})
         self.weights_source = weights.name
         log.info("weights: %s", weights.name)

@@ -164,6 +164,7 @@ class InvSR(Adversarial):
         self.starts, self.starting, self.patch = tuple(starts), starting, patch
         self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
         self.perceptual_weights, self.perceptual_weight = perceptual_weights, perceptual_weight
+        self._find_perceptual: Callable[[], Path] | None = None
         self.adversarial_weight = adversarial_weight
         self.adversarial_start = adversarial_start
         self.discriminator_weights = discriminator_weights
@@ -177,6 +178,7 @@ class InvSR(Adversarial):
         self.register_buffer("trained", torch.tensor(trained) - 1, persistent=False)
 
     trained: Tensor
+    training_only = ("discriminator.", "perceptual.")
     enlarged = staticmethod(enlarged)  # as `main.py encode` makes pairs
 
     # ------------------------------------------------------------------------------------- training
@@ -417,17 +419,29 @@ class InvSR(Adversarial):
             )
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Denoiser, predictor between steps, distance, discriminator. As ``ImageModel``'s."""
+        """Denoiser, predictor between steps, discriminator. As ``ImageModel``'s.
+
+        The distance is looked for by ``setup``, for training alone.
+        """
         if self.denoiser_weights is not None:
             self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
         if self.middle is not None and self.middle_weights is not None:
             self._fill("middle", self.middle, find("middle_weights", self.middle_weights))
         if self.perceptual is not None and self.perceptual_weights is not None:
-            path = find("perceptual_weights", self.perceptual_weights)
-            cast(Any, self.perceptual).load(path)
+            self._find_perceptual = partial(find, "perceptual_weights", self.perceptual_weights)
         if self.discriminator is not None and self.discriminator_weights is not None:
             path = find("discriminator_weights", self.discriminator_weights)
             self._fill("discriminator", self.discriminator, path)
+
+    def _load_perceptual(self) -> None:
+        if self._find_perceptual is not None:
+            cast(Any, self.perceptual).load(self._find_perceptual())
+            self._find_perceptual = None
+        if getattr(self.perceptual, "source", None) == "":
+            raise ValueError(
+                "model.init_args.perceptual has random weights: set perceptual_weights to a run "
+                "of configs/experiment/latent_lpips.yaml, or to a name of configs/weights.yaml"
+            )
 
     @staticmethod
     def _fill(name: str, network: nn.Module, path: Path) -> None:
@@ -441,6 +455,7 @@ class InvSR(Adversarial):
         """See that nothing is computed with random weights.
 
         Raises:
+            FileNotFoundError: The distance that training needs lacks its file.
             ValueError: The denoiser, the autoencoder, or a part that was asked for has none.
         """
         super().setup(stage)
@@ -459,6 +474,8 @@ class InvSR(Adversarial):
             raise ValueError("model.init_args.middle has random weights: set middle_weights")
         if stage == "fit" and self.predictor is None:
             raise ValueError("there is nothing to train: set model.init_args.predictor")
+        if stage == "fit":
+            self._load_perceptual()
 
     @property
     def needs_weights(self) -> bool:

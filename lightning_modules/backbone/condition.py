@@ -102,7 +102,7 @@ class FixedPrompt(nn.Module):
     to train or to sample.
 
     Args:
-        path: The safetensors file.
+        path: The safetensors file; may hold environment variables.
 
     Attributes:
         source: The file with a hash of what is in it.
@@ -117,16 +117,19 @@ class FixedPrompt(nn.Module):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
-        if not Path(path).is_file():
+        file = Path(os.path.expandvars(path)).expanduser()
+        if not file.is_file():
+            unset = ", in which an environment variable is not set" if "$" in str(file) else ""
             raise FileNotFoundError(
-                f"no embedding of a prompt at {path}: make it with FixedPrompt.write and a text "
-                "encoder"
+                f"model.init_args.prompt: no embedding of a prompt at {file}{unset}; make it, "
+                "where transformers is installed, by python -m lightning_modules.backbone.prompt "
+                f"--out {path}"
             )
-        tensors = read_file(Path(path))
+        tensors = read_file(file)
         if "prompt" not in tensors or tensors["prompt"].ndim != 2:
             raise ValueError(
                 f"{path} holds {', '.join(tensors) or 'nothing'}; expected a tensor 'prompt' of "
-                "(tokens, channels), as FixedPrompt.write makes it"
+                "(tokens, channels), as python -m lightning_modules.backbone.prompt makes it"
             )
         for name in ("prompt", "negative"):
             value = tensors.get(name, torch.zeros_like(tensors["prompt"]))
@@ -182,6 +185,7 @@ class TextEncoder(nn.Module):
         revision: Branch, tag or commit on the hub.
 
     Raises:
+        FileNotFoundError: There is no such folder, or the hub cannot be reached.
         ValueError: transformers is not installed.
     """
 
@@ -198,12 +202,19 @@ class TextEncoder(nn.Module):
                 "cached embedding of a fixed prompt"
             ) from error
         place = os.path.expandvars(path)
-        self.tokenizer = library.CLIPTokenizer.from_pretrained(
-            place, subfolder="tokenizer", revision=revision
-        )
-        self.model = library.CLIPTextModel.from_pretrained(
-            place, subfolder="text_encoder", revision=revision
-        )
+        try:
+            self.tokenizer = library.CLIPTokenizer.from_pretrained(
+                place, subfolder="tokenizer", revision=revision
+            )
+            self.model = library.CLIPTextModel.from_pretrained(
+                place, subfolder="text_encoder", revision=revision
+            )
+        except OSError as error:
+            raise FileNotFoundError(
+                f"{place} has no text encoder that can be read ({str(error).splitlines()[0]}): "
+                "expected a folder with text_encoder and tokenizer in diffusers' layout, or a name "
+                "on the hub that is in its cache or can be fetched"
+            ) from error
         self.source = named(path, self.model, revision)
         self.requires_grad_(False)
         self.train(False)

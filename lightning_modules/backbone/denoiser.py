@@ -98,7 +98,8 @@ class UNet2D(Denoiser):
         self.flags = flags or Flags()
         trained = isinstance(network, str)
         if isinstance(network, str):
-            self.unet = pretrained(self.kind, network, subfolder, revision)
+            key = "model.init_args.denoiser.init_args.network"
+            self.unet = pretrained(key, self.kind, network, subfolder, revision)
         else:
             self.unet = untrained(self.kind, network)
         self._width = text_width(self.unet)

@@ -33,8 +33,10 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
         where: What they were read from, for the message.
 
     Raises:
-        ValueError: Tensors are missing, unexpected or of another shape; the first ones are named.
+        ValueError: Tensors are missing, unexpected or of another shape, or hold NaN; the first ones
+            are named.
     """
+    check_numbers(where, tensors)
     own = module.state_dict()
     reshaped = [
         f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}"
@@ -48,6 +50,20 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
         reshaped=reshaped,
     )
     module.load_state_dict(tensors)
+
+
+def check_numbers(where: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not numbers, of which nothing but NaN could be made.
+
+    Raises:
+        ValueError: A tensor has NaN; the first one is named.
+    """
+    spoiled = [name for name, tensor in tensors.items() if tensor.isnan().any()]
+    if spoiled:
+        raise ValueError(
+            f"{where} has NaN in {len(spoiled)} of its tensors, such as {spoiled[0]}: it is "
+            "damaged, or of a training that diverged; name another file"
+        )
 
 
 def refuse(where: str, missing: list[str], unexpected: list[str], reshaped: list[str]) -> None:

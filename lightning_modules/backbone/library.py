@@ -7,6 +7,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.constants import HF_HUB_OFFLINE
+
 from lightning_modules.backbone.frozen import refuse
 
 
@@ -36,10 +38,11 @@ def untrained(kind: str, config: dict[str, Any]) -> Any:
     return made.from_config(plain)
 
 
-def pretrained(kind: str, path: str, subfolder: str | None, revision: str | None) -> Any:
+def pretrained(key: str, kind: str, path: str, subfolder: str | None, revision: str | None) -> Any:
     """A trained network, in diffusers' layout of folders.
 
     Args:
+        key: The argument that names it, for messages.
         kind: Name of the class.
         path: Folder, which may hold environment variables, or name on the hub.
         subfolder: Where in it.
@@ -53,11 +56,11 @@ def pretrained(kind: str, path: str, subfolder: str | None, revision: str | None
     place = os.path.expandvars(path)
     folder = Path(place, subfolder or "")
     if "$" in place:
-        raise FileNotFoundError(f"{path}: the environment variable in it is not set")
+        raise FileNotFoundError(f"{key} is {path}: the environment variable in it is not set")
     if Path(place).is_dir() and not (folder / "config.json").is_file():
         raise FileNotFoundError(
-            f"{folder} has no config.json: expected a network in diffusers' layout; is `subfolder` "
-            "right?"
+            f"{key}: {folder} has no config.json; expected a network in diffusers' layout: is "
+            "`subfolder` right?"
         )
     try:
         network, notes = library_class(kind).from_pretrained(
@@ -69,8 +72,19 @@ def pretrained(kind: str, path: str, subfolder: str | None, revision: str | None
             ignore_mismatched_sizes=True,  # they are refused below, with what is missing
         )
     except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise FileNotFoundError(f"cannot load {place} ({subfolder}): {reason}") from error
+        raise FileNotFoundError(_cannot_load(key, place, subfolder, error)) from error
     reshaped = [f"{name} {tuple(a)} for {tuple(b)}" for name, a, b in notes["mismatched_keys"]]
     refuse(str(folder), notes["missing_keys"], notes["unexpected_keys"], reshaped)
     return network
+
+
+def _cannot_load(key: str, place: str, subfolder: str | None, error: OSError) -> str:
+    reason = str(error).splitlines()[0]
+    if Path(place).is_dir():
+        return f"{key}: cannot load {Path(place, subfolder or '')}: {reason}"
+    offline = ", and HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else f": {reason}"
+    return (
+        f"{key}: cannot load {place} ({subfolder}), which is no folder here, nor in Hugging Face's "
+        f"cache{offline}; fetch it by `hf download {place}` where there is internet, or name a "
+        "folder in diffusers' layout"
+    )

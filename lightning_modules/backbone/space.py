@@ -364,7 +364,7 @@ def _autoencoder(
     """An autoencoder of diffusers, and where its weights came from if it is a trained one."""
     if isinstance(vae, nn.Module):
         return vae, ""
-    made = pretrained(kind, vae, subfolder, revision)
+    made = pretrained("model.init_args.space.init_args.vae", kind, vae, subfolder, revision)
     return made, named(vae, made, revision)
 
 

@@ -32,7 +32,7 @@ ABLATIONS = {
 }
 NO_HR = [name for name in EXPERIMENTS if name.endswith(("realset80.yaml", "rp60.yaml"))]
 # Those that stand on another run, or on data that no test makes, have tests of their own.
-OWN_TESTS = [n for n in EXPERIMENTS if re.search(r"/mini/|casarbi|latent_lpips", n)]
+OWN_TESTS = [n for n in EXPERIMENTS if re.search(r"/mini/|casarbi|latent_lpips|sd_turbo", n)]
 NEED_WEIGHTS = [name for name in EXPERIMENTS if "imdn" in name or name in NO_HR]
 
 # A file of a group in its place; `{}` is the file, the rest comes from other shipped files.
@@ -123,7 +123,7 @@ def test_is_short_and_knows_no_machine(name: str) -> None:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_begins_with_its_command(name: str) -> None:
     first = (CONFIGS / name).read_text().splitlines()[0]
-    command = re.match(r"# (?:\w+=\.\.\. )*python main\.py (fit|test) --config (\S+)", first)
+    command = re.match(r"# (?:\w+=\.\.\. )*python main\.py (encode|fit|test) --config (\S+)", first)
     assert command, first
     assert command[2] == f"configs/{name}"
     assert ("ENLARGER_DATA=" in first) == (command[1] == "test")

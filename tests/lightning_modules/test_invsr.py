@@ -19,6 +19,7 @@ from lightning_modules.invsr_plan import start_for, timesteps_for
 from lightning_modules.latent_pairs import enlarged
 from lightning_modules.latent_regression import LatentRegression
 from lightning_modules.networks.discriminator import LatentDiscriminator
+from lightning_modules.networks.latent_lpips import LatentDistance, LatentLPIPS
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.noise import Noise
 from lightning_modules.tiling import Tiling
@@ -315,6 +316,37 @@ def test_released_files_of_predictor_and_discriminator(tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / "short.pth")
     with pytest.raises(ValueError, match=r"1 missing \(predictor\.encoder\.conv_in\.bias\)"):
         method.load_weights(tmp_path / "short.pth")
+
+
+def test_the_distance_is_looked_for_in_training_alone(tmp_path: Path) -> None:
+    """Nor do weights that were trained with it want it where they sample."""
+    widths = (4, 4, 4, 4, 4)
+    torch.save(LatentDistance(3, widths).state_dict(), tmp_path / "lpips.pth")
+    asked: list[tuple[str, str]] = []
+
+    def find(argument: str, name: str) -> Path:
+        asked.append((argument, name))
+        return tmp_path / name
+
+    def made() -> Any:
+        method = invsr(perceptual=LatentLPIPS(3, widths), perceptual_weights="lpips.pth")
+        method.load_parts(find)
+        return method
+
+    method = made()
+    method.setup("test")
+    assert not asked
+    method.setup("fit")
+    assert asked == [("perceptual_weights", "lpips.pth")]
+    assert method.perceptual.source.startswith("lpips.pth ")
+    checkpoint = {"state_dict": method.state_dict(), "pytorch-lightning_version": "2"}
+    method.on_save_checkpoint(checkpoint)
+    assert "perceptual" in checkpoint["frozen"]
+    torch.save(checkpoint, tmp_path / "run.ckpt")
+    for sampling in (made(), invsr()):
+        sampling.load_weights(tmp_path / "run.ckpt")
+    with pytest.raises(ValueError, match=r"perceptual has random weights: set perceptual_weights"):
+        invsr(perceptual=LatentLPIPS(3, widths)).setup("fit")
 
 
 # ------------------------------------------------------------------------------------- bad input

@@ -45,6 +45,8 @@ def test_tensors_fit_or_are_named():
     ):
         fit(layer, wrong, "file.pth")
     assert torch.equal(layer.weight, state["weight"])
+    with pytest.raises(ValueError, match=r"file\.pth has NaN in 1 of its tensors, such as bias"):
+        fit(layer, {**state, "bias": torch.tensor([1, torch.nan, 0])}, "file.pth")
 
 
 def test_frozen_parts_are_named():

@@ -1,0 +1,102 @@
+"""Make the file of a fixed prompt, so that no text encoder is needed to train or to sample.
+
+    ENLARGER_WEIGHTS=my/weights python -m lightning_modules.backbone.prompt
+    python -m lightning_modules.backbone.prompt --model my/sd-turbo --out prompts/invsr.safetensors
+    python -m lightning_modules.backbone.prompt --prompt 'a photograph' --negative '' --out ...
+
+Without --prompt and --negative the texts are InvSR's, without --model the encoder is SD-Turbo's.
+Needs transformers, once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_modules.backbone.condition import FixedPrompt, TextEncoder
+
+log = logging.getLogger(__name__)
+
+MODEL = "stabilityai/sd-turbo"
+OUT = "$ENLARGER_WEIGHTS/invsr_prompt.safetensors"
+# As in InvSR's release, with its missing space; its paper prints the first one with a full stop.
+PROMPT = (
+    "Cinematic, high-contrast, photo-realistic, 8k, ultra HD, meticulous detailing, hyper "
+    "sharpness, perfect without deformations"
+)
+NEGATIVE = (
+    "Low quality, blurring, jpeg artifacts, deformed, over-smooth, cartoon, noisy,painting, "
+    "drawing, sketch, oil painting"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command.
+
+    Args:
+        arguments: Of the command line; by default those of this process.
+
+    Returns:
+        0, or 2 after an error.
+    """
+    options = _parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        out = _place(options.out, options.overwrite)
+        encoder = TextEncoder(options.model, options.revision)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        FixedPrompt.write(out, encoder, options.prompt, options.negative)
+        written = FixedPrompt(out)
+    except (ValueError, OSError) as error:
+        log.error("error: %s", error)
+        return 2
+    tokens, channels = written.prompt.shape
+    log.info("%s: %d tokens of %d channels, by %s", out, tokens, channels, encoder.source)
+    return 0
+
+
+def _place(given: str, overwrite: bool) -> Path:
+    out = Path(os.path.expandvars(given)).expanduser()
+    if "$" in str(out):
+        raise ValueError(
+            f"--out is {given}, in which an environment variable is not set: set ENLARGER_WEIGHTS "
+            "to the folder of weights, or name a file with --out"
+        )
+    if out.suffix != ".safetensors":
+        raise ValueError(f"--out is {given}; expected the name of a .safetensors file")
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out} is there already: name another --out, or give --overwrite")
+    return out
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m lightning_modules.backbone.prompt",
+        description="Write the embeddings of one prompt and of its negative to a file, for "
+        "lightning_modules.backbone.condition.FixedPrompt. Needs transformers.",
+    )
+    parser.add_argument(
+        "--model",
+        default=MODEL,
+        help="folder with text_encoder and tokenizer in diffusers' layout, or a name on the hub "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--revision", help="branch, tag or commit on the hub")
+    parser.add_argument(
+        "--out", default=OUT, help="the .safetensors file to write (default: %(default)s)"
+    )
+    parser.add_argument("--prompt", default=PROMPT, help="the text (default: InvSR's)")
+    parser.add_argument(
+        "--negative",
+        default=NEGATIVE,
+        help="what guidance leads away from; '' for no text (default: InvSR's)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

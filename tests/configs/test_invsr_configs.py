@@ -1,0 +1,297 @@
+"""InvSR's experiments: its miniature as a newcomer types it, its paper's run, and its test sets."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import main
+from datamodules import pack
+from lightning_modules.networks import taef2
+from tests.configs.test_casarbi_configs import differences
+from tests.conftest import REPO
+from tests.small_sd import options, save_sd, training
+
+Enlarger = Callable[..., None]
+CONFIGS = REPO / "configs"
+EXPERIMENTS = CONFIGS / "experiment"
+MINI = EXPERIMENTS / "mini"
+NAMES = ("invsr", "invsr/mse", "invsr/middle", "invsr/control")
+RUN = (
+    *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.logger", "false"),
+    *("--trainer.enable_progress_bar", "false", "--data.init_args.workers", "0"),
+)
+STEPS = ("--trainer.max_steps", "2", "--data.init_args.batch_size", "2")
+FIT = (
+    *STEPS,
+    *("--trainer.val_check_interval", "2", "--data.init_args.eval_batch_size", "1"),
+    *("--trainer.limit_val_batches", "1", "--trainer.num_sanity_val_steps", "0"),
+)
+PAPER = EXPERIMENTS / "invsr_sd_turbo.yaml"
+ONLY_TRAINING = ("perceptual", "perceptual_weights", "discriminator", "lr_scheduler")
+
+
+def content(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def save(path: Path, size: tuple[int, int], seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    blocks = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC).save(path)
+
+
+# ----------------------------------------------------------------------------------- the miniature
+
+
+MODEL = "model.init_args"
+JUDGE = {f"{MODEL}.{name}" for name in ("discriminator", "discriminator_optimizer")}
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("mse", {*JUDGE, f"{MODEL}.adversarial_start"}),
+        ("middle", {*JUDGE, f"{MODEL}.adversarial_start", f"{MODEL}.starting"}),
+        (
+            "control",
+            {
+                *(*JUDGE, f"{MODEL}.adversarial_start", "model.class_path"),
+                *(f"{MODEL}.denoiser", f"{MODEL}.denoiser_weights"),
+            },
+        ),
+    ],
+)
+def test_an_ablation_changes_one_thing(name: str, keys: set[str]) -> None:
+    whole, other = content(MINI / "invsr.yaml"), content(MINI / f"invsr/{name}.yaml")
+    for found in (whole, other):  # paths that are relative to the file
+        for place in (found, found["trainer"], found["model"]["init_args"]):
+            place |= {k: Path(v).name for k, v in place.items() if str(v).startswith("../")}
+    assert differences(whole, other) == keys
+
+
+def test_schedules_end_with_the_run_and_all_have_one_base() -> None:
+    base = content(MINI / "invsr/base.yaml")["model"]["init_args"]["denoiser"]["init_args"]
+    for name in (*NAMES, "invsr/base"):
+        found = content(MINI / f"{name}.yaml")
+        schedule = found["model"]["init_args"]["lr_scheduler"]["init_args"]
+        assert schedule["steps"] == found["trainer"]["max_steps"]
+        if denoiser := found["model"]["init_args"].get("denoiser"):
+            assert denoiser["init_args"]["network"] == base["network"]
+
+
+@pytest.fixture(scope="module")
+def _mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which latents were written and the base was trained, as shipped."""
+    folder = tmp_path_factory.mktemp("mini")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        torch.save(taef2.encoder().state_dict(), folder / "taef2_encoder.pth")
+        torch.save(taef2.decoder().state_dict(), folder / "taef2_decoder.pth")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("ENLARGER_WEIGHTS", str(folder))
+        typed(MINI / "invsr/latents.yaml", *RUN, "--encode.crops_per_image", "1")
+        typed(MINI / "invsr/base.yaml", *RUN, *STEPS)
+    return folder
+
+
+@pytest.fixture
+def mini(_mini: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """It as the working directory."""
+    monkeypatch.chdir(_mini)
+    monkeypatch.setenv("ENLARGER_WEIGHTS", str(_mini))
+    return _mini
+
+
+def typed(path: Path, *more: str) -> None:
+    """Run the command in a file's first line, with more behind it."""
+    _, script, *words = shlex.split(path.read_text().splitlines()[0].removeprefix("# "))
+    assert script == "main.py"
+    main.main([str(REPO / word) if word.endswith(".yaml") else word for word in words] + [*more])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_miniature_runs(name: str, mini: Path) -> None:
+    typed(MINI / f"{name}.yaml", *RUN, *FIT)
+    run = Path("runs") / f"mini_{name.replace('/', '_')}"
+    stored = torch.load(run / "checkpoints/step-000000002.ckpt", weights_only=True)
+    parts = {key.partition(".")[0] for key in stored["state_dict"]}
+    assert parts == {"predictor"} | ({"discriminator"} if name == "invsr" else set())
+    assert len(stored["optimizer_states"]) == len(parts)
+    assert ("denoiser" in stored["frozen"]) == (name != "invsr/control")
+
+
+def test_the_miniature_is_tested(
+    mini: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the predictor of `middle.yaml` between the steps."""
+    monkeypatch.setenv("ENLARGER_DATA", str(mini / "data"))
+    for folder in ("set14/x4/hr", "kodak24"):
+        save(mini / "data" / folder / "picture.png", (192, 192))
+    for name in ("invsr/mse", "invsr/middle"):
+        if not Path("runs", f"mini_{name.replace('/', '_')}").is_dir():
+            typed(MINI / f"{name}.yaml", *RUN, *FIT)
+    middle = "--model.init_args.middle"
+    enlarger(
+        *("test", "--config", MINI / "invsr/mse.yaml", *RUN, "--model.init_args.steps", 3),
+        *("--model.init_args.solver", "predicted", f"{middle}_weights", "runs/mini_invsr_middle"),
+        *(middle, "lightning_modules.networks.noise_predictor.NoisePredictor"),
+        *(f"{middle}.init_args.latent", 32, f"{middle}.init_args.widths", "[64,96]"),
+        *(f"{middle}.init_args.layers", 1, f"{middle}.init_args.head_width", 32),
+        *("--trainer.limit_test_batches", 1),
+    )
+    found = json.loads(Path("runs/mini_invsr_mse/results.json").read_text())["results"]
+    assert {entry["dataset"] for entry in found} == {"set14", "kodak"}
+    assert all(np.isfinite(entry["value"]) for entry in found)
+
+
+# ------------------------------------------------------------------------------------- the paper
+
+
+def test_the_run_is_the_model_and_what_training_needs() -> None:
+    model, run = content(CONFIGS / "model/invsr.yaml"), content(PAPER)["model"]
+    run["init_args"]["denoiser"]["init_args"]["flags"].pop("gradient_checkpointing")
+    assert differences(model, run) == {f"init_args.{name}" for name in ONLY_TRAINING}
+
+
+def test_the_constants_of_the_paper() -> None:
+    """Section 8 of its description; those that the classes have by default are tested there."""
+    run, data = content(PAPER), content(CONFIGS / "data/invsr_train.yaml")["init_args"]
+    assert run["trainer"]["max_steps"] == 100_000
+    assert run["model"]["init_args"]["lr_scheduler"]["init_args"] == {"warm_up": 2000}
+    assert (data["scale"], data["batch_size"], data["crop_size"]) == (4, 64, 512)
+    assert data["flips"] is False  # which would transpose, too
+
+
+@pytest.fixture(scope="module")
+def _paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small SD-Turbo and the data, in which the run has been."""
+    folder = tmp_path_factory.mktemp("paper")
+    save_sd(folder / "sd")
+    data = folder / "data"
+    for number in range(4):
+        save(data / f"pictures/{number}.png", (80, 72), number)
+    for name in ("lsdir", "ffhq_20k"):
+        assert pack.main([str(data / "pictures"), str(data / name)]) == 0
+    for name in ("imagenet_test", "realsr"):
+        save(data / name / "hr/picture.png", (96, 80))
+        save(data / name / "lr/picture.png", (24, 20))
+    save(data / "realset80/lr/picture.png", (48, 40))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("ENLARGER_DATA", str(data))
+        main.main([*fit(), *options(folder / "sd"), *training(folder / "sd")])
+    return folder
+
+
+@pytest.fixture
+def paper(_paper: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """It as the working directory."""
+    monkeypatch.chdir(_paper)
+    monkeypatch.setenv("ENLARGER_DATA", str(_paper / "data"))
+    return _paper
+
+
+def fit() -> list[str]:
+    small = ("--data.init_args.crop_size", "64", "--data.init_args.val.photos.init_args.size", "64")
+    return ["fit", "--config", str(PAPER), *RUN, *FIT, *small]
+
+
+def test_the_paper_s_run(paper: Path, enlarger: Enlarger) -> None:
+    run = Path("runs/invsr_sd_turbo")
+    stored = torch.load(run / "checkpoints/step-000000002.ckpt", weights_only=True)
+    assert {key.partition(".")[0] for key in stored["state_dict"]} == {"predictor", "discriminator"}
+    assert stored["frozen"].keys() == {"denoiser", "space", "prompt", "perceptual"}
+    assert stored["lr_schedulers"][0]["_last_lr"] == [pytest.approx(5e-5 * 3 / 2000)]
+    assert (
+        stored["callbacks"]["EMA"]["decay"] == 0.999
+        if "decay" in stored["callbacks"]["EMA"]
+        else True
+    )
+
+    # Where it only samples, what only training needs may be missing.
+    command = ("--config", PAPER, *RUN, *options(paper / "sd"))
+    judge = ("--model.init_args.discriminator", "null")
+    enlarger("test", *command, *judge, "--trainer.limit_test_batches", 1)
+    found = json.loads((run / "results.json").read_text())["results"]
+    assert {"psnr", "ssim"} <= {entry["metric"] for entry in found}
+    save(paper / "picture.png", (24, 17))
+    enlarger(
+        *("predict", *command, *training(paper / "sd"), "--writer.folder", paper / "made"),
+        *("--data.init_args.predict", paper / "picture.png"),
+    )
+    with Image.open(next((paper / "made").glob("*.png"))) as written:
+        assert written.size == (96, 68)
+
+
+@pytest.mark.parametrize(
+    ("name", "color_fix"), [("imagenet_test", True), ("realsr", True), ("realset80", False)]
+)
+def test_the_paper_s_test_sets(
+    name: str,
+    color_fix: bool,
+    paper: Path,
+    weights_root: Path,
+    enlarger: Enlarger,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the comment in each file says; the run's weights stand for the released ones."""
+    path = EXPERIMENTS / f"invsr_{name}.yaml"
+    assert ("color_fix wavelet" in path.read_text()) == color_fix
+    fixed = ("--model.init_args.color_fix", "wavelet") if color_fix else ()
+    monkeypatch.setenv("ENLARGER_WEIGHTS", str(weights_root))
+    enlarger(
+        *("test", "--config", path, "--model", CONFIGS / "model/invsr.yaml", *RUN, *fixed),
+        *(*options(paper / "sd"), "--model.init_args.weights", "runs/invsr_sd_turbo"),
+    )
+    found = json.loads(Path(f"runs/invsr_{name}/results.json").read_text())["results"]
+    assert {"psnr", "ssim"} <= {e["metric"] for e in found} or name == "realset80"
+    assert "niqe" in {e["metric"] for e in found} or name != "realset80"
+    for entry in found:
+        assert np.isfinite(entry["value"])
+        assert ("wavelet" in json.dumps(entry)) == color_fix
+
+
+# -------------------------------------------------------------------------- what may be missing
+
+
+def test_each_thing_that_is_missing_is_one_sentence(
+    paper: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order in which a newcomer meets them: SD-Turbo, the prompt, the latent LPIPS."""
+    monkeypatch.setenv("ENLARGER_WEIGHTS", str(paper))
+    sd = options(paper / "sd")
+    command = (*fit(), "--run.name", "other")
+    asked = {
+        command: (
+            "model.init_args.denoiser.init_args.network: cannot load stabilityai/sd-turbo (unet)",
+            "`hf download stabilityai/sd-turbo`",
+        ),
+        (*command, *sd[:4]): (
+            f"model.init_args.prompt: no embedding of a prompt at {paper}/invsr_prompt.safetensors",
+            "python -m lightning_modules.backbone.prompt",
+        ),
+        (*command, *sd): (
+            "model.init_args.perceptual_weights is 'latent-lpips-sd-turbo': vgg16_sdturbo_lpips",
+            f"put it into {paper}",
+        ),
+    }
+    for arguments, sentences in asked.items():
+        with pytest.raises(SystemExit) as stopped:
+            main.main(list(arguments))
+        assert stopped.value.code == 2
+        printed = capsys.readouterr().err.partition("error: ")[2]
+        assert "Traceback" not in printed
+        assert len(printed.strip().splitlines()) == 1
+        for sentence in sentences:
+            assert sentence in printed

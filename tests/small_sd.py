@@ -1,0 +1,66 @@
+"""SD-Turbo's folders with networks a tenth as wide, weights from a seed; what goes with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+
+from lightning_modules.backbone.condition import FixedPrompt
+from lightning_modules.networks.latent_lpips import LatentDistance
+
+TEXT = 96  # channels of the prompt
+LPIPS = (8, 8, 16, 16, 16)
+UNET: dict[str, Any] = {
+    "sample_size": 64,
+    "block_out_channels": (32, 64, 128, 128),
+    "layers_per_block": 2,
+    "attention_head_dim": (1, 2, 4, 4),
+    "cross_attention_dim": TEXT,
+    "use_linear_projection": True,
+}
+VAE: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (8, 16, 32, 32),
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "norm_num_groups": 8,
+}
+
+
+def save_sd(folder: Path) -> None:
+    """Write ``unet`` and ``vae``, and beside them ``prompt.safetensors`` and ``lpips.pth``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        UNet2DConditionModel(**UNET).save_pretrained(folder / "unet")
+        AutoencoderKL(**VAE).save_pretrained(folder / "vae")
+        torch.save(LatentDistance(4, LPIPS).state_dict(), folder / "lpips.pth")
+        texts = torch.randn(2, 1, 77, TEXT)
+    made = iter(texts)
+    FixedPrompt.write(folder / "prompt.safetensors", lambda _: next(made), "sharp", "blurred")
+
+
+def options(folder: Path) -> tuple[str, ...]:
+    """Arguments with which a model that wants SD-Turbo takes what is in the folder."""
+    unet, space = "--model.init_args.denoiser.init_args", "--model.init_args.space.init_args"
+    return (
+        *(f"{unet}.network", str(folder), f"{space}.vae", str(folder)),
+        *("--model.init_args.prompt.init_args.path", str(folder / "prompt.safetensors")),
+        *("--model.init_args.predictor.init_args.widths", "[32,64]"),
+        *("--model.init_args.predictor.init_args.head_width", "32"),
+        *("--model.init_args.patch", "16"),
+    )
+
+
+def training(folder: Path) -> tuple[str, ...]:
+    """Arguments for what training needs besides."""
+    judge = "--model.init_args.discriminator.init_args"
+    return (
+        *("--model.init_args.perceptual.init_args.widths", str(list(LPIPS))),
+        *("--model.init_args.perceptual_weights", str(folder / "lpips.pth")),
+        *(f"{judge}.widths", "[32,64,64]", f"{judge}.heads", "4"),
+        *(f"{judge}.text_width", str(TEXT), f"{judge}.text_heads", "4"),
+    )
