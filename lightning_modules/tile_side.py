@@ -24,7 +24,7 @@ SHARE = 0.5  # of the memory that is free, for tiles
 
 
 class TileSide:
-    """Sides of a method's tiles; it is measured on a small one, once for each factor."""
+    """Sides of a method's tiles; measured on a small one, once for factors that are alike."""
 
     def __init__(self) -> None:
         self._figures: dict[float, float] = {}  # bytes that an output pixel takes, by factor
@@ -64,7 +64,10 @@ class TileSide:
         return fitting
 
     def _figure(self, restore: Restore, batch: Batch, factor: float) -> float:
-        if factor not in self._figures:
+        # Pictures that all become one size have a factor each.
+        near = [known for known in self._figures if 0.8 < factor / known < 1.25]
+        if not near:
+            near = [factor]
             corner = batch["lr"][:1, :, :TRIAL, :TRIAL]
             h, w = corner.shape[-2:]
             size = round(h * factor), round(w * factor)
@@ -72,7 +75,7 @@ class TileSide:
             noise = PlacedNoise(batch["seed"][:1], [(0, 0)], (h, w), corner.device)
             taken = peak_bytes(lambda: restore(cast("Batch", tile), noise), corner.device)
             self._figures[factor] = taken / math.prod(size)
-        return self._figures[factor]
+        return self._figures[near[0]]
 
 
 def _first(batch: Batch) -> dict[str, Any]:

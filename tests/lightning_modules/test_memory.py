@@ -172,10 +172,10 @@ class TestTileSide:
         model.predict_step(batch_of(1, 120), 0)
         assert model.sides == [122]
 
-    def test_one_trial_a_factor(self, monkeypatch: Any) -> None:
+    def test_one_trial_for_factors_near_each_other(self, monkeypatch: Any) -> None:
         monkeypatch.setattr(tile_side, "free_bytes", lambda device: 100 * GB)
         model = Wide().eval()
-        for scale in (2.0, 2.0, 3.0):
+        for scale in (2.0, 2.0, 2.2, 3.0):
             model.predict_step(batch_of(1, 300, scale), 0)
         assert model.sides.count(tile_side.TRIAL) == 2
 
