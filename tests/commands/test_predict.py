@@ -167,6 +167,16 @@ def test_what_was_made_otherwise_is_not_kept_in_silence(
     assert pixels(OUT / "a.png").shape == (80, 96, 3)
 
 
+def test_the_seed_of_a_method_that_draws(
+    folder: Path, enlarger: Enlarger, refusal: Refusal
+) -> None:
+    command = ("predict", "--config", "tiny.yaml", "--model", "tests.commands.stochastic.Noisy")
+    command += ("--data.init_args.predict", folder / "a.png")
+    enlarger(*command, "--seed_everything", 3)
+    assert [line["seed"] for line in lines()] == [3]
+    assert "seed_everything: 3 -> 4 (1)" in refusal(*command, "--seed_everything", 4)
+
+
 def test_other_weights_of_the_same_name_are_seen(
     trained: Path, folder: Path, enlarger: Enlarger, refusal: Refusal
 ) -> None:
