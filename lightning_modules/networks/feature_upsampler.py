@@ -1,0 +1,280 @@
+"""Self-Cascade's time-aware feature upsamplers, which make a U-Net's features larger.
+
+Guo et al., ECCV 2024 (arXiv 2402.10491), equations 7 and 8: h' = h + phi_n(pivot's h, t). The paper
+gives each phi_n one bilinear upsampling and two residual blocks that know t, and 0.002 M parameters
+to all of them; its code, for SDXL, has 145 M. No layers of the small one are published: with the
+widths of Stable Diffusion 2.1 (3,520 channels at four places) even a scale and a shift a channel
+would be 7,040, so `Shared` has its weights in common for all channels of a place.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Resize = Literal["bilinear", "nearest"]
+Size = tuple[int, int]
+
+
+class Places(NamedTuple):
+    """Where features of a U-Net are read, and added to.
+
+    Args:
+        widths: Channels at each place, by its name.
+        embedding: Channels of the U-Net's time embedding.
+    """
+
+    widths: Mapping[str, int]
+    embedding: int
+
+
+class FeatureUpsampler(nn.Module, ABC):
+    """Base of the upsamplers, Phi: one phi_n a place, named after it in a checkpoint.
+
+    Args:
+        places: Of the U-Net.
+        resize: How features are enlarged: ``bilinear``, or ``nearest``, as released.
+
+    Raises:
+        ValueError: ``resize`` is unknown.
+    """
+
+    from_network: ClassVar[bool] = False
+    """Whether ``time`` is the U-Net's own embedding of timestep and conditions."""
+
+    def __init__(self, places: Places, resize: Resize) -> None:
+        super().__init__()
+        if resize not in get_args(Resize):
+            raise ValueError(f"resize is {resize!r}; expected {' or '.join(get_args(Resize))}")
+        self.mode = "nearest-exact" if resize == "nearest" else resize
+        self.places = nn.ModuleDict()
+        for name, width in places.widths.items():
+            self.places[name] = self.phi(width, places.embedding)
+
+    @abstractmethod
+    def phi(self, width: int, embedding: int) -> nn.Module:
+        """The one of a place, a function of (features, resize, time).
+
+        Args:
+            width: Channels there.
+            embedding: Channels of the U-Net's time embedding.
+        """
+
+    def forward(
+        self, features: Mapping[str, Tensor], sizes: Mapping[str, Size], time: Tensor
+    ) -> dict[str, Tensor]:
+        """What is added at each place.
+
+        Args:
+            features: (B, C, h, w) of the pivot, by place.
+            sizes: (H, W) that is wanted, by place.
+            time: (B,) timesteps, or the U-Net's embedding, (B, E), where ``from_network``.
+
+        Returns:
+            (B, C, H, W) by place.
+        """
+        return {
+            name: phi(features[name].float(), self._to(sizes[name]), time)
+            for name, phi in self.places.items()
+        }
+
+    def _to(self, size: Size) -> Callable[[Tensor], Tensor]:
+        # By size, never by factor: sides of features are rounded where the U-Net halves odd ones.
+        corners = None if self.mode == "nearest-exact" else False
+        return lambda x: functional.interpolate(x, size, mode=self.mode, align_corners=corners)
+
+
+class Shared(FeatureUpsampler):
+    """One set of weights for all channels of a place; 1,932 parameters for four places.
+
+    Each channel is a picture of its own to two residual blocks, behind a scalar that begins at 0:
+    untrained, nothing is added.
+
+    Args:
+        places: Of the U-Net; given by the method.
+        width: Channels within the blocks.
+        time_width: Channels of the embedding of the timestep, sines and cosines.
+        resize: How features are enlarged: ``bilinear``, or ``nearest``, as released.
+
+    Raises:
+        ValueError: A width is below 1, or ``resize`` is unknown.
+    """
+
+    def __init__(
+        self, places: Places, width: int = 4, time_width: int = 40, resize: Resize = "bilinear"
+    ) -> None:
+        self.width, self.time_width = _checked(width, time_width)
+        super().__init__(places, resize)
+
+    def phi(self, width: int, embedding: int) -> nn.Module:
+        """As ``FeatureUpsampler.phi``."""
+        return _Shared(self.width, self.time_width)
+
+
+class Bottleneck(FeatureUpsampler):
+    """Few channels, mixed from all of a place and back: between the other two in size.
+
+    What leads back begins at 0: untrained, nothing is added.
+
+    Args:
+        places: Of the U-Net; given by the method.
+        rank: Channels in between.
+        time_width: Channels of the embedding of the timestep, sines and cosines.
+        resize: How features are enlarged: ``bilinear``, or ``nearest``, as released.
+
+    Raises:
+        ValueError: A width is below 1, or ``resize`` is unknown.
+    """
+
+    def __init__(
+        self, places: Places, rank: int = 8, time_width: int = 40, resize: Resize = "bilinear"
+    ) -> None:
+        self.rank, self.time_width = _checked(rank, time_width)
+        super().__init__(places, resize)
+
+    def phi(self, width: int, embedding: int) -> nn.Module:
+        """As ``FeatureUpsampler.phi``."""
+        return _Bottleneck(width, self.rank, self.time_width)
+
+
+class Full(FeatureUpsampler):
+    """The released layers, at full width: 145,457,280 parameters for SDXL.
+
+    As released it is no identity at first: its last convolutions are 0, so the pivot's features
+    pass, and are added as they are.
+
+    Args:
+        places: Of the U-Net; given by the method.
+        gated: Multiply by a scalar a place that begins at 0: untrained, nothing is added.
+        resize: How features are enlarged: ``bilinear``, or ``nearest``, as released.
+
+    Raises:
+        ValueError: ``resize`` is unknown.
+    """
+
+    from_network = True
+
+    def __init__(self, places: Places, gated: bool = False, resize: Resize = "bilinear") -> None:
+        self.gated = gated
+        super().__init__(places, resize)
+
+    def phi(self, width: int, embedding: int) -> nn.Module:
+        """As ``FeatureUpsampler.phi``."""
+        return _Full(width, embedding, self.gated)
+
+
+class _Shared(nn.Module):
+    def __init__(self, width: int, time_width: int) -> None:
+        super().__init__()
+        self.time_width = time_width
+        self.blocks = nn.ModuleList(_Block(1, width, time_width, zero=True) for _ in range(2))
+        self.alpha = nn.Parameter(torch.zeros(()))
+
+    def forward(self, h: Tensor, resize: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+        x = resize(h)
+        B, C, H, W = x.shape
+        tau = sinusoid(t, self.time_width).repeat_interleave(C, 0)
+        x = x.reshape(B * C, 1, H, W)
+        for block in self.blocks:
+            x = block(x, tau)
+        return self.alpha * x.view(B, C, H, W)
+
+
+class _Bottleneck(nn.Module):
+    def __init__(self, width: int, rank: int, time_width: int) -> None:
+        super().__init__()
+        self.time_width = time_width
+        self.inward = nn.Conv2d(width, rank, 1)
+        self.blocks = nn.ModuleList(_Block(rank, rank, time_width) for _ in range(2))
+        self.outward = _zero(nn.Conv2d(rank, width, 1))
+
+    def forward(self, h: Tensor, resize: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+        x, tau = resize(self.inward(h)), sinusoid(t, self.time_width)
+        for block in self.blocks:
+            x = block(x, tau)
+        return self.outward(x)
+
+
+class _Block(nn.Module):
+    """x + conv2(SiLU(conv1(x) + W tau))."""
+
+    def __init__(self, channels: int, width: int, time_width: int, zero: bool = False) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1)
+        self.time = nn.Linear(time_width, width)
+        self.conv2 = nn.Conv2d(width, channels, 3, padding=1)
+        if zero:
+            _zero(self.conv2)
+
+    def forward(self, x: Tensor, tau: Tensor) -> Tensor:
+        y = self.conv1(x) + self.time(tau)[..., None, None]
+        return x + self.conv2(functional.silu(y))
+
+
+class _Full(nn.Module):
+    def __init__(self, width: int, embedding: int, gated: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(_Released(width, embedding) for _ in range(2))
+        self.gate = nn.Parameter(torch.zeros(())) if gated else None
+
+    def forward(self, h: Tensor, resize: Callable[[Tensor], Tensor], time: Tensor) -> Tensor:
+        first, second = self.blocks
+        x = second(first(h, time, resize), time, None)
+        return x if self.gate is None else self.gate * x
+
+
+class _Released(nn.Module):
+    """A residual block of latent diffusion, which may enlarge within."""
+
+    def __init__(self, width: int, embedding: int) -> None:
+        super().__init__()
+        # Two channels a group at least: of one alone the norm would take away what time adds.
+        groups = math.gcd(32, width, width // 2)
+        self.norm1 = nn.GroupNorm(groups, width)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.time = nn.Linear(embedding, width)
+        self.norm2 = nn.GroupNorm(groups, width)
+        self.conv2 = _zero(nn.Conv2d(width, width, 3, padding=1))
+
+    def forward(self, x: Tensor, time: Tensor, resize: Callable[[Tensor], Tensor] | None) -> Tensor:
+        y = functional.silu(self.norm1(x))
+        if resize is not None:
+            x, y = resize(x), resize(y)
+        y = self.conv1(y) + self.time(functional.silu(time.float()))[..., None, None]
+        return x + self.conv2(functional.silu(self.norm2(y)))
+
+
+def sinusoid(t: Tensor, width: int) -> Tensor:
+    """(B, width) sines and cosines of timesteps, whose wavelengths go from 2 pi to 20,000 pi.
+
+    Args:
+        t: (B,) timesteps.
+        width: An even number.
+
+    Source: Vaswani et al., 2017 (arXiv 1706.03762), section 3.5, as diffusion models have it.
+    """
+    half = width // 2
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device) / half)
+    angles = t.float()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+def _zero(layer: nn.Conv2d) -> nn.Conv2d:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def _checked(width: int, time_width: int) -> tuple[int, int]:
+    if width < 1 or time_width < 2 or time_width % 2:
+        raise ValueError(
+            f"the upsampler has a width (or rank) of {width} and a time_width of {time_width}; "
+            "expected 1 or more, and an even number"
+        )
+    return width, time_width
