@@ -38,6 +38,7 @@ from commands.errors import ConfigurationError
 from commands.launcher import follow_torchrun
 from commands.memory import keep_freed_memory
 from commands.output import prepare_output, process_rank
+from commands.own_options import check_own_options
 from commands.parser import DESCRIPTIONS, LINKS, Parser
 from commands.preflight import start_facts
 from commands.run_directory import RunDirectory, RunOptions
@@ -253,6 +254,7 @@ class EnlargerCLI(LightningCLI):
         """Meet the other processes; put the right weights into the model, or refuse to go on."""
         with self._together():
             self._meet()
+        check_own_options(self.model, self.trainer)
         self.model.noise_seed = self.config[self.subcommand].seed_everything
         if isinstance(self.model, SuperResolver):
             self.model.tiling = self.config_init[self.subcommand].tiling

@@ -1,0 +1,32 @@
+"""Options of the trainer that a method with two optimisers has itself."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Trainer
+
+from commands.errors import ConfigurationError
+from lightning_modules.base import ImageModel
+
+# By the trainer's name for it: the method's own, and the value that says nothing.
+OWN = {"gradient_clip_val": ("clip", None), "accumulate_grad_batches": ("accumulate", 1)}
+
+
+def check_own_options(model: ImageModel, trainer: Trainer) -> None:
+    """See that what the method does itself is not asked of the trainer, which would refuse it.
+
+    Args:
+        model: As configured.
+        trainer: As configured.
+
+    Raises:
+        ConfigurationError: It is; the message names the method's own option.
+    """
+    if model.automatic_optimization:
+        return
+    for flag, (own, nothing) in OWN.items():
+        value = getattr(trainer, flag)
+        if value not in (nothing, 0) and hasattr(model, own):
+            raise ConfigurationError(
+                f"trainer.{flag} is {value}, and {type(model).__name__} steps its two optimisers "
+                f"itself: set model.init_args.{own} instead, and leave trainer.{flag} out"
+            )
