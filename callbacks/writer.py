@@ -67,7 +67,7 @@ class Writer(Callback):
             of other inputs, or nobody knows how: ``refuse`` to start, ``keep`` them, or make them
             anew (``renew``).
         profile: ``keep`` the colours' numbers and their profile, or ``convert`` them to sRGB before
-            they are enlarged (those of 8 bits).
+            they are enlarged.
         exif: ``keep`` camera, exposure, dates, author and place; or these but the place
             (``no_place``); or ``drop`` all.
 
