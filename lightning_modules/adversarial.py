@@ -51,7 +51,7 @@ class Adversarial(SuperResolver):
         ValueError: ``accumulate`` or ``clip`` is out of range.
     """
 
-    training_only = ("discriminator.",)
+    training_only: tuple[str, ...] = ("discriminator.",)
 
     def __init__(
         self,
