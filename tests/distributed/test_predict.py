@@ -1,0 +1,25 @@
+"""`predict` on two processes: each takes its share, and all lines are in one file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from callbacks.predictions import NAME
+from tests.distributed.test_two_processes import torchrun
+
+
+@pytest.mark.distributed
+def test_two_processes_write_one_file_of_lines(
+    tiny: Path, photo_folder: Path, enlarger: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    command = ["predict", "--config", "tiny.yaml", "--model", "lightning_modules.bicubic.Bicubic"]
+    command += ["--data.init_args.predict", str(photo_folder), "--writer.folder", "out"]
+    torchrun(*command)
+    lines = [json.loads(text) for text in Path("out", NAME).read_text().splitlines()]
+    assert sorted(line["output"] for line in lines) == [f"{number}.png" for number in range(10)]
+    enlarger(*command)  # on one process, which finds nothing to do
+    assert "0 pictures written, 10 skipped" in caplog.text
