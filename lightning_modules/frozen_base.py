@@ -1,0 +1,42 @@
+"""What methods that stand on a frozen diffusion model ask of it."""
+
+from __future__ import annotations
+
+from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.backbone.space import Space
+
+
+def check_base(denoiser: UNet2D, space: Space) -> None:
+    """Refuse a base that would be trained, or whose parts do not fit one another.
+
+    Raises:
+        ValueError: With the key to change.
+    """
+    if not denoiser.flags.frozen:
+        raise ValueError(
+            "the base is never trained here: set frozen in "
+            "model.init_args.denoiser.init_args.flags to true"
+        )
+    if denoiser.channels != space.channels:
+        raise ValueError(
+            f"the denoiser is for {denoiser.channels} channels and the space has {space.channels}: "
+            "set model.init_args.denoiser or model.init_args.space"
+        )
+
+
+def check_trained(denoiser: UNet2D, space: Space) -> None:
+    """See that nothing is computed with random weights.
+
+    Raises:
+        ValueError: The denoiser or the autoencoder has no source.
+    """
+    if not denoiser.source:
+        raise ValueError(
+            "a trained base is needed: name its folder or hub name in model.init_args.denoiser, or "
+            "set model.init_args.denoiser_weights to the run that trained it"
+        )
+    if not space.source and any(True for _ in space.parameters()):
+        raise ValueError(
+            f"the autoencoder of model.init_args.space, {type(space).__name__}, has random "
+            "weights: name its files"
+        )

@@ -1,0 +1,414 @@
+"""Self-Cascade: larger pictures from the same diffusion model, stage after stage.
+
+Guo et al., ECCV 2024 (arXiv 2402.10491). A stage enlarges the clean sample of the one before it,
+adds noise up to timestep K, and denoises again with the same frozen network; tuned, features of the
+sample before it was enlarged are added by small upsamplers, which alone are trained.
+
+z^r   clean sample of stage r, 0 being the base's    phi    fixed resize of it (equation 6)
+K     share of the timesteps that stages run         phi_n  trained upsampler of features
+pivot z^(r-1), from which stage r starts             Phi    all of them
+
+Differs from the paper in: the noise of equation 6 has the standard deviation sqrt(1 - abar), as in
+its equation 2, where equation 6 prints that for the variance; and it is that of the first timestep
+that is run, which the network is told, where the paper says K. Layers of phi_n that make 0.002 M
+parameters, their places, eta and guidance are not published: they are arguments.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_modules.backbone.condition import Condition, TextEncoder, guided
+from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.backbone.schedule import Schedule
+from lightning_modules.backbone.space import PixelSpace, Space
+from lightning_modules.base import Generator
+from lightning_modules.captions import dropped, told
+from lightning_modules.frozen_base import check_base, check_trained
+from lightning_modules.ladder import Aspect, Rule, ladder
+from lightning_modules.networks.feature_upsampler import FeatureUpsampler, Places
+from lightning_modules.noise import Noise
+from lightning_modules.pivot_features import Attach, attachment, time_embedding
+from lightning_modules.sampling import Sampler
+from lightning_modules.stages import Size
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+log = logging.getLogger(__name__)
+
+PivotSpace = Literal["latent", "rgb"]
+PivotResize = Literal["bilinear", "bicubic"]
+PivotFeatures = Literal["cached_t0", "per_step"]
+SizeCondition = Literal["stage", "base"]
+
+
+def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    """AdamW with weight decay 0.01 and a learning rate of 5e-5, as in the paper and its code."""
+    return torch.optim.AdamW(parameters, lr=5e-5, weight_decay=0.01, fused=True)
+
+
+class SelfCascade(Generator):
+    """A cascade of one frozen diffusion model, tuning-free or tuned.
+
+    Args:
+        scale: Factor between the sides of the base's pictures and of the output; set by
+            ``data.init_args.scale``.
+        denoiser: The frozen base.
+        space: Its latents; pixels by default.
+        denoiser_weights: Weights of a base that was trained here: a run of ``Diffusion``, or a
+            file. Not for one that is named by its folder.
+        schedule: The base's process; Stable Diffusion's by default.
+        base_size: Side, or height and width, that the base was trained for, in pixels; by default
+            the output's divided by ``scale``.
+        aspect: Where ``base_size`` has another aspect ratio than the output: ``target``, the base
+            stage takes the output's, with as many pixels; ``base``, the first stage changes it.
+        stages: ``geometric``: as few stages as make at most four times the pixels each, of one
+            factor; ``x4_then_rest``; or their sizes, [[1024, 1024], [2048, 2048]].
+        multiple: Of which all sides have to be multiples, in pixels; the space's factor by default.
+            64 for Stable Diffusion where odd sides within the network are not wanted.
+        pivot_strength: K as a share of all timesteps.
+        pivot_space: Enlarge the pivot as it is (``latent``), or as a picture (``rgb``), which is
+            decoded and encoded again.
+        pivot_resize: By ``bilinear`` interpolation, as in the paper, or ``bicubic``, as released.
+        upsampler: Phi: ``Shared``, ``Bottleneck`` or ``Full`` of
+            ``lightning_modules.networks.feature_upsampler``; ``null`` for the tuning-free variant.
+        attach: Add features to the ``skip`` connections (equation 8), or to the outputs of blocks
+            (``block_out``), as released.
+        places: Numbers of the skip connections, or of the blocks; by default four skip connections,
+            or all blocks.
+        pivot_features: Read at timestep 0 and kept (``cached_t0``), or at each step's own timestep
+            (``per_step``), as released.
+        adapter_t_min: Timestep below which features are not added; the release has 101.
+        size_condition: What an SDXL base is told of sizes: that original and target are the
+            ``stage``'s own, or the ``base`` stage's; nothing is cropped.
+        encoder: Makes embeddings of captions; without it captions are not looked at.
+        caption_dropout: Share of the captions that are left out in training, for guidance.
+        guidance: Strength of classifier-free guidance; 1 for none.
+        sampler: Timesteps and solver of the base stage; the others run those timesteps below K.
+        clamp: Keep predicted clean samples within this distance of 0; 1 for pixels, ``null`` for
+            latents, which know no bound.
+        optimizer: Makes the optimiser of the upsamplers.
+        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
+            there is none.
+        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
+
+    Raises:
+        ValueError: A setting is out of range or unknown, or parts do not fit one another.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        denoiser: UNet2D,
+        space: Space | None = None,
+        denoiser_weights: str | None = None,
+        schedule: Schedule | None = None,
+        base_size: int | tuple[int, int] | None = None,
+        aspect: Aspect = "target",
+        stages: Rule | list[tuple[int, int]] = "geometric",
+        multiple: int | None = None,
+        pivot_strength: float = 0.7,
+        pivot_space: PivotSpace = "latent",
+        pivot_resize: PivotResize = "bilinear",
+        upsampler: Callable[[Places], FeatureUpsampler] | None = None,
+        attach: Attach = "skip",
+        places: Sequence[int] | None = None,
+        pivot_features: PivotFeatures = "cached_t0",
+        adapter_t_min: int = 0,
+        size_condition: SizeCondition | None = None,
+        encoder: TextEncoder | None = None,
+        caption_dropout: float = 0.1,
+        guidance: float = 1.0,
+        sampler: Sampler | None = None,
+        clamp: float | None = None,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__(scale, optimizer, lr_scheduler, weights)
+        self.denoiser, self.space, self.encoder = denoiser, space or PixelSpace(), encoder
+        self.denoiser_weights, self.schedule = denoiser_weights, schedule or Schedule()
+        self.base_size = (base_size, base_size) if isinstance(base_size, int) else base_size
+        self.aspect, self.rule = aspect, stages
+        self.multiple = math.lcm(self.space.factor, multiple or 1)
+        self.pivot_space, self.pivot_resize = pivot_space, pivot_resize
+        self.pivot_features, self.adapter_t_min = pivot_features, adapter_t_min
+        self.size_condition, self.caption_dropout = size_condition, caption_dropout
+        self.guidance, self.clamp = guidance, clamp
+        self.sampler = sampler or Sampler()
+        self.sampled = self.sampler.timesteps(self.schedule.steps)
+        self.K = round(pivot_strength * self.schedule.steps)
+        self.below_K = [t for t in self.sampled if t < self.K]
+        self._check()
+        self.attachment = attachment(attach, denoiser, places)
+        embedding = denoiser.unet.time_embedding.linear_2.out_features
+        found = Places(self.attachment.widths, embedding)
+        self.upsampler = None if upsampler is None else upsampler(found)
+        self.trained_ratio: float | None = None  # of sides, in the stage that was trained
+        self._name_weights()
+
+    # ------------------------------------------------------------------------------------- training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Algorithm 1, for the last stage; only what follows the upsamplers keeps activations.
+
+        Raises:
+            ValueError: There is nothing to train, or the batch has no pictures.
+        """
+        upsampler = self._upsampler()
+        z, pivot, sizes = self._pair(batch)
+        t = torch.randint(self.adapter_t_min, self.K, (len(z),), device=z.device)
+        eps = torch.randn_like(z)
+        z_t = self.schedule.add_noise(z, eps, t)
+        known = dropped(*self._told(batch, sizes[-1], sizes[0]), self.caption_dropout)
+        features = self._features(pivot, t, known)
+        raw = self._adapted(upsampler, self.schedule.scale_input(z_t, t), t, known, features)
+        loss = functional.mse_loss(raw, self.schedule.target(z, eps, t))
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    @torch.no_grad()
+    def _pair(self, batch: Batch) -> tuple[Tensor, Tensor, list[Size]]:
+        # z^r and z^(r-1) of the last stage, and the sizes of all.
+        if "hr" not in batch:
+            raise ValueError(
+                "SelfCascade makes its pivots of pictures, and data.init_args.train gives none: "
+                "take a source of pictures, not of latents"
+            )
+        hr = batch["hr"]
+        sizes = self.sizes((hr.shape[-2], hr.shape[-1]))
+        if len(sizes) < 2:
+            raise ValueError(
+                f"pictures of {sizes[0][0]}x{sizes[0][1]} are as large as the base's, so there is "
+                "no stage to train: set data.init_args.scale or crop_size"
+            )
+        self.trained_ratio = sizes[-1][0] / sizes[-2][0]
+        small = functional.interpolate(hr, sizes[-2], mode="area")
+        return self.space.encode(hr), self.space.encode(small), sizes
+
+    # ------------------------------------------------------------------------------------- sampling
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, noise: Noise) -> Tensor:
+        """Algorithm 2: all steps at the base's size, then those below K at each larger one."""
+        sizes = self.sizes(batch["size"])
+        z: Tensor | None = None
+        for stage, size in enumerate(sizes):
+            own = noise.stream(stage)  # what a stage draws does not depend on how many follow
+            z = self.stage(z, size, self._told(batch, size, sizes[0]), own)
+        return self.space.decode(cast(Tensor, z))
+
+    def sizes(self, target: Size) -> list[Size]:
+        """Sizes in pixels of the base stage and of those after it, up to ``target``.
+
+        Raises:
+            ValueError: The target is smaller than the base, or a side no multiple.
+        """
+        base = self.base_size
+        if base is None:
+            height, width = (round(side / self.scale) for side in target)
+            if (round(height * self.scale), round(width * self.scale)) != tuple(target):
+                raise ValueError(
+                    f"pictures of {target[0]}x{target[1]} are no multiple of data.init_args.scale "
+                    f"{self.scale:g}: choose others, or set model.init_args.base_size"
+                )
+            base = height, width
+        return ladder(base, (target[0], target[1]), self.rule, self.aspect, self.multiple)
+
+    def stage(
+        self, pivot: Tensor | None, size: Size, known: tuple[Condition, Condition], noise: Noise
+    ) -> Tensor:
+        """One stage, r >= 1; or, without a pivot, the base model itself.
+
+        Args:
+            pivot: z^(r-1), (B, C, h, w).
+            size: (H, W) in pixels.
+            known: What the denoiser is told, and what in the other branch of guidance.
+            noise: This stage's own.
+
+        Returns:
+            z^r, (B, C, H / factor, W / factor).
+        """
+        timesteps = self.sampled if pivot is None else self.below_K
+        z = self.start(pivot, size, len(noise.seeds), noise)
+        predict = self._predictor(pivot)
+
+        def clean(z: Tensor, now: int) -> Tensor:
+            t = torch.full((len(z),), now, device=z.device)
+            raw = guided(partial(predict, now >= self.adapter_t_min), z, t, *known, self.guidance)
+            x0 = self.schedule.to_x0(raw, z, now)
+            return x0 if self.clamp is None else x0.clamp(-self.clamp, self.clamp)
+
+        return self.sampler.denoise(z, timesteps, clean, self.schedule, noise)
+
+    def start(self, pivot: Tensor | None, size: Size, count: int, noise: Noise) -> Tensor:
+        """Equation 6: the pivot, enlarged, with the noise of the first timestep; or noise alone.
+
+        Args:
+            pivot: (B, C, h, w).
+            size: (H, W) in pixels.
+            count: B.
+            noise: Drawn from at the new size; noise is never resized.
+        """
+        factor = self.space.factor
+        shape = (count, self.denoiser.channels, size[0] // factor, size[1] // factor)
+        eps = noise.normal(shape)
+        if pivot is None:
+            first = self.schedule.level(self.sampled[0])
+            return eps * (first.alpha**2 + first.sigma**2) ** 0.5
+        first = self.schedule.level(self.below_K[0])
+        return first.alpha * self.enlarged(pivot, size) + first.sigma * eps
+
+    def enlarged(self, pivot: Tensor, size: Size) -> Tensor:
+        """The phi of equation 6: (B, C, h, w) to the latent of a picture of ``size``."""
+        rgb = self.pivot_space == "rgb"
+        factor = 1 if rgb else self.space.factor
+        x = self.space.decode(pivot).clamp(0, 1) if rgb else pivot
+        new = (size[0] // factor, size[1] // factor)
+        x = functional.interpolate(x, new, mode=self.pivot_resize, align_corners=False)
+        return self.space.encode(x.clamp(0, 1)) if rgb else x
+
+    def _predictor(
+        self, pivot: Tensor | None
+    ) -> Callable[[bool, Tensor, Tensor, Condition], Tensor]:
+        kept: dict[str, Tensor] | None = None
+
+        def predict(adapted: bool, z: Tensor, t: Tensor, known: Condition) -> Tensor:
+            nonlocal kept
+            z = self.schedule.scale_input(z, t)
+            if pivot is None or self.upsampler is None or not adapted:
+                return cast(Tensor, self.denoiser(z, t, known))
+            if kept is None or self.pivot_features == "per_step":
+                # Features depend on the text, so each branch of guidance has its own.
+                kept = self._features(torch.cat([pivot] * (len(z) // len(pivot))), t, known)
+            return self._adapted(self.upsampler, z, t, known, kept)
+
+        return predict
+
+    @torch.no_grad()
+    def _features(self, pivot: Tensor, t: Tensor, known: Condition) -> dict[str, Tensor]:
+        at = torch.zeros_like(t) if self.pivot_features == "cached_t0" else t
+        read = self.denoiser.features(pivot, at, known, self.attachment.middle)
+        return self.attachment.features(read)
+
+    def _adapted(
+        self,
+        upsampler: FeatureUpsampler,
+        z: Tensor,
+        t: Tensor,
+        known: Condition,
+        features: dict[str, Tensor],
+    ) -> Tensor:
+        # Equation 8.
+        time = time_embedding(self.denoiser.unet, z, t, known) if upsampler.from_network else t
+        added = upsampler(features, self.attachment.sizes((z.shape[-2], z.shape[-1])), time)
+        return self.attachment.predict(self.denoiser, z, t, known, added)
+
+    def _told(self, batch: Batch, size: Size, base: Size) -> tuple[Condition, Condition]:
+        sizes = None
+        if self.size_condition is not None:
+            H, W = size if self.size_condition == "stage" else base
+            sizes = torch.tensor([[H, W, 0, 0, H, W]], device=self.device)
+            sizes = sizes.expand(len(batch["key"]), -1)
+        return told(batch, self.denoiser, self.encoder, sizes)
+
+    # ------------------------------------------------------------------------- checks and weights
+
+    def _check(self) -> None:
+        check_base(self.denoiser, self.space)
+        for name, value, kind in (
+            ("pivot_space", self.pivot_space, PivotSpace),
+            ("pivot_resize", self.pivot_resize, PivotResize),
+            ("pivot_features", self.pivot_features, PivotFeatures),
+            ("size_condition", self.size_condition or "stage", SizeCondition),
+        ):
+            if value not in get_args(kind):
+                expected = " or ".join(get_args(kind))
+                raise ValueError(f"model.init_args.{name} is {value!r}; expected {expected}")
+        if not 0 < self.K <= self.schedule.steps or not self.below_K:
+            raise ValueError(
+                f"model.init_args.pivot_strength makes K {self.K} of {self.schedule.steps}, below "
+                f"which there are {len(self.below_K)} timesteps; expected a share up to 1, with one"
+                " at least"
+            )
+        if not 0 <= self.adapter_t_min < self.K:
+            raise ValueError(
+                f"model.init_args.adapter_t_min is {self.adapter_t_min}; expected 0 to {self.K - 1}"
+            )
+        if not 0 <= self.caption_dropout <= 1:
+            raise ValueError(
+                f"model.init_args.caption_dropout is {self.caption_dropout}; expected 0 to 1"
+            )
+        if self.guidance != 1 and self.encoder is None:
+            raise ValueError(
+                f"model.init_args.guidance is {self.guidance:g}, and nothing reads captions: set "
+                "model.init_args.encoder, or guidance to 1"
+            )
+        config = self.denoiser.unet.config
+        if (config.addition_embed_type == "text_time") != (self.size_condition is not None):
+            raise ValueError(
+                f"model.init_args.size_condition is {self.size_condition}, and the denoiser is "
+                f"{'not ' if self.size_condition else ''}one that is told sizes: set it to stage "
+                "or base for SDXL, and to null for others"
+            )
+
+    def _upsampler(self) -> FeatureUpsampler:
+        if self.upsampler is None:
+            raise ValueError(
+                "SelfCascade has nothing to train: set model.init_args.upsampler, or use test or "
+                "predict, which need no tuning"
+            )
+        return self.upsampler
+
+    @property
+    def needs_weights(self) -> bool:
+        """As ``ImageModel``'s; without an upsampler the base's weights are enough."""
+        return self.upsampler is not None and super().needs_weights
+
+    def _name_weights(self) -> None:
+        if self.upsampler is None:
+            self.weights_source = self.denoiser.source or None
+
+    def load_parts(self, find: Callable[[str, str], Path]) -> None:
+        """Load the base. Args as ``ImageModel.load_parts``."""
+        if self.denoiser_weights is not None:
+            self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
+            self._name_weights()
+
+    def setup(self, stage: str) -> None:
+        """See that nothing is computed with random weights, and say how many are trained.
+
+        Raises:
+            ValueError: The base or the autoencoder has random weights, or nothing is to train.
+        """
+        super().setup(stage)
+        check_trained(self.denoiser, self.space)
+        if stage == "fit":
+            count = sum(parameter.numel() for parameter in self._upsampler().parameters())
+            log.info("%d parameters are trained, at %s", count, ", ".join(self.attachment.widths))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the upsamplers alone, and what they were trained for."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["cascade"] = {
+            "base": self.denoiser.source,
+            "ratio": self.trained_ratio,
+            "places": list(self.attachment.widths),
+            "K": self.K,
+        }
+
+    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What is frozen keeps its own weights."""
+        trained = set(self.checkpoint_keys())
+        return {**{k: v for k, v in self.state_dict().items() if k not in trained}, **tensors}

@@ -1,0 +1,89 @@
+"""Places of a U-Net's features: their numbers, widths and sizes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.networks.feature_upsampler import Full, Places, Shared
+from lightning_modules.pivot_features import Blocks, Skips, attachment, skip_shapes
+from tests.lightning_modules.backbone.unets import wrapped
+
+SD21 = {
+    "block_out_channels": [320, 640, 1280, 1280],
+    "attention_head_dim": [5, 10, 20, 20],
+    "cross_attention_dim": 1024,
+}
+SDXL = {
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "attention_head_dim": [5, 10, 20],
+    "cross_attention_dim": 2048,
+}
+THREE = {
+    "block_out_channels": [8, 16, 24],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "attention_head_dim": 2,
+}
+
+
+def released(config):
+    with torch.device("meta"):
+        return UNet2D(config, null_token="none")
+
+
+def test_stable_diffusion():
+    unet = released(SD21).unet
+    skips = Skips(unet, None)
+    assert skips.numbers == [2, 5, 8, 11]
+    assert list(skips.widths.values()) == [320, 640, 1280, 1280]
+    assert list(skips.sizes((128, 128)).values()) == [(n, n) for n in (128, 64, 32, 16)]
+    blocks = Blocks(unet, None)
+    assert list(blocks.widths) == ["block0", "block1", "block2", "block3", "middle"]
+    with torch.device("meta"):
+        phi = Shared(Places(skips.widths, unet.time_embedding.linear_2.out_features))
+    assert sum(p.numel() for p in phi.parameters()) == 1_932
+
+
+@pytest.mark.parametrize("kind", ["skip", "block_out"])
+def test_sdxl(kind):
+    """As released: the outputs of its three blocks and of the middle one, or four skips."""
+    denoiser = released(SDXL)
+    found = attachment(kind, denoiser, None)
+    names = {
+        "skip": ["skip2", "skip5", "skip7", "skip8"],
+        "block_out": ["block0", "block1", "block2", "middle"],
+    }
+    assert list(found.widths) == names[kind]
+    assert list(found.widths.values()) == [320, 640, 1280, 1280]
+    with torch.device("meta"):
+        phi = Full(Places(found.widths, denoiser.unet.time_embedding.linear_2.out_features))
+    assert sum(p.numel() for p in phi.parameters()) == 145_457_280
+    other = Skips(denoiser.unet, [2, 5, 8, 6])
+    with torch.device("meta"):
+        phi = Full(Places(other.widths, 1280))
+    assert sum(p.numel() for p in phi.parameters()) == 99_573_120
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("size", [(16, 8), (13, 22), (7, 9), (10, 14)])
+@torch.no_grad()
+def test_widths_and_sizes_are_those_of_a_run(padding, size):
+    denoiser = wrapped(null="zero", downsample_padding=padding, **THREE)
+    z, t = torch.randn(1, 3, *size), torch.tensor([5])
+    read = denoiser.features(z, t, middle=True)
+    assert [skip.shape[1] for skip in read.skips] == [c for c, _ in skip_shapes(denoiser.unet)]
+    for kind, numbers in (("skip", range(6)), ("block_out", range(4))):
+        found = attachment(kind, denoiser, list(numbers))
+        features = found.features(read)
+        assert list(features) == list(found.widths)
+        for name, feature in features.items():
+            assert feature.shape == (1, found.widths[name], *found.sizes(size)[name])
+
+
+def test_small_networks_have_four_places_too():
+    assert Skips(wrapped(null="zero").unet, None).numbers == [0, 1, 2, 3]
+    assert Skips(wrapped(null="zero", **THREE).unet, None).numbers == [1, 3, 4, 5]

@@ -1,0 +1,583 @@
+"""Self-Cascade: its pivot, its steps, its upsamplers, and what is trained and kept."""
+
+from __future__ import annotations
+
+import io
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from lightning_modules.backbone.condition import Condition, TextEncoder
+from lightning_modules.backbone.denoiser import Flags
+from lightning_modules.backbone.schedule import Schedule
+from lightning_modules.backbone.space import KLSpace
+from lightning_modules.diffusion import Diffusion
+from lightning_modules.networks.feature_upsampler import Bottleneck, Full, Shared
+from lightning_modules.noise import Noise
+from lightning_modules.pivot_features import time_embedding
+from lightning_modules.sampling import Sampler
+from lightning_modules.self_cascade import SelfCascade
+from tests.lightning_modules.backbone.unets import small_kl, wrapped
+
+FEW = Sampler(steps=4)
+SDXL = {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 4,
+    "projection_class_embeddings_input_dim": 6 * 4 + 5,
+}
+
+
+class Words(TextEncoder):
+    """Each caption's length, as three tokens."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+    def forward(self, texts: Any) -> Any:
+        return torch.tensor([float(len(text)) for text in texts]).view(-1, 1, 1).expand(-1, 3, 6)
+
+
+def base(**changes: Any) -> Any:
+    denoiser = wrapped(null="learned", flags=Flags(frozen=True), **changes)
+    denoiser.source = "base.ckpt 0123456789abcdef"
+    return denoiser
+
+
+def cascade(scale: float = 2.0, **settings: Any) -> Any:
+    torch.manual_seed(0)
+    method: Any = SelfCascade(scale, **{"denoiser": base(), "sampler": FEW, **settings})
+    method.log = lambda *_, **__: None
+    return method.eval()
+
+
+def tuned(method: Any) -> Any:
+    """With upsamplers that add something."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in method.upsampler.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return method
+
+
+def batch(side: int | tuple[int, int] = 16, count: int = 2) -> Any:
+    generator = torch.Generator().manual_seed(0)
+    size = (side, side) if isinstance(side, int) else side
+    return {
+        "key": [str(n) for n in range(count)],
+        "seed": torch.arange(count),
+        "hr": torch.rand(count, 3, *size, generator=generator),
+        "size": size,
+        "text": ["a" * (n + 1) for n in range(count)],
+    }
+
+
+def noted(method: Any) -> list[SimpleNamespace]:
+    """A list that fills with what the base is called for."""
+    calls: list[SimpleNamespace] = []
+    for kind in ("forward", "features"):
+
+        def note(z: Any, t: Any, told: Any = None, *more: Any, kind: Any = kind, own: Any) -> Any:
+            call = SimpleNamespace(kind=kind, z=z, t=t, told=told, more=more)
+            calls.append(call)
+            return own(z, t, told, *more)
+
+        setattr(method.denoiser, kind, partial(note, own=getattr(method.denoiser, kind)))
+    return calls
+
+
+def oracle(method: Any, answer: Any) -> None:
+    """Let the base know the clean sample: ``answer`` of the latent's size."""
+    schedule = method.schedule
+
+    def forward(z: Any, t: Any, *_: Any) -> Any:
+        x0 = answer(z.shape)
+        alpha, sigma = schedule.level(int(t[0]))
+        # What the network sees of an exploding process is scaled to the preserving one.
+        norm = (alpha**2 + sigma**2) ** 0.5
+        alpha, sigma = alpha / norm, sigma / norm
+        eps = (z - alpha * x0) / sigma
+        return {"epsilon": eps, "sample": x0, "v_prediction": alpha * eps - sigma * x0}[
+            schedule.prediction
+        ]
+
+    method.denoiser.forward = forward
+
+
+# --------------------------------------------------------------------------------------- the pivot
+
+
+@pytest.mark.parametrize(
+    ("sampler", "first"),
+    [
+        (Sampler(), 681),
+        (Sampler(offset=0), 680),
+        (Sampler(spacing="trailing"), 699),
+        (Sampler(spacing="linspace"), 693),
+    ],
+)
+def test_35_of_50_steps_are_below_k(sampler, first):
+    method = cascade(sampler=sampler)
+    assert (method.K, len(method.below_K), method.below_K[0]) == (700, 35, first)
+    assert method.below_K == method.sampled[15:]
+
+
+@pytest.mark.parametrize("strength", [0.7, 0.1])
+def test_the_noise_of_equation_6(strength):
+    """Its standard deviation is sqrt(1 - abar), at the timestep that the base is told first."""
+    method = cascade(pivot_strength=strength, sampler=Sampler())
+    generator = torch.Generator().manual_seed(3)
+    pivot = torch.randn(2, 3, 64, 64, generator=generator)
+    first = {0.7: 681, 0.1: 81}[strength]
+    abar = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).square().neg().add(1).cumprod(0)[first]
+    z = method.start(pivot, (128, 128), 2, Noise(torch.arange(2)))
+    eps = z - abar.sqrt() * functional.interpolate(pivot, (128, 128), mode="bilinear")
+    assert abs(eps.std() - (1 - abar).sqrt()) < 0.005
+    torch.testing.assert_close(
+        eps, (1 - abar).sqrt() * Noise(torch.arange(2)).normal(z.shape), rtol=0, atol=1e-5
+    )
+    method.generate(batch(), Noise(batch()["seed"]))
+    if first == 681:
+        torch.testing.assert_close(abar, torch.tensor(0.094637), rtol=0, atol=2e-6)
+
+
+def test_the_pivot_is_enlarged_as_it_is_or_as_a_picture():
+    torch.manual_seed(0)
+    space = KLSpace(small_kl())
+    four = base(in_channels=4, out_channels=4)
+    pivot = torch.randn(1, 4, 8, 8)
+    for resize in ("bilinear", "bicubic"):
+        settings = {"denoiser": four, "space": space, "pivot_resize": resize}
+        latent = cascade(**settings).enlarged(pivot, (32, 32))
+        assert torch.equal(latent, functional.interpolate(pivot, (16, 16), mode=resize))
+        rgb = cascade(**settings, pivot_space="rgb").enlarged(pivot, (32, 32))
+        picture = functional.interpolate(space.decode(pivot).clamp(0, 1), (32, 32), mode=resize)
+        torch.testing.assert_close(rgb, space.encode(picture.clamp(0, 1)))
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("variance", ["preserving", "exploding"])
+@torch.no_grad()
+def test_an_oracle_is_believed(prediction, variance):
+    """Whatever the base predicts, and in latents of two stages."""
+    method = cascade(4.0, schedule=Schedule(prediction=prediction, variance=variance))
+    given = batch(32)
+    oracle(method, lambda shape: functional.adaptive_avg_pool2d(given["hr"] * 2 - 1, shape[-2:]))
+    found = method.generate(given, Noise(given["seed"]))
+    torch.testing.assert_close(found, given["hr"], rtol=0, atol=1e-4)
+
+
+# --------------------------------------------------------------------------------------- the steps
+
+
+@torch.no_grad()
+def test_calls_of_the_base():
+    """50 and 35, and the way down once a stage on the pivot at timestep 0."""
+    method = cascade(upsampler=Shared, sampler=Sampler())
+    calls = noted(method)
+    given = batch()
+    method.generate(given, Noise(given["seed"]))
+    sides = [(call.kind, call.z.shape[-1]) for call in calls]
+    assert sides == [("forward", 8)] * 50 + [("features", 8)] + [("forward", 16)] * 35
+    assert [int(call.t[0]) for call in calls[:50]] == list(range(981, 0, -20))
+    assert not calls[50].t.any()
+    assert [int(call.t[0]) for call in calls[51:]] == list(range(681, 0, -20))
+    assert all(not call.more for call in calls[:50])
+    assert all(call.more[0].skips.keys() == {0, 1, 2, 3} for call in calls[51:])
+
+
+@torch.no_grad()
+def test_calls_of_two_stages_and_of_the_tuning_free_variant():
+    method = cascade(4.0)
+    calls = noted(method)
+    given = batch(32)
+    method.generate(given, Noise(given["seed"]))
+    below = len(method.below_K)
+    assert [call.z.shape[-1] for call in calls] == [8] * 4 + [16] * below + [32] * below
+    assert {call.kind for call in calls} == {"forward"}
+
+
+@torch.no_grad()
+def test_as_released_features_are_read_at_each_step_and_not_added_below_a_timestep():
+    settings = {"pivot_features": "per_step", "adapter_t_min": 101, "sampler": Sampler()}
+    method = cascade(upsampler=Full, attach="block_out", **settings)
+    calls = noted(method)
+    given = batch()
+    method.generate(given, Noise(given["seed"]))
+    read = [int(call.t[0]) for call in calls if call.kind == "features"]
+    assert read == list(range(681, 100, -20))
+    adapted = [call for call in calls if call.kind == "forward" and call.more]
+    assert [int(call.t[0]) for call in adapted] == read
+
+
+@torch.no_grad()
+def test_targets_share_their_first_stages():
+    """What a stage draws is its own."""
+    seen = {}
+    for scale, side in ((2.0, 16), (4.0, 32)):
+        method = cascade(scale)
+        calls = noted(method)
+        given = batch(side)
+        method.generate(given, Noise(given["seed"]))
+        seen[side] = [call.z for call in calls]
+    assert all(torch.equal(a, b) for a, b in zip(seen[16], seen[32][: len(seen[16])], strict=True))
+
+
+@torch.no_grad()
+def test_without_a_stage_it_is_the_base():
+    given, noise = batch(8), Noise(batch(8)["seed"])
+    method = cascade(1.0, sampler=Sampler(5, "trailing"))
+    expected = Diffusion(1.0, method.denoiser, steps=5).generate(given, noise.stream(0))
+    assert torch.equal(method.generate(given, Noise(given["seed"])), expected)
+
+
+@torch.no_grad()
+def test_sizes():
+    assert cascade(2.0).sizes((32, 16)) == [(16, 8), (32, 16)]
+    assert cascade(4.0).sizes((32, 32)) == [(8, 8), (16, 16), (32, 32)]
+    assert cascade(4.0, stages=[(32, 32)]).sizes((32, 32)) == [(8, 8), (32, 32)]
+    own = cascade(2.0, base_size=8, multiple=4)
+    assert own.sizes((32, 64)) == [(4, 12), (12, 20), (16, 36), (32, 64)]
+    given = batch((24, 40))
+    method = cascade(upsampler=Shared)
+    assert method.generate(given, Noise(given["seed"])).shape == (2, 3, 24, 40)
+
+
+# ----------------------------------------------------------------------------------- the upsamplers
+
+UPSAMPLERS = {
+    "shared": Shared,
+    "bottleneck": partial(Bottleneck, rank=2),
+    "gated": partial(Full, gated=True),
+}
+
+
+@pytest.mark.parametrize("name", UPSAMPLERS)
+@pytest.mark.parametrize("attach", ["skip", "block_out"])
+@torch.no_grad()
+def test_untrained_it_is_the_tuning_free_variant(name, attach):
+    given = batch((12, 20))  # odd sides within
+    free = cascade().generate(given, Noise(given["seed"]))
+    method = cascade(upsampler=UPSAMPLERS[name], attach=attach)
+    assert torch.equal(method.generate(given, Noise(given["seed"])), free)
+    assert (tuned(method).generate(given, Noise(given["seed"])) - free).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_as_released_it_is_not():
+    given = batch()
+    free = cascade().generate(given, Noise(given["seed"]))
+    released = cascade(upsampler=Full).generate(given, Noise(given["seed"]))
+    assert (released - free).abs().max() > 1e-3
+
+
+def by_hand(unet: Any, z: Any, t: Any, text: Any, skips: Any, blocks: Any, middle: Any) -> Any:
+    """A U-Net's forward pass, with what is added to its features."""
+    emb = unet.time_embedding(unet.time_proj(t))
+    x = unet.conv_in(z)
+    carried = [x]
+    for n, block in enumerate(unet.down_blocks):
+        more = {"encoder_hidden_states": text} if hasattr(block, "attentions") else {}
+        x, own = block(x, emb, **more)
+        carried += own
+        x = x + blocks.get(n, 0)
+    carried = [skip + skips.get(n, 0) for n, skip in enumerate(carried)]
+    x = unet.mid_block(x, emb, encoder_hidden_states=text) + middle
+    for n, block in enumerate(unet.up_blocks):
+        taken = len(block.resnets)
+        own, carried = carried[-taken:], carried[:-taken]
+        more = {"encoder_hidden_states": text} if hasattr(block, "attentions") else {}
+        size = None if n == len(unet.up_blocks) - 1 else carried[-1].shape[2:]
+        x = block(x, tuple(own), emb, upsample_size=size, **more)
+    return unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
+
+
+@pytest.mark.parametrize("attach", ["skip", "block_out"])
+@torch.no_grad()
+def test_features_are_added_where_they_are_said_to_be(attach):
+    method = tuned(cascade(upsampler=Bottleneck, attach=attach))
+    generator = torch.Generator().manual_seed(5)
+    z = torch.randn(2, 3, 10, 14, generator=generator)
+    pivot, t = torch.randn(2, 3, 5, 7, generator=generator), torch.tensor([600, 3])
+    unet, text = method.denoiser.unet, method.denoiser.null_text(2)
+    features = method._features(pivot, t, Condition())
+    read = method.denoiser.features(pivot, torch.zeros_like(t), middle=True)
+    sizes = method.attachment.sizes((10, 14))
+    added = method.upsampler(features, sizes, t)
+    found = method._adapted(method.upsampler, z, t, Condition(), features)
+    if attach == "skip":
+        assert all(torch.equal(features[f"skip{n}"], read.skips[n]) for n in range(4))
+        places = ({n: added[f"skip{n}"] for n in range(4)}, {}, 0)
+    else:
+        assert torch.equal(features["block0"], read.skips[2])
+        assert torch.equal(features["block1"], read.skips[3])
+        assert torch.equal(features["middle"], read.middle)
+        places = ({}, {n: added[f"block{n}"] for n in range(2)}, added["middle"])
+    torch.testing.assert_close(found, by_hand(unet, z, t, text, *places), rtol=1e-5, atol=1e-5)
+    plain = by_hand(unet, z, t, text, {}, {}, 0)
+    torch.testing.assert_close(method.denoiser(z, t), plain, rtol=1e-5, atol=1e-5)
+    assert (found - plain).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_guidance_has_features_of_its_own_for_each_branch():
+    settings = {"encoder": Words(), "guidance": 3.0, "upsampler": Shared}
+    method = tuned(cascade(**settings))
+    calls = noted(method)
+    given = batch()
+    method.generate(given, Noise(given["seed"]))
+    (read,) = (call for call in calls if call.kind == "features")
+    texts = read.told.text
+    assert len(texts) == len(read.z) == 4
+    assert torch.equal(read.z[:2], read.z[2:])
+    assert torch.equal(texts[:2], method.denoiser.null_text(2, texts.shape[1]))
+    assert torch.equal(texts[2:], Words()(given["text"]))
+    call = calls[-1]
+    known = {"without": slice(0, 2), "with": slice(2, 4)}
+    raw = {}
+    for branch, part in known.items():
+        told = Condition(text=texts[part])
+        features = method._features(read.z[part], call.t[part], told)
+        raw[branch] = method._adapted(method.upsampler, call.z[part], call.t[part], told, features)
+    both = method.denoiser(call.z, call.t, call.told, *call.more)
+    torch.testing.assert_close(both, torch.cat([raw["without"], raw["with"]]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("stage", [8, 16]), ("base", [8, 8])])
+@torch.no_grad()
+def test_sdxl_is_told_sizes(kind, expected):
+    class Pooled(Words):
+        def forward(self, texts: Any) -> Any:
+            text = super().forward(texts)
+            return Condition(text=text, pooled=text[:, 0, :5])
+
+    settings = {"encoder": Pooled(), "guidance": 2.0, "upsampler": Full}
+    method = tuned(cascade(denoiser=base(**SDXL), size_condition=kind, **settings))
+    calls = noted(method)
+    given = batch()
+    method.generate(given, Noise(given["seed"]))
+    for call in calls:
+        assert call.told.sizes.shape == (4, 6)
+        assert call.told.pooled.shape == (4, 5)
+    sides = [call.told.sizes[0].tolist() for call in (calls[0], calls[-1])]
+    assert sides == [[side, side, 0, 0, side, side] for side in expected]
+
+
+@torch.no_grad()
+def test_the_networks_embedding_is_what_its_blocks_get():
+    seen = []
+    denoiser = base(**SDXL)
+    block = denoiser.unet.down_blocks[0]
+    hook = block.register_forward_pre_hook(
+        lambda _, __, more: seen.append(more["temb"]), with_kwargs=True
+    )
+    z, t = torch.randn(2, 3, 8, 8), torch.tensor([600, 3])
+    told = Condition(torch.randn(2, 3, 6), torch.randn(2, 5), torch.rand(2, 6))
+    denoiser(z, t, told)
+    hook.remove()
+    assert torch.equal(time_embedding(denoiser.unet, z, t, told), seen[0])
+
+
+# ------------------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("attach", ["skip", "block_out"])
+def test_training_lowers_the_loss_and_changes_the_upsamplers_alone(attach):
+    method = cascade(upsampler=Bottleneck, attach=attach).train()
+    before = {name: p.clone() for name, p in method.named_parameters()}
+    optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], 0.01)
+    losses = []
+    for _ in range(30):
+        torch.manual_seed(1)
+        optimizer.zero_grad()
+        loss = method.training_step(batch(), 0)
+        loss.backward()
+        assert all(p.grad is not None for p in method.upsampler.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.98 * losses[0]
+    changed = [n for n, p in method.named_parameters() if not torch.equal(p, before[n])]
+    assert changed == [f"upsampler.{name}" for name, _ in method.upsampler.named_parameters()]
+    assert all(p.grad is None for p in method.denoiser.parameters())
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_loss_is_that_of_what_the_base_predicts(prediction):
+    """With the pivot from averaged pictures, and t below K alone."""
+    method = cascade(upsampler=Shared, schedule=Schedule(prediction=prediction), adapter_t_min=100)
+    calls = noted(method)
+    given = batch(count=64)
+    torch.manual_seed(2)
+    loss = method.training_step(given, 0)
+    read, call = calls
+    assert torch.equal(read.z, functional.avg_pool2d(given["hr"], 2) * 2 - 1)
+    assert not read.t.any()
+    assert 100 <= call.t.min() < 200
+    assert 600 < call.t.max() < 700
+    torch.manual_seed(2)
+    torch.randint(100, 700, (64,))
+    x0 = given["hr"] * 2 - 1
+    eps = torch.randn_like(x0)
+    torch.testing.assert_close(call.z, method.schedule.add_noise(x0, eps, call.t))
+    raw = method.denoiser(call.z, call.t, call.told)
+    wanted = method.schedule.target(x0, eps, call.t)
+    torch.testing.assert_close(loss, (raw - wanted).square().mean())
+
+
+def test_gradients_stop_before_the_way_up():
+    """Nothing of the way down is kept, of the pivot's neither: less memory than to train all."""
+
+    def kept(attach: str, through: bool) -> tuple[int, list[bool]]:
+        method = cascade(upsampler=Shared, attach=attach)
+        held: list[int] = []
+        needs: list[bool] = []
+        for block in method.denoiser.unet.down_blocks:
+            block.register_forward_hook(lambda _, __, out: needs.append(out[0].requires_grad))
+        first = next(method.denoiser.unet.conv_in.parameters())
+        first.requires_grad_(through)
+
+        def pack(x: Any) -> Any:
+            held.append(x.numel() if x.grad_fn is not None else 0)
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            method.training_step(batch(), 0)
+        return sum(held), needs
+
+    skip, needs = kept("skip", through=False)
+    assert not any(needs)
+    whole, _ = kept("skip", through=True)
+    assert skip < 0.8 * whole
+    _, needs = kept("block_out", through=False)
+    assert needs == [False, False, False, True]  # of the pivot, and from the first place on
+
+
+def test_captions_are_left_out_for_guidance():
+    method = cascade(upsampler=Shared, encoder=Words(), caption_dropout=1.0)
+    calls = noted(method)
+    method.training_step(batch(), 0)
+    texts = [call.told.text for call in calls]
+    null = method.denoiser.null_text(2, texts[0].shape[1])
+    assert all(torch.equal(text, null) for text in texts)
+
+
+# ---------------------------------------------------------------------------------- checkpoints
+
+
+def stored(method: Any) -> Any:
+    checkpoint: dict[str, Any] = {"state_dict": method.state_dict()}
+    method.on_save_checkpoint(checkpoint)
+    file = io.BytesIO()
+    torch.save(checkpoint, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def test_a_checkpoint_holds_the_upsamplers_and_what_they_are_for():
+    method = tuned(cascade(upsampler=Shared, places=[1, 3]))
+    method.training_step(batch(), 0)
+    checkpoint = stored(method)
+    parts = {".".join(name.split(".")[:3]) for name in checkpoint["state_dict"]}
+    assert parts == {"upsampler.places.skip1", "upsampler.places.skip3"}
+    facts = {"base": "base.ckpt 0123456789abcdef", "ratio": 2.0, "K": 700}
+    assert checkpoint["cascade"] == {**facts, "places": ["skip1", "skip3"]}
+    other = cascade(upsampler=Shared, places=[1, 3])
+    other.on_load_checkpoint(checkpoint)
+    other.load_state_dict(checkpoint["state_dict"])
+    given = batch()
+    assert torch.equal(other.sample(given)["sr"], method.sample(given)["sr"])
+
+
+def test_a_checkpoint_refuses_another_base_and_other_places():
+    checkpoint = stored(cascade(upsampler=Shared))
+    other = cascade(upsampler=Shared)
+    other.denoiser.source = "other.ckpt ffffffffffffffff"
+    with pytest.raises(ValueError, match=r"trained with denoiser from base\.ckpt 0123456789abcdef"):
+        other.on_load_checkpoint(checkpoint)
+    for settings in ({"places": [0, 1, 2]}, {"attach": "block_out"}):
+        with pytest.raises(ValueError, match=r"unexpected \(upsampler\.places\.skip"):
+            cascade(upsampler=Shared, **settings).on_load_checkpoint(
+                stored(cascade(upsampler=Shared))
+            )
+
+
+def test_what_needs_weights():
+    assert not cascade().needs_weights
+    assert cascade().weights_source == "base.ckpt 0123456789abcdef"
+    assert cascade(upsampler=Shared).needs_weights
+    method = cascade()
+    method.setup("test")
+    with pytest.raises(ValueError, match=r"nothing to train: set model\.init_args\.upsampler"):
+        method.setup("fit")
+    method.denoiser.source = ""
+    with pytest.raises(ValueError, match=r"a trained base is needed: .*denoiser_weights"):
+        method.setup("test")
+
+
+# ---------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"denoiser": wrapped(null="learned")}, r"never trained here: set frozen in .*flags"),
+        ({"denoiser": base(in_channels=4, out_channels=4)}, r"4 channels and the space has 3"),
+        ({"pivot_strength": 0.0}, r"pivot_strength makes K 0 of 1000"),
+        ({"pivot_strength": 1.1}, r"pivot_strength makes K 1100 of 1000"),
+        ({"pivot_strength": 0.001}, r"below which there are 0 timesteps"),
+        ({"pivot_space": "pixels"}, r"pivot_space is 'pixels'; expected latent or rgb"),
+        ({"pivot_resize": "nearest"}, r"pivot_resize is 'nearest'; expected bilinear or bicubic"),
+        ({"pivot_features": "cached"}, r"pivot_features is 'cached'; expected cached_t0 or per_st"),
+        ({"attach": "skips"}, r"attach is 'skips'; expected skip or block_out"),
+        ({"places": [4]}, r"places is \[4\]; expected differing numbers from 0 to 3"),
+        ({"places": [1, 1]}, r"places is \[1, 1\]"),
+        ({"places": []}, r"places is \[\]"),
+        ({"attach": "block_out", "places": [3]}, r"numbers from 0 to 2"),
+        ({"adapter_t_min": 700}, r"adapter_t_min is 700; expected 0 to 699"),
+        ({"caption_dropout": 2.0}, r"caption_dropout is 2\.0; expected 0 to 1"),
+        ({"guidance": 2.0}, r"guidance is 2, .*set model\.init_args\.encoder"),
+        ({"size_condition": "stage"}, r"size_condition is stage, and the denoiser is not one"),
+        ({"denoiser": base(**SDXL)}, r"size_condition is None, and the denoiser is one"),
+        ({"sampler": Sampler(0)}, r"0 sampling steps"),
+    ],
+)
+def test_settings_that_cannot_be(settings, message):
+    with pytest.raises(ValueError, match=message):
+        cascade(upsampler=Shared, **settings)
+
+
+def test_a_compiled_base_takes_no_hooks():
+    compiled = base()
+    compiled.flags = Flags(frozen=True, compile=True)
+    with pytest.raises(ValueError, match=r"block_out, which a compiled network would not notice"):
+        cascade(denoiser=compiled, attach="block_out")
+
+
+@pytest.mark.parametrize(
+    ("settings", "side", "message"),
+    [
+        ({"scale": 2.5}, 16, r"16x16 are no multiple of data\.init_args\.scale 2\.5"),
+        ({"base_size": 32}, 16, r"output of 16x16 has fewer pixels than the base's 32x32"),
+        ({"multiple": 16}, 16, r"base of 8x8 has a side that is no multiple of 16"),
+        ({"stages": [(24, 24)]}, 32, r"stages is \[\[24, 24\]\]; expected sizes that rise"),
+    ],
+)
+def test_pictures_that_cannot_be_made(settings, side, message):
+    given = batch(side)
+    with pytest.raises(ValueError, match=message):
+        cascade(**settings).generate(given, Noise(given["seed"]))
+
+
+def test_batches_that_cannot_be_trained_on():
+    with pytest.raises(ValueError, match=r"as large as the base's, so there is no stage"):
+        cascade(1.0, upsampler=Shared).training_step(batch(), 0)
+    latents = {name: value for name, value in batch().items() if name != "hr"}
+    with pytest.raises(ValueError, match=r"take a source of pictures, not of latents"):
+        cascade(upsampler=Shared).training_step(latents, 0)
+    silent = {name: value for name, value in batch().items() if name != "text"}
+    with pytest.raises(ValueError, match=r"0 has no caption"):
+        cascade(upsampler=Shared, encoder=Words()).training_step(silent, 0)
