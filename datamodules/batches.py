@@ -68,7 +68,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         "key": keys,
         "seed": torch.tensor([s["seed"] for s in samples], dtype=torch.int64),
     }
-    for name in ("text", "meta", "error", *PICTURES, "judge", "latent", "lr_latent"):
+    for name in ("text", "size", "meta", "error", *PICTURES, "judge", "latent", "lr_latent"):
         values = [s[name] for s in samples if name in s]
         if not values:
             continue
@@ -83,6 +83,8 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
             continue
         if name in PICTURES:
             batch[name] = _stack(values, keys)
+        elif name == "size":
+            batch[name] = _one_size(values, keys)
         elif name == "judge":
             batch[name] = torch.tensor(values, dtype=torch.float32)
         else:
@@ -95,6 +97,15 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     if isinstance(samples, Crops):
         batch["seconds"] = [samples.clock.seconds()]
     return batch
+
+
+def _one_size(sizes: list[tuple[int, int]], keys: list[str]) -> tuple[int, int]:
+    if len(set(sizes)) > 1:
+        raise ValueError(
+            f"pictures of differing sizes are wanted in one batch ({', '.join(keys[:3])}, ...): "
+            "set data.init_args.eval_batch_size 1"
+        )
+    return sizes[0]
 
 
 def _stack(pictures: list[Pixels], keys: list[str]) -> Tensor:

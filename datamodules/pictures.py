@@ -103,7 +103,7 @@ class Pictures(Dataset[dict[str, Any]]):
 
     def _checked(self, given: Sample, index: int) -> Sample:
         sample = given.copy()
-        if "hr" not in sample and "lr" not in sample:
+        if not {"hr", "lr", "size"} & sample.keys():
             raise ValueError(f"{self._where(index)} gave neither hr nor lr, but {sorted(sample)}")
         for name in ("hr", "lr"):
             if name in sample and not _is_picture(sample[name]):
@@ -324,6 +324,8 @@ class PredictPictures(Pictures):
             sample = self.read(item.picture)
         except UnreadableImage as error:
             return {"key": key, "seed": item.seed, "error": str(error)}
+        if "size" in sample:  # to be made of nothing
+            return {**sample, "size": self.size or sample["size"], "key": key, "seed": item.seed}
         if "hr" in sample and "lr" in sample:
             raise ValueError(
                 f"{key} is a pair of HR and LR: set data.init_args.predict to a folder of the "

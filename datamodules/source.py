@@ -22,6 +22,7 @@ class Sample(TypedDict, total=False):
     hr: (H, W, 3) uint8 or uint16, RGB. In ``predict`` this is the picture to enlarge.
     lr: (h, w, 3), for paired data only.
     text: A caption.
+    size: (H, W) of a picture that is to be made; of sources without ``hr`` and ``lr`` only.
     meta: Anything that has to reach the writer (path, alpha, icc, bit_depth, mode).
     latent: (C, h, w) floats of HR, of ``Latents`` only.
     lr_latent: (C, h, w) floats of the enlarged LR, of ``Latents`` only.
@@ -34,6 +35,7 @@ class Sample(TypedDict, total=False):
     hr: Pixels
     lr: Pixels
     text: str
+    size: tuple[int, int]
     meta: dict[str, Any]
     latent: NDArray[np.floating[Any]]
     lr_latent: NDArray[np.floating[Any]]

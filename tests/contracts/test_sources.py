@@ -19,6 +19,7 @@ from datamodules.mix import Mix
 from datamodules.one_lr import OneLR
 from datamodules.paired import Paired
 from datamodules.photos import Photos
+from datamodules.prompts import Prompts, Seeds
 from datamodules.sequential import Sequential
 from datamodules.shards import Shards
 from datamodules.triplets import Triplets
@@ -142,8 +143,8 @@ class TestSources(SourceContract):
     def example(self, source_class, tmp_path):
         if source_class is Sequential:
             pytest.skip("read in the order of its tars, without keys: see test_sequential.py")
-        if source_class in (Latents, Triplets):
-            pytest.skip("gives no HR and LR: see test_latents.py and test_triplets.py")
+        if source_class in (Latents, Prompts, Seeds, Triplets):
+            pytest.skip("gives no HR and LR: see test_latents.py, _prompts.py and _triplets.py")
         if source_class in EXAMPLES:
             return EXAMPLES[source_class](tmp_path)
         return SourceExample(lambda: build(source_class, {}, f"EXAMPLES in {__name__}"))

@@ -1,0 +1,120 @@
+"""What generators make pictures of: seeds alone, or captions. For ``test`` and ``predict``."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+from datamodules.paths import expand_path
+from datamodules.source import Sample, Source
+
+log = logging.getLogger(__name__)
+
+LONGEST = 10_000  # characters of a prompt
+
+
+class Seeds(Source):
+    """Pictures that a generator makes of noise alone; there is no HR and no LR.
+
+    The n-th key is n, so that more of them begin with the same pictures.
+
+    Args:
+        count: How many.
+        size: Side, or height and width, of the pictures.
+        scale: Scale of this source alone, in an evaluation over several scales.
+
+    Raises:
+        ValueError: ``count`` or ``size`` is below 1.
+    """
+
+    def __init__(self, count: int, size: int | tuple[int, int], scale: float | None = None) -> None:
+        super().__init__(scale)
+        if count < 1:
+            raise ValueError(f"Seeds.count is {count}; expected 1 or more")
+        self.output_size = _size("Seeds", size)
+        self._keys = [f"{number:06}" for number in range(count)]
+
+    @property
+    def keys(self) -> list[str]:
+        """000000, 000001 and so on."""
+        return self._keys
+
+    def read(self, index: int) -> Sample:
+        """The size that is wanted of ``keys[index]``."""
+        return {"size": self.output_size}
+
+
+class Prompts(Source):
+    """Pictures that a generator makes of captions, one a line of a text file.
+
+    A key is the line's number with a hash of its text, so another text is another picture. Empty
+    lines are skipped, and counted in the log.
+
+    Args:
+        file: The file, in UTF-8. May hold environment variables.
+        size: Side, or height and width, of the pictures.
+        scale: Scale of this source alone, in an evaluation over several scales.
+
+    Raises:
+        ValueError: ``size`` is below 1.
+    """
+
+    def __init__(self, file: str, size: int | tuple[int, int], scale: float | None = None) -> None:
+        super().__init__(scale)
+        self.file, self.output_size = file, _size("Prompts", size)
+        self._texts: dict[str, str] = {}  # by key
+        self._keys: list[str] = []
+
+    def prepare(self, scale: float) -> None:
+        """Read the file. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: It is not there or no text, has no prompts, or one that is too long.
+        """
+        self._texts, empty = {}, 0
+        for number, line in enumerate(_lines(expand_path(self.file, "Prompts.file")), start=1):
+            text = line.strip()
+            if len(text) > LONGEST:
+                raise ValueError(
+                    f"Prompts.file {self.file}: line {number} has {len(text)} characters; expected "
+                    f"{LONGEST} at most: shorten it, or is it another kind of file?"
+                )
+            digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+            if text:
+                self._texts[f"{number:06}-{digest}"] = text
+            empty += not text
+        if not self._texts:
+            raise ValueError(f"Prompts.file {self.file} has no prompts; expected one a line")
+        if empty:
+            log.info("%s: %d empty lines skipped", self.file, empty)
+        self._keys = list(self._texts)
+
+    @property
+    def keys(self) -> list[str]:
+        """000001-5c2f11e0 and so on."""
+        return self._keys
+
+    def read(self, index: int) -> Sample:
+        """The prompt ``keys[index]``, and the size that is wanted."""
+        return {"size": self.output_size, "text": self._texts[self._keys[index]]}
+
+
+def _lines(path: str) -> list[str]:
+    if not Path(path).is_file():
+        raise ValueError(f"Prompts.file {path} does not exist; expected a text file")
+    try:
+        # Not splitlines, which also splits at characters that no editor counts as a line's end.
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"Prompts.file {path} is no text in UTF-8 (byte {error.start}): convert it"
+        ) from error
+    return lines if lines[-1] else lines[:-1]  # what is behind the last line's end is no line
+
+
+def _size(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 1:
+        raise ValueError(f"{name}.size is {size}; expected 1 or more, or [height, width]")
+    return height, width
