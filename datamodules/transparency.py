@@ -20,7 +20,15 @@ def without_hidden_colours(rgb: Pixels, alpha: Pixels) -> Pixels:
 
     Returns:
         (H, W, 3), a new array where anything changes.
+
+    Raises:
+        ValueError: ``alpha`` is of another shape.
     """
+    if alpha.shape != rgb.shape[:2]:
+        raise ValueError(
+            f"a Source gave meta['alpha'] as {alpha.shape} with a picture of {rgb.shape}: its "
+            "height and width are to be the picture's, and nothing more"
+        )
     hidden = alpha == 0
     if not hidden.any() or hidden.all():
         return rgb

@@ -140,7 +140,7 @@ class TestPredict:
             "b": "b.png: empty",
             "c": {
                 "hr": picture(7, 6),
-                "meta": {"path": "c.png", "icc": b"x", "alpha": picture(7, 6)},
+                "meta": {"path": "c.png", "icc": b"x", "alpha": picture(7, 6)[..., 0]},
             },
         }
         data = SRDataModule(2, predict=Memory(samples), workers=workers)
