@@ -260,6 +260,21 @@ class TestAttributes:
         cut_in_prediction.tiling = Tiling(64)
         assert cut_in_prediction.options == {}
 
+    @pytest.mark.parametrize(("scale", "side"), [(1, 512), (2, 512), (4, 256), (5, 204), (12, 128)])
+    def test_how_large_they_are(self, scale: int, side: int) -> None:
+        """512, or an output of 1024, but four overlaps at least."""
+
+        class Watched(Bicubic):
+            def restore(self, batch: Any, noise: Any) -> Tensor:
+                sides.add(batch["lr"].shape[-1])
+                return super().restore(batch, noise)
+
+        sides: set[int] = set()
+        lr, size = torch.rand(1, 3, 4, 700), (4 * scale, 700 * scale)
+        batch = {"key": ["a"], "seed": torch.zeros(1, dtype=torch.int64), "lr": lr, "size": size}
+        predicted(Watched(scale), batch)
+        assert sides == {side}
+
     def test_where_tiles_begin(self) -> None:
         class Lattice(Fixed):
             tile_multiple = 8
