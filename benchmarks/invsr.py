@@ -139,7 +139,7 @@ def build(case: Case, width: float, patch: int = SIDE) -> InvSR:
     )
     for part in (predictor, autoencoder):
         if case.channels_last:
-            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            part.to(memory_format=torch.channels_last)
     if case.compiled:
         predictor.compile()
         autoencoder.encoder.compile()
@@ -282,7 +282,7 @@ def main() -> None:
         help="share of the release's widths (default: 1 on a GPU, 0.1 on a CPU)",
     )
     parser.add_argument("--side", type=int, default=SIDE, help="side of the LR picture")
-    parser.add_argument("--repeats", type=int, default=10 if gpu else 3, help="timed pictures")
+    parser.add_argument("--repeats", type=int, default=10 if gpu else 2, help="timed pictures")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and pictures")
     parser.add_argument("--one", type=json.loads, help="one row, for a process of its own")

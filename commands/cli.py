@@ -254,7 +254,8 @@ class EnlargerCLI(LightningCLI):
         """Meet the other processes; put the right weights into the model, or refuse to go on."""
         with self._together():
             self._meet()
-        check_own_options(self.model, self.trainer)
+        if self.fits:
+            check_own_options(self.model, self.trainer)
         self.model.noise_seed = self.config[self.subcommand].seed_everything
         if isinstance(self.model, SuperResolver):
             self.model.tiling = self.config_init[self.subcommand].tiling

@@ -162,13 +162,13 @@ class Interruption(Callback):
 )
 def test_a_run_that_was_stopped(place: str, batch: int, work: Path, enlarger: Enlarger) -> None:
     """Both networks, both optimisers, the schedule and the averages, bit for bit."""
-    command = (*FIT, "--run.name", "stopped", "--checkpoint.every_n_steps", 1)
-    command = (*command, "--trainer.callbacks+", f"{__name__}.Interruption")
+    command = (*FIT, "--run.name", "stopped", "--checkpoint.every_n_steps", "1")
+    armed = (*command, "--trainer.callbacks+", f"{__name__}.Interruption")
     Interruption.place, Interruption.batch = place, batch
     with pytest.raises(RuntimeError, match="interrupted"):
-        enlarger(*command)
+        enlarger(*armed)
     assert newest("stopped")["global_step"] < 8
-    enlarger(*command)
+    enlarger(*armed)
     assert_same("stopped", "whole")
 
 

@@ -270,7 +270,7 @@ def test_from_pretrained(kind, tmp_path):
 
 
 def test_folders_that_hold_none(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"/unet has no config\.json: .*`subfolder`"):
+    with pytest.raises(FileNotFoundError, match=r"/unet has no config\.json; .*`subfolder`"):
         UNet2D.from_pretrained(str(tmp_path))
     with pytest.raises(
         FileNotFoundError,
