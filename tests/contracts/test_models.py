@@ -23,6 +23,7 @@ from lightning_modules.invsr import InvSR
 from lightning_modules.latent_perceptual import LatentPerceptual
 from lightning_modules.latent_regression import LatentRegression
 from lightning_modules.networks.edsr import EDSR
+from lightning_modules.networks.feature_upsampler import Shared
 from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.noise_predictor import NoisePredictor
@@ -30,6 +31,8 @@ from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.regression import Regression
 from lightning_modules.resshift import ResShift, ResShiftControl
 from lightning_modules.round_trip import RoundTrip
+from lightning_modules.sampling import Sampler
+from lightning_modules.self_cascade import SelfCascade
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.model_contract import SIZES, ModelContract, batch_of
@@ -104,6 +107,13 @@ def predictor():
     return NoisePredictor(3, widths=(32,), layers=1, head_width=16)
 
 
+def self_cascade(upsampler=None):
+    sampling = {"schedule": Schedule(prediction="sample"), "sampler": Sampler(steps=3, eta=1.0)}
+    return lambda scale, folder: SelfCascade(
+        scale, frozen_denoiser(), upsampler=upsampler, **sampling
+    )
+
+
 # A line for each class of ours that needs more than the scale: functions of the scale and an empty
 # folder. Several for one class are all tested.
 EXAMPLES = {
@@ -128,6 +138,7 @@ EXAMPLES = {
     },
     ResShift: {"pixels": lambda scale, folder: ResShift(scale, Denoiser(), PixelSpace())},
     RoundTrip: {"TAEF2": lambda scale, folder: RoundTrip(scale, Taef2Space())},
+    SelfCascade: {"tuning-free": self_cascade(), "tuned": self_cascade(Shared)},
     ResShiftControl: {
         "pixels": lambda scale, folder: ResShiftControl(scale, Denoiser(), PixelSpace())
     },

@@ -1,0 +1,102 @@
+"""Self-Cascade's miniature as a newcomer types it, made smaller."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from datamodules import pack
+from tests.configs.test_casarbi_configs import differences
+from tests.conftest import REPO
+
+MINI = REPO / "configs/experiment/mini"
+BASE, FREE, TUNED = (
+    MINI / f"{name}.yaml"
+    for name in ("diffusion/automobiles", "self_cascade/tf", "self_cascade/tuned")
+)
+RUN = (
+    *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.logger", "false"),
+    *("--trainer.enable_progress_bar", "false", "--data.init_args.workers", "0"),
+    *("--data.init_args.batch_size", "4", "--data.init_args.eval_batch_size", "2"),
+)
+FIT = ("--trainer.max_steps", "2", "--trainer.val_check_interval", "2")
+FEW = ("--model.init_args.sampler.steps", "4")
+
+
+def content(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def test_one_base_and_one_way_of_sampling() -> None:
+    base = content(REPO / "configs/model/diffusion_small.yaml")["init_args"]
+    free, tuned = (content(path)["model"]["init_args"] for path in (FREE, TUNED))
+    assert free["denoiser"]["init_args"]["network"] == base["denoiser"]["init_args"]["network"]
+    assert (free["schedule"], free["clamp"]) == (base["schedule"], base["clamp"])
+    assert differences(free, tuned) == {"upsampler", "optimizer", "lr_scheduler"}
+    assert content(FREE)["data"] == content(TUNED)["data"] == content(BASE)["data"]
+    steps = content(TUNED)["trainer"]["max_steps"]
+    assert tuned["lr_scheduler"]["init_args"]["steps"] == steps
+
+
+@pytest.fixture
+def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enlarger: Any) -> Path:
+    """A working directory with the data, in which the base was trained, as shipped."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ENLARGER_DATA", str(tmp_path))
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+        for number in range(4):
+            seed = number + 10 * (part == "test")
+            pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / part / f"{part}{number}.png")
+        arguments = [str(tmp_path / part), str(tmp_path / "cifar10")]
+        assert pack.main([*arguments, "--name", f"{part}-automobile"]) == 0
+    enlarger("fit", "--config", BASE, *RUN, *FIT, "--model.init_args.steps", 2)
+    return tmp_path
+
+
+def test_the_experiments(mini: Path, enlarger: Any) -> None:
+    enlarger("test", "--config", FREE, *RUN, *FEW)
+    found = json.loads(Path("runs/mini_self_cascade_tf/results.json").read_text())["results"]
+    assert {entry["metric"] for entry in found} >= {"kid_thumb", "swd"}
+    assert all(np.isfinite(entry["value"]) for entry in found)
+
+    enlarger("fit", "--config", TUNED, *RUN, *FIT, *FEW)
+    run = Path("runs/mini_self_cascade_tuned")
+    stored = torch.load(run / "checkpoints/step-000000002.ckpt", weights_only=True)
+    assert sum(tensor.numel() for tensor in stored["state_dict"].values()) == 1_932
+    assert stored["cascade"]["ratio"] == 2.0
+    assert stored["cascade"]["base"].startswith("runs/mini_diffusion_automobiles/")
+    assert stored["frozen"] == {"denoiser": stored["cascade"]["base"]}
+    enlarger("test", "--config", TUNED, *RUN, *FEW)
+    assert json.loads((run / "results.json").read_text())["results"]
+
+    # Pictures of nothing but their seeds, as many as one likes, and at another size.
+    seeds = "datamodules.prompts.Seeds"
+    asked = ("--data.init_args.predict", seeds, "--data.init_args.predict.init_args.count", 3)
+    size = ("--data.init_args.predict.init_args.size", "[32,48]")
+    enlarger("predict", "--config", TUNED, *RUN, *FEW, *asked, *size)
+    files = sorted((run / "predict").glob("*.png"))
+    assert [file.name for file in files] == ["000000.png", "000001.png", "000002.png"]
+    pixels = [np.asarray(Image.open(file)) for file in files]
+    assert all(picture.shape == (32, 48, 3) for picture in pixels)
+    assert not np.array_equal(pixels[0], pixels[1])
+
+
+def test_another_base_is_refused(
+    mini: Path, enlarger: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    enlarger("fit", "--config", TUNED, *RUN, *FIT, *FEW)
+    other = ("--run.name", "other", "--seed_everything", 1)
+    enlarger("fit", "--config", BASE, *RUN, *FIT, "--model.init_args.steps", 2, *other)
+    base = ("--model.init_args.denoiser_weights", "runs/other")
+    with pytest.raises(SystemExit):
+        enlarger("test", "--config", TUNED, *RUN, *FEW, *base)
+    assert "was trained with denoiser from runs/mini_diffusion_auto" in capsys.readouterr().err
