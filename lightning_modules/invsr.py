@@ -111,6 +111,9 @@ class InvSR(Adversarial):
             ``configs/weights.yaml``.
         color_fix: How outputs get the colours of LR; ``wavelet`` for the paper's ImageNet-Test and
             RealSR, ``none`` for RealSet80.
+        color_misaligned: Take the colours from the mirrored LR picture, squeezed to the output, as
+            released: they lie beside their places wherever a side is below ``patch`` or no multiple
+            of 16. For the published numbers alone.
 
     Raises:
         ValueError: A step that was not trained to start at, steps that do not fall, a scale for
@@ -151,6 +154,7 @@ class InvSR(Adversarial):
         lr_scheduler: LRSchedulerCallable | None = None,
         weights: str | None = None,
         color_fix: ColorFix = "none",
+        color_misaligned: bool = False,
     ) -> None:
         judged = (discriminator, discriminator_optimizer, accumulate, clip)
         super().__init__(scale, *judged, optimizer, lr_scheduler, weights, color_fix)
@@ -170,6 +174,7 @@ class InvSR(Adversarial):
         self.discriminator_weights = discriminator_weights
         self.tile, self.tile_overlap, self.tile_window = patch, patch // 2, "gaussian"
         self.tile_always = self.tiles_latents = True
+        self.color_misaligned = color_misaligned
         self._check()
         self.tile_multiple = self.multiple
         self._start = None if start == "auto" else start  # of the picture at hand
@@ -297,6 +302,11 @@ class InvSR(Adversarial):
             raw = guided(predict, z, steps, known, without, self.guidance)
         return self.schedule.to_x0(raw, z_t, t)
 
+    def color_reference(self, batch: Batch) -> Tensor:
+        """As ``SuperResolver.color_reference``; mirrored, where that is asked for."""
+        lr = batch["lr"]
+        return padded(lr, self.multiple, self.patch).lr if self.color_misaligned else lr
+
     def _condition(self, count: int) -> Condition:
         return Condition() if self.prompt is None else self.prompt.condition(count)
 
@@ -350,6 +360,8 @@ class InvSR(Adversarial):
             options["guidance"] = self.guidance
         if self.deterministic:
             options["deterministic"] = "true"
+        if self.color_misaligned:
+            options["color_misaligned"] = "true"
         return {**super().options, **options}
 
     @property

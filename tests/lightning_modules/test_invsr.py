@@ -211,6 +211,22 @@ def test_in_tiles_it_is_nearly_what_it_is_at_once(where: Any) -> None:
     assert torch.equal(method.enlarge(given)["sr"], whole)
 
 
+def test_colours_lie_where_they_belong_unless_the_released_way_is_asked_for() -> None:
+    """A picture that is red on the left, 16 px high and 10 wide, mirrored to 16 x 16."""
+    given = batch(16, 10, 1)
+    given["lr"] = torch.full((1, 3, 16, 10), 0.2)
+    given["lr"][:, 0, :, :5] = 0.9
+    red = {}
+    for misaligned in (False, True):
+        method = invsr(color_fix="ycbcr", color_misaligned=misaligned).eval()
+        sr = method.enlarge(given)["sr"]
+        red[misaligned] = (sr[:, 0] - sr[:, 2]).mean((0, 1)) > 0.2
+    assert red[False][:18].all()
+    assert not red[False][22:].any()
+    assert not torch.equal(red[True], red[False])
+    assert method.options["color_misaligned"] == "true"
+
+
 def test_auto_start_is_chosen_for_each_picture() -> None:
     method, given = invsr(start="auto").eval(), batch()
     ramp = torch.linspace(0.3, 0.7, 16).expand(3, 16, 16)
