@@ -28,6 +28,7 @@ QUIET = (
     (".*smaller than the logging interval.*", "steps are logged across epochs"),
     (r".*module\(s\) in eval mode at the start of training.*", "frozen parts stay in it"),
     (".*instantiate_classes.* was deprecated.*", "Lightning's own"),
+    (".*`local_dir_use_symlinks` argument is deprecated.*", "diffusers' own"),
 )
 
 
