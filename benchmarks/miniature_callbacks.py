@@ -28,7 +28,8 @@ class Cost(Metric):
     ``seconds`` is the time from the batch on the device to the output, divided by the images of
     the batch; it should stand first in ``trainer.callbacks``, or other callbacks' work of that
     moment is counted too. ``calls`` counts the forward passes of all modules with parameters that
-    the model holds by a name of its own: of a diffusion, the network's and those of its base.
+    the model holds by a name of its own: of a diffusion, the network's. A base that is asked for
+    features and pictures apart, as CasArbi's is, has none.
 
     Args:
         every_n: In ``fit``, compute at the first validation and at every n-th after it.

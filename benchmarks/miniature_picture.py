@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -62,16 +62,36 @@ def page(columns: Sequence[str], lines: Sequence[tuple[str, Sequence[Path]]]) ->
         columns: What stands above them.
         lines: What stands beside each line, and its pictures, a column each.
     """
-    width = len(columns) * (SIDE + GAP) - GAP
-    paper = Image.new("RGB", (width, LINE + len(lines) * (SIDE + LINE + GAP)), "white")
-    pen, font = ImageDraw.Draw(paper), ImageFont.load_default(FONT_SIZE)
-    for column, label in enumerate(columns):
-        pen.text((column * (SIDE + GAP), 2), label, "black", font)
+    font = ImageFont.load_default(FONT_SIZE)
+    heads = [wrapped(label, SIDE, font.getlength) for label in columns]
+    width, head = len(columns) * (SIDE + GAP) - GAP, LINE * max(map(len, heads))
+    paper = Image.new("RGB", (width, head + len(lines) * (SIDE + LINE + GAP)), "white")
+    pen = ImageDraw.Draw(paper)
+    for column, words in enumerate(heads):
+        pen.text((column * (SIDE + GAP), 2), "\n".join(words), "black", font)
     for line, (label, files) in enumerate(lines):
-        top = LINE + line * (SIDE + LINE + GAP)
+        top = head + line * (SIDE + LINE + GAP)
         pen.text((0, top + 2), label, "black", font)
         for column, file in enumerate(files):
             with Image.open(file) as picture:
                 crop = picture.convert("RGB").crop((0, 0, SIDE, SIDE))
             paper.paste(crop, (column * (SIDE + GAP), top + LINE))
     return paper
+
+
+def wrapped(text: str, width: float, length: Callable[[str], float]) -> list[str]:
+    """Lines of whole words, none wider than ``width`` unless one word is.
+
+    Args:
+        text: Words.
+        width: In the units of ``length``.
+        length: Of a line.
+    """
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and length(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines

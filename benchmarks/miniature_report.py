@@ -202,7 +202,9 @@ def markdown(report: dict[str, Any], name: str) -> str:
         "▼: worse than its control (in brackets; the 95 % interval over images excludes 0). "
         "Higher is better for PSNR and SSIM, lower for SWD and NIQE; a lattice of 1 is none."
     )
-    text.append(f"**Cost**: network calls / seconds an image\n\n{_costs(results)}")
+    text.append(
+        f"**Cost**: network calls, a cascade's base apart / seconds an image\n\n{_costs(results)}"
+    )
     if any(row["self_ssim"] for row in results["rows"].values()):
         text.append(
             "**SelfSSIM** of outputs of one LR: the mean over pairs of scales, both ways"

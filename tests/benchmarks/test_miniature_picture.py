@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.miniature_picture import GAP, LINE, SIDE, chosen, page
+from benchmarks.miniature_picture import GAP, LINE, SIDE, chosen, page, wrapped
 
 KEYS = ["kodak_x2_7/kodim01/0", "kodak_x2_7/kodim02/0", "set14_x2_7/baboon/0", "set14_x2_7/lenna/0"]
 
@@ -32,3 +32,9 @@ def test_a_line_for_each_image_and_a_column_for_each_row(tmp_path: Path) -> None
             row = 2 * LINE + line * (SIDE + LINE + GAP) + middle
             pixel = drawn[row, column * (SIDE + GAP) + middle]
             assert pixel.tolist() == [100 + 10 * column, 50 * line, 0]
+
+
+def test_labels_are_wrapped_at_words() -> None:
+    assert wrapped("one two three", 7, len) == ["one two", "three"]
+    assert wrapped("incomprehensible", 7, len) == ["incomprehensible"]
+    assert wrapped("one", 7, len) == ["one"]
