@@ -69,6 +69,33 @@ def dropped(condition: Condition, nothing: Condition, share: float) -> Condition
     return Condition(**{name: either(part, others[name]) for name, part in condition.used.items()})
 
 
+def size_ids(size: tuple[int, int], count: int, device: torch.device) -> Tensor:
+    """(count, 6), what SDXL is told: the original (H, W), no crop, and the target (H, W).
+
+    Args:
+        size: (H, W) of both.
+        count: Number of samples.
+        device: Where it is wanted.
+    """
+    H, W = size
+    return torch.tensor([[H, W, 0, 0, H, W]], device=device).expand(count, -1)
+
+
+def check_captions(encoder: TextEncoder | None, guidance: float, dropout: float) -> None:
+    """Refuse guidance that nothing reads captions for, and what is no share.
+
+    Raises:
+        ValueError: With the key to change.
+    """
+    if not 0 <= dropout <= 1:
+        raise ValueError(f"model.init_args.caption_dropout is {dropout}; expected 0 to 1")
+    if guidance != 1 and encoder is None:
+        raise ValueError(
+            f"model.init_args.guidance is {guidance:g}, and nothing reads captions: set "
+            "model.init_args.encoder, or guidance to 1"
+        )
+
+
 def _encoded(encoder: TextEncoder, texts: list[str]) -> Condition:
     found: Tensor | Condition = encoder(texts)
     return found if isinstance(found, Condition) else Condition(text=found)

@@ -12,6 +12,11 @@ def check_base(denoiser: UNet2D, space: Space) -> None:
     Raises:
         ValueError: With the key to change.
     """
+    if denoiser.dimensions != 4:
+        raise ValueError(
+            f"the base is a {type(denoiser).__name__}, and pictures are made here, not videos: set "
+            "model.init_args.denoiser to lightning_modules.backbone.denoiser.UNet2D"
+        )
     if not denoiser.flags.frozen:
         raise ValueError(
             "the base is never trained here: set frozen in "

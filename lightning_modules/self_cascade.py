@@ -33,7 +33,7 @@ from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import PixelSpace, Space
 from lightning_modules.base import Generator
-from lightning_modules.captions import dropped, told
+from lightning_modules.captions import check_captions, dropped, size_ids, told
 from lightning_modules.frozen_base import check_base, check_trained
 from lightning_modules.ladder import Aspect, Rule, ladder
 from lightning_modules.networks.feature_upsampler import FeatureUpsampler, Places
@@ -318,9 +318,8 @@ class SelfCascade(Generator):
     def _told(self, batch: Batch, size: Size, base: Size) -> tuple[Condition, Condition]:
         sizes = None
         if self.size_condition is not None:
-            H, W = size if self.size_condition == "stage" else base
-            sizes = torch.tensor([[H, W, 0, 0, H, W]], device=self.device)
-            sizes = sizes.expand(len(batch["key"]), -1)
+            shown = size if self.size_condition == "stage" else base
+            sizes = size_ids(shown, len(batch["key"]), self.device)
         return told(batch, self.denoiser, self.encoder, sizes)
 
     # ------------------------------------------------------------------------- checks and weights
@@ -346,15 +345,7 @@ class SelfCascade(Generator):
             raise ValueError(
                 f"model.init_args.adapter_t_min is {self.adapter_t_min}; expected 0 to {self.K - 1}"
             )
-        if not 0 <= self.caption_dropout <= 1:
-            raise ValueError(
-                f"model.init_args.caption_dropout is {self.caption_dropout}; expected 0 to 1"
-            )
-        if self.guidance != 1 and self.encoder is None:
-            raise ValueError(
-                f"model.init_args.guidance is {self.guidance:g}, and nothing reads captions: set "
-                "model.init_args.encoder, or guidance to 1"
-            )
+        check_captions(self.encoder, self.guidance, self.caption_dropout)
         config = self.denoiser.unet.config
         if (config.addition_embed_type == "text_time") != (self.size_condition is not None):
             raise ValueError(
@@ -370,6 +361,16 @@ class SelfCascade(Generator):
                 "predict, which need no tuning"
             )
         return self.upsampler
+
+    @property
+    def options(self) -> dict[str, str | int | float]:
+        """What of the same weights makes other outputs; results are told apart by it."""
+        found: dict[str, str | int | float] = {"K": self.K, "steps": self.sampler.steps}
+        pivot = f"{self.pivot_space} {self.pivot_resize}"
+        usual = {"solver": "ddim", "eta": 0.0, "guidance": 1.0, "pivot": "latent bilinear"}
+        own = {"solver": self.sampler.solver, "eta": self.sampler.eta}
+        own |= {"guidance": self.guidance, "pivot": pivot}
+        return found | {name: value for name, value in own.items() if value != usual[name]}
 
     @property
     def needs_weights(self) -> bool:

@@ -505,6 +505,14 @@ def test_a_checkpoint_refuses_another_base_and_other_places():
             )
 
 
+def test_results_are_told_apart():
+    assert cascade().options == {"K": 700, "steps": 4}
+    settings = {"encoder": Words(), "guidance": 3.0, "pivot_space": "rgb"}
+    other = cascade(sampler=Sampler(7, eta=0.5), pivot_strength=0.5, **settings)
+    expected = {"K": 500, "steps": 7, "eta": 0.5, "guidance": 3.0, "pivot": "rgb bilinear"}
+    assert other.options == expected
+
+
 def test_what_needs_weights():
     assert not cascade().needs_weights
     assert cascade().weights_source == "base.ckpt 0123456789abcdef"
@@ -526,6 +534,10 @@ def test_what_needs_weights():
     [
         ({"denoiser": wrapped(null="learned")}, r"never trained here: set frozen in .*flags"),
         ({"denoiser": base(in_channels=4, out_channels=4)}, r"4 channels and the space has 3"),
+        (
+            {"denoiser": wrapped("video", null="learned", flags=Flags(frozen=True))},
+            r"a UNet3D, and pictures are made here, not videos",
+        ),
         ({"pivot_strength": 0.0}, r"pivot_strength makes K 0 of 1000"),
         ({"pivot_strength": 1.1}, r"pivot_strength makes K 1100 of 1000"),
         ({"pivot_strength": 0.001}, r"below which there are 0 timesteps"),

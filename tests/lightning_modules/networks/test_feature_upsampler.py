@@ -59,6 +59,7 @@ def test_counts():
     blocks = 2 * (2 * (9 * 4 * 4 + 4) + 4 * 41)
     ends = sum((width * 4 + 4) + (4 * width + width) for width in SD21.widths.values())
     assert count(partial(Bottleneck, rank=4), SD21) == 4 * blocks + ends
+    assert count(Bottleneck, SD21) == 71_840
 
 
 @pytest.mark.parametrize("name", NEUTRAL)
