@@ -368,7 +368,7 @@ class SelfCascade(Generator):
         found: dict[str, str | int | float] = {"K": self.K, "steps": self.sampler.steps}
         pivot = f"{self.pivot_space} {self.pivot_resize}"
         usual = {"solver": "ddim", "eta": 0.0, "guidance": 1.0, "pivot": "latent bilinear"}
-        own = {"solver": self.sampler.solver, "eta": self.sampler.eta}
+        own: dict[str, str | int | float] = {"solver": self.sampler.solver, "eta": self.sampler.eta}
         own |= {"guidance": self.guidance, "pivot": pivot}
         return found | {name: value for name, value in own.items() if value != usual[name]}
 

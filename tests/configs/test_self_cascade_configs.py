@@ -27,6 +27,14 @@ RUN = (
     *("--data.init_args.batch_size", "4", "--data.init_args.eval_batch_size", "2"),
 )
 FIT = ("--trainer.max_steps", "2", "--trainer.val_check_interval", "2")
+MODEL = "--model.init_args"
+OTHER = (  # settings than those of the files
+    *(f"{MODEL}.upsampler", "lightning_modules.networks.feature_upsampler.Bottleneck"),
+    *(f"{MODEL}.upsampler.init_args.rank", "3", f"{MODEL}.upsampler.init_args.resize", "nearest"),
+    *(f"{MODEL}.attach", "block_out", f"{MODEL}.places", "[1,3]"),
+    *(f"{MODEL}.base_size", "[16,16]", f"{MODEL}.stages", "[[24,24],[32,32]]"),
+    *(f"{MODEL}.pivot_space", "rgb", f"{MODEL}.sampler.solver", "dpm_solver_2m"),
+)
 FEW = ("--model.init_args.sampler.steps", "4")
 
 
@@ -93,10 +101,13 @@ def test_the_experiments(mini: Path, enlarger: Any) -> None:
 def test_another_base_is_refused(
     mini: Path, enlarger: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    enlarger("fit", "--config", TUNED, *RUN, *FIT, *FEW)
+    enlarger("fit", "--config", TUNED, *RUN, *FIT, *FEW, *OTHER)
+    (file,) = Path("runs/mini_self_cascade_tuned/checkpoints").glob("step-000000002.ckpt")
+    facts = torch.load(file, weights_only=True)["cascade"]
+    assert (facts["places"], facts["ratio"]) == (["block1", "middle"], 32 / 24)
     other = ("--run.name", "other", "--seed_everything", 1)
     enlarger("fit", "--config", BASE, *RUN, *FIT, "--model.init_args.steps", 2, *other)
     base = ("--model.init_args.denoiser_weights", "runs/other")
     with pytest.raises(SystemExit):
-        enlarger("test", "--config", TUNED, *RUN, *FEW, *base)
+        enlarger("test", "--config", TUNED, *RUN, *FEW, *OTHER, *base)
     assert "was trained with denoiser from runs/mini_diffusion_auto" in capsys.readouterr().err
