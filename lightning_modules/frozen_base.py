@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, get_args
+
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.space import Space
 
@@ -45,3 +47,19 @@ def check_trained(denoiser: UNet2D, space: Space) -> None:
             f"the autoencoder of model.init_args.space, {type(space).__name__}, has random "
             "weights: name its files"
         )
+
+
+def check_choice(name: str, value: str, kind: Any) -> None:
+    """Refuse what an argument cannot be.
+
+    Args:
+        name: Of the argument.
+        value: It.
+        kind: A ``Literal``.
+
+    Raises:
+        ValueError: With the choices.
+    """
+    if value not in get_args(kind):
+        expected = " or ".join(get_args(kind))
+        raise ValueError(f"model.init_args.{name} is {value!r}; expected {expected}")

@@ -36,6 +36,21 @@ def count_stages(base: Size, target: Size) -> int:
     return stages
 
 
+def base_of(target: Size, scale: float) -> Size:
+    """The size of which ``target`` is ``scale`` times, along both sides.
+
+    Raises:
+        ValueError: There is none in whole pixels.
+    """
+    height, width = (round(side / scale) for side in target)
+    if (round(height * scale), round(width * scale)) != tuple(target):
+        raise ValueError(
+            f"pictures of {target[0]}x{target[1]} are no multiple of data.init_args.scale "
+            f"{scale:g}: choose others, or set model.init_args.base_size"
+        )
+    return height, width
+
+
 def ladder(
     base: Size,
     target: Size,
@@ -62,6 +77,7 @@ def ladder(
         ValueError: The target has fewer pixels than the base, a side is no multiple, or an argument
             is unknown.
     """
+    target = (target[0], target[1])  # on its way to a GPU a tuple becomes a list
     _check(base, target, rule, aspect, multiple)
     stages = count_stages(base, target)
     pixels = base[0] * base[1]

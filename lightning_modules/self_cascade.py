@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -34,8 +34,8 @@ from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import PixelSpace, Space
 from lightning_modules.base import Generator
 from lightning_modules.captions import check_captions, dropped, size_ids, told
-from lightning_modules.frozen_base import check_base, check_trained
-from lightning_modules.ladder import Aspect, Rule, ladder
+from lightning_modules.frozen_base import check_base, check_choice, check_trained
+from lightning_modules.ladder import Aspect, Rule, base_of, ladder
 from lightning_modules.networks.feature_upsampler import FeatureUpsampler, Places
 from lightning_modules.noise import Noise
 from lightning_modules.pivot_features import Attach, attachment, time_embedding
@@ -215,16 +215,8 @@ class SelfCascade(Generator):
         Raises:
             ValueError: The target is smaller than the base, or a side no multiple.
         """
-        base = self.base_size
-        if base is None:
-            height, width = (round(side / self.scale) for side in target)
-            if (round(height * self.scale), round(width * self.scale)) != tuple(target):
-                raise ValueError(
-                    f"pictures of {target[0]}x{target[1]} are no multiple of data.init_args.scale "
-                    f"{self.scale:g}: choose others, or set model.init_args.base_size"
-                )
-            base = height, width
-        return ladder(base, (target[0], target[1]), self.rule, self.aspect, self.multiple)
+        base = self.base_size or base_of(target, self.scale)
+        return ladder(base, target, self.rule, self.aspect, self.multiple)
 
     def stage(
         self, pivot: Tensor | None, size: Size, known: tuple[Condition, Condition], noise: Noise
@@ -241,7 +233,7 @@ class SelfCascade(Generator):
             z^r, (B, C, H / factor, W / factor).
         """
         timesteps = self.sampled if pivot is None else self.below_K
-        z = self.start(pivot, size, len(noise.seeds), noise)
+        z = self.start(pivot, size, noise)
         predict = self._predictor(pivot)
 
         def clean(z: Tensor, now: int) -> Tensor:
@@ -252,18 +244,17 @@ class SelfCascade(Generator):
 
         return self.sampler.denoise(z, timesteps, clean, self.schedule, noise)
 
-    def start(self, pivot: Tensor | None, size: Size, count: int, noise: Noise) -> Tensor:
+    def start(self, pivot: Tensor | None, size: Size, noise: Noise) -> Tensor:
         """Equation 6: the pivot, enlarged, with the noise of the first timestep; or noise alone.
 
         Args:
             pivot: (B, C, h, w).
             size: (H, W) in pixels.
-            count: B.
             noise: Drawn from at the new size; noise is never resized.
         """
         factor = self.space.factor
-        shape = (count, self.denoiser.channels, size[0] // factor, size[1] // factor)
-        eps = noise.normal(shape)
+        latent = (self.denoiser.channels, size[0] // factor, size[1] // factor)
+        eps = noise.normal((len(noise.seeds), *latent))
         if pivot is None:
             first = self.schedule.level(self.sampled[0])
             return eps * (first.alpha**2 + first.sigma**2) ** 0.5
@@ -326,15 +317,10 @@ class SelfCascade(Generator):
 
     def _check(self) -> None:
         check_base(self.denoiser, self.space)
-        for name, value, kind in (
-            ("pivot_space", self.pivot_space, PivotSpace),
-            ("pivot_resize", self.pivot_resize, PivotResize),
-            ("pivot_features", self.pivot_features, PivotFeatures),
-            ("size_condition", self.size_condition or "stage", SizeCondition),
-        ):
-            if value not in get_args(kind):
-                expected = " or ".join(get_args(kind))
-                raise ValueError(f"model.init_args.{name} is {value!r}; expected {expected}")
+        check_choice("pivot_space", self.pivot_space, PivotSpace)
+        check_choice("pivot_resize", self.pivot_resize, PivotResize)
+        check_choice("pivot_features", self.pivot_features, PivotFeatures)
+        check_choice("size_condition", self.size_condition or "stage", SizeCondition)
         if not 0 < self.K <= self.schedule.steps or not self.below_K:
             raise ValueError(
                 f"model.init_args.pivot_strength makes K {self.K} of {self.schedule.steps}, below "

@@ -134,7 +134,7 @@ def test_the_noise_of_equation_6(strength):
     pivot = torch.randn(2, 3, 64, 64, generator=generator)
     first = {0.7: 681, 0.1: 81}[strength]
     abar = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).square().neg().add(1).cumprod(0)[first]
-    z = method.start(pivot, (128, 128), 2, Noise(torch.arange(2)))
+    z = method.start(pivot, (128, 128), Noise(torch.arange(2)))
     eps = z - abar.sqrt() * functional.interpolate(pivot, (128, 128), mode="bilinear")
     assert abs(eps.std() - (1 - abar).sqrt()) < 0.005
     torch.testing.assert_close(
@@ -225,6 +225,23 @@ def test_targets_share_their_first_stages():
         method.generate(given, Noise(given["seed"]))
         seen[side] = [call.z for call in calls]
     assert all(torch.equal(a, b) for a, b in zip(seen[16], seen[32][: len(seen[16])], strict=True))
+
+
+@torch.no_grad()
+def test_in_latents_with_captions():
+    """A picture is its own, whatever is in the batch."""
+    space, four = KLSpace(small_kl()), base(in_channels=4, out_channels=4)
+    settings = {"encoder": Words(), "guidance": 2.0, "pivot_space": "rgb", "upsampler": Shared}
+    sampler = Sampler(4, eta=1.0, last=0)
+    method = tuned(cascade(4.0, denoiser=four, space=space, sampler=sampler, **settings))
+    given = batch((32, 64))
+    both = method.sample(given)["sr"]
+    assert both.shape == (2, 3, 32, 64)
+    one = {"key": ["1"], "seed": given["seed"][1:], "text": given["text"][1:], "size": (32, 64)}
+    torch.testing.assert_close(method.sample(one)["sr"], both[1:], rtol=0, atol=1e-4)
+    assert method.drew_noise
+    other = {**one, "text": ["something else altogether"]}
+    assert (method.sample(other)["sr"] - both[1:]).abs().max() > 1e-3
 
 
 @torch.no_grad()
