@@ -164,6 +164,8 @@ def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 def to_floats(batch: dict[str, Any]) -> None:
     """Make the pictures of a batch float32 in [0, 1] and contiguous, where they are."""
+    if "size" in batch:
+        batch["size"] = tuple(batch["size"])  # pinned memory had made a list of it
     for name in PICTURES:
         if name in batch:
             image = batch[name]

@@ -11,7 +11,7 @@ import torch
 from datamodules.base import SRDataModule
 from datamodules.prompts import Prompts, Seeds
 from tests.contracts.arguments import check_arguments
-from tests.datamodules.memory import evaluation
+from tests.datamodules.memory import Stage, evaluation, on_device
 
 TEXT = "\ufeffa red car\n\n  a dog \r\n\t\nün ours blanc\u2028assis\na red car"
 
@@ -73,6 +73,16 @@ def test_in_predict(file):
     assert (first["text"], first["size"]) == (["a red car"], (32, 32))
     first, *_ = batches(Seeds(2, 32), "predict", size=(64, 48))
     assert (first["key"], first["size"]) == (["predict/000000"], (64, 48))
+
+
+def test_a_size_is_a_pair_again_after_pinned_memory():
+    """Of which torch makes a list on its way to a GPU."""
+    data = SRDataModule(2.0, test={"own": Seeds(1, 32)}, workers=0)
+    data.trainer = Stage("test")
+    data.setup("test")
+    (batch,) = data.test_dataloader()[0]
+    found = on_device(data, {**batch, "size": [32, 48]})
+    assert found["size"] == (32, 48)
 
 
 def test_as_every_source(file):
