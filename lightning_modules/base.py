@@ -437,9 +437,14 @@ class SuperResolver(ImageModel):
             ``{"sr": (B, 3, H, W) float32 in [0, 1]}``.
 
         Raises:
-            ValueError: ``restore`` gave another size, or latents are asked for in tiles of a method
-                that cannot do that.
+            ValueError: There is no LR, ``restore`` gave another size, or latents are asked for in
+                tiles of a method that cannot do that.
         """
+        if "lr" not in batch:
+            raise ValueError(
+                f"{type(self).__name__} enlarges pictures, and {batch['key'][0]} has no "
+                "LR: name pictures in data.init_args, such as data.init_args.predict FOLDER"
+            )
         batch = self._own_seeds(batch)
         h, w = batch["lr"].shape[-2:]
         if self.tiling.where == "latent" and not self.tiles_latents:

@@ -304,3 +304,9 @@ class TestAttributes:
         found = predicted(model, batch)
         assert model.tiles == 4
         torch.testing.assert_close(found, resize(batch["lr"], batch["size"]), rtol=0, atol=1e-5)
+
+
+def test_without_lr_there_is_nothing_to_enlarge() -> None:
+    batch: Any = {"key": ["seeds/0"], "seed": torch.tensor([0]), "size": (8, 8)}
+    with pytest.raises(ValueError, match=r"Bicubic enlarges pictures, and seeds/0 has no LR: name"):
+        Bicubic(2).enlarge(batch)
