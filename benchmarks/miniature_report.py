@@ -48,7 +48,10 @@ def collect(plan: Plan) -> dict[str, Any]:
         "steps": plan.steps,
         "images": {f"x{scale:g}": first.keys(scale) for scale in first.scales},
         "note": plan.method.note,
-        "facts": {} if facts is None else {k: _short(v) for k, v in facts(plan.trained).items()},
+        "facts": {
+            what: value if isinstance(value, str) else _short(value)
+            for what, value in ({} if facts is None else facts(plan.trained)).items()
+        },
         "trainings": _times(notes, "fit "),
         "evaluations": _times(notes, "test "),
         "gate": gate,
@@ -192,7 +195,13 @@ def markdown(report: dict[str, Any], name: str) -> str:
         f"processes, on {machine['cpu']} ({machine['cores']} cores). `{report['command']}`",
         _gate_text(results["gate"]),
     ]
-    text += [f"- {what}: {value:g}" for what, value in results.get("facts", {}).items()]
+    if facts := results.get("facts"):
+        text.append(
+            "\n".join(
+                f"- {what}: {value if isinstance(value, str) else format(value, '.4g')}"
+                for what, value in facts.items()
+            )
+        )
     measured = {m for r in results["rows"].values() for s in r["sets"][ALL].values() for m in s}
     for metric, heading in COLUMNS.items():
         if metric not in measured:

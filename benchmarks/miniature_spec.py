@@ -124,7 +124,8 @@ class Method:
     pictures: Images of the picture, as SET/KEY; the first of each set by default.
     note: What a reader has to know of the table.
     metrics: File of the metrics.
-    facts: Numbers beside the table, by what they are: of the folder of a training, by its name.
+    facts: Numbers and verdicts beside the table, by what they are: of the folder of a training, by
+        its name.
     """
 
     trainings: tuple[Training, ...]
@@ -139,7 +140,7 @@ class Method:
     pictures: tuple[str, ...] = ()
     note: str = ""
     metrics: str = METRICS
-    facts: Callable[[Callable[[str], Path]], dict[str, float]] | None = None
+    facts: Callable[[Callable[[str], Path]], dict[str, float | str]] | None = None
 
     def __post_init__(self) -> None:
         """Refuse names that are not there.
