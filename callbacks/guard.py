@@ -137,7 +137,10 @@ class Guard(Callback):
         loss, norm = measured(losses, optimizer, trainer)
         wrong = self._wrong(loss, norm)
         if not wrong:
-            self._taken(norm)
+            if _counts(pl_module, optimizer):
+                self._taken(norm)
+            else:
+                self._statistics.keep()
             return
         step = steps_done(trainer, pl_module)
         self._leave_out(trainer, pl_module, optimizer)
@@ -145,7 +148,12 @@ class Guard(Callback):
             self._statistics.keep()  # the forward pass was sound
             return
         self._statistics.restore()
-        self.steps, self.skipped, self.row = self.steps + 1, self.skipped + 1, self.row + 1
+        counted = int(_counts(pl_module, optimizer))
+        self.steps, self.skipped, self.row = (
+            self.steps + counted,
+            self.skipped + 1,
+            self.row + counted,
+        )
         self._tell(trainer, step, wrong, losses, everywhere=math.isfinite(loss))
         self._verdict = self._judged(step)
         self._log(trainer, step)
@@ -175,8 +183,7 @@ class Guard(Callback):
             progress: Any = loop.automatic_optimization.optim_progress.optimizer.step
         else:
             progress = loop.manual_optimization.optim_step_progress
-        counts = getattr(pl_module, "counts", None)
-        if counts is None or counts(optimizer):
+        if _counts(pl_module, optimizer):
             for count in (progress.total, progress.current):
                 count.ready -= 1
                 count.completed -= 1  # Lightning is about to add one
@@ -259,6 +266,12 @@ class Guard(Callback):
         """Go on counting."""
         self.steps, self.skipped = state_dict["steps"], state_dict["skipped"]
         self.row, self.norm = state_dict["row"], state_dict["norm"]
+
+
+def _counts(pl_module: LightningModule, optimizer: Any) -> bool:
+    # Methods with two optimisers say whose updates are steps; else all are.
+    counts = getattr(pl_module, "counts", None)
+    return counts is None or bool(counts(optimizer))
 
 
 def _scaler(trainer: Trainer) -> Any:

@@ -186,13 +186,14 @@ class Adversarial(SuperResolver):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the discriminator's scaler as well."""
         super().on_save_checkpoint(checkpoint)
-        if self._scaler is not None:
-            checkpoint["discriminator_scaler"] = self._scaler.state_dict()
+        state = self._scaler_state if self._scaler is None else self._scaler.state_dict()
+        if state:  # also where the run was stopped again before the discriminator's turn
+            checkpoint["discriminator_scaler"] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it from there. Raises as ``ImageModel.on_load_checkpoint``."""
         super().on_load_checkpoint(checkpoint)
-        self._scaler_state = checkpoint.get("discriminator_scaler", {})
+        self._scaler, self._scaler_state = None, checkpoint.get("discriminator_scaler", {})
 
     # ----------------------------------------------------------------------------------- optimisers
 
@@ -200,7 +201,8 @@ class Adversarial(SuperResolver):
         """See that the strategy is one whose gradients can be averaged here.
 
         Raises:
-            ValueError: It shares out parameters among processes.
+            ValueError: It shares out parameters among processes, or buffers that training changes
+                would differ among them.
         """
         strategy = self.trainer.strategy
         if not isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
@@ -208,12 +210,24 @@ class Adversarial(SuperResolver):
                 f"{type(self).__name__} trains with two optimisers, which trainer.strategy "
                 f"{type(strategy).__name__} cannot: set trainer.strategy to ddp"
             )
+        moving = [
+            name
+            for name, module in self.named_modules()
+            if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats
+            if any(p.requires_grad for p in module.parameters())
+        ]
+        if moving and self.trainer.world_size > 1:
+            raise ValueError(
+                f"{moving[0]} keeps running statistics, which {type(self).__name__} does not bring "
+                "together from several processes: use group norms, or --trainer.devices 1"
+            )
 
     def configure_optimizers(self) -> Any:
         """The main optimiser with its schedule, and the discriminator's.
 
         Raises:
-            ValueError: Nothing is trainable, or the schedule waits for a metric.
+            ValueError: Nothing is trainable, the schedule waits for a metric, or the discriminator
+                cannot be trained.
         """
         own = nn.ModuleList() if self.discriminator is None else self.discriminator
         with frozen(own):
@@ -228,7 +242,13 @@ class Adversarial(SuperResolver):
                 )
             configured = configured["optimizer"]
         optimizers = [configured]
-        if judging := [p for p in own.parameters() if p.requires_grad]:
+        if self.discriminator is not None:
+            judging = [p for p in own.parameters() if p.requires_grad]
+            if not judging:
+                raise ValueError(
+                    "model.init_args.discriminator has no trainable parameters: train it, or leave "
+                    "it out"
+                )
             optimizers.append(self.discriminator_optimizer(judging))
             optimizers[-1]._step_supports_amp_scaling = False
         return optimizers, schedules

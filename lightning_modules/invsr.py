@@ -31,9 +31,9 @@ from torch.nn import functional
 from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
 from lightning_modules.backbone.condition import Condition, FixedPrompt, guided
 from lightning_modules.backbone.denoiser import UNet2D
-from lightning_modules.backbone.frozen import bare_names, fit
+from lightning_modules.backbone.frozen import bare_names, fit, same_weights
 from lightning_modules.backbone.schedule import Schedule, explicit
-from lightning_modules.backbone.space import Space
+from lightning_modules.backbone.space import Space, fingerprint
 from lightning_modules.color import ColorFix
 from lightning_modules.invsr_plan import STARTS, start_for, timesteps_for
 from lightning_modules.latent_pairs import enlarged, latent_pair
@@ -85,8 +85,8 @@ class InvSR(Adversarial):
             predicts.
         middle: The predictor of noise between the steps, trained with ``starting`` false.
         middle_weights: Its weights: a run that trained it, or a file.
-        deterministic: Take the means of the predictor's and the autoencoder's distributions
-            instead of drawing from them.
+        deterministic: Take the means of the predictors' and the autoencoder's distributions instead
+            of drawing from them, when sampling; what nobody predicts is still drawn.
         starts: Timesteps that are trained for.
         starting: Train the predictor for the start. False: for noise between the steps, which is
             put on the latent of HR, at all of ``starts`` but the first.
@@ -173,6 +173,7 @@ class InvSR(Adversarial):
         self.adversarial_start = adversarial_start
         self.discriminator_weights = discriminator_weights
         self.tile, self.tile_overlap, self.tile_window = patch, patch // 2, "gaussian"
+        self.tile_least = patch
         self.tile_always = self.tiles_latents = True
         self.color_misaligned = color_misaligned
         self._check()
@@ -241,7 +242,17 @@ class InvSR(Adversarial):
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        """Algorithm 1: as many calls of the denoiser as steps, one of the predictor."""
+        """Algorithm 1: as many calls of the denoiser as steps, one of the predictor.
+
+        Raises:
+            ValueError: The predictor was trained for the noise between the steps.
+        """
+        if not self.starting:
+            raise ValueError(
+                "model.init_args.starting is false: what was trained says the noise between steps, "
+                "and starts nothing. Name its run as middle_weights of one that does, with solver "
+                "predicted; in fit, set trainer.limit_val_batches to 0"
+            )
         mirrored = padded(batch["lr"], self.multiple, self.patch)
         lr, plan = mirrored.lr, self.plan(self._start)
         y = self._encoded(lr, noise.stream("encoder"))
@@ -356,6 +367,10 @@ class InvSR(Adversarial):
             options["timesteps"] = " ".join(map(str, self.plan(self.start)))
         if self.solver != "euler":
             options["solver"] = self.solver
+        if self.middle is not None:
+            options["middle"] = getattr(self.middle, "source", "").rpartition(" ")[2]
+        if self.predictor is None:
+            options["noise of nobody before"] = self.denoiser.source.rpartition(" ")[2]
         if self.guidance != 1:
             options["guidance"] = self.guidance
         if self.deterministic:
@@ -383,6 +398,11 @@ class InvSR(Adversarial):
     # ------------------------------------------------------------------------- checks and weights
 
     def _check(self) -> None:
+        if self.timesteps is not None and (self.start is not None or self.steps_asked != 1):
+            raise ValueError(
+                "model.init_args.timesteps says all that steps and start say: give the one or the "
+                "others"
+            )
         if self.solver not in get_args(Solver) or (self.solver == "predicted") != bool(self.middle):
             raise ValueError(
                 f"model.init_args.solver is {self.solver!r} and middle "
@@ -409,6 +429,12 @@ class InvSR(Adversarial):
         for predictor in (self.predictor, self.middle):
             if predictor is not None:
                 self._check_predictor(predictor)
+        judged = getattr(getattr(self.discriminator, "conv_in", None), "in_channels", None)
+        if judged not in (None, self.space.channels):
+            raise ValueError(
+                f"the discriminator is for latents of {judged} channels and the space has "
+                f"{self.space.channels}: set the discriminator's latent"
+            )
         if self.denoiser.channels != self.space.channels:
             raise ValueError(
                 f"the denoiser is for {self.denoiser.channels} channels and the space has "
@@ -454,14 +480,23 @@ class InvSR(Adversarial):
                 "model.init_args.perceptual has random weights: set perceptual_weights to a run "
                 "of configs/experiment/latent_lpips.yaml, or to a name of configs/weights.yaml"
             )
+        trained_in = getattr(self.perceptual, "space", "")
+        if trained_in and not same_weights(trained_in, self.space.source):
+            raise ValueError(
+                f"model.init_args.perceptual_weights were trained in latents of {trained_in}, and "
+                f"the space here is {self.space.source}: train them in this one"
+            )
 
     @staticmethod
-    def _fill(name: str, network: nn.Module, path: Path) -> None:
+    def _fill(name: str, network: Any, path: Path) -> None:
         # From a run, where it was the predictor or the discriminator, or a released file.
         found = read_weights(path)
         tensors, whole = bare_names(found.tensors), "predictor." if name == "middle" else f"{name}."
         own = {k.removeprefix(whole): v for k, v in tensors.items() if k.startswith(whole)}
-        fit(network, own or from_official(tensors), found.name)
+        tensors = own or from_official(tensors)
+        fit(network, tensors, found.name)
+        if name == "middle":  # frozen, so a checkpoint and results name it
+            network.source = f"{found.name} {fingerprint(tensors)}"
 
     def setup(self, stage: str) -> None:
         """See that nothing is computed with random weights.

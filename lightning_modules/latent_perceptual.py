@@ -7,8 +7,10 @@ as InvSR (Yue et al., CVPR 2025; arXiv 2412.09013) uses it.
 x, x_0, x_1   reference and distortions, as latents       h   share of people who found x_1 nearer
 d_0, d_1      distances from the reference                G   from both distances to h
 
-Differs from the paper in: latents; the first three poolings, see ``networks.latent_lpips``. Patches
-of BAPPS have 64 pixels, so 8 places of a latent of factor 8.
+Differs from the paper in: latents; the first three poolings, see ``networks.latent_lpips``; the
+learning rate of the shipped configuration falls on a cosine, where the paper keeps it for five
+epochs and lets it fall evenly for five more. Patches of BAPPS have 64 pixels, so 8 places of a
+latent of factor 8.
 """
 
 from __future__ import annotations

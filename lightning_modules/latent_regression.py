@@ -36,6 +36,9 @@ class LatentRegression(SuperResolver):
         lr_scheduler: Makes the learning-rate schedule; by default there is none.
         weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
         color_fix: How outputs get the colours of LR.
+
+    Raises:
+        ValueError: Scale, predictor and space do not fit one another.
     """
 
     enlarged = staticmethod(enlarged)  # as `main.py encode` makes pairs
@@ -53,7 +56,15 @@ class LatentRegression(SuperResolver):
     ) -> None:
         super().__init__(scale, optimizer, lr_scheduler, weights, color_fix)
         self.predictor, self.space, self.patch = predictor, space, patch
+        if (scale, predictor.latent) != (space.factor / predictor.divisor, space.channels):
+            raise ValueError(
+                f"LatentRegression got scale {self.scale:g} and a predictor for {predictor.latent} "
+                f"channels that halves to 1/{predictor.divisor}; with this space it makes scale "
+                f"{space.factor / predictor.divisor:g} of {space.channels} channels: set "
+                "data.init_args.scale, or the predictor's latent and halvings"
+            )
         self.tile, self.tile_overlap, self.tile_window = patch, patch // 2, "gaussian"
+        self.tile_least = patch
         self.tile_always = True
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -97,6 +97,11 @@ def sources(model: nn.Module) -> dict[str, str]:
     }
 
 
+def same_weights(one: str, other: str) -> bool:
+    """Whether two sources name the same weights: hashes are compared, for files are moved."""
+    return _HASH.findall(one) == _HASH.findall(other)
+
+
 def check_sources(model: nn.Module, stored: Mapping[str, str]) -> None:
     """Refuse to continue beside frozen weights that a checkpoint was not trained with.
 
@@ -112,7 +117,7 @@ def check_sources(model: nn.Module, stored: Mapping[str, str]) -> None:
     now = sources(model)
     for name, source in stored.items():
         found = now.get(name, "")
-        if _HASH.findall(found) != _HASH.findall(source):
+        if not same_weights(found, source):
             raise ValueError(
                 f"the checkpoint was trained with {name} from {source}, and here it is "
                 f"{found or 'not there'}: name the same weights in model.init_args"

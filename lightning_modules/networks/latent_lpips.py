@@ -89,6 +89,7 @@ class LatentLPIPS(LatentDistance):
     """
 
     source: str  # where the weights came from, with a hash; empty until `load`
+    space: str = ""  # in whose latents they were trained, where the file says so
 
     def __init__(self, channels: int = 4, widths: Sequence[int] = VGG16) -> None:
         super().__init__(channels, widths)
@@ -104,7 +105,7 @@ class LatentLPIPS(LatentDistance):
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is corrupt, of another method, or of another latent's distance.
+            ValueError: It is corrupt, of another method, or for latents of another width.
         """
         weights = read_weights(path)
         if weights.model not in (None, _TRAINER):
@@ -118,6 +119,7 @@ class LatentLPIPS(LatentDistance):
             tensors = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
         fit(self, from_official(tensors), str(path))
         self.source = f"{Path(path).name} {fingerprint(self.state_dict())}"
+        self.space = weights.frozen.get("space", "")
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """(B,) distances of (B, channels, h, w), as the denoiser sees them; at least 2x2 places.
@@ -136,7 +138,7 @@ class LatentLPIPS(LatentDistance):
 
 
 class Head(nn.Module):
-    """One weight for each channel; in training, half of the channels are dropped.
+    """One weight for each channel; in training, half of the values are dropped.
 
     Args:
         width: Number of channels.

@@ -131,6 +131,35 @@ def test_each_optimiser_has_its_own_amp_scaler(tmp_path: Path) -> None:
         assert torch.equal(value, tensors(again)[name])
 
 
+def test_a_run_that_is_stopped_twice_keeps_the_scaler(tmp_path: Path) -> None:
+    """Resumed and saved again before the discriminator's turn, as at the end of a validation."""
+    run = fit(tmp_path, Judged(), batches(2), plugins=half(16.0))
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    saved = torch.load(tmp_path / "a.ckpt", weights_only=True)["discriminator_scaler"]
+    again = trainer(tmp_path, plugins=half(1.0))  # at its last epoch's end: no step is taken
+    again.fit(Judged(), batches(2), ckpt_path=tmp_path / "a.ckpt")
+    again.save_checkpoint(tmp_path / "b.ckpt")
+    assert torch.load(tmp_path / "b.ckpt", weights_only=True)["discriminator_scaler"] == saved
+
+
+def test_weights_of_a_run_without_a_discriminator(tmp_path: Path) -> None:
+    """The discriminator begins afresh, or as it was; and the other way round it is passed over."""
+    for judge in (False, True):
+        fit(tmp_path, Judged(judge=judge), batches(2)).save_checkpoint(tmp_path / "a.ckpt")
+        model = Judged(judge=not judge)
+        before = tensors(model)
+        model.load_weights(tmp_path / "a.ckpt")
+        moved = {name for name, value in tensors(model).items() if not value.equal(before[name])}
+        assert moved == {"net.weight", "net.bias"}
+
+
+def test_a_discriminator_that_cannot_be_trained() -> None:
+    model: Any = Judged()
+    model.discriminator.requires_grad_(False)
+    with pytest.raises(ValueError, match="discriminator has no trainable parameters"):
+        model.configure_optimizers()
+
+
 def test_an_overflow_of_one_does_not_scale_the_other(tmp_path: Path) -> None:
     model = Judged(nan=0, whose="discriminator")
     run = fit(tmp_path, model, batches(1), plugins=half(16.0))

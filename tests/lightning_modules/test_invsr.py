@@ -60,6 +60,16 @@ def invsr(scale: float = 4.0, **options: Any) -> Any:
     return method
 
 
+def judge_of(channels: int) -> LatentDiscriminator:
+    torch.manual_seed(3)
+    options: Any = {"widths": (32, 32), "layers": (1, 1), "heads": 4, "text_width": None}
+    return LatentDiscriminator(channels, beside=32, **options)
+
+
+def judge() -> LatentDiscriminator:
+    return judge_of(3)
+
+
 def batch(h: int = 16, w: int = 16, count: int = 2) -> Any:
     generator = torch.Generator().manual_seed(0)
     hr = torch.rand(count, 3, 4 * h, 4 * w, generator=generator)
@@ -211,6 +221,18 @@ def test_in_tiles_it_is_nearly_what_it_is_at_once(where: Any) -> None:
     assert torch.equal(method.enlarge(given)["sr"], whole)
 
 
+def test_tiles_below_the_patch_are_refused() -> None:
+    """Each would be mirrored up to it again; the control's as well."""
+    control = LatentRegression(4.0, predictor(), Averaged(), patch=16)
+    for method in (invsr().eval(), control):
+        method._trainer, method.tiling = None, Tiling(size=15, overlap=8)
+        with pytest.raises(ValueError, match=r"tiling\.size is 15, and .* up to 16 pixels: set it"):
+            method.enlarge(batch(48, 32, 1))
+    method = invsr().eval()
+    method.tiling = Tiling(size=8, overlap=4, where="latent")  # the one latent is filled up once
+    assert method.enlarge(batch(48, 32, 1))["sr"].isfinite().all()
+
+
 def test_colours_lie_where_they_belong_unless_the_released_way_is_asked_for() -> None:
     """A picture that is red on the left, 16 px high and 10 wide, mirrored to 16 x 16."""
     given = batch(16, 10, 1)
@@ -256,6 +278,33 @@ def test_the_loss_by_hand() -> None:
     raw = method.denoiser(z_t / (0.693205**2 + 1) ** 0.5, t)
     torch.testing.assert_close(x0, z_t - 0.693205 * raw, rtol=0, atol=1e-5)
     torch.testing.assert_close(loss, (x0 - z).square().mean(), rtol=0, atol=1e-5)
+    # Through the denoiser and through z_t.
+    by_hand = (z_t - 0.693205 * raw - z).square().mean()
+    weight = method.predictor.encoder.conv_in.weight
+    expected = torch.autograd.grad(by_hand, weight)[0]
+    found = torch.autograd.grad(loss, weight)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_the_parts_of_the_loss_by_their_weights() -> None:
+    class Apart(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return (a - b).abs().flatten(1).mean(1)
+
+    given, losses = batch(), {}
+    for name, options in {
+        "mse": {},
+        "perceptual": {"perceptual": Apart()},
+        "adversarial": {"discriminator": judge(), "adversarial_start": 0},
+    }.items():
+        torch.manual_seed(0)
+        method = invsr(**options)
+        torch.manual_seed(0)
+        losses[name], (z, x0, t) = method.generator_loss(given)
+    distance = (x0 - z).abs().mean()
+    torch.testing.assert_close(losses["perceptual"], losses["mse"] + 2 * distance)
+    opinion = -torch.stack([m.mean() for m in method.discriminator(x0, t)]).mean()
+    torch.testing.assert_close(losses["adversarial"], losses["mse"] + 0.1 * opinion)
 
 
 def test_gradients_reach_the_predictor_alone() -> None:
@@ -267,12 +316,6 @@ def test_gradients_reach_the_predictor_alone() -> None:
     assert all(p.grad is not None for p in method.predictor.parameters())
     assert all(p.grad is None for p in method.denoiser.parameters())
     assert method.checkpoint_keys()[0].startswith("predictor.")
-
-
-def judge() -> LatentDiscriminator:
-    torch.manual_seed(3)
-    options: Any = {"widths": (32, 32), "layers": (1, 1), "heads": 4, "text_width": None}
-    return LatentDiscriminator(3, beside=32, **options)
 
 
 def test_the_discriminator_is_heard_late_and_trained_at_once() -> None:
@@ -379,6 +422,11 @@ def test_the_distance_is_looked_for_in_training_alone(tmp_path: Path) -> None:
         ({"schedule": Schedule()}, r"must have variance exploding"),
         ({"starts": []}, r"starts is \[\]; expected timesteps from 1 to 999"),
         ({"starts": [250], "starting": False}, r"starts has but the first one"),
+        (
+            {"timesteps": [200, 100], "start": "auto"},
+            r"timesteps says all that steps and start say",
+        ),
+        ({"discriminator": judge_of(4)}, r"the discriminator is for latents of 4 channels and"),
         ({"steps": 0}, r"steps is 0 and patch 16; expected 1 or more"),
         ({"predictor": predictor(halvings=0)}, r"that is scale 8 alone"),
     ],
@@ -386,6 +434,24 @@ def test_the_distance_is_looked_for_in_training_alone(tmp_path: Path) -> None:
 def test_arguments_that_do_not_fit(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         invsr(**options)
+
+
+def test_what_says_noise_between_steps_starts_nothing() -> None:
+    with pytest.raises(ValueError, match=r"starting is false: .* starts nothing\. Name its run"):
+        invsr(starting=False).enlarge(batch())
+
+
+def test_results_name_what_sampling_depends_on() -> None:
+    assert invsr(steps=3).options == {"timesteps": "200 100 50"}
+    assert invsr(start="auto", steps=2).options == {"timesteps": "2 from auto"}
+    nobody = invsr(predictor=None, deterministic=True, solver="ancestral").options
+    assert nobody["noise of nobody before"] == "0123456789abcdef"
+    assert (nobody["solver"], nobody["deterministic"]) == ("ancestral", "true")
+
+
+def test_a_regression_that_does_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"LatentRegression got scale 2 .* makes scale 4 of 3"):
+        LatentRegression(2.0, predictor(), Averaged())
 
 
 def test_nothing_is_made_with_random_weights() -> None:
