@@ -155,7 +155,7 @@ def test_total(
     max_steps: int, max_epochs: int, batches: float, accumulate: int, expected: int | None
 ) -> None:
     class Limits:
-        pass
+        lightning_module = None
 
     limits: Any = Limits()
     limits.max_steps, limits.max_epochs = max_steps, max_epochs
