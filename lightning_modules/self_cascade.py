@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -151,7 +152,7 @@ class SelfCascade(Generator):
         self.K = round(pivot_strength * self.schedule.steps)
         self.below_K = [t for t in self.sampled if t < self.K]
         self._check()
-        self.attachment = attachment(attach, denoiser, places)
+        self.attach, self.attachment = attach, attachment(attach, denoiser, places)
         embedding = denoiser.unet.time_embedding.linear_2.out_features
         found = Places(self.attachment.widths, embedding)
         self.upsampler = None if upsampler is None else upsampler(found)
@@ -351,12 +352,26 @@ class SelfCascade(Generator):
     @property
     def options(self) -> dict[str, str | int | float]:
         """What of the same weights makes other outputs; results are told apart by it."""
-        found: dict[str, str | int | float] = {"K": self.K, "steps": self.sampler.steps}
-        pivot = f"{self.pivot_space} {self.pivot_resize}"
-        usual = {"solver": "ddim", "eta": 0.0, "guidance": 1.0, "pivot": "latent bilinear"}
-        own: dict[str, str | int | float] = {"solver": self.sampler.solver, "eta": self.sampler.eta}
-        own |= {"guidance": self.guidance, "pivot": pivot}
-        return found | {name: value for name, value in own.items() if value != usual[name]}
+        sampler = {field.name: getattr(self.sampler, field.name) for field in fields(Sampler)}
+        own: dict[str, Any] = {
+            **{"guidance": self.guidance, "clamp": self.clamp, "aspect": self.aspect},
+            "stages": self.rule if isinstance(self.rule, str) else str(self.rule),
+            "base_size": None if self.base_size is None else "x".join(map(str, self.base_size)),
+            "multiple": self.multiple,
+            "pivot": f"{self.pivot_space} {self.pivot_resize}",
+            "size_condition": self.size_condition,
+        }
+        if self.upsampler is not None:
+            own |= {"features": self.pivot_features, "adapter_t_min": self.adapter_t_min}
+            own["upsampler"] = type(self.upsampler).__name__
+            own["attach"] = f"{self.attach} {' '.join(self.attachment.widths)}"
+        usual = {field.name: field.default for field in fields(Sampler)} | {
+            **{"guidance": 1.0, "clamp": None, "aspect": "target", "stages": "geometric"},
+            **{"base_size": None, "multiple": self.space.factor, "pivot": "latent bilinear"},
+            **{"size_condition": None, "features": "cached_t0", "adapter_t_min": 0},
+        }
+        apart = {k: v for k, v in (sampler | own).items() if k not in usual or v != usual[k]}
+        return {"K": self.K, "steps": self.sampler.steps, **apart}
 
     @property
     def needs_weights(self) -> bool:
@@ -394,6 +409,18 @@ class SelfCascade(Generator):
             "places": list(self.attachment.widths),
             "K": self.K,
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As ``ImageModel.on_load_checkpoint``; say where it was trained for another K."""
+        super().on_load_checkpoint(checkpoint)
+        trained = checkpoint.get("cascade", {}).get("K", self.K)
+        if trained != self.K:
+            log.warning(
+                "the upsamplers were trained below timestep %d, and model.init_args.pivot_strength "
+                "makes that %d: they are asked where they have learned nothing, or not where they "
+                "have",
+                *(trained, self.K),
+            )
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """What is frozen keeps its own weights."""

@@ -530,6 +530,35 @@ def test_results_are_told_apart():
     assert other.options == expected
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"stages": "x4_then_rest"},
+        {"stages": [(16, 16)]},
+        {"aspect": "base"},
+        {"base_size": 8},
+        {"multiple": 4},
+        {"clamp": 1.0},
+        {"pivot_resize": "bicubic"},
+        {"sampler": Sampler(4, last=0)},
+        {"sampler": Sampler(4, offset=0)},
+        {"sampler": Sampler(4, spacing="trailing")},
+        {"upsampler": Shared},
+    ],
+)
+def test_each_setting_of_sampling_tells_results_apart(setting):
+    assert cascade(**setting).options != cascade().options
+
+
+@pytest.mark.parametrize(
+    "setting", [{"adapter_t_min": 101}, {"pivot_features": "per_step"}, {"places": [0, 1]}]
+)
+def test_settings_of_upsamplers_count_where_there_are_such(setting):
+    assert cascade(**setting).options == cascade().options
+    tuned = {"upsampler": Shared}
+    assert cascade(**tuned, **setting).options != cascade(**tuned).options
+
+
 def test_what_needs_weights():
     assert not cascade().needs_weights
     assert cascade().weights_source == "base.ckpt 0123456789abcdef"
