@@ -12,6 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,8 +27,8 @@ from lightning_modules.backbone.frozen import check_numbers, check_sources, coun
 from lightning_modules.color import KINDS, ColorFix, fix_colors
 from lightning_modules.noise import Noise, PlacedNoise
 from lightning_modules.padding import padded
-from lightning_modules.tile_side import TileSide
-from lightning_modules.tiling import Tiling, Window, grid, restore_tiled, tiled
+from lightning_modules.tile_side import TileSide, shrinking
+from lightning_modules.tiling import Tiling, Window, grid, restore_tiled, tiled, whole
 from lightning_modules.weights import read_weights
 
 if TYPE_CHECKING:
@@ -269,6 +270,8 @@ class ImageModel(LightningModule, ABC):
         state = self._needed(state)
         trained = set(self.checkpoint_keys())
         missing = [k for k in own if k not in state and (k in trained or not weights.model)]
+        if weights.model:  # of a run without what only training needs, which begins afresh then
+            missing = [k for k in missing if not k.startswith(self.training_only)]
         _check_tensors(path, own, state, missing)
         check_numbers(str(path), state)
         self.load_state_dict({**own, **state})
@@ -364,6 +367,7 @@ class SuperResolver(ImageModel):
     # Sides in pixels of the LR and of the output; what is larger in either goes through overlapping
     # tiles in prediction.
     tile, tile_output = 512, 1024
+    tile_least = 1  # LR pixels; what `restore` would fill smaller tiles up to
     tile_overlap = 32  # LR pixels
     tile_window: Window = "linear"
     # LR pixels, of which tiles begin at multiples and are as large, where they are four times as
@@ -431,14 +435,15 @@ class SuperResolver(ImageModel):
 
         Args:
             batch: As ``restore`` takes it.
-            tiled: Whether large pictures go through tiles.
+            tiled: Whether large pictures go through tiles, as large as memory allows. Tiles in
+                evaluation (``tile_always``) are the same on every machine.
 
         Returns:
             ``{"sr": (B, 3, H, W) float32 in [0, 1]}``.
 
         Raises:
-            ValueError: There is no LR, ``restore`` gave another size, or latents are asked for in
-                tiles of a method that cannot do that.
+            ValueError: There is no LR, ``restore`` gave another size, latents are asked for in
+                tiles of a method that cannot do that, or tiles smaller than it can.
         """
         if "lr" not in batch:
             raise ValueError(
@@ -446,21 +451,18 @@ class SuperResolver(ImageModel):
                 "LR: name pictures in data.init_args, such as data.init_args.predict FOLDER"
             )
         batch = self._own_seeds(batch)
-        h, w = batch["lr"].shape[-2:]
         if self.tiling.where == "latent" and not self.tiles_latents:
             raise ValueError(
                 f"tiling.where is latent, and {type(self).__name__} has no tiles of latents: set "
                 "it to pixels"
             )
-        self.tiles, self._side = 1, None
-        if tiled or self.tile_always:
-            self._side = self._tile_side(batch)
-        if self._side and max(h, w) > self._side and self.tiling.where == "pixels":
-            sr = self._in_pixel_tiles(batch, self._side)
+        side = self._tile_side(batch) if tiled or self.tile_always else None
+        if side is None or not tiled or self.tiling.size != "auto":
+            sr = self._at_side(batch, side)
         else:
-            places = [(0, 0)] * len(batch["seed"])
-            noise = PlacedNoise(batch["seed"], places, (h, w), batch["lr"].device)
-            sr = self._restored(batch, noise)
+            least = self._least_side
+            side = self._fitting_side(batch, side, least)
+            sr = shrinking(partial(self._at_side, batch), side, least)
         return {"sr": fix_colors(sr, self.color_reference(batch), self.color_fix, self.color_share)}
 
     def in_tiles(
@@ -489,6 +491,14 @@ class SuperResolver(ImageModel):
         how = (self._window, factor, multiple, self.tiling.batch)
         return tiled(function, x, tile, overlap, *how)
 
+    def _at_side(self, batch: Batch, side: int | None) -> Tensor:
+        self.tiles, self._side = 1, side
+        h, w = batch["lr"].shape[-2:]
+        if side and max(h, w) > side and self.tiling.where == "pixels":
+            return self._in_pixel_tiles(batch, side)
+        places = [whole((h, w), batch["size"])] * len(batch["seed"])
+        return self._restored(batch, PlacedNoise(batch["seed"], places, batch["lr"].device))
+
     def _in_pixel_tiles(self, batch: Batch, side: int) -> Tensor:
         (h, w), (H, W) = batch["lr"].shape[-2:], batch["size"]
         unit = self.tile_multiple if 4 * self.tile_multiple <= side else 1
@@ -502,8 +512,8 @@ class SuperResolver(ImageModel):
         trainer = self._trainer
         bar = trainer is not None and trainer.progress_bar_callback is not None
         first = trainer is None or trainer.is_global_zero
-        whole = cast("Batch", {**batch, "lr": mirrored.lr, "size": size})
-        sr = restore_tiled(self._restored, whole, tiles, self.tiling.batch, bar and first)
+        full = cast("Batch", {**batch, "lr": mirrored.lr, "size": size})
+        sr = restore_tiled(self._restored, full, tiles, self.tiling.batch, bar and first)
         return mirrored.crop(sr, (H, W)).clamp_(0, 1)  # weights add up to 1 but for rounding
 
     @property
@@ -514,17 +524,33 @@ class SuperResolver(ImageModel):
     def _window(self) -> Window:
         return self.tiling.window or self.tile_window
 
+    @property
+    def _least_side(self) -> int:
+        # What memory may make of tiles; latents are filled up once, and not in tiles.
+        least = self.tile_least if self.tiling.where == "pixels" else 1
+        return max(2 * self._overlap, least)
+
     def _tile_side(self, batch: Batch) -> int:
-        if self.tiling.size != "auto":
-            return self.tiling.size
+        asked = self.tiling.size
+        if asked != "auto":
+            if asked < self.tile_least and self.tiling.where == "pixels":
+                raise ValueError(
+                    f"tiling.size is {asked}, and {type(self).__name__} fills smaller tiles up to "
+                    f"{self.tile_least} pixels: set it to {self.tile_least} or more, or to auto"
+                )
+            return asked
         sides = batch["lr"].shape[-2:]
         factor = max(size / side for size, side in zip(batch["size"], sides, strict=True))
         # Of tiles below four overlaps nearly half of what is computed would be thrown away.
-        side = min(self.tile, max(int(self.tile_output / factor), 4 * self._overlap, 1))
+        least = max(4 * self._overlap, self.tile_least)
+        return min(self.tile, max(int(self.tile_output / factor), least))
+
+    def _fitting_side(self, batch: Batch, side: int, least: int) -> int:
         if not any(True for _ in self.parameters()):  # what has no network takes next to nothing
             return side
-        least = max(2 * self._overlap, 1)
-        return self._fitting.fitting(self.restore, batch, side, least, self.tiling.batch)
+        processes = 1 if self._trainer is None else self._trainer.num_devices
+        how = (side, least, self.tiling.batch, processes)
+        return self._fitting.fitting(self.restore, batch, *how)
 
     def _restored(self, batch: Batch, noise: Noise) -> Tensor:
         sr = self.restore(batch, noise)

@@ -12,10 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-# Of version 2 of Linux's control groups and of version 1: limit and use.
+# Of version 2 of Linux's control groups and of version 1: limit, use, and what of that use in
+# `memory.stat` is files nobody has read lately, which make room as soon as memory is asked for.
 GROUP_FILES = (
-    ("memory.max", "memory.current"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 
 
@@ -117,10 +118,12 @@ def _parents(path: str) -> list[str]:
 
 def _left(group: Path) -> list[int]:
     # What a control group still allows, if it has a limit.
-    for limit, used in GROUP_FILES:
+    for limit, used, files in GROUP_FILES:
         numbers = [next(iter(_lines(group / name)), "") for name in (limit, used)]
         if all(number.isdigit() for number in numbers):
-            return [max(int(numbers[0]) - int(numbers[1]), 0)]
+            most, now = map(int, numbers)
+            stat = dict(line.split(maxsplit=1) for line in _lines(group / "memory.stat"))
+            return [max(most - max(now - int(stat.get(files, 0)), 0), 0)]
     return []
 
 

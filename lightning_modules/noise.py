@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from degradations.draws import seed_of
+
+if TYPE_CHECKING:
+    from lightning_modules.tiling import Span, Tile
 
 SQUARE = 64  # side of what is drawn together of a placed field
 
@@ -89,33 +93,25 @@ class PlacedNoise(Noise):
 
     Args:
         seeds: (B,) int64, the batch's ``seed``; equal for tiles of one picture.
-        places: B times (row, column), where each tile begins in its LR picture.
-        size: (h, w) of all of them there.
+        places: B tiles of one size, each where it lies in its picture.
         device: Where the fields are wanted.
     """
 
     def __init__(
-        self,
-        seeds: Tensor,
-        places: Sequence[tuple[int, int]],
-        size: tuple[int, int],
-        device: torch.device | str = "cpu",
+        self, seeds: Tensor, places: Sequence[Tile], device: torch.device | str = "cpu"
     ) -> None:
         super().__init__(seeds, device)
-        self.places, self.size = list(places), size
+        self.places = list(places)
 
     def _like(self, seeds: Tensor) -> Noise:
-        return PlacedNoise(seeds, self.places, self.size, self.device)
+        return PlacedNoise(seeds, self.places, self.device)
 
     def _fill(self, field: Tensor, seed: int, image: int) -> None:
         if field.ndim < 2:  # of a picture, not of places in it
             super()._fill(field, seed, image)
             return
-        # Rounded half up: the same place in both tiles, wherever their borders meet pixels.
-        top, left = (
-            (2 * start * n + side) // (2 * side)
-            for start, n, side in zip(self.places[image], field.shape[-2:], self.size, strict=True)
-        )
+        sides = zip(self.places[image], field.shape[-2:], strict=True)
+        top, left = (_begin(span, n) for span, n in sides)
         bottom, right = top + field.shape[-2], left + field.shape[-1]
         for row in range(top // SQUARE, -(-bottom // SQUARE)):
             for column in range(left // SQUARE, -(-right // SQUARE)):
@@ -128,6 +124,30 @@ class PlacedNoise(Noise):
                     inner.append(slice(low - start, high - start))
                     outer.append(slice(low - first, high - first))
                 field[..., outer[0], outer[1]] = square[..., inner[0], inner[1]]
+
+
+def _begin(span: Span, n: int) -> int:
+    """Where a field of ``n`` values on a side of a tile begins in that of the whole picture.
+
+    A tile's own ratio of LR to output is not the picture's, where that is no whole number: at a
+    side of 2000 the product of the two would be off by dozens of pixels, and by others for each
+    tile. So it is counted in what a value is a whole number of, or a whole part: pixels of the
+    output or of LR, and latents, whose lattice the tiles lie on (``tile_multiple``).
+    """
+    of_lr, of_output = ((p.start, p.stop - p.start) for p in (span.lr, span.out))
+    for start, side in (of_output, of_lr):
+        if n % side == 0:
+            return int(start * (n // side))
+    for start, side in (of_lr, of_output):
+        each = round(side / n)
+        if abs(each * n - side) < each:  # a tile's last value may cover less than the others
+            return _rounded(start, each)
+    return _rounded(of_output[0] * n, of_output[1])
+
+
+def _rounded(a: int, b: int) -> int:
+    # a / b, half up: the same in both tiles, wherever their borders meet pixels.
+    return (2 * a + b) // (2 * b)
 
 
 def augmented(lr: Tensor, probability: float, level: float) -> tuple[Tensor, Tensor]:

@@ -137,6 +137,11 @@ def grid(
     return [Tile(row, column) for row in rows for column in columns]
 
 
+def whole(lr_size: Size, size: Size) -> Tile:
+    """The one tile of a picture that is not cut; args as of ``grid``."""
+    return grid(lr_size, size, max(lr_size), 0)[0]
+
+
 def restore_tiled(
     restore: Callable[[Batch, Noise], Tensor],
     batch: Batch,
@@ -164,8 +169,8 @@ def restore_tiled(
     def make(group: Sequence[Tile]) -> Tensor:
         part = {key: _repeated(value, len(group)) for key, value in rest.items()}
         part |= {"lr": _cut(lr, group), "size": group[0].size}
-        places = [(t.rows.lr.start, t.columns.lr.start) for t in group for _ in range(len(lr))]
-        noise = PlacedNoise(part["seed"], places, group[0].side, lr.device)
+        places = [tile for tile in group for _ in range(len(lr))]
+        noise = PlacedNoise(part["seed"], places, lr.device)
         return restore(cast("Batch", part), noise)
 
     return blend(make, tiles, at_once, bar)

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from benchmarks.tiling_seams import seam
 from degradations.bicubic import resize
+from lightning_modules import tile_side
 from lightning_modules.base import SuperResolver
 from lightning_modules.bicubic import Bicubic
 from lightning_modules.color import fix_colors
@@ -132,6 +133,55 @@ class TestTheSameInTiles:
         model, batch = Stochastic(), batch_of(1, side)
         whole = model.eval().test_step(batch, 0)["sr"]
         assert torch.equal(predicted(model, batch), whole)
+
+
+class Full(Stochastic):
+    """Has room for tiles of so many LR pixels."""
+
+    tile, room = 96, 24
+
+    def restore(self, batch: Any, noise: Any) -> Tensor:
+        if max(batch["lr"].shape[-2:]) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().restore(batch, noise)
+
+
+class TestACardWithoutMemory:
+    @pytest.mark.parametrize(("side", "tiles"), [(100, 8 * 8), (90, 7 * 7)])
+    def test_tiles_of_half_the_side(self, caplog: Any, side: int, tiles: int) -> None:
+        """Of a picture of several tiles, and of one that was not to be cut."""
+        model, batch = Full(), batch_of(1, side)
+        batch["lr"], batch["size"] = batch["lr"][..., :side], (2 * side, 2 * side)
+        expected = Stochastic().eval().test_step(batch, 0)["sr"]
+        with caplog.at_level("WARNING"):
+            found = predicted(model, batch)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        assert (model._side, model.tiles) == (24, tiles)
+        assert [r.args for r in caplog.records] == [(96, 48), (48, 24)]
+
+    def test_of_latents(self) -> None:
+        class Few(Latent):
+            tile, tile_overlap = 40, 8
+
+            def in_tiles(self, function: Any, x: Tensor, *how: Any, **named: Any) -> Tensor:
+                if self._side is not None and self._side > 20:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+                return super().in_tiles(function, x, *how, **named)
+
+        model, batch = Few(), batch_of(1, 96)
+        batch["lr"], batch["size"] = batch["lr"][..., :96], (192, 192)
+        predicted(model, batch, where="latent")
+        assert model.largest == 10
+
+    def test_what_does_not_do(self) -> None:
+        """Below twice the overlap; where the user's word counts; and where numbers are made."""
+        model, batch = Full().eval(), batch_of(1, 100)
+        model.room = 23
+        for settings in ({}, {"size": 30}):
+            with pytest.raises(torch.OutOfMemoryError):
+                predicted(model, batch, **settings)
+        with pytest.raises(torch.OutOfMemoryError):
+            model.test_step(batch, 0)
 
 
 class TestLatents:
@@ -260,6 +310,33 @@ class TestAttributes:
         cut_in_prediction.tiling = Tiling(64)
         assert cut_in_prediction.options == {}
 
+    def test_evaluation_does_not_ask_for_memory(self, monkeypatch: Any) -> None:
+        """Numbers are the same on every machine; in prediction memory may halve the tiles."""
+
+        class Always(Stochastic):
+            tile, tile_overlap, tile_always = 96, 12, True
+
+        monkeypatch.setattr(tile_side, "free_bytes", lambda device: 0)
+        model, batch = Always().eval(), batch_of(1, 140)
+        for step in (model.validation_step, model.test_step):
+            step(batch, 0)
+            assert model.tiles == 2 * 2
+        model.predict_step(batch, 0)
+        assert model.tiles > 10 * 10
+
+    @pytest.mark.parametrize("free", [0, 10**12])
+    def test_no_tile_is_smaller_than_the_least(self, monkeypatch: Any, free: int) -> None:
+        class Filling(Stochastic):
+            tile, tile_overlap, tile_least = 96, 12, 50
+
+        monkeypatch.setattr(tile_side, "free_bytes", lambda device: free)
+        model, batch = Filling(), batch_of(1, 140)
+        predicted(model, batch)
+        assert model._side == (96 if free else 50)
+        predicted(model, batch, size=50)
+        with pytest.raises(ValueError, match=r"tiling\.size is 49, and Filling fills .* up to 50"):
+            predicted(model, batch, size=49)
+
     @pytest.mark.parametrize(("scale", "side"), [(1, 512), (2, 512), (4, 256), (5, 204), (12, 128)])
     def test_how_large_they_are(self, scale: int, side: int) -> None:
         """512, or an output of 1024, but four overlaps at least."""
@@ -281,7 +358,7 @@ class TestAttributes:
 
             def restore(self, batch: Any, noise: Any) -> Tensor:
                 sides.add((batch["lr"].shape[-2], batch["lr"].shape[-1]))
-                begins.update(noise.places[0])
+                begins.update(span.lr.start for span in noise.places[0])
                 return super().restore(batch, noise)
 
         sides: set[tuple[int, int]] = set()

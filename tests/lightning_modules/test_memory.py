@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -71,6 +72,21 @@ class TestFree:
                 {**VERSION_1, f"{GROUP}/memory/mine/memory.limit_in_bytes": f"{5 * GB}\n"}
                 | {f"{GROUP}/memory/mine/memory.usage_in_bytes": f"{GB}\n"},
                 4 * GB,
+            ),
+            (  # files that were read and are not wanted any more, in both versions
+                {**VERSION_2, f"{GROUP}/memory.max": f"{4 * GB}\n"}
+                | {f"{GROUP}/memory.current": f"{3 * GB}\n"}
+                | {f"{GROUP}/memory.stat": f"anon 5\nactive_file 7\ninactive_file {2 * GB}\n"},
+                3 * GB,
+            ),
+            (
+                {**VERSION_1, f"{GROUP}/memory/mine/memory.limit_in_bytes": f"{5 * GB}\n"}
+                | {f"{GROUP}/memory/mine/memory.usage_in_bytes": f"{3 * GB}\n"}
+                | {
+                    f"{GROUP}/memory/mine/memory.stat": f"inactive_file 9\n"
+                    f"total_inactive_file {GB}\n"
+                },
+                3 * GB,
             ),
             (
                 {**VERSION_1, f"{GROUP}/memory/memory.limit_in_bytes": "9223372036854771712\n"}
@@ -151,6 +167,14 @@ class TestTileSide:
         assert set(chosen(monkeypatch, 2 * needed)[1:]) == {512}
         assert set(chosen(monkeypatch, needed)[1:]) == {256}
         assert set(chosen(monkeypatch, needed // 4)[1:]) == {128}
+
+    def test_processes_of_one_machine_share_it(self, monkeypatch: Any) -> None:
+        needed = 4 * 512**2 * 12 * 20
+        monkeypatch.setattr(tile_side, "free_bytes", lambda device: 2 * needed)
+        model = Wide().eval()
+        model.trainer = Trainer(accelerator="cpu", devices=4, strategy="ddp", logger=False)
+        model.predict_step(batch_of(1, 600), 0)
+        assert set(model.sides[1:]) == {256}
 
     def test_some_size_has_to_do(self, monkeypatch: Any) -> None:
         assert set(chosen(monkeypatch, 0)[1:]) == {64}  # twice the overlap

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from lightning_modules.noise import SQUARE, Noise, PlacedNoise
+from lightning_modules.tiling import Span, Tile, grid, whole
 from tests.contracts.degradation_contract import global_generators_untouched
 
 SEEDS = torch.arange(16) * 1000003
@@ -98,8 +101,17 @@ def test_a_stream_is_its_own():
     assert not torch.equal(Noise(seeds).normal((2, 3)), a)
 
 
+def tile_at(place, size, factor=2):
+    """A tile that begins at (row, column) of LR, of (h, w) there."""
+    sides = []
+    for start, n in zip(place, size, strict=True):
+        out = slice(factor * start, factor * (start + n))
+        sides.append(Span(slice(start, start + n), out, torch.ones(factor * n)))
+    return Tile(*sides)
+
+
 def placed(place, size, factor=2, **of):
-    noise = PlacedNoise(torch.arange(2), [place, place], size)
+    noise = PlacedNoise(torch.arange(2), [tile_at(place, size, factor)] * 2)
     noise = noise.stream(of["stream"]) if "stream" in of else noise
     return noise.normal((2, 3, factor * size[0], factor * size[1]))
 
@@ -108,10 +120,10 @@ def placed(place, size, factor=2, **of):
 def test_tiles_draw_alike_what_they_share(of):
     """Over the borders of the squares that are drawn together."""
     factor = of.get("factor", 2)
-    whole = placed((0, 0), (100, 90), **of)
+    picture = placed((0, 0), (100, 90), **of)
     for place, size in (((0, 0), (40, 50)), ((31, 17), (60, 73)), ((60, 50), (40, 40))):
         (top, left), (h, w) = ((factor * a, factor * b) for a, b in (place, size))
-        expected = whole[..., top : top + h, left : left + w]
+        expected = picture[..., top : top + h, left : left + w]
         assert torch.equal(placed(place, size, **of), expected)
     assert factor * 100 > 2 * SQUARE
 
@@ -119,7 +131,8 @@ def test_tiles_draw_alike_what_they_share(of):
 @pytest.mark.parametrize("of", [{}, {"stream": 1}])
 def test_tiles_of_one_batch_each_have_their_place(of):
     places, size = [(0, 0), (31, 17), (60, 50)], (40, 40)
-    noise = PlacedNoise(torch.zeros(3, dtype=torch.int64), places, size)
+    tiles = [tile_at(place, size) for place in places]
+    noise = PlacedNoise(torch.zeros(3, dtype=torch.int64), tiles)
     noise = noise.stream(of["stream"]) if of else noise
     together = noise.normal((3, 3, 80, 80))
     for place, field in zip(places, together, strict=True):
@@ -127,7 +140,7 @@ def test_tiles_of_one_batch_each_have_their_place(of):
 
 
 def test_placed_noise_is_standard_normal_and_differs_by_call():
-    noise = PlacedNoise(torch.arange(2), [(5, 6)] * 2, (150, 150))
+    noise = PlacedNoise(torch.arange(2), [tile_at((5, 6), (150, 150))] * 2)
     one, two = (noise.normal((2, 3, 300, 300)) for _ in range(2))
     assert abs(one.mean()) < 0.005
     assert abs(one.std() - 1) < 0.005
@@ -139,6 +152,57 @@ def test_placed_noise_is_standard_normal_and_differs_by_call():
 
 def test_a_field_without_places_is_the_pictures():
     seeds = torch.arange(2)
-    assert torch.equal(
-        PlacedNoise(seeds, [(8, 8)] * 2, (4, 4)).normal((2, 5)), Noise(seeds).normal((2, 5))
-    )
+    found = PlacedNoise(seeds, [tile_at((8, 8), (4, 4))] * 2).normal((2, 5))
+    assert torch.equal(found, Noise(seeds).normal((2, 5)))
+
+
+SEED = torch.zeros(1, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("side", "out_side"),
+    [(2301, 6213), (2301, 7593), (2301, 7013), (2300, 2950), (2304, 9216)],
+)
+@pytest.mark.parametrize("field", ["output", "lr", "twice lr", "half of lr"])
+def test_neighbours_draw_alike_at_any_ratio(side, out_side, field):
+    """2.7, 3.3 and free sizes: a tile's own ratio of sizes is another than the picture's."""
+    tiles = grid((16, side), (40, out_side), 200, 32, multiple=2)  # where halves of LR begin
+    drawn, begins = [], []
+    for tile in tiles:
+        lr, out = tile.columns.lr, tile.columns.out
+        begin, n = {
+            "output": (out.start, tile.size[1]),
+            "lr": (lr.start, tile.side[1]),
+            "twice lr": (2 * lr.start, 2 * tile.side[1]),
+            "half of lr": (lr.start // 2, -(-tile.side[1] // 2)),
+        }[field]
+        drawn.append(PlacedNoise(SEED, [tile]).normal((1, 1, n))[0, 0])
+        begins.append(begin)
+    assert len(tiles) > 10
+    for (a, before), (b, after) in itertools.pairwise(zip(begins, drawn, strict=True)):
+        shared = a + len(before) - b
+        assert shared > 15
+        assert torch.equal(before[-shared:], after[:shared])
+
+
+@pytest.mark.parametrize("part", [4, 8])
+def test_latents_lie_on_the_lattice_of_their_tiles(part):
+    """At scale 4, parts of the output, in tiles that begin where those do."""
+    size = (4 * 64, 4 * 2304)
+    picture = PlacedNoise(SEED, [whole((64, 2304), size)]).normal((1, 2, 8, size[1] // part))
+    for tile in grid((64, 2304), size, 128, 64, multiple=16):
+        begin, n = tile.columns.out.start // part, tile.size[1] // part
+        field = PlacedNoise(SEED, [tile]).normal((1, 2, 8, n))
+        assert torch.equal(field, picture[..., begin : begin + n])
+
+
+def test_a_part_of_the_output_that_is_rounded():
+    """A stage at a quarter of the output's sides: at most half of one of its pixels beside."""
+    tiles = grid((16, 2300), (40, 7013), 200, 32)
+    assert len({tile.size[1] % 4 for tile in tiles}) > 1
+    picture = PlacedNoise(SEED, [whole((16, 2300), (40, 7013))]).normal((1, 10, 1753))[0, 0]
+    for tile in tiles:
+        begin, n = round(tile.columns.out.start / 4 + 0.01), round(tile.size[1] / 4)
+        field = PlacedNoise(SEED, [tile]).normal((1, 10, n))[0, 0]
+        n = min(n, len(picture) - begin)
+        assert torch.equal(field[:n], picture[begin : begin + n])
