@@ -61,12 +61,19 @@ def write_image(
         format: Kind of file. ``jpg`` holds no alpha; ``jpg`` and ``webp`` hold 8 bit only.
         quality: Of ``jpg`` and ``webp``, 1 to 100.
         before: Called when all bytes are on the disk, before the picture appears in its place.
+
+    Raises:
+        ValueError: As of ``encode``.
+        OSError: The file could not be written.
     """
     data = encode(pixels, extras, format, quality)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # hidden: never taken for a picture
     try:
-        beside.write_bytes(data)
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # or a machine that loses its power may keep the name alone
         if before is not None:
             before()
         os.replace(beside, path)
@@ -78,7 +85,7 @@ def encode(pixels: Pixels, extras: Extras, format: Format, quality: int) -> byte
     """The bytes of a picture file. Args as ``write_image``.
 
     Raises:
-        ValueError: The format cannot hold these pixels.
+        ValueError: The format cannot hold these pixels, or its encoder fails.
     """
     channels, deep = pixels.shape[2], pixels.dtype == np.uint16
     if (deep and format in EIGHT_BIT) or (channels in (2, 4) and format in OPAQUE):
@@ -97,7 +104,10 @@ def encode(pixels: Pixels, extras: Extras, format: Format, quality: int) -> byte
     if extras.exif and format != "tiff":
         options["exif"] = extras.exif
     buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(buffer, **options)
+    try:
+        Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(buffer, **options)
+    except OSError as error:  # so Pillow calls what an encoder says; there is no disk here
+        raise ValueError(f"the encoder of {format} failed: {error}") from error
     return _tiff_with_exif(buffer.getvalue(), extras.exif)
 
 

@@ -8,7 +8,7 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
 
@@ -25,8 +25,13 @@ OTHER_GROUPS = frozenset(
     | {"ckpt_path", "weights_only", "return_predictions"}
 )
 ITSELF = frozenset({"trainer.precision"}) | {
-    f"data.init_args.{name}"
-    for name in ("scale", "size", "degradation_seed", "predict.init_args.scale")
+    f"data.init_args.{name}" for name in ("scale", "size", "degradation_seed")
+}
+# Of a Source to enlarge all but which pictures it has, where they lie and how they come from there.
+SOURCE = "data.init_args.predict.init_args."
+WHERE = frozenset({"count", "samples", "names", "root", "files", "file", "recursive", "urls"}) | {
+    *("shard_in_key", "index_cache", "cache_dir", "cache_size", "read_ahead", "retries"),
+    *("deadline", "allow_pipes"),
 }
 # Have fields of their own, are linked to another key, or change nothing but the memory.
 APART = frozenset(
@@ -71,9 +76,9 @@ class Line(TypedDict, total=False):
     device: Name of the device.
     tiles: Tiles that it went through, 1 for a whole picture; None where the method does not say.
     seed: Which of its outputs a stochastic method gave; None for one that drew nothing.
-    input_bytes: Size of the input's file.
-    input_modified: When it was changed, in nanoseconds since 1970.
-    input_digest: Hash of its bytes.
+    input_bytes: Size of the input's file when it was read.
+    input_modified: When it had been changed then, in nanoseconds since 1970.
+    input_digest: Hash of its bytes; None if it was changed before they could be hashed.
     """
 
     key: str
@@ -162,6 +167,7 @@ class Predictions:
                 self._errors[line["output"]] = line["error"]
                 self._append(dict(line))
             else:
+                self._errors.pop(line["output"], None)  # the same error later is news
                 self._append({**line, **self.made})
 
     def _keep(self, line: dict[str, Any]) -> None:
@@ -169,6 +175,7 @@ class Predictions:
         if "error" in line:
             self._errors[output] = line["error"]
             return
+        self._errors.pop(output, None)
         way = _compared(line)
         number = self._numbers.setdefault(json.dumps(way, sort_keys=True), len(self._ways))
         if number == len(self._ways):
@@ -206,7 +213,7 @@ def options_of(config: Mapping[str, Any]) -> Options:
         key: value
         for key, value in _flat(config)
         if value is not None
-        and (key in ITSELF or key.partition(".")[0] not in OTHER_GROUPS)
+        and (key in ITSELF or _of_source(key) or key.partition(".")[0] not in OTHER_GROUPS)
         and key not in APART
         and not key.startswith(TRAINING)
     }
@@ -224,24 +231,35 @@ def digest_of(model: nn.Module) -> str | None:
     return hashed.hexdigest() if found else None
 
 
-def facts_of(source: str | None) -> Line:
-    """Size, time and hash of an input's file, as far as it can be read; for a line of its output.
+def facts_of(source: str | None, read: Sequence[int] | None = None) -> Line:
+    """Size, time and hash of an input's file, as far as they can be had; for a line of its output.
 
     Args:
         source: The file, if there is one.
+        read: Its size in bytes and its time in nanoseconds when its pixels were read; by default
+            those it has now. A file that has others by now is not hashed.
     """
     if source is None:
         return {}
     try:
-        found = os.stat(source)
-        digest = xxhash.xxh3_64_hexdigest(Path(source).read_bytes())
+        digest: str | None = xxhash.xxh3_64_hexdigest(Path(source).read_bytes())
+        found = os.stat(source)  # after the bytes: what changes between the two is seen
+        now = [found.st_size, found.st_mtime_ns]
     except OSError:  # the picture has been read before: what happened since is not our matter
+        digest, now = None, []
+    then = now if read is None else list(read)
+    if not then:
         return {}
     return {
-        "input_bytes": found.st_size,
-        "input_modified": found.st_mtime_ns,
-        "input_digest": digest,
+        "input_bytes": then[0],
+        "input_modified": then[1],
+        "input_digest": digest if now == then else None,
     }
+
+
+def outputs_in(folder: Path) -> set[str]:
+    """Files below a folder that its lines name as made, whether or not they are still there."""
+    return {line["output"] for line in _lines(folder / NAME) if "error" not in line}
 
 
 def refusal(folder: Path, there: int, others: dict[str, list[str]]) -> str:
@@ -261,6 +279,12 @@ def refusal(folder: Path, there: int, others: dict[str, list[str]]) -> str:
         "--writer.folder or --writer.suffix, make those anew (--writer.changed renew), or keep "
         "them as they are (--writer.changed keep)"
     )
+
+
+def _of_source(key: str) -> bool:
+    parts = key.removeprefix(SOURCE).split(".")
+    # What is enlarged is not degraded before.
+    return key.startswith(SOURCE) and parts[-1] not in WHERE and "degradation" not in parts
 
 
 def _compared(made: Mapping[str, Any]) -> Options:

@@ -53,9 +53,9 @@ class Writer(Callback):
 
     Files are ``<folder>/<key><suffix>.<format>``, the key being the input's path below its root
     without the extension. Alpha, 16 bit (``png``, ``tiff``), colour profile, EXIF and grey are
-    kept. A picture that cannot be read is reported and counted. Files appear whole or not at all,
-    so an interrupted run can be started again. Encoding runs beside the model in threads. Each
-    picture has a line in ``<folder>/predictions.jsonl``.
+    kept. A picture that cannot be read or written is reported and counted. Files appear whole or
+    not at all, so an interrupted run can be started again. Encoding runs beside the model in
+    threads. Each picture has a line in ``<folder>/predictions.jsonl``.
 
     Args:
         folder: Where to write; by default ``predict`` in the run's directory.
@@ -100,14 +100,14 @@ class Writer(Callback):
         self.profile, self.exif = profile, exif
         self.config: Mapping[str, Any] = {}  # of the command; see commands/cli.py
         # Of this process, in this run.
-        self.written, self.skipped, self.unreadable, self.failed = 0, 0, 0, 0
+        self.written, self.skipped, self.unusable, self.failed = 0, 0, 0, 0
         self._root = Path()
         self._lost: Counter[str] = Counter()
         self._sources: dict[str, str | None] = {}  # file of each input, by key
         self._lines: Predictions | None = None
         self._meter = Meter()
         self._pool: ThreadPoolExecutor | None = None
-        self._pending: deque[Future[None]] = deque()
+        self._pending: deque[tuple[Future[bool], Line]] = deque()
 
     # ------------------------------------------------------------------------- Lightning's hooks
 
@@ -120,10 +120,10 @@ class Writer(Callback):
         """
         if stage != "predict":
             return
-        self.written, self.skipped, self.unreadable, self.failed = 0, 0, 0, 0
+        self.written, self.skipped, self.unusable, self.failed = 0, 0, 0, 0
         self._lost.clear()
         self._sources.clear()
-        self._root = self._output_folder(trainer)
+        self._root = self.output_folder(trainer)
         self._lines = self._open_lines(pl_module)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="writer")
         datamodule: Any = getattr(trainer, "datamodule", None)
@@ -167,8 +167,8 @@ class Writer(Callback):
         keys = [key.removeprefix(f"{getattr(dataset, 'name', '')}/") for key in batch["key"]]
         if "error" in batch:
             for key, reason in zip(keys, batch["error"], strict=True):
-                self.unreadable += 1
-                log.warning("unreadable, left out: %s", reason)
+                self.unusable += 1
+                log.warning("unusable, left out: %s", reason)
                 self._note_error(key, self._sources.get(key), reason)
             return
         metas = batch.get("meta") or [{} for _ in keys]
@@ -187,15 +187,15 @@ class Writer(Callback):
         if stage != "predict" or self._pool is None:
             return
         while self._pending:
-            self._pending.popleft().result()
+            self._settle(*self._pending.popleft())
         self._close()
         for what, count in self._lost.items():
             log.warning("%d pictures lost their %s: %s cannot hold it", count, what, self.format)
         log.log(
-            logging.WARNING if self.unreadable or self.failed else logging.INFO,
-            "%s: %d pictures written, %d skipped (done before), %d unreadable%s; a line for each "
+            logging.WARNING if self.unusable or self.failed else logging.INFO,
+            "%s: %d pictures written, %d skipped (done before), %d unusable%s; a line for each "
             "in %s",
-            *(self._root, self.written, self.skipped, self.unreadable),
+            *(self._root, self.written, self.skipped, self.unusable),
             *(f", {self.failed} failed" if self.failed else "", NAME),
         )
 
@@ -207,7 +207,12 @@ class Writer(Callback):
 
     # ------------------------------------------------------------------------- names, what is done
 
-    def _output_folder(self, trainer: Trainer) -> Path:
+    def output_folder(self, trainer: Trainer) -> Path:
+        """Where outputs go in a run of this trainer.
+
+        Raises:
+            ValueError: ``folder`` names an environment variable that is not set.
+        """
         if self.folder is None:
             return Path(trainer.default_root_dir, "predict").absolute()
         folder = os.path.expandvars(self.folder)
@@ -272,11 +277,8 @@ class Writer(Callback):
         if meta.get("alpha") is not None and self.format in OPAQUE:
             self._lost["transparency"] += 1
             meta["alpha"] = None
-        exif = meta.get("exif") if self.exif != "drop" else None
-        if exif is not None and not holds_exif(exif, self.format):
-            self._lost["EXIF"] += 1
-            exif = None
-        meta["exif"] = exif
+        if self.exif == "drop":
+            meta["exif"] = None
         return meta
 
     def _common(self, pl_module: LightningModule, batch: Any, used: Used) -> Line:
@@ -303,19 +305,30 @@ class Writer(Callback):
             self.skipped += 1
             return
         if reason := self._why_not(pixels, finite):
-            self.failed += 1
-            log.warning("not written: %s: %s", key, reason)
-            self._note_error(key, source, reason)
+            self._fail(key, source, reason)
             return
         if self._pool is None:
             raise RuntimeError("Writer got a picture before `setup` or after `teardown`")
         named = Line(key=key, input=source, output=self._name(key))
         line = Line(**{**named, "size": list(pixels.shape[:2]), **common})
-        self._pending.append(self._pool.submit(self._write, target, pixels, meta, line))
-        # A few pictures may wait, no more: they are large. `result` raises what the thread did.
-        while len(self._pending) > 2 * THREADS or (self._pending and self._pending[0].done()):
-            self._pending.popleft().result()
+        self._pending.append((self._pool.submit(self._write, target, pixels, meta, line), named))
+        # A few pictures may wait, no more: they are large.
+        while len(self._pending) > 2 * THREADS or (self._pending and self._pending[0][0].done()):
+            self._settle(*self._pending.popleft())
+
+    def _settle(self, writing: Future[bool], named: Line) -> None:
+        """Wait for a picture to be written; one that cannot be encoded does not end the run."""
+        try:
+            lost_exif = writing.result()
+        except OSError:  # of the disk, where no other picture will fare better
+            raise
+        except Exception as error:  # whatever encoders raise
+            reason = f"it cannot be written as {self.format}: {type(error).__name__}: {error}"
+            self._fail(named["key"], named["input"], reason)
+            return
         self.written += 1
+        if lost_exif:
+            self._lost["EXIF"] += 1
 
     def _why_not(self, pixels: Pixels, finite: bool) -> str:
         """Why a picture cannot be written; empty if it can."""
@@ -329,26 +342,38 @@ class Writer(Callback):
             )
         return ""
 
+    def _fail(self, key: str, source: str | None, reason: str) -> None:
+        self.failed += 1
+        log.warning("not written: %s: %s", key, reason)
+        self._note_error(key, source, reason)
+
     def _note_error(self, key: str, source: str | None, reason: str) -> None:
         if self._lines is not None:
             self._lines.add(Line(key=key, input=source, output=self._name(key), error=reason))
 
-    def _write(self, target: Path, pixels: Pixels, meta: dict[str, Any], line: Line) -> None:
+    def _write(self, target: Path, pixels: Pixels, meta: dict[str, Any], line: Line) -> bool:
+        """Write a picture and its line; whether its EXIF is more than the file can hold."""
         if meta.get("alpha") is not None:
             alpha = enlarge_alpha(meta["alpha"], pixels)
             pixels = np.concatenate([pixels, alpha], axis=2)
         exif = meta.get("exif")
         if exif is not None:
             exif = fitted_exif(exif, pixels.shape[:2], self.exif == "keep")
+        lost_exif = exif is not None and not holds_exif(exif, self.format)
+        facts = facts_of(line["input"], meta.get("read"))
 
         def note() -> None:
-            # What lies there goes first: a picture of another run is never below this line.
+            # The new picture is whole on the disk. The old one goes before the line is there and
+            # the line comes before the new one, so that whenever this is killed, no picture of
+            # another run lies below this line, and none without a line: at worst it is missing,
+            # and the next run makes it.
             target.unlink(missing_ok=True)
             if self._lines is not None:
-                self._lines.add(Line(**{**line, **facts_of(line["input"])}))
+                self._lines.add(Line(**{**line, **facts}))
 
-        extras = Extras(meta.get("icc"), exif)
+        extras = Extras(meta.get("icc"), None if lost_exif else exif)
         write_image(target, pixels, extras, self.format, self.quality, note)
+        return lost_exif
 
     def _close(self) -> None:
         if self._pool is not None:

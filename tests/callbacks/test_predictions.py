@@ -21,6 +21,7 @@ from callbacks.predictions import (
     digest_of,
     facts_of,
     options_of,
+    outputs_in,
     refusal,
 )
 
@@ -61,6 +62,16 @@ def test_errors_are_told_once(tmp_path: Path) -> None:
     assert stored(tmp_path) == [{"key": "a", "output": "a.png", "seed": None, "error": "cut off"}]
     Predictions(tmp_path, made()).add(line(error="another reason"))
     assert len(stored(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_error_that_comes_back_after_a_success_is_told(tmp_path: Path, again: bool) -> None:
+    predictions = Predictions(tmp_path, made())
+    for told in (line(error="cut off"), line(), line(error="cut off")):
+        predictions.add(told)
+        if again:  # in the next run
+            predictions = Predictions(tmp_path, made())
+    assert ["error" in told for told in stored(tmp_path)] == [True, False, True]
 
 
 def write_many(folder: Path, name: str, count: int) -> None:
@@ -169,6 +180,33 @@ def test_another_input_of_the_same_name(tmp_path: Path) -> None:
     assert differences(tmp_path, made(), source) == other
 
 
+def test_an_input_that_changed_while_its_picture_was_made(tmp_path: Path) -> None:
+    """Its line is about the file that was read; the one that lies there now is another."""
+    source = tmp_path / "a.jpg"
+    source.write_bytes(b"first")
+    read = [5, source.stat().st_mtime_ns]
+    source.write_bytes(b"secon")  # as long as the first
+    os.utime(source, ns=(0, 0))
+    facts = facts_of(str(source), read)
+    assert (facts["input_bytes"], facts["input_modified"]) == tuple(read)
+    assert facts["input_digest"] is None
+    Predictions(tmp_path, made()).add(line(**facts))
+    assert differences(tmp_path, made(), source) == [
+        "it was made of another picture of the same name"
+    ]
+    source.unlink()
+    assert facts_of(str(source), read) == facts
+    assert facts_of(str(source)) == {}
+
+
+def test_what_the_lines_name_as_made(tmp_path: Path) -> None:
+    assert outputs_in(tmp_path) == set()
+    predictions = Predictions(tmp_path, made())
+    predictions.add(line(output="sub/a_x2.png"))
+    predictions.add(line(output="b_x2.png", error="cut off"))
+    assert outputs_in(tmp_path) == {"sub/a_x2.png"}
+
+
 def test_a_refusal_names_keys_counts_and_ways_out() -> None:
     others = {f"p{n}": ["model.init_args.steps: 15 -> 4", f"{n % 5}: 1 -> 2"] for n in range(10)}
     text = refusal(Path("out"), 12, others)
@@ -207,6 +245,22 @@ def test_options_are_what_changes_an_output() -> None:
         "data.init_args.size": [768, 1024],
         "trainer.precision": "bf16-mixed",
         "tiling.where": "latent",
+    }
+
+
+def test_options_of_a_source_are_what_changes_a_picture() -> None:
+    def options(**init_args: Any) -> dict[str, Any]:
+        source = {"class_path": "datamodules.prompts.Seeds", "init_args": init_args}
+        return options_of({"data": {"init_args": {"predict": source}}})
+
+    where = {"root": "a", "files": ["b"], "file": "c", "count": 3, "cache_dir": "d"}
+    assert options(**where, scale=None, degradation={"class_path": "a.Blur"}) == {}
+    inner = {"class_path": "datamodules.folder.Folder", "init_args": {"root": "a", "scale": 3.0}}
+    prefix = "data.init_args.predict.init_args."
+    assert options(size=[64, 32], sources={"a": inner}, **where) == {
+        f"{prefix}size": [64, 32],
+        f"{prefix}sources.a.class_path": "datamodules.folder.Folder",
+        f"{prefix}sources.a.init_args.scale": 3.0,
     }
 
 

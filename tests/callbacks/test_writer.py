@@ -24,7 +24,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from callbacks import image_file
-from callbacks.image_file import Extras, encode
+from callbacks.image_file import LARGEST_EXIF, Extras, encode
 from callbacks.predictions import NAME
 from callbacks.writer import Writer
 from degradations.bicubic import resize
@@ -272,6 +272,20 @@ def test_exif_that_a_format_cannot_hold_is_counted(
     assert Base.Make not in Image.open(path).getexif()
 
 
+@pytest.mark.parametrize(("place", "beyond", "kept"), [("keep", 0, False), ("no_place", 8, True)])
+def test_exif_is_counted_as_it_would_be_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, place: str, beyond: int, kept: bool
+) -> None:
+    """The size of the picture comes in, and the place may go."""
+    size = LARGEST_EXIF + beyond
+    exif = some_exif(bytes(size - len(some_exif(b""))))
+    assert size - 8 < len(exif) <= size
+    predict(tmp_path, Writer(format="jpg", exif=place), Data({"a": picture(exif=exif)}))
+    made = Image.open(tmp_path / "predict/a.jpg").getexif()
+    assert made.get(Base.Make) == ("Maker" if kept else None)
+    assert ("1 pictures lost their EXIF: jpg cannot hold it" in caplog.text) != kept
+
+
 def test_a_side_that_a_format_cannot_have(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     long = picture() | {"lr": torch.zeros(1, 3, 1, 8192)}
     data = Data({"a": long, "b": picture()})
@@ -282,7 +296,7 @@ def test_a_side_that_a_format_cannot_have(tmp_path: Path, caplog: pytest.LogCapt
         "16384 pixels are more than the 16383 that a side of webp can have: set writer.format png"
     )
     assert f"not written: a: {reason}" in caplog.text
-    assert "0 unreadable, 1 failed" in caplog.text
+    assert "0 unusable, 1 failed" in caplog.text
     assert [line.get("error") for line in lines(tmp_path / "predict")] == [reason, None]
     assert pictures_in(tmp_path / "predict") == ["b.webp"]
 
@@ -299,6 +313,25 @@ def test_an_output_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
 def test_values_out_of_range_do_not_wrap_around(tmp_path: Path) -> None:
     sample = picture() | {"lr": torch.tensor([-0.1, 0.5, 1.1]).view(1, 3, 1, 1)}
     assert np.asarray(Image.open(one(tmp_path, sample)))[0, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("count", [1, 12])  # the last picture, and one in the middle
+def test_a_picture_that_cannot_be_encoded_does_not_end_the_run(tmp_path: Path, count: int) -> None:
+    broken = picture(exif=b"Exif\0\0no tags at all")  # a plug-in's Source may give anything
+    data = Data({"a": broken} | {str(number): picture() for number in range(count - 1)})
+    writer = Writer()
+    predict(tmp_path, writer, data)
+    assert (writer.written, writer.failed) == (count - 1, 1)
+    (line,) = (line for line in lines(tmp_path / "predict") if "error" in line)
+    assert line["output"] == "a.png"
+    assert line["error"].startswith("it cannot be written as png: SyntaxError: not a TIFF file")
+    assert len(pictures_in(tmp_path / "predict")) == count - 1
+
+
+def test_what_an_encoder_says_is_no_error_of_the_disk() -> None:
+    wide = np.zeros((1, 70_000, 3), np.uint8)
+    with pytest.raises(ValueError, match="the encoder of jpg failed: "):
+        encode(wide, Extras(), "jpg", 90)
 
 
 # -------------------------------------------------------------------------- names, skipping, inputs
@@ -333,8 +366,8 @@ def test_what_is_done_is_skipped_unless_overwritten(
         predict(tmp_path, writer, data)
     assert data.left_out == {"a"}
     assert done.read_text() == "made smaller by another program"
-    assert (writer.written, writer.skipped, writer.unreadable) == (1, 1, 0)
-    assert "1 pictures written, 1 skipped (done before), 0 unreadable" in caplog.text
+    assert (writer.written, writer.skipped, writer.unusable) == (1, 1, 0)
+    assert "1 pictures written, 1 skipped (done before), 0 unusable" in caplog.text
     predict(tmp_path, Writer(overwrite=True), Data({"a": picture()}))
     assert Image.open(done).size == (10, 12)
 
@@ -375,6 +408,16 @@ def test_a_line_for_each_picture(tmp_path: Path) -> None:
     assert line["seconds"] > 0
     assert len(line["weights_digest"]) == len(line["input_digest"]) == 16
     assert line["peak_memory"] is None or line["peak_memory"] > 1 << 20
+
+
+def test_a_line_is_about_the_file_that_was_read(tmp_path: Path) -> None:
+    source = tmp_path / "in.jpg"
+    source.write_bytes(b"changed since")
+    data = Data({"a": picture(path=str(source), read=[9, 123])}, paths=[str(source)])
+    predict(tmp_path, Writer(), data)
+    (line,) = lines(tmp_path / "predict")
+    facts = (line["input_bytes"], line["input_modified"], line["input_digest"])
+    assert facts == (9, 123, None)
 
 
 def test_what_was_made_otherwise_is_refused_kept_or_renewed(tmp_path: Path) -> None:
@@ -495,8 +538,8 @@ def test_unreadable_pictures_are_reported_and_counted(
     writer = Writer()
     with caplog.at_level(logging.WARNING):
         predict(tmp_path, writer, data)
-    assert "unreadable, left out: photos/a.jpg: truncated" in caplog.text
-    assert "1 pictures written, 0 skipped (done before), 1 unreadable" in caplog.text
+    assert "unusable, left out: photos/a.jpg: truncated" in caplog.text
+    assert "1 pictures written, 0 skipped (done before), 1 unusable" in caplog.text
     assert pictures_in(tmp_path / "predict") == ["b.png"]
 
 
@@ -504,11 +547,10 @@ def test_unreadable_pictures_are_reported_and_counted(
 def test_a_full_disk_stops_the_run_and_leaves_no_half_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    def full(self: Path, data: bytes) -> int:
-        self.touch()
+    def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         predict(tmp_path, Writer(), Data({str(i): picture() for i in range(count)}))
     assert list((tmp_path / "predict").iterdir()) == []
@@ -577,6 +619,25 @@ def test_temporary_files_are_hidden_and_no_pictures_by_name(
     assert len(seen) == 1
     assert seen[0].startswith(".a_x2.png.")
     assert seen[0].endswith(".tmp")
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    sync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        seen.append(os.fstat(descriptor).st_size)
+        sync(descriptor)
+
+    def replaced(source: Any, target: Any) -> None:
+        assert seen == [os.stat(source).st_size]
+        replace(source, target)
+
+    monkeypatch.setattr("os.fsync", synced)
+    monkeypatch.setattr("os.replace", replaced)
+    assert seen == [one(tmp_path, picture()).stat().st_size]
 
 
 @pytest.mark.parametrize(
