@@ -292,7 +292,7 @@ class TrainingPictures(Pictures):
 
 
 class PredictPictures(Pictures):
-    """Pictures to enlarge, whole; an unreadable one becomes a batch that says so.
+    """Pictures to enlarge, whole; one that cannot be becomes a batch that says so.
 
     What nobody sees, under fully transparent pixels, has no part in what is made of the rest.
 
@@ -317,13 +317,13 @@ class PredictPictures(Pictures):
         """One picture as ``lr``, or its ``error``.
 
         Raises:
-            ValueError: It is a pair of HR and LR, or larger than what it is to be enlarged to.
+            ValueError: It is a pair of HR and LR.
         """
         key = self.keys[item.picture]
         try:
             sample = self.read(item.picture)
-        except UnreadableImage as error:
-            return {"key": key, "seed": item.seed, "error": str(error)}
+        except UnreadableImage as unreadable:
+            return {"key": key, "seed": item.seed, "error": str(unreadable)}
         if "size" in sample:  # to be made of nothing
             return {**sample, "size": self.size or sample["size"], "key": key, "seed": item.seed}
         if "hr" in sample and "lr" in sample:
@@ -338,11 +338,11 @@ class PredictPictures(Pictures):
         h, w = sample["lr"].shape[:2]
         height, width = self.output_size((h, w))
         if height < h or width < w:
-            raise ValueError(
+            error = (
                 f"{key} is {w}x{h} pixels, larger than the {width}x{height} of "
-                f"data.init_args.size [{height}, {width}]: nothing is made smaller here; raise "
-                "size, or leave the picture out"
+                f"data.init_args.size [{height}, {width}]: nothing is made smaller here; raise size"
             )
+            return {"key": key, "seed": item.seed, "error": error}
         return {**sample, "key": key, "seed": item.seed}
 
 

@@ -23,7 +23,8 @@ class Sample(TypedDict, total=False):
     lr: (h, w, 3), for paired data only.
     text: A caption.
     size: (H, W) of a picture that is to be made; of sources without ``hr`` and ``lr`` only.
-    meta: Anything that has to reach the writer (path, alpha, icc, bit_depth, mode).
+    meta: Anything that has to reach the writer (path, alpha, icc, bit_depth, mode, exif; ``read``,
+        size in bytes and time in nanoseconds of the file when it was read).
     latent: (C, h, w) floats of HR, of ``Latents`` only.
     lr_latent: (C, h, w) floats of the enlarged LR, of ``Latents`` only.
     ref: (H, W, 3), of ``Triplets`` only, which have no ``hr``; so, too, the next three.
@@ -62,7 +63,7 @@ class Batch(TypedDict, total=False):
     ref: (B, 3, H, W) float32 in [0, 1], of ``Triplets`` only; so, too, ``p0`` and ``p1``, of its
         size. There is no ``hr``, ``lr`` or ``size`` then.
     judge: (B,) float32 in [0, 1]: share of people who found ``p1`` nearer to ``ref``.
-    error: ``predict`` only: why the batch's one picture could not be read; nothing but ``key`` is
+    error: ``predict`` only: why the batch's one picture cannot be enlarged; nothing but ``key`` is
         beside it.
     """
 
