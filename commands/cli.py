@@ -22,6 +22,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.base import all_callbacks
 from callbacks.finite import FiniteOutputs
+from callbacks.predictions import outputs_in
 from callbacks.progress import Progress
 from callbacks.report import Report
 from callbacks.results import Results
@@ -50,6 +51,7 @@ from commands.throughput import Throughput
 from commands.tracebacks import sentence_of, status_of
 from commands.weights import find_weights
 from datamodules.base import SRDataModule
+from datamodules.outputs import Outputs
 from degradations.base import Degradation
 from lightning_modules.base import ImageModel, SuperResolver
 from lightning_modules.tiling import Tiling
@@ -266,6 +268,8 @@ class EnlargerCLI(LightningCLI):
                 callback.off = self.subcommand in TRIALS
             if isinstance(callback, Writer) and self.subcommand == "predict":
                 callback.config = self._dump()
+                folder = callback.output_folder(self.trainer)
+                self.datamodule.outputs = Outputs(folder, partial(outputs_in, folder))
         self.model.load_parts(self._find_part)
         if self.fits:
             if self.resumed_from is not None:

@@ -22,11 +22,12 @@ from datamodules.degrading import (
     make_lr,
     new_pool,
 )
-from datamodules.folder import Folder
+from datamodules.folder import source_to_enlarge
 from datamodules.latents import add_latents
 from datamodules.loading import Loader, evaluation_sampler, loader_of, position_of
 from datamodules.order import Plan, PlanSampler, default_streams
 from datamodules.order_state import check_same_order, order_state
+from datamodules.outputs import Outputs
 from datamodules.pictures import Pictures, PredictPictures, TrainingPictures
 from datamodules.pieces import Pieces
 from datamodules.policy import Small, Tally
@@ -139,6 +140,7 @@ class SRDataModule(LightningDataModule):
             check_crop(crop_size, self._scale_of(train))
         self.small, self.tally = small, Tally(unreadable_limit)  # of this process
         self.listener: Listener | None = None  # of training batches; a callback that measures
+        self.outputs: Outputs | None = None  # of predict; see commands/cli.py
         self._fingerprint = ""  # of the training pictures' keys
         self._datasets: dict[str, list[Pictures]] = {}
         self._left_out: set[str] = set()
@@ -194,12 +196,7 @@ class SRDataModule(LightningDataModule):
         return pictures
 
     def _predict_pictures(self) -> PredictPictures:
-        if self.predict is None:
-            raise ValueError(
-                "predict needs pictures: set data.init_args.predict to a folder, a file, or a "
-                "Source"
-            )
-        source = self.predict if isinstance(self.predict, Source) else Folder.of(self.predict)
+        source = source_to_enlarge(self.predict, self.outputs)
         scale = self._scale_of(source)
         source.srgb = False
         source.prepare(scale)

@@ -8,7 +8,16 @@ from pathlib import Path
 
 from datamodules.decode import FORMATS, read_picture
 from datamodules.names import Names
-from datamodules.paths import by_key, expand_path, has_wildcard, image_key, images_of
+from datamodules.outputs import Outputs
+from datamodules.paths import (
+    by_key,
+    expand_path,
+    has_wildcard,
+    image_key,
+    images_of,
+    searched_folder,
+    size_and_time,
+)
 from datamodules.source import Sample, Source
 from degradations.base import Degradation
 
@@ -41,6 +50,7 @@ class Folder(Source):
         if root is None and not files:
             raise ValueError("Folder needs pictures: set its root to a folder, or files to a list")
         self.root, self.files, self.recursive = root, files, recursive
+        self.outputs: Outputs | None = None  # of predict, which are none of its inputs
         self._apart = False  # whether files that differ only by their extension are told apart
         self._keys, self._paths = Names.of([]), Names.of([])
 
@@ -68,13 +78,32 @@ class Folder(Source):
         if self.root is None:
             for file in self.files or []:
                 path = expand_path(file, "Folder.files")
-                yield from _found(path, self.recursive, "Folder.files")
+                yield from self._found(path, "Folder.files")
             return
         root = expand_path(self.root, "Folder.root")
         if self.files:
-            yield from _below(root, self.files, self.recursive)
+            yield from self._below(root, self.files)
         else:
-            yield from _found(root, self.recursive, "Folder.root")
+            yield from self._found(root, "Folder.root")
+
+    def _below(self, root: str, files: list[str]) -> Iterator[tuple[str, Path]]:
+        # Keys are relative to the root whatever the pattern, so that a picture's key is the same in
+        # every selection.
+        for file in files:
+            pattern = os.path.normpath(expand_path(file, "Folder.files"))
+            if os.path.isabs(pattern) or pattern.startswith(".."):
+                raise ValueError(
+                    f"Folder.files has {file!r}, which is not below Folder.root {root!r}"
+                )
+            for _, path in self._found(pattern, "Folder.files", root):
+                yield image_key(path, Path(root)), path
+
+    def _found(self, pattern: str, what: str, root: str = "") -> list[tuple[str, Path]]:
+        pictures = _pictures(pattern, self.recursive, what, root)
+        searched = searched_folder(pattern, root)
+        if self.outputs is None or searched is None:
+            return pictures
+        return self.outputs.left_out_of(pictures, searched, what)
 
     @property
     def keys(self) -> Names:
@@ -88,8 +117,29 @@ class Folder(Source):
     def read(self, index: int) -> Sample:
         """The picture ``keys[index]``, with all that a writer of results needs in ``meta``."""
         path = self._paths[index]
+        read = size_and_time(path)  # before its bytes: a change meanwhile is seen
         picture = read_picture(path, self.srgb)
-        return {"hr": picture.rgb, "meta": picture.meta(path)}
+        return {"hr": picture.rgb, "meta": {**picture.meta(path), "read": read}}
+
+
+def source_to_enlarge(given: Source | list[str] | str | None, outputs: Outputs | None) -> Source:
+    """What ``predict`` reads.
+
+    Args:
+        given: As ``data.init_args.predict``.
+        outputs: Where it writes, which a folder of pictures leaves out.
+
+    Raises:
+        ValueError: Nothing is given.
+    """
+    if given is None:
+        raise ValueError(
+            "predict needs pictures: set data.init_args.predict to a folder, a file, or a Source"
+        )
+    source = given if isinstance(given, Source) else Folder.of(given)
+    if isinstance(source, Folder):
+        source.outputs = outputs
+    return source
 
 
 def _told_apart(pictures: Iterable[tuple[str, Path]]) -> list[tuple[str, Path]]:
@@ -100,18 +150,7 @@ def _told_apart(pictures: Iterable[tuple[str, Path]]) -> list[tuple[str, Path]]:
     return [(f"{k}{path.suffix}" if len(kinds[k]) > 1 else k, path) for k, path in listed]
 
 
-def _below(root: str, files: list[str], recursive: bool) -> Iterator[tuple[str, Path]]:
-    # Keys are relative to the root whatever the pattern, so that a picture's key is the same in
-    # every selection.
-    for file in files:
-        pattern = os.path.normpath(expand_path(file, "Folder.files"))
-        if os.path.isabs(pattern) or pattern.startswith(".."):
-            raise ValueError(f"Folder.files has {file!r}, which is not below Folder.root {root!r}")
-        for _, path in _found(pattern, recursive, "Folder.files", root):
-            yield image_key(path, Path(root)), path
-
-
-def _found(pattern: str, recursive: bool, what: str, root: str = "") -> list[tuple[str, Path]]:
+def _pictures(pattern: str, recursive: bool, what: str, root: str) -> list[tuple[str, Path]]:
     pictures = list(images_of(pattern, recursive, root))
     if not pictures:
         path = Path(root, pattern)

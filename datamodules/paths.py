@@ -101,6 +101,23 @@ def images_of(pattern: str, recursive: bool = True, root: str = "") -> Iterator[
         yield from ((image_key(f, start), f) for f in found if f.is_file() and is_image(f))
 
 
+def searched_folder(pattern: str, root: str = "") -> Path | None:
+    """The folder that ``images_of`` would search; None of a file, which is named. Args as there."""
+    path = Path(root, pattern)
+    if path.is_dir():
+        return path
+    return None if path.exists() else Path(root, _fixed_part(pattern))
+
+
+def size_and_time(path: str) -> tuple[int, int] | None:
+    """Bytes of a file and when it was changed, in nanoseconds; None where it cannot be told."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
 def has_wildcard(pattern: str) -> bool:
     """Whether a path stands for several."""
     return any(character in pattern for character in "*?[")

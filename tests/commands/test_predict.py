@@ -105,11 +105,16 @@ def test_to_a_size(folder: Path, enlarger: Enlarger) -> None:
     assert np.abs(out[..., 3] - alpha).max() <= 1
 
 
-def test_to_a_size_that_is_smaller_than_a_picture(folder: Path, refusal: Refusal) -> None:
-    size = ("--data.init_args.size", "[30,19]")
-    sentence = refusal(*PREDICT, "--data.init_args.predict", folder / "sub", *size)
-    assert sentence.startswith("predict/b.c is 20x24 pixels, larger than the 19x30 of data.init_")
-    assert not written()
+def test_to_a_size_that_is_smaller_than_a_picture(
+    folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That one is told, and the others are made."""
+    smooth((10, 10)).save(folder / "a.png")
+    predict(enlarger, folder, "--data.init_args.size", "[30,19]")
+    assert written() == ["a.png"]
+    assert "1 pictures written, 0 skipped (done before), 1 unusable" in caplog.text
+    (line,) = (line for line in lines() if "error" in line)
+    assert line["error"].startswith("predict/sub/b.c is 20x24 pixels, larger than the 19x30 of ")
 
 
 def test_a_scale_that_makes_smaller(folder: Path, refusal: Refusal) -> None:
@@ -129,10 +134,10 @@ def test_what_is_done_is_skipped(
     before = (OUT / "a.png").stat().st_mtime_ns
     predict(enlarger, folder)
     assert (OUT / "a.png").stat().st_mtime_ns == before
-    assert "1 pictures written, 1 skipped (done before), 0 unreadable" in caplog.text
+    assert "1 pictures written, 1 skipped (done before), 0 unusable" in caplog.text
     caplog.clear()
     predict(enlarger, folder, "--run.name", "tiny", "--trainer.accelerator", "cpu")
-    assert "0 pictures written, 2 skipped (done before), 0 unreadable" in caplog.text
+    assert "0 pictures written, 2 skipped (done before), 0 unusable" in caplog.text
     assert len(lines()) == 2
     predict(enlarger, folder, "--writer.overwrite", "true")
     assert pixels(OUT / "a.png").shape == (40, 48, 3)
@@ -165,6 +170,25 @@ def test_what_was_made_otherwise_is_not_kept_in_silence(
     assert written() == ["a.png"]
     enlarger(*PREDICT, *more, "--writer.changed", "renew")
     assert pixels(OUT / "a.png").shape == (80, 96, 3)
+
+
+def test_another_size_of_what_a_generator_makes_is_not_kept(
+    tiny: Path, enlarger: Enlarger, refusal: Refusal
+) -> None:
+    command = (
+        "predict",
+        "--config",
+        "tiny.yaml",
+        "--model",
+        "tests.lightning_modules.tiny.Painter",
+    )
+    command += ("--data.init_args.predict", "datamodules.prompts.Seeds")
+    source = "--data.init_args.predict.init_args"
+    enlarger(*command, f"{source}.count", 1, f"{source}.size", 8)
+    more = (*command, f"{source}.count", 2, f"{source}.size")
+    assert "predict.init_args.size: 8 -> 16 (1)" in refusal(*more, 16)
+    enlarger(*more, 8)  # more of the same
+    assert written() == ["000000.png", "000001.png"]
 
 
 def test_the_seed_of_a_method_that_draws(
@@ -211,6 +235,56 @@ def test_beside_the_input_under_another_name(folder: Path, enlarger: Enlarger) -
     assert written(folder) == ["a.png", "a_x2.png", "sub/b.c.jpg", "sub/b.c_x2.png"]
 
 
+PLACES = [("in/out", ""), ("in/out", "_x2"), ("in", "_x2")]
+
+
+@pytest.mark.parametrize(("place", "suffix"), PLACES)
+def test_outputs_among_the_inputs_are_not_enlarged(
+    folder: Path,
+    enlarger: Enlarger,
+    caplog: pytest.LogCaptureFixture,
+    place: str,
+    suffix: str,
+) -> None:
+    command = ("--writer.folder", place, "--writer.suffix", suffix)
+    predict(enlarger, folder, *command)
+    first = written(folder)
+    assert len(first) == 4
+    for inputs in (folder, folder / "**" / "*.*"):
+        caplog.clear()
+        predict(enlarger, inputs, *command)
+        assert written(folder) == first
+        assert "0 pictures written, 2 skipped (done before), 0 unusable" in caplog.text
+        assert "left out 2 pictures in writer.folder" in caplog.text
+    smooth().save(folder / "new.png")
+    predict(enlarger, folder, *command)
+    assert len(written(folder)) == 6
+
+
+def test_an_output_beside_its_input_does_not_change_its_name(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tiny / "in").mkdir()
+    for name in ("a.jpg", "b.jpg", "b.webp"):
+        smooth().save(tiny / "in" / name)
+    for _ in range(2):
+        predict(enlarger, tiny / "in", "--writer.folder", "in")
+        made = ["a.jpg", "a.png", "b.jpg", "b.jpg.png", "b.webp", "b.webp.png"]
+        assert written(tiny / "in") == made
+    assert "0 pictures written, 3 skipped (done before), 0 unusable" in caplog.text
+
+
+def test_an_output_that_is_named_is_enlarged(
+    folder: Path, enlarger: Enlarger, refusal: Refusal
+) -> None:
+    predict(enlarger, folder, "--writer.folder", "out", "--writer.suffix", "_x2")
+    again = ("--writer.folder", "out", "--writer.suffix", "_x4")
+    predict(enlarger, "out/a_x2.png", *again)
+    assert pixels(Path("out/a_x2_x4.png")).shape == (80, 96, 3)
+    sentence = refusal(*PREDICT, "--data.init_args.predict", "out", *again)
+    assert "all 3 pictures found in 'out' are outputs in writer.folder" in sentence
+
+
 def test_one_broken_picture(
     folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -218,8 +292,8 @@ def test_one_broken_picture(
     for workers in (0, 1):
         predict(enlarger, folder, "--data.init_args.workers", workers)
         assert written() == ["a.png", "sub/b.c.png"]
-    assert "2 pictures written, 0 skipped (done before), 1 unreadable" in caplog.text
-    assert "0 pictures written, 2 skipped (done before), 1 unreadable" in caplog.text
+    assert "2 pictures written, 0 skipped (done before), 1 unusable" in caplog.text
+    assert "0 pictures written, 2 skipped (done before), 1 unusable" in caplog.text
     assert any("broken.png" in r.getMessage() for r in caplog.records if r.levelname == "WARNING")
 
 

@@ -43,6 +43,8 @@ def test_meta_is_what_a_writer_needs(tree):
     assert meta["path"] == str(tree / "b.png")
     assert meta["bit_depth"] == 8
     assert {"alpha", "icc"} <= meta.keys()
+    found = (tree / "b.png").stat()
+    assert meta["read"] == (found.st_size, found.st_mtime_ns)
 
 
 def test_root_may_be_one_file(tree):
