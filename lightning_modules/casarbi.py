@@ -32,6 +32,7 @@ from lightning_modules.backbone.frozen import bare_names, fit
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import fingerprint
 from lightning_modules.base import SuperResolver
+from lightning_modules.color import ColorFix
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.noise import Noise, augmented, check_augmentation
 from lightning_modules.solvers import residual_shift
@@ -98,6 +99,7 @@ class CasArbi(SuperResolver):
             there is none.
         weights: Weights to start from: a file, or a name of ``configs/weights.yaml``, in which
             ``{scale}`` is filled in.
+        color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
 
     Raises:
         ValueError: An argument is out of range or unknown, or the base enlarges by one factor only.
@@ -125,8 +127,9 @@ class CasArbi(SuperResolver):
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
         weights: str | None = None,
+        color_fix: ColorFix = "none",
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights)
+        super().__init__(scale, optimizer, lr_scheduler, weights, color_fix)
         if domain not in get_args(Domain):
             raise ValueError(f"domain is {domain!r}; expected residual or image")
         check_augmentation(noise_probability, noise_level)
@@ -154,9 +157,22 @@ class CasArbi(SuperResolver):
         self.fixed, self.order, self.least_remainder = fixed, order, least_remainder
         self.domain, self.guidance = domain, guidance
         self.noise_probability, self.noise_level = noise_probability, noise_level
-        self.later_noise = later_noise
+        self.later_noise, self.timesteps = later_noise, timesteps
         # A buffer of what trains, so it is in every checkpoint and exported file.
         self.register_buffer("sigma_r", torch.tensor(residual_deviation or 0.0))
+
+    @property
+    def options(self) -> dict[str, str | int | float]:
+        """What of the stages and of sampling is not as usual."""
+        own: dict[str, str | int | float] = {
+            **{"fixed": self.fixed, "order": self.order, "guidance": self.guidance},
+            **{"least_remainder": self.least_remainder, "later_noise": self.later_noise},
+            "timesteps": " ".join(map(str, self.timesteps or ())),
+            "network": "none" if self.network is None else "",
+        }
+        usual = {"fixed": 2.0, "order": "remainder_last", "guidance": 0.0, "least_remainder": 1.0}
+        usual |= {"later_noise": 0.0, "timesteps": "", "network": ""}
+        return {**super().options, **{k: v for k, v in own.items() if v != usual[k]}}
 
     # ------------------------------------------------------------------------------------- training
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules.base import SuperResolver, adam
+from lightning_modules.color import ColorFix
 from lightning_modules.noise import Noise, augmented, check_augmentation
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Regression(SuperResolver):
         noise_probability: Share of the training inputs that noise is added to, for a network that
             will be the base of a cascade; see ``lightning_modules.casarbi.CasArbi``.
         noise_level: Greatest standard deviation of that noise, for values in [-1, 1].
+        color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
 
     Raises:
         ValueError: An unknown ``loss``, or noise that is none.
@@ -60,8 +62,9 @@ class Regression(SuperResolver):
         channels_last: bool = True,
         noise_probability: float = 0.0,
         noise_level: float = 0.1,
+        color_fix: ColorFix = "none",
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights)
+        super().__init__(scale, optimizer, lr_scheduler, weights, color_fix)
         check_augmentation(noise_probability, noise_level)
         self.noise_probability, self.noise_level = noise_probability, noise_level
         if loss not in LOSSES:

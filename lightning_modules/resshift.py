@@ -25,6 +25,7 @@ from torch.nn import functional
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
+from lightning_modules.color import ColorFix
 from lightning_modules.latent_pairs import enlarged, latent_pair
 from lightning_modules.networks.swin_unet import from_official
 from lightning_modules.noise import Noise
@@ -71,6 +72,7 @@ class ResShift(SuperResolver):
             there is none.
         weights: Weights to start from: a file, or a name of ``configs/weights.yaml``, in which
             ``{scale}`` is filled in.
+        color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
 
     Raises:
         ValueError: The timesteps do not fall, or hold what is no timestep; the weight is negative,
@@ -93,8 +95,10 @@ class ResShift(SuperResolver):
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
         weights: str | None = None,
+        color_fix: ColorFix = "none",
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights)
+        super().__init__(scale, optimizer, lr_scheduler, weights, color_fix)
+        self.timesteps = timesteps
         if perceptual_weight < 0 or perceptual_target not in get_args(PerceptualTarget):
             raise ValueError(
                 f"model.init_args.perceptual_weight is {perceptual_weight:g} and perceptual_target "
@@ -113,6 +117,12 @@ class ResShift(SuperResolver):
         self.dropped = 0  # steps without their perceptual part, in this process
 
     enlarged = staticmethod(enlarged)  # as `main.py encode` makes pairs
+
+    @property
+    def options(self) -> dict[str, str | int | float]:
+        """The timesteps, where they are not all."""
+        own = {"timesteps": " ".join(map(str, self.timesteps))} if self.timesteps else {}
+        return {**super().options, **own}
 
     # ------------------------------------------------------------------------------------- training
 
@@ -235,6 +245,7 @@ class ResShiftControl(ResShift):
         optimizer: Makes the optimiser of the trainable parameters.
         lr_scheduler: Makes the learning-rate schedule; by default there is none.
         weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
+        color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
     """
 
     def __init__(
@@ -248,6 +259,7 @@ class ResShiftControl(ResShift):
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
         weights: str | None = None,
+        color_fix: ColorFix = "none",
     ) -> None:
         super().__init__(
             scale,
@@ -259,6 +271,7 @@ class ResShiftControl(ResShift):
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             weights=weights,
+            color_fix=color_fix,
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

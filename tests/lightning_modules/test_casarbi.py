@@ -355,3 +355,12 @@ def test_a_target_that_is_smaller():
     given = batch(16, 16, (12, 16))
     with pytest.raises(ValueError, match=r"smaller than the input.*scale of at least 1"):
         method().restore(given, Noise(given["seed"]))
+
+
+def test_results_name_what_is_not_usual():
+    base = lambda scale: LIIF(scale, blocks=1, channels=8, hidden=(16,))  # noqa: E731
+    assert CasArbi(2.0, base).options == {"network": "none"}
+    found = CasArbi(2.0, base, order="uniform", guidance=1.0, timesteps=[14, 4, 0], fixed=4.0)
+    expected = {"fixed": 4.0, "order": "uniform", "guidance": 1.0, "timesteps": "14 4 0"}
+    assert found.options == {**expected, "network": "none"}
+    assert CasArbi(2.0, base, color_fix="wavelet").options["color_fix"] == "wavelet"

@@ -350,3 +350,9 @@ def test_latents_that_come_along_are_taken():
     del given["lr_latent"]
     y = method.space.encode(enlarged(given["lr"], given["size"]))
     torch.testing.assert_close(latent_pair(method.space, given)[1], y)
+
+
+def test_results_name_the_timesteps_that_are_not_all():
+    assert ResShift(4.0, Echo(), PixelSpace()).options == {}
+    some = ResShift(4.0, Echo(), PixelSpace(), timesteps=[14, 4, 0], color_fix="adain")
+    assert some.options == {"timesteps": "14 4 0", "color_fix": "adain"}
