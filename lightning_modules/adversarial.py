@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import torch.distributed as dist
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.core.optimizer import do_nothing_closure
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.nn import functional
@@ -123,7 +124,7 @@ class Adversarial(SuperResolver):
         optimizer = cast(Any, optimizers[index] if isinstance(optimizers, list) else optimizers)
         self._average(optimizer.optimizer)
         if index == SECOND:  # not counted; Lightning sets both anew in each batch
-            optimizer._on_before_step = optimizer._on_after_step = _nothing
+            optimizer._on_before_step = optimizer._on_after_step = do_nothing_closure
         before = self.trainer.global_step
         optimizer.step()
         optimizer.zero_grad()
@@ -308,14 +309,12 @@ def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 def _buckets(gradients: Iterable[Tensor]) -> Iterator[list[Tensor]]:
     # In the order of the parameters, which all processes share.
     bucket: list[Tensor] = []
+    values = 0
     for gradient in gradients:
         bucket.append(gradient)
-        if sum(g.numel() for g in bucket) >= BUCKET:
+        values += gradient.numel()
+        if values >= BUCKET:
             yield bucket
-            bucket = []
+            bucket, values = [], 0
     if bucket:
         yield bucket
-
-
-def _nothing() -> None:
-    pass

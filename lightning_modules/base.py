@@ -267,7 +267,7 @@ class ImageModel(LightningModule, ABC):
         check_sources(self, {k: v for k, v in frozen if not f"{k}.".startswith(self.training_only)})
         own = self.state_dict()
         state = weights.tensors if weights.model else self.import_official(weights.tensors)
-        state = self._needed(state)
+        state = self._needed(state, own)
         trained = set(self.checkpoint_keys())
         missing = [k for k in own if k not in state and (k in trained or not weights.model)]
         if weights.model:  # of a run without what only training needs, which begins afresh then
@@ -292,12 +292,8 @@ class ImageModel(LightningModule, ABC):
         """
         return tensors
 
-    def _needed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        absent = tuple(
-            part
-            for part in self.training_only
-            if not any(k.startswith(part) for k in self.state_dict())
-        )
+    def _needed(self, state: dict[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
+        absent = tuple(p for p in self.training_only if not any(k.startswith(p) for k in own))
         return {k: v for k, v in state.items() if not k.startswith(absent)}
 
     def checkpoint_keys(self) -> list[str]:
@@ -342,7 +338,8 @@ class ImageModel(LightningModule, ABC):
                 f"the model here is {class_path(self)}: set model.class_path to that"
             )
         check_sources(self, checkpoint.get("frozen", {}))
-        own, state = self.state_dict(), self._needed(checkpoint["state_dict"])
+        own = self.state_dict()
+        state = self._needed(checkpoint["state_dict"], own)
         missing = [k for k in self.checkpoint_keys() if k not in state]
         _check_tensors("the checkpoint", own, state, missing)
         checkpoint["state_dict"] = {**own, **state}

@@ -13,7 +13,7 @@ Differs from the papers in: nothing, with `min_snr` and `guidance` as they say.
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -26,6 +26,7 @@ from lightning_modules.backbone.frozen import bare_names
 from lightning_modules.backbone.schedule import Schedule, Spacing, spaced
 from lightning_modules.backbone.space import PixelSpace, Space
 from lightning_modules.base import Generator, adam
+from lightning_modules.captions import check_captions, dropped, told
 from lightning_modules.noise import Noise
 from lightning_modules.solvers import ddim
 
@@ -108,7 +109,7 @@ class Diffusion(Generator):
         t = torch.randint(*self.timesteps, (len(z),), device=z.device)
         eps = torch.randn_like(z)
         z_t = self.schedule.add_noise(z, eps, t)
-        condition = self._dropped(self.text(batch))
+        condition = dropped(*told(batch, self.denoiser, self.encoder), self.caption_dropout)
         raw = self.denoiser(self.schedule.scale_input(z_t, t), t, condition)
         errors = (raw - self.schedule.target(z, eps, t)).square().flatten(1).mean(1)
         loss = (self.weight[t] * errors).mean()
@@ -126,36 +127,6 @@ class Diffusion(Generator):
             return self.space.take(batch["latent"], batch["space"])
         return self.space.encode(functional.avg_pool2d(batch["hr"], int(self.scale)))
 
-    @torch.no_grad()
-    def text(self, batch: Batch) -> Condition:
-        """The captions of a batch as the denoiser is told them, where there is an encoder.
-
-        Raises:
-            ValueError: The batch has none.
-        """
-        if self.encoder is None:
-            return Condition()
-        if "text" not in batch:
-            raise ValueError(
-                f"{batch['key'][0]} has no caption, and model.init_args.encoder reads them: take a "
-                "source that gives text, or unset the encoder"
-            )
-        return Condition(text=self.encoder(batch["text"]))
-
-    def _dropped(self, condition: Condition) -> Condition:
-        if condition.text is None:
-            return condition
-        count = len(condition.text)
-        dropped = torch.rand(count, device=condition.text.device) < self.caption_dropout
-        null = self._no_text(condition.text)
-        return Condition(text=torch.where(dropped.view(-1, 1, 1), null, condition.text))
-
-    def _no_text(self, text: Tensor) -> Tensor:
-        null = self.denoiser.null_text(len(text), text.shape[1])
-        if null is None:  # as Stable Diffusion was trained: an empty caption
-            null = cast(TextEncoder, self.encoder)([""]).expand_as(text)
-        return null.to(text.dtype)
-
     # -------------------------------------------------------------------------------- sampling
 
     @torch.no_grad()
@@ -165,11 +136,11 @@ class Diffusion(Generator):
         Raises:
             ValueError: It was trained on a part of the timesteps, or the size is no multiple.
         """
-        condition = self.text(batch)
+        known = told(batch, self.denoiser, self.encoder)
         z = noise.normal(self._shape(batch)) * self._start()
         for now, then in itertools.pairwise([*self.sampled, -1]):
             t = torch.full((len(z),), now, device=z.device)
-            x0 = self.schedule.to_x0(self._guided(z, t, condition), z, now)
+            x0 = self.schedule.to_x0(guided(self._raw, z, t, *known, self.guidance), z, now)
             if self.clamp is not None:
                 x0 = x0.clamp(-self.clamp, self.clamp)
             fresh = noise.normal(z.shape) if self.eta and then >= 0 else None
@@ -179,15 +150,9 @@ class Diffusion(Generator):
             self.space.decode(z), scale_factor=self.scale, mode="nearest-exact"
         )
 
-    def _guided(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        def predict(z: Tensor, t: Tensor, condition: Condition) -> Tensor:
-            raw: Tensor = self.denoiser(self.schedule.scale_input(z, t), t, condition)
-            return raw
-
-        if condition.text is None:
-            return predict(z, t, condition)
-        nothing = Condition(text=self._no_text(condition.text))
-        return guided(predict, z, t, condition, nothing, self.guidance)
+    def _raw(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        raw: Tensor = self.denoiser(self.schedule.scale_input(z, t), t, condition)
+        return raw
 
     def _start(self) -> float:
         # Standard deviation of data of variance 1 with the noise of the first step.
@@ -229,15 +194,7 @@ class Diffusion(Generator):
                 f"model.init_args.timesteps is {[first, end]}; expected 0 <= first < end <= "
                 f"{self.schedule.steps}"
             )
-        if not 0 <= self.caption_dropout <= 1:
-            raise ValueError(
-                f"model.init_args.caption_dropout is {self.caption_dropout}; expected 0 to 1"
-            )
-        if self.guidance != 1 and self.encoder is None:
-            raise ValueError(
-                f"model.init_args.guidance is {self.guidance:g}, and nothing reads captions: set "
-                "model.init_args.encoder, or guidance to 1"
-            )
+        check_captions(self.encoder, self.guidance, self.caption_dropout)
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Names as they are without ``torch.compile``; what is frozen keeps its own weights."""

@@ -36,7 +36,7 @@ from lightning_modules.backbone.schedule import Schedule, explicit
 from lightning_modules.backbone.space import Space, fingerprint
 from lightning_modules.color import ColorFix
 from lightning_modules.invsr_plan import STARTS, start_for, timesteps_for
-from lightning_modules.latent_pairs import enlarged, latent_pair
+from lightning_modules.latent_pairs import enlarged, latent_pair, whole_lr
 from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor, from_official
 from lightning_modules.noise import Noise
 from lightning_modules.padding import padded
@@ -382,8 +382,7 @@ class InvSR(Adversarial):
     @property
     def multiple(self) -> int:
         """Of which sides of LR have to be multiples, for predictor, latents and denoiser."""
-        pixels = self.space.factor * self._sides  # of the output
-        unit = (pixels / Fraction(self.scale).limit_denominator(100)).numerator
+        unit = whole_lr(self.space.factor * self._sides, self.scale)
         return math.lcm(unit, *(p.divisor for p in (self.predictor, self.middle) if p is not None))
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,6 +44,11 @@ def latent_pair(space: Space, batch: Batch, noise: Noise | None = None) -> tuple
     if "lr_latent" in batch:
         return z, space.standardised(batch["lr_latent"])
     return z, space.encode(enlarged(batch["lr"], batch["size"]), noise)
+
+
+def whole_lr(pixels: int, scale: float) -> int:
+    """The least number of LR pixels that is a whole multiple of so many output pixels."""
+    return (pixels / Fraction(scale).limit_denominator(100)).numerator
 
 
 def enlarged(lr: Tensor, size: tuple[int, int]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -77,8 +76,7 @@ class LatentRegression(SuperResolver):
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """One call; deterministic."""
-        unit = math.lcm(self.predictor.divisor, int(self.space.factor / self.scale) or 1)
-        mirrored = padded(batch["lr"], unit, self.patch)
+        mirrored = padded(batch["lr"], self.predictor.divisor, self.patch)
         lr = mirrored.lr
         size = (round(lr.shape[-2] * self.scale), round(lr.shape[-1] * self.scale))
         y = self.space.encode(enlarged(lr, size))

@@ -13,7 +13,6 @@ code, where the text says nearest neighbour; LPIPS compares with what the autoen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -26,7 +25,7 @@ from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
 from lightning_modules.color import ColorFix
-from lightning_modules.latent_pairs import enlarged, latent_pair
+from lightning_modules.latent_pairs import enlarged, latent_pair, whole_lr
 from lightning_modules.networks.swin_unet import from_official
 from lightning_modules.noise import Noise
 from lightning_modules.padding import padded
@@ -192,9 +191,7 @@ class ResShift(SuperResolver):
     @property
     def divisible(self) -> int:
         """Of what sides of LR have to be multiples, for those of latents to be of the divisor."""
-        unit = self.divisor * self.space.factor
-        # Of LR pixels, the least number that is so many whole output pixels.
-        return (unit / Fraction(self.scale).limit_denominator(100)).numerator
+        return whole_lr(self.divisor * self.space.factor, self.scale)
 
     # -------------------------------------------------------------------------------- frozen parts
 
