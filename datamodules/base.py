@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import LightningDataModule
 
-from datamodules.batches import check_batch, to_floats
+from datamodules.batches import add_size, check_batch, to_floats
 from datamodules.clock import Listener
 from datamodules.degrading import (
     check_any_scale,
@@ -334,10 +334,7 @@ class SRDataModule(LightningDataModule):
         scale = self._to_pictures(batch)
         if "lr" not in batch and "hr" in batch:
             make_lr(batch, degradation_of(dataset, self.degradation, scale), pool)
-        if "hr" in batch:
-            batch["size"] = tuple(batch["hr"].shape[-2:])
-        elif "lr" in batch:
-            batch["size"] = dataset.output_size(batch["lr"].shape[-2:])
+        add_size(batch, dataset.output_size)
         if "latent" in batch:
             add_latents(batch, dataset.source)
         if not dataset.checked:

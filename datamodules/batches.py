@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +15,9 @@ from datamodules.clock import Preparation
 from datamodules.source import Batch, Pixels
 
 PICTURES = ("hr", "lr", "ref", "p0", "p1")  # of a batch, where they are
+CLIP = "clip"
+WHOLE = ("text", "meta", "error")  # lists as they are
+COMMON = ("size", "frames")  # equal for all of a batch
 
 
 class Crops(list[dict[str, Any]]):
@@ -68,7 +72,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         "key": keys,
         "seed": torch.tensor([s["seed"] for s in samples], dtype=torch.int64),
     }
-    for name in ("text", "size", "meta", "error", *PICTURES, "judge", "latent", "lr_latent"):
+    for name in (*WHOLE, *COMMON, *PICTURES, CLIP, "judge", "latent", "lr_latent"):
         values = [s[name] for s in samples if name in s]
         if not values:
             continue
@@ -81,9 +85,9 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         if ready is not None:
             batch[name] = ready
             continue
-        if name in PICTURES:
+        if name in PICTURES or name == CLIP:
             batch[name] = _stack(values, keys)
-        elif name == "size":
+        elif name in COMMON:
             batch[name] = _one_size(values, keys)
         elif name == "judge":
             batch[name] = torch.tensor(values, dtype=torch.float32)
@@ -99,7 +103,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return batch
 
 
-def _one_size(sizes: list[tuple[int, int]], keys: list[str]) -> tuple[int, int]:
+def _one_size(sizes: list[Any], keys: list[str]) -> Any:
     if len(set(sizes)) > 1:
         raise ValueError(
             f"pictures of differing sizes are wanted in one batch ({', '.join(keys[:3])}, ...): "
@@ -118,7 +122,7 @@ def _stack(pictures: list[Pixels], keys: list[str]) -> Tensor:
     arrays: list[NDArray[Any]] = list(pictures)
     if any(picture.dtype != np.uint8 for picture in pictures):
         arrays = [picture.astype(np.float32) / np.iinfo(picture.dtype).max for picture in pictures]
-    return _stacked(arrays).permute(0, 3, 1, 2)
+    return _stacked(arrays).movedim(-1, -3)
 
 
 def _latents(values: list[NDArray[Any]], keys: list[str]) -> Tensor:
@@ -163,15 +167,32 @@ def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def to_floats(batch: dict[str, Any]) -> None:
-    """Make the pictures of a batch float32 in [0, 1] and contiguous, where they are."""
+    """Make the pictures and clips of a batch float32 in [0, 1] and contiguous, where they are."""
     if "size" in batch:
         batch["size"] = tuple(batch["size"])  # pinned memory had made a list of it
-    for name in PICTURES:
+    for name in (*PICTURES, CLIP):
         if name in batch:
             image = batch[name]
             # Colours come last in memory until here: one pass converts and sorts them.
             floats = image.to(torch.float32, memory_format=torch.contiguous_format)
             batch[name] = floats.div_(255) if image.dtype == torch.uint8 else floats
+
+
+def add_size(
+    batch: dict[str, Any], output_size: Callable[[Sequence[int]], tuple[int, int]]
+) -> None:
+    """Say how large the output is, and of how many frames; unless that is what was asked for.
+
+    Args:
+        batch: On its device.
+        output_size: (H, W) of what is made of an LR of (h, w) that has no HR.
+    """
+    if "hr" in batch:
+        batch["size"] = tuple(batch["hr"].shape[-2:])
+    elif CLIP in batch:
+        batch["size"], batch["frames"] = tuple(batch[CLIP].shape[-2:]), batch[CLIP].shape[1]
+    elif "lr" in batch:
+        batch["size"] = output_size(batch["lr"].shape[-2:])
 
 
 def check_batch(batch: Batch) -> None:
@@ -181,15 +202,17 @@ def check_batch(batch: Batch) -> None:
         ValueError: Saying which part of the batch is not as the contract has it.
     """
     count = len(batch["key"])
-    for name in PICTURES:
+    for name in (*PICTURES, CLIP):
         image = batch.get(name)
         if image is None:
             continue
         image = cast(Tensor, image)
-        if image.dtype != torch.float32 or image.ndim != 4 or image.shape[:2] != (count, 3):
+        ndim, expected = (5, "T, 3, H, W") if name == CLIP else (4, "3, H, W")
+        found = (image.dtype, image.ndim, len(image), image.shape[-3])
+        if found != (torch.float32, ndim, count, 3):
             raise ValueError(
                 f"batch[{name!r}] is {image.dtype} {tuple(image.shape)}; expected float32 "
-                f"({count}, 3, H, W) for {batch['key']}"
+                f"({count}, {expected}) for {batch['key']}"
             )
         low, high = (float(v) for v in image.aminmax())
         if not (low >= 0 and high <= 1):  # also catches NaN

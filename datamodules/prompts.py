@@ -23,16 +23,23 @@ class Seeds(Source):
         count: How many.
         size: Side, or height and width, of the pictures.
         scale: Scale of this source alone, in an evaluation over several scales.
+        frames: Frames of each clip, for a model of video; ``null`` for pictures.
 
     Raises:
-        ValueError: ``count`` or ``size`` is below 1.
+        ValueError: ``count`` or ``size`` is below 1, or ``frames`` below 2.
     """
 
-    def __init__(self, count: int, size: int | tuple[int, int], scale: float | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        size: int | tuple[int, int],
+        scale: float | None = None,
+        frames: int | None = None,
+    ) -> None:
         super().__init__(scale)
         if count < 1:
             raise ValueError(f"Seeds.count is {count}; expected 1 or more")
-        self.output_size = _size("Seeds", size)
+        self._wanted = _wanted("Seeds", size, frames)
         self._keys = [f"{number:06}" for number in range(count)]
 
     @property
@@ -42,7 +49,7 @@ class Seeds(Source):
 
     def read(self, index: int) -> Sample:
         """The size that is wanted of ``keys[index]``."""
-        return {"size": self.output_size}
+        return self._wanted.copy()
 
 
 class Prompts(Source):
@@ -55,14 +62,21 @@ class Prompts(Source):
         file: The file, in UTF-8. May hold environment variables.
         size: Side, or height and width, of the pictures.
         scale: Scale of this source alone, in an evaluation over several scales.
+        frames: Frames of each clip, for a model of video; ``null`` for pictures.
 
     Raises:
-        ValueError: ``size`` is below 1.
+        ValueError: ``size`` is below 1, or ``frames`` below 2.
     """
 
-    def __init__(self, file: str, size: int | tuple[int, int], scale: float | None = None) -> None:
+    def __init__(
+        self,
+        file: str,
+        size: int | tuple[int, int],
+        scale: float | None = None,
+        frames: int | None = None,
+    ) -> None:
         super().__init__(scale)
-        self.file, self.output_size = file, _size("Prompts", size)
+        self.file, self._wanted = file, _wanted("Prompts", size, frames)
         self._texts: dict[str, str] = {}  # by key
         self._keys: list[str] = []
 
@@ -97,7 +111,7 @@ class Prompts(Source):
 
     def read(self, index: int) -> Sample:
         """The prompt ``keys[index]``, and the size that is wanted."""
-        return {"size": self.output_size, "text": self._texts[self._keys[index]]}
+        return {**self._wanted, "text": self._texts[self._keys[index]]}
 
 
 def _lines(path: str) -> list[str]:
@@ -113,8 +127,12 @@ def _lines(path: str) -> list[str]:
     return lines if lines[-1] else lines[:-1]  # what is behind the last line's end is no line
 
 
-def _size(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
+def _wanted(name: str, size: int | tuple[int, int], frames: int | None) -> Sample:
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 1:
         raise ValueError(f"{name}.size is {size}; expected 1 or more, or [height, width]")
-    return height, width
+    if frames is None:
+        return {"size": (height, width)}
+    if frames < 2:
+        raise ValueError(f"{name}.frames is {frames}; expected 2 or more, or null for pictures")
+    return {"size": (height, width), "frames": frames}

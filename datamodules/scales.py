@@ -13,7 +13,7 @@ from degradations.base import quantize_8bit
 from degradations.bicubic import resize
 from degradations.draws import Draws, seed_of
 
-GIVEN = {"lr": "LR", "latent": "latent"}  # what has sides of its own
+GIVEN = {"lr": "LR", "latent": "latent", "clip": "frames"}  # what has sides of its own
 
 
 class Sides(NamedTuple):

@@ -23,6 +23,8 @@ class Sample(TypedDict, total=False):
     lr: (h, w, 3), for paired data only.
     text: A caption.
     size: (H, W) of a picture that is to be made; of sources without ``hr`` and ``lr`` only.
+    frames: Number of frames of a clip that is to be made; beside ``size`` only.
+    clip: (T, H, W, 3) uint8, of sources of clips only, which have no ``hr``.
     meta: Anything that has to reach the writer (path, alpha, icc, bit_depth, mode, exif; ``read``,
         size in bytes and time in nanoseconds of the file when it was read).
     latent: (C, h, w) floats of HR, of ``Latents`` only.
@@ -37,6 +39,8 @@ class Sample(TypedDict, total=False):
     lr: Pixels
     text: str
     size: tuple[int, int]
+    frames: int
+    clip: NDArray[np.uint8]
     meta: dict[str, Any]
     latent: NDArray[np.floating[Any]]
     lr_latent: NDArray[np.floating[Any]]
@@ -55,6 +59,8 @@ class Batch(TypedDict, total=False):
     hr: (B, 3, H, W) float32 in [0, 1]; absent in ``predict``.
     lr: (B, 3, h, w) float32 in [0, 1].
     text: B captions, where the source has them.
+    clip: (B, T, 3, H, W) float32 in [0, 1], of sources of clips only; there is no ``hr`` or ``lr``.
+    frames: Number of frames of each clip, where clips are given or asked for.
     meta: B dictionaries, where the source has them; not in training.
     latent: (B, C, h, w) float32, as the autoencoder gives HR, not standardised; in training on
         ``Latents`` only, where ``hr`` and ``lr`` may be absent.
@@ -73,6 +79,8 @@ class Batch(TypedDict, total=False):
     hr: Tensor
     lr: Tensor
     text: list[str]
+    clip: Tensor
+    frames: int
     meta: list[dict[str, Any]]
     latent: Tensor
     lr_latent: Tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from datamodules.clips import ClipPictures, ClipSource, TrainingClips
 from datamodules.keys import digest_of
 from datamodules.latents import Latents, TrainingLatents
 from datamodules.order_state import new_plan
@@ -16,6 +17,7 @@ from datamodules.triplets import TrainingTriplets, TripletPictures, Triplets
 def evaluation_pictures(source: Source, name: str, scale: float) -> Pictures:
     """The dataset of validation and test. Args as ``Pictures``."""
     kind = TripletPictures if isinstance(source, Triplets) else Pictures
+    kind = ClipPictures if isinstance(source, ClipSource) else kind
     return kind(source, name, scale)
 
 
@@ -39,6 +41,7 @@ def training_pictures(
         return pictures, digest_of(source.shards)
     kind = TrainingLatents if isinstance(source, Latents) else TrainingPictures
     kind = TrainingTriplets if isinstance(source, Triplets) else kind
+    kind = TrainingClips if isinstance(source, ClipSource) else kind
     pictures = kind(source, *settings)
     pictures.plan = new_plan(source, *order)
     return pictures, digest_of(pictures.keys)

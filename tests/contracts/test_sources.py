@@ -11,6 +11,7 @@ from PIL import Image
 
 from datamodules.base import Source
 from datamodules.benchmark import Benchmark
+from datamodules.clips import ClipSource
 from datamodules.crops import Crops
 from datamodules.folder import Folder
 from datamodules.inputs import Inputs
@@ -143,8 +144,8 @@ class TestSources(SourceContract):
     def example(self, source_class, tmp_path):
         if source_class is Sequential:
             pytest.skip("read in the order of its tars, without keys: see test_sequential.py")
-        if source_class in (Latents, Prompts, Seeds, Triplets):
-            pytest.skip("gives no HR and LR: see test_latents.py, _prompts.py and _triplets.py")
+        if issubclass(source_class, (ClipSource, Latents, Prompts, Seeds, Triplets)):
+            pytest.skip("gives no HR and LR: see test_clips.py, _latents, _prompts, _triplets")
         if source_class in EXAMPLES:
             return EXAMPLES[source_class](tmp_path)
         return SourceExample(lambda: build(source_class, {}, f"EXAMPLES in {__name__}"))

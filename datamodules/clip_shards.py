@@ -1,0 +1,179 @@
+"""Clips in WebDataset tars, read by offset.
+
+A sample of WebDataset is all members whose names agree up to the first dot. So a clip is a sample
+whose members are its frames, ``name.0001.png``, ``name.0002.png`` and so on, with a caption in
+``name.txt``; or, as ``tar`` makes it of folders of frames, all pictures of one folder,
+``name/0001.png``, whose captions (``name/0001.txt``) are looked for at the first frame.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.cache import DiskCache
+from datamodules.clips import RecordedClips, Short, in_order
+from datamodules.names import Names
+from datamodules.remote_index import load_remote_index
+from datamodules.shard_index import Member, ShardIndex, load_index
+from datamodules.shard_reader import Tar
+from datamodules.shard_table import SUFFIXES, Table, table_of
+from datamodules.shards import Shards
+from datamodules.source import Pixels, Sample
+
+log = logging.getLogger(__name__)
+
+
+class ClipShards(RecordedClips):
+    """Clips of WebDataset tars: samples of several pictures, ``clip.0001.png``, ``clip.0002.png``.
+
+    Tars of folders, ``clip/0001.png``, are read, too. Frames are in the order of the numbers in
+    their names. A caption is ``clip.txt``, or beside the first frame ``clip/0001.txt``.
+
+    Args:
+        urls: Tars: a path or an address (``file:``, ``http(s)://``, ``s3://``, ``gs://``), with
+            ``{000..099}`` or ``*`` for several, or a list of these. May hold environment variables.
+        frames: Frames of a clip.
+        stride: Every how manieth of the recorded frames is one.
+        side: Reduce or enlarge the frames until their shorter side has this many pixels (bicubic,
+            antialiased), and cut the square in the middle; by default they stay as they are.
+        short: What to do with a clip that has too few frames: ``skip`` it, which is counted and
+            logged, or ``error``.
+        shard_in_key: Put the shard's name in front of every key: for shards that all number their
+            clips from 0.
+        index_cache: Folder for the indices of shards whose own folder cannot be written.
+        cache_dir: Folder in which remote shards are kept; all processes of a node should share it.
+        cache_size: Bytes that they may take there, such as ``500M`` or ``50G``.
+
+    Raises:
+        ValueError: A number is out of range, or ``short`` unknown.
+    """
+
+    def __init__(
+        self,
+        urls: str | list[str],
+        frames: int = 16,
+        stride: int = 1,
+        side: int | None = None,
+        short: Short = "skip",
+        shard_in_key: bool = False,
+        index_cache: str = "~/.cache/enlarger/shards",
+        cache_dir: str = "~/.cache/enlarger/tars",
+        cache_size: str | int = "50G",
+    ) -> None:
+        super().__init__(frames, stride, side, short)
+        places = {"index_cache": index_cache, "cache_dir": cache_dir, "cache_size": cache_size}
+        self._frames = _Frames(urls, shard_in_key, **places)  # type: ignore[arg-type]
+        self._keys = Names.of([])
+        self._order = np.zeros(0, np.int64)  # numbers of all frames, clip after clip
+        self._ends = np.zeros(0, np.int64)  # of each clip in that
+        self._groups: list[int] = []
+
+    def prepare(self, scale: float) -> None:
+        """Read or make the indices. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: No shard, a broken one, no frames in them, or two clips with one key.
+            RemoteError: A server cannot be reached, or refuses.
+        """
+        self._frames.srgb = self.srgb
+        self._frames.prepare(scale)
+        keys, start = self._frames.keys, 0
+        shards: list[dict[str, list[int]]] = []
+        for count in self._frames.groups:
+            numbers = range(start, start + count)
+            runs = groupby(numbers, lambda number: keys[number].rpartition("/")[0])
+            shards.append({})
+            for name, run in runs:
+                shards[-1].setdefault(name, []).extend(run)
+            start += count
+        self._keep(shards)
+
+    def _keep(self, shards: list[dict[str, list[int]]]) -> None:
+        counts: dict[str, int] = {}
+        for shard in shards:
+            for name, numbers in shard.items():
+                if name in counts:
+                    raise ValueError(
+                        f"ClipShards.urls: two shards have frames of the clip {name!r}; a clip lies"
+                        " in one shard: pack them again, or set shard_in_key where names repeat"
+                    )
+                counts[name] = len(numbers)
+        long_enough, note = self._long_enough(counts)
+        if note:
+            log.warning("ClipShards left out: %s", note)
+        wanted, name_of = set(long_enough), self._frames.keys
+        clips: dict[str, list[int]] = {}
+        for shard in shards:
+            clips |= {name: numbers for name, numbers in shard.items() if name in wanted}
+        ordered = [sorted(n, key=lambda number: in_order(name_of[number])) for n in clips.values()]
+        # In arrays, as all of Shards is, for processes to share.
+        self._keys = Names.of(clips)
+        self._order = np.fromiter((number for n in ordered for number in n), np.int64)
+        self._ends = np.cumsum([len(numbers) for numbers in ordered])
+        self._groups = [count for shard in shards if (count := len(wanted & shard.keys()))]
+
+    @property
+    def keys(self) -> Names:
+        """What the names of a clip's frames begin with."""
+        return self._keys
+
+    @property
+    def groups(self) -> list[int]:
+        """Number of clips of each shard that has some."""
+        return self._groups
+
+    def recorded(self, index: int) -> Sequence[int]:
+        """As ``RecordedClips.recorded``."""
+        start = self._ends[index - 1] if index else 0
+        return self._order[start : self._ends[index]].tolist()
+
+    def frame(self, frame: int) -> Pixels:
+        """As ``RecordedClips.frame``."""
+        return self._frames.read(frame)["hr"]
+
+    def caption(self, index: int) -> str | None:
+        """The text of the first frame."""
+        return self._frames.caption(self.recorded(index)[0])
+
+
+class _Frames(Shards):
+    """Frames as samples of their own, whose keys are ``clip/frame``."""
+
+    def _part(self, tar: Tar, folder: Path, cache: DiskCache | None) -> Table:
+        if tar.wanted is None or cache is None:
+            index = load_index(Path(tar.path), folder)
+        else:
+            index = load_remote_index(tar.wanted, folder, cache)
+        name = tar.name.partition("?")[0].rpartition("/")[2].removesuffix(".tar")
+        return table_of(tar.name, _by_frame(index), f"{name}/" if self.shard_in_key else "")
+
+    def _place(self, tars: Sequence[Tar], folder: Path) -> Path:
+        place = super()._place(tars, folder)
+        return place.with_name(f"frames-{place.name}")  # another table than that of pictures
+
+    def caption(self, index: int) -> str | None:
+        """The text beside a frame, where the set has texts."""
+        sample, tar = Sample(meta={}), self._tars[bisect_right(self._ends, index)]
+        self._add_text(sample, tar, index, f"{tar.name}: {self.keys[index]}")
+        return sample.get("text")
+
+
+def _by_frame(index: ShardIndex) -> ShardIndex:
+    """The index of a tar whose every picture is a sample."""
+    keys: list[str] = []
+    members: list[dict[str, Member]] = []
+    for key, sample in zip(index.keys, index.members, strict=True):
+        text = {"txt": sample["txt"]} if "txt" in sample else {}
+        for suffix, member in sample.items():
+            frame, _, extension = suffix.rpartition(".")
+            if extension in SUFFIXES:
+                keys.append(f"{key}/{frame}" if frame else key)
+                members.append({extension: member, **text})
+    return replace(index, keys=keys, members=members)

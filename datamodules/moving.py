@@ -1,0 +1,139 @@
+"""Clips of a window that moves over photographs: video without videos, for small trainings."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.clips import ClipSource
+from datamodules.cutting import SampleDraws
+from datamodules.source import Pixels, Sample, Source
+from degradations.draws import seed_of
+
+KEPT = 64  # decoded pictures, 30 MB of 480x320
+
+
+class MovingCrops(ClipSource):
+    """A window that pans over each picture of another source, at an even speed.
+
+    The way is drawn from the sample's seed in training, and from the key in evaluation: the speed
+    along both axes, then where it begins, so that the window stays inside of the picture.
+
+    Args:
+        source: Where the pictures come from; HR only.
+        side: Side of a frame in pixels.
+        frames: Frames of a clip.
+        reduce: Pixels of the picture, along a side, whose mean is a pixel of a frame.
+        speed: Most pixels of a frame by which the window moves from one frame to the next, along
+            each axis; a picture without room for that is gone over more slowly.
+        per_picture: Clips of each picture.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        side: int,
+        frames: int = 16,
+        reduce: int = 1,
+        speed: float = 1.0,
+        per_picture: int = 1,
+    ) -> None:
+        super().__init__(frames)
+        least = {"side": side, "reduce": reduce, "per_picture": per_picture}
+        for name, value in least.items():
+            if value < 1:
+                raise ValueError(f"MovingCrops.{name} is {value}; expected 1 or more")
+        if speed <= 0:
+            raise ValueError(f"MovingCrops.speed is {speed}; expected a number above 0")
+        self.source, self.side, self.reduce = source, side, reduce
+        self.speed, self.per_picture = speed, per_picture
+        self._keys: list[str] = []
+        self._known: OrderedDict[int, Sample] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the pixels: a worker decodes its own."""
+        return {**self.__dict__, "_known": OrderedDict()}
+
+    def prepare(self, scale: float) -> None:
+        """Find the pictures. Args as ``Source.prepare``."""
+        self.source.srgb = self.srgb
+        self.source.prepare(scale)
+        self._keys = [f"{key}/{n}" for key in self.source.keys for n in range(self.per_picture)]
+        self._known.clear()
+
+    @property
+    def keys(self) -> list[str]:
+        """The picture's key and the clip's number, such as ``rocket/0``."""
+        return self._keys
+
+    @property
+    def groups(self) -> list[int]:
+        """Those of the source, in clips."""
+        return [self.per_picture * size for size in self.source.groups]
+
+    def upcoming(self, groups: Sequence[int]) -> None:
+        """Tell the source. Args as ``Source.upcoming``."""
+        self.source.upcoming(groups)
+
+    def clip(self, index: int, draws: SampleDraws | None) -> Sample:
+        """As ``ClipSource.clip``.
+
+        Raises:
+            UnreadableImage: The picture is broken.
+            ValueError: It is smaller than the window, or a pair.
+        """
+        sample = self._picture(index // self.per_picture)
+        own = draws or SampleDraws(seed_of("moving", self.keys[index]), "path")
+        window = self.side * self.reduce
+        height, width = sample["hr"].shape[:2]
+        if min(height, width) < window:
+            raise ValueError(
+                f"{self.keys[index]} is {width}x{height} pixels, smaller than the window of "
+                f"{window} that MovingCrops.side {self.side} and reduce {self.reduce} make: lower "
+                "these, or leave such pictures out"
+            )
+        rows, columns = (self._way(length - window, own) for length in (height, width))
+        frames = [
+            _averaged(sample["hr"][top : top + window, left : left + window], self.reduce)
+            for top, left in zip(rows, columns, strict=True)
+        ]
+        found = cast(Sample, {"clip": np.stack(frames)})
+        return {**found, "text": sample["text"]} if "text" in sample else found
+
+    def _way(self, room: int, draws: SampleDraws) -> list[int]:
+        """Where the window begins along an axis, in each frame, with so many places for it."""
+        most = min(int(self.speed * self.reduce * (self.frames - 1)), room)
+        length = draws.integer(-most, most + 1)
+        start = draws.integer(max(0, -length), room - max(0, length) + 1)
+        steps = self.frames - 1
+        return [start + (2 * length * n + steps) // (2 * steps) for n in range(self.frames)]
+
+    def _picture(self, number: int) -> Sample:
+        if number not in self._known:
+            sample = self.source.read(number)
+            if "hr" not in sample or "lr" in sample:
+                raise ValueError(
+                    f"{self.source.keys[number]} is no single picture, which MovingCrops needs: "
+                    "set its source to a folder or shards of pictures"
+                )
+            self._known[number] = sample
+        self._known.move_to_end(number)
+        while len(self._known) > KEPT:
+            self._known.popitem(last=False)
+        return self._known[number]
+
+
+def _averaged(window: Pixels, factor: int) -> NDArray[np.uint8]:
+    """Means of squares, rounded to 8 bits."""
+    if window.dtype == np.uint8 and factor == 1:
+        return cast("NDArray[np.uint8]", window)
+    side = window.shape[0] // factor
+    squares = window.reshape(side, factor, side, factor, 3).mean((1, 3), dtype=np.float32)
+    return (squares * (255 / np.iinfo(window.dtype).max)).round().astype(np.uint8)
