@@ -23,7 +23,7 @@ from lightning_modules.backbone.schedule import Schedule
 
 _BASE = ("--model.init_args.denoiser_weights", "{base}")
 _READS = ("--data.init_args.train.init_args.urls", "{latents}/*.tar")
-_ENCODED = ("--encode.crop", "64", "--encode.crops_per_image", "1200", "--encode.flips", "true")
+_ENCODED = ("--encode.crop", "64", "--encode.crops_per_image", "30", "--encode.flips", "true")
 _DEGRADATION = ("--degradation", "configs/degradation/invsr.yaml")
 _STARTS = (250, 200, 150, 100)
 _JUDGED = ("psnr", "niqe", "swd")
@@ -140,13 +140,13 @@ INVSR = Method(
             than="mse_one",
         ),
         _invsr(
-            *("ancestral", "the same, noise between the steps that nobody predicts", *_THREE),
+            *("ancestral", "the same, with noise between the steps", *_THREE),
             *("--model.init_args.solver", "ancestral"),
             trained="mse",
             than="mse_three",
         ),
         _invsr(
-            *("middle", "the same, noise between the steps predicted", *_THREE, *_MIDDLE),
+            *("middle", "the same, with noise between the steps that is predicted", *_THREE, *_MIDDLE),
             trained="mse",
             than="ancestral",
         ),
