@@ -596,11 +596,12 @@ class Generator(ImageModel):
         """Make one picture for each key of the batch: the paper's sampling algorithm.
 
         Args:
-            batch: ``key``, ``seed``, ``size`` and, where the method is conditioned, ``text``.
+            batch: ``key``, ``seed``, ``size``, of clips ``frames`` and, where the method is
+                conditioned, ``text``.
             noise: The only source of randomness.
 
         Returns:
-            (B, 3, H, W), about [0, 1]; it is clamped afterwards.
+            (B, 3, H, W), of clips (B, F, 3, H, W), about [0, 1]; it is clamped afterwards.
         """
 
     @torch.no_grad()
@@ -611,7 +612,7 @@ class Generator(ImageModel):
             batch: As ``generate`` takes it.
 
         Returns:
-            ``{"sr": (B, 3, H, W) float32 in [0, 1]}``.
+            ``{"sr": (B, 3, H, W) float32 in [0, 1]}``; of clips (B, F, 3, H, W).
 
         Raises:
             ValueError: ``generate`` gave another size.
@@ -620,7 +621,8 @@ class Generator(ImageModel):
         noise = Noise(batch["seed"], self.device)
         pictures = self.generate(batch, noise)
         self.drew_noise |= noise.drew
-        expected = (len(batch["key"]), 3, *batch["size"])
+        frames = (batch["frames"],) if "frames" in batch else ()
+        expected = (len(batch["key"]), *frames, 3, *batch["size"])
         if pictures.shape != expected:
             raise ValueError(
                 f"{type(self).__name__} made {_shape(pictures.shape)}, expected {_shape(expected)}"

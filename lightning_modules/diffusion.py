@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torch.nn import functional
 
 from lightning_modules.backbone.condition import Condition, TextEncoder, guided
 from lightning_modules.backbone.denoiser import Denoiser
+from lightning_modules.backbone.frames import resized
 from lightning_modules.backbone.frozen import bare_names
 from lightning_modules.backbone.schedule import Schedule, Spacing, spaced
 from lightning_modules.backbone.space import PixelSpace, Space
 from lightning_modules.base import Generator, adam
 from lightning_modules.captions import check_captions, dropped, told
+from lightning_modules.clips import frames_of, sample_shape, to_learn
 from lightning_modules.noise import Noise
 from lightning_modules.solvers import ddim
 
@@ -120,12 +121,17 @@ class Diffusion(Generator):
     def latent(self, batch: Batch) -> Tensor:
         """What is learned, (B, C, h, w): latents that were encoded before, or of the pictures.
 
+        Of clips (B, C, F, h, w).
+
         Raises:
-            ValueError: The latents are of another space.
+            ValueError: The latents are of another space, or the denoiser makes clips and there are
+                pictures, or the other way round.
         """
         if "latent" in batch:
             return self.space.take(batch["latent"], batch["space"])
-        return self.space.encode(functional.avg_pool2d(batch["hr"], int(self.scale)))
+        x = to_learn(batch, self.denoiser)
+        small = (x.shape[-2] // int(self.scale), x.shape[-1] // int(self.scale))
+        return self.space.encode(resized(x, small, "area"))
 
     # -------------------------------------------------------------------------------- sampling
 
@@ -146,9 +152,8 @@ class Diffusion(Generator):
             fresh = noise.normal(z.shape) if self.eta and then >= 0 else None
             levels = self.schedule.level(now), self.schedule.level(then)
             z = ddim(z, x0, *levels, self.eta, fresh)
-        return functional.interpolate(
-            self.space.decode(z), scale_factor=self.scale, mode="nearest-exact"
-        )
+        size = (batch["size"][0], batch["size"][1])
+        return resized(self.space.decode(z), size, "nearest-exact")
 
     def _raw(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
         raw: Tensor = self.denoiser(self.schedule.scale_input(z, t), t, condition)
@@ -159,7 +164,7 @@ class Diffusion(Generator):
         first = self.schedule.level(self.sampled[0])
         return (first.alpha**2 + first.sigma**2) ** 0.5
 
-    def _shape(self, batch: Batch) -> tuple[int, int, int, int]:
+    def _shape(self, batch: Batch) -> tuple[int, ...]:
         H, W = batch["size"]
         unit = int(self.scale) * self.space.factor
         if H % unit or W % unit:
@@ -173,7 +178,9 @@ class Diffusion(Generator):
                 f"{self.schedule.steps} and makes nothing from noise alone: set "
                 "data.init_args.val to null, or leave out model.init_args.timesteps"
             )
-        return len(batch["key"]), self.denoiser.channels, H // unit, W // unit
+        frames = frames_of(batch, self.denoiser)
+        shape = sample_shape(self.denoiser.channels, frames, (H // unit, W // unit))
+        return (len(batch["key"]), *shape)
 
     # ------------------------------------------------------------------------- checks and weights
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -55,8 +58,6 @@ def run_as(network: Any, flags: Flags) -> None:
         network: It.
         flags: What is wanted.
 
-    Raises:
-        ValueError: Gradient checkpointing of a network for which diffusers has none.
     """
     dtype = getattr(torch, flags.dtype)
     if network.dtype != dtype:
@@ -66,11 +67,21 @@ def run_as(network: Any, flags: Flags) -> None:
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     if flags.gradient_checkpointing:
-        if not network._supports_gradient_checkpointing:
-            raise ValueError(
-                f"gradient_checkpointing is set, and {type(network).__name__} of diffusers has "
-                "none; leave it out"
-            )
-        network.enable_gradient_checkpointing()
+        if network._supports_gradient_checkpointing:
+            network.enable_gradient_checkpointing()
+        else:
+            _compute_again(network)
     if flags.compile:
         network.compile()  # in place: names of tensors stay
+
+
+def _compute_again(network: Any) -> None:
+    """Gradient checkpointing of a U-Net for which diffusers has none, as of those for video."""
+    for block in (*network.down_blocks, network.mid_block, *network.up_blocks):
+        block.forward = partial(_checkpointed, block.forward)
+
+
+def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if torch.is_grad_enabled():
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    return forward(*args, **kwargs)

@@ -10,12 +10,14 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.backbone.frames import of_clip, to_clip
 from lightning_modules.backbone.frozen import fit
 from lightning_modules.backbone.library import pretrained
 from lightning_modules.networks import taef2
@@ -62,11 +64,12 @@ class Space(nn.Module, ABC):
         """What the denoiser sees of pictures.
 
         Args:
-            image: (B, 3, H, W) in [0, 1], sides divisible by ``factor``.
+            image: (B, 3, H, W) in [0, 1], sides divisible by ``factor``; or clips, (B, F, 3, H, W),
+                frame by frame.
             noise: To draw from the encoder's distribution, where it has one; by default its mean.
 
         Returns:
-            (B, channels, H / factor, W / factor).
+            (B, channels, H / factor, W / factor), or (B, channels, F, ...) of clips.
 
         Raises:
             ValueError: A side is not divisible by ``factor``.
@@ -77,7 +80,15 @@ class Space(nn.Module, ABC):
                 f"the picture is {H}x{W}; {type(self).__name__} needs sides divisible by "
                 f"{self.factor}: choose data.init_args.crop_size or a size accordingly, or pad"
             )
-        return self.standardised(self._encode(image, noise))
+        if image.ndim == 4:
+            return self.standardised(self._encode(image, noise))
+        if noise is None:
+            return of_clip(self.encode, image)
+        mean, deviation = (of_clip(partial(self._part_of, n), image) for n in range(2))
+        return mean + deviation * noise.normal(mean.shape)
+
+    def _part_of(self, number: int, image: Tensor) -> Tensor:
+        return self.distribution(image)[number]
 
     def distribution(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of what ``encode`` draws from; the deviation is 0 where it does not.
@@ -122,11 +133,13 @@ class Space(nn.Module, ABC):
         """Pictures again.
 
         Args:
-            z: (B, channels, h, w).
+            z: (B, channels, h, w), or of clips (B, channels, F, h, w).
 
         Returns:
-            (B, 3, factor h, factor w), about [0, 1]; not clamped.
+            (B, 3, factor h, factor w), or clips, (B, F, 3, ...); about [0, 1], not clamped.
         """
+        if z.ndim == 5:
+            return to_clip(self.decode, z, self.factor)
         return self._decode(z * self.deviation + self.mean)
 
     def load_official(self, path: str | Path) -> None:
