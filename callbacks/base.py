@@ -401,6 +401,13 @@ def evaluated_datasets(trainer: Trainer) -> list[Any]:
     return datasets
 
 
+def predicted_dataset(trainer: Trainer, index: int) -> Any:
+    """The dataset of the ``index``-th loader of ``predict``; None of one without."""
+    loaders: Any = trainer.predict_dataloaders
+    loader = loaders[index] if isinstance(loaders, list | tuple) else loaders
+    return getattr(loader, "dataset", None)
+
+
 def output_image(outputs: Any) -> Tensor:
     """The image that a step returned.
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.base import output_image
+from callbacks.base import output_image, predicted_dataset
+from callbacks.clip_files import Video, all_levels, check_video, is_whole, remove, write_clip
 from callbacks.image_file import (
     EIGHT_BIT,
     LARGEST,
@@ -26,7 +27,7 @@ from callbacks.image_file import (
     holds_exif,
     write_image,
 )
-from callbacks.levels import enlarge_alpha, levels_of
+from callbacks.levels import enlarge_alpha
 from callbacks.meter import Meter, Used
 from callbacks.predictions import (
     NAME,
@@ -55,7 +56,8 @@ class Writer(Callback):
     without the extension. Alpha, 16 bit (``png``, ``tiff``), colour profile, EXIF and grey are
     kept. A picture that cannot be read or written is reported and counted. Files appear whole or
     not at all, so an interrupted run can be started again. Encoding runs beside the model in
-    threads. Each picture has a line in ``<folder>/predictions.jsonl``.
+    threads. Each picture has a line in ``<folder>/predictions.jsonl``. A clip is a folder,
+    ``<folder>/<key><suffix>``, of frames ``0001.<format>`` and so on, and appears whole, too.
 
     Args:
         folder: Where to write; by default ``predict`` in the run's directory.
@@ -66,10 +68,11 @@ class Writer(Callback):
         changed: What to do where outputs are there that were made with other weights or options,
             of other inputs, or nobody knows how: ``refuse`` to start, ``keep`` them, or make them
             anew (``renew``).
-        profile: ``keep`` the colours' numbers and their profile, or ``convert`` them to sRGB before
-            they are enlarged.
+        profile: ``keep`` the colours' numbers and profile, or first ``convert`` them to sRGB.
         exif: ``keep`` camera, exposure, dates, author and place; or these but the place
             (``no_place``); or ``drop`` all.
+        video: Of a clip also write a video: ``mp4`` (H.264; needs the extra ``video``) or ``gif``.
+        fps: Frames a second of that.
 
     Raises:
         ValueError: A setting out of range, or an output in the place of an input.
@@ -85,6 +88,8 @@ class Writer(Callback):
         changed: Changed = "refuse",
         profile: Profile = "keep",
         exif: ExifPart = "keep",
+        video: Video | None = None,
+        fps: float = 8.0,
     ) -> None:
         super().__init__()
         if "/" in suffix or os.sep in suffix:
@@ -97,11 +102,11 @@ class Writer(Callback):
                 raise ValueError(f"writer.{name} is {value!r}; expected {_either(choices)}")
         self.folder, self.suffix, self.format = folder, suffix, format
         self.overwrite, self.quality, self.changed = overwrite, quality, changed
-        self.profile, self.exif = profile, exif
+        self.profile, self.exif, self.video, self.fps = profile, exif, video, fps
         self.config: Mapping[str, Any] = {}  # of the command; see commands/cli.py
         # Of this process, in this run.
         self.written, self.skipped, self.unusable, self.failed = 0, 0, 0, 0
-        self._root = Path()
+        self._root, self._of_clips = Path(), False
         self._lost: Counter[str] = Counter()
         self._sources: dict[str, str | None] = {}  # file of each input, by key
         self._lines: Predictions | None = None
@@ -120,6 +125,7 @@ class Writer(Callback):
         """
         if stage != "predict":
             return
+        check_video(self.video, self.fps)
         self.written, self.skipped, self.unusable, self.failed = 0, 0, 0, 0
         self._lost.clear()
         self._sources.clear()
@@ -127,6 +133,7 @@ class Writer(Callback):
         self._lines = self._open_lines(pl_module)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="writer")
         datamodule: Any = getattr(trainer, "datamodule", None)
+        self._of_clips = getattr(datamodule, "predict_frames", None) is not None
         if not hasattr(datamodule, "predict_keys"):
             return  # a plain DataLoader: looked at picture by picture
         if self.profile == "convert":
@@ -138,7 +145,7 @@ class Writer(Callback):
         targets = {key: self._target(key) for key in keys}
         for key, target in targets.items():
             self._check_target(key, target, inputs)
-        done = self._done({key for key, target in targets.items() if target.exists()})
+        done = self._done({key for key, path in targets.items() if is_whole(path, self.video)})
         self.skipped = len(done)
         datamodule.skip_in_predict(done)
 
@@ -163,7 +170,7 @@ class Writer(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Hand the pictures of one batch to the threads that write."""
-        dataset = _dataset(trainer, dataloader_idx)
+        dataset = predicted_dataset(trainer, dataloader_idx)
         keys = [key.removeprefix(f"{getattr(dataset, 'name', '')}/") for key in batch["key"]]
         if "error" in batch:
             for key, reason in zip(keys, batch["error"], strict=True):
@@ -175,7 +182,8 @@ class Writer(Callback):
         metas = [self._fitting(meta) for meta in metas]
         images = list(output_image(outputs))
         sound = [bool(image.isfinite().all()) for image in images]
-        levels = [levels_of(image, meta) for image, meta in zip(images, metas, strict=True)]
+        self._of_clips = output_image(outputs).ndim == 5
+        levels = [all_levels(image, meta) for image, meta in zip(images, metas, strict=True)]
         used = self._meter.stop()  # all has come to the host
         common = self._common(pl_module, batch, Used(used.seconds / len(keys), used.peak_memory))
         common["scale"] = getattr(dataset, "scale", None)
@@ -237,7 +245,7 @@ class Writer(Callback):
         return Predictions(self._root, made, int(getattr(pl_module, "noise_seed", 0)))
 
     def _name(self, key: str) -> str:
-        return f"{key}{self.suffix}.{self.format}"
+        return f"{key}{self.suffix}" + ("" if self._of_clips else f".{self.format}")
 
     def _target(self, key: str) -> Path:
         if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
@@ -301,7 +309,7 @@ class Writer(Callback):
         target, source = self._target(key), meta.get("path") or self._sources.get(key)
         if "path" in meta:
             self._check_target(key, target, {os.path.realpath(meta["path"])})
-        if not self._sources and target.exists() and self._done({key}):
+        if not self._sources and is_whole(target, self.video) and self._done({key}):
             self.skipped += 1
             return
         if reason := self._why_not(pixels, finite):
@@ -310,7 +318,7 @@ class Writer(Callback):
         if self._pool is None:
             raise RuntimeError("Writer got a picture before `setup` or after `teardown`")
         named = Line(key=key, input=source, output=self._name(key))
-        line = Line(**{**named, "size": list(pixels.shape[:2]), **common})
+        line = Line(**{**named, "size": list(pixels.shape[-3:-1]), **common})
         self._pending.append((self._pool.submit(self._write, target, pixels, meta, line), named))
         # A few pictures may wait, no more: they are large.
         while len(self._pending) > 2 * THREADS or (self._pending and self._pending[0][0].done()):
@@ -334,7 +342,7 @@ class Writer(Callback):
         """Why a picture cannot be written; empty if it can."""
         if not finite:
             return "the output has pixels that are not finite"
-        side, most = max(pixels.shape[:2]), LARGEST.get(self.format)
+        side, most = max(pixels.shape[-3:-1]), LARGEST.get(self.format)
         if most is not None and side > most:
             return (
                 f"{side} pixels are more than the {most} that a side of {self.format} can have: "
@@ -367,10 +375,14 @@ class Writer(Callback):
             # the line comes before the new one, so that whenever this is killed, no picture of
             # another run lies below this line, and none without a line: at worst it is missing,
             # and the next run makes it.
-            target.unlink(missing_ok=True)
+            remove(target)
             if self._lines is not None:
                 self._lines.add(Line(**{**line, **facts}))
 
+        if pixels.ndim == 4:
+            video = (self.video, self.fps)
+            write_clip(target, pixels, self.format, self.quality, video, note)
+            return False
         extras = Extras(meta.get("icc"), None if lost_exif else exif)
         write_image(target, pixels, extras, self.format, self.quality, note)
         return lost_exif
@@ -380,12 +392,6 @@ class Writer(Callback):
             self._pool.shutdown(cancel_futures=True)
         self._pool = None
         self._pending.clear()
-
-
-def _dataset(trainer: Trainer, index: int) -> Any:
-    loaders: Any = trainer.predict_dataloaders
-    loader = loaders[index] if isinstance(loaders, list | tuple) else loaders
-    return getattr(loader, "dataset", None)
 
 
 def _either(choices: Any) -> str:

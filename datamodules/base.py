@@ -213,6 +213,11 @@ class SRDataModule(LightningDataModule):
         source = self._datasets["predict"][0].source
         return [source.path(index) for index in range(len(source.keys))]
 
+    @property
+    def predict_frames(self) -> int | None:
+        """Frames of the clips that ``predict`` would make; None where it makes pictures."""
+        return self._datasets["predict"][0].source.frames
+
     def skip_in_predict(self, keys: set[str]) -> None:
         """Leave pictures out of ``predict``, for example those that are done.
 

@@ -43,6 +43,8 @@ class ClipSource(Source):
         ValueError: Fewer than two frames.
     """
 
+    frames: int
+
     def __init__(self, frames: int) -> None:
         super().__init__()
         if frames < 2:

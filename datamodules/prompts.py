@@ -39,7 +39,7 @@ class Seeds(Source):
         super().__init__(scale)
         if count < 1:
             raise ValueError(f"Seeds.count is {count}; expected 1 or more")
-        self._wanted = _wanted("Seeds", size, frames)
+        self.frames, self._wanted = frames, _wanted("Seeds", size, frames)
         self._keys = [f"{number:06}" for number in range(count)]
 
     @property
@@ -76,7 +76,8 @@ class Prompts(Source):
         frames: int | None = None,
     ) -> None:
         super().__init__(scale)
-        self.file, self._wanted = file, _wanted("Prompts", size, frames)
+        self.file, self.frames = file, frames
+        self._wanted = _wanted("Prompts", size, frames)
         self._texts: dict[str, str] = {}  # by key
         self._keys: list[str] = []
 

@@ -106,6 +106,8 @@ class Source(ABC):
     srgb: bool = True
     """Convert pixels from a file's colour profile to sRGB, so that all pictures of a batch mean the
     same; unset in ``predict``, where the profile goes with the result."""
+    frames: int | None = None
+    """Frames of a clip, for a source of clips."""
     shares_seeds: bool = False
     """Whether a picture has the seed that one of its key has in other such sources of an
     evaluation, so that a method's noise is the same at several scales."""

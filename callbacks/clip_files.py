@@ -1,0 +1,155 @@
+"""Clips to files: a folder of frames each, and, if asked for, a video beside it."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from callbacks.image_file import Extras, Format, Pixels, write_image
+from callbacks.levels import levels_of
+
+Video = Literal["mp4", "gif"]
+CRF = "18"  # of x264: what eyes tell from the frames at a second glance
+
+
+def check_video(video: Video | None, fps: float) -> None:
+    """Refuse a kind of video that is none, or that cannot be written here.
+
+    Raises:
+        ValueError: With the key to change.
+    """
+    if video is not None and video not in get_args(Video):
+        raise ValueError(f"writer.video is {video!r}; expected {' or '.join(get_args(Video))}")
+    if not 0 < fps <= 1000:
+        raise ValueError(f"writer.fps is {fps:g}; expected a number above 0, up to 1000")
+    if video == "mp4":
+        _av()
+
+
+def all_levels(output: Tensor, meta: dict[str, Any]) -> Pixels:
+    """Whole levels of a picture, (H, W, C), or of a clip, (F, H, W, C).
+
+    Args:
+        output: (3, H, W) or (F, 3, H, W) in [0, 1].
+        meta: As of ``levels_of``.
+    """
+    if output.ndim == 3:
+        return levels_of(output, meta)
+    return cast(Pixels, np.stack([levels_of(frame, meta) for frame in output]))
+
+
+def video_of(folder: Path, video: Video) -> Path:
+    """The video beside a folder of frames."""
+    return folder.with_name(f"{folder.name}.{video}")
+
+
+def is_whole(target: Path, video: Video | None) -> bool:
+    """Whether a picture is there, or a clip with its video."""
+    asked = video is not None and target.is_dir()
+    return target.exists() and (not asked or (video is None or video_of(target, video).exists()))
+
+
+def remove(target: Path) -> None:
+    """Remove a picture, or a folder of frames, where it is."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    else:
+        target.unlink(missing_ok=True)
+
+
+def write_clip(
+    folder: Path,
+    frames: Pixels,
+    format: Format,
+    quality: int,
+    video: tuple[Video | None, float],
+    before: Callable[[], None],
+) -> None:
+    """Write frames beside their place and move them there, all at once; then the video.
+
+    Args:
+        folder: Where the frames go, as ``0001.png`` and so on.
+        frames: (F, H, W, C) uint8 or uint16.
+        format: Kind of file of the frames.
+        quality: Of ``jpg`` and ``webp``.
+        video: Its kind, if there is to be one, and frames a second.
+        before: Called when all frames are on the disk; it removes what is in their place.
+
+    Raises:
+        ValueError: An encoder fails.
+        OSError: A file could not be written.
+    """
+    kind, fps = video
+    film = None if kind is None else encoded(frames, kind, fps)
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    remove(beside)
+    try:
+        beside.mkdir(parents=True)
+        for number, frame in enumerate(frames, start=1):
+            write_image(beside / f"{number:04}.{format}", frame, Extras(), format, quality)
+        before()
+        os.replace(beside, folder)
+    finally:
+        remove(beside)
+    if kind is not None and film is not None:
+        place = video_of(folder, kind)
+        hidden = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+        hidden.write_bytes(film)
+        os.replace(hidden, place)
+
+
+def encoded(frames: Pixels, kind: Video, fps: float) -> bytes:
+    """The bytes of a video of (F, H, W, C) frames."""
+    rgb = _rgb(frames)
+    return _gif(rgb, fps) if kind == "gif" else _mp4(rgb, fps)
+
+
+def _rgb(frames: Pixels) -> NDArray[np.uint8]:
+    if frames.dtype == np.uint16:
+        frames = (frames / 257).round().astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(frames[..., :3], (*frames.shape[:3], 3)), np.uint8)
+
+
+def _gif(frames: NDArray[np.uint8], fps: float) -> bytes:
+    first, *others = [Image.fromarray(frame) for frame in frames]
+    buffer = io.BytesIO()
+    settings: dict[str, Any] = {"save_all": True, "append_images": others, "loop": 0}
+    first.save(buffer, "GIF", duration=round(1000 / fps), **settings)
+    return buffer.getvalue()
+
+
+def _mp4(frames: NDArray[np.uint8], fps: float) -> bytes:
+    av, buffer = _av(), io.BytesIO()
+    height, width = frames.shape[1:3]
+    # 4:2:0 takes even sides: the last row or column is there twice.
+    even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.height, stream.width = even.shape[1:3]
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": CRF}
+        for frame in even:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "writer.video mp4 needs the package av (PyAV), which is optional: pip install -e "
+            "'.[video]', or set writer.video to gif"
+        ) from error
+    return av

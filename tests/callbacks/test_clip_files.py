@@ -1,0 +1,141 @@
+"""Clips that predict writes: frames, videos, what is done before, and what was cut off."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from callbacks import clip_files
+from callbacks.clip_files import encoded, write_clip
+from callbacks.predictions import NAME
+from callbacks.writer import Writer
+from datamodules.base import SRDataModule
+from datamodules.prompts import Seeds
+from tests.callbacks.tiny import Tiny, trainer
+
+
+class Clips(Tiny):
+    """Frames whose red tells the frame, and green the seed."""
+
+    made = 0
+
+    def predict_step(self, batch: Any, *indices: int) -> dict[str, Tensor]:
+        self.made += 1
+        clip = torch.zeros(1, batch["frames"], 3, *batch["size"])
+        clip[0, :, 0] = torch.arange(batch["frames"]).view(-1, 1, 1) / 10
+        clip[0, :, 1] = int(batch["seed"]) % 200 / 255
+        return {"sr": clip}
+
+
+def predict(root: Path, count: int = 2, size: Any = (6, 9), **settings: Any) -> Clips:
+    data = SRDataModule(1.0, predict=Seeds(count, size, frames=3), workers=0)
+    model = Clips()
+    writer = Writer(folder=str(root / "out"), **settings)
+    trainer(root, writer).predict(model, data, return_predictions=False)
+    return model
+
+
+def names(root: Path) -> list[str]:
+    found = (root / "out").rglob("*")
+    return sorted(path.relative_to(root / "out").as_posix() for path in found if path.is_file())
+
+
+def test_a_folder_of_frames_for_each_clip(tmp_path: Path) -> None:
+    predict(tmp_path, suffix="_x2")
+    folders = ("000000_x2", "000001_x2")
+    frames = [f"{folder}/{n:04}.png" for folder in folders for n in (1, 2, 3)]
+    assert names(tmp_path) == [*frames, NAME]
+    pixels = [np.asarray(Image.open(tmp_path / "out" / frame)) for frame in frames]
+    assert pixels[0].shape == (6, 9, 3)
+    assert [int(p[0, 0, 0]) for p in pixels] == [0, 26, 51] * 2
+    assert pixels[0][0, 0, 1] != pixels[3][0, 0, 1]
+    lines = [json.loads(line) for line in (tmp_path / "out" / NAME).read_text().splitlines()]
+    assert [line["output"] for line in lines] == list(folders)
+    assert lines[0]["size"] == [6, 9]
+
+
+def test_what_is_done_is_left_alone(tmp_path: Path) -> None:
+    assert predict(tmp_path, 1).made == 1
+    assert predict(tmp_path, 2).made == 1
+    shutil.rmtree(tmp_path / "out/000000")
+    assert predict(tmp_path, 2).made == 1
+    assert predict(tmp_path, 2, overwrite=True).made == 2
+    assert len(names(tmp_path)) == 7
+
+
+def test_a_video_beside_the_frames(tmp_path: Path) -> None:
+    predict(tmp_path)
+    assert predict(tmp_path, video="gif", fps=10.0).made == 2  # they had none
+    assert predict(tmp_path, video="gif", fps=10.0).made == 0
+    with Image.open(tmp_path / "out/000001.gif") as film:
+        assert (film.n_frames, film.size) == (3, (9, 6))
+        assert film.info["duration"] == 100
+    (tmp_path / "out/000001.gif").unlink()
+    assert predict(tmp_path, video="gif").made == 1
+
+
+def test_mp4(tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason="the extra 'video' is not installed")
+    predict(tmp_path, 1, size=(33, 48), video="mp4", fps=12.5)
+    with av.open(str(tmp_path / "out/000000.mp4")) as film:
+        stream = film.streams.video[0]
+        assert (float(stream.average_rate), stream.codec_context.name) == (12.5, "h264")
+        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(stream)]
+    assert len(frames) == 3
+    assert frames[0].shape == (34, 48, 3)  # even sides
+    assert abs(int(frames[2][5, 5, 0]) - int(frames[0][5, 5, 0])) > 25
+
+
+def test_mp4_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ValueError, match=r"mp4 needs the package av .*\[video\]"):
+        predict(tmp_path, video="mp4")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"video": "avi"}, "writer.video is 'avi'; expected mp4 or gif"), ({"fps": 0.0}, "fps is 0;")],
+)
+def test_settings_that_are_refused(tmp_path: Path, settings: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        predict(tmp_path, **settings)
+
+
+def test_an_old_clip_stays_until_the_new_one_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = np.zeros((3, 4, 5, 3), np.uint8)
+    target = tmp_path / "a"
+    how: Any = ("png", 95, (None, 8.0))
+    write_clip(target, frames, *how, lambda: clip_files.remove(target))
+    own, written = clip_files.write_image, []
+
+    def cut_off(path: Path, *rest: Any) -> None:
+        if written:
+            raise OSError("the disk is full")
+        written.append(own(path, *rest))  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(clip_files, "write_image", cut_off)
+    with pytest.raises(OSError, match="full"):
+        write_clip(target, frames + 9, *how, lambda: clip_files.remove(target))
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert len(list(target.iterdir())) == 3
+    assert not np.asarray(Image.open(target / "0001.png")).any()
+
+
+def test_grey_and_16_bits_in_a_video(tmp_path: Path) -> None:
+    grey = np.full((2, 4, 4, 1), 257 * 80, np.uint16)
+    grey[1] = 0
+    (tmp_path / "a.gif").write_bytes(encoded(grey, "gif", 5))
+    with Image.open(tmp_path / "a.gif") as film:
+        assert film.convert("RGB").getpixel((0, 0)) == (80, 80, 80)
