@@ -59,7 +59,7 @@ def test_a_folder_of_frames_for_each_clip(tmp_path: Path) -> None:
     assert [int(p[0, 0, 0]) for p in pixels] == [0, 26, 51] * 2
     assert pixels[0][0, 0, 1] != pixels[3][0, 0, 1]
     lines = [json.loads(line) for line in (tmp_path / "out" / NAME).read_text().splitlines()]
-    assert [line["output"] for line in lines] == list(folders)
+    assert sorted(line["output"] for line in lines) == list(folders)  # threads write them
     assert lines[0]["size"] == [6, 9]
 
 
