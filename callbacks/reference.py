@@ -48,12 +48,13 @@ BATCH = 8
 READERS = 4
 
 
-def find_reference(metric: SetMetric, place: str) -> Reference:
+def find_reference(metric: SetMetric, place: str, key: str = "reference") -> Reference:
     """The features that a metric's argument ``reference`` means.
 
     Args:
         metric: Ready to compute features.
         place: A file of features, or a folder of pictures; environment variables are expanded.
+        key: The argument's name, where it is another.
 
     Raises:
         ValueError: No such place, a file of another protocol or a damaged one, a broken picture.
@@ -61,7 +62,7 @@ def find_reference(metric: SetMetric, place: str) -> Reference:
     filled = os.path.expandvars(place)
     if "$" in filled:
         raise ValueError(
-            f"`reference` of {type(metric).__name__} is {place!r}, but an environment variable in "
+            f"`{key}` of {type(metric).__name__} is {place!r}, but an environment variable in "
             "it is not set: set it to a folder of real pictures, or to a file made by "
             "`python -m callbacks.reference`"
         )
@@ -70,7 +71,7 @@ def find_reference(metric: SetMetric, place: str) -> Reference:
         return reference_of([path], metric)[1]
     if not path.is_file():
         raise ValueError(
-            f"`reference` of {type(metric).__name__} is {place!r}, where there is neither a folder "
+            f"`{key}` of {type(metric).__name__} is {place!r}, where there is neither a folder "
             "of pictures nor a file of `python -m callbacks.reference`"
         )
     reference = load_reference(path)

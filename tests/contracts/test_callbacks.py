@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import functools
+import tempfile
+from pathlib import Path
 
 import pytest
 from lightning.pytorch import Callback
+from PIL import Image
 
 from callbacks.base import ImageMetric
 from callbacks.lattice import Lattice
+from callbacks.memorised import Memorised
+from callbacks.repetition import Repetition
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.callback_contract import CallbackContract, MetricContract
 
+
+@functools.cache
+def pictures() -> str:
+    """A folder with two, what a generator is said to be trained on."""
+    folder = Path(tempfile.mkdtemp())
+    for level in (50, 200):
+        Image.new("RGB", (32, 32), (level, level, 128)).save(folder / f"{level}.png")
+    return str(folder)
+
+
 # A line for each class of ours that cannot be made without arguments: a function that makes one.
-EXAMPLES: dict[type, object] = {}
+EXAMPLES: dict[type, object] = {
+    Memorised: lambda: Memorised(pictures()),
+    Repetition: lambda: Repetition(16),
+}
 
 
 def pytest_generate_tests(metafunc):

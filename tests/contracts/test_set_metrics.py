@@ -8,16 +8,22 @@ import pytest
 import torch
 
 from callbacks.base import Metric
+from callbacks.memorised import Memorised
+from callbacks.repetition import Repetition
 from callbacks.sets import SetMetric
 from tests.callbacks.random_inception import inception, inception_file
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.set_metric_contract import SetMetricContract
+from tests.contracts.test_callbacks import pictures
 
 __all__ = ["inception", "inception_file"]
 
 # A line for each class of ours that cannot be made without arguments: a function that makes one.
-EXAMPLES: dict[type, object] = {}
+EXAMPLES: dict[type, object] = {
+    Memorised: lambda: Memorised(pictures()),
+    Repetition: lambda: Repetition(40),  # at which the contract's pictures do not repeat
+}
 
 
 def pytest_generate_tests(metafunc):

@@ -1,0 +1,139 @@
+"""Memorised: whether what a generator makes lies closer to its training pictures than others do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torch.nn import functional
+
+from callbacks.base import MetricProtocol
+from callbacks.processes import on_first
+from callbacks.reference import find_reference
+from callbacks.reference_files import Reference
+from callbacks.sets import SetMetric
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+
+class Memorised(SetMetric):
+    """Nearest-neighbour ratio: 1 means no memorisation, 0 copies.
+
+    The mean distance of the outputs to the nearest of the training pictures, over that of the
+    references, real pictures that were not trained on. Pictures are compared as RGB thumbnails of
+    16x16 pixels by their area; the distance is the root of the mean squared difference, in levels
+    of 8 bits. Blurred pictures lie closer to everything: a ratio somewhat below 1 may be that. It
+    is no published number.
+
+    Args:
+        training: What the generator was trained on: a folder of pictures (shards are tars, which
+            ``tar -xf`` makes one of), or a file made by ``python -m callbacks.reference IMAGES
+            --metric callbacks.memorised.Memorised --set training=none``.
+        side: Pixels of a thumbnail's side.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results, where one metric is used twice.
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
+        reference: What the outputs are compared with instead of their HR pictures, a folder of
+            pictures or a file as for ``training``; of pictures that were not trained on.
+
+    Raises:
+        ValueError: ``side`` is below 1.
+    """
+
+    name = "memorised"
+    higher_is_better = True  # up to 1
+    minimum = 1
+    enough = 100
+    remark = "noisy"
+
+    def __init__(
+        self,
+        training: str,
+        side: int = 16,
+        every_n: int = 1,
+        limit: int | None = None,
+        label: str | None = None,
+        control: bool = False,
+        reference: str | None = None,
+    ) -> None:
+        super().__init__(every_n, limit, label, control, reference)
+        if side < 1:
+            raise ValueError(f"`side` of Memorised is {side}; it must be at least 1")
+        self.training, self.side = training, side
+        self._trained: Reference | None = None  # on the first process, which alone compares
+
+    def protocol(self) -> MetricProtocol:
+        """Implementation, colour, thumbnails, and what was trained on."""
+        known = self._trained
+        return self.features_protocol() | {
+            "distance": "root mean square, to the nearest",
+            "training": None if known is None else f"{known.name}, {known.content}",
+            "training_n": None if known is None else len(known.features),
+        }
+
+    def features_protocol(self) -> MetricProtocol:
+        """Implementation, colour and thumbnails."""
+        return {
+            "implementation": "enlarger memorised 1",
+            "color": "rgb",
+            "round_8bit": True,
+            "data_range": 255,
+            "resize": f"area to {self.side}x{self.side}",
+        }
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """As all metrics of sets; also find the training pictures.
+
+        Raises:
+            ValueError: They are missing, broken, or of another protocol.
+        """
+        super().setup(trainer, pl_module, stage)
+        if self._loaded and not self._off:
+            on_first(self._training_features)
+
+    def features(self, images: Tensor, batch: Batch) -> Tensor:
+        """(B, 3 side^2) thumbnails.
+
+        Raises:
+            ValueError: A picture is smaller than its thumbnail.
+        """
+        if min(images.shape[-2:]) < self.side:
+            raise ValueError(
+                f"{self.name} of {', '.join(batch['key'])}: {images.shape[-1]}x{images.shape[-2]} "
+                f"pixels are fewer than a thumbnail's {self.side}x{self.side}; set a smaller "
+                "`side` of Memorised in trainer.callbacks"
+            )
+        pixels = (images.clamp(0, 1) * 255).round()
+        return functional.adaptive_avg_pool2d(pixels, self.side).flatten(1)
+
+    def distance(self, sr: Tensor, hr: Tensor) -> float:
+        """The ratio for (N, D) and (M, D) thumbnails."""
+        trained = self._training_features()
+        return float(nearest(sr, trained).mean() / nearest(hr, trained).mean())
+
+    def _training_features(self) -> Tensor:
+        if self._trained is None:
+            self._trained = find_reference(self, self.training, "training")
+        return torch.from_numpy(self._trained.features).to(torch.float64)
+
+
+def nearest(samples: Tensor, pictures: Tensor) -> Tensor:
+    """The distance of each to the nearest, root mean square over its numbers.
+
+    Args:
+        samples: (N, D) float64.
+        pictures: (M, D) float64.
+
+    Returns:
+        (N,).
+    """
+    # Not by a product of matrices, by which a copy is not at 0; all distances at once are many.
+    exact = "donot_use_mm_for_euclid_dist"
+    parts = torch.split(samples, 256)
+    few = [torch.cdist(x, pictures, compute_mode=exact).amin(1) for x in parts]
+    return torch.cat(few) / samples.shape[1] ** 0.5
