@@ -178,6 +178,8 @@ class MetricContract:
         run.test(Regression(2, Convolution), datamodule=data(), verbose=False)
         if metric.absent():
             pytest.skip(metric.absent())
+        if metric.target != "hr":
+            pytest.skip("it is of clips: see test_fvd.py and test_flicker.py")
         return metric
 
     @staticmethod
@@ -271,4 +273,6 @@ class MetricContract:
         assert seen == [([], {})]
         if metric.absent():
             pytest.skip(metric.absent())
+        if metric.target != "hr":
+            pytest.skip("it is of clips: see test_fvd.py and test_flicker.py")
         assert {f"val/a/{metric.name}", f"val/b/{metric.name}"} <= set(run.callback_metrics)

@@ -1,0 +1,67 @@
+"""Metrics of sets of pictures, of the frames of clips."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from torch import Tensor
+
+from callbacks.base import MetricProtocol
+from callbacks.kid_thumb import KIDThumb
+from callbacks.swd import SWD
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+
+class FrameSWD(SWD):
+    """SWD of all frames: how far their fine detail is distributed from that of the real clips'.
+
+    Says nothing about motion. ``patches`` are those of each frame: set it to 64 or so. Args as
+    ``callbacks.swd.SWD``; ``reference`` may be a folder of frames.
+    """
+
+    name = "frame_swd"
+    target = "clip"
+
+    def protocol(self) -> MetricProtocol:
+        """As ``SWD.protocol``, and that it is of frames."""
+        return {**super().protocol(), "of": "all frames"}
+
+    def features(self, images: Tensor, batch: Batch) -> Tensor:
+        """(B, levels, F patches, D) patches of (B, F, 3, H, W) clips, or of pictures."""
+        found = super().features(*_frames(images, batch))
+        by_clip = found.view(len(images), -1, *found.shape[1:])  # (B, F, levels, patches, D)
+        return by_clip.transpose(1, 2).flatten(2, 3)
+
+
+class FrameKIDThumb(KIDThumb):
+    """KID-thumb of all frames: whether layout and colours are distributed as the real clips'.
+
+    Says nothing about motion; frames of a clip resemble each other, so it is noisier than for as
+    many pictures. Args as ``callbacks.kid_thumb.KIDThumb``; ``reference`` may be a folder of
+    frames.
+    """
+
+    name = "frame_kid_thumb"
+    target = "clip"
+
+    def protocol(self) -> MetricProtocol:
+        """As ``KIDThumb.protocol``, and that it is of frames."""
+        return {**super().protocol(), "of": "all frames"}
+
+    def features(self, images: Tensor, batch: Batch) -> Tensor:
+        """(B, F, D) thumbnails of (B, F, 3, H, W) clips, or of pictures."""
+        found = super().features(*_frames(images, batch))
+        return found.view(len(images), -1, found.shape[-1])
+
+    def distance(self, sr: Tensor, hr: Tensor) -> float:
+        """The discrepancy of (N, F, D) and (M, F, D) thumbnails."""
+        return super().distance(sr.flatten(0, 1), hr.flatten(0, 1))
+
+
+def _frames(images: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+    if images.ndim == 4:  # of a reference
+        return images, batch
+    keys = [f"{key}/{frame}" for key in batch["key"] for frame in range(images.shape[1])]
+    return images.flatten(0, 1), cast("Batch", {**batch, "key": keys})
