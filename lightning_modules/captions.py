@@ -81,7 +81,7 @@ def size_ids(size: tuple[int, int], count: int, device: torch.device) -> Tensor:
     return torch.tensor([[H, W, 0, 0, H, W]], device=device).expand(count, -1)
 
 
-def check_captions(encoder: TextEncoder | None, guidance: float, dropout: float) -> None:
+def check_captions(encoder: TextEncoder | None, guidance: float, dropout: float = 0.0) -> None:
     """Refuse guidance that nothing reads captions for, and what is no share.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What methods that stand on a frozen diffusion model ask of it."""
+"""What methods that stand on a trained diffusion model ask of it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.space import Space
 
 
-def check_base(denoiser: UNet2D, space: Space) -> None:
+def check_base(denoiser: UNet2D, space: Space, frozen: bool = True) -> None:
     """Refuse a base that would be trained, or whose parts do not fit one another.
+
+    Args:
+        denoiser: The base.
+        space: Its latents.
+        frozen: Whether it must not be trained.
 
     Raises:
         ValueError: With the key to change.
     """
-    if denoiser.dimensions != 4:
-        raise ValueError(
-            f"the base is a {type(denoiser).__name__}, and pictures are made here, not videos: set "
-            "model.init_args.denoiser to lightning_modules.backbone.denoiser.UNet2D"
-        )
-    if not denoiser.flags.frozen:
+    if frozen and not denoiser.flags.frozen:
         raise ValueError(
             "the base is never trained here: set frozen in "
             "model.init_args.denoiser.init_args.flags to true"

@@ -19,9 +19,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -29,14 +26,16 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_modules.backbone.condition import Condition, TextEncoder, guided
+from lightning_modules.backbone.condition import Condition, TextEncoder
 from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.backbone.frames import repeated, resized
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import PixelSpace, Space
-from lightning_modules.base import Generator
-from lightning_modules.captions import check_captions, dropped, size_ids, told
-from lightning_modules.frozen_base import check_base, check_choice, check_trained
-from lightning_modules.ladder import Aspect, Rule, base_of, ladder
+from lightning_modules.backbone.space import Space
+from lightning_modules.captions import check_captions, dropped
+from lightning_modules.clips import frames_of, to_learn
+from lightning_modules.from_base import FromBase, Predict, SizeCondition
+from lightning_modules.frozen_base import check_choice
+from lightning_modules.ladder import Aspect, Rule, ladder
 from lightning_modules.networks.feature_upsampler import FeatureUpsampler, Places
 from lightning_modules.noise import Noise
 from lightning_modules.pivot_features import Attach, attachment, time_embedding
@@ -51,7 +50,6 @@ log = logging.getLogger(__name__)
 PivotSpace = Literal["latent", "rgb"]
 PivotResize = Literal["bilinear", "bicubic"]
 PivotFeatures = Literal["cached_t0", "per_step"]
-SizeCondition = Literal["stage", "base"]
 
 
 def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
@@ -59,7 +57,7 @@ def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=5e-5, weight_decay=0.01, fused=True)
 
 
-class SelfCascade(Generator):
+class SelfCascade(FromBase):
     """A cascade of one frozen diffusion model, tuning-free or tuned.
 
     Args:
@@ -137,18 +135,14 @@ class SelfCascade(Generator):
         lr_scheduler: LRSchedulerCallable | None = None,
         weights: str | None = None,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights)
-        self.denoiser, self.space, self.encoder = denoiser, space or PixelSpace(), encoder
-        self.denoiser_weights, self.schedule = denoiser_weights, schedule or Schedule()
-        self.base_size = (base_size, base_size) if isinstance(base_size, int) else base_size
+        base = (denoiser, space, denoiser_weights, schedule, base_size, size_condition)
+        sampling = (encoder, guidance, sampler, clamp)
+        super().__init__(scale, *base, *sampling, optimizer, lr_scheduler, weights)
         self.aspect, self.rule = aspect, stages
         self.multiple = math.lcm(self.space.factor, multiple or 1)
         self.pivot_space, self.pivot_resize = pivot_space, pivot_resize
         self.pivot_features, self.adapter_t_min = pivot_features, adapter_t_min
-        self.size_condition, self.caption_dropout = size_condition, caption_dropout
-        self.guidance, self.clamp = guidance, clamp
-        self.sampler = sampler or Sampler()
-        self.sampled = self.sampler.timesteps(self.schedule.steps)
+        self.caption_dropout = caption_dropout
         self.K = round(pivot_strength * self.schedule.steps)
         self.below_K = [t for t in self.sampled if t < self.K]
         self._check()
@@ -182,12 +176,7 @@ class SelfCascade(Generator):
     @torch.no_grad()
     def _pair(self, batch: Batch) -> tuple[Tensor, Tensor, list[Size]]:
         # z^r and z^(r-1) of the last stage, and the sizes of all.
-        if "hr" not in batch:
-            raise ValueError(
-                "SelfCascade makes its pivots of pictures, and data.init_args.train gives none: "
-                "take a source of pictures, not of latents"
-            )
-        hr = batch["hr"]
+        hr = to_learn(batch, self.denoiser)
         sizes = self.sizes((hr.shape[-2], hr.shape[-1]))
         if len(sizes) < 2:
             raise ValueError(
@@ -195,7 +184,7 @@ class SelfCascade(Generator):
                 "no stage to train: set data.init_args.scale or crop_size"
             )
         self.trained_ratio = sizes[-1][0] / sizes[-2][0]
-        small = functional.interpolate(hr, sizes[-2], mode="area")
+        small = resized(hr, sizes[-2], "area")
         return self.space.encode(hr), self.space.encode(small), sizes
 
     # ------------------------------------------------------------------------------------- sampling
@@ -203,11 +192,11 @@ class SelfCascade(Generator):
     @torch.no_grad()
     def generate(self, batch: Batch, noise: Noise) -> Tensor:
         """Algorithm 2: all steps at the base's size, then those below K at each larger one."""
-        sizes = self.sizes(batch["size"])
+        sizes, frames = self.sizes(batch["size"]), frames_of(batch, self.denoiser)
         z: Tensor | None = None
         for stage, size in enumerate(sizes):
             own = noise.stream(stage)  # what a stage draws does not depend on how many follow
-            z = self.stage(z, size, self._told(batch, size, sizes[0]), own)
+            z = self.stage(z, size, self._told(batch, size, sizes[0]), own, frames)
         return self.space.decode(cast(Tensor, z))
 
     def sizes(self, target: Size) -> list[Size]:
@@ -216,11 +205,16 @@ class SelfCascade(Generator):
         Raises:
             ValueError: The target is smaller than the base, or a side no multiple.
         """
-        base = self.base_size or base_of(target, self.scale)
+        base = self.trained_size(target)
         return ladder(base, target, self.rule, self.aspect, self.multiple)
 
     def stage(
-        self, pivot: Tensor | None, size: Size, known: tuple[Condition, Condition], noise: Noise
+        self,
+        pivot: Tensor | None,
+        size: Size,
+        known: tuple[Condition, Condition],
+        noise: Noise,
+        frames: int | None = None,
     ) -> Tensor:
         """One stage, r >= 1; or, without a pivot, the base model itself.
 
@@ -229,62 +223,54 @@ class SelfCascade(Generator):
             size: (H, W) in pixels.
             known: What the denoiser is told, and what in the other branch of guidance.
             noise: This stage's own.
+            frames: Of clips.
 
         Returns:
             z^r, (B, C, H / factor, W / factor).
         """
         timesteps = self.sampled if pivot is None else self.below_K
-        z = self.start(pivot, size, noise)
-        predict = self._predictor(pivot)
+        z = self.start(pivot, size, noise, frames)
+        return self.denoise(z, timesteps, known, noise, self._predictor(pivot))
 
-        def clean(z: Tensor, now: int) -> Tensor:
-            t = torch.full((len(z),), now, device=z.device)
-            raw = guided(partial(predict, now >= self.adapter_t_min), z, t, *known, self.guidance)
-            x0 = self.schedule.to_x0(raw, z, now)
-            return x0 if self.clamp is None else x0.clamp(-self.clamp, self.clamp)
-
-        return self.sampler.denoise(z, timesteps, clean, self.schedule, noise)
-
-    def start(self, pivot: Tensor | None, size: Size, noise: Noise) -> Tensor:
+    def start(
+        self, pivot: Tensor | None, size: Size, noise: Noise, frames: int | None = None
+    ) -> Tensor:
         """Equation 6: the pivot, enlarged, with the noise of the first timestep; or noise alone.
 
         Args:
             pivot: (B, C, h, w).
             size: (H, W) in pixels.
             noise: Drawn from at the new size; noise is never resized.
+            frames: Of clips.
         """
-        factor = self.space.factor
-        latent = (self.denoiser.channels, size[0] // factor, size[1] // factor)
-        eps = noise.normal((len(noise.seeds), *latent))
         if pivot is None:
-            first = self.schedule.level(self.sampled[0])
-            return eps * (first.alpha**2 + first.sigma**2) ** 0.5
+            return self.from_noise(size, noise, frames)
         first = self.schedule.level(self.below_K[0])
+        eps = self.eps(size, noise, frames)
         return first.alpha * self.enlarged(pivot, size) + first.sigma * eps
 
     def enlarged(self, pivot: Tensor, size: Size) -> Tensor:
         """The phi of equation 6: (B, C, h, w) to the latent of a picture of ``size``."""
         rgb = self.pivot_space == "rgb"
-        factor = 1 if rgb else self.space.factor
+        new = size if rgb else self.latent_size(size)
         x = self.space.decode(pivot).clamp(0, 1) if rgb else pivot
-        new = (size[0] // factor, size[1] // factor)
-        x = functional.interpolate(x, new, mode=self.pivot_resize, align_corners=False)
+        x = resized(x, new, self.pivot_resize)
         return self.space.encode(x.clamp(0, 1)) if rgb else x
 
-    def _predictor(
-        self, pivot: Tensor | None
-    ) -> Callable[[bool, Tensor, Tensor, Condition], Tensor]:
+    def _predictor(self, pivot: Tensor | None) -> Predict:
+        if pivot is None or self.upsampler is None:
+            return self.predict
+        upsampler = self.upsampler
         kept: dict[str, Tensor] | None = None
 
-        def predict(adapted: bool, z: Tensor, t: Tensor, known: Condition) -> Tensor:
+        def predict(now: int, z: Tensor, t: Tensor, known: Condition) -> Tensor:
             nonlocal kept
-            z = self.schedule.scale_input(z, t)
-            if pivot is None or self.upsampler is None or not adapted:
-                return cast(Tensor, self.denoiser(z, t, known))
+            if now < self.adapter_t_min:
+                return self.predict(now, z, t, known)
             if kept is None or self.pivot_features == "per_step":
                 # Features depend on the text, so each branch of guidance has its own.
                 kept = self._features(torch.cat([pivot] * (len(z) // len(pivot))), t, known)
-            return self._adapted(self.upsampler, z, t, known, kept)
+            return self._adapted(upsampler, self.schedule.scale_input(z, t), t, known, kept)
 
         return predict
 
@@ -304,24 +290,16 @@ class SelfCascade(Generator):
     ) -> Tensor:
         # Equation 8.
         time = time_embedding(self.denoiser.unet, z, t, known) if upsampler.from_network else t
+        time = repeated(time, z)  # features of clips are those of their frames
         added = upsampler(features, self.attachment.sizes((z.shape[-2], z.shape[-1])), time)
         return self.attachment.predict(self.denoiser, z, t, known, added)
-
-    def _told(self, batch: Batch, size: Size, base: Size) -> tuple[Condition, Condition]:
-        sizes = None
-        if self.size_condition is not None:
-            shown = size if self.size_condition == "stage" else base
-            sizes = size_ids(shown, len(batch["key"]), self.device)
-        return told(batch, self.denoiser, self.encoder, sizes)
 
     # ------------------------------------------------------------------------- checks and weights
 
     def _check(self) -> None:
-        check_base(self.denoiser, self.space)
         check_choice("pivot_space", self.pivot_space, PivotSpace)
         check_choice("pivot_resize", self.pivot_resize, PivotResize)
         check_choice("pivot_features", self.pivot_features, PivotFeatures)
-        check_choice("size_condition", self.size_condition or "stage", SizeCondition)
         if not 0 < self.K <= self.schedule.steps or not self.below_K:
             raise ValueError(
                 f"model.init_args.pivot_strength makes K {self.K} of {self.schedule.steps}, below "
@@ -333,13 +311,6 @@ class SelfCascade(Generator):
                 f"model.init_args.adapter_t_min is {self.adapter_t_min}; expected 0 to {self.K - 1}"
             )
         check_captions(self.encoder, self.guidance, self.caption_dropout)
-        config = self.denoiser.unet.config
-        if (config.addition_embed_type == "text_time") != (self.size_condition is not None):
-            raise ValueError(
-                f"model.init_args.size_condition is {self.size_condition}, and the denoiser is "
-                f"{'not ' if self.size_condition else ''}one that is told sizes: set it to stage "
-                "or base for SDXL, and to null for others"
-            )
 
     def _upsampler(self) -> FeatureUpsampler:
         if self.upsampler is None:
@@ -351,42 +322,29 @@ class SelfCascade(Generator):
 
     @property
     def options(self) -> dict[str, str | int | float]:
-        """What of the same weights makes other outputs; results are told apart by it."""
-        sampler = {field.name: getattr(self.sampler, field.name) for field in fields(Sampler)}
-        own: dict[str, Any] = {
-            **{"guidance": self.guidance, "clamp": self.clamp, "aspect": self.aspect},
+        """As ``FromBase.options``, with K."""
+        return {"K": self.K, **super().options}
+
+    def _settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        own, usual = super()._settings()
+        own |= {
+            "aspect": self.aspect,
             "stages": self.rule if isinstance(self.rule, str) else str(self.rule),
-            "base_size": None if self.base_size is None else "x".join(map(str, self.base_size)),
             "multiple": self.multiple,
             "pivot": f"{self.pivot_space} {self.pivot_resize}",
-            "size_condition": self.size_condition,
         }
         if self.upsampler is not None:
             own |= {"features": self.pivot_features, "adapter_t_min": self.adapter_t_min}
             own["upsampler"] = type(self.upsampler).__name__
             own["attach"] = f"{self.attach} {' '.join(self.attachment.widths)}"
-        usual = {field.name: field.default for field in fields(Sampler)} | {
-            **{"guidance": 1.0, "clamp": None, "aspect": "target", "stages": "geometric"},
-            **{"base_size": None, "multiple": self.space.factor, "pivot": "latent bilinear"},
-            **{"size_condition": None, "features": "cached_t0", "adapter_t_min": 0},
-        }
-        apart = {k: v for k, v in (sampler | own).items() if k not in usual or v != usual[k]}
-        return {"K": self.K, "steps": self.sampler.steps, **apart}
+        usual |= {"aspect": "target", "stages": "geometric", "multiple": self.space.factor}
+        usual |= {"pivot": "latent bilinear", "features": "cached_t0", "adapter_t_min": 0}
+        return own, usual
 
     @property
-    def needs_weights(self) -> bool:
-        """As ``ImageModel``'s; without an upsampler the base's weights are enough."""
-        return self.upsampler is not None and super().needs_weights
-
-    def _name_weights(self) -> None:
-        if self.upsampler is None:
-            self.weights_source = self.denoiser.source or None
-
-    def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Load the base. Args as ``ImageModel.load_parts``."""
-        if self.denoiser_weights is not None:
-            self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
-            self._name_weights()
+    def trains(self) -> bool:
+        """Whether there are upsamplers."""
+        return self.upsampler is not None
 
     def setup(self, stage: str) -> None:
         """See that nothing is computed with random weights, and say how many are trained.
@@ -395,7 +353,6 @@ class SelfCascade(Generator):
             ValueError: The base or the autoencoder has random weights, or nothing is to train.
         """
         super().setup(stage)
-        check_trained(self.denoiser, self.space)
         if stage == "fit":
             count = sum(parameter.numel() for parameter in self._upsampler().parameters())
             log.info("%d parameters are trained, at %s", count, ", ".join(self.attachment.widths))
@@ -421,8 +378,3 @@ class SelfCascade(Generator):
                 "have",
                 *(trained, self.K),
             )
-
-    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What is frozen keeps its own weights."""
-        trained = set(self.checkpoint_keys())
-        return {**{k: v for k, v in self.state_dict().items() if k not in trained}, **tensors}

@@ -18,6 +18,7 @@ from lightning_modules.backbone.space import PixelSpace, Taef2Space
 from lightning_modules.base import ImageModel
 from lightning_modules.casarbi import CasArbi
 from lightning_modules.diffusion import Diffusion
+from lightning_modules.direct import Direct
 from lightning_modules.folder_outputs import FolderOutputs
 from lightning_modules.invsr import InvSR
 from lightning_modules.latent_perceptual import LatentPerceptual
@@ -107,11 +108,9 @@ def predictor():
     return NoisePredictor(3, widths=(32,), layers=1, head_width=16)
 
 
-def self_cascade(upsampler=None):
+def from_base(method, **settings):
     sampling = {"schedule": Schedule(prediction="sample"), "sampler": Sampler(steps=3, eta=1.0)}
-    return lambda scale, folder: SelfCascade(
-        scale, frozen_denoiser(), upsampler=upsampler, **sampling
-    )
+    return lambda scale, folder: method(scale, frozen_denoiser(), **settings, **sampling)
 
 
 # A line for each class of ours that needs more than the scale: functions of the scale and an empty
@@ -119,6 +118,7 @@ def self_cascade(upsampler=None):
 EXAMPLES = {
     CasArbi: {f"adapter {kind}": casarbi(kind) for kind in ("fourier", "mlp", "none")},
     Diffusion: {"pixels": diffusion},
+    Direct: {"pixels": from_base(Direct)},
     FolderOutputs: {"files": folder_outputs},
     InvSR: {
         "averaged pixels": lambda scale, folder: InvSR(
@@ -138,7 +138,10 @@ EXAMPLES = {
     },
     ResShift: {"pixels": lambda scale, folder: ResShift(scale, Denoiser(), PixelSpace())},
     RoundTrip: {"TAEF2": lambda scale, folder: RoundTrip(scale, Taef2Space())},
-    SelfCascade: {"tuning-free": self_cascade(), "tuned": self_cascade(Shared)},
+    SelfCascade: {
+        "tuning-free": from_base(SelfCascade),
+        "tuned": from_base(SelfCascade, upsampler=Shared),
+    },
     ResShiftControl: {
         "pixels": lambda scale, folder: ResShiftControl(scale, Denoiser(), PixelSpace())
     },
