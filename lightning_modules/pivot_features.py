@@ -217,8 +217,10 @@ def time_embedding(unet: Any, z: Tensor, t: Tensor, told: Condition) -> Tensor:
         t: (B,) timesteps.
         told: What it is told; ``noise_level`` is not looked at.
     """
-    sample = z.to(next(unet.parameters()).dtype)
-    embedded: Tensor = unet.time_embedding(unet.get_time_embed(sample=sample, timestep=t))
+    dtype = next(unet.parameters()).dtype
+    embedded: Tensor = unet.time_embedding(unet.time_proj(t).to(dtype))
+    if not hasattr(unet, "get_aug_embed"):  # that of video is told nothing besides
+        return embedded
     also = {"text_embeds": told.pooled, "time_ids": told.sizes}
     text = {"encoder_hidden_states": told.text, "added_cond_kwargs": also}
     more: Tensor | None = unet.get_aug_embed(emb=embedded, **text)

@@ -580,10 +580,6 @@ def test_what_needs_weights():
     [
         ({"denoiser": wrapped(null="learned")}, r"never trained here: set frozen in .*flags"),
         ({"denoiser": base(in_channels=4, out_channels=4)}, r"4 channels and the space has 3"),
-        (
-            {"denoiser": wrapped("video", null="learned", flags=Flags(frozen=True))},
-            r"a UNet3D, and pictures are made here, not videos",
-        ),
         ({"pivot_strength": 0.0}, r"pivot_strength makes K 0 of 1000"),
         ({"pivot_strength": 1.1}, r"pivot_strength makes K 1100 of 1000"),
         ({"pivot_strength": 0.001}, r"below which there are 0 timesteps"),
