@@ -18,6 +18,7 @@ from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import Space
 from lightning_modules.from_base import FromBase, SizeCondition
+from lightning_modules.network_patch import NetworkPatch
 from lightning_modules.noise import Noise
 from lightning_modules.sampling import Sampler
 
@@ -45,6 +46,8 @@ class Direct(FromBase):
         sampler: Timesteps and solver.
         clamp: Keep predicted clean samples within this distance of 0; 1 for pixels, ``null`` for
             latents, which know no bound.
+        patch: Changes the network while it runs: ``lightning_modules.attn_sf.AttnSF``; none by
+            default.
 
     Raises:
         ValueError: A setting is out of range or unknown, or parts do not fit one another.
@@ -63,9 +66,10 @@ class Direct(FromBase):
         guidance: float = 1.0,
         sampler: Sampler | None = None,
         clamp: float | None = None,
+        patch: NetworkPatch | None = None,
     ) -> None:
         base = (denoiser, space, denoiser_weights, schedule, base_size, size_condition)
-        super().__init__(scale, *base, encoder, guidance, sampler, clamp)
+        super().__init__(scale, *base, encoder, guidance, sampler, clamp, patch=patch)
         self._name_weights()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

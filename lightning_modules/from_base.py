@@ -27,6 +27,7 @@ from lightning_modules.captions import check_captions, size_ids, told
 from lightning_modules.clips import frames_of, sample_shape
 from lightning_modules.frozen_base import check_base, check_choice, check_trained
 from lightning_modules.ladder import base_of
+from lightning_modules.network_patch import NetworkPatch, Step
 from lightning_modules.noise import Noise
 from lightning_modules.sampling import Sampler
 from lightning_modules.stages import Size
@@ -63,6 +64,8 @@ class FromBase(Generator):
         lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
             there is none.
         weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
+        patch: Changes the network while it runs: ``lightning_modules.attn_sf.AttnSF``; none by
+            default.
 
     Attributes:
         sampled: All timesteps of the sampler, from the noisiest one down.
@@ -89,18 +92,21 @@ class FromBase(Generator):
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         weights: str | None = None,
+        patch: NetworkPatch | None = None,
     ) -> None:
         super().__init__(scale, optimizer, lr_scheduler, weights)
         self.denoiser, self.space, self.encoder = denoiser, space or PixelSpace(), encoder
         self.denoiser_weights, self.schedule = denoiser_weights, schedule or Schedule()
         self.base_size = (base_size, base_size) if isinstance(base_size, int) else base_size
         self.size_condition, self.guidance, self.clamp = size_condition, guidance, clamp
-        self.sampler = sampler or Sampler()
+        self.sampler, self.patch = sampler or Sampler(), patch
         self.sampled = self.sampler.timesteps(self.schedule.steps)
         check_base(denoiser, self.space, self.base_frozen)
         check_choice("size_condition", size_condition or "stage", SizeCondition)
         check_captions(encoder, guidance)
         self._check_sizes_are_told()
+        if patch is not None:
+            patch.check(denoiser, guidance)
 
     # ------------------------------------------------------------------------------------- sizes
 
@@ -159,7 +165,8 @@ class FromBase(Generator):
                 "choose sizes of pictures accordingly"
             )
         z = self.from_noise(size, noise, frames_of(batch, self.denoiser))
-        return self.denoise(z, self.sampled, self._told(batch, size, base), noise)
+        known = self._told(batch, size, base)
+        return self.denoise(z, self.sampled, known, noise, base=base)
 
     def denoise(
         self,
@@ -168,6 +175,7 @@ class FromBase(Generator):
         known: tuple[Condition, Condition],
         noise: Noise,
         predict: Predict | None = None,
+        base: Size | None = None,
     ) -> Tensor:
         """The clean sample at the end of these timesteps.
 
@@ -177,6 +185,7 @@ class FromBase(Generator):
             known: What the denoiser is told, and what in the other branch of guidance.
             noise: Drawn from by samplers that add some.
             predict: What is called; the base as it is by default.
+            base: The size in pixels that the base was trained for, where the patch is to act.
 
         Returns:
             (B, C, h, w).
@@ -185,7 +194,13 @@ class FromBase(Generator):
 
         def clean(z: Tensor, now: int) -> Tensor:
             t = torch.full((len(z),), now, device=z.device)
-            raw = guided(partial(predict, now), z, t, *known, self.guidance)
+            if self.patch is None or base is None:
+                raw = guided(partial(predict, now), z, t, *known, self.guidance)
+            else:
+                size, number = (z.shape[-2], z.shape[-1]), self.sampled.index(now)
+                step = Step(number, len(self.sampled), size, self.latent_size(base))
+                call = partial(predict, now)
+                raw = self.patch.guided(self.denoiser, step, call, z, t, known, self.guidance)
             x0 = self.schedule.to_x0(raw, z, now)
             return x0 if self.clamp is None else x0.clamp(-self.clamp, self.clamp)
 
@@ -247,6 +262,7 @@ class FromBase(Generator):
         own |= {"guidance": self.guidance, "clamp": self.clamp}
         own["base_size"] = None if self.base_size is None else "x".join(map(str, self.base_size))
         own["size_condition"] = self.size_condition
+        own |= {} if self.patch is None else self.patch.options
         nothing = dict.fromkeys(("clamp", "base_size", "size_condition"))
         return own, {**usual, "guidance": 1.0, **nothing}
 
