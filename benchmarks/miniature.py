@@ -23,10 +23,8 @@ from filelock import FileLock, Timeout
 
 from benchmarks import report
 from benchmarks.miniature_jobs import REPOSITORY, run_jobs
-from benchmarks.miniature_picture import draw
 from benchmarks.miniature_plan import Plan
-from benchmarks.miniature_report import collect, markdown
-from benchmarks.miniature_rows import METHODS
+from benchmarks.miniature_rows import METHODS, kind_of
 from callbacks.results_file import write_whole
 
 MARKS = ("<!-- miniature -->", "<!-- end of miniature -->")
@@ -85,12 +83,12 @@ def write(plan: Plan, said: Sequence[str], folder: Path) -> None:
         "commit": report.commit(),
         "machine": report.machine(),
         "seed": plan.seeds[0],
-        "results": collect(plan),
+        "results": kind_of(plan.method).collect(plan),
     }
     path = folder / f"{plan.name}_miniature.json"
     write_whole(path, json.dumps(found, indent=1, allow_nan=False) + "\n")
-    picture = draw(plan, path.with_suffix(".png"))
-    text = markdown(found, plan.name)
+    picture = kind_of(plan.method).draw(plan, path.with_suffix(".png"))
+    text = kind_of(plan.method).markdown(found, plan.name)
     page = REPOSITORY / "docs" / "methods" / f"{plan.name}.md"
     if folder == report.RESULTS and page.is_file():
         write_whole(page, placed(page.read_text(), text))

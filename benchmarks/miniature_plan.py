@@ -73,8 +73,9 @@ class Plan(NamedTuple):
     def jobs(self) -> list[Job]:
         """All commands, those that are needed first; the files of their test data are written."""
         wanted = self.rows
-        trained = self._trained({n for row in wanted for n in _needs(row)})
-        fits = [self._encode(t) if t.verb == "encode" else self._fit(t) for t in trained]
+        trained = self._trained({n for row in wanted for n in _needs(row)} | {*self.method.always})
+        ways = {"fit": self._fit, "encode": self._encode, "predict": self._predict}
+        fits = [ways[training.verb](training) for training in trained]
         tests = [self._test(row) for row in wanted]
         gate = self.method.gate
         if gate is not None and gate.training in {training.name for training in trained}:
@@ -91,7 +92,8 @@ class Plan(NamedTuple):
 
     def _fit(self, training: Training) -> Job:
         config = self.config(training.config or training.name)
-        steps = () if self.steps is None else _of_steps(config, self.steps)
+        asked = training.steps if self.steps is None else self.steps
+        steps = () if asked is None else _of_steps(config, asked)
         return Job(
             f"fit {training.name}",
             (
@@ -113,6 +115,21 @@ class Plan(NamedTuple):
             (),
             partial(self._inputs, (), [config]),
             folder,
+        )
+
+    def _predict(self, training: Training) -> Job:
+        config = self.config(training.config or training.name)
+        place = self.trained(training.name)
+        return Job(
+            f"fit {training.name}",  # what others need is called so
+            (
+                *("predict", "--config", config, *self._filled(training.options)),
+                *("--run.root", str(self.runs), "--run.name", place.name),
+            ),
+            self.table / "jobs" / f"fit_{training.name}",
+            tuple(f"fit {name}" for name in training.needs),
+            partial(self._inputs, training.needs, [config]),
+            place,
         )
 
     def _test(self, row: Row) -> Job:
@@ -166,6 +183,8 @@ class Plan(NamedTuple):
 
     def config(self, name: str) -> str:
         """The file of a training, or of a row; the method's own lies beside the folder."""
+        if "/" in name:
+            return f"{self.configs}/{name}.yaml"
         return f"{self.configs}/{'' if name == self.name else f'{self.name}/'}{name}.yaml"
 
     def _filled(self, options: Sequence[str]) -> tuple[str, ...]:

@@ -6,8 +6,43 @@ A further one is a ``Method`` in a file of its own, with a name here, configurat
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import (
+    miniature_generators,
+    miniature_picture,
+    miniature_plan,
+    miniature_report,
+    miniature_sheet,
+)
 from benchmarks.miniature_casarbi import CASARBI
+from benchmarks.miniature_generators import Generators
 from benchmarks.miniature_invsr import INVSR
 from benchmarks.miniature_resshift import RESSHIFT
+from benchmarks.miniature_spec import Method
 
-METHODS = {"casarbi": CASARBI, "invsr": INVSR, "resshift": RESSHIFT}
+METHODS: dict[str, Method] = {"casarbi": CASARBI, "invsr": INVSR, "resshift": RESSHIFT}
+
+
+class Kind(NamedTuple):
+    """How what a miniature measured is reported.
+
+    collect: All numbers, for JSON.
+    markdown: The page's part, from those and the method's name.
+    draw: The picture, or pictures beside it; None where a row of it is missing.
+    """
+
+    collect: Callable[[miniature_plan.Plan], dict[str, Any]]
+    markdown: Callable[[dict[str, Any], str], str]
+    draw: Callable[[miniature_plan.Plan, Path], Path | None]
+
+
+SUPER_RESOLVERS = Kind(miniature_report.collect, miniature_report.markdown, miniature_picture.draw)
+GENERATORS = Kind(miniature_generators.collect, miniature_generators.markdown, miniature_sheet.draw)
+
+
+def kind_of(method: Method) -> Kind:
+    """Super-resolvers are compared by scale and picture, generators by sets."""
+    return GENERATORS if isinstance(method, Generators) else SUPER_RESOLVERS

@@ -17,21 +17,23 @@ BICUBIC = "bicubic"
 
 @dataclass(frozen=True)
 class Training:
-    """A run of ``fit``, named after its file; or latents that are written before.
+    """A run of ``fit``, named after its file; or latents or samples that are written before.
 
     name: Of the file in the method's folder of ``configs/experiment/mini``, without suffix; the
         method's own name for the file beside that folder.
     needs: Trainings whose weights it starts from or builds on, or whose latents it reads.
     options: Options beside ``--config``.
-    verb: ``fit``, or ``encode``, whose folder is the "run" then.
-    config: Name of its file where that is another's.
+    verb: ``fit``; ``encode``, whose folder is the "run" then; or ``predict``, which writes samples.
+    config: Name of its file where that is another's; with a slash, of another method's folder.
+    steps: In place of those of its file, in its schedule too.
     """
 
     name: str
     needs: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
-    verb: Literal["fit", "encode"] = "fit"
+    verb: Literal["fit", "encode", "predict"] = "fit"
     config: str | None = None
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ class Method:
     note: str = ""
     metrics: str = METRICS
     facts: Callable[[Callable[[str], Path]], dict[str, float | str]] | None = None
+    always: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse names that are not there.
@@ -151,6 +154,7 @@ class Method:
         trainings, rows = {t.name for t in self.trainings}, {row.name for row in self.rows}
         for training in self.trainings:
             _known(training.needs, trainings, f"training {training.name!r}")
+        _known(self.always, trainings, "what the report reads")
         for row in self.rows:
             _known(row.needs, trainings, f"row {row.name!r}")
             _known((row.weights,) if row.weights else (), trainings, f"row {row.name!r}")

@@ -1,0 +1,240 @@
+"""What samples of generators measured: distances of sets, and intervals by resampling samples.
+
+The numbers are those of the callbacks, by their own code, of pictures that a row has kept. The n-th
+sample of all rows began with the same seed, so two rows are compared on the same resamples.
+"""
+
+from __future__ import annotations
+
+import importlib
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks import miniature_swd
+from benchmarks.miniature_callbacks import HR, OUTPUTS
+from benchmarks.miniature_numbers import FAILS, HOLDS, OPEN, SEED, SWD_DRAWS
+from benchmarks.miniature_swd import Numbers
+from callbacks.bootstrap import FEWEST, expanded_tail
+from callbacks.kid_thumb import KIDThumb
+from callbacks.memorised import nearest
+from callbacks.picture_files import find_pictures, read_picture
+from callbacks.repetition import Repetition
+from callbacks.swd import SWD
+
+LEVELS, PATCHES, THUMBNAIL, PARTS = 3, 64, 16, 5
+
+
+class Set(NamedTuple):
+    """Features of N pictures.
+
+    patches: (N, levels, patches, D), of SWD.
+    thumbnails: (N, D), of KID-thumb.
+    repetition: (N, 1).
+    near: (N, D) thumbnails of the base's side, in levels of 8 bits, for nearest neighbours.
+    """
+
+    patches: Tensor
+    thumbnails: Tensor
+    repetition: Tensor
+    near: Tensor
+
+
+@dataclass(frozen=True)
+class References:
+    """What samples are compared with.
+
+    real: Pictures of the target's size that were not trained on.
+    training: (K, D) thumbnails, as ``Set.near``, of all pictures that were trained on.
+    base: (M, D) thumbnails of samples of the base, of other seeds.
+    """
+
+    real: Set
+    training: Tensor
+    base: Tensor
+    weights: Numbers = field(init=False)  # (draws, N): how often a sample is in a resample
+
+    def __post_init__(self) -> None:
+        counts = miniature_swd.counts(len(self.real.near), SWD_DRAWS, SEED)
+        object.__setattr__(self, "weights", counts)
+
+
+class Difference(NamedTuple):
+    """How two rows differ.
+
+    value: First minus second.
+    interval: Of 95 %, from resampling samples; None of too few.
+    """
+
+    metric: str
+    n: int
+    value: float
+    interval: tuple[float, float] | None
+
+    @property
+    def verdict(self) -> str:
+        """Whether the first may be called better: all distances are better where they are lower."""
+        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
+            return OPEN
+        return HOLDS if self.interval[1] < 0 else FAILS
+
+
+class Samples:
+    """The numbers of one row.
+
+    Args:
+        seeds: Features of its samples, a set a seed; as many as the real ones.
+        known: What they are compared with.
+    """
+
+    def __init__(self, seeds: Sequence[Set], known: References) -> None:
+        self.seeds, self.known = seeds, known
+        self._resamples: dict[str, Numbers] = {}
+
+    @property
+    def n(self) -> int:
+        """Samples of a seed."""
+        return len(self.known.real.near)
+
+    def numbers(self) -> dict[str, list[float]]:
+        """By metric, a number a seed: the distances, and the nearest-neighbour ratio."""
+        found = [distances(one, self.known) for one in self.seeds]
+        return {name: [numbers[name] for numbers in found] for name in found[0]}
+
+    def resamples(self, metric: str) -> Numbers:
+        """(draws,) of one of the distances, the mean over the seeds, up to what rows share."""
+        if metric not in self._resamples:
+            found = [_resampled(metric, one, self.known) for one in self.seeds]
+            self._resamples[metric] = np.mean(found, axis=0)
+        return self._resamples[metric]
+
+
+def difference(a: Samples, b: Samples, metric: str) -> Difference:
+    """How the first row differs from the second in one of the distances."""
+    value = statistics.fmean(a.numbers()[metric]) - statistics.fmean(b.numbers()[metric])
+    if a.n < FEWEST:
+        return Difference(metric, a.n, value, None)
+    tail = expanded_tail(a.n, 0.95)
+    low, high = np.quantile(a.resamples(metric) - b.resamples(metric), [tail, 1 - tail])
+    return Difference(metric, a.n, value, (float(low), float(high)))
+
+
+def distances(samples: Set, known: References) -> dict[str, float]:
+    """All numbers of a set of samples."""
+    levels = SWD(levels=LEVELS).distances(samples.patches, known.real.patches)
+    ratio = nearest(samples.near, known.training).mean()
+    kid = KIDThumb()
+    return {
+        **levels,
+        "kid_base": kid.distance(samples.thumbnails, known.base),
+        "kid_real": kid.distance(samples.thumbnails, known.real.thumbnails),
+        "repetition": float(samples.repetition.mean() - known.real.repetition.mean()),
+        "memorised": float(ratio / nearest(known.real.near, known.training).mean()),
+    }
+
+
+def _resampled(metric: str, samples: Set, known: References) -> Numbers:
+    weights = known.weights
+    if metric.startswith("swd"):
+        level = int(metric.removeprefix("swd").strip("_") or 1) - 1
+        sr, hr = (x.patches[:, level : level + 1] for x in (samples, known.real))
+        return miniature_swd.resampled(sr, hr, weights)
+    if metric == "repetition":
+        apart = samples.repetition - known.real.repetition
+        return np.asarray(weights @ apart[:, 0].numpy() / len(apart))
+    reference = known.base if metric == "kid_base" else known.real.thumbnails
+    return kernel_resampled(samples.thumbnails, reference, weights)
+
+
+def kernel_resampled(samples: Tensor, reference: Tensor, weights: Numbers) -> Numbers:
+    """The kernel distance for each way to weight samples, without what it has of references alone.
+
+    A sample that is drawn twice is no pair with itself: that would not be an unbiased estimate.
+
+    Args:
+        samples: (N, D) float64.
+        reference: (M, D) float64, not resampled.
+        weights: (draws, N), each row with the sum N.
+    """
+    own, other = (((samples @ x.T / x.shape[1] + 1) ** 3).numpy() for x in (samples, reference))
+    np.fill_diagonal(own, 0)
+    pairs = weights.sum(1) ** 2 - np.square(weights).sum(1)
+    within = ((weights @ own) * weights).sum(1) / pairs
+    return np.asarray(within - 2 * weights @ other.mean(1) / weights.sum(1))
+
+
+# ------------------------------------------------------------------------------------ pictures
+
+
+def features(pictures: Tensor, keys: Sequence[str], base: int) -> Set:
+    """All features of pictures.
+
+    Args:
+        pictures: (N, 3, H, W) in [0, 1].
+        keys: Their names, by which places of patches are drawn.
+        base: Side of the base's pictures.
+    """
+    batch: Any = {"key": list(keys)}
+    metrics = SWD(levels=LEVELS, patches=PATCHES), KIDThumb(), Repetition(base)
+    patches, small, repeated = (m.finite_features(pictures, batch).double() for m in metrics)
+    return Set(patches, small, repeated, near_of(pictures))
+
+
+def near_of(pictures: Tensor) -> Tensor:
+    """(N, D) thumbnails of pictures, by which nearest neighbours are found."""
+    pixels = (pictures * 255).round()
+    return functional.adaptive_avg_pool2d(pixels, THUMBNAIL).flatten(1).double()
+
+
+def folder_of(run: Path, part: str) -> Path:
+    """Where a row kept samples of a seed, or the real pictures."""
+    return run / OUTPUTS / part
+
+
+def kept(folder: Path, count: int | None = None) -> tuple[Tensor, list[str]]:
+    """Pictures of a folder, (N, 3, H, W) in [0, 1], and their names; the first so many."""
+    files = find_pictures([folder])[:count]
+    names = [file.relative_to(folder).with_suffix("").as_posix() for file in files]
+    return torch.cat([read_picture(file) for file in files]), names
+
+
+def trained_on(data: Path) -> Tensor:
+    """(N, 3, H, W) in [0, 1], the pictures of ``train`` of a data configuration, of one size."""
+    arguments = yaml.safe_load(data.read_text())["init_args"]
+    module, _, name = arguments["train"]["class_path"].rpartition(".")
+    made = getattr(importlib.import_module(module), name)(**arguments["train"]["init_args"])
+    made.prepare(float(arguments["scale"]))
+    pictures = np.stack([made.read(index)["hr"] for index in range(len(made.keys))])
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+
+
+def parts(pictures: Tensor, size: int) -> list[Tensor]:
+    """Consecutive parts of so many pictures, a few of them."""
+    return [part for part in torch.split(pictures, size)[:PARTS] if len(part) == size]
+
+
+def thumbnails(pictures: Tensor, side: int) -> Tensor:
+    """Averaged over squares to that side, and rounded to 8 bits as the base's samples are."""
+    small = functional.adaptive_avg_pool2d(pictures, side)
+    return (small * 255).round() / 255
+
+
+def swd_of(samples: Tensor, real: Tensor, levels: int) -> dict[str, float]:
+    """SWD of (N, 3, h, w) against (N, 3, h, w), by level."""
+    metric = SWD(levels=levels, patches=PATCHES)
+    keys: Any = {"key": [str(number) for number in range(len(real))]}
+    sets = [metric.finite_features(x, keys).double() for x in (samples, real)]
+    return metric.distances(*sets)
+
+
+def real_of(run: Path) -> Path:
+    """The real pictures beside a row's samples."""
+    return folder_of(run, HR)

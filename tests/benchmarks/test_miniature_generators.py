@@ -1,0 +1,169 @@
+"""A generator's miniature: what its numbers are, what is said of them, and what is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.miniature_generators import WEAK, gate_of, markdown
+from benchmarks.miniature_numbers import FAILS, HOLDS, OPEN
+from benchmarks.miniature_plan import Plan
+from benchmarks.miniature_samples import (
+    References,
+    Samples,
+    Set,
+    difference,
+    features,
+    kept,
+    kernel_resampled,
+    near_of,
+)
+from benchmarks.miniature_self_cascade import SELF_CASCADE
+from benchmarks.miniature_sheet import Panel, chart, sheet
+from callbacks.kid import polynomial_mmd
+
+N = 12
+
+
+def pictures(seed: int, level: float = 1.0, count: int = N) -> torch.Tensor:
+    draws = torch.Generator().manual_seed(seed)
+    return 0.5 + level * (torch.rand(count, 3, 32, 32, generator=draws) - 0.5)
+
+
+def set_of(images: torch.Tensor) -> Set:
+    return features(images, [str(number) for number in range(len(images))], 16)
+
+
+@pytest.fixture(scope="module")
+def known() -> References:
+    return References(
+        set_of(pictures(0)), near_of(pictures(1, count=40)), set_of(pictures(2)).thumbnails
+    )
+
+
+def test_samples_of_the_same_kind_are_closer(known: References) -> None:
+    same, flat = (Samples([set_of(pictures(5, level))], known) for level in (1.0, 0.3))
+    for metric in ("swd", "swd_2", "swd_3"):
+        apart = difference(same, flat, metric)
+        assert apart.verdict == HOLDS
+        assert difference(flat, same, metric).verdict == FAILS
+        assert difference(same, same, metric).verdict == OPEN
+    assert same.numbers()["memorised"][0] == pytest.approx(1, abs=0.1)
+
+
+def test_a_mean_over_seeds_has_less_spread(known: References) -> None:
+    one = Samples([set_of(pictures(5))], known)
+    three = Samples([set_of(pictures(seed)) for seed in (5, 6, 7)], known)
+    assert len(three.numbers()["swd"]) == 3
+    assert three.resamples("kid_base").std() < one.resamples("kid_base").std()
+
+
+def test_whole_sets_have_the_number_itself(known: References) -> None:
+    """Weights of 1 are no resampling."""
+    samples, reference = set_of(pictures(8)).thumbnails, known.base
+    other = set_of(pictures(9)).thumbnails
+    ones = np.ones((1, N))
+    a, b = (float(kernel_resampled(x, reference, ones)[0]) for x in (samples, other))
+    expected = polynomial_mmd(samples, reference) - polynomial_mmd(other, reference)
+    assert a - b == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("level", "opens"), [(1.0, True), (0.3, False)])
+def test_the_gate(level: float, opens: bool) -> None:
+    base = torch.nn.functional.avg_pool2d(pictures(3), 2)
+    base = 0.5 + level * (base - 0.5)
+    gate = gate_of(base, pictures(0), pictures(1, count=40), SELF_CASCADE)
+    assert gate["open"] is opens
+    assert gate["n"] == N
+
+
+def test_jobs_of_self_cascade(tmp_path: Path) -> None:
+    data = Path(SELF_CASCADE.data)
+    plan = Plan("self_cascade", SELF_CASCADE, tmp_path, data.absolute(), (0,), only=("tuned",))
+    jobs = {job.name: job for job in plan.jobs()}
+    assert list(jobs) == ["fit base", "fit samples", "fit tuned", "test tuned"]
+    base, samples, tuned, test = jobs.values()
+    assert "configs/experiment/mini/diffusion/automobiles.yaml" in base.arguments
+    assert base.arguments[base.arguments.index("--trainer.max_steps") + 1] == "7000"
+    schedule = "--model.init_args.lr_scheduler.init_args.steps"
+    assert base.arguments[base.arguments.index(schedule) + 1] == "7000"
+    assert samples.arguments[0] == "predict"
+    place = str(tmp_path / "mini_self_cascade_base")
+    assert all(place in job.arguments for job in (samples, tuned, test))
+    assert samples.made == tmp_path / "mini_self_cascade_samples"
+
+
+def save(folder: Path, images: torch.Tensor) -> None:
+    folder.mkdir(parents=True)
+    for number, image in enumerate(images):
+        pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(folder / f"{number:02}.png")
+
+
+def test_pictures_of_a_folder_and_their_sheet(tmp_path: Path) -> None:
+    save(tmp_path / "a", pictures(0, count=3))
+    found, names = kept(tmp_path / "a")
+    assert names == ["00", "01", "02"]
+    assert (found - pictures(0, count=3)).abs().max() < 0.003
+    files = sorted((tmp_path / "a").iterdir())
+    paper = np.asarray(sheet([("one", files), ("two", files[:2])]))
+    assert paper.shape == (2 * 100, 170 + 3 * 100, 3)
+    first = np.asarray(Image.open(files[0]))
+    assert np.array_equal(paper[100:196:3, 170:266:3], first)
+
+
+def test_curves_are_drawn() -> None:
+    panels = [Panel("SWD", {"a": [[10, 2.0], [100, 1.0]], "b": [[10, 1.5]]}), Panel("empty", {})]
+    drawn = np.asarray(chart(panels))
+    assert (drawn[:, :440] != 255).any()
+    assert (drawn[:, 440:] == 255).all()
+
+
+NUMBERS = {"swd": 1.5, "swd_std": 0.02, "kid_base": 0.0021, "repetition": 0.1, "memorised": 1.02}
+APART = {"metric": "kid_base", "n": 300, "difference": -0.004, "interval": [-0.006, -0.002]}
+REPORT: dict[str, Any] = {
+    **{"command": "python -m benchmarks.miniature self_cascade", "commit": "c", "seed": 0},
+    "machine": {"cpu": "a processor", "cores": 2},
+    "results": {
+        **{"seeds": [0, 1, 2], "steps": None, "samples": 300, "side": 16, "note": "A note."},
+        "trainings": {"tuned": {"parameters": 1932, "steps": 340, "seconds": 700.4}},
+        "evaluations": {"tuned": {"seconds": 60.0}},
+        "gate": {
+            **{"open": True, "n": 300, "margin": 1.5},
+            **{"reached": {"swd": 2.0}, "real": {"swd": 1.6}},
+        },
+        "rows": {
+            "tf": {"label": "free", "training": None, "numbers": NUMBERS, "cost": {}},
+            "tuned": {
+                **{"label": "tuned", "training": "tuned", "numbers": NUMBERS},
+                "cost": {"seconds": 1.234, "calls": 86},
+            },
+        },
+        "real": {"swd": 0.4},
+        "claims": [
+            {
+                **{"claim": "it wins", "better": "tuned", "than": "tf"},
+                "judged": [{**APART, "verdict": HOLDS}],
+            }
+        ],
+        "curves": {},
+    },
+}
+
+
+def test_the_page() -> None:
+    text = markdown(REPORT, "self_cascade")
+    assert "| tuned | 1,932 | 340 | 700 | 1.500 ± 0.020 | - | - | 2.1 | - | 0.100 | 1.020 |" in text
+    assert "| 86 | 1.23 |" in text
+    assert "| it wins (tuned - free) | KID-thumb, base | -4.0 (-6.0 to -2.0) | **holds** |" in text
+    assert "it is 1.25 times: passed." in text
+    closed = {**REPORT, "results": {**REPORT["results"]}}
+    closed["results"]["gate"] = {**REPORT["results"]["gate"], "open": False}
+    text = markdown(closed, "self_cascade")
+    assert text.count(WEAK) == 2
+    assert "holds" not in text
