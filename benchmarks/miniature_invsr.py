@@ -23,7 +23,7 @@ from lightning_modules.backbone.schedule import Schedule
 
 _BASE = ("--model.init_args.denoiser_weights", "{base}")
 _READS = ("--data.init_args.train.init_args.urls", "{latents}/*.tar")
-_ENCODED = ("--encode.crop", "64", "--encode.crops_per_image", "30", "--encode.flips", "true")
+_ENCODED = ("--encode.crop", "64", "--encode.crops_per_image", "24", "--encode.flips", "true")
 _DEGRADATION = ("--degradation", "configs/degradation/invsr.yaml")
 _STARTS = (250, 200, 150, 100)
 _JUDGED = ("psnr", "niqe", "swd")
