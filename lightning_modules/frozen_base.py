@@ -31,13 +31,17 @@ def check_base(denoiser: UNet2D, space: Space, frozen: bool = True) -> None:
         )
 
 
-def check_trained(denoiser: UNet2D, space: Space) -> None:
+def check_trained(denoiser: UNet2D | None, space: Space) -> None:
     """See that nothing is computed with random weights.
+
+    Args:
+        denoiser: The base; None where its weights are seen to elsewhere.
+        space: Its latents.
 
     Raises:
         ValueError: The denoiser or the autoencoder has no source.
     """
-    if not denoiser.source:
+    if denoiser is not None and not (denoiser.source or denoiser.begun):
         raise ValueError(
             "a trained base is needed: name its folder or hub name in model.init_args.denoiser, or "
             "set model.init_args.denoiser_weights to the run that trained it"

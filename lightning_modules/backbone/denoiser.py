@@ -34,10 +34,12 @@ class Denoiser(nn.Module, ABC):
     Attributes:
         channels: Channels of the noisy sample.
         source: Where frozen weights came from, with a hash; empty where they train.
+        begun: What it was filled with, frozen or not; empty with random weights.
     """
 
     channels: int
     source: str = ""
+    begun: str = ""
 
     @abstractmethod
     def forward(
@@ -105,6 +107,7 @@ class UNet2D(Denoiser):
         self._width = text_width(self.unet)
         self._add_null(null_token or ("none" if trained else "learned"))
         self.channels = int(self.unet.config.out_channels)
+        self.begun = str(network) if trained else ""
         if self.flags.frozen:
             self.requires_grad_(False)
             # Of random weights there is no source until `load`.
@@ -145,6 +148,7 @@ class UNet2D(Denoiser):
         tensors, whole = bare_names(weights.tensors), "denoiser."
         own = {k.removeprefix(whole): v for k, v in tensors.items() if k.startswith(whole)}
         fit(self if own else self.unet, own or tensors, weights.name)
+        self.begun = weights.name
         if self.flags.frozen:
             self.source = f"{weights.name} {fingerprint(own or tensors)}"
 

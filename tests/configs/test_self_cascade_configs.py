@@ -98,6 +98,44 @@ def test_the_experiments(mini: Path, enlarger: Any) -> None:
     assert not np.array_equal(pixels[0], pixels[1])
 
 
+def test_comparisons_that_train_differ_in_nothing_else() -> None:
+    whole, four, many = (
+        content(MINI / f"self_cascade/{name}.yaml") for name in ("finetune", "lora_r4", "lora_r32")
+    )
+    tuned = content(TUNED)
+    assert differences(four["model"]["init_args"], many["model"]["init_args"]) == {"rank"}
+    rate = {"optimizer.init_args.lr", "lr_scheduler.init_args.final"}
+    other = {"rank", "upsampler", "denoiser.init_args.flags.frozen", *rate}
+    for experiment in (whole, four, many):
+        changed = differences(tuned["model"]["init_args"], experiment["model"]["init_args"])
+        assert changed <= other
+        parts = ({k: v for k, v in e.items() if k != "model"} for e in (tuned, experiment))
+        assert next(parts) == next(parts)
+    network = [m["model"]["init_args"]["denoiser"]["init_args"] for m in (tuned, whole, four)]
+    assert network[0]["network"] == network[1]["network"] == network[2]["network"]
+    assert [part["flags"]["frozen"] for part in network] == [True, False, True]
+
+
+@pytest.mark.parametrize("name", ["finetune", "lora_r4"])
+def test_comparisons_that_train(name: str, mini: Path, enlarger: Any) -> None:
+    config, run = MINI / f"self_cascade/{name}.yaml", Path(f"runs/mini_self_cascade_{name}")
+    four = ("--trainer.max_steps", 4, "--trainer.limit_val_batches", 0)
+    short = ("--trainer.max_steps", 2, "--trainer.limit_val_batches", 0)
+    enlarger("fit", "--config", config, *RUN, *short, *FEW, "--run.name", "whole", *four)
+    enlarger("fit", "--config", config, *RUN, *short, *FEW)
+    enlarger("fit", "--config", config, *RUN, *short, *FEW, *four)  # goes on
+    stored = [
+        torch.load(folder / "checkpoints/step-000000004.ckpt", weights_only=True)["state_dict"]
+        for folder in (run, Path("runs/whole"))
+    ]
+    assert stored[0].keys() == stored[1].keys()
+    assert all(torch.equal(tensor, stored[1][key]) for key, tensor in stored[0].items())
+    assert all("lora_" in key for key in stored[0]) == (name == "lora_r4")
+    enlarger("test", "--config", config, *RUN, *FEW)
+    found = json.loads((run / "results.json").read_text())["results"]
+    assert all(np.isfinite(entry["value"]) for entry in found)
+
+
 def test_another_base_is_refused(
     mini: Path, enlarger: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

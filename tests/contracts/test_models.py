@@ -19,6 +19,7 @@ from lightning_modules.base import ImageModel
 from lightning_modules.casarbi import CasArbi
 from lightning_modules.diffusion import Diffusion
 from lightning_modules.direct import Direct
+from lightning_modules.finetune import FineTune, LoRA
 from lightning_modules.folder_outputs import FolderOutputs
 from lightning_modules.invsr import InvSR
 from lightning_modules.latent_perceptual import LatentPerceptual
@@ -113,12 +114,26 @@ def from_base(method, **settings):
     return lambda scale, folder: method(scale, frozen_denoiser(), **settings, **sampling)
 
 
+def low_rank(scale, folder):
+    method = from_base(LoRA)(scale, folder)
+    method.load_parts(lambda *_: pytest.fail("it has no part with a file"))  # adds the updates
+    return method
+
+
+def trained_on(scale, folder):
+    denoiser = diffusion(scale, folder).denoiser
+    denoiser.begun = "elsewhere"
+    sampling = {"schedule": Schedule(prediction="sample"), "sampler": Sampler(steps=3, eta=1.0)}
+    return FineTune(scale, denoiser, **sampling)
+
+
 # A line for each class of ours that needs more than the scale: functions of the scale and an empty
 # folder. Several for one class are all tested.
 EXAMPLES = {
     CasArbi: {f"adapter {kind}": casarbi(kind) for kind in ("fourier", "mlp", "none")},
     Diffusion: {"pixels": diffusion},
     Direct: {"pixels": from_base(Direct)},
+    FineTune: {"pixels": trained_on},
     FolderOutputs: {"files": folder_outputs},
     InvSR: {
         "averaged pixels": lambda scale, folder: InvSR(
@@ -130,6 +145,7 @@ EXAMPLES = {
             scale, predictor(), Averaged(4), patch=8
         )
     },
+    LoRA: {"pixels": low_rank},
     Regression: {
         "EDSR": regression(EDSR, blocks=1, channels=8),
         "EDSR with a skip": regression(EDSR, blocks=1, channels=8, global_skip=True),

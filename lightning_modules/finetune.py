@@ -1,0 +1,266 @@
+"""Fine-tuning of a diffusion model at a larger size than it was trained for: whole, or by LoRA.
+
+What Self-Cascade is compared with where training is allowed (Guo et al., ECCV 2024; arXiv
+2402.10491, tables 1 to 3): the base goes on learning, on pictures of the target's size, by its own
+loss over all timesteps, and is then sampled as in ``Direct``. LoRA: Hu et al., ICLR 2022 (arXiv
+2106.09685).
+
+Differs from the paper in: nothing that is known. Optimiser, learning rates, numbers of pictures and
+LoRA's layers are not published; the defaults here are ours, the layers those of ``lora_layers``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_modules.backbone.condition import TextEncoder
+from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.backbone.schedule import Schedule
+from lightning_modules.backbone.space import Space
+from lightning_modules.captions import check_captions, dropped
+from lightning_modules.clips import to_learn
+from lightning_modules.from_base import FromBase, SizeCondition
+from lightning_modules.lora_layers import add_layers, merged, targets
+from lightning_modules.noise import Noise
+from lightning_modules.sampling import Sampler
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+log = logging.getLogger(__name__)
+
+
+def adamw_whole(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    """AdamW with weight decay 0.01 and a learning rate of 1e-5, as is usual for whole networks."""
+    return torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0.01, fused=True)
+
+
+def adamw_lora(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    """AdamW with weight decay 0.01 and a learning rate of 1e-4, as is usual for LoRA."""
+    return torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.01, fused=True)
+
+
+class FineTune(FromBase):
+    """All weights of the base, trained on at the target's size.
+
+    Args:
+        scale: Factor between the sides of the base's pictures and of the output; set by
+            ``data.init_args.scale``.
+        denoiser: The base, with ``flags.frozen`` false.
+        space: Its latents; pixels by default.
+        denoiser_weights: Weights of a base that was trained here: a run of ``Diffusion``, or a
+            file. Not for one that is named by its folder.
+        schedule: The base's process; Stable Diffusion's by default.
+        base_size: Side, or height and width, that the base was trained for, in pixels; by default
+            the output's divided by ``scale``.
+        size_condition: What an SDXL base is told of sizes: that original and target are the
+            output's (``stage``), or the ``base``'s; nothing is cropped.
+        encoder: Makes embeddings of captions; without it captions are not looked at.
+        caption_dropout: Share of the captions that are left out in training, for guidance.
+        guidance: Strength of classifier-free guidance; 1 for none.
+        sampler: Timesteps and solver.
+        clamp: Keep predicted clean samples within this distance of 0; 1 for pixels, ``null`` for
+            latents, which know no bound.
+        optimizer: Makes the optimiser.
+        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
+            there is none.
+        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
+
+    Raises:
+        ValueError: A setting is out of range or unknown, or parts do not fit one another.
+    """
+
+    base_frozen: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        scale: float,
+        denoiser: UNet2D,
+        space: Space | None = None,
+        denoiser_weights: str | None = None,
+        schedule: Schedule | None = None,
+        base_size: int | tuple[int, int] | None = None,
+        size_condition: SizeCondition | None = None,
+        encoder: TextEncoder | None = None,
+        caption_dropout: float = 0.1,
+        guidance: float = 1.0,
+        sampler: Sampler | None = None,
+        clamp: float | None = None,
+        optimizer: OptimizerCallable = adamw_whole,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        weights: str | None = None,
+    ) -> None:
+        base = (denoiser, space, denoiser_weights, schedule, base_size, size_condition)
+        made = (optimizer, lr_scheduler, weights)
+        super().__init__(scale, *base, encoder, guidance, sampler, clamp, *made)
+        self.caption_dropout = caption_dropout
+        check_captions(encoder, guidance, caption_dropout)
+        self._check_trainable()
+        self._name_weights()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The base's own loss, at all timesteps.
+
+        Raises:
+            ValueError: The batch has no pictures, or no clips for a video base.
+        """
+        x = to_learn(batch, self.denoiser)
+        size = (x.shape[-2], x.shape[-1])
+        with torch.no_grad():
+            z = self.space.encode(x)
+        t = torch.randint(self.schedule.steps, (len(z),), device=z.device)
+        eps = torch.randn_like(z)
+        z_t = self.schedule.add_noise(z, eps, t)
+        base = size if self.size_condition is None else self.trained_size(size)
+        known = dropped(*self._told(batch, size, base), self.caption_dropout)
+        raw = self.denoiser(self.schedule.scale_input(z_t, t), t, known)
+        loss = functional.mse_loss(raw, self.schedule.target(z, eps, t))
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, noise: Noise) -> Tensor:
+        """All steps, from noise of the output's size.
+
+        Raises:
+            ValueError: A side is no multiple of what the space or ``scale`` wants.
+        """
+        size = (batch["size"][0], batch["size"][1])
+        with merged(self.denoiser.unet):
+            z = self.direct(batch, size, self.trained_size(size), noise)
+        return self.space.decode(z)
+
+    @property
+    def trains(self) -> bool:
+        """As ``FromBase.trains``: something always is."""
+        return True
+
+    def setup(self, stage: str) -> None:
+        """As ``FromBase.setup``, and say how many parameters are trained."""
+        super().setup(stage)
+        if stage == "fit":
+            count = sum(p.numel() for p in self.denoiser.parameters() if p.requires_grad)
+            log.info("%d parameters are trained", count)
+
+    def _check_trainable(self) -> None:
+        if self.denoiser.flags.frozen:
+            raise ValueError(
+                "FineTune trains the base itself: set frozen in "
+                "model.init_args.denoiser.init_args.flags to false, or take "
+                "lightning_modules.finetune.LoRA"
+            )
+
+
+class LoRA(FineTune):
+    """Low-rank updates of the base's linear layers, trained at the target's size.
+
+    1,921,792 parameters on Stable Diffusion 2.1 with rank 4, 15,374,336 with 32. Untrained it is
+    ``Direct``, bit for bit; for sampling the updates are merged into the weights.
+
+    Args:
+        scale: Factor between the sides of the base's pictures and of the output; set by
+            ``data.init_args.scale``.
+        denoiser: The frozen base.
+        rank: Of the updates.
+        alpha: Over ``rank`` the factor of an update; ``rank`` by default, which makes it 1.
+        space: Its latents; pixels by default.
+        denoiser_weights: Weights of a base that was trained here: a run of ``Diffusion``, or a
+            file. Not for one that is named by its folder.
+        schedule: The base's process; Stable Diffusion's by default.
+        base_size: Side, or height and width, that the base was trained for, in pixels; by default
+            the output's divided by ``scale``.
+        size_condition: What an SDXL base is told of sizes: that original and target are the
+            output's (``stage``), or the ``base``'s; nothing is cropped.
+        encoder: Makes embeddings of captions; without it captions are not looked at.
+        caption_dropout: Share of the captions that are left out in training, for guidance.
+        guidance: Strength of classifier-free guidance; 1 for none.
+        sampler: Timesteps and solver.
+        clamp: Keep predicted clean samples within this distance of 0; 1 for pixels, ``null`` for
+            latents, which know no bound.
+        optimizer: Makes the optimiser of the updates.
+        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
+            there is none.
+        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
+
+    Raises:
+        ValueError: A setting is out of range or unknown, or parts do not fit one another.
+    """
+
+    base_frozen: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        scale: float,
+        denoiser: UNet2D,
+        rank: int = 4,
+        alpha: float | None = None,
+        space: Space | None = None,
+        denoiser_weights: str | None = None,
+        schedule: Schedule | None = None,
+        base_size: int | tuple[int, int] | None = None,
+        size_condition: SizeCondition | None = None,
+        encoder: TextEncoder | None = None,
+        caption_dropout: float = 0.1,
+        guidance: float = 1.0,
+        sampler: Sampler | None = None,
+        clamp: float | None = None,
+        optimizer: OptimizerCallable = adamw_lora,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        weights: str | None = None,
+    ) -> None:
+        base = (denoiser, space, denoiser_weights, schedule, base_size, size_condition)
+        told = (encoder, caption_dropout, guidance, sampler, clamp)
+        super().__init__(scale, *base, *told, optimizer, lr_scheduler, weights)
+        self.rank, self.alpha = rank, rank if alpha is None else alpha
+        if rank < 1 or not targets(denoiser.unet):
+            raise ValueError(
+                f"model.init_args.rank is {rank}, and the denoiser has "
+                f"{len(targets(denoiser.unet))} layers to update; expected 1 or more of both"
+            )
+        self._added = False
+
+    def load_parts(self, find: Callable[[str, str], Path]) -> None:
+        """Load the base, and put the updates beside it. Args as ``ImageModel.load_parts``."""
+        super().load_parts(find)
+        self._add()
+
+    def setup(self, stage: str) -> None:
+        """As ``FineTune.setup``."""
+        self._add()
+        super().setup(stage)
+
+    def _add(self) -> None:
+        # Once the base is loaded, by names that have no updates among them.
+        if not self._added:
+            add_layers(self.denoiser.unet, self.rank, self.alpha)
+            self._added = True
+
+    def _check_trainable(self) -> None:
+        pass
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the updates alone, and by which factor they count."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["lora"] = {"rank": self.rank, "alpha": float(self.alpha)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As ``ImageModel.on_load_checkpoint``.
+
+        Raises:
+            ValueError: As there, or it was trained with another ``alpha``.
+        """
+        super().on_load_checkpoint(checkpoint)
+        alpha = checkpoint.get("lora", {}).get("alpha", self.alpha)
+        if alpha != self.alpha:
+            raise ValueError(
+                f"the checkpoint was trained with model.init_args.alpha {alpha:g}, and here it is "
+                f"{self.alpha:g}: set it to that"
+            )
