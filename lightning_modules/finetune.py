@@ -201,7 +201,7 @@ class LoRA(FineTune):
         scale: float,
         denoiser: UNet2D,
         rank: int = 4,
-        alpha: float | None = None,
+        alpha: int | None = None,
         space: Space | None = None,
         denoiser_weights: str | None = None,
         schedule: Schedule | None = None,
@@ -249,7 +249,7 @@ class LoRA(FineTune):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the updates alone, and by which factor they count."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["lora"] = {"rank": self.rank, "alpha": float(self.alpha)}
+        checkpoint["lora"] = {"rank": self.rank, "alpha": self.alpha}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As ``ImageModel.on_load_checkpoint``.
@@ -261,6 +261,6 @@ class LoRA(FineTune):
         alpha = checkpoint.get("lora", {}).get("alpha", self.alpha)
         if alpha != self.alpha:
             raise ValueError(
-                f"the checkpoint was trained with model.init_args.alpha {alpha:g}, and here it is "
-                f"{self.alpha:g}: set it to that"
+                f"the checkpoint was trained with model.init_args.alpha {alpha}, and here it is "
+                f"{self.alpha}: set it to that"
             )

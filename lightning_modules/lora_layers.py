@@ -30,7 +30,7 @@ def targets(unet: Any) -> list[str]:
     ]
 
 
-def add_layers(unet: Any, rank: int, alpha: float) -> None:
+def add_layers(unet: Any, rank: int, alpha: int) -> None:
     """Put untrained low-rank updates beside the linear layers; what they give is 0.
 
     Args:

@@ -86,7 +86,7 @@ def test_untrained_updates_change_nothing():
 
 @torch.no_grad()
 def test_merged_updates_are_the_unmerged_ones():
-    method = learned(lora(alpha=8.0))
+    method = learned(lora(alpha=8))
     unet, z, t = method.denoiser.unet, torch.randn(2, 3, 16, 16), torch.tensor([7, 500])
     own = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
     apart = method.denoiser(z, t)
@@ -154,7 +154,7 @@ def test_a_checkpoint_goes_on_and_knows_its_base():
     assert torch.equal(*outputs)
     method.on_save_checkpoint(saved)
     with pytest.raises(ValueError, match="alpha 4"):
-        lora(alpha=8.0).on_load_checkpoint(saved)
+        lora(alpha=8).on_load_checkpoint(saved)
     other = lora()
     other.denoiser.source = "other.ckpt ffffffffffffffff"
     with pytest.raises(ValueError, match=r"trained with denoiser from base\.ckpt"):
