@@ -140,13 +140,13 @@ INVSR = Method(
             than="mse_one",
         ),
         _invsr(
-            *("ancestral", "the same, with noise between the steps", *_THREE),
+            *("ancestral", "the same, with fresh noise between the steps", *_THREE),
             *("--model.init_args.solver", "ancestral"),
             trained="mse",
             than="mse_three",
         ),
         _invsr(
-            *("middle", "the same, with noise between the steps that is predicted", *_THREE, *_MIDDLE),
+            *("middle", "the same, with predicted noise between the steps", *_THREE, *_MIDDLE),
             trained="mse",
             than="ancestral",
         ),
