@@ -199,9 +199,7 @@ def test_direct_inference():
 def test_pictures_are_refused():
     given: Any = {k: v for k, v in batch().items() if k not in ("clip", "frames")}
     for method in (cascade(), cascade(Direct)):
-        with pytest.raises(
-            ValueError, match="makes clips, and 0 is a picture: take"
-        ):
+        with pytest.raises(ValueError, match="makes clips, and 0 is a picture: take"):
             method.sample(given)
     with pytest.raises(ValueError, match="makes clips, and 0 is a picture"):
         cascade(upsampler=Shared).training_step({**given, "hr": batch()["clip"][:, 0]}, 0)
