@@ -116,6 +116,19 @@ def test_comparisons_that_train_differ_in_nothing_else() -> None:
     assert [part["flags"]["frozen"] for part in network] == [True, False, True]
 
 
+@pytest.mark.parametrize("name", ["direct", "attn_sf", "scalecrafter"])
+def test_comparisons_without_training(name: str, mini: Path, enlarger: Any) -> None:
+    config = MINI / f"self_cascade/{name}.yaml"
+    expected = set() if name == "direct" else {"patch"}
+    free, other = (content(path) for path in (FREE, config))
+    changed = differences(free["model"]["init_args"], other["model"]["init_args"])
+    assert {key.partition(".")[0] for key in changed} == expected
+    assert {**free, "model": 0} == {**other, "model": 0}
+    enlarger("test", "--config", config, *RUN, *FEW)
+    results = json.loads(Path(f"runs/mini_self_cascade_{name}/results.json").read_text())["results"]
+    assert all(np.isfinite(entry["value"]) for entry in results)
+
+
 @pytest.mark.parametrize("name", ["finetune", "lora_r4"])
 def test_comparisons_that_train(name: str, mini: Path, enlarger: Any) -> None:
     config, run = MINI / f"self_cascade/{name}.yaml", Path(f"runs/mini_self_cascade_{name}")

@@ -1,0 +1,262 @@
+"""ScaleCrafter: the network sees larger pictures through dilated convolutions, in the first steps.
+
+He et al., ICLR 2024 (arXiv 2310.07702). A network repeats objects in pictures that are larger than
+it was trained for, since its convolutions reach less far in them. They are dilated, weights as they
+are: re-dilation.
+
+f     factor by which a layer reaches further; D = ceil(f) is its dilation
+tau   steps in which layers are dilated
+
+Differs from the paper in: its dispersed kernels, 3x3 weights mapped to 5x5 by a fixed matrix, are
+left out; the released settings that have them never switch them on.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_modules.backbone.condition import Condition, joined
+from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.network_patch import NetworkPatch, Step
+
+_ENDS = ("conv_in", "conv_out")  # never dilated
+
+
+@dataclass(frozen=True)
+class FreeU:
+    """Factors of FreeU (Si et al., CVPR 2024; arXiv 2309.11497), as diffusers has them.
+
+    Args:
+        s1: Of the skip connections' low frequencies in the deepest blocks.
+        s2: In those above.
+        b1: Of half of the channels from below in the deepest blocks.
+        b2: In those above.
+    """
+
+    s1: float = 0.9
+    s2: float = 0.2
+    b1: float = 1.1
+    b2: float = 1.2
+
+
+class ScaleCrafter(NetworkPatch):
+    """Re-dilation of 3x3 convolutions.
+
+    Args:
+        factors: By a module's name, such as ``down_blocks.2`` or ``up_blocks.0.upsamplers``, the
+            factor of all 3x3 convolutions in it; of several that hold a layer the longest name
+            counts. 1 for layers that stay as they are.
+        tau: Steps in which layers are dilated.
+        progressive: Let factors fall on the way, to max(ceil(f (tau - i) / tau), 2) at step i.
+        damped_steps: Steps of noise-damped guidance, which costs a call more: what is predicted
+            without a text comes from a network in which ``damped_without`` stays as it is.
+        damped_without: Names of modules.
+        freeu: At all steps; the released scripts have it, ``null`` for none.
+
+    Raises:
+        ValueError: A factor or a number of steps is out of range.
+    """
+
+    def __init__(
+        self,
+        factors: dict[str, float],
+        tau: int = 20,
+        progressive: bool = False,
+        damped_steps: int = 0,
+        damped_without: Sequence[str] = ("up_blocks.3",),
+        freeu: FreeU | None = None,
+    ) -> None:
+        self.factors, self.tau, self.progressive = dict(factors), tau, progressive
+        self.damped_steps, self.damped_without = damped_steps, tuple(damped_without)
+        self.freeu = freeu
+        if not factors or min(factors.values()) < 1 or min(tau, damped_steps) < 0:
+            raise ValueError(
+                f"ScaleCrafter got factors {factors}, tau {tau} and damped_steps {damped_steps}; "
+                "expected factors of 1 and more, and steps of 0 and more"
+            )
+
+    def check(self, denoiser: UNet2D, guidance: float) -> None:
+        """As ``NetworkPatch.check``.
+
+        Raises:
+            ValueError: As there; or a name without 3x3 convolutions, one of the network's ends, a
+                convolution that pads otherwise, or damped guidance without guidance.
+        """
+        super().check(denoiser, guidance)
+        layers = convolutions(denoiser.unet)
+        for name in (*self.factors, *(self.damped_without if self.damped_steps else ())):
+            if not any(_within(layer, name) for layer in layers):
+                raise ValueError(_no_such(name, denoiser.unet))
+        odd = [n for n in _factors(layers, self.factors) if layers[n].padding != (1, 1)]
+        if odd:
+            raise ValueError(
+                f"ScaleCrafter cannot dilate {odd[0]}, which pads by {layers[odd[0]].padding}, not "
+                "by 1: leave it out of model.init_args.patch.init_args.factors"
+            )
+        if self.damped_steps and guidance == 1:
+            raise ValueError(
+                "ScaleCrafter's damped_steps are of guidance, and model.init_args.guidance is 1: "
+                "set that higher, or damped_steps to 0"
+            )
+
+    @contextmanager
+    def applied(self, denoiser: UNet2D, step: Step) -> Iterator[None]:
+        """As ``NetworkPatch.applied``."""
+        with self._dilated(denoiser, step, ()):
+            yield
+
+    def guided(
+        self,
+        denoiser: UNet2D,
+        step: Step,
+        predict: Callable[[Tensor, Tensor, Condition], Tensor],
+        z: Tensor,
+        t: Tensor,
+        known: tuple[Condition, Condition],
+        guidance: float,
+    ) -> Tensor:
+        """As ``NetworkPatch.guided``; noise-damped at first, if asked for."""
+        if step.number >= self.damped_steps:
+            return super().guided(denoiser, step, predict, z, t, known, guidance)
+        text, nothing = known
+        with self._dilated(denoiser, step, self.damped_without):
+            weak = predict(z, t, nothing)
+        with self._dilated(denoiser, step, ()):
+            both = predict(torch.cat([z, z]), torch.cat([t, t]), joined(nothing, text))
+        without, with_it = both.chunk(2)
+        return weak + guidance * (with_it - without)
+
+    def factor(self, factor: float, step: int) -> float:
+        """That of a layer at a step; 1 for none.
+
+        Args:
+            factor: The layer's own.
+            step: From 0.
+        """
+        if step >= self.tau or factor == 1:
+            return 1.0
+        if not self.progressive:
+            return factor
+        return max(math.ceil(factor * (self.tau - step) / self.tau), 2)
+
+    @contextmanager
+    def _dilated(self, denoiser: UNet2D, step: Step, without: Sequence[str]) -> Iterator[None]:
+        layers = convolutions(denoiser.unet)
+        with ExitStack() as stack:
+            if self.freeu is not None:
+                stack.enter_context(_freeu(denoiser.unet, self.freeu))
+            for name, factor in _factors(layers, self.factors).items():
+                now = self.factor(factor, step.number)
+                if now != 1 and not any(_within(name, other) for other in without):
+                    stack.enter_context(redilated(layers[name], now))
+            yield
+
+    @property
+    def options(self) -> dict[str, str | int | float]:
+        """As ``NetworkPatch.options``."""
+        factors = " ".join(f"{name}={factor:g}" for name, factor in self.factors.items())
+        own: dict[str, str | int | float] = {"factors": factors, "tau": self.tau}
+        if self.progressive:
+            own["progressive"] = "true"
+        if self.damped_steps:
+            own["damped"] = f"{self.damped_steps} {' '.join(self.damped_without)}"
+        if self.freeu is not None:
+            own["freeu"] = " ".join(f"{value:g}" for value in asdict(self.freeu).values())
+        return {**super().options, **own}
+
+
+def convolutions(unet: Any) -> dict[str, nn.Conv2d]:
+    """A U-Net's 3x3 convolutions over positions, but its first and its last, by name."""
+    return {
+        name: module
+        for name, module in unet.named_modules()
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) and name not in _ENDS
+    }
+
+
+@contextmanager
+def redilated(layer: nn.Conv2d, factor: float) -> Iterator[None]:
+    """Within it a convolution reaches ``factor`` times as far; its output's size stays.
+
+    Of a factor that is not whole the input is stretched to what the dilation is for, and the output
+    brought back; both bilinearly.
+
+    Args:
+        layer: 3x3, padded by 1.
+        factor: Above 1.
+    """
+    dilation = math.ceil(factor)
+    stretch = dilation / factor
+    own, sizes, handles = (layer.dilation, layer.padding), list[torch.Size](), []
+
+    def before(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        sizes.append(inputs[0].shape[-2:])
+        return (_resized(inputs[0], [round(side * stretch) for side in sizes[-1]]),)
+
+    def after(_: Any, __: Any, output: Tensor) -> Tensor:
+        sides = zip(sizes.pop(), layer.stride, strict=True)
+        return _resized(output, [(side - 1) // stride + 1 for side, stride in sides])
+
+    try:
+        if stretch != 1:
+            handles = [
+                layer.register_forward_pre_hook(before),
+                layer.register_forward_hook(after),
+            ]
+        layer.dilation = layer.padding = (dilation, dilation)
+        yield
+    finally:
+        layer.dilation, layer.padding = own
+        for handle in handles:
+            handle.remove()
+
+
+def _resized(x: Tensor, size: list[int]) -> Tensor:
+    return functional.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+@contextmanager
+def _freeu(unet: Any, factors: FreeU) -> Iterator[None]:
+    # diffusers' own way back would lose factors that were there before.
+    names = asdict(factors)
+    before = [(up, name, getattr(up, name, None)) for up in unet.up_blocks for name in names]
+    try:
+        unet.enable_freeu(**names)
+        yield
+    finally:
+        for up, name, value in before:
+            setattr(up, name, value)
+
+
+def _factors(layers: Mapping[str, nn.Conv2d], factors: Mapping[str, float]) -> dict[str, float]:
+    found = {}
+    for layer in layers:
+        holding = [name for name in factors if _within(layer, name)]
+        if holding:
+            found[layer] = factors[max(holding, key=len)]
+    return found
+
+
+def _within(layer: str, name: str) -> bool:
+    return layer == name or layer.startswith(f"{name}.")
+
+
+def _no_such(name: str, unet: Any) -> str:
+    if name in _ENDS:
+        return f"ScaleCrafter never dilates {name}: leave it out of its factors"
+    layers = convolutions(unet)
+    there = {".".join(layer.split(".")[:n]) for layer in layers for n in range(1, 5)}
+    close = difflib.get_close_matches(name, sorted(there), 3, 0.5) or sorted(layers)[:3]
+    return (
+        f"model.init_args.patch names {name}, and this U-Net has no 3x3 convolution there: did you "
+        f"mean {', '.join(close)}?"
+    )
