@@ -225,7 +225,10 @@ class LoRA(FineTune):
                 f"model.init_args.rank is {rank}, and the denoiser has "
                 f"{len(targets(denoiser.unet))} layers to update; expected 1 or more of both"
             )
+        self.register_buffer("factor", torch.tensor(self.alpha / rank))  # for checkpoints
         self._added = False
+
+    factor: Tensor
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load the base, and put the updates beside it. Args as ``ImageModel.load_parts``."""
@@ -246,10 +249,14 @@ class LoRA(FineTune):
     def _check_trainable(self) -> None:
         pass
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the updates alone, and by which factor they count."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["lora"] = {"rank": self.rank, "alpha": self.alpha}
+    def load_weights(self, path: str | Path) -> None:
+        """As ``ImageModel.load_weights``.
+
+        Raises:
+            ValueError: As there, or they were trained with another ``alpha``.
+        """
+        super().load_weights(path)
+        self._check_factor(path, self.factor)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As ``ImageModel.on_load_checkpoint``.
@@ -258,9 +265,11 @@ class LoRA(FineTune):
             ValueError: As there, or it was trained with another ``alpha``.
         """
         super().on_load_checkpoint(checkpoint)
-        alpha = checkpoint.get("lora", {}).get("alpha", self.alpha)
-        if alpha != self.alpha:
+        self._check_factor("the checkpoint", checkpoint["state_dict"]["factor"])
+
+    def _check_factor(self, where: str | Path, factor: Tensor) -> None:
+        if not torch.isclose(factor.cpu(), torch.tensor(self.alpha / self.rank)):
             raise ValueError(
-                f"the checkpoint was trained with model.init_args.alpha {alpha}, and here it is "
-                f"{self.alpha}: set it to that"
+                f"{where} was trained with model.init_args.alpha {self.rank * float(factor):g}, "
+                f"and here it is {self.alpha}: set it to that"
             )

@@ -31,20 +31,20 @@ def targets(unet: Any) -> list[str]:
 
 
 def add_layers(unet: Any, rank: int, alpha: int) -> None:
-    """Put untrained low-rank updates beside the linear layers; what they give is 0.
+    """Put untrained low-rank updates, in float32, beside the linear layers; they give 0.
 
     Args:
         unet: Frozen.
         rank: Of the updates.
         alpha: Over ``rank`` the factor of an update.
-
-    Raises:
-        ModuleNotFoundError: peft is not installed.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     names = targets(unet)
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=names), unet)
+    for parameter in unet.parameters():
+        if parameter.requires_grad:  # in the base's bfloat16 most steps would be rounded away
+            parameter.data = parameter.data.float()
 
 
 @contextmanager

@@ -131,18 +131,33 @@ def test_the_loss_is_the_bases_own(prediction):
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_updates_of_a_base_in_bfloat16_are_in_float32():
+    denoiser = base()
+    denoiser.unet.to(torch.bfloat16)
+    method = made(LoRA, denoiser=denoiser)
+    method.load_parts(lambda *_: pytest.fail("no part has a file"))
+    method.training_step(batch(), 0).backward()
+    trained = [p for p in method.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {torch.float32}
+    assert all(p.grad is not None for p in trained)
+    given = batch()
+    with torch.no_grad():
+        expected = made(Direct, denoiser=denoiser).generate(given, Noise(given["seed"]))
+        assert torch.equal(method.generate(given, Noise(given["seed"])), expected)
+
+
 def test_what_is_trained_and_kept():
     method = lora()
     method.training_step(batch(), 0).backward()
     moved = {name for name, p in method.named_parameters() if p.grad is not None}
     kept = set(method.checkpoint_keys())
-    assert moved == kept
-    assert all("lora_" in name for name in kept)
+    assert moved | {"factor"} == kept
+    assert all("lora_" in name for name in moved)
     everything = whole()
     assert set(everything.checkpoint_keys()) == {n for n, _ in everything.named_parameters()}
 
 
-def test_a_checkpoint_goes_on_and_knows_its_base():
+def test_a_checkpoint_goes_on_and_knows_its_base(tmp_path):
     method = learned(lora())
     saved: dict[str, Any] = {"state_dict": method.state_dict()}
     method.on_save_checkpoint(saved)
@@ -153,8 +168,11 @@ def test_a_checkpoint_goes_on_and_knows_its_base():
     outputs = [m.generate(given, Noise(given["seed"])) for m in (method, again)]
     assert torch.equal(*outputs)
     method.on_save_checkpoint(saved)
-    with pytest.raises(ValueError, match="alpha 4"):
+    with pytest.raises(ValueError, match="alpha 4, and here it is 8"):
         lora(alpha=8).on_load_checkpoint(saved)
+    torch.save({**saved, "pytorch-lightning_version": "2.6"}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"last\.ckpt was trained with .*alpha 4"):
+        lora(alpha=8).load_weights(tmp_path / "last.ckpt")
     other = lora()
     other.denoiser.source = "other.ckpt ffffffffffffffff"
     with pytest.raises(ValueError, match=r"trained with denoiser from base\.ckpt"):
