@@ -17,8 +17,21 @@ if TYPE_CHECKING:
 class FrameSWD(SWD):
     """SWD of all frames: how far their fine detail is distributed from that of the real clips'.
 
-    Says nothing about motion. ``patches`` are those of each frame: set it to 64 or so. Args as
-    ``callbacks.swd.SWD``; ``reference`` may be a folder of frames.
+    Says nothing about motion. ``patches`` are those of each frame: set it to 64 or so.
+
+    Args:
+        color: ``y`` for the luma of BT.601 in [16, 235], or ``rgb``.
+        levels: Levels of the pyramid; a picture's smaller side must be 7 pixels on the coarsest.
+        patches: Patches of each picture and level; fewer for sets of thousands of pictures, since
+            all are kept until the end (0.3 MB a picture with the defaults).
+        directions: Random directions.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results, where one metric is used twice.
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
+        reference: What the outputs are compared with instead of their HR pictures: a folder of
+            pictures, or a file made by ``python -m callbacks.reference``.
     """
 
     name = "frame_swd"
@@ -39,8 +52,20 @@ class FrameKIDThumb(KIDThumb):
     """KID-thumb of all frames: whether layout and colours are distributed as the real clips'.
 
     Says nothing about motion; frames of a clip resemble each other, so it is noisier than for as
-    many pictures. Args as ``callbacks.kid_thumb.KIDThumb``; ``reference`` may be a folder of
-    frames.
+    many pictures.
+
+    Args:
+        side: Pixels of a thumbnail's side.
+        subsets: Number of random subsets to average over.
+        subset_size: Images in each, at most. If there are no more images than that, all are used,
+            once.
+        every_n: In ``fit``, compute at the first validation and at every n-th after it.
+        limit: Use only the first images of each dataset, this many; all of them by default.
+        label: Name in logs and results, where one metric is used twice.
+        control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
+            results.
+        reference: What the outputs are compared with instead of their HR pictures: a folder of
+            pictures, or a file made by ``python -m callbacks.reference``.
     """
 
     name = "frame_kid_thumb"

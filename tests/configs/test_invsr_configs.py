@@ -107,6 +107,9 @@ def _mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("ENLARGER_WEIGHTS", str(folder))
+        patch.setenv("ENLARGER_DATA", str(folder))
+        for number in range(4):
+            save(folder / f"bsds400/{number}.png", (96, 80), number)
         typed(MINI / "invsr/latents.yaml", *RUN, "--encode.crops_per_image", "1")
         typed(MINI / "invsr/base.yaml", *RUN, *STEPS)
     return folder
@@ -117,6 +120,7 @@ def mini(_mini: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """It as the working directory."""
     monkeypatch.chdir(_mini)
     monkeypatch.setenv("ENLARGER_WEIGHTS", str(_mini))
+    monkeypatch.setenv("ENLARGER_DATA", str(_mini))
     return _mini
 
 
