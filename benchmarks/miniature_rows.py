@@ -21,9 +21,15 @@ from benchmarks.miniature_casarbi import CASARBI
 from benchmarks.miniature_generators import Generators
 from benchmarks.miniature_invsr import INVSR
 from benchmarks.miniature_resshift import RESSHIFT
+from benchmarks.miniature_self_cascade import SELF_CASCADE
 from benchmarks.miniature_spec import Method
 
-METHODS: dict[str, Method] = {"casarbi": CASARBI, "invsr": INVSR, "resshift": RESSHIFT}
+METHODS: dict[str, Method] = {
+    "casarbi": CASARBI,
+    "invsr": INVSR,
+    "resshift": RESSHIFT,
+    "self_cascade": SELF_CASCADE,
+}
 
 
 class Kind(NamedTuple):

@@ -46,8 +46,8 @@ class Direct(FromBase):
         sampler: Timesteps and solver.
         clamp: Keep predicted clean samples within this distance of 0; 1 for pixels, ``null`` for
             latents, which know no bound.
-        patch: Changes the network while it runs: ``lightning_modules.attn_sf.AttnSF``; none by
-            default.
+        patch: Changes the network while it runs: ``AttnSF`` of ``lightning_modules.attn_sf`` or
+            ``ScaleCrafter`` of ``lightning_modules.scalecrafter``; none by default.
 
     Raises:
         ValueError: A setting is out of range or unknown, or parts do not fit one another.
@@ -79,8 +79,8 @@ class Direct(FromBase):
             ValueError: Always.
         """
         raise ValueError(
-            "Direct has nothing to train: use test or predict; to train the base at the output's "
-            "size, or something beside it, set another model.class_path"
+            f"{type(self).__name__} has nothing to train: use test or predict; to train the base "
+            "at the output's size, or something beside it, set another model.class_path"
         )
 
     @torch.no_grad()

@@ -64,8 +64,8 @@ class FromBase(Generator):
         lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
             there is none.
         weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
-        patch: Changes the network while it runs: ``lightning_modules.attn_sf.AttnSF``; none by
-            default.
+        patch: Changes the network while it runs: ``AttnSF`` of ``lightning_modules.attn_sf`` or
+            ``ScaleCrafter`` of ``lightning_modules.scalecrafter``; none by default.
 
     Attributes:
         sampled: All timesteps of the sampler, from the noisiest one down.

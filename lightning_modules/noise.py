@@ -79,6 +79,18 @@ class Noise:
         self.calls += 1
         return fields.to(self.device)
 
+    def generators(self) -> list[torch.Generator]:
+        """One for each image, for a library that draws by itself; a call as ``normal`` is one.
+
+        They know nothing of places: two tiles of a picture draw the same at their corners.
+
+        Returns:
+            B generators on the CPU, where fields are the same on every machine.
+        """
+        seeds = [seed_of(seed, "noise", self.calls) for seed in self.seeds]
+        self.calls += 1
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
     def _fill(self, field: Tensor, seed: int, image: int) -> None:
         # In place, with what the seed alone says; `image` is its number in the batch.
         field.normal_(generator=torch.Generator().manual_seed(seed))

@@ -129,6 +129,30 @@ def test_comparisons_without_training(name: str, mini: Path, enlarger: Any) -> N
     assert all(np.isfinite(entry["value"]) for entry in results)
 
 
+def test_the_sample_enlarged(
+    mini: Path, enlarger: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, upscaler = (MINI / f"self_cascade/{name}.yaml" for name in ("sd_sr", "sr"))
+    free, other = (content(path) for path in (FREE, config))
+    assert differences(free["model"]["init_args"], other["model"]["init_args"]) <= {
+        *("upscaler", "upscaler_weights")
+    }
+    assert {**free, "model": 0} == {**other, "model": 0}
+    trained = content(REPO / "configs/model/edsr_small.yaml")["init_args"]["network"]
+    assert other["model"]["init_args"]["upscaler"]["init_args"]["network"] == trained
+    with pytest.raises(SystemExit):
+        enlarger("test", "--config", config, *RUN, *FEW)
+    assert "runs/mini_self_cascade_sr" in capsys.readouterr().err
+    enlarger("fit", "--config", upscaler, *RUN, *FIT)
+    enlarger("test", "--config", config, *RUN, *FEW)
+    results = json.loads(Path("runs/mini_self_cascade_sd_sr/results.json").read_text())["results"]
+    assert all(np.isfinite(entry["value"]) for entry in results)
+    bicubic = (f"{MODEL}.upscaler", "lightning_modules.bicubic.Bicubic")
+    none = (f"{MODEL}.upscaler_weights", "null", "--run.name", "bicubic")
+    enlarger("test", "--config", config, *RUN, *FEW, *bicubic, *none)
+    assert json.loads(Path("runs/bicubic/results.json").read_text())["results"]
+
+
 @pytest.mark.parametrize("name", ["finetune", "lora_r4"])
 def test_comparisons_that_train(name: str, mini: Path, enlarger: Any) -> None:
     config, run = MINI / f"self_cascade/{name}.yaml", Path(f"runs/mini_self_cascade_{name}")

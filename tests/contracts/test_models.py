@@ -16,6 +16,7 @@ from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace, Taef2Space
 from lightning_modules.base import ImageModel
+from lightning_modules.bicubic import Bicubic
 from lightning_modules.casarbi import CasArbi
 from lightning_modules.diffusion import Diffusion
 from lightning_modules.direct import Direct
@@ -34,6 +35,8 @@ from lightning_modules.regression import Regression
 from lightning_modules.resshift import ResShift, ResShiftControl
 from lightning_modules.round_trip import RoundTrip
 from lightning_modules.sampling import Sampler
+from lightning_modules.sd_sr import SDSR
+from lightning_modules.sd_upscale import SDUpscale
 from lightning_modules.self_cascade import SelfCascade
 from tests.contracts import discovery
 from tests.contracts.arguments import build
@@ -154,6 +157,7 @@ EXAMPLES = {
     },
     ResShift: {"pixels": lambda scale, folder: ResShift(scale, Denoiser(), PixelSpace())},
     RoundTrip: {"TAEF2": lambda scale, folder: RoundTrip(scale, Taef2Space())},
+    SDSR: {"pixels, bicubic": from_base(SDSR, upscaler=Bicubic)},
     SelfCascade: {
         "tuning-free": from_base(SelfCascade),
         "tuned": from_base(SelfCascade, upsampler=Shared),
@@ -170,6 +174,7 @@ def pytest_generate_tests(metafunc):
     names = ["lightning_modules", *discovery.plugins(metafunc.config)]
     found = discovery.concrete_subclasses(ImageModel, *names)
     found.remove(LatentPerceptual)  # makes no pictures: see test_latent_perceptual.py
+    found.remove(SDUpscale)  # comes with a whole pipeline, of factor 4: see test_sd_upscale.py
     examples = [
         pytest.param((cls, variant), id=" ".join(filter(None, (discovery.full_name(cls), variant))))
         for cls in found

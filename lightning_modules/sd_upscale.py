@@ -1,0 +1,132 @@
+"""Stable Diffusion's upscaler, as diffusers runs it: four times the sides, led by a caption.
+
+Rombach et al., CVPR 2022 (arXiv 2112.10752), released as ``stable-diffusion-x4-upscaler``; the last
+stage of SD+SR in the tables of Self-Cascade (arXiv 2402.10491).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.backbone.library import library_class
+from lightning_modules.backbone.space import named
+from lightning_modules.base import SuperResolver
+from lightning_modules.color import ColorFix
+from lightning_modules.noise import Noise
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+
+class SDUpscale(SuperResolver):
+    """``StableDiffusionUpscalePipeline`` of diffusers; needs transformers. Nothing is trained.
+
+    Args:
+        scale: Factor by which pictures are enlarged, which has to be the pipeline's, 4; set by
+            ``data.init_args.scale``.
+        path: Folder in diffusers' layout, which may hold environment variables, or name on the hub.
+        revision: Branch, tag or commit on the hub.
+        steps: Of its sampler.
+        guidance: Strength of classifier-free guidance; 1 for none. Pictures without a caption get
+            an empty one.
+        noise_level: Timestep of the noise that is put onto the input, up to 350: more of it lets
+            more be invented.
+        color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
+
+    Raises:
+        FileNotFoundError: There is no pipeline.
+        ValueError: A setting is out of range, the factor is another one, or transformers is not
+            installed.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        path: str,
+        revision: str | None = None,
+        steps: int = 75,
+        guidance: float = 9.0,
+        noise_level: int = 20,
+        color_fix: ColorFix = "none",
+    ) -> None:
+        super().__init__(scale, color_fix=color_fix)
+        self.steps, self.guidance, self.noise_level = steps, guidance, noise_level
+        self.pipeline = _loaded(path, revision)
+        self.unet, self.vae = self.pipeline.unet, self.pipeline.vae
+        self.text_encoder = self.pipeline.text_encoder
+        most, factor = self.pipeline.config.max_noise_level, self.pipeline.vae_scale_factor
+        if steps < 1 or not 0 <= noise_level <= most:
+            raise ValueError(
+                f"SDUpscale got steps {steps} and noise_level {noise_level}; expected 1 or more, "
+                f"and 0 to {most}"
+            )
+        if self.scale != factor:
+            raise ValueError(
+                f"SDUpscale enlarges by {factor}, and {self.scale:g} is asked for: set "
+                f"data.init_args.scale, or model.init_args.upscaler_scale, to {factor}"
+            )
+        self.weights_source = named(path, self, revision)
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> SDUpscale:
+        """Stay in evaluation mode."""
+        super().train(False)
+        return self
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """There is nothing to train.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            "SDUpscale has nothing to train: use test or predict, or another model.class_path"
+        )
+
+    @torch.no_grad()
+    def restore(self, batch: Batch, noise: Noise) -> Tensor:
+        """All steps of the pipeline, with noise from each picture's own generator."""
+        texts = batch.get("text") or [""] * len(batch["lr"])
+        made = self.pipeline(
+            list(texts),
+            batch["lr"],
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
+            noise_level=self.noise_level,
+            generator=noise.generators(),
+            output_type="pt",
+        )
+        pictures: Tensor = made.images
+        return pictures
+
+    @property
+    def options(self) -> dict[str, str | int | float]:
+        """As ``SuperResolver.options``, with what the pipeline is asked for."""
+        asked = {"guidance": self.guidance, "noise_level": self.noise_level}
+        return {"steps": self.steps, **asked, **super().options}
+
+
+def _loaded(path: str, revision: str | None) -> Any:
+    place = os.path.expandvars(path)
+    try:
+        pipeline = library_class("StableDiffusionUpscalePipeline").from_pretrained(
+            place, revision=revision, low_cpu_mem_usage=False
+        )
+    except ImportError as error:
+        raise ValueError(
+            "SDUpscale's text encoder needs transformers, which is not installed: install it, or "
+            "take another upscaler"
+        ) from error
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{place} has no upscaler that can be read ({str(error).splitlines()[0]}): expected a "
+            "folder of StableDiffusionUpscalePipeline in diffusers' layout, or a name on the hub "
+            "that is in its cache or can be fetched"
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
