@@ -175,7 +175,13 @@ def _samples(plan: Plan, row: str, known: References, side: int) -> Samples:
 
 def _seeds(plan: Plan, run: Path) -> list[Path]:
     folders = [folder_of(run, str(seed)) for seed in plan.seeds]
-    return [folder for folder in folders if folder.is_dir()]
+    missing = [str(folder) for folder in folders if not folder.is_dir()]
+    if missing:  # a mean over fewer seeds would stand in the same table
+        raise ValueError(
+            f"{missing[0]} is not there, where {run.name} keeps its samples of a seed: remove "
+            f"{run} and start the miniature again"
+        )
+    return folders
 
 
 def _fits(plan: Plan) -> list[Any]:
@@ -189,9 +195,10 @@ def _trained(plan: Plan, name: str, note: Note) -> dict[str, Any]:
     if checkpoint is None:
         return {"seconds": note.seconds}
     content = torch.load(checkpoint[0], map_location="cpu", weights_only=True)
-    tensors = content["state_dict"].values()
+    # What the optimiser keeps moments of: a checkpoint also has buffers.
+    moments = content["optimizer_states"][0]["state"].values()
     return {
-        "parameters": sum(tensor.numel() for tensor in tensors),
+        "parameters": sum(max(t.numel() for t in own.values()) for own in moments),
         "steps": content["global_step"],
         "chosen": checkpoint[1],
         "seconds": note.seconds,

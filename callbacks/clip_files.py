@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import os
 import shutil
+import uuid
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +25,7 @@ CRF = "18"  # of x264: what eyes tell from the frames at a second glance
 
 
 def check_video(video: Video | None, fps: float) -> None:
-    """Refuse a kind of video that is none, or that cannot be written here.
+    """Refuse a kind of video that is none.
 
     Raises:
         ValueError: With the key to change.
@@ -32,6 +34,14 @@ def check_video(video: Video | None, fps: float) -> None:
         raise ValueError(f"writer.video is {video!r}; expected {' or '.join(get_args(Video))}")
     if not 0 < fps <= 1000:
         raise ValueError(f"writer.fps is {fps:g}; expected a number above 0, up to 1000")
+
+
+def check_encoder(video: Video | None) -> None:
+    """See that such a video can be written here.
+
+    Raises:
+        ValueError: PyAV is not installed.
+    """
     if video == "mp4":
         _av()
 
@@ -60,9 +70,13 @@ def is_whole(target: Path, video: Video | None) -> bool:
 
 
 def remove(target: Path) -> None:
-    """Remove a picture, or a folder of frames, where it is."""
+    """Remove a picture, or a clip with its videos; a folder of frames goes in one go, or not."""
     if target.is_dir():
-        shutil.rmtree(target)
+        for video in get_args(Video):  # before the frames: or it would pass for the next ones'
+            video_of(target, video).unlink(missing_ok=True)
+        hidden = _hidden(target)
+        os.replace(target, hidden)
+        shutil.rmtree(hidden)
     else:
         target.unlink(missing_ok=True)
 
@@ -91,8 +105,9 @@ def write_clip(
     """
     kind, fps = video
     film = None if kind is None else encoded(frames, kind, fps)
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    remove(beside)
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):  # of a killed run
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    beside = _hidden(folder)
     try:
         beside.mkdir(parents=True)
         for number, frame in enumerate(frames, start=1):
@@ -100,12 +115,17 @@ def write_clip(
         before()
         os.replace(beside, folder)
     finally:
-        remove(beside)
+        shutil.rmtree(beside, ignore_errors=True)
     if kind is not None and film is not None:
         place = video_of(folder, kind)
-        hidden = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+        hidden = _hidden(place)
         hidden.write_bytes(film)
         os.replace(hidden, place)
+
+
+def _hidden(place: Path) -> Path:
+    # A name of its own beside a place, that nobody takes for a picture or a clip.
+    return place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 def encoded(frames: Pixels, kind: Video, fps: float) -> bytes:

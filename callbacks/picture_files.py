@@ -16,6 +16,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 def find_pictures(places: Sequence[str | Path]) -> list[Path]:
     """All pictures in files and folders (and below them), each once, sorted by path.
 
+    What is hidden below a folder is left out: it may be half of what a killed run was writing.
+
     Raises:
         ValueError: A place is not there, or holds no picture.
     """
@@ -26,7 +28,13 @@ def find_pictures(places: Sequence[str | Path]) -> list[Path]:
             continue
         if not place.is_dir():
             raise ValueError(f"{place} is neither a file nor a folder; give where pictures are")
-        below = {p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()}
+        below = {
+            path
+            for path in place.rglob("*")
+            if path.suffix.lower() in SUFFIXES
+            and not any(part.startswith(".") for part in path.relative_to(place).parts)
+            and path.is_file()
+        }
         if not below:
             raise ValueError(f"{place} holds no picture ({', '.join(sorted(SUFFIXES))})")
         found |= below

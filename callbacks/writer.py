@@ -15,7 +15,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.base import output_image, predicted_dataset
-from callbacks.clip_files import Video, all_levels, check_video, is_whole, remove, write_clip
+from callbacks.clip_files import (
+    Video,
+    all_levels,
+    check_encoder,
+    check_video,
+    is_whole,
+    remove,
+    write_clip,
+)
 from callbacks.image_file import (
     EIGHT_BIT,
     LARGEST,
@@ -72,7 +80,7 @@ class Writer(Callback):
         exif: ``keep`` camera, exposure, dates, author and place; or these but the place
             (``no_place``); or ``drop`` all.
         video: Of a clip also write a video: ``mp4`` (H.264; needs the extra ``video``) or ``gif``.
-        fps: Frames a second of that.
+        fps: Frames a second of that; a GIF counts in hundredths of a second.
 
     Raises:
         ValueError: A setting out of range, or an output in the place of an input.
@@ -100,6 +108,7 @@ class Writer(Callback):
         for name, value, choices in (*chosen, ("exif", exif, ExifPart)):
             if value not in get_args(choices):
                 raise ValueError(f"writer.{name} is {value!r}; expected {_either(choices)}")
+        check_video(video, fps)
         self.folder, self.suffix, self.format = folder, suffix, format
         self.overwrite, self.quality, self.changed = overwrite, quality, changed
         self.profile, self.exif, self.video, self.fps = profile, exif, video, fps
@@ -125,15 +134,15 @@ class Writer(Callback):
         """
         if stage != "predict":
             return
-        check_video(self.video, self.fps)
+        check_encoder(self.video)
         self.written, self.skipped, self.unusable, self.failed = 0, 0, 0, 0
         self._lost.clear()
         self._sources.clear()
         self._root = self.output_folder(trainer)
-        self._lines = self._open_lines(pl_module)
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="writer")
         datamodule: Any = getattr(trainer, "datamodule", None)
         self._of_clips = getattr(datamodule, "predict_frames", None) is not None
+        self._lines = self._open_lines(pl_module)
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="writer")
         if not hasattr(datamodule, "predict_keys"):
             return  # a plain DataLoader: looked at picture by picture
         if self.profile == "convert":
@@ -235,6 +244,8 @@ class Writer(Callback):
         own: dict[str, Any] = {"writer.profile": self.profile, "writer.exif": self.exif}
         if self.format in ("jpg", "webp"):
             own["writer.quality"] = self.quality
+        if self._of_clips:  # whose names do not say it
+            own |= {"writer.format": self.format, "writer.fps": self.fps}
         made = Made(
             model=f"{type(pl_module).__module__}.{type(pl_module).__qualname__}",
             weights=getattr(pl_module, "weights_source", None),

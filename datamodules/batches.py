@@ -88,7 +88,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         if name in PICTURES or name == CLIP:
             batch[name] = _stack(values, keys)
         elif name in COMMON:
-            batch[name] = _one_size(values, keys)
+            batch[name] = _equal(values, keys, "lengths" if name == "frames" else "sizes")
         elif name == "judge":
             batch[name] = torch.tensor(values, dtype=torch.float32)
         else:
@@ -103,13 +103,13 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return batch
 
 
-def _one_size(sizes: list[Any], keys: list[str]) -> Any:
-    if len(set(sizes)) > 1:
+def _equal(values: list[Any], keys: list[str], what: str) -> Any:
+    if len(set(values)) > 1:
         raise ValueError(
-            f"pictures of differing sizes are wanted in one batch ({', '.join(keys[:3])}, ...): "
+            f"outputs of differing {what} are wanted in one batch ({', '.join(keys[:3])}, ...): "
             "set data.init_args.eval_batch_size 1"
         )
-    return sizes[0]
+    return values[0]
 
 
 def _stack(pictures: list[Pixels], keys: list[str]) -> Tensor:

@@ -91,6 +91,12 @@ class ClipShards(RecordedClips):
             runs = groupby(numbers, lambda number: keys[number].rpartition("/")[0])
             shards.append({})
             for name, run in runs:
+                if not name:
+                    raise ValueError(
+                        f"ClipShards.urls: {keys[next(run)]!r} is a picture that belongs to no "
+                        "clip; expected frames called clip.0001.png or clip/0001.png (for single "
+                        "pictures there is datamodules.shards.Shards)"
+                    )
                 shards[-1].setdefault(name, []).extend(run)
             start += count
         self._keep(shards)

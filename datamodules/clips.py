@@ -176,7 +176,8 @@ class Clips(RecordedClips):
         pattern: Where the frames of several clips lie in one folder: a regular expression of a
             frame's path below ``root`` without extension, whose group ``clip`` is the clip's name,
             such as ``(?P<clip>.+)_[0-9]+``. Files that it does not match are left out.
-        short: What to do with a clip that has too few frames: ``error``, or ``skip`` it.
+        short: What to do with a clip that has too few frames: ``error``, or ``skip`` it. A folder
+            was put together by hand, so one is a mistake more likely than in large shards.
 
     Raises:
         ValueError: A number is out of range, ``short`` unknown, or ``pattern`` has no such group.

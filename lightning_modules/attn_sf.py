@@ -73,11 +73,14 @@ def temperature(tokens: float, trained: float) -> float:
 
 
 def self_attention(unet: Any) -> dict[str, Any]:
-    """A U-Net's self-attention over positions, by name; that over frames is not among it."""
+    """A U-Net's self-attention over positions, by name; that over frames is not among it.
+
+    That of transformer blocks, and that of blocks which have nothing else, as of ADM's networks.
+    """
     return {
         name: module
         for name, module in unet.named_modules()
-        if name.endswith(".attn1") and "attentions" in name.split(".")
+        if "attentions" in name.split(".") and getattr(module, "is_cross_attention", None) is False
     }
 
 

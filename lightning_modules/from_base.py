@@ -289,8 +289,10 @@ class FromBase(Generator):
             ValueError: The base or the autoencoder has random weights.
         """
         super().setup(stage)
-        # Of a base that was trained on, a test finds all weights in the run's own checkpoint.
-        check_trained(self.denoiser if self.base_frozen or stage == "fit" else None, self.space)
+        # Of a base that was trained on, a test finds all weights in the run's own checkpoint, and a
+        # fit may start from those of another one.
+        begins = stage == "fit" and self.weights_source is None
+        check_trained(self.denoiser if self.base_frozen or begins else None, self.space)
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """What is frozen keeps its own weights."""

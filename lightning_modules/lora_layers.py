@@ -52,12 +52,19 @@ def merged(unet: Any) -> Iterator[None]:
     """Within, updates are part of the weights, so that sampling costs what the base's does.
 
     The base's own weights come back as they were, to the bit: taken off again, an update would
-    leave its rounding in them.
+    leave its rounding in them. In half precision they stay beside the weights, which would round
+    most of them away.
 
     Args:
         unet: With layers of ``add_layers``, or without.
     """
-    layers = [m for m in unet.modules() if hasattr(m, "lora_A") and hasattr(m, "merge")]
+    layers: list[Any] = [
+        module
+        for module in unet.modules()
+        if hasattr(module, "lora_A")
+        and hasattr(module, "merge")
+        and module.get_base_layer().weight.dtype == torch.float32
+    ]
     kept: list[tuple[nn.Parameter, torch.Tensor]] = []
     try:
         for layer in layers:

@@ -208,12 +208,11 @@ def skip_shapes(unet: Any) -> list[tuple[int, int]]:
 
 
 @torch.no_grad()
-def time_embedding(unet: Any, z: Tensor, t: Tensor, told: Condition) -> Tensor:
+def time_embedding(unet: Any, t: Tensor, told: Condition) -> Tensor:
     """(B, E), a U-Net's own embedding of the timestep and of what goes with it, as SDXL's sizes.
 
     Args:
         unet: It.
-        z: (B, C, h, w), for its device.
         t: (B,) timesteps.
         told: What it is told; ``noise_level`` is not looked at.
     """

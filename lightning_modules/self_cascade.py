@@ -289,7 +289,7 @@ class SelfCascade(FromBase):
         features: dict[str, Tensor],
     ) -> Tensor:
         # Equation 8.
-        time = time_embedding(self.denoiser.unet, z, t, known) if upsampler.from_network else t
+        time = time_embedding(self.denoiser.unet, t, known) if upsampler.from_network else t
         time = repeated(time, z)  # features of clips are those of their frames
         added = upsampler(features, self.attachment.sizes((z.shape[-2], z.shape[-1])), time)
         return self.attachment.predict(self.denoiser, z, t, known, added)

@@ -57,7 +57,6 @@ def run_as(network: Any, flags: Flags) -> None:
     Args:
         network: It.
         flags: What is wanted.
-
     """
     dtype = getattr(torch, flags.dtype)
     if network.dtype != dtype:

@@ -10,7 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.miniature_generators import WEAK, gate_of, markdown
+from benchmarks import miniature_generators
+from benchmarks.miniature_generators import WEAK, _seeds, _trained, gate_of, markdown
+from benchmarks.miniature_jobs import REPOSITORY, Job, Note
 from benchmarks.miniature_numbers import FAILS, HOLDS, OPEN
 from benchmarks.miniature_plan import Plan
 from benchmarks.miniature_samples import (
@@ -19,6 +21,7 @@ from benchmarks.miniature_samples import (
     Set,
     difference,
     features,
+    folder_of,
     kept,
     kernel_resampled,
     near_of,
@@ -96,6 +99,48 @@ def test_jobs_of_self_cascade(tmp_path: Path) -> None:
     place = str(tmp_path / "mini_self_cascade_base")
     assert all(place in job.arguments for job in (samples, tuned, test))
     assert samples.made == tmp_path / "mini_self_cascade_samples"
+
+
+def test_all_that_the_miniature_needs_is_planned(tmp_path: Path) -> None:
+    data = Path(SELF_CASCADE.data)
+    plan = Plan("self_cascade", SELF_CASCADE, tmp_path, data.absolute(), (0,))
+    jobs = {job.name: job for job in plan.jobs()}
+    rows = [f"test {row.name}" for row in SELF_CASCADE.rows]
+    assert [name for name in jobs if name.startswith("test")] == rows
+    assert all((REPOSITORY / file).is_file() for job in jobs.values() for file in files_of(job))
+    sr, bicubic = (jobs[name].arguments for name in ("test sd_sr", "test bicubic"))
+    assert str(tmp_path / "mini_self_cascade_sr") in sr
+    assert bicubic[bicubic.index("--model.init_args.upscaler_weights") + 1] == "null"
+
+
+def files_of(job: Job) -> list[str]:
+    named = zip(job.arguments, job.arguments[1:], strict=False)
+    return [value for key, value in named if key == "--config"]
+
+
+def test_a_seed_without_samples_is_told(tmp_path: Path) -> None:
+    plan = Plan("self_cascade", SELF_CASCADE, tmp_path, Path(SELF_CASCADE.data), (0, 1))
+    for seed in plan.seeds:
+        folder_of(plan.run_of("tf"), str(seed)).mkdir(parents=True)
+    assert len(_seeds(plan, plan.run_of("tf"))) == 2
+    folder_of(plan.run_of("tf"), "1").rmdir()
+    with pytest.raises(ValueError, match=r"is not there, where tf keeps its samples of a seed"):
+        _seeds(plan, plan.run_of("tf"))
+
+
+def test_only_what_was_trained_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Low-rank updates keep their factor, and EDSR the mean of its pictures, as buffers."""
+    plan = Plan("self_cascade", SELF_CASCADE, tmp_path, Path(SELF_CASCADE.data), (0,))
+    weight = torch.nn.Parameter(torch.zeros(3, 5))
+    optimizer = torch.optim.AdamW([weight])
+    weight.sum().backward()
+    optimizer.step()
+    tensors = {"layer": weight.detach(), "factor": torch.ones(())}
+    content = {"state_dict": tensors, "optimizer_states": [optimizer.state_dict()]}
+    path = tmp_path / "step-000000001.ckpt"
+    torch.save({**content, "global_step": 1}, path)
+    monkeypatch.setattr(miniature_generators, "best_or_newest", lambda _: (path, "newest"))
+    assert _trained(plan, "lora_r4", Note())["parameters"] == 15
 
 
 def save(folder: Path, images: torch.Tensor) -> None:

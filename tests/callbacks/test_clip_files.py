@@ -16,6 +16,7 @@ from torch import Tensor
 
 from callbacks import clip_files
 from callbacks.clip_files import encoded, write_clip
+from callbacks.picture_files import find_pictures
 from callbacks.predictions import NAME
 from callbacks.writer import Writer
 from datamodules.base import SRDataModule
@@ -74,13 +75,13 @@ def test_what_is_done_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_video_beside_the_frames(tmp_path: Path) -> None:
     predict(tmp_path)
-    assert predict(tmp_path, video="gif", fps=10.0).made == 2  # they had none
+    assert predict(tmp_path, video="gif", fps=10.0, changed="renew").made == 2  # they had none
     assert predict(tmp_path, video="gif", fps=10.0).made == 0
     with Image.open(tmp_path / "out/000001.gif") as film:
         assert (film.n_frames, film.size) == (3, (9, 6))
         assert film.info["duration"] == 100
     (tmp_path / "out/000001.gif").unlink()
-    assert predict(tmp_path, video="gif").made == 1
+    assert predict(tmp_path, video="gif", fps=10.0).made == 1
 
 
 def test_mp4(tmp_path: Path) -> None:
@@ -131,6 +132,52 @@ def test_an_old_clip_stays_until_the_new_one_is_whole(
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert len(list(target.iterdir())) == 3
     assert not np.asarray(Image.open(target / "0001.png")).any()
+
+
+def test_another_format_or_rate_is_noticed(tmp_path: Path) -> None:
+    """A clip's name has neither."""
+    predict(tmp_path, video="gif", fps=10.0)
+    for settings in ({"format": "jpg", "video": "gif", "fps": 10.0}, {"video": "gif", "fps": 5.0}):
+        with pytest.raises(ValueError, match=r"writer\.(format|fps): .* -> "):
+            predict(tmp_path, **settings)
+    assert predict(tmp_path, fps=10.0).made == 0  # a video too many is no reason
+    assert predict(tmp_path, format="jpg", changed="renew").made == 2
+    assert names(tmp_path)[:3] == [f"000000/{n:04}.jpg" for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("kind", ["gif", "mp4"])
+def test_no_video_of_other_frames_is_left(tmp_path: Path, kind: Any) -> None:
+    """Killed between the frames and their video, the old one must not pass for it."""
+    frames, target = np.zeros((3, 4, 5, 3), np.uint8), tmp_path / "a"
+    old = tmp_path / f"a.{kind}"
+    write_clip(target, frames, "png", 95, (None, 8.0), lambda: None)
+    old.write_bytes(b"of other frames")
+    write_clip(target, frames, "png", 95, (None, 8.0), lambda: clip_files.remove(target))
+    assert not old.exists()
+    assert not clip_files.is_whole(target, kind)
+
+
+def test_what_a_killed_run_left_is_no_picture_and_goes(tmp_path: Path) -> None:
+    left = tmp_path / ".a.0123abcd.tmp"
+    left.mkdir()
+    write_clip(tmp_path / "b", np.zeros((2, 4, 5, 3), np.uint8), "png", 95, (None, 8), list)
+    shutil.copy(tmp_path / "b/0001.png", left)
+    assert find_pictures([tmp_path]) == [tmp_path / f"b/000{n}.png" for n in (1, 2)]
+    write_clip(tmp_path / "a", np.zeros((2, 4, 5, 3), np.uint8), "png", 95, (None, 8), list)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_frames_go_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "a"
+    write_clip(target, np.zeros((3, 4, 5, 3), np.uint8), "png", 95, (None, 8.0), list)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        clip_files.remove(target)
+    assert not target.exists()
 
 
 def test_grey_and_16_bits_in_a_video(tmp_path: Path) -> None:

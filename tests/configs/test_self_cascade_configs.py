@@ -129,9 +129,7 @@ def test_comparisons_without_training(name: str, mini: Path, enlarger: Any) -> N
     assert all(np.isfinite(entry["value"]) for entry in results)
 
 
-def test_the_sample_enlarged(
-    mini: Path, enlarger: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_sample_enlarged(mini: Path, enlarger: Any, capsys: pytest.CaptureFixture[str]) -> None:
     config, upscaler = (MINI / f"self_cascade/{name}.yaml" for name in ("sd_sr", "sr"))
     free, other = (content(path) for path in (FREE, config))
     assert differences(free["model"]["init_args"], other["model"]["init_args"]) <= {

@@ -319,6 +319,13 @@ def test_a_clip_in_two_shards(tmp_path: Path) -> None:
         prepared(ClipShards([paths[0], pack(tmp_path / "2.tar", {"a.0.png": png(0)})], frames=2))
 
 
+def test_shards_of_single_pictures(tmp_path: Path) -> None:
+    """They would all be frames of one clip without a name."""
+    path = pack(tmp_path / "x.tar", {f"{name}.png": png(1) for name in "abc"})
+    with pytest.raises(ValueError, match=r"'a' is a picture that belongs to no clip; expected fra"):
+        prepared(ClipShards(path, frames=2))
+
+
 def test_a_damaged_frame_of_a_shard(tmp_path: Path) -> None:
     members = {f"a.{n}.png": png(n, damaged=n == 1) for n in range(3)}
     source = prepared(ClipShards(pack(tmp_path / "x.tar", members), frames=3))

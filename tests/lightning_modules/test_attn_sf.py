@@ -52,6 +52,28 @@ def test_a_layer_attends_with_it(processor):
 
 
 @torch.no_grad()
+def test_blocks_that_have_nothing_but_attention():
+    types = {
+        "down_block_types": ["AttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "AttnUpBlock2D"],
+    }
+    denoiser = base(**types)
+    layers = self_attention(denoiser.unet)
+    assert {"down_blocks.0.attentions.0", "up_blocks.1.attentions.0"} < layers.keys()
+    assert not any(name.endswith("attn2") for name in layers)
+    layer = layers["down_blocks.0.attentions.0"]
+    layer.to_q.weight *= 10
+    x = torch.randn(2, layer.to_q.in_features, 8, 8, generator=torch.Generator().manual_seed(0))
+    plain = layer(x)
+    with AttnSF().applied(denoiser, TWICE):
+        scaled = layer(x)
+    layer.to_q.weight *= temperature(64, 16)
+    layer.to_q.bias *= temperature(64, 16)
+    torch.testing.assert_close(scaled, layer(x), rtol=1e-4, atol=1e-5)
+    assert (scaled - plain).abs().max() > 1e-3
+
+
+@torch.no_grad()
 def test_pictures_are_others_but_at_the_training_size():
     given, denoiser = batch(), base()
     for layer in self_attention(denoiser.unet).values():

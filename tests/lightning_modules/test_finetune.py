@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.denoiser import Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.direct import Direct
@@ -16,7 +17,8 @@ from lightning_modules.finetune import FineTune, LoRA
 from lightning_modules.lora_layers import add_layers, merged, targets
 from lightning_modules.noise import Noise
 from tests.lightning_modules.backbone.unets import wrapped
-from tests.lightning_modules.test_self_cascade import FEW, base, batch
+from tests.lightning_modules.test_clips import clips
+from tests.lightning_modules.test_self_cascade import FEW, SDXL, Words, base, batch, noted
 
 SD21 = {  # stable-diffusion-2-1-base's own config.json
     **{"attention_head_dim": [5, 10, 20, 20], "cross_attention_dim": 1024},
@@ -144,6 +146,71 @@ def test_updates_of_a_base_in_bfloat16_are_in_float32():
     with torch.no_grad():
         expected = made(Direct, denoiser=denoiser).generate(given, Noise(given["seed"]))
         assert torch.equal(method.generate(given, Noise(given["seed"])), expected)
+
+
+@torch.no_grad()
+def test_small_updates_of_a_base_in_bfloat16_are_not_rounded_away():
+    denoiser = base()
+    denoiser.unet.to(torch.bfloat16)
+    method = made(LoRA, denoiser=denoiser)
+    method.load_parts(lambda *_: pytest.fail("no part has a file"))
+    for name, parameter in method.named_parameters():
+        if "lora_B" in name:  # far less than the last digit of most weights
+            parameter += 1e-4 * torch.randn(parameter.shape)
+    z, t = torch.randn(2, 3, 16, 16), torch.tensor([7, 500])
+    apart = method.denoiser(z, t)
+    with merged(denoiser.unet):
+        assert torch.equal(method.denoiser(z, t), apart)
+
+
+def test_a_fit_may_start_from_the_weights_of_another(tmp_path):
+    """They are all there is: no other base has to be named."""
+    stored: dict[str, Any] = {"state_dict": whole().state_dict()}
+    whole().on_save_checkpoint(stored)
+    torch.save(stored, tmp_path / "a.ckpt")
+    again = made(FineTune, denoiser=wrapped(null="learned"))
+    with pytest.raises(ValueError, match=r"a trained base is needed"):
+        again.setup("fit")
+    again.load_weights(tmp_path / "a.ckpt")
+    again.setup("fit")
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("stage", 16), ("base", 8)])
+def test_sdxl_is_told_sizes_in_training(kind, expected):
+    class Pooled(Words):
+        def forward(self, texts: Any) -> Any:
+            text = super().forward(texts)
+            return Condition(text=text, pooled=text[:, 0, :5])
+
+    denoiser = wrapped(null="learned", **SDXL)
+    denoiser.begun = "base.ckpt"
+    settings = {"size_condition": kind, "encoder": Pooled(), "caption_dropout": 0.0}
+    method = made(FineTune, denoiser=denoiser, **settings)
+    calls = noted(method)
+    method.training_step(batch(), 0).backward()
+    assert calls[0].told.sizes.tolist() == [[expected, expected, 0, 0, expected, expected]] * 2
+    assert calls[0].told.text[:, 0, 0].tolist() == [1.0, 2.0]  # lengths of the captions
+
+
+@pytest.mark.parametrize("dropout", [0.0, 1.0])
+def test_captions_are_left_out_in_training(dropout):
+    method = whole(encoder=Words(), caption_dropout=dropout)
+    calls = noted(method)
+    method.training_step(batch(), 0)
+    null = method.denoiser.null_text(2, 3)
+    assert torch.equal(calls[0].told.text, null) == bool(dropout)
+
+
+@pytest.mark.parametrize("kind", [FineTune, LoRA])
+def test_clips(kind):
+    denoiser = wrapped("video", null="learned", flags=Flags(frozen=kind is LoRA))
+    denoiser.begun = denoiser.source = "base.ckpt 0123456789abcdef"
+    method = made(kind, denoiser=denoiser, clamp=1.0)
+    method.load_parts(lambda *_: pytest.fail("no part has a file"))
+    given = clips()
+    method.training_step(given, 0).backward()
+    assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
+    assert method.sample(given)["sr"].shape == given["clip"].shape
 
 
 def test_what_is_trained_and_kept():

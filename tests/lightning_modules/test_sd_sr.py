@@ -97,7 +97,9 @@ def test_a_trained_upscaler(tmp_path):
     assert not method.upscaler.training
     given = batch()
     lr = torch.rand(2, 3, 8, 8)
-    assert torch.equal(method.upscaler.enlarge({**given, "lr": lr})["sr"], network(lr, 0).clamp(0, 1))
+    assert torch.equal(
+        method.upscaler.enlarge({**given, "lr": lr})["sr"], network(lr, 0).clamp(0, 1)
+    )
 
 
 def test_parts_of_the_upscaler_are_named_as_its_own():
