@@ -194,27 +194,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, path: str, revision: str | None = None) -> None:
         super().__init__()
-        try:
-            library = importlib.import_module("transformers")
-        except ImportError as error:
-            raise ValueError(
-                "a text encoder needs transformers, which is not installed: install it, or use the "
-                "cached embedding of a fixed prompt"
-            ) from error
-        place = os.path.expandvars(path)
-        try:
-            self.tokenizer = library.CLIPTokenizer.from_pretrained(
-                place, subfolder="tokenizer", revision=revision
-            )
-            self.model = library.CLIPTextModel.from_pretrained(
-                place, subfolder="text_encoder", revision=revision
-            )
-        except OSError as error:
-            raise FileNotFoundError(
-                f"{place} has no text encoder that can be read ({str(error).splitlines()[0]}): "
-                "expected a folder with text_encoder and tokenizer in diffusers' layout, or a name "
-                "on the hub that is in its cache or can be fetched"
-            ) from error
+        self.tokenizer, self.model = text_parts(path, revision)
         self.source = named(path, self.model, revision)
         self.requires_grad_(False)
         self.train(False)
@@ -230,19 +210,67 @@ class TextEncoder(nn.Module):
         return self
 
     @torch.no_grad()
-    def forward(self, texts: Sequence[str]) -> Tensor:
+    def forward(self, texts: Sequence[str]) -> Tensor | Condition:
         """(B, tokens, channels) of B texts, each cut or filled to the encoder's number of tokens.
+
+        An encoder that has more to tell, such as a pooled embedding, returns a ``Condition``.
 
         Args:
             texts: B texts; empty ones are the unconditional text of Stable Diffusion.
         """
-        tokens = self.tokenizer(
-            list(texts),
-            padding="max_length",
-            truncation=True,
-            max_length=self.tokenizer.model_max_length,
-            return_tensors="pt",
-        )
-        device = next(self.model.parameters()).device
-        states: Tensor = self.model(tokens.input_ids.to(device))[0]
+        states: Tensor = self.model(token_ids(self.tokenizer, self.model, texts))[0]
         return states
+
+
+def text_parts(path: str, revision: str | None, second: bool = False) -> tuple[Any, Any]:
+    """Tokenizer and text encoder of a folder in diffusers' layout, or of the hub.
+
+    Args:
+        path: As of ``TextEncoder``.
+        revision: Branch, tag or commit on the hub.
+        second: The second ones, of SDXL: ``tokenizer_2`` and ``text_encoder_2``.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or the hub cannot be reached.
+        ValueError: transformers is not installed.
+    """
+    try:
+        library = importlib.import_module("transformers")
+    except ImportError as error:
+        raise ValueError(
+            "a text encoder needs transformers, which is not installed: install it, or use the "
+            "cached embedding of a fixed prompt"
+        ) from error
+    place, number = os.path.expandvars(path), "_2" if second else ""
+    kind = library.CLIPTextModelWithProjection if second else library.CLIPTextModel
+    try:
+        tokenizer = library.CLIPTokenizer.from_pretrained(
+            place, subfolder=f"tokenizer{number}", revision=revision
+        )
+        model = kind.from_pretrained(place, subfolder=f"text_encoder{number}", revision=revision)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{place} has no text encoder that can be read ({str(error).splitlines()[0]}): "
+            f"expected a folder with text_encoder{number} and tokenizer{number} in diffusers' "
+            "layout, or a name on the hub that is in its cache or can be fetched"
+        ) from error
+    return tokenizer, model
+
+
+def token_ids(tokenizer: Any, model: Any, texts: Sequence[str]) -> Tensor:
+    """(B, tokens) of B texts, each cut or filled, where the model is.
+
+    Args:
+        tokenizer: Of transformers.
+        model: The encoder.
+        texts: B texts.
+    """
+    tokens = tokenizer(
+        list(texts),
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
+    )
+    ids: Tensor = tokens.input_ids
+    return ids.to(next(model.parameters()).device)

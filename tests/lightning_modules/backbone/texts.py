@@ -6,22 +6,30 @@ import json
 from pathlib import Path
 
 
-def save_text_encoder(folder: Path) -> None:
-    """Write `tokenizer` and `text_encoder`: six tokens of eight channels. Needs transformers."""
+def save_text_encoder(folder: Path, second: bool = False) -> None:
+    """Write `tokenizer` and `text_encoder`: six tokens of eight channels. Needs transformers.
+
+    Args:
+        folder: Where to.
+        second: As SDXL's `tokenizer_2` and `text_encoder_2`, which projects onto five channels.
+    """
     import torch
     import transformers
 
+    number = "_2" if second else ""
+    kind = transformers.CLIPTextModelWithProjection if second else transformers.CLIPTextModel
     words = ["<|startoftext|>", "<|endoftext|>", "a</w>", "b</w>"]
-    (folder / "tokenizer").mkdir(parents=True)
-    (folder / "tokenizer/merges.txt").write_text("#version: 0.2\n")
-    vocabulary = {word: number for number, word in enumerate(words)}
-    (folder / "tokenizer/vocab.json").write_text(json.dumps(vocabulary))
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer", model_max_length=6)
-    tokenizer.save_pretrained(folder / "tokenizer")
+    place = folder / f"tokenizer{number}"
+    place.mkdir(parents=True)
+    (place / "merges.txt").write_text("#version: 0.2\n")
+    vocabulary = {word: token for token, word in enumerate(words)}
+    (place / "vocab.json").write_text(json.dumps(vocabulary))
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(place, model_max_length=6)
+    tokenizer.save_pretrained(place)
     small = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
     config = transformers.CLIPTextConfig(
-        vocab_size=4, num_hidden_layers=1, max_position_embeddings=6, **small
+        vocab_size=4, num_hidden_layers=2, max_position_embeddings=6, projection_dim=5, **small
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        transformers.CLIPTextModel(config).save_pretrained(folder / "text_encoder")
+        torch.manual_seed(int(second))
+        kind(config).save_pretrained(folder / f"text_encoder{number}")

@@ -1,0 +1,87 @@
+"""SDXL's two text encoders are diffusers' own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from lightning_modules.backbone.text_xl import SDXLTextEncoder
+from lightning_modules.captions import told
+from tests.lightning_modules.backbone.texts import save_text_encoder
+from tests.lightning_modules.test_self_cascade import SDXL, base
+
+TEXTS = ["a b", "b", ""]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("sdxl")
+    for second in (False, True):
+        save_text_encoder(place, second)
+    return place
+
+
+def pipeline(folder: Path) -> StableDiffusionXLPipeline:
+    at = str(folder)
+    return StableDiffusionXLPipeline(
+        vae=AutoencoderKL(norm_num_groups=4, block_out_channels=(8,)),
+        unet=base(**SDXL | {"cross_attention_dim": 16}).unet,
+        scheduler=EulerDiscreteScheduler(),
+        tokenizer=CLIPTokenizer.from_pretrained(at, subfolder="tokenizer"),
+        tokenizer_2=CLIPTokenizer.from_pretrained(at, subfolder="tokenizer_2"),
+        text_encoder=CLIPTextModel.from_pretrained(at, subfolder="text_encoder"),
+        text_encoder_2=CLIPTextModelWithProjection.from_pretrained(at, subfolder="text_encoder_2"),
+        force_zeros_for_empty_prompt=True,
+    )
+
+
+@torch.no_grad()
+def test_it_is_what_the_pipeline_encodes(folder):
+    encoder = SDXLTextEncoder(str(folder))
+    found = encoder(TEXTS[:2])
+    text, none, pooled, pooled_none = pipeline(folder).encode_prompt(TEXTS[:2])
+    assert torch.equal(found.text, text)
+    assert torch.equal(found.pooled, pooled)
+    nothing = encoder([""] * 2)
+    assert torch.equal(nothing.text, none)
+    assert torch.equal(nothing.pooled, pooled_none)
+    like_any = SDXLTextEncoder(str(folder), empty="encoded")(TEXTS)
+    text, _, pooled, _ = pipeline(folder).encode_prompt(TEXTS)
+    assert torch.equal(like_any.text, text)
+    assert torch.equal(like_any.pooled, pooled)
+    assert like_any.text[2].abs().max() > 0
+
+
+@torch.no_grad()
+def test_what_a_denoiser_is_told_of_captions_and_of_none(folder):
+    given = {"key": ["0", "1"], "text": TEXTS[:2]}
+    denoiser = base(**SDXL | {"cross_attention_dim": 16})
+    sizes = torch.tensor([[8, 8, 0, 0, 8, 8]] * 2)
+    known, nothing = told(given, denoiser, SDXLTextEncoder(str(folder)), sizes)
+    assert known.text.shape == nothing.text.shape == (2, 6, 16)
+    assert known.pooled.shape == nothing.pooled.shape == (2, 5)
+    assert not nothing.text.any()
+    z, t = torch.randn(2, 3, 8, 8), torch.tensor([7, 500])
+    assert (denoiser(z, t, known) - denoiser(z, t, nothing)).abs().max() > 1e-4
+
+
+def test_it_is_frozen_and_both_of_its_networks_are_named(folder, tmp_path):
+    encoder = SDXLTextEncoder(str(folder)).train()
+    assert not any(module.training for module in encoder.modules())
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    changed = SDXLTextEncoder(str(folder))
+    assert changed.source == encoder.source
+    save_text_encoder(tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=r"with text_encoder_2 and tokenizer_2 in diffusers"
+    ):
+        SDXLTextEncoder(str(tmp_path))
+    with pytest.raises(ValueError, match=r"empty is 'none'; expected zero or encoded"):
+        SDXLTextEncoder(str(folder), empty="none")
