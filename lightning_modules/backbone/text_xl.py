@@ -19,7 +19,8 @@ class SDXLTextEncoder(TextEncoder):
 
     Args:
         path: Folder that holds ``text_encoder``, ``tokenizer``, ``text_encoder_2`` and
-            ``tokenizer_2`` in diffusers' layout, or name on the hub. May hold environment variables.
+            ``tokenizer_2`` in diffusers' layout, or name on the hub. May hold environment
+            variables.
         revision: Branch, tag or commit on the hub.
         empty: What an empty text is, which stands for none: ``zero``, as the released base was
             trained and diffusers samples it, or ``encoded`` like any other.

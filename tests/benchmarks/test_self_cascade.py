@@ -1,0 +1,25 @@
+"""What Self-Cascade costs: calls as in the paper, and the operations that follow from them."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import self_cascade
+from lightning_modules.sampling import Sampler
+
+
+def test_the_calls_are_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert self_cascade.counted()["tuned"] == {"whole 8": 50, "whole 16": 35, "way down 8": 1}
+    monkeypatch.setattr(Sampler.__init__, "__defaults__", (40, *Sampler.__init__.__defaults__[1:]))
+    with pytest.raises(RuntimeError, match="called the network .* expected"):
+        self_cascade.counted()
+
+
+def test_operations_at_stable_diffusions_size() -> None:
+    """The cost model's numbers, through the method's own calls."""
+    found = self_cascade.operations()
+    assert found["gmac"]["small"] == 402.1
+    assert found["gmac"]["whole"] == 2337.5
+    assert found["of direct"] == {
+        **{"tuning-free": 0.872, "tuned, shared": 0.874, "tuned, full": 0.932}
+    }
