@@ -37,6 +37,7 @@ from lightning_modules.from_base import FromBase, Predict, SizeCondition
 from lightning_modules.frozen_base import check_choice
 from lightning_modules.ladder import Aspect, Rule, ladder
 from lightning_modules.networks.feature_upsampler import FeatureUpsampler, Places
+from lightning_modules.network_patch import NetworkPatch
 from lightning_modules.noise import Noise
 from lightning_modules.pivot_features import Attach, attachment, time_embedding
 from lightning_modules.sampling import Sampler
@@ -101,6 +102,10 @@ class SelfCascade(FromBase):
         lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
             there is none.
         weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
+        patch: Changes the network while it runs in the stages after the base's: ``AttnSF`` of
+            ``lightning_modules.attn_sf`` or ``ScaleCrafter`` of ``lightning_modules.scalecrafter``,
+            whose steps count from the noisiest of the base stage; none by default, as in the paper,
+            and none beside upsamplers, which learn from the features of the network as it is.
 
     Raises:
         ValueError: A setting is out of range or unknown, or parts do not fit one another.
@@ -134,10 +139,16 @@ class SelfCascade(FromBase):
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
         weights: str | None = None,
+        patch: NetworkPatch | None = None,
     ) -> None:
         base = (denoiser, space, denoiser_weights, schedule, base_size, size_condition)
         sampling = (encoder, guidance, sampler, clamp)
-        super().__init__(scale, *base, *sampling, optimizer, lr_scheduler, weights)
+        super().__init__(scale, *base, *sampling, optimizer, lr_scheduler, weights, patch)
+        if patch is not None and upsampler is not None:
+            raise ValueError(
+                f"model.init_args.patch is {type(patch).__name__}, and upsamplers learn from the "
+                "network as it is: leave one of model.init_args.patch and upsampler out"
+            )
         self.aspect, self.rule = aspect, stages
         self.multiple = math.lcm(self.space.factor, multiple or 1)
         self.pivot_space, self.pivot_resize = pivot_space, pivot_resize
@@ -196,7 +207,7 @@ class SelfCascade(FromBase):
         z: Tensor | None = None
         for stage, size in enumerate(sizes):
             own = noise.stream(stage)  # what a stage draws does not depend on how many follow
-            z = self.stage(z, size, self._told(batch, size, sizes[0]), own, frames)
+            z = self.stage(z, size, self._told(batch, size, sizes[0]), own, frames, sizes[0])
         return self.space.decode(cast(Tensor, z))
 
     def sizes(self, target: Size) -> list[Size]:
@@ -215,6 +226,7 @@ class SelfCascade(FromBase):
         known: tuple[Condition, Condition],
         noise: Noise,
         frames: int | None = None,
+        base: Size | None = None,
     ) -> Tensor:
         """One stage, r >= 1; or, without a pivot, the base model itself.
 
@@ -224,13 +236,15 @@ class SelfCascade(FromBase):
             known: What the denoiser is told, and what in the other branch of guidance.
             noise: This stage's own.
             frames: Of clips.
+            base: Size of the base stage, where a patch is to act in the others.
 
         Returns:
             z^r, (B, C, H / factor, W / factor).
         """
-        timesteps = self.sampled if pivot is None else self.below_K
         z = self.start(pivot, size, noise, frames)
-        return self.denoise(z, timesteps, known, noise, self._predictor(pivot))
+        if pivot is None:
+            return self.denoise(z, self.sampled, known, noise)
+        return self.denoise(z, self.below_K, known, noise, self._predictor(pivot), base)
 
     def start(
         self, pivot: Tensor | None, size: Size, noise: Noise, frames: int | None = None
@@ -257,8 +271,8 @@ class SelfCascade(FromBase):
         x = resized(x, new, self.pivot_resize)
         return self.space.encode(x.clamp(0, 1)) if rgb else x
 
-    def _predictor(self, pivot: Tensor | None) -> Predict:
-        if pivot is None or self.upsampler is None:
+    def _predictor(self, pivot: Tensor) -> Predict:
+        if self.upsampler is None:
             return self.predict
         upsampler = self.upsampler
         kept: dict[str, Tensor] | None = None

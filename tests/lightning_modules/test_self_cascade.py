@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -17,10 +18,12 @@ from lightning_modules.backbone.denoiser import Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import KLSpace
 from lightning_modules.diffusion import Diffusion
+from lightning_modules.network_patch import NetworkPatch
 from lightning_modules.networks.feature_upsampler import Bottleneck, Full, Shared
 from lightning_modules.noise import Noise
 from lightning_modules.pivot_features import time_embedding
 from lightning_modules.sampling import Sampler
+from lightning_modules.scalecrafter import ScaleCrafter
 from lightning_modules.self_cascade import SelfCascade
 from tests.lightning_modules.backbone.unets import small_kl, wrapped
 
@@ -106,6 +109,49 @@ def oracle(method: Any, answer: Any) -> None:
         ]
 
     method.denoiser.forward = forward
+
+
+# ---------------------------------------------------------------------------- what changes a stage
+
+
+@torch.no_grad()
+def test_a_patch_acts_in_the_stages_after_the_bases():
+    """Steps count from the noisiest one of the base stage, and sizes from its size."""
+    steps: list[Any] = []
+
+    class Noted(NetworkPatch):
+        @contextmanager
+        def applied(self, denoiser: Any, step: Any) -> Any:
+            steps.append(step)
+            yield
+
+    given = batch(32)
+    settings = {"base_size": 8, "sampler": Sampler()}
+    plain = cascade(4.0, **settings).generate(given, Noise(given["seed"]))
+    patched = cascade(4.0, **settings, patch=Noted()).generate(given, Noise(given["seed"]))
+    assert torch.equal(plain, patched)
+    assert [step.number for step in steps] == [*range(15, 50)] * 2
+    assert [step.size for step in steps] == [(16, 16)] * 35 + [(32, 32)] * 35
+    assert {step.trained for step in steps} == {(8, 8)}
+
+
+@torch.no_grad()
+def test_redilated_stages_are_others_and_the_base_stage_is_not():
+    given = batch()
+    patch = ScaleCrafter({"mid_block": 2.0}, tau=50)
+    settings = {"patch": patch, "clamp": 1.0}
+    found = cascade(**settings).generate(given, Noise(given["seed"]))
+    plain = cascade(clamp=1.0).generate(given, Noise(given["seed"]))
+    assert (found - plain).abs().max() > 1e-3
+    alone = cascade(1.0, **settings).generate(batch(8), Noise(given["seed"]))
+    expected = cascade(1.0, clamp=1.0).generate(batch(8), Noise(given["seed"]))
+    assert torch.equal(alone, expected)
+    assert cascade(**settings).options["patch"] == "ScaleCrafter"
+
+
+def test_a_patch_beside_upsamplers():
+    with pytest.raises(ValueError, match=r"patch is ScaleCrafter, and upsamplers learn from the n"):
+        cascade(patch=ScaleCrafter({"mid_block": 2.0}), upsampler=Shared)
 
 
 # --------------------------------------------------------------------------------------- the pivot
