@@ -36,8 +36,8 @@ from lightning_modules.clips import frames_of, to_learn
 from lightning_modules.from_base import FromBase, Predict, SizeCondition
 from lightning_modules.frozen_base import check_choice
 from lightning_modules.ladder import Aspect, Rule, ladder
-from lightning_modules.networks.feature_upsampler import FeatureUpsampler, Places
 from lightning_modules.network_patch import NetworkPatch
+from lightning_modules.networks.feature_upsampler import FeatureUpsampler, Places
 from lightning_modules.noise import Noise
 from lightning_modules.pivot_features import Attach, attachment, time_embedding
 from lightning_modules.sampling import Sampler
