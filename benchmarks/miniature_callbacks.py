@@ -95,7 +95,10 @@ class Cost(Metric):
 
 
 class KeepOutputs(Callback):
-    """Write each output as ``outputs/<seed>/<key>.png`` in the run's directory, HR beside them."""
+    """Write each output as ``outputs/<seed>/<key>.png`` in the run's directory, HR beside them.
+
+    A clip is a folder of its frames, ``outputs/<seed>/<key>/000.png`` and so on.
+    """
 
     def on_test_batch_end(
         self,
@@ -109,14 +112,19 @@ class KeepOutputs(Callback):
         """Write the pictures of one batch."""
         folder = Path(trainer.default_root_dir, OUTPUTS)
         _write(folder / str(getattr(pl_module, "noise_seed", 0)), batch, output_image(outputs))
-        if "hr" in batch:
-            _write(folder / HR, batch, batch["hr"])
+        for real in ("hr", "clip"):
+            if real in batch:
+                _write(folder / HR, batch, batch[real])
 
 
 def _write(folder: Path, batch: Any, pictures: Tensor) -> None:
-    levels = (pictures.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    levels = (pictures.clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1).cpu().numpy()
     for key, pixels in zip(batch["key"], levels, strict=True):
-        write_image(folder / f"{key}.png", pixels, Extras(), "png", 0)
+        if pixels.ndim == 3:
+            write_image(folder / f"{key}.png", pixels, Extras(), "png", 0)
+            continue
+        for number, frame in enumerate(pixels):
+            write_image(folder / key / f"{number:03}.png", frame, Extras(), "png", 0)
 
 
 def _wait(device: torch.device) -> None:

@@ -36,13 +36,20 @@ from callbacks.report_runs import Curve, read_run
 from callbacks.results_file import load_results, storable
 from commands.checkpoint_files import FOLDER, best_or_newest
 
+_FLICKER = (
+    ", and flicker the change from frame to frame, in levels of 8 bits, that no motion explains: "
+    "best where real clips have it"
+)
 WEAK = "Base too weak, no comparison."
-WATCHED = {"SWD": "val/swd", "KID-thumb x 1000": "val/kid_thumb"}
+WATCHED = {
+    "SWD": ("val/swd", "val/frame_swd"),
+    "KID-thumb x 1000": ("val/kid_thumb", "val/frame_kid_thumb"),
+}
 TIMES_1000 = ("kid_base", "kid_real")
 COLUMNS = {
     **{"swd": "SWD", "swd_2": "SWD, halved", "swd_3": "SWD, quartered"},
     **{"kid_base": "KID-thumb, base", "kid_real": "KID-thumb, real"},
-    **{"repetition": "repetition", "memorised": "nearest"},
+    **{"repetition": "repetition", "memorised": "nearest", "flicker": "flicker"},
 }
 
 
@@ -55,6 +62,7 @@ class Generators(Method):
     samples: The training that writes samples of the base, of other seeds than the rows'.
     margin: How many times the distance of real pictures to one another the base may be away.
     curves: Trainings whose validations are drawn, with their labels.
+    frames: Of a clip; 1 for pictures. Distances are of all frames.
     """
 
     side: int = 16
@@ -62,6 +70,7 @@ class Generators(Method):
     samples: str = "samples"
     margin: float = 1.5
     curves: dict[str, str] = field(default_factory=dict)
+    frames: int = 1
 
 
 def collect(plan: Plan) -> dict[str, Any]:
@@ -79,13 +88,14 @@ def collect(plan: Plan) -> dict[str, Any]:
     training = trained_on(plan.data)
     base = _base_samples(plan, method)
     gate = gate_of(base, real, training, method)
-    known = _references(real, names, training, base, method.side)
+    known = _references(real, names, training, base, method)
     rows = {row.name: _samples(plan, row.name, known, method.side) for row in plan.rows}
     claims = [claim for claim in method.claims if {claim.better, claim.than} <= rows.keys()]
     return {
         "seeds": list(plan.seeds),
         "steps": plan.steps,
-        "samples": len(real),
+        "samples": len(real) // method.frames,
+        "frames": method.frames,
         "side": method.side,
         "note": method.note,
         "gate": gate,
@@ -95,12 +105,15 @@ def collect(plan: Plan) -> dict[str, Any]:
             row.name: {
                 "label": row.label,
                 "training": row.weights,
-                "numbers": _summary(rows[row.name].numbers()),
+                "numbers": {**_summary(rows[row.name].numbers()), **_flicker(plan, row.name)},
                 "cost": _cost(plan.run_of(row.name)),
             }
             for row in plan.rows
         },
-        "real": _floor(training, known, method.side),
+        "real": {
+            **_floor(training, known, method.side),
+            **_flicker(plan, plan.rows[0].name, "_real"),
+        },
         "claims": [
             {
                 **{"claim": claim.text, "better": claim.better, "than": claim.than},
@@ -158,19 +171,20 @@ def _base_samples(plan: Plan, method: Generators) -> Tensor:
 
 
 def _references(
-    real: Tensor, names: list[str], training: Tensor, base: Tensor, side: int
+    real: Tensor, names: list[str], training: Tensor, base: Tensor, method: Generators
 ) -> References:
     batch: Any = {"key": [str(number) for number in range(len(base))]}
     return References(
-        features(real, names, side),
+        features(real, names, method.side, method.frames),
         near_of(training),
         KIDThumb().finite_features(base, batch).double(),
+        method.frames,
     )
 
 
 def _samples(plan: Plan, row: str, known: References, side: int) -> Samples:
     run = plan.run_of(row)
-    return Samples([features(*kept(f), side) for f in _seeds(plan, run)], known)
+    return Samples([features(*kept(f), side, known.frames) for f in _seeds(plan, run)], known)
 
 
 def _seeds(plan: Plan, run: Path) -> list[Path]:
@@ -209,7 +223,7 @@ def _trained(plan: Plan, name: str, note: Note) -> dict[str, Any]:
 def _floor(training: Tensor, known: References, side: int) -> dict[str, Any]:
     """The numbers of real pictures that are not those of the references, as many as a row has."""
     names = [f"training/{number}" for number in range(len(known.real.near))]
-    sets = [features(part, names, side) for part in parts(training, len(names))]
+    sets = [features(part, names, side, known.frames) for part in parts(training, len(names))]
     numbers = Samples(sets, known).numbers()
     del numbers["memorised"]  # they are the training pictures
     return _summary(numbers)
@@ -229,11 +243,25 @@ def _cost(run: Path) -> dict[str, float | str]:
     return {r["metric"]: _short(r["value"]) for r in results if r["metric"] in ("seconds", "calls")}
 
 
+def _flicker(plan: Plan, row: str, of: str = "") -> dict[str, float | str]:
+    """Of clips; of pictures nothing."""
+    found = load_results(plan.run_of(row) / "results.json")["results"]
+    name = f"flicker{of}"
+    return {
+        key: _short(value)
+        for result in found
+        if result["metric"] == name
+        for key, value in (("flicker", result["value"]), ("flicker_std", result.get("std")))
+        if value is not None
+    }
+
+
 def _curves(run: Path) -> dict[str, list[list[float]]]:
     curves: dict[str, Curve] = read_run(run, run.name).curves
     return {
         name: [list(point) for point in zip(curves[tag].steps, curves[tag].values, strict=True)]
-        for name, tag in WATCHED.items()
+        for name, tags in WATCHED.items()
+        for tag in tags
         if tag in curves
     }
 
@@ -266,17 +294,18 @@ def markdown(report: dict[str, Any], name: str) -> str:
         for what in ("trainings", "evaluations")
     ]
     picture = f"../../benchmarks/results/{name}_miniature"
+    clips = f", clips of {results['frames']} frames" if results["frames"] > 1 else ""
     text = [
-        f"{results['samples']} samples a row and seed, {len(results['seeds'])} seeds: the mean, "
-        f"and the deviation over seeds. {results['note']}",
+        f"{results['samples']} samples a row and seed{clips}, {len(results['seeds'])} seeds: the "
+        f"mean, and the deviation over seeds. {results['note']}",
         f"Training took {minutes[0]:.0f} minutes and evaluation {minutes[1]:.0f}, summed over "
         f"processes, on {machine['cpu']} ({machine['cores']} cores). `{report['command']}`",
         _gate_text(results),
         _table(results),
         "KID-thumb is times 1000, against samples of the base of other seeds, and against real "
-        "pictures. Lower is better for all but the last two columns of distances: repetition is "
-        "above that of real pictures, and nearest is the distance to the nearest training picture "
-        "over that of pictures that were not trained on. Steps are those of the checkpoint that "
+        "pictures. Lower is better for SWD and KID-thumb; repetition is above that of real "
+        "pictures, nearest the distance to the nearest training picture over that of pictures that "
+        f"were not trained on{_FLICKER if clips else ''}. Steps are those of the checkpoint that "
         "is tested; seconds of training are with its validations.",
         _claims(results),
         f"![Samples, a line a row, of the same seeds]({picture}.png)",
@@ -297,7 +326,9 @@ def _gate_text(results: dict[str, Any]) -> str:
 
 
 def _table(results: dict[str, Any]) -> str:
-    head = ["", "parameters", "steps", "training, s", *COLUMNS.values(), "calls", "s a picture"]
+    shown = {k: v for k, v in COLUMNS.items() if k != "flicker" or results["frames"] > 1}
+    each = "s a clip" if results["frames"] > 1 else "s a picture"
+    head = ["", "parameters", "steps", "training, s", *shown.values(), "calls", each]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for row in results["rows"].values():
         trained = results["trainings"].get(row["training"], {})
@@ -306,10 +337,10 @@ def _table(results: dict[str, Any]) -> str:
             for key in ("parameters", "steps", "seconds")
         ]
         cost = row["cost"]
-        cells = [_cell(row["numbers"], metric) for metric in COLUMNS]
+        cells = [_cell(row["numbers"], metric) for metric in shown]
         asked = [f"{cost['calls']:g}", f"{cost['seconds']:.2f}"] if cost else ["-", "-"]
         lines.append([row["label"], *own, *cells, *asked])
-    real = [_cell(results["real"], metric) for metric in COLUMNS]
+    real = [_cell(results["real"], metric) for metric in shown]
     lines.append(["real against real", "-", "-", "-", *real, "-", "-"])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

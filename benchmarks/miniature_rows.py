@@ -22,6 +22,7 @@ from benchmarks.miniature_generators import Generators
 from benchmarks.miniature_invsr import INVSR
 from benchmarks.miniature_resshift import RESSHIFT
 from benchmarks.miniature_self_cascade import SELF_CASCADE
+from benchmarks.miniature_self_cascade_video import SELF_CASCADE_VIDEO
 from benchmarks.miniature_spec import Method
 
 METHODS: dict[str, Method] = {
@@ -29,6 +30,7 @@ METHODS: dict[str, Method] = {
     "invsr": INVSR,
     "resshift": RESSHIFT,
     "self_cascade": SELF_CASCADE,
+    "self_cascade_video": SELF_CASCADE_VIDEO,
 }
 
 

@@ -1,7 +1,8 @@
 """What samples of generators measured: distances of sets, and intervals by resampling samples.
 
 The numbers are those of the callbacks, by their own code, of pictures that a row has kept. The n-th
-sample of all rows began with the same seed, so two rows are compared on the same resamples.
+sample of all rows began with the same seed, so two rows are compared on the same resamples. Samples
+of clips are looked at frame by frame, and resampled as clips.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from callbacks.memorised import nearest
 from callbacks.picture_files import find_pictures, read_picture
 from callbacks.repetition import Repetition
 from callbacks.swd import SWD
+from datamodules.clips import ClipSource
 
 LEVELS, PATCHES, THUMBNAIL, PARTS = 3, 64, 16, 5
 
@@ -55,16 +57,18 @@ class References:
     real: Pictures of the target's size that were not trained on.
     training: (K, D) thumbnails, as ``Set.near``, of all pictures that were trained on.
     base: (M, D) thumbnails of samples of the base, of other seeds.
+    frames: Pictures of a sample, one after the other: they are resampled together.
     """
 
     real: Set
     training: Tensor
     base: Tensor
+    frames: int = 1
     weights: Numbers = field(init=False)  # (draws, N): how often a sample is in a resample
 
     def __post_init__(self) -> None:
-        counts = miniature_swd.counts(len(self.real.near), SWD_DRAWS, SEED)
-        object.__setattr__(self, "weights", counts)
+        counts = miniature_swd.counts(len(self.real.near) // self.frames, SWD_DRAWS, SEED)
+        object.__setattr__(self, "weights", counts.repeat(self.frames, axis=1))
 
 
 class Difference(NamedTuple):
@@ -102,7 +106,7 @@ class Samples:
     @property
     def n(self) -> int:
         """Samples of a seed."""
-        return len(self.known.real.near)
+        return len(self.known.real.near) // self.known.frames
 
     def numbers(self) -> dict[str, list[float]]:
         """By metric, a number a seed: the distances, and the nearest-neighbour ratio."""
@@ -174,16 +178,18 @@ def kernel_resampled(samples: Tensor, reference: Tensor, weights: Numbers) -> Nu
 # ------------------------------------------------------------------------------------ pictures
 
 
-def features(pictures: Tensor, keys: Sequence[str], base: int) -> Set:
+def features(pictures: Tensor, keys: Sequence[str], base: int, frames: int = 1) -> Set:
     """All features of pictures.
 
     Args:
         pictures: (N, 3, H, W) in [0, 1].
         keys: Their names, by which places of patches are drawn.
         base: Side of the base's pictures.
+        frames: Pictures of a sample, among which its patches are divided.
     """
     batch: Any = {"key": list(keys)}
-    metrics = SWD(levels=LEVELS, patches=PATCHES), KIDThumb(), Repetition(base)
+    patches_each = max(1, PATCHES // frames)
+    metrics = SWD(levels=LEVELS, patches=patches_each), KIDThumb(), Repetition(base)
     patches, small, repeated = (m.finite_features(pictures, batch).double() for m in metrics)
     return Set(patches, small, repeated, near_of(pictures))
 
@@ -207,13 +213,27 @@ def kept(folder: Path, count: int | None = None) -> tuple[Tensor, list[str]]:
 
 
 def trained_on(data: Path) -> Tensor:
-    """(N, 3, H, W) in [0, 1], the pictures of ``train`` of a data configuration, of one size."""
+    """(N, 3, H, W) in [0, 1], what ``train`` of a data configuration has, of one size.
+
+    Of clips, all frames of what evaluation would show of each.
+    """
     arguments = yaml.safe_load(data.read_text())["init_args"]
-    module, _, name = arguments["train"]["class_path"].rpartition(".")
-    made = getattr(importlib.import_module(module), name)(**arguments["train"]["init_args"])
+    made = _made(arguments["train"])
     made.prepare(float(arguments["scale"]))
-    pictures = np.stack([made.read(index)["hr"] for index in range(len(made.keys))])
+    if isinstance(made, ClipSource):
+        pictures = np.concatenate([made.clip(n, None)["clip"] for n in range(len(made.keys))])
+    else:
+        pictures = np.stack([made.read(index)["hr"] for index in range(len(made.keys))])
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+
+
+def _made(described: Any) -> Any:
+    """The object that a configuration describes, with those in its arguments."""
+    if not isinstance(described, dict) or "class_path" not in described:
+        return described
+    module, _, name = described["class_path"].rpartition(".")
+    arguments = {key: _made(value) for key, value in described.get("init_args", {}).items()}
+    return getattr(importlib.import_module(module), name)(**arguments)
 
 
 def parts(pictures: Tensor, size: int) -> list[Tensor]:

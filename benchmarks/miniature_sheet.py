@@ -14,7 +14,8 @@ from benchmarks.miniature_plan import Plan
 from benchmarks.miniature_samples import folder_of, real_of
 from callbacks.picture_files import find_pictures
 
-COUNT, ZOOM, GAP, LABEL, FONT_SIZE = 14, 3, 4, 170, 13  # samples a line, and pixels
+COUNT, CLIPS = 14, 2  # samples a line
+ZOOM, GAP, LABEL, FONT_SIZE = 3, 4, 170, 13  # pixels
 PANEL, MARGIN = (440, 300), 56
 COLORS = ("#1b6ca8", "#d1495b", "#edae49", "#3f7d20", "#6a4c93", "#444444")
 THOUSAND = "x 1000"
@@ -24,7 +25,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def draw(plan: Plan, path: Path) -> Path | None:
-    """Draw the samples of all rows, and beside that file the curves of the trainings.
+    """Draw samples of all rows, of clips all frames; beside that file curves of the trainings.
 
     Args:
         plan: Its commands are done.
@@ -38,7 +39,9 @@ def draw(plan: Plan, path: Path) -> Path | None:
     seed = str(plan.seeds[0])
     lines = [(row.label, folder_of(plan.run_of(row.name), seed)) for row in plan.rows]
     lines.append(("real pictures", real_of(plan.run_of(plan.rows[0].name))))
-    sheet([(label, find_pictures([folder])[:COUNT]) for label, folder in lines]).save(path)
+    frames = getattr(plan.method, "frames", 1)
+    count = COUNT if frames == 1 else CLIPS * frames
+    sheet([(label, find_pictures([folder])[:count]) for label, folder in lines]).save(path)
     found = validations(plan)
     if any(found.values()):
         panels = [

@@ -173,17 +173,14 @@ class _Shared(nn.Module):
     def __init__(self, width: int, time_width: int) -> None:
         super().__init__()
         self.time_width = time_width
-        self.blocks = nn.ModuleList(_Block(1, width, time_width, zero=True) for _ in range(2))
+        self.blocks = nn.ModuleList(_EachChannel(1, width, time_width, zero=True) for _ in range(2))
         self.alpha = nn.Parameter(torch.zeros(()))
 
     def forward(self, h: Tensor, resize: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-        x = resize(h)
-        B, C, H, W = x.shape
-        tau = sinusoid(t, self.time_width).repeat_interleave(C, 0)
-        x = x.reshape(B * C, 1, H, W)
+        x, tau = resize(h), sinusoid(t, self.time_width)
         for block in self.blocks:
             x = block(x, tau)
-        return self.alpha * x.view(B, C, H, W)
+        return self.alpha * x
 
 
 class _Bottleneck(nn.Module):
@@ -215,6 +212,24 @@ class _Block(nn.Module):
     def forward(self, x: Tensor, tau: Tensor) -> Tensor:
         y = self.conv1(x) + self.time(tau)[..., None, None]
         return x + self.conv2(functional.silu(y))
+
+
+class _EachChannel(_Block):
+    """The same of every channel by itself, with one set of weights."""
+
+    def forward(self, x: Tensor, tau: Tensor) -> Tensor:
+        # Depthwise, one of the inner channels after the other: with each channel as a picture of a
+        # batch a CPU takes four times as long.
+        C, time = x.shape[1], self.time(tau) + self.conv1.bias
+        total = x + self.conv2.bias
+        for n in range(time.shape[1]):
+            inward, outward = (
+                kernel.expand(C, 1, 3, 3)
+                for kernel in (self.conv1.weight[n : n + 1], self.conv2.weight[:, n : n + 1])
+            )
+            y = functional.conv2d(x, inward, padding=1, groups=C) + time[:, n, None, None, None]
+            total = total + functional.conv2d(functional.silu(y), outward, padding=1, groups=C)
+        return total
 
 
 class _Full(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -60,3 +61,16 @@ def test_outputs_and_hr_are_kept_by_seed_and_key(tmp_path: Path) -> None:
     hr = np.asarray(Image.open(tmp_path / "outputs/hr/tiny/01.png"))
     expected = (pictures[1]["hr"] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     assert hr == pytest.approx(expected)
+
+
+def test_clips_are_kept_frame_by_frame(tmp_path: Path) -> None:
+    clips, made = torch.rand(2, 2, 3, 3, 4, 5)
+    run: Any = SimpleNamespace(default_root_dir=tmp_path)
+    model: Any = SimpleNamespace(noise_seed=5)
+    batch = {"key": ["a/0", "b"], "clip": clips}
+    KeepOutputs().on_test_batch_end(run, model, {"sr": made}, batch, 0)
+    found = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.png"))
+    names = [f"{key}/{n:03}.png" for key in ("a/0", "b") for n in range(2)]
+    assert found == [f"outputs/{part}/{name}" for part in ("5", "hr") for name in names]
+    frame = np.asarray(Image.open(tmp_path / "outputs/5/a/0/001.png"))
+    assert frame == pytest.approx((made[0, 1] * 255).round().permute(1, 2, 0).numpy())

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from benchmarks import miniature_generators
@@ -25,8 +26,10 @@ from benchmarks.miniature_samples import (
     kept,
     kernel_resampled,
     near_of,
+    trained_on,
 )
 from benchmarks.miniature_self_cascade import SELF_CASCADE
+from benchmarks.miniature_self_cascade_video import SELF_CASCADE_VIDEO
 from benchmarks.miniature_sheet import Panel, chart, sheet
 from callbacks.kid import polynomial_mmd
 
@@ -76,6 +79,36 @@ def test_whole_sets_have_the_number_itself(known: References) -> None:
     assert a - b == pytest.approx(expected)
 
 
+def test_frames_of_a_clip_are_resampled_together() -> None:
+    frames = 4
+    sets = [features(pictures(seed), [str(n) for n in range(N)], 16, frames) for seed in (0, 5)]
+    near = near_of(pictures(1, count=40))
+    known = References(sets[0], near, set_of(pictures(2)).thumbnails, frames)
+    assert Samples([sets[1]], known).n == N // frames
+    by_clip = known.weights.reshape(-1, N // frames, frames)
+    assert (by_clip == by_clip[:, :, :1]).all()
+    assert (by_clip[:, :, 0].sum(1) == N // frames).all()
+    assert known.weights.std() > 0
+    whole = features(pictures(0), [str(n) for n in range(N)], 16).patches.shape[2]
+    assert sets[0].patches.shape[2] == whole // frames
+
+
+def test_clips_that_are_trained_on(tmp_path: Path) -> None:
+    """All frames, of the clip that evaluation would show of each photograph."""
+    save(tmp_path / "photos", pictures(3, count=2))
+    folder = {
+        "class_path": "datamodules.folder.Folder",
+        "init_args": {"root": f"{tmp_path}/photos"},
+    }
+    moving = {"source": folder, "side": 16, "frames": 3}
+    train = {"class_path": "datamodules.moving.MovingCrops", "init_args": moving}
+    data = tmp_path / "data.yaml"
+    data.write_text(yaml.safe_dump({"init_args": {"scale": 2, "train": train}}))
+    found = trained_on(data)
+    assert found.shape == (6, 3, 16, 16)
+    assert not torch.equal(found[0], found[3])
+
+
 @pytest.mark.parametrize(("level", "opens"), [(1.0, True), (0.3, False)])
 def test_the_gate(level: float, opens: bool) -> None:
     base = torch.nn.functional.avg_pool2d(pictures(3), 2)
@@ -101,13 +134,22 @@ def test_jobs_of_self_cascade(tmp_path: Path) -> None:
     assert samples.made == tmp_path / "mini_self_cascade_samples"
 
 
+def planned(name: str, folder: Path) -> dict[str, Job]:
+    method = {"self_cascade": SELF_CASCADE, "self_cascade_video": SELF_CASCADE_VIDEO}[name]
+    jobs = Plan(name, method, folder, Path(method.data).absolute(), (0,)).jobs()
+    tests = [job.name for job in jobs if job.name.startswith("test")]
+    assert tests == [f"test {row.name}" for row in method.rows]
+    assert all((REPOSITORY / file).is_file() for job in jobs for file in files_of(job))
+    return {job.name: job for job in jobs}
+
+
+def test_all_that_clips_need_is_planned(tmp_path: Path) -> None:
+    jobs = planned("self_cascade_video", tmp_path)
+    assert str(tmp_path / "mini_self_cascade_video_base") in jobs["test tf"].arguments
+
+
 def test_all_that_the_miniature_needs_is_planned(tmp_path: Path) -> None:
-    data = Path(SELF_CASCADE.data)
-    plan = Plan("self_cascade", SELF_CASCADE, tmp_path, data.absolute(), (0,))
-    jobs = {job.name: job for job in plan.jobs()}
-    rows = [f"test {row.name}" for row in SELF_CASCADE.rows]
-    assert [name for name in jobs if name.startswith("test")] == rows
-    assert all((REPOSITORY / file).is_file() for job in jobs.values() for file in files_of(job))
+    jobs = planned("self_cascade", tmp_path)
     sr, bicubic = (jobs[name].arguments for name in ("test sd_sr", "test bicubic"))
     assert str(tmp_path / "mini_self_cascade_sr") in sr
     assert bicubic[bicubic.index("--model.init_args.upscaler_weights") + 1] == "null"
@@ -176,6 +218,7 @@ REPORT: dict[str, Any] = {
     "machine": {"cpu": "a processor", "cores": 2},
     "results": {
         **{"seeds": [0, 1, 2], "steps": None, "samples": 300, "side": 16, "note": "A note."},
+        "frames": 1,
         "trainings": {"tuned": {"parameters": 1932, "steps": 340, "seconds": 700.4}},
         "evaluations": {"tuned": {"seconds": 60.0}},
         "gate": {
@@ -212,3 +255,20 @@ def test_the_page() -> None:
     text = markdown(closed, "self_cascade")
     assert text.count(WEAK) == 2
     assert "holds" not in text
+
+
+def test_the_page_of_clips() -> None:
+    numbers = {"swd": 1.5, "flicker": 2.25, "flicker_std": 0.5}
+    row = {**REPORT["results"]["rows"]["tuned"], "numbers": numbers}
+    rows, real = {"rows": {"tuned": row}, "claims": []}, {"swd": 1.0, "flicker": 1.75}
+    pictures, clips = (
+        markdown(
+            {**REPORT, "results": {**REPORT["results"], **rows, "real": real, "frames": n}}, "x"
+        )
+        for n in (1, 8)
+    )
+    assert "300 samples a row and seed, clips of 8 frames, 3 seeds" in clips
+    assert "| 2.250 ± 0.500 | 86 | 1.23 |" in clips
+    assert "| 1.750 | - | - |" in clips
+    assert "s a clip" in clips
+    assert "flicker" not in pictures

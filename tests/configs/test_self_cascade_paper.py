@@ -178,6 +178,35 @@ def test_other_aspects(name: str, size: Any, home: Path, bases: Path, enlarger: 
     ] * 2
 
 
+def test_what_it_is_compared_with(home: Path, bases: Path, enlarger: Any) -> None:
+    """As the page has it: the same experiment without tuning or of Direct, and base samples."""
+    captioned(home, "test-1024-0", 128)
+    small = (*RUN, *base_of(bases, "sd21"), "--model.init_args.base_size", "64")
+    config, data = EXPERIMENTS / "self_cascade_sd21_1024.yaml", REPO / "configs/data"
+    direct = ("--model", REPO / "configs/model/direct.yaml")
+    test = ("test", "--config", config)
+    free = ("--model.init_args.upsampler", "null", "--run.name", "free")
+    found = {}
+    for name, asked in {"free": (*free, *small), "direct": (*direct, *small)}.items():
+        levels = ("--trainer.callbacks", REPO / "configs/callbacks/mini_generator.yaml")
+        enlarger(*test, *asked, *levels, "--run.name", name)
+        results = json.loads(Path(f"runs/{name}/results.json").read_text())["results"]
+        found[name] = {entry["metric"]: entry["value"] for entry in results}
+    assert found["free"]["calls"] == 3 + 2  # of 3 steps, those below 700
+    assert found["direct"]["calls"] == 3
+    (home / "prompts.txt").write_text("a b\nb\n")
+    enlarger(
+        *("predict", *direct, "--data", data / "captioned_1024.yaml", *small),
+        *("--data.init_args.scale", "1", "--seed_everything", "1000"),
+        *("--run.name", "base_samples"),
+        *("--data.init_args.predict", "datamodules.prompts.Prompts"),
+        *("--data.init_args.predict.init_args.file", "prompts.txt"),
+        *("--data.init_args.predict.init_args.size", "64"),
+    )
+    pictures = sorted(Path("runs/base_samples/predict").glob("*.png"))
+    assert [np.asarray(Image.open(path)).shape for path in pictures] == [(64, 64, 3)] * 2
+
+
 def test_video(home: Path, bases: Path, enlarger: Any) -> None:
     config = EXPERIMENTS / "self_cascade_video.yaml"
     for part in ("train", "test"):

@@ -140,6 +140,25 @@ def test_channels_of_a_place_share_their_weights():
     torch.testing.assert_close(moved, added[:, order])
 
 
+def test_each_channel_is_a_picture_of_its_own_to_the_blocks():
+    torch.manual_seed(0)
+    phi = Shared(SMALL)
+    with torch.no_grad():
+        for parameter in phi.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    features, times = given(), time_of(phi)
+    tau, own = sinusoid(times, phi.time_width), phi.places["1"]
+    with torch.no_grad():
+        x = functional.interpolate(features["1"], SIZES["1"], mode="bilinear")
+        for block in own.blocks:  # x + conv2(SiLU(conv1(x) + W tau))
+            pictures = x.flatten(0, 1)[:, None]
+            inner = block.conv1(pictures).unflatten(0, x.shape[:2])
+            inner = inner + block.time(tau)[:, None, :, None, None]
+            x = x + block.conv2(functional.silu(inner).flatten(0, 1)).view_as(x)
+        added = phi(features, SIZES, times)["1"]
+    torch.testing.assert_close(added, own.alpha * x, rtol=1e-4, atol=1e-4)
+
+
 def test_sinusoid():
     found = sinusoid(torch.tensor([0, 700]), 40)
     assert torch.equal(found[0], torch.tensor([0.0] * 20 + [1.0] * 20))
