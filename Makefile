@@ -13,11 +13,12 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 
 install: .venv/.installed
 
-# uv where it is there (seconds), else pip. The constraints are the versions that CI tested.
+# uv where it is there (seconds), else pip. The constraints are the versions that CI tested. Compiled once, because where
+# PYTHONDONTWRITEBYTECODE is set, as in many containers, each command would compile all of torch again: 20 seconds.
 .venv/.installed: pyproject.toml constraints.txt
 	@if command -v uv >/dev/null; then \
 	  ([ -x $(BIN)/python ] || uv venv --python '>=3.11' .venv) && \
-	  uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev,lmdb,spandrel]'; \
+	  uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev,lmdb,spandrel]'; \
 	else \
 	  $(PYTHON) -c 'import sys; sys.exit("Enlarger needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...") if sys.version_info < (3, 11) else 0' && \
 	  ([ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear .venv) && \
