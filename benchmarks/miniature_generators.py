@@ -36,8 +36,12 @@ from callbacks.report_runs import Curve, read_run
 from callbacks.results_file import load_results, storable
 from commands.checkpoint_files import FOLDER, best_or_newest
 
+_NEAREST = (
+    "nearest the distance to the nearest training picture over that of pictures that were not "
+    "trained on"
+)
 _FLICKER = (
-    ", and flicker the change from frame to frame, in levels of 8 bits, that no motion explains: "
+    "flicker the change from frame to frame, in levels of 8 bits, that no motion explains: "
     "best where real clips have it"
 )
 WEAK = "Base too weak, no comparison."
@@ -225,7 +229,7 @@ def _floor(training: Tensor, known: References, side: int) -> dict[str, Any]:
     names = [f"training/{number}" for number in range(len(known.real.near))]
     sets = [features(part, names, side, known.frames) for part in parts(training, len(names))]
     numbers = Samples(sets, known).numbers()
-    del numbers["memorised"]  # they are the training pictures
+    numbers.pop("memorised", None)  # they are the training pictures
     return _summary(numbers)
 
 
@@ -304,8 +308,7 @@ def markdown(report: dict[str, Any], name: str) -> str:
         _table(results),
         "KID-thumb is times 1000, against samples of the base of other seeds, and against real "
         "pictures. Lower is better for SWD and KID-thumb; repetition is above that of real "
-        "pictures, nearest the distance to the nearest training picture over that of pictures that "
-        f"were not trained on{_FLICKER if clips else ''}. Steps are those of the checkpoint that "
+        f"pictures, {_FLICKER if clips else _NEAREST}. Steps are those of the checkpoint that "
         "is tested; seconds of training are with its validations.",
         _claims(results),
         f"![Samples, a line a row, of the same seeds]({picture}.png)",
@@ -317,16 +320,18 @@ def markdown(report: dict[str, Any], name: str) -> str:
 def _gate_text(results: dict[str, Any]) -> str:
     gate = results["gate"]
     reached, real = gate["reached"]["swd"], gate["real"]["swd"]
+    what = "frames" if results["frames"] > 1 else "samples"
     passed = "passed." if gate["open"] else f"not passed. {WEAK}"
     return (
-        f"Gate: SWD of {gate['n']} samples of the base to real pictures of {results['side']} px is "
-        f"{reached:.3f}, that of as many other real ones {real:.3f}; at most "
+        f"Gate: SWD of {gate['n']} {what} of the base to real ones of {results['side']} px is "
+        f"{reached:.3f}, that of as many others {real:.3f}; at most "
         f"{gate['margin']:g} times that is asked for, it is {reached / real:.2f} times: {passed}"
     )
 
 
 def _table(results: dict[str, Any]) -> str:
-    shown = {k: v for k, v in COLUMNS.items() if k != "flicker" or results["frames"] > 1}
+    other = "flicker" if results["frames"] == 1 else "memorised"
+    shown = {k: v for k, v in COLUMNS.items() if k != other}
     each = "s a clip" if results["frames"] > 1 else "s a picture"
     head = ["", "parameters", "steps", "training, s", *shown.values(), "calls", each]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]

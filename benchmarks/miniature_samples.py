@@ -132,16 +132,22 @@ def difference(a: Samples, b: Samples, metric: str) -> Difference:
 
 
 def distances(samples: Set, known: References) -> dict[str, float]:
-    """All numbers of a set of samples."""
+    """All numbers of a set of samples.
+
+    Of clips not how near they are to training pictures: windows that are drawn have no end.
+    """
     levels = SWD(levels=LEVELS).distances(samples.patches, known.real.patches)
-    ratio = nearest(samples.near, known.training).mean()
+    copied = {}
+    if known.frames == 1:
+        own, held = (nearest(x.near, known.training).mean() for x in (samples, known.real))
+        copied["memorised"] = float(own / held)
     kid = KIDThumb()
     return {
         **levels,
         "kid_base": kid.distance(samples.thumbnails, known.base),
         "kid_real": kid.distance(samples.thumbnails, known.real.thumbnails),
         "repetition": float(samples.repetition.mean() - known.real.repetition.mean()),
-        "memorised": float(ratio / nearest(known.real.near, known.training).mean()),
+        **copied,
     }
 
 

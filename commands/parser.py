@@ -42,7 +42,24 @@ def _shorten_help() -> None:
     ActionTypeHint.extra_help = extra_help  # type: ignore[method-assign]
 
 
+def _replace_by_files() -> None:
+    # The library merges a file into what was there: arguments of an experiment's model or metrics
+    # would be left among those of the file that is to stand in their place.
+    whole = ActionTypeHint.__call__
+
+    def call(self: ActionTypeHint, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 4:  # parser, namespace, value, option
+            _, config, value, option = args
+            named = isinstance(value, str) and value.endswith((".yaml", ".yml", ".json"))
+            if named and option in self.option_strings and self.dest in config:
+                del config[self.dest]
+        return whole(self, *args, **kwargs)  # type: ignore[no-untyped-call]
+
+    ActionTypeHint.__call__ = call  # type: ignore[method-assign]
+
+
 _shorten_help()
+_replace_by_files()
 
 
 class Parser(LightningArgumentParser):

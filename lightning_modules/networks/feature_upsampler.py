@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -220,8 +220,9 @@ class _EachChannel(_Block):
     def forward(self, x: Tensor, tau: Tensor) -> Tensor:
         # Depthwise, one of the inner channels after the other: with each channel as a picture of a
         # batch a CPU takes four times as long.
-        C, time = x.shape[1], self.time(tau) + self.conv1.bias
-        total = x + self.conv2.bias
+        C = x.shape[1]
+        time = self.time(tau) + cast(Tensor, self.conv1.bias)
+        total = x + cast(Tensor, self.conv2.bias)
         for n in range(time.shape[1]):
             inward, outward = (
                 kernel.expand(C, 1, 3, 3)

@@ -70,7 +70,7 @@ def test_clips_are_kept_frame_by_frame(tmp_path: Path) -> None:
     batch = {"key": ["a/0", "b"], "clip": clips}
     KeepOutputs().on_test_batch_end(run, model, {"sr": made}, batch, 0)
     found = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.png"))
-    names = [f"{key}/{n:03}.png" for key in ("a/0", "b") for n in range(2)]
+    names = [f"{key}/{n:03}.png" for key in ("a/0", "b") for n in range(3)]
     assert found == [f"outputs/{part}/{name}" for part in ("5", "hr") for name in names]
     frame = np.asarray(Image.open(tmp_path / "outputs/5/a/0/001.png"))
     assert frame == pytest.approx((made[0, 1] * 255).round().permute(1, 2, 0).numpy())

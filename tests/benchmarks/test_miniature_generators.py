@@ -146,6 +146,29 @@ def planned(name: str, folder: Path) -> dict[str, Job]:
 def test_all_that_clips_need_is_planned(tmp_path: Path) -> None:
     jobs = planned("self_cascade_video", tmp_path)
     assert str(tmp_path / "mini_self_cascade_video_base") in jobs["test tf"].arguments
+    asked = jobs["test scalecrafter"].arguments
+    tau, steps = (
+        int(asked[asked.index(f"--model.init_args.{key}") + 1])
+        for key in ("patch.init_args.tau", "sampler.steps")
+    )
+    assert tau / steps == 20 / 50
+
+
+@pytest.mark.parametrize("name", ["self_cascade", "self_cascade_video"])
+def test_the_commands_have_keys_that_are_there(
+    name: str,
+    tmp_path: Path,
+    enlarger: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    for job in planned(name, tmp_path).values():
+        with pytest.raises(SystemExit) as ended:
+            enlarger(*job.arguments, "--print_config")
+        told = capsys.readouterr()
+        assert ended.value.code in (None, 0), f"{job.name}: {told.err}"
+        assert "model:" in told.out
 
 
 def test_all_that_the_miniature_needs_is_planned(tmp_path: Path) -> None:
@@ -271,4 +294,6 @@ def test_the_page_of_clips() -> None:
     assert "| 2.250 ± 0.500 | 86 | 1.23 |" in clips
     assert "| 1.750 | - | - |" in clips
     assert "s a clip" in clips
+    assert "nearest the" not in clips
+    assert "nearest the" in pictures
     assert "flicker" not in pictures

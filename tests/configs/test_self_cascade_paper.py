@@ -123,7 +123,15 @@ def captioned(home: Path, name: str, side: int, count: int = 2) -> None:
     ],
 )
 def test_pictures(
-    name: str, base: str, size: int, side: int, shown: int, home: Path, bases: Path, enlarger: Any
+    name: str,
+    base: str,
+    size: int,
+    side: int,
+    shown: int,
+    home: Path,
+    bases: Path,
+    enlarger: Any,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """At an eighth of their sizes, SDXL at a sixteenth."""
     config = EXPERIMENTS / f"self_cascade_{name}.yaml"
@@ -144,6 +152,8 @@ def test_pictures(
     drift = ("--trainer.callbacks", REPO / "configs/callbacks/selfcascade-drift.yaml")
     levels = ("--trainer.callbacks.levels", "2") if side < 256 else ()
     enlarger("test", "--config", config, *small, *crop, *drift, *levels)
+    off = {record.args[0] for record in caplog.records if "is off, no number" in record.message}
+    assert off == {"fid_r", "kid_r", "pfid_r", "pkid_r", "fid_b", "kid_b"}
     results = json.loads((run / "results.json").read_text())["results"]
     assert {entry["metric"] for entry in results} >= {"swd"}
     assert all(np.isfinite(entry["value"]) for entry in results)
@@ -192,8 +202,9 @@ def test_what_it_is_compared_with(home: Path, bases: Path, enlarger: Any) -> Non
         enlarger(*test, *asked, *levels, "--run.name", name)
         results = json.loads(Path(f"runs/{name}/results.json").read_text())["results"]
         found[name] = {entry["metric"]: entry["value"] for entry in results}
-    assert found["free"]["calls"] == 3 + 2  # of 3 steps, those below 700
-    assert found["direct"]["calls"] == 3
+    texts = 2  # the caption and none; the steps of both are one call
+    assert found["direct"]["calls"] == 3 + texts
+    assert found["free"]["calls"] == 2 * (3 + texts)  # 667, 334 and 1 are all below 700
     (home / "prompts.txt").write_text("a b\nb\n")
     enlarger(
         *("predict", *direct, "--data", data / "captioned_1024.yaml", *small),

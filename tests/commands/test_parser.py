@@ -1,0 +1,65 @@
+"""What a value that is named twice comes to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import REPO
+
+CONFIGS = REPO / "configs"
+
+
+@pytest.fixture
+def parsed(
+    enlarger: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """What a command would run with."""
+    monkeypatch.setenv("ENLARGER_DATA", "data")
+
+    def run(*arguments: object) -> Any:
+        with pytest.raises(SystemExit) as ended:
+            enlarger(*arguments, "--print_config")
+        told = capsys.readouterr()
+        assert ended.value.code in (None, 0), told.err
+        return yaml.safe_load(told.out)
+
+    return run
+
+
+def test_a_file_stands_in_place_of_the_experiment_s(parsed: Any) -> None:
+    """Nothing of the experiment's is left, neither of another class nor of the same."""
+    experiment = CONFIGS / "experiment/self_cascade_sd21_1024.yaml"
+    model, metrics = CONFIGS / "model/direct.yaml", CONFIGS / "callbacks/mini_generator.yaml"
+    alone = parsed("test", "--model", model, "--trainer.callbacks", metrics)
+    over = parsed("test", "--config", experiment, "--model", model, "--trainer.callbacks", metrics)
+    own = ("model", "trainer")
+    assert over["model"]["class_path"] == "lightning_modules.direct.Direct"
+    given = {key: {**alone[key], "accelerator": 0, "devices": 0} for key in own}
+    found = {key: {**over[key], "accelerator": 0, "devices": 0} for key in own}
+    for key in ("scale",):  # one source: the data's
+        assert given["model"]["init_args"].pop(key, 0) != found["model"]["init_args"].pop(key, 1)
+    assert found["model"] == given["model"]
+    assert found["trainer"]["callbacks"] == given["trainer"]["callbacks"]
+
+
+def test_metrics_of_one_class_do_not_inherit(parsed: Any, tmp_path: Path) -> None:
+    other = tmp_path / "metrics.yaml"
+    other.write_text("- callbacks.psnr.PSNR\n")
+    first = ("test", "--trainer.callbacks", CONFIGS / "callbacks/quality.yaml")
+    arguments = {
+        callback["class_path"]: callback["init_args"]
+        for callback in parsed(*first, "--trainer.callbacks", other)["trainer"]["callbacks"]
+    }
+    assert list(arguments) == ["callbacks.psnr.PSNR"]
+    assert arguments["callbacks.psnr.PSNR"]["control"] is False
+
+
+def test_options_after_a_file_change_it(parsed: Any) -> None:
+    weights = ("--model.init_args.guidance", "3")
+    found = parsed("test", "--model", CONFIGS / "model/direct.yaml", *weights)
+    assert found["model"]["init_args"]["guidance"] == 3
+    assert found["model"]["init_args"]["base_size"] == 512
