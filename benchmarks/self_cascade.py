@@ -1,6 +1,6 @@
 """What Self-Cascade's sampling costs beside direct inference: calls, operations, time.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.self_cascade
+    OMP_NUM_THREADS=1 python -m benchmarks.self_cascade --side 128 --rounds 3
 
 `calls` are counted while a small base samples by the defaults, and have to be the paper's: 50 of
 the base's size and 35 of the larger one, tuned one pass of the way down more. `operations` are the
