@@ -357,10 +357,9 @@ def two(folder: Path, model: LightningModule, *callbacks: Callback) -> list[dict
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize(
-    "fault", ["nan loss", pytest.param("nan beside it", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("fault", ["nan loss", "nan beside it"])
 def test_both_processes_leave_out_what_one_has_seen(tmp_path: Path, fault: str) -> None:
     """``nan beside it`` has finite gradients everywhere: only the agreement tells of it."""
     model = Sharded(fault, (key(6),), [0, 1, 2, 3, 4, 5])  # the second batch of rank 1

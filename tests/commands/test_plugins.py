@@ -164,6 +164,7 @@ def test_ours_come_first_and_the_working_directory_last(outside: Path, enlarger:
     assert "" not in sys.path
 
 
+@pytest.mark.slow
 def test_as_it_is_typed(outside: Path) -> None:
     """In a process of its own, with folders in the way that are called like ours."""
     for name in ("callbacks", "commands", "datamodules", "degradations", "lightning_modules"):

@@ -9,6 +9,7 @@ import torch
 
 from callbacks.base import Metric
 from callbacks.memorised import Memorised
+from callbacks.patch_fid import PatchFID, PatchKID
 from callbacks.repetition import Repetition
 from callbacks.sets import SetMetric
 from tests.callbacks.random_inception import inception, inception_file
@@ -23,6 +24,9 @@ __all__ = ["inception", "inception_file"]
 EXAMPLES: dict[type, object] = {
     Memorised: lambda: Memorised(pictures()),
     Repetition: lambda: Repetition(40),  # at which the contract's pictures do not repeat
+    # One crop of 299 pixels a picture, not three: these were a third of all contracts' time.
+    PatchFID: lambda: PatchFID(crops=1),
+    PatchKID: lambda: PatchKID(crops=1),
 }
 
 

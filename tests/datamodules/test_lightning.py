@@ -195,6 +195,7 @@ def test_a_process_without_a_picture_does_not_keep_the_others_waiting(tmp_path):
     assert [record["n"] for record in records] == [1, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_only_one_picture_for_two_processes(tmp_path):
     """The whole evaluation of one process is empty: Lightning would leave its hooks out."""

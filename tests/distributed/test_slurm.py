@@ -84,6 +84,7 @@ def test_one_that_does_not_come_is_named(tiny: Path) -> None:
     assert not Path("runs/tiny/checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_warning_before_the_time_is_over(tiny: Path) -> None:
     record = ("--trainer.callbacks+", "tests.distributed.records.Record")
     command = ["fit", "--config", "tiny.yaml", *record, "--trainer.callbacks.folder", "record"]

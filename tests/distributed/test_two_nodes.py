@@ -19,7 +19,7 @@ from tests.conftest import REPO
 from tests.distributed.network import Network, Process, network, wait_until
 from tests.distributed.records import assert_same, global_batches, newest, steps_of
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 STEPS, BATCH, PICTURES, CROPS = 36, 4, 10, 2
 HEARTBEAT, LOST_AFTER = 1.0, 10.0
@@ -112,7 +112,6 @@ def assert_unharmed(net: Network, run: str, whole: Path) -> None:
         assert set(epoch.values()) == {CROPS}
 
 
-@pytest.mark.slow
 def test_a_signal_to_one_node_stops_both_and_a_short_cut_stops_none(
     net: Network, whole: Path
 ) -> None:
