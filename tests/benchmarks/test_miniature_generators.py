@@ -32,6 +32,7 @@ from benchmarks.miniature_self_cascade import SELF_CASCADE
 from benchmarks.miniature_self_cascade_video import SELF_CASCADE_VIDEO
 from benchmarks.miniature_sheet import Panel, chart, sheet
 from callbacks.kid import polynomial_mmd
+from tests.quick import quick
 
 N = 12
 
@@ -52,6 +53,7 @@ def known() -> References:
     )
 
 
+@pytest.mark.slow
 def test_samples_of_the_same_kind_are_closer(known: References) -> None:
     same, flat = (Samples([set_of(pictures(5, level))], known) for level in (1.0, 0.3))
     for metric in ("swd", "swd_2", "swd_3"):
@@ -154,7 +156,9 @@ def test_all_that_clips_need_is_planned(tmp_path: Path) -> None:
     assert tau / steps == 20 / 50
 
 
-@pytest.mark.parametrize("name", ["self_cascade", "self_cascade_video"])
+@pytest.mark.parametrize(
+    "name", quick(["self_cascade", "self_cascade_video"], "self_cascade_video")
+)
 def test_the_commands_have_keys_that_are_there(
     name: str,
     tmp_path: Path,

@@ -56,6 +56,7 @@ def test_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == {"ours_s": 1.0, "plain_s": 3.0, "ratio": 3.0}
 
 
+@pytest.mark.slow
 def test_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "SCALES", (3,))
     with torch.inference_mode():
@@ -68,6 +69,7 @@ def test_methods(monkeypatch: pytest.MonkeyPatch) -> None:
         assert 0 < row["operations_outside_networks"] < row["operations"]
 
 
+@pytest.mark.slow
 def test_plain_loops_give_the_same_pictures() -> None:
     with torch.inference_mode():
         # 4 divides 1000; of others diffusers computes some levels one timestep beside the next one.

@@ -15,6 +15,7 @@ def test_the_calls_are_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
         self_cascade.counted()
 
 
+@pytest.mark.slow
 def test_operations_at_stable_diffusions_size() -> None:
     """The cost model's numbers, through the method's own calls."""
     found = self_cascade.operations()

@@ -191,7 +191,8 @@ def test_fid_is_torch_fidelitys(inception: Path) -> None:
     assert distance(FID("torch-fidelity"), sr, hr) == pytest.approx(theirs, rel=1e-4)
 
 
-@pytest.mark.parametrize("antialias", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("antialias", [True, False])
 def test_fid_is_torchmetrics(inception: Path, antialias: bool) -> None:
     sr, hr = two_sets(4, 6)
     path = str(inception)

@@ -31,6 +31,7 @@ from tests.callbacks.broken import FAULTS, HalfGradient, Poisoned
 from tests.callbacks.tiny import Pictures, Tiny, collate, trainer
 from tests.commands.test_resume import Interruption, assert_same, newest
 from tests.conftest import REPO
+from tests.quick import quick
 
 PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "global_step")
 LIMIT = 150  # seconds for processes that would wait for each other
@@ -460,7 +461,9 @@ def test_a_run_ends_with_one_sentence_and_its_last_good_checkpoint(
     assert saved["callbacks"]["Guard"] == {"steps": 5, "skipped": 1, "row": 1, "norm": 0.0}
 
 
-@pytest.mark.parametrize("hook", ["batch_start", "backward", "batch_end", "validation"])
+@pytest.mark.parametrize(
+    "hook", quick(["batch_start", "backward", "batch_end", "validation"], "batch_end")
+)
 def test_a_resumed_run_ends_with_the_same_bits(
     tiny: Path, enlarger: Callable[..., None], hook: str
 ) -> None:

@@ -93,6 +93,7 @@ def test_kid_is_torch_fidelitys_with_the_same_subsets(inception: Path) -> None:
     assert found["kid_std"] == pytest.approx(theirs[deviation], rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_kid_is_torchmetrics(inception: Path) -> None:
     sr, hr = two_sets(6, 6)
     net = NoTrainInceptionV3("theirs", ["2048"], str(inception), antialias=True)

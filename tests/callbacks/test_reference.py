@@ -253,6 +253,7 @@ def test_a_failed_write_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch
     assert list((tmp_path / "place").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_one_file_serves_fid_and_kid(inception: Path, folder: Path, tmp_path: Path) -> None:
     few = [str(folder / f"{i}.png") for i in range(3)]
     assert main([*few, "--out", str(tmp_path / "a.npz")]) == 0

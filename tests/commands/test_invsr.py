@@ -22,6 +22,7 @@ from PIL import Image
 import main
 from tests.commands.test_resume import assert_same, newest
 from tests.conftest import REPO
+from tests.quick import quick
 from tests.small_sd import save_sd
 
 Enlarger = Callable[..., None]
@@ -153,12 +154,15 @@ class Interruption(Callback):
 # 20 pairs of latents in batches of 2, of which 2 make a step: 5 steps an epoch, 8 in all.
 @pytest.mark.parametrize(
     ("place", "batch"),
-    [
-        ("before the batch", 12),  # within an accumulation, in the second epoch
-        ("before the step", 8),  # the discriminator is heard by now
-        ("between the optimisers", 8),  # one of them has stepped, the other has not
-        ("after the batch", 10),  # the last one of an epoch
-    ],
+    quick(
+        [
+            ("before the batch", 12),  # within an accumulation, in the second epoch
+            ("before the step", 8),  # the discriminator is heard by now
+            ("between the optimisers", 8),  # one of them has stepped, the other has not
+            ("after the batch", 10),  # the last one of an epoch
+        ],
+        "between the optimisers",
+    ),
 )
 def test_a_run_that_was_stopped(place: str, batch: int, work: Path, enlarger: Enlarger) -> None:
     """Both networks, both optimisers, the schedule and the averages, bit for bit."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.commands.test_resume import CASES, Enlarger, Interruption, assert_same, newest
+from tests.quick import quick
 
 POOL = (
     *("--degradation", "tests.datamodules.pooled.Pooled", "--degradation.init_args.pool", "8"),
@@ -18,15 +19,19 @@ POOL = (
 
 @pytest.mark.parametrize(
     "case",
-    [
+    quick(
+        [
+            "in the middle of an epoch",
+            "before a batch",
+            "after the last batch of an epoch",
+            "in a validation",
+            "between the batches of an accumulation",
+            "in a step, after the weights changed",
+            "with workers",
+        ],
         "in the middle of an epoch",
-        "before a batch",
-        "after the last batch of an epoch",
-        "in a validation",
-        "between the batches of an accumulation",
-        "in a step, after the weights changed",
         "with workers",
-    ],
+    ),
 )
 def test_after_an_exception(tiny: Path, enlarger: Enlarger, case: str) -> None:
     (hook, batch), extra = CASES[case]

@@ -19,6 +19,7 @@ from callbacks.predictions import NAME
 from degradations.bicubic import resize
 from lightning_modules.bicubic import Bicubic
 from tests.datamodules.profiles import rgb_profile, srgb_of_rgb
+from tests.quick import quick
 
 Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
@@ -238,7 +239,7 @@ def test_beside_the_input_under_another_name(folder: Path, enlarger: Enlarger) -
 PLACES = [("in/out", ""), ("in/out", "_x2"), ("in", "_x2")]
 
 
-@pytest.mark.parametrize(("place", "suffix"), PLACES)
+@pytest.mark.parametrize(("place", "suffix"), quick(PLACES, "in"))
 def test_outputs_among_the_inputs_are_not_enlarged(
     folder: Path,
     enlarger: Enlarger,

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tests.conftest import REPO
+from tests.quick import quick
 
 Enlarger = Callable[..., None]
 
@@ -91,7 +92,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    quick(
+        CASES, "in the middle of an epoch", "in a step, after the weights changed", "with workers"
+    ),
+)
 def test_after_an_exception(tiny: Path, enlarger: Enlarger, case: str) -> None:
     (hook, batch), extra = CASES[case]
     command = [
@@ -109,7 +115,7 @@ def test_after_an_exception(tiny: Path, enlarger: Enlarger, case: str) -> None:
     assert_same("stopped", "whole")
 
 
-@pytest.mark.parametrize("first", [5, 7, 10])
+@pytest.mark.parametrize("first", quick([5, 7, 10], 7))
 def test_more_steps_later(tiny: Path, enlarger: Enlarger, first: int) -> None:
     enlarger("fit", "--config", "tiny.yaml", "--run.name", "whole")
     enlarger("fit", "--config", "tiny.yaml", "--run.name", "longer", "--trainer.max_steps", first)
@@ -124,6 +130,7 @@ def test_a_finished_run_changes_nothing(tiny: Path, enlarger: Enlarger) -> None:
     assert {p.name: p.read_bytes() for p in Path("runs/tiny/checkpoints").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_after_sigkill(tiny: Path, enlarger: Enlarger) -> None:
     """The quickstart's own configuration, made small, killed in the middle of its second epoch."""
     overlay = [

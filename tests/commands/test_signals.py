@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tests.commands.test_resume import assert_same, newest
 from tests.conftest import REPO
+from tests.quick import quick
 
 Enlarger = Callable[..., None]
 TERM, USR1, INT = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
@@ -93,7 +94,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", quick(CASES, "in a step", "in a validation", "while a checkpoint is written")
+)
 def test_stops_and_goes_on(tiny: Path, enlarger: Enlarger, case: str) -> None:
     hook, batch, number, step, extra = CASES[case]
     stop(enlarger, hook, batch, number, "--run.name", "stopped", *extra)
@@ -118,6 +121,7 @@ def test_a_validation_is_left_at_once_and_its_half_goes_nowhere(
     assert newest("tiny")["callbacks"]["Checkpoints"] == {"validation_due": True}
 
 
+@pytest.mark.slow
 def test_twice_in_a_validation(tiny: Path, enlarger: Enlarger) -> None:
     """The second one comes in the validation that makes up for the first."""
     stop(enlarger, "validation", 4, TERM, *EVERY_TWO)
@@ -196,9 +200,8 @@ def test_lightnings_own_exchange_of_signals_is_where_we_take_it_from() -> None:
     assert callable(trainer._signal_connector.teardown)
 
 
-@pytest.mark.parametrize(
-    "number", [TERM, *(pytest.param(other, marks=pytest.mark.slow) for other in (USR1, INT))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [TERM, USR1, INT])
 def test_a_signal_to_all_processes_of_a_group(tiny: Path, number: int) -> None:
     """As torchrun, SLURM and a terminal send it: workers that read pictures get it, too."""
     command = [sys.executable, str(REPO / "main.py"), "fit", "--config", "tiny.yaml"]

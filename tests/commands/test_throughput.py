@@ -72,6 +72,7 @@ def found(tiny: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch) -> Ca
 # -------------------------------------------------------------------------------- the whole command
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 def test_slow_pictures(found: Callable[..., Measured], capsys: pytest.CaptureFixture[str]) -> None:
     parts = found("--data.init_args.train", f"{HERE}.Slow", "--data.init_args.workers", 1)
@@ -113,6 +114,7 @@ def test_a_trained_run_is_neither_resumed_nor_refused(
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_a_run_that_is_too_short(refusal: Callable[..., str], tiny: Path) -> None:
     message = refusal("throughput", "--config", "tiny.yaml", "--trainer.max_steps", 2)
     assert "trainer.max_steps" in message

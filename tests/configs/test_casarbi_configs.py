@@ -15,6 +15,7 @@ from PIL import Image
 from datamodules import pack
 from lightning_modules.networks.liif import LIIF
 from tests.conftest import REPO
+from tests.quick import quick
 
 EXPERIMENTS = REPO / "configs" / "experiment"
 MINI = EXPERIMENTS / "mini" / "casarbi"
@@ -136,7 +137,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", quick(PAPER, "df2k"))
 def test_a_run_of_the_paper(
     name: str, enlarger: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

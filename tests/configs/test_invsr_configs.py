@@ -19,6 +19,7 @@ from datamodules import pack
 from lightning_modules.networks import taef2
 from tests.configs.test_casarbi_configs import differences
 from tests.conftest import REPO
+from tests.quick import quick
 from tests.small_sd import options, save_sd, training
 
 Enlarger = Callable[..., None]
@@ -131,7 +132,7 @@ def typed(path: Path, *more: str) -> None:
     main.main([str(REPO / word) if word.endswith(".yaml") else word for word in words] + [*more])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quick(NAMES, "invsr"))
 def test_a_miniature_runs(name: str, mini: Path) -> None:
     typed(MINI / f"{name}.yaml", *RUN, *FIT, *NO_PICTURES.get(name, ()))
     run = Path("runs") / f"mini_{name.replace('/', '_')}"
@@ -219,6 +220,7 @@ def fit() -> list[str]:
     return ["fit", "--config", str(PAPER), *RUN, *FIT, *small]
 
 
+@pytest.mark.slow
 def test_the_paper_s_run(paper: Path, enlarger: Enlarger) -> None:
     run = Path("runs/invsr_sd_turbo")
     stored = torch.load(run / "checkpoints/step-000000002.ckpt", weights_only=True)
@@ -243,7 +245,8 @@ def test_the_paper_s_run(paper: Path, enlarger: Enlarger) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "color_fix"), [("imagenet_test", True), ("realsr", True), ("realset80", False)]
+    ("name", "color_fix"),
+    quick([("imagenet_test", True), ("realsr", True), ("realset80", False)], "realset80"),
 )
 def test_the_paper_s_test_sets(
     name: str,

@@ -13,6 +13,7 @@ import yaml
 from lightning_modules.networks import taef2
 from tests.configs.test_casarbi_configs import differences
 from tests.conftest import REPO
+from tests.quick import quick
 
 Enlarger = Callable[..., None]
 CONFIGS = REPO / "configs"
@@ -50,7 +51,7 @@ def test_schedules_end_with_the_run() -> None:
     assert journal["lr_scheduler"]["init_args"]["steps"] == steps
 
 
-@pytest.mark.parametrize("name", ["pixel", "taef2", "taef2_control"])
+@pytest.mark.parametrize("name", quick(["pixel", "taef2", "taef2_control"], "taef2"))
 def test_a_miniature_runs(
     name: str, enlarger: Enlarger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

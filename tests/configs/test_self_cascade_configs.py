@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 import yaml
 from PIL import Image
 
+import main
 from datamodules import pack
 from tests.configs.test_casarbi_configs import differences
 from tests.conftest import REPO
+from tests.quick import quick
 
 MINI = REPO / "configs/experiment/mini"
 BASE, FREE, TUNED = (
@@ -53,21 +56,33 @@ def test_one_base_and_one_way_of_sampling() -> None:
     assert tuned["lr_scheduler"]["init_args"]["steps"] == steps
 
 
-@pytest.fixture
-def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enlarger: Any) -> Path:
-    """A working directory with the data, in which the base was trained, as shipped."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ENLARGER_DATA", str(tmp_path))
+@pytest.fixture(scope="module")
+def _trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("base")
     for part in ("train", "test"):
-        (tmp_path / part).mkdir()
+        (home / part).mkdir()
         for number in range(4):
             seed = number + 10 * (part == "test")
             pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / part / f"{part}{number}.png")
-        arguments = [str(tmp_path / part), str(tmp_path / "cifar10")]
+            Image.fromarray(pixels).save(home / part / f"{part}{number}.png")
+        arguments = [str(home / part), str(home / "cifar10")]
         assert pack.main([*arguments, "--name", f"{part}-automobile"]) == 0
-    enlarger("fit", "--config", BASE, *RUN, *FIT, "--model.init_args.steps", 2)
-    return tmp_path
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setenv("ENLARGER_DATA", str(home))
+        steps = ("--model.init_args.steps", "2")
+        main.main(["fit", "--config", str(BASE), *RUN, *FIT, *steps])
+    return home
+
+
+@pytest.fixture
+def mini(tmp_path: Path, _trained_once: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the data, in which the base was trained, as shipped."""
+    home = tmp_path / "home"
+    shutil.copytree(_trained_once, home)
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("ENLARGER_DATA", str(home))
+    return home
 
 
 def test_the_experiments(mini: Path, enlarger: Any) -> None:
@@ -116,7 +131,7 @@ def test_comparisons_that_train_differ_in_nothing_else() -> None:
     assert [part["flags"]["frozen"] for part in network] == [True, False, True]
 
 
-@pytest.mark.parametrize("name", ["direct", "attn_sf", "scalecrafter"])
+@pytest.mark.parametrize("name", quick(["direct", "attn_sf", "scalecrafter"], "direct"))
 def test_comparisons_without_training(name: str, mini: Path, enlarger: Any) -> None:
     config = MINI / f"self_cascade/{name}.yaml"
     expected = set() if name == "direct" else {"patch"}
@@ -129,6 +144,7 @@ def test_comparisons_without_training(name: str, mini: Path, enlarger: Any) -> N
     assert all(np.isfinite(entry["value"]) for entry in results)
 
 
+@pytest.mark.slow
 def test_the_sample_enlarged(mini: Path, enlarger: Any, capsys: pytest.CaptureFixture[str]) -> None:
     config, upscaler = (MINI / f"self_cascade/{name}.yaml" for name in ("sd_sr", "sr"))
     free, other = (content(path) for path in (FREE, config))
@@ -151,7 +167,7 @@ def test_the_sample_enlarged(mini: Path, enlarger: Any, capsys: pytest.CaptureFi
     assert json.loads(Path("runs/bicubic/results.json").read_text())["results"]
 
 
-@pytest.mark.parametrize("name", ["finetune", "lora_r4"])
+@pytest.mark.parametrize("name", quick(["finetune", "lora_r4"], "lora_r4"))
 def test_comparisons_that_train(name: str, mini: Path, enlarger: Any) -> None:
     config, run = MINI / f"self_cascade/{name}.yaml", Path(f"runs/mini_self_cascade_{name}")
     four = ("--trainer.max_steps", 4, "--trainer.limit_val_batches", 0)

@@ -22,6 +22,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
 from lightning_modules.ladder import count_stages, ladder
 from tests.conftest import REPO
 from tests.lightning_modules.backbone.texts import save_text_encoder
+from tests.quick import quick
 from tests.small_sd import VAE
 
 Enlarger = Callable[..., None]
@@ -116,11 +117,14 @@ def captioned(home: Path, name: str, side: int, count: int = 2) -> None:
 
 @pytest.mark.parametrize(
     ("name", "base", "size", "side", "shown"),
-    [
-        ("sd21_1024", "sd21", 64, 128, 1024),
-        ("sd21_2048", "sd21", 64, 256, 2048),
-        ("sdxl", "sdxl", 64, 128, 2048),
-    ],
+    quick(
+        [
+            ("sd21_1024", "sd21", 64, 128, 1024),
+            ("sd21_2048", "sd21", 64, 256, 2048),
+            ("sdxl", "sdxl", 64, 128, 2048),
+        ],
+        "sdxl",
+    ),
 )
 def test_pictures(
     name: str,
@@ -159,6 +163,7 @@ def test_pictures(
     assert all(np.isfinite(entry["value"]) for entry in results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size"), [("3072x1536", (1536, 3072)), ("1536x3072", (3072, 1536))]
 )
@@ -188,6 +193,7 @@ def test_other_aspects(name: str, size: Any, home: Path, bases: Path, enlarger: 
     ] * 2
 
 
+@pytest.mark.slow
 def test_what_it_is_compared_with(home: Path, bases: Path, enlarger: Any) -> None:
     """As the page has it: the same experiment without tuning or of Direct, and base samples."""
     captioned(home, "test-1024-0", 128)
@@ -218,6 +224,7 @@ def test_what_it_is_compared_with(home: Path, bases: Path, enlarger: Any) -> Non
     assert [np.asarray(Image.open(path)).shape for path in pictures] == [(64, 64, 3)] * 2
 
 
+@pytest.mark.slow
 def test_video(home: Path, bases: Path, enlarger: Any) -> None:
     config = EXPERIMENTS / "self_cascade_video.yaml"
     for part in ("train", "test"):

@@ -69,22 +69,34 @@ def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enlarger: Any) -> Path
     return tmp_path
 
 
-def test_the_experiments(mini: Path, enlarger: Any) -> None:
-    for name in ("direct", "scalecrafter", "tf"):
+@pytest.mark.parametrize(
+    ("free", "trained"),
+    [
+        (("scalecrafter", "tf"), ("tuned",)),
+        pytest.param(
+            *(("direct", "scalecrafter", "tf"), ("finetune", "lora_r4", "lora_r32", "tuned")),
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["some", "all"],
+)
+def test_the_experiments(
+    free: tuple[str, ...], trained: tuple[str, ...], mini: Path, enlarger: Any
+) -> None:
+    for name in free:
         enlarger("test", "--config", VIDEO / f"{name}.yaml", *SMALL, *FEW)
-    trained = ("finetune", "lora_r4", "tuned")
     for name in trained:
         enlarger("fit", "--config", VIDEO / f"{name}.yaml", *SMALL, *FIT, *FEW)
         enlarger("test", "--config", VIDEO / f"{name}.yaml", *SMALL, *FEW)
     found = {}
-    for name in ("direct", "scalecrafter", "tf", *trained):
+    for name in (*free, *trained):
         run = Path(f"runs/mini_self_cascade_video_{name}")
         results = json.loads((run / "results.json").read_text())["results"]
         found[name] = {entry["metric"]: entry["value"] for entry in results}
         assert found[name].keys() >= {"frame_swd", "frame_kid_thumb", "flicker"}
         assert all(np.isfinite(value) for value in found[name].values())
     # Other ways to sample are other clips.
-    assert len({found[name]["frame_swd"] for name in ("direct", "scalecrafter", "tf")}) == 3
+    assert len({found[name]["frame_swd"] for name in free}) == len(free)
     stored = torch.load(
         "runs/mini_self_cascade_video_tuned/checkpoints/step-000000002.ckpt", weights_only=True
     )

@@ -79,13 +79,13 @@ class SetMetricContract:
             metric.distance(features, features)
         assert torch.equal(images, before)
 
-    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-    def test_a_pixel_that_is_not_finite_spoils_the_number(self, metric, value):
+    def test_a_pixel_that_is_not_finite_spoils_the_number(self, metric):
         sr, hr = self.noisy(), self.images()
-        sr[2, 1, 0, 0] = value
+        for image, value in enumerate((math.nan, math.inf, -math.inf)):
+            sr[image, 1, 0, 0] = value
         found = metric.measure(sr, hr, self.batch())
         sound = found.flatten(1).isfinite().all(1)
-        assert sound.tolist() == [True, True, False, True]
+        assert sound.tolist() == [False, False, False, True]
         dataset = SimpleNamespace(name="a", scale=2.0, keys=self.batch()["key"])
         values = dict(zip(dataset.keys, found.numpy(), strict=True))
         [record] = metric.summarise(dataset, values)

@@ -126,6 +126,7 @@ class Weighted(Difference):
 '''
 
 
+@pytest.mark.slow
 def test_plug_ins_of_all_kinds(tmp_path):
     """Of a folder outside the repository, by `--plugin`."""
     (tmp_path / "my_sr.py").write_text(PLUGIN)

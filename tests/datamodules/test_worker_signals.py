@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import REPO
 
 PROGRAM = """
@@ -18,6 +20,7 @@ raise ValueError("an error")
 """
 
 
+@pytest.mark.slow
 def test_a_command_ends_although_a_worker_lives() -> None:
     """Its iterator is still held, as by the traceback of an error in the midst of an evaluation."""
     done = subprocess.run(

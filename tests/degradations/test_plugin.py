@@ -62,6 +62,7 @@ def test_the_yaml_parses_and_degrades(folder):
     assert len(set(gamma)) == 4
 
 
+@pytest.mark.slow
 def test_its_test_passes_as_printed(folder):
     assert plugin.main(["RainDrops"]) == 0
     (command,) = [line for line in commands("RainDrops") if " -m pytest " in line]

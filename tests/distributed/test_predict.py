@@ -12,6 +12,7 @@ from callbacks.predictions import NAME
 from tests.distributed.test_two_processes import torchrun
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_write_one_file_of_lines(
     tiny: Path, photo_folder: Path, enlarger: Callable[..., None], caplog: pytest.LogCaptureFixture

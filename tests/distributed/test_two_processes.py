@@ -39,6 +39,7 @@ def weights(run: str) -> dict[str, torch.Tensor]:
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_one_picture_for_two_processes(tiny: Path, enlarger: Callable[..., None]) -> None:
     """EDSR has buffers, which DDP would broadcast in a validation that only one process has."""

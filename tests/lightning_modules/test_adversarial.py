@@ -216,6 +216,7 @@ class Save(Callback):
         torch.save(state, self.folder / f"{trainer.world_size}-{trainer.global_rank}.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_train_as_one_with_their_batches(tmp_path: Path) -> None:
     """Batches of 3 on each of two processes, and of 6 on one, of the same pictures."""

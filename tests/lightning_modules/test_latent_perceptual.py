@@ -89,6 +89,7 @@ def batch(count: int = 4) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------- the experiment
 
 
+@pytest.mark.slow
 def test_the_shipped_experiment(
     bapps: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
