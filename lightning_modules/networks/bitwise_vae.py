@@ -1,0 +1,135 @@
+"""Infinity's convolutional autoencoder, whose latents `bsq` turns into bits.
+
+Han et al., Infinity (arXiv 2412.04431): VQGAN's layers without attention. Encoder and decoder are
+diffusers'; what is here is how they are put together, and the names in the released files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+_NAMES = (  # what diffusers calls the same tensors; the levels of the decoder count the other way
+    (r"\.(conv|norm)\.(weight|bias)$", r".\2"),  # an inner layer, in the published files
+    (r"^encoder\.down\.(\d+)\.", r"encoder.down_blocks.\1."),
+    (r"^decoder\.up\.(\d+)\.", r"decoder.up_blocks.\1."),
+    (r"\.block\.(\d+)\.", r".resnets.\1."),
+    (r"\.(down|up)sample\.(conv\.)?", r".\1samplers.0.conv."),
+    (r"\.nin_shortcut\.", ".conv_shortcut."),
+    (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
+    (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
+    (r"\.norm_out\.", ".conv_norm_out."),
+)
+_LEVEL = re.compile(r"^decoder\.up_blocks\.(\d+)\.")
+_MASK = re.compile(r"^quantizer?e?\.lfq\.mask$")  # powers of two, for codes as integers
+
+
+class BitwiseVAE(nn.Module):
+    """Pictures to latents of d channels, and back.
+
+    By default the one of NSARM and Infinity-8B: 8 pixels a position, 14 bits, 81.62 M parameters.
+    With five widths, 128 256 512 512 512, and 16 to 64 bits it is that of Infinity-2B, 16 pixels a
+    position; 110.12 M with 32 bits.
+
+    Args:
+        bits: Channels of the latent, d.
+        widths: Channels of each level; all but the last one halve the sides.
+        layers: Residual blocks a level of the encoder; the decoder has one more.
+
+    Raises:
+        ValueError: A width is no multiple of 32, the groups of its norms; or a number is below 1.
+    """
+
+    def __init__(
+        self,
+        bits: int = 14,
+        widths: Sequence[int] = (128, 256, 512, 512),
+        layers: int = 2,
+    ) -> None:
+        super().__init__()
+        if bits < 1 or layers < 1 or not widths:
+            raise ValueError(
+                f"bits is {bits}, layers {layers} and widths {list(widths)}; expected 1 or more"
+            )
+        if wrong := [width for width in widths if width < 1 or width % 32]:
+            raise ValueError(f"widths are {list(widths)}; expected multiples of 32, not {wrong[0]}")
+        from diffusers.models.autoencoders.vae import Decoder, Encoder  # a second
+
+        kept = {"block_out_channels": tuple(widths), "layers_per_block": layers}
+        self.bits = bits
+        self.encoder = Encoder(
+            out_channels=bits,
+            down_block_types=("DownEncoderBlock2D",) * len(widths),
+            double_z=False,
+            mid_block_add_attention=False,
+            **kept,
+        )
+        self.decoder = Decoder(
+            in_channels=bits,
+            up_block_types=("UpDecoderBlock2D",) * len(widths),
+            mid_block_add_attention=False,
+            **kept,
+        )
+
+    @property
+    def factor(self) -> int:
+        """Pixels a position of the latent is wide."""
+        return 2 ** (len(self.encoder.down_blocks) - 1)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Latents, not yet quantised; in float32, as their signs are what counts.
+
+        Args:
+            pictures: (B, 3, H, W) in [0, 1], sides multiples of ``factor``.
+
+        Returns:
+            (B, d, H / factor, W / factor).
+
+        Raises:
+            ValueError: A side is no multiple.
+        """
+        h, w = pictures.shape[-2:]
+        if h % self.factor or w % self.factor:
+            raise ValueError(f"pictures are {h}x{w}; expected multiples of {self.factor}")
+        with torch.autocast(pictures.device.type, enabled=False):
+            f: Tensor = self.encoder(2 * pictures.float() - 1)
+        return f
+
+    def decode(self, total: Tensor) -> Tensor:
+        """Pictures.
+
+        Args:
+            total: (B, d, h, w), the sum of all scales' codes.
+
+        Returns:
+            (B, 3, h factor, w factor) in [0, 1].
+        """
+        pictures: Tensor = self.decoder(total)
+        return (pictures.clamp(-1, 1) + 1) / 2
+
+
+def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a released file by the names here.
+
+    Both styles are read: ``encoder.conv_in.conv.weight``, as published, and
+    ``encoder.conv_in.weight``. What the quantiser keeps, powers of two, is left out.
+
+    Args:
+        tensors: As in the file, within ``vae`` or ``ema``.
+    """
+    levels = 1 + max(
+        (int(m[1]) for name in tensors if (m := re.match(r"decoder\.up\.(\d+)\.", name))), default=0
+    )
+    found = {}
+    for name, tensor in tensors.items():
+        if _MASK.match(name):
+            continue
+        for pattern, replacement in _NAMES:
+            name = re.sub(pattern, replacement, name)
+        if match := _LEVEL.match(name):
+            name = f"decoder.up_blocks.{levels - 1 - int(match[1])}.{name[match.end() :]}"
+        found[name] = tensor
+    return found

@@ -1,0 +1,230 @@
+"""Binary spherical quantisation, of one scale and of residuals at many: latents as bits.
+
+Zhao et al., BSQ (arXiv 2406.07548); Han et al., Infinity (arXiv 2412.04431), section 3.2. A latent
+of d channels is put on the unit sphere, and each channel keeps its sign alone: d bits a position,
+2^d codes that nobody has to store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_modules.networks.scales import Size
+
+Down = Literal["area", "bilinear"]
+
+
+def quantized(z: Tensor) -> Tensor:
+    """The nearest corner of the cube in the unit sphere; its gradient is that of z / |z|.
+
+    Args:
+        z: (B, d, h, w); computed in float32, whatever it is.
+
+    Returns:
+        (B, d, h, w), of values +-1/sqrt(d), so of length 1 along d. Zero becomes -1/sqrt(d).
+    """
+    with torch.autocast(z.device.type, enabled=False):
+        u = functional.normalize(z.float(), dim=1, eps=1e-12)
+        corner = from_bits(to_bits(u))
+        return corner + (u - u.detach())  # straight through: the value is exactly the corner's
+
+
+def to_bits(z: Tensor) -> Tensor:
+    """Signs: 1 where a value is above 0, and 0 where it is 0 or below.
+
+    Args:
+        z: Of any shape.
+
+    Returns:
+        As ``z``, of uint8.
+    """
+    return (z > 0).to(torch.uint8)
+
+
+def from_bits(bits: Tensor) -> Tensor:
+    """Codes of bits.
+
+    Args:
+        bits: (B, d, h, w) of 0 and 1.
+
+    Returns:
+        (B, d, h, w), -1/sqrt(d) and 1/sqrt(d), float32.
+    """
+    return (2 * bits.float() - 1) * bits.shape[1] ** -0.5
+
+
+class Scale(NamedTuple):
+    """One scale of a latent.
+
+    Args:
+        residual: (B, d, h, w): what was left to say at this scale, before it was quantised.
+        code: (B, d, h, w): what was said.
+        total: (B, d, H, W): the sum of all that was said so far, at full size.
+    """
+
+    residual: Tensor
+    code: Tensor
+    total: Tensor
+
+    @property
+    def bits(self) -> Tensor:
+        """(B, d, h, w) of uint8: of the residual, whatever was said."""
+        return to_bits(self.residual)
+
+
+def scales_of(
+    f: Tensor,
+    sizes: Sequence[Size],
+    change: Callable[[int, Tensor], Tensor] | None = None,
+) -> Iterator[Scale]:
+    """Quantise a latent scale by scale, each saying what those before it left out.
+
+    Gradients pass from each code to its own residual, and from no residual to the codes before.
+
+    Args:
+        f: (B, d, H, W), of the encoder.
+        sizes: (h, w) of the scales in positions of the latent; the last one is (H, W).
+        change: Given the number of a scale and its residual, gives the code that is said instead of
+            ``quantized(residual)``; what was changed is left to later scales to mend.
+
+    Yields:
+        The scales, coarse to fine.
+
+    Raises:
+        ValueError: The last size is not the latent's.
+    """
+    full = (f.shape[-2], f.shape[-1])
+    if tuple(sizes[-1]) != full:
+        raise ValueError(
+            f"the latent is {full[0]}x{full[1]}, and the last scale "
+            f"{sizes[-1][0]}x{sizes[-1][1]}: expected one size"
+        )
+    total = torch.zeros_like(f, dtype=torch.float32)
+    for number, size in enumerate(sizes):
+        residual = shrunk(f.float() - total.detach(), size)
+        code = quantized(residual) if change is None else change(number, residual)
+        total = total + enlarged(code, full)
+        yield Scale(residual, code, total)
+
+
+def total_of(bits: Sequence[Tensor], size: Size) -> Tensor:
+    """What bits of all scales say together, for the decoder.
+
+    Args:
+        bits: (B, d, h, w) of 0 and 1, of each scale.
+        size: (H, W) of the latent.
+
+    Returns:
+        (B, d, H, W).
+
+    Raises:
+        ValueError: There are others than 0 and 1.
+    """
+    for scale in bits:
+        if ((scale != 0) & (scale != 1)).any():
+            raise ValueError(
+                f"bits go from {scale.min().item()} to {scale.max().item()}; expected 0 and 1"
+            )
+    return torch.stack([enlarged(from_bits(scale), size) for scale in bits]).sum(0)
+
+
+def shrunk(x: Tensor, size: Size, mode: Down = "area") -> Tensor:
+    """A smaller one.
+
+    Args:
+        x: (B, d, H, W).
+        size: (h, w).
+        mode: ``area``, the means of its parts, as residuals are; or ``bilinear``, not smoothed
+            before, as the inputs of Infinity's transformer are.
+    """
+    if (x.shape[-2], x.shape[-1]) == tuple(size):
+        return x
+    corners = None if mode == "area" else False
+    return functional.interpolate(x, size, mode=mode, align_corners=corners)
+
+
+def enlarged(code: Tensor, size: Size) -> Tensor:
+    """Codes at full size.
+
+    Args:
+        code: (B, d, h, w).
+        size: (H, W).
+    """
+    if (code.shape[-2], code.shape[-1]) == tuple(size):
+        return code
+    return functional.interpolate(code, size, mode="bilinear", align_corners=False)
+
+
+def flipped(bits: Tensor, probability: float, generator: torch.Generator | None = None) -> Tensor:
+    """Each bit the other one with this probability: Infinity's bitwise self-correction.
+
+    Args:
+        bits: Of 0 and 1.
+        probability: In [0, 1].
+        generator: On the bits' device; the global one by default.
+
+    Returns:
+        As ``bits``.
+    """
+    drawn = torch.rand(bits.shape, device=bits.device, generator=generator)
+    return torch.where(drawn < probability, 1 - bits, bits)
+
+
+def entropy_penalty(z: Tensor, tau: float = 100.0, gamma: float = 1.0) -> Tensor:
+    """Certain bits, used equally often: BSQ's penalty in the form that factorises over bits.
+
+    Han et al. keep its terms in their released code, but not how they are put together; this is
+    BSQ's, entropy of each less ``gamma`` times that of the mean, over tau.
+
+    Args:
+        z: (B, d, h, w), not yet on the sphere.
+        tau: Inverse temperature.
+        gamma: Weight of the second term.
+
+    Returns:
+        A number; at least -gamma d ln 2 / tau.
+    """
+    with torch.autocast(z.device.type, enabled=False):
+        u = functional.normalize(z.float(), dim=1, eps=1e-12).movedim(1, -1).flatten(0, -2)
+        logit = 4 * tau / u.shape[-1] ** 0.5 * u
+        each = _entropy(logit).sum(-1).mean()
+        usage = torch.sigmoid(logit).mean(0)
+        whole = -(torch.xlogy(usage, usage) + torch.xlogy(1 - usage, 1 - usage)).sum()
+        return (each - gamma * whole) / tau
+
+
+def _entropy(logit: Tensor) -> Tensor:
+    # Of a coin, from its logit, without the logarithm of a probability that has become 0.
+    return functional.softplus(-logit) + torch.sigmoid(-logit) * logit
+
+
+def to_tokens(x: Tensor, patch: int) -> Tensor:
+    """Positions of a latent as rows of tokens.
+
+    Args:
+        x: (B, d, h patch, w patch).
+        patch: Side of a token.
+
+    Returns:
+        (B, h w, d patch^2), channels by (c, dy, dx).
+    """
+    return functional.pixel_unshuffle(x, patch).flatten(2).transpose(1, 2)
+
+
+def from_tokens(tokens: Tensor, grid: Size, patch: int) -> Tensor:
+    """The reverse of ``to_tokens``.
+
+    Args:
+        tokens: (B, h w, d patch^2).
+        grid: (h, w).
+        patch: Side of a token.
+
+    Returns:
+        (B, d, h patch, w patch).
+    """
+    return functional.pixel_shuffle(tokens.transpose(1, 2).reshape(len(tokens), -1, *grid), patch)

@@ -1,0 +1,108 @@
+"""Infinity's autoencoder: its counts, its released layout, pictures to bits and back."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.networks import bsq
+from lightning_modules.networks.bitwise_vae import BitwiseVAE, from_official
+from tests.reference.vqgan import VQGAN
+
+TINY = (32, 64, 64)
+
+
+def released(widths: tuple[int, ...], bits: int, inner: bool) -> tuple[Any, dict[str, Tensor]]:
+    """Random weights in the released layout: VQGAN's without attention, and the mask of codes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        reference = VQGAN(widths, 1, bits)
+    for part in (reference.encoder, reference.decoder):
+        part.mid.attn_1 = nn.Identity()
+    tensors = {
+        name: tensor
+        for name, tensor in reference.state_dict().items()
+        if not re.search("quant", name)
+    }
+    if inner:
+        pattern = r"((?:conv|norm|nin)\w*)\.(weight|bias)$"
+        kinds = {"c": "conv", "n": "norm"}
+
+        def within(match: re.Match[str]) -> str:
+            kind = "conv" if match[1] == "nin_shortcut" else kinds[match[1][0]]
+            return f"{match[1]}.{kind}.{match[2]}"
+
+        tensors = {re.sub(pattern, within, name): tensor for name, tensor in tensors.items()}
+    mask = 2 ** torch.arange(bits - 1, -1, -1)
+    return reference, {**tensors, "quantizer.lfq.mask": mask, "quantize.lfq.mask": mask}
+
+
+@pytest.mark.parametrize(
+    ("bits", "widths", "parameters", "tensors", "factor"),
+    [
+        (14, (128, 256, 512, 512), 81_624_209, 226, 8),
+        (32, (128, 256, 512, 512, 512), 110_118_051, 270, 16),
+    ],
+    ids=["f8", "f16"],
+)
+def test_counts(
+    bits: int, widths: tuple[int, ...], parameters: int, tensors: int, factor: int
+) -> None:
+    with torch.device("meta"):
+        found = BitwiseVAE(bits, widths)
+        _, official = released(widths, bits, inner=True)
+    assert sum(p.numel() for p in found.parameters()) == parameters
+    assert found.factor == factor
+    assert len(official) == tensors
+    shapes = {name: tensor.shape for name, tensor in from_official(official).items()}
+    assert shapes == {name: tensor.shape for name, tensor in found.state_dict().items()}
+
+
+@pytest.mark.parametrize("inner", [True, False], ids=["published", "plain"])
+def test_released_weights(inner: bool) -> None:
+    reference, official = released(TINY, 4, inner)
+    assert ("encoder.down.0.block.0.norm1.norm.weight" in official) == inner
+    assert ("decoder.up.1.upsample.conv.conv.weight" in official) == inner
+    found = BitwiseVAE(4, TINY)
+    found.load_state_dict(from_official(official))
+    pictures = torch.rand(2, 3, 16, 24)
+    with torch.no_grad():
+        f = found.encode(pictures)
+        torch.testing.assert_close(f, reference.encoder(2 * pictures - 1), rtol=1e-5, atol=1e-5)
+        expected = (reference.decoder(f).clamp(-1, 1) + 1) / 2
+        torch.testing.assert_close(found.decode(f), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_pictures_to_bits_and_back() -> None:
+    vae = BitwiseVAE(6, TINY).eval()
+    pictures, sizes = torch.rand(2, 3, 16, 24), [(1, 1), (2, 3), (4, 6)]
+    with torch.no_grad():
+        scales = list(bsq.scales_of(vae.encode(pictures), sizes))
+        again = bsq.total_of([scale.bits for scale in scales], sizes[-1])
+        torch.testing.assert_close(again, scales[-1].total)
+        made = vae.decode(again)
+    assert made.shape == pictures.shape
+    assert 0 <= made.min() <= made.max() <= 1
+    assert sum(scale.bits[0].numel() for scale in scales) == 6 * (1 + 6 + 24)
+
+
+def test_latents_are_in_full_precision() -> None:
+    vae = BitwiseVAE(4, TINY).eval()
+    pictures = torch.rand(1, 3, 16, 16)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = vae.encode(pictures)
+    with torch.no_grad():
+        assert torch.equal(found, vae.encode(pictures))
+
+
+def test_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="multiples of 32, not 40"):
+        BitwiseVAE(4, (32, 40))
+    with pytest.raises(ValueError, match="bits is 0"):
+        BitwiseVAE(0, (32,))
+    with pytest.raises(ValueError, match="pictures are 17x16; expected multiples of 4"):
+        BitwiseVAE(4, TINY).encode(torch.rand(1, 3, 17, 16))
