@@ -15,15 +15,7 @@ def quick(cases: Iterable[Any], *names: Any) -> list[Any]:
         cases: Of `pytest.mark.parametrize`: values, or tuples of them.
         names: The cases that stay; of a tuple its first value.
     """
-    cases = list(cases)
-    firsts = [case[0] if isinstance(case, tuple) else case for case in cases]
-    unknown = set(names) - set(firsts)
-    assert not unknown, f"no case is called {unknown}: expected some of {firsts}"
-    return [
-        case if first in names else pytest.param(*_values(case), marks=pytest.mark.slow)
-        for case, first in zip(cases, firsts, strict=True)
-    ]
-
-
-def _values(case: Any) -> tuple[Any, ...]:
-    return case if isinstance(case, tuple) else (case,)
+    rows = [case if isinstance(case, tuple) else (case,) for case in cases]
+    unknown = set(names) - {row[0] for row in rows}
+    assert not unknown, f"no case is called {unknown}: expected some of {[row[0] for row in rows]}"
+    return [pytest.param(*row, marks=() if row[0] in names else pytest.mark.slow) for row in rows]

@@ -12,18 +12,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-_NAMES = (  # what diffusers calls the same tensors; the levels of the decoder count the other way
-    (r"\.(conv|norm)\.(weight|bias)$", r".\2"),  # an inner layer, in the published files
-    (r"^encoder\.down\.(\d+)\.", r"encoder.down_blocks.\1."),
-    (r"^decoder\.up\.(\d+)\.", r"decoder.up_blocks.\1."),
-    (r"\.block\.(\d+)\.", r".resnets.\1."),
-    (r"\.(down|up)sample\.(conv\.)?", r".\1samplers.0.conv."),
-    (r"\.nin_shortcut\.", ".conv_shortcut."),
-    (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
-    (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
-    (r"\.norm_out\.", ".conv_norm_out."),
-)
-_LEVEL = re.compile(r"^decoder\.up_blocks\.(\d+)\.")
+from lightning_modules.networks import vq
+
+# The published files have a layer within each layer; the convolution of a resampling stays.
+_INNER = re.compile(r"(?<!sample)\.(conv|norm)(?=\.(weight|bias)$)")
 _MASK = re.compile(r"^quantizer?e?\.lfq\.mask$")  # powers of two, for codes as integers
 
 
@@ -120,16 +112,5 @@ def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Args:
         tensors: As in the file, within ``vae`` or ``ema``.
     """
-    levels = 1 + max(
-        (int(m[1]) for name in tensors if (m := re.match(r"decoder\.up\.(\d+)\.", name))), default=0
-    )
-    found = {}
-    for name, tensor in tensors.items():
-        if _MASK.match(name):
-            continue
-        for pattern, replacement in _NAMES:
-            name = re.sub(pattern, replacement, name)
-        if match := _LEVEL.match(name):
-            name = f"decoder.up_blocks.{levels - 1 - int(match[1])}.{name[match.end() :]}"
-        found[name] = tensor
-    return found
+    plain = {_INNER.sub("", n): tensor for n, tensor in tensors.items() if not _MASK.match(n)}
+    return vq.from_official(plain)

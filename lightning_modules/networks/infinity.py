@@ -252,7 +252,9 @@ class Infinity(nn.Module):
             raise ValueError(f"there are {len(scales)} scales; the network knows {self.levels}")
         x = torch.cat([part.to(self.tokens_in.weight.dtype) for part in parts], 1)
         sizes = torch.tensor([h * w for h, w in scales.grids[first:last]], device=x.device)
-        levels = torch.arange(first, last, device=x.device).repeat_interleave(sizes)
+        levels = torch.arange(first, last, device=x.device).repeat_interleave(
+            sizes, output_size=x.shape[1]
+        )
         return x + self.level(levels), last
 
     def _logits(self, x: Tensor, told: Told) -> Tensor:
