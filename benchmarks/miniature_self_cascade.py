@@ -35,7 +35,7 @@ def _tuned(name: str) -> Training:
         *("--model.init_args.sampler.steps", "20"),
         *_LAST,
     )
-    return Training(name, ("base",), (*_BASE, *checked), steps=steps)
+    return Training(name, ("base",), (*_SAMPLED, *checked), steps=steps)
 
 
 def _row(name: str, label: str, weights: str | None = None) -> Row:
@@ -108,7 +108,7 @@ SELF_CASCADE = Generators(
     "upsamplers have few parameters, and in a network this narrow they cost as much as it does, so "
     "seconds say nothing of real widths. Samples are of 50 steps of DPM-Solver++ (2M): those of "
     "DDIM, the paper's solver, lack detail in a base this small. Curves are of 100 samples of 20 "
-    "steps of DDIM. Enlarged samples of the base are near its other samples by what they are, and "
+    "of its steps. Enlarged samples of the base are near its other samples by what they are, and "
     "so is the net behind it: the paper leaves that number out, too. Each network was trained "
     "once: the seeds are those of sampling.",
 )

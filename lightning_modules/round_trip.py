@@ -6,6 +6,8 @@ is no better than that of bicubic has done nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -30,17 +32,31 @@ class RoundTrip(SuperResolver):
         scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
         space: The autoencoder.
         of: What goes through it: ``hr``, which is looked at, or the ``bicubic`` enlargement of LR.
+        space_weights: Weights of the autoencoder, where it does not name its own: a run that
+            trained it, a file, or a name of ``configs/weights.yaml``.
 
     Raises:
         ValueError: ``of`` is neither.
     """
 
-    def __init__(self, scale: float, space: Space, of: Picture = "bicubic") -> None:
+    def __init__(
+        self,
+        scale: float,
+        space: Space,
+        of: Picture = "bicubic",
+        space_weights: str | None = None,
+    ) -> None:
         super().__init__(scale)
         if of not in get_args(Picture):
             raise ValueError(f"model.init_args.of is {of!r}; expected hr or bicubic")
-        self.space, self.of = space, of
+        self.space, self.of, self.space_weights = space, of, space_weights
         self.weights_source = space.source or None
+
+    def load_parts(self, find: Callable[[str, str], Path]) -> None:
+        """The autoencoder's weights. Args as ``ImageModel.load_parts``."""
+        if self.space_weights is not None:
+            self.space.load_official(find("space_weights", self.space_weights))
+            self.weights_source = self.space.source
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """There is nothing to train.

@@ -12,6 +12,12 @@ import torch
 from torch import Tensor
 
 
+WRAPPERS = (
+    *("params_ema", "params", "state_dict", "model", "sd"),
+    *("trainer", "gpt_ema_fsdp", "gpt_fsdp", "ema", "vae"),
+)
+
+
 @dataclass
 class Weights:
     """Tensors of a file.
@@ -93,12 +99,10 @@ def _reason(error: Exception) -> str:
 
 
 def _state_dict(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    # Authors wrap the same flat dict in one of these.
-    for wrapper in ("params_ema", "params", "state_dict", "model"):
+    # Authors wrap the same flat dict in one of these; Infinity's trainer in two of them.
+    for wrapper in WRAPPERS:
         if isinstance(content.get(wrapper), dict):
-            inner = content[wrapper]
-            content = inner["sd"] if isinstance(inner.get("sd"), dict) else inner
-            break
+            content = content[wrapper]
     tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors:
         raise ValueError(f"{path} holds no tensors by name; its keys are {list(content)[:5]}")

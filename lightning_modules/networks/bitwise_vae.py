@@ -97,10 +97,10 @@ class BitwiseVAE(nn.Module):
             total: (B, d, h, w), the sum of all scales' codes.
 
         Returns:
-            (B, 3, h factor, w factor) in [0, 1].
+            (B, 3, h factor, w factor), about [0, 1]; not clamped, for what is trained by them.
         """
         pictures: Tensor = self.decoder(total)
-        return (pictures.clamp(-1, 1) + 1) / 2
+        return (pictures + 1) / 2
 
 
 def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

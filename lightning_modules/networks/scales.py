@@ -106,6 +106,20 @@ def published(ratio: float = 1.0, budget: Budget = "1M", patch: int = 1) -> Scal
     return Scales(grids[: _COUNT[budget]], patch, grids[-1])
 
 
+def proportional(sizes: Sequence[Size], size: Size) -> list[Size]:
+    """Sizes of scales for a latent of another size: each has its share of the last one.
+
+    Args:
+        sizes: (h, w) of each scale, of which the last one is the latent's.
+        size: (h, w) of the other latent.
+    """
+    full = sizes[-1]
+    return [
+        (max(round(h * size[0] / full[0]), 1), max(round(w * size[1] / full[1]), 1))
+        for h, w in sizes
+    ]
+
+
 RATIOS = tuple(sorted({*_GRIDS, *(1 / ratio for ratio in _GRIDS)}))
 """Height over width of the published grids."""
 

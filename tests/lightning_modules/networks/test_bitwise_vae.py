@@ -73,7 +73,7 @@ def test_released_weights(inner: bool) -> None:
     with torch.no_grad():
         f = found.encode(pictures)
         torch.testing.assert_close(f, reference.encoder(2 * pictures - 1), rtol=1e-5, atol=1e-5)
-        expected = (reference.decoder(f).clamp(-1, 1) + 1) / 2
+        expected = (reference.decoder(f) + 1) / 2
         torch.testing.assert_close(found.decode(f), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -86,7 +86,6 @@ def test_pictures_to_bits_and_back() -> None:
         torch.testing.assert_close(again, scales[-1].total)
         made = vae.decode(again)
     assert made.shape == pictures.shape
-    assert 0 <= made.min() <= made.max() <= 1
     assert sum(scale.bits[0].numel() for scale in scales) == 6 * (1 + 6 + 24)
 
 
