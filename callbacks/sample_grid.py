@@ -158,7 +158,7 @@ class SampleGrid(Callback):
             if hr is not None and name in ("bicubic", "ours"):
                 label += f"  {_psnr_y(image, hr, scale):.2f} dB (Y)"
             window = image[..., top : top + height, left : left + width]
-            panels.append((label, _levels(window, self.zoom)))
+            panels.append((label, levels(window, self.zoom)))
         return panels
 
     def _draw(self, trainer: Trainer, tag: str, name: str, step: int) -> None:
@@ -227,7 +227,8 @@ def _psnr_y(image: Tensor, hr: Tensor, scale: float) -> float:
     return psnr(to_pixels(image, "y", border), to_pixels(hr, "y", border)).item()
 
 
-def _levels(image: Tensor, zoom: int) -> NDArray[np.uint8]:
-    levels = (image[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
-    squares = levels.repeat_interleave(zoom, dim=1).repeat_interleave(zoom, dim=2)
+def levels(image: Tensor, zoom: int) -> NDArray[np.uint8]:
+    """(H zoom, W zoom, 3) of (1, 3, H, W) in about [0, 1]: each pixel a square."""
+    rounded = (image[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
+    squares = rounded.repeat_interleave(zoom, dim=1).repeat_interleave(zoom, dim=2)
     return squares.permute(1, 2, 0).cpu().numpy()

@@ -71,6 +71,13 @@ def _check(options: EncodeOptions, trainer: Trainer, model: Any) -> None:
             f"--encode.crops_per_image is {options.crops_per_image} without --encode.crop, which "
             "would write the same whole picture again and again: give --encode.crop too"
         )
+    encoder: Any = getattr(model, "encoder", None)
+    if options.texts and not (getattr(encoder, "reads", False) and encoder.source):
+        raise ConfigurationError(
+            f"--encode.texts wants an encoder of captions that is trained already, and "
+            f"{type(model).__name__} has none: set model.init_args.encoder to "
+            "lightning_modules.backbone.texts.T5"
+        )
     if options.pairs and not hasattr(model, "enlarged"):
         raise ConfigurationError(
             f"{type(model).__name__} has no use for --encode.pairs: it does not enlarge LR"

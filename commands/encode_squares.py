@@ -27,6 +27,8 @@ class EncodeOptions:
         pictures: Write HR beside its latent, for a method that wants it in training.
         pairs: Write LR, made by the run's ``degradation`` once for each square, and the latent of
             its enlargement, for methods such as ResShift.
+        texts: Write what ``model.init_args.encoder`` says of each caption, so that training runs
+            no encoder of texts.
         dtype: Number type of the latents in the shards.
         batch_size: Pictures of one size that are encoded at a time.
         samples_per_shard: Samples a shard, at most.
@@ -39,6 +41,7 @@ class EncodeOptions:
     flips: bool = False
     pictures: bool = False
     pairs: bool = False
+    texts: bool = False
     dtype: Literal["float16", "float32"] = "float16"
     batch_size: int = 8
     samples_per_shard: int = 1000
@@ -63,14 +66,20 @@ class Squares(Dataset[list[dict[str, Any]]]):
         return len(self.source.keys)
 
     def __getitem__(self, picture: int) -> list[dict[str, Any]]:
-        """Of each square its number, and key, seed and (H, W, 3) uint8, or why there are none."""
+        """Of each square its number, and key, seed and (H, W, 3) uint8, or why there are none.
+
+        Raises:
+            ValueError: Captions are asked for, and there is none.
+        """
         key, count = self.source.keys[picture], self.options.crops_per_image
         numbers = range(picture * count, (picture + 1) * count)
         try:
-            whole = _of_8_bits(self.source.read(picture)["hr"])
+            sample = self.source.read(picture)
+            whole = _of_8_bits(sample["hr"])
             self._check_size(key, whole)
         except (UnreadableImage, _TooSmallError) as error:
             return [{"number": number, "error": str(error)} for number in numbers]
+        caption = {"text": _caption(key, sample)} if self.options.texts else {}
         folder, slash, name = key.rpartition("/")
         name = name.replace(".", "_")  # a key ends at the first dot
         squares = []
@@ -78,7 +87,7 @@ class Squares(Dataset[list[dict[str, Any]]]):
             seed = seed_of(self.seed, "encode", key, square)
             hr = self._cut(whole, SampleDraws(seed, "crop"))
             own = f"{folder}{slash}{name}/{square}"
-            squares.append({"number": number, "key": own, "seed": seed, "hr": hr})
+            squares.append({"number": number, "key": own, "seed": seed, "hr": hr, **caption})
         return squares
 
     def _sides(self, whole: NDArray[np.uint8]) -> tuple[int, int]:
@@ -100,6 +109,15 @@ class Squares(Dataset[list[dict[str, Any]]]):
         top, left = draws.integer(0, height - rows + 1), draws.integer(0, width - columns + 1)
         turn = draws.integer(0, 8) if self.options.flips else 0
         return _copy(whole[top : top + rows, left : left + columns], turn)
+
+
+def _caption(key: str, sample: Any) -> str:
+    text: str = sample.get("text", "")
+    if not text.strip():
+        raise ValueError(
+            f"{key} has no caption, which --encode.texts wants: give it one, or leave that out"
+        )
+    return text
 
 
 class _TooSmallError(ValueError):

@@ -84,6 +84,8 @@ class Encoding:
         made = {"space": self.space.identity, "seed": self.seed, "scale": self.model.scale}
         pictures = {"count": len(self.source.keys), "digest": digest_of(self.source.keys)}
         lr = None if self.degradation is None else repr(self.degradation)
+        if self.options.texts:
+            made["texts"] = self.model.encoder.source
         return {**settings, **made, "pictures_of": pictures, "degradation": lr}
 
     def _begin(self, journal: Journal) -> None:
@@ -184,6 +186,11 @@ class Encoding:
             for members, picture, z in zip(found, lr, enlarged, strict=True):
                 small = (picture * 255).round().byte().permute(1, 2, 0).cpu().numpy()
                 members |= {"lr.png": _png(small), "lr_latent.npy": _npy(z, self.options.dtype)}
+        if self.options.texts:
+            said: Any = self.model.encoder([item["text"] for item in batch])
+            for members, features, length in zip(found, *said, strict=True):
+                text = features[: int(length)].float().cpu()
+                members["text_features.npy"] = _npy(text, self.options.dtype)
         return list(found)
 
     def _raw(self, image: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import default_collate, get_worker_info
 
 from datamodules.clock import Preparation
@@ -18,6 +19,7 @@ PICTURES = ("hr", "lr", "ref", "p0", "p1")  # of a batch, where they are
 CLIP = "clip"
 WHOLE = ("text", "meta", "error")  # lists as they are
 COMMON = ("size", "frames")  # equal for all of a batch
+TEXTS = ("text_features", "text_lengths")  # of captions of differing lengths
 
 
 class Crops(list[dict[str, Any]]):
@@ -72,7 +74,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         "key": keys,
         "seed": torch.tensor([s["seed"] for s in samples], dtype=torch.int64),
     }
-    for name in (*WHOLE, *COMMON, *PICTURES, CLIP, "judge", "latent", "lr_latent"):
+    for name in (*WHOLE, *COMMON, *PICTURES, CLIP, "judge", "latent", "lr_latent", TEXTS[0]):
         values = [s[name] for s in samples if name in s]
         if not values:
             continue
@@ -91,6 +93,9 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
             batch[name] = _equal(values, keys, "lengths" if name == "frames" else "sizes")
         elif name == "judge":
             batch[name] = torch.tensor(values, dtype=torch.float32)
+        elif name == TEXTS[0]:
+            batch[name] = _filled([torch.from_numpy(value) for value in values], keys)
+            batch[TEXTS[1]] = torch.tensor([len(value) for value in values])
         else:
             batch[name] = _latents(values, keys) if name.endswith("latent") else values
     skipped = [picture for s in samples for picture in s.get("skipped", [])]
@@ -134,6 +139,18 @@ def _latents(values: list[NDArray[Any]], keys: list[str]) -> Tensor:
     return _stacked(values)
 
 
+def _filled(texts: Sequence[Tensor], keys: list[str]) -> Tensor:
+    # (B, n, W) of (n_i, W) or (B_i, n_i, W), with zeros behind the shorter ones.
+    if len({text.shape[-1] for text in texts}) > 1:
+        raise ValueError(
+            f"features of texts of differing widths in one batch ({', '.join(keys[:3])}, ...): "
+            "encode all shards with one encoder"
+        )
+    longest = max(text.shape[-2] for text in texts)
+    filled = [functional.pad(text, (0, 0, 0, longest - text.shape[-2])) for text in texts]
+    return torch.stack(filled) if filled[0].ndim == 2 else torch.cat(filled)
+
+
 def _stacked(arrays: list[NDArray[Any]]) -> Tensor:
     arrays = [a if a.flags.writeable else a.copy() for a in arrays]  # torch would warn
     # torch's own function: in a worker it writes to the memory that the processes share.
@@ -158,6 +175,9 @@ def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
             )
         if not isinstance(values[0], Tensor):
             batch[name] = [value for part in values for value in part]
+            continue
+        if name == TEXTS[0]:
+            batch[name] = _filled(values, [key for part in parts for key in part["key"]])
             continue
         if len({value.dtype for value in values}) > 1:
             values = [v if v.dtype != torch.uint8 else v.to(torch.float32) / 255 for v in values]

@@ -3,23 +3,21 @@
 Beside the shards lies ``encode.json``: whose latents they are, and how they were made. A sample has
 ``latent.npy``, (C, h, w) float16 or float32 as the autoencoder gives it, not standardised; with
 pairs also the LR picture, ``lr.png``, and the latent of its enlargement, ``lr_latent.npy``; with
-pictures HR itself, ``png``.
+pictures HR itself, ``png``; with texts what an encoder says of the caption, ``text_features.npy``,
+(n, W) of any n.
 """
 
 from __future__ import annotations
 
-import io
 import json
 from bisect import bisect_right
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
+from datamodules.arrays import array_of
 from datamodules.cache import DiskCache
 from datamodules.cutting import SampleDraws
-from datamodules.decode import UnreadableImage, decode
+from datamodules.decode import decode
 from datamodules.pictures import TrainingPictures
 from datamodules.shard_index import load_index
 from datamodules.shard_reader import Tar
@@ -30,6 +28,7 @@ from datamodules.source import Pixels, Sample
 
 ABOUT = "encode.json"  # beside the shards, when all of them are written
 LATENTS = ("latent", "lr_latent")
+TEXT = "text_features"
 
 
 class Latents(Shards):
@@ -93,7 +92,9 @@ class Latents(Shards):
         for field, column in self._table.columns.items():
             name = f"{tar.name}: {self._table.keys[index]} ({field})"
             if field in LATENTS:
-                sample[field] = _array(self._bytes(column, tar, index, name), name)
+                sample[field] = array_of(self._bytes(column, tar, index, name), name, 3)
+            elif field == TEXT:
+                sample[field] = array_of(self._bytes(column, tar, index, name), name, 2)
             elif field in ("hr", "lr"):
                 data = self._bytes(column, tar, index, name)
                 sample[field] = decode(data, name, self.srgb).rgb
@@ -145,13 +146,3 @@ def _about(path: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{path} does not say {', '.join(sorted(missing))}: encode anew")
     return about
-
-
-def _array(data: bytes, name: str) -> NDArray[np.floating[Any]]:
-    try:
-        found = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise UnreadableImage(f"{name}: {error}") from error
-    if found.ndim != 3 or found.dtype not in (np.float16, np.float32):
-        raise UnreadableImage(f"{name} is {found.dtype} {found.shape}; expected floats (C, h, w)")
-    return cast("NDArray[np.floating[Any]]", found)

@@ -26,9 +26,10 @@ from datamodules.shard_index import Member, ShardIndex
 log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset(extension.removeprefix(".") for extension in IMAGE_EXTENSIONS)
-FIELDS = ("hr", "lr", "txt", "json", "rst", "latent", "lr_latent")
-OTHERS = ("txt", "json", "latent.npy", "lr_latent.npy")  # suffixes of fields that are no pictures
-VERSION = 1  # of the file
+FIELDS = ("hr", "lr", "txt", "json", "rst", "latent", "lr_latent", "text_features")
+# Suffixes of fields that are no pictures.
+OTHERS = ("txt", "json", "latent.npy", "lr_latent.npy", "text_features.npy")
+VERSION = 2  # of the file
 LISTS = ("counts", "sizes", "checksums", "notes")
 KEPT = 16  # files of tables in a folder
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.arrays import array_of
 from datamodules.cache import DiskCache, parse_bytes
 from datamodules.decode import UnreadableImage, decode, most_pixels
 from datamodules.jpeg import read_rows
@@ -42,7 +43,8 @@ class Shards(Source):
     """Samples of WebDataset tars.
 
     A sample has a picture ``hr.<ext>`` or ``<ext>`` (jpg, png, webp, tif, bmp, gif, avif), and may
-    have its LR in ``lr.<ext>``, a caption in ``txt``, and anything in ``json``, which goes to
+    have its LR in ``lr.<ext>``, a caption in ``txt``, what an encoder said of it in
+    ``text_features.npy``, and anything in ``json``, which goes to
     ``meta["json"]``. Nothing else of it is read, least of all pickles. Where samples lie is kept in
     ``<shard>.idx.json``, and found again when the shard changes. Where that index has checksums,
     every member is compared with its own when it is read.
@@ -254,6 +256,9 @@ class Shards(Source):
         try:
             if "txt" in columns:
                 sample["text"] = self._bytes(columns["txt"], tar, index, name).decode().strip()
+            if "text_features" in columns:
+                features = self._bytes(columns["text_features"], tar, index, name)
+                sample["text_features"] = array_of(features, f"{name} (text_features)", 2)
             if "json" in columns:
                 note = self._bytes(columns["json"], tar, index, name)
                 sample["meta"]["json"] = json.loads(note or "null")

@@ -22,6 +22,7 @@ class Sample(TypedDict, total=False):
     hr: (H, W, 3) uint8 or uint16, RGB. In ``predict`` this is the picture to enlarge.
     lr: (h, w, 3), for paired data only.
     text: A caption.
+    text_features: (n, W) floats, what an encoder said of the caption, of shards only.
     size: (H, W) of a picture that is to be made; of sources without ``hr`` and ``lr`` only.
     frames: Number of frames of a clip that is to be made; beside ``size`` only.
     clip: (T, H, W, 3) uint8, of sources of clips only, which have no ``hr``.
@@ -38,6 +39,7 @@ class Sample(TypedDict, total=False):
     hr: Pixels
     lr: Pixels
     text: str
+    text_features: NDArray[np.floating[Any]]
     size: tuple[int, int]
     frames: int
     clip: NDArray[np.uint8]
@@ -59,6 +61,9 @@ class Batch(TypedDict, total=False):
     hr: (B, 3, H, W) float32 in [0, 1]; absent in ``predict``.
     lr: (B, 3, h, w) float32 in [0, 1].
     text: B captions, where the source has them.
+    text_features: (B, n, W) floats of the captions, filled up to the longest, where shards have
+        them.
+    text_lengths: (B,) int64, how many rows of each count; beside them.
     clip: (B, T, 3, H, W) float32 in [0, 1], of sources of clips only; there is no ``hr`` or ``lr``.
     frames: Number of frames of each clip, where clips are given or asked for.
     meta: B dictionaries, where the source has them; not in training.
@@ -79,6 +84,8 @@ class Batch(TypedDict, total=False):
     hr: Tensor
     lr: Tensor
     text: list[str]
+    text_features: Tensor
+    text_lengths: Tensor
     clip: Tensor
     frames: int
     meta: list[dict[str, Any]]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -115,19 +115,26 @@ class ImageModel(LightningModule, ABC):
 
     # -------------------------------------------------------------------------------- optimisation
 
+    def optimized(self) -> Sequence[Tensor] | Sequence[dict[str, Any]]:
+        """What the optimiser is made of: all trainable parameters.
+
+        A method overrides it for groups of them with settings of their own.
+        """
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
     def configure_optimizers(self) -> Any:
         """Optimiser of the trainable parameters, and the schedule, stepped once a step.
 
         Raises:
             ValueError: Nothing is trainable, or the schedule waits for a value without a name.
         """
-        trainable = [p for p in self.parameters() if p.requires_grad]
+        trainable = self.optimized()
         if not trainable:
             raise ValueError(
                 f"{class_path(self)} has no trainable parameters: use test or predict, or another "
                 "model.class_path for fit"
             )
-        optimizer = self.optimizer(trainable)
+        optimizer = self.optimizer(cast(Any, trainable))
         # A fused optimiser would undo the AMP scaler's scale by itself, and Lightning then refuses
         # to clip gradients under mixed precision. The scaler can do it, at no measurable cost.
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
@@ -493,8 +500,17 @@ class SuperResolver(ImageModel):
         h, w = batch["lr"].shape[-2:]
         if side and max(h, w) > side and self.tiling.where == "pixels":
             return self._in_pixel_tiles(batch, side)
-        places = [whole((h, w), batch["size"])] * len(batch["seed"])
-        return self._restored(batch, PlacedNoise(batch["seed"], places, batch["lr"].device))
+        return self._restored(batch, self.whole_noise(batch))
+
+    def whole_noise(self, batch: Batch) -> Noise:
+        """Noise of pictures that are enlarged in one piece.
+
+        Args:
+            batch: Whose seeds are the method's own already.
+        """
+        lr = batch["lr"]
+        places = [whole((lr.shape[-2], lr.shape[-1]), batch["size"])] * len(batch["seed"])
+        return PlacedNoise(batch["seed"], places, lr.device)
 
     def _in_pixel_tiles(self, batch: Batch, side: int) -> Tensor:
         (h, w), (H, W) = batch["lr"].shape[-2:], batch["size"]

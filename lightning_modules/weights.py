@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
 WRAPPERS = (
     *("params_ema", "params", "state_dict", "model", "sd"),
     *("trainer", "gpt_ema_fsdp", "gpt_fsdp", "ema", "vae"),

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from lightning_modules.networks.scales import Size
 
-Down = Literal["area", "bilinear"]
+Down = Literal["area", "trilinear"]
 
 
 def quantized(z: Tensor) -> Tensor:
@@ -139,13 +139,14 @@ def shrunk(x: Tensor, size: Size, mode: Down = "area") -> Tensor:
     Args:
         x: (B, d, H, W).
         size: (h, w).
-        mode: ``area``, the means of its parts, as residuals are; or ``bilinear``, not smoothed
-            before, as the inputs of Infinity's transformer are.
+        mode: ``area``, the means of its parts, as residuals are; or ``trilinear``, not smoothed
+            before, as the inputs of Infinity's transformer are: bilinear for what is no clip.
     """
     if (x.shape[-2], x.shape[-1]) == tuple(size):
         return x
-    corners = None if mode == "area" else False
-    return functional.interpolate(x, size, mode=mode, align_corners=corners)
+    if mode == "area":
+        return functional.interpolate(x, size, mode="area")
+    return functional.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 def enlarged(code: Tensor, size: Size) -> Tensor:
@@ -194,7 +195,9 @@ def entropy_penalty(z: Tensor, tau: float = 100.0, gamma: float = 1.0) -> Tensor
         logit = 4 * tau / u.shape[-1] ** 0.5 * u
         each = _entropy(logit).sum(-1).mean()
         usage = torch.sigmoid(logit).mean(0)
-        whole = -(torch.xlogy(usage, usage) + torch.xlogy(1 - usage, 1 - usage)).sum()
+        # A bit that is always the same has the logarithm of 0, whose gradient would be none.
+        chances = torch.stack([usage, 1 - usage])
+        whole = -(chances * chances.clamp(min=1e-12).log()).sum()
         return (each - gamma * whole) / tau
 
 

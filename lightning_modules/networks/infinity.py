@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ class Mixture(NamedTuple):
     weight: float
 
 
-class Infinity(nn.Module):
+class InfinityTransformer(nn.Module):
     """The transformer; by default that of 8B, 8,375.8 M parameters.
 
     Args:
@@ -84,9 +84,10 @@ class Infinity(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if width % (4 * heads):
+        if width < 64 or width % (4 * heads):
             raise ValueError(
-                f"width is {width} with {heads} heads; expected a multiple of four times the heads"
+                f"width is {width} with {heads} heads; expected a multiple of four times the "
+                "heads, 64 at least"
             )
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path is {drop_path}; expected at least 0 and below 1")
@@ -288,6 +289,27 @@ class _Pool(nn.Module):
 def _mixed(x: Tensor, weight: float) -> Tensor:
     one, other = x.chunk(2)
     return (weight * one + (1 - weight) * other).repeat(2, 1, 1)
+
+
+_UNDECAYED = ("no_text", "start", "level.weight", ".own", ".log_scale", "pool.query")
+
+
+def decay_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups, of which the second one has no weight decay.
+
+    Tables, gates and scales are in the second one, and all that have one dimension: biases, norms.
+
+    Args:
+        model: That the transformer is a part of.
+    """
+    decayed, others = list[Tensor](), list[Tensor]()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kept = parameter.ndim > 1 and not name.endswith(_UNDECAYED)
+            (decayed if kept else others).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": decayed}]
+    groups.append({"params": others, "weight_decay": 0.0})
+    return [group for group in groups if group["params"]]
 
 
 # ------------------------------------------------------------------------------- released names

@@ -22,6 +22,7 @@ from lightning_modules.diffusion import Diffusion
 from lightning_modules.direct import Direct
 from lightning_modules.finetune import FineTune, LoRA
 from lightning_modules.folder_outputs import FolderOutputs
+from lightning_modules.infinity import Infinity
 from lightning_modules.invsr import InvSR
 from lightning_modules.latent_perceptual import LatentPerceptual
 from lightning_modules.latent_regression import LatentRegression
@@ -31,6 +32,7 @@ from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.networks.sft_unet import SFTUNet
+from lightning_modules.nsarm import NSARM
 from lightning_modules.regression import Regression
 from lightning_modules.resshift import ResShift, ResShiftControl
 from lightning_modules.round_trip import RoundTrip
@@ -38,9 +40,11 @@ from lightning_modules.sampling import Sampler
 from lightning_modules.sd_sr import SDSR
 from lightning_modules.sd_upscale import SDUpscale
 from lightning_modules.self_cascade import SelfCascade
+from lightning_modules.tokenizer import Tokenizer
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.model_contract import SIZES, ModelContract, batch_of
+from tests.lightning_modules import next_scale_parts
 from tests.lightning_modules.averaged import Averaged
 
 
@@ -130,6 +134,14 @@ def trained_on(scale, folder):
     return FineTune(scale, denoiser, **sampling)
 
 
+def nsarm(second):
+    def make(scale, folder):
+        parts = (next_scale_parts.space(), next_scale_parts.mapper())
+        return NSARM(scale, *parts, next_scale_parts.transformer() if second else None)
+
+    return make
+
+
 # A line for each class of ours that needs more than the scale: functions of the scale and an empty
 # folder. Several for one class are all tested.
 EXAMPLES = {
@@ -149,6 +161,7 @@ EXAMPLES = {
         )
     },
     LoRA: {"pixels": low_rank},
+    NSARM: {"stage 1": nsarm(False), "stage 2": nsarm(True)},
     Regression: {
         "EDSR": regression(EDSR, blocks=1, channels=8),
         "EDSR with a skip": regression(EDSR, blocks=1, channels=8, global_skip=True),
@@ -167,13 +180,17 @@ EXAMPLES = {
     },
 }
 
+DISCRETE = {NSARM}
+
 
 def pytest_generate_tests(metafunc):
     if "example" not in metafunc.fixturenames:
         return
     names = ["lightning_modules", *discovery.plugins(metafunc.config)]
     found = discovery.concrete_subclasses(ImageModel, *names)
+    found.remove(Infinity)  # of sizes that it has scales for: see test_infinity.py
     found.remove(LatentPerceptual)  # makes no pictures: see test_latent_perceptual.py
+    found.remove(Tokenizer)  # enlarges nothing: see test_tokenizer.py
     found.remove(SDUpscale)  # comes with a whole pipeline, of factor 4: see test_sd_upscale.py
     examples = [
         pytest.param((cls, variant), id=" ".join(filter(None, (discovery.full_name(cls), variant))))
@@ -190,6 +207,10 @@ class TestModels(ModelContract):
         if variant:
             return lambda scale: EXAMPLES[cls][variant](scale, tmp_path)
         return lambda scale: build(cls, {}, f"EXAMPLES in {__name__}", scale)
+
+    @pytest.fixture
+    def discrete(self, example):
+        return example[0] in DISCRETE
 
 
 def test_all_of_ours_are_found():

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from datamodules.batches import collate
+from datamodules.batches import collate, joined
 from datamodules.decode import UnreadableImage
 from datamodules.degrading import check_pooled
 from datamodules.latents import ABOUT, Latents, TrainingLatents, add_latents
@@ -92,3 +93,42 @@ def test_encode_json(tmp_path: Path) -> None:
 def test_no_pool_beside_latents() -> None:
     with pytest.raises(ValueError, match=r"exchanges pictures, .* set pool to 0"):
         check_pooled({"latent": 0})
+
+
+def test_features_of_captions_are_filled_up_to_the_longest(tmp_path: Path) -> None:
+    z = np.zeros((1, 2, 2), np.float32)
+    texts = [np.full((n, 3), n, np.float16) for n in (2, 5, 1)]
+    folder = tmp_path / "out"
+    folder.mkdir()
+    writer = ShardWriter(folder, "latents", 10)
+    for n, text in enumerate(texts):
+        writer.add(f"{n}", {"latent.npy": npy(z), "text_features.npy": npy(text)})
+    writer.finish()
+    (folder / ABOUT).write_text(json.dumps({"space": "x", "factor": 8, "scale": None}))
+    source = Latents(str(folder / "*.tar"))
+    source.prepare(1)
+    samples = [{"key": str(n), "seed": n, **source.read(n)} for n in range(3)]
+    batch = collate(samples)
+    assert batch["text_features"].shape == (3, 5, 3)
+    assert batch["text_lengths"].tolist() == [2, 5, 1]
+    for row, text in zip(batch["text_features"], texts, strict=True):
+        assert torch.equal(row[: len(text)], torch.from_numpy(text))
+        assert not row[len(text) :].any()
+    whole = joined([collate(samples[:1]), collate(samples[1:])])
+    assert torch.equal(whole["text_features"], batch["text_features"])
+    assert torch.equal(whole["text_lengths"], batch["text_lengths"])
+
+
+def test_features_that_are_none(tmp_path: Path) -> None:
+    given = {"latent.npy": npy(np.zeros((1, 2, 2), np.float32))}
+    flat = npy(np.zeros(3, np.float16))
+    source = Latents(write(tmp_path / "flat", given | {"text_features.npy": flat}))
+    source.prepare(1)
+    with pytest.raises(UnreadableImage, match="expected floats of 2 dimensions"):
+        source.read(0)
+    samples = [
+        {"key": "a", "seed": 0, "text_features": np.zeros((2, width), np.float16)}
+        for width in (3, 4)
+    ]
+    with pytest.raises(ValueError, match=r"differing widths .* with one encoder"):
+        collate(samples)

@@ -125,9 +125,9 @@ def test_what_is_no_bit(value: int) -> None:
 
 def test_next_inputs_look_at_the_middle_of_each_part() -> None:
     x = torch.arange(64.0).view(1, 1, 8, 8)
-    assert bsq.shrunk(x, (1, 1), "bilinear").item() == x[0, 0, 3:5, 3:5].mean()
+    assert bsq.shrunk(x, (1, 1), "trilinear").item() == x[0, 0, 3:5, 3:5].mean()
     x[0, 0, 0, 0] = 1000
-    assert bsq.shrunk(x, (1, 1), "bilinear").item() == x[0, 0, 3:5, 3:5].mean()
+    assert bsq.shrunk(x, (1, 1), "trilinear").item() == x[0, 0, 3:5, 3:5].mean()
     assert bsq.shrunk(x, (1, 1)).item() == x.mean()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_modules.networks.infinity import (
     Cache,
-    Infinity,
+    InfinityTransformer,
     Mixture,
     Text,
     from_official,
@@ -30,8 +30,8 @@ def official() -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def network(official: dict[str, Tensor]) -> Infinity:
-    found = Infinity(BITS, 4, 128, 4, 256, 16).eval()
+def network(official: dict[str, Tensor]) -> InfinityTransformer:
+    found = InfinityTransformer(BITS, 4, 128, 4, 256, 16).eval()
     found.load_state_dict(from_official(official, 16))
     return found
 
@@ -66,17 +66,22 @@ def inputs() -> Tensor:
 )
 def test_parameters(options: dict[str, int], millions: float) -> None:
     with torch.device("meta"):
-        network = Infinity(**options)
+        network = InfinityTransformer(**options)
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == millions
 
 
 def test_parameters_of_tests() -> None:
-    assert sum(p.numel() for p in Infinity(8, 4, 128, 4, 256, 16).parameters()) == 1_331_744
-    assert sum(p.numel() for p in Infinity(16, 4, 128, 4, 256, 16).parameters()) == 1_334_832
+    assert (
+        sum(p.numel() for p in InfinityTransformer(8, 4, 128, 4, 256, 16).parameters()) == 1_331_744
+    )
+    assert (
+        sum(p.numel() for p in InfinityTransformer(16, 4, 128, 4, 256, 16).parameters())
+        == 1_334_832
+    )
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 4])
-def test_released_names(network: Infinity, chunks: int) -> None:
+def test_released_names(network: InfinityTransformer, chunks: int) -> None:
     tensors = infinity_official.random_weights(*(*SIZES[:2], chunks, *SIZES[3:]))
     old = {"lvl_1L": torch.zeros(3), "attn_bias_for_masking": torch.zeros(3, 3)}
     found = from_official({**tensors, **old}, 16)
@@ -96,7 +101,7 @@ def test_another_length_of_texts(official: dict[str, Tensor]) -> None:
 
 
 def test_logits_are_those_of_the_equations(
-    network: Infinity, official: dict[str, Tensor], text: Text, inputs: Tensor
+    network: InfinityTransformer, official: dict[str, Tensor], text: Text, inputs: Tensor
 ) -> None:
     with torch.no_grad():
         found = network(inputs, SCALES, network.told(text))
@@ -113,7 +118,7 @@ def test_logits_are_those_of_the_equations(
 
 @pytest.mark.parametrize("cuts", [(0, 1, 2, 3, 4), (0, 3, 4), (0, 2, 4)])
 def test_scale_by_scale_is_as_all_at_once(
-    network: Infinity, text: Text, inputs: Tensor, cuts: tuple[int, ...]
+    network: InfinityTransformer, text: Text, inputs: Tensor, cuts: tuple[int, ...]
 ) -> None:
     with torch.no_grad():
         told = network.told(text)
@@ -128,7 +133,7 @@ def test_scale_by_scale_is_as_all_at_once(
 
 
 def test_tokens_see_their_scale_and_those_before(
-    network: Infinity, text: Text, inputs: Tensor
+    network: InfinityTransformer, text: Text, inputs: Tensor
 ) -> None:
     with torch.no_grad():
         told = network.told(text)
@@ -141,7 +146,9 @@ def test_tokens_see_their_scale_and_those_before(
             assert changed[span.start :].all(), number
 
 
-def test_padding_of_texts_changes_nothing(network: Infinity, text: Text, inputs: Tensor) -> None:
+def test_padding_of_texts_changes_nothing(
+    network: InfinityTransformer, text: Text, inputs: Tensor
+) -> None:
     longer = Text(torch.cat([text.features, torch.full((2, 4, 256), 7.0)], 1), text.lengths)
     with torch.no_grad():
         whole = network(inputs, SCALES, network.told(text))
@@ -152,7 +159,7 @@ def test_padding_of_texts_changes_nothing(network: Infinity, text: Text, inputs:
     torch.testing.assert_close(one, whole[:1], rtol=1e-5, atol=1e-5)
 
 
-def test_no_text(network: Infinity, text: Text, inputs: Tensor) -> None:
+def test_no_text(network: InfinityTransformer, text: Text, inputs: Tensor) -> None:
     none = network.without_text(text, torch.tensor([True, False]))
     assert torch.equal(none.features[1], text.features[1])
     assert torch.equal(none.features[0], network.no_text[:5])
@@ -162,7 +169,9 @@ def test_no_text(network: Infinity, text: Text, inputs: Tensor) -> None:
     assert not torch.allclose(one[0], other[0])
 
 
-def test_guidance_within_the_network(network: Infinity, text: Text, inputs: Tensor) -> None:
+def test_guidance_within_the_network(
+    network: InfinityTransformer, text: Text, inputs: Tensor
+) -> None:
     same = inputs[:1].repeat(2, 1, 1)
     with torch.no_grad():
         told = network.told(text)
@@ -180,7 +189,9 @@ def test_blocks_computed_again_have_the_same_gradients(text: Text, inputs: Tenso
     found = []
     for again in (False, True):
         torch.manual_seed(0)
-        network = Infinity(BITS, 2, 128, 4, 256, 16, checkpointing=again, drop_path=0.5).train()
+        network = InfinityTransformer(
+            BITS, 2, 128, 4, 256, 16, checkpointing=again, drop_path=0.5
+        ).train()
         torch.manual_seed(1)
         network(inputs, SCALES, network.told(text)).square().sum().backward()
         found.append([p.grad for p in network.parameters() if p.grad is not None])
@@ -188,7 +199,7 @@ def test_blocks_computed_again_have_the_same_gradients(text: Text, inputs: Tenso
     torch.testing.assert_close(*found)
 
 
-def test_in_bfloat16(network: Infinity, text: Text, inputs: Tensor) -> None:
+def test_in_bfloat16(network: InfinityTransformer, text: Text, inputs: Tensor) -> None:
     with torch.no_grad():
         expected = network(inputs, SCALES, network.told(text))
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -199,7 +210,7 @@ def test_in_bfloat16(network: Infinity, text: Text, inputs: Tensor) -> None:
 
 def test_at_first_blocks_do_little_and_no_bit_is_likelier(text: Text, inputs: Tensor) -> None:
     torch.manual_seed(0)
-    network = Infinity(BITS, 4, 128, 4, 256, 16).eval()
+    network = InfinityTransformer(BITS, 4, 128, 4, 256, 16).eval()
     with torch.no_grad():
         logits = network(inputs, SCALES, network.told(text))
     assert logits.abs().max() < 0.1
@@ -229,13 +240,13 @@ def test_halves_are_rounded_to_even() -> None:
 # --------------------------------------------------------------------------------------- bad input
 
 
-def test_what_does_not_fit(network: Infinity, text: Text, inputs: Tensor) -> None:
+def test_what_does_not_fit(network: InfinityTransformer, text: Text, inputs: Tensor) -> None:
     with pytest.raises(ValueError, match="width is 100 with 4 heads"):
-        Infinity(8, 1, 100, 4, 128)
+        InfinityTransformer(8, 1, 100, 4, 128)
     with pytest.raises(ValueError, match="text_width is 100"):
-        Infinity(8, 1, 128, 4, 100)
+        InfinityTransformer(8, 1, 128, 4, 100)
     with pytest.raises(ValueError, match="drop_path is 1"):
-        Infinity(8, 1, 128, 4, 128, drop_path=1)
+        InfinityTransformer(8, 1, 128, 4, 128, drop_path=1)
     with pytest.raises(ValueError, match="features of texts have 128 channels; expected 256"):
         network.told(Text(text.features[..., :128], text.lengths))
     with pytest.raises(ValueError, match="texts have up to 17 tokens; expected at most 16"):

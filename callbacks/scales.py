@@ -1,0 +1,262 @@
+"""What each scale of a next-scale model says: pictures, PSNR, and how bits are used."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.nn import functional
+
+from callbacks.base import evaluated_datasets, steps_done
+from callbacks.image_file import Extras, write_image
+from callbacks.pixels import to_pixels
+from callbacks.processes import gather
+from callbacks.psnr import psnr
+from callbacks.results_file import write_whole
+from callbacks.sample_grid import Panel, compose, levels
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+log = logging.getLogger(__name__)
+
+
+class SpeaksInBits(Protocol):
+    """What a model has to have."""
+
+    def bits_of(self, batch: Batch) -> list[Tensor] | None:
+        """(B, d, h_k, w_k) of each scale: the codes of the outputs; 0 where nothing is said.
+
+        None for pictures that are not made in one piece.
+        """
+
+    def decoded(self, total: Tensor) -> Tensor:
+        """(B, 3, H, W) in about [0, 1] of (B, d, h, w), the sum of codes at full size."""
+
+    def encoded(self, pictures: Tensor) -> Tensor:
+        """(B, d, h, w) of (B, 3, H, W), not quantised."""
+
+
+class ScaleReport(Callback):
+    """For the first images of each dataset: the output decoded after each scale, and numbers.
+
+    In ``samples`` of the run's directory a strip of pictures, ``scales-<what>.png``, and
+    ``scales-<what>.json`` with, for each scale,
+
+    psnr          of the output decoded after it, to HR, in dB (Y, 8 bit, no border)
+    bit_accuracy  share of its bits that are those of what the scales before left out of HR
+    bits_used     information of a bit over the places of all images, the mean over channels: 1
+                  where each is as often 1 as 0, 0 where it never changes
+
+    Where there is no HR, only the strip and ``bits_used``. Logged are ``val/bit_accuracy`` and
+    ``val/bits_used``, the means over all bits. Models that do not speak in bits are passed over,
+    and pictures that go through tiles.
+
+    Args:
+        images: Images of each dataset that are looked at; their outputs are computed once more.
+        shown: Images of each dataset in the strip.
+        zoom: Enlarge each shown pixel to a square of this side.
+        every_n: In ``fit``, at the first validation and at every n-th after it.
+
+    Raises:
+        ValueError: A setting below 1.
+    """
+
+    def __init__(self, images: int = 16, shown: int = 4, zoom: int = 2, every_n: int = 1) -> None:
+        super().__init__()
+        settings = {"images": images, "shown": shown, "zoom": zoom, "every_n": every_n}
+        for key, value in settings.items():
+            if value < 1:
+                raise ValueError(f"`{key}` of ScaleReport is {value}; it must be at least 1")
+        self.images, self.shown, self.zoom, self.every_n = images, shown, zoom, every_n
+        self._validations = 0
+        self._active = False
+        self._wanted: list[str] = []
+        self._drawn: set[str] = set()
+        self._strips: dict[str, list[Panel]] = {}
+        self._found: list[dict[str, Any]] = []
+
+    # ------------------------------------------------------------------------- Lightning's hooks
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose what to look at."""
+        self._active = not trainer.sanity_checking and hasattr(pl_module, "bits_of")
+        if self._active and trainer.state.fn == TrainerFn.FITTING:
+            self._active = self._validations % self.every_n == 0
+            self._validations += 1
+        self._start(trainer)
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose what to look at."""
+        self._active = hasattr(pl_module, "bits_of")
+        self._start(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Look at the chosen images."""
+        self._look(pl_module, batch)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Look at the chosen images."""
+        self._look(pl_module, batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write, and log."""
+        step = steps_done(trainer, pl_module)
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        found = self._write(trainer, f"val-{step:08d}" if fitting else "val")
+        for name, value in found.items():
+            pl_module.log(f"val/{name}", value, rank_zero_only=True)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write, and log."""
+        for name, value in self._write(trainer, "test").items():
+            pl_module.log(f"test/{name}", value, rank_zero_only=True)
+
+    # ---------------------------------------------------------------------------------- the work
+
+    def _start(self, trainer: Trainer) -> None:
+        datasets = evaluated_datasets(trainer)
+        self._wanted = [key for dataset in datasets for key in dataset.keys[: self.images]]
+        self._drawn = {key for dataset in datasets for key in dataset.keys[: self.shown]}
+        self._strips, self._found = {}, []
+
+    @torch.no_grad()
+    def _look(self, pl_module: LightningModule, batch: Batch) -> None:
+        if not self._active:
+            return
+        model = cast(SpeaksInBits, pl_module)
+        for n, key in enumerate(batch["key"]):
+            if key not in self._wanted:
+                continue
+            one = cast("Batch", {k: _only(v, n) for k, v in batch.items()})
+            codes = model.bits_of(one)
+            if codes is None:
+                continue
+            f = model.encoded(one["hr"]) if "hr" in one else None
+            self._found.append(_measured(model, codes, f, one.get("hr")))
+            if key in self._drawn:
+                pictures = [model.decoded(total) for total in totals(codes)]
+                labels = [f"{code.shape[-2]}x{code.shape[-1]}" for code in codes]
+                panels = [(a, levels(b, self.zoom)) for a, b in zip(labels, pictures, strict=True)]
+                hr = [("HR", levels(one["hr"], self.zoom))] if "hr" in one else []
+                self._strips[key] = [*panels, *hr]
+
+    def _write(self, trainer: Trainer, name: str) -> dict[str, float]:
+        if not self._active:
+            return {}
+        found = [each for part in gather(self._found) for each in part]
+        strips = {key: row for part in gather(self._strips) for key, row in part.items()}
+        self._found, self._strips = [], {}
+        if not found:
+            return {}
+        summary = summarised(found)
+        means: dict[str, float] = {
+            key: sum(scale[key] * scale["bits"] for scale in summary)
+            / sum(scale["bits"] for scale in summary)
+            for key in ("bit_accuracy", "bits_used")
+            if key in summary[0]
+        }
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir, "samples")
+            rows = {key: strips[key] for key in self._wanted if key in strips}
+            write_image(folder / f"scales-{name}.png", compose(rows), Extras(), "png", quality=100)
+            about = {"images": len(found), "scales": summary}
+            write_whole(folder / f"scales-{name}.json", json.dumps(about, indent=1) + "\n")
+            log.info("pictures after each scale: %s", folder / f"scales-{name}.png")
+        return means
+
+
+def totals(codes: list[Tensor]) -> list[Tensor]:
+    """(B, d, h, w), the sum of the codes of the first one, the first two, and so on."""
+    size = codes[-1].shape[-2:]
+    full = [
+        functional.interpolate(code, size, mode="bilinear") if code.shape[-2:] != size else code
+        for code in codes
+    ]
+    return list(accumulate(full))
+
+
+def summarised(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Numbers of each scale over all images.
+
+    Args:
+        found: Of each image, by scale: how many places its bits have, how often each is 1, and,
+            where there is HR, how many are right, and its squared error.
+    """
+    scales = []
+    for n in range(len(found[0]["places"])):
+        places = sum(each["places"][n] for each in found)
+        ones = sum((each["ones"][n] for each in found), torch.zeros_like(found[0]["ones"][n]))
+        said = found[0]["said"][n]
+        share = ones / places
+        scale = {
+            "size": found[0]["sizes"][n],
+            "bits": len(ones) * places // len(found) if said else 0,
+            "bits_used": float(_information(share).mean()) if said else 0.0,
+        }
+        if "psnr" in found[0]:
+            scale["psnr"] = sum(each["psnr"][n] for each in found) / len(found)
+            right = sum(each["right"][n] for each in found)
+            scale["bit_accuracy"] = right / (places * len(ones)) if said else 0.0
+        scales.append(scale)
+    return scales
+
+
+def _measured(
+    model: SpeaksInBits, codes: list[Tensor], f: Tensor | None, hr: Tensor | None
+) -> dict[str, Any]:
+    # Of one image, in plain numbers and small tensors that processes can exchange.
+    signs = [code > 0 for code in codes]
+    found: dict[str, Any] = {
+        "sizes": [[code.shape[-2], code.shape[-1]] for code in codes],
+        "said": [bool((code != 0).any()) for code in codes],
+        "places": [code.shape[-2] * code.shape[-1] for code in codes],
+        "ones": [sign[0].flatten(1).sum(1).double().cpu() for sign in signs],
+    }
+    if f is None or hr is None:
+        return found
+    after = totals(codes)
+    before = [torch.zeros_like(after[0]), *after[:-1]]
+    left = [
+        functional.interpolate(f - total, code.shape[-2:], mode="area")
+        for total, code in zip(before, codes, strict=True)
+    ]
+    found["right"] = [int(((r > 0) == s).sum()) for r, s in zip(left, signs, strict=True)]
+    y = to_pixels(hr, "y")
+    found["psnr"] = [float(psnr(to_pixels(model.decoded(t).clamp(0, 1), "y"), y)) for t in after]
+    return found
+
+
+def _information(share: Tensor) -> Tensor:
+    # Of a coin, in bits.
+    nats = -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share))
+    return nats / math.log(2)
+
+
+def _only(value: Any, n: int) -> Any:
+    # The n-th sample's part of what a batch has.
+    return value[n : n + 1] if isinstance(value, Tensor | list) else value

@@ -1,0 +1,128 @@
+"""Latents as bits at many scales: the space of next-scale autoregressive models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lightning_modules.backbone.frozen import bare_names, fit
+from lightning_modules.backbone.space import Space, fingerprint
+from lightning_modules.networks.bitwise_vae import BitwiseVAE, from_official
+from lightning_modules.networks.bsq import Scale, scales_of
+from lightning_modules.networks.scales import (
+    RATIOS,
+    Budget,
+    Scales,
+    Size,
+    proportional,
+    published,
+)
+from lightning_modules.noise import Noise
+from lightning_modules.weights import read_weights
+
+_TRAINED = "vae."  # where a run of `Tokenizer` has it
+
+
+class BitwiseSpace(Space):
+    """Latents of a bitwise tokenizer; by default that of Infinity-8B and NSARM.
+
+    What ``encode`` gives is not quantised. ``decode`` quantises it scale by scale first, so a round
+    trip says what bits can say.
+
+    Args:
+        vae: The autoencoder.
+        grids: (h, w) in tokens of the scales, coarse to fine; or a budget of pixels, for the
+            published ones of all aspect ratios.
+        patch: Side of a token in positions of the latent.
+
+    Raises:
+        ValueError: The grids are none, or become smaller.
+    """
+
+    def __init__(
+        self,
+        vae: BitwiseVAE | None = None,
+        grids: Sequence[Size] | Budget = "1M",
+        patch: int = 2,
+    ) -> None:
+        super().__init__()
+        self.vae = vae or BitwiseVAE()
+        self.channels, self.factor = self.vae.bits, self.vae.factor
+        if isinstance(grids, str):
+            known = [published(ratio, grids, patch) for ratio in RATIOS]
+        else:
+            known = [Scales(grids, patch)]
+        self._known_scales = {scales.latents[-1]: scales for scales in known}
+        self.patch, self.source = patch, ""
+        self._freeze()
+
+    @property
+    def bits(self) -> int:
+        """Of a token."""
+        return self.channels * self.patch**2
+
+    @property
+    def square(self) -> Scales:
+        """The scales of a square, or the only ones there are."""
+        sizes = self._known_scales
+        return sizes[next((size for size in sizes if size[0] == size[1]), next(iter(sizes)))]
+
+    def scales(self, size: Size) -> Scales:
+        """The scales of a latent.
+
+        Args:
+            size: Its (h, w).
+
+        Raises:
+            ValueError: There are none for this size.
+        """
+        found = self._known_scales.get((size[0], size[1]))
+        if found is None:
+            pixels = [f"{h * self.factor}x{w * self.factor}" for h, w in self._known_scales]
+            raise ValueError(
+                f"a picture of {size[0] * self.factor}x{size[1] * self.factor} pixels has no "
+                f"scales; there are some for {', '.join(pixels)}: choose such a size, or set "
+                "model.init_args.space.init_args.grids"
+            )
+        return found
+
+    def coded(self, f: Tensor) -> list[Scale]:
+        """What bits say of a latent of any size, scale by scale.
+
+        Args:
+            f: (B, d, h, w), not quantised.
+        """
+        sizes = proportional(self.square.latents, (f.shape[-2], f.shape[-1]))
+        return list(scales_of(f, sizes))
+
+    def pictures(self, total: Tensor) -> Tensor:
+        """Pictures of codes, which are not quantised once more.
+
+        Args:
+            total: (B, d, h, w), the sum of the scales' codes.
+
+        Returns:
+            (B, 3, h factor, w factor), about [0, 1], not clamped.
+        """
+        return self.vae.decode(total)
+
+    def load_official(self, path: str | Path) -> None:
+        """Fill it from a released file, or from a run of ``Tokenizer``. Args as ``Space``'s."""
+        found = read_weights(path)
+        tensors: dict[str, Any] = bare_names(found.tensors)
+        trained = {
+            name.removeprefix(_TRAINED): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(_TRAINED)
+        }
+        fit(self.vae, trained or from_official(tensors), found.name)
+        self.source = f"{found.name} {fingerprint(self.vae.state_dict())}"
+
+    def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
+        return self.vae.encode(image)
+
+    def _decode(self, z: Tensor) -> Tensor:
+        return self.vae.decode(self.coded(z)[-1].total)

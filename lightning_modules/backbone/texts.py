@@ -1,0 +1,213 @@
+"""What a next-scale model is told of a picture: features of its caption, one row a token."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.backbone.condition import FixedPrompt
+from lightning_modules.backbone.space import named
+from lightning_modules.networks.infinity import Text
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+
+class Texts(nn.Module, ABC):
+    """Base of what makes features of captions.
+
+    Attributes:
+        width: Channels of a feature.
+        reads: Whether it looks at captions.
+        source: Where its weights came from, with a hash; empty where it is trained with the model.
+    """
+
+    width: int
+    reads: bool = True
+    source: str = ""
+
+    @abstractmethod
+    def forward(self, texts: Sequence[str]) -> Text:
+        """Features of captions.
+
+        Args:
+            texts: B captions, none of them empty.
+        """
+
+
+class T5(Texts):
+    """T5's encoder, frozen, as Infinity and NSARM have it (flan-t5-xl); needs transformers.
+
+    Args:
+        path: Folder in transformers' layout, or name on the hub. May hold environment variables.
+        revision: Branch, tag or commit on the hub.
+        length: Tokens that are looked at; longer captions are cut.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or the hub cannot be reached.
+        ValueError: transformers is not installed.
+    """
+
+    def __init__(
+        self, path: str = "google/flan-t5-xl", revision: str | None = None, length: int = 512
+    ) -> None:
+        super().__init__()
+        self.length = length
+        self.tokenizer, self.model = _t5(os.path.expandvars(path), revision)
+        self.width = self.model.config.d_model
+        self.source = named(path, self.model, revision)
+        self.requires_grad_(False)
+        self.train(False)
+
+    @classmethod
+    def from_pretrained(cls, path: str, revision: str | None = None) -> T5:
+        """A trained encoder. Args as of the class."""
+        return cls(path, revision)
+
+    def train(self, mode: bool = True) -> T5:
+        """Stay in evaluation mode."""
+        super().train(False)
+        return self
+
+    @torch.no_grad()
+    def forward(self, texts: Sequence[str]) -> Text:
+        """As ``Texts.forward``."""
+        how: dict[str, Any] = {"padding": True, "truncation": True, "return_tensors": "pt"}
+        tokens = self.tokenizer(list(texts), max_length=self.length, **how)
+        device = next(self.model.parameters()).device
+        mask: Tensor = tokens.attention_mask.to(device)
+        found = self.model(tokens.input_ids.to(device), attention_mask=mask)
+        features: Tensor = found.last_hidden_state
+        return Text(features, mask.sum(1))
+
+
+class FixedText(Texts):
+    """Features of one text for all pictures, from a file as of ``FixedPrompt``; no encoder runs.
+
+    Args:
+        path: The safetensors file; may hold environment variables.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is corrupt, or holds no prompt.
+    """
+
+    reads = False
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        self.prompt = FixedPrompt(path)
+        self.width, self.source = self.prompt.prompt.shape[-1], self.prompt.source
+
+    def forward(self, texts: Sequence[str]) -> Text:
+        """As ``Texts.forward``; the texts are not looked at."""
+        features = self.prompt.prompt.expand(len(texts), -1, -1)
+        lengths = torch.full((len(texts),), features.shape[1], device=features.device)
+        return Text(features, lengths)
+
+
+class Classes(Texts):
+    """A learned feature for each of some classes; captions are their names. Trained with the model.
+
+    Args:
+        names: Of the classes.
+        width: Channels of a feature.
+
+    Raises:
+        ValueError: A name is there twice, or there is none.
+    """
+
+    def __init__(self, names: Sequence[str], width: int = 128) -> None:
+        super().__init__()
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"names of classes are {list(names)}; expected different ones")
+        self.names, self.width = list(names), width
+        self.table = nn.Embedding(len(names), width)
+
+    def forward(self, texts: Sequence[str]) -> Text:
+        """As ``Texts.forward``.
+
+        Raises:
+            ValueError: A caption is no name of a class.
+        """
+        unknown = [text for text in texts if text not in self.names]
+        if unknown:
+            raise ValueError(
+                f"{unknown[0]!r} is no class; model.init_args.encoder.init_args.names has "
+                f"{', '.join(self.names[:8])}"
+            )
+        device = self.table.weight.device
+        numbers = torch.tensor([self.names.index(text) for text in texts], device=device)
+        return Text(self.table(numbers)[:, None], torch.ones_like(numbers))
+
+
+def text_of(batch: Batch, encoder: Texts | None, prompt: str | None, width: int) -> Text | None:
+    """What is known of a batch's captions; None where nobody asks.
+
+    Args:
+        batch: With ``text``, or with ``text_features`` that were cached.
+        encoder: Makes features.
+        prompt: A caption for all pictures, in place of their own.
+        width: Channels of a feature that the network takes.
+
+    Raises:
+        ValueError: A picture has no caption or an empty one, or features have another width.
+    """
+    count, key = len(batch["key"]), batch["key"][0]
+    if "text_features" in batch:
+        found = Text(batch["text_features"], batch["text_lengths"])
+    elif encoder is None:
+        return None
+    elif prompt is not None:
+        found = encoder([prompt] * count)
+    elif not encoder.reads:
+        found = encoder([""] * count)
+    else:
+        found = encoder(_captions(batch))
+    if found.features.shape[-1] != width:
+        raise ValueError(
+            f"the features of {key}'s text have {found.features.shape[-1]} channels and the "
+            f"transformer takes {width}: take the encoder that it was trained with, or set "
+            "model.init_args.transformer.init_args.text_width"
+        )
+    return found
+
+
+def _captions(batch: Batch) -> list[str]:
+    if "text" not in batch:
+        raise ValueError(
+            f"{batch['key'][0]} has no caption, and model.init_args.encoder reads them: take a "
+            "source that gives text, set model.init_args.prompt, or unset the encoder"
+        )
+    for key, text in zip(batch["key"], batch["text"], strict=True):
+        if not text.strip():
+            raise ValueError(
+                f"{key} has an empty caption: give it one, set model.init_args.prompt, or unset "
+                "model.init_args.encoder"
+            )
+    return batch["text"]
+
+
+def _t5(place: str, revision: str | None) -> tuple[Any, Any]:
+    try:
+        library = importlib.import_module("transformers")
+    except ImportError as error:
+        raise ValueError(
+            "T5 needs transformers, which is not installed: install it, or use cached features"
+        ) from error
+    try:
+        model = library.T5EncoderModel.from_pretrained(place, revision=revision)
+        tokenizer = library.AutoTokenizer.from_pretrained(place, revision=revision)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{place} has no T5 that can be read ({str(error).splitlines()[0]}): expected a folder "
+            "in transformers' layout, or a name on the hub that is in its cache or can be fetched"
+        ) from error
+    return tokenizer, model

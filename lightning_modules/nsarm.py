@@ -1,0 +1,364 @@
+"""NSARM: next-scale autoregression for real-world super-resolution.
+
+arXiv 2510.00820, on Infinity (CVPR 2025; arXiv 2412.04431). A transformation network maps the
+latent of LR to what the first scales of HR's latent say; Infinity's transformer, tuned as a whole,
+says the others. Symbols as in ``lightning_modules.next_scale``, and
+
+y     latent of LR, not enlarged                r_k   what C_(k-1) leaves out of HR's latent
+o_k   what the network makes of y for scale k   P     number of preliminary scales, 7 of 13
+
+Stage 1 trains the network alone: o_k shall be r_k, which is not quantised. In stage 2 the first
+scales say o_k, quantised, and the transformer learns what they leave out of HR.
+
+The paper gives neither losses' weights nor learning rates, and its code has no training: residuals
+count alike in stage 1; in stage 2 scales are weighed as in Infinity, the network is trained too, no
+bits are flipped. In sampling the released code makes C_k small by area, while Infinity, and all
+code for training, samples it without smoothing (trilinear): ``next_input_mode``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from lightning_modules.backbone.bitwise import BitwiseSpace
+from lightning_modules.backbone.frozen import bare_names, fit
+from lightning_modules.backbone.space import fingerprint
+from lightning_modules.backbone.texts import Texts, text_of
+from lightning_modules.base import SuperResolver
+from lightning_modules.color import ColorFix
+from lightning_modules.infinity import (
+    adamw,
+    check_parts,
+    check_space,
+    drawn_from,
+    log_scales,
+    predicted,
+)
+from lightning_modules.networks import infinity, transformation
+from lightning_modules.networks.bsq import Down, quantized, scales_of
+from lightning_modules.networks.infinity import InfinityTransformer, Text, decay_groups
+from lightning_modules.networks.scales import Scales
+from lightning_modules.networks.transformation import Transformation
+from lightning_modules.next_scale import (
+    Bitwise,
+    bit_losses,
+    forced,
+    sample,
+    scale_weights,
+    total_after,
+)
+from lightning_modules.noise import Noise
+from lightning_modules.padding import padded
+from lightning_modules.weights import read_weights
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+
+class NSARM(SuperResolver):
+    """Without a transformer stage 1, which restores the first scales alone; with one stage 2.
+
+    Args:
+        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
+        space: The tokenizer, frozen, with its scales.
+        mapper: The transformation network, for LR of one size.
+        transformer: Says the other scales; none for stage 1.
+        space_weights: Weights of the tokenizer: a run of ``Tokenizer``, a released file, or a name
+            of ``configs/weights.yaml``.
+        mapper_weights: Weights that stage 2 starts from: the run of stage 1.
+        transformer_weights: Likewise: a run of ``Infinity``, or a released file.
+        train_mapper: Whether stage 2 trains the transformation network too.
+        encoder: Makes features of captions; without it, and without cached features, pictures are
+            of no text.
+        prompt: A caption for all pictures, in place of their own.
+        text_dropout: Share of the captions that are left out in training.
+        reweight: Whether tokens of fine scales count less, by the square root of their number.
+        next_input_mode: How C_k is made small in sampling: ``area`` as in the released code, or
+            ``trilinear`` as in training.
+        bits: How they are drawn.
+        optimizer: Makes the optimiser of the trainable parameters.
+        lr_scheduler: Makes the learning-rate schedule; by default there is none.
+        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
+        color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
+
+    Raises:
+        ValueError: The parts do not fit one another or the scale, or a share is none.
+    """
+
+    enlarged = staticmethod(lambda lr, size: lr)  # `main.py encode` makes pairs of LR as it is
+
+    def __init__(
+        self,
+        scale: float,
+        space: BitwiseSpace,
+        mapper: Transformation,
+        transformer: InfinityTransformer | None = None,
+        space_weights: str | None = None,
+        mapper_weights: str | None = None,
+        transformer_weights: str | None = None,
+        train_mapper: bool = True,
+        encoder: Texts | None = None,
+        prompt: str | None = None,
+        text_dropout: float = 0.1,
+        reweight: bool = True,
+        next_input_mode: Down = "area",
+        bits: Bitwise | None = None,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        weights: str | None = None,
+        color_fix: ColorFix = "adain_wavelet",
+    ) -> None:
+        super().__init__(scale, optimizer, lr_scheduler, weights, color_fix)
+        self.space, self.mapper, self.transformer = space, mapper, transformer
+        self.space_weights, self.mapper_weights = space_weights, mapper_weights
+        self.transformer_weights = transformer_weights
+        self.train_mapper = train_mapper or transformer is None
+        self.encoder, self.prompt, self.text_dropout = encoder, prompt, text_dropout
+        self.reweight, self.bits = reweight, bits or Bitwise()
+        self.next_input_mode: Down = next_input_mode
+        self._check()
+        mapper.requires_grad_(self.train_mapper)
+        # One size is all the network takes: others are filled up, or go through tiles.
+        side = mapper.size[0] * space.factor
+        self.tile = self.tile_least = side
+        self.tile_overlap, self.tile_window = side // 8, "gaussian"
+        self.tile_always = True
+
+    # ------------------------------------------------------------------------------------- training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Of stage 1 or 2, by whether there is a transformer."""
+        f, y = self.latents(batch)
+        loss = self._stage_one(f, y) if self.transformer is None else self._stage_two(batch, f, y)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def _stage_one(self, f: Tensor, y: Tensor) -> Tensor:
+        """The mean of (o_k - r_k)^2 over all elements of the preliminary scales."""
+        found, errors = self.mapper(y), list[Tensor]()
+        with torch.no_grad():
+            scales = list(scales_of(f, self.scales.latents))
+        for number, (o, scale) in enumerate(zip(found, scales, strict=False), 1):
+            errors.append((o - scale.residual).square().flatten(1))
+            self.log(f"train/mse_scale_{number}", errors[-1].detach().mean())
+        return torch.cat(errors, 1).mean()
+
+    def _stage_two(self, batch: Batch, f: Tensor, y: Tensor) -> Tensor:
+        """Cross-entropy of the bits of the scales after the preliminary ones."""
+        transformer = self.transformer
+        assert transformer is not None
+        with nullcontext() if self.train_mapper else torch.no_grad():
+            known = self.preliminary(y)
+
+        def change(number: int, residual: Tensor) -> Tensor:
+            return known[number] if number < len(known) else quantized(residual)
+
+        given, first = forced(f, self.scales, change), len(known)
+        dropped = torch.rand(len(f), device=f.device) < self.text_dropout
+        text = self._text(batch)
+        logits = predicted(transformer, given.inputs, self.scales, text, len(f), dropped)
+        start = self.scales.spans[first].start
+        logits, bits = logits[:, start:], given.bits[:, start:]
+        losses = bit_losses(logits, bits)
+        weights = scale_weights(self.scales, first, self.reweight).to(f.device)
+        log_scales(self, self.scales, losses.detach(), logits.detach(), bits, first)
+        return (losses * weights).sum(1).mean()
+
+    @torch.no_grad()
+    def latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Latents f and y of a batch: those that were encoded before, or of its pictures.
+
+        Returns:
+            (B, d, H, W) and (B, d, h, w).
+
+        Raises:
+            ValueError: The latents are of another space, or HR's has no scales.
+        """
+        if "latent" in batch:
+            f = self.space.take(batch["latent"], batch["space"])
+        else:
+            f = self.space.encode(batch["hr"])
+        self.space.scales((f.shape[-2], f.shape[-1]))
+        if "lr_latent" in batch:
+            return f, self.space.standardised(batch["lr_latent"])
+        return f, self.space.encode(batch["lr"])
+
+    def preliminary(self, y: Tensor) -> list[Tensor]:
+        """What the first scales say: o_k, quantised, with gradients straight through.
+
+        Args:
+            y: (B, d, h, w), not quantised.
+        """
+        return [quantized(o) for o in self.mapper(y)]
+
+    @property
+    def scales(self) -> Scales:
+        """All scales of HR."""
+        h, w = self.mapper.size
+        return self.space.scales((round(h * self.scale), round(w * self.scale)))
+
+    def _text(self, batch: Batch) -> Text | None:
+        assert self.transformer is not None
+        width = self.transformer.no_text.shape[1]
+        return text_of(batch, self.encoder, self.prompt, width)
+
+    def optimized(self) -> list[dict[str, Any]]:
+        """Norms, biases and tables are not decayed."""
+        return decay_groups(self)
+
+    # ------------------------------------------------------------------------------------- sampling
+
+    @torch.no_grad()
+    def restore(self, batch: Batch, noise: Noise) -> Tensor:
+        """The first scales from LR, the others drawn."""
+        mirrored = padded(batch["lr"], minimum=self.tile)
+        codes = self._codes(batch, mirrored.lr, noise)
+        return mirrored.crop(self.space.pictures(total_after(codes)), batch["size"])
+
+    @torch.no_grad()
+    def bits_of(self, batch: Batch) -> list[Tensor] | None:
+        """(B, d, h_k, w_k) of each scale: the codes that the outputs are made of.
+
+        Of stage 1 zeros from the first scale that is not known. None for pictures that are not of
+        the size that the network takes.
+        """
+        if tuple(batch["lr"].shape[-2:]) != (self.tile, self.tile):
+            return None
+        batch = self._own_seeds(batch)
+        return self._codes(batch, batch["lr"], self.whole_noise(batch))
+
+    def _codes(self, batch: Batch, lr: Tensor, noise: Noise) -> list[Tensor]:
+        y = self.space.encode(lr)
+        known = self.preliminary(y)
+        if self.transformer is None:
+            shape = len(y), self.space.channels
+            left = self.scales.latents[len(known) :]
+            return [*known, *(y.new_zeros(*shape, *size) for size in left)]
+        text = self._text(batch)
+        how = replace(self.bits, guidance=1.0) if text is None else self.bits
+        told = drawn_from(self.transformer, text, len(y), how)
+        mode = self.next_input_mode
+        return sample(self.transformer, self.scales, told, noise, how, known, mode)
+
+    @property
+    def options(self) -> dict[str, str | int | float]:
+        """As ``SuperResolver``'s, and how bits are drawn."""
+        found = super().options | self.bits.options
+        if self.transformer is not None and self.next_input_mode != "area":
+            found["next_input_mode"] = self.next_input_mode
+        if self.prompt is not None:
+            found["prompt"] = self.prompt
+        return found
+
+    @torch.no_grad()
+    def decoded(self, total: Tensor) -> Tensor:
+        """Pictures, (B, 3, H, W), of the sum of codes, (B, d, h, w)."""
+        return self.space.pictures(total)
+
+    @torch.no_grad()
+    def encoded(self, pictures: Tensor) -> Tensor:
+        """Latents of pictures, (B, d, h, w), not quantised."""
+        return self.space.encode(pictures)
+
+    # ------------------------------------------------------------------------- checks and weights
+
+    def _check(self) -> None:
+        space, mapper = self.space, self.mapper
+        if mapper.bits != space.channels or mapper.size[0] != mapper.size[1]:
+            raise ValueError(
+                f"model.init_args.mapper is for latents of {mapper.bits} x {mapper.size[0]} x "
+                f"{mapper.size[1]} and the space has {space.channels} channels: set the mapper's "
+                "bits to that, and its size to a square"
+            )
+        side = mapper.size[0] * self.scale
+        if side % 1:
+            raise ValueError(
+                f"NSARM got scale {self.scale:g} and latents of {mapper.size[0]}; expected a whole "
+                "number of positions of the enlarged one: set data.init_args.scale"
+            )
+        expected = self.scales.latents[: len(mapper.grids)]
+        if [tuple(grid) for grid in mapper.grids] != expected:
+            raise ValueError(
+                f"model.init_args.mapper makes {mapper.grids}; the first scales of a latent of "
+                f"{side:g} are {expected}: set mapper.init_args.grids to these"
+            )
+        if self.transformer is not None:
+            check_parts(self.transformer, space)
+            if len(mapper.grids) >= len(self.scales):
+                raise ValueError(
+                    f"model.init_args.mapper makes all {len(self.scales)} scales, so there is none "
+                    "left for the transformer: set fewer of mapper.init_args.grids"
+                )
+        if not 0 <= self.text_dropout <= 1:
+            raise ValueError(
+                f"model.init_args.text_dropout is {self.text_dropout}; expected 0 to 1"
+            )
+
+    def load_parts(self, find: Callable[[str, str], Path]) -> None:
+        """The tokenizer, and what stage 2 starts from. Args as ``ImageModel.load_parts``."""
+        if self.space_weights is not None:
+            self.space.load_official(find("space_weights", self.space_weights))
+        given = []
+        if self.mapper_weights is not None:
+            path = find("mapper_weights", self.mapper_weights)
+            given.append(_fill("mapper", self.mapper, path, transformation.from_official))
+            if not self.train_mapper:  # frozen, so a checkpoint and results name it
+                source = f"{given[-1]} {fingerprint(self.mapper.state_dict())}"
+                self.mapper.source = source  # type: ignore[assignment]
+        if self.transformer is not None and self.transformer_weights is not None:
+            path = find("transformer_weights", self.transformer_weights)
+            official = partial(infinity.from_official, text_length=len(self.transformer.no_text))
+            given.append(_fill("transformer", self.transformer, path, official))
+        if len(given) == (1 if self.transformer is None else 2):
+            self.weights_source = ", ".join(given)
+
+    def setup(self, stage: str) -> None:
+        """See that the tokenizer is a trained one.
+
+        Raises:
+            ValueError: It is not.
+        """
+        super().setup(stage)
+        check_space(self.space)
+
+    def train(self, mode: bool = True) -> NSARM:
+        """A network that is not trained does not drop out, either."""
+        super().train(mode)
+        self.mapper.train(mode and self.train_mapper)
+        return self
+
+    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The released file has transformer and mapper; the other parts keep their own.
+
+        Stage 1 takes the mapper alone from it.
+        """
+        own = self.state_dict()
+        tensors = bare_names(tensors)
+        if not own.keys().isdisjoint(tensors):  # an exported file of ours
+            return {**own, **tensors}
+        kept = {k: v for k, v in own.items() if not k.startswith(("transformer.", "mapper."))}
+        mapped = transformation.from_official(tensors)
+        found = {f"mapper.{name}": tensor for name, tensor in mapped.items()}
+        if self.transformer is not None:
+            others = {k: v for k, v in tensors.items() if not k.startswith(transformation.PREFIX)}
+            said = infinity.from_official(others, len(self.transformer.no_text))
+            found |= {f"transformer.{name}": tensor for name, tensor in said.items()}
+        return {**kept, **found}
+
+
+def _fill(name: str, network: Any, path: Path, official: Callable[[Any], dict[str, Tensor]]) -> str:
+    # From a run, where it was a part of this name, or a released file.
+    found = read_weights(path)
+    tensors, part = bare_names(found.tensors), f"{name}."
+    own = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
+    fit(network, own or official(tensors), found.name)
+    return found.name

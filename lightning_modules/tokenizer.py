@@ -1,0 +1,195 @@
+"""The tokenizer of a next-scale model: an autoencoder whose latents are bits at many scales.
+
+Han et al., Infinity (CVPR 2025; arXiv 2412.04431), section 3.2, and Zhao et al., BSQ (arXiv
+2406.07548): pixels, a perceptual distance, a discriminator with hinge losses, and the entropy of
+bits. The released code of Infinity has no training of it; these are the losses of its papers, and
+its arguments' defaults where there are some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
+from lightning_modules.base import adam
+from lightning_modules.networks.bitwise_vae import BitwiseVAE, from_official
+from lightning_modules.networks.bsq import Scale, entropy_penalty, scales_of
+from lightning_modules.networks.scales import Size, proportional
+from lightning_modules.noise import Noise
+from lightning_modules.padding import padded
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+
+class Tokenizer(Adversarial):
+    """Train an autoencoder to say pictures in bits.
+
+    It enlarges nothing: ``data.init_args.scale`` is 1, and what it restores is LR as it is.
+
+    Args:
+        scale: 1; set by ``data.init_args.scale``.
+        vae: The autoencoder.
+        grids: (h, w) of the scales in positions of the latent, coarse to fine; the last one is that
+            of a training crop. Pictures of other sizes have them in proportion.
+        pixel_weight: Of the L1 distance.
+        perceptual: Distance of two batches of pictures in [0, 1], (B,), such as
+            ``callbacks.lpips_network.Perceptual``; frozen, for training alone.
+        perceptual_weight: Its weight.
+        entropy_weight: Of the penalty that makes bits certain, and as often 1 as 0.
+        discriminator: Judges what is decoded, such as
+            ``lightning_modules.networks.patch_gan.PatchGAN``; for training alone.
+        discriminator_weight: How much its judgement counts.
+        discriminator_start: Steps before it does.
+        discriminator_optimizer: Makes the discriminator's optimiser.
+        accumulate: Batches whose gradients make one step.
+        clip: Largest norm of the gradient of a step, for each optimiser; by default any.
+        optimizer: Makes the optimiser of the autoencoder.
+        lr_scheduler: Makes its learning-rate schedule; by default there is none.
+        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
+
+    Raises:
+        ValueError: The scale is not 1, there is no grid, or a weight is negative.
+    """
+
+    training_only = ("discriminator.", "perceptual.")
+
+    def __init__(
+        self,
+        scale: float,
+        vae: BitwiseVAE,
+        grids: Sequence[Size],
+        pixel_weight: float = 4.0,
+        perceptual: nn.Module | None = None,
+        perceptual_weight: float = 1.0,
+        entropy_weight: float = 0.1,
+        discriminator: nn.Module | None = None,
+        discriminator_weight: float = 0.1,
+        discriminator_start: int = 0,
+        discriminator_optimizer: OptimizerCallable = adam,
+        accumulate: int = 1,
+        clip: float | None = None,
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        weights: str | None = None,
+    ) -> None:
+        judged = (discriminator, discriminator_optimizer, accumulate, clip)
+        super().__init__(scale, *judged, optimizer, lr_scheduler, weights)
+        if scale != 1:
+            raise ValueError(
+                f"a tokenizer enlarges nothing, and scale is {scale:g}: set data.init_args.scale "
+                "to 1"
+            )
+        weighed = {
+            "pixel_weight": pixel_weight,
+            "perceptual_weight": perceptual_weight,
+            "entropy_weight": entropy_weight,
+            "discriminator_weight": discriminator_weight,
+        }
+        for name, value in weighed.items():
+            if not value >= 0:
+                raise ValueError(f"model.init_args.{name} is {value}; expected 0 or more")
+        if not grids:
+            raise ValueError("model.init_args.grids is empty; expected at least one, as [[8, 8]]")
+        self.vae, self.grids = vae, [(int(h), int(w)) for h, w in grids]
+        self.tile_multiple = vae.factor
+        self.pixel_weight, self.entropy_weight = pixel_weight, entropy_weight
+        self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
+        self.perceptual_weight = perceptual_weight
+        self.discriminator_weight = discriminator_weight
+        self.discriminator_start = discriminator_start
+
+    # ------------------------------------------------------------------------------------- training
+
+    def generator_loss(self, batch: Batch) -> tuple[Tensor, Any]:
+        """Pixels, perception, entropy and judgement."""
+        hr = batch["hr"]
+        scales = self.coded(hr)
+        made = self.vae.decode(scales[-1].total)
+        pixel = functional.l1_loss(made, hr)
+        entropy = torch.stack([entropy_penalty(scale.residual) for scale in scales]).mean()
+        loss = self.pixel_weight * pixel + self.entropy_weight * entropy
+        self.log("train/pixel", pixel, prog_bar=True)
+        self.log("train/entropy", entropy)
+        if self.perceptual is not None:
+            distance = self.perceptual(made, hr).mean()
+            self.log("train/perceptual", distance)
+            loss = loss + self.perceptual_weight * distance
+        if self._judged:
+            judgement = hinge_generator(cast(nn.Module, self.discriminator)(made))
+            self.log("train/judgement", judgement)
+            loss = loss + self.discriminator_weight * judgement
+        self.log("train/loss", loss)
+        return loss, (hr, made.detach())
+
+    @property
+    def _judged(self) -> bool:
+        return self.discriminator is not None and self.global_step >= self.discriminator_start
+
+    def discriminator_loss(self, made: Any) -> Tensor:
+        """Hinge losses of real pictures and of decoded ones."""
+        real, fake = (cast(nn.Module, self.discriminator)(pictures) for pictures in made)
+        loss = hinge_discriminator(real, fake)
+        self.log("train/discriminator", loss)
+        return loss
+
+    # ------------------------------------------------------------------------------------------ use
+
+    def coded(self, pictures: Tensor) -> list[Scale]:
+        """What bits say of pictures, scale by scale.
+
+        Args:
+            pictures: (B, 3, H, W) in [0, 1], sides multiples of the autoencoder's factor.
+        """
+        f = self.vae.encode(pictures)
+        return list(scales_of(f, proportional(self.grids, (f.shape[-2], f.shape[-1]))))
+
+    @torch.no_grad()
+    def restore(self, batch: Batch, noise: Noise) -> Tensor:
+        """LR in bits and back; deterministic."""
+        mirrored = padded(batch["lr"], self.vae.factor)
+        made = self.vae.decode(self.coded(mirrored.lr)[-1].total)
+        return mirrored.crop(made, batch["size"])
+
+    @torch.no_grad()
+    def bits_of(self, batch: Batch) -> list[Tensor] | None:
+        """(B, d, h_k, w_k) of each scale: the codes of LR; None where they would not be whole."""
+        if any(side % self.vae.factor for side in batch["lr"].shape[-2:]):
+            return None
+        return [scale.code for scale in self.coded(batch["lr"])]
+
+    @torch.no_grad()
+    def decoded(self, total: Tensor) -> Tensor:
+        """Pictures, (B, 3, H, W), of the sum of codes, (B, d, h, w)."""
+        return self.vae.decode(total)
+
+    @torch.no_grad()
+    def encoded(self, pictures: Tensor) -> Tensor:
+        """Latents of pictures, (B, d, h, w), not quantised."""
+        return self.vae.encode(pictures)
+
+    # -------------------------------------------------------------------------------------- weights
+
+    def setup(self, stage: str) -> None:
+        """Load what only training needs.
+
+        Raises:
+            FileNotFoundError: The perceptual distance lacks its weights.
+        """
+        super().setup(stage)
+        if stage == "fit" and hasattr(self.perceptual, "load"):
+            cast(Any, self.perceptual).load()
+
+    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A released file has the autoencoder alone."""
+        own = self.state_dict()
+        if not own.keys().isdisjoint(tensors):  # an exported file of ours
+            return {**own, **tensors}
+        kept = {name: tensor for name, tensor in own.items() if not name.startswith("vae.")}
+        return {**kept, **{f"vae.{k}": tensor for k, tensor in from_official(tensors).items()}}

@@ -1,0 +1,68 @@
+"""Features of captions: of T5, of a file, of classes, and those that were cached."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lightning_modules.backbone.condition import FixedPrompt
+from lightning_modules.backbone.texts import T5, Classes, FixedText, text_of
+from tests import small_t5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("t5")
+    small_t5.write(place)
+    return str(place)
+
+
+class TestT5:
+    def test_rows_are_tokens_and_padding_does_not_count(self, folder):
+        encoder = T5(folder)
+        both = encoder(["a red car", "car"])
+        assert both.features.shape == (2, 4, small_t5.WIDTH)
+        assert both.lengths.tolist() == [4, 2]
+        alone = encoder(["car"])
+        torch.testing.assert_close(both.features[1, :2], alone.features[0])
+
+    def test_long_captions_are_cut(self, folder):
+        found = T5(folder, length=3)(["a red car a red car"])
+        assert found.lengths.tolist() == [3]
+
+    def test_it_is_frozen_and_names_its_weights(self, folder, monkeypatch):
+        monkeypatch.setenv("PLACE", folder)
+        encoder = T5.from_pretrained("$PLACE").train()
+        assert not encoder.model.training
+        assert not any(p.requires_grad for p in encoder.parameters())
+        assert encoder.source.split()[-1] == T5(folder).source.split()[-1]
+        assert encoder.width == small_t5.WIDTH
+
+    def test_a_folder_without_one(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="has no T5 that can be read"):
+            T5(str(tmp_path))
+
+
+def test_one_text_from_a_file(tmp_path):
+    features = torch.randn(1, 3, 16)
+    FixedPrompt.write(tmp_path / "text.safetensors", lambda texts: features, "a car")
+    found = FixedText(tmp_path / "text.safetensors")
+    said = text_of({"key": ["a", "b"]}, found, None, 16)
+    assert torch.equal(said.features, features.expand(2, -1, -1))
+    assert said.lengths.tolist() == [3, 3]
+    assert "text.safetensors" in found.source
+
+
+def test_classes_are_learned():
+    found = Classes(["cat", "dog"], 8)
+    said = found(["dog", "cat", "dog"])
+    assert said.features.shape == (3, 1, 8)
+    assert torch.equal(said.features[0], said.features[2])
+    said.features.sum().backward()
+    assert found.table.weight.grad is not None
+    with pytest.raises(ValueError, match="expected different ones"):
+        Classes(["cat", "cat"])
+
+
+def test_nobody_asks():
+    assert text_of({"key": ["a"], "text": ["a cat"]}, None, "a dog", 8) is None

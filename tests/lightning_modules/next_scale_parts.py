@@ -1,0 +1,47 @@
+"""Parts of a next-scale model as small as can be: 16 px of LR, 32 of HR, four scales."""
+
+from __future__ import annotations
+
+import torch
+
+from lightning_modules.backbone.bitwise import BitwiseSpace
+from lightning_modules.networks.bitwise_vae import BitwiseVAE
+from lightning_modules.networks.infinity import InfinityTransformer
+from lightning_modules.networks.transformation import Branch, Transformation
+
+GRIDS = [(1, 1), (2, 2), (3, 3), (4, 4)]
+BITS = 4
+
+
+def vae(seed: int = 3) -> BitwiseVAE:
+    """Of factor 8, whatever the global generator is."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return BitwiseVAE(BITS, (32, 32, 32, 32), 1)
+
+
+def space(seed: int = 3) -> BitwiseSpace:
+    """As if its weights were trained."""
+    found = BitwiseSpace(vae(seed), GRIDS, 1)
+    found.source = f"test {seed:016x}"
+    return found
+
+
+def transformer(seed: int = 0, drop_path: float = 0.0) -> InfinityTransformer:
+    """Of two blocks, whose head says something."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        found = InfinityTransformer(BITS, 2, 64, 2, 128, 8, drop_path=drop_path)
+        with torch.no_grad():
+            found.head.weight.mul_(200)
+            for block in found.blocks:
+                block.own.normal_()
+    return found
+
+
+def mapper(seed: int = 0) -> Transformation:
+    """Of the first two scales, without dropout."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        branches = [Branch(16, 1, 2), Branch(16, 1, 2)]
+        return Transformation(BITS, (2, 2), GRIDS[:2], branches, (8, 8), dropout=0.0)

@@ -1,0 +1,218 @@
+"""Infinity as a method: what it trains on, what it is told, and what it makes."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+
+from lightning_modules.backbone.texts import Classes
+from lightning_modules.base import class_path
+from lightning_modules.infinity import Infinity
+from lightning_modules.networks.infinity import Text
+from lightning_modules.next_scale import Bitwise, forced, scale_weights
+from tests.lightning_modules.next_scale_parts import BITS, space, transformer
+from tests.reference.infinity_official import random_weights
+
+
+def method(**settings):
+    found = Infinity(1, transformer(), space(), **settings)
+    found.logged = {}
+    found.log = lambda name, value, **_: found.logged.update({name: float(value.detach())})
+    return found
+
+
+def batch(count=2, text=None):
+    generator = torch.Generator().manual_seed(0)
+    found = {
+        "key": ["a", "b"][:count],
+        "seed": torch.tensor([3, 4])[:count],
+        "hr": torch.rand(2, 3, 32, 32, generator=generator)[:count],
+        "size": (32, 32),
+    }
+    return found | ({} if text is None else {"text": text})
+
+
+def wanted(given):
+    return {name: given[name] for name in ("key", "seed", "size", "text") if name in given}
+
+
+class TestTraining:
+    def test_the_loss_is_that_of_bits_said_by_the_picture(self):
+        model = method(flip_strength=0.0)
+        loss = model.training_step(batch(), 0)
+        f = model.space.encode(batch()["hr"])
+        scales = model.space.scales((4, 4))
+        given = forced(f, scales)
+        none = model.transformer.no_text[:1].expand(2, 1, -1)
+        told = model.transformer.told(Text(none, torch.ones(2)))
+        odds = model.transformer(given.inputs, scales, told).diff(dim=-1)[..., 0]
+        each = torch.nn.functional.softplus(torch.where(given.bits > 0, -odds, odds)).mean(-1)
+        torch.testing.assert_close(loss, (each * scale_weights(scales)).sum(1).mean())
+        assert model.logged["train/loss"] == pytest.approx(float(loss.detach()))
+        right = (odds > 0) == (given.bits > 0)
+        assert model.logged["train/bit_accuracy"] == pytest.approx(float(right.float().mean()))
+        last = each[:, scales.spans[3]].mean()
+        assert model.logged["train/loss_scale_4"] == pytest.approx(float(last), rel=1e-5)
+
+    def test_latents_that_were_encoded_before(self):
+        model, given = method(flip_strength=0.0), batch()
+        encoded = given | {"latent": model.space.encode(given["hr"])}
+        del encoded["hr"]
+        encoded["space"] = model.space.identity
+        losses = [model.training_step(each, 0) for each in (given, encoded)]
+        assert torch.equal(*losses)
+        with pytest.raises(ValueError, match="were made by another"):
+            method().training_step(encoded | {"space": "another"}, 0)
+
+    def test_only_the_transformer_is_trained(self):
+        model = method()
+        model.training_step(batch(), 0).backward()
+        trained = {name for name, p in model.named_parameters() if p.grad is not None}
+        assert trained == {f"transformer.{n}" for n, _ in model.transformer.named_parameters()}
+
+    def test_tables_and_norms_are_not_decayed(self):
+        groups = method().configure_optimizers().param_groups
+        assert [group["weight_decay"] for group in groups] == [0.005, 0.0]
+        model = method()
+        named = {id(p): n for n, p in model.named_parameters()}
+        decayed, others = ({named[id(p)] for p in group["params"]} for group in model.optimized())
+        assert "transformer.blocks.0.mlp.0.weight" in decayed
+        assert {n for n in others if "weight" in n and "norm" not in n} == {
+            "transformer.level.weight"
+        }
+        for table in ("no_text", "start", "blocks.1.own", "blocks.0.attention.log_scale"):
+            assert f"transformer.{table}" in others
+        assert decayed | others == {n for n, p in model.named_parameters() if p.requires_grad}
+
+    def test_it_learns(self):
+        torch.manual_seed(0)
+        model = method(flip_strength=0.0, encoder=Classes(["a", "b"]), text_dropout=0.0)
+        given = batch(text=["a", "b"])
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(trained, 2e-3)
+        for _ in range(200):
+            optimizer.zero_grad()
+            model.training_step(given, 0).backward()
+            optimizer.step()
+        assert model.logged["train/bit_accuracy"] > 0.99
+        made = model.eval().sample(wanted(given))["sr"]
+        f = model.space.encode(given["hr"])
+        expected = model.space.decode(f).clamp(0, 1)
+        torch.testing.assert_close(made, expected, rtol=0, atol=1e-3)
+
+
+class TestTexts:
+    def test_dropped_captions_are_no_text(self):
+        given = batch(text=["a", "b"])
+        model = method(encoder=Classes(["a", "b"]), text_dropout=1.0, flip_strength=0.0)
+        plain = method(flip_strength=0.0)
+        torch.testing.assert_close(model.training_step(given, 0), plain.training_step(given, 0))
+        model.text_dropout = 0.0
+        assert model.training_step(given, 0) != plain.training_step(given, 0)
+
+    def test_cached_features_need_no_encoder(self):
+        encoder = Classes(["a", "b"])
+        found = encoder(["b", "a"])
+        given = batch() | {"text_features": found.features, "text_lengths": found.lengths}
+        made = method().eval().sample(given)["sr"]
+        expected = method(encoder=encoder).eval().sample(batch(text=["b", "a"]))["sr"]
+        assert torch.equal(made, expected)
+        assert not torch.equal(made, method().eval().sample(batch())["sr"])
+
+    def test_one_prompt_for_all(self):
+        encoder = Classes(["a", "b"])
+        made = method(encoder=encoder, prompt="b").eval().sample(batch())["sr"]
+        expected = method(encoder=encoder).eval().sample(batch(text=["b", "b"]))["sr"]
+        assert torch.equal(made, expected)
+
+    def test_guidance_without_a_text_is_none(self):
+        plain = method().eval().sample(wanted(batch()))["sr"]
+        led = method(bits=Bitwise(guidance=3)).eval().sample(wanted(batch()))["sr"]
+        assert torch.equal(plain, led)
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({}, "a has no caption"),
+            ({"text": ["a", " "]}, "b has an empty caption"),
+            ({"text": ["a", "dog"]}, "'dog' is no class"),
+            (
+                {"text_features": torch.ones(2, 1, 96), "text_lengths": torch.ones(2)},
+                "have 96 channels and the transformer takes 128",
+            ),
+        ],
+    )
+    def test_captions_that_cannot_be(self, given, message):
+        model = method(encoder=Classes(["a", "b"]))
+        with pytest.raises(ValueError, match=message):
+            model.training_step(batch() | given, 0)
+
+
+class TestPictures:
+    def test_a_picture_does_not_depend_on_its_batch(self):
+        model = method(bits=Bitwise(1.0)).eval()
+        both = model.sample(wanted(batch()))["sr"]
+        torch.testing.assert_close(model.sample(wanted(batch(1)))["sr"], both[:1])
+        assert not torch.equal(both[0], both[1])
+
+    def test_bits_are_those_of_the_picture(self):
+        model = method(bits=Bitwise(1.0)).eval()
+        codes = model.bits_of(wanted(batch()))
+        total = sum(
+            torch.nn.functional.interpolate(code, (4, 4), mode="bilinear") for code in codes
+        )
+        made = model.sample(wanted(batch()))["sr"]
+        torch.testing.assert_close(model.decoded(total).clamp(0, 1), made)
+
+    @pytest.mark.parametrize(
+        ("size", "message"),
+        [((40, 32), "40x32 pixels has no scales; there are some for 32x32"), ((30, 32), "of 8")],
+    )
+    def test_a_size_without_scales(self, size, message):
+        with pytest.raises(ValueError, match=message):
+            method().eval().sample(wanted(batch()) | {"size": size})
+
+
+class TestWeights:
+    def test_a_released_file(self):
+        model = method()
+        official = random_weights(64, 2, 1, BITS, 128, 8)
+        found = model.import_official(official)
+        assert found.keys() == model.state_dict().keys()
+        name = "transformer.blocks.1.attention.qkv.weight"
+        assert torch.equal(found[name], official["blocks.1.sa.mat_qkv.weight"])
+
+    def test_a_checkpoint_has_the_transformer_alone(self):
+        model = method()
+        checkpoint = {"state_dict": model.state_dict()}
+        model.on_save_checkpoint(checkpoint)
+        assert all(name.startswith("transformer.") for name in checkpoint["state_dict"])
+        assert checkpoint["model"] == class_path(model)
+        file = io.BytesIO()
+        torch.save(checkpoint, file)
+        file.seek(0)
+        loaded = torch.load(file, weights_only=True)
+        other = Infinity(1, transformer(7), space())
+        other.on_load_checkpoint(loaded)
+        other.load_state_dict(loaded["state_dict"])
+        made = [each.eval().sample(wanted(batch()))["sr"] for each in (model, other)]
+        assert torch.equal(*made)
+        with pytest.raises(ValueError, match="was trained with space from test"):
+            Infinity(1, transformer(), space(8)).on_load_checkpoint(loaded)
+
+    def test_a_tokenizer_that_is_not_trained(self):
+        model = method()
+        model.space.source = ""
+        with pytest.raises(ValueError, match=r"set model\.init_args\.space_weights"):
+            model.setup("fit")
+
+
+def test_what_does_not_fit():
+    other = space()
+    other.patch = 2
+    with pytest.raises(ValueError, match="4 bits a token and the space has 16"):
+        Infinity(1, transformer(), other)
+    with pytest.raises(ValueError, match="text_dropout is 2"):
+        method(text_dropout=2)

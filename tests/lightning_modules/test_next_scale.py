@@ -1,0 +1,194 @@
+"""What Infinity and NSARM share: teacher forcing, weights of scales, and how bits are drawn."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from lightning_modules.networks import bsq
+from lightning_modules.networks.infinity import Text
+from lightning_modules.networks.scales import Scales
+from lightning_modules.next_scale import (
+    Bitwise,
+    bit_losses,
+    drawn,
+    forced,
+    sample,
+    scale_weights,
+    self_correction,
+    total_after,
+)
+from lightning_modules.noise import Noise
+from tests.lightning_modules.next_scale_parts import BITS, GRIDS, transformer
+
+SCALES = Scales(GRIDS)
+SPANS = SCALES.spans
+
+
+def latent(seed=0, count=2):
+    return torch.randn(count, BITS, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def texts(count=2):
+    features = torch.randn(count, 3, 128, generator=torch.Generator().manual_seed(5))
+    return Text(features, torch.tensor([3, 1])[:count])
+
+
+class TestForced:
+    def test_inputs_are_what_was_said_and_bits_what_it_left_out(self):
+        f = latent()
+        found, total = forced(f, SCALES), torch.zeros_like(f)
+        for number, (h, w) in enumerate(GRIDS):
+            left = functional.interpolate(f - total, (h, w), mode="area")
+            expected = (left > 0).flatten(2).mT.float()
+            assert torch.equal(found.bits[:, SPANS[number]], expected)
+            code = (2 * (left > 0) - 1) / BITS**0.5
+            total = total + functional.interpolate(code, (4, 4), mode="bilinear")
+            if number + 1 < len(GRIDS):
+                below = functional.interpolate(total, GRIDS[number + 1], mode="bilinear")
+                span = SPANS[number + 1]
+                here = found.inputs[:, span.start - 1 : span.stop - 1]
+                torch.testing.assert_close(here, below.flatten(2).mT)
+
+    def test_one_scale_has_no_inputs(self):
+        assert forced(latent()[..., :1, :1], Scales([(1, 1)])).inputs.shape == (2, 0, BITS)
+
+    def test_tokens_of_two_by_two(self):
+        scales = Scales([(1, 1), (2, 2)], patch=2)
+        found = forced(latent(), scales)
+        assert found.bits.shape == (2, 5, 4 * BITS)
+        assert found.inputs.shape == (2, 4, 4 * BITS)
+
+    def test_flips_leave_labels_of_their_scale_and_change_those_after_it(self):
+        f = latent()
+
+        def change(number, residual):
+            bits = bsq.to_bits(residual)
+            return bsq.from_bits(1 - bits if number == 1 else bits)
+
+        plain, found = forced(f, SCALES), forced(f, SCALES, change)
+        upto = SPANS[1].stop
+        assert torch.equal(found.bits[:, :upto], plain.bits[:, :upto])
+        assert not torch.equal(found.bits[:, upto:], plain.bits[:, upto:])
+        assert torch.equal(found.inputs[:, : upto - 1], plain.inputs[:, : upto - 1])
+        assert not torch.equal(found.inputs[:, upto - 1 :], plain.inputs[:, upto - 1 :])
+
+    def test_self_correction_flips_up_to_its_strength_in_the_first_scales(self):
+        residual = torch.rand(8, BITS, 32, 32) + 0.1
+        shares = []
+        torch.manual_seed(0)
+        for _ in range(200):
+            shares.append(float((self_correction(0.3, 2)(1, residual) < 0).float().mean()))
+        assert 0.27 < max(shares) < 0.33
+        assert min(shares) < 0.02
+        assert sum(shares) / 200 == pytest.approx(0.15, abs=0.02)
+        assert torch.equal(self_correction(1, 2)(2, residual), bsq.quantized(residual))
+
+
+class TestLoss:
+    def test_scales_weigh_by_the_square_root_of_their_area(self):
+        weights = scale_weights(SCALES)
+        assert float(weights.sum()) == pytest.approx(1)
+        sums = [float(weights[span].sum()) for span in SPANS]
+        assert [s / sums[0] for s in sums] == pytest.approx([1, 2, 3, 4])
+        flat = scale_weights(SCALES, first=2, reweight=False)
+        torch.testing.assert_close(flat, torch.full((25,), 1 / 25))
+
+    def test_cross_entropy_of_two_values(self):
+        logits, bits = torch.randn(2, 3, BITS, 2), torch.randint(0, 2, (2, 3, BITS))
+        expected = functional.cross_entropy(logits.flatten(0, 2), bits.flatten(), reduction="none")
+        found = bit_losses(logits, bits.float())
+        torch.testing.assert_close(found, expected.view(2, 3, BITS).mean(-1))
+
+
+class TestDrawn:
+    logits = torch.tensor([0.0, math.log(3)]).expand(1, 40_000, 1, 2)  # one in 3 of 4 cases
+
+    def share(self, how):
+        uniform = torch.rand(1, 40_000, 1, generator=torch.Generator().manual_seed(0))
+        return float(drawn(self.logits, uniform, how).mean())
+
+    def test_temperature(self):
+        assert self.share(Bitwise(tau=1, top_p=1)) == pytest.approx(0.75, abs=0.01)
+        assert self.share(Bitwise(tau=0.5, top_p=1)) == pytest.approx(0.9, abs=0.01)
+        assert self.share(Bitwise(tau=0)) == 1
+
+    def test_the_rarer_value_is_left_out(self):
+        assert self.share(Bitwise(tau=1, top_p=0.75)) == 1
+        assert self.share(Bitwise(tau=1, top_p=0.76)) == pytest.approx(0.75, abs=0.01)
+
+    @pytest.mark.parametrize("wrong", [{"tau": -1}, {"top_p": 0.3}, {"guidance": 0.5}])
+    def test_what_is_out_of_range(self, wrong):
+        with pytest.raises(ValueError, match=r"tau .*, top_p .* and guidance"):
+            Bitwise(**wrong)
+
+    def test_options_are_what_is_set(self):
+        assert Bitwise().options == {}
+        assert Bitwise(tau=0.7, guidance_after=3).options == {"tau": 0.7, "guidance_after": 3}
+
+
+class TestSample:
+    network = transformer().eval()
+
+    def noise(self, count=2):
+        return Noise(torch.tensor([3, 4])[:count])
+
+    @torch.no_grad()
+    def test_greedy_bits_are_the_likelier_ones_of_teacher_forced_logits(self):
+        """One code path: what was drawn scale by scale is what all scales at once would say."""
+        codes = sample(self.network, SCALES, texts(), self.noise(), Bitwise(tau=0))
+        given = forced(total_after(codes), SCALES, lambda number, residual: codes[number])
+        logits = self.network(given.inputs, SCALES, self.network.told(texts()))
+        likelier = (logits[..., 1] > logits[..., 0]).float()
+        for code, span in zip(codes, SPANS, strict=True):
+            assert torch.equal((code > 0).float().flatten(2).mT, likelier[:, span])
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("how", [Bitwise(1.0), Bitwise(1.0, 0.9, 3.0), Bitwise(1, 1, 2, 1)])
+    def test_known_scales_at_once_or_one_by_one(self, how):
+        whole = texts()
+        if how.guidance != 1:
+            whole = Text(torch.cat([whole.features] * 2).flip(0), torch.cat([whole.lengths] * 2))
+        known = sample(self.network, SCALES, whole, self.noise(), how)[:2]
+        for at_once in (True, False):
+            found = sample(
+                *(self.network, SCALES, whole, self.noise(), how, [-k for k in known]),
+                at_once=at_once,
+            )
+            assert torch.equal(found[1], -known[1])
+            if at_once:
+                first = found
+        assert all(torch.equal(a, b) for a, b in zip(found, first, strict=True))
+        assert [tuple(code.shape[-2:]) for code in found] == GRIDS
+
+    @torch.no_grad()
+    def test_a_picture_does_not_depend_on_its_batch(self):
+        both = sample(self.network, SCALES, texts(), self.noise(), Bitwise(1.0))
+        alone = sample(self.network, SCALES, texts(1), self.noise(1), Bitwise(1.0))
+        assert all(torch.equal(a[:1], b) for a, b in zip(both, alone, strict=True))
+
+    @torch.no_grad()
+    def test_guidance_leads_away_from_the_second_half(self):
+        text, other = texts(), Text(texts().features.flip(0), texts().lengths.flip(0))
+        both = Text(*(torch.cat(pair) for pair in zip(text, other, strict=True)))
+        plain = sample(self.network, SCALES, text, self.noise(), Bitwise(1.0))
+        led = sample(self.network, SCALES, both, self.noise(), Bitwise(1.0, guidance=5))
+        assert any(not torch.equal(a, b) for a, b in zip(plain, led, strict=True))
+        same = Text(*(torch.cat([part, part]) for part in text))
+        for after in (None, 1, 2):
+            how = Bitwise(1.0, guidance=5, guidance_after=after)
+            found = sample(self.network, SCALES, same, self.noise(), how)
+            assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
+
+    @torch.no_grad()
+    @pytest.mark.parametrize(("mode", "torchs"), [("area", "area"), ("trilinear", "bilinear")])
+    def test_inputs_are_made_small_as_is_asked(self, mode, torchs):
+        network, seen = transformer().eval(), []
+        network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        codes = sample(network, SCALES, texts(), self.noise(), Bitwise(1.0), mode=mode)
+        total = total_after([*codes[:2], torch.zeros(2, BITS, 4, 4)])
+        expected = functional.interpolate(total, (3, 3), mode=torchs)
+        torch.testing.assert_close(seen[2], expected.flatten(2).mT)

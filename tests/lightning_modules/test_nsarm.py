@@ -1,0 +1,284 @@
+"""NSARM: both stages, what they start from, and what becomes of pictures of any size."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from torch.nn import functional
+
+from lightning_modules.base import class_path
+from lightning_modules.infinity import Infinity
+from lightning_modules.networks.bsq import quantized, scales_of
+from lightning_modules.networks.infinity import Text
+from lightning_modules.networks.transformation import Branch, Transformation
+from lightning_modules.next_scale import Bitwise
+from lightning_modules.nsarm import NSARM
+from tests.lightning_modules.networks.test_transformation import official as released
+from tests.lightning_modules.next_scale_parts import BITS, GRIDS, mapper, space, transformer
+from tests.reference.infinity_official import random_weights
+
+
+def method(second=True, **settings):
+    found = NSARM(2, space(), mapper(), transformer() if second else None, **settings)
+    found.logged = {}
+    found.log = lambda name, value, **_: found.logged.update({name: float(value.detach())})
+    return found
+
+
+def batch(count=2, h=16, w=16):
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "key": ["a", "b"][:count],
+        "seed": torch.tensor([3, 4])[:count],
+        "lr": torch.rand(2, 3, h, w, generator=generator)[:count],
+        "hr": torch.rand(2, 3, 2 * h, 2 * w, generator=generator)[:count],
+        "size": (2 * h, 2 * w),
+    }
+
+
+def flat(pictures):
+    return torch.cat([each.flatten(1) for each in pictures], 1)
+
+
+class TestStageOne:
+    def test_the_loss_is_the_distance_to_residuals_that_are_not_quantised(self):
+        model, given = method(False), batch()
+        loss = model.training_step(given, 0)
+        f, y = model.space.encode(given["hr"]), model.space.encode(given["lr"])
+        first = functional.interpolate(f, (1, 1), mode="area")
+        rest = f - functional.interpolate(quantized(first), (4, 4), mode="bilinear")
+        residuals = [first, functional.interpolate(rest, (2, 2), mode="area")]
+        torch.testing.assert_close(
+            loss, functional.mse_loss(flat(model.mapper(y)), flat(residuals))
+        )
+        expected = functional.mse_loss(model.mapper(y)[1], residuals[1])
+        assert model.logged["train/mse_scale_2"] == pytest.approx(float(expected.detach()))
+
+    def test_only_the_network_is_trained(self):
+        model = method(False)
+        model.training_step(batch(), 0).backward()
+        assert {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None} == {
+            "mapper"
+        }
+
+    def test_what_it_restores_are_the_first_scales(self):
+        model, given = method(False, color_fix="none").eval(), batch()
+        codes = [quantized(o) for o in model.mapper(model.space.encode(given["lr"]))]
+        total = sum(functional.interpolate(code, (4, 4), mode="bilinear") for code in codes)
+        expected = model.space.vae.decode(total).clamp(0, 1)
+        torch.testing.assert_close(model.enlarge(given)["sr"], expected)
+        found = model.bits_of(given)
+        assert [tuple(code.shape[-2:]) for code in found] == GRIDS
+        assert not any(code.any() for code in found[2:])
+        assert torch.equal(found[1], codes[1])
+
+
+class TestStageTwo:
+    def test_labels_are_what_the_first_scales_left_out(self):
+        model, given = method(), batch()
+        loss = model.training_step(given, 0)
+        f, y = model.space.encode(given["hr"]), model.space.encode(given["lr"])
+        known = [quantized(o) for o in model.mapper(y)]
+        total = sum(functional.interpolate(code, (4, 4), mode="bilinear") for code in known)
+        later = list(scales_of(f - total, GRIDS[2:]))
+        bits = torch.cat([scale.bits.flatten(2).mT for scale in later], 1).float()
+        inputs, so_far = [], functional.interpolate(known[0], (4, 4), mode="bilinear")
+        inputs.append(functional.interpolate(so_far, (2, 2), mode="bilinear"))
+        for size, said in zip(GRIDS[2:], (total, total + later[0].total), strict=True):
+            inputs.append(functional.interpolate(said, size, mode="bilinear"))
+        tokens = torch.cat([x.flatten(2).mT for x in inputs], 1)
+        net = model.transformer
+        nothing = net.no_text[:1].expand(2, 1, -1)
+        told = net.told(Text(nothing, torch.ones(2)))
+        logits = net(tokens, model.scales, told)[:, 5:]
+        losses = functional.cross_entropy(
+            logits.flatten(0, 2), bits.long().flatten(), reduction="none"
+        )
+        losses = losses.view(2, 25, BITS).mean(-1)
+        expected = (losses[:, :9].sum(1) / 3 + losses[:, 9:].sum(1) / 4) / 7
+        torch.testing.assert_close(loss, expected.mean())
+        assert set(model.logged) >= {"train/loss_scale_3", "train/loss_scale_4"}
+        assert "train/loss_scale_2" not in model.logged
+
+    def test_gradients_reach_the_network_straight_through(self):
+        model = method()
+        model.training_step(batch(), 0).backward()
+        assert all(p.grad is not None for p in model.mapper.parameters())
+        assert sum(float(p.grad.abs().sum()) for p in model.mapper.parameters()) > 0
+
+    def test_a_network_that_is_not_trained(self):
+        branches = [Branch(16, 1, 2)] * 2
+        torch.manual_seed(0)
+        dropping = Transformation(BITS, (2, 2), GRIDS[:2], branches, (8, 8), dropout=0.9)
+        model = NSARM(2, space(), dropping, transformer(), train_mapper=False).train()
+        model.log = lambda *_, **__: None
+        losses = [model.training_step(batch(), 0) for _ in range(2)]
+        assert torch.equal(*losses)
+        losses[0].backward()
+        assert not any(p.requires_grad for p in model.mapper.parameters())
+        assert not any(name.startswith("mapper") for name in model.checkpoint_keys())
+
+    def test_it_learns(self):
+        torch.manual_seed(0)
+        model, given = method(text_dropout=0.0, color_fix="none", bits=Bitwise(0)), batch()
+        model.next_input_mode = "trilinear"
+        optimizer = torch.optim.Adam(model.transformer.parameters(), 2e-3)
+        for _ in range(200):
+            optimizer.zero_grad()
+            model.training_step(given, 0).backward()
+            optimizer.step()
+        assert model.logged["train/bit_accuracy"] > 0.99
+        codes = model.eval().bits_of(given)
+        f = model.space.encode(given["hr"])
+        said = sum(functional.interpolate(c, (4, 4), mode="bilinear") for c in codes[:2])
+        expected = [scale.code for scale in scales_of(f - said, GRIDS[2:])]
+        right = (flat(codes[2:]) == flat(expected)).float().mean()
+        assert right > 0.95
+
+
+class TestLatents:
+    @pytest.mark.parametrize("second", [False, True])
+    def test_pairs_that_were_encoded_before(self, second):
+        model, given = method(second), batch()
+        encoded = {
+            **{"key": given["key"], "seed": given["seed"], "space": model.space.identity},
+            "latent": model.space.encode(given["hr"]),
+            "lr_latent": model.space.encode(given["lr"]),
+        }
+        found = []
+        for each in (given, encoded):
+            torch.manual_seed(0)
+            found.append(model.training_step(each, 0))
+        assert torch.equal(*found)
+        assert model.enlarged(given["lr"], (32, 32)) is given["lr"]
+
+    def test_a_crop_of_another_size(self):
+        with pytest.raises(ValueError, match="48x48 pixels has no scales; there are some for 32"):
+            method().training_step(batch(h=24, w=24), 0)
+
+
+class TestPictures:
+    @pytest.mark.parametrize("size", [(16, 16), (7, 30), (37, 20)])
+    def test_any_size_through_tiles(self, size):
+        model = method().eval()
+        given = batch(1, *size)
+        assert model.enlarge(given)["sr"].shape[-2:] == (2 * size[0], 2 * size[1])
+        assert (model.tiles > 1) == (max(size) > 16)
+        assert (model.bits_of(given) is None) == (size != (16, 16))
+
+    def test_tiles_of_another_size_are_refused(self):
+        model = method().eval()
+        model.tiling = type(model.tiling)(size=24)
+        with pytest.raises(ValueError, match="4 x 3 x 3; expected 4 x 2 x 2, the one size"):
+            model.enlarge(batch(1, 24, 24))
+
+    def test_bits_are_those_of_the_picture(self):
+        model, given = method(color_fix="none", bits=Bitwise(1.0)).eval(), batch()
+        codes = model.bits_of(given)
+        total = sum(functional.interpolate(code, (4, 4), mode="bilinear") for code in codes)
+        torch.testing.assert_close(model.decoded(total).clamp(0, 1), model.enlarge(given)["sr"])
+
+    def test_seeds(self):
+        model, given = method(bits=Bitwise(1.0)).eval(), batch(1)
+        first = model.enlarge(given)["sr"]
+        assert torch.equal(model.enlarge(given)["sr"], first)
+        model.noise_seed = 1
+        assert not torch.equal(model.enlarge(given)["sr"], first)
+        assert model.drew_noise
+
+    def test_options_tell_results_apart(self):
+        assert method(False).options == {"color_fix": "adain_wavelet"}
+        found = method(bits=Bitwise(0.7), next_input_mode="trilinear", color_fix="none").options
+        assert found == {"tau": 0.7, "next_input_mode": "trilinear"}
+
+
+class TestWeights:
+    def test_the_released_file(self):
+        model = method()
+        official = random_weights(64, 2, 1, BITS, 128, 8) | released(model.mapper)
+        found = model.import_official(official)
+        assert found.keys() == model.state_dict().keys()
+        assert torch.equal(found["transformer.head.weight"], official["head.weight"])
+        name = "mapper.branches.1.out.3.bias"
+        assert torch.equal(found[name], model.mapper.state_dict()["branches.1.out.3.bias"])
+        alone = method(False).import_official(official)
+        assert alone.keys() == method(False).state_dict().keys()
+
+    def test_runs_that_stage_two_starts_from(self, tmp_path):
+        first, base = method(False), Infinity(1, transformer(5), space())
+        with torch.no_grad():
+            first.mapper.trunk[0].weight.fill_(0.5)
+        files = {}
+        for name, model in (("mapper_weights", first), ("transformer_weights", base)):
+            checkpoint = {"state_dict": model.state_dict(), "pytorch-lightning_version": "2.6"}
+            model.on_save_checkpoint(checkpoint)
+            files[name] = tmp_path / f"{name}.ckpt"
+            torch.save(checkpoint, files[name])
+        model = method(**{name: str(path) for name, path in files.items()})
+        assert model.needs_weights
+        model.load_parts(lambda name, _: files[name])
+        assert not model.needs_weights
+        assert float(model.mapper.trunk[0].weight.detach().mean()) == 0.5
+        for a, b in zip(model.transformer.parameters(), base.transformer.parameters(), strict=True):
+            assert torch.equal(a, b)
+        frozen = method(train_mapper=False, mapper_weights=str(files["mapper_weights"]))
+        frozen.load_parts(lambda name, _: files[name])
+        checkpoint = {"state_dict": frozen.state_dict()}
+        frozen.on_save_checkpoint(checkpoint)
+        assert "mapper_weights.ckpt" in checkpoint["frozen"]["mapper"]
+        swapped = method(mapper_weights=str(files["transformer_weights"]))
+        with pytest.raises(ValueError, match="do not fit the network"):
+            swapped.load_parts(lambda *_: files["transformer_weights"])
+
+    def test_a_tokenizer_that_is_not_trained(self):
+        model = method()
+        model.space.source = ""
+        with pytest.raises(ValueError, match=r"set model\.init_args\.space_weights"):
+            model.setup("fit")
+
+    def test_a_checkpoint_has_both_networks(self):
+        model = method()
+        checkpoint = {"state_dict": model.state_dict()}
+        model.on_save_checkpoint(checkpoint)
+        parts = {name.split(".")[0] for name in checkpoint["state_dict"]}
+        assert parts == {"mapper", "transformer"}
+        assert checkpoint["model"] == class_path(model)
+        file = io.BytesIO()
+        torch.save(checkpoint, file)
+        file.seek(0)
+        assert torch.load(file, weights_only=True)["frozen"] == {"space": model.space.source}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: NSARM(4, space(), mapper()), "of 64x64 pixels has no scales"),
+        (lambda: NSARM(2.3, space(), mapper()), r"scale 2\.3 and latents of 2"),
+        (
+            lambda: NSARM(
+                *(2, space()), Transformation(BITS, (2, 2), [(2, 2)], [Branch(16, 1, 2)], (8, 8))
+            ),
+            r"mapper makes \[\(2, 2\)\]; the first scales of a latent of 4 are \[\(1, 1\)\]",
+        ),
+        (
+            lambda: NSARM(
+                *(2, space()), Transformation(8, (2, 2), [(1, 1)], [Branch(16, 1, 2)], (8, 8))
+            ),
+            "for latents of 8 x 2 x 2 and the space has 4",
+        ),
+        (
+            lambda: NSARM(
+                *(2, space()),
+                Transformation(BITS, (2, 2), GRIDS, [Branch(16, 1, 2)] * 4, (8, 8)),
+                transformer(),
+            ),
+            "none left for the transformer",
+        ),
+        (lambda: method(text_dropout=-1), "text_dropout is -1"),
+    ],
+)
+def test_what_does_not_fit(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

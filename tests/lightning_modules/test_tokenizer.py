@@ -1,0 +1,140 @@
+"""The tokenizer's training: its losses, its bits, and what becomes of pictures of any size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from lightning_modules.adversarial import hinge_generator
+from lightning_modules.backbone.bitwise import BitwiseSpace
+from lightning_modules.networks.bsq import entropy_penalty, scales_of
+from lightning_modules.networks.patch_gan import PatchGAN
+from lightning_modules.round_trip import RoundTrip
+from lightning_modules.tokenizer import Tokenizer
+from tests.lightning_modules.next_scale_parts import GRIDS, vae
+
+
+class Distance(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, a, b):
+        return self.weight * (a - b).square().mean((1, 2, 3))
+
+
+def method(**settings):
+    found = Tokenizer(1, vae(), GRIDS, **settings)
+    found.logged = {}
+    found.log = lambda name, value, **_: found.logged.update({name: float(value.detach())})
+    return found
+
+
+def batch(h=32, w=32):
+    hr = torch.rand(2, 3, h, w, generator=torch.Generator().manual_seed(0))
+    return {"key": ["a", "b"], "seed": torch.tensor([3, 4]), "hr": hr, "lr": hr, "size": (h, w)}
+
+
+class TestLosses:
+    def test_pixels_and_bits(self):
+        model, hr = method(pixel_weight=3.0, entropy_weight=0.5), batch()["hr"]
+        loss, (real, made) = model.generator_loss(batch())
+        scales = list(scales_of(model.vae.encode(hr), GRIDS))
+        decoded = model.vae.decode(scales[-1].total)
+        torch.testing.assert_close(made, decoded)
+        assert real is hr or torch.equal(real, hr)
+        entropy = sum(entropy_penalty(scale.residual) for scale in scales) / 4
+        torch.testing.assert_close(loss, 3 * functional.l1_loss(decoded, hr) + 0.5 * entropy)
+        assert not made.requires_grad
+
+    def test_perception_and_judgement(self):
+        torch.manual_seed(0)
+        judge, given = PatchGAN(8, 2), batch()
+        plain, (_, made) = method().generator_loss(given)
+        model = method(
+            perceptual=Distance(),
+            perceptual_weight=0.3,
+            discriminator=judge,
+            discriminator_weight=5,
+        )
+        loss, _ = model.generator_loss(given)
+        distance = 2 * (made - given["hr"]).square().mean()
+        extra = 0.3 * distance + 5 * hinge_generator(judge(made))
+        torch.testing.assert_close(loss, plain + extra)
+        assert not model.perceptual.weight.requires_grad
+
+    def test_judgement_may_begin_later(self):
+        model = method(discriminator=PatchGAN(8, 2), discriminator_start=5)
+        model.generator_loss(batch())
+        assert "train/judgement" not in model.logged
+        loss = model.discriminator_loss((batch()["hr"], batch()["hr"] * 0.5))
+        assert float(loss.detach()) == pytest.approx(1, abs=0.2)  # of an untrained one
+
+    def test_gradients_reach_the_encoder_through_the_bits(self):
+        model = method(entropy_weight=0.0)
+        model.generator_loss(batch())[0].backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.vae.parameters())
+        assert float(model.vae.encoder.conv_in.weight.grad.abs().sum()) > 0
+
+    def test_it_learns(self):
+        torch.manual_seed(0)
+        model, given = method(), batch()
+        given["hr"] = functional.interpolate(given["hr"][..., ::8, ::8], (32, 32), mode="bilinear")
+        optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+        for _ in range(40):
+            optimizer.zero_grad()
+            model.generator_loss(given)[0].backward()
+            optimizer.step()
+        mean = (given["hr"] - given["hr"].mean((2, 3), keepdim=True)).abs().mean()
+        assert model.logged["train/pixel"] < 0.7 * float(mean)
+
+
+class TestUse:
+    @pytest.mark.parametrize("size", [(32, 32), (27, 50)])
+    def test_pictures_of_any_size(self, size):
+        model, given = method().eval(), batch(*size)
+        made = model.enlarge(given)["sr"]
+        assert made.shape == given["hr"].shape
+        assert (model.bits_of(given) is None) == (size != (32, 32))
+
+    def test_the_space_of_its_run_says_the_same(self, tmp_path):
+        model, given = method().eval(), batch()
+        checkpoint = {"state_dict": model.state_dict(), "pytorch-lightning_version": "2.6"}
+        model.on_save_checkpoint(checkpoint)
+        path = tmp_path / "tokenizer.ckpt"
+        torch.save(checkpoint, path)
+        trip = RoundTrip(1, BitwiseSpace(vae(9), GRIDS, 1), "hr", str(path))
+        assert trip.needs_weights
+        trip.load_parts(lambda name, value: path)
+        assert not trip.needs_weights
+        assert trip.space.source.startswith(str(path))
+        expected = model.enlarge(given)["sr"]
+        torch.testing.assert_close(trip.eval().enlarge(given)["sr"], expected)
+        codes = model.bits_of(given)
+        total = sum(functional.interpolate(c, (4, 4), mode="bilinear") for c in codes)
+        torch.testing.assert_close(model.decoded(total).clamp(0, 1), expected)
+
+
+def test_a_released_file_has_the_autoencoder_alone():
+    model = method(discriminator=PatchGAN(8, 2))
+    tensors = {"encoder.conv_in.conv.weight": torch.ones(1)}
+    found = model.import_official(tensors)
+    assert torch.equal(found["vae.encoder.conv_in.weight"], torch.ones(1))
+    own = model.state_dict()
+    assert "discriminator.network.0.weight" in found
+    assert model.import_official(own).keys() == own.keys()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Tokenizer(2, vae(), GRIDS), "enlarges nothing, and scale is 2"),
+        (lambda: Tokenizer(1, vae(), []), "grids is empty"),
+        (lambda: method(entropy_weight=-1.0), "entropy_weight is -1"),
+    ],
+)
+def test_what_cannot_be(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
