@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -32,7 +32,9 @@ class FullySharded(ModelParallelStrategy):
     """Shard each block of each network, and then what is left of the network.
 
     A block is a member of a list or a sequence of modules. What is called in a network must be its
-    ``forward``: other methods would meet parameters that are not gathered.
+    ``forward`` or one of the methods that its attribute ``called`` names: others would meet
+    parameters that are not gathered. Networks that are frozen as a whole, such as autoencoders and
+    encoders of texts, stay whole on each process.
     """
 
     def __init__(self) -> None:
@@ -59,10 +61,13 @@ class FullySharded(ModelParallelStrategy):
         for parameter in model.parameters():
             parameter.data = parameter.data.contiguous()
         for network in model.children():
+            if not any(parameter.requires_grad for parameter in network.parameters()):
+                continue
             for block in _blocks(network):
                 fully_shard(block, mesh=mesh)
-            if _has_parameters(network):
-                fully_shard(network, mesh=mesh)
+            fully_shard(network, mesh=mesh)
+            for method in getattr(network, "called", ()):
+                register_fsdp_forward_method(network, method)
         model.configure_model = _done  # type: ignore[method-assign]  # Lightning asks for it
         super().setup(trainer)
 

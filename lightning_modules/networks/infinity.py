@@ -71,6 +71,8 @@ class InfinityTransformer(nn.Module):
             [0, 1), or the texts' features are too narrow.
     """
 
+    called = ("told", "without_text")  # beside `forward`, which sharding has to know
+
     def __init__(
         self,
         bits: int = 56,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.commands.test_next_scale import BASE, TOKENIZER, of
 from tests.distributed.records import newest
 from tests.distributed.test_two_processes import torchrun
 
@@ -28,3 +29,22 @@ def test_goes_on_sharded_and_whole(tiny: Path, enlarger: Callable[..., None]) ->
     assert parts["global_step"] == alone["global_step"] == 12
     for part in ("state_dict", "optimizer_states"):
         torch.testing.assert_close(parts[part], alone[part], rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_network_with_other_methods_beside_a_frozen_one(
+    tiny: Path, enlarger: Callable[..., None]
+) -> None:
+    """Infinity asks its transformer twice, and a tokenizer that stays whole."""
+    for name, text in (("tokenizer", TOKENIZER), ("base", BASE)):
+        Path(f"{name}.yaml").write_text(text)
+    enlarger(*of("tokenizer"), "--data.init_args.scale", 1)
+    command = [*of("base"), "--trainer.callbacks", "[]", "--data.init_args.val", "null"]
+    # What is drawn belongs to a batch, and a process has half of one.
+    command += ["--model.init_args.flip_strength", 0, "--model.init_args.text_dropout", 0]
+    more = ("--trainer.max_steps", 4, "--trainer.gradient_clip_val", 1)
+    enlarger(*command, *more, "--run.name", "alone")
+    torchrun(*command, *more, "--run.name", "parts", strategy="fsdp")
+    parts, alone = newest(Path("runs/parts")), newest(Path("runs/alone"))
+    for part in ("state_dict", "optimizer_states"):
+        torch.testing.assert_close(parts[part], alone[part], rtol=0, atol=1e-5)
