@@ -233,7 +233,7 @@ def measure(
         "seed": torch.tensor([0]),
     }
     clock = clock_of(device)
-    parts, start_mb = Parts(model, clock), _megabytes(device)
+    parts, start_mb = Parts(model, clock), megabytes(device)
     found: list[dict[str, float]] = []
     with torch.inference_mode(), _as(case, device):
         for repeat in range(repeats + 1):
@@ -248,7 +248,7 @@ def measure(
         **{name: round(seconds, 5) for name, seconds in median.items()},
         "outside_networks": round(statistics.median(outside), 5),
         "start_mb": start_mb,
-        "peak_mb": _megabytes(device),
+        "peak_mb": megabytes(device),
         "parameters": parameters(model),
     }
 
@@ -261,7 +261,8 @@ def _as(case: Case, device: str) -> Iterator[None]:
         yield
 
 
-def _megabytes(device: str) -> float:
+def megabytes(device: str) -> float:
+    """The most memory that this process took so far, on a GPU there."""
     if device != "cpu":
         return round(torch.cuda.max_memory_allocated() / 1e6, 1)
     unit = 1 if sys.platform == "darwin" else 1024

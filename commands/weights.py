@@ -9,6 +9,7 @@ from callbacks import weights
 from callbacks.weights import Entry, UnavailableError, WrongWeightsError
 from commands.checkpoint_files import FOLDER, best_or_newest
 from commands.errors import ConfigurationError, did_you_mean
+from lightning_modules.weights import INDEX
 
 MANIFEST = weights.MANIFEST
 
@@ -21,9 +22,10 @@ def manifest() -> dict[str, Entry]:
 def find_weights(name: str, scale: float, key: str = "model.init_args.weights") -> Path:
     """The file that an argument for weights means.
 
-    A file is taken as it is, and of a run's folder the best checkpoint, else the newest; a name is
-    looked up in ``$ENLARGER_WEIGHTS``, then in the caches of torch and Hugging Face, then fetched
-    from its official source, and verified by its hash.
+    A file is taken as it is, of a folder with an index of weights that, and of a run's folder the
+    best checkpoint, else the newest; a name is looked up in ``$ENLARGER_WEIGHTS``, then in the
+    caches of torch and Hugging Face, then fetched from its official source, and verified by its
+    hash.
 
     Args:
         name: A path (environment variables are expanded) or a name of the manifest; ``{scale}`` is
@@ -45,6 +47,8 @@ def find_weights(name: str, scale: float, key: str = "model.init_args.weights") 
     if path.is_file():
         return path
     if filled and path.is_dir():
+        if indices := sorted(path.glob(f"*{INDEX}")):
+            return indices[0]
         trained = best_or_newest(path / FOLDER)
         if trained is None:
             raise ConfigurationError(

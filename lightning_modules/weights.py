@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ WRAPPERS = (
     *("params_ema", "params", "state_dict", "model", "sd"),
     *("trainer", "gpt_ema_fsdp", "gpt_fsdp", "ema", "vae"),
 )
+
+
+INDEX = ".index.json"  # of weights in several files
 
 
 @dataclass
@@ -38,10 +42,11 @@ def read_weights(path: str | Path) -> Weights:
     """Read a checkpoint of ours (EMA preferred), a safetensors file, or an official state dict.
 
     Args:
-        path: The file.
+        path: The file; or an index (``*.index.json``) of several files beside it, as transformers
+            writes them.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: There is no such file, or one that the index names.
         ValueError: The file is corrupt, or holds something else than tensors.
     """
     path = Path(path)
@@ -49,6 +54,8 @@ def read_weights(path: str | Path) -> Weights:
         raise FileNotFoundError(
             f"no weights at {path}: set model.init_args.weights to an existing file"
         )
+    if path.name.endswith(INDEX):
+        return Weights(_parts(path), None, str(path))
     content = read_file(path)
     if path.suffix == ".safetensors":
         return Weights(content, None, str(path))
@@ -58,6 +65,20 @@ def read_weights(path: str | Path) -> Weights:
         name = f"{path} (EMA)" if ema else str(path)
         return Weights(tensors, content.get("model"), name, content.get("frozen", {}))
     return Weights(_state_dict(content, path), None, str(path))
+
+
+def _parts(index: Path) -> dict[str, Tensor]:
+    try:
+        names = set(json.loads(index.read_text())["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{index} is no index of weights: it has no weight_map") from error
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(names):
+        part = index.parent / name
+        if not part.is_file():
+            raise FileNotFoundError(f"{index} names {name}, which is not beside it: copy it there")
+        tensors |= read_file(part)
+    return tensors
 
 
 def read_file(path: Path) -> dict[str, Any]:

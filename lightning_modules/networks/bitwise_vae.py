@@ -71,8 +71,12 @@ class BitwiseVAE(nn.Module):
         """Pixels a position of the latent is wide."""
         return 2 ** (len(self.encoder.down_blocks) - 1)
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.encoder.conv_in.weight.dtype
+
     def encode(self, pictures: Tensor) -> Tensor:
-        """Latents, not yet quantised; in float32, as their signs are what counts.
+        """Latents, not yet quantised; in the weights' type whatever the precision, for signs count.
 
         Args:
             pictures: (B, 3, H, W) in [0, 1], sides multiples of ``factor``.
@@ -87,8 +91,8 @@ class BitwiseVAE(nn.Module):
         if h % self.factor or w % self.factor:
             raise ValueError(f"pictures are {h}x{w}; expected multiples of {self.factor}")
         with torch.autocast(pictures.device.type, enabled=False):
-            f: Tensor = self.encoder(2 * pictures.float() - 1)
-        return f
+            f: Tensor = self.encoder((2 * pictures.float() - 1).to(self._dtype))
+        return f.float()
 
     def decode(self, total: Tensor) -> Tensor:
         """Pictures.
@@ -99,7 +103,7 @@ class BitwiseVAE(nn.Module):
         Returns:
             (B, 3, h factor, w factor), about [0, 1]; not clamped, for what is trained by them.
         """
-        pictures: Tensor = self.decoder(total)
+        pictures: Tensor = self.decoder(total.to(self._dtype))
         return (pictures + 1) / 2
 
 

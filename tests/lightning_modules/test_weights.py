@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from pathlib import Path
@@ -38,6 +39,11 @@ class TestKinds:
             pytest.param({"state_dict": TENSORS, "epoch": 3}, id="state_dict"),
             pytest.param({"model": {"name": "liif", "args": {}, "sd": TENSORS}}, id="LIIF"),
             pytest.param({"model": TENSORS, "optimizer": {}}, id="model"),
+            pytest.param({"vae": TENSORS, "discriminator": {}}, id="a tokenizer"),
+            pytest.param(
+                {"trainer": {"gpt_fsdp": {"old": torch.ones(1)}, "gpt_ema_fsdp": TENSORS}},
+                id="Infinity's trainer",
+            ),
             pytest.param({**TENSORS, "epoch": 3, 7: torch.ones(1)}, id="other things beside"),
             pytest.param({k: nn.Parameter(v) for k, v in TENSORS.items()}, id="parameters"),
         ],
@@ -52,6 +58,23 @@ class TestKinds:
         save_file(TENSORS, tmp_path / "w.safetensors")
         assert_tensors(tmp_path / "w.safetensors")
         assert read_weights(tmp_path / "w.safetensors").model is None
+
+    def test_an_index_of_several(self, tmp_path):
+        names = list(TENSORS)
+        for n, part in enumerate((names[:1], names[1:])):
+            save_file({name: TENSORS[name] for name in part}, tmp_path / f"{n}.safetensors")
+        index = tmp_path / "model.safetensors.index.json"
+        places = {name: f"{min(n, 1)}.safetensors" for n, name in enumerate(names)}
+        index.write_text(json.dumps({"weight_map": places}))
+        assert_tensors(index)
+        (tmp_path / "1.safetensors").unlink()
+        with pytest.raises(
+            FileNotFoundError, match=r"names 1\.safetensors, which is not beside it"
+        ):
+            read_weights(index)
+        index.write_text("{}")
+        with pytest.raises(ValueError, match="is no index of weights"):
+            read_weights(index)
 
     def test_ours(self, tmp_path):
         content = {

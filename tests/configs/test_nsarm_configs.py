@@ -1,0 +1,128 @@
+"""NSARM's experiments: its miniature as a newcomer types it, and its paper's runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from commands import fully_sharded
+from commands.cli import EnlargerCLI
+from lightning_modules.networks.infinity_block import Block
+from tests.conftest import REPO
+
+Enlarger = Callable[..., None]
+CONFIGS = REPO / "configs"
+EXPERIMENTS = CONFIGS / "experiment"
+MINI = EXPERIMENTS / "mini" / "nsarm"
+SECOND = ("transformer", "transformer_weights", "mapper_weights", "next_input_mode")
+
+
+def content(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())["model"]["init_args"]
+
+
+def model_of(
+    name: str, verb: str, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch, *more: str
+) -> Any:
+    """The model of an experiment, as the command makes it, without memory for its weights."""
+    made: list[Any] = []
+
+    def stop(cli: EnlargerCLI) -> None:
+        made.append(cli.model)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(EnlargerCLI, "after_instantiate_classes", stop)
+    trainer = (
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.devices",
+        "1",
+        "--trainer.logger",
+        "false",
+    )
+    with torch.device("meta"), pytest.raises(SystemExit) as stopped:
+        enlarger(verb, *in_place(name), *trainer, *more)
+    assert stopped.value.code == 0
+    return made[0]
+
+
+def in_place(name: str) -> tuple[str, ...]:
+    if name.startswith("experiment/"):
+        return ("--config", str(CONFIGS / name))
+    return ("--model", str(CONFIGS / name), "--data", str(CONFIGS / "data/photos.yaml"))
+
+
+def millions(network: nn.Module) -> float:
+    return round(sum(parameter.numel() for parameter in network.parameters()) / 1e6, 1)
+
+
+NO_TEXT = ("--model.init_args.encoder", "null")  # T5 is not to be had here
+ON_ONE = ("--trainer.strategy", "auto", "--trainer.precision", "32")
+
+
+class TestPaper:
+    def test_stage_one(self, tmp_path, enlarger, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        model = model_of("experiment/nsarm_8b_stage1.yaml", "fit", enlarger, monkeypatch, *ON_ONE)
+        assert model.transformer is None
+        assert (millions(model.mapper), millions(model.space)) == (385.1, 81.6)
+        assert model.scales.latents[:7] == model.mapper.grids
+        assert model.tile == 256
+
+    def test_stage_two_and_its_shards(self, tmp_path, enlarger, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        name = "experiment/nsarm_8b_stage2.yaml"
+        model = model_of(name, "fit", enlarger, monkeypatch, *NO_TEXT, *ON_ONE)
+        # The paper's 8,760 M: neither tokenizer nor encoders of texts are counted.
+        assert (millions(model.mapper), millions(model.transformer)) == (385.1, 8375.8)
+        assert model.scales.tokens == 10_521
+        assert sum(span.stop - span.start for span in model.scales.spans[7:]) == 10_000
+        assert model.transformer.checkpointing
+        blocks = [
+            block for block in fully_sharded._blocks(model.transformer) if isinstance(block, Block)
+        ]
+        assert [millions(block) for block in blocks] == [205.6] * 40
+        assert not any(parameter.requires_grad for parameter in model.space.parameters())
+        optimizer = model.configure_optimizers()
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [0.005, 0.0]
+        assert {group["lr"] for group in optimizer.param_groups} == {1e-5}
+
+    @pytest.mark.parametrize("verb", ["predict", "test"])
+    def test_inference(self, tmp_path, enlarger, monkeypatch, verb):
+        monkeypatch.chdir(tmp_path)
+        name = "experiment/nsarm_8b_inference.yaml"
+        more = ("--data.init_args.predict", str(tmp_path)) if verb == "predict" else ()
+        model = model_of(name, verb, enlarger, monkeypatch, *more, "--trainer.precision", "32")
+        assert (model.next_input_mode, model.color_fix) == ("area", "adain_wavelet")
+        assert (model.bits.tau, model.bits.top_p, model.bits.guidance) == (0.5, 0.97, 1.0)
+        assert model.weights.endswith("NSARM.pth")
+
+    @pytest.mark.parametrize(("name", "count"), [("2b", 2204.6), ("8b", 8375.8)])
+    def test_infinity(self, tmp_path, enlarger, monkeypatch, name, count):
+        monkeypatch.chdir(tmp_path)
+        model = model_of(f"model/infinity_{name}.yaml", "fit", enlarger, monkeypatch, *NO_TEXT)
+        assert millions(model.transformer) == count
+        sides = {"2b": 64, "8b": 128}[name]
+        assert model.space.scales((sides, sides)).tokens == 10_521
+
+
+def test_stages_are_of_one_network() -> None:
+    latents, first, second = (content(MINI / f"{n}.yaml") for n in ("latents", "stage1", "stage2"))
+    for name in ("space", "space_weights", "mapper"):
+        assert latents[name] == first[name] == second[name]
+    assert second["transformer"] == content(MINI / "base.yaml")["transformer"]
+    assert second["transformer_weights"] == "runs/mini_nsarm_base"
+    tokenizer = content(MINI / "tokenizer.yaml")
+    space = yaml.safe_load((CONFIGS / "backbone/nsarm_mini.yaml").read_text())["init_args"]
+    assert tokenizer["vae"] == space["vae"]
+    assert tokenizer["grids"] == space["grids"]
+    large = [content(EXPERIMENTS / f"nsarm_8b_stage{n}.yaml") for n in (1, 2)]
+    assert large[0]["mapper"] == large[1]["mapper"]
+    assert not set(SECOND) & large[0].keys()
+    assert set(SECOND) <= large[1].keys()
