@@ -74,7 +74,11 @@ def page(columns: Sequence[str], lines: Sequence[tuple[str, Sequence[Path]]]) ->
         pen.text((0, top + 2), label, "black", font)
         for column, file in enumerate(files):
             with Image.open(file) as picture:
-                crop = picture.convert("RGB").crop((0, 0, SIDE, SIDE))
+                zoom = max(SIDE // max(picture.size), 1)  # of small ones each pixel is a square
+                large = picture.convert("RGB").resize(
+                    (picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST
+                )
+            crop = large.crop((0, 0, SIDE, SIDE))
             paper.paste(crop, (column * (SIDE + GAP), top + LINE))
     return paper
 

@@ -110,10 +110,13 @@ class Plan(NamedTuple):
         folder = self.trained(training.name)
         return Job(
             f"fit {training.name}",  # what others need is called so
-            ("encode", "--config", config, *training.options, "--encode.out", str(folder)),
+            (
+                *("encode", "--config", config, *self._filled(training.options)),
+                *("--encode.out", str(folder)),
+            ),
             self.table / "jobs" / f"fit_{training.name}",
-            (),
-            partial(self._inputs, (), [config]),
+            tuple(f"fit {name}" for name in training.needs),
+            partial(self._inputs, training.needs, [config]),
             folder,
         )
 
@@ -134,7 +137,7 @@ class Plan(NamedTuple):
 
     def _test(self, row: Row) -> Job:
         data = self.table / "jobs" / f"{row.name}_data.yaml"
-        write_data(self.data, data, row.scales)
+        write_data(self.data if row.data is None else REPOSITORY / row.data, data, row.scales)
         return self._tested(row, row.name, data, self.method.metrics, self.method.batches)
 
     def _agrees(self, row: Row, asked: Consistency) -> Job:

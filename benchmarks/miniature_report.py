@@ -46,6 +46,7 @@ def collect(plan: Plan) -> dict[str, Any]:
     return {
         "seeds": list(plan.seeds),
         "steps": plan.steps,
+        "side": plan.method.side,
         "images": {f"x{scale:g}": first.keys(scale) for scale in first.scales},
         "note": plan.method.note,
         "facts": {
@@ -58,6 +59,7 @@ def collect(plan: Plan) -> dict[str, Any]:
         "rows": {
             row.name: {
                 "label": row.label,
+                "listed": row.data is None,
                 "control": row.control,
                 "options": list(row.options),
                 "sets": _sets(measured[row.name]),
@@ -67,6 +69,20 @@ def collect(plan: Plan) -> dict[str, Any]:
             for row in rows
         },
         "claims": [_judged(claim, measured, gate) for claim in claims],
+        "tables": _further(plan) if gate["open"] else {},
+    }
+
+
+def _further(plan: Plan) -> dict[str, Any]:
+    tables = plan.method.tables
+    if tables is None or len(plan.rows) < len(plan.method.rows):
+        return {}
+    return {
+        heading: {
+            row: {column: _short(value) for column, value in cells.items()}
+            for row, cells in table.items()
+        }
+        for heading, table in tables(plan.run_of).items()
     }
 
 
@@ -189,8 +205,8 @@ def markdown(report: dict[str, Any], name: str) -> str:
         for what in ("trainings", "evaluations")
     ]
     text = [
-        f"{crops} crops of 192 pixels at each scale; means over {len(results['seeds'])} seeds for "
-        f"what samples, with their deviation. {results['note']}",
+        f"{crops} crops of {results.get('side', 192)} pixels at each scale; means over "
+        f"{len(results['seeds'])} seeds for what samples, with their deviation. {results['note']}",
         f"Training took {minutes[0]:.0f} minutes and evaluation {minutes[1]:.0f}, summed over "
         f"processes, on {machine['cpu']} ({machine['cores']} cores). `{report['command']}`",
         _gate_text(results["gate"]),
@@ -202,7 +218,7 @@ def markdown(report: dict[str, Any], name: str) -> str:
                 for what, value in facts.items()
             )
         )
-    measured = {m for r in results["rows"].values() for s in r["sets"][ALL].values() for m in s}
+    measured = {m for r in _listed(results) for s in r["sets"][ALL].values() for m in s}
     for metric, heading in COLUMNS.items():
         if metric not in measured:
             continue
@@ -214,11 +230,13 @@ def markdown(report: dict[str, Any], name: str) -> str:
     text.append(
         f"**Cost**: network calls, a cascade's base apart / seconds an image\n\n{_costs(results)}"
     )
-    if any(row["self_ssim"] for row in results["rows"].values()):
+    if any(row["self_ssim"] for row in _listed(results)):
         text.append(
             "**SelfSSIM** of outputs of one LR: the mean over pairs of scales, both ways"
             f"\n\n{_agreement(results)}"
         )
+    for heading, table in results.get("tables", {}).items():
+        text.append(f"**{heading}**\n\n{_further_table(table)}")
     text.append(_claims(results))
     text.append(f"![Crops](../../benchmarks/results/{name}_miniature.png)")
     return "\n\n".join(filter(None, text)) + "\n"
@@ -236,7 +254,7 @@ def _gate_text(gate: dict[str, Any]) -> str:
 
 
 def _scales(results: dict[str, Any]) -> list[str]:
-    found = {scale for row in results["rows"].values() for scale in row["sets"][ALL]}
+    found = {scale for row in _listed(results) for scale in row["sets"][ALL]}
     return sorted(found, key=lambda scale: float(scale[1:]))
 
 
@@ -249,6 +267,8 @@ def _table(results: dict[str, Any], metric: str) -> str:
     scales, labels = _scales(results), {k: r["label"] for k, r in results["rows"].items()}
     rows = []
     for name, row in results["rows"].items():
+        if not row.get("listed", True):
+            continue
         lost = {
             f"x{apart['scale']:g}"
             for apart in row["against_control"]
@@ -269,9 +289,22 @@ def _cell(numbers: dict[str, Any], metric: str, lost: bool) -> str:
     return f"{numbers[metric]:.{digits}f}{more}{' ▼' if lost else ''}"
 
 
+def _further_table(table: dict[str, dict[str, float]]) -> str:
+    columns = list(dict.fromkeys(column for cells in table.values() for column in cells))
+    rows = [
+        [label, *(format(cells[c], ".4g") if c in cells else "-" for c in columns)]
+        for label, cells in table.items()
+    ]
+    return _grid("", columns, rows)
+
+
+def _listed(results: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in results["rows"].values() if row.get("listed", True)]
+
+
 def _costs(results: dict[str, Any]) -> str:
     scales, rows = _scales(results), []
-    for row in results["rows"].values():
+    for row in _listed(results):
         sets = [by_scale for name, by_scale in row["sets"].items() if name != ALL]
         cells = []
         for scale in scales:
@@ -286,7 +319,7 @@ def _costs(results: dict[str, Any]) -> str:
 def _agreement(results: dict[str, Any]) -> str:
     rows = [
         [row["label"], f"{statistics.fmean(row['self_ssim'].values()):.4f}"]
-        for row in results["rows"].values()
+        for row in _listed(results)
         if row["self_ssim"]
     ]
     return _grid("", ["SelfSSIM"], rows)

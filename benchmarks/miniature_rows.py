@@ -20,6 +20,7 @@ from benchmarks import (
 from benchmarks.miniature_casarbi import CASARBI
 from benchmarks.miniature_generators import Generators
 from benchmarks.miniature_invsr import INVSR
+from benchmarks.miniature_nsarm import NSARM
 from benchmarks.miniature_resshift import RESSHIFT
 from benchmarks.miniature_self_cascade import SELF_CASCADE
 from benchmarks.miniature_self_cascade_video import SELF_CASCADE_VIDEO
@@ -28,6 +29,7 @@ from benchmarks.miniature_spec import Method
 METHODS: dict[str, Method] = {
     "casarbi": CASARBI,
     "invsr": INVSR,
+    "nsarm": NSARM,
     "resshift": RESSHIFT,
     "self_cascade": SELF_CASCADE,
     "self_cascade_video": SELF_CASCADE_VIDEO,

@@ -15,6 +15,10 @@ METRICS = "configs/callbacks/mini.yaml"
 BICUBIC = "bicubic"
 
 
+# By row, then by column.
+Table = dict[str, dict[str, float]]
+
+
 @dataclass(frozen=True)
 class Training:
     """A run of ``fit``, named after its file; or latents or samples that are written before.
@@ -48,6 +52,8 @@ class Row:
     options: Options of ``test``.
     scales: Those of the test data that are evaluated; all by default.
     control: The row that it has to beat.
+    data: Test data in place of the method's, a file of ``configs/data``: such a row is measured for
+        ``Method.tables`` alone.
     """
 
     name: str
@@ -58,6 +64,7 @@ class Row:
     options: tuple[str, ...] = ()
     scales: tuple[float, ...] | None = None
     control: str = BICUBIC
+    data: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +133,8 @@ class Method:
     pictures: Images of the picture, as SET/KEY; the first of each set by default.
     note: What a reader has to know of the table.
     metrics: File of the metrics.
+    side: Of the squares that are tested, in pixels.
+    tables: Further tables, by heading: of the folder of a row's run, by its name.
     facts: Numbers and verdicts beside the table, by what they are: of the folder of a training, by
         its name.
     """
@@ -144,6 +153,8 @@ class Method:
     metrics: str = METRICS
     facts: Callable[[Callable[[str], Path]], dict[str, float | str]] | None = None
     always: tuple[str, ...] = ()
+    side: int = 192
+    tables: Callable[[Callable[[str], Path]], dict[str, Table]] | None = None
 
     def __post_init__(self) -> None:
         """Refuse names that are not there.

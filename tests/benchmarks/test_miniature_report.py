@@ -128,3 +128,19 @@ def test_the_page_says_what_the_numbers_say(name: str) -> None:
         pytest.skip("measured by other means")
     text = kind_of(METHODS[name]).markdown(content, name)
     assert text in Path(REPO, "docs", "methods", f"{name}.md").read_text()
+
+
+def test_further_tables_and_rows_that_are_for_them_alone() -> None:
+    report = copy.deepcopy(REPORT)
+    hidden = copy.deepcopy(report["results"]["rows"]["cascade"])
+    hidden |= {"label": "another", "listed": False}
+    hidden["sets"]["all"]["x16"] = {"niqe": 4.0}
+    report["results"]["rows"]["hidden"] = hidden
+    report["results"] |= {"side": 64, "tables": {"Gaps": {"one": {"a": 1.5}, "two": {"b": 2.0}}}}
+    text = markdown(report, "casarbi")
+    assert "2 crops of 64 pixels at each scale" in text
+    assert "**Gaps**\n\n|  | a | b |" in text
+    assert lines(text, "| one")[0] == "| one | 1.5 | - |"
+    assert "another" not in text
+    assert "x16" not in text
+    assert "NIQE**" not in text
