@@ -92,11 +92,15 @@ def bits(run_of: Callable[[str], Path]) -> Table:
     found: Table = {}
     for name, label in _IN_BITS.items():
         path = run_of(name) / "samples" / "scales-test.json"
-        scales = json.loads(path.read_text())["scales"]
+        sets = json.loads(path.read_text()).values()
+        images = sum(each["images"] for each in sets)
         found[label] = {
-            "x".join(map(str, scale["size"])): scale["bit_accuracy"]
-            for scale in scales
-            if scale["bits"]
+            "x".join(map(str, parts[0]["size"])): sum(
+                scale["bit_accuracy"] * each["images"] / images
+                for scale, each in zip(parts, sets, strict=True)
+            )
+            for parts in zip(*(each["scales"] for each in sets), strict=True)
+            if parts[0]["bits"]
         }
     return found
 

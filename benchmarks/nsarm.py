@@ -36,10 +36,9 @@ from torch import Tensor
 from benchmarks.invsr import clock_of, megabytes
 from benchmarks.report import write_report
 from lightning_modules.backbone.bitwise import BitwiseSpace
-from lightning_modules.infinity import drawn_from
 from lightning_modules.networks.bitwise_vae import BitwiseVAE
 from lightning_modules.networks.bsq import enlarged, quantized, shrunk, to_tokens
-from lightning_modules.networks.infinity import InfinityTransformer
+from lightning_modules.networks.infinity import InfinityTransformer, Text
 from lightning_modules.networks.infinity_block import Cache
 from lightning_modules.networks.scales import Scales, published
 from lightning_modules.networks.transformation import RELEASED, Branch, Transformation
@@ -75,7 +74,8 @@ class Parts:
             part.to(device).eval()
         self.scales: Scales = published(1.0, "1M", 2)
         self.lr = torch.rand(1, 3, SIDE, SIDE, device=device)
-        self.text = drawn_from(self.network, None, 1, Bitwise())
+        nothing = self.network.no_text[:1].expand(1, 1, -1).detach()
+        self.text = Text(nothing, torch.ones(1, dtype=torch.long, device=device))
         self.noise: Callable[[], Noise] = lambda: Noise(torch.tensor([0]), device)
 
     def parameters(self) -> dict[str, int]:
@@ -137,7 +137,7 @@ def cache_bytes(parts: Parts) -> dict[str, int]:
     given = (None, parts.scales, parts.network.told(parts.text), 0, cache)
     parts.network(*given)
     held = [tensor for pair in cache.own.values() for tensor in pair]
-    size = held[0].element_size()
+    size = 2 if torch.is_autocast_enabled(held[0].device.type) else 4
     formula = 2 * len(parts.network.blocks) * parts.network.width * parts.scales.tokens * size
     return {"cache_bytes": sum(t.nbytes for t in held), "cache_formula": formula}
 

@@ -49,7 +49,7 @@ class ScaleReport(Callback):
     """For the first images of each dataset: the output decoded after each scale, and numbers.
 
     In ``samples`` of the run's directory a strip of pictures, ``scales-<what>.png``, and
-    ``scales-<what>.json`` with, for each scale,
+    ``scales-<what>.json`` with, for each scale of each dataset,
 
     psnr          of the output decoded after it, to HR, in dB (Y, 8 bit, no border)
     bit_accuracy  share of its bits that are those of what the scales before left out of HR
@@ -57,7 +57,8 @@ class ScaleReport(Callback):
                   where each is as often 1 as 0, 0 where it never changes
 
     Where there is no HR, only the strip and ``bits_used``. Logged are ``val/bit_accuracy`` and
-    ``val/bits_used``, the means over all bits. Models that do not speak in bits are passed over,
+    ``val/bits_used``, with several datasets as ``val/<dataset>/...``, the means over all bits.
+    Models that do not speak in bits are passed over,
     and pictures that go through tiles.
 
     Args:
@@ -81,8 +82,9 @@ class ScaleReport(Callback):
         self._active = False
         self._wanted: list[str] = []
         self._drawn: set[str] = set()
+        self._names: list[str] = []  # of the datasets
         self._strips: dict[str, list[Panel]] = {}
-        self._found: list[dict[str, Any]] = []
+        self._found: list[tuple[str, dict[str, Any]]] = []  # dataset, and numbers of an image
 
     # ------------------------------------------------------------------------- Lightning's hooks
 
@@ -109,7 +111,7 @@ class ScaleReport(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Look at the chosen images."""
-        self._look(pl_module, batch)
+        self._look(trainer, pl_module, batch, dataloader_idx)
 
     def on_test_batch_end(
         self,
@@ -121,7 +123,7 @@ class ScaleReport(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Look at the chosen images."""
-        self._look(pl_module, batch)
+        self._look(trainer, pl_module, batch, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write, and log."""
@@ -140,12 +142,15 @@ class ScaleReport(Callback):
 
     def _start(self, trainer: Trainer) -> None:
         datasets = evaluated_datasets(trainer)
+        self._names = [dataset.name for dataset in datasets]
         self._wanted = [key for dataset in datasets for key in dataset.keys[: self.images]]
         self._drawn = {key for dataset in datasets for key in dataset.keys[: self.shown]}
         self._strips, self._found = {}, []
 
     @torch.no_grad()
-    def _look(self, pl_module: LightningModule, batch: Batch) -> None:
+    def _look(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, dataloader_idx: int
+    ) -> None:
         if not self._active:
             return
         model = cast(SpeaksInBits, pl_module)
@@ -153,13 +158,16 @@ class ScaleReport(Callback):
             if key not in self._wanted:
                 continue
             one = cast("Batch", {k: _only(v, n) for k, v in batch.items()})
-            codes = model.bits_of(one)
-            if codes is None:
-                continue
-            f = model.encoded(one["hr"]) if "hr" in one else None
-            self._found.append(_measured(model, codes, f, one.get("hr")))
+            with trainer.precision_plugin.forward_context():  # as the outputs were made
+                codes = model.bits_of(one)
+                if codes is None:
+                    continue
+                f = model.encoded(one["hr"]) if "hr" in one else None
+                pictures = [model.decoded(total).float().clamp(0, 1) for total in totals(codes)]
+            self._found.append(
+                (self._names[dataloader_idx], _measured(codes, pictures, f, one.get("hr")))
+            )
             if key in self._drawn:
-                pictures = [model.decoded(total) for total in totals(codes)]
                 labels = [f"{code.shape[-2]}x{code.shape[-1]}" for code in codes]
                 panels = [(a, levels(b, self.zoom)) for a, b in zip(labels, pictures, strict=True)]
                 hr = [("HR", levels(one["hr"], self.zoom))] if "hr" in one else []
@@ -173,21 +181,32 @@ class ScaleReport(Callback):
         self._found, self._strips = [], {}
         if not found:
             return {}
-        summary = summarised(found)
-        means: dict[str, float] = {
-            key: sum(scale[key] * scale["bits"] for scale in summary)
-            / sum(scale["bits"] for scale in summary)
-            for key in ("bit_accuracy", "bits_used")
-            if key in summary[0]
+        by_dataset = {dataset: [e for d, e in found if d == dataset] for dataset in self._names}
+        summaries: dict[str, Any] = {
+            dataset: {"images": len(each), "scales": summarised(each)}
+            for dataset, each in by_dataset.items()
+            if each
         }
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir, "samples")
             rows = {key: strips[key] for key in self._wanted if key in strips}
             write_image(folder / f"scales-{name}.png", compose(rows), Extras(), "png", quality=100)
-            about = {"images": len(found), "scales": summary}
-            write_whole(folder / f"scales-{name}.json", json.dumps(about, indent=1) + "\n")
+            write_whole(folder / f"scales-{name}.json", json.dumps(summaries, indent=1) + "\n")
             log.info("pictures after each scale: %s", folder / f"scales-{name}.png")
-        return means
+        return {
+            f"{dataset}/{key}" if len(self._names) > 1 else key: value
+            for dataset, summary in summaries.items()
+            for key, value in _over_all_bits(summary["scales"]).items()
+        }
+
+
+def _over_all_bits(scales: list[dict[str, Any]]) -> dict[str, float]:
+    bits = sum(scale["bits"] for scale in scales)
+    return {
+        key: sum(scale[key] * scale["bits"] for scale in scales) / bits
+        for key in ("bit_accuracy", "bits_used")
+        if key in scales[0]
+    }
 
 
 def totals(codes: list[Tensor]) -> list[Tensor]:
@@ -227,7 +246,7 @@ def summarised(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _measured(
-    model: SpeaksInBits, codes: list[Tensor], f: Tensor | None, hr: Tensor | None
+    codes: list[Tensor], pictures: list[Tensor], f: Tensor | None, hr: Tensor | None
 ) -> dict[str, Any]:
     # Of one image, in plain numbers and small tensors that processes can exchange.
     signs = [code > 0 for code in codes]
@@ -247,7 +266,7 @@ def _measured(
     ]
     found["right"] = [int(((r > 0) == s).sum()) for r, s in zip(left, signs, strict=True)]
     y = to_pixels(hr, "y")
-    found["psnr"] = [float(psnr(to_pixels(model.decoded(t).clamp(0, 1), "y"), y)) for t in after]
+    found["psnr"] = [float(psnr(to_pixels(picture, "y"), y)) for picture in pictures]
     return found
 
 

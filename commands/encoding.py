@@ -81,6 +81,8 @@ class Encoding:
 
     def _job(self) -> dict[str, Any]:
         settings = {k: v for k, v in asdict(self.options).items() if k not in ("out", "overwrite")}
+        if not settings["texts"]:  # as before there was this option
+            del settings["texts"]
         made = {"space": self.space.identity, "seed": self.seed, "scale": self.model.scale}
         pictures = {"count": len(self.source.keys), "digest": digest_of(self.source.keys)}
         lr = None if self.degradation is None else repr(self.degradation)

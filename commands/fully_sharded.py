@@ -63,7 +63,7 @@ class FullySharded(ModelParallelStrategy):
         for network in model.children():
             if not any(parameter.requires_grad for parameter in network.parameters()):
                 continue
-            for block in _blocks(network):
+            for block in reversed(list(_blocks(network))):  # what lies within another one first
                 fully_shard(block, mesh=mesh)
             fully_shard(network, mesh=mesh)
             for method in getattr(network, "called", ()):

@@ -146,6 +146,10 @@ def _filled(texts: Sequence[Tensor], keys: list[str]) -> Tensor:
             f"features of texts of differing widths in one batch ({', '.join(keys[:3])}, ...): "
             "encode all shards with one encoder"
         )
+    if not all(text.shape[-2] for text in texts):
+        raise ValueError(
+            f"a caption of {', '.join(keys[:3])}, ... has no token: leave it out, or encode anew"
+        )
     longest = max(text.shape[-2] for text in texts)
     filled = [functional.pad(text, (0, 0, 0, longest - text.shape[-2])) for text in texts]
     return torch.stack(filled) if filled[0].ndim == 2 else torch.cat(filled)

@@ -86,4 +86,9 @@ class Crops(Source):
         draws = Draws(np.array([seed_of("crops", key, square)]))
         top, left = (int(draws.integers(0, n - self.side + 1)[0]) for n in (height, width))
         hr = sample["hr"][top : top + self.side, left : left + self.side]
-        return {"hr": hr, "text": sample["text"]} if "text" in sample else {"hr": hr}
+        cut: Sample = {"hr": hr}
+        if "text" in sample:
+            cut["text"] = sample["text"]
+        if "text_features" in sample:
+            cut["text_features"] = sample["text_features"]
+        return cut

@@ -93,7 +93,7 @@ class Latents(Shards):
             name = f"{tar.name}: {self._table.keys[index]} ({field})"
             if field in LATENTS:
                 sample[field] = array_of(self._bytes(column, tar, index, name), name, 3)
-            elif field == TEXT:
+            elif field == TEXT and column.sizes[index]:
                 sample[field] = array_of(self._bytes(column, tar, index, name), name, 2)
             elif field in ("hr", "lr"):
                 data = self._bytes(column, tar, index, name)

@@ -12,7 +12,7 @@ from datamodules.keys import Keys
 from datamodules.source import Sample, Source
 from degradations.base import Degradation
 
-FIELDS = ("lr", "text")  # which a batch needs of all its samples or of none
+FIELDS = ("lr", "text", "text_features")  # which a batch needs of all its samples or of none
 
 
 class Mix(Source):

@@ -80,6 +80,8 @@ class OneLR(Source):
         pair: Sample = {"hr": shrunk(picture, self.hr_size), "lr": shrunk(picture, self.lr_size)}
         if "text" in sample:
             pair["text"] = sample["text"]
+        if "text_features" in sample:
+            pair["text_features"] = sample["text_features"]
         return pair
 
     def _check(self, key: str, sample: Sample) -> None:

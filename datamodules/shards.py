@@ -258,7 +258,8 @@ class Shards(Source):
                 sample["text"] = self._bytes(columns["txt"], tar, index, name).decode().strip()
             if "text_features" in columns:
                 features = self._bytes(columns["text_features"], tar, index, name)
-                sample["text_features"] = array_of(features, f"{name} (text_features)", 2)
+                if features:  # else a batch will say that some have them
+                    sample["text_features"] = array_of(features, f"{name} (text_features)", 2)
             if "json" in columns:
                 note = self._bytes(columns["json"], tar, index, name)
                 sample["meta"]["json"] = json.loads(note or "null")

@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from datamodules.arrays import array_of
 from datamodules.decode import UnreadableImage, decode
 from datamodules.policy import Skipped
 from datamodules.remote import CHUNK, blocks_from, scheme_of
@@ -97,6 +98,9 @@ def decoded(raw: Raw, srgb: bool) -> Sample:
     try:
         if "txt" in raw.fields:
             sample["text"] = raw.fields["txt"].decode().strip()
+        if "text_features" in raw.fields:
+            features = raw.fields["text_features"]
+            sample["text_features"] = array_of(features, f"{name} (text_features)", 2)
         if "json" in raw.fields:
             sample["meta"]["json"] = json.loads(raw.fields["json"] or "null")
     except (ValueError, RecursionError) as error:  # of UTF-8 or JSON

@@ -271,7 +271,7 @@ class ImageModel(LightningModule, ABC):
                 f"{class_path(self)}: set model.class_path to that, or name another file"
             )
         frozen = weights.frozen.items()
-        check_sources(self, {k: v for k, v in frozen if not f"{k}.".startswith(self.training_only)})
+        check_sources(self, {k: v for k, v in frozen if not f"{k}.".startswith(self.unchecked)})
         own = self.state_dict()
         state = weights.tensors if weights.model else self.import_official(weights.tensors)
         state = self._needed(state, own)
@@ -298,6 +298,19 @@ class ImageModel(LightningModule, ABC):
             Tensors by this model's names.
         """
         return tensors
+
+    @property
+    def unchecked(self) -> tuple[str, ...]:
+        """Beginnings of names of frozen parts that may be others than weights were trained with."""
+        return self.training_only
+
+    def not_exported(self) -> dict[str, Tensor]:
+        """Tensors of this model that an exported file of ours lacks, for ``import_official``.
+
+        Frozen parts, and what only training needs. Nothing else: what a file lacks is missing.
+        """
+        exported = {k for k in self.checkpoint_keys() if not k.startswith(self.training_only)}
+        return {name: own for name, own in self.state_dict().items() if name not in exported}
 
     def _needed(self, state: dict[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
         absent = tuple(p for p in self.training_only if not any(k.startswith(p) for k in own))

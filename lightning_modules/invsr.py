@@ -532,7 +532,7 @@ class InvSR(Adversarial):
         """A released file has the predictor alone; the other parts keep their own."""
         own = self.state_dict()
         if not own.keys().isdisjoint(tensors):  # an exported file of ours
-            return {**own, **tensors}
+            return {**self.not_exported(), **tensors}
         kept = {k: v for k, v in own.items() if not k.startswith("predictor.")}
         found = {f"predictor.{name}": tensor for name, tensor in from_official(tensors).items()}
         return {**kept, **found}

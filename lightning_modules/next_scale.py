@@ -233,7 +233,8 @@ def sample(
         if number >= len(known):
             here = logits[:, -grid[0] * grid[1] :]
             shape = (len(noise.seeds), network.bits // scales.patch**2, *scales.latents[number])
-            uniform = to_tokens(torch.special.ndtr(noise.normal(shape)), scales.patch)
+            uniform = torch.special.ndtr(noise.normal(shape)).clamp(max=1 - 2**-24)  # not 1
+            uniform = to_tokens(uniform, scales.patch)
             bits = drawn(here, uniform, how)
             codes.append(from_bits(from_tokens(bits, grid, scales.patch)))
     return codes

@@ -20,32 +20,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_modules.backbone.bitwise import BitwiseSpace
-from lightning_modules.backbone.frozen import bare_names, fit
+from lightning_modules.backbone.frozen import bare_names, fit, same_weights
 from lightning_modules.backbone.space import fingerprint
-from lightning_modules.backbone.texts import Texts, text_of
+from lightning_modules.backbone.texts import Texts
 from lightning_modules.base import SuperResolver
 from lightning_modules.color import ColorFix
-from lightning_modules.infinity import (
-    adamw,
-    check_parts,
-    check_space,
-    drawn_from,
-    log_scales,
-    predicted,
-)
 from lightning_modules.networks import infinity, transformation
 from lightning_modules.networks.bsq import Down, quantized, scales_of
-from lightning_modules.networks.infinity import InfinityTransformer, Text, decay_groups
+from lightning_modules.networks.infinity import InfinityTransformer
 from lightning_modules.networks.scales import Scales
 from lightning_modules.networks.transformation import Transformation
 from lightning_modules.next_scale import (
@@ -56,6 +48,7 @@ from lightning_modules.next_scale import (
     scale_weights,
     total_after,
 )
+from lightning_modules.next_scale_model import NextScale, adamw
 from lightning_modules.noise import Noise
 from lightning_modules.padding import padded
 from lightning_modules.weights import read_weights
@@ -64,7 +57,7 @@ if TYPE_CHECKING:
     from datamodules.base import Batch
 
 
-class NSARM(SuperResolver):
+class NSARM(NextScale, SuperResolver):
     """Without a transformer stage 1, which restores the first scales alone; with one stage 2.
 
     Args:
@@ -82,8 +75,8 @@ class NSARM(SuperResolver):
         prompt: A caption for all pictures, in place of their own.
         text_dropout: Share of the captions that are left out in training.
         reweight: Whether tokens of fine scales count less, by the square root of their number.
-        next_input_mode: How C_k is made small in sampling: ``area`` as in the released code, or
-            ``trilinear`` as in training.
+        next_input_mode: How C_k is made small in sampling: ``trilinear`` as in training, or
+            ``area`` as the released code samples with the released weights.
         bits: How they are drawn.
         optimizer: Makes the optimiser of the trainable parameters.
         lr_scheduler: Makes the learning-rate schedule; by default there is none.
@@ -93,8 +86,6 @@ class NSARM(SuperResolver):
     Raises:
         ValueError: The parts do not fit one another or the scale, or a share is none.
     """
-
-    enlarged = staticmethod(lambda lr, size: lr)  # `main.py encode` makes pairs of LR as it is
 
     def __init__(
         self,
@@ -110,7 +101,7 @@ class NSARM(SuperResolver):
         prompt: str | None = None,
         text_dropout: float = 0.1,
         reweight: bool = True,
-        next_input_mode: Down = "area",
+        next_input_mode: Down = "trilinear",
         bits: Bitwise | None = None,
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -126,7 +117,8 @@ class NSARM(SuperResolver):
         self.reweight, self.bits = reweight, bits or Bitwise()
         self.next_input_mode: Down = next_input_mode
         self._check()
-        mapper.requires_grad_(self.train_mapper)
+        # Lightning leaves modes as they are, and a network that is not trained drops nothing out.
+        mapper.requires_grad_(self.train_mapper).train(self.train_mapper)
         # One size is all the network takes: others are filled up, or go through tiles.
         side = mapper.size[0] * space.factor
         self.tile = self.tile_least = side
@@ -146,16 +138,14 @@ class NSARM(SuperResolver):
         """The mean of (o_k - r_k)^2 over all elements of the preliminary scales."""
         found, errors = self.mapper(y), list[Tensor]()
         with torch.no_grad():
-            scales = list(scales_of(f, self.scales.latents))
-        for number, (o, scale) in enumerate(zip(found, scales, strict=False), 1):
-            errors.append((o - scale.residual).square().flatten(1))
+            residuals = [s.residual for s in islice(scales_of(f, self.scales.latents), len(found))]
+        for number, (o, r) in enumerate(zip(found, residuals, strict=True), 1):
+            errors.append((o - r).square().flatten(1))
             self.log(f"train/mse_scale_{number}", errors[-1].detach().mean())
         return torch.cat(errors, 1).mean()
 
     def _stage_two(self, batch: Batch, f: Tensor, y: Tensor) -> Tensor:
         """Cross-entropy of the bits of the scales after the preliminary ones."""
-        transformer = self.transformer
-        assert transformer is not None
         with nullcontext() if self.train_mapper else torch.no_grad():
             known = self.preliminary(y)
 
@@ -163,14 +153,12 @@ class NSARM(SuperResolver):
             return known[number] if number < len(known) else quantized(residual)
 
         given, first = forced(f, self.scales, change), len(known)
-        dropped = torch.rand(len(f), device=f.device) < self.text_dropout
-        text = self._text(batch)
-        logits = predicted(transformer, given.inputs, self.scales, text, len(f), dropped)
+        logits = self.predicted(batch, given.inputs, self.scales)
         start = self.scales.spans[first].start
         logits, bits = logits[:, start:], given.bits[:, start:]
         losses = bit_losses(logits, bits)
         weights = scale_weights(self.scales, first, self.reweight).to(f.device)
-        log_scales(self, self.scales, losses.detach(), logits.detach(), bits, first)
+        self.log_scales(self.scales, losses, logits, bits, first)
         return (losses * weights).sum(1).mean()
 
     @torch.no_grad()
@@ -181,7 +169,7 @@ class NSARM(SuperResolver):
             (B, d, H, W) and (B, d, h, w).
 
         Raises:
-            ValueError: The latents are of another space, or HR's has no scales.
+            ValueError: The latents are of another space, HR's has no scales, or there is no LR.
         """
         if "latent" in batch:
             f = self.space.take(batch["latent"], batch["space"])
@@ -190,7 +178,22 @@ class NSARM(SuperResolver):
         self.space.scales((f.shape[-2], f.shape[-1]))
         if "lr_latent" in batch:
             return f, self.space.standardised(batch["lr_latent"])
+        if "lr" not in batch:
+            raise ValueError(
+                "data.init_args.train gives latents alone, and NSARM wants those of LR too: encode "
+                "with --encode.pairs true"
+            )
         return f, self.space.encode(batch["lr"])
+
+    @staticmethod
+    def enlarged(lr: Tensor, size: tuple[int, int]) -> Tensor:
+        """What ``main.py encode`` encodes beside HR: LR as it is, (B, 3, h, w).
+
+        Args:
+            lr: (B, 3, h, w).
+            size: Of HR; unused.
+        """
+        return lr
 
     def preliminary(self, y: Tensor) -> list[Tensor]:
         """What the first scales say: o_k, quantised, with gradients straight through.
@@ -205,15 +208,6 @@ class NSARM(SuperResolver):
         """All scales of HR."""
         h, w = self.mapper.size
         return self.space.scales((round(h * self.scale), round(w * self.scale)))
-
-    def _text(self, batch: Batch) -> Text | None:
-        assert self.transformer is not None
-        width = self.transformer.no_text.shape[1]
-        return text_of(batch, self.encoder, self.prompt, width)
-
-    def optimized(self) -> list[dict[str, Any]]:
-        """Norms, biases and tables are not decayed."""
-        return decay_groups(self)
 
     # ------------------------------------------------------------------------------------- sampling
 
@@ -243,31 +237,17 @@ class NSARM(SuperResolver):
             shape = len(y), self.space.channels
             left = self.scales.latents[len(known) :]
             return [*known, *(y.new_zeros(*shape, *size) for size in left)]
-        text = self._text(batch)
-        how = replace(self.bits, guidance=1.0) if text is None else self.bits
-        told = drawn_from(self.transformer, text, len(y), how)
+        text, how = self.sampling(batch)
         mode = self.next_input_mode
-        return sample(self.transformer, self.scales, told, noise, how, known, mode)
+        return sample(self.transformer, self.scales, text, noise, how, known, mode)
 
     @property
     def options(self) -> dict[str, str | int | float]:
         """As ``SuperResolver``'s, and how bits are drawn."""
-        found = super().options | self.bits.options
-        if self.transformer is not None and self.next_input_mode != "area":
+        found = super().options
+        if self.transformer is not None and self.next_input_mode != "trilinear":
             found["next_input_mode"] = self.next_input_mode
-        if self.prompt is not None:
-            found["prompt"] = self.prompt
         return found
-
-    @torch.no_grad()
-    def decoded(self, total: Tensor) -> Tensor:
-        """Pictures, (B, 3, H, W), of the sum of codes, (B, d, h, w)."""
-        return self.space.pictures(total)
-
-    @torch.no_grad()
-    def encoded(self, pictures: Tensor) -> Tensor:
-        """Latents of pictures, (B, d, h, w), not quantised."""
-        return self.space.encode(pictures)
 
     # ------------------------------------------------------------------------- checks and weights
 
@@ -291,44 +271,69 @@ class NSARM(SuperResolver):
                 f"model.init_args.mapper makes {mapper.grids}; the first scales of a latent of "
                 f"{side:g} are {expected}: set mapper.init_args.grids to these"
             )
-        if self.transformer is not None:
-            check_parts(self.transformer, space)
-            if len(mapper.grids) >= len(self.scales):
-                raise ValueError(
-                    f"model.init_args.mapper makes all {len(self.scales)} scales, so there is none "
-                    "left for the transformer: set fewer of mapper.init_args.grids"
-                )
-        if not 0 <= self.text_dropout <= 1:
+        self.check_parts()
+        if self.transformer is not None and len(mapper.grids) >= len(self.scales):
             raise ValueError(
-                f"model.init_args.text_dropout is {self.text_dropout}; expected 0 to 1"
+                f"model.init_args.mapper makes all {len(self.scales)} scales, so there is none "
+                "left for the transformer: set fewer of mapper.init_args.grids"
             )
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """The tokenizer, and what stage 2 starts from. Args as ``ImageModel.load_parts``."""
-        if self.space_weights is not None:
-            self.space.load_official(find("space_weights", self.space_weights))
+        """The tokenizer, and what stage 2 starts from. Args as ``ImageModel.load_parts``.
+
+        Raises:
+            ValueError: A part does not fit, or was trained with another tokenizer.
+        """
+        super().load_parts(find)
         given = []
         if self.mapper_weights is not None:
             path = find("mapper_weights", self.mapper_weights)
-            given.append(_fill("mapper", self.mapper, path, transformation.from_official))
-            if not self.train_mapper:  # frozen, so a checkpoint and results name it
-                source = f"{given[-1]} {fingerprint(self.mapper.state_dict())}"
-                self.mapper.source = source  # type: ignore[assignment]
+            given.append(self._fill("mapper", self.mapper, path, transformation.from_official))
+            self._name_mapper(given[-1])
         if self.transformer is not None and self.transformer_weights is not None:
             path = find("transformer_weights", self.transformer_weights)
-            official = partial(infinity.from_official, text_length=len(self.transformer.no_text))
-            given.append(_fill("transformer", self.transformer, path, official))
+            rows = len(self.transformer.no_text)
+            official = partial(infinity.from_official, text_length=rows)
+            given.append(self._fill("transformer", self.transformer, path, official))
         if len(given) == (1 if self.transformer is None else 2):
             self.weights_source = ", ".join(given)
 
+    def _fill(
+        self,
+        name: str,
+        network: nn.Module,
+        path: Path,
+        official: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    ) -> str:
+        # From a run, where it was a part of this name, or a released file.
+        found = read_weights(path)
+        theirs, ours = found.frozen.get("space", ""), self.space.source
+        if theirs and ours and not same_weights(theirs, ours):
+            raise ValueError(
+                f"model.init_args.{name}_weights were trained with the tokenizer of {theirs}, and "
+                f"the one here is {ours}: name the same in space_weights"
+            )
+        tensors, part = bare_names(found.tensors), f"{name}."
+        own = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
+        fit(network, own or official(_of(name, tensors)), found.name)
+        return found.name
+
+    def _name_mapper(self, where: str) -> None:
+        if not self.train_mapper:  # frozen, so a checkpoint and results name it
+            self.mapper.source = f"{where} {fingerprint(self.mapper.state_dict())}"
+
     def setup(self, stage: str) -> None:
-        """See that the tokenizer is a trained one.
+        """See that nothing is computed with random weights.
 
         Raises:
-            ValueError: It is not.
+            ValueError: The tokenizer is not a trained one, or the network that is not trained here.
         """
         super().setup(stage)
-        check_space(self.space)
+        if not self.train_mapper and not self.mapper.source:
+            raise ValueError(
+                "model.init_args.train_mapper is false, and the mapper has random weights: set "
+                "model.init_args.mapper_weights to the run of stage 1"
+            )
 
     def train(self, mode: bool = True) -> NSARM:
         """A network that is not trained does not drop out, either."""
@@ -336,29 +341,33 @@ class NSARM(SuperResolver):
         self.mapper.train(mode and self.train_mapper)
         return self
 
+    def load_weights(self, path: str | Path) -> None:
+        """As ``ImageModel.load_weights``; a frozen network is named by its file, too."""
+        super().load_weights(path)
+        if not self.mapper.source:
+            self._name_mapper(str(path))
+
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The released file has transformer and mapper; the other parts keep their own.
 
         Stage 1 takes the mapper alone from it.
         """
-        own = self.state_dict()
         tensors = bare_names(tensors)
-        if not own.keys().isdisjoint(tensors):  # an exported file of ours
-            return {**own, **tensors}
-        kept = {k: v for k, v in own.items() if not k.startswith(("transformer.", "mapper."))}
+        if not self.state_dict().keys().isdisjoint(tensors):  # an exported file of ours
+            return {**self.not_exported(), **tensors}
+        own = self.state_dict().items()
+        kept = {k: v for k, v in own if not k.startswith(("transformer.", "mapper."))}
         mapped = transformation.from_official(tensors)
         found = {f"mapper.{name}": tensor for name, tensor in mapped.items()}
         if self.transformer is not None:
-            others = {k: v for k, v in tensors.items() if not k.startswith(transformation.PREFIX)}
+            others = _of("transformer", tensors)
             said = infinity.from_official(others, len(self.transformer.no_text))
             found |= {f"transformer.{name}": tensor for name, tensor in said.items()}
         return {**kept, **found}
 
 
-def _fill(name: str, network: Any, path: Path, official: Callable[[Any], dict[str, Tensor]]) -> str:
-    # From a run, where it was a part of this name, or a released file.
-    found = read_weights(path)
-    tensors, part = bare_names(found.tensors), f"{name}."
-    own = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
-    fit(network, own or official(tensors), found.name)
-    return found.name
+def _of(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    # The released file has both networks, of which the mapper's names have a prefix.
+    if part == "mapper":
+        return tensors
+    return {k: v for k, v in tensors.items() if not k.startswith(transformation.PREFIX)}

@@ -190,6 +190,6 @@ class Tokenizer(Adversarial):
         """A released file has the autoencoder alone."""
         own = self.state_dict()
         if not own.keys().isdisjoint(tensors):  # an exported file of ours
-            return {**own, **tensors}
+            return {**self.not_exported(), **tensors}
         kept = {name: tensor for name, tensor in own.items() if not name.startswith("vae.")}
         return {**kept, **{f"vae.{k}": tensor for k, tensor in from_official(tensors).items()}}

@@ -90,13 +90,16 @@ class BitwiseSpace(Space):
         return found
 
     def coded(self, f: Tensor) -> list[Scale]:
-        """What bits say of a latent of any size, scale by scale.
+        """What bits say of a latent, scale by scale; of any size, as in proportion to a square.
 
         Args:
             f: (B, d, h, w), not quantised.
         """
-        sizes = proportional(self.square.latents, (f.shape[-2], f.shape[-1]))
-        return list(scales_of(f, sizes))
+        size = (f.shape[-2], f.shape[-1])
+        known = self._known_scales.get(size)
+        return list(
+            scales_of(f, known.latents if known else proportional(self.square.latents, size))
+        )
 
     def pictures(self, total: Tensor) -> Tensor:
         """Pictures of codes, which are not quantised once more.

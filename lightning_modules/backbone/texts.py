@@ -161,6 +161,11 @@ def text_of(batch: Batch, encoder: Texts | None, prompt: str | None, width: int)
         ValueError: A picture has no caption or an empty one, or features have another width.
     """
     count, key = len(batch["key"]), batch["key"][0]
+    if "text_features" in batch and prompt is not None:
+        raise ValueError(
+            f"{key} comes with features of its own caption, and model.init_args.prompt is for all: "
+            "unset it, or take shards without text_features.npy"
+        )
     if "text_features" in batch:
         found = Text(batch["text_features"], batch["text_lengths"])
     elif encoder is None:

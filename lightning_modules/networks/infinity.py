@@ -155,8 +155,9 @@ class InfinityTransformer(nn.Module):
                 f"texts have up to {n} tokens; expected at most {len(self.no_text)}, as many as "
                 "the network has for no text"
             )
-        none = self.no_text[:n].to(text.features.dtype)
-        return text._replace(features=torch.where(where.view(-1, 1, 1), none, text.features))
+        features = text.features.to(self.no_text.dtype)  # cached ones have half precision
+        none = self.no_text[:n]
+        return text._replace(features=torch.where(where.view(-1, 1, 1), none, features))
 
     def told(self, text: Text) -> Told:
         """What all scales need of the texts.
@@ -293,22 +294,25 @@ def _mixed(x: Tensor, weight: float) -> Tensor:
     return (weight * one + (1 - weight) * other).repeat(2, 1, 1)
 
 
-_UNDECAYED = ("no_text", "start", "level.weight", ".own", ".log_scale", "pool.query")
+_UNDECAYED = ("no_text", "start", "own", "log_scale", "query")
+_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.Embedding)
 
 
 def decay_groups(model: nn.Module) -> list[dict[str, Any]]:
     """Trainable parameters in two groups, of which the second one has no weight decay.
 
-    Tables, gates and scales are in the second one, and all that have one dimension: biases, norms.
+    Tables, gates and scales are in the second one, norms, and all that have one dimension.
 
     Args:
         model: That the transformer is a part of.
     """
     decayed, others = list[Tensor](), list[Tensor]()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            kept = parameter.ndim > 1 and not name.endswith(_UNDECAYED)
-            (decayed if kept else others).append(parameter)
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                kept = parameter.ndim > 1 and name not in _UNDECAYED
+                kept = kept and not isinstance(module, _NORMS)
+                (decayed if kept else others).append(parameter)
     groups: list[dict[str, Any]] = [{"params": decayed}]
     groups.append({"params": others, "weight_decay": 0.0})
     return [group for group in groups if group["params"]]

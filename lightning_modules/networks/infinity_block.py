@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import StochasticDepth
 
-from lightning_modules.networks.scales import Scales
+from lightning_modules.networks.scales import Scales, Size
 
 EPS = 1e-6
 Spans = Sequence[tuple[int, int]]  # tokens of each scale, and where it ends in the sequence
@@ -139,7 +140,9 @@ class _SelfAttention(nn.Module):
         number: int,
     ) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, -1)
-        q, k, v = (split_heads(part, self.heads) for part in (q + self.q_bias, k, v + self.v_bias))
+        # In the precision of the product: float32 biases would make float32 of keys and values.
+        q, v = q + self.q_bias.to(q.dtype), v + self.v_bias.to(v.dtype)
+        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
         scale = self.log_scale.float().clamp(max=math.log(100)).exp()
         q = rotated(functional.normalize(q.float(), dim=-1) * scale, turn).to(v.dtype)
         k = rotated(functional.normalize(k.float(), dim=-1), turn).to(v.dtype)
@@ -170,7 +173,8 @@ class _CrossAttention(nn.Module):
         kept = None if cache is None else cache.text.get(number)
         if kept is None:
             k, v = self.kv(told.memory).chunk(2, -1)
-            kept = split_heads(k, self.heads), split_heads(v + self.v_bias, self.heads)
+            v = v + self.v_bias.to(v.dtype)
+            kept = split_heads(k, self.heads), split_heads(v, self.heads)
             if cache is not None:
                 cache.text[number] = kept
         q = split_heads(self.q(x), self.heads)
@@ -202,16 +206,22 @@ def rotation(scales: Scales, first: int, last: int, width: int, device: torch.de
     Returns:
         (2, n, D / 2), cosines and sines: of rows, then of columns.
     """
-    theta = 10000.0 ** (-torch.arange(0, width // 2, 2, dtype=torch.float32) / (width // 2))
-    angles = []
-    full = cast(tuple[int, int], scales.full)
-    for h, w in scales.grids[first:last]:
-        # Half to even, as in the released code.
-        y = (torch.arange(h) * (full[0] / h)).round().repeat_interleave(w)
-        x = (torch.arange(w) * (full[1] / w)).round().repeat(h)
-        angles.append(torch.cat([torch.outer(y, theta), torch.outer(x, theta)], 1))
-    whole = torch.cat(angles).to(device)
-    return torch.stack([whole.cos(), whole.sin()])
+    return _rotation(tuple(scales.grids[first:last]), cast(Size, scales.full), width, device)
+
+
+@lru_cache(maxsize=64)  # asked for at every step, and for every scale of every picture
+def _rotation(grids: tuple[Size, ...], full: Size, width: int, device: torch.device) -> Tensor:
+    real: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+    with torch.inference_mode(False):  # the next one who asks may be training
+        theta = 10000.0 ** (-torch.arange(0, width // 2, 2, **real) / (width // 2))
+        angles = []
+        for h, w in grids:
+            # Half to even, as in the released code.
+            y = (torch.arange(h, **real) * (full[0] / h)).round().repeat_interleave(w)
+            x = (torch.arange(w, **real) * (full[1] / w)).round().repeat(h)
+            angles.append(torch.cat([torch.outer(y, theta), torch.outer(x, theta)], 1))
+        whole = torch.cat(angles).to(device)
+        return torch.stack([whole.cos(), whole.sin()])
 
 
 def rotated(x: Tensor, turn: Tensor) -> Tensor:

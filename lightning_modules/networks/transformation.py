@@ -54,6 +54,8 @@ class Transformation(nn.Module):
             heads.
     """
 
+    source: str = ""  # where its weights came from, with a hash, where it is frozen
+
     def __init__(
         self,
         bits: int = 14,
@@ -101,7 +103,7 @@ class Transformation(nn.Module):
                 f"{self.size[0]} x {self.size[1]}, the one size of this network: take tiles of it, "
                 "or train one for this size"
             )
-        features = self.trunk(z)
+        features = self.trunk(z.to(next(self.parameters()).dtype))
         return [
             cast(Tensor, branch(features)).reshape(len(z), self.bits, *grid)
             for branch, grid in zip(self.branches, self.grids, strict=True)

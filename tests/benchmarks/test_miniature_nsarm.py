@@ -30,7 +30,9 @@ def write(run: Path, sets: dict[str, dict[str, float]], seeds: int = 1) -> None:
     ]
     (run / "images.json").write_text(json.dumps({"images": images}))
     (run / "samples").mkdir()
-    (run / "samples" / "scales-test.json").write_text(json.dumps({"scales": SCALES}))
+    (run / "samples" / "scales-test.json").write_text(
+        json.dumps({"set": {"images": 2, "scales": SCALES}})
+    )
 
 
 @pytest.fixture

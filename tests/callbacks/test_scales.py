@@ -55,8 +55,8 @@ def ran(tmp_path, model, fit=False, **settings):
     return runner
 
 
-def found(tmp_path, name="test"):
-    return json.loads((tmp_path / "samples" / f"scales-{name}.json").read_text())
+def found(tmp_path, name="test", dataset="tiny"):
+    return json.loads((tmp_path / "samples" / f"scales-{name}.json").read_text())[dataset]
 
 
 def test_numbers_of_each_scale(tmp_path):
@@ -83,6 +83,44 @@ def test_numbers_of_each_scale(tmp_path):
     used = float((nats / np.log(2)).mean())
     assert about["scales"][2]["bits_used"] == pytest.approx(used)
     assert float(runner.callback_metrics["test/bit_accuracy"]) == pytest.approx(1)
+
+
+def test_datasets_apart_and_one_without_hr(tmp_path):
+    class NoHR(Pictures):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            return {**sample, "hr": sample["hr"] * 0 + 0.7}
+
+    class Blind(Speaking):
+        def bits_of(self, batch):
+            found = super().bits_of(batch)
+            if "other" in batch["key"][0]:
+                del batch["hr"]
+            return found
+
+    report = ScaleReport()
+    sets = [loader(NoHR(3, "other", side=16)), loader(Pictures(5, side=16))]
+    runner = trainer(tmp_path, report)
+    runner.test(Blind(), sets)
+    assert found(tmp_path)["images"] == 5
+    other = found(tmp_path, dataset="other")
+    assert other["images"] == 3
+    assert "psnr" not in other["scales"][0]
+    assert other["scales"][2]["bits_used"] == 0  # flat pictures
+    assert "test/tiny/bit_accuracy" in runner.callback_metrics
+    assert "test/other/bits_used" in runner.callback_metrics
+    assert "test/other/bit_accuracy" not in runner.callback_metrics
+
+
+def test_in_the_precision_of_the_run(tmp_path):
+    class Half(Speaking):
+        def bits_of(self, batch):
+            assert torch.is_autocast_enabled("cpu")
+            return super().bits_of(batch)
+
+    runner = trainer(tmp_path, ScaleReport(), precision="bf16-mixed")
+    runner.test(Half(), loader(Pictures(2, side=16)))
+    assert found(tmp_path)["images"] == 2
 
 
 def test_scales_in_which_nothing_is_said(tmp_path):

@@ -7,6 +7,7 @@ import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,15 +78,16 @@ def of(name: str, verb: str = "fit") -> tuple[object, ...]:
     return (verb, "--config", "tiny.yaml", "--model", f"{name}.yaml", *named, *steps)
 
 
-def report(folder: str, name: str) -> dict[str, object]:
-    found: dict[str, object] = json.loads(Path("runs", folder, "samples", name).read_text())
+def report(folder: str, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path("runs", folder, "samples", name).read_text())
     return found
 
 
 def test_the_whole_way(work: Path, enlarger: Enlarger) -> None:
     scales = ("--trainer.callbacks+", "callbacks.scales.ScaleReport")
     enlarger(*of("tokenizer"), "--data.init_args.scale", 1, *scales)
-    assert len(report("tokenizer", "scales-val-00000002.json")["scales"]) == 4  # type: ignore[arg-type]
+    seen = report("tokenizer", "scales-val-00000002.json")["photos"]
+    assert len(seen["scales"]) == 4
     crops = ("--encode.crop", 32, "--encode.crops_per_image", 2, "--encode.pairs", "true")
     enlarger(*of("one", "encode"), "--encode.out", "out", *crops)
     with tarfile.open(next(Path("out").glob("*.tar"))) as tar:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,20 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch import nn
 
 from commands import fully_sharded
 from commands.cli import EnlargerCLI
 from lightning_modules.networks.infinity_block import Block
+from tests.configs.test_invsr_configs import save
 from tests.conftest import REPO
 
 Enlarger = Callable[..., None]
 CONFIGS = REPO / "configs"
 EXPERIMENTS = CONFIGS / "experiment"
 MINI = EXPERIMENTS / "mini" / "nsarm"
-SECOND = ("transformer", "transformer_weights", "mapper_weights", "next_input_mode")
+SECOND = ("transformer", "transformer_weights", "mapper_weights")
 
 
 def content(path: Path) -> Any:
@@ -110,6 +113,48 @@ class TestPaper:
         assert millions(model.transformer) == count
         sides = {"2b": 64, "8b": 128}[name]
         assert model.space.scales((sides, sides)).tokens == 10_521
+
+
+def command(name: str) -> list[str]:
+    """What the first line of a file says to type."""
+    first = (MINI / f"{name}.yaml").read_text().splitlines()[0]
+    python, program, *words = shlex.split(first.removeprefix("# "))
+    assert (python, program) == ("python", "main.py")
+    return [str(REPO / word) if word.startswith("configs/") else word for word in words]
+
+
+@pytest.mark.slow
+def test_the_miniature_as_a_newcomer_types_it(
+    tmp_path: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file's own command, with fewer steps, on pictures that are here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ENLARGER_DATA", str(tmp_path / "data"))
+    for n in range(4):
+        save(tmp_path / "data" / "bsds400" / f"{n}.png", (80, 72), n)
+    run = (
+        *("--trainer.accelerator", "cpu", "--trainer.logger", "false"),
+        *("--trainer.enable_progress_bar", "false", "--data.init_args.workers", "0"),
+    )
+    fit = (
+        *("--trainer.max_steps", "2", "--data.init_args.batch_size", "2"),
+        *("--trainer.limit_val_batches", "1", "--trainer.num_sanity_val_steps", "0"),
+        *("--trainer.val_check_interval", "2", "--data.init_args.eval_batch_size", "2"),
+    )
+    for name in ("tokenizer", "latents", "base", "stage1", "stage2", "control"):
+        words = command(name)
+        few = ("--encode.crops_per_image", "1") if name == "latents" else fit
+        enlarger(*words, *run, *few)
+    for name in ("tokenizer", "base", "stage1", "stage2", "control"):
+        assert list(Path("runs", f"mini_nsarm_{name}", "checkpoints").glob("*.ckpt"))
+    Image.new("RGB", (20, 30), (200, 90, 30)).save("small.png")
+    weights = ("--model.init_args.weights", "runs/mini_nsarm_stage2")
+    enlarger(
+        *("predict", "--config", str(MINI / "stage2.yaml"), *run, *weights),
+        *("--data.init_args.predict", "small.png"),
+    )
+    with Image.open("runs/mini_nsarm_stage2/predict/small.png") as large:
+        assert large.size == (80, 120)
 
 
 def test_stages_are_of_one_network() -> None:

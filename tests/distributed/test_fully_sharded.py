@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands.test_next_scale import BASE, TOKENIZER, of
+from tests.commands.test_next_scale import STAGE_ONE, TOKENIZER, TRANSFORMER, of
 from tests.distributed.records import newest
 from tests.distributed.test_two_processes import torchrun
 
 pytestmark = pytest.mark.distributed
 
+BOTH = f"{STAGE_ONE}{TRANSFORMER}"
 METRIC = "[callbacks.psnr.PSNR]"  # and no EMA, which needs whole parameters
 
 
@@ -35,13 +36,14 @@ def test_goes_on_sharded_and_whole(tiny: Path, enlarger: Callable[..., None]) ->
 def test_a_network_with_other_methods_beside_a_frozen_one(
     tiny: Path, enlarger: Callable[..., None]
 ) -> None:
-    """Infinity asks its transformer twice, and a tokenizer that stays whole."""
-    for name, text in (("tokenizer", TOKENIZER), ("base", BASE)):
+    """NSARM asks its transformer twice, and a tokenizer that stays whole; blocks hold blocks."""
+    for name, text in (("tokenizer", TOKENIZER), ("two", BOTH)):
         Path(f"{name}.yaml").write_text(text)
     enlarger(*of("tokenizer"), "--data.init_args.scale", 1)
-    command = [*of("base"), "--trainer.callbacks", "[]", "--data.init_args.val", "null"]
+    command = [*of("two"), "--trainer.callbacks", "[]", "--data.init_args.val", "null"]
     # What is drawn belongs to a batch, and a process has half of one.
-    command += ["--model.init_args.flip_strength", 0, "--model.init_args.text_dropout", 0]
+    command += ["--model.init_args.text_dropout", 0]
+    command += ["--model.init_args.mapper.init_args.dropout", 0]
     more = ("--trainer.max_steps", 4, "--trainer.gradient_clip_val", 1)
     enlarger(*command, *more, "--run.name", "alone")
     torchrun(*command, *more, "--run.name", "parts", strategy="fsdp")

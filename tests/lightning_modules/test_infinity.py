@@ -149,6 +149,26 @@ class TestTexts:
         with pytest.raises(ValueError, match=message):
             model.training_step(batch() | given, 0)
 
+    def test_a_prompt_beside_features_of_captions(self):
+        given = batch() | {"text_features": torch.ones(2, 1, 128), "text_lengths": torch.ones(2)}
+        model = method(encoder=Classes(["a", "b"]), prompt="b")
+        with pytest.raises(ValueError, match="comes with features of its own caption"):
+            model.training_step(given, 0)
+
+    def test_half_features_leave_the_table_as_it_is(self):
+        model, seen = method(text_dropout=1.0), []
+        model.transformer.text_norm.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+        features = torch.ones(2, 1, 128, dtype=torch.float16)
+        model.training_step(
+            batch() | {"text_features": features, "text_lengths": torch.ones(2)}, 0
+        ).backward()
+        assert torch.equal(seen[0][0, 0], model.transformer.no_text[0])
+
+    def test_options_tell_results_apart(self):
+        assert method().options == {}
+        found = method(bits=Bitwise(0.7), encoder=Classes(["a"]), prompt="a").options
+        assert found == {"tau": 0.7, "encoder": "Classes", "prompt": "a"}
+
 
 class TestPictures:
     def test_a_picture_does_not_depend_on_its_batch(self):
@@ -184,7 +204,7 @@ class TestWeights:
         name = "transformer.blocks.1.attention.qkv.weight"
         assert torch.equal(found[name], official["blocks.1.sa.mat_qkv.weight"])
 
-    def test_a_checkpoint_has_the_transformer_alone(self):
+    def test_a_checkpoint_has_the_transformer_alone(self, tmp_path):
         model = method()
         checkpoint = {"state_dict": model.state_dict()}
         model.on_save_checkpoint(checkpoint)
@@ -199,6 +219,12 @@ class TestWeights:
         other.load_state_dict(loaded["state_dict"])
         made = [each.eval().sample(wanted(batch()))["sr"] for each in (model, other)]
         assert torch.equal(*made)
+        told = {**loaded, "frozen": {**loaded["frozen"], "encoder": "t5 0123456789abcdef"}}
+        path = tmp_path / "a.ckpt"
+        torch.save({**told, "pytorch-lightning_version": "2.6"}, path)
+        other.load_weights(path)  # where nothing reads captions, no encoder is needed
+        with pytest.raises(ValueError, match="trained with encoder from t5"):
+            method(encoder=Classes(["a"])).load_weights(path)
         with pytest.raises(ValueError, match="was trained with space from test"):
             Infinity(1, transformer(), space(8)).on_load_checkpoint(loaded)
 

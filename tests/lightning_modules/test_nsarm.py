@@ -6,8 +6,10 @@ import io
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional
 
+from lightning_modules.backbone.texts import Classes
 from lightning_modules.base import class_path
 from lightning_modules.infinity import Infinity
 from lightning_modules.networks.bsq import quantized, scales_of
@@ -112,7 +114,8 @@ class TestStageTwo:
         branches = [Branch(16, 1, 2)] * 2
         torch.manual_seed(0)
         dropping = Transformation(BITS, (2, 2), GRIDS[:2], branches, (8, 8), dropout=0.9)
-        model = NSARM(2, space(), dropping, transformer(), train_mapper=False).train()
+        # Without `train()`, which Lightning does not call either.
+        model = NSARM(2, space(), dropping, transformer(), train_mapper=False)
         model.log = lambda *_, **__: None
         losses = [model.training_step(batch(), 0) for _ in range(2)]
         assert torch.equal(*losses)
@@ -123,7 +126,6 @@ class TestStageTwo:
     def test_it_learns(self):
         torch.manual_seed(0)
         model, given = method(text_dropout=0.0, color_fix="none", bits=Bitwise(0)), batch()
-        model.next_input_mode = "trilinear"
         optimizer = torch.optim.Adam(model.transformer.parameters(), 2e-3)
         for _ in range(200):
             optimizer.zero_grad()
@@ -153,6 +155,13 @@ class TestLatents:
             found.append(model.training_step(each, 0))
         assert torch.equal(*found)
         assert model.enlarged(given["lr"], (32, 32)) is given["lr"]
+
+    def test_latents_without_those_of_lr(self):
+        model = method()
+        latent = model.space.encode(batch()["hr"])
+        given = {"key": ["a", "b"], "latent": latent, "space": model.space.identity}
+        with pytest.raises(ValueError, match=r"encode with --encode\.pairs true"):
+            model.training_step(given, 0)
 
     def test_a_crop_of_another_size(self):
         with pytest.raises(ValueError, match="48x48 pixels has no scales; there are some for 32"):
@@ -190,12 +199,14 @@ class TestPictures:
 
     def test_options_tell_results_apart(self):
         assert method(False).options == {"color_fix": "adain_wavelet"}
-        found = method(bits=Bitwise(0.7), next_input_mode="trilinear", color_fix="none").options
-        assert found == {"tau": 0.7, "next_input_mode": "trilinear"}
+        found = method(bits=Bitwise(0.7), next_input_mode="area", color_fix="none").options
+        assert found == {"tau": 0.7, "next_input_mode": "area"}
+        told = method(color_fix="none", encoder=Classes(["a", "b"]), prompt="b").options
+        assert told == {"encoder": "Classes", "prompt": "b"}
 
 
 class TestWeights:
-    def test_the_released_file(self):
+    def test_the_released_file(self, tmp_path):
         model = method()
         official = random_weights(64, 2, 1, BITS, 128, 8) | released(model.mapper)
         found = model.import_official(official)
@@ -203,6 +214,11 @@ class TestWeights:
         assert torch.equal(found["transformer.head.weight"], official["head.weight"])
         name = "mapper.branches.1.out.3.bias"
         assert torch.equal(found[name], model.mapper.state_dict()["branches.1.out.3.bias"])
+        path = tmp_path / "NSARM.pth"
+        torch.save(official, path)
+        frozen = method(train_mapper=False)
+        frozen.load_weights(path)
+        assert str(path) in frozen.mapper.source
         alone = method(False).import_official(official)
         assert alone.keys() == method(False).state_dict().keys()
 
@@ -228,9 +244,24 @@ class TestWeights:
         checkpoint = {"state_dict": frozen.state_dict()}
         frozen.on_save_checkpoint(checkpoint)
         assert "mapper_weights.ckpt" in checkpoint["frozen"]["mapper"]
+        frozen.setup("test")
+        with pytest.raises(ValueError, match="train_mapper is false, and the mapper has random"):
+            method(train_mapper=False).setup("test")
+        elsewhere = NSARM(2, space(8), mapper(), mapper_weights=str(files["mapper_weights"]))
+        with pytest.raises(ValueError, match="mapper_weights were trained with the tokenizer of"):
+            elsewhere.load_parts(lambda name, _: files[name])
         swapped = method(mapper_weights=str(files["transformer_weights"]))
         with pytest.raises(ValueError, match="do not fit the network"):
             swapped.load_parts(lambda *_: files["transformer_weights"])
+
+    def test_what_an_exported_file_lacks_is_missing(self, tmp_path):
+        first = method(False)
+        save_file(
+            {n: first.state_dict()[n] for n in first.checkpoint_keys()}, tmp_path / "a.safetensors"
+        )
+        method(False).load_weights(tmp_path / "a.safetensors")
+        with pytest.raises(ValueError, match=r"missing \(transformer\."):
+            method().load_weights(tmp_path / "a.safetensors")
 
     def test_a_tokenizer_that_is_not_trained(self):
         model = method()
@@ -277,6 +308,9 @@ class TestWeights:
             "none left for the transformer",
         ),
         (lambda: method(text_dropout=-1), "text_dropout is -1"),
+        (lambda: method(prompt="a cat"), "prompt is 'a cat', and nothing reads it"),
+        (lambda: method(prompt=" ", encoder=Classes(["a"])), "prompt is ' ', and it says nothing"),
+        (lambda: method(bits=Bitwise(guidance_after=3)), "guidance_after is 3; .* 0 to 2"),
     ],
 )
 def test_what_does_not_fit(make, message):

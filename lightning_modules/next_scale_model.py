@@ -1,0 +1,200 @@
+"""Parts of Infinity and NSARM that are the same: tokenizer, texts, what is trained and reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.backbone.bitwise import BitwiseSpace
+from lightning_modules.backbone.texts import Texts, text_of
+from lightning_modules.base import ImageModel
+from lightning_modules.networks.infinity import InfinityTransformer, Text, decay_groups
+from lightning_modules.networks.scales import Scales
+from lightning_modules.next_scale import Bitwise
+
+if TYPE_CHECKING:
+    from datamodules.base import Batch
+
+
+def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    """AdamW as Infinity was trained; 6e-5 is for batches of 4,096."""
+    return torch.optim.AdamW(parameters, lr=6e-5, betas=(0.9, 0.97), weight_decay=0.005, fused=True)
+
+
+class NextScale(ImageModel):
+    """A method whose transformer says the bits of a frozen tokenizer, scale by scale."""
+
+    space: BitwiseSpace
+    space_weights: str | None
+    transformer: InfinityTransformer | None
+    encoder: Texts | None
+    prompt: str | None
+    text_dropout: float
+    bits: Bitwise
+
+    def check_parts(self) -> None:
+        """See that the parts fit one another.
+
+        Raises:
+            ValueError: Transformer and space have other numbers of bits, or a prompt has no reader,
+                or a number is out of range.
+        """
+        if not 0 <= self.text_dropout <= 1:
+            raise ValueError(
+                f"model.init_args.text_dropout is {self.text_dropout}; expected 0 to 1"
+            )
+        reads = self.encoder is not None and self.encoder.reads
+        if self.prompt is not None and not (reads and self.prompt.strip()):
+            raise ValueError(
+                f"model.init_args.prompt is {self.prompt!r}, and "
+                f"{'it says nothing' if reads else 'nothing reads it'}: set "
+                f"{'it to a text, or to null' if reads else 'model.init_args.encoder'}"
+            )
+        if self.transformer is None:
+            return
+        if self.transformer.bits != self.space.bits:
+            raise ValueError(
+                f"model.init_args.transformer is for {self.transformer.bits} bits a token and the "
+                f"space has {self.space.bits}: set the transformer's bits, or the space's vae and "
+                "patch"
+            )
+        after, blocks = self.bits.guidance_after, len(self.transformer.blocks)
+        if after is not None and not 0 <= after <= blocks:
+            raise ValueError(
+                f"model.init_args.bits.init_args.guidance_after is {after}; expected the number of "
+                f"a block, 0 to {blocks}"
+            )
+
+    # ---------------------------------------------------------------------------------- the network
+
+    def text(self, batch: Batch) -> Text | None:
+        """What is known of the captions; None where nobody asks. Raises as ``text_of``."""
+        width = self._network.no_text.shape[1]
+        return text_of(batch, self.encoder, self.prompt, width)
+
+    def predicted(self, batch: Batch, inputs: Tensor, scales: Scales) -> Tensor:
+        """Logits of all scales, (B, n, bits, 2), with some captions left out, as in training.
+
+        Args:
+            batch: Has the captions.
+            inputs: Of ``next_scale.forced``.
+            scales: Of the pictures.
+        """
+        network, count = self._network, len(inputs)
+        known, none = _text_or_none(network, self.text(batch), count)
+        dropped = torch.rand(count, device=inputs.device) < self.text_dropout
+        told = network.told(network.without_text(known, none | dropped))
+        logits: Tensor = network(inputs, scales, told)
+        return logits
+
+    def sampling(self, batch: Batch) -> tuple[Text, Bitwise]:
+        """What ``next_scale.sample`` is told, and how it draws: with guidance, of no text too.
+
+        Args:
+            batch: Has the captions.
+        """
+        network, found = self._network, self.text(batch)
+        known, none = _text_or_none(network, found, len(batch["key"]))
+        with_it = network.without_text(known, none)
+        if found is None:  # then there is nothing to be led away from
+            return with_it, replace(self.bits, guidance=1.0)
+        if self.bits.guidance == 1:
+            return with_it, self.bits
+        without = network.without_text(known, ~none)
+        both = Text(*(torch.cat(pair) for pair in zip(with_it, without, strict=True)))
+        return both, self.bits
+
+    @property
+    def _network(self) -> InfinityTransformer:
+        if self.transformer is None:
+            raise ValueError(f"{type(self).__name__} has no transformer")
+        return self.transformer
+
+    def log_scales(
+        self, scales: Scales, losses: Tensor, logits: Tensor, bits: Tensor, first: int = 0
+    ) -> None:
+        """Log the loss of each scale, and the share of all bits that are right.
+
+        Args:
+            scales: Of the pictures.
+            losses: (B, n), of tokens from scale ``first`` on.
+            logits: (B, n, bits, 2), likewise.
+            bits: (B, n, bits), likewise.
+            first: Number of a scale.
+        """
+        right = (logits[..., 1] > logits[..., 0]) == (bits > 0.5)
+        self.log("train/bit_accuracy", right.float().mean(), prog_bar=True)
+        start = scales.spans[first].start
+        for number, span in enumerate(scales.spans[first:], first + 1):
+            here = slice(span.start - start, span.stop - start)
+            self.log(f"train/loss_scale_{number}", losses[:, here].detach().mean())
+
+    def optimized(self) -> list[dict[str, Any]]:
+        """Norms, biases and tables are not decayed."""
+        return decay_groups(self)
+
+    # --------------------------------------------------------------------------------- what is said
+
+    @torch.no_grad()
+    def decoded(self, total: Tensor) -> Tensor:
+        """Pictures, (B, 3, H, W), of the sum of codes, (B, d, h, w)."""
+        return self.space.pictures(total)
+
+    @torch.no_grad()
+    def encoded(self, pictures: Tensor) -> Tensor:
+        """Latents of pictures, (B, d, h, w), not quantised."""
+        return self.space.encode(pictures)
+
+    @property
+    def options(self) -> dict[str, str | int | float]:
+        """How bits are drawn, and what is told: it tells results of the same weights apart."""
+        found: dict[str, str | int | float] = {**getattr(super(), "options", {})}
+        found |= self.bits.options
+        if self.encoder is not None:
+            found["encoder"] = self.encoder.source or type(self.encoder).__name__
+        if self.prompt is not None:
+            found["prompt"] = self.prompt
+        return found
+
+    # -------------------------------------------------------------------------------------- weights
+
+    def load_parts(self, find: Callable[[str, str], Path]) -> None:
+        """The tokenizer's weights. Args as ``ImageModel.load_parts``."""
+        if self.space_weights is not None:
+            self.space.load_official(find("space_weights", self.space_weights))
+
+    @property
+    def unchecked(self) -> tuple[str, ...]:
+        """As ``ImageModel``'s; and the encoder, where none reads captions here."""
+        reads = self.encoder is not None and self.encoder.reads
+        return (*self.training_only, *(() if reads else ("encoder.",)))
+
+    def setup(self, stage: str) -> None:
+        """See that the tokenizer is a trained one.
+
+        Raises:
+            ValueError: It is not.
+        """
+        super().setup(stage)
+        if not self.space.source:
+            raise ValueError(
+                "the tokenizer of model.init_args.space has random weights: set "
+                "model.init_args.space_weights to the run that trained it, or to a released file"
+            )
+
+
+def _text_or_none(
+    network: InfinityTransformer, text: Text | None, count: int
+) -> tuple[Text, Tensor]:
+    # Features, and where they are to be replaced: all of them where there is no text.
+    table = network.no_text
+    none = torch.full((count,), text is None, device=table.device)
+    if text is not None:
+        return text, none
+    ones = torch.ones(count, dtype=torch.long, device=table.device)
+    return Text(torch.zeros(count, 1, table.shape[1], device=table.device), ones), none
