@@ -3,6 +3,7 @@
     ENLARGER_WEIGHTS=my/weights python -m lightning_modules.backbone.prompt
     python -m lightning_modules.backbone.prompt --model my/sd-turbo --out prompts/invsr.safetensors
     python -m lightning_modules.backbone.prompt --prompt 'a photograph' --negative '' --out ...
+    python -m lightning_modules.backbone.prompt --t5 --model google/flan-t5-xl --prompt .. --out ..
 
 Without --prompt and --negative the texts are InvSR's, without --model the encoder is SD-Turbo's.
 Needs transformers, once.
@@ -13,12 +14,17 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from lightning_modules.backbone.condition import FixedPrompt, TextEncoder
+from lightning_modules.backbone.texts import T5
 
 log = logging.getLogger(__name__)
+
+Encode = Callable[[Sequence[str]], Tensor]
 
 MODEL = "stabilityai/sd-turbo"
 OUT = "$ENLARGER_WEIGHTS/invsr_prompt.safetensors"
@@ -46,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         out = _place(options.out, options.overwrite)
-        encoder = TextEncoder(options.model, options.revision)
+        encoder, encode = _encoder(options)
         out.parent.mkdir(parents=True, exist_ok=True)
-        FixedPrompt.write(out, encoder, options.prompt, options.negative)
+        FixedPrompt.write(out, encode, options.prompt, None if options.t5 else options.negative)
         written = FixedPrompt(out)
     except (ValueError, OSError) as error:
         log.error("error: %s", error)
@@ -56,6 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens, channels = written.prompt.shape
     log.info("%s: %d tokens of %d channels, by %s", out, tokens, channels, encoder.source)
     return 0
+
+
+def _encoder(options: argparse.Namespace) -> tuple[T5 | TextEncoder, Encode]:
+    if not options.t5:
+        clip = TextEncoder(options.model, options.revision)
+        return clip, clip
+    t5 = T5(options.model, options.revision)
+    return t5, lambda texts: t5(texts).features
 
 
 def _place(given: str, overwrite: bool) -> Path:
@@ -83,6 +97,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=MODEL,
         help="folder with text_encoder and tokenizer in diffusers' layout, or a name on the hub "
         "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--t5",
+        action="store_true",
+        help="the model is T5's encoder, in transformers' layout: for NSARM and Infinity, "
+        "lightning_modules.backbone.texts.FixedText; there is no negative then",
     )
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
     parser.add_argument(

@@ -89,10 +89,11 @@ class T5(Texts):
 
 
 class FixedText(Texts):
-    """Features of one text for all pictures, from a file as of ``FixedPrompt``; no encoder runs.
+    """Features of one text for all pictures, from a file; no encoder runs.
 
     Args:
-        path: The safetensors file; may hold environment variables.
+        path: The safetensors file that ``python -m lightning_modules.backbone.prompt --t5`` wrote;
+            may hold environment variables.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -103,6 +104,11 @@ class FixedText(Texts):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
+        if not Path(os.path.expandvars(path)).expanduser().is_file():
+            raise FileNotFoundError(
+                f"model.init_args.encoder: no features of a text at {path}; make them by python -m "
+                f"lightning_modules.backbone.prompt --t5 --model google/flan-t5-xl --out {path}"
+            )
         self.prompt = FixedPrompt(path)
         self.width, self.source = self.prompt.prompt.shape[-1], self.prompt.source
 
@@ -212,7 +218,8 @@ def _t5(place: str, revision: str | None) -> tuple[Any, Any]:
         tokenizer = library.AutoTokenizer.from_pretrained(place, revision=revision)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"{place} has no T5 that can be read ({str(error).splitlines()[0]}): expected a folder "
-            "in transformers' layout, or a name on the hub that is in its cache or can be fetched"
+            f"model.init_args.encoder: {place} has no T5 that can be read "
+            f"({str(error).splitlines()[0]}): expected a folder in transformers' layout, or a name "
+            "on the hub that is in its cache or can be fetched"
         ) from error
     return tokenizer, model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lightning_modules.backbone import prompt
 from lightning_modules.backbone.condition import FixedPrompt
 from lightning_modules.backbone.texts import T5, Classes, FixedText, text_of
 from tests import small_t5
@@ -51,6 +52,18 @@ def test_one_text_from_a_file(tmp_path):
     assert torch.equal(said.features, features.expand(2, -1, -1))
     assert said.lengths.tolist() == [3, 3]
     assert "text.safetensors" in found.source
+
+
+def test_the_command_that_writes_such_a_file(folder, tmp_path):
+    out = tmp_path / "text.safetensors"
+    with pytest.raises(FileNotFoundError, match=r"no features of a text at .*prompt --t5"):
+        FixedText(out)
+    words = ("--t5", "--model", folder, "--prompt", "a red car", "--out", str(out))
+    assert prompt.main(words) == 0
+    said = FixedText(out)(["", ""])
+    expected = T5(folder)(["a red car"])
+    torch.testing.assert_close(said.features[1:], expected.features)
+    assert said.lengths.tolist() == [4, 4]
 
 
 def test_classes_are_learned():
