@@ -143,6 +143,7 @@ class _Running:
         self.before = job.note()
         # A run goes on by itself where it stands, which is wrong on another base or other settings.
         changed = self.before.inputs not in (None, self.inputs)
+        changed = changed or self.before.arguments not in (None, [*job.arguments])
         self.resumes = job.arguments[0] == "fit" and not changed
         afresh = ("--run.overwrite", "true") if job.arguments[0] == "fit" and changed else ()
         threads = str(max(1, (os.cpu_count() or 1) // at_once))

@@ -70,12 +70,13 @@ def test_another_argument_or_input_is_done_anew(folder: Path) -> None:
     assert said(folder) == ["test 1", "test 2", "test 2"]
 
 
-def test_training_on_another_base_begins_afresh(folder: Path) -> None:
-    """With equal inputs it goes on by itself, where it stands."""
+def test_another_training_or_base_begins_afresh(folder: Path) -> None:
+    """`main.py` would refuse to go on with other settings, and go on upon another base."""
     run_jobs([Job("f", ("fit",), folder / "f", inputs=lambda: "x")], 1, nothing)
     run_jobs([Job("f", ("fit", "more"), folder / "f", inputs=lambda: "x")], 1, nothing)
     run_jobs([Job("f", ("fit", "more"), folder / "f", inputs=lambda: "y")], 1, nothing)
-    assert said(folder) == ["fit", "fit more", "fit more --run.overwrite true"]
+    anew = "fit more --run.overwrite true"
+    assert said(folder) == ["fit", anew, anew]
 
 
 def test_what_it_made_before_is_removed(folder: Path) -> None:
