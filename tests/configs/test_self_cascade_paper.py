@@ -264,3 +264,52 @@ def test_models(model: str, base: str, home: Path, bases: Path, enlarger: Any) -
         *("--trainer.callbacks", REPO / "configs/callbacks/generator.yaml"),
     )
     assert json.loads(Path(f"runs/{model}/results.json").read_text())["results"]
+
+
+SMALL = EXPERIMENTS / "self_cascade_64"
+
+
+def narrow(name: str, home: Path) -> str:
+    """A file of the run on a GPU with a network of a sixteenth of its widths."""
+    config = yaml.safe_load((SMALL / f"{name}.yaml").read_text())
+    network = config["model"]["init_args"]["denoiser"]["init_args"]["network"]
+    network["block_out_channels"] = [n // 16 for n in network["block_out_channels"]]
+    network |= {"norm_num_groups": 4, "attention_head_dim": 2, "layers_per_block": 1}
+    for key in ("data", "degradation"):
+        config[key] = str((SMALL / config[key]).resolve())
+    config["trainer"] |= {"callbacks": None, "precision": "32"}
+    path = home / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return str(path)
+
+
+def test_the_larger_miniature_for_a_gpu(home: Path, enlarger: Enlarger) -> None:
+    """64 px to 128, and from the same base to 256: sixteen times the pixels."""
+    for part in ("train", "test"):
+        members = {f"{n}.png": (n, 128) for n in range(4)}
+        shard(home / "lsun_bedroom_128" / f"{part}-000.tar", members)
+    run = (*RUN[:-2], "--data.init_args.eval_batch_size", "2", "--run.root", "runs")
+    few = ("--model.init_args.steps", "2")
+    enlarger("fit", "--config", narrow("base", home), *run, *FIT, *few, "--run.name", "base")
+    base = ("--model.init_args.denoiser_weights", "runs/base", *RUN[-2:])
+    enlarger("fit", "--config", narrow("tuned", home), *run, *FIT, *base, "--run.name", "tuned")
+    free = ("--config", narrow("tf", home), *run, *base, "--run.name", "tf")
+    enlarger("test", *free)
+    seeds = (
+        *("--data.init_args.predict", "datamodules.prompts.Seeds", "--data.init_args.scale", "4"),
+        *("--data.init_args.predict.init_args.count", "1"),
+        *("--data.init_args.predict.init_args.size", "256"),
+    )
+    enlarger("predict", *free, *seeds)
+    with Image.open(next(Path("runs/tf/predict").glob("*.png"))) as picture:
+        assert picture.size == (256, 256)
+
+
+def test_its_files_are_of_one_base() -> None:
+    base, free, tuned = (
+        yaml.safe_load((SMALL / f"{name}.yaml").read_text())["model"]["init_args"]
+        for name in ("base", "tf", "tuned")
+    )
+    networks = [each["denoiser"]["init_args"]["network"] for each in (base, free, tuned)]
+    assert networks[0] == networks[1] == networks[2]
+    assert base["schedule"] == free["schedule"] == tuned["schedule"]
