@@ -85,6 +85,8 @@ class Parser(LightningArgumentParser):
 
 def _check_links(config: Namespace) -> None:
     for target, source in LINKS.items():
+        if source.partition(".")[0] not in config:  # the arguments of a class within the data
+            continue
         value, right = config.get(target), config.get(source)
         if value in (None, right, _default(config, target)):
             continue

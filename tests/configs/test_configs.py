@@ -33,7 +33,9 @@ ABLATIONS = {
 NO_HR = [name for name in EXPERIMENTS if name.endswith(("realset80.yaml", "rp60.yaml"))]
 # Those that stand on another run, or on data that no test makes, have tests of their own.
 OWN_TESTS = [
-    n for n in EXPERIMENTS if re.search(r"/mini/|casarbi|latent_lpips|sd_turbo|self_cascade", n)
+    n
+    for n in EXPERIMENTS
+    if re.search(r"/mini/|casarbi|latent_lpips|sd_turbo|self_cascade|nsarm_8b", n)
 ]
 NEED_WEIGHTS = [name for name in EXPERIMENTS if "imdn" in name or name in NO_HR]
 
