@@ -95,16 +95,21 @@ def write(plan: Plan, said: Sequence[str], folder: Path) -> None:
     sys.stdout.write(f"{text}\n{path}\n{picture or 'no picture: some of its rows are missing'}\n")
 
 
-def placed(page: str, text: str) -> str:
+def placed(page: str, text: str, marks: tuple[str, str] = MARKS) -> str:
     """A page with the text between its marks.
+
+    Args:
+        page: As it was.
+        text: What is to stand there.
+        marks: Before it and after it.
 
     Raises:
         ValueError: It has no marks.
     """
-    before, first, rest = page.partition(MARKS[0])
-    _, second, after = rest.partition(MARKS[1])
+    before, first, rest = page.partition(marks[0])
+    _, second, after = rest.partition(marks[1])
     if not (first and second):
-        raise ValueError(f"the page has no {MARKS[0]} followed by {MARKS[1]}: add both")
+        raise ValueError(f"the page has no {marks[0]} followed by {marks[1]}: add both")
     return f"{before}{first}\n\n{text}\n{second}{after}"
 
 

@@ -202,6 +202,7 @@ NSARM = Method(
             "drawing bits looks more natural than the likelier ones", "nsarm", "greedy", ("swd",)
         ),
     ),
+    headline="NSARM looks more natural than a regression",
     data="configs/data/nsarm_mini.yaml",
     side=64,
     tables=tables,

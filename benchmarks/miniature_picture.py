@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,16 +11,18 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmarks.miniature_callbacks import HR, OUTPUTS
 from benchmarks.miniature_numbers import Measured, set_of
 from benchmarks.miniature_plan import Plan
+from benchmarks.miniature_plane import Plane, chart
+from benchmarks.miniature_report import COLUMNS
 
 SIDE, GAP, LINE, FONT_SIZE = 192, 6, 20, 13  # pixels
 
 
 def draw(plan: Plan, path: Path) -> Path | None:
-    """Draw a line of pictures for each image and scale, a column for each row.
+    """Draw a line of pictures for each image and scale, a column for each row; and the plane.
 
     Args:
         plan: Its commands are done.
-        path: The file.
+        path: The file; that of perception against distortion ends in ``_plane``.
 
     Returns:
         The file, or None where a row of the picture was not measured.
@@ -36,7 +39,29 @@ def draw(plan: Plan, path: Path) -> Path | None:
             files.append(first.run / OUTPUTS / HR / f"{key}.png")
             lines.append((f"{set_of(key.partition('/')[0])} x{scale:g}", files))
     page([names[n] for n in rows] + ["HR"], lines).save(path, optimize=True)
+    if plan.method.plane:
+        chart(_planes(plan)).save(path.with_name(f"{path.stem}_plane.png"), optimize=True)
     return path
+
+
+def _planes(plan: Plan) -> list[Plane]:
+    rows = {r.label: Measured(plan.run_of(r.name), plan.seeds[0]) for r in plan.rows if not r.data}
+    scale = plan.method.shown_scales[0]
+
+    def points(metric: str) -> dict[str, tuple[float, float]]:
+        means = {
+            label: (r.means("psnr", scale), r.means(metric, scale)) for label, r in rows.items()
+        }
+        return {
+            label: (statistics.fmean(psnr), statistics.fmean(found))
+            for label, (psnr, found) in means.items()
+            if psnr and found
+        }
+
+    found = [
+        Plane(COLUMNS["psnr"], COLUMNS[metric], points(metric)) for metric in plan.method.plane
+    ]
+    return [plane for plane in found if plane.points]
 
 
 def chosen(keys: Sequence[str], wanted: Sequence[str]) -> list[str]:

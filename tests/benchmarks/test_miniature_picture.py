@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 
 from benchmarks.miniature_picture import GAP, LINE, SIDE, chosen, page, wrapped
+from benchmarks.miniature_plane import COLOR, FOOT, MARGIN, PANEL, TOP, Plane, chart
 
 KEYS = ["kodak_x2_7/kodim01/0", "kodak_x2_7/kodim02/0", "set14_x2_7/baboon/0", "set14_x2_7/lenna/0"]
 
@@ -38,3 +39,18 @@ def test_labels_are_wrapped_at_words() -> None:
     assert wrapped("one two three", 7, len) == ["one two", "three"]
     assert wrapped("incomprehensible", 7, len) == ["incomprehensible"]
     assert wrapped("one", 7, len) == ["one"]
+
+
+def test_the_better_corner_of_a_plane_is_the_upper_right_one() -> None:
+    points = {"best": (30.0, 1.0), "worst": (20.0, 9.0), "middle": (25.0, 5.0)}
+    picture = chart([Plane("PSNR-Y, dB", "SWD", points)])
+    assert picture.size == PANEL
+    right, top, left, bottom = PANEL[0] - MARGIN, TOP, MARGIN, PANEL[1] - FOOT
+    middle = ((left + right) // 2, (top + bottom) // 2)
+    for x, y in ((right, top), (left, bottom), middle):
+        assert picture.getpixel((x, y)) == ImageColor.getrgb(COLOR)
+    assert picture.getpixel((left, top)) != ImageColor.getrgb(COLOR)
+
+
+def test_one_point_is_a_plane_too() -> None:
+    chart([Plane("PSNR-Y, dB", "SWD", {"only": (30.0, 1.0)})])
