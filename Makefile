@@ -1,6 +1,7 @@
 # make demo   train, test and use a small model on photographs that come with the environment (minutes on a CPU)
 # make test   everything that CI checks
 # make test-slow   what takes longer: runs on several processes, and the like
+# make bench-gpu   all that is measured on a GPU; without one, what that would be
 # make test-faults   two nodes that lose power, cables and disks, again and again (a quarter of an hour; needs root)
 # All first make the environment in .venv, and do nothing about it the second time.
 
@@ -9,7 +10,7 @@ BIN := .venv/bin
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: install demo test test-slow test-faults lint types pytest clean
+.PHONY: install demo test test-slow test-faults lint types pytest clean bench-gpu
 
 install: .venv/.installed
 
@@ -54,6 +55,9 @@ test-slow: install
 # Its report is committed.
 test-faults: install
 	OMP_NUM_THREADS=1 ENLARGER_FAULTS=benchmarks/results/faults.json $(BIN)/pytest -s -m slow tests/distributed/test_faults.py
+
+bench-gpu: install
+	$(BIN)/python -m benchmarks.gpu
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -66,7 +66,8 @@ def _panel(
         )
         for label, (distortion, perception) in plane.points.items()
     }
-    taken: list[tuple[float, float, float]] = []  # left, right and top of what is written
+    # Left, right and top of what labels must not cover: the dots, then one another.
+    taken = [(px - DOT, px + DOT, py - FONT_SIZE / 2) for px, py in dots.values()]
     for label, (px, py) in sorted(dots.items(), key=lambda dot: dot[1][1]):
         pen.ellipse([px - DOT, py - DOT, px + DOT, py + DOT], COLOR)
         length = pen.textlength(label, font)
