@@ -243,8 +243,8 @@ def markdown(report: dict[str, Any], name: str) -> str:
     text.append(_claims(results))
     pictures = f"../../benchmarks/results/{name}_miniature"
     text.append(f"![Crops]({pictures}.png)")
-    if results.get("plane"):
-        text.append(f"![Perception against distortion, a point a row]({pictures}_plane.png)")
+    for metric in results.get("plane", []):
+        text.append(f"![{COLUMNS[metric]} against PSNR, a point a row]({pictures}_{metric}.svg)")
     return "\n\n".join(filter(None, text)) + "\n"
 
 

@@ -274,7 +274,8 @@ class Metric(Callback, ABC):
             )
         self.scale = float(dataset.scale)
         self._values[dataloader_idx].append((keys, self.measure(sr, hr, batch).detach()))
-        if self.control and "lr" in batch:
+        # Where LR is HR, as for a tokenizer, there is nothing to beat.
+        if self.control and "lr" in batch and not torch.equal(batch["lr"], hr):
             bicubic = resize(batch["lr"], hr.shape[-2:])
             measured = self.measure_control(bicubic, hr, batch).detach()
             self._controls[dataloader_idx].append((keys, measured))

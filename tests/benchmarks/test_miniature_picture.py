@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
-from PIL import Image, ImageColor
+import pytest
+from PIL import Image
 
+from benchmarks import miniature_picture
+from benchmarks.miniature_comparison import COMPARISON
 from benchmarks.miniature_picture import GAP, LINE, SIDE, chosen, page, wrapped
-from benchmarks.miniature_plane import COLOR, FOOT, MARGIN, PANEL, TOP, Plane, chart
+from benchmarks.miniature_plan import Plan
+from callbacks.scatter import Point
 
 KEYS = ["kodak_x2_7/kodim01/0", "kodak_x2_7/kodim02/0", "set14_x2_7/baboon/0", "set14_x2_7/lenna/0"]
 
@@ -41,16 +46,24 @@ def test_labels_are_wrapped_at_words() -> None:
     assert wrapped("one", 7, len) == ["one"]
 
 
-def test_the_better_corner_of_a_plane_is_the_upper_right_one() -> None:
-    points = {"best": (30.0, 1.0), "worst": (20.0, 9.0), "middle": (25.0, 5.0)}
-    picture = chart([Plane("PSNR-Y, dB", "SWD", points)])
-    assert picture.size == PANEL
-    right, top, left, bottom = PANEL[0] - MARGIN, TOP, MARGIN, PANEL[1] - FOOT
-    middle = ((left + right) // 2, (top + bottom) // 2)
-    for x, y in ((right, top), (left, bottom), middle):
-        assert picture.getpixel((x, y)) == ImageColor.getrgb(COLOR)
-    assert picture.getpixel((left, top)) != ImageColor.getrgb(COLOR)
-
-
-def test_one_point_is_a_plane_too() -> None:
-    chart([Plane("PSNR-Y, dB", "SWD", {"only": (30.0, 1.0)})])
+def test_rows_are_points_of_a_plane(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = {"bicubic": ([24.0], [9.0]), "nsarm": ([22.0, 24.0], [5.0, 7.0])}
+    monkeypatch.setattr(
+        miniature_picture,
+        "Measured",
+        lambda run, seed: SimpleNamespace(
+            means=lambda metric, scale: numbers[run.name][metric != "psnr"]
+        ),
+    )
+    seen: list[list[Point]] = []
+    monkeypatch.setattr(
+        miniature_picture, "scatter", lambda points, *_, **__: seen.append(points) or ""
+    )
+    only = tuple(numbers)
+    plan = Plan("comparison", COMPARISON, Path("runs"), Path("data.yaml"), (0, 1), only=only)
+    miniature_picture.plane(plan, "niqe")
+    deviation = 2**0.5
+    assert [point[1:] for point in seen[0]] == [
+        ("bicubic", (24.0, 9.0), (0.0, 0.0)),
+        ("NSARM", (23.0, 6.0), (pytest.approx(deviation), pytest.approx(deviation))),
+    ]
