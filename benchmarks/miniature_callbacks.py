@@ -13,7 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from callbacks.base import Measured, Metric, MetricProtocol, Record, output_image
+from callbacks.base import Measured, Metric, MetricProtocol, Record
+from callbacks.evaluation import output_image
 from callbacks.image_file import Extras, write_image
 
 if TYPE_CHECKING:

@@ -100,7 +100,7 @@ def test_the_first_images_of_each_dataset_in_its_order(tmp_path: Path) -> None:
     class Look(SampleGrid):
         keys: list[str]
 
-        def _draw(self, *arguments: Any) -> None:
+        def _finish(self, *arguments: Any) -> None:
             self.keys = [key for key in self._wanted if key in self._rows]
 
     backwards = DataLoader(Pictures(5, "a"), 1, sampler=[4, 3, 2, 1, 0], collate_fn=collate)
