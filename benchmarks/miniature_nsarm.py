@@ -28,7 +28,7 @@ _STARTS = (
     *("--model.init_args.transformer_weights", "{base}"),
 )
 _PICTURES = ("--data", "configs/data/nsarm_mini.yaml", *_DEGRADED)
-_EIGHT = ("--data.init_args.batch_size", "8")  # as in its own miniature
+_EIGHT = ("--data.init_args.batch_size", "8")  # about the time of base and both stages
 _LAST = ("--checkpoint.keep_best", "0")
 _STRENGTHS = "configs/data/nsarm_mini_strengths.yaml"
 _JUDGED = ("psnr", "ssim", "swd")
