@@ -267,6 +267,14 @@ def test_shards_over_http(two, prepared, tmp_path):
     assert source.read(0)["meta"]["path"] == f"{two.url}/t-000.tar"
 
 
+def test_an_address_behind_a_variable(two, prepared, monkeypatch):
+    monkeypatch.setenv("SHARDS", two.url)
+    check(prepared("$SHARDS/t-{000..001}.tar"))
+    monkeypatch.setenv("SHARDS", f"pipe:cat {two.root}")
+    with pytest.raises(ValueError, match="would run a command"):
+        prepared("$SHARDS/t-{000..001}.tar")
+
+
 def test_indices_and_shards_are_kept(two, prepared):
     check(prepared(f"{two.url}/t-{{000..001}}.tar"))
     two.requests.clear()
