@@ -354,6 +354,19 @@ def test_a_shard_is_served_with_other_bytes(two, prepared, caplog):
     np.testing.assert_array_equal(source.read(2)["hr"], pixels(seed=2))
 
 
+def test_a_cached_shard_is_damaged_again_and_again(two, prepared, tmp_path):
+    source = prepared(f"{two.url}/t-{{000..001}}.tar")
+    offset = int(source._table.columns["hr"].offsets[1])
+    for times in (1, 2, 3):
+        check(source)
+        assert two.got("t-000.tar") == times
+        (tar,) = tmp_path.glob("cache/*t-000.tar")
+        with tar.open("r+b") as file:  # what has it open sees it
+            file.seek(offset + 30)
+            file.write(b"????")
+    check(source)
+
+
 def test_a_proxy_gives_other_bytes_once(two, prepared):
     """The checksum of the whole is that of another file: it is fetched again."""
     source = prepared(f"{two.url}/t-{{000..001}}.tar")
