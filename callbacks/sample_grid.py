@@ -171,8 +171,13 @@ class SampleGrid(Callback):
         if not rows or not trainer.is_global_zero:
             return
         picture = compose(rows)
-        self.path = Path(trainer.default_root_dir, "samples", f"{name}.png")
-        write_image(self.path, picture, Extras(), "png", quality=100)
+        path = Path(trainer.default_root_dir, "samples", f"{name}.png")
+        try:
+            write_image(path, picture, Extras(), "png", quality=100)
+        except OSError as error:  # pictures to look at are not worth a run
+            log.warning("%s could not be written (%s)", path, error)
+            return
+        self.path = path
         log.info("pictures side by side: %s", self.path)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
