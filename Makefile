@@ -2,6 +2,7 @@
 # make test   everything that CI checks
 # make test-slow   what takes longer: runs on several processes, and the like
 # make test-faults   two nodes that lose power, cables and disks, again and again (a quarter of an hour; needs root)
+# make soak   hours of training while something goes wrong every few minutes, compared with an undisturbed run
 # All first make the environment in .venv, and do nothing about it the second time.
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := .venv/bin
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: install demo test test-slow test-faults lint types pytest clean
+.PHONY: install demo test test-slow test-faults soak lint types pytest clean
 
 install: .venv/.installed
 
@@ -54,6 +55,10 @@ test-slow: install
 # Its report is committed.
 test-faults: install
 	OMP_NUM_THREADS=1 ENLARGER_FAULTS=benchmarks/results/faults.json $(BIN)/pytest -s -m slow tests/distributed/test_faults.py
+
+# Writes its report and the page docs/soak.md. A full disk needs root, for a small one of its own.
+soak: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak --hours 2
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
