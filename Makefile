@@ -3,6 +3,7 @@
 # make test-slow   what takes longer: runs on several processes, and the like
 # make bench-gpu   all that is measured on a GPU; without one, what that would be
 # make test-faults   two nodes that lose power, cables and disks, again and again (a quarter of an hour; needs root)
+# make soak   hours of training while something goes wrong every few minutes, compared with an undisturbed run
 # All first make the environment in .venv, and do nothing about it the second time.
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := .venv/bin
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: install demo test test-slow test-faults lint types pytest clean bench-gpu
+.PHONY: install demo test test-slow test-faults soak lint types pytest clean bench-gpu
 
 install: .venv/.installed
 
@@ -58,6 +59,10 @@ test-faults: install
 
 bench-gpu: install
 	$(BIN)/python -m benchmarks.gpu
+
+# Writes its report and the page docs/soak.md. A full disk needs root, for a small one of its own.
+soak: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak --hours 2
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

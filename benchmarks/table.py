@@ -18,7 +18,7 @@ from benchmarks import miniature, miniature_generators, miniature_report
 from benchmarks.miniature_jobs import REPOSITORY
 from benchmarks.miniature_numbers import FAILS, HOLDS, OPEN
 from benchmarks.miniature_rows import METHODS, kind_of
-from benchmarks.report import RESULTS
+from benchmarks.report import RESULTS, placed
 from callbacks.results_file import write_whole
 
 MARKS = ("<!-- results -->", "<!-- end of results -->")
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, text in texts().items():
         path = REPOSITORY / name
         marks = miniature.MARKS if name.startswith("docs/methods/") else MARKS
-        write_whole(path, miniature.placed(path.read_text(), text, marks))
+        write_whole(path, placed(path.read_text(), text, marks))
         sys.stdout.write(f"{name}\n")
     return 0
 

@@ -132,8 +132,13 @@ class SampleGrid(EvaluationCallback):
             return
         picture, step = compose(rows), steps_done(trainer, pl_module)
         name = f"{stage}-{step:08d}" if trainer.state.fn == TrainerFn.FITTING else stage
-        self.path = Path(trainer.default_root_dir, "samples", f"{name}.png")
-        write_image(self.path, picture, Extras(), "png", quality=100)
+        path = Path(trainer.default_root_dir, "samples", f"{name}.png")
+        try:
+            write_image(path, picture, Extras(), "png", quality=100)
+        except OSError as error:  # pictures to look at are not worth a run
+            log.warning("%s could not be written (%s)", path, error)
+            return
+        self.path = path
         log.info("pictures side by side: %s", self.path)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

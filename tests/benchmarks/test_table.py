@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import miniature
 from benchmarks.miniature_rows import METHODS
+from benchmarks.report import placed
 from benchmarks.table import MARKS, TITLES, count, measured, texts
 from tests.conftest import REPO
 
@@ -52,4 +52,4 @@ def test_every_method_with_claims_has_a_headline_and_a_title() -> None:
 @pytest.mark.parametrize("name", ["docs/results.md", "README.md"])
 def test_pages_say_what_the_numbers_say(name: str) -> None:
     content = (REPO / name).read_text()
-    assert miniature.placed(content, texts()[name], MARKS) == content
+    assert placed(content, texts()[name], MARKS) == content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,20 @@ def test_files_of_fit_validate_and_test(tmp_path: Path, caplog: pytest.LogCaptur
     assert "val.png" in drawn(tmp_path)
     assert grid.path == tmp_path / "samples/test.png"
     assert Image.open(grid.path).format == "PNG"
+
+
+def test_a_full_disk_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("callbacks.sample_grid.write_image", full)
+    grid = SampleGrid()
+    trainer(tmp_path, grid, max_epochs=2).fit(Tiny(), loader(), loader())
+    assert drawn(tmp_path) == []
+    assert grid.path is None
+    assert caplog.text.count("could not be written ([Errno 28] No space left on device)") == 2
 
 
 def test_the_first_images_of_each_dataset_in_its_order(tmp_path: Path) -> None:
