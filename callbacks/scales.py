@@ -136,17 +136,25 @@ class ScaleReport(EvaluationCallback):
             if each
         }
         if trainer.is_global_zero:
-            folder = Path(trainer.default_root_dir, "samples")
             step = f"-{steps_done(trainer, pl_module):08d}"
             name = stage + step * (trainer.state.fn == TrainerFn.FITTING)
             rows = {key: strips[key] for key in self._wanted if key in strips}
-            write_image(folder / f"scales-{name}.png", compose(rows), Extras(), "png", quality=100)
-            write_whole(folder / f"scales-{name}.json", json.dumps(summaries, indent=1) + "\n")
-            log.info("pictures after each scale: %s", folder / f"scales-{name}.png")
+            try:
+                self._write(Path(trainer.default_root_dir, "samples"), name, rows, summaries)
+            except OSError as error:  # pictures to look at are not worth a run
+                log.warning("scales-%s could not be written (%s)", name, error)
         for dataset, summary in summaries.items():
             middle = f"{dataset}/" if len(self._names) > 1 else ""
             for key, value in _over_all_bits(summary["scales"]).items():
                 pl_module.log(f"{stage}/{middle}{key}", value, rank_zero_only=True)
+
+    def _write(
+        self, folder: Path, name: str, rows: dict[str, list[Panel]], summaries: dict[str, Any]
+    ) -> None:
+        path = folder / f"scales-{name}.png"
+        write_image(path, compose(rows), Extras(), "png", quality=100)
+        write_whole(path.with_suffix(".json"), json.dumps(summaries, indent=1) + "\n")
+        log.info("pictures after each scale: %s", path)
 
 
 def _over_all_bits(scales: list[dict[str, Any]]) -> dict[str, float]:
