@@ -65,7 +65,7 @@ class Parts:
         blocks = max(1, round(DEPTH * depth))
         self.network = InfinityTransformer(depth=blocks, width=128 * heads, heads=heads)
         widths = [max(32, round(w * width / 32) * 32) for w in VAE]
-        self.space = BitwiseSpace(BitwiseVAE(14, widths))
+        self.space = BitwiseSpace(BitwiseVAE(14, widths, groups=min(32, min(widths) // 4)))
         branches = [
             Branch(_even(b.width * width, 4), max(1, round(b.layers * depth)), 4) for b in RELEASED
         ]

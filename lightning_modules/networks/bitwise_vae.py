@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +31,11 @@ class BitwiseVAE(nn.Module):
         bits: Channels of the latent, d.
         widths: Channels of each level; all but the last one halve the sides.
         layers: Residual blocks a level of the encoder; the decoder has one more.
+        groups: Of channels, in each norm. The mean of a group over the picture is taken away, so
+            groups of one channel would leave pictures without a colour.
 
     Raises:
-        ValueError: A width is no multiple of 32, the groups of its norms; or a number is below 1.
+        ValueError: A width is not twice the groups, or three or more times; or a number is below 1.
     """
 
     def __init__(
@@ -40,17 +43,23 @@ class BitwiseVAE(nn.Module):
         bits: int = 14,
         widths: Sequence[int] = (128, 256, 512, 512),
         layers: int = 2,
+        groups: int = 32,
     ) -> None:
         super().__init__()
-        if bits < 1 or layers < 1 or not widths:
+        if min(bits, layers, groups) < 1 or not widths:
             raise ValueError(
-                f"bits is {bits}, layers {layers} and widths {list(widths)}; expected 1 or more"
+                f"bits is {bits}, layers {layers}, groups {groups} and widths {list(widths)}; "
+                "expected 1 or more"
             )
-        if wrong := [width for width in widths if width < 1 or width % 32]:
-            raise ValueError(f"widths are {list(widths)}; expected multiples of 32, not {wrong[0]}")
+        if wrong := [width for width in widths if width < 2 * groups or width % groups]:
+            raise ValueError(
+                f"widths are {list(widths)}; expected twice the {groups} groups of the norms, or "
+                f"three or more times, not {wrong[0]}: set other widths, or groups"
+            )
         from diffusers.models.autoencoders.vae import Decoder, Encoder  # a second
 
-        kept = {"block_out_channels": tuple(widths), "layers_per_block": layers}
+        kept: dict[str, Any] = {"block_out_channels": tuple(widths), "layers_per_block": layers}
+        kept |= {"norm_num_groups": groups}
         self.bits = bits
         self.encoder = Encoder(
             out_channels=bits,

@@ -19,7 +19,7 @@ from tests import small_t5
 Enlarger = Callable[..., None]
 Refusal = Callable[..., str]
 
-VAE = "{bits: 4, widths: [32, 32, 32, 32], layers: 1}"
+VAE = "{bits: 4, widths: [32, 32, 32, 32], layers: 1, groups: 8}"
 GRIDS = "[[1, 1], [2, 2], [3, 3], [4, 4]]"
 TOKENIZER = f"""
 class_path: lightning_modules.tokenizer.Tokenizer

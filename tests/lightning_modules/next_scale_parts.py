@@ -17,7 +17,7 @@ def vae(seed: int = 3) -> BitwiseVAE:
     """Of factor 8, whatever the global generator is."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return BitwiseVAE(BITS, (32, 32, 32, 32), 1)
+        return BitwiseVAE(BITS, (32, 32, 32, 32), 1, groups=8)
 
 
 def space(seed: int = 3) -> BitwiseSpace:

@@ -47,7 +47,7 @@ def test_other_sizes_have_their_share():
 
 @pytest.mark.parametrize("wrapper", ["vae", "ema", None])
 def test_released_weights(tmp_path, wrapper):
-    widths = (32, 32, 32, 32)
+    widths = (64, 64, 64, 64)
     _, official = released(widths, BITS, True)
     path = tmp_path / "vae.pth"
     torch.save({wrapper: official} if wrapper else official, path)

@@ -13,7 +13,7 @@ from lightning_modules.networks import bsq
 from lightning_modules.networks.bitwise_vae import BitwiseVAE, from_official
 from tests.reference.vqgan import VQGAN
 
-TINY = (32, 64, 64)
+TINY = (64, 64, 64)
 
 
 def released(widths: tuple[int, ...], bits: int, inner: bool) -> tuple[Any, dict[str, Tensor]]:
@@ -89,6 +89,16 @@ def test_pictures_to_bits_and_back() -> None:
     assert sum(scale.bits[0].numel() for scale in scales) == 6 * (1 + 6 + 24)
 
 
+def test_the_colour_of_a_picture_gets_through() -> None:
+    """Of groups of one channel, the norm before the last layer would take it away."""
+    torch.manual_seed(0)
+    vae = BitwiseVAE(4, (32, 32), 1, groups=8).eval()
+    said = torch.randn(6, 4, 1, 1).sign().expand(-1, -1, 8, 8)
+    with torch.no_grad():
+        colors = vae.decode(said)[:, :, 6:-6, 6:-6].mean((2, 3))  # away from the border
+    assert float(colors.std(0).min()) > 0.05
+
+
 def test_latents_are_in_full_precision() -> None:
     vae = BitwiseVAE(4, TINY).eval()
     pictures = torch.rand(1, 3, 16, 16)
@@ -99,8 +109,9 @@ def test_latents_are_in_full_precision() -> None:
 
 
 def test_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="multiples of 32, not 40"):
-        BitwiseVAE(4, (32, 40))
+    for width in (32, 80):
+        with pytest.raises(ValueError, match=f"twice the 32 groups .* not {width}: set other"):
+            BitwiseVAE(4, (64, width))
     with pytest.raises(ValueError, match="bits is 0"):
         BitwiseVAE(0, (32,))
     with pytest.raises(ValueError, match="pictures are 17x16; expected multiples of 4"):
