@@ -100,7 +100,7 @@ def test_files_of_fit_validate_and_test(tmp_path: Path, caplog: pytest.LogCaptur
 def test_a_full_disk_ends_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*arguments: Any) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("callbacks.sample_grid.write_image", full)
