@@ -8,6 +8,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+SOAK ?= --hours 2
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1
 
@@ -62,7 +63,7 @@ bench-gpu: install
 
 # Writes its report and the page docs/soak.md. A full disk needs root, for a small one of its own.
 soak: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak --hours 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak $(SOAK)
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

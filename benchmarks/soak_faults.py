@@ -76,7 +76,7 @@ class Faults:
         run: The run; it has been started.
         server: Serves its shards.
         seed: Of everything that is left to chance.
-        seconds: Longest stall of the server.
+        seconds: Longest stall of the server; a disk is full for up to three times as long.
     """
 
     def __init__(self, run: Run, server: Server, seed: int, seconds: float = 20.0) -> None:
@@ -169,12 +169,13 @@ class Faults:
         self.run.wait(mended, f"{tar.name} to be fetched again")
 
     def disk(self) -> None:
-        """No byte more fits onto the run's disk, until a checkpoint could not be written."""
+        """No byte more fits onto the run's disk until a checkpoint was missed, and a while more."""
         with full(self.run.directory.parent) as fill:
             self._miss_a_checkpoint(fill)
+            self._pass(self.chance.uniform(0.25, 1.0) * 3 * self.seconds, fill)
 
     def disk_kill(self) -> None:
-        """The same, and the process is killed while nothing can be written."""
+        """No byte more fits, a checkpoint is missed, and the process is killed."""
         with full(self.run.directory.parent) as fill:
             self._miss_a_checkpoint(fill)
             self.kill()
@@ -188,6 +189,15 @@ class Faults:
             return re.search(MISSED, self.run.said(None)[before:]) is not None
 
         self.run.wait(missed, "a checkpoint that could not be written")
+
+    def _pass(self, seconds: float, meanwhile: Callable[[], None] = lambda: None) -> None:
+        until = time.monotonic() + seconds
+
+        def over() -> bool:
+            meanwhile()
+            return time.monotonic() > until
+
+        self.run.wait(over, "some seconds to pass")
 
     def clock(self) -> None:
         """The clock jumps, forth or back, and all files of the cache and the run jump with it."""
@@ -204,8 +214,7 @@ class Faults:
     def stall(self) -> dict[str, Any]:
         """No request for a shard is answered to its end, for some seconds."""
         self.server.always = "stall"
-        until = time.monotonic() + self.chance.uniform(0.25, 1.0) * self.seconds
-        self.run.wait(lambda: time.monotonic() > until, "the stall to be over")
+        self._pass(self.chance.uniform(0.25, 1.0) * self.seconds)
         self.server.always = None
         self.server.stalled.set()  # those that stall now end
         self.server.stalled.clear()
@@ -215,8 +224,7 @@ class Faults:
         """A worker does nothing for some seconds, as one whose disk does not answer."""
         worker = self._worker()
         worker.suspend()
-        until = time.monotonic() + self.chance.uniform(0.1, 0.5) * self.seconds
-        self.run.wait(lambda: time.monotonic() > until, "the worker to go on")
+        self._pass(self.chance.uniform(0.1, 0.5) * self.seconds)
         worker.resume()
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.soak_faults import KINDS
-from benchmarks.soak_numbers import SHOWN
 
 PAGE = Path("docs", "soak.md")
 MARKS = ("<!-- soak -->", "<!-- end of soak -->")
+NAMES = {"memory": "resident memory, MB", "descriptors": "open files"}
 WHERE = {
     "undisturbed": "undisturbed run, one process",
     "within processes": "disturbed run, within its processes",
@@ -29,7 +29,7 @@ def text_of(path: Path) -> str:
     same, faults = results["same"], results["faults"]
     count = sum(of["count"] for kind, of in faults.items() if kind != "nothing")
     lines = [
-        f"`{found['command']}` at commit {found['commit'][:7]}, {machine['cores']} cores of a "
+        f"`{found['command']}` at commit {found['commit'][:7]}, {machine['cores']} cores, "
         f"{machine['cpu']}, torch {machine['torch']}: {results['minutes']:g} minutes, "
         f"{same['batches']:,} batches, {count} faults, {results['starts']} starts.",
         "",
@@ -68,8 +68,8 @@ def _equality(results: dict[str, Any]) -> str:
     return (
         f"{said} {again:,} batches were done again after a restart, "
         f"{same['batches that differed when they were repeated']:,} of them otherwise than before. "
-        f"Guard left out {ours} steps ({theirs} in the undisturbed run), and {replaced[0]:,} "
-        f"samples of the broken picture were replaced ({replaced[1]:,})."
+        f"Steps that Guard left out: {ours} ({theirs} in the undisturbed run); samples of the "
+        f"broken picture that were replaced: {replaced[0]:,} ({replaced[1]:,})."
     )
 
 
@@ -82,11 +82,10 @@ def _fault(kind: str, of: dict[str, Any]) -> str:
 
 
 def _growth(what: str, of: dict[str, Any]) -> str:
-    unit = SHOWN[what][0]
     cells = [
         "-" if s is None else f"{s['slope']:+.2f} ({s['low']:+.2f} to {s['high']:+.2f})"
         for s in (of[where] for where in WHERE)
     ]
     mean = next((s["mean"] for s in of.values() if s is not None), None)
     shown = "-" if mean is None else f"{mean:,.0f}"
-    return f"| {what}, {unit} | {shown} | {' | '.join(cells)} |"
+    return f"| {NAMES[what]} | {shown} | {' | '.join(cells)} |"

@@ -237,6 +237,10 @@ class Run:
         before = self.board.read()[2]
         return self.wait(lambda: self.board.read()[2] >= before + batches, "the next batches")
 
+    def reaches(self, place: int) -> bool:
+        """Wait for a place; False if the process ended before."""
+        return self.wait(lambda: self.place >= place, f"batch {place}")
+
     def look(self) -> None:
         """Note what it uses, if that was not done just now."""
         now = time.monotonic()
