@@ -18,7 +18,7 @@ LEAST_FREE = 0.5  # share of a GPU's memory
 TOLERANCE = 0.05  # of a product of 64 numbers in bf16
 
 
-def torch(options: Options) -> Iterator[Line]:
+def import_torch(options: Options) -> Iterator[Line]:
     """The import, and what this torch is built for."""
     import torch
 
@@ -26,7 +26,7 @@ def torch(options: Options) -> Iterator[Line]:
     yield ok("torch", f"{torch.__version__} is imported; built for {built}")
 
 
-def torchvision(options: Options) -> Iterator[Line]:
+def import_torchvision(options: Options) -> Iterator[Line]:
     """The import, which another torch than its own makes fail, and one of its operators."""
     try:
         import torch
@@ -76,8 +76,8 @@ def bf16(options: Options) -> Iterator[Line]:
 
 
 CHECKS: dict[str, Check] = {
-    "torch": torch,
-    "torchvision": torchvision,
+    "torch": import_torch,
+    "torchvision": import_torchvision,
     "GPUs": gpus,
     "bf16": bf16,
 }
@@ -142,7 +142,7 @@ def _why() -> str:
     import torch
 
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     except Exception as error:
         return f" ({said(error)})"
     return ""

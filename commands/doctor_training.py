@@ -16,7 +16,7 @@ STEPS = 4
 EXPERIMENT = ROOT / "configs" / "experiment" / "quickstart.yaml"
 
 
-def lightning(options: Options) -> Iterator[Line]:
+def imports(options: Options) -> Iterator[Line]:
     """The import of the command line, which brings Lightning, torchmetrics and all of ours."""
     begun = time.monotonic()
     try:
@@ -59,7 +59,7 @@ def training(options: Options) -> Iterator[Line]:
     yield ok(name, f"{STEPS} steps of quickstart on {device} in {taken:.1f} s{_memory()}")
 
 
-CHECKS: dict[str, Check] = {"lightning": lightning, "training": training}
+CHECKS: dict[str, Check] = {"lightning": imports, "training": training}
 
 
 def arguments(folder: str) -> list[str]:

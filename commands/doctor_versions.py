@@ -7,7 +7,6 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commands.doctor_lines import INSTALL, ROOT, Check, Line, Options, broken, look, ok
@@ -161,7 +160,7 @@ def _installed(name: str) -> str | None:
 def _untested() -> str:
     # No fault: pyproject.toml says what will do, constraints.txt what CI has tried.
     others = []
-    for row in Path(ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+    for row in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
         name, equals, version = row.partition("#")[0].strip().partition("==")
         found = _installed(name) if equals else None
         if found is not None and found.partition("+")[0] != version:
