@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -103,9 +104,8 @@ def run(arguments: Sequence[str]) -> None:
     speaks = place is None or place.local_rank == 0
     several = place is not None and len(place.leaders) > 1
     host = f"{platform.node()}: " if several else ""
-    parts = list(PARTS) if speaks else ["nodes"]
-    if place is None:
-        parts.remove("nodes")
+    alone = ("nodes",) if place is None else ()
+    parts = [part for part in PARTS if part not in alone] if speaks else ["nodes"]
     lines = []
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="doctor-"))
@@ -163,6 +163,7 @@ class Processes:
         self.arguments, self.folder = list(arguments), folder
         self._pool = ThreadPoolExecutor(max(2, min(len(PARTS), doctor_machine.usable_cores())))
         self._running: set[subprocess.Popen[str]] = set()
+        self._lock, self._closed = threading.Lock(), False
 
     def __enter__(self) -> Processes:
         """Nothing is started yet."""
@@ -171,8 +172,10 @@ class Processes:
     def __exit__(self, *error: object) -> None:
         """End what still runs, as after a Ctrl-C."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in list(self._running):
-            _kill(process)
+        with self._lock:  # no process is started from here on
+            self._closed = True
+            for process in self._running:
+                _kill(process)
         self._pool.shutdown()
 
     def begin(self, parts: Sequence[str]) -> dict[str, Future[list[Line]]]:
@@ -207,17 +210,20 @@ class Processes:
         command += ["--part", part, "--checks", *checks]
         shows = part in READERS and sys.stderr.isatty()
         with tempfile.TemporaryFile("w+", dir=self.folder) as errors:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=None if shows else errors,
-                text=True,
-                errors="replace",
-                env=_environment(part, self.folder),
-                start_new_session=True,  # so that its own children can be ended with it
-            )
-            self._running.add(process)
+            with self._lock:
+                if self._closed:
+                    raise RuntimeError("the command has ended")
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=None if shows else errors,
+                    text=True,
+                    errors="replace",
+                    env=_environment(part, self.folder),
+                    start_new_session=True,  # so that its own children can be ended with it
+                )
+                self._running.add(process)
             try:
                 text, _ = process.communicate(timeout=None if part in READERS else LIMIT)
                 why = _ending(process.returncode)
@@ -227,7 +233,8 @@ class Processes:
                 why = f"did not end within {LIMIT:g} s"
             finally:
                 _kill(process)
-                self._running.discard(process)
+                with self._lock:
+                    self._running.discard(process)
             errors.seek(0)
             written = errors.read()
         if "--debug" in self.arguments and written:

@@ -80,7 +80,7 @@ def test_packages_that_are_missing_or_too_old(monkeypatch: Patch) -> None:
 
 
 def test_a_torchvision_of_another_torch(monkeypatch: Patch, tmp_path: Path) -> None:
-    # In this process there may be the operators of the real one, so it says itself what torch would.
+    # The real one's operators may be in this process, so it says itself what torch would.
     fake_torchvision(tmp_path, "raise RuntimeError('operator torchvision::nms does not exist')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "torchvision", raising=False)
