@@ -93,31 +93,18 @@ def run(arguments: Sequence[str]) -> None:
         arguments: As typed after ``main.py doctor``.
 
     Raises:
-        SystemExit: With status 1 if something is broken, 2 for an option that there is not.
+        SystemExit: With status 1 if something is broken, 2 for an option that there is not, 128
+            and the signal's number after a signal.
     """
     given = _parsed(arguments)
     options = Options(**{field.name: getattr(given, field.name) for field in fields(Options)})
     if given.part is not None:
         _be_a_child(given.part, given.checks, options)
         return
-    place = doctor_nodes.place_of(os.environ)
-    speaks = place is None or place.local_rank == 0
-    several = place is not None and len(place.leaders) > 1
-    host = f"{platform.node()}: " if several else ""
-    alone = ("nodes",) if place is None else ()
-    parts = [part for part in PARTS if part not in alone] if speaks else ["nodes"]
-    lines = []
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="doctor-"))
-        processes = stack.enter_context(Processes([*arguments, "--folder", folder], folder))
-        for line in _all_lines(processes, parts, options, speaks):
-            lines.append(line)
-            if speaks or line.verdict == BROKEN:
-                _say(f"{host}{colored(line.verdict)}  {line.name:<{WIDTH}}  {line.text}")
-        if place is not None:
-            processes.tried("farewell")
-    if speaks:
-        _say(f"{host}{summary(lines)}")
+    try:
+        lines = _told(arguments, options)
+    except KeyboardInterrupt as stop:
+        raise SystemExit(128 + int(stop.args[0])) from None
     if any(line.verdict == BROKEN for line in lines):
         raise SystemExit(1)
 
@@ -133,6 +120,31 @@ def summary(lines: Sequence[Line]) -> str:
     told = f": {', '.join(bad)}" if bad else ""
     end = f"{counts[BROKEN]} broken{told}" if bad else "nothing is broken"
     return f"{len(lines)} lines: {counts[OK]} ok, {counts[LOOK]} to look at, {end}"
+
+
+def _told(arguments: Sequence[str], options: Options) -> list[Line]:
+    """Print all lines and what they come to; of the ranks of a machine, the first one does."""
+    place = doctor_nodes.place_of(os.environ)
+    speaks = place is None or place.local_rank == 0
+    several = place is not None and len(place.leaders) > 1
+    host = f"{platform.node()}: " if several else ""
+    alone = ("nodes",) if place is None else ()
+    parts = [part for part in PARTS if part not in alone] if speaks else ["nodes"]
+    lines = []
+    with contextlib.ExitStack() as stack:
+        for number in (signal.SIGINT, signal.SIGTERM):  # so that nothing is left behind then, too
+            stack.callback(signal.signal, number, signal.signal(number, _stop))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="doctor-"))
+        processes = stack.enter_context(Processes([*arguments, "--folder", folder], folder))
+        for line in _all_lines(processes, parts, options, speaks):
+            lines.append(line)
+            if speaks or line.verdict == BROKEN:
+                _say(f"{host}{colored(line.verdict)}  {line.name:<{WIDTH}}  {line.text}")
+        if place is not None:
+            processes.tried("farewell")
+    if speaks:
+        _say(f"{host}{summary(lines)}")
+    return lines
 
 
 def _all_lines(
@@ -261,6 +273,10 @@ def _environment(part: str, folder: str) -> Mapping[str, str]:
     if part in ("nodes", "farewell"):
         return given
     return {name: value for name, value in given.items() if not name.startswith(LAUNCHERS)}
+
+
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(number)  # a check does not take it for its own failure
 
 
 def _kill(process: subprocess.Popen[str]) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -36,7 +36,7 @@ class Options:
         debug: Show what libraries said, and whole tracebacks.
     """
 
-    shards: tuple[str, ...] = ()
+    shards: Sequence[str] = ()
     checksums: bool = False
     runs: str = "runs"
     wait: float = 60.0

@@ -142,7 +142,8 @@ def _meet(place: Place, listener: socket.socket, options: Options) -> Iterator[L
     if silent:
         return
     hosts = [everyone[rank]["host"] for rank in place.leaders]
-    yield ok(NAME, f"{place.world} processes on {len(hosts)} machines have met: {', '.join(hosts)}")
+    machines = "1 machine" if len(hosts) == 1 else f"{len(hosts)} machines"
+    yield ok(NAME, f"{place.world} processes on {machines} have met: {', '.join(hosts)}")
     unreached = list(_unreached(store, place, everyone, options))
     yield from unreached
     if unreached:

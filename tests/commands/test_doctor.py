@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -122,9 +123,15 @@ def test_a_part_that_does_not_end(
     assert line == broken("JPEG", "its process did not end within 1 s")
 
 
-def test_processes_end_with_the_command(fakes: Callable[[str, str], None], tmp_path: Path) -> None:
-    """As after Ctrl-C; with theirs."""
-    note = tmp_path / "numbers"
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_all_of_it(
+    fakes: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Its processes, theirs, and the folder."""
+    note, folder = tmp_path / "numbers", tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    fakes("torch", "raise ImportError('none')\n")
     fakes(
         "numpy",
         "import os, time\n"
@@ -132,14 +139,27 @@ def test_processes_end_with_the_command(fakes: Callable[[str, str], None], tmp_p
         f"if child: open({str(note)!r}, 'w').write(f'{{os.getpid()}} {{child}} ')\n"
         "time.sleep(600)\n",
     )
-    with Processes([], str(tmp_path)) as processes:
-        waiting = processes.begin(["codecs"])
-        while not (note.exists() and note.read_text().endswith(" ")):
-            assert not waiting["codecs"].done()
-    for number in note.read_text().split():
-        while Path(f"/proc/{number}/stat").exists():
-            if Path(f"/proc/{number}/stat").read_text().split()[2] in "ZX":
-                break
+    command = [sys.executable, str(REPO / "main.py"), "doctor"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while not (note.exists() and note.read_text().endswith(" ")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
+    assert list(folder.iterdir()) == []
+    deadline = time.monotonic() + 60
+    while any(runs(int(one)) for one in note.read_text().split()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def runs(number: int) -> bool:
+    """Whether there is such a process, which has not ended."""
+    try:
+        state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
 
 
 def test_torchrun_s_variables_do_not_reach_the_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,6 +182,25 @@ def test_a_machine_that_fails(meeting: Meeting, monkeypatch: Patch) -> None:
     assert "failed on node-1 (RuntimeError: no device of gloo)" in line
 
 
+def test_nobody_leaves_before_the_others_are_done(meeting: Meeting, monkeypatch: Patch) -> None:
+    given = threading.local()
+    monkeypatch.setattr(doctor_nodes, "place_of", lambda environment: given.place)
+    left: list[int] = []
+
+    def leave(rank: int) -> None:
+        given.place = Place(rank, 2, 0, "node-0", 1, (0, 1))
+        assert list(doctor_nodes.farewell(Options())) == []
+        left.append(rank)
+
+    first = threading.Thread(target=leave, args=(1,))
+    first.start()
+    first.join(timeout=0.2)
+    assert left == []
+    leave(0)
+    first.join()
+    assert sorted(left) == [0, 1]
+
+
 def test_who_is_reached_and_who_is_not() -> None:
     with doctor_nodes._listener() as listener:
         facts = {"address": "127.0.0.1", "port": listener.getsockname()[1]}
@@ -211,6 +230,6 @@ def test_two_processes_of_torchrun() -> None:
     command += ["--part", "nodes", "--checks", "machines"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
-    assert "2 processes on 1 machines have met" in done.stdout
+    assert "2 processes on 1 machine have met" in done.stdout
     assert "2 processes of all machines add up a number in" in done.stdout
     assert "broken" not in done.stdout
