@@ -12,7 +12,7 @@ from commands.doctor_lines import Check, Line, Options, broken, look, ok
 
 MEGABYTE, GIGABYTE = 2**20, 2**30
 # Below the first of each pair something is likely to fail, below the second it may.
-MEMORY = (1 * GIGABYTE, 4 * GIGABYTE)  # a training of `make demo` takes less than one
+MEMORY = (1 * GIGABYTE, 4 * GIGABYTE)  # the training of `doctor` takes 1.0 GB
 DISK = (200 * MEGABYTE, 5 * GIGABYTE)  # some checkpoints of a small network; of a large one
 SHARED = (16 * MEGABYTE, 1 * GIGABYTE)  # batches on their way from workers
 FILES = (256, 4096)  # each batch on its way holds a few

@@ -137,7 +137,7 @@ def _meet(place: Place, listener: socket.socket, options: Options) -> Iterator[L
     silent = sorted({place.nodes[r] for r in range(place.world) if r not in everyone})
     for node in silent:
         mend = MEND.format(address=place.address, port=place.port)
-        waited = f"does not answer, {options.wait:g} s long"
+        waited = f"has not answered for {options.wait:g} s"
         yield broken(NAME, f"{place.told(node)} {waited}: {mend}")
     if silent:
         return

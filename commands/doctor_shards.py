@@ -30,23 +30,33 @@ def shards(options: Options) -> Iterator[Line]:
     yield from _remote(far, patience)
     near = [Path(name) for name in names if name not in far]
     lines: list[Line] = []
-    samples = bytes_ = whole = indices = 0
+    samples = bytes_ = whole = indices = compared = 0
     # None: a bar only where this is a terminal.
     for path in tqdm(near, unit=" tars", leave=False, disable=None):
         try:
-            count, indexed, told = _look_at(path, options.checksums)
+            count, index, told = _look_at(path, options.checksums)
         except (ValueError, OSError) as error:  # it names the tar and the mend
             lines.append(broken(NAME, str(error)))
             continue
         lines += told
         samples, bytes_, whole = samples + count, bytes_ + path.stat().st_size, whole + 1
-        indices += indexed
+        indices += index is not None
+        compared += options.checksums and index is not None and index.checksum is not None
     yield from lines[:MOST_LINES]
     if len(lines) > MOST_LINES:
         worst = broken if any(line.verdict == "broken" for line in lines[MOST_LINES:]) else look
         yield worst(NAME, f"and {len(lines) - MOST_LINES} more lines of this kind")
     if whole:
-        yield ok(NAME, _summary(len(near), whole, samples, bytes_, indices, options.checksums))
+        text = (
+            f"{whole} of {len(near)} tars are whole, {samples} samples, {size(bytes_)}; the first "
+        )
+        text += "picture of each is readable; "
+        if indices < whole:
+            text += f"{whole - indices} without an index, which fit makes; "
+        right = f"the checksums of {compared} are right, and the others have none"
+        read = "all checksums are right" if compared == whole else right
+        mend = "--doctor.checksums true compares every byte"
+        yield ok(NAME, text + (read if options.checksums else mend))
 
 
 CHECKS: dict[str, Check] = {NAME: shards}
@@ -55,8 +65,8 @@ CHECKS: dict[str, Check] = {NAME: shards}
 # ------------------------------------------------------------------------------------------- parts
 
 
-def _look_at(path: Path, checksums: bool) -> tuple[int, bool, list[Line]]:
-    """Number of samples, whether an index is there, and what is wrong without being fatal."""
+def _look_at(path: Path, checksums: bool) -> tuple[int, ShardIndex | None, list[Line]]:
+    """Number of samples, the index that is kept, and what is wrong without being fatal."""
     from datamodules.decode import decode
     from datamodules.shard_index import build_index
     from datamodules.shard_table import table_of
@@ -73,7 +83,7 @@ def _look_at(path: Path, checksums: bool) -> tuple[int, bool, list[Line]]:
     lines += [line] if line is not None else []
     if index is not None:
         _compare(path, index, found)
-    return len(table.keys), index is not None, lines
+    return len(table.keys), index, lines
 
 
 def _needed(found: ShardIndex) -> str:
@@ -137,14 +147,3 @@ def _remote(names: list[str], patience: object) -> Iterator[Line]:
             return  # the others are most likely on the same server
         count += 1
     yield ok(NAME, f"{count} of servers answer; their bytes are compared when they are read")
-
-
-def _summary(
-    count: int, whole: int, samples: int, bytes_: int, indices: int, checksums: bool
-) -> str:
-    read = "all checksums are right" if checksums else "--doctor.checksums true reads every byte"
-    missing = "" if indices == whole else f" {whole - indices} without an index, which fit makes;"
-    return (
-        f"{whole} of {count} tars are whole, {samples} samples, {size(bytes_)}; the first picture "
-        f"of each is readable;{missing} {read}"
-    )

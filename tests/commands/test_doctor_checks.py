@@ -392,6 +392,8 @@ def test_shards_that_are_well(tars: list[Path]) -> None:
     (text,) = looked_at(tars[0].parent, checksums=True)
     assert text.endswith("all checksums are right")
     index_of(tars[0]).unlink()
+    (text,) = looked_at(tars[0].parent, checksums=True)
+    assert text.endswith("the checksums of 1 are right, and the others have none")
     assert "1 without an index, which fit makes" in looked_at(tars[0].parent)[0]
 
 

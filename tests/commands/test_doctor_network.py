@@ -152,7 +152,7 @@ def test_all_is_well(meeting: Meeting) -> None:
 def test_a_machine_that_is_not_there(meeting: Meeting) -> None:
     (line,) = meeting("10.0.0.1", "10.0.0.2", "10.0.0.3", here=2, wait=1.0)
     assert line == (
-        "broken machines: machine 2 (rank 2) does not answer, 1 s long: is it up, was the command "
+        "broken machines: machine 2 (rank 2) has not answered for 1 s: is it up, was the command "
         "started there, and is node-0:1 open to it?"
     )
 
