@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields
+from functools import partial
 
 from commands import (
     doctor_codecs,
@@ -62,7 +63,7 @@ PARTS: dict[str, dict[str, Check]] = {
     "nodes": doctor_nodes.CHECKS,
     "training": doctor_training.CHECKS,
 }
-ENDING = {"farewell": doctor_nodes.farewell}
+ENDING: dict[str, Check] = {"farewell": doctor_nodes.farewell}
 # The first of these are started first: others wait for this machine, or it takes the longest.
 FIRST = ("nodes", "training")
 LIMIT = 300.0  # seconds for a part, also on a machine that is busy with other things
@@ -159,8 +160,11 @@ def _all_lines(
         if part in idle:
             yield ok(part, "none were named: --doctor.shards 'my/shards/*.tar' looks at yours")
         else:
-            result = waiting[part].result
-            yield from guarded(part, lambda _, result=result: result(), options)
+            yield from guarded(part, partial(_result, waiting[part]), options)
+
+
+def _result(part: Future[list[Line]], options: Options) -> list[Line]:
+    return part.result()
 
 
 class Processes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from commands.doctor_lines import Check, Line, Options, broken, look, ok, said
 from commands.doctor_machine import size
@@ -15,6 +15,20 @@ if TYPE_CHECKING:
 NAME = "shards"
 MOST_LINES = 10  # about tars one by one
 AGAIN = "get or pack it again"
+
+
+class Whole(NamedTuple):
+    """A tar that can be read.
+
+    Args:
+        samples: How many it has.
+        size: Its bytes.
+        kept: The index that is beside it.
+    """
+
+    samples: int
+    size: int
+    kept: ShardIndex | None
 
 
 def shards(options: Options) -> Iterator[Line]:
@@ -30,33 +44,22 @@ def shards(options: Options) -> Iterator[Line]:
     yield from _remote(far, patience)
     near = [Path(name) for name in names if name not in far]
     lines: list[Line] = []
-    samples = bytes_ = whole = indices = compared = 0
+    whole: list[Whole] = []
     # None: a bar only where this is a terminal.
     for path in tqdm(near, unit=" tars", leave=False, disable=None):
         try:
-            count, index, told = _look_at(path, options.checksums)
+            one, told = _look_at(path, options.checksums)
         except (ValueError, OSError) as error:  # it names the tar and the mend
             lines.append(broken(NAME, str(error)))
             continue
         lines += told
-        samples, bytes_, whole = samples + count, bytes_ + path.stat().st_size, whole + 1
-        indices += index is not None
-        compared += options.checksums and index is not None and index.checksum is not None
+        whole.append(one)
     yield from lines[:MOST_LINES]
     if len(lines) > MOST_LINES:
         worst = broken if any(line.verdict == "broken" for line in lines[MOST_LINES:]) else look
         yield worst(NAME, f"and {len(lines) - MOST_LINES} more lines of this kind")
     if whole:
-        text = (
-            f"{whole} of {len(near)} tars are whole, {samples} samples, {size(bytes_)}; the first "
-        )
-        text += "picture of each is readable; "
-        if indices < whole:
-            text += f"{whole - indices} without an index, which fit makes; "
-        right = f"the checksums of {compared} are right, and the others have none"
-        read = "all checksums are right" if compared == whole else right
-        mend = "--doctor.checksums true compares every byte"
-        yield ok(NAME, text + (read if options.checksums else mend))
+        yield ok(NAME, _summary(len(near), whole, options.checksums))
 
 
 CHECKS: dict[str, Check] = {NAME: shards}
@@ -65,8 +68,8 @@ CHECKS: dict[str, Check] = {NAME: shards}
 # ------------------------------------------------------------------------------------------- parts
 
 
-def _look_at(path: Path, checksums: bool) -> tuple[int, ShardIndex | None, list[Line]]:
-    """Number of samples, the index that is kept, and what is wrong without being fatal."""
+def _look_at(path: Path, checksums: bool) -> tuple[Whole, list[Line]]:
+    """What is there, and what is wrong with it without being fatal."""
     from datamodules.decode import decode
     from datamodules.shard_index import build_index
     from datamodules.shard_table import table_of
@@ -83,7 +86,7 @@ def _look_at(path: Path, checksums: bool) -> tuple[int, ShardIndex | None, list[
     lines += [line] if line is not None else []
     if index is not None:
         _compare(path, index, found)
-    return len(table.keys), index, lines
+    return Whole(len(table.keys), found.size, index), lines
 
 
 def _needed(found: ShardIndex) -> str:
@@ -147,3 +150,18 @@ def _remote(names: list[str], patience: object) -> Iterator[Line]:
             return  # the others are most likely on the same server
         count += 1
     yield ok(NAME, f"{count} of servers answer; their bytes are compared when they are read")
+
+
+def _summary(count: int, whole: list[Whole], checksums: bool) -> str:
+    samples, bytes_ = sum(one.samples for one in whole), sum(one.size for one in whole)
+    text = f"{len(whole)} of {count} tars are whole, {samples} samples, {size(bytes_)}; the first "
+    text += "picture of each is readable; "
+    indices = [one.kept for one in whole if one.kept is not None]
+    if len(indices) < len(whole):
+        text += f"{len(whole) - len(indices)} without an index, which fit makes; "
+    if not checksums:
+        return f"{text}--doctor.checksums true compares every byte"
+    compared = sum(index.checksum is not None for index in indices)
+    if compared < len(whole):
+        return f"{text}the checksums of {compared} are right, and the others have none"
+    return f"{text}all checksums are right"
