@@ -39,8 +39,10 @@ def training(options: Options) -> Iterator[Line]:
         yield look(name, "not tried, because what it needs cannot be imported")
         return
     from commands.cli import EnlargerCLI
+    from commands.output import prepare_output
     from commands.tracebacks import sentence_of
 
+    prepare_output()
     os.chdir(options.folder)
     begun = time.monotonic()
     try:
