@@ -25,12 +25,22 @@ def main(args: Sequence[str] | None = None) -> None:
 
     Raises:
         SystemExit: With status 2 after an error of the configuration, which was printed as one
-            sentence.
+            sentence; with status 1 where ``doctor`` finds something broken.
     """
     _set_paths()
-    from commands.cli import run
+    words = list(sys.argv[1:] if args is None else args)
+    if next((word for word in words if not word.startswith("-")), None) == "doctor":
+        from commands import doctor  # it imports nothing that it is to judge
 
-    run(list(sys.argv[1:] if args is None else args))
+        words.remove("doctor")
+        doctor.run(words)
+        return
+    try:
+        from commands.cli import run
+    except Exception as error:
+        error.add_note("`python main.py doctor` says what of this installation does not fit.")
+        raise
+    run(words)
 
 
 if __name__ == "__main__":

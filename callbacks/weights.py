@@ -140,10 +140,17 @@ def locate(entry: Entry) -> Path | None:
     Raises:
         WrongWeightsError: The file of that name has another hash.
     """
+    path = place_of(entry)
+    if path is not None:
+        _verify(path, entry)
+    return path
+
+
+def place_of(entry: Entry) -> Path | None:
+    """The first place that has a file of this name, whatever is in it."""
     for folder in folders():
         path = folder / entry["file"]
         if path.is_file():
-            _verify(path, entry)
             return path
     return _in_hugging_face(entry)
 
@@ -195,10 +202,8 @@ def _in_hugging_face(entry: Entry) -> Path | None:
 
     if entry["sha256"] is None:
         return None
-    for path in sorted(Path(HF_HUB_CACHE).glob(f"models--*/blobs/{entry['sha256']}")):
-        _verify(path, entry)
-        return path
-    return None
+    found = sorted(Path(HF_HUB_CACHE).glob(f"models--*/blobs/{entry['sha256']}"))
+    return found[0] if found else None
 
 
 def _download(entry: Entry, path: Path) -> None:

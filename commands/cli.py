@@ -109,7 +109,8 @@ class EnlargerCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """The commands, and the arguments of theirs that are no options."""
         commands: dict[str, set[str]] = LightningCLI.subcommands()
-        return {**commands, **{name: commands["fit"] for name in TRIALS}}
+        # main.py runs `doctor` by itself; here it is only one of those that --help lists.
+        return {**commands, **{name: commands["fit"] for name in TRIALS}, "doctor": set()}
 
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any

@@ -70,7 +70,11 @@ class Company:
         if environment is None:
             raise RuntimeError("there is nobody to meet; ask may_meet first")
         self.rank, self.world = trainer.global_rank, trainer.world_size
-        self._store = open_store(environment, self.limit)
+        self._store = open_store(
+            *(environment.global_rank(), environment.world_size()),
+            *(environment.main_address, environment.main_port),
+            self.limit,
+        )
         config = json.dumps(facts["config"], sort_keys=True)
         self._store.set(f"config/{self.rank}", config)  # long, and needed only where they differ
         facts = {**facts, "config": hashlib.sha256(config.encode()).hexdigest()[:16]}

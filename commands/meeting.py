@@ -11,7 +11,6 @@ from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed.rendezvous import rendezvous
 
@@ -22,18 +21,19 @@ POLL = 0.5  # seconds between two looks for those who are not there yet
 Facts = dict[str, Any]
 
 
-def open_store(environment: ClusterEnvironment, limit: float) -> Store:
+def open_store(rank: int, world: int, address: str, port: int, limit: float) -> Store:
     """Connect to the store that all processes of the run share.
 
     Args:
-        environment: Says where it is, and who this process is.
+        rank: Number of this process.
+        world: Number of all processes.
+        address: Host that keeps it, which is that of rank 0.
+        port: Of that host.
         limit: Seconds to wait for the process that keeps it.
 
     Raises:
         TemporaryError: It cannot be reached.
     """
-    rank, world = environment.global_rank(), environment.world_size()
-    address, port = environment.main_address, environment.main_port
     timeout = timedelta(seconds=limit)
     try:
         if dist.is_torchelastic_launched():  # then torchrun keeps it

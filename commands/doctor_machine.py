@@ -1,0 +1,200 @@
+"""``doctor``: cores, memory, disks, limits and environment variables of this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from commands.doctor_lines import Check, Line, Options, broken, look, ok
+
+MEGABYTE, GIGABYTE = 2**20, 2**30
+# Below the first of each pair something is likely to fail, below the second it may.
+MEMORY = (1 * GIGABYTE, 4 * GIGABYTE)  # the training of `doctor` takes 1.0 GB
+DISK = (200 * MEGABYTE, 5 * GIGABYTE)  # some checkpoints of a small network; of a large one
+SHARED = (16 * MEGABYTE, 1 * GIGABYTE)  # batches on their way from workers
+FILES = (256, 4096)  # each batch on its way holds a few
+SHARED_FOLDER = Path("/dev/shm")
+CGROUP = Path("/sys/fs/cgroup")
+CPU_FLAGS = Path("/proc/cpuinfo")
+
+
+def cores(options: Options) -> Iterator[Line]:
+    """How many there are, and how many a container may use."""
+    count, share = usable_cores(), _quota()
+    if share is not None and share < count:
+        yield look(
+            "cores",
+            f"{count}, of which this container may use {share:g}: export OMP_NUM_THREADS="
+            f"{max(1, int(share))}, or threads will wait for each other",
+        )
+        return
+    threads = os.environ.get("OMP_NUM_THREADS")
+    told = f", OMP_NUM_THREADS={threads}" if threads else ""
+    yield ok("cores", f"{count}{told}, {_arithmetic()}")
+
+
+def memory(options: Options) -> Iterator[Line]:
+    """What is free, also of what a container may have."""
+    total, free = memory_of_machine()
+    limit = _limit_of_memory()
+    where = ""
+    if limit is not None and limit[0] < total:
+        (total, free), where = limit, " that this container may have"
+    text = f"{size(free)} free of {size(total)}{where}"
+    yield _judged("memory", free, MEMORY, text, "end other programs, or use a larger machine")
+
+
+def disk(options: Options) -> Iterator[Line]:
+    """Room where runs go, and the right to write there."""
+    folder = Path(options.runs).resolve()
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    state, name = os.statvfs(place), "disk for runs"
+    free = shutil.disk_usage(place).free
+    text = f"{size(free)} free in {folder}"
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"enlarger")
+    except OSError as error:
+        why = error.strerror or error
+        yield broken(name, f"{place} cannot be written ({why}): make room, or set --run.root")
+        return
+    if state.f_files and not state.f_favail:
+        yield broken(name, f"{text}, but no more files fit there (inodes): set --run.root")
+        return
+    yield _judged(name, free, DISK, text, "make room, or set --run.root to another disk")
+
+
+def shared_memory(options: Options) -> Iterator[Line]:
+    """Through which workers hand over batches."""
+    name, mend = "shared memory", "start the container with --shm-size 8g, or set workers: 0"
+    if not SHARED_FOLDER.is_dir():
+        yield look(name, f"there is no {SHARED_FOLDER}, and workers may fail: set workers: 0")
+        return
+    use = shutil.disk_usage(SHARED_FOLDER)
+    text = f"{size(use.free)} free of {size(use.total)} in {SHARED_FOLDER}"
+    if not os.access(SHARED_FOLDER, os.W_OK):
+        yield broken(name, f"{SHARED_FOLDER} cannot be written, so workers fail: {mend}")
+        return
+    yield _judged(name, use.free, SHARED, text, mend)
+
+
+def open_files(options: Options) -> Iterator[Line]:
+    """How many a process may have open."""
+    import resource  # not on Windows
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        yield ok("open files", "no limit")
+        return
+    most = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
+    mend = f"ulimit -n {FILES[1]}" if hard < 0 or hard >= FILES[1] else "ask for a higher limit"
+    text = f"{soft} in a process, and at most {most}"
+    yield _judged("open files", soft, FILES, text, f"{mend}, for many workers and shards")
+
+
+def variables(options: Options) -> Iterator[Line]:
+    """Those that configurations and weights go by."""
+    purposes = {
+        "ENLARGER_DATA": "configurations of benchmarks read $ENLARGER_DATA/...",
+        "ENLARGER_WEIGHTS": "weights by name are looked up there first",
+    }
+    for name, purpose in purposes.items():
+        value = os.environ.get(name)
+        if value is None:
+            yield ok(name, f"not set; {purpose}: export {name}=FOLDER")
+        elif not Path(value).expanduser().is_dir():
+            yield broken(name, f"{value}, which is no folder: export {name}=FOLDER")
+        else:
+            yield ok(name, f"{value}; {purpose}")
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    fetched = "not set: weights that are missing are fetched where that is possible"
+    said = "set: weights that are missing are not fetched; unset HF_HUB_OFFLINE to fetch them"
+    yield ok("HF_HUB_OFFLINE", said if offline else fetched)
+
+
+CHECKS: dict[str, Check] = {
+    "cores": cores,
+    "memory": memory,
+    "disk for runs": disk,
+    "shared memory": shared_memory,
+    "open files": open_files,
+    "variables": variables,
+}
+
+
+# ------------------------------------------------------------------------------------------- parts
+
+
+def size(count: float) -> str:
+    """Bytes for people, ``1.5 GB``."""
+    if count >= GIGABYTE:
+        return f"{count / GIGABYTE:.1f} GB"
+    return f"{count / MEGABYTE:.0f} MB" if count >= MEGABYTE else f"{count / 1024:.0f} kB"
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
+
+
+def memory_of_machine() -> tuple[int, int]:
+    """Bytes of memory, and those that can be had."""
+    try:
+        rows = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # macOS: what is free is not said
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return total, total
+    known = {row.split(":")[0]: 1024 * int(row.split()[1]) for row in rows if row.endswith("kB")}
+    return known["MemTotal"], known["MemAvailable"]
+
+
+def _judged(name: str, found: float, least: tuple[int, int], text: str, mend: str) -> Line:
+    if found >= least[1]:
+        return ok(name, text)
+    return (broken if found < least[0] else look)(name, f"{text}, which is little: {mend}")
+
+
+def _quota() -> float | None:
+    # Of control groups, version 2 and 1: microseconds of all cores in a period.
+    words = _words(CGROUP / "cpu.max")
+    if not words:
+        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        words = [word for name in names for word in _words(CGROUP / "cpu" / name)]
+    if len(words) != 2 or words[0] in ("max", "-1"):
+        return None
+    return int(words[0]) / int(words[1])
+
+
+def _limit_of_memory() -> tuple[int, int] | None:
+    names = ("memory.max", "memory.current"), ("limit_in_bytes", "usage_in_bytes")
+    version_2 = [_words(CGROUP / name) for name in names[0]]
+    version_1 = [_words(CGROUP / "memory" / f"memory.{name}") for name in names[1]]
+    for (limit, used), folder in ((version_2, CGROUP), (version_1, CGROUP / "memory")):
+        if limit and used and limit[0] != "max":
+            words = _words(folder / "memory.stat")
+            stat = dict(zip(words[::2], words[1::2], strict=False))
+            files = int(stat.get("inactive_file", 0))  # kept for later; given up when need be
+            return int(limit[0]), int(limit[0]) - int(used[0]) + files
+    return None
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []
+
+
+def _arithmetic() -> str:
+    if not CPU_FLAGS.exists():
+        return "of an unknown kind"
+    flags = set(CPU_FLAGS.read_text().partition("flags")[2].partition("\n")[0].split())
+    known = {"amx_bf16": "bf16 in tiles (AMX)", "avx512_bf16": "bf16", "avx2": "AVX2, no bf16"}
+    found = [text for flag, text in known.items() if flag in flags]
+    return f"with {found[0]}" if found else "without AVX2"
