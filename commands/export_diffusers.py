@@ -6,9 +6,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from commands.errors import ConfigurationError
 from commands.export_tensors import same
-from lightning_modules.backbone.library import networks_of, pretrained, save
 from lightning_modules.base import ImageModel
 
 
@@ -18,11 +19,18 @@ def backbones(model: ImageModel) -> dict[str, Any]:
     Args:
         model: The model. What only training needs is left out.
     """
-    found = networks_of(model)
-    found = {name: n for name, n in found.items() if not name.startswith(model.training_only)}
+    found: dict[str, Any] = {}
+    for name, part in model.named_modules():
+        inner = name.startswith(tuple(f"{outer}." for outer in found))
+        if _of_diffusers(part) and not inner and not name.startswith(model.training_only):
+            found[name] = part
     last = {name: name.rpartition(".")[2] for name in found}
     counts = Counter(last.values())
     return {last[k] if counts[last[k]] == 1 else k: network for k, network in found.items()}
+
+
+def _of_diffusers(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("diffusers.") and hasattr(module, "save_pretrained")
 
 
 def write_backbones(model: ImageModel, folder: Path) -> list[str]:
@@ -41,19 +49,25 @@ def write_backbones(model: ImageModel, folder: Path) -> list[str]:
     lines = []
     for name, network in backbones(model).items():
         kind = type(network).__name__
-        save(network, folder / name)
-        try:
-            again = pretrained("--export.diffusers", kind, str(folder), name, None)
-            whole = same(again.state_dict(), network.state_dict())
-        except (ValueError, OSError, AttributeError) as error:
-            whole, reason = False, error
-        else:
-            reason = ValueError("other tensors")
-        if not whole:
+        _save(network, folder / name)
+        # Without accelerate, which it would want.
+        again = type(network).from_pretrained(folder / name, low_cpu_mem_usage=False)
+        if not same(again.state_dict(), network.state_dict()):
             raise ConfigurationError(
-                f"{name} is no longer a plain {kind} of diffusers ({reason}): leave "
-                "--export.diffusers out"
-            ) from reason
+                f"{name} is no longer a plain {kind} of diffusers, which would read other weights "
+                "again: leave --export.diffusers out"
+            )
         count = sum(parameter.numel() for parameter in network.parameters())
         lines.append(f"{name}: {kind}, {count:,} parameters, read again by diffusers")
     return lines
+
+
+def _save(network: Any, folder: Path) -> None:
+    before = [(parameter, parameter.data) for parameter in network.parameters()]
+    try:
+        for parameter, data in before:
+            parameter.data = data.contiguous()  # the format has no other layout in memory
+        network.save_pretrained(folder)
+    finally:
+        for parameter, data in before:
+            parameter.data = data

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.constants import HF_HUB_OFFLINE
-from torch import nn
 
 from lightning_modules.backbone.frozen import refuse
 
@@ -77,33 +76,6 @@ def pretrained(key: str, kind: str, path: str, subfolder: str | None, revision: 
     reshaped = [f"{name} {tuple(a)} for {tuple(b)}" for name, a, b in notes["mismatched_keys"]]
     refuse(str(folder), notes["missing_keys"], notes["unexpected_keys"], reshaped)
     return network
-
-
-def networks_of(module: nn.Module) -> dict[str, Any]:
-    """Networks of diffusers in a module, by name, without those that are parts of others."""
-    found: dict[str, Any] = {}
-    for name, part in module.named_modules():
-        own = type(part).__module__.startswith("diffusers.") and hasattr(part, "save_pretrained")
-        if own and not name.startswith(tuple(f"{outer}." for outer in found)):
-            found[name] = part
-    return found
-
-
-def save(network: Any, folder: Path) -> None:
-    """Write a network of diffusers in its own layout, for ``pretrained``.
-
-    Args:
-        network: It.
-        folder: Where; it is made.
-    """
-    before = [(parameter, parameter.data) for parameter in network.parameters()]
-    try:
-        for parameter, data in before:
-            parameter.data = data.contiguous()  # the format has no other layout in memory
-        network.save_pretrained(folder)
-    finally:
-        for parameter, data in before:
-            parameter.data = data
 
 
 def _cannot_load(key: str, place: str, subfolder: str | None, error: OSError) -> str:

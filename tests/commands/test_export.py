@@ -32,6 +32,7 @@ from lightning_modules.diffusion import Diffusion
 from lightning_modules.networks.edsr import EDSR, AnySizeEDSR
 from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import LIIF
+from lightning_modules.networks.spandrel import Spandrel
 from lightning_modules.regression import Regression
 from lightning_modules.weights import read_metadata, read_weights
 from tests.lightning_modules.backbone.unets import CLASSES, WRAPPERS, inputs, small_kl, wrapped
@@ -265,6 +266,18 @@ def test_onnx_gives_the_same_pictures(network: Any, tmp_path: Path) -> None:
         expected = model.enlarge({**batch, "seed": torch.tensor([0])})["sr"]
         assert expected.std() > 0.01  # not all white
         torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_onnx_of_a_network_of_spandrel(tmp_path: Path) -> None:
+    for package in ("onnxruntime", "onnxscript", "spandrel"):
+        pytest.importorskip(package)
+    from tests.lightning_modules.networks.test_spandrel import compact
+
+    torch.save(compact(), tmp_path / "compact.pth")
+    network = Regression(2.0, lambda scale: Spandrel(scale, str(tmp_path / "compact.pth")))
+    out = written(network, tmp_path, onnx=True)  # which compares the outputs
+    assert (out / "model.onnx").is_file()
 
 
 @pytest.mark.slow
