@@ -97,8 +97,9 @@ def of_run(args: Sequence[str]) -> list[str]:
             f"{run} has no {CONFIG}, so it is no run that was trained: name the folder of one, or "
             "give --config with --ckpt_path or --model.init_args.weights"
         )
+    named = run if run.name not in ("", "..") else run.resolve()
+    place = ("--run.root", str(named.parent), "--run.name", named.name)
     # What the training began with is not what is exported.
-    place = ("--run.root", str(run.parent), "--run.name", run.resolve().name)
     return ["export", "--config", str(run / CONFIG), "--ckpt_path", "null", *place, *args[2:]]
 
 

@@ -143,15 +143,18 @@ def test_a_file_without_a_run(trained: Path, enlarger: Enlarger) -> None:
     assert read_metadata(Path("two/model.safetensors"))["step"] == "5"
 
 
-def test_training_needs_nothing_of_the_machine(trained: Path, enlarger: Enlarger) -> None:
+def test_nothing_of_the_training_is_needed(
+    trained: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = yaml.safe_load((trained / "config.yaml").read_text())
     config["trainer"] |= {"accelerator": "gpu", "devices": 8, "strategy": "ddp"}
     config["data"]["init_args"]["train"]["init_args"]["root"] = "nowhere"
     config["ckpt_path"] = "nowhere.ckpt"
     (trained / "config.yaml").write_text(yaml.safe_dump(config))
     shutil.copytree(trained, "moved")
-    enlarger("export", "moved")
-    assert Path("moved/export/model.safetensors").is_file()
+    monkeypatch.chdir("moved")
+    enlarger("export", ".")
+    assert Path("export/model.safetensors").is_file()
 
 
 def test_frozen_parts_are_named_where_they_have_a_source() -> None:
