@@ -146,7 +146,8 @@ def _photo(size: tuple[int, int]) -> Tensor:
     from skimage import data
 
     height, width = size
-    pixels = torch.from_numpy(data.astronaut()[100 : 100 + height, 200 : 200 + width].copy())
+    photo = cast(Any, data).astronaut()
+    pixels = torch.from_numpy(photo[100 : 100 + height, 200 : 200 + width].copy())
     return pixels.permute(2, 0, 1)[None] / 255
 
 
