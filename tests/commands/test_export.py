@@ -29,6 +29,7 @@ from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.denoiser import Flags, UNet2D
 from lightning_modules.backbone.space import KLSpace, PixelSpace
 from lightning_modules.diffusion import Diffusion
+from lightning_modules.lora_layers import add_layers
 from lightning_modules.networks.edsr import EDSR, AnySizeEDSR
 from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import LIIF
@@ -243,7 +244,7 @@ def test_what_diffusers_can_not_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"Regression has no network of diffusers"):
         written(Regression(2.0, edsr), tmp_path, diffusers=True)
     denoiser = wrapped()
-    denoiser.unet.conv_in.register_parameter("adapter", torch.nn.Parameter(torch.zeros(1)))
+    add_layers(denoiser.unet, rank=2, alpha=2)
     with pytest.raises(ConfigurationError, match=r"unet is no longer a plain UNet2DCondition"):
         written(Diffusion(1.0, denoiser), tmp_path, diffusers=True)
     assert not list(tmp_path.iterdir())
