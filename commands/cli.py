@@ -36,6 +36,7 @@ from commands.company import Company
 from commands.encode import Encode
 from commands.encode_squares import EncodeOptions
 from commands.errors import ConfigurationError
+from commands.export import ExportOptions, Origin, export, model_alone, of_run
 from commands.launcher import follow_torchrun
 from commands.memory import keep_freed_memory
 from commands.output import prepare_output, process_rank
@@ -60,16 +61,18 @@ log = logging.getLogger(__name__)
 
 SEES = 60.0  # seconds in which a shared disk shows a new file to all nodes
 TRIALS = ("check", "throughput", "encode")  # set up as fit, end by themselves, no run is left
+AS_FIT = (*TRIALS, "export")  # the last one reads the configuration of a run of fit
 
 
 class EnlargerCLI(LightningCLI):
-    """``fit``, ``validate``, ``test``, ``predict``, ``check`` and ``throughput`` from YAML.
+    """``fit``, ``validate``, ``test``, ``predict`` and the project's own commands, from YAML.
 
     Args:
         args: Arguments as typed after ``main.py``.
     """
 
     def __init__(self, args: Sequence[str]) -> None:
+        args = of_run(args)
         self._asked = next((arg for arg in args if arg in DESCRIPTIONS), None)
         super().__init__(
             ImageModel,
@@ -110,12 +113,12 @@ class EnlargerCLI(LightningCLI):
         """The commands, and the arguments of theirs that are no options."""
         commands: dict[str, set[str]] = LightningCLI.subcommands()
         # main.py runs `doctor` by itself; here it is only one of those that --help lists.
-        return {**commands, **{name: commands["fit"] for name in TRIALS}, "doctor": set()}
+        return {**commands, **{name: commands["fit"] for name in AS_FIT}, "doctor": set()}
 
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
-        verb = "fit" if subcommand in TRIALS else subcommand
+        verb = "fit" if subcommand in AS_FIT else subcommand
         parser = super()._prepare_subcommand_parser(klass, verb, **kwargs)
         self._subcommand_method_arguments[subcommand] = self._subcommand_method_arguments[verb]
         return parser
@@ -141,6 +144,8 @@ class EnlargerCLI(LightningCLI):
         parser.add_class_arguments(Tiling, "tiling")
         if self._asked == "encode":
             parser.add_class_arguments(EncodeOptions, "encode")
+        if self._asked == "export":
+            parser.add_class_arguments(ExportOptions, "export")
         # Both in all commands, each idle in the others, so that one file serves them all.
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_lightning_class_args(Writer, "writer")
@@ -158,6 +163,8 @@ class EnlargerCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the run's directory; decide what is resumed, before anything is built."""
         config = self.config[self.subcommand]
+        if self.subcommand == "export":
+            model_alone(config)
         options = config.run
         if options.name is None:
             options.name = _experiment_name(config)
@@ -242,6 +249,8 @@ class EnlargerCLI(LightningCLI):
             if self.subcommand == "throughput":
                 return [Throughput()]
             return [Encode(self.config_init[self.subcommand].encode)]
+        if self.subcommand == "export":
+            return []
         own: list[Any] = [Check(self.company)] if self.subcommand == "check" else []
         if trainer.enable_progress_bar is not False and not any(
             isinstance(c, ProgressBar) for c in trainer.callbacks
@@ -278,7 +287,7 @@ class EnlargerCLI(LightningCLI):
             if self.model.weights is not None and (self.resumed_from is None or self._freezes()):
                 self.model.load_weights(find_weights(self.model.weights, self.model.scale))
         else:
-            self._load_trained_weights()
+            self.weights_file = self._load_trained_weights()
 
     def _keeps_config(self) -> bool:
         return self.subcommand == "fit" and not self.config[self.subcommand].trainer.fast_dev_run
@@ -318,7 +327,11 @@ class EnlargerCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         with self._together():
-            super()._run_subcommand("fit" if subcommand in TRIALS else subcommand)
+            if subcommand == "export":
+                origin = Origin(self.run.path, self._dump(), self.weights_file)
+                export(self.model, self.config_init[subcommand].export, origin)
+            else:
+                super()._run_subcommand("fit" if subcommand in TRIALS else subcommand)
         self.company.leave()
 
     # Lightning calls these instead of the trainer's own.
@@ -342,21 +355,21 @@ class EnlargerCLI(LightningCLI):
         # What does not train is in no checkpoint: it comes from where training took it.
         return set(self.model.checkpoint_keys()) != set(self.model.state_dict())
 
-    def _load_trained_weights(self) -> None:
+    def _load_trained_weights(self) -> Path | None:
+        """Load what is to be measured, used or exported; the file that it came from."""
         config = self.config[self.subcommand]
         given = self.model.weights
         if given is not None and self._freezes():
             self.model.load_weights(find_weights(given, self.model.scale))
+        named = config.ckpt_path is not None or self._given_for_this_command(given)
+        trained = None if named else self.run.trained_weights()
         if config.ckpt_path is not None:
-            self.model.load_weights(config.ckpt_path)
-            return
-        trained = None if self._given_for_this_command(given) else self.run.trained_weights()
-        if trained is not None:
+            path = Path(config.ckpt_path)
+        elif trained is not None:
             path, why = trained
             log.info("%s uses %s of the run in %s", self.subcommand, why, self.run.path)
-            self.model.load_weights(path)
         elif given is not None:
-            self.model.load_weights(find_weights(given, self.model.scale))
+            path = find_weights(given, self.model.scale)
         elif self.model.needs_weights:
             raise ConfigurationError(
                 f"{self.subcommand} needs trained weights, and there are none in "
@@ -364,6 +377,10 @@ class EnlargerCLI(LightningCLI):
                 "(with the same --config or --run.name), or name a file with "
                 "--model.init_args.weights"
             )
+        else:
+            return None
+        self.model.load_weights(path)
+        return path
 
     def _given_for_this_command(self, weights: str | None) -> bool:
         # Weights that training started from are no answer to «which weights are the result?»;

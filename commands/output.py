@@ -35,7 +35,7 @@ QUIET = (
 def prepare_output() -> None:
     """Set up logging and warnings for a command."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=False)
-    for noisy in ("httpx", "PIL", "matplotlib", "fsspec", "urllib3"):
+    for noisy in ("httpx", "PIL", "matplotlib", "fsspec", "urllib3", "onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for name in ("commands", "lightning_modules", "datamodules", "degradations", "callbacks"):
         logging.getLogger(name).setLevel(logging.INFO if process_rank() == 0 else logging.WARNING)

@@ -28,6 +28,7 @@ DESCRIPTIONS = {
     "check": "Do all that fit does up to its first step, on all processes, and say what was found.",
     "throughput": "Measure what each part of a batch costs, and say what would make fit quicker.",
     "encode": "Write latents of the training pictures into shards, so that fit need not encode.",
+    "export": "Write a run's best weights for other programs: export RUN, or export --config ...",
     "doctor": "Say what of this machine works and what does not, a line each, with the mend.",
 }
 

@@ -12,6 +12,7 @@ from commands.errors import ConfigurationError, did_you_mean
 from lightning_modules.weights import INDEX
 
 MANIFEST = weights.MANIFEST
+EXPORT = "model.safetensors"  # in a folder that `export` made
 
 
 def manifest() -> dict[str, Entry]:
@@ -22,10 +23,10 @@ def manifest() -> dict[str, Entry]:
 def find_weights(name: str, scale: float, key: str = "model.init_args.weights") -> Path:
     """The file that an argument for weights means.
 
-    A file is taken as it is, of a folder with an index of weights that, and of a run's folder the
-    best checkpoint, else the newest; a name is looked up in ``$ENLARGER_WEIGHTS``, then in the
-    caches of torch and Hugging Face, then fetched from its official source, and verified by its
-    hash.
+    A file is taken as it is, of a folder with an index of weights that, of an exported one its
+    ``model.safetensors``, and of a run's folder the best checkpoint, else the newest; a name is
+    looked up in ``$ENLARGER_WEIGHTS``, then in the caches of torch and Hugging Face, then fetched
+    from its official source, and verified by its hash.
 
     Args:
         name: A path (environment variables are expanded) or a name of the manifest; ``{scale}`` is
@@ -49,6 +50,8 @@ def find_weights(name: str, scale: float, key: str = "model.init_args.weights") 
     if filled and path.is_dir():
         if indices := sorted(path.glob(f"*{INDEX}")):
             return indices[0]
+        if (path / EXPORT).is_file():
+            return path / EXPORT
         trained = best_or_newest(path / FOLDER)
         if trained is None:
             raise ConfigurationError(

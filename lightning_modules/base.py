@@ -393,6 +393,9 @@ class SuperResolver(ImageModel):
     tile_always = False  # whether validation and test go through tiles too
     tiles_latents = False  # whether `restore` does so by `in_tiles`, as `tiling.where` may ask
     color_share = 0.5  # of wavelet, where `color_fix` is `blend`
+    # Whether `restore` is one pass of a network, for a picture of any size and without noise:
+    # what ONNX can hold.
+    one_pass = False
 
     def __init__(
         self,

@@ -51,6 +51,8 @@ class Regression(SuperResolver):
         ValueError: An unknown ``loss``, or noise that is none.
     """
 
+    one_pass = True
+
     def __init__(
         self,
         scale: float,

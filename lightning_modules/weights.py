@@ -19,6 +19,8 @@ WRAPPERS = (
 
 
 INDEX = ".index.json"  # of weights in several files
+# In the metadata of a file that `main.py export` wrote: the version of this project that wrote it.
+EXPORTED = "enlarger"
 
 
 @dataclass
@@ -39,7 +41,7 @@ class Weights:
 
 
 def read_weights(path: str | Path) -> Weights:
-    """Read a checkpoint of ours (EMA preferred), a safetensors file, or an official state dict.
+    """Read a checkpoint of ours (EMA preferred), a file that we exported, or an official one.
 
     Args:
         path: The file; or an index (``*.index.json``) of several files beside it, as transformers
@@ -58,13 +60,25 @@ def read_weights(path: str | Path) -> Weights:
         return Weights(_parts(path), None, str(path))
     content = read_file(path)
     if path.suffix == ".safetensors":
-        return Weights(content, None, str(path))
+        about = read_metadata(path)
+        if EXPORTED not in about:
+            return Weights(content, None, str(path))
+        frozen = json.loads(about.get("frozen", "{}"))
+        return Weights(content, about.get("model"), str(path), frozen)
     if "pytorch-lightning_version" in content and isinstance(content.get("state_dict"), dict):
         ema = content.get("callbacks", {}).get("EMA")
         tensors = {**content["state_dict"], **(ema["weights"] if ema else {})}
         name = f"{path} (EMA)" if ema else str(path)
         return Weights(tensors, content.get("model"), name, content.get("frozen", {}))
     return Weights(_state_dict(content, path), None, str(path))
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself beside its tensors; empty where it says nothing."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
 
 
 def _parts(index: Path) -> dict[str, Tensor]:
