@@ -26,6 +26,7 @@ EXTRAS = {
     "lmdb": "packing BasicSR's databases",
     "video": "H.264 as a degradation, and predictions as mp4",
     "iqa": "MUSIQ, MANIQA, CLIP-IQA, TOPIQ and PI",
+    "onnx": "export to ONNX",
 }
 MOST_NAMED = 5
 
