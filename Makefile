@@ -46,6 +46,7 @@ types: install
 
 # The same commit gives the same bytes. Material would say at each build that it will end in 2027 (docs/decisions.md).
 docs: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m commands.schema
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # Two processes of one thread each: the tests are many and small.
