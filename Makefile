@@ -1,6 +1,7 @@
 # make demo   train, test and use a small model on photographs that come with the environment (minutes on a CPU)
 # make test   everything that CI checks
 # make docs   the documentation site in site/, without a broken link
+# make docs-commands   every command of every page, or one page's: make docs-commands PAGES=docs/data.md (for maintainers; long)
 # make test-slow   what takes longer: runs on several processes, and the like
 # make test-faults   two nodes that lose power, cables and disks, again and again (a quarter of an hour; needs root)
 # All first make the environment in .venv, and do nothing about it the second time.
@@ -10,7 +11,7 @@ BIN := .venv/bin
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: install demo docs test test-slow test-faults lint types pytest clean
+.PHONY: install demo docs docs-commands test test-slow test-faults lint types pytest clean
 
 install: .venv/.installed
 
@@ -48,6 +49,9 @@ types: install
 docs: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m commands.schema
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+docs-commands: install
+	$(BIN)/python -m tests.docs.commands $(PAGES)
 
 # Two processes of one thread each: the tests are many and small.
 pytest: install
