@@ -35,6 +35,7 @@ SMALL = (
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with the files of all pages, to work in."""
+    forget()
     for page in PAGES.values():
         for name, text in FILE.findall(page):
             path = tmp_path / name
@@ -43,6 +44,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
+    forget()
+
+
+def forget() -> None:
+    """Other tests have examples in `my_sr`, too."""
     for name in [name for name in sys.modules if name.split(".")[0] == "my_sr"]:
         del sys.modules[name]
 
