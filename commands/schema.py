@@ -18,6 +18,7 @@ from typing import Any, NoReturn, get_args
 from unittest.mock import patch
 
 from jsonargparse import _completions_jsonschema as library
+from jsonargparse._typehints import get_all_subclass_paths, get_callable_return_type
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
 
@@ -72,7 +73,7 @@ class _Schemas(library.ParserJsonschema):
     def callable_schema(self, typehint: Any, action: Any) -> Schema:
         # The library describes what makes one kind of object, and not one of several, as the
         # schedules of Lightning do.
-        made = library.get_callable_return_type(typehint)
+        made = get_callable_return_type(typehint)  # type: ignore[no-untyped-call]
         kinds = [kind for kind in get_args(made) if isinstance(kind, type)]
         if not kinds:
             return dict(super().callable_schema(typehint, action))
@@ -93,7 +94,7 @@ def schemas() -> dict[str, Schema]:
     except _Ready as ready:
         parser = ready.parser
     with patch.object(library, "get_all_subclass_paths", _listed):
-        whole = _Schemas().generate(parser)
+        whole: Schema = _Schemas().generate(parser)  # type: ignore[no-untyped-call]
     whole["title"], whole["description"] = "Enlarger", DESCRIPTIONS["fit"]
     for schema in list(_parts(whole)):
         _open(schema)
@@ -112,10 +113,7 @@ def _import_all(package: str) -> None:
 
 def _listed(cls: type) -> list[str]:
     beginnings = NETWORKS if cls is nn.Module else LISTED
-    return sorted(path for path in _all_subclasses(cls) if path.startswith(beginnings))
-
-
-_all_subclasses = library.get_all_subclass_paths
+    return sorted(path for path in get_all_subclass_paths(cls) if path.startswith(beginnings))
 
 
 def _parts(schema: Schema) -> Iterator[Schema]:
