@@ -1,5 +1,7 @@
 # make demo   train, test and use a small model on photographs that come with the environment (minutes on a CPU)
 # make test   everything that CI checks
+# make docs   the documentation site in site/, without a broken link
+# make docs-commands   every command of every page, or one page's: make docs-commands PAGES=docs/data.md (for maintainers; long)
 # make test-slow   what takes longer: runs on several processes, and the like
 # make bench-gpu   all that is measured on a GPU; without one, what that would be
 # make test-faults   two nodes that lose power, cables and disks, again and again (a quarter of an hour; needs root)
@@ -12,7 +14,7 @@ SOAK ?= --hours 2
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: install demo test test-slow test-faults soak lint types pytest clean bench-gpu
+.PHONY: install demo docs docs-commands test test-slow test-faults soak bench-gpu lint types pytest clean
 
 install: .venv/.installed
 
@@ -21,12 +23,12 @@ install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
 	@if command -v uv >/dev/null; then \
 	  ([ -x $(BIN)/python ] || uv venv --python '>=3.11' .venv) && \
-	  uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev,lmdb,spandrel]'; \
+	  uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev,docs,lmdb,spandrel]'; \
 	else \
 	  $(PYTHON) -c 'import sys; sys.exit("Enlarger needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...") if sys.version_info < (3, 11) else 0' && \
 	  ([ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear .venv) && \
 	  $(BIN)/python -m pip install --quiet --upgrade pip && \
-	  $(BIN)/python -m pip install -c constraints.txt -e '.[dev,lmdb,spandrel]'; \
+	  $(BIN)/python -m pip install -c constraints.txt -e '.[dev,docs,lmdb,spandrel]'; \
 	fi
 	@touch $@
 
@@ -35,7 +37,7 @@ demo: install
 	$(BIN)/python main.py predict --config $(DEMO) --data.init_args.predict "$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("sklearn").submodule_search_locations[0])')/datasets/images"
 	$(BIN)/python main.py test --config $(DEMO)
 
-test: install lint types pytest
+test: install lint types docs pytest
 
 lint: install
 	$(BIN)/ruff check .
@@ -45,6 +47,14 @@ lint: install
 types: install
 	$(BIN)/mypy
 	$(BIN)/mypy main.py
+
+# The same commit gives the same bytes. Material would say at each build that it will end in 2027 (docs/decisions.md).
+docs: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m commands.schema
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+docs-commands: install
+	$(BIN)/python -m tests.docs.commands $(PAGES)
 
 # Two processes of one thread each: the tests are many and small.
 pytest: install
@@ -66,4 +76,4 @@ soak: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak $(SOAK)
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

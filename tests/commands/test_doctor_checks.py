@@ -91,7 +91,7 @@ def test_builds_for_two_devices(monkeypatch: Patch) -> None:
 
 def test_all_extras_are_explained() -> None:
     optional = doctor_versions._project()["optional-dependencies"]
-    assert set(doctor_versions.EXTRAS) == set(optional) - {"dev"}
+    assert set(doctor_versions.EXTRAS) == set(optional) - {"dev", "docs"}
 
 
 def test_an_extra_that_is_too_old(monkeypatch: Patch) -> None:

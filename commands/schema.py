@@ -1,0 +1,188 @@
+"""``python -m commands.schema``: JSON Schemas of configurations, by which editors complete keys.
+
+Made from the signatures and docstrings of all classes of this checkout: ``experiment.json``, and a
+small file that points into it for each other kind of file below ``configs/``.
+docs/configuration.md says how to use them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import pkgutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+from unittest.mock import patch
+
+from jsonargparse import _completions_jsonschema as library
+from jsonargparse._typehints import get_all_subclass_paths, get_callable_return_type
+from lightning.pytorch.cli import LightningArgumentParser
+from torch import nn
+
+from commands.cli import EnlargerCLI
+from commands.parser import DESCRIPTIONS
+
+log = logging.getLogger(__name__)
+
+Schema = dict[str, Any]
+FOLDER = Path(__file__).resolve().parents[1] / "configs" / "schema"
+WHOLE = "experiment"
+# Where in the whole schema the other kinds of files are described.
+KINDS = {
+    "model": "#/properties/model",
+    "data": "#/properties/data",
+    "degradation": "#/properties/degradation",
+    "trainer": "#/$defs/trainer",
+    "callbacks": "#/$defs/trainer/properties/callbacks",
+    "backbone": "#/$defs/Space",
+    "augment": "#/$defs/Augmentation",
+}
+ROOMS = ("lightning_modules", "datamodules", "degradations", "callbacks")
+# The library would list every class that some package has: 900 modules of torch and others.
+LISTED = (*(f"{room}." for room in ROOMS), "lightning.", "torch.optim.")
+NETWORKS = ("lightning_modules.networks.", "callbacks.")
+# Any other class: a user's own, or one of a library.
+OTHER: Schema = {
+    "type": "object",
+    "description": "A class of your own, named as folder.file.Class.",
+    "properties": {
+        "class_path": {"type": "string", "pattern": rf"^(?!({'|'.join(ROOMS)})\.)"},
+        "init_args": {"type": "object"},
+        "dict_kwargs": {"type": "object"},
+    },
+    "required": ["class_path"],
+    "additionalProperties": False,
+}
+
+
+class _Ready(Exception):  # noqa: N818  (no error)
+    def __init__(self, parser: LightningArgumentParser) -> None:
+        super().__init__()
+        self.parser = parser
+
+
+class _UpToTheParser(EnlargerCLI):
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> NoReturn:
+        raise _Ready(self._subcommand_parsers["fit"])
+
+
+class _Schemas(library.ParserJsonschema):
+    def callable_schema(self, typehint: Any, action: Any) -> Schema:
+        # The library describes what makes one kind of object, and not one of several, as the
+        # schedules of Lightning do.
+        made = get_callable_return_type(typehint)  # type: ignore[no-untyped-call]
+        kinds = [kind for kind in get_args(made) if isinstance(kind, type)]
+        if not kinds:
+            return dict(super().callable_schema(typehint, action))
+        parts = [self.class_ref(kind, action, subclass=True) for kind in kinds]
+        return {"anyOf": [{"type": "string"}, *parts]}
+
+
+def schemas() -> dict[str, Schema]:
+    """The schemas, by the kind of file that they describe.
+
+    Every key of every class is known, so that a misspelt one is told. None is required: a file may
+    be a part, over which another one is laid.
+    """
+    for room in ROOMS:
+        _import_all(room)
+    try:
+        _UpToTheParser(["fit"])
+    except _Ready as ready:
+        parser = ready.parser
+    with patch.object(library, "get_all_subclass_paths", _listed):
+        whole: Schema = _Schemas().generate(parser)  # type: ignore[no-untyped-call]
+    whole["title"], whole["description"] = "Enlarger", DESCRIPTIONS["fit"]
+    for schema in list(_parts(whole)):
+        _open(schema)
+    _name_groups(whole)
+    whole["properties"]["$schema"] = {"type": "string", "description": "This file."}
+    others = {kind: {"$ref": f"{WHOLE}.json{pointer}"} for kind, pointer in KINDS.items()}
+    return {WHOLE: whole, **others}
+
+
+def _import_all(package: str) -> None:
+    # A class is known when its module was imported.
+    path = importlib.import_module(package).__path__
+    for module in pkgutil.walk_packages(path, prefix=f"{package}."):
+        importlib.import_module(module.name)
+
+
+def _listed(cls: type) -> list[str]:
+    beginnings = NETWORKS if cls is nn.Module else LISTED
+    return sorted(path for path in get_all_subclass_paths(cls) if path.startswith(beginnings))
+
+
+def _parts(schema: Schema) -> Iterator[Schema]:
+    yield schema
+    for key in ("properties", "$defs"):
+        for part in schema.get(key, {}).values():
+            yield from _parts(part)
+    for key in ("anyOf", "prefixItems"):
+        for part in schema.get(key, ()):
+            yield from _parts(part)
+    for key in ("items", "additionalProperties"):
+        if isinstance(schema.get(key), dict):
+            yield from _parts(schema[key])
+
+
+def _open(schema: Schema) -> None:
+    """Let a description of whole configurations fit parts of them, and classes of users."""
+    schema.pop("required", None)
+    properties = schema.get("properties", {})
+    properties.pop("$schema", None)  # in each object, half of the file
+    # `callbacks+:` adds to a list of the file before.
+    properties |= {f"{name}+": part for name, part in properties.items() if _is_list(part)}
+    if any(
+        "const" in p.get("properties", {}).get("class_path", {}) for p in schema.get("anyOf", ())
+    ):
+        schema["anyOf"].append(OTHER)
+
+
+def _is_list(schema: Schema) -> bool:
+    kinds = schema.get("type", ())
+    return "array" in kinds or any(_is_list(part) for part in schema.get("anyOf", ()))
+
+
+def _name_groups(whole: Schema) -> None:
+    # `trainer: ../trainer/long.yaml`: a group is its keys, or the path of a file with them.
+    for name, group in whole["properties"].items():
+        if "properties" in group:
+            whole["$defs"][name] = group
+            whole["properties"][name] = {
+                "description": group.get("description", ""),
+                "anyOf": [{"$ref": f"#/$defs/{name}"}, {"type": "string"}],
+            }
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Write the schemas.
+
+    Args:
+        args: Arguments as typed; by default those of the process.
+
+    Returns:
+        0.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m commands.schema",
+        description="Write JSON Schemas of configurations, by which editors complete keys.",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=FOLDER, help="folder of the schemas (default: configs/schema)"
+    )
+    out = parser.parse_args(args).out
+    out.mkdir(parents=True, exist_ok=True)
+    found = schemas()
+    for kind, schema in found.items():
+        (out / f"{kind}.json").write_text(json.dumps(schema, indent=1) + "\n", encoding="utf-8")
+    log.info("%d schemas in %s", len(found), out)
+    return 0
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    raise SystemExit(main())

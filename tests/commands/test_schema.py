@@ -1,0 +1,105 @@
+"""The JSON Schemas: all shipped configurations fit, and a misspelt key does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from commands import schema
+from tests.conftest import REPO
+
+jsonschema = pytest.importorskip("jsonschema")
+referencing = pytest.importorskip("referencing")
+
+CONFIGS = REPO / "configs"
+FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name != "weights.yaml")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("schemas")
+    assert schema.main(["--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def validators(folder: Path) -> dict[str, Any]:
+    """By the folder of `configs/` that they are for."""
+    schemas = {path.name: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    kinds = {Path(name).stem: content for name, content in schemas.items()}
+    jsonschema.Draft202012Validator.check_schema(kinds["experiment"])
+    known = referencing.Registry().with_resources(
+        (name, referencing.Resource.from_contents(content, referencing.jsonschema.DRAFT202012))
+        for name, content in schemas.items()
+    )
+    made = {
+        kind: jsonschema.Draft202012Validator(content, registry=known)
+        for kind, content in kinds.items()
+    }
+    return {**made, "ablation": made["experiment"]}
+
+
+def test_every_shipped_configuration_fits(validators: dict[str, Any]) -> None:
+    assert len(FILES) > 100
+    wrong = {
+        str(path): error.message[:200]
+        for path in FILES
+        for error in validators[path.relative_to(CONFIGS).parts[0]].iter_errors(
+            yaml.safe_load(path.read_text())
+        )
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("experiment", "trainer: {max_step: 3}"),
+        ("experiment", "modle: ../model/edsr.yaml"),
+        ("experiment", "data: {init_args: {crop_sise: 96}}"),
+        ("experiment", "data: {init_args: {crop_size: large}}"),
+        ("experiment", "run: {nme: a}"),
+        ("model", "{class_path: lightning_modules.regression.Regresion}"),
+        ("model", "{class_path: lightning_modules.regression.Regression, init_args: {losss: l1}}"),
+        (
+            "model",
+            "{class_path: lightning_modules.regression.Regression, init_args: {network: "
+            "{class_path: lightning_modules.networks.edsr.EDSR, init_args: {blokcs: 4}}}}",
+        ),
+        ("callbacks", "[{class_path: callbacks.psnr.PSNR, init_args: {colour: y}}]"),
+        ("degradation", "{class_path: degradations.bicubic.Bicubic, init_args: {xyzzy: 1}}"),
+    ],
+)
+def test_a_mistake_does_not(validators: dict[str, Any], kind: str, text: str) -> None:
+    assert list(validators[kind].iter_errors(yaml.safe_load(text)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "trainer: {callbacks+: [callbacks.niqe.NIQE]}",
+        "model: {class_path: my_sr.sharpened.Sharpened, init_args: {width: 3}}",
+        "degradation: {init_args: {stages+: [{class_path: my_sr.banding.Banding}]}}",
+        "data: {init_args: {train: {class_path: datamodules.folder.Folder, init_args: {root: a}}}}",
+        "$schema: schema/experiment.json",
+    ],
+)
+def test_parts_additions_and_own_classes_fit(validators: dict[str, Any], text: str) -> None:
+    assert not list(validators["experiment"].iter_errors(yaml.safe_load(text)))
+
+
+def test_keys_have_their_help_and_default(folder: Path) -> None:
+    whole = json.loads((folder / "experiment.json").read_text())
+    models = whole["$defs"]["ImageModel"]["anyOf"]
+    (found,) = [
+        model["properties"]["init_args"]["properties"]
+        for model in models
+        if model.get("properties", {}).get("class_path", {}).get("const", "").endswith("ResShift")
+    ]
+    assert found["perceptual_weight"]["default"] == 1.0
+    assert found["perceptual_weight"]["description"].startswith("Its weight: 1 in the paper")

@@ -1,0 +1,63 @@
+"""The site's own part: links and sections between the repository and the site."""
+
+from __future__ import annotations
+
+import pytest
+
+from docs import hooks
+
+README = """# Name
+## Start
+Type `make` ([how](docs/data.md#pack), [numbers](benchmarks/results/x.json)).
+
+```bash
+# Train
+```
+### On several machines
+As many as there are.
+## Train
+Yes.
+"""
+
+
+@pytest.mark.parametrize(
+    ("page", "written", "shown"),
+    [
+        ("data.md", "[a](predict.md#x)", "[a](predict.md#x)"),
+        ("data.md", "[a](#x) [b](https://a.b/c.md)", "[a](#x) [b](https://a.b/c.md)"),
+        ("data.md", "[a](../configs/x.yaml)", "[a](repository/configs/x.yaml)"),
+        ("methods/a.md", "![a](../../b/x.png)", "![a](../repository/b/x.png)"),
+        ("methods/a.md", "[a](../data.md#x)", "[a](../data.md#x)"),
+        ("methods/a.md", "[a](../../README.md#start)", "[a](../index.md#start)"),
+        (
+            "a.md",
+            "```\n[a](../b.py)\n```\n[a](../b.py)",
+            "```\n[a](../b.py)\n```\n[a](repository/b.py)",
+        ),
+    ],
+)
+def test_links(page: str, written: str, shown: str) -> None:
+    assert hooks.site_text(written, page) == shown
+
+
+def test_files_outside_docs_are_named_as_in_the_repository() -> None:
+    text = hooks.site_text("[a](../../b/x.png) [c](../d.md) [e](f.png)", "methods/a.md")
+    assert hooks.copied(text, "methods/a.md") == {"b/x.png"}
+
+
+def test_a_section_ends_at_the_next_of_its_rank() -> None:
+    whole = hooks.section(README, "start")
+    assert whole.startswith("Type `make`")
+    assert whole.endswith("# Train\n```\n### On several machines\nAs many as there are.")
+    assert hooks.section(README, "on-several-machines") == "As many as there are."
+    with pytest.raises(KeyError, match="no section #stop"):
+        hooks.section(README, "stop")
+
+
+def test_a_section_of_the_readme_is_included_with_its_links() -> None:
+    line = "[Start](../README.md#resume) <!-- include -->"
+    text = hooks.site_text(f"Before.\n\n{line}\n\nAfter.", "index.md")
+    assert text.startswith("Before.\n\nRun the same command again.")
+    assert "([docs/guards.md](guards.md)" in text
+    assert text.endswith("\n\nAfter.")
+    assert "](docs/" not in text
