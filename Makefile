@@ -1,9 +1,11 @@
 # make demo   train, test and use a small model on photographs that come with the environment (minutes on a CPU)
 # make test   everything that CI checks
 # make test-slow   what takes longer: runs on several processes, and the like
+# make bench-gpu   all that is measured on a GPU; without one, what that would be
 # make test-faults   two nodes that lose power, cables and disks, again and again (a quarter of an hour; needs root)
 # make test-minimum   the quick tests with the oldest versions that pyproject.toml allows, in .venv-minimum (needs uv)
 # make coverage   which part of the code the quick tests run
+# make soak   hours of training while something goes wrong every few minutes, compared with an undisturbed run
 # All first make the environment in .venv, and do nothing about it the second time.
 
 PYTHON ?= python3
@@ -11,7 +13,7 @@ BIN := .venv/bin
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: install demo test test-slow test-faults test-minimum coverage lint types pytest clean
+.PHONY: install demo test test-slow test-faults test-minimum coverage soak lint types pytest clean bench-gpu
 
 install: .venv/.installed
 
@@ -72,6 +74,13 @@ coverage: install
 	rm -f .coverage .coverage.*
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --cov --cov-report=
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage
+
+bench-gpu: install
+	$(BIN)/python -m benchmarks.gpu
+
+# Writes its report and the page docs/soak.md. A full disk needs root, for a small one of its own.
+soak: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak --hours 2
 
 clean:
 	rm -rf .venv .venv-minimum build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

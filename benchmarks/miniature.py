@@ -91,21 +91,8 @@ def write(plan: Plan, said: Sequence[str], folder: Path) -> None:
     text = kind_of(plan.method).markdown(found, plan.name)
     page = REPOSITORY / "docs" / "methods" / f"{plan.name}.md"
     if folder == report.RESULTS and page.is_file():
-        write_whole(page, placed(page.read_text(), text))
+        write_whole(page, report.placed(page.read_text(), text, MARKS))
     sys.stdout.write(f"{text}\n{path}\n{picture or 'no picture: some of its rows are missing'}\n")
-
-
-def placed(page: str, text: str) -> str:
-    """A page with the text between its marks.
-
-    Raises:
-        ValueError: It has no marks.
-    """
-    before, first, rest = page.partition(MARKS[0])
-    _, second, after = rest.partition(MARKS[1])
-    if not (first and second):
-        raise ValueError(f"the page has no {MARKS[0]} followed by {MARKS[1]}: add both")
-    return f"{before}{first}\n\n{text}\n{second}{after}"
 
 
 def _options(words: Sequence[str]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from pathlib import Path
@@ -12,7 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from callbacks.base import Measured, Metric, MetricProtocol, Record, output_image
+from callbacks.base import Measured, Metric, MetricProtocol, Record
+from callbacks.evaluation import output_image
 from callbacks.image_file import Extras, write_image
 
 if TYPE_CHECKING:
@@ -23,13 +25,15 @@ HR = "hr"  # beside those of seeds
 
 
 class Cost(Metric):
-    """Seconds an image (their median), and calls of the model's networks for it.
+    """Seconds an image (their median), calls of the model's networks for it, and what it takes.
 
     ``seconds`` is the time from the batch on the device to the output, divided by the images of
     the batch; it should stand first in ``trainer.callbacks``, or other callbacks' work of that
     moment is counted too. ``calls`` counts the forward passes of all modules with parameters that
     the model holds by a name of its own: of a diffusion, the network's. A base that is asked for
-    features and pictures apart, as CasArbi's is, has none.
+    features and pictures apart, as CasArbi's is, has none. ``parameters`` are those that the model
+    restores by, in millions, and ``memory`` is the most that a batch needed beside what was there
+    before it, in MiB: of the card, or of the process where the system says it (Linux).
 
     Args:
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
@@ -46,6 +50,7 @@ class Cost(Metric):
     ) -> None:
         super().__init__(every_n, limit, label)
         self._begun, self._calls = 0.0, 0
+        self._parameters, self._peak = 0.0, Peak(torch.device("cpu"))
         self._hooks: list[RemovableHandle] = []
 
     def protocol(self) -> MetricProtocol:
@@ -58,6 +63,9 @@ class Cost(Metric):
         for module in pl_module.children():
             if any(True for _ in module.parameters()):
                 self._hooks.append(module.register_forward_pre_hook(self._count))
+        unused = getattr(pl_module, "training_only", ())
+        used = [p for n, p in pl_module.named_parameters() if not n.startswith(unused)]
+        self._parameters = sum(parameter.numel() for parameter in used) / 1e6
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen no more."""
@@ -74,24 +82,65 @@ class Cost(Metric):
     ) -> None:
         """The batch is on the device."""
         _wait(pl_module.device)
+        self._peak = Peak(pl_module.device)
         self._begun, self._calls = time.perf_counter(), 0
 
     on_validation_batch_start = on_test_batch_start
 
     def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """(B, 2) seconds and calls."""
+        """(B, 3) seconds, calls, and memory, which is not a number where nobody says it."""
         _wait(sr.device)
         seconds = (time.perf_counter() - self._begun) / len(sr)
-        return torch.tensor([[seconds, self._calls]], dtype=torch.float64).repeat(len(sr), 1)
+        found = [[seconds, self._calls, self._peak.reached()]]
+        return torch.tensor(found, dtype=torch.float64).repeat(len(sr), 1)
 
     def summarise(self, dataset: Any, images: Measured) -> list[Record]:
-        """The median of the seconds, because the first image warms up; the mean of the calls."""
-        seconds, calls = zip(*(cost.tolist() for cost in images.values()), strict=True)
-        values = {"seconds": statistics.median(seconds), "calls": statistics.fmean(calls)}
+        """The median of the seconds, for the first image warms up; the mean of the calls."""
+        seconds, calls, memory = zip(*(cost.tolist() for cost in images.values()), strict=True)
+        values = {
+            "seconds": statistics.median(seconds),
+            "calls": statistics.fmean(calls),
+            "parameters": self._parameters,
+        }
+        if not any(math.isnan(value) for value in memory):
+            values["memory"] = max(memory)
         return [self.record(dataset, v, len(images), name) for name, v in values.items()]
 
     def _count(self, module: torch.nn.Module, arguments: Any) -> None:
         self._calls += 1
+
+
+class Peak:
+    """The most memory that is in use from now on, beside what is now.
+
+    Args:
+        device: Whose; of a CPU, the resident memory of this process.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self._before = float(torch.cuda.memory_allocated(device))
+            return
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now
+            self._before = _resident("VmRSS")
+        except OSError:
+            self._before = math.nan
+
+    def reached(self) -> float:
+        """MiB; not a number where the system does not say it."""
+        if self.device.type == "cuda":
+            return (torch.cuda.max_memory_allocated(self.device) - self._before) / 2**20
+        return math.nan if math.isnan(self._before) else (_resident("VmHWM") - self._before) / 2**20
+
+
+def _resident(name: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024.0 * int(line.split()[1])
+    return math.nan
 
 
 class KeepOutputs(Callback):

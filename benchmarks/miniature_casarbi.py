@@ -101,6 +101,7 @@ CASARBI = Method(
         Claim("noise augmentation helps", "cascade", "no_augmentation"),
         Claim("guidance helps", "guided", "cascade"),
     ),
+    headline="CasArbi beats single-stage diffusion beyond its own factor",
     data="configs/data/mini_test.yaml",
     batches=7,
     consistency=Consistency(

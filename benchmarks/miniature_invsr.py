@@ -165,6 +165,7 @@ INVSR = Method(
         ),
         Claim("(ours) InvSR beats a regression by the same network", "one", "control", _JUDGED),
     ),
+    headline="a learned start beats one that is not",
     data="configs/data/invsr_mini_test.yaml",
     shown=(BICUBIC, "ae_hr", "control", "noised_200", "mse_one", "one", "three"),
     shown_scales=(4.0,),

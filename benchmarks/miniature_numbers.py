@@ -18,8 +18,8 @@ from callbacks.per_image import ImageNumbers, load_images
 from callbacks.results_file import Result, load_results
 
 SWD = "swd"
-PER_IMAGE = ("psnr", "ssim", "niqe", "lattice")
-LOWER_IS_BETTER = (SWD, "niqe", "lattice")
+PER_IMAGE = ("psnr", "ssim", "niqe", "lpips", "lattice")
+LOWER_IS_BETTER = (SWD, "niqe", "lpips", "lattice")
 ALL = "all"  # the crops of all sets together
 DRAWS, SWD_DRAWS, SEED = 10_000, 2_000, 0
 

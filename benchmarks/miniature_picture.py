@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmarks.miniature_callbacks import HR, OUTPUTS
 from benchmarks.miniature_numbers import Measured, set_of
 from benchmarks.miniature_plan import Plan
+from benchmarks.miniature_report import COLUMNS
+from callbacks.results_file import write_whole
+from callbacks.scatter import Point, Quantity, scatter
 
 SIDE, GAP, LINE, FONT_SIZE = 192, 6, 20, 13  # pixels
 
@@ -19,7 +23,7 @@ def draw(plan: Plan, path: Path) -> Path | None:
 
     Args:
         plan: Its commands are done.
-        path: The file.
+        path: The file; those of perception against distortion end in the metric's name.
 
     Returns:
         The file, or None where a row of the picture was not measured.
@@ -36,7 +40,27 @@ def draw(plan: Plan, path: Path) -> Path | None:
             files.append(first.run / OUTPUTS / HR / f"{key}.png")
             lines.append((f"{set_of(key.partition('/')[0])} x{scale:g}", files))
     page([names[n] for n in rows] + ["HR"], lines).save(path, optimize=True)
+    for metric in plan.method.plane:
+        write_whole(path.with_name(f"{path.stem}_{metric}.svg"), plane(plan, metric))
     return path
+
+
+def plane(plan: Plan, metric: str) -> str:
+    """Perception against distortion, a point a row; a file of SVG.
+
+    Args:
+        plan: Its commands are done.
+        metric: Of perception; lower is better.
+    """
+    points, scale = [], plan.method.shown_scales[0]
+    for number, row in enumerate(row for row in plan.rows if row.data is None):
+        measured = Measured(plan.run_of(row.name), plan.seeds[0])
+        both = [measured.means(name, scale) for name in ("psnr", metric)]
+        x, y = (statistics.fmean(seeds) for seeds in both)
+        spread = [statistics.stdev(seeds) if len(seeds) > 1 else 0.0 for seeds in both]
+        points.append(Point(number, row.label, (x, y), (spread[0], spread[1])))
+    axes = Quantity(COLUMNS["psnr"], True), Quantity(COLUMNS[metric], False)
+    return scatter(points, *axes, notes=())
 
 
 def chosen(keys: Sequence[str], wanted: Sequence[str]) -> list[str]:

@@ -67,8 +67,16 @@ class Plan(NamedTuple):
 
     def trained(self, training: str) -> Path:
         """The run's folder of a training, where the command line itself would put it."""
-        own = "" if training == self.name else f"_{training}"
-        return self.runs / f"mini_{self.name}{own}"
+        method, name = self._owner(training)
+        return self.runs / f"mini_{method}{'' if name == method else f'_{name}'}"
+
+    def _place(self, training: str) -> Path:
+        method, name = self._owner(training)
+        return self._replace(name=method).table / "jobs" / f"fit_{name}"
+
+    def _owner(self, training: str) -> tuple[str, str]:
+        *_, method, name = (self.name, *training.split("/"))
+        return method, name
 
     def jobs(self) -> list[Job]:
         """All commands, those that are needed first; the files of their test data are written."""
@@ -100,7 +108,7 @@ class Plan(NamedTuple):
                 *("fit", "--config", config, *self._filled(training.options), *steps),
                 *("--run.root", str(self.runs), "--run.name", self.trained(training.name).name),
             ),
-            self.table / "jobs" / f"fit_{training.name}",
+            self._place(training.name),
             tuple(f"fit {name}" for name in training.needs),
             partial(self._inputs, training.needs, [config]),
         )
@@ -114,7 +122,7 @@ class Plan(NamedTuple):
                 *("encode", "--config", config, *self._filled(training.options)),
                 *("--encode.out", str(folder)),
             ),
-            self.table / "jobs" / f"fit_{training.name}",
+            self._place(training.name),
             tuple(f"fit {name}" for name in training.needs),
             partial(self._inputs, training.needs, [config]),
             folder,
@@ -129,7 +137,7 @@ class Plan(NamedTuple):
                 *("predict", "--config", config, *self._filled(training.options)),
                 *("--run.root", str(self.runs), "--run.name", place.name),
             ),
-            self.table / "jobs" / f"fit_{training.name}",
+            self._place(training.name),
             tuple(f"fit {name}" for name in training.needs),
             partial(self._inputs, training.needs, [config]),
             place,

@@ -22,8 +22,10 @@ from callbacks.results_file import load_results, storable
 from callbacks.self_ssim import SelfSSIM
 
 COLUMNS = {"psnr": "PSNR-Y, dB", "ssim": "SSIM", "niqe": "NIQE", SWD: "SWD"}
-COLUMNS |= {"lattice": "Lattice of 8 pixels"}
-DIGITS = {"psnr": 2, "ssim": 4, "niqe": 2, SWD: 3, "lattice": 2}
+COLUMNS |= {"lpips": "LPIPS", "lattice": "Lattice of 8 pixels"}
+DIGITS = {"psnr": 2, "ssim": 4, "niqe": 2, SWD: 3, "lpips": 4, "lattice": 2}
+COST = {"calls": "calls", "seconds": "seconds an image", "parameters": "parameters, M"}
+COST |= {"memory": "memory of a batch, MiB"}
 JUDGED = ("psnr", "ssim", SWD)  # by which a row may lose to its control
 WEAK = "Base too weak, no comparison."
 
@@ -70,6 +72,7 @@ def collect(plan: Plan) -> dict[str, Any]:
         },
         "claims": [_judged(claim, measured, gate) for claim in claims],
         "tables": _further(plan) if gate["open"] else {},
+        "plane": list(plan.method.plane),
     }
 
 
@@ -101,7 +104,7 @@ def _sets(row: Measured) -> dict[str, dict[str, dict[str, float | str]]]:
         by_scale = found.setdefault(set_of(result["dataset"]), {})
         numbers = by_scale.setdefault(f"x{result['scale']:g}", {})
         numbers[result["metric"]] = _short(result["value"])
-        if "std" in result and result["metric"] not in ("seconds", "calls"):
+        if "std" in result and result["metric"] not in COST:
             numbers[f"{result['metric']}_std"] = _short(result["std"])
     together: dict[str, dict[str, float | str]] = {}
     for scale in row.scales:
@@ -225,11 +228,11 @@ def markdown(report: dict[str, Any], name: str) -> str:
         text.append(f"**{heading}**\n\n{_table(results, metric)}")
     text.append(
         "▼: worse than its control (in brackets; the 95 % interval over images excludes 0). "
-        "Higher is better for PSNR and SSIM, lower for SWD and NIQE; a lattice of 1 is none."
+        "Higher is better for PSNR and SSIM, lower for all others; a lattice of 1 is none."
     )
-    text.append(
-        f"**Cost**: network calls, a cascade's base apart / seconds an image\n\n{_costs(results)}"
-    )
+    several = len(_scales(results)) > 1
+    what = "calls of networks, a cascade's base apart" + " / seconds an image" * several
+    text.append(f"**Cost**: {what}\n\n{(_costs if several else _cost)(results)}")
     if any(row["self_ssim"] for row in _listed(results)):
         text.append(
             "**SelfSSIM** of outputs of one LR: the mean over pairs of scales, both ways"
@@ -238,7 +241,10 @@ def markdown(report: dict[str, Any], name: str) -> str:
     for heading, table in results.get("tables", {}).items():
         text.append(f"**{heading}**\n\n{_further_table(table)}")
     text.append(_claims(results))
-    text.append(f"![Crops](../../benchmarks/results/{name}_miniature.png)")
+    pictures = f"../../benchmarks/results/{name}_miniature"
+    text.append(f"![Crops]({pictures}.png)")
+    for metric in results.get("plane", []):
+        text.append(f"![{COLUMNS[metric]} against PSNR, a point a row]({pictures}_{metric}.svg)")
     return "\n\n".join(filter(None, text)) + "\n"
 
 
@@ -316,6 +322,28 @@ def _costs(results: dict[str, Any]) -> str:
     return _grid("", scales, rows)
 
 
+def _cost(results: dict[str, Any]) -> str:
+    """At one scale: a column each for what was counted; sets are as one."""
+    (scale,), rows = _scales(results), dict[str, dict[str, float]]()
+    for row in _listed(results):
+        sets = [found.get(scale, {}) for name, found in row["sets"].items() if name != ALL]
+        measured = {what: [s[what] for s in sets if what in s] for what in COST}
+        rows[row["label"]] = {
+            what: max(values) if what == "memory" else statistics.fmean(values)
+            for what, values in measured.items()
+            if values
+        }
+    columns = {key: title for key, title in COST.items() if any(key in c for c in rows.values())}
+    return _grid(
+        "",
+        [*columns.values()],
+        [
+            [label, *(f"{found[key]:.3g}" if key in found else "-" for key in columns)]
+            for label, found in rows.items()
+        ],
+    )
+
+
 def _agreement(results: dict[str, Any]) -> str:
     rows = [
         [row["label"], f"{statistics.fmean(row['self_ssim'].values()):.4f}"]
@@ -328,6 +356,8 @@ def _agreement(results: dict[str, Any]) -> str:
 def _claims(results: dict[str, Any]) -> str:
     if not results["gate"]["open"]:
         return WEAK
+    if not results["claims"]:
+        return ""
     scales, labels = _scales(results), {k: r["label"] for k, r in results["rows"].items()}
     rows = []
     for claim in results["claims"]:

@@ -62,6 +62,7 @@ RESSHIFT = Method(
         Claim("in latents, 4 of 15 steps beat all of them", "taef2_4", "taef2"),
         Claim("latents beat pixels", "taef2", "pixel"),
     ),
+    headline="in latents, ResShift beats a regression",
     data="configs/data/mini_test.yaml",
     batches=7,
     shown=(BICUBIC, "pixel_control", "pixel", "ae_hr", "taef2_control", "taef2"),

@@ -18,6 +18,7 @@ from benchmarks import (
     miniature_sheet,
 )
 from benchmarks.miniature_casarbi import CASARBI
+from benchmarks.miniature_comparison import COMPARISON
 from benchmarks.miniature_generators import Generators
 from benchmarks.miniature_invsr import INVSR
 from benchmarks.miniature_nsarm import NSARM
@@ -28,6 +29,7 @@ from benchmarks.miniature_spec import Method
 
 METHODS: dict[str, Method] = {
     "casarbi": CASARBI,
+    "comparison": COMPARISON,
     "invsr": INVSR,
     "nsarm": NSARM,
     "resshift": RESSHIFT,

@@ -94,6 +94,7 @@ SELF_CASCADE = Generators(
         ),
         Claim("(ours) the cascade beats enlarging the sample", "tf", "bicubic", ("swd",)),
     ),
+    headline="without training the cascade beats direct sampling",
     data="configs/data/automobiles.yaml",
     batches=6,
     metrics="configs/callbacks/mini_generator.yaml",

@@ -76,6 +76,7 @@ SELF_CASCADE_VIDEO = Generators(
             )
         ),
     ),
+    headline="without training the cascade beats direct sampling",
     data="configs/data/moving_crops.yaml",
     metrics="configs/callbacks/mini_clips.yaml",
     always=("base", "samples"),

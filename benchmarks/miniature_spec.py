@@ -6,7 +6,7 @@ Options are those of ``main.py``; ``{NAME}`` in them stands for the run of a tra
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +24,8 @@ class Training:
     """A run of ``fit``, named after its file; or latents or samples that are written before.
 
     name: Of the file in the method's folder of ``configs/experiment/mini``, without suffix; the
-        method's own name for the file beside that folder.
+        method's own name for the file beside that folder. ``METHOD/NAME`` is a training of another
+        miniature: what was trained there is not trained again.
     needs: Trainings whose weights it starts from or builds on, or whose latents it reads.
     options: Options beside ``--config``.
     verb: ``fit``; ``encode``, whose folder is the "run" then; or ``predict``, which writes samples.
@@ -137,6 +138,8 @@ class Method:
     tables: Further tables, by heading: of the folder of a row's run, by its name.
     facts: Numbers and verdicts beside the table, by what they are: of the folder of a training, by
         its name.
+    headline: The claim that the paper makes first, by its text; for the table of all methods.
+    plane: Metrics of perception, each of which is drawn against PSNR.
     """
 
     trainings: tuple[Training, ...]
@@ -155,6 +158,8 @@ class Method:
     always: tuple[str, ...] = ()
     side: int = 192
     tables: Callable[[Callable[[str], Path]], dict[str, Table]] | None = None
+    headline: str = ""
+    plane: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse names that are not there.
@@ -172,9 +177,36 @@ class Method:
             _known((row.control,), rows, f"row {row.name!r}")
         for claim in self.claims:
             _known((claim.better, claim.than), rows, f"claim {claim.text!r}")
+        if self.headline:
+            _known((self.headline,), {claim.text for claim in self.claims}, "the headline")
         _known(self.shown, rows, "the picture")
         if self.consistency is not None:
             _known(self.consistency.rows, rows, "SelfSSIM")
+
+
+def borrowed(name: str, method: Method) -> tuple[Training, ...]:
+    """The trainings of another miniature, to be named ``METHOD/NAME``.
+
+    Args:
+        name: Of the other one.
+        method: The other one.
+    """
+
+    def there(text: str) -> str:
+        for training in method.trainings:
+            text = text.replace(f"{{{training.name}}}", f"{{{name}/{training.name}}}")
+        return text
+
+    return tuple(
+        replace(
+            training,
+            name=f"{name}/{training.name}",
+            needs=tuple(f"{name}/{need}" for need in training.needs),
+            options=tuple(there(option) for option in training.options),
+            config=training.config or f"{name}/{training.name}",
+        )
+        for training in method.trainings
+    )
 
 
 def _known(names: tuple[str, ...], there: set[str], who: str) -> None:

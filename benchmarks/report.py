@@ -16,13 +16,14 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def write_report(name: str, results: dict[str, Any], seed: int) -> Path:
+def write_report(name: str, results: dict[str, Any], seed: int, path: Path | None = None) -> Path:
     """Write ``results/<name>.json`` and show it.
 
     Args:
         name: Name of the benchmark, that of its file.
         results: The numbers.
         seed: Seed of everything random in it.
+        path: Another file to write.
     """
     report = {
         "command": shlex.join([*settings(), "python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
@@ -31,12 +32,30 @@ def write_report(name: str, results: dict[str, Any], seed: int) -> Path:
         "seed": seed,
         "results": results,
     }
-    path = RESULTS / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
+    path = path or RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=2)
     path.write_text(f"{text}\n")
     sys.stdout.write(f"{text}\n{path}\n")
     return path
+
+
+def placed(page: str, text: str, marks: tuple[str, str]) -> str:
+    """A page with the text between two marks.
+
+    Args:
+        page: As it was.
+        text: What is to stand there.
+        marks: Before it and after it.
+
+    Raises:
+        ValueError: It has no marks.
+    """
+    before, first, rest = page.partition(marks[0])
+    _, second, after = rest.partition(marks[1])
+    if not (first and second):
+        raise ValueError(f"the page has no {marks[0]} followed by {marks[1]}: add both")
+    return f"{before}{first}\n\n{text}\n{second}{after}"
 
 
 def settings() -> list[str]:

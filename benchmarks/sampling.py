@@ -47,6 +47,7 @@ from lightning_modules.noise import Noise
 from lightning_modules.resshift import ResShift
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs/experiment/mini"
+CPU = torch.device("cpu")
 SIDE = 192  # of what is made
 SCALES = (4, 8, 12)
 SHORT = {"steps": 4, "min_noise": 0.2}  # ResShift's process of four steps, as its authors set it
@@ -68,7 +69,10 @@ Call = Callable[[], Any]
 
 
 def clock() -> float:
-    """Seconds of this process where one thread computes, else on the wall."""
+    """Seconds of this process where one thread computes, else on the wall, when a GPU is done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+        return time.perf_counter()
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
@@ -197,9 +201,9 @@ def diffusion(steps: int) -> Diffusion:
     return Diffusion(1.0, denoiser, schedule=schedule, steps=steps, clamp=1.0).eval()
 
 
-def batch(scale: float, side: int) -> Any:
+def batch(scale: float, side: int, device: torch.device) -> Any:
     """One LR picture and the size that is wanted of it."""
-    lr = torch.rand(1, 3, *[round(side / scale)] * 2)
+    lr = torch.rand(1, 3, *[round(side / scale)] * 2).to(device)
     return {"lr": lr, "size": (side, side), "key": ["a"], "seed": torch.tensor([1])}
 
 
@@ -211,7 +215,7 @@ def parameters(model: ImageModel) -> int:
 # ------------------------------------------------------------------------------------- the parts
 
 
-def measure_methods(side: int, repeats: int) -> list[dict[str, Any]]:
+def measure_methods(side: int, repeats: int, device: torch.device = CPU) -> list[dict[str, Any]]:
     """CasArbi at three scales and ResShift of 15 and of 4 steps."""
     models: list[tuple[str, float, CasArbi | ResShift]] = [
         *(("CasArbi", scale, casarbi(scale)) for scale in SCALES),
@@ -220,10 +224,11 @@ def measure_methods(side: int, repeats: int) -> list[dict[str, Any]]:
     ]
     rows = []
     for name, scale, model in models:
+        model.to(device)
         parts: list[tuple[object, str]] = [(model.network, "forward")]
         if isinstance(model, CasArbi):
             parts += [(model.base, "encode"), (model.base, "render")]
-        given, networks = batch(scale, side), Networks(*parts)
+        given, networks = batch(scale, side, device), Networks(*parts)
         call = partial(_restored, model, given)
         sizes = {"lr": list(given["lr"].shape[-2:]), "hr": [side, side]}
         count = parameters(model)
@@ -235,12 +240,12 @@ def measure_methods(side: int, repeats: int) -> list[dict[str, Any]]:
 
 
 def _restored(model: CasArbi | ResShift, given: Any) -> Tensor:
-    return model.restore(given, Noise(given["seed"]))
+    return model.restore(given, Noise(given["seed"], given["lr"].device))
 
 
-def measure_ddim(side: int, steps: int, repeats: int) -> dict[str, Any]:
+def measure_ddim(side: int, steps: int, repeats: int, device: torch.device = CPU) -> dict[str, Any]:
     """Our unconditional sampling against a plain loop over diffusers' scheduler."""
-    model, given = diffusion(steps), batch(1, side)
+    model, given = diffusion(steps).to(device), batch(1, side, device)
     scheduler = DDIMScheduler(
         beta_schedule=BETAS,
         prediction_type=PREDICTION,
@@ -251,13 +256,13 @@ def measure_ddim(side: int, steps: int, repeats: int) -> dict[str, Any]:
     networks = Networks((denoiser.unet, "forward"))
 
     def ours() -> Tensor:
-        return model.generate(given, Noise(given["seed"])) * 2 - 1
+        return model.generate(given, Noise(given["seed"], device)) * 2 - 1
 
     def plain() -> Tensor:
         scheduler.set_timesteps(steps)
-        x = Noise(given["seed"]).normal((1, 3, side, side))
+        x = Noise(given["seed"], device).normal((1, 3, side, side))
         text = denoiser.null_text(1)
-        for t in scheduler.timesteps:
+        for t in scheduler.timesteps.to(device):
             raw = denoiser.unet(x, t, text).sample
             # What diffusers does not do by itself: noise that goes with the clipped prediction.
             x = scheduler.step(raw, t, x, use_clipped_model_output=True).prev_sample
@@ -274,19 +279,19 @@ def measure_ddim(side: int, steps: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def measure_residual_shift(side: int, repeats: int) -> dict[str, Any]:
+def measure_residual_shift(side: int, repeats: int, device: torch.device = CPU) -> dict[str, Any]:
     """ResShift's 15 steps against its equations, written as plainly as they can be."""
-    model, given = resshift(4), batch(4, side)
+    model, given = resshift(4).to(device), batch(4, side, device)
     process = model.process
     etas = [process.eta(step) for step in range(process.steps)]
 
     def plain() -> Tensor:
-        noise, lr = Noise(given["seed"]), given["lr"] * 2 - 1
+        noise, lr = Noise(given["seed"], device), given["lr"] * 2 - 1
         y = functional.interpolate(given["lr"], given["size"], mode="bicubic") * 2 - 1
         x = y + process.kappa * math.sqrt(etas[-1]) * noise.normal(y.shape)
         for step in reversed(range(process.steps)):
             scale = 3 * process.kappa * math.sqrt(etas[step]) + 1
-            x0 = y - model.network(x / scale, torch.tensor([step]), lr)
+            x0 = y - model.network(x / scale, torch.tensor([step], device=device), lr)
             if step == 0:
                 return (x0 + 1) / 2
             now, then = etas[step], etas[step - 1]
@@ -304,13 +309,13 @@ def measure_residual_shift(side: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def measure(side: int, repeats: int) -> dict[str, Any]:
+def measure(side: int, repeats: int, device: torch.device = CPU) -> dict[str, Any]:
     """All parts, without gradients."""
     with torch.inference_mode():
         return {
-            "methods": measure_methods(side, repeats),
-            "ddim": measure_ddim(side // 6, 25, repeats),
-            "residual_shift": measure_residual_shift(side, repeats),
+            "methods": measure_methods(side, repeats, device),
+            "ddim": measure_ddim(side // 6, 25, repeats, device),
+            "residual_shift": measure_residual_shift(side, repeats, device),
         }
 
 
@@ -320,12 +325,15 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=SIDE, help="side of the pictures made")
     parser.add_argument("--repeats", type=int, default=5, help="timed pictures of each method")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and pictures")
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
-    write_report("sampling", measure(arguments.side, arguments.repeats), arguments.seed)
+    device = torch.device(arguments.device)
+    found = measure(arguments.side, arguments.repeats, device)
+    write_report("sampling" if device == CPU else f"sampling_{device.type}", found, arguments.seed)
 
 
 if __name__ == "__main__":

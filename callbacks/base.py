@@ -18,15 +18,20 @@ from __future__ import annotations
 
 import logging
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from callbacks.evaluation import (
+    EvaluationCallback,
+    Stage,
+    at_least_one,
+    evaluated_datasets,
+    output_image,
+)
 from callbacks.finite_pixels import spoiled
 from callbacks.processes import gather_on_first, on_all, on_first
 from callbacks.tensorboard import DescribedLogger
@@ -61,7 +66,7 @@ class Record(TypedDict):
     protocol: MetricProtocol
 
 
-class Metric(Callback, ABC):
+class Metric(EvaluationCallback):
     """What all metrics share: when to compute, what to keep, the meeting of the processes.
 
     A metric of your own is an ``ImageMetric`` or a ``SetMetric``. Its number is logged as
@@ -95,21 +100,18 @@ class Metric(Callback, ABC):
         label: str | None = None,
         control: bool = False,
     ) -> None:
-        super().__init__()
-        kind = type(self).__name__
-        for key, value in (("every_n", every_n), ("limit", limit)):
-            if value is not None and value < 1:
-                raise ValueError(f"`{key}` of {kind} is {value}; it must be at least 1")
+        super().__init__(every_n)
+        at_least_one(self, limit=limit)
         self.name = label or type(self).name
         if not self.name:
+            kind = type(self).__name__
             raise TypeError(f"{kind} needs a class attribute `name`, its name in the logs")
-        self.every_n, self.limit, self.control = every_n, limit, control
+        self.limit, self.control = limit, control
         self.scale = 1.0  # of the dataset at hand, for `measure`
         self.records: list[Record] = []  # of the latest evaluation
         self.control_records: list[Record] = []  # likewise, of bicubic
         self.images: dict[str, dict[str, float]] = {}  # an ImageMetric's numbers by dataset and key
         self.control_images: dict[str, dict[str, float]] = {}  # likewise, of bicubic
-        self._validations = 0
         self._off = self._loaded = self._active = False
         self._datasets: list[Any] = []
         self._wanted: list[set[str] | None] = []
@@ -174,66 +176,10 @@ class Metric(Callback, ABC):
             if isinstance(value, nn.Module):
                 value.to(trainer.strategy.root_device)
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start afresh."""
-        self._start(trainer)
-
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start afresh."""
-        self._start(trainer)
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Measure the images of one batch; no process waits for another."""
-        self._add(outputs, batch, dataloader_idx)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Measure the images of one batch; no process waits for another."""
-        self._add(outputs, batch, dataloader_idx)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the processes' numbers together and log what they give."""
-        self._finish(pl_module, "val")
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the processes' numbers together and log what they give."""
-        self._finish(pl_module, "test")
-
     @property
     def state_key(self) -> str:
         """Where a checkpoint keeps the number of validations."""
         return f"{type(self).__qualname__}:{self.name}"
-
-    # Not in `state_dict`: Lightning would refuse two metrics of one class in words of its own,
-    # before `setup` can say which key to change.
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keep the number of validations, so that ``every_n`` goes on counting."""
-        if self.every_n > 1:
-            checkpoint["callbacks"][self.state_key] = {"validations": self._validations}
-
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Go on counting."""
-        state = checkpoint["callbacks"].get(self.state_key, {})
-        self._validations = state.get("validations", 0)
 
     # ---------------------------------------------------------------------------------- the work
 
@@ -242,13 +188,10 @@ class Metric(Callback, ABC):
             self.load()
             self._loaded = True
 
-    def _start(self, trainer: Trainer) -> None:
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.records, self.control_records = [], []
         self.images, self.control_images = {}, {}
-        self._active = not trainer.sanity_checking and not self._off
-        if self._active and trainer.state.fn == TrainerFn.FITTING:
-            self._active = self._validations % self.every_n == 0
-            self._validations += 1
+        self._active = not self._off and self._due(trainer)
         self._datasets = evaluated_datasets(trainer)
         self._wanted = [
             None if self.limit is None else set(dataset.keys[: self.limit])
@@ -257,7 +200,14 @@ class Metric(Callback, ABC):
         self._values = [[] for _ in self._datasets]
         self._controls = [[] for _ in self._datasets]
 
-    def _add(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:
+    def _add(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        dataloader_idx: int,
+    ) -> None:
         if not self._active or (self.needs_hr and self.target not in batch):
             return
         keys, wanted = batch["key"], self._wanted[dataloader_idx]
@@ -274,12 +224,13 @@ class Metric(Callback, ABC):
             )
         self.scale = float(dataset.scale)
         self._values[dataloader_idx].append((keys, self.measure(sr, hr, batch).detach()))
-        if self.control and "lr" in batch:
+        # Where LR is HR, as for a tokenizer, there is nothing to beat.
+        if self.control and "lr" in batch and not torch.equal(batch["lr"], hr):
             bicubic = resize(batch["lr"], hr.shape[-2:])
             measured = self.measure_control(bicubic, hr, batch).detach()
             self._controls[dataloader_idx].append((keys, measured))
 
-    def _finish(self, pl_module: LightningModule, stage: str) -> None:
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         if not self._active:
             return
         mine = [[_by_key(part) for part in seen] for seen in (self._values, self._controls)]
@@ -289,7 +240,7 @@ class Metric(Callback, ABC):
         for record in self.records:
             middle = f"{record['dataset']}/" if len(self._datasets) > 1 else ""
             tag = f"{stage}/{middle}{record['metric']}"
-            for logger in pl_module.trainer.loggers:
+            for logger in trainer.loggers:
                 if isinstance(logger, DescribedLogger):
                     logger.describe(tag, record["protocol"])
             pl_module.log(
@@ -379,47 +330,11 @@ def all_callbacks(trainer: Trainer) -> list[Callback]:
     return list(trainer.callbacks)  # type: ignore[attr-defined]
 
 
-def evaluated_datasets(trainer: Trainer) -> list[Any]:
-    """The datasets of the evaluation that runs now, in the order of ``dataloader_idx``.
-
-    Raises:
-        TypeError: A dataset without ``name``, ``scale`` or ``keys``.
-    """
-    found = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
-    loaders = list(found.values()) if isinstance(found, Mapping) else found
-    if not isinstance(loaders, list | tuple):
-        loaders = [loaders]
-    datasets = [loader.dataset for loader in loaders]
-    for dataset in datasets:
-        missing = [name for name in ("name", "scale", "keys") if not hasattr(dataset, name)]
-        if missing:
-            raise TypeError(
-                f"the dataset {type(dataset).__name__} has no {', '.join(missing)}, by which "
-                "numbers are told apart; evaluate through datamodules.base.SRDataModule, or give "
-                "the dataset these attributes"
-            )
-    return datasets
-
-
 def predicted_dataset(trainer: Trainer, index: int) -> Any:
     """The dataset of the ``index``-th loader of ``predict``; None of one without."""
     loaders: Any = trainer.predict_dataloaders
     loader = loaders[index] if isinstance(loaders, list | tuple) else loaders
     return getattr(loader, "dataset", None)
-
-
-def output_image(outputs: Any) -> Tensor:
-    """The image that a step returned.
-
-    Raises:
-        TypeError: The step returned something else than ``{"sr": image}``.
-    """
-    if not isinstance(outputs, Mapping) or "sr" not in outputs:
-        raise TypeError(
-            f"the model's step returned {type(outputs).__name__}; "
-            'expected {"sr": image}, the image (B, 3, H, W) in [0, 1]'
-        )
-    return outputs["sr"]
 
 
 def steps_done(trainer: Trainer, pl_module: LightningModule) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from callbacks.base import evaluated_datasets, output_image
+from callbacks.evaluation import EvaluationCallback, Stage, evaluated_datasets, output_image
 from callbacks.finite_pixels import are_finite
 from callbacks.processes import gather
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 SHOWN = 5  # pictures in a message
 
 
-class FiniteOutputs(Callback):
+class FiniteOutputs(EvaluationCallback):
     """Count the outputs with pixels that are NaN or infinite, and name them.
 
     In ``validate``, ``test`` and the validations of ``fit``, once for each dataset, over all
@@ -39,48 +39,6 @@ class FiniteOutputs(Callback):
         self._seen: list[tuple[int, list[str], Tensor]] = []  # dataset, keys, whether finite
         self._told = ""
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start afresh."""
-        self._seen, self.found = [], {}
-
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start afresh."""
-        self._seen, self.found = [], {}
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Look at the images of one batch."""
-        if not trainer.sanity_checking:
-            self._look(outputs, batch, dataloader_idx)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Look at the images of one batch."""
-        self._look(outputs, batch, dataloader_idx)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring together what all processes saw, and say it."""
-        if not trainer.sanity_checking:
-            self._say(trainer)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring together what all processes saw, and say it."""
-        self._say(trainer)
-
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop training, if so."""
         if trainer.state.fn == TrainerFn.FITTING:
@@ -91,12 +49,24 @@ class FiniteOutputs(Callback):
         if stage in ("validate", "test"):
             self._refuse()
 
-    def _look(self, outputs: Any, batch: Any, dataloader_idx: int) -> None:
-        if outputs is None:  # of a model that makes no pictures
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seen, self.found = [], {}
+
+    def _add(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        dataloader_idx: int,
+    ) -> None:
+        if trainer.sanity_checking or outputs is None:  # or of a model that makes no pictures
             return
         self._seen.append((dataloader_idx, batch["key"], are_finite(output_image(outputs))))
 
-    def _say(self, trainer: Trainer) -> None:
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        if trainer.sanity_checking:
+            return
         mine = [
             (dataset, key)
             for dataset, keys, finite in self._seen

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks import weights
@@ -132,8 +132,8 @@ class LPIPS(ImageMetric):
             references = kept.get(theirs, self.network) if kept else self.network(theirs)
             return self.network.distances(self.network(ours), references)
 
-    def _start(self, trainer: Trainer) -> None:
-        super()._start(trainer)
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super()._start(trainer, pl_module)
         if self._active:
             self._references.begin()
 

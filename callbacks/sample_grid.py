@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
@@ -17,7 +17,14 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
-from callbacks.base import evaluated_datasets, output_image, steps_done
+from callbacks.base import steps_done
+from callbacks.evaluation import (
+    EvaluationCallback,
+    Stage,
+    at_least_one,
+    evaluated_datasets,
+    output_image,
+)
 from callbacks.image_file import Extras, write_image
 from callbacks.pixels import to_pixels
 from callbacks.processes import gather
@@ -34,7 +41,7 @@ GAP, LINE, FONT_SIZE = 8, 22, 15  # pixels
 Panel = tuple[str, NDArray[np.uint8]]  # a label, and (H, W, 3)
 
 
-class SampleGrid(Callback):
+class SampleGrid(EvaluationCallback):
     """Draw the first images of each dataset: LR, bicubic, ours and HR, with PSNR-Y below.
 
     One PNG for each validation or test, in ``samples`` of the run's directory, and in TensorBoard
@@ -54,77 +61,30 @@ class SampleGrid(Callback):
     def __init__(
         self, images: int = 4, crop: int | None = 96, zoom: int = 3, every_n: int = 1
     ) -> None:
-        super().__init__()
-        settings = {"images": images, "crop": crop, "zoom": zoom, "every_n": every_n}
-        for key, value in settings.items():
-            if value is not None and value < 1:
-                raise ValueError(f"`{key}` of SampleGrid is {value}; it must be at least 1")
-        self.images, self.crop, self.zoom, self.every_n = images, crop, zoom, every_n
+        super().__init__(every_n)
+        at_least_one(self, images=images, crop=crop, zoom=zoom)
+        self.images, self.crop, self.zoom = images, crop, zoom
         self.path: Path | None = None  # the picture drawn last
-        self._validations = 0
         self._active = False
         self._wanted: list[str] = []
         self._rows: dict[str, list[Panel]] = {}
         self._scales: list[float] = []
 
-    # ------------------------------------------------------------------------- Lightning's hooks
-
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose what to draw."""
-        self._active = not trainer.sanity_checking
-        if self._active and trainer.state.fn == TrainerFn.FITTING:
-            self._active = self._validations % self.every_n == 0
-            self._validations += 1
-        self._start(trainer)
-
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose what to draw."""
-        self._active = True
-        self._start(trainer)
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the windows of the chosen images."""
-        self._keep(outputs, batch, dataloader_idx)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the windows of the chosen images."""
-        self._keep(outputs, batch, dataloader_idx)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
-        step = steps_done(trainer, pl_module)
-        fitting = trainer.state.fn == TrainerFn.FITTING
-        self._draw(trainer, "val", f"val-{step:08d}" if fitting else "val", step)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
-        self._draw(trainer, "test", "test", steps_done(trainer, pl_module))
-
-    # ---------------------------------------------------------------------------------- the work
-
-    def _start(self, trainer: Trainer) -> None:
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._active = self._due(trainer)
         datasets = evaluated_datasets(trainer)
         self._wanted = [key for dataset in datasets for key in dataset.keys[: self.images]]
         self._scales = [float(dataset.scale) for dataset in datasets]
         self._rows = {}
 
-    def _keep(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:
+    def _add(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        dataloader_idx: int,
+    ) -> None:
         if not self._active:
             return
         sr = output_image(outputs)
@@ -161,7 +121,7 @@ class SampleGrid(Callback):
             panels.append((label, levels(window, self.zoom)))
         return panels
 
-    def _draw(self, trainer: Trainer, tag: str, name: str, step: int) -> None:
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         if not self._active:
             return
         # Gathered, so that the picture is the same on any number of processes.
@@ -170,13 +130,19 @@ class SampleGrid(Callback):
         rows = {key: rows[key] for key in self._wanted if key in rows}
         if not rows or not trainer.is_global_zero:
             return
-        picture = compose(rows)
-        self.path = Path(trainer.default_root_dir, "samples", f"{name}.png")
-        write_image(self.path, picture, Extras(), "png", quality=100)
+        picture, step = compose(rows), steps_done(trainer, pl_module)
+        name = f"{stage}-{step:08d}" if trainer.state.fn == TrainerFn.FITTING else stage
+        path = Path(trainer.default_root_dir, "samples", f"{name}.png")
+        try:
+            write_image(path, picture, Extras(), "png", quality=100)
+        except OSError as error:  # pictures to look at are not worth a run
+            log.warning("%s could not be written (%s)", path, error)
+            return
+        self.path = path
         log.info("pictures side by side: %s", self.path)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(f"samples/{tag}", picture, step, dataformats="HWC")
+                logger.experiment.add_image(f"samples/{stage}", picture, step, dataformats="HWC")
 
 
 def most_detailed(image: Tensor, size: tuple[int, int], step: int) -> tuple[int, int]:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional
 
-from callbacks.base import evaluated_datasets, steps_done
+from callbacks.base import steps_done
+from callbacks.evaluation import EvaluationCallback, Stage, at_least_one, evaluated_datasets
 from callbacks.image_file import Extras, write_image
 from callbacks.pixels import to_pixels
 from callbacks.processes import gather
@@ -45,7 +46,7 @@ class SpeaksInBits(Protocol):
         """(B, d, h, w) of (B, 3, H, W), not quantised."""
 
 
-class ScaleReport(Callback):
+class ScaleReport(EvaluationCallback):
     """For the first images of each dataset: the output decoded after each scale, and numbers.
 
     In ``samples`` of the run's directory a strip of pictures, ``scales-<what>.png``, and
@@ -58,8 +59,7 @@ class ScaleReport(Callback):
 
     Where there is no HR, only the strip and ``bits_used``. Logged are ``val/bit_accuracy`` and
     ``val/bits_used``, with several datasets as ``val/<dataset>/...``, the means over all bits.
-    Models that do not speak in bits are passed over,
-    and pictures that go through tiles.
+    Models that do not speak in bits are passed over, and pictures that go through tiles.
 
     Args:
         images: Images of each dataset that are looked at; their outputs are computed once more.
@@ -72,13 +72,9 @@ class ScaleReport(Callback):
     """
 
     def __init__(self, images: int = 16, shown: int = 4, zoom: int = 2, every_n: int = 1) -> None:
-        super().__init__()
-        settings = {"images": images, "shown": shown, "zoom": zoom, "every_n": every_n}
-        for key, value in settings.items():
-            if value < 1:
-                raise ValueError(f"`{key}` of ScaleReport is {value}; it must be at least 1")
-        self.images, self.shown, self.zoom, self.every_n = images, shown, zoom, every_n
-        self._validations = 0
+        super().__init__(every_n)
+        at_least_one(self, images=images, shown=shown, zoom=zoom)
+        self.images, self.shown, self.zoom = images, shown, zoom
         self._active = False
         self._wanted: list[str] = []
         self._drawn: set[str] = set()
@@ -86,61 +82,8 @@ class ScaleReport(Callback):
         self._strips: dict[str, list[Panel]] = {}
         self._found: list[tuple[str, dict[str, Any]]] = []  # dataset, and numbers of an image
 
-    # ------------------------------------------------------------------------- Lightning's hooks
-
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose what to look at."""
-        self._active = not trainer.sanity_checking and hasattr(pl_module, "bits_of")
-        if self._active and trainer.state.fn == TrainerFn.FITTING:
-            self._active = self._validations % self.every_n == 0
-            self._validations += 1
-        self._start(trainer)
-
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose what to look at."""
-        self._active = hasattr(pl_module, "bits_of")
-        self._start(trainer)
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Look at the chosen images."""
-        self._look(trainer, pl_module, batch, dataloader_idx)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Look at the chosen images."""
-        self._look(trainer, pl_module, batch, dataloader_idx)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write, and log."""
-        step = steps_done(trainer, pl_module)
-        fitting = trainer.state.fn == TrainerFn.FITTING
-        found = self._write(trainer, f"val-{step:08d}" if fitting else "val")
-        for name, value in found.items():
-            pl_module.log(f"val/{name}", value, rank_zero_only=True)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write, and log."""
-        for name, value in self._write(trainer, "test").items():
-            pl_module.log(f"test/{name}", value, rank_zero_only=True)
-
-    # ---------------------------------------------------------------------------------- the work
-
-    def _start(self, trainer: Trainer) -> None:
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._active = hasattr(pl_module, "bits_of") and self._due(trainer)
         datasets = evaluated_datasets(trainer)
         self._names = [dataset.name for dataset in datasets]
         self._wanted = [key for dataset in datasets for key in dataset.keys[: self.images]]
@@ -148,8 +91,13 @@ class ScaleReport(Callback):
         self._strips, self._found = {}, []
 
     @torch.no_grad()
-    def _look(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, dataloader_idx: int
+    def _add(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        dataloader_idx: int,
     ) -> None:
         if not self._active:
             return
@@ -173,14 +121,14 @@ class ScaleReport(Callback):
                 hr = [("HR", levels(one["hr"], self.zoom))] if "hr" in one else []
                 self._strips[key] = [*panels, *hr]
 
-    def _write(self, trainer: Trainer, name: str) -> dict[str, float]:
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         if not self._active:
-            return {}
+            return
         found = [each for part in gather(self._found) for each in part]
         strips = {key: row for part in gather(self._strips) for key, row in part.items()}
         self._found, self._strips = [], {}
         if not found:
-            return {}
+            return
         by_dataset = {dataset: [e for d, e in found if d == dataset] for dataset in self._names}
         summaries: dict[str, Any] = {
             dataset: {"images": len(each), "scales": summarised(each)}
@@ -188,16 +136,25 @@ class ScaleReport(Callback):
             if each
         }
         if trainer.is_global_zero:
-            folder = Path(trainer.default_root_dir, "samples")
+            step = f"-{steps_done(trainer, pl_module):08d}"
+            name = stage + step * (trainer.state.fn == TrainerFn.FITTING)
             rows = {key: strips[key] for key in self._wanted if key in strips}
-            write_image(folder / f"scales-{name}.png", compose(rows), Extras(), "png", quality=100)
-            write_whole(folder / f"scales-{name}.json", json.dumps(summaries, indent=1) + "\n")
-            log.info("pictures after each scale: %s", folder / f"scales-{name}.png")
-        return {
-            f"{dataset}/{key}" if len(self._names) > 1 else key: value
-            for dataset, summary in summaries.items()
-            for key, value in _over_all_bits(summary["scales"]).items()
-        }
+            try:
+                self._write(Path(trainer.default_root_dir, "samples"), name, rows, summaries)
+            except OSError as error:  # pictures to look at are not worth a run
+                log.warning("scales-%s could not be written (%s)", name, error)
+        for dataset, summary in summaries.items():
+            middle = f"{dataset}/" if len(self._names) > 1 else ""
+            for key, value in _over_all_bits(summary["scales"]).items():
+                pl_module.log(f"{stage}/{middle}{key}", value, rank_zero_only=True)
+
+    def _write(
+        self, folder: Path, name: str, rows: dict[str, list[Panel]], summaries: dict[str, Any]
+    ) -> None:
+        path = folder / f"scales-{name}.png"
+        write_image(path, compose(rows), Extras(), "png", quality=100)
+        write_whole(path.with_suffix(".json"), json.dumps(summaries, indent=1) + "\n")
+        log.info("pictures after each scale: %s", path)
 
 
 def _over_all_bits(scales: list[dict[str, Any]]) -> dict[str, float]:

@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from callbacks.base import Measured, Metric, MetricProtocol, Record
+from callbacks.evaluation import Stage
 from callbacks.processes import on_first
 from callbacks.reference import find_reference
 from callbacks.reference_files import Reference
@@ -179,21 +180,28 @@ class SetMetric(Metric):
 
     # Old features are dropped only when an evaluation has ended: one that an error cuts short
     # must not make the next compute all of them again.
-    def _start(self, trainer: Trainer) -> None:
-        super()._start(trainer)
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super()._start(trainer, pl_module)
         self._used = {}
 
-    def _add(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:
+    def _add(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        dataloader_idx: int,
+    ) -> None:
         if not self._off and (self.target in batch or not self.needs_hr):
             # Before anything is measured, and in the sanity check: not after hours.
             dataset = self._datasets[dataloader_idx]
             self._refuse_few(dataset, len(dataset.keys[: self.limit]))
-        super()._add(outputs, batch, dataloader_idx)
+        super()._add(trainer, pl_module, outputs, batch, dataloader_idx)
 
-    def _finish(self, pl_module: LightningModule, stage: str) -> None:
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         if self._active:
             self._known = self._used
-        super()._finish(pl_module, stage)
+        super()._finish(trainer, pl_module, stage)
 
     def _refuse_few(self, dataset: Any, n: int) -> None:
         if n < self.minimum:

@@ -2,14 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 if TYPE_CHECKING:
     from callbacks.base import MetricProtocol
+
+log = logging.getLogger(__name__)
+
+PAUSE = 60.0  # seconds until a disk that was full is tried again
+
+
+class Events:
+    """TensorBoard's writer, without its errors: curves are not worth a run whose disk is full.
+
+    The thread that writes ends at its first error, and every later call would raise that error. So
+    what comes is left out for a while, and then another file of events is begun.
+
+    Args:
+        writer: TensorBoard's own.
+    """
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+        self._again = 0.0  # when to begin another file; 0 while this one is well
+
+    def add_event(self, event: Any) -> None:
+        """Write an event, or leave it out."""
+        if self._again and time.monotonic() >= self._again:
+            self._try(self._renew)
+        if not self._again:
+            self._try(lambda: self._writer.add_event(event))
+
+    def flush(self) -> None:
+        """Have on the disk what was written."""
+        if not self._again:
+            self._try(self._writer.flush)
+
+    def close(self) -> None:
+        """End."""
+        if not self._again:
+            self._try(self._writer.close)
+
+    def get_logdir(self) -> str:
+        """The folder of its files."""
+        return str(self._writer.get_logdir())
+
+    def _renew(self) -> None:
+        self._writer = type(self._writer)(self.get_logdir())
+        self._again = 0.0
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError as error:
+            self._again = time.monotonic() + PAUSE
+            log.error(
+                "the curves in %s could not be written (%s): training goes on without them, and "
+                "the next try is in %g s",
+                *(self.get_logdir(), error, PAUSE),
+            )
 
 
 class DescribedLogger(TensorBoardLogger):
@@ -25,6 +83,17 @@ class DescribedLogger(TensorBoardLogger):
         super().__init__(save_dir, name=name, version=version)
         self._descriptions: dict[str, str] = {}  # of tags that were not written yet
         self._described: set[str] = set()
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The writer of torch, whose errors end no run."""
+        begun = self._experiment is None
+        experiment = super().experiment
+        if begun:
+            files = experiment._get_file_writer()
+            files.event_writer = Events(files.event_writer)
+        return experiment
 
     def describe(self, tag: str, protocol: MetricProtocol) -> None:
         """Say how a tag's numbers are computed, before the first of them is logged.

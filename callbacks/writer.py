@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.base import output_image, predicted_dataset
+from callbacks.base import predicted_dataset
 from callbacks.clip_files import (
     Video,
     all_levels,
@@ -24,6 +24,7 @@ from callbacks.clip_files import (
     remove,
     write_clip,
 )
+from callbacks.evaluation import output_image
 from callbacks.image_file import (
     EIGHT_BIT,
     LARGEST,

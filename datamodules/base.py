@@ -336,14 +336,16 @@ class SRDataModule(LightningDataModule):
         pool = self._pool if part == "train" and "lr" not in batch else None
         if pool is not None:
             check_pooled(batch)
+        # A run that goes on begins anywhere, also at a batch that Guard has to leave out.
+        finite = dataset.checked or part != "train" or self._position() == (0, 0)
         scale = self._to_pictures(batch)
         if "lr" not in batch and "hr" in batch:
-            make_lr(batch, degradation_of(dataset, self.degradation, scale), pool)
+            make_lr(batch, degradation_of(dataset, self.degradation, scale), pool, finite)
         add_size(batch, dataset.output_size)
         if "latent" in batch:
             add_latents(batch, dataset.source)
         if not dataset.checked:
-            check_batch(cast(Batch, batch))
+            check_batch(cast(Batch, batch), finite)
             dataset.checked = True
         if part == "train" and self.listener is not None:
             self.listener.degraded()

@@ -219,8 +219,12 @@ def add_size(
         batch["size"] = output_size(batch["lr"].shape[-2:])
 
 
-def check_batch(batch: Batch) -> None:
+def check_batch(batch: Batch, finite: bool = True) -> None:
     """Check shapes, types and ranges of a batch, once a source.
+
+    Args:
+        batch: On its device.
+        finite: Whether NaN and infinity are refused, too.
 
     Raises:
         ValueError: Saying which part of the batch is not as the contract has it.
@@ -238,7 +242,8 @@ def check_batch(batch: Batch) -> None:
                 f"batch[{name!r}] is {image.dtype} {tuple(image.shape)}; expected float32 "
                 f"({count}, {expected}) for {batch['key']}"
             )
-        low, high = (float(v) for v in image.aminmax())
+        values = image if finite else image.nan_to_num(0.0, 0.0, 0.0)
+        low, high = (float(v) for v in values.aminmax())
         if not (low >= 0 and high <= 1):  # also catches NaN
             raise ValueError(
                 f"batch[{name!r}] has values in [{low}, {high}]; expected [0, 1] ({batch['key']})"

@@ -109,7 +109,9 @@ def check_pooled(batch: dict[str, Any]) -> None:
         )
 
 
-def make_lr(batch: dict[str, Any], degradation: Degradation, pool: PairPool | None) -> None:
+def make_lr(
+    batch: dict[str, Any], degradation: Degradation, pool: PairPool | None, finite: bool = True
+) -> None:
     """Degrade the HR of a batch; with a pool, put others in the pairs' places.
 
     What belongs to a pair goes with it. ``seed`` stays: it is what the model draws from, and a pair
@@ -119,7 +121,10 @@ def make_lr(batch: dict[str, Any], degradation: Degradation, pool: PairPool | No
         batch: With ``hr`` in float32; ``lr`` is put into it.
         degradation: Makes the LR.
         pool: That of training, if there is one.
+        finite: Whether NaN and infinity are refused in a degradation's first batch.
     """
+    if not finite:
+        degradation.take_for_checked()
     batch["lr"] = degradation(batch["hr"], batch["seed"])
     if pool is None:
         return

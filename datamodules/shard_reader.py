@@ -72,7 +72,7 @@ class Reader:
     def __init__(self, cache: DiskCache | None = None) -> None:
         self.cache = cache
         self._open: OrderedDict[str, int] = OrderedDict()
-        self._dropped: set[str] = set()  # cached files that were damaged once
+        self._dropped: set[tuple[str, int]] = set()  # members for which a cached file was dropped
 
     def __getstate__(self) -> dict[str, Any]:
         # File descriptors mean nothing in another process.
@@ -119,11 +119,14 @@ class Reader:
             if count != member[1]:
                 raise ValueError(f"shard {tar.path} was cut off while it was in use: start again")
             _check_same(tar, os.fstat(descriptor))
-        elif self.cache is not None and tar.path not in self._dropped:
-            self._dropped.add(tar.path)
+        elif self.cache is not None and (tar.path, member[0]) not in self._dropped:
+            self._dropped.add((tar.path, member[0]))
             os.close(self._open.pop(tar.path))
             self.cache.drop(tar.wanted)
-            return self.read(tar, *member)
+            data = self.read(tar, *member)
+            # The disk was wrong, and may be again; what the server has wrong stays in the set.
+            self._dropped.discard((tar.path, member[0]))
+            return data
         reason = "truncated" if count != member[1] else "checksum"
         raise WrongBytes(_differs(member), reason)
 

@@ -43,6 +43,9 @@ def is_remote(name: str) -> bool:
 
 
 def _expanded(url: str, allow_pipes: bool, patience: Patience) -> list[str]:
+    expanded = os.path.expandvars(url)
+    if not scheme_of(url) and scheme_of(expanded):
+        url = expanded  # the address is in a variable, as in $ENLARGER_DATA/a.tar
     scheme = scheme_of(url)
     if scheme == "pipe":
         if not allow_pipes:

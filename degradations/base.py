@@ -227,6 +227,12 @@ class Degradation(nn.Module, ABC):
         if not self._checked and not bool(x.isfinite().all()):
             raise ValueError(f"{name} returned NaN or infinity; check its ranges")
 
+    def take_for_checked(self) -> None:
+        """Look for no NaN and no infinity in the next batch: it is not the first one of its run."""
+        for module in self.modules():
+            if hasattr(module, "_checked"):  # recipes within this one, functions of others
+                module._checked = True
+
     def lr_size(self, hr_size: Sequence[int]) -> tuple[int, int]:
         """(h, w) of the LR of an image of (H, W): each side divided by the scale and rounded.
 

@@ -260,13 +260,11 @@ def _logits(
     return with_it if mixture is not None else without + how.guidance * (with_it - without)
 
 
-def total_after(codes: Sequence[Tensor], count: int | None = None) -> Tensor:
-    """C_k: the sum of the first scales' codes at the size of the last one.
+def total_after(codes: Sequence[Tensor]) -> Tensor:
+    """The sum of all scales' codes at the size of the last one, for the decoder.
 
     Args:
-        codes: (B, d, h_k, w_k) of all scales.
-        count: How many are summed up; all by default.
+        codes: (B, d, h_k, w_k) of each scale.
     """
     size = (codes[-1].shape[-2], codes[-1].shape[-1])
-    parts = [enlarged(code, size) for code in codes[:count]]
-    return torch.stack(parts).sum(0)
+    return torch.stack([enlarged(code, size) for code in codes]).sum(0)

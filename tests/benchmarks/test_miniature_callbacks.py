@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.miniature_callbacks import Cost, KeepOutputs
+from benchmarks.miniature_callbacks import Cost, KeepOutputs, Peak
 from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
 
 PAUSE = 0.02
@@ -38,7 +39,8 @@ def test_calls_and_seconds(tmp_path: Path) -> None:
     run = trainer(tmp_path, cost)
     run.test(model, loader(Pictures(7, "tiny"), batch_size=1), verbose=False)
     numbers = {record["metric"]: record for record in cost.records}
-    assert numbers.keys() == {"seconds", "calls"}
+    assert numbers.keys() >= {"seconds", "calls", "parameters"}
+    assert numbers["parameters"]["value"] == sum(p.numel() for p in model.parameters()) / 1e6
     assert numbers["calls"]["value"] == 3
     assert numbers["calls"]["n"] == 7
     assert numbers["seconds"]["value"] >= PAUSE
@@ -51,6 +53,15 @@ def test_seconds_of_an_image_are_a_share_of_the_batch(tmp_path: Path) -> None:
     numbers = {record["metric"]: record["value"] for record in cost.records}
     assert numbers["seconds"] >= PAUSE / 6
     assert numbers["calls"] == 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux says it")
+def test_memory_is_what_a_batch_needed_at_most() -> None:
+    peak = Peak(torch.device("cpu"))
+    large = torch.ones(2**24)  # 64 MiB
+    del large
+    found = peak.reached()
+    assert math.isnan(found) or 60 < found < 120  # not a number where a container forbids it
 
 
 def test_outputs_and_hr_are_kept_by_seed_and_key(tmp_path: Path) -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from benchmarks import miniature_picture
+from benchmarks.miniature_comparison import COMPARISON
 from benchmarks.miniature_picture import GAP, LINE, SIDE, chosen, page, wrapped
+from benchmarks.miniature_plan import Plan
+from callbacks.scatter import Point
 
 KEYS = ["kodak_x2_7/kodim01/0", "kodak_x2_7/kodim02/0", "set14_x2_7/baboon/0", "set14_x2_7/lenna/0"]
 
@@ -38,3 +44,26 @@ def test_labels_are_wrapped_at_words() -> None:
     assert wrapped("one two three", 7, len) == ["one two", "three"]
     assert wrapped("incomprehensible", 7, len) == ["incomprehensible"]
     assert wrapped("one", 7, len) == ["one"]
+
+
+def test_rows_are_points_of_a_plane(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = {"bicubic": ([24.0], [9.0]), "nsarm": ([22.0, 24.0], [5.0, 7.0])}
+    monkeypatch.setattr(
+        miniature_picture,
+        "Measured",
+        lambda run, seed: SimpleNamespace(
+            means=lambda metric, scale: numbers[run.name][metric != "psnr"]
+        ),
+    )
+    seen: list[list[Point]] = []
+    monkeypatch.setattr(
+        miniature_picture, "scatter", lambda points, *_, **__: seen.append(points) or ""
+    )
+    only = tuple(numbers)
+    plan = Plan("comparison", COMPARISON, Path("runs"), Path("data.yaml"), (0, 1), only=only)
+    miniature_picture.plane(plan, "niqe")
+    deviation = 2**0.5
+    assert [point[1:] for point in seen[0]] == [
+        ("bicubic", (24.0, 9.0), (0.0, 0.0)),
+        ("NSARM", (23.0, 6.0), (pytest.approx(deviation), pytest.approx(deviation))),
+    ]

@@ -77,6 +77,22 @@ def test_latents_are_written_before_what_reads_them(tmp_path: Path) -> None:
     assert jobs["fit base"].inputs() != inputs
 
 
+def test_what_another_miniature_trained_is_not_trained_again(tmp_path: Path) -> None:
+    """Its job is the very same one: command, run and note."""
+    runs = tmp_path / "runs"
+    own = Plan("nsarm", METHODS["nsarm"], runs, REPO / METHODS["nsarm"].data, (0,))
+    all_of = METHODS["comparison"]
+    found = Plan("comparison", all_of, runs, REPO / all_of.data, (0,), only=("nsarm",))
+    of_nsarm = {job.name: job for job in own.jobs()}
+    jobs = {job.name: job for job in found.jobs()}
+    for name in ("tokenizer", "latents", "base", "stage1", "stage2"):
+        one, other = jobs[f"fit nsarm/{name}"], of_nsarm[f"fit {name}"]
+        assert (one.arguments, one.place) == (other.arguments, other.place)
+        assert one.inputs() == other.inputs()
+    mapper = after(jobs["test nsarm"].arguments, "--model.init_args.mapper_weights")
+    assert mapper == f"{runs}/mini_nsarm_stage1"
+
+
 def test_jobs_come_after_what_they_need(tmp_path: Path, data: Path) -> None:
     jobs = plan(tmp_path, data, replace(CASARBI, rows=tuple(_all_scales()))).jobs()
     before: set[str] = set()

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.miniature import MARKS, placed
+from benchmarks.miniature import MARKS
 from benchmarks.miniature_report import WEAK, gate_of, markdown
 from benchmarks.miniature_rows import METHODS, kind_of
 from benchmarks.miniature_spec import Gate
+from benchmarks.report import placed
 from tests.conftest import REPO
 
 LOST = {"metric": "psnr", "scale": 4.0, "n": 6, "difference": -1.2, "interval": [-1.5, -1.0]}
@@ -111,10 +112,10 @@ def test_the_gate(reached: float, opens: bool) -> None:
 
 def test_only_what_lies_between_the_marks_is_replaced() -> None:
     page = f"# A\n\n{MARKS[0]}\nold\n{MARKS[1]}\n\nend\n"
-    assert placed(page, "new\n") == f"# A\n\n{MARKS[0]}\n\nnew\n\n{MARKS[1]}\n\nend\n"
-    assert placed(placed(page, "new\n"), "new\n") == placed(page, "new\n")
+    assert placed(page, "new\n", MARKS) == f"# A\n\n{MARKS[0]}\n\nnew\n\n{MARKS[1]}\n\nend\n"
+    assert placed(placed(page, "new\n", MARKS), "new\n", MARKS) == placed(page, "new\n", MARKS)
     with pytest.raises(ValueError, match="has no <!-- miniature -->"):
-        placed("# A\n", "new")
+        placed("# A\n", "new", MARKS)
 
 
 @pytest.mark.parametrize("name", METHODS)

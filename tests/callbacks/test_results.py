@@ -320,3 +320,13 @@ def test_better_is_higher_or_lower_by_the_metric(higher: bool, value: float, wor
     metric.records = [result(value=value)]  # type: ignore[list-item]
     metric.control_records = [result(value=1.0)]  # type: ignore[list-item]
     assert f", {word}" in margins([metric])[0]
+
+
+def test_where_lr_is_hr_there_is_no_control(tmp_path: Path, caplog: Any) -> None:
+    """As of a tokenizer: bicubic of it would be infinitely good, and warned of."""
+    metric = PSNR(control=True)
+    pictures = loader(Pictures(scale=1))
+    trainer(tmp_path, metric, Results()).test(Tiny(), pictures, verbose=False)
+    assert len(metric.records) == 1
+    assert metric.control_records == []
+    assert "finite" not in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
 from typing import Any
@@ -96,11 +97,25 @@ def test_files_of_fit_validate_and_test(tmp_path: Path, caplog: pytest.LogCaptur
     assert Image.open(grid.path).format == "PNG"
 
 
+def test_a_full_disk_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("callbacks.sample_grid.write_image", full)
+    grid = SampleGrid()
+    trainer(tmp_path, grid, max_epochs=2).fit(Tiny(), loader(), loader())
+    assert drawn(tmp_path) == []
+    assert grid.path is None
+    assert caplog.text.count("could not be written ([Errno 28] No space left on device)") == 2
+
+
 def test_the_first_images_of_each_dataset_in_its_order(tmp_path: Path) -> None:
     class Look(SampleGrid):
         keys: list[str]
 
-        def _draw(self, *arguments: Any) -> None:
+        def _finish(self, *arguments: Any) -> None:
             self.keys = [key for key in self._wanted if key in self._rows]
 
     backwards = DataLoader(Pictures(5, "a"), 1, sampler=[4, 3, 2, 1, 0], collate_fn=collate)

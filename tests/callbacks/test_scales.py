@@ -141,6 +141,16 @@ def test_strips_of_the_first_pictures(tmp_path):
         assert strip.height < 3 * (32 + 60)
 
 
+def test_a_full_disk_ends_no_run(tmp_path, monkeypatch, caplog):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("callbacks.scales.write_whole", full)
+    run = ran(tmp_path, Speaking())
+    assert "could not be written ([Errno 28] No space left on device)" in caplog.text
+    assert float(run.callback_metrics["test/bits_used"]) > 0
+
+
 def test_in_training_it_has_the_step(tmp_path):
     ran(tmp_path, Speaking(), fit=True)
     assert len(list((tmp_path / "samples").glob("scales-val-*.json"))) == 1

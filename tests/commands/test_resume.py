@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from degradations.base import Stage
+from degradations.draws import Draws
+from degradations.params import Params, per_image
 from tests.conftest import REPO
 from tests.quick import quick
 
@@ -167,3 +171,33 @@ def test_after_sigkill(tiny: Path, enlarger: Enlarger) -> None:
     for name in ("killed", "whole"):
         subprocess.run([*command, "--run.name", name], env=environment, check=True)
     assert_same("killed", "whole")
+
+
+class NotANumber(Stage):
+    """Make all pixels of some pictures NaN."""
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        return {"wrong": draws.bernoulli(0.08)}
+
+    def forward(self, x: torch.Tensor, params: Params) -> torch.Tensor:
+        return torch.where(per_image(params["wrong"], x) > 0, torch.nan, x)
+
+
+@pytest.mark.parametrize("sanity", [0, 2])
+def test_a_run_goes_on_at_a_step_that_guard_leaves_out(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, sanity: int
+) -> None:
+    """Its first batch is checked, but not of a process that goes on."""
+    (tiny / "nan.yaml").write_text(
+        f"degradation:\n  class_path: degradations.pipeline.Pipeline\n  init_args:\n"
+        f"    stages: [{{class_path: {__name__}.NotANumber}}]\n"
+    )
+    command = ["fit", "--config", "tiny.yaml", "--config", "nan.yaml"]
+    command += ["--trainer.num_sanity_val_steps", str(sanity)]
+    command += ["--trainer.callbacks+", "callbacks.guard.Guard"]
+    enlarger(*command, "--run.name", "whole")
+    step = int(re.findall(r"left out a step after step (\d+)", caplog.text)[0])
+    assert step > 0, "the first batch of the run has to be sound: take another probability"
+    enlarger(*command, "--run.name", "halves", "--trainer.max_steps", step)
+    enlarger(*command, "--run.name", "halves")
+    assert_same("halves", "whole")

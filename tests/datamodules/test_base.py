@@ -843,7 +843,9 @@ class TestOnDevice:
 
     def test_each_source_is_checked_once(self, monkeypatch):
         checked = []
-        monkeypatch.setattr("datamodules.base.check_batch", lambda b: checked.append(b["key"][0]))
+        monkeypatch.setattr(
+            "datamodules.base.check_batch", lambda b, finite: checked.append(b["key"][0])
+        )
         data = data_of(pictures(8), val={"a": pictures(3), "train": pictures(3)})
         list(training(data))
         list(evaluation(data, "val"))

@@ -267,6 +267,14 @@ def test_shards_over_http(two, prepared, tmp_path):
     assert source.read(0)["meta"]["path"] == f"{two.url}/t-000.tar"
 
 
+def test_an_address_behind_a_variable(two, prepared, monkeypatch):
+    monkeypatch.setenv("SHARDS", two.url)
+    check(prepared("$SHARDS/t-{000..001}.tar"))
+    monkeypatch.setenv("SHARDS", f"pipe:cat {two.root}")
+    with pytest.raises(ValueError, match="would run a command"):
+        prepared("$SHARDS/t-{000..001}.tar")
+
+
 def test_indices_and_shards_are_kept(two, prepared):
     check(prepared(f"{two.url}/t-{{000..001}}.tar"))
     two.requests.clear()
@@ -344,6 +352,19 @@ def test_a_shard_is_served_with_other_bytes(two, prepared, caplog):
     assert caught.value.reason == "checksum"
     np.testing.assert_array_equal(source.read(0)["hr"], pixels(seed=0))
     np.testing.assert_array_equal(source.read(2)["hr"], pixels(seed=2))
+
+
+def test_a_cached_shard_is_damaged_again_and_again(two, prepared, tmp_path):
+    source = prepared(f"{two.url}/t-{{000..001}}.tar")
+    offset = int(source._table.columns["hr"].offsets[1])
+    for times in (1, 2, 3):
+        check(source)
+        assert two.got("t-000.tar") == times
+        (tar,) = tmp_path.glob("cache/*t-000.tar")
+        with tar.open("r+b") as file:  # what has it open sees it
+            file.seek(offset + 30)
+            file.write(b"????")
+    check(source)
 
 
 def test_a_proxy_gives_other_bytes_once(two, prepared):

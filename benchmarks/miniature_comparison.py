@@ -1,0 +1,85 @@
+"""All super-resolvers under one protocol: the same training pictures, degradation and test crops.
+
+Self-Cascade stands apart, for it generates. What NSARM's miniature trained on these pictures is
+used as it is; the others are trained again, by the steps of their own miniatures.
+"""
+
+from __future__ import annotations
+
+from benchmarks.miniature_nsarm import NSARM
+from benchmarks.miniature_spec import BICUBIC, Method, Row, Training, borrowed
+
+_DEGRADED = ("--degradation", "configs/degradation/real_esrgan_light.yaml")
+_PHOTOGRAPHS = (
+    *("--data.init_args.train", "datamodules.folder.Folder"),
+    *("--data.init_args.train.init_args.root", "$ENLARGER_DATA/bsds400"),
+)
+_ENCODED = ("--encode.crop", "64", "--encode.crops_per_image", "24", "--encode.flips", "true")
+_READS = ("--data.init_args.train.init_args.urls", "{invsr_latents}/*.tar")
+_ON_BASE = ("--model.init_args.denoiser_weights", "{invsr_base}")
+_ON_LIIF = ("--model.init_args.base_weights", "{liif}")
+_OF_NSARM = (
+    *("--model.init_args.space_weights", "{nsarm/tokenizer}"),
+    *("--model.init_args.mapper_weights", "{nsarm/stage1}"),
+    *("--model.init_args.transformer_weights", "{nsarm/base}"),
+)
+_INVSR = "./invsr"  # its file lies beside its folder
+
+
+def _row(
+    name: str, label: str, config: str, weights: str, *options: str, needs: tuple[str, ...] = ()
+) -> Row:
+    return Row(name, label, config, weights, needs, (*options, *_DEGRADED), control="regression")
+
+
+COMPARISON = Method(
+    trainings=(
+        *borrowed("nsarm", NSARM),
+        Training("liif", (), (*_PHOTOGRAPHS, *_DEGRADED), config="casarbi/base"),
+        Training(
+            *("casarbi", ("liif",), (*_ON_LIIF, *_PHOTOGRAPHS, *_DEGRADED)),
+            config="casarbi/cascade",
+        ),
+        Training("taef2", (), (*_PHOTOGRAPHS, *_DEGRADED), config="resshift/taef2"),
+        Training(
+            "invsr_latents",
+            options=(*_ENCODED, "--encode.pairs", "true", *_DEGRADED),
+            verb="encode",
+            config="invsr/latents",
+        ),
+        Training("invsr_base", ("invsr_latents",), (*_READS, *_DEGRADED), config="invsr/base"),
+        Training(
+            *("invsr", ("invsr_latents", "invsr_base"), (*_READS, *_ON_BASE, *_DEGRADED)),
+            config=_INVSR,
+        ),
+    ),
+    rows=(
+        Row(
+            *(BICUBIC, "bicubic", None, None, ()),
+            ("--model", "configs/model/bicubic.yaml", *_DEGRADED),
+        ),
+        _row("regression", "regression (EDSR)", "nsarm/control", "nsarm/control"),
+        _row("liif", "regression (LIIF)", "casarbi/base", "liif"),
+        _row("casarbi", "CasArbi", "casarbi/cascade", "casarbi", *_ON_LIIF, needs=("liif",)),
+        _row("resshift", "ResShift, pixels, 15 steps", "resshift/pixel", "nsarm/resshift"),
+        _row("taef2", "ResShift, latents, 15 steps", "resshift/taef2", "taef2"),
+        _row(
+            *("invsr", "InvSR, 1 step", _INVSR, "invsr", *_ON_BASE),
+            needs=("invsr_base", "invsr_latents"),
+        ),
+        _row(
+            *("nsarm", "NSARM", "nsarm/stage2", "nsarm/stage2", *_OF_NSARM),
+            needs=("nsarm/tokenizer", "nsarm/base", "nsarm/stage1"),
+        ),
+    ),
+    claims=(),
+    data="configs/data/invsr_mini_test.yaml",
+    shown=(BICUBIC, "regression", "liif", "casarbi", "resshift", "taef2", "invsr", "nsarm"),
+    shown_scales=(4.0,),
+    pictures=("set14/img_003/0", "set14/img_012/0", "kodak/kodim05/0", "kodak/kodim23/0"),
+    plane=("niqe", "swd"),
+    note="Networks, steps and times differ, as they do in the methods' own miniatures: this says "
+    "what each small training gives on one and the same task, not which method is better. Each "
+    "network was trained once: the seeds are those of sampling.",
+    metrics="configs/callbacks/comparison.yaml",
+)

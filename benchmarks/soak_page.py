@@ -1,0 +1,92 @@
+"""The text of docs/soak.md that says what `benchmarks.soak` found, made from its JSON alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.soak_faults import KINDS
+from benchmarks.soak_numbers import SHOWN
+
+PAGE = Path("docs", "soak.md")
+MARKS = ("<!-- soak -->", "<!-- end of soak -->")
+WHERE = {
+    "undisturbed": "undisturbed run, one process",
+    "within processes": "disturbed run, within its processes",
+    "over restarts": "disturbed run, from process to process",
+}
+
+
+def text_of(path: Path) -> str:
+    """What stands between the page's marks.
+
+    Args:
+        path: The JSON.
+    """
+    found = json.loads(path.read_text())
+    results, machine = found["results"], found["machine"]
+    same, faults = results["same"], results["faults"]
+    count = sum(of["count"] for kind, of in faults.items() if kind != "nothing")
+    lines = [
+        f"`{found['command']}` at commit {found['commit'][:7]}, {machine['cores']} cores of a "
+        f"{machine['cpu']}, torch {machine['torch']}: {results['minutes']:g} minutes, "
+        f"{same['batches']:,} batches, {count} faults, {results['starts']} starts.",
+        "",
+        _equality(results),
+        "",
+        "| what happened | times | the run ended with | batches done again, at most | seconds "
+        "until it trained again, median |",
+        "|---|---|---|---|---|",
+        *(_fault(kind, of) for kind, of in faults.items()),
+        "",
+        "| growth an hour, with its interval of 95 % | mean | " + " | ".join(WHERE.values()) + " |",
+        "|---|---|---|---|---|",
+        *(_growth(what, of) for what, of in results["growth an hour"].items()),
+        "",
+    ]
+    if not results["a disk of its own"]:
+        lines += ["Without root there was no small disk that could be filled.", ""]
+    if results["what is wrong"]:
+        lines += [f"**What is wrong: {'; '.join(results['what is wrong'])}.**", ""]
+    return "\n".join(lines)
+
+
+def _equality(results: dict[str, Any]) -> str:
+    same = results["same"]
+    differ = same["batches whose crops or state differ from the undisturbed run's"]
+    again = same["batches done, repeated ones included"] - same["batches"]
+    ours, theirs = same["steps left out"]
+    replaced = same["samples replaced"]
+    if differ:
+        said = f"**{differ:,} of the batches differ, the first is {same['the first of them']:,}.**"
+    else:
+        end = (
+            "are" if results["final checkpoint is bit-equal"] else "are, **but not the last file**"
+        )
+        said = f"Crops and state of each batch {end} bit for bit those of the undisturbed run."
+    return (
+        f"{said} {again:,} batches were done again after a restart, "
+        f"{same['batches that differed when they were repeated']:,} of them otherwise than before. "
+        f"Guard left out {ours} steps ({theirs} in the undisturbed run), and {replaced[0]:,} "
+        f"samples of the broken picture were replaced ({replaced[1]:,})."
+    )
+
+
+def _fault(kind: str, of: dict[str, Any]) -> str:
+    name = KINDS.get(kind, "nothing that we did")
+    ends = ", ".join(f"{status} ({count})" for status, count in of["statuses"].items())
+    waited = of["seconds until it trains, median"]
+    cells = [name, of["count"], ends or "went on", of["batches lost, at most"]]
+    return f"| {' | '.join(map(str, cells))} | {'-' if waited is None else f'{waited:g}'} |"
+
+
+def _growth(what: str, of: dict[str, Any]) -> str:
+    unit = SHOWN[what][0]
+    cells = [
+        "-" if s is None else f"{s['slope']:+.2f} ({s['low']:+.2f} to {s['high']:+.2f})"
+        for s in (of[where] for where in WHERE)
+    ]
+    mean = next((s["mean"] for s in of.values() if s is not None), None)
+    shown = "-" if mean is None else f"{mean:,.0f}"
+    return f"| {what}, {unit} | {shown} | {' | '.join(cells)} |"

@@ -1,0 +1,170 @@
+"""All miniatures in one table: `python -m benchmarks.table`.
+
+Reads ``benchmarks/results/*_miniature.json`` and writes what the papers claim and what was measured
+of it, between the marks of ``docs/results.md``, of the methods' own pages and, a line a method, of
+``README.md``. Every word about a result is made from those files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import miniature, miniature_generators, miniature_report
+from benchmarks.miniature_jobs import REPOSITORY
+from benchmarks.miniature_numbers import FAILS, HOLDS, OPEN
+from benchmarks.miniature_rows import METHODS, kind_of
+from benchmarks.report import RESULTS, placed
+from callbacks.results_file import write_whole
+
+MARKS = ("<!-- results -->", "<!-- end of results -->")
+TITLES = {
+    "casarbi": "CasArbi",
+    "invsr": "InvSR",
+    "nsarm": "NSARM",
+    "resshift": "ResShift",
+    "self_cascade": "Self-Cascade",
+    "self_cascade_video": "Self-Cascade, video",
+}
+COLUMNS = {
+    **miniature_generators.COLUMNS,
+    **{name: title.partition(",")[0] for name, title in miniature_report.COLUMNS.items()},
+}
+TIMES_1000 = miniature_generators.TIMES_1000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command.
+
+    Args:
+        arguments: Of the command line; by default those of this process.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
+    parser.parse_args(arguments)
+    for name, text in texts().items():
+        path = REPOSITORY / name
+        marks = miniature.MARKS if name.startswith("docs/methods/") else MARKS
+        write_whole(path, placed(path.read_text(), text, marks))
+        sys.stdout.write(f"{name}\n")
+    return 0
+
+
+def texts(folder: Path = RESULTS) -> dict[str, str]:
+    """What stands between the marks of each page, by its file.
+
+    Args:
+        folder: Of the JSON files.
+    """
+    paths = {name: folder / f"{name}_miniature.json" for name in METHODS}
+    found = {name: json.loads(p.read_text()) for name, p in paths.items() if p.is_file()}
+    judged = {name: found[name] for name in TITLES if name in found}
+    pages = {
+        f"docs/methods/{name}.md": kind_of(METHODS[name]).markdown(report, name)
+        for name, report in found.items()
+    }
+    return {"docs/results.md": page(judged), "README.md": summary(judged), **pages}
+
+
+def summary(reports: dict[str, dict[str, Any]]) -> str:
+    """A line a method: the headline, and how many of its judgements hold.
+
+    Args:
+        reports: By method, as in the JSON files.
+    """
+    lines = ["| | what the paper claims first, and what was measured of it | all judgements |"]
+    lines.append("|---|---|---|")
+    for name, report in reports.items():
+        claims = report["results"]["claims"]
+        first = next(c for c in claims if c["claim"] == METHODS[name].headline)
+        said = "; ".join(measured(metric, found) for metric, found in by_metric(first))
+        link = f"[{TITLES[name]}](docs/methods/{name}.md)"
+        lines.append(f"| {link} | {first['claim']}: {said} | {count(claims)} |")
+    return "\n".join(lines) + "\n"
+
+
+def page(reports: dict[str, dict[str, Any]]) -> str:
+    """Every claim of every method, with what it took to judge it.
+
+    Args:
+        reports: By method, as in the JSON files.
+    """
+    return "\n".join(_section(name, report) for name, report in reports.items())
+
+
+def _section(name: str, report: dict[str, Any]) -> str:
+    results, machine = report["results"], report["machine"]
+    minutes = [
+        sum(part["seconds"] for part in results[what].values()) / 60
+        for what in ("trainings", "evaluations")
+    ]
+    labels = {key: row["label"] for key, row in results["rows"].items()}
+    lines = [
+        f"## {TITLES[name]}",
+        "",
+        f"Judgements: {count(results['claims'])}. [The whole table](methods/{name}.md). "
+        f"`{report['command']}`, {minutes[0]:.0f} minutes of training and {minutes[1]:.0f} of "
+        f"evaluation, summed over processes, on {machine['cpu']} ({machine['cores']} cores), "
+        f"commit {report['commit'][:7]}, seeds {', '.join(map(str, results['seeds']))}.",
+        "",
+        "| claim | the better one - the other one | measured |",
+        "|---|---|---|",
+    ]
+    for claim in results["claims"]:
+        who = f"{labels[claim['better']]} - {labels[claim['than']]}"
+        said = "; ".join(measured(metric, judged) for metric, judged in by_metric(claim))
+        lines.append(f"| {claim['claim']} | {who} | {said} |")
+    return "\n".join(lines) + "\n"
+
+
+def by_metric(claim: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The judgements of a claim, a metric at a time."""
+    for metric in dict.fromkeys(apart["metric"] for apart in claim["judged"]):
+        yield metric, [apart for apart in claim["judged"] if apart["metric"] == metric]
+
+
+def measured(metric: str, judged: Sequence[dict[str, Any]]) -> str:
+    """The differences of one metric, and where the claim holds.
+
+    Args:
+        metric: Its name.
+        judged: At each scale; one of them without a scale for what has none.
+    """
+    several = len(judged) > 1
+    differences = ", ".join(
+        f"{_value(apart):+.3g}{f' ({_scale(apart)})' if several else ''}" for apart in judged
+    )
+    verdicts = [apart["verdict"] for apart in judged]
+    if len(set(verdicts)) == 1:
+        return f"{COLUMNS[metric]} {differences}: **{verdicts[0]}**"
+    where = "; ".join(
+        f"**{verdict}** at {', '.join(_scale(a) for a in judged if a['verdict'] == verdict)}"
+        for verdict in (HOLDS, OPEN, FAILS)
+        if verdict in verdicts
+    )
+    return f"{COLUMNS[metric]} {differences}: {where}"
+
+
+def count(claims: Sequence[dict[str, Any]]) -> str:
+    """Of all judgements, those that hold, those that do not, those that are not decided."""
+    verdicts = [apart["verdict"] for claim in claims for apart in claim["judged"]]
+    return (
+        f"of {len(verdicts)}, holds: {verdicts.count(HOLDS)}, does not hold: "
+        f"{verdicts.count(FAILS)}, not decided: {verdicts.count(OPEN)}"
+    )
+
+
+def _value(apart: dict[str, Any]) -> float:
+    value: float = apart["difference"]
+    return 1000 * value if apart["metric"] in TIMES_1000 else value
+
+
+def _scale(apart: dict[str, Any]) -> str:
+    return f"x{apart['scale']:g}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

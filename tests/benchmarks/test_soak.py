@@ -1,0 +1,165 @@
+"""The soak: its plan, its comparison and its slopes; and one of two minutes with every fault."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.report import RESULTS
+from benchmarks.soak import soak
+from benchmarks.soak_faults import KINDS, Fault, plan
+from benchmarks.soak_numbers import WARM, by_kind, compare, slope_of, together, verdict
+from benchmarks.soak_page import MARKS, PAGE, text_of
+from benchmarks.soak_parts import TRACE, Board, NotANumber
+from benchmarks.soak_run import Usage, damage, prepare
+from degradations.draws import Draws
+from tests.conftest import REPO
+from tests.datamodules.test_shards import indexed, write
+
+
+def test_each_kind_comes_once_before_any_comes_again() -> None:
+    faults = plan(KINDS, 10_000, 100.0, seed=3)
+    assert faults == plan(KINDS, 10_000, 100.0, seed=3)
+    assert {fault.kind for fault in faults[: len(KINDS)]} == set(KINDS)
+    assert {fault.kind for fault in faults[len(KINDS) : 2 * len(KINDS)]} == set(KINDS)
+    places = np.array([fault.place for fault in faults])
+    assert (np.diff(places) >= 49).all()
+    assert 50 < np.diff(places).mean() < 150
+    assert places[-1] < 10_000
+
+
+def test_the_board_is_one_for_all(tmp_path: Path) -> None:
+    ours, theirs = Board(tmp_path / "board"), Board(tmp_path / "board")
+    ours.write(0, -3600.5)
+    theirs.write(1, 7)
+    assert ours.read() == theirs.read() == (-3600.5, 7, 0)
+
+
+def test_a_bad_sample_is_bad_by_its_seed() -> None:
+    stage, x = NotANumber(0.3), torch.rand(64, 3, 4, 4)
+    params = stage.draw(Draws(torch.arange(64)), x.shape)
+    y = stage(x, {"wrong": torch.from_numpy(params["wrong"])})
+    wrong = torch.from_numpy(params["wrong"])
+    assert 5 < wrong.sum() < 40
+    assert y[wrong].isnan().all()
+    assert torch.equal(y[~wrong], x[~wrong])
+    alone = stage.draw(Draws(torch.tensor([5])), x.shape)["wrong"]
+    assert alone[0] == params["wrong"][5]
+
+
+def test_damage_keeps_size_and_time(tmp_path: Path) -> None:
+    tar = write(tmp_path / "a.tar", [("a.png", bytes(1000)), ("b.png", bytes(1000))])
+    indexed(tar)
+    before, state = tar.read_bytes(), tar.stat()
+    damage(tar, random.Random(0))
+    changed = [i for i, (a, b) in enumerate(zip(before, tar.read_bytes(), strict=True)) if a != b]
+    assert len(changed) == 16
+    assert (tar.stat().st_size, tar.stat().st_mtime_ns) == (state.st_size, state.st_mtime_ns)
+
+
+def trace(folder: Path, *starts: str) -> Path:
+    (folder / TRACE).mkdir(parents=True)
+    for number, text in enumerate(starts):
+        (folder / TRACE / f"start-{number:03d}.txt").write_text(text)
+    return folder
+
+
+def test_two_runs_are_compared_batch_by_batch(tmp_path: Path) -> None:
+    whole = trace(tmp_path / "whole", "1 a s1 0 0\n2 b s1 1 0\n3 c s2 1 1\n")
+    harmed = trace(tmp_path / "harmed", "1 a s1 0 0\n2 b s1 1 0\n3 c", "2 b s1 1 0\n3 c s2 1 1\n")
+    found = compare(harmed, whole)
+    assert found["batches whose crops or state differ from the undisturbed run's"] == 0
+    assert found["batches that differed when they were repeated"] == 0
+    assert (found["batches"], found["batches done, repeated ones included"]) == (3, 4)
+    assert found["states that are distinct"] == 2
+    assert (found["steps left out"], found["samples replaced"]) == ([1, 1], [1, 1])
+
+    other = trace(tmp_path / "other", "1 a s1 0 0\n2 b s1 1 0\n", "2 b s9 1 0\n")
+    found = compare(other, whole)
+    assert found["batches whose crops or state differ from the undisturbed run's"] == 2
+    assert found["the first of them"] == 2
+    assert found["batches that differed when they were repeated"] == 1
+
+
+def test_a_slope_within_groups() -> None:
+    chance = np.random.default_rng(0)
+    points = [
+        (start, seconds, 1000.0 * start + 4.0 * seconds / 3600 + 0.1 * chance.normal())
+        for start in range(5)
+        for seconds in range(3600 * start, 3600 * start + 1800, 60)
+    ]
+    found = slope_of(points)
+    assert found is not None
+    assert found["low"] < 4.0 < found["high"]
+    assert found["high"] - found["low"] < 0.5
+    assert found["points"] == 150
+    assert slope_of(points[:2]) is None
+    whole = slope_of([(0, seconds, value) for _, seconds, value in points])
+    assert whole is not None
+    assert whole["slope"] > 900  # from group to group
+
+
+def test_what_grows_is_said() -> None:
+    looks = [Usage(1, age, age, int(1e9 + 20e6 * age / 3600), 240, 9) for age in range(0, 7200, 5)]
+    points = together(looks, "memory", WARM)
+    assert len(points) == (7200 - WARM) // 30
+    growth = {"undisturbed": slope_of(points, 1e6)}
+    results: dict[str, Any] = {
+        "same": {
+            "batches that differed when they were repeated": 0,
+            "batches whose crops or state differ from the undisturbed run's": 1,
+        },
+        "final checkpoint is bit-equal": True,
+        "faults": by_kind([line("kill", -9, True), line("clock", 1, False), line("nothing", 1)]),
+        "growth an hour": {"memory": growth, "descriptors": {"undisturbed": None}},
+    }
+    assert verdict(results) == [
+        "batches whose crops or state differ from the undisturbed run's",
+        "clock: not as expected",
+        "nothing: not as expected",
+        "memory undisturbed: grows by at least 20 MB an hour",
+    ]
+
+
+def line(kind: str, status: int | None, expected: bool = False) -> dict[str, Any]:
+    return {"kind": kind, "status": status, "expected": expected}
+
+
+def test_the_page_says_what_the_numbers_say() -> None:
+    page = (REPO / PAGE).read_text()
+    before, _, rest = page.partition(MARKS[0])
+    said, end, _ = rest.partition(MARKS[1])
+    assert before
+    assert end
+    path = RESULTS / "soak.json"
+    assert said.strip() == (text_of(path).strip() if path.is_file() else "Not measured yet.")
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_every_fault_once(tmp_path: Path) -> None:
+    """Minutes on a quiet machine; what is waited for are batches, so a busy one takes longer."""
+    steps = 300
+    prepare(tmp_path, steps, seed=0)
+    kinds = list(KINDS)
+    random.Random(0).shuffle(kinds)
+    faults = [Fault(kind, 20 + 28 * number) for number, kind in enumerate(kinds)]
+    results = soak(tmp_path, steps, faults, seed=0)
+    assert results["same"]["batches"] >= steps
+    assert results["same"]["states that are distinct"] == steps
+    assert results["same"]["steps left out"][0] >= 1
+    assert results["same"]["samples replaced"][0] >= 1
+    happened = set(KINDS) if results["a disk of its own"] else {k for k in KINDS if "disk" not in k}
+    assert set(results["faults"]) == happened
+    wrong = [text for text in results["what is wrong"] if "grows" not in text]
+    assert not wrong, json.dumps(results, indent=1)
+    report = {"command": "soak", "commit": "0" * 40, "results": results}
+    report["machine"] = {"cpu": "one", "cores": 2, "torch": torch.__version__}
+    (tmp_path / "soak.json").write_text(json.dumps(report))
+    assert "bit for bit those of the undisturbed run" in text_of(tmp_path / "soak.json")

@@ -1,0 +1,55 @@
+"""The table of all methods is made from the JSON files alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks.miniature_rows import METHODS
+from benchmarks.report import placed
+from benchmarks.table import MARKS, TITLES, count, measured, texts
+from tests.conftest import REPO
+
+
+def apart(metric: str, scale: float, difference: float, verdict: str) -> dict[str, Any]:
+    return {"metric": metric, "scale": scale, "difference": difference, "verdict": verdict}
+
+
+def test_one_verdict_is_said_once() -> None:
+    found = [apart("psnr", 4.0, 0.1234, "holds"), apart("psnr", 8.0, 0.2, "holds")]
+    assert measured("psnr", found) == "PSNR-Y +0.123 (x4), +0.2 (x8): **holds**"
+
+
+def test_several_verdicts_say_where() -> None:
+    found = [
+        apart("swd", 2.7, -1.0, "does not hold"),
+        apart("swd", 4.0, -0.5, "holds"),
+        apart("swd", 8.0, 0.0, "holds"),
+    ]
+    assert measured("swd", found) == (
+        "SWD -1 (x2.7), -0.5 (x4), +0 (x8): **holds** at x4, x8; **does not hold** at x2.7"
+    )
+
+
+def test_distances_of_thumbnails_are_a_thousandth() -> None:
+    assert measured("kid_base", [apart("kid_base", 1.0, -0.0423, "holds")]) == (
+        "KID-thumb, base -42.3: **holds**"
+    )
+
+
+def test_judgements_are_counted() -> None:
+    verdicts = ["holds", "does not hold", "holds", "not decided"]
+    claims = [{"judged": [apart("psnr", 4.0, 0.0, verdict) for verdict in verdicts]}]
+    assert count(claims) == "of 4, holds: 2, does not hold: 1, not decided: 1"
+
+
+def test_every_method_with_claims_has_a_headline_and_a_title() -> None:
+    for name, method in METHODS.items():
+        assert bool(method.claims) == bool(method.headline) == (name in TITLES)
+
+
+@pytest.mark.parametrize("name", ["docs/results.md", "README.md"])
+def test_pages_say_what_the_numbers_say(name: str) -> None:
+    content = (REPO / name).read_text()
+    assert placed(content, texts()[name], MARKS) == content
