@@ -5,6 +5,8 @@
 # make test-slow   what takes longer: runs on several processes, and the like
 # make bench-gpu   all that is measured on a GPU; without one, what that would be
 # make test-faults   two nodes that lose power, cables and disks, again and again (a quarter of an hour; needs root)
+# make test-minimum   the quick tests with the oldest versions that pyproject.toml allows, in .venv-minimum (needs uv)
+# make coverage   which part of the code the quick tests run
 # make soak   hours of training while something goes wrong every few minutes, compared with an undisturbed run
 # All first make the environment in .venv, and do nothing about it the second time.
 
@@ -14,7 +16,8 @@ SOAK ?= --hours 2
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: install demo docs docs-commands test test-slow test-faults soak bench-gpu lint types pytest clean
+.PHONY: install demo docs docs-commands test test-slow test-faults test-minimum coverage soak bench-gpu
+.PHONY: lint types pytest clean
 
 install: .venv/.installed
 
@@ -68,6 +71,22 @@ test-slow: install
 test-faults: install
 	OMP_NUM_THREADS=1 ENLARGER_FAULTS=benchmarks/results/faults.json $(BIN)/pytest -s -m slow tests/distributed/test_faults.py
 
+# Python 3.11, and of each package that pyproject.toml names the oldest one. Its report is committed.
+MINIMUM := .venv-minimum
+$(MINIMUM)/.installed: pyproject.toml
+	uv venv --clear --python 3.11 $(MINIMUM)
+	uv pip install --compile-bytecode --resolution lowest-direct --python $(MINIMUM)/bin/python -e '.[dev,lmdb,spandrel]'
+	@touch $@
+
+test-minimum: $(MINIMUM)/.installed
+	OMP_NUM_THREADS=1 $(MINIMUM)/bin/python -m benchmarks.minimum -q -n 2 --dist worksteal
+
+# Its report is committed. What workers and commands of tests run counts, too.
+coverage: install
+	rm -f .coverage .coverage.*
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --cov --cov-report=
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage
+
 bench-gpu: install
 	$(BIN)/python -m benchmarks.gpu
 
@@ -76,4 +95,4 @@ soak: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak $(SOAK)
 
 clean:
-	rm -rf .venv build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-minimum build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

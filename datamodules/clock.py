@@ -28,10 +28,6 @@ class Seconds(NamedTuple):
     decoding: float = 0.0
     cropping: float = 0.0
 
-    def plus(self, others: list[Seconds]) -> Seconds:
-        """The sum, part by part."""
-        return Seconds(*(sum(parts) for parts in zip(self, *others, strict=True)))
-
 
 class Listener(Protocol):
     """Who is told what happens to training batches; see ``SRDataModule.listener``."""

@@ -248,7 +248,7 @@ def text_parts(path: str, revision: str | None, second: bool = False) -> tuple[A
             place, subfolder=f"tokenizer{number}", revision=revision
         )
         model = kind.from_pretrained(place, subfolder=f"text_encoder{number}", revision=revision)
-    except OSError as error:
+    except (OSError, TypeError) as error:  # transformers 4 opens a file that it has not found
         raise FileNotFoundError(
             f"{place} has no text encoder that can be read ({str(error).splitlines()[0]}): "
             f"expected a folder with text_encoder{number} and tokenizer{number} in diffusers' "

@@ -1,0 +1,99 @@
+"""CITATION.cff and NOTICE: whose work this is, named in full and in the form that tools read."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from itertools import takewhile
+
+import pytest
+import yaml
+
+from tests.conftest import REPO
+
+CITATION = yaml.safe_load((REPO / "CITATION.cff").read_text())
+REFERENCES = CITATION["references"]
+NOTICE = (REPO / "NOTICE").read_text().splitlines()
+PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+WEIGHTS = yaml.safe_load((REPO / "configs" / "weights.yaml").read_text())
+NUMBER = re.compile(r"(?:arXiv\s+|arxiv\.org/abs/)(\d{4}\.\d{4,5})")
+TERMS = 44  # the column of NOTICE's tables where the second one begins
+
+
+def section(number: int) -> list[str]:
+    """Lines of one section of NOTICE, without its title."""
+    start = next(i for i, line in enumerate(NOTICE) if line.startswith(f"{number}. "))
+    return list(takewhile(lambda line: not re.match(r"\d\. ", line), NOTICE[start + 2 :]))
+
+
+def test_software_is_this_project() -> None:
+    assert CITATION["cff-version"] == "1.2.0"
+    assert CITATION["title"].lower() == PROJECT["name"]
+    assert CITATION["abstract"] == PROJECT["description"]
+    assert CITATION["version"] == PROJECT["version"]
+    assert CITATION["license"] == PROJECT["license"]
+    assert CITATION["authors"]
+    assert CITATION["message"]
+
+
+@pytest.mark.parametrize("paper", REFERENCES, ids=lambda paper: paper["title"])
+def test_papers_have_the_form_of_cff(paper: dict[str, object]) -> None:
+    known = {"type", "title", "authors", "journal", "collection-title", "year", "url"}
+    assert paper.keys() <= known
+    assert paper["type"] == ("conference-paper" if "collection-title" in paper else "article")
+    assert isinstance(paper["title"], str)
+    assert 1900 < paper["year"] < 2100
+    assert paper["authors"]
+    for author in paper["authors"]:
+        assert author.keys() == {"family-names", "given-names"}
+        assert all(isinstance(name, str) for name in author.values())
+
+
+def test_no_paper_is_named_twice() -> None:
+    for key in ("title", "url"):
+        values = [paper[key] for paper in REFERENCES if key in paper]
+        assert len(values) == len(set(values))
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["docs", "configs", "lightning_modules", "datamodules", "degradations", "callbacks"],
+)
+def test_papers_that_are_named_here_are_cited(folder: str) -> None:
+    files = [
+        path for end in ("md", "py", "yaml") for path in sorted((REPO / folder).rglob(f"*.{end}"))
+    ]
+    cited = {number for paper in REFERENCES for number in NUMBER.findall(paper.get("url", ""))}
+    named = {number: path.name for path in files for number in NUMBER.findall(path.read_text())}
+    assert {number: name for number, name in named.items() if number not in cited} == {}
+
+
+def test_weights_are_named_with_their_terms() -> None:
+    rows: list[tuple[str, str]] = []
+    for line in section(1):
+        names, terms = line[:TERMS].strip(), line[TERMS:]
+        if rows and (rows[-1][0].endswith(",") or (terms and not names)):
+            rows[-1] = (f"{rows[-1][0]} {names}".strip(), rows[-1][1] + terms)
+        else:
+            rows.append((names, terms))
+    told = {name: terms for names, terms in rows for name in names.split(", ")}
+    for name, entry in WEIGHTS.items():
+        licence = re.split(r" \((?!non-commercial)|;", entry["licence"])[0]
+        assert name in told, f"NOTICE does not say what {name} demands: {entry['licence']}"
+        assert licence in told[name], f"NOTICE has other terms of {name} than configs/weights.yaml"
+
+
+def test_named_configurations_of_data_exist() -> None:
+    table = [line[100:] for line in section(2) if line[100:].strip()]
+    names = {name.strip() for line in table[1:] for name in line.split(",")}
+    here = [name for name in names if re.fullmatch(r"[a-z0-9_*]+", name)]
+    assert len(here) > 10
+    for name in here:
+        assert list((REPO / "configs" / "data").glob(f"{name}.yaml")), name
+
+
+def test_named_pictures_exist() -> None:
+    names = re.findall(r"(?:docs|benchmarks)/[\w./*]+", " ".join(section(3)))
+    assert len(names) > 4
+    for name in names:
+        assert list(REPO.glob(name.rstrip("/"))), name

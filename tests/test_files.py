@@ -1,0 +1,66 @@
+"""What a newcomer reads first: files say what they are for, the project's forms are well made."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import REPO
+
+FORMS = sorted((REPO / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml"))
+FIELDS = {"textarea", "input", "checkboxes"}
+
+
+def tracked(pattern: str) -> list[Path]:
+    """Files that are committed, or would be."""
+    git = ["git", "-C", str(REPO), "ls-files", "--cached", "--others", "--exclude-standard"]
+    found = subprocess.run([*git, pattern], capture_output=True, text=True, check=False)
+    if found.returncode:
+        pytest.skip("not in a git repository")
+    return [path for name in found.stdout.splitlines() if (path := REPO / name).is_file()]
+
+
+def test_python_files_begin_with_what_they_are_for() -> None:
+    """One sentence on the first line; a longer story comes after an empty line."""
+    files = [path for path in tracked("*.py") if path.stat().st_size]
+    assert len(files) > 300
+    for path in files:
+        first, _, rest = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")
+        assert re.fullmatch(r"\S.*\.", first), f"{path}: {first!r} is no sentence"
+        assert not rest.strip() or rest.startswith("\n"), f"{path}: its first line goes on"
+
+
+def test_configurations_begin_with_what_they_are_for() -> None:
+    for path in tracked("configs/*.yaml"):
+        assert re.match(r"# \S", path.read_text()), f"{path} does not begin with a comment"
+
+
+@pytest.mark.parametrize("path", FORMS, ids=lambda path: path.name)
+def test_forms_of_issues_are_what_github_reads(path: Path) -> None:
+    form = yaml.safe_load(path.read_text())
+    assert form.keys() == {"name", "description", "labels", "body"}
+    assert {field["type"] for field in form["body"]} <= FIELDS
+    assert all(field["attributes"]["label"] for field in form["body"])
+    names = [field["id"] for field in form["body"]]
+    assert len(names) == len(set(names))
+
+
+def test_contributing_is_one_page() -> None:
+    assert len((REPO / "CONTRIBUTING.md").read_text().splitlines()) <= 60
+
+
+def test_changelog_keeps_its_form() -> None:
+    lines = (REPO / "CHANGELOG.md").read_text().splitlines()
+    assert max(map(len, lines)) <= 150
+    kinds = [line for line in lines if line.startswith("###")]
+    known = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert {kind.removeprefix("### ") for kind in kinds} <= known
+    versions = [line for line in lines if line.startswith("## ")]
+    form = r"## (Unreleased|\d+\.\d+\.\d+ - \d{4}-\d\d-\d\d)"
+    assert versions
+    assert all(re.fullmatch(form, line) for line in versions)
