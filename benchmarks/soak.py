@@ -62,7 +62,12 @@ def main(words: list[str] | None = None) -> int:
 
 
 def soak(
-    place: Path, steps: int, faults: list[Fault], seed: int, beside: bool = False
+    place: Path,
+    steps: int,
+    faults: list[Fault],
+    seed: int,
+    beside: bool = False,
+    seconds: float = 20.0,
 ) -> dict[str, Any]:
     """Train undisturbed and disturbed, and compare.
 
@@ -72,6 +77,7 @@ def soak(
         faults: What is to happen.
         seed: Of what is left to chance in them.
         beside: Whether both train at the same time.
+        seconds: Longest stall of the server; see `Faults`.
 
     Returns:
         What JSON holds.
@@ -92,7 +98,7 @@ def soak(
             _through(whole, steps, "undisturbed")
         with _bar(steps, "disturbed") as bar:
             harmed.watch = lambda: (_move(bar, harmed.place), whole.look())
-            told = _disturb(harmed, Faults(harmed, ours, seed), faults, bar)
+            told = _disturb(harmed, Faults(harmed, ours, steps, seed, seconds), faults, bar)
         _through(whole, steps, "undisturbed")
         minutes = (time.monotonic() - began) / 60
         warm = min(WARM, 60 * minutes / 20)

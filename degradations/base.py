@@ -229,7 +229,8 @@ class Degradation(nn.Module, ABC):
 
     def take_for_checked(self) -> None:
         """Look for no NaN and no infinity in the next batch: it is not the first one of its run."""
-        for module in self.modules():
+        modules: Iterator[Any] = self.modules()
+        for module in modules:
             if hasattr(module, "_checked"):  # recipes within this one, functions of others
                 module._checked = True
 

@@ -150,7 +150,7 @@ def test_every_fault_once(tmp_path: Path) -> None:
     kinds = list(KINDS)
     random.Random(0).shuffle(kinds)
     faults = [Fault(kind, 20 + 28 * number) for number, kind in enumerate(kinds)]
-    results = soak(tmp_path, steps, faults, seed=0)
+    results = soak(tmp_path, steps, faults, seed=0, seconds=3.0)
     assert results["same"]["batches"] >= steps
     assert results["same"]["states that are distinct"] == results["same"]["batches"]
     assert results["same"]["steps left out"][0] >= 1
