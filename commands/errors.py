@@ -112,8 +112,8 @@ def _no_mapping(content: str, keys: list[str]) -> str:
 
 
 def _command(leaf: str) -> str | None:
-    commands = ("fit", "validate", "test", "predict", "check", "throughput", "encode")
-    commands += ("export", "doctor")
+    commands = ["fit", "validate", "test", "predict", "check", "throughput", "encode", "export"]
+    commands += ["doctor"]
     if match := re.match(r"argument subcommand: invalid choice: '([^']+)'", leaf):
         near = did_you_mean(match[1], commands)
         return f"unknown command {match[1]!r}{near}; there are {', '.join(commands)}"
