@@ -1,9 +1,10 @@
 """The tokenizer of a next-scale model: an autoencoder whose latents are bits at many scales.
 
 Han et al., Infinity (CVPR 2025; arXiv 2412.04431), section 3.2, and Zhao et al., BSQ (arXiv
-2406.07548): pixels, a perceptual distance, a discriminator with hinge losses, and the entropy of
-bits. The released code of Infinity has no training of it; these are the losses of its papers, and
-its arguments' defaults where there are some.
+2406.07548): pixels, a perceptual distance, a discriminator with hinge losses, the entropy of bits,
+and how far latents are from what is said of them. Infinity's own code has no training of it; these
+are the losses, their weights and the scales that are left out of its authors' BitVAE, which trains
+the released tokenizers (its LeCam regularisation is not here).
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from torch.nn import functional
 from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
 from lightning_modules.base import adam
 from lightning_modules.networks.bitwise_vae import BitwiseVAE, from_official
-from lightning_modules.networks.bsq import Scale, entropy_penalty, scales_of
+from lightning_modules.networks.bsq import (
+    Scale,
+    commitment,
+    entropy_penalty,
+    quantized,
+    scales_of,
+)
 from lightning_modules.networks.scales import Size, proportional
 from lightning_modules.noise import Noise
 from lightning_modules.padding import padded
@@ -38,11 +45,13 @@ class Tokenizer(Adversarial):
         vae: The autoencoder.
         grids: (h, w) of the scales in positions of the latent, coarse to fine; the last one is that
             of a training crop. Pictures of other sizes have them in proportion.
-        pixel_weight: Of the L1 distance.
+        pixel_weight: Of the L1 distance; 2 of values in [0, 1] is the release's 1 of [-1, 1].
         perceptual: Distance of two batches of pictures in [0, 1], (B,), such as
             ``callbacks.lpips_network.Perceptual``; frozen, for training alone.
         perceptual_weight: Its weight.
         entropy_weight: Of the penalty that makes bits certain, and as often 1 as 0.
+        commitment_weight: Of the distance of residuals, on the sphere, to their codes.
+        drop_scales: Probability that a scale says nothing, of each but the last one, for a batch.
         discriminator: Judges what is decoded, such as
             ``lightning_modules.networks.patch_gan.PatchGAN``; for training alone.
         discriminator_weight: How much its judgement counts.
@@ -55,7 +64,8 @@ class Tokenizer(Adversarial):
         weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
 
     Raises:
-        ValueError: The scale is not 1, there is no grid, or a weight is negative.
+        ValueError: The scale is not 1, there is no grid, a weight is negative, or ``drop_scales``
+            is not in [0, 1).
     """
 
     training_only = ("discriminator.", "perceptual.")
@@ -65,12 +75,14 @@ class Tokenizer(Adversarial):
         scale: float,
         vae: BitwiseVAE,
         grids: Sequence[Size],
-        pixel_weight: float = 4.0,
+        pixel_weight: float = 2.0,
         perceptual: nn.Module | None = None,
         perceptual_weight: float = 1.0,
-        entropy_weight: float = 0.1,
+        entropy_weight: float = 0.4,
+        commitment_weight: float = 1.0,
+        drop_scales: float = 0.5,
         discriminator: nn.Module | None = None,
-        discriminator_weight: float = 0.1,
+        discriminator_weight: float = 0.3,
         discriminator_start: int = 0,
         discriminator_optimizer: OptimizerCallable = adam,
         accumulate: int = 1,
@@ -90,16 +102,20 @@ class Tokenizer(Adversarial):
             "pixel_weight": pixel_weight,
             "perceptual_weight": perceptual_weight,
             "entropy_weight": entropy_weight,
+            "commitment_weight": commitment_weight,
             "discriminator_weight": discriminator_weight,
         }
         for name, value in weighed.items():
             if not value >= 0:
                 raise ValueError(f"model.init_args.{name} is {value}; expected 0 or more")
+        if not 0 <= drop_scales < 1:
+            raise ValueError(f"model.init_args.drop_scales is {drop_scales}; expected 0 to below 1")
         if not grids:
             raise ValueError("model.init_args.grids is empty; expected at least one, as [[8, 8]]")
         self.vae, self.grids = vae, [(int(h), int(w)) for h, w in grids]
         self.tile_multiple = vae.factor
         self.pixel_weight, self.entropy_weight = pixel_weight, entropy_weight
+        self.commitment_weight, self.drop_scales = commitment_weight, drop_scales
         self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
         self.perceptual_weight = perceptual_weight
         self.discriminator_weight = discriminator_weight
@@ -108,19 +124,30 @@ class Tokenizer(Adversarial):
     # ------------------------------------------------------------------------------------- training
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Any]:
-        """Pixels, perception, entropy and judgement."""
+        """Pixels, perception, entropy, commitment and judgement."""
         hr = batch["hr"]
-        scales = self.coded(hr)
+        f = self.vae.encode(hr)
+        silent = torch.rand(len(self.grids)) < self.drop_scales
+        silent[-1] = False
+
+        def change(number: int, residual: Tensor) -> Tensor:
+            return torch.zeros_like(residual) if silent[number] else quantized(residual)
+
+        scales = list(scales_of(f, self._grids_of(f), change, through=True))
+        said = [scale for scale, drops in zip(scales, silent, strict=True) if not drops]
         made = self.vae.decode(scales[-1].total)
         pixel = functional.l1_loss(made, hr)
-        entropy = torch.stack([entropy_penalty(scale.residual) for scale in scales]).mean()
+        entropy = torch.stack([entropy_penalty(scale.residual) for scale in said]).mean()
+        distance = torch.stack([commitment(scale) for scale in said]).mean()
         loss = self.pixel_weight * pixel + self.entropy_weight * entropy
+        loss = loss + self.commitment_weight * distance
         self.log("train/pixel", pixel, prog_bar=True)
         self.log("train/entropy", entropy)
+        self.log("train/commitment", distance)
         if self.perceptual is not None:
-            distance = self.perceptual(made, hr).mean()
-            self.log("train/perceptual", distance)
-            loss = loss + self.perceptual_weight * distance
+            perceived = self.perceptual(made, hr).mean()
+            self.log("train/perceptual", perceived)
+            loss = loss + self.perceptual_weight * perceived
         if self._judged:
             judgement = hinge_generator(cast(nn.Module, self.discriminator)(made))
             self.log("train/judgement", judgement)
@@ -148,7 +175,10 @@ class Tokenizer(Adversarial):
             pictures: (B, 3, H, W) in [0, 1], sides multiples of the autoencoder's factor.
         """
         f = self.vae.encode(pictures)
-        return list(scales_of(f, proportional(self.grids, (f.shape[-2], f.shape[-1]))))
+        return list(scales_of(f, self._grids_of(f)))
+
+    def _grids_of(self, f: Tensor) -> list[Size]:
+        return proportional(self.grids, (f.shape[-2], f.shape[-1]))
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:

@@ -81,16 +81,19 @@ def scales_of(
     f: Tensor,
     sizes: Sequence[Size],
     change: Callable[[int, Tensor], Tensor] | None = None,
+    through: bool = False,
 ) -> Iterator[Scale]:
     """Quantise a latent scale by scale, each saying what those before it left out.
 
-    Gradients pass from each code to its own residual, and from no residual to the codes before.
+    Gradients pass from each code to its own residual.
 
     Args:
         f: (B, d, H, W), of the encoder.
         sizes: (h, w) of the scales in positions of the latent; the last one is (H, W).
         change: Given the number of a scale and its residual, gives the code that is said instead of
             ``quantized(residual)``; what was changed is left to later scales to mend.
+        through: Whether they also pass from a residual to the codes that were taken from it, as in
+            the training of Infinity's released tokenizers.
 
     Yields:
         The scales, coarse to fine.
@@ -106,7 +109,7 @@ def scales_of(
         )
     total = torch.zeros_like(f, dtype=torch.float32)
     for number, size in enumerate(sizes):
-        residual = shrunk(f.float() - total.detach(), size)
+        residual = shrunk(f.float() - (total if through else total.detach()), size)
         code = quantized(residual) if change is None else change(number, residual)
         total = total + enlarged(code, full)
         yield Scale(residual, code, total)
@@ -179,8 +182,7 @@ def flipped(bits: Tensor, probability: float, generator: torch.Generator | None 
 def entropy_penalty(z: Tensor, tau: float = 100.0, gamma: float = 1.0) -> Tensor:
     """Certain bits, used equally often: BSQ's penalty in the form that factorises over bits.
 
-    Han et al. keep its terms in their released code, but not how they are put together; this is
-    BSQ's, entropy of each less ``gamma`` times that of the mean, over tau.
+    The entropy of each less ``gamma`` times that of the mean, over tau.
 
     Args:
         z: (B, d, h, w), not yet on the sphere.
@@ -199,6 +201,16 @@ def entropy_penalty(z: Tensor, tau: float = 100.0, gamma: float = 1.0) -> Tensor
         chances = torch.stack([usage, 1 - usage])
         whole = -(chances * chances.clamp(min=1e-12).log()).sum()
         return (each - gamma * whole) / tau
+
+
+def commitment(scale: Scale) -> Tensor:
+    """How far a residual, on the sphere, is from what was said of it: the mean square.
+
+    Args:
+        scale: Its code takes no gradient from this.
+    """
+    u = functional.normalize(scale.residual.float(), dim=1, eps=1e-12)
+    return functional.mse_loss(u, scale.code.detach())
 
 
 def _entropy(logit: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from lightning_modules.adversarial import hinge_generator
 from lightning_modules.backbone.bitwise import BitwiseSpace
-from lightning_modules.networks.bsq import entropy_penalty, scales_of
+from lightning_modules.networks.bsq import entropy_penalty, quantized, scales_of
 from lightning_modules.networks.patch_gan import PatchGAN
 from lightning_modules.round_trip import RoundTrip
 from lightning_modules.tokenizer import Tokenizer
@@ -26,7 +26,7 @@ class Distance(nn.Module):
 
 
 def method(**settings):
-    found = Tokenizer(1, vae(), GRIDS, **settings)
+    found = Tokenizer(1, vae(), GRIDS, **{"drop_scales": 0.0, **settings})
     found.logged = {}
     found.log = lambda name, value, **_: found.logged.update({name: float(value.detach())})
     return found
@@ -39,15 +39,41 @@ def batch(h=32, w=32):
 
 class TestLosses:
     def test_pixels_and_bits(self):
-        model, hr = method(pixel_weight=3.0, entropy_weight=0.5), batch()["hr"]
+        model = method(pixel_weight=3.0, entropy_weight=0.5, commitment_weight=0.2)
+        hr = batch()["hr"]
         loss, (real, made) = model.generator_loss(batch())
         scales = list(scales_of(model.vae.encode(hr), GRIDS))
         decoded = model.vae.decode(scales[-1].total)
         torch.testing.assert_close(made, decoded)
         assert real is hr or torch.equal(real, hr)
         entropy = sum(entropy_penalty(scale.residual) for scale in scales) / 4
-        torch.testing.assert_close(loss, 3 * functional.l1_loss(decoded, hr) + 0.5 * entropy)
+        distance = sum(
+            (functional.normalize(scale.residual, dim=1) - scale.code).square().mean()
+            for scale in scales
+        )
+        expected = 3 * functional.l1_loss(decoded, hr) + 0.5 * entropy + 0.2 * distance / 4
+        torch.testing.assert_close(loss, expected)
         assert not made.requires_grad
+
+    def test_scales_that_say_nothing_are_made_up_for(self):
+        """All but the last one, each by itself; what they leave out is still to be said."""
+        model, hr = method(drop_scales=0.5, pixel_weight=1.0), batch()["hr"]
+        model.entropy_weight = model.commitment_weight = 0.0
+        seen = set()
+        for seed in range(20):
+            torch.manual_seed(seed)
+            silent = [*(torch.rand(4) < 0.5)[:3].tolist(), False]
+            torch.manual_seed(seed)
+            loss, (_, made) = model.generator_loss(batch())
+            f, total = model.vae.encode(hr), 0
+            for size, drops in zip(GRIDS, silent, strict=True):
+                residual = functional.interpolate(f - total, size, mode="area")
+                said = quantized(residual) * (not drops)
+                total = total + functional.interpolate(said, (4, 4), mode="bilinear")
+            torch.testing.assert_close(made, model.vae.decode(total))
+            torch.testing.assert_close(loss, functional.l1_loss(made, hr))
+            seen.add(tuple(silent))
+        assert len(seen) > 4
 
     def test_perception_and_judgement(self):
         torch.manual_seed(0)
@@ -133,6 +159,7 @@ def test_a_released_file_has_the_autoencoder_alone():
         (lambda: Tokenizer(2, vae(), GRIDS), "enlarges nothing, and scale is 2"),
         (lambda: Tokenizer(1, vae(), []), "grids is empty"),
         (lambda: method(entropy_weight=-1.0), "entropy_weight is -1"),
+        (lambda: method(drop_scales=1.0), "drop_scales is 1.0; expected 0 to below 1"),
     ],
 )
 def test_what_cannot_be(make, message):

@@ -90,6 +90,35 @@ def test_codes_teach_their_own_scale_and_none_before(f: Tensor) -> None:
     assert not torch.allclose(whole, alone)
 
 
+@pytest.mark.parametrize("through", [False, True])
+def test_where_gradients_pass(f: Tensor, through: bool) -> None:
+    """Of two scales of one size: with ``through``, what the second one takes back counts."""
+    f.requires_grad_(True)
+    sizes = [(6, 8), (6, 8)]
+    weight = torch.randn(2, 5, 6, 8, generator=torch.Generator().manual_seed(1))
+    scales = list(bsq.scales_of(f, sizes, through=through))
+    (found,) = torch.autograd.grad((scales[-1].total * weight).sum(), f)
+
+    def by_direction(z: Tensor, g: Tensor) -> Tensor:
+        u, length = functional.normalize(z, dim=1), z.norm(dim=1, keepdim=True)
+        return (g - u * (g * u).sum(1, keepdim=True)) / length
+
+    with torch.no_grad():
+        first, second = (by_direction(scale.residual, weight) for scale in scales)
+        back = by_direction(scales[0].residual, second)
+        torch.testing.assert_close(found, first + second - back * through)
+
+
+def test_commitment(f: Tensor) -> None:
+    (scale,) = bsq.scales_of(f.requires_grad_(True), [(6, 8)])
+    u = functional.normalize(f, dim=1)
+    expected = ((u - u.detach().sign() * 5**-0.5) ** 2).mean()
+    torch.testing.assert_close(bsq.commitment(scale), expected)
+    (found,) = torch.autograd.grad(bsq.commitment(scale), f)
+    (wanted,) = torch.autograd.grad(expected, f)
+    torch.testing.assert_close(found, wanted)
+
+
 def test_what_was_flipped_changes_labels_of_later_scales_alone(f: Tensor) -> None:
     def change(number: int, residual: Tensor) -> Tensor:
         bits = bsq.to_bits(residual)
