@@ -224,9 +224,10 @@ class Metric(EvaluationCallback):
             )
         self.scale = float(dataset.scale)
         self._values[dataloader_idx].append((keys, self.measure(sr, hr, batch).detach()))
+        if not self.control or "lr" not in batch:
+            return
         # Where LR is HR, as for a tokenizer, there is nothing to beat in being near to it.
-        perfect = self.needs_hr and "lr" in batch and torch.equal(batch["lr"], hr)
-        if self.control and "lr" in batch and not perfect:
+        if not (self.needs_hr and torch.equal(batch["lr"], hr)):
             bicubic = resize(batch["lr"], hr.shape[-2:])
             measured = self.measure_control(bicubic, hr, batch).detach()
             self._controls[dataloader_idx].append((keys, measured))

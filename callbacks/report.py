@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from callbacks.base import ImageMetric, all_callbacks, steps_done
-from callbacks.evaluation import evaluated_datasets
+from callbacks.evaluation import EvaluationCallback, Stage, evaluated_datasets
 from callbacks.processes import gather_on_first
 from callbacks.provenance import Provenance, provenance
 from callbacks.report_page import MEGABYTE, Limits, page
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 NAME = "report.html"
 
 
-class Report(Callback):
+class Report(EvaluationCallback):
     """Keep pictures of each evaluation, and write ``report.html`` at the end of each command.
 
     Of the first pictures of each dataset, bicubic, output and HR are kept in ``report/pictures``
@@ -70,46 +70,14 @@ class Report(Callback):
 
     # ------------------------------------------------------------------------- Lightning's hooks
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose what to keep."""
-        self._start(trainer)
-
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose what to keep."""
-        self._start(trainer)
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Write the chosen pictures of one batch; no process waits for another."""
-        self._keep(outputs, batch, dataloader_idx)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Write the chosen pictures of one batch; no process waits for another."""
-        self._keep(outputs, batch, dataloader_idx)
-
     # At the very end, when all metrics have their numbers.
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring the processes' pictures together."""
-        self._finish(trainer, pl_module, "validation")
+        self._bring_together(trainer, pl_module, "validation")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring the processes' pictures together."""
-        self._finish(trainer, pl_module, "test")
+        self._bring_together(trainer, pl_module, "test")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """There are curves."""
@@ -124,7 +92,7 @@ class Report(Callback):
 
     # ---------------------------------------------------------------------------------- the work
 
-    def _start(self, trainer: Trainer) -> None:
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._datasets, self._kept = [], []
         if trainer.sanity_checking or _trial(trainer) or not self.limit:
             return
@@ -138,7 +106,14 @@ class Report(Callback):
         if self._store is None or self._store.run != run:
             self._store = PictureStore(run, self.side)
 
-    def _keep(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:
+    def _add(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        dataloader_idx: int,
+    ) -> None:
         if not self._datasets or not isinstance(outputs, Mapping) or "sr" not in outputs:
             return
         dataset, kept = self._datasets[dataloader_idx], self._kept[dataloader_idx]
@@ -152,7 +127,10 @@ class Report(Callback):
             except Exception as error:  # a picture to look at is not worth a run
                 log.warning("the report lacks the picture %s: %r", key, error)
 
-    def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        """Nothing: metrics do not have their numbers yet."""
+
+    def _bring_together(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.sanity_checking:
             return
         self._worth |= trainer.state.fn != TrainerFn.FITTING

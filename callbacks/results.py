@@ -20,10 +20,12 @@ from callbacks.results_file import (
     ResultsFile,
     column_of,
     columns,
+    counts_of,
     describe,
     load_results,
     made_by,
     merge,
+    rows_of,
     set_aside,
     shown_value,
     write_results,
@@ -141,15 +143,15 @@ def table(results: list[Result]) -> Table:
     for heading in ("scale", *(heading for heading, _ in headings.values()), "n"):
         shown.add_column(heading, justify="right", no_wrap=True)
     shown.add_column("checkpoint", overflow="fold")
-    for (dataset, scale, checkpoint), found in _rows(results).items():
+    for (dataset, scale, checkpoint), found in rows_of(results).items():
         values = [shown_value(found[c]) if c in found else "-" for c in headings]
-        shown.add_row(dataset, f"x{scale:g}", *values, _counts(found), checkpoint or "-")
+        shown.add_row(dataset, f"x{scale:g}", *values, counts_of(found), checkpoint or "-")
     return shown
 
 
 def turned_table(results: list[Result]) -> Table:
     """Metrics are rows, for a window in which they cannot stand side by side."""
-    rows = _rows(results)
+    rows = rows_of(results)
     shown = Table()  # too narrow for a caption
     shown.add_column("")
     for dataset, scale, checkpoint in rows:
@@ -158,7 +160,7 @@ def turned_table(results: list[Result]) -> Table:
     for column, (heading, _) in columns(results).items():
         values = [shown_value(of[column]) if column in of else "-" for of in rows.values()]
         shown.add_row(heading, *values)
-    shown.add_row("n", *map(_counts, rows.values()))
+    shown.add_row("n", *map(counts_of, rows.values()))
     return shown
 
 
@@ -178,19 +180,6 @@ def _show(results: list[Result]) -> None:
 def _protocols(results: list[Result]) -> str:
     shown = columns(results).values()
     return "\n".join(f"{heading}: {describe(protocol)}" for heading, protocol in shown)
-
-
-def _rows(results: list[Result]) -> dict[tuple[str, float, str | None], dict[str, Result]]:
-    """What stands in one row, by its columns."""
-    rows: dict[tuple[str, float, str | None], dict[str, Result]] = {}
-    for r in results:
-        row = rows.setdefault((r["dataset"], r["scale"], r["checkpoint"]), {})
-        row[column_of(r)] = r
-    return rows
-
-
-def _counts(found: dict[str, Result]) -> str:
-    return "/".join(str(n) for n in dict.fromkeys(r["n"] for r in found.values()))
 
 
 def _readable(path: Path) -> list[Result]:

@@ -109,6 +109,20 @@ def columns(results: list[Result]) -> dict[str, tuple[str, MetricProtocol]]:
     }
 
 
+def rows_of(results: list[Result]) -> dict[tuple[str, float, str | None], dict[str, Result]]:
+    """The rows of a table, by dataset, scale and checkpoint: what stands in one, by its columns."""
+    rows: dict[tuple[str, float, str | None], dict[str, Result]] = {}
+    for r in results:
+        row = rows.setdefault((r["dataset"], r["scale"], r["checkpoint"]), {})
+        row[column_of(r)] = r
+    return rows
+
+
+def counts_of(row: dict[str, Result]) -> str:
+    """How many images the numbers of a row are of, each number once."""
+    return "/".join(str(n) for n in dict.fromkeys(result["n"] for result in row.values()))
+
+
 def column_of(result: Any) -> str:
     """What a number must share with others to stand in one column with them."""
     return json.dumps([result["metric"], result["protocol"]], sort_keys=True)

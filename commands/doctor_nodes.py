@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from commands.doctor_lines import Check, Line, Options, broken, ok, said
+from commands.doctor_lines import BROKEN, Check, Line, Options, broken, ok, said
 from commands.doctor_network import FIREWALL, LOCAL, summed
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def machines(options: Options) -> Iterator[Line]:
             return
         # What the first one says need not be said by all.
         found = iter(list(found))
-    if any(line.verdict == "broken" for line in found):
+    if any(line.verdict == BROKEN for line in found):
         yield broken(NAME, f"rank {place.rank} has failed too: the first process says at what")
 
 

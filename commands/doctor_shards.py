@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from commands.doctor_lines import Check, Line, Options, broken, look, ok, said
+from commands.doctor_lines import BROKEN, Check, Line, Options, broken, look, ok, said
 from commands.doctor_machine import size
 
 if TYPE_CHECKING:
+    from datamodules.retry import Patience
     from datamodules.shard_index import ShardIndex
 
 NAME = "shards"
@@ -56,7 +57,7 @@ def shards(options: Options) -> Iterator[Line]:
         whole.append(one)
     yield from lines[:MOST_LINES]
     if len(lines) > MOST_LINES:
-        worst = broken if any(line.verdict == "broken" for line in lines[MOST_LINES:]) else look
+        worst = broken if any(line.verdict == BROKEN for line in lines[MOST_LINES:]) else look
         yield worst(NAME, f"and {len(lines) - MOST_LINES} more lines of this kind")
     if whole:
         yield ok(NAME, _summary(len(near), whole, options.checksums))
@@ -135,21 +136,20 @@ def _compare(path: Path, index: ShardIndex, found: ShardIndex) -> None:
         raise ValueError(f"{path} is not the tar that was packed, by its checksum: {AGAIN}")
 
 
-def _remote(names: list[str], patience: object) -> Iterator[Line]:
+def _remote(names: list[str], patience: Patience) -> Iterator[Line]:
     from datamodules.remote_index import wanted_of
-    from datamodules.retry import Patience, RemoteError, shown
+    from datamodules.retry import RemoteError, shown
 
-    if not names or not isinstance(patience, Patience):
-        return
-    count = 0
     for name in names:
         try:
             wanted_of(name, patience)
         except (RemoteError, ValueError, OSError) as error:
             yield broken(NAME, f"{shown(name)}: {said(error)}")
             return  # the others are most likely on the same server
-        count += 1
-    yield ok(NAME, f"{count} of servers answer; their bytes are compared when they are read")
+    if names:
+        yield ok(
+            NAME, f"{len(names)} of servers answer; their bytes are compared when they are read"
+        )
 
 
 def _summary(count: int, whole: list[Whole], checksums: bool) -> str:

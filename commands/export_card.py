@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from callbacks.results_file import (
-    Result,
-    column_of,
     columns,
+    counts_of,
     describe,
     load_results,
     made_by,
+    rows_of,
     shown_value,
 )
 from commands.weights import EXPORT
@@ -98,21 +98,12 @@ def _numbers(model: ImageModel, run: Path) -> str:
     headings = columns(results)
     names = [heading for heading, _ in headings.values()]
     lines = [_row("", "scale", *names, "n"), _row(*("---" for _ in range(len(names) + 3)))]
-    for (dataset, scale, weights), found in _rows(results).items():
+    for (dataset, scale, weights), found in rows_of(results).items():
         values = [shown_value(found[c]) if c in found else "-" for c in headings]
-        counts = "/".join(str(n) for n in dict.fromkeys(r["n"] for r in found.values()))
         what = f"{dataset}, bicubic" if weights == "bicubic" else dataset
-        lines.append(_row(what, f"x{scale:g}", *values, counts))
+        lines.append(_row(what, f"x{scale:g}", *values, counts_of(found)))
     protocols = "\n".join(f"- {name}: {describe(how)}" for name, how in headings.values())
     return "## Numbers\n\n" + "\n".join(lines) + f"\n\n{protocols}"
-
-
-def _rows(results: list[Result]) -> dict[tuple[str, float, str | None], dict[str, Result]]:
-    rows: dict[tuple[str, float, str | None], dict[str, Result]] = {}
-    for result in results:
-        row = (result["dataset"], result["scale"], result["checkpoint"])
-        rows.setdefault(row, {})[column_of(result)] = result
-    return rows
 
 
 def _row(*cells: Any) -> str:

@@ -32,7 +32,7 @@ class BitwiseVAE(nn.Module):
         widths: Channels of each level; all but the last one halve the sides.
         layers: Residual blocks a level of the encoder; the decoder has one more.
         groups: Of channels, in each norm. The mean of a group over the picture is taken away, so
-            groups of one channel would leave pictures without a colour.
+            groups of one channel leave little of its colour.
 
     Raises:
         ValueError: A width is not twice the groups, or three or more times; or a number is below 1.
