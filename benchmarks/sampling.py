@@ -37,9 +37,9 @@ from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace
-from lightning_modules.base import ImageModel
 from lightning_modules.casarbi import CasArbi
 from lightning_modules.diffusion import Diffusion
+from lightning_modules.image_model import ImageModel
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.networks.swin_unet import SwinUNet

@@ -1,7 +1,8 @@
 """SelfSSIM, whether outputs of one picture at several scales agree with one another.
 
 Source: after the use of it in Ntavelis et al., "Arbitrary-scale image synthesis" (CVPR 2022); the
-details are ours.
+details are ours. That paper's code takes MS-SSIM of RGB, after resizing by nearest neighbour and
+cutting decimals off, so no published number compares with these.
 """
 
 from __future__ import annotations

@@ -54,7 +54,8 @@ from commands.weights import find_weights
 from datamodules.base import SRDataModule
 from datamodules.outputs import Outputs
 from degradations.base import Degradation
-from lightning_modules.base import ImageModel, SuperResolver
+from lightning_modules.base import SuperResolver
+from lightning_modules.image_model import ImageModel
 from lightning_modules.tiling import Tiling
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from callbacks.results_file import made_by
 from callbacks.weights import digest_of
 from commands.weights import EXPORT, manifest
 from lightning_modules.backbone.frozen import sources
-from lightning_modules.base import ImageModel, class_path
+from lightning_modules.image_model import ImageModel, class_path
 from lightning_modules.weights import EXPORTED, read_file, read_metadata
 
 if TYPE_CHECKING:

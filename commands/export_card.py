@@ -16,7 +16,8 @@ from callbacks.results_file import (
     shown_value,
 )
 from commands.weights import EXPORT
-from lightning_modules.base import ImageModel, SuperResolver
+from lightning_modules.base import SuperResolver
+from lightning_modules.image_model import ImageModel
 
 if TYPE_CHECKING:
     from commands.export_about import About

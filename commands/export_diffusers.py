@@ -10,7 +10,7 @@ from torch import nn
 
 from commands.errors import ConfigurationError
 from commands.export_tensors import same
-from lightning_modules.base import ImageModel
+from lightning_modules.image_model import ImageModel
 
 
 def backbones(model: ImageModel) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from commands.errors import ConfigurationError
 from commands.export_tensors import head
-from lightning_modules.base import ImageModel, SuperResolver
+from lightning_modules.base import SuperResolver
+from lightning_modules.image_model import ImageModel
 
 if TYPE_CHECKING:
     from commands.export_about import About

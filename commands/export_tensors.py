@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lightning_modules.backbone.frozen import sources
-from lightning_modules.base import ImageModel
+from lightning_modules.image_model import ImageModel
 from lightning_modules.weights import read_weights
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning.pytorch import Trainer
 
 from commands.errors import ConfigurationError
-from lightning_modules.base import ImageModel
+from lightning_modules.image_model import ImageModel
 
 # By the trainer's name for it: the method's own, and the value that says nothing.
 OWN = {"gradient_clip_val": ("clip", None), "accumulate_grad_batches": ("accumulate", 1)}

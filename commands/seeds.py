@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 
 from callbacks.base import all_callbacks
 from callbacks.results import Results
-from lightning_modules.base import ImageModel
+from lightning_modules.image_model import ImageModel
 
 log = logging.getLogger(__name__)
 

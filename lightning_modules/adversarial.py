@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_modules.base import SuperResolver, adam
+from lightning_modules.base import SuperResolver
 from lightning_modules.color import ColorFix
+from lightning_modules.image_model import adam
 
 if TYPE_CHECKING:
     from datamodules.base import Batch

@@ -1,368 +1,33 @@
-"""What every method is: an ``ImageModel``, which restores pictures or makes them.
+"""The two kinds of methods: a ``SuperResolver`` enlarges pictures, a ``Generator`` makes them.
 
 A method of your own is one subclass of ``SuperResolver`` with ``training_step`` and ``restore``, or
-of ``Generator`` with ``training_step`` and ``generate``; optimisers, validation, test, prediction,
-weights, checkpoints and randomness are done here.
+of ``Generator`` with ``training_step`` and ``generate``; validation, test and prediction are done
+here, all else in ``image_model``.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from abc import abstractmethod
+from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
 
-from degradations.draws import seed_of
-from lightning_modules.backbone.frozen import check_numbers, check_sources, counted, sources
 from lightning_modules.color import KINDS, ColorFix, fix_colors
+from lightning_modules.image_model import ImageModel, adam
 from lightning_modules.noise import Noise, PlacedNoise
 from lightning_modules.padding import padded
 from lightning_modules.tile_side import TileSide, shrinking
 from lightning_modules.tiling import Tiling, Window, grid, restore_tiled, tiled, whole
-from lightning_modules.weights import read_weights
+from lightning_modules.weights import shape_text
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
-
-log = logging.getLogger(__name__)
-
-
-def adam(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """Adam with a learning rate of 2e-4, what most super-resolution papers start from."""
-    return torch.optim.Adam(parameters, lr=2e-4, fused=True)
-
-
-class ImageModel(LightningModule, ABC):
-    """Base of all methods: the command line accepts any subclass.
-
-    Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
-        optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``, in which
-            ``{scale}`` is filled in.
-
-    Raises:
-        ValueError: ``scale`` is no number of at least 1.
-    """
-
-    # Beginnings of names of parts that only training needs, such as a discriminator. A model may be
-    # without them; then they are passed over in weights and checkpoints that have them.
-    training_only: tuple[str, ...] = ()
-
-    def __init__(
-        self,
-        scale: float,
-        optimizer: OptimizerCallable = adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
-    ) -> None:
-        super().__init__()
-        number = isinstance(scale, int | float) and not isinstance(scale, bool)
-        if not number or not math.isfinite(scale) or scale < 1:
-            raise ValueError(
-                f"{type(self).__name__} got scale {scale!r}; it must be a number of at least 1: "
-                "set data.init_args.scale"
-            )
-        self.scale = float(scale)
-        self.optimizer, self.lr_scheduler, self.weights = optimizer, lr_scheduler, weights
-        self._writes = True  # whether what is logged in this batch will be written
-        # What was booked and only needs another value, by hook and name, until the next writing.
-        self._exchanged: dict[tuple[str | None, str], Any] = {}
-        # How many values `_show_logged` found, and whether it showed them; None: to be done again.
-        self._shown: tuple[int, bool] | None = None
-        # Which weights are in the model; None while they are as initialised.
-        self.weights_source: str | None = None
-        self.noise_seed = 0  # which of its outputs a stochastic method gives; the run's seed
-        self.drew_noise = False  # whether an output has depended on it so far
-
-    @abstractmethod
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """One step of the paper's training algorithm.
-
-        Args:
-            batch: ``hr`` (B, 3, H, W) and ``lr`` (B, 3, h, w), float32 in [0, 1].
-            batch_idx: Number of the batch in this epoch.
-
-        Returns:
-            The loss, a scalar.
-        """
-
-    @property
-    def needs_weights(self) -> bool:
-        """Whether the model would give meaningless pictures, for its weights are as initialised."""
-        return self.weights_source is None and any(True for _ in self.parameters())
-
-    def _own_seeds(self, batch: Batch) -> Batch:
-        """``batch`` with the seeds of the method's own noise in place of the pictures'.
-
-        The degradation has drawn from those, which are the same for all runs: with another
-        ``noise_seed`` only what the method draws is another.
-        """
-        seeds = [seed_of(self.noise_seed, "model", int(seed)) for seed in batch["seed"]]
-        return cast("Batch", {**batch, "seed": torch.tensor(seeds, dtype=torch.int64)})
-
-    # -------------------------------------------------------------------------------- optimisation
-
-    def optimized(self) -> Sequence[Tensor] | Sequence[dict[str, Any]]:
-        """What the optimiser is made of: all trainable parameters.
-
-        A method overrides it for groups of them with settings of their own.
-        """
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
-    def configure_optimizers(self) -> Any:
-        """Optimiser of the trainable parameters, and the schedule, stepped once a step.
-
-        Raises:
-            ValueError: Nothing is trainable, or the schedule waits for a value without a name.
-        """
-        trainable = self.optimized()
-        if not trainable:
-            raise ValueError(
-                f"{class_path(self)} has no trainable parameters: use test or predict, or another "
-                "model.class_path for fit"
-            )
-        optimizer = self.optimizer(cast(Any, trainable))
-        # A fused optimiser would undo the AMP scaler's scale by itself, and Lightning then refuses
-        # to clip gradients under mixed precision. The scaler can do it, at no measurable cost.
-        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-        if self.lr_scheduler is None:
-            return optimizer
-        scheduler = self.lr_scheduler(optimizer)
-        config: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
-        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            if not isinstance(scheduler, ReduceLROnPlateau):
-                raise ValueError(
-                    "model.init_args.lr_scheduler is torch's ReduceLROnPlateau, which does not say "
-                    "what it watches: use lightning.pytorch.cli.ReduceLROnPlateau with monitor"
-                )
-            config = {"scheduler": scheduler, "interval": "epoch", "monitor": scheduler.monitor}
-        return {"optimizer": optimizer, "lr_scheduler": config}
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Key all that the model draws in this batch by the batch's own samples.
-
-        Their seeds are a hash of (run seed, epoch, position in the plan), so every rank and every
-        batch differs, and a resumed run draws what the uninterrupted one would have drawn, with
-        nothing saved. Who overrides this calls it first.
-        """
-        seed = seed_of("model", batch["seed"].numpy().tobytes())
-        # Not torch.manual_seed: where CUDA is not in use, that notes the whole stack at each call.
-        torch.default_generator.manual_seed(seed)
-        if self.device.type != "cpu":
-            torch.get_device_module(self.device).manual_seed(seed)
-        if batch_idx == 0:
-            self._exchanged.clear()  # an epoch has its own record
-            self._shown = None
-        self._show_logged()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """As torch's, but for the one name that Lightning sets some forty times a step."""
-        if name == "_current_fx_name":  # a string: never a parameter, which torch would look for
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
-
-    def on_validation_start(self) -> None:
-        """Let the processes run on their own: they may have differing numbers of pictures."""
-        self._synchronise_buffers(False)
-
-    def on_validation_end(self) -> None:
-        """Train in step again."""
-        self._synchronise_buffers(True)
-
-    def _synchronise_buffers(self, synchronise: bool) -> None:
-        # In `fit`, validation goes through the DDP wrapper, which broadcasts the buffers before
-        # every forward pass: a process with fewer pictures than the others would wait for ever.
-        wrapper = self.trainer.strategy.model
-        if isinstance(wrapper, DistributedDataParallel):
-            wrapper.require_forward_param_sync = synchronise
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Write the values of the last batch too, when a callback has just stopped the run."""
-        self._show_logged()
-
-    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """As Lightning's, with the same numbers written at the same steps, but nearly free.
-
-        Lightning spends some tenths of a millisecond on booking one value, and makes a Python
-        number of it if the progress bar shows it, which waits for the device; both at every batch.
-        Here a value of a training batch is booked once and then only exchanged, and Lightning gets
-        to see it at the steps that are written (``trainer.log_every_n_steps``).
-        """
-        known = self._exchanged.get((self._current_fx_name, name))
-        if known is not None:
-            known._forward_cache = _as_float(value)
-            return
-        trainer = self._trainer
-        if not self._writes and trainer is not None and trainer.training:
-            booked = self._booked().get(f"{self._current_fx_name}.{name}")
-            begins = trainer._logger_connector.should_reset_tensors(str(self._current_fx_name))
-            if booked is not None and _is_of_steps(booked) and not begins:
-                if not booked.meta.sync.should:  # or all processes would wait for each other
-                    booked._forward_cache = _as_float(value)
-                    self._exchanged[self._current_fx_name, name] = booked
-                return
-        self._shown = None
-        super().log(name, value, *args, **kwargs)
-
-    def _booked(self) -> dict[str, Any]:
-        # Lightning's record of what was logged in training, by hook and name.
-        return cast("dict[str, Any]", self.trainer.fit_loop.epoch_loop._results)
-
-    def _show_logged(self) -> None:
-        trainer = self._trainer
-        if trainer is None:
-            return
-        fast_dev_run = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
-        self._writes = fast_dev_run or trainer._logger_connector.should_update_logs
-        if self._writes:
-            self._exchanged.clear()
-        # At the end of an epoch or run others may read the last value, such as early stopping.
-        shows = self._writes or trainer.is_last_batch or trainer.global_step == trainer.max_steps
-        booked_values = self._booked()
-        if self._shown == (len(booked_values), shows):
-            return
-        for booked in booked_values.values():
-            if _is_of_steps(booked):
-                # What counts as reset keeps its value, and Lightning does not look at it.
-                booked.has_reset = not shows
-        self._shown = (len(booked_values), shows)
-
-    # ------------------------------------------------------------------------------------- weights
-
-    def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Load frozen parts that come from files of their own; before any weights of the whole.
-
-        Args:
-            find: The file that an argument of this name means by its value: a path, the folder of
-                a run, or a name of ``configs/weights.yaml``.
-        """
-
-    def load_weights(self, path: str | Path) -> None:
-        """Start from weights only.
-
-        A checkpoint of ours (EMA preferred), an exported file, or an official one.
-
-        Args:
-            path: The file.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: Another method's weights, or those that were trained beside other frozen
-                ones; or tensors that are missing, unexpected or of another shape, or hold NaN.
-        """
-        weights = read_weights(path)
-        if weights.model not in (None, class_path(self)):
-            raise ValueError(
-                f"{path} was trained with {weights.model}, but the model here is "
-                f"{class_path(self)}: set model.class_path to that, or name another file"
-            )
-        frozen = weights.frozen.items()
-        check_sources(self, {k: v for k, v in frozen if not f"{k}.".startswith(self.unchecked)})
-        own = self.state_dict()
-        state = weights.tensors if weights.model else self.import_official(weights.tensors)
-        state = self._needed(state, own)
-        trained = set(self.checkpoint_keys())
-        missing = [k for k in own if k not in state and (k in trained or not weights.model)]
-        if weights.model:  # of a run without what only training needs, which begins afresh then
-            missing = [k for k in missing if not k.startswith(self.training_only)]
-        _check_tensors(path, own, state, missing)
-        check_numbers(str(path), state)
-        self.load_state_dict({**own, **state})
-        self.weights_source = weights.name
-        log.info("weights: %s", weights.name)
-
-    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Map the tensors of the authors' own file onto this model's names.
-
-        Override it where there is such a file. All tensors of the model must come out: a method
-        whose frozen part has another source adds that part's own.
-
-        Args:
-            tensors: As the file has them.
-
-        Returns:
-            Tensors by this model's names.
-        """
-        return tensors
-
-    @property
-    def unchecked(self) -> tuple[str, ...]:
-        """Beginnings of names of frozen parts that may be others than weights were trained with."""
-        return self.training_only
-
-    def not_exported(self) -> dict[str, Tensor]:
-        """Tensors of this model that an exported file of ours lacks, for ``import_official``.
-
-        Frozen parts, and what only training needs. Nothing else: what a file lacks is missing.
-        """
-        exported = {k for k in self.checkpoint_keys() if not k.startswith(self.training_only)}
-        return {name: own for name, own in self.state_dict().items() if name not in exported}
-
-    def _needed(self, state: dict[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
-        absent = tuple(p for p in self.training_only if not any(k.startswith(p) for k in own))
-        return {k: v for k, v in state.items() if not k.startswith(absent)}
-
-    def checkpoint_keys(self) -> list[str]:
-        """What a checkpoint holds: trainable parameters, and buffers of what trains.
-
-        A buffer belongs to the nearest module around it that has parameters in it: running
-        statistics without weights of their own train with their network, and what lies within a
-        frozen network does not.
-        """
-        parameters = dict(self.named_parameters(remove_duplicate=False))
-        trains: dict[str, bool] = {}
-        for name, parameter in parameters.items():
-            for module in _around(name):
-                trains[module] = trains.get(module, False) or parameter.requires_grad
-        return [
-            name
-            for name in self.state_dict()
-            if (
-                parameters[name].requires_grad
-                if name in parameters
-                else next((trains[module] for module in _around(name) if module in trains), True)
-            )
-        ]
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what training changes; frozen parts are named by their source, not stored."""
-        keys = set(self.checkpoint_keys())
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keys}
-        checkpoint["model"], checkpoint["frozen"] = class_path(self), sources(self)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse another method's checkpoint, and take the frozen parts from this model.
-
-        Raises:
-            ValueError: The checkpoint belongs to another method, another size of the network, or
-                other frozen weights.
-        """
-        model = checkpoint.get("model")
-        if model != class_path(self):
-            raise ValueError(
-                f"the checkpoint was trained with {model or 'a model that it does not name'}, but "
-                f"the model here is {class_path(self)}: set model.class_path to that"
-            )
-        check_sources(self, checkpoint.get("frozen", {}))
-        own = self.state_dict()
-        state = self._needed(checkpoint["state_dict"], own)
-        missing = [k for k in self.checkpoint_keys() if k not in state]
-        _check_tensors("the checkpoint", own, state, missing)
-        checkpoint["state_dict"] = {**own, **state}
 
 
 class SuperResolver(ImageModel):
@@ -587,8 +252,8 @@ class SuperResolver(ImageModel):
         expected = (len(batch["lr"]), 3, *batch["size"])
         if sr.shape != expected:
             raise ValueError(
-                f"{type(self).__name__} made {_shape(sr.shape)} of {batch['key'][0]} "
-                f"({_shape(batch['lr'].shape)}), expected {_shape(expected)}: its scale is "
+                f"{type(self).__name__} made {shape_text(sr.shape)} of {batch['key'][0]} "
+                f"({shape_text(batch['lr'].shape)}), expected {shape_text(expected)}: its scale is "
                 f"{self.scale:g}; set data.init_args.scale (or the source's) to what it was "
                 "trained for"
             )
@@ -657,7 +322,8 @@ class Generator(ImageModel):
         expected = (len(batch["key"]), *frames, 3, *batch["size"])
         if pictures.shape != expected:
             raise ValueError(
-                f"{type(self).__name__} made {_shape(pictures.shape)}, expected {_shape(expected)}"
+                f"{type(self).__name__} made {shape_text(pictures.shape)}, expected "
+                f"{shape_text(expected)}"
             )
         return {"sr": _in_range(pictures)}
 
@@ -678,49 +344,7 @@ class Generator(ImageModel):
         return None if "error" in batch else self.sample(batch)
 
 
-def class_path(model: nn.Module) -> str:
-    """Import path of a model's class, as a configuration names it."""
-    return f"{type(model).__module__}.{type(model).__qualname__}"
-
-
 def _in_range(pictures: Tensor) -> Tensor:
     # Clamping would make a good picture of infinity; NaN is counted, named, and spoils a metric.
     pictures = pictures.float()
     return torch.where(pictures.isinf(), torch.nan, pictures.clamp(0, 1))
-
-
-def _is_of_steps(booked: Any) -> bool:
-    # Of Lightning's logged values, those of one batch: nothing is summed up in them.
-    return bool(booked.is_tensor and booked.meta.on_step and not booked.meta.on_epoch)
-
-
-def _as_float(value: Any) -> Tensor:
-    # As Lightning keeps a value, but where it is: a copy to the device would take time.
-    value = (value if isinstance(value, Tensor) else torch.as_tensor(value)).detach()
-    return value if value.dtype in (torch.float32, torch.float64) else value.float()
-
-
-def _around(name: str) -> list[str]:
-    """Names of the modules around a parameter or buffer, from the inside to the root ("")."""
-    parts = name.split(".")[:-1]
-    return [".".join(parts[:n]) for n in range(len(parts), -1, -1)]
-
-
-def _shape(shape: Iterable[int]) -> str:
-    return "x".join(map(str, shape))
-
-
-def _check_tensors(
-    where: str | Path, own: dict[str, Tensor], state: dict[str, Tensor], missing: list[str]
-) -> None:
-    unexpected = [k for k in state if k not in own]
-    reshaped = [
-        f"{k} {_shape(state[k].shape)} for {_shape(own[k].shape)}"
-        for k in state
-        if k in own and state[k].shape != own[k].shape
-    ]
-    if problems := counted(missing, unexpected, reshaped, 4):
-        raise ValueError(
-            f"the tensors of {where} do not fit the model: {problems}. Is it another network, size "
-            "or scale? See model.init_args and data.init_args.scale"
-        )

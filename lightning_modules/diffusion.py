@@ -22,12 +22,12 @@ from torch import Tensor
 from lightning_modules.backbone.condition import Condition, TextEncoder, guided
 from lightning_modules.backbone.denoiser import Denoiser
 from lightning_modules.backbone.frames import resized
-from lightning_modules.backbone.frozen import bare_names
 from lightning_modules.backbone.schedule import Schedule, Spacing, spaced
 from lightning_modules.backbone.space import PixelSpace, Space
-from lightning_modules.base import Generator, adam
+from lightning_modules.base import Generator
 from lightning_modules.captions import check_captions, dropped, told
 from lightning_modules.clips import frames_of, sample_shape, to_learn
+from lightning_modules.image_model import adam
 from lightning_modules.noise import Noise
 from lightning_modules.solvers import ddim
 
@@ -202,12 +202,6 @@ class Diffusion(Generator):
                 f"{self.schedule.steps}"
             )
         check_captions(self.encoder, self.guidance, self.caption_dropout)
-
-    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Names as they are without ``torch.compile``; what is frozen keeps its own weights."""
-        trained = set(self.checkpoint_keys())
-        frozen = {name: own for name, own in self.state_dict().items() if name not in trained}
-        return {**frozen, **bare_names(tensors)}
 
 
 def min_snr_weights(schedule: Schedule, gamma: float | None) -> Tensor:

@@ -22,10 +22,11 @@ from lightning_modules.backbone.condition import Condition, TextEncoder, guided
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import PixelSpace, Space
-from lightning_modules.base import Generator, adam
+from lightning_modules.base import Generator
 from lightning_modules.captions import check_captions, size_ids, told
 from lightning_modules.clips import frames_of, sample_shape
 from lightning_modules.frozen_base import check_base, check_choice, check_trained
+from lightning_modules.image_model import adam
 from lightning_modules.ladder import base_of
 from lightning_modules.network_patch import NetworkPatch, Step
 from lightning_modules.noise import Noise
@@ -293,8 +294,3 @@ class FromBase(Generator):
         # fit may start from those of another one.
         begins = stage == "fit" and self.weights_source is None
         check_trained(self.denoiser if self.base_frozen or begins else None, self.space)
-
-    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What is frozen keeps its own weights."""
-        trained = set(self.checkpoint_keys())
-        return {**{k: v for k, v in self.state_dict().items() if k not in trained}, **tensors}

@@ -141,8 +141,6 @@ class Infinity(NextScale, Generator):
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """A released file has the transformer alone; the other parts keep their own."""
         tensors = bare_names(tensors)
-        if not self.state_dict().keys().isdisjoint(tensors):  # an exported file of ours
-            return {**self.not_exported(), **tensors}
         own = self.state_dict().items()
         kept = {name: tensor for name, tensor in own if not name.startswith("transformer.")}
         found = from_official(tensors, len(self._network.no_text))

@@ -530,9 +530,7 @@ class InvSR(Adversarial):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """A released file has the predictor alone; the other parts keep their own."""
-        own = self.state_dict()
-        if not own.keys().isdisjoint(tensors):  # an exported file of ours
-            return {**self.not_exported(), **tensors}
-        kept = {k: v for k, v in own.items() if not k.startswith("predictor.")}
+        own = self.state_dict().items()
+        kept = {k: v for k, v in own if not k.startswith("predictor.")}
         found = {f"predictor.{name}": tensor for name, tensor in from_official(tensors).items()}
         return {**kept, **found}

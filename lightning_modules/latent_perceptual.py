@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from lightning_modules.backbone.frozen import fit
 from lightning_modules.backbone.space import Space
-from lightning_modules.base import ImageModel
+from lightning_modules.image_model import ImageModel
 from lightning_modules.networks.latent_lpips import VGG16, LatentDistance, from_imagenet
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_modules.backbone.space import Space
-from lightning_modules.base import SuperResolver, adam
+from lightning_modules.base import SuperResolver
 from lightning_modules.color import ColorFix
+from lightning_modules.image_model import adam
 from lightning_modules.latent_pairs import enlarged, latent_pair
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.noise import Noise

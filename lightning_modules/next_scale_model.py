@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.backbone.texts import Texts, text_of
-from lightning_modules.base import ImageModel
+from lightning_modules.image_model import ImageModel
 from lightning_modules.networks.infinity import InfinityTransformer, Text, decay_groups
 from lightning_modules.networks.scales import Scales
 from lightning_modules.next_scale import Bitwise

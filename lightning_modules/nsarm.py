@@ -353,8 +353,6 @@ class NSARM(NextScale, SuperResolver):
         Stage 1 takes the mapper alone from it.
         """
         tensors = bare_names(tensors)
-        if not self.state_dict().keys().isdisjoint(tensors):  # an exported file of ours
-            return {**self.not_exported(), **tensors}
         own = self.state_dict().items()
         kept = {k: v for k, v in own if not k.startswith(("transformer.", "mapper."))}
         mapped = transformation.from_official(tensors)

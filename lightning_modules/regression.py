@@ -17,8 +17,9 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules.base import SuperResolver, adam
+from lightning_modules.base import SuperResolver
 from lightning_modules.color import ColorFix
+from lightning_modules.image_model import adam
 from lightning_modules.noise import Noise, augmented, check_augmentation
 
 if TYPE_CHECKING:
@@ -122,8 +123,6 @@ class Regression(SuperResolver):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the authors' tensors by the network's own ``official``, where it has one."""
-        if not self.state_dict().keys().isdisjoint(tensors):  # an exported file of ours
-            return tensors
         official = getattr(self.network, "official", dict)
         return {f"network.{name}": tensor for name, tensor in official(tensors).items()}
 

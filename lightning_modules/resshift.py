@@ -217,8 +217,6 @@ class ResShift(SuperResolver):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """A released file has the network alone; the autoencoder's own is kept."""
-        if not self.state_dict().keys().isdisjoint(tensors):  # an exported file of ours
-            return tensors
         own = {k: v for k, v in self.state_dict().items() if not k.startswith("network.")}
         found = {f"network.{name}": tensor for name, tensor in from_official(tensors).items()}
         return {**own, **found}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
-from lightning_modules.base import adam
+from lightning_modules.image_model import adam
 from lightning_modules.networks.bitwise_vae import BitwiseVAE, from_official
 from lightning_modules.networks.bsq import (
     Scale,
@@ -218,8 +218,6 @@ class Tokenizer(Adversarial):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """A released file has the autoencoder alone."""
-        own = self.state_dict()
-        if not own.keys().isdisjoint(tensors):  # an exported file of ours
-            return {**self.not_exported(), **tensors}
-        kept = {name: tensor for name, tensor in own.items() if not name.startswith("vae.")}
+        own = self.state_dict().items()
+        kept = {name: tensor for name, tensor in own if not name.startswith("vae.")}
         return {**kept, **{f"vae.{k}": tensor for k, tensor in from_official(tensors).items()}}

@@ -86,14 +86,19 @@ def counted(missing: list[str], unexpected: list[str], reshaped: list[str], show
     )
 
 
+def loaded_apart(model: nn.Module) -> dict[str, str]:
+    """Parts whose weights come from files of their own: what they say of it, "" for not yet."""
+    modules = model.named_modules()
+    said = {name: getattr(module, "source", None) for name, module in modules}
+    return {name: source for name, source in said.items() if isinstance(source, str)}
+
+
 def sources(model: nn.Module) -> dict[str, str]:
     """Where the weights of a model's frozen parts came from, with their hashes, by part."""
     return {
-        name: module.source
-        for name, module in model.named_modules()
-        if isinstance(getattr(module, "source", None), str)
-        and module.source
-        and not _trains_whole(module)
+        name: source
+        for name, source in loaded_apart(model).items()
+        if source and not _trains_whole(model.get_submodule(name))
     }
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from datamodules.base import Augmentation, Source, SRDataModule
 from degradations.base import Degradation, Stage
-from lightning_modules.base import ImageModel
+from lightning_modules.image_model import ImageModel
 from tests.conftest import REPO
 from tests.contracts import discovery
 

@@ -15,13 +15,13 @@ from lightning_modules.backbone.denoiser import Flags, UNet2D
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace, Taef2Space
-from lightning_modules.base import ImageModel
 from lightning_modules.bicubic import Bicubic
 from lightning_modules.casarbi import CasArbi
 from lightning_modules.diffusion import Diffusion
 from lightning_modules.direct import Direct
 from lightning_modules.finetune import FineTune, LoRA
 from lightning_modules.folder_outputs import FolderOutputs
+from lightning_modules.image_model import ImageModel
 from lightning_modules.infinity import Infinity
 from lightning_modules.invsr import InvSR
 from lightning_modules.latent_perceptual import LatentPerceptual

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.ema import EMA
 from degradations.draws import seed_of
-from lightning_modules.base import ImageModel, class_path
+from lightning_modules.image_model import ImageModel, class_path
 from tests.datamodules.memory import trainer
 from tests.lightning_modules.tiny import Convolution, Model, Painter, batch_of, fill, part_of
 
@@ -472,17 +472,44 @@ class TestLoadWeights:
         assert torch.equal(model.frozen.body[0].weight, trained.frozen.body[0].weight)
         assert torch.equal(model.tail.weight, trained.tail.weight)
 
+    def test_of_our_names_without_what_has_a_file_of_its_own(self, tmp_path):
+        # As somebody may save a compiled model, without saying what it is.
+        class Apart(Model):
+            training_only = ("critic.",)
+
+            def __init__(self):
+                super().__init__()
+                self.critic = torch.nn.Linear(2, 2)
+                self.frozen.source = ""
+
+            def import_official(self, tensors):
+                raise AssertionError("not an official file")
+
+        trained, model = Model(), Apart()
+        kept = copy.deepcopy({**model.critic.state_dict(), **model.frozen.state_dict()})
+        fill(trained, seed=2)
+        own = {f"_orig_mod.{k}": v for k, v in trained.state_dict().items() if k in TRAINED}
+        torch.save(own, tmp_path / "w.pth")
+        model.load_weights(tmp_path / "w.pth")
+        assert torch.equal(model.tail.weight, trained.tail.weight)
+        found = {**model.critic.state_dict(), **model.frozen.state_dict()}
+        assert all(torch.equal(found[name], value) for name, value in kept.items())
+        del own["_orig_mod.tail.weight"]
+        torch.save(own, tmp_path / "w.pth")
+        with pytest.raises(ValueError, match=r"1 missing \(tail\.weight\)"):
+            model.load_weights(tmp_path / "w.pth")
+
     def test_official_by_the_methods_own_map(self, tmp_path):
         class Mapped(Model):
             def import_official(self, tensors):
                 frozen = {k: v for k, v in self.state_dict().items() if k.startswith("frozen.")}
-                return {k.removeprefix("module."): v for k, v in tensors.items()} | frozen
+                return {k.removeprefix("net."): v for k, v in tensors.items()} | frozen
 
-        own = {f"module.{k}": v + 1 for k, v in Model().state_dict().items() if k in TRAINED}
+        own = {f"net.{k}": v + 1 for k, v in Model().state_dict().items() if k in TRAINED}
         torch.save(own, tmp_path / "w.pth")
         model = Mapped()
         model.load_weights(tmp_path / "w.pth")
-        assert torch.equal(model.tail.weight, own["module.tail.weight"])
+        assert torch.equal(model.tail.weight, own["net.tail.weight"])
 
     def test_missing_unexpected_and_reshaped_are_named(self, tmp_path):
         tensors = dict(Model().state_dict())

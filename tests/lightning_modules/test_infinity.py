@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightning_modules.backbone.texts import Classes
-from lightning_modules.base import class_path
+from lightning_modules.image_model import class_path
 from lightning_modules.infinity import Infinity
 from lightning_modules.networks.infinity import Text
 from lightning_modules.next_scale import Bitwise, forced, scale_weights
