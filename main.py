@@ -36,7 +36,7 @@ def main(args: Sequence[str] | None = None) -> None:
         doctor.run(words)
         return
     try:
-        from commands.cli import run
+        from commands.run import run
     except Exception as error:
         error.add_note("`python main.py doctor` says what of this installation does not fit.")
         raise

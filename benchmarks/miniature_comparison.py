@@ -14,6 +14,12 @@ _PHOTOGRAPHS = (
     *("--data.init_args.train", "datamodules.folder.Folder"),
     *("--data.init_args.train.init_args.root", "$ENLARGER_DATA/bsds400"),
 )
+# A stage enlarges by 2, and a recipe makes LR for one scale.
+_STAGE = (
+    *_PHOTOGRAPHS,
+    *("--data.init_args.scales", "null", "--data.init_args.scale", "2"),
+    *_DEGRADED,
+)
 _ENCODED = ("--encode.crop", "64", "--encode.crops_per_image", "24", "--encode.flips", "true")
 _READS = ("--data.init_args.train.init_args.urls", "{invsr_latents}/*.tar")
 _ON_BASE = ("--model.init_args.denoiser_weights", "{invsr_base}")
@@ -35,11 +41,8 @@ def _row(
 COMPARISON = Method(
     trainings=(
         *borrowed("nsarm", NSARM),
-        Training("liif", (), (*_PHOTOGRAPHS, *_DEGRADED), config="casarbi/base"),
-        Training(
-            *("casarbi", ("liif",), (*_ON_LIIF, *_PHOTOGRAPHS, *_DEGRADED)),
-            config="casarbi/cascade",
-        ),
+        Training("liif", (), _STAGE, config="casarbi/base"),
+        Training("casarbi", ("liif",), (*_ON_LIIF, *_STAGE), config="casarbi/cascade"),
         Training("taef2", (), (*_PHOTOGRAPHS, *_DEGRADED), config="resshift/taef2"),
         Training(
             "invsr_latents",
@@ -59,7 +62,11 @@ COMPARISON = Method(
             ("--model", "configs/model/bicubic.yaml", *_DEGRADED),
         ),
         _row("regression", "regression (EDSR)", "nsarm/control", "nsarm/control"),
-        _row("liif", "regression (LIIF)", "casarbi/base", "liif"),
+        Row(
+            *("liif", "CasArbi's base alone, cascaded", "casarbi/cascade", None, ("liif",)),
+            (*_ON_LIIF, "--model.init_args.network", "null", *_DEGRADED),
+            control="regression",
+        ),
         _row("casarbi", "CasArbi", "casarbi/cascade", "casarbi", *_ON_LIIF, needs=("liif",)),
         _row("resshift", "ResShift, pixels, 15 steps", "resshift/pixel", "nsarm/resshift"),
         _row("taef2", "ResShift, latents, 15 steps", "resshift/taef2", "taef2"),

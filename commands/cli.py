@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import torch.distributed as dist
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
@@ -38,8 +34,7 @@ from commands.encode_squares import EncodeOptions
 from commands.errors import ConfigurationError
 from commands.export import ExportOptions, Origin, export, model_alone, of_run
 from commands.launcher import follow_torchrun
-from commands.memory import keep_freed_memory
-from commands.output import prepare_output, process_rank
+from commands.output import process_rank
 from commands.own_options import check_own_options
 from commands.parser import DESCRIPTIONS, LINKS, Parser
 from commands.preflight import start_facts
@@ -49,7 +44,8 @@ from commands.signals import Stopped
 from commands.start import Start
 from commands.stops import Stops
 from commands.throughput import Throughput
-from commands.tracebacks import sentence_of, status_of
+from commands.tracebacks import status_of
+from commands.trained import freezes, load_trained
 from commands.weights import find_weights
 from datamodules.base import SRDataModule
 from datamodules.outputs import Outputs
@@ -198,9 +194,8 @@ class EnlargerCLI(LightningCLI):
         parser = self._parser(self.subcommand)
         config = self.config[self.subcommand].clone()
         config.run.change = config.run.overwrite = False  # said once, not a property of the run
-        dumped: dict[str, Any] = yaml.safe_load(
-            parser.dump(config, skip_unset=False, format="yaml")
-        )
+        text = parser.dump(config, skip_unset=False, format="yaml")
+        dumped: dict[str, Any] = yaml.safe_load(text)
         dumped.pop("config", None)
         return dumped
 
@@ -221,7 +216,7 @@ class EnlargerCLI(LightningCLI):
             trainer.strategy = FullySharded()
         if trainer.logger in (None, True):
             silent = self.subcommand in ("predict", *TRIALS)
-            trainer.logger = False if silent else _tensorboard(self.run.path)
+            trainer.logger = False if silent else DescribedLogger(str(self.run.path))
         given = trainer.callbacks or []
         given = list(given) if isinstance(given, list | tuple) else [given]
         trainer.callbacks = [Start(self.company, self._facts), Stops(self.company), *given]
@@ -285,10 +280,12 @@ class EnlargerCLI(LightningCLI):
         if self.fits:
             if self.resumed_from is not None:
                 log.info("resuming the run in %s from %s", self.run.path, self.resumed_from)
-            if self.model.weights is not None and (self.resumed_from is None or self._freezes()):
-                self.model.load_weights(find_weights(self.model.weights, self.model.scale))
+            given, begins = self.model.weights, self.resumed_from is None
+            if given is not None and (begins or freezes(self.model)):
+                self.model.load_weights(find_weights(given, self.model.scale))
         else:
-            self.weights_file = self._load_trained_weights()
+            ckpt_path = self.config[self.subcommand].ckpt_path
+            self.weights_file = load_trained(self.model, self.run, str(self.subcommand), ckpt_path)
 
     def _keeps_config(self) -> bool:
         return self.subcommand == "fit" and not self.config[self.subcommand].trainer.fast_dev_run
@@ -335,7 +332,7 @@ class EnlargerCLI(LightningCLI):
                 super()._run_subcommand("fit" if subcommand in TRIALS else subcommand)
         self.company.leave()
 
-    # Lightning calls these instead of the trainer's own.
+    # Lightning calls these two instead of the trainer's own.
     def validate(self, **arguments: Any) -> None:
         """``Trainer.validate``, once for each of ``run.seeds``."""
         self._each_seed(partial(self.trainer.validate, **arguments))
@@ -352,123 +349,27 @@ class EnlargerCLI(LightningCLI):
     def _find_part(self, argument: str, name: str) -> Path:
         return find_weights(name, self.model.scale, f"model.init_args.{argument}")
 
-    def _freezes(self) -> bool:
-        # What does not train is in no checkpoint: it comes from where training took it.
-        return set(self.model.checkpoint_keys()) != set(self.model.state_dict())
-
-    def _load_trained_weights(self) -> Path | None:
-        """Load what is to be measured, used or exported; the file that it came from."""
-        config = self.config[self.subcommand]
-        given = self.model.weights
-        if given is not None and self._freezes():
-            self.model.load_weights(find_weights(given, self.model.scale))
-        named = config.ckpt_path is not None or self._given_for_this_command(given)
-        trained = None if named else self.run.trained_weights()
-        if config.ckpt_path is not None:
-            path = Path(config.ckpt_path)
-        elif trained is not None:
-            path, why = trained
-            log.info("%s uses %s of the run in %s", self.subcommand, why, self.run.path)
-        elif given is not None:
-            path = find_weights(given, self.model.scale)
-        elif self.model.needs_weights:
-            raise ConfigurationError(
-                f"{self.subcommand} needs trained weights, and there are none in "
-                f"{self.run.checkpoints}: run fit first "
-                "(with the same --config or --run.name), or name a file with "
-                "--model.init_args.weights"
-            )
-        else:
-            return None
-        self.model.load_weights(path)
-        return path
-
-    def _given_for_this_command(self, weights: str | None) -> bool:
-        # Weights that training started from are no answer to «which weights are the result?»;
-        # others are.
-        return weights is not None and weights != self.run.trained_config().get(
-            "model.init_args.weights"
-        )
-
     def after_fit(self) -> None:
         """Say where to look."""
-        self._say_where_to_look()
+        if isinstance(self.trainer.logger, TensorBoardLogger):
+            log.info("curves and pictures: tensorboard --logdir %s", self.run.path)
 
     def after_test(self) -> None:
         """Say where to look."""
         for callback in all_callbacks(self.trainer):
             if isinstance(callback, SampleGrid) and callback.path is not None:
                 log.info("LR, bicubic, ours and HR side by side: %s", callback.path)
-        self._say_where_to_look()
-
-    def _say_where_to_look(self) -> None:
-        if isinstance(self.trainer.logger, TensorBoardLogger):
-            log.info("curves and pictures: tensorboard --logdir %s", self.run.path)
+        self.after_fit()
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(str(self.subcommand))
         kwargs["ckpt_path"] = str(self.resumed_from) if self.resumed_from else None
         kwargs["weights_only"] = True
         if subcommand in ("validate", "test"):
-            kwargs["verbose"] = (
-                False  # our table has the protocol and the weights beside the numbers
-            )
+            kwargs["verbose"] = False  # our table has the protocol and weights beside the numbers
         if subcommand == "predict":
             kwargs["return_predictions"] = False  # the writer has them
         return kwargs
-
-
-def run(args: list[str]) -> None:
-    """Run one command; an error of the configuration is printed as one sentence.
-
-    Args:
-        args: Arguments as typed after ``main.py``; ``--debug`` anywhere shows the whole traceback
-            of an error.
-
-    Raises:
-        SystemExit: With status 2 after an error of the configuration, 75 where another process is
-            gone, 128 and the signal's number after a signal.
-    """
-    debug = "--debug" in args
-    args = [arg for arg in args if arg != "--debug"]
-    prepare_output()
-    keep_freed_memory()
-    status = 0
-    try:
-        EnlargerCLI(args)
-    except Checked:
-        pass
-    except Stopped as stopped:
-        log.warning("%s; the same command continues", stopped)
-        status = stopped.status
-    except Exception as error:
-        sentence = None if debug else sentence_of(error)
-        if sentence is None and not _several():
-            raise
-        if sentence is None:
-            traceback.print_exc()
-        else:
-            sys.stderr.write(f"error: {sentence}\n")
-        if _several():
-            _end(status_of(error))
-        raise SystemExit(status_of(error)) from error
-    if dist.is_available() and dist.is_initialized():
-        # Or its threads are still there when the interpreter ends, which now and then aborts.
-        dist.destroy_process_group()
-    if status:
-        raise SystemExit(status)
-
-
-def _several() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def _end(status: int) -> NoReturn:
-    # The others may be gone, or wait for this process: nothing that talks to them would return.
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def _empty_parser(trainer: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -486,10 +387,6 @@ def _experiment_name(config: Namespace) -> str:
 def _after_last(parts: tuple[str, ...], name: str) -> int:
     inner = [number + 1 for number, part in enumerate(parts[:-1]) if part == name]
     return inner[-1] if inner else -1
-
-
-def _tensorboard(directory: Path) -> Any:
-    return DescribedLogger(str(directory))
 
 
 def _plugins(plugins: Any) -> Any:

@@ -77,7 +77,7 @@ def _by_lightning(frames: list[tuple[str, str]]) -> bool:
     return (
         bool(frames)
         and frames[-1][0].startswith(LIGHTNING)
-        and all(re.search(r"commands[/\\]cli\.py$", file) for file in ours)
+        and all(re.search(r"commands[/\\](cli|run)\.py$", file) for file in ours)
     )
 
 

@@ -224,7 +224,7 @@ def test_a_wrong_option(
 def test_an_import_that_fails_points_here(
     monkeypatch: pytest.MonkeyPatch, enlarger: Enlarger
 ) -> None:
-    monkeypatch.setitem(sys.modules, "commands.cli", None)
+    monkeypatch.setitem(sys.modules, "commands.run", None)
     with pytest.raises(ImportError) as failed:
         enlarger("fit")
     assert "main.py doctor" in failed.value.__notes__[0]

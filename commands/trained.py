@@ -1,0 +1,63 @@
+"""Which trained weights a command measures, uses or exports, and loading them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from commands.errors import ConfigurationError
+from commands.run_directory import RunDirectory
+from commands.weights import find_weights
+from lightning_modules.image_model import ImageModel
+
+log = logging.getLogger(__name__)
+
+
+def freezes(model: ImageModel) -> bool:
+    """Whether checkpoints lack a part: what does not train comes from where training took it."""
+    return set(model.checkpoint_keys()) != set(model.state_dict())
+
+
+def load_trained(
+    model: ImageModel, run: RunDirectory, subcommand: str, ckpt_path: str | None
+) -> Path | None:
+    """Load them: ``ckpt_path``, else weights that were named for this command, else the run's.
+
+    Args:
+        model: Filled.
+        run: Whose checkpoints are looked at.
+        subcommand: For messages.
+        ckpt_path: As typed.
+
+    Returns:
+        The file that they came from; None for a model without weights.
+
+    Raises:
+        ConfigurationError: There are none.
+    """
+    given = model.weights
+    if given is not None and freezes(model):
+        model.load_weights(find_weights(given, model.scale))
+    trained = None if ckpt_path is not None or _is_result(given, run) else run.trained_weights()
+    if ckpt_path is not None:
+        path = Path(ckpt_path)
+    elif trained is not None:
+        path, why = trained
+        log.info("%s uses %s of the run in %s", subcommand, why, run.path)
+    elif given is not None:
+        path = find_weights(given, model.scale)
+    elif model.needs_weights:
+        raise ConfigurationError(
+            f"{subcommand} needs trained weights, and there are none in {run.checkpoints}: run fit "
+            "first (with the same --config or --run.name), or name a file with "
+            "--model.init_args.weights"
+        )
+    else:
+        return None
+    model.load_weights(path)
+    return path
+
+
+def _is_result(weights: str | None, run: RunDirectory) -> bool:
+    # Weights that training started from are no answer to «which weights are the result?».
+    return weights is not None and weights != run.trained_config().get("model.init_args.weights")
