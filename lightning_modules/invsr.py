@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -35,7 +35,8 @@ from lightning_modules.backbone.frozen import bare_names, fit, same_weights
 from lightning_modules.backbone.schedule import Schedule, explicit
 from lightning_modules.backbone.space import Space, fingerprint
 from lightning_modules.color import ColorFix
-from lightning_modules.invsr_plan import STARTS, start_for, timesteps_for
+from lightning_modules.invsr_checks import check_arguments, check_weights
+from lightning_modules.invsr_plan import STARTS, Solver, start_for, timesteps_for
 from lightning_modules.latent_pairs import enlarged, latent_pair, whole_lr
 from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor, from_official
 from lightning_modules.noise import Noise
@@ -46,7 +47,6 @@ from lightning_modules.weights import read_weights
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
-Solver = Literal["euler", "ancestral", "predicted"]
 
 CLAMP = 10.0  # of what the discriminator sees
 
@@ -176,7 +176,7 @@ class InvSR(Adversarial):
         self.tile_least = patch
         self.tile_always = self.tiles_latents = True
         self.color_misaligned = color_misaligned
-        self._check()
+        check_arguments(self)
         self.tile_multiple = self.multiple
         self._start = None if start == "auto" else start  # of the picture at hand
         self.plan(self._start)  # refuses what cannot be sampled
@@ -396,65 +396,6 @@ class InvSR(Adversarial):
 
     # ------------------------------------------------------------------------- checks and weights
 
-    def _check(self) -> None:
-        if self.timesteps is not None and (self.start is not None or self.steps_asked != 1):
-            raise ValueError(
-                "model.init_args.timesteps says all that steps and start say: give the one or the "
-                "others"
-            )
-        if self.solver not in get_args(Solver) or (self.solver == "predicted") != bool(self.middle):
-            raise ValueError(
-                f"model.init_args.solver is {self.solver!r} and middle "
-                f"{'there' if self.middle else 'not there'}; expected euler, ancestral, or "
-                "predicted with a middle"
-            )
-        if self.schedule.variance != "exploding" or self.schedule.prediction == "sample":
-            raise ValueError(
-                "model.init_args.schedule must have variance exploding, and predict epsilon or "
-                f"v_prediction; it has {self.schedule.variance} and {self.schedule.prediction}"
-            )
-        if not self.starts or not all(1 <= t < self.schedule.steps for t in self.starts):
-            raise ValueError(
-                f"model.init_args.starts is {list(self.starts)}; expected timesteps from 1 to "
-                f"{self.schedule.steps - 1}"
-            )
-        if not self.starting and len(self.starts) < 2:
-            raise ValueError("model.init_args.starting is false, and starts has but the first one")
-        if self.steps_asked < 1 or self.patch < 1:
-            raise ValueError(
-                f"model.init_args.steps is {self.steps_asked} and patch {self.patch}; expected 1 "
-                "or more"
-            )
-        for predictor in (self.predictor, self.middle):
-            if predictor is not None:
-                self._check_predictor(predictor)
-        judged = getattr(getattr(self.discriminator, "conv_in", None), "in_channels", None)
-        if judged not in (None, self.space.channels):
-            raise ValueError(
-                f"the discriminator is for latents of {judged} channels and the space has "
-                f"{self.space.channels}: set the discriminator's latent"
-            )
-        if self.denoiser.channels != self.space.channels:
-            raise ValueError(
-                f"the denoiser is for {self.denoiser.channels} channels and the space has "
-                f"{self.space.channels}: set model.init_args.denoiser or model.init_args.space"
-            )
-
-    def _check_predictor(self, predictor: NoisePredictor) -> None:
-        made_for = self.space.factor / predictor.divisor
-        if self.scale != made_for:
-            raise ValueError(
-                f"InvSR got scale {self.scale:g}, and its predictor halves the LR picture's sides "
-                f"to 1/{predictor.divisor} where latents have 1/{self.space.factor} of the "
-                f"output's: that is scale {made_for:g} alone. Set data.init_args.scale to it; "
-                "another scale needs a predictor with other halvings, trained for it"
-            )
-        if predictor.latent != self.space.channels:
-            raise ValueError(
-                f"the predictor is for latents of {predictor.latent} channels and the space has "
-                f"{self.space.channels}: set the predictor's latent"
-            )
-
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Denoiser, predictor between steps, discriminator. As ``ImageModel``'s.
 
@@ -505,21 +446,7 @@ class InvSR(Adversarial):
             ValueError: The denoiser, the autoencoder, or a part that was asked for has none.
         """
         super().setup(stage)
-        if not self.denoiser.source:
-            raise ValueError(
-                "InvSR needs a trained denoiser that is frozen: name its folder or hub name in "
-                "model.init_args.denoiser, or set denoiser_weights to the run that trained it, and "
-                "flags.frozen to true"
-            )
-        if not self.space.source and any(True for _ in self.space.parameters()):
-            raise ValueError(
-                f"the autoencoder of model.init_args.space, {type(self.space).__name__}, has "
-                "random weights: name its files"
-            )
-        if self.middle is not None and self.middle_weights is None:
-            raise ValueError("model.init_args.middle has random weights: set middle_weights")
-        if stage == "fit" and self.predictor is None:
-            raise ValueError("there is nothing to train: set model.init_args.predictor")
+        check_weights(self, trains=stage == "fit")
         if stage == "fit":
             self._load_perceptual()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor
 
@@ -14,6 +15,8 @@ LADDER = (*STARTS, 50)
 # As released. The paper's ablations have others besides.
 RELEASED = {1: [200], 2: [200, 100], 3: [200, 100, 50], 4: [200, 150, 100, 50], 5: [*LADDER]}
 CALM = (4.0, 8.0, 16.0)  # noise in 8-bit levels, up to which to start at 100, 150, 200
+
+Solver = Literal["euler", "ancestral", "predicted"]
 
 
 def timesteps_for(steps: int, start: int | None = None) -> list[int]:

@@ -1,0 +1,105 @@
+"""What InvSR refuses: arguments that do not go together, and parts with random weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, get_args
+
+from lightning_modules.invsr_plan import Solver
+from lightning_modules.networks.noise_predictor import NoisePredictor
+
+if TYPE_CHECKING:
+    from lightning_modules.invsr import InvSR
+
+
+def check_arguments(method: InvSR) -> None:
+    """Refuse what does not go together.
+
+    Raises:
+        ValueError: Of what, and what to set.
+    """
+    if method.timesteps is not None and (method.start is not None or method.steps_asked != 1):
+        raise ValueError(
+            "model.init_args.timesteps says all that steps and start say: give the one or the "
+            "others"
+        )
+    predicted = method.solver == "predicted"
+    if method.solver not in get_args(Solver) or predicted != bool(method.middle):
+        raise ValueError(
+            f"model.init_args.solver is {method.solver!r} and middle "
+            f"{'there' if method.middle else 'not there'}; expected euler, ancestral, or "
+            "predicted with a middle"
+        )
+    if method.schedule.variance != "exploding" or method.schedule.prediction == "sample":
+        raise ValueError(
+            "model.init_args.schedule must have variance exploding, and predict epsilon or "
+            f"v_prediction; it has {method.schedule.variance} and {method.schedule.prediction}"
+        )
+    if not method.starts or not all(1 <= t < method.schedule.steps for t in method.starts):
+        raise ValueError(
+            f"model.init_args.starts is {list(method.starts)}; expected timesteps from 1 to "
+            f"{method.schedule.steps - 1}"
+        )
+    if not method.starting and len(method.starts) < 2:
+        raise ValueError("model.init_args.starting is false, and starts has but the first one")
+    if method.steps_asked < 1 or method.patch < 1:
+        raise ValueError(
+            f"model.init_args.steps is {method.steps_asked} and patch {method.patch}; expected 1 "
+            "or more"
+        )
+    for predictor in (method.predictor, method.middle):
+        if predictor is not None:
+            _check_predictor(method, predictor)
+    judged = getattr(getattr(method.discriminator, "conv_in", None), "in_channels", None)
+    if judged not in (None, method.space.channels):
+        raise ValueError(
+            f"the discriminator is for latents of {judged} channels and the space has "
+            f"{method.space.channels}: set the discriminator's latent"
+        )
+    if method.denoiser.channels != method.space.channels:
+        raise ValueError(
+            f"the denoiser is for {method.denoiser.channels} channels and the space has "
+            f"{method.space.channels}: set model.init_args.denoiser or model.init_args.space"
+        )
+
+
+def check_weights(method: InvSR, trains: bool) -> None:
+    """See that nothing is computed with random weights.
+
+    Args:
+        method: Its parts are loaded.
+        trains: Whether it is to be trained.
+
+    Raises:
+        ValueError: The denoiser, the autoencoder, or a part that was asked for has none.
+    """
+    if not method.denoiser.source:
+        raise ValueError(
+            "InvSR needs a trained denoiser that is frozen: name its folder or hub name in "
+            "model.init_args.denoiser, or set denoiser_weights to the run that trained it, and "
+            "flags.frozen to true"
+        )
+    if not method.space.source and any(True for _ in method.space.parameters()):
+        raise ValueError(
+            f"the autoencoder of model.init_args.space, {type(method.space).__name__}, has "
+            "random weights: name its files"
+        )
+    if method.middle is not None and method.middle_weights is None:
+        raise ValueError("model.init_args.middle has random weights: set middle_weights")
+    if trains and method.predictor is None:
+        raise ValueError("there is nothing to train: set model.init_args.predictor")
+
+
+def _check_predictor(method: InvSR, predictor: NoisePredictor) -> None:
+    made_for = method.space.factor / predictor.divisor
+    if method.scale != made_for:
+        raise ValueError(
+            f"InvSR got scale {method.scale:g}, and its predictor halves the LR picture's sides "
+            f"to 1/{predictor.divisor} where latents have 1/{method.space.factor} of the "
+            f"output's: that is scale {made_for:g} alone. Set data.init_args.scale to it; "
+            "another scale needs a predictor with other halvings, trained for it"
+        )
+    if predictor.latent != method.space.channels:
+        raise ValueError(
+            f"the predictor is for latents of {predictor.latent} channels and the space has "
+            f"{method.space.channels}: set the predictor's latent"
+        )
