@@ -47,9 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if seeds != tuple(range(seeds[0], seeds[0] + len(seeds))):
         sys.stderr.write(f"--seeds is {options.seeds}; expected consecutive ones, as 0 1 2\n")
         return 1
+    again = options.training  # beside the first training, which is kept
     plan = Plan(
-        *(options.method, method, options.runs, options.data or REPOSITORY / method.data, seeds),
-        *(options.steps, tuple(options.only)),
+        *(options.method, method, options.runs / f"training_{again}" if again else options.runs),
+        *(options.data or REPOSITORY / method.data, seeds, options.steps, tuple(options.only)),
+        training=again,
     )
     plan.table.mkdir(parents=True, exist_ok=True)
     line = _Line()
@@ -73,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def write(plan: Plan, said: Sequence[str], folder: Path) -> None:
     """Write JSON and picture, and the page where the folder is that of all results.
 
+    Of another training's seed JSON alone, which ``benchmarks.table`` sets beside the first one's.
+
     Args:
         plan: Its commands are done.
         said: The command's arguments, for the report.
@@ -85,8 +89,11 @@ def write(plan: Plan, said: Sequence[str], folder: Path) -> None:
         "seed": plan.seeds[0],
         "results": kind_of(plan.method).collect(plan),
     }
-    path = folder / f"{plan.name}_miniature.json"
+    path = folder / f"{plan.name}_miniature{f'_{plan.training}' if plan.training else ''}.json"
     write_whole(path, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    if plan.training:
+        sys.stdout.write(f"{path}\n")
+        return
     picture = kind_of(plan.method).draw(plan, path.with_suffix(".png"))
     text = kind_of(plan.method).markdown(found, plan.name)
     page = REPOSITORY / "docs" / "methods" / f"{plan.name}.md"
@@ -105,6 +112,7 @@ def _options(words: Sequence[str]) -> Any:
     parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="run these rows only")
     parser.add_argument("--steps", type=int, help="of each training, for a quick look")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="consecutive")
+    parser.add_argument("--training", type=int, default=0, help="seed of all trainings")
     parser.add_argument("--data", type=Path, help="test data instead of the method's")
     parser.add_argument("--out", type=Path, default=report.RESULTS, help="for JSON and picture")
     parser.add_argument("--jobs", type=int, default=2, help="commands beside one another")
@@ -114,6 +122,8 @@ def _options(words: Sequence[str]) -> Any:
         parser.error(f"--only has {', '.join(unknown)}; there are {', '.join(known)}")
     if options.jobs < 1 or (options.steps is not None and options.steps < 1):
         parser.error("--jobs and --steps must be at least 1")
+    if options.training < 0:
+        parser.error("--training must be at least 0")
     return options
 
 

@@ -108,7 +108,7 @@ CASARBI = Method(
         "configs/data/mini_same.yaml",
         (
             *(BICUBIC, "base_direct", "base_cascaded", "single"),
-            *("cascade", "remainder_first", "uniform"),
+            *("cascade", "remainder_first", "uniform", "guided"),
         ),
         batches=6,
     ),

@@ -33,6 +33,7 @@ class Plan(NamedTuple):
     steps: Of each training, in place of those of its file; None to keep those.
     only: Rows that are to be tested; all, if empty.
     configs: Folder with a folder of files for each method.
+    training: Seed of all trainings.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Plan(NamedTuple):
     steps: int | None = None
     only: tuple[str, ...] = ()
     configs: str = CONFIGS
+    training: int = 0
 
     @property
     def rows(self) -> list[Row]:
@@ -102,10 +104,11 @@ class Plan(NamedTuple):
         config = self.config(training.config or training.name)
         asked = training.steps if self.steps is None else self.steps
         steps = () if asked is None else _of_steps(config, asked)
+        seed = ("--seed_everything", str(self.training)) if self.training else ()
         return Job(
             f"fit {training.name}",
             (
-                *("fit", "--config", config, *self._filled(training.options), *steps),
+                *("fit", "--config", config, *self._filled(training.options), *steps, *seed),
                 *("--run.root", str(self.runs), "--run.name", self.trained(training.name).name),
             ),
             self._place(training.name),

@@ -62,11 +62,15 @@ def texts(folder: Path = RESULTS) -> dict[str, str]:
     paths = {name: folder / f"{name}_miniature.json" for name in METHODS}
     found = {name: json.loads(p.read_text()) for name, p in paths.items() if p.is_file()}
     judged = {name: found[name] for name in TITLES if name in found}
+    again = {
+        name: [json.loads(p.read_text()) for p in sorted(folder.glob(f"{name}_miniature_*.json"))]
+        for name in judged
+    }
     pages = {
         f"docs/methods/{name}.md": kind_of(METHODS[name]).markdown(report, name)
         for name, report in found.items()
     }
-    return {"docs/results.md": page(judged), "README.md": summary(judged), **pages}
+    return {"docs/results.md": page(judged, again), "README.md": summary(judged), **pages}
 
 
 def summary(reports: dict[str, dict[str, Any]]) -> str:
@@ -86,38 +90,57 @@ def summary(reports: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def page(reports: dict[str, dict[str, Any]]) -> str:
+def page(
+    reports: dict[str, dict[str, Any]], again: dict[str, list[dict[str, Any]]] | None = None
+) -> str:
     """Every claim of every method, with what it took to judge it.
 
     Args:
         reports: By method, as in the JSON files.
+        again: Those of other seeds of training, by method.
     """
-    return "\n".join(_section(name, report) for name, report in reports.items())
+    others = again or {}
+    return "\n".join(_section(name, own, others.get(name, [])) for name, own in reports.items())
 
 
-def _section(name: str, report: dict[str, Any]) -> str:
-    results, machine = report["results"], report["machine"]
-    minutes = [
-        sum(part["seconds"] for part in results[what].values()) / 60
-        for what in ("trainings", "evaluations")
-    ]
+def _section(name: str, report: dict[str, Any], again: Sequence[dict[str, Any]]) -> str:
+    results = report["results"]
     labels = {key: row["label"] for key, row in results["rows"].items()}
     lines = [
         f"## {TITLES[name]}",
         "",
         f"Judgements: {count(results['claims'])}. [The whole table](methods/{name}.md). "
-        f"`{report['command']}`, {minutes[0]:.0f} minutes of training and {minutes[1]:.0f} of "
-        f"evaluation, summed over processes, on {machine['cpu']} ({machine['cores']} cores), "
-        f"commit {report['commit'][:7]}, seeds {', '.join(map(str, results['seeds']))}.",
+        f"{_made(report)}, seeds {', '.join(map(str, results['seeds']))}.",
+        *(f"Trained again: {count(o['results']['claims'])}. {_made(o)}." for o in again),
         "",
-        "| claim | the better one - the other one | measured |",
-        "|---|---|---|",
+        f"| claim | the better one - the other one | measured |{' trained again |' * len(again)}",
+        f"|---|---|---|{'---|' * len(again)}",
     ]
     for claim in results["claims"]:
         who = f"{labels[claim['better']]} - {labels[claim['than']]}"
-        said = "; ".join(measured(metric, judged) for metric, judged in by_metric(claim))
-        lines.append(f"| {claim['claim']} | {who} | {said} |")
+        found = [claim, *(_same(claim, other["results"]["claims"]) for other in again)]
+        said = ["; ".join(measured(*apart) for apart in by_metric(one)) for one in found]
+        lines.append(f"| {claim['claim']} | {who} | {' | '.join(said)} |")
     return "\n".join(lines) + "\n"
+
+
+def _made(report: dict[str, Any]) -> str:
+    machine = report["machine"]
+    minutes = [
+        sum(part["seconds"] for part in report["results"][what].values()) / 60
+        for what in ("trainings", "evaluations")
+    ]
+    return (
+        f"`{report['command']}`, {minutes[0]:.0f} minutes of training and {minutes[1]:.0f} of "
+        f"evaluation, summed over processes, on {machine['cpu']} ({machine['cores']} cores), "
+        f"commit {report['commit'][:7]}"
+    )
+
+
+def _same(claim: dict[str, Any], claims: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    who = ("claim", "better", "than")
+    found = (other for other in claims if all(other[key] == claim[key] for key in who))
+    return next(found, {"judged": []})
 
 
 def by_metric(claim: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:

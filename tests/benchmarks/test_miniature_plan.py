@@ -93,6 +93,13 @@ def test_what_another_miniature_trained_is_not_trained_again(tmp_path: Path) -> 
     assert mapper == f"{runs}/mini_nsarm_stage1"
 
 
+def test_another_training_has_another_seed_and_nothing_else(tmp_path: Path, data: Path) -> None:
+    first = {job.name: job for job in plan(tmp_path, data).jobs()}
+    for job in plan(tmp_path, data, training=2).jobs():
+        seed = ("--seed_everything", "2") if job.name.startswith("fit ") else ()
+        assert sorted(job.arguments) == sorted((*first[job.name].arguments, *seed))
+
+
 def test_jobs_come_after_what_they_need(tmp_path: Path, data: Path) -> None:
     jobs = plan(tmp_path, data, replace(CASARBI, rows=tuple(_all_scales()))).jobs()
     before: set[str] = set()

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.miniature_rows import METHODS
 from benchmarks.report import placed
-from benchmarks.table import MARKS, TITLES, count, measured, texts
+from benchmarks.table import MARKS, TITLES, count, measured, page, texts
 from tests.conftest import REPO
 
 
@@ -42,6 +42,35 @@ def test_judgements_are_counted() -> None:
     verdicts = ["holds", "does not hold", "holds", "not decided"]
     claims = [{"judged": [apart("psnr", 4.0, 0.0, verdict) for verdict in verdicts]}]
     assert count(claims) == "of 4, holds: 2, does not hold: 1, not decided: 1"
+
+
+def report(command: str, difference: float, verdict: str, than: str = "b") -> dict[str, Any]:
+    judged = [apart("psnr", 4.0, difference, verdict)]
+    return {
+        "command": command,
+        "commit": "0123456789",
+        "machine": {"cpu": "a CPU", "cores": 2},
+        "results": {
+            "seeds": [0],
+            "trainings": {"a": {"seconds": 60.0}},
+            "evaluations": {"a": {"seconds": 30.0}},
+            "rows": {"a": {"label": "A"}, "b": {"label": "B"}, "c": {"label": "C"}},
+            "claims": [{"claim": "A wins", "better": "a", "than": than, "judged": judged}],
+        },
+    }
+
+
+def test_another_training_stands_beside_the_first_one() -> None:
+    first = report("first", 0.5, "holds")
+    once = page({"casarbi": first})
+    assert "| A wins | A - B | PSNR-Y +0.5: **holds** |" in once
+    assert "rained again" not in once
+    both = page({"casarbi": first}, {"casarbi": [report("second", -0.25, "does not hold")]})
+    assert "| measured | trained again |\n|---|---|---|---|\n" in both
+    assert "| A - B | PSNR-Y +0.5: **holds** | PSNR-Y -0.25: **does not hold** |" in both
+    assert "Trained again: of 1, holds: 0, does not hold: 1, not decided: 0. `second`, 1 " in both
+    other = page({"casarbi": first}, {"casarbi": [report("third", 1.0, "holds", than="c")]})
+    assert "| A - B | PSNR-Y +0.5: **holds** |  |" in other
 
 
 def test_every_method_with_claims_has_a_headline_and_a_title() -> None:
