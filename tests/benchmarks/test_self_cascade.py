@@ -8,6 +8,7 @@ from benchmarks import self_cascade
 from lightning_modules.sampling import Sampler
 
 
+@pytest.mark.slow
 def test_the_calls_are_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert self_cascade.counted()["tuned"] == {"whole 8": 50, "whole 16": 35, "way down 8": 1}
     monkeypatch.setattr(Sampler.__init__, "__defaults__", (40, *Sampler.__init__.__defaults__[1:]))

@@ -113,6 +113,7 @@ def test_turned_around(tmp_path: Path) -> None:
     assert (there.verdict, back.verdict) == ("A is better", "B is better")
 
 
+@pytest.mark.slow
 def test_no_difference_is_claimed_where_there_is_none(tmp_path: Path) -> None:
     """About one in twenty may be claimed; four in a hundred above that would be too many."""
     claimed = 0

@@ -73,6 +73,7 @@ def ours(metric: KID, sr: torch.Tensor, hr: torch.Tensor) -> dict[str, float]:
     return metric.distances(*found)
 
 
+@pytest.mark.slow
 def test_kid_is_torch_fidelitys_with_the_same_subsets(inception: Path) -> None:
     sr, hr = two_sets(6, 7)
     theirs = calculate_metrics(

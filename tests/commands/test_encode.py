@@ -117,6 +117,7 @@ def test_pairs_are_the_autoencoder_s_and_training_takes_them(
         assert batch["size"] == (32, 32)
 
 
+@pytest.mark.slow
 def test_a_stopped_command_goes_on(
     work: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
 ) -> None:
@@ -163,6 +164,7 @@ def test_latents_of_another_autoencoder(work: Path, enlarger: Enlarger, refusal:
     assert sentence.startswith("the latents of data.init_args.train were made by Taef2Space ")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_encoded(work: Path, refusal: Refusal) -> None:
     assert "expected a multiple of 8" in refusal(*ENCODE, "--encode.crop", 20)
     assert "without --encode.crop" in refusal(*ENCODE, "--encode.crops_per_image", 2)

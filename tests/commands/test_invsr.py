@@ -164,6 +164,7 @@ class Interruption(Callback):
         "between the optimisers",
     ),
 )
+@pytest.mark.slow
 def test_a_run_that_was_stopped(place: str, batch: int, work: Path, enlarger: Enlarger) -> None:
     """Both networks, both optimisers, the schedule and the averages, bit for bit."""
     command = (*FIT, "--run.name", "stopped", "--checkpoint.every_n_steps", "1")
@@ -224,6 +225,7 @@ def test_the_run_is_tested(work: Path, enlarger: Enlarger) -> None:
     assert found["checkpoint"].endswith("step-000000008.ckpt (EMA), timesteps 200")
 
 
+@pytest.mark.slow
 def test_options_of_sampling(work: Path, enlarger: Enlarger) -> None:
     """Each of them makes another picture, and is written down beside it."""
     ramp = np.linspace(60, 190, 9 * 14 * 3).reshape(9, 14, 3).astype(np.uint8)
@@ -256,6 +258,7 @@ def test_options_of_sampling(work: Path, enlarger: Enlarger) -> None:
 # --------------------------------------------------------------------------------------- bad input
 
 
+@pytest.mark.slow
 def test_what_does_not_fit(work: Path, refusal: Refusal) -> None:
     asked = {
         ("--model.init_args.start", 180): (

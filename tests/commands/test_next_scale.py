@@ -112,6 +112,7 @@ def test_the_whole_way(work: Path, enlarger: Enlarger) -> None:
         assert large.size == (42, 80)
 
 
+@pytest.mark.slow
 def test_captions_are_read_once(work: Path, enlarger: Enlarger, refusal: Refusal) -> None:
     pytest.importorskip("transformers")
     enlarger(*of("tokenizer"), "--data.init_args.scale", 1)

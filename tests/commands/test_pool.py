@@ -17,6 +17,7 @@ POOL = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     quick(

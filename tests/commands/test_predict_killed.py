@@ -32,6 +32,7 @@ class Slow(Bicubic):
 PATIENCE = 120  # seconds; a busy machine takes long to start
 
 
+@pytest.mark.slow
 def test_kill_and_go_on(
     tiny: Path, enlarger: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -19,6 +19,7 @@ def config(kind: str, sigma: float) -> dict[str, object]:
     return {"degradation": {"class_path": f"degradations.record.{kind}", "init_args": arguments}}
 
 
+@pytest.mark.slow
 def test_a_replayed_run_ends_with_the_same_weights(
     tiny: Path, enlarger: Callable[..., None]
 ) -> None:

@@ -89,6 +89,7 @@ def test_slow_pictures(found: Callable[..., Measured], capsys: pytest.CaptureFix
     assert f"1. {first.change}" in told
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 def test_a_slow_step(found: Callable[..., Measured], capsys: pytest.CaptureFixture[str]) -> None:
     parts = found("--model", f"{HERE}.SlowStep", "--data.init_args.workers", 1)

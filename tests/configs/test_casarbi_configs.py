@@ -86,6 +86,7 @@ def test_every_cascade_stands_on_a_base_that_is_shipped() -> None:
             assert (path.parent / f"{base}.yaml").is_file(), path
 
 
+@pytest.mark.slow
 def test_the_miniature_as_a_newcomer_types_it(
     enlarger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +138,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quick(PAPER, "df2k"))
 def test_a_run_of_the_paper(
     name: str, enlarger: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

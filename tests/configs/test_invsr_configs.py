@@ -132,6 +132,7 @@ def typed(path: Path, *more: str) -> None:
     main.main([str(REPO / word) if word.endswith(".yaml") else word for word in words] + [*more])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quick(NAMES, "invsr"))
 def test_a_miniature_runs(name: str, mini: Path) -> None:
     typed(MINI / f"{name}.yaml", *RUN, *FIT, *NO_PICTURES.get(name, ()))
@@ -143,6 +144,7 @@ def test_a_miniature_runs(name: str, mini: Path) -> None:
     assert ("denoiser" in stored["frozen"]) == (name != "invsr/control")
 
 
+@pytest.mark.slow
 def test_the_miniature_is_tested(
     mini: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +278,7 @@ def test_the_paper_s_test_sets(
 # -------------------------------------------------------------------------- what may be missing
 
 
+@pytest.mark.slow
 def test_each_thing_that_is_missing_is_one_sentence(
     paper: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def test_schedules_end_with_the_run() -> None:
     assert journal["lr_scheduler"]["init_args"]["steps"] == steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quick(["pixel", "taef2", "taef2_control"], "taef2"))
 def test_a_miniature_runs(
     name: str, enlarger: Enlarger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

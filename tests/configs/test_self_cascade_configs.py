@@ -85,6 +85,7 @@ def mini(tmp_path: Path, _trained_once: Path, monkeypatch: pytest.MonkeyPatch) -
     return home
 
 
+@pytest.mark.slow
 def test_the_experiments(mini: Path, enlarger: Any) -> None:
     enlarger("test", "--config", FREE, *RUN, *FEW)
     found = json.loads(Path("runs/mini_self_cascade_tf/results.json").read_text())["results"]
@@ -167,6 +168,7 @@ def test_the_sample_enlarged(mini: Path, enlarger: Any, capsys: pytest.CaptureFi
     assert json.loads(Path("runs/bicubic/results.json").read_text())["results"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quick(["finetune", "lora_r4"], "lora_r4"))
 def test_comparisons_that_train(name: str, mini: Path, enlarger: Any) -> None:
     config, run = MINI / f"self_cascade/{name}.yaml", Path(f"runs/mini_self_cascade_{name}")
@@ -188,6 +190,7 @@ def test_comparisons_that_train(name: str, mini: Path, enlarger: Any) -> None:
     assert all(np.isfinite(entry["value"]) for entry in found)
 
 
+@pytest.mark.slow
 def test_another_base_is_refused(
     mini: Path, enlarger: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -115,6 +115,7 @@ def captioned(home: Path, name: str, side: int, count: int = 2) -> None:
     shard(home / f"captioned/{name}.tar", members)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "base", "size", "side", "shown"),
     quick(
@@ -283,6 +284,7 @@ def narrow(name: str, home: Path) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_the_larger_miniature_for_a_gpu(home: Path, enlarger: Enlarger) -> None:
     """64 px to 128, and from the same base to 256: sixteen times the pixels."""
     for part in ("train", "test"):

@@ -69,6 +69,7 @@ def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enlarger: Any) -> Path
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("free", "trained"),
     [

@@ -129,6 +129,7 @@ def test_an_empty_package_is_an_error(pytestconfig):
         discovery.parametrize(FakeMetafunc(pytestconfig), "cls", Lonely, "degradations")
 
 
+@pytest.mark.slow
 def test_plugin_option(tmp_path):
     """Of a folder outside the repository: one class keeps the contract, two do not."""
     write(tmp_path, {"my_sr/degradations.py": PLUGIN})

@@ -16,6 +16,7 @@ SOURCES = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(SOURCES, st.integers(-20, 20), st.booleans())
 def test_as_a_list(sources, number, names):
     expected = [f"{name}/{key}" for name, keys in sources.items() for key in keys]

@@ -368,6 +368,7 @@ class TestAnnouncements:
 
 
 class TestMixture:
+    @pytest.mark.slow
     @given(mixtures(), st.integers(0, 5))
     @settings(max_examples=150, deadline=None)
     def test_shares_are_exact_and_nothing_is_left_out(self, plan, epochs):
@@ -382,6 +383,7 @@ class TestMixture:
         within = np.minimum(256 * weights / weights.sum(), len(samples)) + len(ends) + 1
         assert (abs(counts - expected) <= within).all()
 
+    @pytest.mark.slow
     @given(mixtures())
     @settings(max_examples=100, deadline=None)
     def test_every_picture_of_a_source_once_before_any_of_it_again(self, plan):

@@ -85,6 +85,7 @@ def test_size_of_shards(images, tmp_path):
         assert len(members) == 1 or sum(512 + -(-m.size // 512) * 512 for m in members) <= 2560
 
 
+@pytest.mark.slow
 def test_webdataset_reads_them_securely(images, tmp_path):
     pack.main([str(images), str(tmp_path / "out"), "--samples-per-shard", "2"])
     code = (

@@ -118,6 +118,7 @@ def test_kills_at_every_step(images, tmp_path, first):
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_kills_at_random_with_workers(tmp_path):
     for number in range(36):
         save(tmp_path / "images" / f"{number:02d}.png", (150, 100), seed=number)

@@ -611,6 +611,7 @@ def test_damaged_restart_markers(two):
 # --------------------------------------------------------------------------------------- large sets
 
 
+@pytest.mark.slow
 def test_a_sample_takes_at_most_64_bytes(tmp_path):
     """Of 30,000 with keys of 12 characters, checksums and sizes; in arrays, which forks share."""
     for shard in range(3):

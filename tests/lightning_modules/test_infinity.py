@@ -86,6 +86,7 @@ class TestTraining:
             assert f"transformer.{table}" in others
         assert decayed | others == {n for n, p in model.named_parameters() if p.requires_grad}
 
+    @pytest.mark.slow
     def test_it_learns(self):
         torch.manual_seed(0)
         model = method(flip_strength=0.0, encoder=Classes(["a", "b"]), text_dropout=0.0)

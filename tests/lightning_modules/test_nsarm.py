@@ -123,6 +123,7 @@ class TestStageTwo:
         assert not any(p.requires_grad for p in model.mapper.parameters())
         assert not any(name.startswith("mapper") for name in model.checkpoint_keys())
 
+    @pytest.mark.slow
     def test_it_learns(self):
         torch.manual_seed(0)
         model, given = method(text_dropout=0.0, color_fix="none", bits=Bitwise(0)), batch()

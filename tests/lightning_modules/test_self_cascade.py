@@ -114,6 +114,7 @@ def oracle(method: Any, answer: Any) -> None:
 # ---------------------------------------------------------------------------- what changes a stage
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_patch_acts_in_the_stages_after_the_bases():
     """Steps count from the noisiest one of the base stage, and sizes from its size."""

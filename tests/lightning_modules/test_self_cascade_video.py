@@ -133,6 +133,7 @@ def test_as_many_parameters_as_for_pictures():
     assert sum(p.numel() for p in method.parameters() if p.requires_grad) == 1_932
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_calls_of_the_base():
     method = cascade(upsampler=Shared, sampler=Sampler())

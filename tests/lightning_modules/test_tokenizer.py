@@ -104,6 +104,7 @@ class TestLosses:
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.vae.parameters())
         assert float(model.vae.encoder.conv_in.weight.grad.abs().sum()) > 0
 
+    @pytest.mark.slow
     def test_it_learns(self):
         torch.manual_seed(0)
         model, given = method(), batch()

@@ -57,6 +57,7 @@ def package():
 # -------------------------------------------------------------------------------- size, names, sums
 
 
+@pytest.mark.slow
 def test_the_released_size_and_names(package):
     with torch.device("meta"):
         model = LatentDistance()
