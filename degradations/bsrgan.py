@@ -18,7 +18,8 @@ from degradations.final import ToLR
 from degradations.jpeg import JPEG
 from degradations.params import Params
 from degradations.pipeline import Executor, Pipeline
-from degradations.resize import Resize, resample, resample_canvas
+from degradations.resample import resample, resample_canvas
+from degradations.resize import Resize
 
 _MODES = ("area", "bilinear", "bicubic")
 _SIGMA, _VARIANCE, _SAMPLED = 0.1, 0.5, 0.1  # the lower ends; the upper ones depend on the scale

@@ -15,7 +15,7 @@ from degradations.compose import Stages, named
 from degradations.draws import Draws
 from degradations.fields import hashed_fields
 from degradations.params import Params, of_each_image
-from degradations.resize import shrink_canvas
+from degradations.resample import shrink_canvas
 
 Executor = Literal["auto", "images", "canvas"]
 _MOST_KINDS = 4  # sizes of batches that are compiled; torch gives up for good after 8

@@ -180,14 +180,14 @@ def _gaussian_blur(d: Drawn) -> list[str]:
 
 
 def _resize(d: Drawn) -> list[str]:
-    from degradations.resize import MODES
+    from degradations.resample import MODES
 
     widened = ", antialiased" if d["antialias"] else ""
     return [f"times {d['factor']:.3g}, {MODES[d['mode']]}{widened}"]
 
 
 def _to_lr(d: Drawn) -> list[str]:
-    from degradations.resize import MODES
+    from degradations.resample import MODES
 
     return [f"to the LR's size, {MODES[d['mode']]}{', antialiased' if d['antialias'] else ''}"]
 
@@ -300,7 +300,7 @@ def _factors(stage: Any, _: tuple[int, int]) -> tuple[float, float]:
 
 
 def _modes(stage: Any, _: tuple[int, int]) -> list[int]:
-    from degradations.resize import MODES
+    from degradations.resample import MODES
 
     return [MODES.index(mode) for mode, p in zip(stage.modes, stage.mode_p, strict=True) if p > 0]
 

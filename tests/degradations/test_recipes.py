@@ -25,7 +25,7 @@ from degradations.photograph import Photograph
 from degradations.pipeline import Pipeline
 from degradations.real_esrgan import RealESRGAN, RealESRGANLight
 from degradations.record import Record
-from degradations.resize import MODES
+from degradations.resample import MODES
 from degradations.resshift import ImageNetTest, ResShift
 from degradations.second_order import Order, SecondOrder
 from degradations.web import Web

@@ -15,7 +15,8 @@ from degradations.bicubic import resize
 from degradations.canvas import Canvas
 from degradations.draws import Draws
 from degradations.params import of_each_image, to_device
-from degradations.resize import MODES, Resize, resample, resample_canvas, shrink_canvas
+from degradations.resample import MODES, resample, resample_canvas, shrink_canvas
+from degradations.resize import Resize
 
 CPU = torch.device("cpu")
 PILLOW = {
