@@ -11,12 +11,8 @@ bits. What a stage draws once for a whole batch is in `shared` beside it.
 from __future__ import annotations
 
 import json
-import logging
 import os
-import re
-from array import array
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,17 +22,11 @@ from torch import Tensor
 from degradations.base import Degradation, check_images
 from degradations.draws import Draws, Seeds
 from degradations.params import Params
-
-log = logging.getLogger(__name__)
+from degradations.record_files import Index, Json, check_file, expanded, files_of, of_rank
 
 Recipe = Callable[[float], Degradation]
-Json = dict[str, Any]
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-_SEED = re.compile(rb'\{"seed":(-?\d{1,19}),')  # how a line begins, so that a file is indexed fast
-_START = b'{"seed":'
-_FIELDS = frozenset({"seed", "shape", "scale", "recipe", "params"})
-_TAIL = 1 << 20  # bytes that are searched for the last whole line
 
 
 class _Around(Degradation):
@@ -93,7 +83,7 @@ class Record(_Around):
 
     def __init__(self, scale: float, recipe: Recipe, path: str) -> None:
         super().__init__(scale, recipe)
-        self.path = _expanded(path, "Record.path")
+        self.path = expanded(path, "Record.path")
         self._begun = False
 
     def forward(self, hr: Tensor, seeds: Seeds) -> Tensor:
@@ -108,7 +98,7 @@ class Record(_Around):
         path = of_rank(self.path, _rank())
         if not self._begun:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _check_file(path)
+            check_file(path)
             self._begun = True
         # Opened each time (20 us): nothing stays open that a fork or a copy would share.
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -140,13 +130,13 @@ class Replay(_Around):
 
     def __init__(self, scale: float, recipe: Recipe, path: str) -> None:
         super().__init__(scale, recipe)
-        self.path = _expanded(path, "Replay.path")
-        if not _files(self.path):
+        self.path = expanded(path, "Replay.path")
+        if not files_of(self.path):
             raise ValueError(
                 f"Replay.path {str(self.path)!r} does not exist; expected a file that "
                 "degradations.record.Record wrote"
             )
-        self._index: _Index | None = None
+        self._index: Index | None = None
         self._same_stages = False
 
     def params_of(self, seeds: Seeds, shape: torch.Size) -> Params:
@@ -157,7 +147,7 @@ class Replay(_Around):
                 is damaged; the message names file and line.
         """
         if self._index is None:
-            self._index = _Index(_files(self.path))
+            self._index = Index(files_of(self.path))
         image = tuple(shape[1:])
         found = [self._record(self._index, int(seed), image) for seed in seeds]
         if not self._same_stages:
@@ -165,7 +155,7 @@ class Replay(_Around):
             self._same_stages = True
         return _batch_of(found)
 
-    def _record(self, index: _Index, seed: int, image: tuple[int, ...]) -> _Found:
+    def _record(self, index: Index, seed: int, image: tuple[int, ...]) -> _Found:
         wanted = {"recipe": recipe_name(self.recipe), "scale": self.scale, "shape": list(image)}
         others: list[tuple[str, Json]] = []
         for where, record in index.of_seed(seed):
@@ -211,49 +201,6 @@ class _Found(NamedTuple):
     record: Json
 
 
-class _Index:
-    """Which lines of some files belong to a seed."""
-
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
-        seeds, places = array("q"), array("q")  # a place: file, line, offset
-        for number, path in enumerate(paths):
-            with path.open("rb") as file:
-                offset = 0
-                for line_number, line in enumerate(file, 1):
-                    seed = _SEED.match(line)
-                    if seed is None or not line.endswith(b"}\n"):
-                        raise _damaged(f"{path}:{line_number}", line)
-                    seeds.append(int(seed[1]))
-                    places.extend((number, line_number, offset))
-                    offset += len(line)
-        order = np.argsort(np.asarray(seeds, np.int64), kind="stable")
-        self._seeds = np.asarray(seeds, np.int64)[order]
-        self._places = np.asarray(places, np.int64).reshape(-1, 3)[order]
-
-    def __len__(self) -> int:
-        return len(self._seeds)
-
-    def of_seed(self, seed: int) -> Iterator[tuple[str, Json]]:
-        """Its records, the last written first, each with its file and line."""
-        first, end = np.searchsorted(self._seeds, [seed, seed + 1])
-        for number, line_number, offset in self._places[first:end][::-1].tolist():
-            path = self.paths[number]
-            with path.open("rb") as file:
-                file.seek(offset)
-                line = file.readline()
-            where = f"{path}:{line_number}"
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise _damaged(where, line) from error
-            if not (
-                isinstance(record, dict) and record.keys() >= _FIELDS and record["seed"] == seed
-            ):
-                raise _damaged(where, line)
-            yield where, record
-
-
 def lines_of(seeds: Seeds, shape: torch.Size, recipe: Degradation, params: Params) -> list[bytes]:
     """The lines of a batch, each with its line feed."""
     return [
@@ -287,11 +234,6 @@ def recipe_name(recipe: Degradation) -> str:
     while isinstance(recipe, _Around):
         recipe = recipe.recipe
     return f"{type(recipe).__module__}.{type(recipe).__qualname__}"
-
-
-def of_rank(path: Path, rank: int) -> Path:
-    """The file of a process: the first one's has the name itself."""
-    return path.with_name(f"{path.stem}.rank{rank}{path.suffix}") if rank else path
 
 
 def _split(params: Params, batch: int, path: str = "") -> tuple[list[Params], Params]:
@@ -366,52 +308,8 @@ def _leaves(params: Params, path: str = "") -> Iterator[tuple[str, Any]]:
             yield path + name, value
 
 
-def _files(path: Path) -> list[Path]:
-    name = re.compile(rf"{re.escape(path.stem)}(\.rank\d+)?{re.escape(path.suffix)}")
-    if not path.parent.is_dir():
-        return []
-    return sorted(p for p in path.parent.iterdir() if name.fullmatch(p.name) and p.is_file())
-
-
 def _rank() -> int:
     distributed = torch.distributed
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank()
     return 0
-
-
-def _check_file(path: Path) -> None:
-    # What is there already: records to go on with, or somebody's file that is left alone.
-    if not path.exists():
-        return
-    with path.open("r+b") as file:
-        start = file.read(len(_START))
-        whole = _START.startswith(start)
-        size = file.seek(0, os.SEEK_END)
-        first = file.seek(max(0, size - _TAIL))
-        tail = file.read()
-        torn = tail[tail.rfind(b"\n") + 1 :]
-        if not whole or not _START.startswith(torn[: len(_START)]):
-            raise ValueError(
-                f"Record.path {str(path)!r} is there and holds no records: give another"
-            )
-        if torn:
-            # A run that was cut off in the middle of a write goes on from before that batch.
-            log.warning("%s: its last line was not written to its end, and is cut off", path)
-            file.truncate(first + len(tail) - len(torn))
-
-
-def _damaged(where: str, line: bytes) -> ValueError:
-    return ValueError(
-        f"{where} is damaged, or no record: {line[:60]!r}; expected a line of "
-        '{"seed": ..., "shape": ..., "scale": ..., "recipe": ..., "params": {...}}'
-    )
-
-
-def _expanded(path: str, what: str) -> Path:
-    expanded = os.path.expandvars(path)
-    if not path.strip() or "$" in expanded:
-        raise ValueError(
-            f"{what} is {path!r}; expected the path of a file, with set variables only"
-        )
-    return Path(expanded).expanduser()

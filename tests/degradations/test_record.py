@@ -19,7 +19,8 @@ from degradations.compose import OneOf, Shuffled, Sometimes
 from degradations.noise import GaussianNoise
 from degradations.params import Params, per_image
 from degradations.pipeline import Pipeline
-from degradations.record import Record, Replay, lines_of, of_rank, records_of
+from degradations.record import Record, Replay, lines_of, records_of
+from degradations.record_files import of_rank
 from tests.contracts.degradation_contract import assert_bit_equal
 
 SEEDS = torch.arange(6) * 7919 + 5

@@ -1,0 +1,136 @@
+"""The files of recorded parameters: one a process, indexed by the pictures' seeds."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+_SEED = re.compile(rb'\{"seed":(-?\d{1,19}),')  # how a line begins, so that a file is indexed fast
+_START = b'{"seed":'
+_FIELDS = frozenset({"seed", "shape", "scale", "recipe", "params"})
+_TAIL = 1 << 20  # bytes that are searched for the last whole line
+
+
+class Index:
+    """Which lines of some files belong to a seed.
+
+    Args:
+        paths: The files.
+
+    Raises:
+        ValueError: A line is damaged; the message names file and line.
+    """
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+        seeds, places = array("q"), array("q")  # a place: file, line, offset
+        for number, path in enumerate(paths):
+            with path.open("rb") as file:
+                offset = 0
+                for line_number, line in enumerate(file, 1):
+                    seed = _SEED.match(line)
+                    if seed is None or not line.endswith(b"}\n"):
+                        raise _damaged(f"{path}:{line_number}", line)
+                    seeds.append(int(seed[1]))
+                    places.extend((number, line_number, offset))
+                    offset += len(line)
+        order = np.argsort(np.asarray(seeds, np.int64), kind="stable")
+        self._seeds = np.asarray(seeds, np.int64)[order]
+        self._places = np.asarray(places, np.int64).reshape(-1, 3)[order]
+
+    def __len__(self) -> int:
+        return len(self._seeds)
+
+    def of_seed(self, seed: int) -> Iterator[tuple[str, Json]]:
+        """Its records, the last written first, each with its file and line."""
+        first, end = np.searchsorted(self._seeds, [seed, seed + 1])
+        for number, line_number, offset in self._places[first:end][::-1].tolist():
+            path = self.paths[number]
+            with path.open("rb") as file:
+                file.seek(offset)
+                line = file.readline()
+            where = f"{path}:{line_number}"
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise _damaged(where, line) from error
+            if not (
+                isinstance(record, dict) and record.keys() >= _FIELDS and record["seed"] == seed
+            ):
+                raise _damaged(where, line)
+            yield where, record
+
+
+def of_rank(path: Path, rank: int) -> Path:
+    """The file of a process: the first one's has the name itself."""
+    return path.with_name(f"{path.stem}.rank{rank}{path.suffix}") if rank else path
+
+
+def files_of(path: Path) -> list[Path]:
+    """Those of all processes that recorded to a path."""
+    name = re.compile(rf"{re.escape(path.stem)}(\.rank\d+)?{re.escape(path.suffix)}")
+    if not path.parent.is_dir():
+        return []
+    return sorted(p for p in path.parent.iterdir() if name.fullmatch(p.name) and p.is_file())
+
+
+def check_file(path: Path) -> None:
+    """See what is there already: records to go on with, or somebody's file that is left alone.
+
+    Raises:
+        ValueError: It holds something else.
+    """
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        start = file.read(len(_START))
+        whole = _START.startswith(start)
+        size = file.seek(0, os.SEEK_END)
+        first = file.seek(max(0, size - _TAIL))
+        tail = file.read()
+        torn = tail[tail.rfind(b"\n") + 1 :]
+        if not whole or not _START.startswith(torn[: len(_START)]):
+            raise ValueError(
+                f"Record.path {str(path)!r} is there and holds no records: give another"
+            )
+        if torn:
+            # A run that was cut off in the middle of a write goes on from before that batch.
+            log.warning("%s: its last line was not written to its end, and is cut off", path)
+            file.truncate(first + len(tail) - len(torn))
+
+
+def expanded(path: str, what: str) -> Path:
+    """A path as typed, with its variables filled in.
+
+    Args:
+        path: As typed.
+        what: The argument, for the message.
+
+    Raises:
+        ValueError: It is empty, or a variable is not set.
+    """
+    filled = os.path.expandvars(path)
+    if not path.strip() or "$" in filled:
+        raise ValueError(
+            f"{what} is {path!r}; expected the path of a file, with set variables only"
+        )
+    return Path(filled).expanduser()
+
+
+def _damaged(where: str, line: bytes) -> ValueError:
+    return ValueError(
+        f"{where} is damaged, or no record: {line[:60]!r}; expected a line of "
+        '{"seed": ..., "shape": ..., "scale": ..., "recipe": ..., "params": {...}}'
+    )
