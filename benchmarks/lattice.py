@@ -42,20 +42,28 @@ def without(pictures: Tensor, period: int = PERIOD) -> Tensor:
     return torch.fft.ifft2(spectrum).real
 
 
-def numbers(pictures: Tensor, hr: Tensor, keys: Sequence[str], niqe: NIQE) -> dict[str, float]:
+def patches(pictures: Tensor, keys: Sequence[str]) -> Tensor:
+    """What SWD compares.
+
+    Args:
+        pictures: (N, 3, H, W), about [0, 1].
+        keys: Names of the pictures, on which the places of patches depend.
+    """
+    return SWD(levels=1).finite_features(pictures.clamp(0, 1), {"key": list(keys)}).double()
+
+
+def numbers(pictures: Tensor, real: Tensor, keys: Sequence[str], niqe: NIQE) -> dict[str, float]:
     """Mean NIQE, and SWD of all of them to HR.
 
     Args:
         pictures: (N, 3, H, W), about [0, 1].
-        hr: (N, 3, H, W).
-        keys: Names of the pictures, on which the places of patches depend.
+        real: ``patches`` of HR.
+        keys: Names of the pictures.
         niqe: Loaded.
     """
     batch: Any = {"key": list(keys)}
-    patches = SWD(levels=1)
-    features = [patches.finite_features(x.clamp(0, 1), batch).double() for x in (pictures, hr)]
-    found = torch.cat([niqe.compute(x[None].clamp(0, 1), hr, batch) for x in pictures])
-    return {"niqe": float(found.mean()), "swd": distance(*features)}
+    found = torch.cat([niqe.compute(x[None].clamp(0, 1), x[None], batch) for x in pictures])
+    return {"niqe": float(found.mean()), "swd": distance(patches(pictures, keys), real)}
 
 
 def measure(table: Path, niqe: NIQE) -> dict[str, Any]:
@@ -74,16 +82,19 @@ def measure(table: Path, niqe: NIQE) -> dict[str, Any]:
     if not keys:
         raise FileNotFoundError(f"{own / HR} has no pictures: run the miniature first")
     hr = _read(own / HR, keys)
+    real = patches(hr, keys)
     found: dict[str, Any] = {}
     sets = {HR: hr, **{name: _read(table / name / "outputs" / "0", keys) for name in rows}}
     for name, pictures in sets.items():
         plain = without(pictures)
         found[name] = {
-            "as it is": numbers(pictures, hr, keys, niqe),
-            "without lattice": numbers(plain, hr, keys, niqe),
+            "as it is": numbers(pictures, real, keys, niqe),
+            "without lattice": numbers(plain, real, keys, niqe),
         }
     lattice = sets[LENDS] - without(sets[LENDS])
-    found[f"{HR} with the lattice of {LENDS}"] = {"as it is": numbers(hr + lattice, hr, keys, niqe)}
+    found[f"{HR} with the lattice of {LENDS}"] = {
+        "as it is": numbers(hr + lattice, real, keys, niqe)
+    }
     return {"pictures": len(keys), "rows": found}
 
 

@@ -25,6 +25,7 @@ from benchmarks import report
 from benchmarks.miniature_jobs import REPOSITORY, run_jobs
 from benchmarks.miniature_plan import Plan
 from benchmarks.miniature_rows import METHODS, kind_of
+from callbacks.provenance import commit
 from callbacks.results_file import write_whole
 
 MARKS = ("<!-- miniature -->", "<!-- end of miniature -->")
@@ -84,7 +85,7 @@ def write(plan: Plan, said: Sequence[str], folder: Path) -> None:
     """
     found = {
         "command": shlex.join([*report.settings(), "python", "-m", "benchmarks.miniature", *said]),
-        "commit": report.commit(),
+        "commit": commit(),
         "machine": report.machine(),
         "seed": plan.seeds[0],
         "results": kind_of(plan.method).collect(plan),

@@ -2,7 +2,7 @@
 
 Networks have random weights and the shapes of the release, each as wide as `--width` says, and the
 transformer and the mapper as deep as `--depth`: 1, the default on a GPU, is all of it. On a CPU the
-defaults are 1/16 and 1/20: two blocks of 224 channels.
+defaults are 1/16 and 1/20: two blocks of 256 channels.
 
 Rows, each a process of its own that makes one picture several times:
 
@@ -42,7 +42,7 @@ from lightning_modules.networks.infinity import InfinityTransformer, Text
 from lightning_modules.networks.infinity_block import Cache
 from lightning_modules.networks.scales import Scales, published
 from lightning_modules.networks.transformation import RELEASED, Branch, Transformation
-from lightning_modules.next_scale import Bitwise, sample, total_after
+from lightning_modules.next_scale import Bitwise, drawn_code, sample, total_after
 from lightning_modules.noise import Noise
 
 ROWS = ("one pass", "seven passes", "no cache")
@@ -66,10 +66,7 @@ class Parts:
         self.network = InfinityTransformer(depth=blocks, width=128 * heads, heads=heads)
         widths = [max(32, round(w * width / 32) * 32) for w in VAE]
         self.space = BitwiseSpace(BitwiseVAE(14, widths, groups=min(32, min(widths) // 4)))
-        branches = [
-            Branch(_even(b.width * width, 4), max(1, round(b.layers * depth)), 4) for b in RELEASED
-        ]
-        self.mapper = Transformation(branches=branches)
+        self.mapper = Transformation(branches=[_scaled(b, width, depth) for b in RELEASED])
         for part in (self.network, self.space, self.mapper):
             part.to(device).eval()
         self.scales: Scales = published(1.0, "1M", 2)
@@ -98,7 +95,7 @@ class Parts:
 def uncached(parts: Parts, known: list[Tensor]) -> list[Tensor]:
     """As ``next_scale.sample``, with all tokens so far at each scale that is not known."""
     codes, scales, inputs = list(known), parts.scales, list[Tensor]()
-    told = parts.network.told(parts.text)
+    told, noise = parts.network.told(parts.text), parts.noise()
     total: Tensor | float = 0.0
     for number, size in enumerate(scales.latents[1:], 1):
         total = total + enlarged(codes[number - 1], scales.latents[-1])
@@ -106,9 +103,7 @@ def uncached(parts: Parts, known: list[Tensor]) -> list[Tensor]:
         if number >= len(known):
             logits = parts.network(torch.cat(inputs, 1), scales, told)
             h, w = scales.grids[number]
-            odds = logits[:, -h * w :].diff(dim=-1)[..., 0]
-            code = torch.where(odds > 0, 1.0, -1.0).transpose(1, 2).reshape(1, -1, h, w)
-            codes.append(torch.pixel_shuffle(code, scales.patch) / 14**0.5)
+            codes.append(drawn_code(logits[:, -h * w :], noise, (h, w), scales.patch, Bitwise()))
     return codes
 
 
@@ -185,8 +180,10 @@ def measure(row: str, width: float, depth: float, repeats: int, device: str) -> 
     }
 
 
-def _even(width: float, heads: int) -> int:
-    return max(heads, round(width / heads) * heads)
+def _scaled(branch: Branch, width: float, depth: float) -> Branch:
+    heads = max(1, round(branch.heads * width))
+    pairs = max(1, round(branch.width * width / (2 * heads)))  # a width is even, too
+    return Branch(2 * heads * pairs, max(1, round(branch.layers * depth)), heads)
 
 
 def main() -> None:

@@ -6,12 +6,13 @@ import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from callbacks.provenance import commit
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -61,13 +62,6 @@ def placed(page: str, text: str, marks: tuple[str, str]) -> str:
 def settings() -> list[str]:
     """Variables that are set and change the numbers, as they stand before a command."""
     return [f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(("MALLOC_", "OMP_"))]
-
-
-def commit() -> str | None:
-    """The checkout's commit, ``-dirty`` added where files differ; None outside git."""
-    git = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--abbrev=40", "--dirty"]
-    found = subprocess.run(git, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
 
 
 def machine() -> dict[str, Any]:

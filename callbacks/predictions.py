@@ -188,9 +188,10 @@ class Predictions:
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             # A disk that several machines share knows only by the lock where the end is now. Where
-            # there are no locks, one machine's writes to the end still come one after another.
+            # there are no locks, one machine's writes to the end still come one after another. Not
+            # lockf: a process would lose that lock when another thread of it closes the file.
             with contextlib.suppress(OSError):
-                fcntl.lockf(descriptor, fcntl.LOCK_EX)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":  # a full disk cut it off
                 data = b"\n" + data

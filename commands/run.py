@@ -38,7 +38,7 @@ def run(args: list[str]) -> None:
     status = 0
     try:
         EnlargerCLI(args)
-    except Checked:
+    except Checked:  # `check` has said what it found, and goes no further
         pass
     except Stopped as stopped:
         log.warning("%s; the same command continues", stopped)

@@ -18,13 +18,13 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
+from lightning_modules.backbone.frozen import shape_text
 from lightning_modules.color import KINDS, ColorFix, fix_colors
 from lightning_modules.image_model import ImageModel, adam
 from lightning_modules.noise import Noise, PlacedNoise
 from lightning_modules.padding import padded
 from lightning_modules.tile_side import TileSide, shrinking
 from lightning_modules.tiling import Tiling, Window, grid, restore_tiled, tiled, whole
-from lightning_modules.weights import shape_text
 
 if TYPE_CHECKING:
     from datamodules.base import Batch

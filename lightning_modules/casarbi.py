@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from degradations.bicubic import resize
-from lightning_modules.backbone.frozen import bare_names, fit
+from lightning_modules.backbone.frozen import bare_names, fit, part_of
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import fingerprint
 from lightning_modules.base import SuperResolver
@@ -371,13 +371,9 @@ class CasArbi(SuperResolver):
             ValueError: The file is of another network.
         """
         found = read_weights(path)
-        tensors = {
-            name.removeprefix("network."): tensor
-            for name, tensor in bare_names(found.tensors).items()
-            if not found.model or name.startswith("network.")
-        }
+        tensors = bare_names(found.tensors)
         official = getattr(self.base, "official", dict)
-        tensors = tensors if found.model else official(tensors)
+        tensors = part_of(tensors, "network") if found.model else official(tensors)
         fit(self.base, tensors, f"model.init_args.base_weights, {path},")
         source = f"{found.name} {fingerprint(self.base.state_dict())}"
         cast(Any, self.base).source = source  # what a checkpoint says of it

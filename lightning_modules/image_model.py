@@ -20,10 +20,11 @@ from lightning_modules.backbone.frozen import (
     bare_names,
     check_numbers,
     check_sources,
+    check_tensors,
     loaded_apart,
     sources,
 )
-from lightning_modules.weights import check_tensors, read_weights
+from lightning_modules.weights import read_weights
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -308,13 +309,13 @@ class ImageModel(LightningModule, ABC):
     def _not_exported(self) -> dict[str, Tensor]:
         # Frozen parts that have files of their own, and what only training needs. Nothing else:
         # what a file lacks is missing.
-        others = (*self.training_only, *(f"{part}." for part in loaded_apart(self)))
+        apart = tuple(f"{part}." for part in loaded_apart(self))
         trained = set(self.checkpoint_keys())
         return {
             name: own
             for name, own in self.state_dict().items()
             if name.startswith(self.training_only)
-            or (name not in trained and name.startswith(others))
+            or (name not in trained and name.startswith(apart))
         }
 
     def _needed(self, state: dict[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:

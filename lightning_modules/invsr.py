@@ -31,7 +31,7 @@ from torch.nn import functional
 from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
 from lightning_modules.backbone.condition import Condition, FixedPrompt, guided
 from lightning_modules.backbone.denoiser import UNet2D
-from lightning_modules.backbone.frozen import bare_names, fit, same_weights
+from lightning_modules.backbone.frozen import bare_names, fit, part_of, same_weights
 from lightning_modules.backbone.schedule import Schedule, explicit
 from lightning_modules.backbone.space import Space, fingerprint
 from lightning_modules.color import ColorFix
@@ -431,8 +431,8 @@ class InvSR(Adversarial):
     def _fill(name: str, network: Any, path: Path) -> None:
         # From a run, where it was the predictor or the discriminator, or a released file.
         found = read_weights(path)
-        tensors, whole = bare_names(found.tensors), "predictor." if name == "middle" else f"{name}."
-        own = {k.removeprefix(whole): v for k, v in tensors.items() if k.startswith(whole)}
+        tensors = bare_names(found.tensors)
+        own = part_of(tensors, "predictor" if name == "middle" else name)
         tensors = own or from_official(tensors)
         fit(network, tensors, found.name)
         if name == "middle":  # frozen, so a checkpoint and results name it

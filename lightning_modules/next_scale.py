@@ -34,7 +34,7 @@ from lightning_modules.networks.bsq import (
 )
 from lightning_modules.networks.infinity import InfinityTransformer, Mixture, Text
 from lightning_modules.networks.infinity_block import Cache, Told
-from lightning_modules.networks.scales import Scales
+from lightning_modules.networks.scales import Scales, Size
 from lightning_modules.noise import Noise
 
 Change = Callable[[int, Tensor], Tensor]
@@ -157,7 +157,7 @@ class Bitwise:
     def __post_init__(self) -> None:
         if not (self.tau >= 0 and 0.5 <= self.top_p <= 1 and self.guidance >= 1):
             raise ValueError(
-                f"bits are drawn with tau {self.tau}, top_p {self.top_p} and guidance "
+                f"model.init_args.bits draws with tau {self.tau}, top_p {self.top_p} and guidance "
                 f"{self.guidance}; expected 0 or more, 0.5 to 1, and 1 or more"
             )
 
@@ -187,6 +187,26 @@ def drawn(logits: Tensor, uniform: Tensor, how: Bitwise) -> Tensor:
     rare = 1 - how.top_p
     one = torch.where(one <= rare, 0.0, torch.where(one >= 1 - rare, 1.0, one))
     return (uniform < one).float()
+
+
+def drawn_code(logits: Tensor, noise: Noise, grid: Size, patch: int, how: Bitwise) -> Tensor:
+    """Code of one scale, drawn by where its bits are in the picture.
+
+    Args:
+        logits: (B, h w, bits, 2).
+        noise: Of B pictures.
+        grid: (h, w) in tokens.
+        patch: Side of a token.
+        how: Bits are drawn.
+
+    Returns:
+        (B, d, h patch, w patch).
+    """
+    channels, sides = logits.shape[2] // patch**2, [side * patch for side in grid]
+    normal = noise.normal((len(logits), channels, *sides))
+    uniform = torch.special.ndtr(normal).clamp(max=1 - 2**-24)  # not 1
+    bits = drawn(logits, to_tokens(uniform, patch), how)
+    return from_bits(from_tokens(bits, grid, patch))
 
 
 def sample(
@@ -232,11 +252,7 @@ def sample(
         inputs, first = [], number + 1
         if number >= len(known):
             here = logits[:, -grid[0] * grid[1] :]
-            shape = (len(noise.seeds), network.bits // scales.patch**2, *scales.latents[number])
-            uniform = torch.special.ndtr(noise.normal(shape)).clamp(max=1 - 2**-24)  # not 1
-            uniform = to_tokens(uniform, scales.patch)
-            bits = drawn(here, uniform, how)
-            codes.append(from_bits(from_tokens(bits, grid, scales.patch)))
+            codes.append(drawn_code(here, noise, grid, scales.patch, how))
     return codes
 
 

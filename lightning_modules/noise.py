@@ -150,10 +150,17 @@ def _begin(span: Span, n: int) -> int:
     for start, side in (of_output, of_lr):
         if n % side == 0:
             return int(start * (n // side))
-    for start, side in (of_lr, of_output):
-        each = round(side / n)
-        if abs(each * n - side) < each:  # a tile's last value may cover less than the others
-            return _rounded(start, each)
+    cells = [(start, side, round(side / n)) for start, side in (of_lr, of_output)]
+    # A tile's last value may cover less than the others.
+    ragged = [(start, each) for start, side, each in cells if abs(each * n - side) < each]
+    for start, each in ragged:
+        if start % each == 0:
+            return start // each
+    for start, side, _ in cells:  # such as the grid of a coarse scale: 40 values for 1024 pixels
+        if start * n % side == 0:
+            return start * n // side
+    if ragged:
+        return _rounded(*ragged[0])
     return _rounded(of_output[0] * n, of_output[1])
 
 

@@ -30,7 +30,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_modules.backbone.bitwise import BitwiseSpace
-from lightning_modules.backbone.frozen import bare_names, fit, same_weights
+from lightning_modules.backbone.frozen import bare_names, fit, part_of, same_weights
 from lightning_modules.backbone.space import fingerprint
 from lightning_modules.backbone.texts import Texts
 from lightning_modules.base import SuperResolver
@@ -51,7 +51,7 @@ from lightning_modules.next_scale import (
 from lightning_modules.next_scale_model import NextScale, adamw
 from lightning_modules.noise import Noise
 from lightning_modules.padding import padded
-from lightning_modules.weights import read_weights
+from lightning_modules.weights import Weights, read_weights
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -123,6 +123,7 @@ class NSARM(NextScale, SuperResolver):
         side = mapper.size[0] * space.factor
         self.tile = self.tile_least = side
         self.tile_overlap, self.tile_window = side // 8, "gaussian"
+        self.tile_multiple = space.factor
         self.tile_always = True
 
     # ------------------------------------------------------------------------------------- training
@@ -211,6 +212,14 @@ class NSARM(NextScale, SuperResolver):
 
     # ------------------------------------------------------------------------------------- sampling
 
+    def _tile_side(self, batch: Batch) -> int:
+        if self.tiling.size not in ("auto", self.tile):
+            raise ValueError(
+                f"tiling.size is {self.tiling.size}, and model.init_args.mapper takes {self.tile} "
+                f"pixels of LR, no more and no less: set it to {self.tile} or to auto"
+            )
+        return super()._tile_side(batch)
+
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """The first scales from LR, the others drawn."""
@@ -256,8 +265,8 @@ class NSARM(NextScale, SuperResolver):
         if mapper.bits != space.channels or mapper.size[0] != mapper.size[1]:
             raise ValueError(
                 f"model.init_args.mapper is for latents of {mapper.bits} x {mapper.size[0]} x "
-                f"{mapper.size[1]} and the space has {space.channels} channels: set the mapper's "
-                "bits to that, and its size to a square"
+                f"{mapper.size[1]} and the space has {space.channels} channels: set "
+                "model.init_args.mapper.init_args.bits to that, and size to a square"
             )
         side = mapper.size[0] * self.scale
         if side % 1:
@@ -269,54 +278,63 @@ class NSARM(NextScale, SuperResolver):
         if [tuple(grid) for grid in mapper.grids] != expected:
             raise ValueError(
                 f"model.init_args.mapper makes {mapper.grids}; the first scales of a latent of "
-                f"{side:g} are {expected}: set mapper.init_args.grids to these"
+                f"{side:g} are {expected}: set model.init_args.mapper.init_args.grids to these"
             )
         self.check_parts()
         if self.transformer is not None and len(mapper.grids) >= len(self.scales):
             raise ValueError(
                 f"model.init_args.mapper makes all {len(self.scales)} scales, so there is none "
-                "left for the transformer: set fewer of mapper.init_args.grids"
+                "left for the transformer: set fewer of model.init_args.mapper.init_args.grids"
             )
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """The tokenizer, and what stage 2 starts from. Args as ``ImageModel.load_parts``.
 
         Raises:
-            ValueError: A part does not fit, or was trained with another tokenizer.
+            ValueError: A part does not fit, or was trained with another tokenizer or encoder.
         """
         super().load_parts(find)
-        given = []
+        given, knows = [], True
         if self.mapper_weights is not None:
-            path = find("mapper_weights", self.mapper_weights)
-            given.append(self._fill("mapper", self.mapper, path, transformation.from_official))
-            self._name_mapper(given[-1])
+            found = self._read("mapper", find("mapper_weights", self.mapper_weights))
+            _fill("mapper", self.mapper, found, transformation.from_official)
+            self._name_mapper(found.name)
+            given.append(found.name)
         if self.transformer is not None and self.transformer_weights is not None:
             path = find("transformer_weights", self.transformer_weights)
-            rows = len(self.transformer.no_text)
-            official = partial(infinity.from_official, text_length=rows)
-            given.append(self._fill("transformer", self.transformer, path, official))
-        if len(given) == (1 if self.transformer is None else 2):
+            found = self._read("transformer", path)
+            official = partial(_base, rows=len(self.transformer.no_text))
+            _fill("transformer", self.transformer, found, official)
+            knows = self._fill_encoder(found)
+            given.append(found.name)
+        if knows and len(given) == (1 if self.transformer is None else 2):
             self.weights_source = ", ".join(given)
 
-    def _fill(
-        self,
-        name: str,
-        network: nn.Module,
-        path: Path,
-        official: Callable[[dict[str, Tensor]], dict[str, Tensor]],
-    ) -> str:
-        # From a run, where it was a part of this name, or a released file.
+    def _read(self, name: str, path: Path) -> Weights:
+        # See that what stood beside a network in its training stands beside it here.
         found = read_weights(path)
-        theirs, ours = found.frozen.get("space", ""), self.space.source
-        if theirs and ours and not same_weights(theirs, ours):
-            raise ValueError(
-                f"model.init_args.{name}_weights were trained with the tokenizer of {theirs}, and "
-                f"the one here is {ours}: name the same in space_weights"
-            )
-        tensors, part = bare_names(found.tensors), f"{name}."
-        own = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
-        fit(network, own or official(_of(name, tensors)), found.name)
-        return found.name
+        beside = {"space": ("tokenizer", "space_weights")}
+        if name == "transformer":
+            beside["encoder"] = ("encoder of texts", "encoder")
+        for part, (what, key) in beside.items():
+            theirs, ours = found.frozen.get(part, ""), getattr(getattr(self, part), "source", "")
+            either = f"{part}.".startswith(self.unchecked)
+            if theirs and ours and not either and not same_weights(theirs, ours):
+                raise ValueError(
+                    f"model.init_args.{name}_weights were trained with the {what} of {theirs}, and "
+                    f"the one here is {ours}: name the same in model.init_args.{key}"
+                )
+        return found
+
+    def _fill_encoder(self, found: Weights) -> bool:
+        # Features that were trained with the base, as of classes, belong to it. Whether the encoder
+        # is a trained one.
+        if self.encoder is None or self.encoder.source:
+            return True
+        tensors = part_of(bare_names(found.tensors), "encoder")
+        if tensors:
+            fit(self.encoder, tensors, f"{found.name} (model.init_args.encoder)")
+        return bool(tensors)
 
     def _name_mapper(self, where: str) -> None:
         if not self.train_mapper:  # frozen, so a checkpoint and results name it
@@ -344,7 +362,8 @@ class NSARM(NextScale, SuperResolver):
     def load_weights(self, path: str | Path) -> None:
         """As ``ImageModel.load_weights``; a frozen network is named by its file, too."""
         super().load_weights(path)
-        if not self.mapper.source:
+        own = self.mapper.state_dict()
+        if not self.train_mapper and fingerprint(own) not in self.mapper.source:  # the file had one
             self._name_mapper(str(path))
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -358,14 +377,24 @@ class NSARM(NextScale, SuperResolver):
         mapped = transformation.from_official(tensors)
         found = {f"mapper.{name}": tensor for name, tensor in mapped.items()}
         if self.transformer is not None:
-            others = _of("transformer", tensors)
-            said = infinity.from_official(others, len(self.transformer.no_text))
+            said = _base(tensors, len(self.transformer.no_text))
             found |= {f"transformer.{name}": tensor for name, tensor in said.items()}
         return {**kept, **found}
 
 
-def _of(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _fill(
+    name: str,
+    network: nn.Module,
+    found: Weights,
+    official: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+) -> None:
+    # From a run, where it was a part of this name, or a released file.
+    tensors = bare_names(found.tensors)
+    own = part_of(tensors, name) or official(tensors)
+    fit(network, own, f"{found.name} (model.init_args.{name}_weights)")
+
+
+def _base(tensors: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
     # The released file has both networks, of which the mapper's names have a prefix.
-    if part == "mapper":
-        return tensors
-    return {k: v for k, v in tensors.items() if not k.startswith(transformation.PREFIX)}
+    others = {k: v for k, v in tensors.items() if not k.startswith(transformation.PREFIX)}
+    return infinity.from_official(others, rows)

@@ -52,6 +52,9 @@ class Tokenizer(Adversarial):
         entropy_weight: Of the penalty that makes bits certain, and as often 1 as 0.
         commitment_weight: Of the distance of residuals, on the sphere, to their codes.
         drop_scales: Probability that a scale says nothing, of each but the last one, for a batch.
+        smaller: Factors by which the pictures of a batch are made smaller, by area, and learnt as
+            well; all sizes count alike. For what shall say pictures of other sizes than a training
+            crop, as NSARM's says LR: norms over a whole picture tell sizes apart.
         discriminator: Judges what is decoded, such as
             ``lightning_modules.networks.patch_gan.PatchGAN``; for training alone.
         discriminator_weight: How much its judgement counts.
@@ -64,8 +67,8 @@ class Tokenizer(Adversarial):
         weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
 
     Raises:
-        ValueError: The scale is not 1, there is no grid, a weight is negative, or ``drop_scales``
-            is not in [0, 1).
+        ValueError: The scale is not 1, there is no grid, a weight is negative, ``drop_scales`` is
+            not in [0, 1), or a factor is below 2.
     """
 
     training_only = ("discriminator.", "perceptual.")
@@ -81,6 +84,7 @@ class Tokenizer(Adversarial):
         entropy_weight: float = 0.4,
         commitment_weight: float = 1.0,
         drop_scales: float = 0.5,
+        smaller: Sequence[int] = (),
         discriminator: nn.Module | None = None,
         discriminator_weight: float = 0.3,
         discriminator_start: int = 0,
@@ -110,12 +114,17 @@ class Tokenizer(Adversarial):
                 raise ValueError(f"model.init_args.{name} is {value}; expected 0 or more")
         if not 0 <= drop_scales < 1:
             raise ValueError(f"model.init_args.drop_scales is {drop_scales}; expected 0 to below 1")
+        if min(smaller, default=2) < 2:
+            raise ValueError(
+                f"model.init_args.smaller is {list(smaller)}; expected factors of 2 or more"
+            )
         if not grids:
             raise ValueError("model.init_args.grids is empty; expected at least one, as [[8, 8]]")
         self.vae, self.grids = vae, [(int(h), int(w)) for h, w in grids]
         self.tile_multiple = vae.factor
         self.pixel_weight, self.entropy_weight = pixel_weight, entropy_weight
         self.commitment_weight, self.drop_scales = commitment_weight, drop_scales
+        self.smaller = list(smaller)
         self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
         self.perceptual_weight = perceptual_weight
         self.discriminator_weight = discriminator_weight
@@ -124,8 +133,21 @@ class Tokenizer(Adversarial):
     # ------------------------------------------------------------------------------------- training
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Any]:
-        """Pixels, perception, entropy, commitment and judgement."""
+        """Pixels, perception, entropy, commitment and judgement, the last one of whole pictures."""
         hr = batch["hr"]
+        loss, made = self._coding_loss(hr)
+        for factor in self.smaller:
+            loss = loss + self._coding_loss(self._shrunk(hr, factor), f"_{factor}")[0]
+        loss = loss / (1 + len(self.smaller))
+        if self._judged:
+            judgement = hinge_generator(cast(nn.Module, self.discriminator)(made))
+            self.log("train/judgement", judgement)
+            loss = loss + self.discriminator_weight * judgement
+        self.log("train/loss", loss)
+        return loss, (hr, made.detach())
+
+    def _coding_loss(self, hr: Tensor, name: str = "") -> tuple[Tensor, Tensor]:
+        # With what is decoded. `name`: behind those of what is logged.
         f = self.vae.encode(hr)
         silent = torch.rand(len(self.grids)) < self.drop_scales
         silent[-1] = False
@@ -141,19 +163,24 @@ class Tokenizer(Adversarial):
         distance = torch.stack([commitment(scale) for scale in said]).mean()
         loss = self.pixel_weight * pixel + self.entropy_weight * entropy
         loss = loss + self.commitment_weight * distance
-        self.log("train/pixel", pixel, prog_bar=True)
-        self.log("train/entropy", entropy)
-        self.log("train/commitment", distance)
+        self.log(f"train/pixel{name}", pixel, prog_bar=True)
+        self.log(f"train/entropy{name}", entropy)
+        self.log(f"train/commitment{name}", distance)
         if self.perceptual is not None:
             perceived = self.perceptual(made, hr).mean()
-            self.log("train/perceptual", perceived)
+            self.log(f"train/perceptual{name}", perceived)
             loss = loss + self.perceptual_weight * perceived
-        if self._judged:
-            judgement = hinge_generator(cast(nn.Module, self.discriminator)(made))
-            self.log("train/judgement", judgement)
-            loss = loss + self.discriminator_weight * judgement
-        self.log("train/loss", loss)
-        return loss, (hr, made.detach())
+        return loss, made
+
+    def _shrunk(self, hr: Tensor, factor: int) -> Tensor:
+        unit = factor * self.vae.factor
+        h, w = hr.shape[-2:]
+        if h % unit or w % unit:
+            raise ValueError(
+                f"pictures of {h}x{w} were to be made smaller by {factor}; expected multiples of "
+                f"{unit}: set data.init_args.crop_size, or other factors in model.init_args.smaller"
+            )
+        return functional.avg_pool2d(hr, factor)
 
     @property
     def _judged(self) -> bool:

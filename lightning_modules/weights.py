@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from lightning_modules.backbone.frozen import counted
 
 WRAPPERS = (
     *("params_ema", "params", "state_dict", "model", "sd"),
@@ -144,35 +141,3 @@ def _state_dict(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise ValueError(f"{path} holds no tensors by name; its keys are {list(content)[:5]}")
     return tensors
-
-
-def shape_text(shape: Iterable[int]) -> str:
-    """As messages write it: 1x3x64x64."""
-    return "x".join(map(str, shape))
-
-
-def check_tensors(
-    where: str | Path, own: dict[str, Tensor], state: dict[str, Tensor], missing: list[str]
-) -> None:
-    """Refuse tensors that do not fit a model.
-
-    Args:
-        where: What they are of, for the message.
-        own: The model's.
-        state: Those that are to be its.
-        missing: Names of those that it lacks.
-
-    Raises:
-        ValueError: Some are missing, unexpected, or of another shape.
-    """
-    unexpected = [k for k in state if k not in own]
-    reshaped = [
-        f"{k} {shape_text(state[k].shape)} for {shape_text(own[k].shape)}"
-        for k in state
-        if k in own and state[k].shape != own[k].shape
-    ]
-    if problems := counted(missing, unexpected, reshaped, 4):
-        raise ValueError(
-            f"the tensors of {where} do not fit the model: {problems}. Is it another network, size "
-            "or scale? See model.init_args and data.init_args.scale"
-        )

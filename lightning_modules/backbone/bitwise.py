@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 from torch import Tensor
 
-from lightning_modules.backbone.frozen import bare_names, fit
+from lightning_modules.backbone.frozen import bare_names, fit, part_of
 from lightning_modules.backbone.space import Space, fingerprint
 from lightning_modules.networks.bitwise_vae import BitwiseVAE, from_official
 from lightning_modules.networks.bsq import Scale, scales_of
@@ -23,7 +23,7 @@ from lightning_modules.networks.scales import (
 from lightning_modules.noise import Noise
 from lightning_modules.weights import read_weights
 
-_TRAINED = "vae."  # where a run of `Tokenizer` has it
+_TRAINED = "vae"  # where a run of `Tokenizer` has it
 
 
 class BitwiseSpace(Space):
@@ -115,14 +115,19 @@ class BitwiseSpace(Space):
     def load_official(self, path: str | Path) -> None:
         """Fill it from a released file, or from a run of ``Tokenizer``. Args as ``Space``'s."""
         found = read_weights(path)
-        tensors: dict[str, Any] = bare_names(found.tensors)
-        trained = {
-            name.removeprefix(_TRAINED): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(_TRAINED)
-        }
-        fit(self.vae, trained or from_official(tensors), found.name)
+        tensors = bare_names(found.tensors)
+        fit(self.vae, part_of(tensors, _TRAINED) or from_official(tensors), found.name)
         self.source = f"{found.name} {fingerprint(self.vae.state_dict())}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Where all weights become of half precision (bf16-true) these stay as they are: what is
+        # said are signs, and near zero rounding turns them.
+        def moved(tensor: Tensor) -> Tensor:
+            found = fn(tensor)
+            return found if found.dtype == tensor.dtype else tensor.to(found.device)
+
+        found: Self = super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
+        return found
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
         return self.vae.encode(image)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.features import Features, Residuals, additions, read
-from lightning_modules.backbone.frozen import bare_names, fit
+from lightning_modules.backbone.frozen import bare_names, fit, part_of
 from lightning_modules.backbone.library import pretrained, untrained
 from lightning_modules.backbone.running import Flags, run_as
 from lightning_modules.backbone.space import fingerprint, named
@@ -145,8 +145,8 @@ class UNet2D(Denoiser):
             ValueError: It is corrupt, or of another network.
         """
         weights = read_weights(path)
-        tensors, whole = bare_names(weights.tensors), "denoiser."
-        own = {k.removeprefix(whole): v for k, v in tensors.items() if k.startswith(whole)}
+        tensors = bare_names(weights.tensors)
+        own = part_of(tensors, "denoiser")
         fit(self if own else self.unet, own or tensors, weights.name)
         self.begun = weights.name
         if self.flags.frozen:

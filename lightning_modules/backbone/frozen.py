@@ -7,7 +7,8 @@ a hash of them, so that it cannot be continued beside others in silence.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -22,6 +23,12 @@ def bare_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         _COMPILED.sub("", name).removeprefix(_DISTRIBUTED): tensor
         for name, tensor in tensors.items()
     }
+
+
+def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Those of one part of a model, by the part's own names; empty where it has none."""
+    start = f"{part}."
+    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
 
 def fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -73,7 +80,10 @@ def refuse(where: str, missing: list[str], unexpected: list[str], reshaped: list
         ValueError: One of the lists is not empty.
     """
     if problems := counted(missing, unexpected, reshaped, 3):
-        raise ValueError(f"the tensors of {where} do not fit the network: {problems}")
+        raise ValueError(
+            f"the tensors of {where} do not fit the network: {problems}. Is it another network, or "
+            "one of another size?"
+        )
 
 
 def counted(missing: list[str], unexpected: list[str], reshaped: list[str], shown: int) -> str:
@@ -84,6 +94,38 @@ def counted(missing: list[str], unexpected: list[str], reshaped: list[str], show
         for what, names in problems.items()
         if names
     )
+
+
+def shape_text(shape: Iterable[int]) -> str:
+    """As messages write it: 1x3x64x64."""
+    return "x".join(map(str, shape))
+
+
+def check_tensors(
+    where: str | Path, own: dict[str, Tensor], state: dict[str, Tensor], missing: list[str]
+) -> None:
+    """Refuse tensors that do not fit a model.
+
+    Args:
+        where: What they are of, for the message.
+        own: The model's.
+        state: Those that are to be its.
+        missing: Names of those that it lacks.
+
+    Raises:
+        ValueError: Some are missing, unexpected, or of another shape.
+    """
+    unexpected = [k for k in state if k not in own]
+    reshaped = [
+        f"{k} {shape_text(state[k].shape)} for {shape_text(own[k].shape)}"
+        for k in state
+        if k in own and state[k].shape != own[k].shape
+    ]
+    if problems := counted(missing, unexpected, reshaped, 4):
+        raise ValueError(
+            f"the tensors of {where} do not fit the model: {problems}. Is it another network, size "
+            "or scale? See model.init_args and data.init_args.scale"
+        )
 
 
 def loaded_apart(model: nn.Module) -> dict[str, str]:

@@ -74,6 +74,8 @@ class BitwiseVAE(nn.Module):
             mid_block_add_attention=False,
             **kept,
         )
+        # The layout in memory that convolutions are fastest in; what goes through them follows.
+        self.to(memory_format=torch.channels_last)
 
     @property
     def factor(self) -> int:

@@ -153,7 +153,8 @@ class InfinityTransformer(nn.Module):
         if n > len(self.no_text):
             raise ValueError(
                 f"texts have up to {n} tokens; expected at most {len(self.no_text)}, as many as "
-                "the network has for no text"
+                "the network has for no text: set text_length in "
+                "model.init_args.transformer.init_args to that, or the encoder's length to less"
             )
         features = text.features.to(self.no_text.dtype)  # cached ones have half precision
         none = self.no_text[:n]
@@ -253,7 +254,10 @@ class InfinityTransformer(nn.Module):
             )
         last = ends.index(count, first) + 1
         if last > self.levels:
-            raise ValueError(f"there are {len(scales)} scales; the network knows {self.levels}")
+            raise ValueError(
+                f"there are {len(scales)} scales, and the network knows {self.levels}: set "
+                "model.init_args.transformer.init_args.levels, or fewer grids of the space"
+            )
         x = torch.cat([part.to(self.tokens_in.weight.dtype) for part in parts], 1)
         sizes = torch.tensor([h * w for h, w in scales.grids[first:last]], device=x.device)
         levels = torch.arange(first, last, device=x.device).repeat_interleave(

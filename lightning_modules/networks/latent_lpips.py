@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.backbone.frozen import bare_names, fit
+from lightning_modules.backbone.frozen import bare_names, fit, part_of
 from lightning_modules.backbone.space import fingerprint
 from lightning_modules.weights import read_file, read_weights
 
@@ -115,8 +115,7 @@ class LatentLPIPS(LatentDistance):
             )
         tensors = weights.tensors
         if weights.model:
-            part = "network."
-            tensors = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
+            tensors = part_of(tensors, "network")
         fit(self, from_official(tensors), str(path))
         self.source = f"{Path(path).name} {fingerprint(self.state_dict())}"
         self.space = weights.frozen.get("space", "")

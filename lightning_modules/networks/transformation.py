@@ -100,8 +100,8 @@ class Transformation(nn.Module):
         if z.shape[1:] != (self.bits, *self.size):
             raise ValueError(
                 f"the latent is {' x '.join(str(n) for n in z.shape[1:])}; expected {self.bits} x "
-                f"{self.size[0]} x {self.size[1]}, the one size of this network: take tiles of it, "
-                "or train one for this size"
+                f"{self.size[0]} x {self.size[1]}, the one size of this network: train one for "
+                "this size, by model.init_args.mapper.init_args.size"
             )
         features = self.trunk(z.to(next(self.parameters()).dtype))
         return [
@@ -159,8 +159,13 @@ def from_official(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     Args:
         tensors: As in the file, with or without ``map_transformer.``; what belongs to the
             transformer is left out.
+
+    Returns:
+        None of them where the file has no such network, as a base alone has not.
     """
     within = any(name.startswith(PREFIX) for name in tensors)
+    if not within and not any(name.partition(".")[0] in _PARTS for name in tensors):
+        return {}
     found = {}
     for name, tensor in tensors.items():
         if within and not name.startswith(PREFIX):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -130,8 +131,9 @@ def test_the_miniature_as_a_newcomer_types_it(
     """Each file's own command, with fewer steps, on pictures that are here."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ENLARGER_DATA", str(tmp_path / "data"))
-    for n in range(4):
-        save(tmp_path / "data" / "bsds400" / f"{n}.png", (80, 72), n)
+    for folder in ("bsds400", "set14/x4/hr", "kodak24"):
+        for n in range(4):
+            save(tmp_path / "data" / folder / f"{n}.png", (80, 72), n)
     run = (
         *("--trainer.accelerator", "cpu", "--trainer.logger", "false"),
         *("--trainer.enable_progress_bar", "false", "--data.init_args.workers", "0"),
@@ -148,13 +150,16 @@ def test_the_miniature_as_a_newcomer_types_it(
     for name in ("tokenizer", "base", "stage1", "stage2", "control"):
         assert list(Path("runs", f"mini_nsarm_{name}", "checkpoints").glob("*.ckpt"))
     Image.new("RGB", (20, 30), (200, 90, 30)).save("small.png")
-    weights = ("--model.init_args.weights", "runs/mini_nsarm_stage2")
-    enlarger(
-        *("predict", "--config", str(MINI / "stage2.yaml"), *run, *weights),
-        *("--data.init_args.predict", "small.png"),
-    )
-    with Image.open("runs/mini_nsarm_stage2/predict/small.png") as large:
-        assert large.size == (80, 120)
+    for name, scale in (("tokenizer", 1), ("stage1", 4), ("stage2", 4), ("control", 4)):
+        words = ("--config", str(MINI / f"{name}.yaml"), *run)
+        enlarger("test", *words, "--trainer.limit_test_batches", "1")
+        results = json.loads(Path(f"runs/mini_nsarm_{name}/results.json").read_text())
+        assert {row["dataset"] for row in results["results"]} >= {
+            "kodak_x4" if scale > 1 else "kodak"
+        }
+        enlarger("predict", *words, "--data.init_args.predict", "small.png")
+        with Image.open(f"runs/mini_nsarm_{name}/predict/small.png") as large:
+            assert large.size == (20 * scale, 30 * scale)
 
 
 def test_stages_are_of_one_network() -> None:

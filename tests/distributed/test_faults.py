@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.report import commit, machine
+from benchmarks.report import machine
+from callbacks.provenance import commit
 from commands.lifeline import LOST
 from tests.conftest import REPO
 from tests.distributed.network import Network, Process, network, wait_until

@@ -36,7 +36,10 @@ def test_goes_on_sharded_and_whole(tiny: Path, enlarger: Callable[..., None]) ->
 def test_a_network_with_other_methods_beside_a_frozen_one(
     tiny: Path, enlarger: Callable[..., None]
 ) -> None:
-    """NSARM asks its transformer twice, and a tokenizer that stays whole; blocks hold blocks."""
+    """NSARM asks its transformer twice, and a tokenizer that stays whole; blocks hold blocks.
+
+    In parts each block is computed again in the backward pass, too.
+    """
     for name, text in (("tokenizer", TOKENIZER), ("two", BOTH)):
         Path(f"{name}.yaml").write_text(text)
     enlarger(*of("tokenizer"), "--data.init_args.scale", 1)
@@ -46,7 +49,8 @@ def test_a_network_with_other_methods_beside_a_frozen_one(
     command += ["--model.init_args.mapper.init_args.dropout", 0]
     more = ("--trainer.max_steps", 4, "--trainer.gradient_clip_val", 1)
     enlarger(*command, *more, "--run.name", "alone")
-    torchrun(*command, *more, "--run.name", "parts", strategy="fsdp")
+    again = ("--model.init_args.transformer.init_args.checkpointing", "true")
+    torchrun(*command, *more, *again, "--run.name", "parts", strategy="fsdp")
     parts, alone = newest(Path("runs/parts")), newest(Path("runs/alone"))
     for part in ("state_dict", "optimizer_states"):
         torch.testing.assert_close(parts[part], alone[part], rtol=0, atol=1e-5)

@@ -11,7 +11,13 @@ from lightning_modules.backbone.texts import Classes
 from lightning_modules.image_model import class_path
 from lightning_modules.infinity import Infinity
 from lightning_modules.networks.infinity import Text
-from lightning_modules.next_scale import Bitwise, forced, scale_weights
+from lightning_modules.next_scale import (
+    Bitwise,
+    bit_losses,
+    forced,
+    scale_weights,
+    self_correction,
+)
 from tests.lightning_modules.next_scale_parts import BITS, space, transformer
 from tests.reference.infinity_official import random_weights
 
@@ -55,6 +61,23 @@ class TestTraining:
         assert model.logged["train/bit_accuracy"] == pytest.approx(float(right.float().mean()))
         last = each[:, scales.spans[3]].mean()
         assert model.logged["train/loss_scale_4"] == pytest.approx(float(last), rel=1e-5)
+
+    def test_bits_are_said_wrong_and_labels_mend_them(self):
+        model = method(flip_strength=1.0, flip_scales=2, reweight=False)
+        torch.manual_seed(1)
+        loss = model.training_step(batch(), 0)
+        scales = model.space.scales((4, 4))
+        torch.manual_seed(1)
+        change = self_correction(1.0, 2)
+        given = forced(model.space.encode(batch()["hr"]), scales, change)
+        none = model.transformer.no_text[:1].expand(2, 1, -1)
+        told = model.transformer.told(Text(none, torch.ones(2)))
+        logits = model.transformer(given.inputs, scales, told)
+        torch.testing.assert_close(loss, bit_losses(logits, given.bits).mean())
+        plain = method(flip_strength=0.0, reweight=False).training_step(batch(), 0)
+        none_of_it = method(flip_strength=1.0, flip_scales=0, reweight=False)
+        assert torch.equal(none_of_it.training_step(batch(), 0), plain)
+        assert abs(loss - plain) > 1e-3
 
     def test_latents_that_were_encoded_before(self):
         model, given = method(flip_strength=0.0), batch()

@@ -184,6 +184,22 @@ class TestSample:
             assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
 
     @torch.no_grad()
+    def test_guidance_goes_on_from_no_text_through_the_text(self):
+        """Logits l0 + g (l1 - l0): greedy bits are those of teacher-forced ones."""
+        text, other = texts(), Text(texts().features.flip(0), texts().lengths.flip(0))
+        both = Text(*(torch.cat(pair) for pair in zip(text, other, strict=True)))
+        how = Bitwise(tau=0, guidance=3)
+        codes = sample(self.network, SCALES, both, self.noise(), how)
+        given = forced(total_after(codes), SCALES, lambda number, residual: codes[number])
+        with_it, without = (
+            self.network(given.inputs, SCALES, self.network.told(each)) for each in (text, other)
+        )
+        odds = (without + 3 * (with_it - without)).diff(dim=-1)[..., 0]
+        assert ((odds > 0) != (with_it.diff(dim=-1)[..., 0] > 0)).any()
+        for code, span in zip(codes, SPANS, strict=True):
+            assert torch.equal((code > 0).flatten(2).mT, odds[:, span] > 0)
+
+    @torch.no_grad()
     @pytest.mark.parametrize(("mode", "torchs"), [("area", "area"), ("trilinear", "bilinear")])
     def test_inputs_are_made_small_as_is_asked(self, mode, torchs):
         network, seen = transformer().eval(), []

@@ -196,6 +196,17 @@ def test_latents_lie_on_the_lattice_of_their_tiles(part):
         assert torch.equal(field, picture[..., begin : begin + n])
 
 
+@pytest.mark.parametrize("n", [8, 16, 24, 32, 40, 48, 64, 128])
+def test_coarse_grids_of_tiles_meet(n):
+    """Scales of a next-scale model at 1024 pixels: 24, 40 and 48 are no whole pixels."""
+    first, second = grid((256, 480), (1024, 1920), 256, 32, multiple=8)
+    assert second.columns.lr.start == 224
+    one, other = (PlacedNoise(SEED, [tile]).normal((1, 3, n, n)) for tile in (first, second))
+    begin = n * 224 // 256
+    assert torch.equal(one[..., begin:], other[..., : n - begin])
+    assert not torch.equal(one[..., begin - 1 : -1], other[..., : n - begin])
+
+
 def test_a_part_of_the_output_that_is_rounded():
     """A stage at a quarter of the output's sides: at most half of one of its pixels beside."""
     tiles = grid((16, 2300), (40, 7013), 200, 32)

@@ -123,6 +123,29 @@ class TestStageTwo:
         assert not any(p.requires_grad for p in model.mapper.parameters())
         assert not any(name.startswith("mapper") for name in model.checkpoint_keys())
 
+    def test_captions(self):
+        """As cached features of the same captions; and they matter."""
+        encoder = Classes(["a", "b"])
+        told = method(encoder=encoder, text_dropout=0.0)
+        cached = encoder(["b", "a"])
+        features = {"text_features": cached.features, "text_lengths": cached.lengths}
+        losses = [
+            told.training_step(batch() | {"text": ["b", "a"]}, 0),
+            method(text_dropout=0.0).training_step(batch() | features, 0),
+            told.training_step(batch() | {"text": ["a", "b"]}, 0),
+        ]
+        assert torch.equal(losses[0], losses[1])
+        assert losses[0] != losses[2]
+        losses[0].backward()
+        assert encoder.table.weight.grad.any()
+        made = [
+            told.eval().enlarge(batch() | {"text": ["b", "a"]})["sr"],
+            method().eval().enlarge(batch() | features)["sr"],
+            method().eval().enlarge(batch())["sr"],
+        ]
+        assert torch.equal(made[0], made[1])
+        assert not torch.equal(made[1], made[2])
+
     @pytest.mark.slow
     def test_it_learns(self):
         torch.manual_seed(0)
@@ -178,11 +201,40 @@ class TestPictures:
         assert (model.tiles > 1) == (max(size) > 16)
         assert (model.bits_of(given) is None) == (size != (16, 16))
 
-    def test_tiles_of_another_size_are_refused(self):
+    @pytest.mark.parametrize(("size", "side"), [(24, 24), (30, 30), (8, 16)])
+    def test_tiles_of_another_size_are_refused(self, size, side):
         model = method().eval()
-        model.tiling = type(model.tiling)(size=24)
-        with pytest.raises(ValueError, match="4 x 3 x 3; expected 4 x 2 x 2, the one size"):
-            model.enlarge(batch(1, 24, 24))
+        model.tiling = type(model.tiling)(size=size)
+        with pytest.raises(ValueError, match=f"size is {size}, .* takes 16 pixels .* set it to 16"):
+            model.enlarge(batch(1, side, side), tiled=True)
+
+    def test_another_size_than_the_networks(self):
+        with pytest.raises(ValueError, match=r"4 x 3 x 3; expected 4 x 2 x 2, .*mapper\.init_args"):
+            method().preliminary(torch.zeros(1, BITS, 3, 3))
+
+    @pytest.mark.parametrize(("mode", "torchs"), [("area", "area"), ("trilinear", "bilinear")])
+    def test_inputs_are_made_small_as_is_asked(self, mode, torchs):
+        model, seen = method(next_input_mode=mode).eval(), []
+        model.transformer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        codes = model.bits_of(batch())
+        total = sum(functional.interpolate(code, (4, 4), mode="bilinear") for code in codes[:2])
+        expected = functional.interpolate(total, (3, 3), mode=torchs).flatten(2).mT
+        torch.testing.assert_close(seen[0][:, 4:], expected)  # after the four tokens of 2x2
+
+    def test_the_tokenizer_is_not_rounded(self):
+        """All other weights are, by trainer.precision bf16-true."""
+        model, given = method(bits=Bitwise(0)).eval(), batch()
+        plain, sizes = model.space.encode(given["lr"]), model.bits_of(given)
+        model.to(torch.bfloat16)
+        assert {p.dtype for p in model.transformer.parameters()} == {torch.bfloat16}
+        torch.set_default_dtype(torch.bfloat16)  # as Lightning does then
+        try:
+            assert torch.equal(model.space.encode(given["lr"]), plain)
+            made, bits = model.enlarge(given)["sr"], model.bits_of(given)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert made.dtype == torch.float32
+        assert (flat(bits) == flat(sizes)).float().mean() > 0.8
 
     def test_bits_are_those_of_the_picture(self):
         model, given = method(color_fix="none", bits=Bitwise(1.0)).eval(), batch()
@@ -218,8 +270,12 @@ class TestWeights:
         path = tmp_path / "NSARM.pth"
         torch.save(official, path)
         frozen = method(train_mapper=False)
-        frozen.load_weights(path)
+        with torch.no_grad():
+            frozen.mapper.trunk[0].weight.fill_(0.5)
+        frozen._name_mapper("runs/stage1")
+        frozen.load_weights(path)  # which has a mapper, so that it is no longer the run's
         assert str(path) in frozen.mapper.source
+        assert "runs/stage1" not in frozen.mapper.source
         alone = method(False).import_official(official)
         assert alone.keys() == method(False).state_dict().keys()
 
@@ -254,6 +310,65 @@ class TestWeights:
         swapped = method(mapper_weights=str(files["transformer_weights"]))
         with pytest.raises(ValueError, match="do not fit the network"):
             swapped.load_parts(lambda *_: files["transformer_weights"])
+
+    def test_a_base_that_knows_classes(self, tmp_path):
+        path = tmp_path / "base.ckpt"
+
+        def start(encoder, **more):
+            model = method(encoder=encoder, transformer_weights=str(path), **more)
+            model.load_parts(lambda *_: path)
+            return model
+
+        def base(**frozen):
+            model = Infinity(1, transformer(5), space(), encoder=Classes(["a", "b"]))
+            checkpoint = {"state_dict": model.state_dict(), "pytorch-lightning_version": "2.6"}
+            model.on_save_checkpoint(checkpoint)
+            checkpoint["frozen"] |= frozen
+            torch.save(checkpoint, path)
+            return model
+
+        table = base().encoder.table.weight
+        assert torch.equal(start(Classes(["a", "b"])).encoder.table.weight, table)
+        start(None)  # of no text
+        with pytest.raises(
+            ValueError, match=r"\(model\.init_args\.encoder\) do not fit .* \(table\.weight"
+        ):
+            start(Classes(["a", "b", "c"]))
+        other, reads = Classes(["a", "b"]), Classes(["a", "b"])
+        other.source, other.reads, reads.source = "x 1" + 15 * "0", False, "x 1" + 15 * "0"
+        base(encoder="t5 0123456789abcdef")
+        start(other)  # where none reads captions, it may be another
+        with pytest.raises(ValueError, match="were trained with the encoder of texts of t5 01234"):
+            start(reads)
+
+    def test_a_base_without_classes_leaves_them_untrained(self, tmp_path):
+        mapped, base = tmp_path / "mapper.pth", tmp_path / "base.pth"
+        torch.save(released(mapper()), mapped)
+        torch.save(random_weights(64, 2, 1, BITS, 128, 8), base)
+        files = {"mapper_weights": mapped, "transformer_weights": base}
+        for encoder, needs in ((None, False), (Classes(["a"]), True)):
+            model = method(encoder=encoder, **{name: str(path) for name, path in files.items()})
+            model.load_parts(lambda name, _: files[name])
+            assert model.needs_weights == needs
+
+    def test_a_base_of_another_size(self, tmp_path):
+        path = tmp_path / "infinity_2b_reg.pth"
+        torch.save(random_weights(128, 3, 1, BITS, 128, 8), path)
+        model = method(transformer_weights=str(path))
+        with pytest.raises(ValueError, match=r"network: .* unexpected .* of another shape") as told:
+            model.load_parts(lambda *_: path)
+        assert "infinity_2b_reg.pth (model.init_args.transformer_weights)" in str(told.value)
+        assert "one of another size" in str(told.value)
+
+    def test_a_file_without_a_mapper(self, tmp_path):
+        path = tmp_path / "infinity.pth"
+        torch.save(random_weights(64, 2, 1, BITS, 128, 8), path)
+        with pytest.raises(ValueError, match=r"\d+ missing \(mapper\.trunk") as told:
+            method().load_weights(path)
+        assert "unexpected" not in str(told.value)
+        model = method(mapper_weights=str(path))
+        with pytest.raises(ValueError, match=r"mapper_weights\) do not fit .* \d+ missing \(trunk"):
+            model.load_parts(lambda *_: path)
 
     def test_what_an_exported_file_lacks_is_missing(self, tmp_path):
         first = method(False)

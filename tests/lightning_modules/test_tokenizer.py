@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torchvision.models import squeezenet1_1
 
+from callbacks import weights
+from callbacks.lpips_network import Perceptual
 from lightning_modules.adversarial import hinge_generator
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.networks.bsq import entropy_penalty, quantized, scales_of
@@ -75,6 +78,20 @@ class TestLosses:
             seen.add(tuple(silent))
         assert len(seen) > 4
 
+    def test_smaller_ones_count_alike(self):
+        given = batch()
+        small = functional.interpolate(given["hr"], (8, 8), mode="area")
+        parts = [method().generator_loss(given | {"hr": hr})[0] for hr in (given["hr"], small)]
+        model = method(smaller=[4])
+        loss, (real, made) = model.generator_loss(given)
+        torch.testing.assert_close(loss, sum(parts) / 2)
+        assert real.shape == made.shape == (2, 3, 32, 32)
+        assert {"train/pixel", "train/pixel_4"} <= model.logged.keys()
+        with pytest.raises(ValueError, match=r"32x32 .* smaller by 3; expected multiples of 24"):
+            method(smaller=[3]).generator_loss(given)
+        with pytest.raises(ValueError, match=r"smaller is \[4, 1\]; expected factors of 2 or more"):
+            method(smaller=[4, 1])
+
     def test_perception_and_judgement(self):
         torch.manual_seed(0)
         judge, given = PatchGAN(8, 2), batch()
@@ -90,6 +107,29 @@ class TestLosses:
         extra = 0.3 * distance + 5 * hinge_generator(judge(made))
         torch.testing.assert_close(loss, plain + extra)
         assert not model.perceptual.weight.requires_grad
+
+    def test_lpips_is_loaded_for_training_alone(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("ENLARGER_WEIGHTS", str(tmp_path))
+        model = method(perceptual=Perceptual("alex"))
+        with pytest.raises(FileNotFoundError, match="the perceptual loss lacks weights"):
+            model.setup("fit")
+        model.setup("test")
+        assert model.perceptual.network is None
+
+    def test_lpips(self, tmp_path, monkeypatch):
+        torch.manual_seed(0)
+        features = squeezenet1_1(weights=None).features.state_dict()
+        file = tmp_path / "squeezenet.pth"  # as torchvision publishes it
+        torch.save({f"features.{k}": v for k, v in features.items()}, file)
+        monkeypatch.setattr(weights, "obtain", {"squeezenet": file}.get)
+        model, given = method(perceptual=Perceptual("squeeze"), perceptual_weight=0.5), batch()
+        model.setup("fit")
+        plain, (_, made) = method().generator_loss(given)
+        loss, _ = model.generator_loss(given)
+        torch.testing.assert_close(loss, plain + 0.5 * model.perceptual(made, given["hr"]).mean())
+        loss.backward()
+        assert not any(p.requires_grad for p in model.perceptual.parameters())
+        assert not any(name.startswith("perceptual") for name in model.checkpoint_keys())
 
     def test_judgement_may_begin_later(self):
         model = method(discriminator=PatchGAN(8, 2), discriminator_start=5)

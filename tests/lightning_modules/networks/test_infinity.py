@@ -61,8 +61,9 @@ def inputs() -> Tensor:
         ({"bits": 32, "depth": 32, "width": 2080, "heads": 20}, 2256.7),
         ({"bits": 32, "depth": 40, "width": 2688, "heads": 24}, 4716.4),
         ({"bits": 32, "depth": 48, "width": 3360, "heads": 28}, 8767.2),
+        ({"bits": 32, "depth": 58, "width": 4608, "heads": 36}, 19952.2),
     ],
-    ids=["8b", "2b", "layer12", "layer16", "layer24", "layer32", "layer40", "layer48"],
+    ids=["8b", "2b", "layer12", "layer16", "layer24", "layer32", "layer40", "layer48", "20b"],
 )
 def test_parameters(options: dict[str, int], millions: float) -> None:
     with torch.device("meta"):
@@ -78,6 +79,22 @@ def test_parameters_of_tests() -> None:
         sum(p.numel() for p in InfinityTransformer(16, 4, 128, 4, 256, 16).parameters())
         == 1_334_832
     )
+
+
+def test_keys_and_values_of_8b() -> None:
+    cache = Cache(published(patch=2).tokens)
+    k = torch.empty(1, 28, 1, 3584 // 28, dtype=torch.bfloat16, device="meta")
+    for number in range(40):
+        cache.extended(number, k, k)
+    assert cache.tokens == 10_521
+    held = sum(part.nbytes for pair in cache.own.values() for part in pair)
+    assert round(held / 1e9, 1) == 6.0
+
+
+def test_later_blocks_are_passed_by_more_often() -> None:
+    network = InfinityTransformer(BITS, 5, 128, 4, 256, 16, drop_path=0.2)
+    rates = [block.drop.p for block in network.blocks]
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 4])
@@ -111,6 +128,19 @@ def test_logits_are_those_of_the_equations(
             *(text.features[sample, : text.lengths[sample]], 2),
         )
         torch.testing.assert_close(found[sample].flatten(1), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_attention_is_at_most_a_hundred_times_as_sharp(text: Text, inputs: Tensor) -> None:
+    official = infinity_official.random_weights(*SIZES)
+    name = next(name for name in official if name.endswith("sa.scale_mul_1H11"))
+    found = []
+    for log_scale in (math.log(100), 6.0):
+        official[name] = torch.full_like(official[name], log_scale)
+        network = InfinityTransformer(BITS, 4, 128, 4, 256, 16).eval()
+        network.load_state_dict(from_official(official, 16))
+        with torch.no_grad():
+            found.append(network(inputs, SCALES, network.told(text)))
+    torch.testing.assert_close(*found)
 
 
 # ------------------------------------------------------------------------------- one path for both
@@ -249,12 +279,16 @@ def test_what_does_not_fit(network: InfinityTransformer, text: Text, inputs: Ten
         InfinityTransformer(8, 1, 128, 4, 128, drop_path=1)
     with pytest.raises(ValueError, match="features of texts have 128 channels; expected 256"):
         network.told(Text(text.features[..., :128], text.lengths))
-    with pytest.raises(ValueError, match="texts have up to 17 tokens; expected at most 16"):
+    with pytest.raises(
+        ValueError, match=r"texts have up to 17 tokens; expected at most 16, .* text_length"
+    ):
         network.without_text(Text(torch.zeros(1, 17, 256), torch.tensor([17])), torch.ones(1))
     told = network.told(text)
     with pytest.raises(ValueError, match=r"5 tokens begin at scale 0 .* one of \[1, 3, 9, 29\]"):
         network(inputs[:, :4], SCALES, told)
     with pytest.raises(ValueError, match="scale 1 follows on 1 tokens, and 0 are known"):
         network(inputs[:, :2], SCALES, told, first=1)
-    with pytest.raises(ValueError, match="there are 16 scales; the network knows 15"):
+    with pytest.raises(
+        ValueError, match=r"there are 16 scales, and the network knows 15: set .*levels"
+    ):
         network(inputs[:, :15], Scales([(1, 1)] * 16), told)
