@@ -189,7 +189,7 @@ class Predictions:
         try:
             # A disk that several machines share knows only by the lock where the end is now. Where
             # there are no locks, one machine's writes to the end still come one after another. Not
-            # lockf: a process would lose that lock when another thread of it closes the file.
+            # lockf: a process loses that lock when any thread of it closes the file.
             with contextlib.suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             size = os.fstat(descriptor).st_size
@@ -198,7 +198,9 @@ class Predictions:
             if os.write(descriptor, data) != len(data):
                 raise OSError(f"{self.path}: a line could not be written whole; is the disk full?")
         finally:
-            os.close(descriptor)  # and with it the lock
+            with contextlib.suppress(OSError):  # itself: a child forked meanwhile has it open, too
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
 
 
 def options_of(config: Mapping[str, Any]) -> Options:
