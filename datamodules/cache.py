@@ -34,7 +34,6 @@ from datamodules.shard_index import checksum_of
 
 log = logging.getLogger(__name__)
 
-UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 PART = re.compile(r"\.(\d+)\.part$")
 OLD_PART = 24 * 3600.0  # seconds: nobody comes back for it
 FULL_PAUSE = 60.0  # seconds during which a full disk is not tried again
@@ -370,22 +369,6 @@ def _fetch_of(
         return None if alive is None else alive.fetch(wanted, stopped)
 
     return fetch
-
-
-def parse_bytes(text: str | int, what: str) -> int:
-    """Bytes from ``50G``.
-
-    Args:
-        text: A number, or one with a unit (K, M, G, T; powers of 1024).
-        what: Where it was written, for the message.
-
-    Raises:
-        ValueError: It is no such number.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(text).strip(), re.IGNORECASE)
-    if match is None:
-        raise ValueError(f"{what} is {text!r}; expected a number of bytes such as 500M or 50G")
-    return int(float(match[1]) * UNITS[match[2].upper()])
 
 
 def _verify(part: Path, wanted: Wanted) -> None:

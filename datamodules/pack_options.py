@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from datamodules.byte_sizes import parse_bytes
 from datamodules.pack_encode import KEEP, parse_encoding
 from datamodules.pack_inputs import is_tars
 from datamodules.pack_pictures import MAX_PIXELS, Recipe
@@ -15,7 +16,6 @@ from datamodules.pack_workers import usable_cores
 from datamodules.pairs import with_scale
 from datamodules.paths import expand_path
 
-UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 DESCRIPTION = """\
 Pack pictures into WebDataset shards (tars), each with its index. Every picture is decoded once, and
@@ -44,10 +44,13 @@ def parse_size(text: str) -> int:
     Raises:
         ArgumentTypeError: ``text`` is not such a number.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if match is None or float(match[1]) == 0:
+    try:
+        size = parse_bytes(text, "it")
+    except ValueError:
+        size = 0
+    if size == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; expected e.g. 300M or 2G")
-    return int(float(match[1]) * UNITS[match[2].upper()])
+    return size
 
 
 def _pixels(text: str) -> int:

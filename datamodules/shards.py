@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from datamodules.arrays import array_of
-from datamodules.cache import DiskCache, parse_bytes
+from datamodules.byte_sizes import parse_bytes
+from datamodules.cache import DiskCache
 from datamodules.decode import UnreadableImage, decode, most_pixels
 from datamodules.jpeg import read_rows
 from datamodules.names import Names

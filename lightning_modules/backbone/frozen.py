@@ -45,16 +45,11 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """
     check_numbers(where, tensors)
     own = module.state_dict()
-    reshaped = [
-        f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
-    ]
     refuse(
         where,
         missing=[name for name in own if name not in tensors],
         unexpected=[name for name in tensors if name not in own],
-        reshaped=reshaped,
+        reshaped=_reshaped(own, tensors),
     )
     module.load_state_dict(tensors)
 
@@ -101,6 +96,14 @@ def shape_text(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape))
 
 
+def _reshaped(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    return [
+        f"{name} {shape_text(tensors[name].shape)} for {shape_text(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+
+
 def check_tensors(
     where: str | Path, own: dict[str, Tensor], state: dict[str, Tensor], missing: list[str]
 ) -> None:
@@ -116,12 +119,7 @@ def check_tensors(
         ValueError: Some are missing, unexpected, or of another shape.
     """
     unexpected = [k for k in state if k not in own]
-    reshaped = [
-        f"{k} {shape_text(state[k].shape)} for {shape_text(own[k].shape)}"
-        for k in state
-        if k in own and state[k].shape != own[k].shape
-    ]
-    if problems := counted(missing, unexpected, reshaped, 4):
+    if problems := counted(missing, unexpected, _reshaped(own, state), 4):
         raise ValueError(
             f"the tensors of {where} do not fit the model: {problems}. Is it another network, size "
             "or scale? See model.init_args and data.init_args.scale"

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader
 
 from datamodules import cache as cache_module
 from datamodules import retry
-from datamodules.cache import DiskCache, Wanted, parse_bytes
+from datamodules.byte_sizes import parse_bytes
+from datamodules.cache import DiskCache, Wanted
 from datamodules.read_ahead import ReadAhead
 from datamodules.retry import Patience, RemoteError
 from datamodules.shards import Shards

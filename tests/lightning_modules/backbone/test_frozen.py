@@ -41,7 +41,7 @@ def test_tensors_fit_or_are_named():
     with pytest.raises(
         ValueError,
         match=r"file\.pth do not fit the network: 1 missing \(bias\); 1 unexpected \(extra\); "
-        r"1 of another shape \(weight \(3, 4\) for \(3, 2\)\)",
+        r"1 of another shape \(weight 3x4 for 3x2\)",
     ):
         fit(layer, wrong, "file.pth")
     assert torch.equal(layer.weight, state["weight"])
