@@ -32,10 +32,11 @@ class BitwiseVAE(nn.Module):
         widths: Channels of each level; all but the last one halve the sides.
         layers: Residual blocks a level of the encoder; the decoder has one more.
         groups: Of channels, in each norm. The mean of a group over the picture is taken away, so
-            groups of one channel leave little of its colour.
+            groups of one channel leave little of its colour. 0 leaves the norms out: what is so
+            small that it needs none learns colours in a fraction of the steps.
 
     Raises:
-        ValueError: A width is not twice the groups, or three or more times; or a number is below 1.
+        ValueError: A width is not twice the groups, or three or more times; or a number is too low.
     """
 
     def __init__(
@@ -46,12 +47,12 @@ class BitwiseVAE(nn.Module):
         groups: int = 32,
     ) -> None:
         super().__init__()
-        if min(bits, layers, groups) < 1 or not widths:
+        if min(bits, layers) < 1 or groups < 0 or not widths:
             raise ValueError(
                 f"bits is {bits}, layers {layers}, groups {groups} and widths {list(widths)}; "
-                "expected 1 or more"
+                "expected 1 or more, or no groups"
             )
-        if wrong := [width for width in widths if width < 2 * groups or width % groups]:
+        if wrong := [width for width in widths if width < 2 * groups or width % (groups or 1)]:
             raise ValueError(
                 f"widths are {list(widths)}; expected twice the {groups} groups of the norms, or "
                 f"three or more times, not {wrong[0]}: set other widths, or groups"
@@ -59,7 +60,7 @@ class BitwiseVAE(nn.Module):
         from diffusers.models.autoencoders.vae import Decoder, Encoder  # a second
 
         kept: dict[str, Any] = {"block_out_channels": tuple(widths), "layers_per_block": layers}
-        kept |= {"norm_num_groups": groups}
+        kept |= {"norm_num_groups": groups or 1}
         self.bits = bits
         self.encoder = Encoder(
             out_channels=bits,
@@ -74,6 +75,8 @@ class BitwiseVAE(nn.Module):
             mid_block_add_attention=False,
             **kept,
         )
+        if not groups:
+            _without_norms(self)
         # The layout in memory that convolutions are fastest in; what goes through them follows.
         self.to(memory_format=torch.channels_last)
 
@@ -116,6 +119,13 @@ class BitwiseVAE(nn.Module):
         """
         pictures: Tensor = self.decoder(total.to(self._dtype))
         return (pictures + 1) / 2
+
+
+def _without_norms(network: nn.Module) -> None:
+    for part in list(network.modules()):
+        for name, child in part.named_children():
+            if isinstance(child, nn.GroupNorm):
+                setattr(part, name, nn.Identity())
 
 
 def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

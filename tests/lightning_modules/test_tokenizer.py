@@ -41,8 +41,12 @@ def batch(h=32, w=32):
 
 
 class TestLosses:
-    def test_pixels_and_bits(self):
-        model = method(pixel_weight=3.0, entropy_weight=0.5, commitment_weight=0.2)
+    @pytest.mark.parametrize(
+        ("name", "apart"), [("l1", functional.l1_loss), ("l2", functional.mse_loss)]
+    )
+    def test_pixels_and_bits(self, name, apart):
+        model = method(pixel_distance=name, pixel_weight=3.0, entropy_weight=0.5)
+        model.commitment_weight = 0.2
         hr = batch()["hr"]
         loss, (real, made) = model.generator_loss(batch())
         scales = list(scales_of(model.vae.encode(hr), GRIDS))
@@ -54,7 +58,7 @@ class TestLosses:
             (functional.normalize(scale.residual, dim=1) - scale.code).square().mean()
             for scale in scales
         )
-        expected = 3 * functional.l1_loss(decoded, hr) + 0.5 * entropy + 0.2 * distance / 4
+        expected = 3 * apart(decoded, hr) + 0.5 * entropy + 0.2 * distance / 4
         torch.testing.assert_close(loss, expected)
         assert not made.requires_grad
 
@@ -198,6 +202,7 @@ def test_a_released_file_has_the_autoencoder_alone():
         (lambda: Tokenizer(2, vae(), GRIDS), "enlarges nothing, and scale is 2"),
         (lambda: Tokenizer(1, vae(), []), "grids is empty"),
         (lambda: method(entropy_weight=-1.0), "entropy_weight is -1"),
+        (lambda: method(pixel_distance="l3"), "pixel_distance is 'l3'; expected l1 or l2"),
         (lambda: method(drop_scales=1.0), "drop_scales is 1.0; expected 0 to below 1"),
     ],
 )

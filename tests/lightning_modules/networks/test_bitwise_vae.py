@@ -99,6 +99,16 @@ def test_the_colour_of_a_picture_gets_through() -> None:
     assert float(colors.std(0).min()) > 0.05
 
 
+def test_without_norms_the_pictures_of_a_batch_and_their_parts_are_apart() -> None:
+    vae = BitwiseVAE(4, (8, 12), 1, groups=0).eval()
+    assert not [module for module in vae.modules() if isinstance(module, torch.nn.GroupNorm)]
+    pictures = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        whole, part = vae.encode(pictures), vae.encode(pictures[..., :32, :32])
+        assert vae.decode(whole).shape == pictures.shape
+    torch.testing.assert_close(whole[..., :4, :4], part[..., :4, :4])
+
+
 def test_latents_are_in_full_precision() -> None:
     vae = BitwiseVAE(4, TINY).eval()
     pictures = torch.rand(1, 3, 16, 16)
@@ -114,5 +124,7 @@ def test_what_does_not_fit() -> None:
             BitwiseVAE(4, (64, width))
     with pytest.raises(ValueError, match="bits is 0"):
         BitwiseVAE(0, (32,))
+    with pytest.raises(ValueError, match=r"groups -1 .* or no groups"):
+        BitwiseVAE(4, (32,), groups=-1)
     with pytest.raises(ValueError, match="pictures are 17x16; expected multiples of 4"):
         BitwiseVAE(4, TINY).encode(torch.rand(1, 3, 17, 16))
