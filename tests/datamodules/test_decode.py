@@ -131,7 +131,7 @@ def test_palette_with_transparency(transparency):
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_alpha_is_kept_apart(mode):
-    image = Image.fromarray(np.dstack([RGB, RGB[..., 1]]), "RGBA").convert(mode)
+    image = Image.fromarray(np.dstack([RGB, RGB[..., 1]])).convert(mode)
     picture = decode(encoded(image), "a")
     np.testing.assert_array_equal(picture.rgb, np.asarray(image.convert("RGB")))
     np.testing.assert_array_equal(picture.alpha, RGB[..., 1])

@@ -35,7 +35,7 @@ def picture(folder: Path, name: str, size: tuple[int, int], mode: str = "RGB") -
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = generator.integers(0, 256, (*size, 4), np.uint8)
-    Image.fromarray(pixels, "RGBA").convert(mode).save(path)
+    Image.fromarray(pixels).convert(mode).save(path)
 
 
 @pytest.fixture
