@@ -104,7 +104,8 @@ def test_without_torch_everything_else_is_told(
     found = verdicts(out)
     for name in ("torch", "torchvision", "GPUs", "bf16", "gloo", "lightning", "weights"):
         assert found[name] == "broken", name
-    for name in ("Python", "packages", "cores", "JPEG", "16-bit TIFF", "shards"):
+    assert found["Python"] != "broken"  # "look" in another environment than .venv
+    for name in ("packages", "cores", "JPEG", "16-bit TIFF", "shards"):
         assert found[name] == "ok", name
     assert found["training"] == "look"
     assert "OSError: libcudart.so.13: cannot open shared object file" in out
