@@ -118,6 +118,10 @@ class Tokenizer(Adversarial):
         for name, value in weighed.items():
             if not value >= 0:
                 raise ValueError(f"model.init_args.{name} is {value}; expected 0 or more")
+        if pixel_distance not in _DISTANCES:
+            raise ValueError(
+                f"model.init_args.pixel_distance is {pixel_distance!r}; expected l1 or l2"
+            )
         if not 0 <= drop_scales < 1:
             raise ValueError(f"model.init_args.drop_scales is {drop_scales}; expected 0 to below 1")
         if min(smaller, default=2) < 2:
@@ -128,10 +132,6 @@ class Tokenizer(Adversarial):
             raise ValueError("model.init_args.grids is empty; expected at least one, as [[8, 8]]")
         self.vae, self.grids = vae, [(int(h), int(w)) for h, w in grids]
         self.tile_multiple = vae.factor
-        if pixel_distance not in _DISTANCES:
-            raise ValueError(
-                f"model.init_args.pixel_distance is {pixel_distance!r}; expected l1 or l2"
-            )
         self.pixel_distance: Distance = pixel_distance
         self.pixel_weight, self.entropy_weight = pixel_weight, entropy_weight
         self.commitment_weight, self.drop_scales = commitment_weight, drop_scales
