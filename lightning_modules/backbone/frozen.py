@@ -6,15 +6,20 @@ a hash of them, so that it cannot be continued beside others in silence.
 
 from __future__ import annotations
 
+import logging
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
 
+log = logging.getLogger(__name__)
+
 _HASH = re.compile(r"\b[0-9a-f]{16}\b")  # of space.fingerprint
 _COMPILED = re.compile(r"(^|(?<=\.))_orig_mod\.")
 _DISTRIBUTED = "module."  # in front of all names
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")  # of a block, in a tensor's name
 
 
 def bare_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -40,8 +45,7 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
         where: What they were read from, for the message.
 
     Raises:
-        ValueError: Tensors are missing, unexpected or of another shape, or hold NaN; the first ones
-            are named.
+        ValueError: Tensors are missing, unexpected or of another shape, or hold NaN; see `refuse`.
     """
     check_numbers(where, tensors)
     own = module.state_dict()
@@ -68,27 +72,71 @@ def check_numbers(where: str, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def refuse(where: str, missing: list[str], unexpected: list[str], reshaped: list[str]) -> None:
-    """Say which tensors of a file do not fit a network, where there are such.
+def refuse(
+    where: str,
+    missing: list[str],
+    unexpected: list[str],
+    reshaped: list[str],
+    to: str = "network",
+    hint: str = "Is it another network, or one of another size?",
+    shown: int = 3,
+) -> None:
+    """Say which tensors of a file do not fit, where there are such.
+
+    The error names the first ``shown`` of each kind; where there are more, all are logged before.
 
     Raises:
         ValueError: One of the lists is not empty.
     """
-    if problems := counted(missing, unexpected, reshaped, 3):
-        raise ValueError(
-            f"the tensors of {where} do not fit the network: {problems}. Is it another network, or "
-            "one of another size?"
-        )
-
-
-def counted(missing: list[str], unexpected: list[str], reshaped: list[str], shown: int) -> str:
-    """How many tensors do not fit, and the first ``shown`` of each kind; empty where all do."""
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    return "; ".join(
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    kinds = {what: names for what, names in kinds.items() if names}
+    if not kinds:
+        return
+    problems = "; ".join(
         f"{len(names)} {what} ({', '.join(names[:shown])}{', ...' if len(names) > shown else ''})"
-        for what, names in problems.items()
-        if names
+        for what, names in kinds.items()
     )
+    if any(len(names) > shown for names in kinds.values()):
+        lines = [f"  {what}: {line}" for what, names in kinds.items() for line in folded(names)]
+        log.error("%s beside the %s:\n%s", where, to, "\n".join(lines))
+    raise ValueError(f"the tensors of {where} do not fit the {to}: {problems}. {hint}")
+
+
+def folded(names: Iterable[str]) -> list[str]:
+    """All of many tensors' names in few lines.
+
+    Names that differ only in the number of a block are one line: ``blocks.{0-3,7}.weight``. Several
+    numbers stand in one line only where each goes with each.
+    """
+    alike: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
+    for name in names:
+        numbers = tuple(int(number) for number in _NUMBER.findall(name))
+        alike.setdefault(tuple(_NUMBER.split(name)), []).append(numbers)
+    lines = []
+    for texts, found in alike.items():
+        columns = [sorted(set(column)) for column in zip(*found, strict=True)]
+        if math.prod(map(len, columns)) == len(found):
+            lines.append(_woven(texts, map(_ranges, columns)))
+        else:
+            lines += [_woven(texts, map(str, numbers)) for numbers in found]
+    return lines
+
+
+def _woven(texts: Sequence[str], numbers: Iterable[str]) -> str:
+    return texts[0] + "".join(n + text for n, text in zip(numbers, texts[1:], strict=True))
+
+
+def _ranges(numbers: list[int]) -> str:
+    if len(numbers) == 1:
+        return str(numbers[0])
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    texts = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+    return f"{{{','.join(texts)}}}"
 
 
 def shape_text(shape: Iterable[int]) -> str:
@@ -118,12 +166,15 @@ def check_tensors(
     Raises:
         ValueError: Some are missing, unexpected, or of another shape.
     """
-    unexpected = [k for k in state if k not in own]
-    if problems := counted(missing, unexpected, _reshaped(own, state), 4):
-        raise ValueError(
-            f"the tensors of {where} do not fit the model: {problems}. Is it another network, size "
-            "or scale? See model.init_args and data.init_args.scale"
-        )
+    refuse(
+        str(where),
+        missing,
+        unexpected=[name for name in state if name not in own],
+        reshaped=_reshaped(own, state),
+        to="model",
+        hint="Is it another network, size or scale? See model.init_args and data.init_args.scale",
+        shown=4,
+    )
 
 
 def loaded_apart(model: nn.Module) -> dict[str, str]:
