@@ -25,7 +25,7 @@ from PIL import Image
 from datamodules import pack
 from tests.conftest import REPO
 from tests.docs.blocks import Block, blocks, files, pages
-from tests.docs.stand_in import PROGRAMS
+from tests.docs.stand_in import FOLDER, PROGRAMS
 
 LONGEST = 1200  # seconds of one block
 NOT_SHARED = (".git", ".venv", "runs", "site")
@@ -108,7 +108,7 @@ def make_folder(folder: Path, page: Path) -> None:
     for name, text in files(page).items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
-    programs = folder / ".programs"
+    programs = folder / FOLDER
     programs.mkdir()
     stand_in = [sys.executable, str(REPO / "tests" / "docs" / "stand_in.py")]
     for name in PROGRAMS:
@@ -135,7 +135,7 @@ def check(block: Block, folder: Path) -> Iterator[Row]:
     environment = {
         **os.environ,
         "HOME": str(folder),
-        "PATH": f"{folder / '.programs'}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{folder / FOLDER}{os.pathsep}{os.environ['PATH']}",
         "ENLARGER_DATA": str(folder / "my" / "data"),
         "ENLARGER_WEIGHTS": os.environ.get("ENLARGER_WEIGHTS", str(folder / "my" / "weights")),
         "HF_HUB_OFFLINE": "1",

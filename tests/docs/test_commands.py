@@ -108,6 +108,7 @@ def test_a_block_is_run_in_a_folder_like_a_checkout(tmp_path: Path) -> None:
 
     good = "python -c 'print(1)'"
     assert results(good) == [("run", "ok")]
+    assert results("make clean") == [("make -n", "ok")]  # by make itself, not by its stand-in again
     assert results("ls my/photos") == [("run", "ok")]
     assert results(f"{good}\nls nowhere") == [("run", "ok"), ("run", results("ls nowhere")[0][1])]
     assert "nowhere" in results("ls nowhere")[0][1]
