@@ -52,13 +52,15 @@ def found(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_tables(found: dict[str, Any]) -> None:
-    gaps, bits, robust, strengths = found.values()
+    gaps, bits, robust, apart, strengths = found.values()
     assert "tokenizer-limited" not in next(iter(found))
     assert gaps["bicubic"] == {"below": 1.5}
     assert gaps["NSARM"] == {"below": 3.0}
     assert bits["NSARM"] == {"1x1": 0.9}
     assert list(robust["NSARM"].values()) == [2, -1.5, 4.5, 1, 0]  # gains are 0 and -3
     assert list(robust["regression"].values()) == [2, 0, 0, 0, 0]
+    assert apart["NSARM"] == {"difference": 4.5, "from": 0, "to": 4.5}  # of two, once the same one
+    assert apart["NSARM, colours of LR"] == {"difference": 0, "from": 0, "to": 0}
     assert strengths["NSARM"] == {"1": 0, "2": 0, "3": 0, "4": 0, "5": -1.5}
 
 
