@@ -37,12 +37,12 @@ from benchmarks.invsr import clock_of, megabytes
 from benchmarks.report import write_report
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.networks.bitwise_vae import BitwiseVAE
-from lightning_modules.networks.bsq import enlarged, quantized, shrunk, to_tokens
+from lightning_modules.networks.bsq import enlarged, quantized, shrunk, to_tokens, total_after
 from lightning_modules.networks.infinity import InfinityTransformer, Text
 from lightning_modules.networks.infinity_block import Cache
 from lightning_modules.networks.scales import Scales, published
 from lightning_modules.networks.transformation import RELEASED, Branch, Transformation
-from lightning_modules.next_scale import Bitwise, drawn_code, sample, total_after
+from lightning_modules.next_scale import Bitwise, drawn_code, sample
 from lightning_modules.noise import Noise
 
 ROWS = ("one pass", "seven passes", "no cache")

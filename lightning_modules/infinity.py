@@ -20,6 +20,7 @@ from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.backbone.frozen import bare_names
 from lightning_modules.backbone.texts import Texts
 from lightning_modules.base import Generator
+from lightning_modules.networks.bsq import total_after
 from lightning_modules.networks.infinity import InfinityTransformer, from_official
 from lightning_modules.next_scale import (
     Bitwise,
@@ -28,7 +29,6 @@ from lightning_modules.next_scale import (
     sample,
     scale_weights,
     self_correction,
-    total_after,
 )
 from lightning_modules.next_scale_model import NextScale, adamw
 from lightning_modules.noise import Noise

@@ -274,13 +274,3 @@ def _logits(
         return logits
     with_it, without = logits.chunk(2)
     return with_it if mixture is not None else without + how.guidance * (with_it - without)
-
-
-def total_after(codes: Sequence[Tensor]) -> Tensor:
-    """The sum of all scales' codes at the size of the last one, for the decoder.
-
-    Args:
-        codes: (B, d, h_k, w_k) of each scale.
-    """
-    size = (codes[-1].shape[-2], codes[-1].shape[-1])
-    return torch.stack([enlarged(code, size) for code in codes]).sum(0)

@@ -36,7 +36,7 @@ from lightning_modules.backbone.texts import Texts
 from lightning_modules.base import SuperResolver
 from lightning_modules.color import ColorFix
 from lightning_modules.networks import infinity, transformation
-from lightning_modules.networks.bsq import Down, quantized, scales_of
+from lightning_modules.networks.bsq import Down, quantized, scales_of, total_after
 from lightning_modules.networks.infinity import InfinityTransformer
 from lightning_modules.networks.scales import Scales
 from lightning_modules.networks.transformation import Transformation
@@ -46,7 +46,6 @@ from lightning_modules.next_scale import (
     forced,
     sample,
     scale_weights,
-    total_after,
 )
 from lightning_modules.next_scale_model import NextScale, adamw
 from lightning_modules.noise import Noise

@@ -115,25 +115,17 @@ def scales_of(
         yield Scale(residual, code, total)
 
 
-def total_of(bits: Sequence[Tensor], size: Size) -> Tensor:
-    """What bits of all scales say together, for the decoder.
+def total_after(codes: Sequence[Tensor]) -> Tensor:
+    """The sum of all scales' codes at the size of the last one, for the decoder.
 
     Args:
-        bits: (B, d, h, w) of 0 and 1, of each scale.
-        size: (H, W) of the latent.
+        codes: (B, d, h_k, w_k) of each scale.
 
     Returns:
-        (B, d, H, W).
-
-    Raises:
-        ValueError: There are others than 0 and 1.
+        (B, d, h, w).
     """
-    for scale in bits:
-        if ((scale != 0) & (scale != 1)).any():
-            raise ValueError(
-                f"bits go from {scale.min().item()} to {scale.max().item()}; expected 0 and 1"
-            )
-    return torch.stack([enlarged(from_bits(scale), size) for scale in bits]).sum(0)
+    size = (codes[-1].shape[-2], codes[-1].shape[-1])
+    return torch.stack([enlarged(code, size) for code in codes]).sum(0)
 
 
 def shrunk(x: Tensor, size: Size, mode: Down = "area") -> Tensor:

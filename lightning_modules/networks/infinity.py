@@ -161,7 +161,9 @@ class InfinityTransformer(nn.Module):
         return text._replace(features=torch.where(where.view(-1, 1, 1), none, features))
 
     def told(self, text: Text) -> Told:
-        """What all scales need of the texts.
+        """What all scales need of the texts, in the weights' precision also under autocast.
+
+        So Infinity computes them: each block is scaled and shifted by them.
 
         Args:
             text: Of the batch.
@@ -177,10 +179,11 @@ class InfinityTransformer(nn.Module):
             )
         mask = torch.arange(text.features.shape[1], device=text.lengths.device)
         mask = (mask < text.lengths.view(-1, 1))[:, None, None]
-        t = self.text_norm(text.features.to(self.text_norm.weight.dtype))
-        pooled = self.pool(t, mask).float()
-        shared = self.shared(functional.silu(pooled).to(self.shared.weight.dtype))
-        return Told(pooled, self.text_in(t), mask, shared.view(len(t), 1, 6, self.width))
+        with torch.autocast(text.features.device.type, enabled=False):
+            t = self.text_norm(text.features.to(self.text_norm.weight.dtype))
+            pooled = self.pool(t, mask).float()
+            shared = self.shared(functional.silu(pooled).to(self.shared.weight.dtype))
+            return Told(pooled, self.text_in(t), mask, shared.view(len(t), 1, 6, self.width))
 
     # ------------------------------------------------------------------------------------- network
 
@@ -243,7 +246,8 @@ class InfinityTransformer(nn.Module):
         # Embedded tokens, and the number of the scale after their last.
         parts = [told.pooled[:, None] + self.start] if first == 0 else []
         if inputs is not None:
-            parts.append(self.tokens_in(inputs.to(self.tokens_in.weight.dtype)))
+            with torch.autocast(inputs.device.type, enabled=False):  # as in Infinity
+                parts.append(self.tokens_in(inputs.to(self.tokens_in.weight.dtype)))
         count = sum(part.shape[1] for part in parts)
         start = scales.spans[first].start
         ends = [span.stop - start for span in scales.spans]

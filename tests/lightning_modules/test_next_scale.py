@@ -19,7 +19,6 @@ from lightning_modules.next_scale import (
     sample,
     scale_weights,
     self_correction,
-    total_after,
 )
 from lightning_modules.noise import Noise
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS, transformer
@@ -140,7 +139,7 @@ class TestSample:
     def test_greedy_bits_are_the_likelier_ones_of_teacher_forced_logits(self):
         """One code path: what was drawn scale by scale is what all scales at once would say."""
         codes = sample(self.network, SCALES, texts(), self.noise(), Bitwise(tau=0))
-        given = forced(total_after(codes), SCALES, lambda number, residual: codes[number])
+        given = forced(bsq.total_after(codes), SCALES, lambda number, residual: codes[number])
         logits = self.network(given.inputs, SCALES, self.network.told(texts()))
         likelier = (logits[..., 1] > logits[..., 0]).float()
         for code, span in zip(codes, SPANS, strict=True):
@@ -190,7 +189,7 @@ class TestSample:
         both = Text(*(torch.cat(pair) for pair in zip(text, other, strict=True)))
         how = Bitwise(tau=0, guidance=3)
         codes = sample(self.network, SCALES, both, self.noise(), how)
-        given = forced(total_after(codes), SCALES, lambda number, residual: codes[number])
+        given = forced(bsq.total_after(codes), SCALES, lambda number, residual: codes[number])
         with_it, without = (
             self.network(given.inputs, SCALES, self.network.told(each)) for each in (text, other)
         )
@@ -205,6 +204,6 @@ class TestSample:
         network, seen = transformer().eval(), []
         network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
         codes = sample(network, SCALES, texts(), self.noise(), Bitwise(1.0), mode=mode)
-        total = total_after([*codes[:2], torch.zeros(2, BITS, 4, 4)])
+        total = bsq.total_after([*codes[:2], torch.zeros(2, BITS, 4, 4)])
         expected = functional.interpolate(total, (3, 3), mode=torchs)
         torch.testing.assert_close(seen[2], expected.flatten(2).mT)

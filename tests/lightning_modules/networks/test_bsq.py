@@ -74,7 +74,8 @@ def test_residuals_are_those_of_infinity(f: Tensor) -> None:
         assert torch.equal(scale.bits, expected)
     torch.testing.assert_close(scales[-1].total, total)
     # And bits alone give the same.
-    torch.testing.assert_close(bsq.total_of(bits, (6, 8)), total)
+    again = bsq.total_after([bsq.from_bits(scale) for scale in bits])
+    assert torch.equal(again, scales[-1].total)
 
 
 def test_codes_teach_their_own_scale_and_none_before(f: Tensor) -> None:
@@ -141,12 +142,6 @@ def test_share_of_flips(probability: float) -> None:
 def test_another_size_than_the_last_scale(f: Tensor) -> None:
     with pytest.raises(ValueError, match="the latent is 6x8, and the last scale 3x4"):
         next(bsq.scales_of(f, SIZES[:-1]))
-
-
-@pytest.mark.parametrize("value", [2, -1])
-def test_what_is_no_bit(value: int) -> None:
-    with pytest.raises(ValueError, match="expected 0 and 1"):
-        bsq.total_of([torch.full((1, 2, 3, 3), value)], (3, 3))
 
 
 # ---------------------------------------------------------------------------------------- the rest
