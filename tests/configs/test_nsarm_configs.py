@@ -149,6 +149,14 @@ def test_the_miniature_as_a_newcomer_types_it(
         enlarger(*words, *run, *few)
     for name in ("tokenizer", "base", "stage1", "stage2", "control"):
         assert list(Path("runs", f"mini_nsarm_{name}", "checkpoints").glob("*.ckpt"))
+    generator = ("--config", str(MINI / "base.yaml"), *run)
+    enlarger("test", *generator, "--trainer.limit_test_batches", "1")
+    results = json.loads(Path("runs/mini_nsarm_base/results.json").read_text())
+    metrics = {row["metric"] for row in results["results"]}  # of sets, for it restores nothing
+    assert {"kid_thumb", "swd"} <= metrics
+    assert "psnr" not in metrics
+    enlarger("predict", *generator)
+    assert len(list(Path("runs/mini_nsarm_base/predict").glob("*.png"))) == 16
     Image.new("RGB", (20, 30), (200, 90, 30)).save("small.png")
     for name, scale in (("tokenizer", 1), ("stage1", 4), ("stage2", 4), ("control", 4)):
         words = ("--config", str(MINI / f"{name}.yaml"), *run)
