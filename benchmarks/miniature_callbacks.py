@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from benchmarks.memory import Peak
 from callbacks.base import Measured, Metric, MetricProtocol, Record
 from callbacks.evaluation import output_image
 from callbacks.image_file import Extras, write_image
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from datamodules.base import Batch
 
 OUTPUTS = "outputs"  # folder in the row's run, with one a seed
+BATCHES = 3  # of each dataset: those whose memory is looked at
 HR = "hr"  # beside those of seeds
 
 
@@ -33,7 +35,8 @@ class Cost(Metric):
     the model holds by a name of its own: of a diffusion, the network's. A base that is asked for
     features and pictures apart, as CasArbi's is, has none. ``parameters`` are those that the model
     restores by, in millions, and ``memory`` is the most that a batch needed beside what was there
-    before it, in MiB: of the card, or of the process where the system says it (Linux).
+    before it, in MiB, the median of the first three of a dataset: of the card, or of the process
+    where the system says it (Linux).
 
     Args:
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
@@ -50,7 +53,8 @@ class Cost(Metric):
     ) -> None:
         super().__init__(every_n, limit, label)
         self._begun, self._calls = 0.0, 0
-        self._parameters, self._peak = 0.0, Peak(torch.device("cpu"))
+        self._parameters = 0.0
+        self._peak: Peak | None = None
         self._hooks: list[RemovableHandle] = []
 
     def protocol(self) -> MetricProtocol:
@@ -82,16 +86,18 @@ class Cost(Metric):
     ) -> None:
         """The batch is on the device."""
         _wait(pl_module.device)
-        self._peak = Peak(pl_module.device)
+        # To look for it takes the heap's free room away, and so time: not in most batches.
+        self._peak = Peak(pl_module.device) if batch_idx < BATCHES else None
         self._begun, self._calls = time.perf_counter(), 0
 
     on_validation_batch_start = on_test_batch_start
 
     def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """(B, 3) seconds, calls, and memory, which is not a number where nobody says it."""
+        """(B, 3) seconds, calls, and memory, which is not a number where nobody looked."""
         _wait(sr.device)
         seconds = (time.perf_counter() - self._begun) / len(sr)
-        found = [[seconds, self._calls, self._peak.reached()]]
+        memory = math.nan if self._peak is None else self._peak.reached()
+        found = [[seconds, self._calls, memory]]
         return torch.tensor(found, dtype=torch.float64).repeat(len(sr), 1)
 
     def summarise(self, dataset: Any, images: Measured) -> list[Record]:
@@ -102,45 +108,12 @@ class Cost(Metric):
             "calls": statistics.fmean(calls),
             "parameters": self._parameters,
         }
-        if not any(math.isnan(value) for value in memory):
-            values["memory"] = max(memory)
+        if known := [value for value in memory if not math.isnan(value)]:
+            values["memory"] = statistics.median(known)
         return [self.record(dataset, v, len(images), name) for name, v in values.items()]
 
     def _count(self, module: torch.nn.Module, arguments: Any) -> None:
         self._calls += 1
-
-
-class Peak:
-    """The most memory that is in use from now on, beside what is now.
-
-    Args:
-        device: Whose; of a CPU, the resident memory of this process.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            self._before = float(torch.cuda.memory_allocated(device))
-            return
-        try:
-            Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now
-            self._before = _resident("VmRSS")
-        except OSError:
-            self._before = math.nan
-
-    def reached(self) -> float:
-        """MiB; not a number where the system does not say it."""
-        if self.device.type == "cuda":
-            return (torch.cuda.max_memory_allocated(self.device) - self._before) / 2**20
-        return math.nan if math.isnan(self._before) else (_resident("VmHWM") - self._before) / 2**20
-
-
-def _resident(name: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return 1024.0 * int(line.split()[1])
-    return math.nan
 
 
 class KeepOutputs(Callback):
