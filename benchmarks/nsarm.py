@@ -13,9 +13,9 @@ no cache        all tokens so far are computed anew at each scale
 `seconds` are those of a whole picture, nothing subtracted (the release's own timer leaves out the
 time of its first seven scales), with those of the parts; `tokens_a_second` counts all 10,521.
 Beside `no cache` stands the factor that the numbers of tokens predict: `linear` for what is done
-for each token, `pairs` for attention. `cache_bytes` are those of keys and values, for which room is
-made at once, and `cache_formula` is 2 x blocks x channels x tokens x bytes of a number. With one
-thread, the default, seconds are CPU time. Prints JSON, and writes it to
+for each token, `pairs` for attention. `cache_bytes` is by how much the memory in use grew when keys
+and values of all tokens were kept, and `cache_formula` is 2 x blocks x channels x tokens x bytes of
+a number. With one thread, the default, seconds are CPU time. Prints JSON, and writes it to
 benchmarks/results/nsarm.json.
 """
 
@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.invsr import clock_of, megabytes
+from benchmarks.memory import held
 from benchmarks.report import write_report
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.networks.bitwise_vae import BitwiseVAE
@@ -127,14 +128,18 @@ def predicted(scales: Scales, known: int = KNOWN) -> dict[str, float]:
 
 
 def cache_bytes(parts: Parts) -> dict[str, int]:
-    """Of keys and values after a picture, measured and by formula."""
-    cache = Cache(parts.scales.tokens)
-    given = (None, parts.scales, parts.network.told(parts.text), 0, cache)
-    parts.network(*given)
-    held = [tensor for pair in cache.own.values() for tensor in pair]
-    size = 2 if torch.is_autocast_enabled(held[0].device.type) else 4
+    """Of keys and values of all tokens: by how much what is in use grew, and by formula."""
+    device = parts.lr.device
+    shape = (1, parts.scales.tokens - 1, parts.network.bits)
+    inputs, told = torch.zeros(shape, device=device), parts.network.told(parts.text)
+    parts.network(inputs, parts.scales, told, 0, Cache(parts.scales.tokens))  # libraries' own
+    before, cache = held(device), Cache(parts.scales.tokens)
+    parts.network(inputs, parts.scales, told, 0, cache)
+    grown = held(device) - before
+    size = 2 if torch.is_autocast_enabled(device.type) else 4
     formula = 2 * len(parts.network.blocks) * parts.network.width * parts.scales.tokens * size
-    return {"cache_bytes": sum(t.nbytes for t in held), "cache_formula": formula}
+    del cache
+    return {"cache_bytes": round(grown), "cache_formula": formula}
 
 
 def measure(row: str, width: float, depth: float, repeats: int, device: str) -> dict[str, Any]:
@@ -164,7 +169,7 @@ def measure(row: str, width: float, depth: float, repeats: int, device: str) -> 
             times.append(clock())
             found.append([b - a for a, b in pairwise(times)])
         peak_mb = megabytes(device)
-        held = cache_bytes(parts)
+        keys_and_values = cache_bytes(parts)
     of_part = [statistics.median(column) for column in zip(*found[1:], strict=True)]
     seconds = statistics.median(sum(times) for times in found[1:])
     return {
@@ -175,7 +180,7 @@ def measure(row: str, width: float, depth: float, repeats: int, device: str) -> 
         "tokens_a_second": round(parts.scales.tokens / of_part[1], 1),
         "start_mb": start_mb,
         "peak_mb": peak_mb,
-        **held,
+        **keys_and_values,
         "parameters": parts.parameters(),
     }
 
