@@ -171,6 +171,17 @@ def strengths(run_of: Callable[[str], Path]) -> Table:
     return found
 
 
+def strips(run_of: Callable[[str], Path], trained: Callable[[str], Path]) -> dict[str, Path]:
+    """What is decoded after each scale: of the tokenizer, and of NSARM."""
+    said = sorted((trained("tokenizer") / "samples").glob("scales-val-*.png"))
+    return {
+        "The tokenizer's bits of HR, decoded after each scale (validation)": said[-1],
+        "NSARM's outputs, decoded after each scale (test)": run_of("nsarm")
+        / "samples"
+        / "scales-test.png",
+    }
+
+
 def _gains(run_of: Callable[[str], Path], name: str) -> list[float]:
     reference, own = _psnr(run_of(BICUBIC)), _psnr(run_of(name))
     return [own[key] - reference[key] for key in reference]
@@ -253,6 +264,7 @@ NSARM = Method(
     data="configs/data/nsarm_mini.yaml",
     side=64,
     tables=tables,
+    strips=strips,
     metrics="configs/callbacks/mini_bits.yaml",
     shown=(_CEILING, BICUBIC, "control", "resshift", "stage1", "frozen", "nsarm"),
     shown_scales=(4.0,),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmarks.miniature_callbacks import HR, OUTPUTS
 from benchmarks.miniature_numbers import Measured, set_of
 from benchmarks.miniature_plan import Plan
-from benchmarks.miniature_report import COLUMNS
+from benchmarks.miniature_report import COLUMNS, strips
 from callbacks.results_file import write_whole
 from callbacks.scatter import Point, Quantity, scatter
 
@@ -23,7 +24,8 @@ def draw(plan: Plan, path: Path) -> Path | None:
 
     Args:
         plan: Its commands are done.
-        path: The file; those of perception against distortion end in the metric's name.
+        path: The file; names of the others end in the metric that is drawn against distortion, or
+            in the number of a strip.
 
     Returns:
         The file, or None where a row of the picture was not measured.
@@ -42,7 +44,14 @@ def draw(plan: Plan, path: Path) -> Path | None:
     page([names[n] for n in rows] + ["HR"], lines).save(path, optimize=True)
     for metric in plan.method.plane:
         write_whole(path.with_name(f"{path.stem}_{metric}.svg"), plane(plan, metric))
+    copy_strips(plan, path)
     return path
+
+
+def copy_strips(plan: Plan, path: Path) -> None:
+    """Lay the pictures that runs wrote themselves beside the picture. Args as ``draw``'s."""
+    for number, strip in enumerate(strips(plan).values(), 1):
+        shutil.copyfile(strip, path.with_name(f"{path.stem}_strip_{number}.png"))
 
 
 def plane(plan: Plan, metric: str) -> str:

@@ -73,7 +73,15 @@ def collect(plan: Plan) -> dict[str, Any]:
         "claims": [_judged(claim, measured, gate) for claim in claims],
         "tables": _further(plan) if gate["open"] else {},
         "plane": list(plan.method.plane),
+        "strips": list(strips(plan)),
     }
+
+
+def strips(plan: Plan) -> dict[str, Path]:
+    """Pictures that runs wrote themselves, by what they show; none before all rows are there."""
+    found = plan.method.strips
+    whole = len(plan.rows) == len(plan.method.rows)
+    return found(plan.run_of, plan.trained) if found is not None and whole else {}
 
 
 def _further(plan: Plan) -> dict[str, Any]:
@@ -202,16 +210,19 @@ def markdown(report: dict[str, Any], name: str) -> str:
         name: Of the method: the picture's file is named after it.
     """
     results, machine = report["results"], report["machine"]
+    seeds = len(results["seeds"])
     crops = max(len(keys) for keys in results["images"].values())
     minutes = [
         sum(part["seconds"] for part in results[what].values()) / 60
         for what in ("trainings", "evaluations")
     ]
+    each = ", ".join(f"{k} {v['seconds'] / 60:.0f}" for k, v in results["trainings"].items())
     text = [
         f"{crops} crops of {results.get('side', 192)} pixels at each scale; means over "
-        f"{len(results['seeds'])} seeds for what samples, with their deviation. {results['note']}",
-        f"Training took {minutes[0]:.0f} minutes and evaluation {minutes[1]:.0f}, summed over "
-        f"processes, on {machine['cpu']} ({machine['cores']} cores). `{report['command']}`",
+        f"{seeds} seed{'s' * (seeds != 1)} for what samples, with their deviation. "
+        f"{results['note']}",
+        f"Training took {minutes[0]:.0f} minutes ({each}) and evaluation {minutes[1]:.0f}, summed "
+        f"over processes, on {machine['cpu']} ({machine['cores']} cores). `{report['command']}`",
         _gate_text(results["gate"]),
     ]
     if facts := results.get("facts"):
@@ -243,6 +254,8 @@ def markdown(report: dict[str, Any], name: str) -> str:
     text.append(_claims(results))
     pictures = f"../../benchmarks/results/{name}_miniature"
     text.append(f"![Crops]({pictures}.png)")
+    for number, what in enumerate(results.get("strips", []), 1):
+        text.append(f"{what}:\n\n![{what}]({pictures}_strip_{number}.png)")
     for metric in results.get("plane", []):
         text.append(f"![{COLUMNS[metric]} against PSNR, a point a row]({pictures}_{metric}.svg)")
     return "\n\n".join(filter(None, text)) + "\n"

@@ -17,6 +17,7 @@ BICUBIC = "bicubic"
 
 # By row, then by column.
 Table = dict[str, dict[str, float]]
+Folders = Callable[[str], Path]
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,8 @@ class Method:
         its name.
     headline: The claim that the paper makes first, by its text; for the table of all methods.
     plane: Metrics of perception, each of which is drawn against PSNR.
+    strips: Pictures that runs wrote themselves, by what they show: of the folder of a row's run,
+        and of that of a training, by their names.
     """
 
     trainings: tuple[Training, ...]
@@ -160,6 +163,7 @@ class Method:
     tables: Callable[[Callable[[str], Path]], dict[str, Table]] | None = None
     headline: str = ""
     plane: tuple[str, ...] = ()
+    strips: Callable[[Folders, Folders], dict[str, Path]] | None = None
 
     def __post_init__(self) -> None:
         """Refuse names that are not there.

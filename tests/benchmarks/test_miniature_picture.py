@@ -11,8 +11,10 @@ from PIL import Image
 
 from benchmarks import miniature_picture
 from benchmarks.miniature_comparison import COMPARISON
-from benchmarks.miniature_picture import GAP, LINE, SIDE, chosen, page, wrapped
+from benchmarks.miniature_nsarm import NSARM
+from benchmarks.miniature_picture import GAP, LINE, SIDE, chosen, copy_strips, page, wrapped
 from benchmarks.miniature_plan import Plan
+from benchmarks.miniature_report import strips
 from callbacks.scatter import Point
 
 KEYS = ["kodak_x2_7/kodim01/0", "kodak_x2_7/kodim02/0", "set14_x2_7/baboon/0", "set14_x2_7/lenna/0"]
@@ -44,6 +46,25 @@ def test_labels_are_wrapped_at_words() -> None:
     assert wrapped("one two three", 7, len) == ["one two", "three"]
     assert wrapped("incomprehensible", 7, len) == ["incomprehensible"]
     assert wrapped("one", 7, len) == ["one"]
+
+
+def test_strips_of_runs_lie_beside_the_picture(tmp_path: Path) -> None:
+    plan = Plan("nsarm", NSARM, tmp_path, Path("data.yaml"), (0,))
+    written = {
+        plan.trained("tokenizer") / "samples" / "scales-val-00001000.png": "old",
+        plan.trained("tokenizer") / "samples" / "scales-val-00002000.png": "new",
+        plan.run_of("nsarm") / "samples" / "scales-test.png": "nsarm",
+    }
+    for path, text in written.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    copy_strips(plan, tmp_path / "nsarm_miniature.png")
+    found = {path.name: path.read_text() for path in tmp_path.glob("*.png")}
+    assert found == {
+        "nsarm_miniature_strip_1.png": "new",
+        "nsarm_miniature_strip_2.png": "nsarm",
+    }
+    assert strips(plan._replace(only=("nsarm",))) == {}
 
 
 def test_rows_are_points_of_a_plane(monkeypatch: pytest.MonkeyPatch) -> None:
