@@ -26,12 +26,12 @@ install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
 	@if command -v uv >/dev/null; then \
 	  ([ -x $(BIN)/python ] || uv venv --python '>=3.11' .venv) && \
-	  uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev,docs,lmdb,spandrel]'; \
+	  uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev,docs,lmdb,onnx,spandrel]'; \
 	else \
 	  $(PYTHON) -c 'import sys; sys.exit("Enlarger needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...") if sys.version_info < (3, 11) else 0' && \
 	  ([ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear .venv) && \
 	  $(BIN)/python -m pip install --quiet --upgrade pip && \
-	  $(BIN)/python -m pip install -c constraints.txt -e '.[dev,docs,lmdb,spandrel]'; \
+	  $(BIN)/python -m pip install -c constraints.txt -e '.[dev,docs,lmdb,onnx,spandrel]'; \
 	fi
 	@touch $@
 
@@ -75,7 +75,7 @@ test-faults: install
 MINIMUM := .venv-minimum
 $(MINIMUM)/.installed: pyproject.toml
 	uv venv --clear --python 3.11 $(MINIMUM)
-	uv pip install --compile-bytecode --resolution lowest-direct --python $(MINIMUM)/bin/python -e '.[dev,lmdb,spandrel]'
+	uv pip install --compile-bytecode --resolution lowest-direct --python $(MINIMUM)/bin/python -e '.[dev,lmdb,onnx,spandrel]'
 	@touch $@
 
 test-minimum: $(MINIMUM)/.installed

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 from benchmarks.report import write_report
 
 REPO = Path(__file__).resolve().parents[1]
-EXTRAS = ("lmdb", "spandrel")  # those that `make install` brings besides the tools
+EXTRAS = ("lmdb", "onnx", "spandrel")  # those that `make install` brings besides the tools
 
 
 def main() -> None:

@@ -37,6 +37,7 @@ from lightning_modules.regression import Regression
 from lightning_modules.weights import read_metadata, read_weights
 from tests.commands.fake_hub import Hub
 from tests.lightning_modules.backbone.unets import CLASSES, WRAPPERS, inputs, small_kl, wrapped
+from tests.quick import quick
 
 Enlarger = Callable[..., None]
 Refusal = Callable[..., str]
@@ -253,8 +254,9 @@ def test_what_diffusers_can_not_read(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------- ONNX
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("network", [edsr, IMDN, lambda scale: AnySizeEDSR(scale, 2, 1, 8)])
+@pytest.mark.parametrize(
+    "network", quick([edsr, IMDN, lambda scale: AnySizeEDSR(scale, 2, 1, 8)], edsr)
+)
 @torch.no_grad()
 def test_onnx_gives_the_same_pictures(network: Any, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
