@@ -1,7 +1,7 @@
 """IMDN's published weights on Set5 and Set14: `ENLARGER_WEIGHTS=... python -m benchmarks.imdn`.
 
-Runs the test that README shows for each set and scale, with `$ENLARGER_DATA` as well, and writes
-benchmarks/results/imdn.json and README's table, beside the figures that the paper prints.
+Runs the test that README shows for each set and scale, with `$ENLARGER_DATA` as well and bicubic
+beside it, and writes benchmarks/results/imdn.json and README's table, with the paper's figures.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from benchmarks.report import placed, write_report
 from callbacks.results_file import load_results, write_whole
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+CONTROLLED = "configs/callbacks/quality.yaml"  # PSNR and SSIM alone, and bicubic
 MARKS = ("<!-- imdn -->", "<!-- end of imdn -->")
 SETS, SCALES = ("set5", "set14"), (2, 3, 4)
 TITLES = {"set5": "Set5", "set14": "Set14"}
@@ -53,6 +54,7 @@ def test(name: str, scale: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         words = ["test", "--config", f"configs/experiment/imdn_{name}.yaml"]
         words += ["--data.init_args.scale", str(scale), "--run.root", folder, "--run.name", "imdn"]
+        words += ["--trainer.callbacks", CONTROLLED]
         subprocess.run([sys.executable, "main.py", *words], cwd=REPOSITORY, check=True)
         rows = load_results(Path(folder, "imdn", "results.json"))["results"]
     found: dict[str, Any] = {"imdn": {}, "bicubic": {}}
