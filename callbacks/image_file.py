@@ -117,6 +117,25 @@ def fitting_profile(icc: bytes | None, channels: int) -> bytes | None:
     return icc if icc and icc[16:20] == space else None
 
 
+def why_not(pixels: Pixels, finite: bool, format: Format) -> str:
+    """Why a picture, or a clip, cannot be written; empty if it can.
+
+    Args:
+        pixels: (..., H, W, C).
+        finite: Whether the output that they were made from was.
+        format: Of the file.
+    """
+    if not finite:
+        return "the output has pixels that are not finite"
+    side, most = max(pixels.shape[-3:-1]), LARGEST.get(format)
+    if most is not None and side > most:
+        return (
+            f"{side} pixels are more than the {most} that a side of {format} can have: set "
+            "writer.format png"
+        )
+    return ""
+
+
 def holds_exif(exif: bytes, format: Format) -> bool:
     """Whether a file of this kind can hold it."""
     return format != "jpg" or len(exif) <= LARGEST_EXIF

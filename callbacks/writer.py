@@ -27,13 +27,13 @@ from callbacks.clip_files import (
 from callbacks.evaluation import output_image
 from callbacks.image_file import (
     EIGHT_BIT,
-    LARGEST,
     OPAQUE,
     Extras,
     Format,
     Pixels,
     fitted_exif,
     holds_exif,
+    why_not,
     write_image,
 )
 from callbacks.levels import enlarge_alpha
@@ -324,7 +324,7 @@ class Writer(Callback):
         if not self._sources and is_whole(target, self.video) and self._done({key}):
             self.skipped += 1
             return
-        if reason := self._why_not(pixels, finite):
+        if reason := why_not(pixels, finite, self.format):
             self._fail(key, source, reason)
             return
         if self._pool is None:
@@ -349,18 +349,6 @@ class Writer(Callback):
         self.written += 1
         if lost_exif:
             self._lost["EXIF"] += 1
-
-    def _why_not(self, pixels: Pixels, finite: bool) -> str:
-        """Why a picture cannot be written; empty if it can."""
-        if not finite:
-            return "the output has pixels that are not finite"
-        side, most = max(pixels.shape[-3:-1]), LARGEST.get(self.format)
-        if most is not None and side > most:
-            return (
-                f"{side} pixels are more than the {most} that a side of {self.format} can have: "
-                "set writer.format png"
-            )
-        return ""
 
     def _fail(self, key: str, source: str | None, reason: str) -> None:
         self.failed += 1

@@ -13,6 +13,8 @@ import yaml
 from tests.conftest import REPO
 
 FORMS = sorted((REPO / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml"))
+LONGEST = 400  # lines of a file, tests aside: those of one thing stay together
+LONGER = {"lightning_modules/invsr.py": "the whole method in one file, as in its paper"}
 FIELDS = {"textarea", "input", "checkboxes"}
 
 
@@ -33,6 +35,16 @@ def test_python_files_begin_with_what_they_are_for() -> None:
         first, _, rest = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")
         assert re.fullmatch(r"\S.*\.", first), f"{path}: {first!r} is no sentence"
         assert not rest.strip() or rest.startswith("\n"), f"{path}: its first line goes on"
+
+
+def test_files_are_short_or_have_a_reason() -> None:
+    files = {path.relative_to(REPO).as_posix(): path for path in tracked("*.py")}
+    long = {
+        name
+        for name, path in files.items()
+        if not name.startswith("tests/") and len(path.read_text().splitlines()) > LONGEST
+    }
+    assert long == LONGER.keys()
 
 
 def test_configurations_begin_with_what_they_are_for() -> None:
