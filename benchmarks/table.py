@@ -34,6 +34,7 @@ COLUMNS = {
     **miniature_generators.COLUMNS,
     **{name: title.partition(",")[0] for name, title in miniature_report.COLUMNS.items()},
 }
+SHOWN = 4.0  # the scale of README's line, where a headline has several
 TIMES_1000 = miniature_generators.TIMES_1000
 
 
@@ -74,19 +75,26 @@ def texts(folder: Path = RESULTS) -> dict[str, str]:
 
 
 def summary(reports: dict[str, dict[str, Any]]) -> str:
-    """A line a method: the headline, and how many of its judgements hold.
+    """A line a method: the headline at one scale, all judgements, and what it took.
 
     Args:
         reports: By method, as in the JSON files.
     """
-    lines = ["| | what the paper claims first, and what was measured of it | all judgements |"]
-    lines.append("|---|---|---|")
+    lines = ["| | claimed | measured | all judgements | by `python -m benchmarks.miniature` |"]
+    lines.append("|---|---|---|---|---|")
     for name, report in reports.items():
         claims = report["results"]["claims"]
         first = next(c for c in claims if c["claim"] == METHODS[name].headline)
-        said = "; ".join(measured(metric, found) for metric, found in by_metric(first))
+        scales = [apart.get("scale") for apart in first["judged"]]  # generators have none
+        shown = SHOWN if SHOWN in scales else scales[0]
+        there = {"judged": [apart for apart in first["judged"] if apart.get("scale") == shown]}
+        said = "; ".join(measured(metric, found) for metric, found in by_metric(there))
+        several = len(set(scales))
+        where = f"at x{shown:g}, one of {several} scales: " if several > 1 else ""
+        minutes, machine = sum(_minutes(report)), report["machine"]
+        made = f"`{name}`, {minutes:.0f} min, {machine['cpu']}, {report['commit'][:7]}"
         link = f"[{TITLES[name]}](docs/methods/{name}.md)"
-        lines.append(f"| {link} | {first['claim']}: {said} | {count(claims)} |")
+        lines.append(f"| {link} | {first['claim']} | {where}{said} | {count(claims)} | {made} |")
     return "\n".join(lines) + "\n"
 
 
@@ -125,16 +133,20 @@ def _section(name: str, report: dict[str, Any], again: Sequence[dict[str, Any]])
 
 
 def _made(report: dict[str, Any]) -> str:
-    machine = report["machine"]
-    minutes = [
-        sum(part["seconds"] for part in report["results"][what].values()) / 60
-        for what in ("trainings", "evaluations")
-    ]
+    machine, minutes = report["machine"], _minutes(report)
     return (
         f"`{report['command']}`, {minutes[0]:.0f} minutes of training and {minutes[1]:.0f} of "
         f"evaluation, summed over processes, on {machine['cpu']} ({machine['cores']} cores), "
         f"commit {report['commit'][:7]}"
     )
+
+
+def _minutes(report: dict[str, Any]) -> list[float]:
+    # Of training and of evaluation, summed over processes.
+    return [
+        sum(part["seconds"] for part in report["results"][what].values()) / 60
+        for what in ("trainings", "evaluations")
+    ]
 
 
 def _same(claim: dict[str, Any], claims: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.miniature_rows import METHODS
 from benchmarks.report import placed
-from benchmarks.table import MARKS, TITLES, count, measured, page, texts
+from benchmarks.table import MARKS, TITLES, count, measured, page, summary, texts
 from tests.conftest import REPO
 
 
@@ -71,6 +71,22 @@ def test_another_training_stands_beside_the_first_one() -> None:
     assert "Trained again: of 1, holds: 0, does not hold: 1, not decided: 0. `second`, 1 " in both
     other = page({"casarbi": first}, {"casarbi": [report("third", 1.0, "holds", than="c")]})
     assert "| A - B | PSNR-Y +0.5: **holds** |  |" in other
+
+
+def test_readme_has_the_headline_at_one_scale_and_what_it_took() -> None:
+    first = report("first", 0.5, "holds")
+    claim = first["results"]["claims"][0] | {"claim": METHODS["casarbi"].headline}
+    claim["judged"] = [
+        apart("psnr", 2.7, -0.5, "does not hold"),
+        apart("psnr", 4.0, 0.25, "holds"),
+    ]
+    first["results"]["claims"] = [claim]
+    assert summary({"casarbi": first}).splitlines()[2] == (
+        f"| [CasArbi](docs/methods/casarbi.md) | {claim['claim']} | at x4, one of 2 scales: "
+        "PSNR-Y +0.25: **holds** | of 2, holds: 1, does not hold: 1, not decided: 0 | `casarbi`, 2 min, a CPU, 0123456 |"
+    )
+    del claim["judged"][1]
+    assert "| PSNR-Y -0.5: **does not hold** |" in summary({"casarbi": first})
 
 
 def test_every_method_with_claims_has_a_headline_and_a_title() -> None:
