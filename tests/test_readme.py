@@ -1,16 +1,28 @@
-"""Every file that the README names exists."""
+"""Every file that README or a page of docs/ names exists."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+import pytest
 
 from tests.conftest import REPO
+from tests.docs.blocks import pages
 
-README = (REPO / "README.md").read_text()
+NAMED = (
+    r"(?<![\w/.$-])((?:configs|docs|callbacks|tests|benchmarks|commands|datamodules)/[\w./-]+\.\w+)"
+)
+YOURS = ("NAME", "mine")  # what a reader's own files are called
 
 
-def test_named_files_exist() -> None:
-    named = re.findall(r"\b((?:configs|docs|callbacks|tests|benchmarks)/[\w./-]+\.\w+)", README)
-    assert len(named) > 5
-    missing = [name for name in named if not (REPO / name).exists()]
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(REPO).as_posix())
+def test_named_files_exist(page: Path) -> None:
+    named = re.findall(NAMED, page.read_text(encoding="utf-8"))
+    ours = [name for name in named if Path(name).stem not in YOURS]
+    missing = [name for name in ours if not (REPO / name).exists()]
     assert not missing
+
+
+def test_readme_names_some() -> None:
+    assert len(re.findall(NAMED, (REPO / "README.md").read_text())) > 5

@@ -83,7 +83,8 @@ def test_readme_has_the_headline_at_one_scale_and_what_it_took() -> None:
     first["results"]["claims"] = [claim]
     assert summary({"casarbi": first}).splitlines()[2] == (
         f"| [CasArbi](docs/methods/casarbi.md) | {claim['claim']} | at x4, one of 2 scales: "
-        "PSNR-Y +0.25: **holds** | of 2, holds: 1, does not hold: 1, not decided: 0 | `casarbi`, 2 min, a CPU, 0123456 |"
+        "PSNR-Y +0.25: **holds** | of 2, holds: 1, does not hold: 1, not decided: 0 | "
+        "`casarbi`, 2 min, a CPU, 0123456 |"
     )
     del claim["judged"][1]
     assert "| PSNR-Y -0.5: **does not hold** |" in summary({"casarbi": first})
