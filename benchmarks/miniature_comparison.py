@@ -87,6 +87,7 @@ COMPARISON = Method(
     plane=("niqe", "swd"),
     note="Networks, steps and times differ, as they do in the methods' own miniatures: this says "
     "what each small training gives on one and the same task, not which method is better. Each "
-    "network was trained once: the seeds are those of sampling.",
+    "network was trained once: the seeds are those of sampling. LPIPS is left out, because its "
+    "pretrained weights were not at hand.",
     metrics="configs/callbacks/comparison.yaml",
 )

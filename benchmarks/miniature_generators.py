@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.miniature_jobs import Note
+from benchmarks.miniature_made import made
 from benchmarks.miniature_plan import Plan
 from benchmarks.miniature_samples import (
     Difference,
@@ -292,18 +293,13 @@ def markdown(report: dict[str, Any], name: str) -> str:
         report: As the JSON file holds it.
         name: Of the method: the pictures' files are named after it.
     """
-    results, machine = report["results"], report["machine"]
-    minutes = [
-        sum(part["seconds"] for part in results[what].values()) / 60
-        for what in ("trainings", "evaluations")
-    ]
+    results = report["results"]
     picture = f"../../benchmarks/results/{name}_miniature"
     clips = f", clips of {results['frames']} frames" if results["frames"] > 1 else ""
     text = [
         f"{results['samples']} samples a row and seed{clips}, {len(results['seeds'])} seeds: the "
         f"mean, and the deviation over seeds. {results['note']}",
-        f"Training took {minutes[0]:.0f} minutes and evaluation {minutes[1]:.0f}, summed over "
-        f"processes, on {machine['cpu']} ({machine['cores']} cores). `{report['command']}`",
+        f"{made(report)}.",
         _gate_text(results),
         _table(results),
         "KID-thumb is times 1000, against samples of the base of other seeds, and against real "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.miniature_jobs import Note
+from benchmarks.miniature_made import made
 from benchmarks.miniature_numbers import (
     ALL,
     PER_IMAGE,
@@ -209,20 +210,14 @@ def markdown(report: dict[str, Any], name: str) -> str:
         report: As the JSON file holds it.
         name: Of the method: the picture's file is named after it.
     """
-    results, machine = report["results"], report["machine"]
+    results = report["results"]
     seeds = len(results["seeds"])
     crops = max(len(keys) for keys in results["images"].values())
-    minutes = [
-        sum(part["seconds"] for part in results[what].values()) / 60
-        for what in ("trainings", "evaluations")
-    ]
-    each = ", ".join(f"{k} {v['seconds'] / 60:.0f}" for k, v in results["trainings"].items())
     text = [
         f"{crops} crops of {results.get('side', 192)} pixels at each scale; means over "
         f"{seeds} seed{'s' * (seeds != 1)} for what samples, with their deviation. "
         f"{results['note']}",
-        f"Training took {minutes[0]:.0f} minutes ({each}) and evaluation {minutes[1]:.0f}, summed "
-        f"over processes, on {machine['cpu']} ({machine['cores']} cores). `{report['command']}`",
+        f"{made(report, each=True)}.",
         _gate_text(results["gate"]),
     ]
     if facts := results.get("facts"):

@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks import miniature, miniature_generators, miniature_report
 from benchmarks.miniature_jobs import REPOSITORY
+from benchmarks.miniature_made import made, minutes
 from benchmarks.miniature_numbers import FAILS, HOLDS, OPEN
 from benchmarks.miniature_rows import METHODS, kind_of
 from benchmarks.report import RESULTS, placed
@@ -91,10 +92,10 @@ def summary(reports: dict[str, dict[str, Any]]) -> str:
         said = "; ".join(measured(metric, found) for metric, found in by_metric(there))
         several = len(set(scales))
         where = f"at x{shown:g}, one of {several} scales: " if several > 1 else ""
-        minutes, machine = sum(_minutes(report)), report["machine"]
-        made = f"`{name}`, {minutes:.0f} min, {machine['cpu']}, {report['commit'][:7]}"
+        took, machine = sum(minutes(report)), report["machine"]
+        by = f"`{name}`, {took:.0f} min, {machine['cpu']}, {report['commit'][:7]}"
         link = f"[{TITLES[name]}](docs/methods/{name}.md)"
-        lines.append(f"| {link} | {first['claim']} | {where}{said} | {count(claims)} | {made} |")
+        lines.append(f"| {link} | {first['claim']} | {where}{said} | {count(claims)} | {by} |")
     return "\n".join(lines) + "\n"
 
 
@@ -118,8 +119,8 @@ def _section(name: str, report: dict[str, Any], again: Sequence[dict[str, Any]])
         f"## {TITLES[name]}",
         "",
         f"Judgements: {count(results['claims'])}. [The whole table](methods/{name}.md). "
-        f"{_made(report)}, seeds {', '.join(map(str, results['seeds']))}.",
-        *(f"Trained again: {count(o['results']['claims'])}. {_made(o)}." for o in again),
+        f"{made(report)}, seeds {', '.join(map(str, results['seeds']))}.",
+        *(f"Trained again: {count(o['results']['claims'])}. {made(o)}." for o in again),
         "",
         f"| claim | the better one - the other one | measured |{' trained again |' * len(again)}",
         f"|---|---|---|{'---|' * len(again)}",
@@ -130,23 +131,6 @@ def _section(name: str, report: dict[str, Any], again: Sequence[dict[str, Any]])
         said = ["; ".join(measured(*apart) for apart in by_metric(one)) for one in found]
         lines.append(f"| {claim['claim']} | {who} | {' | '.join(said)} |")
     return "\n".join(lines) + "\n"
-
-
-def _made(report: dict[str, Any]) -> str:
-    machine, minutes = report["machine"], _minutes(report)
-    return (
-        f"`{report['command']}`, {minutes[0]:.0f} minutes of training and {minutes[1]:.0f} of "
-        f"evaluation, summed over processes, on {machine['cpu']} ({machine['cores']} cores), "
-        f"commit {report['commit'][:7]}"
-    )
-
-
-def _minutes(report: dict[str, Any]) -> list[float]:
-    # Of training and of evaluation, summed over processes.
-    return [
-        sum(part["seconds"] for part in report["results"][what].values()) / 60
-        for what in ("trainings", "evaluations")
-    ]
 
 
 def _same(claim: dict[str, Any], claims: Sequence[dict[str, Any]]) -> dict[str, Any]:

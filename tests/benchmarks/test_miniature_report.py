@@ -83,7 +83,7 @@ def test_cells_marks_and_verdicts() -> None:
     psnr, swd = lines(text, "| it wins (CasArbi - bicubic)")
     assert psnr.endswith("PSNR-Y | -1.20 (-1.50 to -1.00): **does not hold** | - |")
     assert swd.endswith("SWD | -1.900 (-2.000 to -1.800): **holds** | - |")
-    assert "Training took 5 minutes (base 5) and evaluation 2" in text
+    assert "5 minutes of training (base 5) and 2 of evaluation, summed over" in text
     assert "+2.50; needed +2.0: passed." in text
 
 
