@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,14 +96,20 @@ class NextScale(ImageModel):
 
         Args:
             batch: Has the captions.
+
+        Raises:
+            ValueError: There is guidance, and no text.
         """
         network, found = self._network, self.text(batch)
         known, none = _text_or_none(network, found, len(batch["key"]))
         with_it = network.without_text(known, none)
-        if found is None:  # then there is nothing to be led away from
-            return with_it, replace(self.bits, guidance=1.0)
         if self.bits.guidance == 1:
             return with_it, self.bits
+        if found is None:
+            raise ValueError(
+                f"model.init_args.bits.init_args.guidance is {self.bits.guidance:g}, and there is "
+                "no text to be led by: set model.init_args.encoder, or guidance to 1"
+            )
         without = network.without_text(known, ~none)
         both = Text(*(torch.cat(pair) for pair in zip(with_it, without, strict=True)))
         return both, self.bits

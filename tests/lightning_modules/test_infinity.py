@@ -151,10 +151,10 @@ class TestTexts:
         expected = method(encoder=encoder).eval().sample(batch(text=["b", "b"]))["sr"]
         assert torch.equal(made, expected)
 
-    def test_guidance_without_a_text_is_none(self):
-        plain = method().eval().sample(wanted(batch()))["sr"]
-        led = method(bits=Bitwise(guidance=3)).eval().sample(wanted(batch()))["sr"]
-        assert torch.equal(plain, led)
+    def test_guidance_without_a_text_is_refused(self):
+        led = method(bits=Bitwise(guidance=3)).eval()
+        with pytest.raises(ValueError, match=r"guidance is 3, and there is no text to be led by"):
+            led.sample(wanted(batch()))
 
     @pytest.mark.parametrize(
         ("given", "message"),
