@@ -164,7 +164,6 @@ class Interruption(Callback):
         "between the optimisers",
     ),
 )
-@pytest.mark.slow
 def test_a_run_that_was_stopped(place: str, batch: int, work: Path, enlarger: Enlarger) -> None:
     """Both networks, both optimisers, the schedule and the averages, bit for bit."""
     command = (*FIT, "--run.name", "stopped", "--checkpoint.every_n_steps", "1")

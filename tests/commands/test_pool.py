@@ -17,7 +17,6 @@ POOL = (
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     quick(
@@ -31,7 +30,6 @@ POOL = (
             "with workers",
         ],
         "in the middle of an epoch",
-        "with workers",
     ),
 )
 def test_after_an_exception(tiny: Path, enlarger: Enlarger, case: str) -> None:

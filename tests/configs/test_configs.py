@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import re
@@ -15,10 +16,12 @@ import torch
 import yaml
 from PIL import Image
 
+from callbacks import weights
 from datamodules import pack
 from datamodules.photos import PHOTOS, shared_scenes
 from tests.conftest import REPO
 from tests.reference.vqgan import VQGAN
+from tests.stand_ins import stand_in
 
 Enlarger = Callable[..., None]
 CONFIGS = REPO / "configs"
@@ -31,13 +34,15 @@ ABLATIONS = {
     if name.startswith("ablation/")
 }
 NO_HR = [name for name in EXPERIMENTS if name.endswith(("realset80.yaml", "rp60.yaml"))]
-# Those that stand on another run, or on data that no test makes, have tests of their own.
+# Those that stand on another run, or on data that no test here makes, have tests of their own, in
+# files that name them in RUN_HERE.
 OWN_TESTS = [
     n
     for n in EXPERIMENTS
     if re.search(r"/mini/|casarbi|latent_lpips|sd_turbo|self_cascade|nsarm_8b", n)
 ]
 NEED_WEIGHTS = [name for name in EXPERIMENTS if "imdn" in name or name in NO_HR]
+THE_REST = [name for name in EXPERIMENTS if name not in NEED_WEIGHTS + OWN_TESTS]
 
 # A file of a group in its place; `{}` is the file, the rest comes from other shipped files.
 MODEL, DATA = ("--model", "model/bicubic.yaml"), ("--data", "data/photos.yaml")
@@ -172,6 +177,21 @@ def test_the_stereo_pair_is_trained_on() -> None:
 # ----------------------------------------------------------------------------------------- running
 
 
+def declared() -> list[str]:
+    """What tests elsewhere run or build, as their files say."""
+    files = [p for p in (REPO / "tests").rglob("test_*.py") if "\nRUN_HERE = " in p.read_text()]
+    modules = [".".join(path.relative_to(REPO).with_suffix("").parts) for path in files]
+    names = [name for module in modules for name in importlib.import_module(module).RUN_HERE]
+    return [f"experiment/{name}.yaml" for name in names]
+
+
+def test_every_experiment_is_run_by_a_test() -> None:
+    found = declared()
+    assert len(found) == len(set(found))
+    assert set(found) == set(OWN_TESTS), "a file under configs/experiment/ that no test runs?"
+    assert {*found, *THE_REST, *NEED_WEIGHTS} == set(EXPERIMENTS)
+
+
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `$ENLARGER_DATA` and `$ENLARGER_WEIGHTS` hold, small and made here."""
@@ -258,11 +278,11 @@ def run(name: str, enlarger: Enlarger) -> None:
         assert measured >= ({"psnr"} if "liif" in name else {"psnr", "ssim"})
     if trains:
         assert "step-000000002.ckpt" in results(name)[0]["checkpoint"]
+    if "imdn" in name:
+        assert results(name)[0]["checkpoint"].endswith("imdn-x2.pth")
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in EXPERIMENTS if name not in NEED_WEIGHTS + OWN_TESTS]
-)
+@pytest.mark.parametrize("name", THE_REST)
 def test_runs(name: str, enlarger: Enlarger, home: Path) -> None:
     if "spandrel" in name and importlib.util.find_spec("spandrel") is None:
         pytest.skip("needs the optional package spandrel")
@@ -279,8 +299,28 @@ def test_runs_with_published_weights(
 ) -> None:
     monkeypatch.setenv("ENLARGER_WEIGHTS", str(weights_root))
     run(name, enlarger)
-    if "imdn" in name:
-        assert results(name)[0]["checkpoint"].endswith("imdn-x2.pth")
+
+
+@pytest.mark.parametrize("name", NEED_WEIGHTS)
+def test_runs_with_others_for_published_weights(
+    name: str, enlarger: Enlarger, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a fresh clone, which has none."""
+    stand_in(home / "weights", monkeypatch)
+    run(name, enlarger)
+
+
+@pytest.mark.parametrize("name", NO_HR)
+def test_a_set_without_hr_says_which_metric_is_off(
+    name: str,
+    enlarger: Enlarger,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(weights, "obtain", lambda name: None)
+    enlarger("test", "--config", CONFIGS / name, *RUN)
+    assert "niqe is off, no number will appear: niqe-pristine.npz is neither in" in caplog.text
 
 
 def test_validate_measures_what_test_does(enlarger: Enlarger, home: Path) -> None:

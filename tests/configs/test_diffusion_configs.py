@@ -17,7 +17,8 @@ from lightning_modules.backbone.denoiser import UNet2D
 from tests.conftest import REPO
 
 CONFIGS = REPO / "configs"
-EXPERIMENT = CONFIGS / "experiment/mini/diffusion/automobiles.yaml"
+RUN_HERE = ("mini/diffusion/automobiles",)
+EXPERIMENT = CONFIGS / f"experiment/{RUN_HERE[0]}.yaml"
 
 
 def content(path: Path) -> Any:

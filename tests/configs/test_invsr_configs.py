@@ -21,12 +21,14 @@ from tests.configs.test_casarbi_configs import differences
 from tests.conftest import REPO
 from tests.quick import quick
 from tests.small_sd import options, save_sd, training
+from tests.stand_ins import stand_in
 
 Enlarger = Callable[..., None]
 CONFIGS = REPO / "configs"
 EXPERIMENTS = CONFIGS / "experiment"
 MINI = EXPERIMENTS / "mini"
 NAMES = ("invsr", "invsr/mse", "invsr/middle", "invsr/control")
+RUN_HERE = (*(f"mini/{n}" for n in (*NAMES, "invsr/latents", "invsr/base")), "invsr_sd_turbo")
 RUN = (
     *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.logger", "false"),
     *("--trainer.enable_progress_bar", "false", "--data.init_args.workers", "0"),
@@ -132,7 +134,6 @@ def typed(path: Path, *more: str) -> None:
     main.main([str(REPO / word) if word.endswith(".yaml") else word for word in words] + [*more])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", quick(NAMES, "invsr"))
 def test_a_miniature_runs(name: str, mini: Path) -> None:
     typed(MINI / f"{name}.yaml", *RUN, *FIT, *NO_PICTURES.get(name, ()))
@@ -254,15 +255,14 @@ def test_the_paper_s_test_sets(
     name: str,
     color_fix: bool,
     paper: Path,
-    weights_root: Path,
     enlarger: Enlarger,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As the comment in each file says; the run's weights stand for the released ones."""
+    """As the comment in each file says; the run's weights, and a NIQE, for the released ones."""
     path = EXPERIMENTS / f"invsr_{name}.yaml"
     assert ("color_fix wavelet" in path.read_text()) == color_fix
     fixed = ("--model.init_args.color_fix", "wavelet") if color_fix else ()
-    monkeypatch.setenv("ENLARGER_WEIGHTS", str(weights_root))
+    stand_in(paper / "weights", monkeypatch)
     enlarger(
         *("test", "--config", path, "--model", CONFIGS / "model/invsr.yaml", *RUN, *fixed),
         *(*options(paper / "sd"), "--model.init_args.weights", "runs/invsr_sd_turbo"),

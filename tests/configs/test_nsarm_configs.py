@@ -24,6 +24,12 @@ Enlarger = Callable[..., None]
 CONFIGS = REPO / "configs"
 EXPERIMENTS = CONFIGS / "experiment"
 MINI = EXPERIMENTS / "mini" / "nsarm"
+TRAINED = ("tokenizer", "base", "stage1", "stage2", "control")
+LARGE = ("stage1", "stage2", "inference")  # built, without memory for their weights
+RUN_HERE = (
+    *(f"mini/nsarm/{name}" for name in (*TRAINED, "latents")),
+    *(f"nsarm_8b_{name}" for name in LARGE),
+)
 SECOND = ("transformer", "transformer_weights", "mapper_weights")
 
 
@@ -147,7 +153,7 @@ def test_the_miniature_as_a_newcomer_types_it(
         words = command(name)
         few = ("--encode.crops_per_image", "1") if name == "latents" else fit
         enlarger(*words, *run, *few)
-    for name in ("tokenizer", "base", "stage1", "stage2", "control"):
+    for name in TRAINED:
         assert list(Path("runs", f"mini_nsarm_{name}", "checkpoints").glob("*.ckpt"))
     generator = ("--config", str(MINI / "base.yaml"), *run)
     enlarger("test", *generator, "--trainer.limit_test_batches", "1")

@@ -18,6 +18,8 @@ from tests.quick import quick
 Enlarger = Callable[..., None]
 CONFIGS = REPO / "configs"
 MINI = CONFIGS / "experiment" / "mini" / "resshift"
+NAMES = ("pixel", "pixel_control", "taef2", "taef2_control")
+RUN_HERE = tuple(f"mini/resshift/{name}" for name in NAMES)
 RUN = (
     *("--trainer.accelerator", "cpu", "--trainer.logger", "false", "--trainer.max_steps", 2),
     *("--trainer.val_check_interval", 2, "--trainer.limit_val_batches", 1),
@@ -51,8 +53,7 @@ def test_schedules_end_with_the_run() -> None:
     assert journal["lr_scheduler"]["init_args"]["steps"] == steps
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", quick(["pixel", "taef2", "taef2_control"], "taef2"))
+@pytest.mark.parametrize("name", quick(NAMES, "taef2"))
 def test_a_miniature_runs(
     name: str, enlarger: Enlarger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,11 @@ BASE, FREE, TUNED = (
     MINI / f"{name}.yaml"
     for name in ("diffusion/automobiles", "self_cascade/tf", "self_cascade/tuned")
 )
+UNTRAINED = ("direct", "attn_sf", "scalecrafter")
+TRAINED = ("finetune", "lora_r4", "lora_r32")
+RUN_HERE = tuple(
+    f"mini/self_cascade/{name}" for name in (*UNTRAINED, *TRAINED, "tf", "tuned", "sr", "sd_sr")
+)
 RUN = (
     *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.logger", "false"),
     *("--trainer.enable_progress_bar", "false", "--data.init_args.workers", "0"),
@@ -132,7 +137,7 @@ def test_comparisons_that_train_differ_in_nothing_else() -> None:
     assert [part["flags"]["frozen"] for part in network] == [True, False, True]
 
 
-@pytest.mark.parametrize("name", quick(["direct", "attn_sf", "scalecrafter"], "direct"))
+@pytest.mark.parametrize("name", quick(UNTRAINED, "direct"))
 def test_comparisons_without_training(name: str, mini: Path, enlarger: Any) -> None:
     config = MINI / f"self_cascade/{name}.yaml"
     expected = set() if name == "direct" else {"patch"}
@@ -168,8 +173,7 @@ def test_the_sample_enlarged(mini: Path, enlarger: Any, capsys: pytest.CaptureFi
     assert json.loads(Path("runs/bicubic/results.json").read_text())["results"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", quick(["finetune", "lora_r4"], "lora_r4"))
+@pytest.mark.parametrize("name", quick(TRAINED, "lora_r4"))
 def test_comparisons_that_train(name: str, mini: Path, enlarger: Any) -> None:
     config, run = MINI / f"self_cascade/{name}.yaml", Path(f"runs/mini_self_cascade_{name}")
     four = ("--trainer.max_steps", 4, "--trainer.limit_val_batches", 0)
@@ -183,7 +187,7 @@ def test_comparisons_that_train(name: str, mini: Path, enlarger: Any) -> None:
     ]
     assert stored[0].keys() == stored[1].keys()
     assert all(torch.equal(tensor, stored[1][key]) for key, tensor in stored[0].items())
-    assert any("lora_" in key for key in stored[0]) == (name == "lora_r4")
+    assert any("lora_" in key for key in stored[0]) == name.startswith("lora")
     assert any(key.endswith("conv_in.weight") for key in stored[0]) == (name == "finetune")
     enlarger("test", "--config", config, *RUN, *FEW)
     found = json.loads((run / "results.json").read_text())["results"]

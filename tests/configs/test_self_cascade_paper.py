@@ -53,6 +53,16 @@ VIDEO = WIDTHS | {
     **{"sample_size": 32, "block_out_channels": (8, 8, 16, 16), "attention_head_dim": 4},
     "cross_attention_dim": 8,
 }
+PICTURES = [
+    ("sd21_1024", "sd21", 64, 128, 1024),
+    ("sd21_2048", "sd21", 64, 256, 2048),
+    ("sdxl", "sdxl", 64, 128, 2048),
+]
+ASPECTS = [("3072x1536", (1536, 3072)), ("1536x3072", (3072, 1536))]
+RUN_HERE = (
+    *(f"self_cascade_{row[0]}" for row in (*PICTURES, *ASPECTS)),
+    *("self_cascade_video", *(f"self_cascade_64/{name}" for name in ("base", "tuned", "tf"))),
+)
 BASES: dict[str, tuple[Any, dict[str, Any], bool]] = {
     "sd21": (UNet2DConditionModel, SD21, False),
     "sdxl": (UNet2DConditionModel, SDXL, True),
@@ -115,18 +125,7 @@ def captioned(home: Path, name: str, side: int, count: int = 2) -> None:
     shard(home / f"captioned/{name}.tar", members)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "base", "size", "side", "shown"),
-    quick(
-        [
-            ("sd21_1024", "sd21", 64, 128, 1024),
-            ("sd21_2048", "sd21", 64, 256, 2048),
-            ("sdxl", "sdxl", 64, 128, 2048),
-        ],
-        "sdxl",
-    ),
-)
+@pytest.mark.parametrize(("name", "base", "size", "side", "shown"), quick(PICTURES, "sd21_1024"))
 def test_pictures(
     name: str,
     base: str,
@@ -165,9 +164,7 @@ def test_pictures(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "size"), [("3072x1536", (1536, 3072)), ("1536x3072", (3072, 1536))]
-)
+@pytest.mark.parametrize(("name", "size"), ASPECTS)
 def test_other_aspects(name: str, size: Any, home: Path, bases: Path, enlarger: Any) -> None:
     config = EXPERIMENTS / f"self_cascade_{name}.yaml"
     content = yaml.safe_load(config.read_text())

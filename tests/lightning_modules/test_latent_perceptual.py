@@ -21,6 +21,8 @@ from tests.conftest import REPO
 from tests.contracts.arguments import check_arguments
 
 Enlarger = Callable[..., None]
+RUN_HERE = ("latent_lpips",)
+EXPERIMENT = REPO / f"configs/experiment/{RUN_HERE[0]}.yaml"
 HERE = "tests.lightning_modules.test_latent_perceptual"
 WIDTHS = (8, 8, 8, 8, 8)
 SMALL = (
@@ -94,7 +96,7 @@ def test_the_shipped_experiment(
     bapps: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It runs, its loss falls, it agrees with people in the end, and its run is a loss."""
-    config = ("--config", REPO / "configs/experiment/latent_lpips.yaml")
+    config = ("--config", EXPERIMENT)
     enlarger("fit", *config, *SMALL, "--trainer.max_steps", 60, "--trainer.val_check_interval", 20)
     losses = Losses.found
     assert len(losses) == 60
@@ -125,7 +127,7 @@ def test_the_shipped_experiment(
 def test_other_commands(
     bapps: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ("--config", REPO / "configs/experiment/latent_lpips.yaml", *SMALL)
+    command = ("--config", EXPERIMENT, *SMALL)
     enlarger("check", *command)
     assert "reference" in capsys.readouterr().out
     with pytest.raises(SystemExit):
@@ -141,7 +143,7 @@ def test_other_data_is_refused(
     lr = ("--degradation", REPO / "configs/degradation/bicubic.yaml")
     with pytest.raises(SystemExit):
         enlarger(
-            *("fit", "--config", REPO / "configs/experiment/latent_lpips.yaml", *SMALL),
+            *("fit", "--config", EXPERIMENT, *SMALL),
             *(*folder, *where, *lr, "--trainer.max_steps", 1),
         )
     assert "learns from judged triplets: set class_path of" in capsys.readouterr().err

@@ -1,0 +1,41 @@
+"""Files that stand for published weights: random or empty, where nobody has the real ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import commands.weights
+from callbacks import weights
+from callbacks.niqe_features import FEATURES
+from callbacks.niqe_model import save_model
+from lightning_modules.networks.imdn import IMDN
+
+
+def stand_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Have IMDN's weights for x2 and NIQE's model found by their names, as if published.
+
+    Args:
+        folder: Where they are written; `$ENLARGER_WEIGHTS` from then on.
+        patch: What undoes it: the hashes in configs/weights.yaml are theirs meanwhile.
+    """
+    folder.mkdir(exist_ok=True)
+    entries = weights.manifest()
+    imdn, niqe = (entries[name] for name in ("imdn-x2", "niqe-pristine"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        state = IMDN(2).state_dict()
+    official = {f"module.{name}": tensor for name, tensor in state.items()}
+    torch.save(official, folder / imdn["file"])
+    mean = torch.zeros(FEATURES, dtype=torch.float64)
+    save_model(folder / niqe["file"], mean, torch.eye(FEATURES, dtype=torch.float64))
+    for entry in (imdn, niqe):
+        entry["sha256"] = weights.digest_of(folder / entry["file"])
+    manifest = folder / "weights.yaml"
+    manifest.write_text(yaml.safe_dump(entries))
+    for module in (weights, commands.weights):
+        patch.setattr(module, "MANIFEST", manifest)
+    patch.setenv("ENLARGER_WEIGHTS", str(folder))
