@@ -91,6 +91,7 @@ def tables(run_of: Callable[[str], Path]) -> dict[str, Table]:
     return {
         f"{ceiling} (tokenizer-limited: it is below bicubic)" if limited else ceiling: below,
         "Right bits by scale, of what the scales before left out of HR": bits(run_of),
+        "PSNR-Y of what is decoded after each scale, dB": decoded(run_of),
         "Robustness: gain of PSNR-Y over bicubic of the same LR": robustness(run_of),
         "Its variance less that of ResShift, dB^2, with the 95 % interval over images": apart(
             run_of
@@ -111,20 +112,41 @@ def gaps(run_of: Callable[[str], Path]) -> Table:
 
 def bits(run_of: Callable[[str], Path]) -> Table:
     """Share of the right bits of each scale; scales of which nothing is said are left out."""
-    found: Table = {}
-    for name, label in _IN_BITS.items():
-        path = run_of(name) / "samples" / "scales-test.json"
-        sets = json.loads(path.read_text()).values()
-        images = sum(each["images"] for each in sets)
-        found[label] = {
-            "x".join(map(str, parts[0]["size"])): sum(
-                scale["bit_accuracy"] * each["images"] / images
-                for scale, each in zip(parts, sets, strict=True)
-            )
-            for parts in zip(*(each["scales"] for each in sets), strict=True)
-            if parts[0]["bits"]
-        }
-    return found
+    return {
+        label: _of_scales(run_of(name) / "samples" / "scales-test.json", "bit_accuracy")
+        for name, label in _IN_BITS.items()
+    }
+
+
+def decoded(run_of: Callable[[str], Path]) -> Table:
+    """PSNR-Y of what is decoded after each scale; stages without the others say nothing more."""
+    return {
+        label: _of_scales(run_of(name) / "samples" / "scales-test.json", "psnr")
+        for name, label in _IN_BITS.items()
+    }
+
+
+def facts(trained: Callable[[str], Path]) -> dict[str, float | str]:
+    """How much of HR the tokenizer's own bits say, scale by scale."""
+    found = sorted((trained("tokenizer") / "samples").glob("scales-val-*.json"))
+    if not found:  # rows were asked for that need none
+        return {}
+    path = found[-1]
+    said = ", ".join(f"{value:.1f}" for value in _of_scales(path, "psnr").values())
+    return {"The tokenizer's bits of HR, decoded after each scale, validation, PSNR-Y, dB": said}
+
+
+def _of_scales(path: Path, key: str) -> dict[str, float]:
+    # The mean over the images of all sets, of each scale that says something.
+    sets = json.loads(path.read_text()).values()
+    images = sum(each["images"] for each in sets)
+    return {
+        "x".join(map(str, parts[0]["size"])): sum(
+            scale[key] * each["images"] / images for scale, each in zip(parts, sets, strict=True)
+        )
+        for parts in zip(*(each["scales"] for each in sets), strict=True)
+        if parts[0]["bits"]
+    }
 
 
 def robustness(run_of: Callable[[str], Path]) -> Table:
@@ -265,6 +287,7 @@ NSARM = Method(
     side=64,
     tables=tables,
     strips=strips,
+    facts=facts,
     metrics="configs/callbacks/mini_bits.yaml",
     shown=(_CEILING, BICUBIC, "control", "resshift", "stage1", "frozen", "nsarm"),
     shown_scales=(4.0,),

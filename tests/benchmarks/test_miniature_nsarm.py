@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.miniature_nsarm import NSARM, tables
+from benchmarks.miniature_nsarm import NSARM, facts, tables
 
 SCALES = [
-    {"size": [1, 1], "bits": 16, "bit_accuracy": 0.9},
-    {"size": [2, 2], "bits": 0, "bit_accuracy": 0.0},
+    {"size": [1, 1], "bits": 16, "bit_accuracy": 0.9, "psnr": 20.5},
+    {"size": [2, 2], "bits": 0, "bit_accuracy": 0.0, "psnr": 20.5},
 ]
 
 
@@ -52,16 +52,28 @@ def found(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_tables(found: dict[str, Any]) -> None:
-    gaps, bits, robust, apart, strengths = found.values()
+    gaps, bits, decoded, robust, apart, strengths = found.values()
     assert "tokenizer-limited" not in next(iter(found))
     assert gaps["bicubic"] == {"below": 1.5}
     assert gaps["NSARM"] == {"below": 3.0}
     assert bits["NSARM"] == {"1x1": 0.9}
+    assert decoded["NSARM"] == {"1x1": 20.5}
     assert list(robust["NSARM"].values()) == [2, -1.5, 4.5, 1, 0]  # gains are 0 and -3
     assert list(robust["regression"].values()) == [2, 0, 0, 0, 0]
     assert apart["NSARM"] == {"difference": 4.5, "from": 0, "to": 4.5}  # of two, once the same one
     assert apart["NSARM, colours of LR"] == {"difference": 0, "from": 0, "to": 0}
     assert strengths["NSARM"] == {"1": 0, "2": 0, "3": 0, "4": 0, "5": -1.5}
+
+
+def test_what_the_tokenizer_says_of_hr(tmp_path: Path) -> None:
+    for steps, psnr in ((1000, 1.0), (2000, 30.66)):
+        path = tmp_path / "tokenizer" / "samples" / f"scales-val-{steps:08}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        found = {"photos": {"images": 2, "scales": [SCALES[0], {**SCALES[0], "size": [2, 2]}]}}
+        found["photos"]["scales"][1]["psnr"] = psnr
+        path.with_suffix(".json").write_text(json.dumps(found))
+    assert list(facts(tmp_path.joinpath).values()) == ["20.5, 30.7"]
 
 
 def test_a_tokenizer_below_bicubic_is_said(tmp_path: Path) -> None:
