@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 
 from commands import schema
 from tests.conftest import REPO
+from tests.docs.blocks import blocks
 
 jsonschema = pytest.importorskip("jsonschema")
 referencing = pytest.importorskip("referencing")
@@ -22,7 +24,10 @@ FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name != "weights
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("schemas")
-    assert schema.main(["--out", str(path)]) == 0
+    (typed,) = [b.text for b in blocks(REPO / "docs" / "configuration.md") if b.how == "test"]
+    program, m, module, *words = shlex.split(typed)
+    assert (program, m, module) == ("python", "-m", schema.__name__)
+    assert schema.main([*words, "--out", str(path)]) == 0
     return path
 
 

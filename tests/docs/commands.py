@@ -1,34 +1,35 @@
 """Check every command of every page: ``make docs-commands``, for maintainers; takes about an hour.
 
 A page's blocks are run one after another in a folder of the page's own, which looks like a checkout
-and holds small pictures and shards. Prints a table, and ends with 1 where a command failed.
+and holds small pictures and shards. What its text names is parsed there. Prints a table, and ends
+with 1 where a command failed.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import shlex
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
-from PIL import Image
-
-from datamodules import pack
 from tests.conftest import REPO
-from tests.docs.blocks import Block, blocks, files, pages
-from tests.docs.stand_in import FOLDER, PROGRAMS
+from tests.docs.blocks import QUICKSTART, Block, blocks, inline, pages
+from tests.docs.folder import make_folder
+from tests.docs.parsed import parsed
+from tests.docs.stand_in import FOLDER
 
 LONGEST = 1200  # seconds of one block
-NOT_SHARED = (".git", ".venv", "runs", "site")
+# What options belong to where a page has no command that takes them.
+ANY_PAGE = (
+    f"main.py fit --config {QUICKSTART}",
+    "main.py fit --config configs/experiment/edsr_folder.yaml",
+    "main.py fit --config configs/experiment/edsr_shards.yaml",
+)
 
 
 class Row(NamedTuple):
@@ -47,115 +48,112 @@ class Row(NamedTuple):
     result: str
 
 
-def make_pictures(folder: Path, names: Sequence[str], size: tuple[int, int], seed: int = 0) -> None:
-    """Write small smooth pictures.
+class Checks:
+    """The checks of a page's commands, in its folder.
 
     Args:
-        folder: Is made.
-        names: With their endings.
-        size: Width and height.
-        seed: Of the pictures.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    generator = np.random.default_rng(seed)
-    for name in names:
-        blocks_of_colour = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        picture = Image.fromarray(blocks_of_colour).resize(size, Image.Resampling.BICUBIC)
-        picture.save(folder / name)
-
-
-def make_data(folder: Path) -> None:
-    """What pages take for granted: `my/photos`, `$ENLARGER_DATA` and the like, small.
-
-    Args:
-        folder: Of the page.
-    """
-    photos = [f"{number}.png" for number in range(12)]
-    for name in ("photos", "hr", "real"):
-        make_pictures(folder / "my" / name, photos, (208, 176))
-    make_pictures(folder / "my", ["photo.png"], (208, 176), seed=1)
-    (folder / "photos").symlink_to(folder / "my" / "photos")
-    data = folder / "my" / "data"
-    make_pictures(data / "bsds400", [f"{number}.jpg" for number in range(60)], (161, 121))
-    make_pictures(data / "kodak24", [f"{number}.png" for number in range(4)], (384, 256))
-    make_pictures(folder / "cars", [f"{number}.png" for number in range(64)], (32, 32))
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        pack.main([str(folder / "cars"), str(data / "cifar10"), "--name", "train-automobile"])
-    for name in ("set5", "set14"):
-        for scale in (2, 3, 4):
-            for side, size in (("hr", (192, 144)), ("lr", (192 // scale, 144 // scale))):
-                pictures = [f"img_{number:03}.png" for number in range(1, 6)]
-                make_pictures(data / name / f"x{scale}" / side, pictures, size)
-    (folder / "lists").mkdir()
-    (folder / "lists" / "best.txt").write_text("\n".join(str(p) for p in data.glob("bsds400/*")))
-
-
-def make_folder(folder: Path, page: Path) -> None:
-    """A folder that looks like a checkout, in which a page's commands can be typed.
-
-    Args:
-        folder: Empty.
-        page: Whose files lie there.
-    """
-    for path in REPO.iterdir():
-        if path.name not in NOT_SHARED:
-            (folder / path.name).symlink_to(path)
-    (folder / "enlarger").symlink_to(REPO)  # of `~/enlarger`
-    make_data(folder)
-    activate = folder / ".venv" / "bin" / "activate"
-    activate.parent.mkdir(parents=True)
-    activate.touch()
-    for name, text in files(page).items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(text)
-    programs = folder / FOLDER
-    programs.mkdir()
-    stand_in = [sys.executable, str(REPO / "tests" / "docs" / "stand_in.py")]
-    for name in PROGRAMS:
-        call = shlex.join([*stand_in, name])
-        (programs / name).write_text(f'#!/usr/bin/env bash\nexec {call} "$@"\n')
-        (programs / name).chmod(0o755)
-
-
-def check(block: Block, folder: Path) -> Iterator[Row]:
-    """Run a block, and say what came of each of its commands.
-
-    Args:
-        block: Of the page that the folder was made for.
         folder: Of `make_folder`.
     """
-    place = f"{block.page}:{block.line}"
-    if block.how == "test":
-        there = (REPO / block.why).is_file()
-        first = block.text.strip().splitlines()[0]
-        yield Row(place, first, f"test {block.why}", "ok" if there else "there is no such test")
-        return
-    log = folder / ".log"
-    log.unlink(missing_ok=True)
-    environment = {
-        **os.environ,
-        "HOME": str(folder),
-        "PATH": f"{folder / FOLDER}{os.pathsep}{os.environ['PATH']}",
-        "ENLARGER_DATA": str(folder / "my" / "data"),
-        "ENLARGER_WEIGHTS": os.environ.get("ENLARGER_WEIGHTS", str(folder / "my" / "weights")),
-        "HF_HUB_OFFLINE": "1",
-        "DOCS_LOG": str(log),
-        "DOCS_CHECK": block.how,
-    }
-    said = ["bash", "-euo", "pipefail", "-c", block.text]
-    try:
-        done = subprocess.run(
-            said, cwd=folder, env=environment, capture_output=True, text=True, timeout=LONGEST
-        )
-        failed = done.returncode and (done.stderr.strip().splitlines() or ["no word"])[-1][-150:]
-    except subprocess.TimeoutExpired:
-        failed = f"not done in {LONGEST} s"
-    entries = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
-    for entry in entries:
-        result = "ok" if entry["status"] == 0 else str(failed or f"status {entry['status']}")
-        yield Row(place, shlex.join(entry["command"]), entry["how"], result)
-    if not entries or (failed and entries[-1]["status"] == 0):
-        yield Row(place, block.text.strip().splitlines()[0], "run", str(failed) if failed else "ok")
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.entries: list[dict[str, Any]] = []
+        self.environment = {
+            "HOME": str(folder),
+            "ENLARGER_DATA": str(folder / "my" / "data"),
+            "ENLARGER_WEIGHTS": os.environ.get("ENLARGER_WEIGHTS", str(folder / "my" / "weights")),
+            "HF_HUB_OFFLINE": "1",
+        }
+
+    def check(self, block: Block) -> Iterator[Row]:
+        """Run or parse a block, and say what came of each of its commands.
+
+        Args:
+            block: Of the page that the folder was made for.
+        """
+        place, first = f"{block.page}:{block.line}", block.text.strip().splitlines()[0]
+        if block.how == "test":
+            yield Row(place, first, f"test {block.why}", tested(block))
+            return
+        if block.how == "option":
+            yield Row(place, first, "option", self.option(block.text))
+            return
+        failed, entries = self.run(block)
+        for entry in entries:
+            result = "ok" if entry["status"] == 0 else str(failed or f"status {entry['status']}")
+            if entry["how"] == "parsed":
+                result = parsed(entry["words"], self.folder, self.environment | entry["set"])
+            yield Row(place, shlex.join(entry["command"]), entry["how"], result)
+        if not entries or (failed and entries[-1]["status"] == 0):
+            yield Row(place, first, "run", failed or "ok")
+
+    def run(self, block: Block) -> tuple[str, list[dict[str, Any]]]:
+        """Run a block with the stand-ins.
+
+        Args:
+            block: Of the page.
+
+        Returns:
+            Why it failed, or nothing, and what its stand-ins noted.
+        """
+        log = self.folder / ".log"
+        log.unlink(missing_ok=True)
+        environment = {
+            **os.environ,
+            **self.environment,
+            "PATH": f"{self.folder / FOLDER}{os.pathsep}{os.environ['PATH']}",
+            "DOCS_LOG": str(log),
+            "DOCS_CHECK": block.how,
+        }
+        failed = ""
+        try:
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", block.text],
+                cwd=self.folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=LONGEST,
+            )
+            if done.returncode:
+                said = done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}"
+                failed = said.splitlines()[-1][-150:]
+        except subprocess.TimeoutExpired:
+            failed = f"not done in {LONGEST} s"
+        noted = log.read_text().splitlines() if log.is_file() else []
+        entries = [json.loads(line) for line in noted]
+        self.entries += [entry for entry in entries if entry["words"]]
+        return failed, entries
+
+    def option(self, option: str) -> str:
+        """`ok` where a command of the page takes an option, else what the first one says.
+
+        Args:
+            option: As the page has it.
+        """
+        known = {tuple(entry["words"]): entry["set"] for entry in self.entries}
+        known |= {tuple(words.split()): {} for words in ANY_PAGE}
+        said = []
+        for words, set_there in known.items():
+            said.append(parsed(words, self.folder, self.environment | set_there, option))
+            if said[-1] == "ok":
+                return "ok"
+        return said[0]
+
+
+def tested(block: Block) -> str:
+    """`ok` where a block's test reads the commands off its page, else what it does not.
+
+    Args:
+        block: Whose comment names a test.
+    """
+    test = REPO / block.why
+    if not test.is_file():
+        return "there is no such test"
+    text, page = test.read_text(encoding="utf-8"), Path(block.page)
+    named = f'"{page.name}"' in text or f'"{page.parent.name}"' in text
+    reads = named and "from tests.docs.blocks import" in text
+    return "ok" if reads else f"the test does not read the blocks of {page.name}"
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -172,17 +170,15 @@ def main(args: Sequence[str] | None = None) -> int:
     asked = [path.resolve() for path in parser.parse_args(args).pages] or pages()
     rows: list[Row] = []
     for page in asked:
-        shown = list(blocks(page))
         with tempfile.TemporaryDirectory() as scratch:
+            shown = [*blocks(page), *sorted(inline(page), key=lambda block: block.how == "option")]
             if any(block.how != "test" for block in shown):
                 make_folder(Path(scratch), page)
-            for block in shown:
-                for row in check(block, Path(scratch)):
-                    rows.append(row)
-                    print(
-                        f"| {row.place} | {row.command[:100]} | {row.how} | {row.result} |",
-                        flush=True,
-                    )
+            checks = Checks(Path(scratch))
+            for row in (row for block in shown for row in checks.check(block)):
+                rows.append(row)
+                line = (row.place, row.command[:100], row.how, row.result)
+                print(f"| {' | '.join(line)} |", flush=True)
     failed = sum(row.result != "ok" for row in rows)
     print(f"{len(rows)} commands of {len(asked)} pages, {failed} failed")
     return int(failed > 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from degradations import preview
 from tests.conftest import REPO
+from tests.docs.blocks import blocks, files
+from tests.docs.folder import make_pictures
 
-PAGES = {path.stem: path.read_text() for path in (REPO / "docs" / "plugins").glob("*.md")}
-FILE = re.compile(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", re.DOTALL)
+PAGES = {path.stem: path for path in (REPO / "docs" / "plugins").glob("*.md")}
 NAMES = {
     "degradation": "banding",
     "dataset": "gradients",
@@ -23,7 +25,6 @@ NAMES = {
     "network": "espcn",
     "metric": "gradient_error",
 }
-QUICKSTART = REPO / "configs" / "experiment" / "quickstart.yaml"
 SMALL = (
     *("--trainer.max_steps", "2", "--trainer.val_check_interval", "null"),
     *("--trainer.logger", "false", "--data.init_args.val", "null"),
@@ -37,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with the files of all pages, to work in."""
     forget()
     for page in PAGES.values():
-        for name, text in FILE.findall(page):
+        for name, text in files(page).items():
             path = tmp_path / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
@@ -53,43 +54,62 @@ def forget() -> None:
         del sys.modules[name]
 
 
+def typed(page: str, start: str) -> list[str]:
+    """What follows in the page's command that begins so, with this checkout as `~/enlarger`.
+
+    Args:
+        page: Its name.
+        start: `python ~/enlarger/main.py`, say.
+    """
+    text = "".join(block.text for block in blocks(PAGES[page])).replace("\\\n", "")
+    (line,) = [line for line in text.splitlines() if line.startswith(start)]
+    return shlex.split(line.removeprefix(start).replace("~/enlarger", str(REPO)))
+
+
 def test_every_page_has_an_example() -> None:
     assert set(PAGES) == set(NAMES)
     for page, name in NAMES.items():
-        assert {f"my_sr/{name}.py", f"{name}.yaml"} == {
-            found for found, _ in FILE.findall(PAGES[page])
-        }
-        assert f"--config {name}.yaml" in PAGES[page]
-        assert f"--plugin my_sr.{name}" in PAGES[page] or page == "network"
+        assert {f"my_sr/{name}.py", f"{name}.yaml"} == files(PAGES[page]).keys()
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES.values() if name != "gradient_error"])
-def test_trains(folder: Path, enlarger: Callable[..., None], name: str) -> None:
-    command = ["fit", "--config", QUICKSTART, "--config", f"{name}.yaml", "--run.name", name]
+@pytest.mark.parametrize("page", sorted(PAGES.keys() - {"metric"}))
+def test_trains(folder: Path, enlarger: Callable[..., None], page: str) -> None:
+    name = NAMES[page]
+    command = typed(page, "python ~/enlarger/main.py")
+    assert command[-4:] == ["--config", f"{name}.yaml", "--run.name", name]
     enlarger(*command, *SMALL)
     assert list(Path("runs", name, "checkpoints").glob("step-000000002.ckpt"))
     assert f"my_sr.{name}." in Path("runs", name, "config.yaml").read_text()
 
 
 def test_the_metric_measures(folder: Path, enlarger: Callable[..., None]) -> None:
-    bicubic = ("--model", REPO / "configs" / "model" / "bicubic.yaml", "--run.name", "gradients")
     small = ("--trainer.accelerator", "cpu", "--trainer.logger", "false")
     enlarger(
-        *("test", "--config", QUICKSTART, "--config", "gradient_error.yaml", *bicubic, *small),
+        *(*typed("metric", "python ~/enlarger/main.py"), *small),
         *("--trainer.limit_test_batches", "1", "--data.init_args.workers", "0"),
     )
-    measured = json.loads(Path("runs/gradients/results.json").read_text())["results"]
+    measured = json.loads(Path("runs/bicubic/results.json").read_text())["results"]
     number, control = [r for r in measured if r["metric"] == "gradient_error"]
     assert number["protocol"]["implementation"] == "my_sr 1"
     assert number["value"] == control["value"] > 0  # of bicubic, both
 
 
+def test_the_degradation_is_looked_at(folder: Path) -> None:
+    make_pictures(folder / "my", ["photo.png"], (256, 256))
+    assert preview.main(typed("degradation", "python -m degradations.preview")) == 0
+    assert (folder / "preview.png").is_file()
+
+
 @pytest.mark.slow
 def test_keep_their_contracts(folder: Path) -> None:
-    plugins = [f"--plugin=my_sr.{name}" for page, name in NAMES.items() if page != "network"]
-    command = [sys.executable, "-m", "pytest", "-q", str(REPO / "tests" / "contracts"), *plugins]
+    tests, chosen = str(REPO / "tests" / "contracts"), ["-k", "my_sr"]
+    plugins = []
+    for page in sorted(PAGES.keys() - {"network"}):
+        plugins += ["--plugin", f"my_sr.{NAMES[page]}"]
+        assert typed(page, "pytest") == [tests, *plugins[-2:], *chosen]
+    command = [sys.executable, "-m", "pytest", "-q", tests, *plugins, *chosen]  # in one run of all
     done = subprocess.run(
-        [*command, "-k", "my_sr", "-p", "no:cacheprovider"],
+        [*command, "-p", "no:cacheprovider"],
         env={**os.environ, "PYTHONPATH": str(REPO)},
         capture_output=True,
         text=True,

@@ -1,0 +1,154 @@
+"""A folder that looks like a checkout, with all that the pages take for granted, small."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from datamodules import pack
+from lightning_modules.networks.imdn import IMDN
+from tests.conftest import REPO
+from tests.docs.blocks import QUICKSTART, blocks, files, inline
+from tests.docs.stand_in import FOLDER, MADE_SMALL, PROGRAMS
+
+NOT_SHARED = (".git", ".venv", "runs", "site")
+
+
+def make_pictures(folder: Path, names: Sequence[str], size: tuple[int, int], seed: int = 0) -> None:
+    """Write small smooth pictures.
+
+    Args:
+        folder: Is made.
+        names: With their endings.
+        size: Width and height.
+        seed: Of the pictures.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(seed)
+    for name in names:
+        blocks_of_colour = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        picture = Image.fromarray(blocks_of_colour).resize(size, Image.Resampling.BICUBIC)
+        picture.save(folder / name)
+
+
+def make_data(folder: Path) -> None:
+    """Pictures: `my/photos`, `$ENLARGER_DATA` and the like.
+
+    Args:
+        folder: Of the page.
+    """
+    photos = [f"{number}.png" for number in range(12)]
+    for name in ("photos", "hr", "real"):
+        make_pictures(folder / "my" / name, photos, (208, 176))
+    make_pictures(folder / "my", ["photo.png"], (320, 288), seed=1)
+    (folder / "photos").symlink_to(folder / "my" / "photos")
+    data = folder / "my" / "data"
+    make_pictures(data / "bsds400", [f"{number}.jpg" for number in range(60)], (161, 121))
+    make_pictures(data / "kodak24", [f"{number}.png" for number in range(4)], (384, 256))
+    make_pictures(folder / "cars", [f"{number}.png" for number in range(64)], (32, 32))
+    make_shards(folder / "cars", data / "cifar10", "train-automobile")
+    for name in ("set5", "set14"):
+        for scale in (2, 3, 4):
+            for side, size in (("hr", (192, 144)), ("lr", (192 // scale, 144 // scale))):
+                pictures = [f"img_{number:03}.png" for number in range(1, 6)]
+                make_pictures(data / name / f"x{scale}" / side, pictures, size)
+    (folder / "lists").mkdir()
+    (folder / "lists" / "best.txt").write_text("\n".join(str(p) for p in data.glob("bsds400/*")))
+
+
+def make_shards(pictures: Path, out: Path, name: str) -> None:
+    """Pack pictures, without a word.
+
+    Args:
+        pictures: Folder of them.
+        out: Is made.
+        name: Of the shards.
+    """
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        pack.main([str(pictures), str(out), "--name", name])
+
+
+def make_weights(folder: Path) -> None:
+    """Files of weights that tell nothing: IMDN's x4, and a network that spandrel reads.
+
+    Args:
+        folder: That holds `my`.
+    """
+    (folder / "my" / "weights").mkdir()
+    torch.save(IMDN(4).state_dict(), folder / "my" / "IMDN_x4.pth")
+    # Tensors of Real-ESRGAN's compact network (SRVGGNetCompact), x4.
+    shapes = {0: (4, 3, 3, 3), 1: (4,), 2: (4, 4, 3, 3), 3: (4,), 4: (48, 4, 3, 3)}
+    state = {f"body.{n}.weight": torch.full(shape, 0.01) for n, shape in shapes.items()}
+    state |= {f"body.{n}.bias": torch.zeros(shapes[n][0]) for n in (0, 2, 4)}
+    torch.save({"params": state}, folder / "my" / "4x_network.pth")
+
+
+@cache
+def trained() -> tempfile.TemporaryDirectory[str]:
+    """A folder with the quickstart's run of two steps, for all pages that begin with one."""
+    folder = tempfile.TemporaryDirectory()
+    command = [sys.executable, REPO / "main.py", "fit", "--config", REPO / QUICKSTART]
+    fit = [*command, *MADE_SMALL["fit"]]
+    subprocess.run(fit, cwd=folder.name, check=True, capture_output=True)
+    return folder
+
+
+def runs_before(page: Path) -> set[str]:
+    """Names of runs that a page uses and does not train.
+
+    Args:
+        page: The page.
+    """
+    shown = [block.text for block in [*blocks(page), *inline(page)] if block.how != "test"]
+    text = "\n".join(shown).replace("\\\n", "")
+    names = set(re.findall(r"main\.py export runs/(\w+)", text))
+    if re.search(rf"main\.py (?:test|predict) --config {QUICKSTART}(?!.*--run\.name)", text):
+        names.add("quickstart")
+    trains = re.search(rf"main\.py fit --config {QUICKSTART}$", text, re.MULTILINE)
+    return names - {"quickstart"} if trains else names
+
+
+def make_folder(folder: Path, page: Path) -> None:
+    """A folder in which a page's commands can be typed.
+
+    Args:
+        folder: Empty.
+        page: Whose files lie there.
+    """
+    for path in REPO.iterdir():
+        if path.name not in NOT_SHARED:
+            (folder / path.name).symlink_to(path)
+    (folder / "enlarger").symlink_to(REPO)  # of `~/enlarger`
+    make_data(folder)
+    make_weights(folder)
+    if "pack my/photos my/shards" not in page.read_text(encoding="utf-8"):
+        make_shards(folder / "my" / "photos", folder / "my" / "shards", "shard")
+    for name in runs_before(page):
+        shutil.copytree(Path(trained().name, "runs", "quickstart"), folder / "runs" / name)
+    activate = folder / ".venv" / "bin" / "activate"
+    activate.parent.mkdir(parents=True)
+    activate.touch()
+    for other in [*sorted((REPO / "docs" / "plugins").glob("*.md")), page]:
+        for name, text in files(other).items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(text)
+    programs = folder / FOLDER
+    programs.mkdir()
+    stand_in = [sys.executable, str(REPO / "tests" / "docs" / "stand_in.py")]
+    for name in PROGRAMS:
+        call = shlex.join([*stand_in, name])
+        (programs / name).write_text(f'#!/usr/bin/env bash\nexec {call} "$@"\n')
+        (programs / name).chmod(0o755)
