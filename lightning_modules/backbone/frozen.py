@@ -50,7 +50,7 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     check_numbers(where, tensors)
     own = module.state_dict()
     refuse(
-        where,
+        f"the tensors of {where} do not fit the network",
         missing=[name for name in own if name not in tensors],
         unexpected=[name for name in tensors if name not in own],
         reshaped=_reshaped(own, tensors),
@@ -73,11 +73,10 @@ def check_numbers(where: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def refuse(
-    where: str,
+    message: str,
     missing: list[str],
     unexpected: list[str],
     reshaped: list[str],
-    to: str = "network",
     hint: str = "Is it another network, or one of another size?",
     shown: int = 3,
 ) -> None:
@@ -98,8 +97,8 @@ def refuse(
     )
     if any(len(names) > shown for names in kinds.values()):
         lines = [f"  {what}: {line}" for what, names in kinds.items() for line in folded(names)]
-        log.error("%s beside the %s:\n%s", where, to, "\n".join(lines))
-    raise ValueError(f"the tensors of {where} do not fit the {to}: {problems}. {hint}")
+        log.error("%s:\n%s", message, "\n".join(lines))
+    raise ValueError(f"{message}: {problems}. {hint}")
 
 
 def folded(names: Iterable[str]) -> list[str]:
@@ -167,11 +166,10 @@ def check_tensors(
         ValueError: Some are missing, unexpected, or of another shape.
     """
     refuse(
-        str(where),
+        f"the tensors of {where} do not fit the model",
         missing,
         unexpected=[name for name in state if name not in own],
         reshaped=_reshaped(own, state),
-        to="model",
         hint="Is it another network, size or scale? See model.init_args and data.init_args.scale",
         shown=4,
     )

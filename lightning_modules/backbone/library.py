@@ -74,7 +74,12 @@ def pretrained(key: str, kind: str, path: str, subfolder: str | None, revision: 
     except OSError as error:
         raise FileNotFoundError(_cannot_load(key, place, subfolder, error)) from error
     reshaped = [f"{name} {tuple(a)} for {tuple(b)}" for name, a, b in notes["mismatched_keys"]]
-    refuse(str(folder), notes["missing_keys"], notes["unexpected_keys"], reshaped)
+    refuse(
+        f"the tensors of {folder} do not fit the network",
+        notes["missing_keys"],
+        notes["unexpected_keys"],
+        reshaped,
+    )
     return network
 
 

@@ -65,7 +65,7 @@ def test_all_that_do_not_fit_are_logged(caplog):
     with pytest.raises(ValueError, match=r"10 missing .*, \.\.\.\); 1 unex.*; 8 of another shape"):
         fit(blocks, wrong, "file.pth")
     assert caplog.messages == [
-        "file.pth beside the network:\n"
+        "the tensors of file.pth do not fit the network:\n"
         "  missing: blocks.{0-8}.weight\n"
         "  missing: blocks.0.bias\n"
         "  unexpected: a.4\n"
