@@ -112,6 +112,12 @@ def test_the_whole_way(work: Path, enlarger: Enlarger) -> None:
         assert large.size == (42, 80)
 
 
+@pytest.mark.parametrize("sample", [{}, {"text": " \n"}])
+def test_a_blank_caption_is_not_encoded(sample: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"a/1 has no caption, which --encode\.texts wants: give"):
+        _caption("a/1", sample)
+
+
 @pytest.mark.slow
 def test_captions_are_read_once(work: Path, enlarger: Enlarger, refusal: Refusal) -> None:
     pytest.importorskip("transformers")

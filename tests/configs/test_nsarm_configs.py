@@ -94,6 +94,8 @@ class TestPaper:
         assert model.scales.tokens == 10_521
         assert sum(span.stop - span.start for span in model.scales.spans[7:]) == 10_000
         assert model.transformer.checkpointing
+        trainer = yaml.safe_load((CONFIGS / name).read_text())["trainer"]  # before ON_ONE
+        assert (trainer["strategy"], trainer["precision"]) == ("fsdp", "bf16-mixed")
         blocks = [
             block for block in fully_sharded._blocks(model.transformer) if isinstance(block, Block)
         ]
