@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from commands.encode_squares import _caption
 from tests import small_t5
 
 Enlarger = Callable[..., None]
