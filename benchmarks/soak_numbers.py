@@ -115,8 +115,9 @@ def slope_of(
 def together(usage: Sequence[Usage], what: str, warm: float) -> list[tuple[int, float, float]]:
     """Medians of half a minute each of what processes used when they were warm.
 
-    Medians, because the workers of two validations overlap for a moment.
-
+    Of those that were there whenever one looked: the process that trains and its own workers. Those
+    of a validation live until the next one, two pairs for a moment, and would count by how often
+    that is; what they take for good, the others have.
 
     Args:
         usage: Of a run.
@@ -126,15 +127,21 @@ def together(usage: Sequence[Usage], what: str, warm: float) -> list[tuple[int, 
     Returns:
         The process's number, seconds and value.
     """
-    of: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
+    of: dict[int, list[Usage]] = defaultdict(list)
     for look in usage:
         if look.age >= warm:
-            key = (look.start, int((look.age - warm) // TOGETHER))
-            of[key].append((look.seconds, float(getattr(look, what))))
-    return [
-        (start, *(statistics.median(column) for column in zip(*looks, strict=True)))
-        for (start, _), looks in sorted(of.items())
-    ]
+            of[look.start].append(look)
+    points = []
+    for start, looks in sorted(of.items()):
+        lasting = set.intersection(*(set(getattr(look, what)) for look in looks))
+        parts: dict[int, list[tuple[float, float]]] = defaultdict(list)
+        for look in looks:
+            value = float(sum(getattr(look, what)[number] for number in lasting))
+            parts[int((look.age - warm) // TOGETHER)].append((look.seconds, value))
+        for _, values in sorted(parts.items()):
+            seconds, value = (statistics.median(column) for column in zip(*values, strict=True))
+            points.append((start, seconds, value))
+    return points
 
 
 def slopes(harmed: Sequence[Usage], whole: Sequence[Usage], warm: float) -> dict[str, Any]:

@@ -102,16 +102,16 @@ class Usage(NamedTuple):
     start: Which of its processes, by number.
     age: Seconds since that had done its first batches.
     seconds: On the clock of this machine.
-    memory: Resident bytes of the process that trains and its workers, summed.
-    descriptors: Open in all of them.
+    memory: Resident bytes of the process that trains and of each of its workers, by their numbers.
+    descriptors: Open in each of them.
     files: Of the run and its cache.
     """
 
     start: int
     age: float
     seconds: float
-    memory: int
-    descriptors: int
+    memory: dict[int, int]
+    descriptors: dict[int, int]
     files: int
 
 
@@ -251,11 +251,11 @@ class Run:
         if len(workers) < WORKERS:  # at the end
             return
         self._sampled, self._first = now, self._first or now
-        memory = descriptors = 0
+        memory, descriptors = dict[int, int](), dict[int, int]()
         for process in [self.process, *workers]:
             with contextlib.suppress(psutil.Error):  # it has ended
-                memory += process.memory_info().rss
-                descriptors += process.num_fds()
+                descriptors[process.pid] = process.num_fds()
+                memory[process.pid] = process.memory_info().rss
         files = sum(
             len(names) for name in ("cache", "runs") for *_, names in os.walk(self.folder / name)
         )

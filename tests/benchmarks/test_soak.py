@@ -106,8 +106,14 @@ def test_a_slope_within_groups() -> None:
 
 
 def test_what_grows_is_said() -> None:
-    looks = [Usage(1, age, age, int(1e9 + 20e6 * age / 3600), 240, 9) for age in range(0, 7200, 5)]
+    looks = []
+    for age in range(0, 7200, 5):
+        # A validation's workers come and go, later on two at a time: that is no growth.
+        passing = {100 + age // 80: 50, **({101 + age // 80: 50} if age > 3600 else {})}
+        memory = {7: int(9e8 + 20e6 * age / 3600), 8: int(1e8), **passing}
+        looks.append(Usage(1, age, age, memory, {7: 40, 8: 60, **passing}, 9))
     points = together(looks, "memory", WARM)
+    assert {value for *_, value in together(looks, "descriptors", WARM)} == {100}
     assert len(points) == (7200 - WARM) // 30
     growth = {"undisturbed": slope_of(points, 1e6)}
     results: dict[str, Any] = {
