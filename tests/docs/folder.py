@@ -51,12 +51,12 @@ def make_data(folder: Path) -> None:
         folder: Of the page.
     """
     photos = [f"{number}.png" for number in range(12)]
-    for name in ("photos", "hr", "real"):
-        make_pictures(folder / "my" / name, photos, (208, 176))
+    for name, size in (("photos", (208, 176)), ("hr", (544, 512)), ("real", (208, 176))):
+        make_pictures(folder / "my" / name, photos, size)
     make_pictures(folder / "my", ["photo.png"], (320, 288), seed=1)
     (folder / "photos").symlink_to(folder / "my" / "photos")
     data = folder / "my" / "data"
-    make_pictures(data / "bsds400", [f"{number}.jpg" for number in range(60)], (161, 121))
+    make_pictures(data / "bsds400", [f"{number}.jpg" for number in range(400)], (161, 121))
     make_pictures(data / "kodak24", [f"{number}.png" for number in range(4)], (384, 256))
     make_pictures(folder / "cars", [f"{number}.png" for number in range(64)], (32, 32))
     make_shards(folder / "cars", data / "cifar10", "train-automobile")

@@ -24,10 +24,11 @@ from typing import Any
 import yaml
 
 import main
+from tests.docs.stand_in import asks
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["commands.run", "callbacks.psnr", "torch.distributed.run"])
-NOT_PRINTED = {"config", "help", "print_config"}  # options of `main.py` that are no keys
+NOT_PRINTED = {"config", "debug", "help", "print_config"}  # options of `main.py` that are no keys
 FOR_THE_READER = re.compile(r"|[a-z]|[\w/]*[A-Z]{2,}(\.\w+)?")  # values: NAME, MODEL.yaml, n
 
 
@@ -101,9 +102,11 @@ def _parse(words: list[str], added: list[str], names: list[str], printed: io.Str
         _only_parse(names)
         sys.argv = [words[1], *words[2:], *added]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-    if "doctor" in words or any(word.endswith((".help", "--help")) for word in words):
+    if words[1] == "doctor":
         _only_parse(names)
+    if words[1] == "doctor" or asks(words):
         main.main([*words[1:], *added])
+        return
     try:
         main.main([*words[1:], *added, "--print_config"])
     except SystemExit as end:

@@ -95,10 +95,14 @@ def command(program: str, args: Sequence[str], parse: bool = False) -> tuple[str
     raise ValueError(f"{program} {' '.join(args)} is nothing that could be checked")
 
 
+def asks(args: Sequence[str]) -> bool:
+    """Whether a command only asks for help, or for its configuration."""
+    return any(word.endswith((".help", "--help", "--print_config")) for word in args)
+
+
 def _run_small(args: list[str]) -> tuple[str, list[str]]:
-    asks = any(word.endswith((".help", "--help", "--print_config")) for word in args)
     verb = next((word for word in args[1:] if word in MADE_SMALL), "")
-    if asks or args[0] == "-m" or not MADE_SMALL.get(verb):
+    if asks(args) or args[0] == "-m" or not MADE_SMALL.get(verb):
         return "run", [sys.executable, *args]
     return "run small", [sys.executable, *args, *MADE_SMALL[verb]]
 

@@ -168,6 +168,8 @@ def test_options_whose_value_is_the_readers() -> None:
         (f"main.py fit --config {QUICKSTART}", "--run.name NAME --data.init_args.scale 3", "ok"),
         (f"main.py fit --config {QUICKSTART}", "--data.init_args.scala 3", "'data.init_args.scala"),
         (f"main.py fit --config {QUICKSTART}", "--run.nome", "there is no run.nome"),
+        ("main.py fit --model.help lightning_modules.regression.Regression", "", "ok"),
+        ("main.py fit --model.help lightning_modules.regression.Regresion", "", "Regresion"),
         ("main.py doctor --doctor.wait 5", "--doctor.checksums true", "ok"),
         ("main.py doctor --doctor.weight 5", "", "--doctor.weight"),
         ("torchrun --nnodes 2 main.py check --run.name a", "", "ok"),
