@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -144,14 +143,3 @@ def photo_path(name: str) -> Path:
             "install the version that constraints.txt names, or leave this name out of Photos.names"
         )
     return path
-
-
-def shared_scenes(names: Iterable[str], held_out: Iterable[str]) -> list[str]:
-    """Scenes on both sides of a split, of which there should be none.
-
-    Args:
-        names: Photographs to train on.
-        held_out: Photographs to validate or test on.
-    """
-    both = {PHOTOS[name].scene for name in names} & {PHOTOS[name].scene for name in held_out}
-    return sorted(both)

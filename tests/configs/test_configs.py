@@ -18,7 +18,7 @@ from PIL import Image
 
 from callbacks import weights
 from datamodules import pack
-from datamodules.photos import PHOTOS, shared_scenes
+from datamodules.photos import PHOTOS
 from tests.conftest import REPO
 from tests.reference.vqgan import VQGAN
 from tests.stand_ins import stand_in
@@ -155,6 +155,12 @@ def photos(source: dict[str, Any]) -> list[str]:
     if not source["class_path"].endswith(".Photos"):
         return []
     return list(source.get("init_args", {}).get("names") or PHOTOS)
+
+
+def shared_scenes(names: list[str], held_out: list[str]) -> list[str]:
+    """Scenes on both sides of a split, of which there should be none."""
+    both = {PHOTOS[name].scene for name in names} & {PHOTOS[name].scene for name in held_out}
+    return sorted(both)
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith("data/")])

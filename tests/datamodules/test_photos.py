@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from datamodules import photos
-from datamodules.photos import PHOTOS, Photos, photo_path, shared_scenes
+from datamodules.photos import PHOTOS, Photos, photo_path
 
 
 @pytest.mark.parametrize("name", PHOTOS)
@@ -48,13 +48,6 @@ def test_missing_package_and_file(monkeypatch):
     monkeypatch.setitem(PHOTOS, "china", PHOTOS["china"]._replace(file="gone.jpg"))
     with pytest.raises(ValueError, match="missing from the installed scikit-learn"):
         photo_path("china")
-
-
-def test_stereo_pair_is_one_scene():
-    assert shared_scenes(["motorcycle_left", "coffee"], ["china", "motorcycle_right"]) == [
-        "motorcycle"
-    ]
-    assert shared_scenes(["motorcycle_left", "motorcycle_right"], ["coffee"]) == []
 
 
 def test_the_packages_are_not_imported(monkeypatch):
