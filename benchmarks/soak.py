@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from benchmarks.report import RESULTS, placed, write_report
 from benchmarks.soak_faults import KINDS, Fault, Faults, disk, plan
-from benchmarks.soak_numbers import WARM, by_kind, compare, slopes, verdict
+from benchmarks.soak_numbers import SETTLED, WARM, by_kind, compare, slopes, verdict
 from benchmarks.soak_page import MARKS, PAGE, text_of
 from benchmarks.soak_run import REPOSITORY, Run, configure, prepare
 from tests.datamodules.server import serving
@@ -101,7 +101,7 @@ def soak(
             told = _disturb(harmed, Faults(harmed, ours, steps, seed, seconds), faults, bar)
         _through(whole, steps, "undisturbed")
         minutes = (time.monotonic() - began) / 60
-        warm = min(WARM, 60 * minutes / 20)
+        warm, settled = min(WARM, 60 * minutes / 20), min(SETTLED, 60 * minutes / 8)
         results: dict[str, Any] = {
             "steps": steps,
             "minutes": round(minutes, 1),
@@ -110,7 +110,7 @@ def soak(
             "same": compare(harmed.folder, whole.folder),
             "final checkpoint is bit-equal": _same_end(harmed, whole),
             "faults": by_kind(told),
-            "growth an hour": slopes(harmed.usage, whole.usage, warm),
+            "growth an hour": slopes(harmed.usage, whole.usage, warm, settled),
             "files at first and at last": [
                 [look.files for look in (run.usage[:1] + run.usage[-1:])] for run in (harmed, whole)
             ],

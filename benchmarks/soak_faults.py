@@ -127,7 +127,7 @@ class Faults:
             self.run.start()
             if not self.run.trains() and self.run.status() != 0:
                 raise RuntimeError(f"after {kind} the run does not go on:\n{self.run.said()}")
-            _, now, own = self.run.board.read()
+            _, now, own, _ = self.run.board.read()
             line["batches lost"] = reached - (now - own)
             line["seconds until it trains"] = round(time.monotonic() - over, 1)
         self.told.append(line)

@@ -16,9 +16,11 @@ from benchmarks.soak_parts import TRACE
 from benchmarks.soak_run import Usage
 
 WARM = 60.0  # seconds after which a process is no longer growing into its buffers
+SETTLED = 900.0  # and after which its heap has found its size: first each larger piece makes a hole
 TOGETHER = 30.0  # seconds whose looks are one point, or neighbours would count as independent
 SHOWN = {  # unit, its size in bytes or pieces, and the growth an hour that counts as none
     "memory": ("MB", 1e6, 10.0),
+    "used": ("MB", 1e6, 10.0),
     "descriptors": ("descriptors", 1.0, 1.0),
 }
 
@@ -144,17 +146,24 @@ def together(usage: Sequence[Usage], what: str, warm: float) -> list[tuple[int, 
     return points
 
 
-def slopes(harmed: Sequence[Usage], whole: Sequence[Usage], warm: float) -> dict[str, Any]:
+def slopes(
+    harmed: Sequence[Usage], whole: Sequence[Usage], warm: float, settled: float
+) -> dict[str, Any]:
     """Growth of memory and descriptors: within one long process, within processes, over restarts.
+
+    That of resident memory is not looked for within the processes that faults end: they do not
+    live until their heap has found its size.
 
     Args:
         harmed: What the run used that faults happened to.
         whole: What the other one used.
         warm: Seconds after the first batches from which on a process counts.
+        settled: And its resident memory within one long process.
     """
     found: dict[str, Any] = {}
     for what, (_, size, _) in SHOWN.items():
         short = together(harmed, what, warm)
+        resident = what == "memory"
         starts = defaultdict(list)
         for start, seconds, value in short:
             starts[start].append((seconds, value))
@@ -163,8 +172,8 @@ def slopes(harmed: Sequence[Usage], whole: Sequence[Usage], warm: float) -> dict
             for looks in starts.values()
         ]
         found[what] = {
-            "undisturbed": slope_of(together(whole, what, warm), size),
-            "within processes": slope_of(short, size),
+            "undisturbed": slope_of(together(whole, what, settled if resident else warm), size),
+            "within processes": None if resident else slope_of(short, size),
             "over restarts": slope_of(means, size),  # type: ignore[arg-type]
         }
     return found

@@ -10,7 +10,11 @@ from benchmarks.soak_faults import KINDS
 
 PAGE = Path("docs", "soak.md")
 MARKS = ("<!-- soak -->", "<!-- end of soak -->")
-NAMES = {"memory": "resident memory, MB", "descriptors": "open files"}
+NAMES = {
+    "memory": "resident memory, MB",
+    "used": "memory in use by the training process, MB",
+    "descriptors": "open files",
+}
 WHERE = {
     "undisturbed": "undisturbed run, one process",
     "within processes": "disturbed run, within its processes",

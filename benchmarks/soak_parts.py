@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import struct
 import time
@@ -21,15 +22,17 @@ from degradations.draws import Draws
 from degradations.params import Params, per_image
 
 TRACE, BOARD = "trace", "board"
-NUMBERS = struct.Struct("3d")
+NUMBERS = struct.Struct("4d")
+COUNTED = 10  # batches between two looks at what malloc has handed out
 
 
 class Board:
-    """Three numbers that the soak and all processes of a run share, also after a SIGKILL.
+    """Four numbers that the soak and all processes of a run share, also after a SIGKILL.
 
     shift: Seconds by which the run's clock is wrong.
     place: Number of batches of the whole run that are done.
     own: Number of them that the process which trains now has done.
+    used: Bytes that this process has from malloc; 0 where that is not known.
 
     Args:
         path: A file; made if it is not there.
@@ -38,17 +41,17 @@ class Board:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            path.write_bytes(NUMBERS.pack(0.0, 0.0, 0.0))
+            path.write_bytes(NUMBERS.pack(0.0, 0.0, 0.0, 0.0))
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), NUMBERS.size)
 
-    def read(self) -> tuple[float, int, int]:
-        """Shift, place and own."""
-        shift, place, own = NUMBERS.unpack_from(self._map)
-        return shift, int(place), int(own)
+    def read(self) -> tuple[float, int, int, int]:
+        """Shift, place, own and used."""
+        shift, place, own, used = NUMBERS.unpack_from(self._map)
+        return shift, int(place), int(own), int(used)
 
     def write(self, number: int, value: float) -> None:
-        """Set one of the three, by its number."""
+        """Set one of them, by its number."""
         struct.pack_into("d", self._map, 8 * number, value)
 
 
@@ -92,11 +95,37 @@ class Trace(Callback):
         self._replaced, self._own = replaced, self._own + 1
         self.board.write(1, place)
         self.board.write(2, self._own)
+        if self._own % COUNTED == 0:
+            self.board.write(3, handed_out())
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """End the file."""
         if self._file is not None:
             self._file.close()
+
+
+_FIELDS = (  # of mallinfo2 in malloc.h
+    *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+    *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+)
+
+
+class _Mallinfo2(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in _FIELDS]
+
+
+def handed_out() -> int:
+    """Bytes that malloc has handed out and not got back; 0 without glibc 2.33 or newer.
+
+    Holes that lie between them in the heap, which is what resident memory has more, do not count.
+    """
+    try:
+        mallinfo2 = ctypes.CDLL(None).mallinfo2
+    except (AttributeError, OSError, TypeError):
+        return 0
+    mallinfo2.restype = _Mallinfo2
+    info = mallinfo2()
+    return int(info.uordblks + info.hblkhd)
 
 
 def state_digest(trainer: Trainer, module: LightningModule) -> str:

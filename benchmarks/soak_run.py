@@ -88,7 +88,7 @@ trainer:
       init_args: {{control: true}}
     - callbacks.ema.EMA
     - class_path: callbacks.sample_grid.SampleGrid
-      init_args: {{images: 1, crop: 48, zoom: 1}}
+      init_args: {{images: 1, crop: 48, zoom: 1, every_n: 5}}
     - callbacks.throughput.Throughput
     - callbacks.guard.Guard
     - benchmarks.soak_parts.Trace
@@ -103,6 +103,7 @@ class Usage(NamedTuple):
     age: Seconds since that had done its first batches.
     seconds: On the clock of this machine.
     memory: Resident bytes of the process that trains and of each of its workers, by their numbers.
+    used: Bytes that the process that trains has from malloc, by its number; see `Board`.
     descriptors: Open in each of them.
     files: Of the run and its cache.
     """
@@ -111,6 +112,7 @@ class Usage(NamedTuple):
     age: float
     seconds: float
     memory: dict[int, int]
+    used: dict[int, int]
     descriptors: dict[int, int]
     files: int
 
@@ -139,6 +141,7 @@ class Run:
     def start(self) -> None:
         """Type the command."""
         self.board.write(2, 0)
+        self.board.write(3, 0)
         self.starts += 1
         self._family, self._first = set(), 0.0
         environment = {"OMP_NUM_THREADS": "1", "SOAK_SERVER": self.server}
@@ -260,7 +263,8 @@ class Run:
             len(names) for name in ("cache", "runs") for *_, names in os.walk(self.folder / name)
         )
         age = now - self._first
-        self.usage.append(Usage(self.starts, age, now, memory, descriptors, files))
+        used = {self.process.pid: self.board.read()[3]}
+        self.usage.append(Usage(self.starts, age, now, memory, used, descriptors, files))
 
 
 # ------------------------------------------------------------------------------------ its pictures
@@ -293,7 +297,7 @@ def configure(folder: Path, steps: int, seed: int) -> None:
         last=len(list((folder / "served").glob("*.tar"))) - 1,
         # Guard stops a run that leaves out more than one step of a hundred, below 1,000 steps ten.
         not_a_number=max(1 / 4000, 4 / (BATCH * steps)),
-        validate=max(20, min(1000, steps // 4)),
+        validate=max(20, min(200, steps // 4)),
         save=max(5, min(50, steps // 40)),
     )
     (folder / "soak.yaml").write_text(text)
