@@ -87,7 +87,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int, show: Callable[[str], None]) -> 
 
     Args:
         jobs: All, each after those that it needs.
-        at_once: How many beside one another; the cores are shared out among them.
+        at_once: How many beside one another, each with one thread or what OMP_NUM_THREADS says.
         show: Is told, in one line, what is done and what runs.
 
     Raises:
@@ -124,7 +124,7 @@ def _start(waiting: list[Job], running: list[_Running], finished: set[str], at_o
         if job.done():
             finished.add(job.name)
         elif len(running) < at_once:
-            running.append(_Running(job, at_once))
+            running.append(_Running(job))
         else:
             continue
         waiting.remove(job)
@@ -135,10 +135,9 @@ class _Running:
 
     Args:
         job: What runs.
-        at_once: How many share the cores.
     """
 
-    def __init__(self, job: Job, at_once: int) -> None:
+    def __init__(self, job: Job) -> None:
         self.job, self.begun, self.inputs = job, time.monotonic(), job.inputs()
         self.before = job.note()
         # A run goes on by itself where it stands, which is wrong on another base or other settings.
@@ -146,7 +145,6 @@ class _Running:
         changed = changed or self.before.arguments not in (None, [*job.arguments])
         self.resumes = job.arguments[0] == "fit" and not changed
         afresh = ("--run.overwrite", "true") if job.arguments[0] == "fit" and changed else ()
-        threads = str(max(1, (os.cpu_count() or 1) // at_once))
         if job.made is not None:
             shutil.rmtree(job.made, ignore_errors=True)
         job.output.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +154,8 @@ class _Running:
                 cwd=REPOSITORY,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": threads},
+                # By the number of threads sums are in another order, and numbers others.
+                env={"OMP_NUM_THREADS": "1", **os.environ},
             )
 
     def ended(self) -> bool:

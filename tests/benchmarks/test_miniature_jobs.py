@@ -115,3 +115,19 @@ def test_a_broken_note_counts_as_none(folder: Path) -> None:
 def test_a_job_before_what_it_needs_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="top needs base before it"):
         run_jobs([job(folder, "top", "test", needs=("base",))], 1, nothing)
+
+
+@pytest.mark.parametrize(("asked", "had"), [(None, "1"), ("2", "2")])
+def test_threads_do_not_follow_from_how_many_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None, had: str
+) -> None:
+    """Sums of several threads are in another order, and a training's numbers others."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    program = (
+        "import os, pathlib; pathlib.Path('threads').write_text(os.environ['OMP_NUM_THREADS'])"
+    )
+    (folder / "main.py").write_text(program)
+    run_jobs([job(folder, "a", "fit")], 1, nothing)
+    assert (folder / "threads").read_text() == had
