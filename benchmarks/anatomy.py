@@ -20,12 +20,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.miniature_callbacks import HR, OUTPUTS
+from benchmarks.miniature_rows import METHODS
 from benchmarks.report import RESULTS, placed, write_report
 from callbacks.picture_files import read_picture
 from callbacks.pixels import to_pixels
 from callbacks.psnr import psnr
 
 OCTAVES = 4  # from the finest, 1/4 to 1/2 cycle a pixel
+SUFFIX = "_anatomy"  # of a JSON's name
 MARKS = ("<!-- anatomy -->", "<!-- end of anatomy -->")
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "methods"
 
@@ -73,7 +75,7 @@ def octaves(picture: Tensor, hr: Tensor) -> Tensor:
 
 
 def anatomy(folder: Path, datasets: dict[str, float]) -> dict[str, Any]:
-    """Of one row, by dataset.
+    """Of one row, by scale.
 
     Args:
         folder: Of the row, which has kept its outputs.
@@ -82,12 +84,12 @@ def anatomy(folder: Path, datasets: dict[str, float]) -> dict[str, Any]:
     keys = defaultdict(list)
     for path in sorted((folder / OUTPUTS / HR).rglob("*.png")):
         key = path.relative_to(folder / OUTPUTS / HR)
-        keys[key.parts[0]].append(key)
+        keys[datasets[key.parts[0]]].append(key)
     seeds = sorted(p for p in (folder / OUTPUTS).iterdir() if p.name != HR)
     found = {}
-    for dataset, scale in datasets.items():
+    for scale, own in sorted(keys.items()):
         ratios, power = [], torch.zeros(3, OCTAVES, dtype=torch.float64)
-        for key in keys[dataset]:
+        for key in own:
             hr, *samples = (
                 to_pixels(read_picture(place / key), "y", math.ceil(scale))
                 for place in (folder / OUTPUTS / HR, *seeds)
@@ -95,11 +97,11 @@ def anatomy(folder: Path, datasets: dict[str, float]) -> dict[str, Any]:
             ratios.append(of_mean(torch.cat(samples), hr))
             power += sum(octaves(sample[0, 0], hr[0, 0]) for sample in samples) / len(samples)
         ours, theirs, common = power
-        found[dataset] = {
+        found[f"x{scale:g}"] = {
             "scale": scale,
             "pictures": len(ratios),
             "samples": len(seeds),
-            "psnr": statistics.fmean(own for own, _ in ratios),
+            "psnr": statistics.fmean(one for one, _ in ratios),
             "psnr of the mean": statistics.fmean(mean for _, mean in ratios),
             "power": (ours / theirs).tolist(),
             "right": (common / (ours * theirs).sqrt()).tolist(),
@@ -124,8 +126,7 @@ def measure(table: Path, rows: list[str] | None = None) -> dict[str, Any]:
     for name in names:
         results = json.loads((table / name / "results.json").read_text())["results"]
         scales = {line["dataset"]: line["scale"] for line in results}
-        kept = {d: s for d, s in scales.items() if (table / name / OUTPUTS / HR / d).is_dir()}
-        found[name] = anatomy(table / name, kept)
+        found[name] = anatomy(table / name, scales)
     return found
 
 
@@ -140,7 +141,9 @@ def text_of(path: Path) -> str:
     """
     report = json.loads(path.read_text())
     rows = report["results"]
-    scales = sorted({of["scale"] for row in rows.values() for of in row.values()})
+    method = METHODS.get(path.stem.removesuffix(SUFFIX))
+    labels = {row.name: row.label for row in method.rows} if method else {}
+    scales = sorted({name for row in rows.values() for name in row}, key=lambda n: float(n[1:]))
     one = next(of for row in rows.values() for of in row.values())
     lines = [
         f"`{report['command']}`, commit {report['commit'][:7]}, {one['pictures']} crops a scale. "
@@ -148,13 +151,12 @@ def text_of(path: Path) -> str:
         "power of details in the octaves that LR lacks, from the finest on, in % of HR's, and in "
         "brackets their correlation with HR's.",
         "",
-        f"| | {' | '.join(f'x{scale:g}' for scale in scales)} |",
+        f"| | {' | '.join(scales)} |",
         f"|---|{'---|' * len(scales)}",
     ]
     for name, row in rows.items():
-        cells = {of["scale"]: _cell(of) for of in row.values()}
-        shown = " | ".join(cells.get(scale, "-") for scale in scales)
-        lines.append(f"| `{name}` | {shown} |")
+        shown = " | ".join(_cell(row[scale]) if scale in row else "-" for scale in scales)
+        lines.append(f"| {labels.get(name, name)} | {shown} |")
     return "\n".join([*lines, ""])
 
 
@@ -179,7 +181,7 @@ def main() -> None:
     torch.set_num_threads(1)
     found = measure(options.table, options.rows)
     name = options.table.name.removeprefix("miniature_")
-    path = write_report("anatomy", found, 0, RESULTS / f"{name}_anatomy.json")
+    path = write_report("anatomy", found, 0, RESULTS / f"{name}{SUFFIX}.json")
     page = PAGES / f"{name}.md"
     if page.is_file() and MARKS[0] in page.read_text():
         page.write_text(placed(page.read_text(), text_of(path), MARKS))

@@ -51,13 +51,11 @@ def rows(folder: Path) -> Path:
     for row, seeds in (("plain", 1), ("sampled", 2)):
         pictures = {"hr": hr, **{str(s): (hr + 0.1 * torch.randn_like(hr)) for s in range(seeds)}}
         for place, picture in pictures.items():
-            target = table / row / "outputs" / place / "set_x4" / "one" / "0.png"
-            target.parent.mkdir(parents=True)
-            save_image(picture, target)
-        lines = [
-            {"dataset": "set_x4", "scale": 4.0, "metric": "psnr", "value": 1.0},
-            {"dataset": "all", "scale": 4.0, "metric": "psnr", "value": 1.0},
-        ]
+            for dataset in ("a_x4", "b_x4"):
+                target = table / row / "outputs" / place / dataset / "one" / "0.png"
+                target.parent.mkdir(parents=True)
+                save_image(picture, target)
+        lines = [{"dataset": dataset, "scale": 4.0} for dataset in ("a_x4", "b_x4")]
         (table / row / "results.json").write_text(json.dumps({"results": lines}))
     return table
 
@@ -65,8 +63,8 @@ def rows(folder: Path) -> Path:
 def test_rows_are_measured(tmp_path: Path) -> None:
     found = anatomy.measure(rows(tmp_path))
     assert list(found) == ["plain", "sampled"]
-    plain, sampled = found["plain"]["set_x4"], found["sampled"]["set_x4"]
-    assert (plain["samples"], sampled["samples"], plain["pictures"]) == (1, 2, 1)
+    plain, sampled = found["plain"]["x4"], found["sampled"]["x4"]
+    assert (plain["samples"], sampled["samples"], plain["pictures"]) == (1, 2, 2)
     assert plain["psnr of the mean"] == plain["psnr"]
     assert sampled["psnr of the mean"] > sampled["psnr"] + 5
     assert list(anatomy.measure(rows(tmp_path / "b"), ["sampled"])) == ["sampled"]
@@ -74,8 +72,8 @@ def test_rows_are_measured(tmp_path: Path) -> None:
     report = {"command": "anatomy", "commit": "0" * 40, "results": found}
     (tmp_path / "a.json").write_text(json.dumps(report))
     text = anatomy.text_of(tmp_path / "a.json")
-    assert "1 crops a scale" in text
-    assert f"| `plain` | {plain['psnr']:.2f}; " in text
+    assert "2 crops a scale" in text
+    assert f"| plain | {plain['psnr']:.2f}; " in text
     assert f"{sampled['psnr']:.2f} → {sampled['psnr of the mean']:.2f}; " in text
 
 
@@ -87,7 +85,7 @@ def test_without_outputs(tmp_path: Path) -> None:
 def test_pages_say_what_the_numbers_say() -> None:
     for page in anatomy.PAGES.glob("*.md"):
         _, begun, rest = page.read_text().partition(anatomy.MARKS[0])
-        path = RESULTS / f"{page.stem}_anatomy.json"
+        path = RESULTS / f"{page.stem}{anatomy.SUFFIX}.json"
         assert bool(begun) == path.is_file(), page
         if begun:
             assert rest.partition(anatomy.MARKS[1])[0].strip() == anatomy.text_of(path).strip()
