@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.miniature_jobs import REPOSITORY
+from benchmarks.miniature_rows import METHODS
 
 _SMALL = "configs/experiment/self_cascade_64"
 
@@ -63,7 +64,7 @@ COMMANDS = (
     Command("and compared without tuning", f"main.py test --config {_SMALL}/tf.yaml"),
     *(
         Command(f"the miniature of {name}", f"-m benchmarks.miniature {name} --jobs 1")
-        for name in ("casarbi", "invsr", "nsarm", "resshift", "self_cascade", "comparison")
+        for name in METHODS
     ),
 )
 
