@@ -8,10 +8,13 @@ with 1 where a command failed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
+import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -105,21 +108,7 @@ class Checks:
             "DOCS_LOG": str(log),
             "DOCS_CHECK": block.how,
         }
-        failed = ""
-        try:
-            done = subprocess.run(
-                ["bash", "-euo", "pipefail", "-c", block.text],
-                cwd=self.folder,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=LONGEST,
-            )
-            if done.returncode:
-                said = done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}"
-                failed = said.splitlines()[-1][-150:]
-        except subprocess.TimeoutExpired:
-            failed = f"not done in {LONGEST} s"
+        failed = _failure(["bash", "-euo", "pipefail", "-c", block.text], self.folder, environment)
         noted = log.read_text().splitlines() if log.is_file() else []
         entries = [json.loads(line) for line in noted]
         self.entries += [entry for entry in entries if entry["words"] and not asks(entry["words"])]
@@ -139,6 +128,31 @@ class Checks:
             if said[-1] == "ok":
                 return "ok"
         return said[0]
+
+
+def _failure(command: list[str], folder: Path, environment: dict[str, str]) -> str:
+    """The last line of what a command said, if it failed. It leaves no process behind."""
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        return f"not done in {LONGEST} s"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if not process.returncode:
+        return ""
+    said = err.strip() or out.strip() or f"status {process.returncode}"
+    return said.splitlines()[-1][-150:]
 
 
 def tested(block: Block) -> str:
@@ -168,6 +182,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.docs.commands", description=__doc__)
     parser.add_argument("pages", nargs="*", type=Path, help="pages to check (default: all)")
     asked = [path.resolve() for path in parser.parse_args(args).pages] or pages()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is ended, too
     rows: list[Row] = []
     for page in asked:
         with tempfile.TemporaryDirectory() as scratch:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import REPO
@@ -222,3 +224,18 @@ def test_a_block_is_run_in_a_folder_like_a_checkout(tmp_path: Path) -> None:
     assert "nowhere" in results("ls nowhere")[0][1]
     assert results("python -c 'raise SystemExit(3)'") == [("run", "status 3")]
     assert results("python -c 'print(5); raise SystemExit(3)'") == [("run", "5")]
+
+
+def test_a_block_that_takes_too_long_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "LONGEST", 1)
+    checks = commands.Checks(tmp_path)
+    block = Block("docs/a.md", 1, "sleep 600 & echo $! > child; sleep 600", "run", "")
+    assert checks.run(block)[0] == "not done in 1 s"
+    child = int((tmp_path / "child").read_text())
+    for _ in range(100):
+        if not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE:
+            return
+        time.sleep(0.1)
+    pytest.fail("what the block had begun goes on")
