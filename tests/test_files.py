@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -76,3 +77,10 @@ def test_changelog_keeps_its_form() -> None:
     form = r"## (Unreleased|\d+\.\d+\.\d+ - \d{4}-\d\d-\d\d)"
     assert versions
     assert all(re.fullmatch(form, line) for line in versions)
+
+
+def test_contributing_says_what_was_covered() -> None:
+    report = json.loads((REPO / "benchmarks" / "results" / "coverage.json").read_text())
+    lines, percent = report["results"]["lines, and percent that ran"]["all"]
+    said = f"{100 - percent:.1f} % of {lines:,}"
+    assert said in (REPO / "CONTRIBUTING.md").read_text()
