@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import write_report
+from benchmarks.report import without_options, write_report
 
 LEAST = 90.0  # files with less are named
 
@@ -50,4 +50,5 @@ def summary(found: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    without_options(__doc__)
     main()

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.report import write_report
+from benchmarks.report import without_options, write_report
 from callbacks.ema import EMA
 
 SEED = 0
@@ -79,4 +79,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    without_options(__doc__)
     main()

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.report import write_report
+from benchmarks.report import without_options, write_report
 from callbacks.fid import FID, frechet_distance
 from callbacks.inception import Inception
 
@@ -139,4 +139,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    without_options(__doc__)
     main()

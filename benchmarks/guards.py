@@ -138,4 +138,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    from benchmarks.report import without_options
+
+    without_options(__doc__)
     main()

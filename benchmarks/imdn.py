@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.miniature_spec import BICUBIC
-from benchmarks.report import placed, write_report
+from benchmarks.report import placed, without_options, write_report
 from callbacks.results_file import load_results, write_whole
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -84,4 +84,5 @@ def table(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    without_options(__doc__)
     main()

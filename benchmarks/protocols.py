@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.report import write_report
+from benchmarks.report import without_options, write_report
 from callbacks.inception import PREPARATIONS, levels
 from callbacks.picture_files import find_pictures, read_picture
 from callbacks.pixels import PixelMetric
@@ -90,4 +90,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    without_options(__doc__)
     main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -39,6 +40,19 @@ def write_report(name: str, results: dict[str, Any], seed: int, path: Path | Non
     path.write_text(f"{text}\n")
     sys.stdout.write(f"{text}\n{path}\n")
     return path
+
+
+def without_options(what: str | None) -> None:
+    """For a command that has none: `--help` says what it measures, and all else is refused.
+
+    Args:
+        what: The docstring of its file.
+    """
+    argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{Path(sys.argv[0]).stem}",
+        description=what,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
 
 
 def placed(page: str, text: str, marks: tuple[str, str]) -> str:

@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from benchmarks.report import write_report
+from benchmarks.report import without_options, write_report
 from callbacks.picture_files import find_pictures, read_picture
 from callbacks.provenance import provenance
 from callbacks.report_page import Limits, page
@@ -104,4 +104,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    without_options(__doc__)
     main()

@@ -84,3 +84,12 @@ def test_contributing_says_what_was_covered() -> None:
     lines, percent = report["results"]["lines, and percent that ran"]["all"]
     said = f"{100 - percent:.1f} % of {lines:,}"
     assert said in (REPO / "CONTRIBUTING.md").read_text()
+
+
+def test_every_benchmark_knows_help() -> None:
+    """One that knows no options would run for minutes, and write its JSON, when asked for help."""
+    others = {"minimum": "arguments are pytest's", "streaming_start": "a part of another one"}
+    for path in sorted((REPO / "benchmarks").glob("*.py")):
+        text = path.read_text()
+        if '__name__ == "__main__"' in text and path.stem not in others:
+            assert "ArgumentParser(" in text or "without_options(__doc__)" in text, path
