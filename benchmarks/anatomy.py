@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.miniature_callbacks import HR, OUTPUTS
+from benchmarks.miniature_jobs import REPOSITORY
 from benchmarks.miniature_rows import METHODS
 from benchmarks.report import RESULTS, placed, write_report
 from callbacks.picture_files import read_picture
@@ -29,7 +30,7 @@ from callbacks.psnr import psnr
 OCTAVES = 4  # from the finest, 1/4 to 1/2 cycle a pixel
 SUFFIX = "_anatomy"  # of a JSON's name
 MARKS = ("<!-- anatomy -->", "<!-- end of anatomy -->")
-PAGES = Path(__file__).resolve().parents[1] / "docs" / "methods"
+PAGES = REPOSITORY / "docs" / "methods"
 
 
 def of_mean(samples: Tensor, hr: Tensor) -> tuple[float, float]:
@@ -52,23 +53,29 @@ def of_mean(samples: Tensor, hr: Tensor) -> tuple[float, float]:
     return own, float(10 * (255**2 / error.clamp(min=1e-9)).log10())
 
 
-def octaves(picture: Tensor, hr: Tensor) -> Tensor:
-    """Power of a picture and of HR in each octave, and what they have in common.
+def octaves(samples: Tensor, hr: Tensor) -> Tensor:
+    """Power of samples and of HR in each octave, and what they have in common.
 
     Args:
-        picture: (H, W) float64.
-        hr: The same.
+        samples: (S, 1, H, W) float64.
+        hr: (1, 1, H, W), the same.
 
     Returns:
-        (3, ``OCTAVES``): power of the picture, of HR, and the real part of their product.
+        (3, ``OCTAVES``): mean power of the samples, power of HR, and the mean of the real part of
+        their products.
     """
-    h, w = hr.shape
+    h, w = hr.shape[-2:]
     window = torch.outer(*(torch.hann_window(n, dtype=hr.dtype) for n in (h, w)))
-    ours, theirs = (torch.fft.fft2((x - x.mean()) * window) for x in (picture, hr))
+    ours, theirs = (
+        torch.fft.fft2((x - x.mean((-2, -1), keepdim=True)) * window) for x in (samples, hr)
+    )
     frequency = torch.maximum(torch.fft.fftfreq(h).abs()[:, None], torch.fft.fftfreq(w).abs())
     octave = (-(2 * frequency).log2()).floor()  # 0 is the finest; infinite at the mean
     products = torch.stack(
-        [ours.abs().square(), theirs.abs().square(), (ours * theirs.conj()).real]
+        [
+            part.mean((0, 1))
+            for part in (ours.abs().square(), theirs.abs().square(), (ours * theirs.conj()).real)
+        ]
     )
     bands = [products[:, octave == number].sum(1) for number in range(OCTAVES)]
     return torch.stack(bands, 1) / (h * w)
@@ -88,21 +95,21 @@ def anatomy(folder: Path, datasets: dict[str, float]) -> dict[str, Any]:
     seeds = sorted(p for p in (folder / OUTPUTS).iterdir() if p.name != HR)
     found = {}
     for scale, own in sorted(keys.items()):
-        ratios, power = [], torch.zeros(3, OCTAVES, dtype=torch.float64)
+        psnrs, power = [], torch.zeros(3, OCTAVES, dtype=torch.float64)
         for key in own:
             hr, *samples = (
                 to_pixels(read_picture(place / key), "y", math.ceil(scale))
                 for place in (folder / OUTPUTS / HR, *seeds)
             )
-            ratios.append(of_mean(torch.cat(samples), hr))
-            power += sum(octaves(sample[0, 0], hr[0, 0]) for sample in samples) / len(samples)
+            psnrs.append(of_mean(torch.cat(samples), hr))
+            power += octaves(torch.cat(samples), hr)
         ours, theirs, common = power
         found[f"x{scale:g}"] = {
             "scale": scale,
-            "pictures": len(ratios),
+            "pictures": len(psnrs),
             "samples": len(seeds),
-            "psnr": statistics.fmean(one for one, _ in ratios),
-            "psnr of the mean": statistics.fmean(mean for _, mean in ratios),
+            "psnr": statistics.fmean(one for one, _ in psnrs),
+            "psnr of the mean": statistics.fmean(mean for _, mean in psnrs),
             "power": (ours / theirs).tolist(),
             "right": (common / (ours * theirs).sqrt()).tolist(),
         }

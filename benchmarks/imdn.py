@@ -13,11 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.miniature_jobs import REPOSITORY
 from benchmarks.miniature_spec import BICUBIC
 from benchmarks.report import placed, without_options, write_report
 from callbacks.results_file import load_results, write_whole
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 CONTROLLED = "configs/callbacks/quality.yaml"  # PSNR and SSIM alone, and bicubic
 MARKS = ("<!-- imdn -->", "<!-- end of imdn -->")
 SETS, SCALES = ("set5", "set14"), (2, 3, 4)

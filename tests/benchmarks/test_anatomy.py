@@ -38,7 +38,9 @@ def test_details_by_octave() -> None:
         waves.append(torch.outer(angle.sin(), torch.ones(192, dtype=torch.float64)))
     hr = sum(waves)
     assert isinstance(hr, torch.Tensor)
-    ours, theirs, common = anatomy.octaves(hr - 0.5 * waves[0] - 2 * waves[2], hr)
+    ours, theirs, common = anatomy.octaves(
+        (hr - 0.5 * waves[0] - 2 * waves[2])[None, None], hr[None, None]
+    )
     torch.testing.assert_close((ours / theirs).tolist(), [0.25, 1.0, 1.0, 1.0], atol=0.02, rtol=0)
     right = (common / (ours * theirs).sqrt()).tolist()
     torch.testing.assert_close(right, [1.0, 1.0, -1.0, 1.0], atol=0.02, rtol=0)
