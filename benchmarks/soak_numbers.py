@@ -151,8 +151,8 @@ def slopes(
 ) -> dict[str, Any]:
     """Growth of memory and descriptors: within one long process, within processes, over restarts.
 
-    That of resident memory is not looked for within the processes that faults end: they do not
-    live until their heap has found its size.
+    That of memory is not looked for within the processes that faults end: they are young, and the
+    undisturbed one grows at that age, too.
 
     Args:
         harmed: What the run used that faults happened to.
@@ -163,7 +163,7 @@ def slopes(
     found: dict[str, Any] = {}
     for what, (_, size, _) in SHOWN.items():
         short = together(harmed, what, warm)
-        resident = what == "memory"
+        since = settled if what == "memory" else warm
         starts = defaultdict(list)
         for start, seconds, value in short:
             starts[start].append((seconds, value))
@@ -172,8 +172,8 @@ def slopes(
             for looks in starts.values()
         ]
         found[what] = {
-            "undisturbed": slope_of(together(whole, what, settled if resident else warm), size),
-            "within processes": None if resident else slope_of(short, size),
+            "undisturbed": slope_of(together(whole, what, since), size),
+            "within processes": slope_of(short, size) if what == "descriptors" else None,
             "over restarts": slope_of(means, size),  # type: ignore[arg-type]
         }
     return found

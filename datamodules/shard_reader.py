@@ -72,11 +72,13 @@ class Reader:
     def __init__(self, cache: DiskCache | None = None) -> None:
         self.cache = cache
         self._open: OrderedDict[str, int] = OrderedDict()
+        self._of_cache: set[str] = set()  # which of them are the cache's
         self._dropped: set[tuple[str, int]] = set()  # members for which a cached file was dropped
 
     def __getstate__(self) -> dict[str, Any]:
         # File descriptors mean nothing in another process.
-        return {"cache": self.cache, "_open": OrderedDict(), "_dropped": set()}
+        state: dict[str, Any] = {"cache": self.cache, "_open": OrderedDict()}
+        return state | {"_of_cache": set(), "_dropped": set()}
 
     def __del__(self) -> None:
         self.close()
@@ -158,7 +160,16 @@ class Reader:
         if len(self._open) >= most_open_files():
             os.close(self._open.popitem(last=False)[1])
         self._open[tar.path] = descriptor
+        if tar.wanted is not None:
+            self._of_cache.add(tar.path)
         return descriptor
+
+    def _close_removed(self) -> None:
+        """Close what the cache has removed: the disk has its room only when nobody has it open."""
+        self._of_cache &= self._open.keys()
+        for path in list(self._of_cache):
+            if not os.fstat(self._open[path]).st_nlink:
+                os.close(self._open.pop(path))
 
     def _local(self, tar: Tar) -> int:
         try:
@@ -169,6 +180,7 @@ class Reader:
             ) from error
 
     def _cached(self, wanted: Wanted) -> int | None:
+        self._close_removed()
         while self.cache is not None and (path := self.cache.fetch(wanted)) is not None:
             try:
                 return self._descriptor(str(path))

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -530,6 +531,24 @@ def test_a_cached_shard_that_vanishes(source, server, tmp_path):
         path.unlink()
     check(source, 0)
     assert server.got("t-0.tar") == 2
+
+
+def test_the_disk_has_the_room_of_what_was_removed(source, tmp_path):
+    """A removed file takes its room for as long as anybody has it open, and the limit is a lie."""
+    for index in [*range(6), *range(6)]:
+        check(source, index)
+        assert len(names(tmp_path)) <= 2
+        assert len(removed_and_open(tmp_path / "cache")) <= 1  # by what was read just now
+    assert len(source._reader._open) <= 3
+
+
+def removed_and_open(folder):
+    """Files of a folder that this process has open, and that are no longer there."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # it was that of the listing
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return [path for path in found if path.startswith(f"{folder}/") and path.endswith("(deleted)")]
 
 
 def test_a_cached_shard_that_rots(source, server, tmp_path):
