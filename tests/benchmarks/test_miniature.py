@@ -75,11 +75,11 @@ def crops(path: Path) -> Path:
 
 @pytest.mark.slow
 def test_two_rows(tmp_path: Path) -> None:
-    configs = tmp_path / "configs" / "tiny"
-    configs.mkdir(parents=True)
-    (configs / "tiny.yaml").write_text(yaml.safe_dump(EXPERIMENT))
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    (configs / "tiny.yaml").write_text(yaml.safe_dump(EXPERIMENT))  # the method's own
     data = crops(tmp_path / "data.yaml")
-    plan = Plan("tiny", TINY, tmp_path / "runs", data, (0, 1), 2, (), str(configs.parent))
+    plan = Plan("tiny", TINY, tmp_path / "runs", data, (0, 1), 2, (), str(configs))
     said: list[str] = []
     run_jobs(plan.jobs(), 2, said.append)
     assert said[-1] == "4 of 4 done"
