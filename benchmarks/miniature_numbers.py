@@ -18,8 +18,9 @@ from callbacks.per_image import ImageNumbers, load_images
 from callbacks.results_file import Result, load_results
 
 SWD = "swd"
+SPREAD = "psnr_spread"  # over images, of the gain over bicubic of the same LR: its variance
 PER_IMAGE = ("psnr", "ssim", "niqe", "lpips", "lattice")
-LOWER_IS_BETTER = (SWD, "niqe", "lpips", "lattice")
+LOWER_IS_BETTER = (SWD, SPREAD, "niqe", "lpips", "lattice")
 ALL = "all"  # the crops of all sets together
 DRAWS, SWD_DRAWS, SEED = 10_000, 2_000, 0
 
@@ -123,18 +124,25 @@ class Measured:
         return [str(self.seed if seed is None else seed) for seed in seeds]
 
 
-def difference(a: Measured, b: Measured, metric: str, scale: float) -> Difference | None:
+def difference(
+    a: Measured, b: Measured, metric: str, scale: float, bicubic: Measured | None = None
+) -> Difference | None:
     """How the first row differs from the second; None where one of them was not measured.
 
     Args:
         a: The first row.
         b: The second row.
-        metric: One that images have numbers of, or SWD.
+        metric: One that images have numbers of, SWD, or SPREAD.
         scale: The factor.
+        bicubic: That row, for SPREAD.
     """
     keys = a.keys(scale)
     if not keys or keys != b.keys(scale):
         return None
+    if metric == SPREAD:
+        if bicubic is None or bicubic.keys(scale) != keys:
+            return None
+        return _spread(a, b, scale, bicubic)
     means = [row.means(metric, scale) for row in (a, b)]
     if not all(means):
         return None
@@ -147,15 +155,30 @@ def difference(a: Measured, b: Measured, metric: str, scale: float) -> Differenc
 
 
 def _interval_of_mean(a: Measured, b: Measured, metric: str, scale: float) -> tuple[float, float]:
-    first, second = (
-        np.mean([list(values.values()) for values in row.by_seed(metric, scale)], axis=0)
-        for row in (a, b)
-    )
+    first, second = (_over_seeds(row, metric, scale) for row in (a, b))
     return mean_interval(first - second, DRAWS, SEED)
+
+
+def _over_seeds(row: Measured, metric: str, scale: float) -> Numbers:
+    return np.mean([list(values.values()) for values in row.by_seed(metric, scale)], axis=0)
+
+
+def _spread(a: Measured, b: Measured, scale: float, bicubic: Measured) -> Difference:
+    base = _over_seeds(bicubic, "psnr", scale)
+    ours, theirs = (_over_seeds(row, "psnr", scale) - base for row in (a, b))
+    value, interval = float(ours.var(ddof=1) - theirs.var(ddof=1)), None
+    if len(base) >= FEWEST:
+        drawn = np.random.default_rng(SEED).integers(len(base), size=(DRAWS, len(base)))
+        interval = _middle(ours[drawn].var(1, ddof=1) - theirs[drawn].var(1, ddof=1), len(base))
+    return Difference(SPREAD, scale, len(base), value, interval)
 
 
 def _interval_of_swd(a: Measured, b: Measured, metric: str, scale: float) -> tuple[float, float]:
     apart = a.swd_of_resamples(scale) - b.swd_of_resamples(scale)
-    tail = expanded_tail(len(a.keys(scale)), 0.95)
-    low, high = np.quantile(apart, [tail, 1 - tail])
+    return _middle(apart, len(a.keys(scale)))
+
+
+def _middle(resampled: Numbers, count: int) -> tuple[float, float]:
+    tail = expanded_tail(count, 0.95)
+    low, high = np.quantile(resampled, [tail, 1 - tail])
     return float(low), float(high)

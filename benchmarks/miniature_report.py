@@ -11,6 +11,7 @@ from benchmarks.miniature_made import made
 from benchmarks.miniature_numbers import (
     ALL,
     PER_IMAGE,
+    SPREAD,
     SWD,
     Difference,
     Measured,
@@ -24,7 +25,8 @@ from callbacks.self_ssim import SelfSSIM
 
 COLUMNS = {"psnr": "PSNR-Y, dB", "ssim": "SSIM", "niqe": "NIQE", SWD: "SWD"}
 COLUMNS |= {"lpips": "LPIPS", "lattice": "Lattice of 8 pixels"}
-DIGITS = {"psnr": 2, "ssim": 4, "niqe": 2, SWD: 3, "lpips": 4, "lattice": 2}
+COLUMNS |= {SPREAD: "variance of the gain over bicubic"}
+DIGITS = {"psnr": 2, "ssim": 4, "niqe": 2, SWD: 3, "lpips": 4, "lattice": 2, SPREAD: 2}
 COST = {"calls": "calls", "seconds": "seconds an image", "parameters": "parameters, M"}
 COST |= {"memory": "memory of a batch, MiB"}
 JUDGED = ("psnr", "ssim", SWD)  # by which a row may lose to its control
@@ -151,7 +153,8 @@ def _against(row: Row, measured: dict[str, Measured]) -> list[dict[str, Any]]:
 def _judged(claim: Claim, measured: dict[str, Measured], gate: dict[str, Any]) -> dict[str, Any]:
     a, b = measured[claim.better], measured[claim.than]
     scales = [s for s in a.scales if claim.scales is None or s in claim.scales]
-    found = [difference(a, b, metric, scale) for metric in claim.metrics for scale in scales]
+    bicubic = measured.get(BICUBIC)
+    found = [difference(a, b, m, scale, bicubic) for m in claim.metrics for scale in scales]
     return {
         "claim": claim.text,
         "better": claim.better,

@@ -139,7 +139,7 @@ class Method:
     tables: Further tables, by heading: of the folder of a row's run, by its name.
     facts: Numbers and verdicts beside the table, by what they are: of the folder of a training, by
         its name.
-    headline: The claim that the paper makes first, by its text; for the table of all methods.
+    headline: The claim that stands for all in the table of all methods, by its text.
     plane: Metrics of perception, each of which is drawn against PSNR.
     strips: Pictures that runs wrote themselves, by what they show: of the folder of a row's run,
         and of that of a training, by their names.

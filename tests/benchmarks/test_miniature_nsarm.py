@@ -52,7 +52,7 @@ def found(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_tables(found: dict[str, Any]) -> None:
-    gaps, bits, decoded, robust, apart, strengths = found.values()
+    gaps, bits, decoded, robust, strengths = found.values()
     assert "tokenizer-limited" not in next(iter(found))
     assert gaps["bicubic"] == {"below": 1.5}
     assert gaps["NSARM"] == {"below": 3.0}
@@ -60,8 +60,6 @@ def test_tables(found: dict[str, Any]) -> None:
     assert decoded["NSARM"] == {"1x1": 20.5}
     assert list(robust["NSARM"].values()) == [2, -1.5, 4.5, 1, 0]  # gains are 0 and -3
     assert list(robust["regression"].values()) == [2, 0, 0, 0, 0]
-    assert apart["NSARM"] == {"difference": 4.5, "from": 0, "to": 4.5}  # of two, once the same one
-    assert apart["NSARM, colours of LR"] == {"difference": 0, "from": 0, "to": 0}
     assert strengths["NSARM"] == {"1": 0, "2": 0, "3": 0, "4": 0, "5": -1.5}
 
 

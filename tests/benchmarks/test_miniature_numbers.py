@@ -16,6 +16,7 @@ from benchmarks.miniature_numbers import (
     FAILS,
     HOLDS,
     OPEN,
+    SPREAD,
     Difference,
     Measured,
     difference,
@@ -145,6 +146,21 @@ def test_what_was_not_measured_is_not_compared(tmp_path: Path) -> None:
     assert found is not None
     assert found.interval is None
     assert found.verdict == OPEN
+
+
+def test_spread_is_that_of_the_gain_over_bicubic(tmp_path: Path) -> None:
+    gains = np.array([1.0, -1.0, 0.5, 2.0, 0.0, -0.5])
+    bicubic = run(tmp_path / "bicubic", {None: WORSE})
+    wide = run(tmp_path / "wide", {0: list(WORSE + gains + 3), 1: list(WORSE + gains - 1)})
+    narrow = run(tmp_path / "narrow", {None: list(WORSE + gains / 10)})
+    found = difference(narrow, wide, SPREAD, 2.0, bicubic)
+    assert found is not None
+    assert found.value == pytest.approx(-0.99 * gains.var(ddof=1))
+    assert found.interval is not None
+    assert found.interval[0] < found.value < found.interval[1] < 0
+    assert found.verdict == HOLDS
+    assert difference(narrow, wide, SPREAD, 2.0) is None
+    assert difference(narrow, wide, SPREAD, 2.0, run(tmp_path / "few", {None: WORSE[:5]})) is None
 
 
 def test_swd_has_an_interval_from_the_outputs(
