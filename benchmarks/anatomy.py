@@ -153,7 +153,8 @@ def text_of(path: Path) -> str:
     scales = sorted({name for row in rows.values() for name in row}, key=lambda n: float(n[1:]))
     one = next(of for row in rows.values() for of in row.values())
     lines = [
-        f"`{report['command']}`, commit {report['commit'][:7]}, {one['pictures']} crops a scale. "
+        f"`{report['command']}` ([JSON](../../benchmarks/results/{path.name})), "
+        f"commit {report['commit'][:7]}, {one['pictures']} crops a scale. "
         "PSNR-Y of samples and, after the arrow, of the mean of all that could be drawn; then the "
         "power of details in the octaves that LR lacks, from the finest on, in % of HR's, and in "
         "brackets their correlation with HR's.",

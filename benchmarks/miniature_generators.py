@@ -297,9 +297,9 @@ def markdown(report: dict[str, Any], name: str) -> str:
     picture = f"../../benchmarks/results/{name}_miniature"
     clips = f", clips of {results['frames']} frames" if results["frames"] > 1 else ""
     text = [
-        f"{results['samples']} samples a row and seed{clips}, {len(results['seeds'])} seeds: the "
-        f"mean, and the deviation over seeds. {results['note']}",
-        f"{made(report)}.",
+        f"{results['samples']} samples a row{clips}, {_of_seeds(results['seeds'])} real against "
+        f"real is over sets of as many real pictures. {results['note']}",
+        f"{made(report, f'{picture}.json')}.",
         _gate_text(results),
         _table(results),
         "KID-thumb is times 1000, against samples of the base of other seeds, and against real "
@@ -311,6 +311,12 @@ def markdown(report: dict[str, Any], name: str) -> str:
         f"![Validation by steps of training]({picture}_curves.png)" if results["curves"] else "",
     ]
     return "\n\n".join(filter(None, text)) + "\n"
+
+
+def _of_seeds(seeds: list[int]) -> str:
+    if len(seeds) == 1:
+        return f"of seed {seeds[0]}. ± of"
+    return f"of {len(seeds)} seeds each: the mean, and the deviation over seeds. That of"
 
 
 def _gate_text(results: dict[str, Any]) -> str:

@@ -214,13 +214,14 @@ def markdown(report: dict[str, Any], name: str) -> str:
         name: Of the method: the picture's file is named after it.
     """
     results = report["results"]
+    pictures = f"../../benchmarks/results/{name}_miniature"
     seeds = len(results["seeds"])
     crops = max(len(keys) for keys in results["images"].values())
     text = [
         f"{crops} crops of {results.get('side', 192)} pixels at each scale; means over "
         f"{seeds} seed{'s' * (seeds != 1)} for what samples, with their deviation. "
         f"{results['note']}",
-        f"{made(report, each=True)}.",
+        f"{made(report, f'{pictures}.json', each=True)}.",
         _gate_text(results["gate"]),
     ]
     if facts := results.get("facts"):
@@ -250,7 +251,6 @@ def markdown(report: dict[str, Any], name: str) -> str:
     for heading, table in results.get("tables", {}).items():
         text.append(f"**{heading}**\n\n{_further_table(table)}")
     text.append(_claims(results))
-    pictures = f"../../benchmarks/results/{name}_miniature"
     text.append(f"![Crops]({pictures}.png)")
     for number, what in enumerate(results.get("strips", []), 1):
         text.append(f"{what}:\n\n![{what}]({pictures}_strip_{number}.png)")

@@ -93,7 +93,9 @@ def summary(reports: dict[str, dict[str, Any]]) -> str:
         several = len(set(scales))
         where = f"at x{shown:g}, one of {several} scales: " if several > 1 else ""
         took, machine = sum(minutes(report)), report["machine"]
-        by = f"`{name}`, {took:.0f} min, {machine['cpu']}, {report['commit'][:7]}"
+        words = report["command"].partition("benchmarks.miniature ")[2]
+        stored = f"benchmarks/results/{name}_miniature.json"
+        by = f"[`{words}`]({stored}), {took:.0f} min, {machine['cpu']}, {report['commit'][:7]}"
         link = f"[{TITLES[name]}](docs/methods/{name}.md)"
         lines.append(f"| {link} | {first['claim']} | {where}{said} | {count(claims)} | {by} |")
     return "\n".join(lines) + "\n"
@@ -115,12 +117,16 @@ def page(
 def _section(name: str, report: dict[str, Any], again: Sequence[dict[str, Any]]) -> str:
     results = report["results"]
     labels = {key: row["label"] for key, row in results["rows"].items()}
+    stored = f"../benchmarks/results/{name}_miniature"
     lines = [
         f"## {TITLES[name]}",
         "",
         f"Judgements: {count(results['claims'])}. [The whole table](methods/{name}.md). "
-        f"{made(report)}, seeds {', '.join(map(str, results['seeds']))}.",
-        *(f"Trained again: {count(o['results']['claims'])}. {made(o)}." for o in again),
+        f"{made(report, f'{stored}.json')}, seeds {', '.join(map(str, results['seeds']))}.",
+        *(
+            f"Trained again: {count(o['results']['claims'])}. {made(o, f'{stored}_{n}.json')}."
+            for n, o in enumerate(again, 1)
+        ),
         "",
         f"| claim | the better one - the other one | measured |{' trained again |' * len(again)}",
         f"|---|---|---|{'---|' * len(again)}",

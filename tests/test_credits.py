@@ -68,6 +68,22 @@ def test_papers_that_are_named_here_are_cited(folder: str) -> None:
     assert {number: name for number, name in named.items() if number not in cited} == {}
 
 
+def test_sources_are_cited() -> None:
+    cited = " | ".join(_plain(paper["title"]) for paper in REFERENCES)
+    named: dict[str, str] = {}
+    for folder in ("lightning_modules", "datamodules", "degradations", "callbacks", "commands"):
+        for path in sorted((REPO / folder).rglob("*.py")):
+            for source in re.findall(r'Source:(.+?)(?:"""|\n\s*\n)', path.read_text(), re.DOTALL):
+                quoted = (_plain(title) for title in re.findall(r'"([^"]+)"', source))
+                named |= {title: path.name for title in quoted if len(title.split()) > 3}
+    assert len(named) > 15
+    assert {title: name for title, name in named.items() if title not in cited} == {}
+
+
+def _plain(title: str) -> str:
+    return " ".join(title.split()).casefold()
+
+
 def test_weights_are_named_with_their_terms() -> None:
     rows: list[tuple[str, str]] = []
     for line in section(1):

@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_modules.backbone.frozen import bare_names, fit, part_of
 from lightning_modules.backbone.space import Space, fingerprint
 from lightning_modules.networks.bitwise_vae import BitwiseVAE, from_official
-from lightning_modules.networks.bsq import Scale, from_bits, scales_of, total_after
+from lightning_modules.networks.bsq import Scale, scales_of
 from lightning_modules.networks.scales import (
     RATIOS,
     Budget,
@@ -111,26 +111,6 @@ class BitwiseSpace(Space):
             (B, 3, h factor, w factor), about [0, 1], not clamped.
         """
         return self.vae.decode(total)
-
-    def pictures_of(self, bits: Sequence[Tensor]) -> Tensor:
-        """Pictures of bits that were kept or made elsewhere.
-
-        Args:
-            bits: (B, d, h_k, w_k) of 0 and 1, of each scale.
-
-        Returns:
-            As ``pictures``.
-
-        Raises:
-            ValueError: There are others than 0 and 1.
-        """
-        for number, scale in enumerate(bits, 1):
-            if ((scale != 0) & (scale != 1)).any():
-                raise ValueError(
-                    f"bits of scale {number} go from {scale.min().item()} to "
-                    f"{scale.max().item()}; expected 0 and 1"
-                )
-        return self.pictures(total_after([from_bits(scale) for scale in bits]))
 
     def load_official(self, path: str | Path) -> None:
         """Fill it from a released file, or from a run of ``Tokenizer``. Args as ``Space``'s."""

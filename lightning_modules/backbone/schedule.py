@@ -207,16 +207,6 @@ class Schedule:
             return (x - sigma * raw) / alpha
         return alpha * x - sigma * raw
 
-    def to_eps(self, raw: Tensor, x: Tensor, t: Tensor | int) -> Tensor:
-        """The noise that the network's output stands for. Args as ``to_x0``."""
-        if self.prediction == "epsilon":
-            return raw
-        alpha, sigma = self._of(t, x)
-        x = self.scale_input(x, t)
-        if self.prediction == "sample":
-            return (x - alpha * raw) / sigma
-        return alpha * raw + sigma * x
-
     def _of(self, t: Tensor | int, x: Tensor) -> tuple[Any, Any]:
         # Of the preserving form: (B, 1, ...) for t of (B,), numbers for a number. float64 until it
         # is a factor of x. The tables go to the device, not t to the tables, for which the host

@@ -294,7 +294,7 @@ def test_the_page_of_clips() -> None:
         )
         for n in (1, 8)
     )
-    assert "300 samples a row and seed, clips of 8 frames, 3 seeds" in clips
+    assert "300 samples a row, clips of 8 frames, of 3 seeds each: the mean, and the " in clips
     assert "| 2.250 ± 0.500 | 86 | 1.23 |" in clips
     assert "| 1.750 | - | - |" in clips
     assert "s a clip" in clips

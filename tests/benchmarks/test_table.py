@@ -68,13 +68,16 @@ def test_another_training_stands_beside_the_first_one() -> None:
     both = page({"casarbi": first}, {"casarbi": [report("second", -0.25, "does not hold")]})
     assert "| measured | trained again |\n|---|---|---|---|\n" in both
     assert "| A - B | PSNR-Y +0.5: **holds** | PSNR-Y -0.25: **does not hold** |" in both
-    assert "Trained again: of 1, holds: 0, does not hold: 1, not decided: 0. `second`, 1 " in both
+    assert (
+        "not decided: 0. `second` ([JSON](../benchmarks/results/casarbi_miniature_1.json)), 1 "
+        in both
+    )
     other = page({"casarbi": first}, {"casarbi": [report("third", 1.0, "holds", than="c")]})
     assert "| A - B | PSNR-Y +0.5: **holds** |  |" in other
 
 
 def test_readme_has_the_headline_at_one_scale_and_what_it_took() -> None:
-    first = report("first", 0.5, "holds")
+    first = report("python -m benchmarks.miniature casarbi --seeds 0", 0.5, "holds")
     claim = first["results"]["claims"][0] | {"claim": METHODS["casarbi"].headline}
     claim["judged"] = [
         apart("psnr", 2.7, -0.5, "does not hold"),
@@ -84,7 +87,7 @@ def test_readme_has_the_headline_at_one_scale_and_what_it_took() -> None:
     assert summary({"casarbi": first}).splitlines()[2] == (
         f"| [CasArbi](docs/methods/casarbi.md) | {claim['claim']} | at x4, one of 2 scales: "
         "PSNR-Y +0.25: **holds** | of 2, holds: 1, does not hold: 1, not decided: 0 | "
-        "`casarbi`, 2 min, a CPU, 0123456 |"
+        "[`casarbi --seeds 0`](benchmarks/results/casarbi_miniature.json), 2 min, a CPU, 0123456 |"
     )
     del claim["judged"][1]
     assert "| PSNR-Y -0.5: **does not hold** |" in summary({"casarbi": first})
