@@ -104,14 +104,15 @@ def seconds(
     model: LightningModule, callbacks: list[Callback], steps: int, crop: int, folder: str
 ) -> float:
     """Time of ``steps`` steps after the warm-up, on 16 crops each."""
-    batch = {
+    batch: Any = {
         "key": [str(i) for i in range(16)],
         "seed": torch.arange(16),
         "size": (crop, crop),
         "lr": torch.rand(16, 3, crop // 2, crop // 2),
         "hr": torch.rand(16, 3, crop, crop),
     }
-    loader: Any = DataLoader([batch] * (WARM_UP + steps), batch_size=None)
+    batches: Any = [batch] * (WARM_UP + steps)
+    loader: Any = DataLoader(batches, batch_size=None)
     stopwatch, with_extras = Stopwatch(), bool(callbacks)
     trainer = Trainer(
         accelerator="cpu",

@@ -49,11 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"--seeds is {options.seeds}; expected consecutive ones, as 0 1 2\n")
         return 1
     again = options.training  # beside the first training, which is kept
-    plan = Plan(
-        *(options.method, method, options.runs / f"training_{again}" if again else options.runs),
-        *(options.data or REPOSITORY / method.data, seeds, options.steps, tuple(options.only)),
-        training=again,
-    )
+    runs = options.runs / f"training_{again}" if again else options.runs
+    data = options.data or REPOSITORY / method.data
+    only = tuple(options.only)
+    plan = Plan(options.method, method, runs, data, seeds, options.steps, only, training=again)
     plan.table.mkdir(parents=True, exist_ok=True)
     line = _Line()
     # By an exception, which ends the commands that run.

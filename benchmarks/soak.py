@@ -97,7 +97,12 @@ def soak(
         if not beside:
             _through(whole, steps, "undisturbed")
         with _bar(steps, "disturbed") as bar:
-            harmed.watch = lambda: (_move(bar, harmed.place), whole.look())
+
+            def watch() -> None:
+                _move(bar, harmed.place)
+                whole.look()
+
+            harmed.watch = watch
             told = _disturb(harmed, Faults(harmed, ours, steps, seed, seconds), faults, bar)
         _through(whole, steps, "undisturbed")
         minutes = (time.monotonic() - began) / 60

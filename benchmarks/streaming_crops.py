@@ -124,7 +124,7 @@ def compare_size(
         for _ in data.train_dataloader():
             pass
 
-    columns = {
+    columns: dict[str, Callable[[], Any]] = {
         "whole": decode_whole,
         "crops": decode_crops,
         "loader, whole": partial(epoch, loader(place / "plain")),
@@ -183,7 +183,7 @@ def compare(folder: Path, place: Path, turns: int) -> dict[str, Any]:
         ValueError: The folder holds no pictures.
     """
     paths = [path for path in sorted(folder.iterdir()) if path.suffix in (".png", ".jpg")]
-    photographs = [cv2.imread(str(path))[..., ::-1] for path in paths]
+    photographs = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     if not photographs:
         raise ValueError(f"{folder} holds no .png or .jpg files")
     return {

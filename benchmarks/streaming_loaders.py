@@ -145,7 +145,7 @@ def _empty(count: int) -> Tensor:
         return torch.empty(size, dtype=torch.uint8)
     # Shared already: a worker's other tensors are copied when they are sent.
     memory = torch.UntypedStorage._new_shared(int(np.prod(size)))
-    return torch.empty(0, dtype=torch.uint8).set_(memory).view(size)  # type: ignore[call-overload]
+    return torch.empty(0, dtype=torch.uint8).set_(memory).view(size)
 
 
 def limit(pictures: Path, place: Path) -> Loader:
@@ -238,7 +238,7 @@ def litdata(pictures: Path, place: Path) -> Loader:
     cache.done()
     cache.merge()
 
-    class Crops(StreamingDataset):  # type: ignore[misc]
+    class Crops(StreamingDataset):
         def __getitem__(self, index: Any) -> Tensor:
             return crop(super().__getitem__(index)["jpg"])
 
@@ -262,7 +262,7 @@ def mosaicml_streaming(pictures: Path, place: Path) -> Loader:
         for data in read_files(pictures) * COPIES:
             writer.write({"jpg": data})
 
-    class Crops(StreamingDataset):  # type: ignore[misc]
+    class Crops(StreamingDataset):
         def __getitem__(self, index: Any) -> Tensor:
             return crop(super().__getitem__(index)["jpg"])
 

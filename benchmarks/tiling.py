@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from benchmarks.report import write_report
 from benchmarks.tiling_seams import seam
@@ -39,7 +40,7 @@ CASES = {
     "x4": {"scale": 4},
     "x4, tiles of 512": {"scale": 4, "size": 512},
 }
-SMALL = {"blocks": 4, "channels": 32}  # EDSR
+SMALL: dict[str, Any] = {"blocks": 4, "channels": 32}  # EDSR
 PICTURES = 4
 CROP = 384  # pixels of a photograph, which is the LR picture here
 TILE, OVERLAP = 128, 32
@@ -81,6 +82,11 @@ def _in_a_process(case: dict[str, int]) -> dict[str, float]:
     return found
 
 
+def _sr(output: Any) -> Tensor:
+    sr: Tensor = output["sr"]
+    return sr
+
+
 def enlarged(side: int, scale: int, size: int | None = None) -> dict[str, float]:
     """Enlarge one picture.
 
@@ -100,7 +106,7 @@ def enlarged(side: int, scale: int, size: int | None = None) -> dict[str, float]
     batch: Any = {"key": ["a"], "seed": torch.zeros(1, dtype=torch.int64), "size": (side, side)}
     before, begun = _peak_mb(), time.perf_counter()
     with torch.inference_mode():
-        model.predict_step({**batch, "lr": lr}, 0)
+        model.predict_step(batch | {"lr": lr}, 0)
     return {
         "start_mb": before,
         "peak_mb": _peak_mb(),
@@ -130,13 +136,13 @@ def seams_of(paths: list[Path]) -> dict[str, Any]:
         size = 2 * lr.shape[-2], 2 * lr.shape[-1]
         seeds = torch.zeros(1, dtype=torch.int64)
         batch: Any = {"key": [path.stem], "seed": seeds, "size": size, "lr": lr}
-        whole = model.test_step(batch, 0)["sr"]
+        whole = _sr(model.test_step(batch, 0))
         for window in ("linear", "gaussian", "flat"):
             model.tiling = Tiling(TILE, OVERLAP, window)
-            sr = model.predict_step(batch, 0)
+            sr = _sr(model.predict_step(batch, 0))
             tiles = grid((lr.shape[-2], lr.shape[-1]), size, TILE, OVERLAP, window)
-            error = 255 * (sr["sr"] - whole).abs().max().item()
-            found.setdefault(window, []).append((seam(sr["sr"], tiles) / seam(whole, tiles), error))
+            error = 255 * (sr - whole).abs().max().item()
+            found.setdefault(window, []).append((seam(sr, tiles) / seam(whole, tiles), error))
     return {
         "pictures": [path.stem for path in paths],
         "tile": TILE,
