@@ -10,6 +10,7 @@ after it must be, bit for bit, what they are in a run of the same command that n
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -41,6 +42,8 @@ def main(words: list[str] | None = None) -> int:
         0 if the soak went well; 1 if not, and what is wrong is said.
     """
     options = _options(words)
+    # By an exception, which ends the runs.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     seconds = 3600 * options.hours if options.minutes is None else 60 * options.minutes
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)

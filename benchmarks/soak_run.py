@@ -104,7 +104,8 @@ class Usage(NamedTuple):
     seconds: On the clock of this machine.
     memory: Resident bytes of the process that trains and of each of its workers, by their numbers.
     used: Bytes that the process that trains has from malloc, by its number; see `Board`.
-    descriptors: Open in each of them.
+    descriptors: Open in each of them, but for shards that are in the cache: of these there are as
+        many as have room, more when they are small.
     files: Of the run and its cache.
     """
 
@@ -256,8 +257,8 @@ class Run:
         self._sampled, self._first = now, self._first or now
         memory, descriptors = dict[int, int](), dict[int, int]()
         for process in [self.process, *workers]:
-            with contextlib.suppress(psutil.Error):  # it has ended
-                descriptors[process.pid] = process.num_fds()
+            with contextlib.suppress(psutil.Error, OSError):  # it has ended
+                descriptors[process.pid] = self._open_in(process)
                 memory[process.pid] = process.memory_info().rss
         files = sum(
             len(names) for name in ("cache", "runs") for *_, names in os.walk(self.folder / name)
@@ -265,6 +266,15 @@ class Run:
         age = now - self._first
         used = {self.process.pid: self.board.read()[3]}
         self.usage.append(Usage(self.starts, age, now, memory, used, descriptors, files))
+
+    def _open_in(self, process: psutil.Process) -> int:
+        """Open files of a process, but for those that are in the cache."""
+        folder, cache, cached = Path(f"/proc/{process.pid}/fd"), self.cache.resolve(), 0
+        for link in folder.iterdir() if folder.is_dir() else ():  # as Linux has it
+            with contextlib.suppress(OSError):  # it was closed meanwhile
+                path = link.readlink()
+                cached += path.parent == cache and path.suffix == ".tar"
+        return int(process.num_fds()) - cached
 
 
 # ------------------------------------------------------------------------------------ its pictures

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -26,7 +28,7 @@ from benchmarks.soak_numbers import (
 )
 from benchmarks.soak_page import MARKS, PAGE, text_of
 from benchmarks.soak_parts import TRACE, Board, NotANumber, handed_out
-from benchmarks.soak_run import Usage, damage, prepare
+from benchmarks.soak_run import Run, Usage, damage, prepare
 from degradations.draws import Draws
 from tests.conftest import REPO
 from tests.datamodules.test_shards import indexed, write
@@ -154,6 +156,18 @@ def test_what_grows_is_said() -> None:
         "memory undisturbed: grows by at least 20 MB an hour",
         "used undisturbed: grows by at least 20 MB an hour",
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says which files are open")
+def test_shards_in_the_cache_are_not_counted_and_removed_ones_are(tmp_path: Path) -> None:
+    run = Run(tmp_path, "")
+    run.cache.mkdir(parents=True)
+    before = run._open_in(psutil.Process())
+    kept, removed = run.cache / "a.tar", run.cache / "b.tar"
+    with kept.open("wb"), removed.open("wb"):
+        assert run._open_in(psutil.Process()) == before
+        removed.unlink()
+        assert run._open_in(psutil.Process()) == before + 1
 
 
 def line(kind: str, status: int | None, expected: bool = False) -> dict[str, Any]:
