@@ -20,7 +20,7 @@ import xxhash
 from torch.utils.data import DataLoader
 
 from datamodules import cache as cache_module
-from datamodules import retry
+from datamodules import retry, shard_reader
 from datamodules.byte_sizes import parse_bytes
 from datamodules.cache import DiskCache, Wanted
 from datamodules.read_ahead import ReadAhead
@@ -540,6 +540,18 @@ def test_the_disk_has_the_room_of_what_was_removed(source, tmp_path):
         assert len(names(tmp_path)) <= 2
         assert len(removed_and_open(tmp_path / "cache")) <= 1  # by what was read just now
     assert len(source._reader._open) <= 3
+
+
+def test_the_disk_has_that_room_while_no_other_shard_is_opened(source, tmp_path, monkeypatch):
+    """For a whole window, a worker reads in shards that it has open."""
+    for index in (0, 1):
+        check(source, index)
+    (path,) = (tmp_path / "cache").glob("*-t-0.tar")
+    path.unlink()  # as another process does that needs the room
+    monkeypatch.setattr(shard_reader, "LOOK_PAUSE", 0.0)
+    check(source, 1)
+    assert removed_and_open(tmp_path / "cache") == []
+    assert len(source._reader._open) == 1
 
 
 def removed_and_open(folder):
