@@ -361,12 +361,16 @@ def _stop_fetching() -> None:
 
 def _fetch_of(
     cache: weakref.ref[DiskCache],
-) -> Callable[[Wanted, Callable[[], bool]], Path | None]:
+) -> Callable[[Wanted, Callable[[], bool]], bool]:
     """Its ``fetch``, for threads, which would otherwise keep the cache alive for ever."""
 
-    def fetch(wanted: Wanted, stopped: Callable[[], bool]) -> Path | None:
+    def fetch(wanted: Wanted, stopped: Callable[[], bool]) -> bool:
         alive = cache()
-        return None if alive is None else alive.fetch(wanted, stopped)
+        if alive is None:
+            return False
+        # What was given up is not to keep those that come after it from being fetched.
+        kept = alive.fetch(wanted, stopped) is not None
+        return kept or alive._not_before.get(wanted.name) == math.inf
 
     return fetch
 
