@@ -170,6 +170,19 @@ def test_a_file_larger_than_the_cache(server, tmp_path, caplog):
     assert server.got("f0") == 0
 
 
+def test_room_for_files_of_unknown_size(server, tmp_path):
+    """Nothing can be reserved for them, so it is made when they are here."""
+    cache, owner = cache_of(tmp_path, files=2), cache_of(tmp_path, files=2)
+    for number in range(4):
+        age(cache.fetch(Wanted(f"{server.url}/f{number}")), 100 - number)
+        assert names(tmp_path) == [f"f{n}" for n in range(max(0, number - 1), number + 1)]
+    owner.read_ahead([Wanted(f"{server.url}/f2"), Wanted(f"{server.url}/f3")])
+    assert cache.fetch(Wanted(f"{server.url}/f4")).read_bytes() == content(4)
+    assert names(tmp_path) == ["f2", "f3", "f4"]  # the least that goes
+    cache.fetch(Wanted(f"{server.url}/f5"))
+    assert names(tmp_path) == ["f2", "f3", "f5"]
+
+
 def test_no_room_is_not_looked_for_at_each_sample(server, tmp_path, monkeypatch):
     monkeypatch.setattr(cache_module, "ROOM_PAUSE", 60.0)
     cache = DiskCache(tmp_path / "cache", SIZE - 1, HASTE)
