@@ -156,7 +156,8 @@ class DiskCache:
 
     def _get(self, wanted: Wanted, path: Path, stopped: Callable[[], bool]) -> bool:
         part = path.with_name(f"{path.name}.{wanted.size or 0}.part")
-        if not self._make_room(wanted.size or 0, part):
+        unknown = wanted.size is None
+        if not self._make_room(wanted.size or 0, part, anyway=unknown):
             self._no_room(wanted)
             return False
         attempts = Attempts(wanted.url, self.patience)
@@ -166,6 +167,8 @@ class DiskCache:
                 if stopped():
                     break
                 _verify(part, wanted)
+                if unknown:  # until now: nothing was reserved for it
+                    self._make_room(_written(part), part, anyway=True)
                 part.replace(path)
                 return True
             except WrongContent as error:
@@ -208,13 +211,14 @@ class DiskCache:
 
     # -------------------------------------------------------------------------------------- room
 
-    def _make_room(self, needed: int, part: Path, full: bool = False) -> bool:
+    def _make_room(self, needed: int, part: Path, full: bool = False, anyway: bool = False) -> bool:
         """Remove what was not used for longest until ``needed`` bytes are free; reserve ``part``.
 
         Args:
             needed: Bytes.
             part: The file that they are for.
             full: The disk was found to be full, whatever the limit says.
+            anyway: Remove what can be, and go on, even if that is not enough.
         """
         with self._lock("evict"):
             files = [file for file in self._files() if file.path != part]
@@ -229,7 +233,7 @@ class DiskCache:
                 if not self._in_use(file, claimed, part):
                     chosen.append(file.path)
                     over -= file.size
-            if over > 0:
+            if over > 0 and not anyway:
                 return False
             for path in chosen:
                 path.unlink(missing_ok=True)  # who has it open reads on
@@ -361,12 +365,16 @@ def _stop_fetching() -> None:
 
 def _fetch_of(
     cache: weakref.ref[DiskCache],
-) -> Callable[[Wanted, Callable[[], bool]], Path | None]:
+) -> Callable[[Wanted, Callable[[], bool]], bool]:
     """Its ``fetch``, for threads, which would otherwise keep the cache alive for ever."""
 
-    def fetch(wanted: Wanted, stopped: Callable[[], bool]) -> Path | None:
+    def fetch(wanted: Wanted, stopped: Callable[[], bool]) -> bool:
         alive = cache()
-        return None if alive is None else alive.fetch(wanted, stopped)
+        if alive is None:
+            return False
+        # What was given up is not to keep those that come after it from being fetched.
+        kept = alive.fetch(wanted, stopped) is not None
+        return kept or alive._not_before.get(wanted.name) == math.inf
 
     return fetch
 

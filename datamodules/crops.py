@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from datamodules.names import Names
 from datamodules.source import Sample, Source
 from degradations.base import Degradation
 from degradations.draws import Draws, seed_of
@@ -42,17 +43,20 @@ class Crops(Source):
             if value < 1:
                 raise ValueError(f"{name} of Crops is {value}; it must be at least 1")
         self.source, self.side, self.per_picture = source, size, per_picture
+        self._keys = Names.of([])
         self._latest: tuple[int, Sample] | None = None  # crops of a picture are asked for in a row
 
     def prepare(self, scale: float) -> None:
         """Find the pictures. Args as ``Source.prepare``."""
         self.source.srgb = self.srgb
         self.source.prepare(scale)
+        numbers = range(self.per_picture)
+        self._keys = Names.of(f"{key}/{number}" for key in self.source.keys for number in numbers)
 
     @property
-    def keys(self) -> list[str]:
+    def keys(self) -> Names:
         """The picture's key and the square's number, such as ``rocket/0``."""
-        return [f"{key}/{number}" for key in self.source.keys for number in range(self.per_picture)]
+        return self._keys
 
     @property
     def groups(self) -> list[int]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate, chain, pairwise, zip_longest
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +46,7 @@ class Interleave:
         repeats: How often a pass over a part takes each picture.
         window: Samples of a part are shuffled within so many of its groups.
         seed: Of the order.
-        keep: Number of windows of each part, and of blocks, that are kept once they were computed.
+        keep: As in ``Shuffle``, of each part; and twice as many blocks.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Interleave:
         self.seed = seed
         weights = [Fraction(weight) for weight in mixture.weights]  # exact
         self._shares = [weight / sum(weights) for weight in weights]
-        firsts = [0, *accumulate(mixture.groups)]
+        firsts, epoch = [0, *accumulate(mixture.groups)], mixture.samples * repeats
         self._parts = [
             Shuffle(
                 groups[first:end],
@@ -70,8 +71,11 @@ class Interleave:
                 first_group=first,
                 first_picture=sum(groups[:first]),
                 keep=keep,
+                epoch=ceil(epoch * share),
             )
-            for number, (first, end) in enumerate(pairwise(firsts))
+            for number, (share, (first, end)) in enumerate(
+                zip(self._shares, pairwise(firsts), strict=True)
+            )
         ]
         self._repeats, self._group_ends = repeats, np.cumsum(groups)
         self._block = lru_cache(2 * keep)(self._new_block)

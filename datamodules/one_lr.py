@@ -76,7 +76,9 @@ class OneLR(Source):
         """
         sample = self.source.read(index)
         picture = sample["hr"]
-        self._check(self.source.keys[index], sample)
+        wrong = self._wrong(sample)
+        if wrong is not None:
+            raise ValueError(f"{self.source.keys[index]} {wrong}")
         pair: Sample = {"hr": shrunk(picture, self.hr_size), "lr": shrunk(picture, self.lr_size)}
         if "text" in sample:
             pair["text"] = sample["text"]
@@ -84,24 +86,25 @@ class OneLR(Source):
             pair["text_features"] = sample["text_features"]
         return pair
 
-    def _check(self, key: str, sample: Sample) -> None:
+    def _wrong(self, sample: Sample) -> str | None:
+        """Why no pair can be made of it, if that is so."""
         if "lr" in sample:
-            raise ValueError(f"{key} is a pair of HR and LR, of which OneLR cannot make another LR")
+            return "is a pair of HR and LR, of which OneLR cannot make another LR"
         picture = sample["hr"]
         if picture.dtype != np.uint8:
-            raise ValueError(f"{key} has 16 bits, which OneLR does not take: convert it to 8")
+            return "has 16 bits, which OneLR does not take: convert it to 8"
         (height, width), (h, w), (H, W) = picture.shape[:2], self.lr_size, self.hr_size
         if height < H or width < W:
-            raise ValueError(
-                f"{key} is {width}x{height} pixels, smaller than the HR of {W}x{H} that OneLR is "
-                "to make of it: lower the scale or OneLR.lr_side"
+            return (
+                f"is {width}x{height} pixels, smaller than the HR of {W}x{H} that OneLR is to make "
+                "of it: lower the scale or OneLR.lr_side"
             )
         if abs(height * w / width - h) >= 1 and abs(width * h / height - w) >= 1:
-            raise ValueError(
-                f"{key} is {width}x{height} pixels, and OneLR.lr_side {w}x{h} would distort it: "
-                "give OneLR.lr_side as [height, width], or cut squares with "
-                "datamodules.crops.Crops"
+            return (
+                f"is {width}x{height} pixels, and OneLR.lr_side {w}x{h} would distort it: give "
+                "OneLR.lr_side as [height, width], or cut squares with datamodules.crops.Crops"
             )
+        return None
 
 
 def shrunk(picture: Pixels, size: tuple[int, int]) -> Pixels:

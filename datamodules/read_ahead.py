@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from bisect import insort
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 log = logging.getLogger(__name__)
+
+PAUSE = 2.0  # seconds until what had no room is tried again
 
 Thing = TypeVar("Thing")
 
@@ -16,16 +21,16 @@ class ReadAhead(Generic[Thing]):
     """A list of things to fetch, and threads that work through it.
 
     Args:
-        fetch: Fetches one; is given a function that says when to stop. None: no room for more.
+        fetch: Fetches one; is given a function that says when to stop. False: there is no room for
+            it now; it is tried again after a pause, before what comes after it in the list.
         threads: How many are fetched at a time.
     """
 
-    def __init__(
-        self, fetch: Callable[[Thing, Callable[[], bool]], object | None], threads: int
-    ) -> None:
+    def __init__(self, fetch: Callable[[Thing, Callable[[], bool]], bool], threads: int) -> None:
         self._fetch = fetch
         self._change = threading.Condition()
-        self._waiting: list[Thing] = []
+        self._waiting: list[tuple[int, Thing]] = []  # with their places in the list
+        self._not_before = 0.0  # when to go on, after there was no room
         self._closed = threading.Event()
         self._threads = [
             # They must not keep a process from ending: a download may take minutes.
@@ -38,7 +43,7 @@ class ReadAhead(Generic[Thing]):
     def ask(self, things: Sequence[Thing]) -> None:
         """Fetch these, soonest first, instead of what was asked for before."""
         with self._change:
-            self._waiting = list(things)
+            self._waiting, self._not_before = list(enumerate(things)), 0.0
             self._change.notify_all()
 
     def close(self) -> None:
@@ -50,14 +55,28 @@ class ReadAhead(Generic[Thing]):
                 thread.join(timeout=2)
 
     def _work(self) -> None:
-        while not self._closed.is_set():
-            with self._change:
-                self._change.wait_for(lambda: self._waiting or self._closed.is_set())
-                if self._closed.is_set():
-                    return
-                thing = self._waiting.pop(0)
+        while (taken := self._next()) is not None:
+            waiting, place, thing = taken
             try:
-                if self._fetch(thing, self._closed.is_set) is None:
-                    self.ask(())  # until the next list
+                fetched = self._fetch(thing, self._closed.is_set)
             except Exception as error:  # the reader of it will meet the same, and say it
                 log.warning("reading ahead: %s", error)
+                continue
+            if not fetched:
+                self._put_back(waiting, place, thing)
+
+    def _next(self) -> tuple[list[tuple[int, Thing]], int, Thing] | None:
+        """The list, and what is next in it, when it is time for that; None at the end."""
+        with self._change:
+            while not self._closed.is_set():
+                left = self._not_before - time.monotonic()
+                if self._waiting and left <= 0:
+                    return self._waiting, *self._waiting.pop(0)
+                self._change.wait(left if self._waiting else None)
+        return None
+
+    def _put_back(self, waiting: list[tuple[int, Thing]], place: int, thing: Thing) -> None:
+        with self._change:
+            if self._waiting is waiting:  # else there is another list by now
+                insort(waiting, (place, thing), key=itemgetter(0))
+                self._not_before = time.monotonic() + PAUSE

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
+from threading import BoundedSemaphore
 
 from datamodules.cache import DiskCache, Wanted
 from datamodules.remote import RemoteState, look_up, read_small, scheme_of
@@ -17,6 +19,9 @@ from datamodules.shard_index import (
 )
 
 log = logging.getLogger(__name__)
+
+FEW = 4  # shards of unknown size that are fetched at a time: no room can be reserved for them
+_TURNS = BoundedSemaphore(FEW)
 
 
 def wanted_of(url: str, patience: Patience) -> Wanted:
@@ -45,7 +50,10 @@ def load_remote_index(wanted: Wanted, folder: Path, cache: DiskCache) -> ShardIn
     index = read_index(place)
     if index is not None and wanted.size in (None, index.size):
         return index
-    index = _beside(wanted, cache.patience) or _made(wanted, cache)
+    index = _beside(wanted, cache.patience)
+    if index is None:
+        with _TURNS if wanted.size is None else nullcontext():
+            index = _made(wanted, cache)
     try:
         save_index(index, place)
     except OSError as error:

@@ -12,9 +12,9 @@ import hashlib
 import io
 import json
 import logging
-import os
 import re
 import tarfile
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -267,7 +267,7 @@ def save_index(index: ShardIndex, path: Path) -> None:
         OSError: The folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = part_beside(path)
     content = {
         "version": VERSION,
         "size": index.size,
@@ -284,6 +284,14 @@ def save_index(index: ShardIndex, path: Path) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def part_beside(path: Path) -> Path:
+    """A file to write and put in the place of ``path``, which no other process writes.
+
+    Processes in containers, on several machines of one network disk, may have the same number.
+    """
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:16]}.part")
 
 
 def _written(member: Member) -> list[int | str | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from datamodules.remote import read_range
 from datamodules.retry import RemoteError, shown
 
 MOST_FILES = 1 << 16
+LOOK_PAUSE = 5.0  # seconds between two looks for open files that the cache has removed
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,12 @@ class Reader:
         self._open: OrderedDict[str, int] = OrderedDict()
         self._of_cache: set[str] = set()  # which of them are the cache's
         self._dropped: set[tuple[str, int]] = set()  # members for which a cached file was dropped
+        self._looked = 0.0  # when, for files that the cache has removed
 
     def __getstate__(self) -> dict[str, Any]:
         # File descriptors mean nothing in another process.
         state: dict[str, Any] = {"cache": self.cache, "_open": OrderedDict()}
-        return state | {"_of_cache": set(), "_dropped": set()}
+        return state | {"_of_cache": set(), "_dropped": set(), "_looked": 0.0}
 
     def __del__(self) -> None:
         self.close()
@@ -102,6 +105,9 @@ class Reader:
             ValueError: The shard was replaced, cut off or removed.
             RemoteError: It cannot be got.
         """
+        # For a whole window a worker may read in shards that it has open, while others are removed.
+        if self._of_cache and time.monotonic() - self._looked >= LOOK_PAUSE:
+            self._close_removed()
         descriptor = self._open.get(tar.path)
         if descriptor is None:
             descriptor = self._opened(tar)
@@ -166,6 +172,7 @@ class Reader:
 
     def _close_removed(self) -> None:
         """Close what the cache has removed: the disk has its room only when nobody has it open."""
+        self._looked = time.monotonic()
         self._of_cache &= self._open.keys()
         for path in list(self._of_cache):
             if not os.fstat(self._open[path]).st_nlink:

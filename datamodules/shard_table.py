@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from datamodules.decode import IMAGE_EXTENSIONS
 from datamodules.names import Names
-from datamodules.shard_index import Member, ShardIndex
+from datamodules.shard_index import Member, ShardIndex, part_beside
 
 log = logging.getLogger(__name__)
 
@@ -240,7 +239,7 @@ def save_table(table: Table, place: Path) -> None:
     if table.sides is not None:
         arrays["sides"] = table.sides
     place.parent.mkdir(parents=True, exist_ok=True)
-    part = place.with_name(f".{place.name}.{os.getpid()}.part")
+    part = part_beside(place)
     try:
         with part.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch.distributed as dist
 
 from datamodules.arrays import array_of
 from datamodules.byte_sizes import parse_bytes
@@ -30,8 +31,10 @@ from datamodules.shard_index import index_places, load_index
 from datamodules.shard_reader import Reader, Tar, WrongBytes
 from datamodules.shard_table import VERSION, Column, Table, joined, load_table, save_table, table_of
 from datamodules.shard_urls import is_remote, list_shards
+from datamodules.shuffle import permutation
 from datamodules.source import Pixels, Sample, Source
 from degradations.base import Degradation
+from degradations.draws import seed_of
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +117,10 @@ class Shards(Source):
             tars = list(apply(self._tar, names))
             table = load_table(self._place(tars, folder))
             if table is None:
-                table = self._made(list(apply(lambda tar: self._part(tar, folder, cache), tars)))
+                order = _own_order(len(tars)) if cache is None else list(range(len(tars)))
+                parts = apply(lambda number: self._part(tars[number], folder, cache), order)
+                made = dict(zip(order, parts, strict=True))
+                table = self._made([made[number] for number in range(len(tars))])
                 _keep(table, self._place(tars, folder))  # now with the indices that were made
             table.keys.assume_distinct()  # else it would not have been kept
         for note in table.notes:
@@ -288,6 +294,17 @@ def _mapper(far: bool) -> Iterator[Callable[..., Iterable[Any]]]:
         return
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield pool.map
+
+
+def _own_order(count: int) -> list[int]:
+    """Numbers of shards, in another order in each process that prepares the same ones.
+
+    What is to be done about them, as after a copy, takes long: so they share it, for each finds
+    what the others have kept. No lock is needed, which a network disk might not know.
+    """
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return list(range(count))
+    return permutation(count, seed_of("indices", dist.get_rank())).tolist()
 
 
 def _known(tar: Tar, size: int, checksum: str | None) -> Tar:

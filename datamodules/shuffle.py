@@ -48,7 +48,9 @@ class Shuffle:
         seed: Of the order.
         first_group: What the first of these groups is called, where they are some of many.
         first_picture: The same for pictures.
-        keep: Number of windows that are kept once they were computed.
+        keep: Number of windows that are kept once they were computed; no more than two epochs
+            have.
+        epoch: Places of the order that an epoch takes; by default a pass.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Shuffle:
         first_group: int = 0,
         first_picture: int = 0,
         keep: int = 8,
+        epoch: int | None = None,
     ) -> None:
         self.repeats, self.window, self.seed = repeats, window, seed
         self.first_group, self.first_picture = first_group, first_picture
@@ -68,6 +71,9 @@ class Shuffle:
         self.length = int(self._starts[-1]) * repeats
         last = first_picture * repeats + self.length
         self._type = np.int32 if last <= 2**31 else np.int64
+        # A set in few windows, as a folder in one, would otherwise keep those of many past epochs.
+        passes = 2 if epoch is None else -(-2 * epoch // max(1, self.length))
+        keep = min(keep, passes * -(-len(self._sizes) // window) + 2)
         self._pass = lru_cache(keep)(self._new_pass)
         self._window = lru_cache(keep)(self._new_window)
 

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import xxhash
 from torch.utils.data import DataLoader
 
 from datamodules import cache as cache_module
-from datamodules import retry
+from datamodules import read_ahead, retry, shard_reader
 from datamodules.byte_sizes import parse_bytes
 from datamodules.cache import DiskCache, Wanted
 from datamodules.read_ahead import ReadAhead
@@ -40,6 +41,7 @@ FORK = multiprocessing.get_context("fork")
 def hurry(monkeypatch):
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(cache_module, "ROOM_PAUSE", 0.0)
+    monkeypatch.setattr(read_ahead, "PAUSE", 0.01)
 
 
 @pytest.fixture
@@ -166,6 +168,19 @@ def test_a_file_larger_than_the_cache(server, tmp_path, caplog):
     assert cache.fetch(wanted(server, 0)) is None
     assert "raise Shards.cache_size" in caplog.text
     assert server.got("f0") == 0
+
+
+def test_room_for_files_of_unknown_size(server, tmp_path):
+    """Nothing can be reserved for them, so it is made when they are here."""
+    cache, owner = cache_of(tmp_path, files=2), cache_of(tmp_path, files=2)
+    for number in range(4):
+        age(cache.fetch(Wanted(f"{server.url}/f{number}")), 100 - number)
+        assert names(tmp_path) == [f"f{n}" for n in range(max(0, number - 1), number + 1)]
+    owner.read_ahead([Wanted(f"{server.url}/f2"), Wanted(f"{server.url}/f3")])
+    assert cache.fetch(Wanted(f"{server.url}/f4")).read_bytes() == content(4)
+    assert names(tmp_path) == ["f2", "f3", "f4"]  # the least that goes
+    cache.fetch(Wanted(f"{server.url}/f5"))
+    assert names(tmp_path) == ["f2", "f3", "f5"]
 
 
 def test_no_room_is_not_looked_for_at_each_sample(server, tmp_path, monkeypatch):
@@ -382,10 +397,29 @@ def test_reads_ahead_no_further_than_there_is_room(server, tmp_path):
     cache = cache_of(tmp_path, files=3, downloads=1)
     cache.read_ahead([wanted(server, number) for number in range(6)])
     until(lambda: names(tmp_path) == ["f0", "f1", "f2"])
-    until(lambda: not cache._ahead._waiting)
+    until(lambda: "room" in cache._said)
     assert names(tmp_path) == ["f0", "f1", "f2"]
     cache.read_ahead([wanted(server, number) for number in (2, 3, 4)])
     until(lambda: names(tmp_path) == ["f2", "f3", "f4"])
+
+
+def test_reads_ahead_when_there_is_room_again(server, tmp_path):
+    cache, other = cache_of(tmp_path, files=2, downloads=1), cache_of(tmp_path, files=2)
+    other.fetch(wanted(server, 9))
+    other.read_ahead([wanted(server, 9)])
+    cache.read_ahead([wanted(server, number) for number in range(2)])
+    until(lambda: "room" in cache._said)
+    assert names(tmp_path) == ["f0", "f9"]
+    other.close()  # another process reads on, elsewhere
+    until(lambda: names(tmp_path) == ["f0", "f1"])
+
+
+def test_what_was_given_up_does_not_end_reading_ahead(server, tmp_path, caplog):
+    (server.root / "f1").write_bytes(content(77))
+    cache = cache_of(tmp_path, downloads=1)
+    cache.read_ahead([wanted(server, number) for number in range(4)])
+    until(lambda: names(tmp_path) == ["f0", "f2", "f3"])
+    assert "f1 is not the file that was indexed" in caplog.text
 
 
 def test_errors_ahead_are_left_to_the_reader(server, tmp_path, caplog):
@@ -450,8 +484,64 @@ def test_pickled_and_forked_caches_begin_anew(server, tmp_path):
     assert process.exitcode == 0
 
 
+class Slow:
+    """Fetches that say what they are about, and end when they are told how."""
+
+    def __init__(self):
+        self.begun, self.ends = queue.Queue(), queue.Queue()
+
+    def __call__(self, thing, stopped):
+        self.begun.put(thing)
+        return self.ends.get(timeout=120)
+
+
+def test_a_list_that_comes_while_there_is_no_room_is_not_lost(monkeypatch):
+    monkeypatch.setattr(read_ahead, "PAUSE", 600.0)
+    slow = Slow()
+    ahead = ReadAhead(slow, 1)
+    ahead.ask("ab")
+    assert slow.begun.get(timeout=120) == "a"
+    ahead.ask("cd")
+    slow.ends.put(False)
+    assert slow.begun.get(timeout=120) == "c"
+    slow.ends.put(True)
+    assert slow.begun.get(timeout=120) == "d"
+    slow.ends.put(True)
+    ahead.close()
+
+
+def test_what_had_no_room_comes_first_when_it_is_tried_again():
+    slow = Slow()
+    ahead = ReadAhead(slow, 2)
+    ahead.ask("abc")
+    assert {slow.begun.get(timeout=120) for _ in range(2)} == {"a", "b"}
+    slow.ends.put(False)
+    slow.ends.put(False)
+    assert {slow.begun.get(timeout=120) for _ in range(2)} == {"a", "b"}
+    slow.ends.put(True)
+    assert slow.begun.get(timeout=120) == "c"
+    slow.ends.put(True)
+    slow.ends.put(True)
+    ahead.close()
+
+
+def test_what_has_no_room_is_not_tried_all_the_time(monkeypatch):
+    monkeypatch.setattr(read_ahead, "PAUSE", 600.0)
+    slow = Slow()
+    ahead = ReadAhead(slow, 1)
+    ahead.ask("ab")
+    assert slow.begun.get(timeout=120) == "a"
+    slow.ends.put(False)
+    until(lambda: len(ahead._waiting) == 2)
+    assert slow.begun.empty()
+    ahead.close()  # in the pause
+    ahead._threads[0].join(60)
+    assert not ahead._threads[0].is_alive()
+    assert slow.begun.empty()
+
+
 def test_closed_at_once():
-    ahead = ReadAhead(lambda thing, stopped: thing, 3)
+    ahead = ReadAhead(lambda thing, stopped: True, 3)
     ahead.close()
     assert not any(thread.is_alive() for thread in ahead._threads)
 
@@ -540,6 +630,18 @@ def test_the_disk_has_the_room_of_what_was_removed(source, tmp_path):
         assert len(names(tmp_path)) <= 2
         assert len(removed_and_open(tmp_path / "cache")) <= 1  # by what was read just now
     assert len(source._reader._open) <= 3
+
+
+def test_the_disk_has_that_room_while_no_other_shard_is_opened(source, tmp_path, monkeypatch):
+    """For a whole window, a worker reads in shards that it has open."""
+    for index in (0, 1):
+        check(source, index)
+    (path,) = (tmp_path / "cache").glob("*-t-0.tar")
+    path.unlink()  # as another process does that needs the room
+    monkeypatch.setattr(shard_reader, "LOOK_PAUSE", 0.0)
+    check(source, 1)
+    assert removed_and_open(tmp_path / "cache") == []
+    assert len(source._reader._open) == 1
 
 
 def removed_and_open(folder):

@@ -31,12 +31,18 @@ class Numbered(Source):
         return {"hr": hr, "lr": hr[::2, ::2]} if self.pairs else {"hr": hr, "text": f"{index}"}
 
 
+def crops_of(source, *arguments, **options):
+    made = Crops(source, *arguments, **options)
+    made.prepare(2.0)
+    return made
+
+
 def corners(crops):
     return [tuple(crops.read(i)["hr"][0, 0].tolist()) for i in range(len(crops.keys))]
 
 
 def test_squares_lie_within_their_pictures():
-    crops = Crops(Numbered(), size=32, per_picture=50)
+    crops = crops_of(Numbered(), size=32, per_picture=50)
     assert len(crops.keys) == len(set(crops.keys)) == 100
     assert crops.groups == [50, 50]
     for index, (picture, top, left) in enumerate(corners(crops)):
@@ -53,22 +59,40 @@ def test_squares_lie_within_their_pictures():
 
 def test_a_place_follows_from_the_name_alone():
     places = dict(
-        zip(Crops(Numbered(), 32, 5).keys, corners(Crops(Numbered(), 32, 5)), strict=True)
+        zip(crops_of(Numbered(), 32, 5).keys, corners(crops_of(Numbered(), 32, 5)), strict=True)
     )
-    few = Crops(Numbered(), 32, 2)
+    few = crops_of(Numbered(), 32, 2)
     assert [places[key] for key in few.keys] == corners(few)
     assert len(set(places.values())) > 5
 
 
 def test_a_picture_is_read_once_for_all_its_squares():
     source = Numbered()
-    corners(Crops(source, 16, 4))
+    corners(crops_of(source, 16, 4))
     assert source.reads == [0, 1]
+
+
+def test_keys_are_made_once():
+    """They are asked for with each sample, and of many pictures take a while."""
+
+    class Counted(Numbered):
+        asked = 0
+
+        @property
+        def keys(self):
+            self.asked += 1
+            return super().keys
+
+    source = Counted()
+    crops = crops_of(source, 16, 3)
+    assert crops.keys == ["p0/0", "p0/1", "p0/2", "p1/0", "p1/1", "p1/2"]
+    assert crops.keys is crops.keys
+    assert source.asked == 1
 
 
 def test_what_cannot_be_cut():
     with pytest.raises(ValueError, match=r"p0 is 60x40 pixels, smaller than Crops.size 48"):
-        Crops(Numbered(), size=48).read(0)
+        crops_of(Numbered(), size=48).read(0)
     with pytest.raises(ValueError, match="p0 is a pair"):
         Crops(Numbered(pairs=True), size=16).read(0)
     for arguments in ({"size": 0}, {"per_picture": 0}):

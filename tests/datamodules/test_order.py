@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
+from dataclasses import replace
+from functools import lru_cache
 from itertools import islice, pairwise
 
 import numpy as np
@@ -11,7 +13,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from datamodules.interleave import Mixture
+from datamodules import order, shuffle
+from datamodules.interleave import Interleave, Mixture
 from datamodules.order import (
     ATTEMPTS_IN_STREAM,
     ATTEMPTS_NEAR,
@@ -69,6 +72,12 @@ def mixtures(draw: st.DrawFn) -> Plan:
 
 def epoch_of(plan: Plan, epoch: int = 0, start: int = 0, rank: int = 0, world: int = 1):
     return list(plan.batches(epoch, start, rank, world))
+
+
+def shuffles(plan):
+    """What keeps the windows of a plan, of each source."""
+    made = plan._order
+    return [part._window for part in ([made] if plan.mixture is None else made._parts)]
 
 
 class TestPlan:
@@ -233,6 +242,41 @@ class TestPlan:
         for world in divisors(plan.streams):
             for number, batch in enumerate(plan.batches(epoch, 0, world - 1, world)):
                 assert {plan.batch_of(item.position) for item in batch} == {number}
+
+    def test_what_was_computed_for_past_epochs_is_not_kept(self):
+        """A folder is one window: an epoch of a million pictures is 5 MB in each process."""
+        plan = Plan((1000,), 0, 64, 64)
+        for epoch in range(10):
+            assert len(epoch_of(plan, epoch)) == 15
+            plan.replacement(epoch, 7, 0)
+        kept = plan._order._window.cache_info()
+        assert (kept.misses, kept.currsize) == (10, 4)
+
+    @given(plans() | mixtures(), st.sampled_from([4, 16, 4096]))
+    @settings(max_examples=60, deadline=None)
+    def test_nothing_is_computed_again_for_that(self, plan, ahead):
+        """Of a mixture, no more than a source's window at the border of two epochs."""
+        keep = 2 * plan.streams + 2
+        arguments = (plan.repeats, plan.window, plan.seed)
+        several = replace(plan)  # the same order, of which more is kept
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(shuffle, "lru_cache", lambda count: lru_cache(max(count, keep)))
+            if plan.mixture is None:
+                made = Shuffle(plan.groups, *arguments, keep=keep)
+            else:
+                made = Interleave(plan.groups, plan.mixture, *arguments, keep=keep)
+            several.__dict__["_order"] = made
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(order, "AHEAD", ahead)
+            for epoch in range(4):
+                one, other = (
+                    list(PlanSampler(p, 0, 1, lambda now=epoch: (now, 0), lambda groups: None))
+                    for p in (plan, several)
+                )
+                assert one == other
+        for bounded, free in zip(shuffles(plan), shuffles(several), strict=True):
+            again = bounded.cache_info().misses - free.cache_info().misses
+            assert again == 0 or (plan.mixture is not None and again <= 3)
 
     def test_less_than_a_batch_is_no_batch(self):
         plan = Plan((3,), 0, 4, 4)

@@ -8,13 +8,14 @@ import pickle
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 
 import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from torch.utils.data import DataLoader
 
-from datamodules import remote, retry
+from datamodules import remote, remote_index, retry
 from datamodules.decode import UnreadableImage
 from datamodules.remote import download, look_up, read_range, read_small, scheme_of
 from datamodules.retry import Patience, RemoteError, shown
@@ -423,6 +424,28 @@ def test_pipes(two, prepared, tmp_path):
     for path in two.root.iterdir():
         path.unlink()
     check(prepared(url, allow_pipes=True))  # out of the cache
+
+
+SCRIPT = """
+echo begun >> {log}
+while [ $(wc -l < {log}) -lt {few} ]; do sleep 0.01; done
+cat {tars}/t-$1.tar
+echo ended >> {log}
+"""
+
+
+def test_pipes_and_the_size_of_the_cache(server, prepared, tmp_path):
+    """Nobody knows how much will come: few do at a time, and the room is made then."""
+    for number in range(8):
+        path = write(server.root / f"t-{number}.tar", [(f"k{number}.png", picture(tmp_path, 0))])
+    limit, log, script = 2 * path.stat().st_size, tmp_path / "log", tmp_path / "script"
+    script.write_text(SCRIPT.format(log=log, few=remote_index.FEW, tars=server.root))
+    source = prepared(f"pipe:sh {script} {{0..7}}", allow_pipes=True, cache_size=limit)
+    assert source.keys == [f"k{number}" for number in range(8)]
+    files = [path for path in (tmp_path / "cache").iterdir() if path.is_file()]
+    assert 0 < sum(path.stat().st_size for path in files) <= limit
+    running = list(accumulate(1 if line == "begun" else -1 for line in log.read_text().split()))
+    assert max(running) == remote_index.FEW
 
 
 def test_pipe_that_fails(prepared):

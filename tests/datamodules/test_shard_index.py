@@ -9,6 +9,7 @@ import random
 import resource
 import tarfile
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,6 +108,25 @@ def test_index_of_another_tar_of_the_same_size(shard, tmp_path, caplog):
     os.utime(shard, ns=(5, 5))
     assert load_index(shard, tmp_path / "cache").keys == ["j0", "j1", "j2"]
     assert "is that of another tar, and is made again" in caplog.text
+
+
+def test_processes_with_one_number_write_no_common_file(shard, tmp_path, monkeypatch):
+    """In containers of two machines they have one: what they write lies on a common disk."""
+    index = build_index(shard)
+    place, parts = tmp_path / "i.json", []
+    write_text = Path.write_text
+
+    def written(path, *arguments, **options):
+        parts.append(path)
+        if len(parts) == 1:  # in the middle of this, the other one writes, too
+            save_index(index, place)
+        return write_text(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", written)
+    save_index(index, place)
+    assert len(set(parts)) == 2
+    assert read_index(place) == index
+    assert not list(tmp_path.glob(".*.part"))
 
 
 LIES = {

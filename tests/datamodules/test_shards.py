@@ -11,7 +11,9 @@ import os
 import pickle
 import shutil
 import tarfile
+import threading
 import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +22,13 @@ import webdataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from datamodules import shard_reader, shard_table, shards
+from datamodules import shard_index, shard_reader, shard_table, shards
 from datamodules.decode import UnreadableImage, read_picture
 from datamodules.shard_index import (
     Member,
     ShardIndex,
     build_index,
+    checksum_of,
     index_places,
     load_index,
     save_index,
@@ -71,6 +74,75 @@ def test_reads_by_offset(two):
     assert source.groups == [3, 2]
     for index in (4, 0, 3, 1, 2):
         np.testing.assert_array_equal(source.read(index)["hr"], pixels(seed=index))
+
+
+class Ranks:
+    """``torch.distributed`` of processes that are threads here, each with its rank as its name."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def is_available(self):
+        return True
+
+    is_initialized = is_available
+
+    def get_world_size(self):
+        return self.count
+
+    def get_rank(self):
+        return int(threading.current_thread().name)
+
+
+def test_processes_share_the_comparison_after_a_copy(tmp_path, monkeypatch):
+    """All in step, which is the worst: each compares those that nobody has compared before."""
+    count, ranks = 12, 3
+    for number in range(count):
+        path = write(tmp_path / f"t-{number:02d}.tar", [(f"k{number:02d}.png", b"x")])
+        os.utime(indexed(path), ns=(number, number))  # as a copy without its times
+    compared, together = [], threading.Barrier(ranks)
+
+    def load(shard, folder):
+        together.wait(120)
+        return load_index(shard, folder)
+
+    def checksum(path):
+        compared.append((threading.current_thread().name, path))
+        return checksum_of(path)
+
+    monkeypatch.setattr(shards, "dist", Ranks(ranks))
+    monkeypatch.setattr(shards, "load_index", load)
+    monkeypatch.setattr(shard_index, "checksum_of", checksum)
+    sources = [Shards(f"{tmp_path}/t-*.tar") for _ in range(ranks)]
+    threads = [
+        threading.Thread(target=source.prepare, args=(2.0,), name=str(rank))
+        for rank, source in enumerate(sources)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    for source in sources:
+        assert source.keys == [f"k{number:02d}" for number in range(count)]
+        assert [Path(tar.path).name for tar in source._tars] == [
+            f"t-{number:02d}.tar" for number in range(count)
+        ]
+    assert {path for _, path in compared} == set(tmp_path.glob("*.tar"))
+    shares = Counter(rank for rank, _ in compared)
+    assert len(compared) <= count + ranks
+    assert max(shares.values()) <= count / 2
+
+
+def test_alone_shards_are_looked_at_in_their_order(two, monkeypatch):
+    looked = []
+
+    def load(shard, folder):
+        looked.append(shard.name)
+        return load_index(shard, folder)
+
+    monkeypatch.setattr(shards, "load_index", load)
+    prepared(two / "t-*.tar")
+    assert looked == ["t-000.tar", "t-001.tar"]
 
 
 @pytest.mark.parametrize("form", ["braces", "list", "pattern", "variable"])
