@@ -130,7 +130,7 @@ def find_shards(out: Path, name: str, parts: bool = False) -> list[Path]:
     """
     more = r"(\.part|\.idx\.json)?" if parts else ""
     pattern = re.compile(rf"{re.escape(name)}-\d{{6,}}\.tar{more}")
-    left = re.compile(rf"\.{re.escape(name)}-\d{{6,}}\.tar\.idx\.json\.\d+\.part")
+    left = re.compile(rf"\.{re.escape(name)}-\d{{6,}}\.tar\.idx\.json\.[0-9a-f]+\.part")
     found = [path for path in out.glob("*") if pattern.fullmatch(path.name)]
     found += [path for path in out.glob(".*") if parts and left.fullmatch(path.name)]
     return sorted(found)
