@@ -108,7 +108,9 @@ def reference_of(
         except ValueError as error:  # a damaged cache is no reason to stop
             log.warning("computed again: %s", error)
     features = compute(metric, pictures, side)
-    title = ", ".join(Path(place).resolve().name for place in places)
+    # Of a name whose bytes are no UTF-8, which no table can show, they are spelt out.
+    names = [os.fsencode(Path(place).resolve().name) for place in places]
+    title = ", ".join(name.decode("utf-8", "backslashreplace") for name in names)
     reference = Reference(features, title, content, prepared, protocol)
     save_reference(path, reference)
     return path, reference

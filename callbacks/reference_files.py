@@ -14,6 +14,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from callbacks.base import MetricProtocol
+from degradations.draws import CODING
 
 VERSION = 1
 HEADER = "enlarger reference"
@@ -99,7 +100,7 @@ def content_hash(pictures: Iterable[tuple[str, Path]]) -> str:
         with path.open("rb") as file:
             while piece := file.read(1 << 20):
                 part.update(piece)
-        whole.update(f"{len(name)} {name} {part.hexdigest()} ".encode())
+        whole.update(f"{len(name)} {name} {part.hexdigest()} ".encode(*CODING))
     return whole.hexdigest()
 
 
