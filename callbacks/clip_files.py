@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import glob
+import contextlib
 import io
 import os
 import shutil
-import uuid
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +16,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from callbacks.image_file import Extras, Format, Pixels, write_image
+from callbacks.image_file import (
+    Extras,
+    Format,
+    Pixels,
+    hidden,
+    leftovers,
+    short_enough,
+    there,
+    write_image,
+)
 from callbacks.levels import levels_of
 
 Video = Literal["mp4", "gif"]
@@ -65,22 +73,25 @@ def video_of(folder: Path, video: Video) -> Path:
 
 def is_whole(target: Path, video: Video | None) -> bool:
     """Whether a picture is there, or a clip with its video."""
-    asked = video is not None and target.is_dir()
-    return target.exists() and (not asked or (video is None or video_of(target, video).exists()))
+    if not there(target):
+        return False
+    return video is None or not target.is_dir() or there(video_of(target, video))
 
 
 def remove(target: Path) -> None:
     """Remove a picture, or a clip with its videos; a folder of frames goes in one go, or not."""
     if target.is_dir():
         for video in get_args(Video):  # before the frames: or it would pass for the next ones'
-            video_of(target, video).unlink(missing_ok=True)
-        hidden = _hidden(target)
-        os.replace(target, hidden)
-        shutil.rmtree(hidden)
+            if there(video_of(target, video)):
+                video_of(target, video).unlink(missing_ok=True)
+        beside = hidden(target)
+        os.replace(target, beside)
+        shutil.rmtree(beside)
     else:
         target.unlink(missing_ok=True)
 
 
+@short_enough()
 def write_clip(
     folder: Path,
     frames: Pixels,
@@ -100,16 +111,19 @@ def write_clip(
         before: Called when all frames are on the disk; it removes what is in their place.
 
     Raises:
-        ValueError: An encoder fails.
+        ValueError: An encoder fails, or the name is too long for the disk.
         OSError: A file could not be written.
     """
     kind, fps = video
     film = None if kind is None else encoded(frames, kind, fps)
-    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):  # of a killed run
+    for left in leftovers(folder):  # by a killed run
         shutil.rmtree(left) if left.is_dir() else left.unlink()
-    beside = _hidden(folder)
+    beside = hidden(folder)
     try:
         beside.mkdir(parents=True)
+        if kind is not None:  # a name too long is told before anything is in its place
+            with contextlib.suppress(FileNotFoundError):
+                video_of(folder, kind).stat()
         for number, frame in enumerate(frames, start=1):
             write_image(beside / f"{number:04}.{format}", frame, Extras(), format, quality)
         before()
@@ -118,14 +132,9 @@ def write_clip(
         shutil.rmtree(beside, ignore_errors=True)
     if kind is not None and film is not None:
         place = video_of(folder, kind)
-        hidden = _hidden(place)
-        hidden.write_bytes(film)
-        os.replace(hidden, place)
-
-
-def _hidden(place: Path) -> Path:
-    # A name of its own beside a place, that nobody takes for a picture or a clip.
-    return place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
+        beside = hidden(place)
+        beside.write_bytes(film)
+        os.replace(beside, place)
 
 
 def encoded(frames: Pixels, kind: Video, fps: float) -> bytes:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import os
 import struct
+import uuid
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import IFD, Base
@@ -44,6 +48,50 @@ class Extras(NamedTuple):
     exif: bytes | None = None
 
 
+@contextlib.contextmanager
+def short_enough() -> Iterator[None]:
+    """Write under a name that the disk may not take: that is about this one output alone.
+
+    Raises:
+        ValueError: The name is too long.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise ValueError(
+            "the output's name or path is longer than the disk takes: rename the input, or set a "
+            "shorter writer.suffix or writer.folder"
+        ) from error
+
+
+def there(path: Path) -> bool:
+    """Whether something is there; nothing is under a name that is longer than the disk takes."""
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
+
+
+def hidden(path: Path) -> Path:
+    """A name of its own beside a path, that nobody takes for a picture or a clip."""
+    return path.with_name(f".{_short(path)}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def leftovers(path: Path) -> Iterator[Path]:
+    """What is there under hidden names of a path."""
+    return path.parent.glob(f".{_short(path)}.*.tmp")
+
+
+def _short(path: Path) -> str:
+    # By its hash: where a disk just takes a name, there is no room for more in it.
+    return xxhash.xxh3_64_hexdigest(os.fsencode(path.name))
+
+
+@short_enough()
 def write_image(
     path: Path,
     pixels: Pixels,
@@ -63,12 +111,12 @@ def write_image(
         before: Called when all bytes are on the disk, before the picture appears in its place.
 
     Raises:
-        ValueError: As of ``encode``.
+        ValueError: As of ``encode``, or the name is too long for the disk.
         OSError: The file could not be written.
     """
     data = encode(pixels, extras, format, quality)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # hidden: never taken for a picture
+    beside = hidden(path)
     try:
         with beside.open("wb") as file:
             file.write(data)

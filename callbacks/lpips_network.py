@@ -116,11 +116,13 @@ class Kept:
         self.size = size
         self.found: dict[bytes, list[Tensor]] = {}
         self.used: set[bytes] = set()  # in this evaluation
+        self.taken = 0  # bytes of what was found
 
     def begin(self) -> None:
         """An evaluation begins: what the one before did not use is dropped."""
         self.found = {key: self.found[key] for key in self.used if key in self.found}
         self.used = set()
+        self.taken = sum(map(_size, self.found.values()))
 
     def get(self, images: Tensor, network: nn.Module) -> list[Tensor]:
         """``network(images)``, computed only if one of the images is not known.
@@ -138,7 +140,11 @@ class Kept:
         computed: list[Tensor] = network(images)
         for i, key in enumerate(keys):
             one = [layer[i] for layer in computed]
-            taken = sum(x.nbytes for kept in self.found.values() for x in kept)
-            if key not in self.found and taken + sum(x.nbytes for x in one) <= self.size:
+            if key not in self.found and self.taken + _size(one) <= self.size:
                 self.found[key] = [x.clone() for x in one]  # a view would hold the whole batch
+                self.taken += _size(one)
         return computed
+
+
+def _size(features: list[Tensor]) -> int:
+    return sum(x.nbytes for x in features)

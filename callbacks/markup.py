@@ -26,7 +26,7 @@ def element(name: str, attributes: Attributes | None = None, *content: str) -> M
         content: Elements, and text, which is escaped.
     """
     written = "".join(
-        f" {key}" if value is True else f' {key}="{html.escape(_text(value))}"'
+        f" {key}" if value is True else f' {key}="{_escaped(_text(value))}"'
         for key, value in (attributes or {}).items()
         if value is not None and value is not False
     )
@@ -39,7 +39,12 @@ def element(name: str, attributes: Attributes | None = None, *content: str) -> M
 
 def joined(parts: Iterable[str]) -> Markup:
     """Elements and text, one after another."""
-    return Markup("".join(p if isinstance(p, Markup) else html.escape(p) for p in parts))
+    return Markup("".join(p if isinstance(p, Markup) else _escaped(p) for p in parts))
+
+
+def _escaped(text: str) -> str:
+    # Of a name whose bytes are no UTF-8, which no page can hold, they are spelt out.
+    return html.escape(text.encode("utf-8", "backslashreplace").decode())
 
 
 def _text(value: str | float) -> str:

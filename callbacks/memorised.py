@@ -94,7 +94,7 @@ class Memorised(SetMetric):
         """
         super().setup(trainer, pl_module, stage)
         if self._loaded and not self._off:
-            on_first(self._training_features)
+            on_first(self._find_training)
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:
         """(B, 3 side^2) thumbnails.
@@ -116,10 +116,16 @@ class Memorised(SetMetric):
         trained = self._training_features()
         return float(nearest(sr, trained).mean() / nearest(hr, trained).mean())
 
-    def _training_features(self) -> Tensor:
+    def _find_training(self) -> None:
+        self._training()  # not given: it would be sent to all other processes
+
+    def _training(self) -> Reference:
         if self._trained is None:
             self._trained = find_reference(self, self.training, "training")
-        return torch.from_numpy(self._trained.features).to(torch.float64)
+        return self._trained
+
+    def _training_features(self) -> Tensor:
+        return torch.from_numpy(self._training().features).to(torch.float64)
 
 
 def nearest(samples: Tensor, pictures: Tensor) -> Tensor:

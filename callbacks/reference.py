@@ -6,7 +6,8 @@
     python -m callbacks.reference IMAGES --metric callbacks.swd.SWD
 
 The file serves a metric's argument ``reference``; a folder given there is computed likewise. It is
-kept under the hash of the pictures' content, and refused by a metric of another protocol.
+kept under the hash of the pictures' content, and refused by a metric of another protocol. Their
+bytes are read again only where a file has another size or time.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import importlib
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +30,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from callbacks.picture_files import find_pictures, read_picture
+from callbacks.processes import several
 from callbacks.reference_files import (
     Reference,
     check_protocol,
     content_hash,
+    load_hash,
     load_reference,
+    place_of_hash,
     protocol_hash,
+    save_hash,
     save_reference,
 )
 from degradations.bicubic import resize
@@ -46,6 +52,7 @@ log = logging.getLogger(__name__)
 CACHE = "~/.cache/enlarger/references"
 BATCH = 8
 READERS = 4
+MANY = 5000  # pictures: other processes wait half an hour, which more may take on a CPU
 
 
 def find_reference(metric: SetMetric, place: str, key: str = "reference") -> Reference:
@@ -57,7 +64,8 @@ def find_reference(metric: SetMetric, place: str, key: str = "reference") -> Ref
         key: The argument's name, where it is another.
 
     Raises:
-        ValueError: No such place, a file of another protocol or a damaged one, a broken picture.
+        ValueError: No such place, a file of another protocol or a damaged one, a broken picture;
+            or many pictures whose features other processes would wait for.
     """
     filled = os.path.expandvars(place)
     if "$" in filled:
@@ -68,7 +76,8 @@ def find_reference(metric: SetMetric, place: str, key: str = "reference") -> Ref
         )
     path = Path(filled).expanduser()
     if path.is_dir():
-        return reference_of([path], metric)[1]
+        check = partial(_check_waiting, metric, place, key) if several() else None
+        return reference_of([path], metric, check=check)[1]
     if not path.is_file():
         raise ValueError(
             f"`{key}` of {type(metric).__name__} is {place!r}, where there is neither a folder "
@@ -80,7 +89,10 @@ def find_reference(metric: SetMetric, place: str, key: str = "reference") -> Ref
 
 
 def reference_of(
-    places: Sequence[str | Path], metric: SetMetric, side: int | None = None
+    places: Sequence[str | Path],
+    metric: SetMetric,
+    side: int | None = None,
+    check: Callable[[int], None] | None = None,
 ) -> tuple[Path, Reference]:
     """Features of all pictures below some places, from the cache if they are there.
 
@@ -88,6 +100,7 @@ def reference_of(
         places: Folders or files.
         metric: Ready to compute features.
         side: Bring each picture's shorter side to this many pixels, and cut out the centre.
+        check: Called with the number of pictures before all of them are read; may refuse.
 
     Returns:
         The file in the cache, and what it holds.
@@ -96,7 +109,13 @@ def reference_of(
         ValueError: A picture is broken, or a place holds none.
     """
     pictures = named_pictures(places)
-    content, protocol = content_hash(pictures.items()), metric.features_protocol()
+    check = check or (lambda count: None)
+    known = place_of_hash(pictures, Path(CACHE).expanduser() / "contents")
+    content, protocol = load_hash(known), metric.features_protocol()
+    if content is None:
+        check(len(pictures))
+        content = content_hash(pictures.items())
+        save_hash(known, content)
     prepared = "as they are" if side is None else f"shorter side to {side}, centre {side}x{side}"
     name = f"{content}-{protocol_hash(protocol, prepared)}.npz"
     path = Path(CACHE).expanduser() / name
@@ -107,11 +126,28 @@ def reference_of(
             return path, reference
         except ValueError as error:  # a damaged cache is no reason to stop
             log.warning("computed again: %s", error)
+    check(len(pictures))
     features = compute(metric, pictures, side)
-    title = ", ".join(Path(place).resolve().name for place in places)
+    # Of a name whose bytes are no UTF-8, which no table can show, they are spelt out.
+    names = [os.fsencode(Path(place).resolve().name) for place in places]
+    title = ", ".join(name.decode("utf-8", "backslashreplace") for name in names)
     reference = Reference(features, title, content, prepared, protocol)
     save_reference(path, reference)
     return path, reference
+
+
+def _check_waiting(metric: SetMetric, place: str, key: str, count: int) -> None:
+    if count <= MANY:
+        return
+    kind = type(metric)
+    needed = "" if key == "reference" else f" --set {key}=none"
+    raise ValueError(
+        f"`{key}` of {kind.__name__} is {place!r}, {count} pictures whose features are not there "
+        "yet: all other processes would wait for the first one until they give up. Compute them "
+        f"before, by `python -m callbacks.reference {place} --metric {kind.__module__}."
+        f"{kind.__qualname__}{needed}` on the first node, with --set NAME=VALUE for each other "
+        "argument of the metric that is set here, and start again"
+    )
 
 
 def named_pictures(places: Sequence[str | Path]) -> dict[str, Path]:

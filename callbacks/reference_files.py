@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import time
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,9 +17,11 @@ import xxhash
 from numpy.typing import NDArray
 
 from callbacks.base import MetricProtocol
+from degradations.draws import CODING
 
 VERSION = 1
 HEADER = "enlarger reference"
+SETTLED = 2 * 10**9  # nanoseconds: the coarsest that a disk's times are, those of FAT
 
 
 class Reference(NamedTuple):
@@ -99,8 +104,49 @@ def content_hash(pictures: Iterable[tuple[str, Path]]) -> str:
         with path.open("rb") as file:
             while piece := file.read(1 << 20):
                 part.update(piece)
-        whole.update(f"{len(name)} {name} {part.hexdigest()} ".encode())
+        whole.update(f"{len(name)} {name} {part.hexdigest()} ".encode(*CODING))
     return whole.hexdigest()
+
+
+def place_of_hash(pictures: Mapping[str, Path], folder: Path) -> Path | None:
+    """Where the ``content_hash`` of files is kept while their paths, sizes and times are as now.
+
+    Args:
+        pictures: The files by name.
+        folder: In which all hashes are kept.
+
+    Returns:
+        The place, or None where a file is so young that its time would not tell of a change.
+    """
+    listing, newest = xxhash.xxh3_128(), 0
+    for name, path in sorted(pictures.items()):
+        found = path.stat()
+        newest = max(newest, found.st_mtime_ns)
+        parts = (name, os.path.abspath(path), found.st_size, found.st_mtime_ns)
+        listing.update("\0".join(map(str, (*parts, ""))).encode(*CODING))
+    if newest > time.time_ns() - SETTLED:
+        return None
+    return folder / f"{listing.hexdigest()}.content"
+
+
+def load_hash(place: Path | None) -> str | None:
+    """The hash that is kept there; None where there is none, or something else."""
+    try:
+        text = "" if place is None else place.read_text("ascii")
+    except (OSError, ValueError):
+        return None
+    return text if re.fullmatch("[0-9a-f]{32}", text) else None
+
+
+def save_hash(place: Path | None, content: str) -> None:
+    """Keep a hash, where that is possible: without it the files are only read once more."""
+    if place is None:
+        return
+    beside = place.with_name(f".{place.stem}.{os.getpid()}.tmp")
+    with contextlib.suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(content, "ascii")
+        os.replace(beside, place)
 
 
 def protocol_hash(*parts: Any) -> str:

@@ -36,6 +36,7 @@ from callbacks.processes import on_first
 from callbacks.reference import find_reference
 from callbacks.reference_files import Reference
 from degradations.base import ieee_float32
+from degradations.draws import CODING
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -244,7 +245,7 @@ class SetMetric(Metric):
     def _remembered(self, images: Tensor, batch: Batch) -> Tensor:
         """``_checked``, or what it gave for the same pixels under the same key."""
         digests = [
-            xxhash.xxh3_128_digest(key.encode() + pixels.tobytes())
+            xxhash.xxh3_128_digest(key.encode(*CODING) + pixels.tobytes())
             for key, pixels in zip(batch["key"], images.cpu().numpy(), strict=True)
         ]
         have: Mapping[bytes, NDArray[Any]] = ChainMap(self._used, self._known)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import re
 import socket
 from pathlib import Path
@@ -19,8 +20,11 @@ from torch._C._distributed_c10d import Store
 from commands.errors import ConfigurationError, TemporaryError
 from commands.lifeline import GRACE, LOST, Lifeline, last_words
 from commands.meeting import Facts, gather, open_store
+from commands.open_files import too_few, too_few_for_torchrun
 from commands.preflight import differences
 from commands.signals import Signals
+
+log = logging.getLogger(__name__)
 
 
 class Company:
@@ -63,13 +67,19 @@ class Company:
             The facts of all processes, by rank.
 
         Raises:
-            ConfigurationError: They differ, or one of them refuses to start.
+            ConfigurationError: They differ, one of them refuses to start, or this one may open too
+                few files for its connections.
             TemporaryError: Some did not come in time.
         """
         environment = _environment(trainer)
         if environment is None:
             raise RuntimeError("there is nobody to meet; ask may_meet first")
         self.rank, self.world = trainer.global_rank, trainer.world_size
+        if reason := too_few(self.world):  # or the connections that fail would blame the network
+            raise ConfigurationError(reason)
+        theirs = self.rank == 0 and dist.is_torchelastic_launched()  # torchrun keeps the store
+        if theirs and (reason := too_few_for_torchrun(self.world)):
+            log.warning("%s", reason)
         self._store = open_store(
             *(environment.global_rank(), environment.world_size()),
             *(environment.main_address, environment.main_port),

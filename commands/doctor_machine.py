@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from commands.doctor_lines import Check, Line, Options, broken, look, ok
+from commands.open_files import raised
 
 MEGABYTE, GIGABYTE = 2**20, 2**30
 # Below the first of each pair something is likely to fail, below the second it may.
@@ -90,9 +91,11 @@ def open_files(options: Options) -> Iterator[Line]:
         yield ok("open files", "no limit")
         return
     most = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
-    mend = f"ulimit -n {FILES[1]}" if hard < 0 or hard >= FILES[1] else "ask for a higher limit"
-    text = f"{soft} in a process, and at most {most}"
-    yield _judged("open files", soft, FILES, text, f"{mend}, for many workers and shards")
+    found = raised(soft, hard)
+    own = f", which main.py raises to {found}" if found > soft else ""
+    text = f"{soft} in a process{own}, and at most {most}"
+    mend = "ask for a higher limit, for many workers and shards"
+    yield _judged("open files", found, FILES, text, mend)
 
 
 def variables(options: Options) -> Iterator[Line]:

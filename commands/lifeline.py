@@ -224,7 +224,7 @@ def last_words(folder: Path, rank: int, why: str) -> None:
         why: The reason.
     """
     line = f"rank {rank} on {socket.gethostname()}: {why}: stopping\n"
-    os.write(2, line.encode())
+    os.write(2, line.encode("utf-8", "backslashreplace"))  # it may name any file
     # The run's directory may be on the very node that is gone.
     thread = threading.Thread(target=_write_down, args=(folder, rank, line), daemon=True)
     thread.start()
@@ -235,7 +235,7 @@ def _write_down(folder: Path, rank: int, line: str) -> None:
     try:
         path = folder / FOLDER / f"rank-{rank}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {line}")
     except OSError as error:
         os.write(2, f"the last words could not be written down ({error})\n".encode())

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from commands.check import Checked
 from commands.cli import EnlargerCLI
 from commands.memory import keep_freed_memory
+from commands.open_files import raise_limit
 from commands.output import prepare_output
 from commands.signals import Stopped
 from commands.tracebacks import sentence_of, status_of
@@ -35,6 +36,7 @@ def run(args: list[str]) -> None:
     args = [arg for arg in args if arg != "--debug"]
     prepare_output()
     keep_freed_memory()
+    raise_limit()
     status = 0
     try:
         EnlargerCLI(args)

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import overload
 
-from datamodules.names import CODING, Names
+from datamodules.names import Names
+from degradations.draws import CODING
 
 
 class Keys(Sequence[str]):

@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-CODING = ("utf-8", "surrogatepass")  # a name in a tar may be of bytes that are no UTF-8
+from degradations.draws import CODING
 
 
 class Names(Sequence[str]):

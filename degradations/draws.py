@@ -21,6 +21,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 GAMMA = 0x9E3779B97F4A7C15
+CODING = ("utf-8", "surrogatepass")  # names in tars and on disks may be of bytes that are no UTF-8
 MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 SHIFTS = (30, 27, 31)
 
@@ -59,8 +60,10 @@ def seed_of(*parts: int | str | bytes) -> int:
     for part in parts:
         if isinstance(part, bytes):
             tag = b"b" + part
+        elif isinstance(part, str):
+            tag = b"s" + part.encode(*CODING)
         else:
-            tag = b"s" + part.encode() if isinstance(part, str) else b"i%d" % operator.index(part)
+            tag = b"i%d" % operator.index(part)
         digest.update(len(tag).to_bytes(8, "little") + tag)
     return int.from_bytes(digest.digest(), "little") >> 1
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -23,6 +25,7 @@ from degradations.canvas import Canvas
 Mode: TypeAlias = Literal["area", "bilinear", "bicubic", "nearest", "lanczos"]
 #: What the numbers in recorded parameters mean, whatever the modes of a stage.
 MODES: tuple[Mode, ...] = get_args(Mode)
+Bags: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 def resample(x: Tensor, size: Sequence[int], mode: Mode, antialias: bool = False) -> Tensor:
@@ -203,16 +206,52 @@ def _taps(
     return np.clip(index, 0, n - 1).astype(np.int64), weight
 
 
-@functools.lru_cache(maxsize=2048)  # of some 20 kB: crops of one size meet the same factors again
-def _bags(
-    n: int, m: int, mode: Mode, antialias: bool, planes: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _new_bags(n: int, m: int, mode: Mode, antialias: bool, planes: int) -> Bags:
     """`_taps` for `planes` pictures one below the other, as `embedding_bag` takes them."""
     index, weight = _taps(n, m, mode, antialias)
     stacked = (index + n * np.arange(planes)[:, None, None]).reshape(-1)
     starts = np.arange(planes * m + 1) * index.shape[1]
     weights = np.tile(weight.astype(np.float32).reshape(-1), planes)
     return torch.from_numpy(stacked), torch.from_numpy(starts), torch.from_numpy(weights)
+
+
+class _Kept:
+    """What was asked for last, up to so many bytes.
+
+    `functools.lru_cache` counts, but a whole picture takes some hundred kB where a crop takes ten.
+
+    Args:
+        make: Gives what stands for some arguments.
+        room: Bytes that all of it may take.
+    """
+
+    def __init__(self, make: Callable[..., Bags], room: int) -> None:
+        self.make, self.room = make, room
+        self.found: OrderedDict[tuple[int | str, ...], Bags] = OrderedDict()
+        self.taken = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, *key: int | str) -> Bags:
+        with self._lock:
+            found = self.found.get(key)
+            if found is not None:
+                self.found.move_to_end(key)
+                return found
+        made = self.make(*key)
+        with self._lock:
+            if key not in self.found:
+                self.found[key] = made
+                self.taken += _bytes(made)
+            while self.taken > self.room:
+                self.taken -= _bytes(self.found.popitem(last=False)[1])
+        return made
+
+
+def _bytes(bags: Bags) -> int:
+    return sum(part.nbytes for part in bags)
+
+
+_bags = _Kept(_new_bags, 128 << 20)  # of 2,000 crops: of one size they meet the same factors again
 
 
 def _summed(rows: Tensor, n: int, m: int, mode: Mode, antialias: bool) -> Tensor:

@@ -38,6 +38,17 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Spell out what a test said of names that are no UTF-8: pytest-xdist cannot send them."""
+    report = yield
+    report.sections = [
+        (title, text.encode("utf-8", "backslashreplace").decode())
+        for title, text in report.sections
+    ]
+    return report
+
+
 def pytest_sessionfinish() -> None:
     """What is frozen is not freed, of which libraries complain at the end."""
     gc.unfreeze()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from callbacks import clip_files
 from callbacks.clip_files import encoded, write_clip
+from callbacks.image_file import hidden
 from callbacks.picture_files import find_pictures
 from callbacks.predictions import NAME
 from callbacks.writer import Writer
@@ -158,13 +159,26 @@ def test_no_video_of_other_frames_is_left(tmp_path: Path, kind: Any) -> None:
 
 
 def test_what_a_killed_run_left_is_no_picture_and_goes(tmp_path: Path) -> None:
-    left = tmp_path / ".a.0123abcd.tmp"
+    left = hidden(tmp_path / "a")
     left.mkdir()
     write_clip(tmp_path / "b", np.zeros((2, 4, 5, 3), np.uint8), "png", 95, (None, 8), list)
     shutil.copy(tmp_path / "b/0001.png", left)
     assert find_pictures([tmp_path]) == [tmp_path / f"b/000{n}.png" for n in (1, 2)]
     write_clip(tmp_path / "a", np.zeros((2, 4, 5, 3), np.uint8), "png", 95, (None, 8), list)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_clip_whose_video_has_too_long_a_name_is_not_written(tmp_path: Path) -> None:
+    """Disks take 255 bytes in a name."""
+    target, frames = tmp_path / ("x" * 252), np.zeros((2, 4, 5, 3), np.uint8)
+    with pytest.raises(ValueError, match="longer than the disk takes"):
+        write_clip(target, frames, "png", 95, ("gif", 8.0), list)
+    assert not list(tmp_path.iterdir())
+    for _ in range(2):
+        write_clip(target, frames, "png", 95, (None, 8), lambda: clip_files.remove(target))
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+    assert clip_files.is_whole(target, None)
+    assert not clip_files.is_whole(target, "gif")
 
 
 def test_frames_go_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,6 +242,34 @@ def test_what_an_evaluation_did_not_use_is_dropped() -> None:
     assert network.calls == 1
 
 
+def test_the_room_of_what_is_dropped_is_free_again() -> None:
+    network, images = Counts(), pair(6)[1]
+    kept = Kept(2 * (4 + images[0].nbytes))
+    for few in (images[:2], images[2:4], images[4:], images[4:]):
+        kept.begin()
+        kept.get(few, network)
+    assert network.calls == 3  # the first two went when the third evaluation began
+
+
+class Weighed(Tensor):
+    """Features that count how often their size is looked at."""
+
+    looked = 0
+
+    @property
+    def nbytes(self) -> int:
+        Weighed.looked += 1
+        return self.numel() * self.element_size()
+
+
+def test_many_images_are_not_weighed_again_for_each_other() -> None:
+    kept = Kept(10**6)
+    for number in range(50):
+        kept.get(torch.full((1, 3, 2, 2), float(number)), lambda x: [x.as_subclass(Weighed)])
+    assert len(kept.found) == 50
+    assert Weighed.looked <= 3 * 50
+
+
 # --------------------------------------------------------------------------------------- what fails
 
 

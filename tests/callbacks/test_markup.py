@@ -15,6 +15,11 @@ def test_attributes_that_are_no_text() -> None:
     assert made == '<input value="3" step="0.5" checked>'
 
 
+def test_names_that_are_no_utf_8_are_spelt_out() -> None:
+    made = element("p", {"title": "caf\udce9 é"}, "<caf\udce9>")
+    assert made == r'<p title="caf\udce9 é">&lt;caf\udce9&gt;</p>'
+
+
 def test_elements_of_svg_are_closed() -> None:
     assert element("line", {"x1": 1.0}) == '<line x1="1"/>'
 

@@ -63,6 +63,17 @@ def test_a_run_names_what_was_trained_on(training: Path, tmp_path: Path) -> None
         trainer(tmp_path, Memorised("nowhere")).validate(Tiny(), loader(), verbose=False)
 
 
+def test_features_are_not_sent_to_other_processes(
+    training: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = []
+    monkeypatch.setattr("callbacks.memorised.on_first", lambda work: sent.append(work()))
+    metric = Memorised(str(training))
+    trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
+    assert sent == [None]
+    assert metric.records[0]["protocol"]["training_n"] == 9
+
+
 def test_the_training_pictures_from_a_file(training: Path, tmp_path: Path) -> None:
     arguments = ["--metric", "callbacks.memorised.Memorised", "--set", "training=none"]
     file = tmp_path / "training.npz"

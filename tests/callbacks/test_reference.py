@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,8 @@ from callbacks.base import MetricProtocol
 from callbacks.fid import FID
 from callbacks.kid import KID
 from callbacks.kid_thumb import KIDThumb
-from callbacks.reference import centre, main, reference_of
+from callbacks.memorised import Memorised
+from callbacks.reference import centre, find_reference, main, reference_of
 from callbacks.reference_files import content_hash, load_reference, save_reference
 from callbacks.sets import SetMetric
 from callbacks.swd import SWD
@@ -100,6 +104,82 @@ def test_the_hash_knows_names_and_bytes(tmp_path: Path) -> None:
     assert content_hash([("x", one)]) != whole
 
 
+def settle(folder: Path) -> None:
+    """Pictures of long ago: they are not about to change again."""
+    for path in folder.rglob("*.png"):
+        os.utime(path, (10**9, 10**9))
+
+
+def test_bytes_are_read_once_while_sizes_and_times_stay(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    def counted(pictures: Any) -> str:
+        read.append(content_hash(pictures))
+        return read[-1]
+
+    monkeypatch.setattr(module, "content_hash", counted)
+    settle(folder)
+    for _ in range(3):
+        reference_of([folder], Color())
+    assert len(read) == 1
+    os.utime(folder / "3.png", (10**9, 10**9 + 1))  # as if it had been changed
+    reference_of([folder], Color())
+    assert len(read) == 2
+    for text in ("", "0" * 31, "\xe9"):  # cut off, or something else
+        for kept in (cache / "contents").iterdir():
+            kept.write_bytes(text.encode("latin-1"))
+        reference_of([folder], Color())
+    assert len(read) == 5
+    assert len(set(read)) == 1
+    # Younger than any disk's clock can tell apart: it may change again, and nobody would see.
+    later = time.time() + 3600
+    os.utime(folder / "3.png", (later, later))
+    for _ in range(2):
+        reference_of([folder], Color())
+    assert len(read) == 7
+
+
+def test_a_hash_that_cannot_be_kept_is_no_error(folder: Path, cache: Path) -> None:
+    settle(folder)
+    cache.mkdir()
+    (cache / "contents").write_text("a file, where the folder should be")
+    assert len(reference_of([folder], Color())[1].features) == 11
+
+
+def waited_for(metric: SetMetric, place: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What is found where other processes wait, who would not wait for eleven pictures."""
+    monkeypatch.setattr(module, "several", lambda: True)
+    monkeypatch.setattr(module, "MANY", 10)
+    return find_reference(metric, str(place), key)
+
+
+def test_others_do_not_wait_for_many_pictures(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(folder)
+    metric = KIDThumb(reference=str(folder))
+    with pytest.raises(ValueError, match=r"`reference` of KIDThumb is .* 11 pictures") as refused:
+        waited_for(metric, folder, "reference", monkeypatch)
+    [command] = re.findall(r"`python -m callbacks.reference (.*?)`", str(refused.value))
+    assert main(command.split()) == 0
+    assert len(waited_for(metric, folder, "reference", monkeypatch).features) == 11
+
+
+def test_others_do_not_wait_for_training_pictures(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(folder)
+    metric = Memorised(str(folder))
+    with pytest.raises(ValueError, match=r"`training` of Memorised is .*start again") as refused:
+        waited_for(metric, folder, "training", monkeypatch)
+    [command] = re.findall(r"`python -m callbacks.reference (.*?)`", str(refused.value))
+    assert command.endswith("--metric callbacks.memorised.Memorised --set training=none")
+    assert main(command.split()) == 0
+    assert len(waited_for(metric, folder, "training", monkeypatch).features) == 11
+
+
 def test_a_damaged_file_of_the_cache_is_made_again(folder: Path, caplog: Any) -> None:
     metric = Color()
     path, first = reference_of([folder], metric)
@@ -108,7 +188,8 @@ def test_a_damaged_file_of_the_cache_is_made_again(folder: Path, caplog: Any) ->
         _, again = reference_of([folder], metric)
     assert np.array_equal(first.features, again.features)
     assert "computed again" in caplog.text
-    assert [p.name for p in path.parent.iterdir()] == [path.name]  # nothing half-written is left
+    there = [p for p in path.parent.iterdir() if p.is_file()]
+    assert there == [path]  # nothing half-written is left
 
 
 def test_all_broken_pictures_are_named(folder: Path, cache: Path) -> None:

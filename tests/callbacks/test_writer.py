@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -328,6 +329,30 @@ def test_a_picture_that_cannot_be_encoded_does_not_end_the_run(tmp_path: Path, c
     assert len(pictures_in(tmp_path / "predict")) == count - 1
 
 
+@pytest.mark.parametrize("length", [255, 256])  # of the output's name; disks take 255 bytes
+def test_a_name_that_is_too_long_does_not_end_the_run(tmp_path: Path, length: int) -> None:
+    long, fits = "x" * (length - 4), length == 255
+    for _ in range(2):  # the second one meets what the first one did
+        writer, data = Writer(), Data({long: picture(), "b": picture()})
+        predict(tmp_path, writer, data)
+    assert data.left_out == ({long, "b"} if fits else {"b"})
+    assert (writer.written, writer.failed) == (0, 0 if fits else 1)
+    assert sorted(pictures_in(tmp_path / "predict")) == sorted(f"{k}.png" for k in data.left_out)
+    said = [line["error"] for line in lines(tmp_path / "predict") if "error" in line]
+    assert len(said) == writer.failed
+    assert all("name or path is longer than the disk takes: rename" in error for error in said)
+
+
+def test_other_errors_of_a_disk_are_not_taken_for_a_long_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        image_file.write_image(
+            tmp_path / "file/a.png", np.zeros((4, 4, 3), np.uint8), Extras(), "png", 90
+        )
+    with pytest.raises(PermissionError), image_file.short_enough():
+        raise PermissionError(errno.EACCES, "not yours")
+
+
 def test_what_an_encoder_says_is_no_error_of_the_disk() -> None:
     wide = np.zeros((1, 70_000, 3), np.uint8)
     with pytest.raises(ValueError, match="the encoder of jpg failed: "):
@@ -617,7 +642,7 @@ def test_temporary_files_are_hidden_and_no_pictures_by_name(
     monkeypatch.setattr("os.replace", note)
     one(tmp_path, picture())
     assert len(seen) == 1
-    assert seen[0].startswith(".a_x2.png.")
+    assert seen[0].startswith(".")
     assert seen[0].endswith(".tmp")
 
 

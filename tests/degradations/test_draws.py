@@ -81,6 +81,9 @@ class TestSeedOf:
         parts += [("i1",), (-1,)]
         assert len({seed_of(*part) for part in parts}) == len(parts)
 
+    def test_names_of_bytes_that_are_no_utf_8(self):
+        assert seed_of("caf\udce9") not in (seed_of("café"), seed_of(b"caf\xe9"))
+
     def test_numpy_integers_count_as_integers(self):
         assert seed_of(np.int64(5), np.uint8(7)) == seed_of(5, 7)
 

@@ -10,6 +10,7 @@ from scipy import stats
 from skimage import data
 from torch.nn import functional
 
+from degradations import resample as resample_module
 from degradations.base import Stage
 from degradations.bicubic import resize
 from degradations.canvas import Canvas
@@ -94,6 +95,41 @@ def test_one_pixel_enlarged(mode, shape):
 def test_what_is_kept_is_not_touched():
     x = noise(1, 3, 20, 30)
     assert resample(x, (20, 30), "lanczos") is x
+
+
+def test_what_is_kept_of_large_pictures_is_bounded_by_bytes(monkeypatch):
+    x = noise(1, 3, 700, 8)
+    heights = (600, 601, 602, 600, 20, 21, 600, 601)
+    expected = [resample(x, (height, 8), "bicubic", True) for height in heights]
+    bags = resample_module._Kept(resample_module._new_bags, 200_000)
+    monkeypatch.setattr(resample_module, "_bags", bags)
+    for height, y in zip(heights, expected, strict=True):
+        assert torch.equal(resample(x, (height, 8), "bicubic", True), y)
+        taken = sum(part.nbytes for parts in bags.found.values() for part in parts)
+        assert 0 < taken == bags.taken <= 200_000
+
+
+def test_what_was_used_last_is_kept():
+    made = []
+
+    def make(number):
+        made.append(number)
+        return (torch.zeros(10 * number, dtype=torch.uint8),)
+
+    bags = resample_module._Kept(make, 100)
+    for number in (
+        3,
+        4,
+        3,
+        5,
+        3,
+        4,
+        11,
+        3,
+    ):  # 4 goes for 5, and all others for 11, which is too much
+        assert bags(number)[0].numel() == 10 * number
+    assert made == [3, 4, 5, 4, 11, 3]
+    assert bags.taken == 30
 
 
 def test_batches_and_memory_format():

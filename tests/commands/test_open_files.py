@@ -1,0 +1,103 @@
+"""The limit of open files: raised, never lowered, and named where it is too low for a run."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+
+from commands import company as company_module
+from commands.company import Company
+from commands.errors import ConfigurationError
+from commands.open_files import MOST, raise_limit, raised
+
+FILES = resource.RLIMIT_NOFILE
+
+
+@pytest.fixture
+def low() -> Iterator[int]:
+    """A soft limit that may be raised; gives the hard one."""
+    soft, hard = resource.getrlimit(FILES)
+    if 0 <= hard <= 512:
+        pytest.skip("this machine has too low a limit")
+    resource.setrlimit(FILES, (512, hard))
+    yield hard
+    resource.setrlimit(FILES, (soft, hard))
+
+
+def test_a_command_raises_it(low: int, tiny: Path, refusal: Any) -> None:
+    refusal("fit", "--config", "tiny.yaml", "--trainer.no_such_key", "1")
+    assert resource.getrlimit(FILES) == (MOST if low < 0 else min(low, MOST), low)
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "wanted"),
+    [
+        (1024, 4096, 4096),
+        (1024, 1 << 20, MOST),
+        (1024, -1, MOST),
+        (4096, 4096, 4096),
+        (1 << 20, 1 << 20, 1 << 20),
+        (-1, -1, -1),
+    ],
+)
+def test_it_is_never_lowered(soft: int, hard: int, wanted: int) -> None:
+    assert raised(soft, hard) == wanted
+
+
+def test_a_system_that_refuses_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", refused)
+    raise_limit()
+
+
+def meet(folder: Path, world: int) -> None:
+    """Meet as rank 0 of so many processes, for whom nobody waits."""
+    trainer: Any = SimpleNamespace(global_rank=0, world_size=world)
+    trainer.strategy = DDPStrategy(cluster_environment=LightningEnvironment())
+    Company(folder, 0.1, 1.0, 9.0).meet(trainer, {"config": {}})
+
+
+def test_a_limit_too_low_is_named_before_anyone_is_waited_for(
+    low: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def open_store(*_: Any) -> None:
+        opened.append(True)
+        raise ConnectionError("the store is not reached in this test")
+
+    monkeypatch.setattr(company_module, "open_store", open_store)
+    with pytest.raises(ConfigurationError, match="may have 512 files open here, and 86 processes"):
+        meet(tmp_path, 86)
+    assert not opened
+    with pytest.raises(ConnectionError):
+        meet(tmp_path, 85)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="others do not tell it")
+def test_torchruns_own_limit_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(company_module.dist, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr(company_module, "too_few", lambda world: "")
+    monkeypatch.setattr(resource, "prlimit", lambda pid, which: (1024, 4096))
+
+    def open_store(*_: Any) -> None:
+        raise ConnectionError("the store is not reached in this test")
+
+    monkeypatch.setattr(company_module, "open_store", open_store)
+    for world, warned in ((170, False), (256, True)):
+        with caplog.at_level(logging.WARNING), pytest.raises(ConnectionError):
+            meet(tmp_path, world)
+        assert ("may have 1024 files open: if they cannot meet" in caplog.text) == warned
