@@ -88,6 +88,7 @@ CASES = {
     "in the last batch of an epoch": ("backward", 5, TERM, 5, ()),
     "after an epoch": ("epoch_end", 5, TERM, 5, ()),
     "in an accumulation": ("backward", 7, TERM, 3, ACCUMULATE),
+    "in an accumulation with a validation": ("backward", 7, TERM, 3, (*ACCUMULATE, *EVERY_TWO)),
     "while a checkpoint is written": ("save", 8, TERM, 8, EVERY_TWO),
     "in a validation": ("validation", 4, TERM, 4, EVERY_TWO),
     "in a validation that schedules watch": ("validation", 5, TERM, 5, PLATEAU),
@@ -96,7 +97,14 @@ CASES = {
 
 
 @pytest.mark.parametrize(
-    "case", quick(CASES, "in a step", "in a validation", "while a checkpoint is written")
+    "case",
+    quick(
+        CASES,
+        "in a step",
+        "in a validation",
+        "in an accumulation with a validation",
+        "while a checkpoint is written",
+    ),
 )
 def test_stops_and_goes_on(tiny: Path, enlarger: Enlarger, case: str) -> None:
     hook, batch, number, step, extra = CASES[case]
