@@ -32,7 +32,7 @@ class EvaluationCallback(Callback, ABC):
         super().__init__()
         at_least_one(self, every_n=every_n)
         self.every_n = every_n
-        self._validations = 0
+        self._validations = 0  # that have ended
 
     @abstractmethod
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -59,8 +59,7 @@ class EvaluationCallback(Callback, ABC):
             return False
         if trainer.state.fn != TrainerFn.FITTING:
             return True
-        self._validations += 1
-        return (self._validations - 1) % self.every_n == 0
+        return self._validations % self.every_n == 0
 
     # ------------------------------------------------------------------------- Lightning's hooks
 
@@ -99,6 +98,9 @@ class EvaluationCallback(Callback, ABC):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring together what all processes saw."""
         self._finish(trainer, pl_module, "val")
+        # Only now: one that is broken off is done again by the continued run, under its own number.
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._validations += 1
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring together what all processes saw."""

@@ -130,6 +130,8 @@ def write_images(run: Path, images: list[ImageNumbers]) -> None:
 def update_images(run: Path, new: list[ImageNumbers]) -> None:
     """Put new numbers into a run's ``images.json``; one that is damaged is moved aside.
 
+    To be called within ``one_writer``, or what another process adds meanwhile is lost.
+
     Args:
         run: The run's directory.
         new: What an evaluation found.

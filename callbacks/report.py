@@ -27,7 +27,7 @@ from callbacks.provenance import Provenance, provenance
 from callbacks.report_page import MEGABYTE, Limits, page
 from callbacks.report_pictures import Evaluation, Picture, PictureStore, write_index
 from callbacks.report_runs import read_run, read_runs
-from callbacks.results_file import made_by, write_whole
+from callbacks.results_file import made_by, one_writer, write_whole
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -143,8 +143,10 @@ class Report(EvaluationCallback):
                 for index in range(len(self._datasets))
             ]
             self._source = self._source or provenance()
+            run = Path(trainer.default_root_dir)
             try:
-                write_index(Path(trainer.default_root_dir), evaluations, self._source)
+                with one_writer(run):
+                    write_index(run, evaluations, self._source)
             except OSError as error:
                 log.warning("the report will have no pictures of this %s: %s", stage, error)
         self._datasets, self._kept = [], []

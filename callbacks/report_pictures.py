@@ -201,6 +201,8 @@ def load_index(run: Path) -> Index | None:
 def write_index(run: Path, evaluations: list[Evaluation], source: Provenance) -> None:
     """Put new evaluations into the index, and remove the pictures that nothing names any more.
 
+    To be called within ``one_writer``, or what another process adds meanwhile is lost.
+
     Args:
         run: The run's directory.
         evaluations: Each replaces that of the same dataset and scale.

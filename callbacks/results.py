@@ -25,6 +25,7 @@ from callbacks.results_file import (
     load_results,
     made_by,
     merge,
+    one_writer,
     rows_of,
     set_aside,
     shown_value,
@@ -92,10 +93,11 @@ class Results(Callback):
         path = Path(trainer.default_root_dir, self.filename)
         if results:
             # After each seed, so that an interrupt leaves the numbers of those before it.
-            stored = merge(_readable(path), results)
-            write_results(path, stored)
-            update_images(path.parent, images_of(self._evaluations))
-            write_csv(path.with_suffix(".csv"), stored)
+            with one_writer(path.parent):
+                stored = merge(_readable(path), results)
+                write_results(path, stored)
+                update_images(path.parent, images_of(self._evaluations))
+                write_csv(path.with_suffix(".csv"), stored)
         if self.drew_noise and len(self._evaluations) < self.repeats:
             return
         self._evaluations = []

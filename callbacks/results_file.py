@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NotRequired
+
+from filelock import FileLock, Timeout
 
 from callbacks.base import MetricProtocol, Record
 from callbacks.provenance import Provenance, provenance
 
+log = logging.getLogger(__name__)
+
+LOCK = ".results.lock"
+PATIENCE = 60.0  # seconds for the others' writing, which takes far less than one
+_UNLOCKED: set[Path] = set()  # runs for which there was no lock
 IDENTITY = ("dataset", "scale", "metric", "protocol", "checkpoint")
 
 
@@ -153,6 +163,30 @@ def write_whole(path: Path, text: str) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_writer(run: Path) -> Iterator[None]:
+    """Keep other evaluations of a run from changing its files between reading and writing them.
+
+    Where that cannot be had, they are written all the same, after one warning.
+
+    Args:
+        run: The run's directory; it is made.
+    """
+    with ExitStack() as held:
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            if run not in _UNLOCKED:
+                held.enter_context(FileLock(run / LOCK, timeout=PATIENCE))
+        except (Timeout, OSError, NotImplementedError) as error:  # not every file system has locks
+            _UNLOCKED.add(run)
+            log.warning(
+                "%s cannot be locked (%s): of evaluations that end at the same moment, one may "
+                "undo what the other has written",
+                *(run / LOCK, error),
+            )
+        yield
 
 
 def set_aside(path: Path) -> Path:

@@ -12,14 +12,18 @@ import logging
 import os
 import re
 import time
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
-UNFINISHED = "unfinished.tmp"  # one name for all, or runs killed while they write fill the disk
+# A name of this process alone: where two of them write, each gives its name to a file of its own.
+MARK = uuid.uuid4().hex[:8]
+UNFINISHED = f"unfinished.{MARK}.tmp"
 _NAME = re.compile(r"step-(\d+)\.ckpt")
 
 
@@ -54,7 +58,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: It could not be written; what was there before is untouched.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = path.with_name(f"{path.name}.{MARK}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -65,6 +69,17 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_unfinished(run: Path) -> None:
+    """Remove what killed processes have left half written, or it would fill the disk.
+
+    Args:
+        run: The run's directory, in which nobody else trains.
+    """
+    for left in (*(run / FOLDER).glob("*.tmp"), *run.glob("config.yaml*.tmp")):
+        with suppress(OSError):  # of another user
+            left.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

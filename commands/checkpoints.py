@@ -22,6 +22,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from callbacks.base import accumulated
+from commands.accumulation import (
+    batches_done,
+    gradients_pending,
+    next_position,
+    validated_within,
+)
 from commands.checkpoint_files import (
     FOLDER,
     checksum_of,
@@ -111,7 +117,9 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Write what is due: now all of the step before is done, and nothing of the next one."""
         self._note(trainer, pl_module)
-        if self._due and not gradients_pending(trainer):
+        if gradients_pending(trainer):
+            return
+        if self._due or (self._saved_step != trainer.global_step and validated_within(trainer)):
             self.save(trainer)
 
     def save_between(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -125,7 +133,7 @@ class Checkpoints(Checkpoint):
             self.save(trainer, final=True)
 
     def _note(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._position = (trainer.current_epoch, _done(trainer))
+        self._position = (trainer.current_epoch, batches_done(trainer))
         if pl_module.automatic_optimization or hasattr(pl_module, "counts"):
             # Only the axis of the logs; Lightning's own count is one off after some resumes.
             trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
@@ -140,7 +148,7 @@ class Checkpoints(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count, and decide whether a checkpoint is due."""
-        self._position = _next_position(trainer.current_epoch, _done(trainer), trainer)
+        self._position = next_position(trainer.current_epoch, batches_done(trainer), trainer)
         self._whole = True
         if gradients_pending(trainer):
             return
@@ -163,7 +171,10 @@ class Checkpoints(Checkpoint):
             return
         value = trainer.callback_metrics.get(self.monitor)
         self._value = None if value is None else float(value)
-        self._due = True
+        if gradients_pending(trainer):
+            self._rank_within(trainer)
+        else:
+            self._due = True
         logged = [name for name in trainer.callback_metrics if name.startswith("val/")]
         if value is None and logged and not self._warned:
             self._warned = True
@@ -263,7 +274,7 @@ class Checkpoints(Checkpoint):
         if self.off:
             return
         step = trainer.global_step
-        path = self.folder / f"step-{step:09d}.ckpt"
+        path = self.folder / _name(step)
         # A step that is there already (validated only now) is only ranked again.
         written = step == self._saved_step and is_whole(path)
         if trainer.world_size > 1:
@@ -287,6 +298,20 @@ class Checkpoints(Checkpoint):
             self.off = True  # or `on_exception` would try once more
             raise OSError(message) from error
         log.error("%s. Training goes on; the next try is at the next checkpoint.", message)
+
+    def _rank_within(self, trainer: Trainer) -> None:
+        # The weights are those of the step before, whose checkpoint was written for this.
+        written = self._saved_step == trainer.global_step
+        if self.off or not trainer.is_global_zero:
+            return
+        if written:
+            self._rank(_name(trainer.global_step))
+        elif self._value is not None:
+            log.warning(
+                "the validation after step %d came within an accumulation of %d batches, and the "
+                "weights of that step were not saved: its %s of %.4f cannot make them the best",
+                *(trainer.global_step, accumulated(trainer), self.monitor, self._value),
+            )
 
     def _rank(self, name: str) -> None:
         found = [p.name for p in list_checkpoints(self.folder)]
@@ -334,13 +359,6 @@ def write_checkpoint(trainer: Trainer, path: Path) -> None:
         raise OSError(error)
 
 
-def gradients_pending(trainer: Trainer) -> bool:
-    """Whether an accumulation is unfinished: its gradients are in no checkpoint."""
-    done = _done(trainer)
-    last = done >= trainer.num_training_batches
-    return not last and done % accumulated(trainer) != 0
-
-
 def _validate(trainer: Trainer) -> None:
     # What `on_advance_end` of Lightning's loops does after a step, and at an epoch's end.
     loop = trainer.fit_loop.epoch_loop
@@ -352,18 +370,12 @@ def _validate(trainer: Trainer) -> None:
     trainer.training = True
     connector._first_loop_iter = first
     loop._update_learning_rates("step", update_plateau_schedulers=True)
-    if _done(trainer) == 0:
+    if batches_done(trainer) == 0:
         loop._update_learning_rates("epoch", update_plateau_schedulers=True)
 
 
-def _next_position(epoch: int, batches: int, trainer: Trainer) -> tuple[int, int]:
-    return (epoch + 1, 0) if batches >= trainer.num_training_batches else (epoch, batches)
-
-
-def _done(trainer: Trainer) -> int:
-    # Batches of this epoch whose step is done. Of Lightning's counts, `ready` is one ahead within a
-    # step and `completed` one behind at its end.
-    return int(vars(trainer.fit_loop.epoch_loop.batch_progress.current)["processed"])
+def _name(step: int) -> str:
+    return f"step-{step:09d}.ckpt"
 
 
 def _all(n: int) -> dict[str, int]:

@@ -31,12 +31,12 @@ from commands.checkpoints import Checkpoints
 from commands.company import Company
 from commands.encode import Encode
 from commands.encode_squares import EncodeOptions
-from commands.errors import ConfigurationError
+from commands.errors import ConfigurationError, TemporaryError
 from commands.export import ExportOptions, Origin, export, model_alone, of_run
-from commands.launcher import follow_torchrun
-from commands.output import process_rank
+from commands.launcher import follow_torchrun, own_plugins
+from commands.output import is_first_process
 from commands.own_options import check_own_options
-from commands.parser import DESCRIPTIONS, LINKS, Parser
+from commands.parser import DESCRIPTIONS, LINKS, Parser, parser_settings
 from commands.preflight import start_facts
 from commands.run_directory import RunDirectory, RunOptions
 from commands.seeds import evaluate_seeds
@@ -71,26 +71,20 @@ class EnlargerCLI(LightningCLI):
     def __init__(self, args: Sequence[str]) -> None:
         args = of_run(args)
         self._asked = next((arg for arg in args if arg in DESCRIPTIONS), None)
-        super().__init__(
-            ImageModel,
-            SRDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            save_config_callback=None,
-            load_from_checkpoint_support=False,
-            parser_class=Parser,
-            parser_kwargs={
-                "allow_abbrev": False,
-                "description": "Enlarger: train, compare and run image super-resolution methods.",
-                **{
-                    name: {"description": text, "allow_abbrev": False}
-                    for name, text in DESCRIPTIONS.items()
-                },
-            },
-            args=list(args),
-        )
+        with contextlib.ExitStack() as self._until_end:
+            super().__init__(
+                ImageModel,
+                SRDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                save_config_callback=None,
+                load_from_checkpoint_support=False,
+                parser_class=Parser,
+                parser_kwargs=parser_settings(),
+                args=list(args),
+            )
 
     # ----------------------------------------------------------------------------------- the parser
 
@@ -173,20 +167,28 @@ class EnlargerCLI(LightningCLI):
         self.fits = self.subcommand in ("fit", *TRIALS)
         self.resumed_from: Path | None = None
         self.config_dump = self._dump() if self.fits else None
-        self._refusal: ConfigurationError | None = None
+        self._refusal: ConfigurationError | TemporaryError | None = None
         if self.subcommand in ("fit", "check") and not config.trainer.fast_dev_run:
+            self._lock()
             if not options.overwrite and self.config_dump is not None:
                 self.run.check(self.config_dump, options.change)
             try:
                 self.resumed_from = self._choose(options.overwrite, config.ckpt_path)
             except ConfigurationError as error:  # the other processes are waiting to hear it
+                self._refusal = self._refusal or error
+
+    def _lock(self) -> None:
+        if self.subcommand == "fit" and is_first_process():
+            try:
+                self._until_end.enter_context(self.run.alone())
+            except TemporaryError as error:
                 self._refusal = error
 
     def _choose(self, overwrite: bool, given: str | None) -> Path | None:
         if not overwrite:
             return self.run.resume_from(given)
         path = self.run.begin_from(given)
-        if process_rank() == 0 and self.subcommand == "fit":
+        if is_first_process() and self.subcommand == "fit" and self._refusal is None:
             self.run.move_aside()
         return path
 
@@ -223,7 +225,7 @@ class EnlargerCLI(LightningCLI):
         trainer.callbacks += self._own_callbacks(trainer)
         # Last of all: it may fail the command, when all others have written what they found.
         trainer.callbacks.sort(key=lambda callback: isinstance(callback, FiniteOutputs))
-        trainer.plugins = _plugins(trainer.plugins)
+        trainer.plugins = own_plugins(trainer.plugins)
         idle = {"writer"} if self.fits else {"checkpoint"}
         if trainer.enable_checkpointing is False:
             idle.add("checkpoint")
@@ -293,14 +295,19 @@ class EnlargerCLI(LightningCLI):
     def _meet(self) -> None:
         refusal = None if self._refusal is None else str(self._refusal)
         if not self.company.may_meet(self.trainer):
-            if refusal is not None:
-                raise ConfigurationError(refusal)
+            if self._refusal is not None:
+                raise self._refusal
             return
         own = self.resumed_from
         place = None if own is None else (str(own), fingerprint(own))
         first = self.trainer.is_global_zero
         facts = {**self._facts(), "place": place, "refusal": refusal if first else None}
-        chosen = self.company.meet(self.trainer, facts)[0]["place"]
+        try:
+            chosen = self.company.meet(self.trainer, facts)[0]["place"]
+        except ConfigurationError as error:
+            if isinstance(self._refusal, TemporaryError):  # its status says that a job may go on
+                raise TemporaryError(str(error)) from error
+            raise
         self.resumed_from, unseen = None, None
         if chosen is not None:
             path, digest = chosen
@@ -387,13 +394,3 @@ def _experiment_name(config: Namespace) -> str:
 def _after_last(parts: tuple[str, ...], name: str) -> int:
     inner = [number + 1 for number, part in enumerate(parts[:-1]) if part == name]
     return inner[-1] if inner else -1
-
-
-def _plugins(plugins: Any) -> Any:
-    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-
-    if not SLURMEnvironment.detect() or plugins:
-        return plugins
-    # Lightning's own requeueing saves from inside a signal handler, at any moment of a step; ours
-    # resumes from the last checkpoint when SLURM starts the job again.
-    return [SLURMEnvironment(auto_requeue=False)]

@@ -1,8 +1,9 @@
-"""Processes that torchrun has started."""
+"""Processes that torchrun or SLURM has started."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from jsonargparse import Namespace
 
@@ -40,3 +41,18 @@ def follow_torchrun(trainer: Namespace) -> None:
             f"trainer.devices is {trainer.devices} and trainer.num_nodes {trainer.num_nodes}: "
             f"leave both out, or set them to {here} and {nodes}"
         )
+
+
+def own_plugins(plugins: Any) -> Any:
+    """The trainer's plugins, and under SLURM one that leaves it to SLURM to start a job again.
+
+    Args:
+        plugins: Those of the configuration, which then are all there are.
+    """
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+    if not SLURMEnvironment.detect() or plugins:
+        return plugins
+    # Lightning's own requeueing saves from inside a signal handler, at any moment of a step; ours
+    # resumes from the last checkpoint when SLURM starts the job again.
+    return [SLURMEnvironment(auto_requeue=False)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 
 from lightning_utilities.core.rank_zero import rank_zero_only
@@ -52,3 +53,9 @@ def process_rank() -> int:
     """Number of this process."""
     # Set by Lightning when it is imported, from the environment of torchrun or SLURM.
     return int(getattr(rank_zero_only, "rank", 0) or 0)
+
+
+def is_first_process() -> bool:
+    """Whether this is the first process of all nodes, which writes into the run's directory."""
+    # Where Lightning starts the processes of each node, the first ones have no number yet.
+    return process_rank() == 0 and os.environ.get("NODE_RANK", "0") == "0"

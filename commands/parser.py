@@ -33,6 +33,13 @@ DESCRIPTIONS = {
 }
 
 
+def parser_settings() -> dict[str, Any]:
+    """Arguments of the parser and, by command, of those of the commands."""
+    what = "Enlarger: train, compare and run image super-resolution methods."
+    each = {n: {"description": t, "allow_abbrev": False} for n, t in DESCRIPTIONS.items()}
+    return {"description": what, "allow_abbrev": False, **each}
+
+
 def _shorten_help() -> None:
     # The library lists every class that an argument may be: for a network, all of torch.nn.
     whole = ActionTypeHint.extra_help

@@ -30,7 +30,7 @@ def run(args: list[str]) -> None:
 
     Raises:
         SystemExit: With status 2 after an error of the configuration, 75 where another process is
-            gone, 128 and the signal's number after a signal.
+            gone or trains the same run, 128 and the signal's number after a signal.
     """
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,10 @@ from commands.checkpoint_files import (
     is_whole,
     list_checkpoints,
     newest_whole,
+    remove_unfinished,
 )
 from commands.errors import ConfigurationError
+from commands.run_lock import alone_in
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +107,17 @@ class RunDirectory:
         self.path = path
         self.checkpoints = path / FOLDER
         self.config_file = path / "config.yaml"
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Train here and keep others from it; what killed ones left half written is removed.
+
+        Raises:
+            TemporaryError: Another process trains here.
+        """
+        with alone_in(self.path):
+            remove_unfinished(self.path)
+            yield
 
     def move_aside(self) -> None:
         """Rename an existing run, so that nothing of it is lost."""

@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from commands.checkpoints import Checkpoints, gradients_pending
+from commands.accumulation import gradients_pending
+from commands.checkpoints import Checkpoints
 from commands.signals import Stopped
 
 if TYPE_CHECKING:

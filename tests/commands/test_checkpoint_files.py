@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -59,6 +60,33 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         assert found.read_bytes() == step.to_bytes(8, "little") * 40000
         assert found == list_checkpoints(tmp_path)[0]  # no name ever stood for a half one
         told = step
+
+
+WRITES_ONE = """
+import sys
+from pathlib import Path
+from commands.checkpoint_files import write_whole
+write_whole(Path(sys.argv[1]), lambda file: file.write(b"B" * 100000))
+"""
+
+
+def test_two_processes_write_the_same_name(tmp_path: Path) -> None:
+    """The second one begins and ends while the first one is at its half."""
+    path = tmp_path / "step-000000001.ckpt"
+
+    def write(file: BinaryIO) -> None:
+        file.write(b"A" * 50000)
+        file.flush()
+        command = [sys.executable, "-c", WRITES_ONE, str(path)]
+        subprocess.run(command, env={**os.environ, "PYTHONPATH": str(REPO)}, check=True)
+        assert is_whole(path)
+        assert path.read_bytes() == b"B" * 100000
+        file.write(b"A" * 50000)
+
+    write_whole(path, write)
+    assert is_whole(path)
+    assert path.read_bytes() == b"A" * 100000
+    assert sorted(tmp_path.iterdir()) == [path, checksum_of(path)]
 
 
 def test_a_ranking_that_names_what_is_gone(

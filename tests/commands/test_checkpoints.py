@@ -21,8 +21,6 @@ from tests.quick import quick
 Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
 FIT = ("fit", "--config", "tiny.yaml")
-FULL = Path("/dev/full")  # every write to it fails as on a full disk
-needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 
 
 def steps(run: str = "tiny") -> list[int]:
@@ -277,90 +275,20 @@ def test_what_a_killed_run_left_half_written_confuses_nobody(
     trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = trained / "checkpoints"
-    (folder / "unfinished.tmp").write_bytes(b"half")
-    (folder / "best.json.tmp").write_bytes(b"half")
+    left = [folder / "unfinished.0123abcd.tmp", folder / "best.json.0123abcd.tmp"]
+    left += [folder / "unfinished.tmp", trained / "config.yaml.0123abcd.tmp"]
+    for path in left:
+        path.write_bytes(b"half")
     (folder / "step-000000099.ckpt.sha256").write_text("0  step-000000099.ckpt\n")
     (folder / "step-x.ckpt").write_text("not ours")
     enlarger(*FIT, "--trainer.max_steps", 13)
     assert newest_step() == 13
     assert "DAMAGED" not in caplog.text
-    assert not (folder / "unfinished.tmp").exists()
+    assert not any(path.exists() for path in left)
 
 
 def newest_step() -> int:
     return steps()[0]
-
-
-# -------------------------------------------------------------------------------------- a full disk
-
-
-@needs_full
-def test_a_full_disk_costs_one_checkpoint(
-    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The one before survives, training goes on, and the next one is written."""
-    enlarger(*FIT, "--trainer.max_steps", 4, "--checkpoint.every_n_steps", 2)
-    before = files(Path("runs/tiny/checkpoints"))
-    assert steps() == [4, 2]
-    caplog.clear()
-    Path("runs/tiny/checkpoints/unfinished.tmp").symlink_to(FULL)  # is removed with the failure
-    more = ("--trainer.max_steps", 12, "--checkpoint.every_n_steps", 2)
-    enlarger(*FIT, *more, "--trainer.callbacks+", f"{__name__}.Watch", "--run.change", "true")
-    (loud,) = (r.getMessage() for r in caplog.records if r.levelname == "ERROR")
-    assert "step-000000005.ckpt could not be written" in loud  # validated at the epoch's end
-    assert "kept: step-000000004.ckpt, step-000000002.ckpt" in loud
-    assert "Training goes on" in loud
-    assert Watch.at_step_6 == before
-    enlarger(*FIT, "--run.name", "whole")
-    assert_same("tiny", "whole")
-
-
-class Watch(Callback):
-    """What lies in the folder between the failure and the next checkpoint."""
-
-    at_step_6: dict[Path, bytes] = {}  # noqa: RUF012  (set once, read by the test)
-
-    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        if trainer.global_step == 6:  # Checkpoints comes after all other callbacks
-            Watch.at_step_6 = files(Path(trainer.default_root_dir, "checkpoints"))
-
-
-@needs_full
-def test_a_full_disk_at_the_end_is_an_error(
-    tiny: Path, refusal: Refusal, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
-) -> None:
-    enlarger(*FIT, "--trainer.max_steps", 4)
-    before = files(Path("runs/tiny/checkpoints"))
-    Path("runs/tiny/checkpoints/unfinished.tmp").symlink_to(FULL)
-    caplog.clear()
-    val = ("--data.init_args.val", "null", "--run.change", "true")
-    sentence = refusal(*FIT, *val, "--trainer.max_steps", 6)
-    assert "step-000000006.ckpt could not be written" in sentence
-    assert "kept: step-000000004.ckpt" in sentence
-    assert "Training goes on" not in caplog.text
-    assert files(Path("runs/tiny/checkpoints")) == before
-    enlarger(*FIT, *val, "--trainer.max_steps", 6)  # there is room again
-    assert newest_step() == 6
-
-
-@needs_full
-def test_a_full_disk_when_the_ranking_is_written(
-    trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
-) -> None:
-    before, ranked = steps(), ranking()
-    Path("runs/tiny/checkpoints/best.json.tmp").symlink_to(FULL)
-    enlarger(*FIT, "--trainer.max_steps", 13)
-    assert "best.json could not be written" in caplog.text
-    assert ranking() == ranked
-    assert steps() == [13, *before]  # nothing is deleted that the ranking still names
-
-
-def test_a_folder_that_cannot_be_written(tiny: Path, refusal: Refusal) -> None:
-    Path("runs/tiny").mkdir(parents=True)
-    Path("runs/tiny/checkpoints").write_text("a file, where the folder should be")
-    sentence = refusal(*FIT, "--trainer.max_steps", 2)
-    assert "step-000000002.ckpt could not be written" in sentence
-    assert "kept: none" in sentence
 
 
 # --------------------------------------------------------------------------------------- settings

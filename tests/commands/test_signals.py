@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from callbacks.evaluation import EvaluationCallback, Stage
 from tests.commands.test_resume import assert_same, newest
 from tests.conftest import REPO
 from tests.quick import quick
@@ -87,6 +88,7 @@ CASES = {
     "in the last batch of an epoch": ("backward", 5, TERM, 5, ()),
     "after an epoch": ("epoch_end", 5, TERM, 5, ()),
     "in an accumulation": ("backward", 7, TERM, 3, ACCUMULATE),
+    "in an accumulation with a validation": ("backward", 7, TERM, 3, (*ACCUMULATE, *EVERY_TWO)),
     "while a checkpoint is written": ("save", 8, TERM, 8, EVERY_TWO),
     "in a validation": ("validation", 4, TERM, 4, EVERY_TWO),
     "in a validation that schedules watch": ("validation", 5, TERM, 5, PLATEAU),
@@ -95,7 +97,14 @@ CASES = {
 
 
 @pytest.mark.parametrize(
-    "case", quick(CASES, "in a step", "in a validation", "while a checkpoint is written")
+    "case",
+    quick(
+        CASES,
+        "in a step",
+        "in a validation",
+        "in an accumulation with a validation",
+        "while a checkpoint is written",
+    ),
 )
 def test_stops_and_goes_on(tiny: Path, enlarger: Enlarger, case: str) -> None:
     hook, batch, number, step, extra = CASES[case]
@@ -130,6 +139,37 @@ def test_twice_in_a_validation(tiny: Path, enlarger: Enlarger) -> None:
     enlarger(*FIT, *EVERY_TWO)
     enlarger(*FIT, *EVERY_TWO, "--run.name", "whole")
     assert_same("tiny", "whole")
+
+
+class EverySecond(EvaluationCallback):
+    """Notes the steps of the validations that it works in, when they have ended."""
+
+    worked: list[int] = []  # noqa: RUF012  (emptied by the test)
+
+    def __init__(self) -> None:
+        super().__init__(every_n=2)
+        self.active = False
+
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.active = self._due(trainer)
+
+    def _add(self, *args: Any) -> None:
+        """Nothing."""
+
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        if self.active:
+            EverySecond.worked.append(trainer.global_step)
+
+
+def test_every_n_counts_a_validation_that_is_done_again_once(
+    tiny: Path, enlarger: Enlarger
+) -> None:
+    EverySecond.worked = []
+    second = ("--trainer.callbacks+", f"{__name__}.EverySecond", *EVERY_TWO)
+    stop(enlarger, "validation", 7, USR1, *second)  # the third one
+    assert EverySecond.worked == [2]
+    enlarger(*FIT, *second)
+    assert EverySecond.worked == [2, 7, 12]  # of 2, 4, 7, 9, 12
 
 
 def test_in_the_sanity_check(tiny: Path, enlarger: Enlarger) -> None:

@@ -1,0 +1,84 @@
+"""Evaluations of one run that end at the same moment: none undoes what another has written."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from callbacks import report_pictures, results, results_file
+from callbacks.per_image import load_images
+from callbacks.psnr import PSNR
+from callbacks.report import Report
+from callbacks.report_pictures import load_index
+from callbacks.results import Results, load_results
+from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+
+
+def evaluate(run: Path, dataset: str) -> None:
+    callbacks = [PSNR(), Results(), Report(limit=1)]
+    trainer(run, *callbacks).test(Tiny(), loader(Pictures(2, dataset)), verbose=False)
+
+
+@pytest.mark.parametrize(("module", "name"), [(results, "merge"), (report_pictures, "load_index")])
+def test_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
+) -> None:
+    """The second one begins when the first has read what is there, and not written yet."""
+    there, original = threading.Event(), getattr(module, name)
+
+    def second() -> None:
+        try:
+            evaluate(tmp_path, "b")
+        finally:
+            there.set()
+
+    thread = threading.Thread(target=second)
+
+    class Lock(FileLock):
+        def acquire(self, *args: Any, **kwargs: Any) -> Any:
+            if threading.current_thread() is thread:
+                there.set()  # it waits for the first one
+            return super().acquire(*args, **kwargs)
+
+    def with_a_second(*args: Any) -> Any:
+        found = original(*args)
+        if threading.current_thread() is not thread and not thread.ident:
+            thread.start()
+            assert there.wait(60)
+        return found
+
+    monkeypatch.setattr(results_file, "FileLock", Lock)
+    monkeypatch.setattr(module, name, with_a_second)
+    evaluate(tmp_path, "a")
+    thread.join(60)
+    assert not thread.is_alive()
+    both = {"a", "b"}
+    assert {r["dataset"] for r in load_results(tmp_path / "results.json")["results"]} == both
+    assert {numbers["dataset"] for numbers in load_images(tmp_path)} == both
+    index = load_index(tmp_path)
+    assert index is not None
+    assert {evaluation["dataset"] for evaluation in index["evaluations"]} == both
+    rows = (tmp_path / "results.csv").read_text().splitlines()[1:]
+    assert {row.partition(",")[0] for row in rows} == both
+
+
+def test_a_disk_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Lock(FileLock):
+        def acquire(self, *args: Any, **kwargs: Any) -> Any:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(results_file, "FileLock", Lock)
+    with caplog.at_level(logging.WARNING):
+        for dataset in ("a", "b"):
+            evaluate(tmp_path, dataset)
+    (told,) = (r.getMessage() for r in caplog.records if "cannot be locked" in r.getMessage())
+    assert "No locks available" in told
+    assert len(load_results(tmp_path / "results.json")["results"]) == 2
