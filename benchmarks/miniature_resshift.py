@@ -20,6 +20,7 @@ _READS = (
     *("--data.init_args.train.init_args.urls", "{latents}/*.tar"),
 )
 _FOUR_OF_15 = ("--model.init_args.timesteps", "[14,9,4,0]")
+_FIRST = ("--model.init_args.timesteps", "[14]")  # HR as it is predicted from the most noise
 
 
 def _round_trip(name: str, label: str, of: str, control: str) -> Row:
@@ -48,11 +49,13 @@ RESSHIFT = Method(
         _trained("pixel_control", "pixels: regression", "pixel_control", BICUBIC),
         _trained("pixel", "pixels: ResShift, 15 steps", "pixel", "pixel_control"),
         _trained("pixel_4", "pixels: ResShift, 4 of 15", "pixel", "pixel_control", *_FOUR_OF_15),
+        _trained("pixel_1", "pixels: its first prediction", "pixel", "pixel_control", *_FIRST),
         _round_trip("ae_hr", "TAEF2 of HR", "hr", BICUBIC),
         _round_trip("ae_bicubic", "TAEF2 of bicubic", "bicubic", BICUBIC),
         _trained("taef2_control", "latents: regression", "taef2_control", "ae_bicubic"),
         _trained("taef2", "latents: ResShift, 15 steps", "taef2", "taef2_control"),
         _trained("taef2_4", "latents: ResShift, 4 of 15", "taef2", "taef2_control", *_FOUR_OF_15),
+        _trained("taef2_1", "latents: its first prediction", "taef2", "taef2_control", *_FIRST),
     ),
     claims=(
         Claim("in pixels, ResShift beats a regression", "pixel", "pixel_control"),
