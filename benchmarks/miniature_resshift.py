@@ -6,7 +6,12 @@ the diffusion gives what a regression of the same network does not, and that few
 
 from __future__ import annotations
 
-from benchmarks.miniature_spec import BICUBIC, Claim, Method, Row, Training
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.miniature_chain import CHAINED, FILE, MIXED, START
+from benchmarks.miniature_spec import BICUBIC, Claim, Method, Row, Table, Training
 
 _SCALES = (4.0,)
 _DEGRADATION = ("--degradation", "configs/degradation/bicubic.yaml")
@@ -20,6 +25,7 @@ _READS = (
     *("--data.init_args.train.init_args.urls", "{latents}/*.tar"),
 )
 _FOUR_OF_15 = ("--model.init_args.timesteps", "[14,9,4,0]")
+_SHOWN = ("14", "11", "8", "5", "2", "0")  # timesteps
 _FIRST = ("--model.init_args.timesteps", "[14]")  # HR as it is predicted from the most noise
 
 
@@ -30,6 +36,22 @@ def _round_trip(name: str, label: str, of: str, control: str) -> Row:
 
 def _trained(name: str, label: str, training: str, control: str, *options: str) -> Row:
     return Row(name, label, training, training, (), options, _SCALES, control)
+
+
+def tables(run_of: Callable[[str], Path]) -> dict[str, Table]:
+    """What the diffusion takes HR for on its way.
+
+    Args:
+        run_of: Gives the folder of a row's run by the row's name.
+    """
+    found: Table = {}
+    for row, label in (("pixel", "pixels"), ("taef2", "latents")):
+        errors = json.loads((run_of(row) / FILE).read_text())
+        for name, what in ((MIXED, "of HR with noise, as in training"), (CHAINED, "of the chain")):
+            at = {str(len(errors[name]) - 1 - n): error for n, error in enumerate(errors[name])}
+            shown = {f"t = {t}": at[t] for t in _SHOWN}
+            found[f"{label}, {what}"] = {"enlarged LR": errors[START][0], **shown}
+    return {"Mean squared error of HR as it is predicted, in the diffusion's space": found}
 
 
 RESSHIFT = Method(
@@ -70,6 +92,8 @@ RESSHIFT = Method(
     batches=7,
     shown=(BICUBIC, "pixel_control", "pixel", "ae_hr", "taef2_control", "taef2"),
     shown_scales=_SCALES,
+    tables=tables,
+    metrics="configs/callbacks/mini_chain.yaml",
     note="The round trip of HR is what a method in latents cannot be better than. A regression "
     "that wins PSNR and loses SWD is what theory expects: it gives the mean of all that could be. "
     "Each network was trained once: the seeds are those of sampling.",
