@@ -26,6 +26,7 @@ _READS = (
 )
 _FOUR_OF_15 = ("--model.init_args.timesteps", "[14,9,4,0]")
 _SHOWN = ("14", "11", "8", "5", "2", "0")  # timesteps
+_CHAINS = {"pixel": "pixels", "taef2": "latents", "taef2_long": "latents, trained longer"}
 _FIRST = ("--model.init_args.timesteps", "[14]")  # HR as it is predicted from the most noise
 
 
@@ -45,7 +46,7 @@ def tables(run_of: Callable[[str], Path]) -> dict[str, Table]:
         run_of: Gives the folder of a row's run by the row's name.
     """
     found: Table = {}
-    for row, label in (("pixel", "pixels"), ("taef2", "latents")):
+    for row, label in _CHAINS.items():
         errors = json.loads((run_of(row) / FILE).read_text())
         for name, what in ((MIXED, "of HR with noise, as in training"), (CHAINED, "of the chain")):
             at = {str(len(errors[name]) - 1 - n): error for n, error in enumerate(errors[name])}
@@ -61,6 +62,7 @@ RESSHIFT = Method(
         Training("latents", options=_ENCODED, verb="encode", config="taef2"),
         Training("taef2", ("latents",), _READS),
         Training("taef2_control", ("latents",), _READS),
+        Training("taef2_long", ("latents",), _READS, config="taef2", steps=4000),
     ),
     rows=(
         Row(
@@ -78,6 +80,11 @@ RESSHIFT = Method(
         _trained("taef2", "latents: ResShift, 15 steps", "taef2", "taef2_control"),
         _trained("taef2_4", "latents: ResShift, 4 of 15", "taef2", "taef2_control", *_FOUR_OF_15),
         _trained("taef2_1", "latents: its first prediction", "taef2", "taef2_control", *_FIRST),
+        Row(
+            *("taef2_long", "latents: ResShift, four times the training", "taef2", "taef2_long"),
+            scales=_SCALES,
+            control="taef2_control",
+        ),
     ),
     claims=(
         Claim("in pixels, ResShift beats a regression", "pixel", "pixel_control"),

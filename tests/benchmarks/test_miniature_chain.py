@@ -65,7 +65,7 @@ def test_what_is_given_counts_less_and_less(batch: dict[str, Any]) -> None:
 
 
 def test_table(tmp_path: Path) -> None:
-    for row in ("pixel", "taef2"):
+    for row in ("pixel", "taef2", "taef2_long"):
         (tmp_path / row).mkdir()
         content = {MIXED: [float(t) for t in range(14, -1, -1)], CHAINED: [9.0] * 15, START: [0.5]}
         (tmp_path / row / FILE).write_text(json.dumps(content))
