@@ -12,6 +12,7 @@ import importlib
 import json
 import logging
 import pkgutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -113,7 +114,14 @@ def _import_all(package: str) -> None:
 
 def _listed(cls: type) -> list[str]:
     beginnings = NETWORKS if cls is nn.Module else LISTED
-    return sorted(path for path in get_all_subclass_paths(cls) if path.startswith(beginnings))
+    paths = (path for path in get_all_subclass_paths(cls) if path.startswith(beginnings))
+    return sorted(path for path in paths if _is_there(path))
+
+
+def _is_there(path: str) -> bool:
+    # Lightning makes classes while it trains, such as LightningAdam, that no module has.
+    module, _, name = path.rpartition(".")
+    return hasattr(sys.modules.get(module), name)
 
 
 def _parts(schema: Schema) -> Iterator[Schema]:
