@@ -17,6 +17,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from callbacks.base import MetricProtocol
+from callbacks.results_file import write_whole
 from degradations.draws import CODING
 
 VERSION = 1
@@ -142,11 +143,8 @@ def save_hash(place: Path | None, content: str) -> None:
     """Keep a hash, where that is possible: without it the files are only read once more."""
     if place is None:
         return
-    beside = place.with_name(f".{place.stem}.{os.getpid()}.tmp")
     with contextlib.suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(content, "ascii")
-        os.replace(beside, place)
+        write_whole(place, content)
 
 
 def protocol_hash(*parts: Any) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.miniature_chain import CHAINED, FILE, MIXED, START, chain
+from benchmarks.miniature_chain import CHAINED, FILE, MIXED, START, Chain, chain
 from benchmarks.miniature_resshift import tables
 from degradations.bicubic import resize
 from lightning_modules.backbone.shifting import ResidualShift
@@ -75,3 +76,18 @@ def test_table(tmp_path: Path) -> None:
         **{f"t = {t}": t for t in (14, 11, 8, 5, 2, 0)},
     }
     assert table["latents, of the chain"]["t = 0"] == 9
+
+
+def test_a_second_seed_measures_nothing(batch: dict[str, Any], tmp_path: Path) -> None:
+    calls: list[int] = []
+    network = Knows(batch["hr"], 0.5)
+    network.register_forward_hook(lambda *_: calls.append(1))
+    process = ResidualShift(steps=5, kappa=1.0)
+    model = ResShift(2, network, PixelSpace(), process=process)
+    trainer: Any = SimpleNamespace(default_root_dir=str(tmp_path))
+    callback = Chain()
+    for _ in range(2):
+        callback.on_test_batch_end(trainer, model, None, batch, 0)
+        callback.on_test_end(trainer, model)
+    assert len(calls) == 2 * process.steps
+    assert len(json.loads((tmp_path / FILE).read_text())[CHAINED]) == process.steps
