@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from benchmarks.report import RESULTS, placed, write_report
 from benchmarks.soak_faults import KINDS, Fault, Faults, disk, plan
-from benchmarks.soak_numbers import SETTLED, WARM, by_kind, compare, slopes, verdict
+from benchmarks.soak_numbers import SETTLED, WARM, by_kind, compare, kinds_of, slopes, verdict
 from benchmarks.soak_page import MARKS, PAGE, text_of
 from benchmarks.soak_run import REPOSITORY, Run, configure, prepare
 from tests.datamodules.server import serving
@@ -119,6 +119,10 @@ def soak(
             "final checkpoint is bit-equal": _same_end(harmed, whole),
             "faults": by_kind(told),
             "growth an hour": slopes(harmed.usage, whole.usage, warm, settled),
+            "open files by what they are": {
+                "undisturbed": kinds_of(whole.usage, warm),
+                "disturbed": kinds_of(harmed.usage, warm),
+            },
             "files at first and at last": [
                 [look.files for look in (run.usage[:1] + run.usage[-1:])] for run in (harmed, whole)
             ],

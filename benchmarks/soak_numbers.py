@@ -18,6 +18,8 @@ from benchmarks.soak_run import Usage
 WARM = 60.0  # seconds after which a process is no longer growing into its buffers
 SETTLED = 900.0  # and after which its heap has found its size: first each larger piece makes a hole
 TOGETHER = 30.0  # seconds whose looks are one point, or neighbours would count as independent
+# A process that faults end lives for minutes and sees some of them: a file each second fault.
+FAULTS = 12.0  # an hour, of the growth of open files within such processes
 SHOWN = {  # unit, its size in bytes or pieces, and the growth an hour that counts as none
     "memory": ("MB", 1e6, 10.0),
     "used": ("MB", 1e6, 10.0),
@@ -114,12 +116,14 @@ def slope_of(
     return {**{name: round(float(v), 3) for name, v in found.items()}, "points": len(points)}
 
 
-def together(usage: Sequence[Usage], what: str, warm: float) -> list[tuple[int, float, float]]:
-    """Medians of half a minute each of what processes used when they were warm.
+def lasting(
+    usage: Sequence[Usage], what: str, warm: float
+) -> dict[int, list[tuple[Usage, list[Any]]]]:
+    """What a run's processes used when they were warm, of those that were there at each look.
 
-    Of those that were there whenever one looked: the process that trains and its own workers. Those
-    of a validation live until the next one, two pairs for a moment, and would count by how often
-    that is; what they take for good, the others have.
+    That is the process that trains and its own workers. Those of a validation live until the next
+    one, two pairs for a moment, and would count by how often that is; what they take for good, the
+    others have.
 
     Args:
         usage: Of a run.
@@ -127,23 +131,61 @@ def together(usage: Sequence[Usage], what: str, warm: float) -> list[tuple[int, 
         warm: Age from which on they count.
 
     Returns:
-        The process's number, seconds and value.
+        Of each start its looks, each with what these processes used.
     """
     of: dict[int, list[Usage]] = defaultdict(list)
     for look in usage:
         if look.age >= warm:
             of[look.start].append(look)
-    points = []
+    found = {}
     for start, looks in sorted(of.items()):
-        lasting = set.intersection(*(set(getattr(look, what)) for look in looks))
+        used = [getattr(look, what) for look in looks]
+        numbers = set.intersection(*map(set, used))
+        amounts = ([of_each[number] for number in numbers] for of_each in used)
+        found[start] = list(zip(looks, amounts, strict=True))
+    return found
+
+
+def together(usage: Sequence[Usage], what: str, warm: float) -> list[tuple[int, float, float]]:
+    """Medians of half a minute each of what the lasting processes used. Args as `lasting`.
+
+    Returns:
+        The process's number, seconds and value.
+    """
+    points = []
+    for start, looks in lasting(usage, what, warm).items():
         parts: dict[int, list[tuple[float, float]]] = defaultdict(list)
-        for look in looks:
-            value = float(sum(getattr(look, what)[number] for number in lasting))
+        for look, amounts in looks:
+            value = float(sum(a.total() if isinstance(a, Counter) else a for a in amounts))
             parts[int((look.age - warm) // TOGETHER)].append((look.seconds, value))
         for _, values in sorted(parts.items()):
             seconds, value = (statistics.median(column) for column in zip(*values, strict=True))
             points.append((start, seconds, value))
     return points
+
+
+def kinds_of(usage: Sequence[Usage], warm: float) -> dict[str, list[float]]:
+    """Open files of the lasting processes by what they are, as means over a run's starts.
+
+    Args:
+        usage: Of a run.
+        warm: Age from which on they count.
+
+    Returns:
+        Of each kind how many there were in the first half minute, in the last one, and at most.
+    """
+    found: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
+    for looks in lasting(usage, "descriptors", warm).values():
+        sums = [(look.age, sum(amounts, Counter[str]())) for look, amounts in looks]
+        first, last = sums[0][0] + TOGETHER, sums[-1][0] - TOGETHER
+        for kind in {kind for _, kinds in sums for kind in kinds}:
+            early = statistics.fmean(kinds[kind] for age, kinds in sums if age <= first)
+            late = statistics.fmean(kinds[kind] for age, kinds in sums if age >= last)
+            found[kind].append((early, late, max(kinds[kind] for _, kinds in sums)))
+    return {
+        kind: [round(statistics.fmean(column), 1) for column in zip(*values, strict=True)]
+        for kind, values in sorted(found.items())
+    }
 
 
 def slopes(
@@ -219,8 +261,9 @@ def verdict(results: dict[str, Any]) -> list[str]:
         for kind, of in results["faults"].items()
         if not of["as expected"]
     ]
-    for what, (unit, _, most) in SHOWN.items():
+    for what, (unit, _, flat) in SHOWN.items():
         for where, slope in results["growth an hour"][what].items():
+            most = FAULTS if where == "within processes" else flat
             if slope is not None and slope["low"] > most:
                 wrong.append(f"{what} {where}: grows by at least {slope['low']:g} {unit} an hour")
     return wrong

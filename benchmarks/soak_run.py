@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -104,8 +105,8 @@ class Usage(NamedTuple):
     seconds: On the clock of this machine.
     memory: Resident bytes of the process that trains and of each of its workers, by their numbers.
     used: Bytes that the process that trains has from malloc, by its number; see `Board`.
-    descriptors: Open in each of them, but for shards that are in the cache: of these there are as
-        many as have room, more when they are small.
+    descriptors: Open in each of them, by what they are, but for shards that are in the cache: of
+        these there are as many as have room, more when they are small.
     files: Of the run and its cache.
     """
 
@@ -114,7 +115,7 @@ class Usage(NamedTuple):
     seconds: float
     memory: dict[int, int]
     used: dict[int, int]
-    descriptors: dict[int, int]
+    descriptors: dict[int, Counter[str]]
     files: int
 
 
@@ -255,7 +256,7 @@ class Run:
         if len(workers) < WORKERS:  # at the end
             return
         self._sampled, self._first = now, self._first or now
-        memory, descriptors = dict[int, int](), dict[int, int]()
+        memory, descriptors = dict[int, int](), dict[int, Counter[str]]()
         for process in [self.process, *workers]:
             with contextlib.suppress(psutil.Error, OSError):  # it has ended
                 descriptors[process.pid] = self._open_in(process)
@@ -267,14 +268,27 @@ class Run:
         used = {self.process.pid: self.board.read()[3]}
         self.usage.append(Usage(self.starts, age, now, memory, used, descriptors, files))
 
-    def _open_in(self, process: psutil.Process) -> int:
-        """Open files of a process, but for those that are in the cache."""
-        folder, cache, cached = Path(f"/proc/{process.pid}/fd"), self.cache.resolve(), 0
-        for link in folder.iterdir() if folder.is_dir() else ():  # as Linux has it
+    def _open_in(self, process: psutil.Process) -> Counter[str]:
+        """Open files of a process by what they are, but for those that are in the cache."""
+        folder = Path(f"/proc/{process.pid}/fd")
+        if not folder.is_dir():
+            return Counter(all=int(process.num_fds()))
+        cache, kinds = self.cache.resolve(), Counter[str]()
+        for link in folder.iterdir():
             with contextlib.suppress(OSError):  # it was closed meanwhile
                 path = link.readlink()
-                cached += path.parent == cache and path.suffix == ".tar"
-        return int(process.num_fds()) - cached
+                if path.parent != cache or path.suffix != ".tar":
+                    kinds[_kind(str(path))] += 1
+        return kinds
+
+
+def _kind(path: str) -> str:
+    """What an open file is, by what Linux says of it."""
+    kinds = {"socket:[": "sockets", "pipe:[": "pipes", "/dev/shm/": "shared memory"}
+    for start, kind in kinds.items():
+        if path.startswith(start):
+            return kind
+    return "shards" if ".tar" in path else "others"
 
 
 # ------------------------------------------------------------------------------------ its pictures

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from benchmarks.report import RESULTS
 from benchmarks.soak import soak
 from benchmarks.soak_faults import KINDS, Fault, plan
 from benchmarks.soak_numbers import (
+    FAULTS,
     SETTLED,
     WARM,
     by_kind,
     compare,
+    kinds_of,
     slope_of,
     slopes,
     together,
@@ -134,9 +137,12 @@ def test_what_grows_is_said() -> None:
         passing = {100 + age // 80: 50, **({101 + age // 80: 50} if age > 3600 else {})}
         memory = {7: int(9e8 + 20e6 * age / 3600), 8: int(1e8), **passing}
         used = {7: int(2e8 + 20e6 * age / 3600)}
-        looks.append(Usage(1, age, age, memory, used, {7: 40, 8: 60, **passing}, 9))
+        opened = {7: Counter(pipes=40), 8: Counter(pipes=50, sockets=10 if age < 600 else 12)}
+        opened |= {number: Counter(shards=count) for number, count in passing.items()}
+        looks.append(Usage(1, age, age, memory, used, opened, 9))
     points = together(looks, "memory", WARM)
-    assert {value for *_, value in together(looks, "descriptors", WARM)} == {100}
+    assert {value for *_, value in together(looks, "descriptors", WARM)} == {100, 102}
+    assert kinds_of(looks, WARM) == {"pipes": [90, 90, 90], "sockets": [10, 12, 12]}
     assert len(points) == (7200 - WARM) // 30
     growth = slopes(looks, looks, WARM, SETTLED)
     assert growth["memory"]["within processes"] is growth["used"]["within processes"] is None
@@ -156,6 +162,9 @@ def test_what_grows_is_said() -> None:
         "memory undisturbed: grows by at least 20 MB an hour",
         "used undisturbed: grows by at least 20 MB an hour",
     ]
+    for least, wrong in ((FAULTS - 1, 5), (FAULTS + 1, 6)):
+        growth["descriptors"]["within processes"] = {"low": least}
+        assert len(verdict(results)) == wrong
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says which files are open")
@@ -167,7 +176,7 @@ def test_shards_in_the_cache_are_not_counted_and_removed_ones_are(tmp_path: Path
     with kept.open("wb"), removed.open("wb"):
         assert run._open_in(psutil.Process()) == before
         removed.unlink()
-        assert run._open_in(psutil.Process()) == before + 1
+        assert run._open_in(psutil.Process()) == before + Counter(shards=1)
 
 
 def line(kind: str, status: int | None, expected: bool = False) -> dict[str, Any]:
