@@ -136,8 +136,6 @@ class SRDataModule(LightningDataModule):
         check_policy(small, unreadable_limit)
         if scales is not None:
             scales.check_crop(crop_size)
-        elif train is not None:
-            check_crop(crop_size, self._scale_of(train))
         self.small, self.tally = small, Tally(unreadable_limit)  # of this process
         self.listener: Listener | None = None  # of training batches; a callback that measures
         self.outputs: Outputs | None = None  # of predict; see commands/cli.py
@@ -188,6 +186,8 @@ class SRDataModule(LightningDataModule):
         if self.train is None:
             raise ValueError("fit needs pictures to train on: set data.init_args.train to a Source")
         scale = self._scale_of(self.train)
+        if self.scales is None:
+            check_crop(self.crop_size, scale)  # here, for predict and test may have another scale
         self.train.prepare(scale)
         settings = ("train", scale, self.crop_size, self.flips, self.augment, self.small)
         order = (self.seed, self.batch_size, self.streams, self.crops_per_image)

@@ -562,9 +562,14 @@ class TestMessages:
             rf"data\.init_args\.crop_size is {crop}, not a multiple of data\.init_args\.scale 4; "
             rf"use {fits}$"
         )
+        data = data_of(pictures(1), scale=4, crop_size=crop)
         with pytest.raises(ValueError, match=message):
-            data_of(pictures(1), scale=4, crop_size=crop)
+            data.setup("fit")
         check_crop(crop, 4.5)  # a fractional scale divides nothing, and need not
+
+    def test_the_crop_is_of_training_alone(self):
+        data = data_of(pictures(1), scale=3, crop_size=64, predict=pictures(1))
+        data.setup("predict")
 
     @pytest.mark.parametrize("workers", [0, 1])
     def test_a_crop_larger_than_the_picture(self, workers):
