@@ -30,6 +30,7 @@ KINDS = {
     "clock": "jump of the clock and of all files' times",
     "stall": "server of the shards stalls",
     "freeze": "worker stands still",
+    "slow": "slow disk",
 }
 ENDS = {
     "kill": -signal.SIGKILL,
@@ -127,7 +128,7 @@ class Faults:
             self.run.start()
             if not self.run.trains() and self.run.status() != 0:
                 raise RuntimeError(f"after {kind} the run does not go on:\n{self.run.said()}")
-            _, now, own, _ = self.run.board.read()
+            _, now, own, *_ = self.run.board.read()
             line["batches lost"] = reached - (now - own)
             line["seconds until it trains"] = round(time.monotonic() - over, 1)
         self.told.append(line)
@@ -231,6 +232,16 @@ class Faults:
         worker.suspend()
         self._pass(self.chance.uniform(0.1, 0.5) * self.seconds)
         worker.resume()
+
+    def slow(self) -> None:
+        """Reads of shards and flushes of files take up to half a second longer, for some seconds.
+
+        Inside of the processes: a disk of its own could be made slow by the kernel's device mapper
+        alone, which few machines have.
+        """
+        self.run.board.write(4, self.chance.uniform(0.02, 0.5))
+        self._pass(self.chance.uniform(0.25, 1.0) * self.seconds)
+        self.run.board.write(4, 0.0)
 
 
 @contextmanager

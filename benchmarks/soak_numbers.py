@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -261,9 +261,35 @@ def verdict(results: dict[str, Any]) -> list[str]:
         for kind, of in results["faults"].items()
         if not of["as expected"]
     ]
-    for what, (unit, _, flat) in SHOWN.items():
-        for where, slope in results["growth an hour"][what].items():
-            most = FAULTS if where == "within processes" else flat
-            if slope is not None and slope["low"] > most:
-                wrong.append(f"{what} {where}: grows by at least {slope['low']:g} {unit} an hour")
+    wrong += [
+        f"{name}: grows by at least {slope['low']:g} {unit} an hour"
+        for name, slope, most, unit in _judged(results["growth an hour"])
+        if slope["low"] > most
+    ]
     return wrong
+
+
+def undecided(growth: dict[str, Any]) -> list[str]:
+    """Growth that may be none and may be more than that, so wide are the intervals.
+
+    Args:
+        growth: What `slopes` returns.
+    """
+    unknown = [
+        f"{name}: up to {slope['high']:g} {unit} an hour"
+        for name, slope, most, unit in _judged(growth)
+        if slope["low"] <= most < slope["high"]
+    ]
+    for what, of in growth.items():
+        missing = [where for where in ("undisturbed", "over restarts") if of[where] is None]
+        unknown += [f"{what} {where}: too few looks" for where in missing]
+    return unknown
+
+
+def _judged(growth: dict[str, Any]) -> Iterator[tuple[str, dict[str, float], float, str]]:
+    """Each slope that there is: its name, itself, the growth that counts as none, and the unit."""
+    for what, (unit, _, flat) in SHOWN.items():
+        for where, slope in growth[what].items():
+            if slope is not None:
+                most = FAULTS if where == "within processes" else flat
+                yield f"{what} {where}", slope, most, unit

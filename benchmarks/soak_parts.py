@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -21,18 +23,21 @@ from degradations.base import Stage
 from degradations.draws import Draws
 from degradations.params import Params, per_image
 
+P = ParamSpec("P")
+R = TypeVar("R")
 TRACE, BOARD = "trace", "board"
-NUMBERS = struct.Struct("4d")
+NUMBERS = struct.Struct("5d")
 COUNTED = 10  # batches between two looks at what malloc has handed out
 
 
 class Board:
-    """Four numbers that the soak and all processes of a run share, also after a SIGKILL.
+    """Five numbers that the soak and all processes of a run share, also after a SIGKILL.
 
     shift: Seconds by which the run's clock is wrong.
     place: Number of batches of the whole run that are done.
     own: Number of them that the process which trains now has done.
     used: Bytes that this process has from malloc; 0 where that is not known.
+    slow: Seconds that each read of a shard and each flush of a file to the disk takes longer.
 
     Args:
         path: A file; made if it is not there.
@@ -41,14 +46,14 @@ class Board:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            path.write_bytes(NUMBERS.pack(0.0, 0.0, 0.0, 0.0))
+            path.write_bytes(NUMBERS.pack(*[0.0] * 5))
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), NUMBERS.size)
 
-    def read(self) -> tuple[float, int, int, int]:
-        """Shift, place, own and used."""
-        shift, place, own, used = NUMBERS.unpack_from(self._map)
-        return shift, int(place), int(own), int(used)
+    def read(self) -> tuple[float, int, int, int, float]:
+        """Shift, place, own, used and slow."""
+        shift, place, own, used, slow = NUMBERS.unpack_from(self._map)
+        return shift, int(place), int(own), int(used), slow
 
     def write(self, number: int, value: float) -> None:
         """Set one of them, by its number."""
@@ -63,7 +68,8 @@ class Trace(Callback):
     own, so a line that a SIGKILL cuts is the last of its file. Two counts end a line: steps that
     Guard has left out so far, and samples of this batch whose picture was replaced.
 
-    It also makes the process, and the workers that it forks later, see the board's wrong time.
+    It also makes the process, and the workers that it forks later, see the board's wrong time and
+    have its slow disk.
 
     Args:
         folder: Where the files and the board are.
@@ -76,6 +82,15 @@ class Trace(Callback):
         self._own = self._replaced = 0
         true = time.time
         time.time = lambda: true() + self.board.read()[0]
+        os.pread, os.fsync = self._slowed(os.pread), self._slowed(os.fsync)
+
+    def _slowed(self, function: Callable[P, R]) -> Callable[P, R]:
+        def slowed(*args: P.args, **kwargs: P.kwargs) -> R:
+            if seconds := self.board.read()[4]:
+                time.sleep(seconds)
+            return function(*args, **kwargs)
+
+        return slowed
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a file."""

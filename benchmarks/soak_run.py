@@ -142,8 +142,8 @@ class Run:
 
     def start(self) -> None:
         """Type the command."""
-        self.board.write(2, 0)
-        self.board.write(3, 0)
+        for number in (2, 3, 4):
+            self.board.write(number, 0)
         self.starts += 1
         self._family, self._first = set(), 0.0
         environment = {"OMP_NUM_THREADS": "1", "SOAK_SERVER": self.server}

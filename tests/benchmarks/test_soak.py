@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -27,10 +29,11 @@ from benchmarks.soak_numbers import (
     slope_of,
     slopes,
     together,
+    undecided,
     verdict,
 )
 from benchmarks.soak_page import MARKS, PAGE, text_of
-from benchmarks.soak_parts import TRACE, Board, NotANumber, handed_out
+from benchmarks.soak_parts import TRACE, Board, NotANumber, Trace, handed_out
 from benchmarks.soak_run import Run, Usage, damage, prepare
 from degradations.draws import Draws
 from tests.conftest import REPO
@@ -52,7 +55,26 @@ def test_the_board_is_one_for_all(tmp_path: Path) -> None:
     ours, theirs = Board(tmp_path / "board"), Board(tmp_path / "board")
     ours.write(0, -3600.5)
     theirs.write(1, 7)
-    assert ours.read() == theirs.read() == (-3600.5, 7, 0, 0)
+    assert ours.read() == theirs.read() == (-3600.5, 7, 0, 0, 0.0)
+
+
+def test_a_slow_disk_is_slow_for_reads_and_flushes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    for name in ("pread", "fsync"):
+        monkeypatch.setattr(os, name, getattr(os, name))  # what it was comes back
+    monkeypatch.setattr(time, "time", time.time)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    board = Trace(str(tmp_path)).board
+    with (tmp_path / "file").open("wb+") as file:
+        file.write(b"pixels")
+        file.flush()
+        os.fsync(file.fileno())
+        board.write(4, 0.25)
+        os.fsync(file.fileno())
+        assert os.pread(file.fileno(), 3, 2) == b"xel"
+    assert slept == [0.25, 0.25]
 
 
 def test_what_malloc_has_handed_out() -> None:
@@ -161,6 +183,15 @@ def test_what_grows_is_said() -> None:
         "nothing: not as expected",
         "memory undisturbed: grows by at least 20 MB an hour",
         "used undisturbed: grows by at least 20 MB an hour",
+    ]
+    none = [f"{what} over restarts: too few looks" for what in growth]  # there is one process
+    assert undecided(growth) == none
+    growth["descriptors"]["undisturbed"] = {"low": -1.0, "high": 1.1}
+    growth["memory"]["over restarts"] = {"low": -20.0, "high": 30.0}
+    assert undecided(growth) == [
+        "memory over restarts: up to 30 MB an hour",
+        "descriptors undisturbed: up to 1.1 descriptors an hour",
+        *none[1:],
     ]
     for least, wrong in ((FAULTS - 1, 5), (FAULTS + 1, 6)):
         growth["descriptors"]["within processes"] = {"low": least}
