@@ -14,12 +14,9 @@ _PHOTOGRAPHS = (
     *("--data.init_args.train", "datamodules.folder.Folder"),
     *("--data.init_args.train.init_args.root", "$ENLARGER_DATA/bsds400"),
 )
-# A stage enlarges by 2, and a recipe makes LR for one scale.
-_STAGE = (
-    *_PHOTOGRAPHS,
-    *("--data.init_args.scales", "null", "--data.init_args.scale", "2"),
-    *_DEGRADED,
-)
+# A recipe makes LR for one scale; a stage of CasArbi's enlarges by 2.
+_ONE_SCALE = (*_PHOTOGRAPHS, *_DEGRADED, "--data.init_args.scales", "null")
+_STAGE = (*_ONE_SCALE, "--data.init_args.scale", "2")
 _ENCODED = ("--encode.crop", "64", "--encode.crops_per_image", "24", "--encode.flips", "true")
 _READS = ("--data.init_args.train.init_args.urls", "{invsr_latents}/*.tar")
 _ON_BASE = ("--model.init_args.denoiser_weights", "{invsr_base}")
@@ -42,6 +39,9 @@ COMPARISON = Method(
     trainings=(
         *borrowed("nsarm", NSARM),
         Training("liif", (), _STAGE, config="casarbi/base"),
+        Training(
+            *("liif_x4", (), (*_ONE_SCALE, "--data.init_args.scale", "4")), config="casarbi/base"
+        ),
         Training("casarbi", ("liif",), (*_ON_LIIF, *_STAGE), config="casarbi/cascade"),
         Training("taef2", (), (*_PHOTOGRAPHS, *_DEGRADED), config="resshift/taef2"),
         Training(
@@ -61,7 +61,13 @@ COMPARISON = Method(
             *(BICUBIC, "bicubic", None, None, ()),
             ("--model", "configs/model/bicubic.yaml", *_DEGRADED),
         ),
+        Row(
+            *("imdn", "IMDN, published, for bicubic LR", None, None, ()),
+            ("--model", "configs/model/imdn.yaml", *_DEGRADED),
+            control="regression",
+        ),
         _row("regression", "regression (EDSR)", "nsarm/control", "nsarm/control"),
+        _row("liif_x4", "regression (LIIF), one call", "casarbi/base", "liif_x4"),
         Row(
             *("liif", "CasArbi's base alone, cascaded", "casarbi/cascade", None, ("liif",)),
             (*_ON_LIIF, "--model.init_args.network", "null", *_DEGRADED),
@@ -81,7 +87,17 @@ COMPARISON = Method(
     ),
     claims=(),
     data="configs/data/invsr_mini_test.yaml",
-    shown=(BICUBIC, "regression", "liif", "casarbi", "resshift", "taef2", "invsr", "nsarm"),
+    shown=(
+        BICUBIC,
+        "imdn",
+        "regression",
+        "liif_x4",
+        "casarbi",
+        "resshift",
+        "taef2",
+        "invsr",
+        "nsarm",
+    ),
     shown_scales=(4.0,),
     pictures=("set14/img_003/0", "set14/img_012/0", "kodak/kodim05/0", "kodak/kodim23/0"),
     plane=("niqe", "swd"),
