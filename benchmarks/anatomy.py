@@ -31,13 +31,14 @@ OCTAVES = 4  # from the finest, 1/4 to 1/2 cycle a pixel
 SUFFIX = "_anatomy"  # of a JSON's name
 MARKS = ("<!-- anatomy -->", "<!-- end of anatomy -->")
 PAGES = REPOSITORY / "docs" / "methods"
+NUMBERS = {2: "two", 3: "three"}
 
 
 def of_mean(samples: Tensor, hr: Tensor) -> tuple[float, float]:
-    """PSNR of samples, and of the mean of all that could be drawn.
+    """PSNR of samples, and an estimate of that of the mean of all that could be drawn.
 
     The error of a sample is, on average, that of the mean and the variance of samples; the variance
-    is known from a few of them without bias.
+    is estimated from a few of them without bias.
 
     Args:
         samples: (S, 1, H, W) float64 in [0, 255].
@@ -151,13 +152,15 @@ def text_of(path: Path) -> str:
     method = METHODS.get(path.stem.removesuffix(SUFFIX))
     labels = {row.name: row.label for row in method.rows} if method else {}
     scales = sorted({name for row in rows.values() for name in row}, key=lambda n: float(n[1:]))
-    one = next(of for row in rows.values() for of in row.values())
+    cells = [of for row in rows.values() for of in row.values()]
+    draws = max(of["samples"] for of in cells)
     lines = [
         f"`{report['command']}` ([JSON](../../benchmarks/results/{path.name})), "
-        f"commit {report['commit'][:7]}, {one['pictures']} crops a scale. "
-        "PSNR-Y of samples and, after the arrow, of the mean of all that could be drawn; then the "
-        "power of details in the octaves that LR lacks, from the finest on, in % of HR's, and in "
-        "brackets their correlation with HR's.",
+        f"commit {report['commit'][:7]}, {cells[0]['pictures']} crops a scale. "
+        "PSNR-Y of samples and, after the arrow, of the mean of all that could be drawn, as "
+        f"estimated from {NUMBERS.get(draws, draws)} draws; then the power of details in the "
+        "octaves that LR lacks, from the finest on, in % of HR's, and in brackets their "
+        "correlation with HR's.",
         "",
         f"| | {' | '.join(scales)} |",
         f"|---|{'---|' * len(scales)}",

@@ -49,10 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.parse_args(arguments)
     for name, text in texts().items():
         path = REPOSITORY / name
-        marks = miniature.MARKS if name.startswith("docs/methods/") else MARKS
-        write_whole(path, placed(path.read_text(), text, marks))
+        write_whole(path, placed(path.read_text(), text, marks_of(name)))
         sys.stdout.write(f"{name}\n")
     return 0
+
+
+def marks_of(name: str) -> tuple[str, str]:
+    """What a page's text stands between.
+
+    Args:
+        name: The page's file.
+    """
+    return miniature.MARKS if name.startswith("docs/methods/") else MARKS
 
 
 def texts(folder: Path = RESULTS) -> dict[str, str]:
@@ -124,7 +132,8 @@ def _section(name: str, report: dict[str, Any], again: Sequence[dict[str, Any]])
         f"Judgements: {count(results['claims'])}. [The whole table](methods/{name}.md). "
         f"{made(report, f'{stored}.json')}, seeds {', '.join(map(str, results['seeds']))}.",
         *(
-            f"Trained again: {count(o['results']['claims'])}. {made(o, f'{stored}_{n}.json')}."
+            f"Trained again: {count(o['results']['claims'])}. {made(o, f'{stored}_{n}.json')}.\n"
+            f"{changes(results['claims'], o['results']['claims'])}."
             for n, o in enumerate(again, 1)
         ),
         "",
@@ -143,6 +152,25 @@ def _same(claim: dict[str, Any], claims: Sequence[dict[str, Any]]) -> dict[str, 
     who = ("claim", "better", "than")
     found = (other for other in claims if all(other[key] == claim[key] for key in who))
     return next(found, {"judged": []})
+
+
+def changes(claims: Sequence[dict[str, Any]], again: Sequence[dict[str, Any]]) -> str:
+    """How many judgements another training has changed, of those that both have.
+
+    Args:
+        claims: Of the first training.
+        again: Of the other one.
+    """
+    verdicts = []
+    for claim in claims:
+        other = {_what(apart): apart["verdict"] for apart in _same(claim, again)["judged"]}
+        verdicts += [
+            (apart["verdict"], other[_what(apart)])
+            for apart in claim["judged"]
+            if _what(apart) in other
+        ]
+    changed = sum(first != second for first, second in verdicts)
+    return f"{changed} of {len(verdicts)} judgements differ from those of the first training"
 
 
 def by_metric(claim: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -180,6 +208,10 @@ def count(claims: Sequence[dict[str, Any]]) -> str:
         f"of {len(verdicts)}, holds: {verdicts.count(HOLDS)}, does not hold: "
         f"{verdicts.count(FAILS)}, not decided: {verdicts.count(OPEN)}"
     )
+
+
+def _what(apart: dict[str, Any]) -> tuple[str, float | None]:
+    return apart["metric"], apart.get("scale")  # generators have no scale
 
 
 def _value(apart: dict[str, Any]) -> float:

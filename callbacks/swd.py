@@ -35,8 +35,8 @@ class SWD(SetMetric):
     the picture itself, ``<name>_2``, ``<name>_3``, ... those of the picture blurred and halved once
     more each. It needs no weights. It rewards a decoder's lattice: watch ``callbacks.lattice`` too.
 
-    On Y, bicubic (LR of MATLAB) has about 2.0 on Set5 x2, 3.1 on Set5 x4, 3.1 on Set14 x2; with
-    five pictures other places of the patches make a difference of 0.05.
+    On Y, bicubic (LR of MATLAB) has about 2.0 on Set5 x2 and 3.1 on Set5 x4; with five pictures
+    other places of the patches make a difference of up to 0.2.
 
     Args:
         color: ``y`` for the luma of BT.601 in [16, 235], or ``rgb``.

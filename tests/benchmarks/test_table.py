@@ -8,8 +8,10 @@ import pytest
 
 from benchmarks.miniature_rows import METHODS
 from benchmarks.report import placed
-from benchmarks.table import MARKS, TITLES, count, measured, page, summary, texts
+from benchmarks.table import TITLES, changes, count, marks_of, measured, page, summary, texts
 from tests.conftest import REPO
+
+TEXTS = texts()
 
 
 def apart(metric: str, scale: float, difference: float, verdict: str) -> dict[str, Any]:
@@ -72,8 +74,22 @@ def test_another_training_stands_beside_the_first_one() -> None:
         "not decided: 0. `second` ([JSON](../benchmarks/results/casarbi_miniature_1.json)), 1 "
         in both
     )
+    assert "\n1 of 1 judgements differ from those of the first training.\n" in both
     other = page({"casarbi": first}, {"casarbi": [report("third", 1.0, "holds", than="c")]})
     assert "| A - B | PSNR-Y +0.5: **holds** |  |" in other
+    assert "\n0 of 0 judgements differ " in other
+
+
+def test_changes_are_counted_by_metric_and_scale() -> None:
+    who = {"claim": "A wins", "better": "a", "than": "b"}
+    first = [apart("psnr", 2.0, 0.1, "holds"), apart("psnr", 4.0, 0.1, "holds")]
+    second = [  # in another order, one changed, one that the first training has not
+        apart("psnr", 4.0, 0.2, "not decided"),
+        apart("psnr", 2.0, 0.2, "holds"),
+        apart("swd", 2.0, 0.2, "holds"),
+    ]
+    said = changes([who | {"judged": first}], [who | {"judged": second}])
+    assert said == "1 of 2 judgements differ from those of the first training"
 
 
 def test_readme_has_the_headline_at_one_scale_and_what_it_took() -> None:
@@ -98,7 +114,14 @@ def test_every_method_with_claims_has_a_headline_and_a_title() -> None:
         assert bool(method.claims) == bool(method.headline) == (name in TITLES)
 
 
-@pytest.mark.parametrize("name", ["docs/results.md", "README.md"])
+@pytest.mark.parametrize("name", TEXTS)
 def test_pages_say_what_the_numbers_say(name: str) -> None:
     content = (REPO / name).read_text()
-    assert placed(content, texts()[name], MARKS) == content
+    assert placed(content, TEXTS[name], marks_of(name)) == content
+
+
+def test_every_page_with_marks_is_held() -> None:
+    """A method whose JSON was not found would be left as it is."""
+    pages = [*(REPO / "docs").rglob("*.md"), *REPO.glob("*.md")]
+    names = {path.relative_to(REPO).as_posix(): path.read_text() for path in pages}
+    assert {name for name, text in names.items() if marks_of(name)[0] in text} == set(TEXTS)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage import data
 from torch import Tensor
 
@@ -92,3 +96,21 @@ def test_a_bad_pixel_at_the_edge_is_seen_too() -> None:
     x = photographs()
     x[0, 0, -1, -1] = torch.inf  # beyond the last whole period
     assert not compute(Lattice(), x)[0].isfinite()
+
+
+def test_the_values_of_kodak(data_root: Path) -> None:
+    """Those of docs/metrics.md."""
+    found: list[list[float]] = []
+    for path in sorted((data_root / "kodak24").glob("*.png")):
+        picture = Image.open(path).convert("RGB")
+        picture.save(saved := BytesIO(), "JPEG", quality=10)
+        x, jpeg = (
+            torch.from_numpy(np.array(each)).permute(2, 0, 1)[None].float() / 255
+            for each in (picture, Image.open(saved))
+        )
+        found.append([compute(Lattice(), each).item() for each in (x, with_lattice(x, 8, 1), jpeg)])
+    assert len(found) == 24
+    clean, faint, jpeg = zip(*found, strict=True)
+    assert (min(clean), median(clean), max(clean)) == pytest.approx((0.8, 1.1, 1.7), abs=0.05)
+    assert (min(faint), median(faint), max(faint)) == pytest.approx((1.5, 5, 61), abs=0.5)
+    assert median(jpeg) == pytest.approx(1.5, abs=0.05)

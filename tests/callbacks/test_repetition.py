@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from callbacks.repetition import Repetition, autocorrelation
+from degradations.bicubic import resize
 from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
 
 
@@ -78,3 +82,26 @@ def test_a_run(tmp_path: Path) -> None:
         trainer(tmp_path, Repetition(20)).validate(Tiny(), loader(Pictures()), verbose=False)
     with pytest.raises(ValueError, match="`base` of Repetition is 8; it must be at least 16"):
         Repetition(8)
+
+
+def test_the_values_of_automobiles(data_root: Path) -> None:
+    """Those of docs/metrics.md."""
+    path = data_root / "cifar10" / "test-automobile-000.tar"
+    if not path.is_file():
+        pytest.skip(f"needs {path}")
+    pictures = []
+    with tarfile.open(path) as tar:
+        for member in tar:
+            if member.name.endswith(".jpg"):
+                pictures.append(np.array(Image.open(tar.extractfile(member)).convert("RGB")))
+    whole = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+    assert whole.shape == (1000, 3, 32, 32)
+    once = number(whole)
+    small = functional.avg_pool2d(whole, 2)
+    upper, lower = (torch.cat([small[n::4], small[n + 1 :: 4]], -1) for n in (0, 2))
+    assert number(torch.cat([upper, lower], -2)) - once == pytest.approx(0.13, abs=0.01)
+    assert number(small.tile(1, 1, 2, 2)) - once == pytest.approx(0.89, abs=0.01)
+    blurred = resize(resize(whole, (16, 16)), (32, 32)).clamp(0, 1)
+    assert number(blurred) - once == pytest.approx(-0.06, abs=0.01)
+    noise = torch.randn(whole.shape, generator=torch.Generator().manual_seed(0))
+    assert number((whole + 0.08 * noise).clamp(0, 1)) - once == pytest.approx(0.03, abs=0.01)
