@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.miniature_rows import METHODS
-from benchmarks.report import placed
+from benchmarks.report import RESULTS, placed
 from benchmarks.table import MARKS, TITLES, count, measured, page, summary, texts
 from tests.conftest import REPO
 
@@ -102,3 +104,13 @@ def test_every_method_with_claims_has_a_headline_and_a_title() -> None:
 def test_pages_say_what_the_numbers_say(name: str) -> None:
     content = (REPO / name).read_text()
     assert placed(content, texts()[name], MARKS) == content
+
+
+def test_longer_trainings_do_not_stand_for_second_ones(tmp_path: Path) -> None:
+    for path in RESULTS.glob("casarbi_miniature*.json"):
+        shutil.copy(path, tmp_path)
+    before = texts(tmp_path)
+    assert "Trained again" in before["docs/results.md"]
+    for variant in ("longer_10", "cuda", "longer_10_cuda_training_1"):
+        (tmp_path / f"casarbi_miniature_{variant}.json").write_text("not read")
+    assert texts(tmp_path) == before
