@@ -7,7 +7,8 @@ PEERS is a folder with checkouts of BasicSR and Real-ESRGAN as they are publishe
 timed. Their blur kernels come ready-made, as their data loader's workers make them; ours are made
 within the time that is measured. A batch of theirs may take ten times as long as another, since
 most choices are made once a batch: the ratio is that of the mean times over many batches, and
-that of the medians is beside it.
+that of the medians is beside it. On a GPU ours is compiled there, and `gains` compares it as it is,
+compiled, and replayed as a CUDA graph; numbers are then in `degradation_cuda.json`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ import yaml
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.report import write_report
+from benchmarks import report
+from benchmarks.memory import peak_mib
 from commands.memory import keep_freed_memory
 from degradations.base import Degradation
 from degradations.mixture import Mixture
@@ -42,6 +44,7 @@ from tests.launches import count_launches
 
 SEED = 0
 BATCH, SIDE, SCALE = 16, 256, 4
+MODES = {"as it is": None, "compiled": "default", "CUDA graphs": "reduce-overhead"}
 
 
 class Peer:
@@ -205,7 +208,52 @@ def compare(folder: Path, usm: bool, draws: int, device: torch.device, compile: 
         return partial(ours, hr, seeds(draw))
 
     times = in_turns({"Real-ESRGAN": theirs, "Enlarger": own}, draws, device)
-    return against(times["Real-ESRGAN"], times["Enlarger"])
+    return {
+        **against(times["Real-ESRGAN"], times["Enlarger"]),
+        "peak_mib": {
+            "peer": peak_mib(theirs(draws), device),
+            "ours": peak_mib(own(draws), device),
+        },
+    }
+
+
+def gains(
+    draws: int, device: torch.device, side: int = SIDE, backend: str = "inductor"
+) -> dict[str, Any]:
+    """Our canvas as it is, compiled and as a CUDA graph, in turns; the first calls' peak memory.
+
+    Args:
+        draws: Batches of each.
+        device: A GPU; a CPU has no graphs, and can stand in.
+        side: Of the pictures.
+        backend: Of the compiler.
+    """
+    hr = photographs(BATCH, side).to(device)
+    columns: dict[str, Callable[[int], Callable[[], Any]]] = {}
+    peaks = {}
+    for name, mode in MODES.items():
+        compiled = mode is not None
+        ours = RealESRGAN(SCALE, usm=False, executor="canvas", compile=compiled).to(device)
+        if compiled:  # as the pipeline does it by itself, but for the mode
+            ours._compiled = torch.compile(
+                ours._on_canvas, fullgraph=True, dynamic=False, mode=mode, backend=backend
+            )
+        columns[name] = partial(_batch, ours, hr)
+        peaks[name] = peak_mib(columns[name](-4), device, times=3)
+    times = in_turns(columns, draws, device)
+    first, *_ = (statistics.mean(values) for values in times.values())
+    return {
+        name: {
+            **summary(values),
+            "times_as_fast": round(first / statistics.mean(values), 2),
+            "peak_mib": peaks[name],
+        }
+        for name, values in times.items()
+    }
+
+
+def _batch(degradation: Degradation, hr: Tensor, draw: int) -> Callable[[], Any]:
+    return partial(degradation, hr, seeds(draw))
 
 
 def seeds(draw: int) -> Tensor:
@@ -298,7 +346,7 @@ def main() -> None:
     parser.add_argument("peers", type=Path, help="folder with checkouts of BasicSR and Real-ESRGAN")
     parser.add_argument("--draws", type=int, default=150, help="batches of each, without USM")
     parser.add_argument("--usm-draws", type=int, default=30, help="batches of each, with USM")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", default=report.device(), help="by default what is there")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
 
@@ -317,8 +365,9 @@ def main() -> None:
         "variants": variants(arguments.draws, device),
         "canvas, compiled": launches(device),
     }
-    name = "degradation" if device.type == "cpu" else f"degradation_{device.type}"
-    write_report(name, results, SEED)
+    if compiled:
+        results["gains"] = gains(arguments.draws, device)
+    report.write_report("degradation", results, SEED, device=device.type)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 Where there is none it prints the commands. Until one was had, `benchmarks/results/degradation.json`
 counts the launches of a batch in the code that the compiler makes, and `sampling.json` the
 operations of a picture. Variables of the environment say where things are: ``ENLARGER_PEERS`` a
-folder with checkouts of BasicSR and Real-ESRGAN, ``ENLARGER_DATA`` the pictures. A command whose
-folder is not there is passed over, and said to be; one that fails does not stop the others.
+folder with checkouts of BasicSR and Real-ESRGAN, ``ENLARGER_DATA`` the pictures. A command that
+needs a folder which is not there is passed over, and said to be; one that fails does not stop the
+others. Results of a CPU are kept: a GPU's are in files of their own, ``*_cuda.json``, and its runs
+in folders of their own.
 """
 
 from __future__ import annotations
@@ -21,9 +23,25 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.miniature_jobs import REPOSITORY
-from benchmarks.miniature_rows import METHODS
 
+PEERS = ("$ENLARGER_PEERS/BasicSR", "$ENLARGER_PEERS/Real-ESRGAN")
+BSDS, KODAK, SET14 = (f"$ENLARGER_DATA/{name}" for name in ("bsds400", "kodak24", "set14"))
+LONGER = 10  # times the steps that a miniature has on two cores
+MINIATURES = {  # what they are trained and tested on
+    "casarbi": ("$ENLARGER_DATA/set5", SET14, KODAK),
+    "comparison": (BSDS, SET14, KODAK),
+    "invsr": (BSDS, SET14, KODAK),
+    "nsarm": (BSDS, SET14, KODAK),
+    "resshift": (SET14, KODAK),
+    "self_cascade": ("$ENLARGER_DATA/cifar10",),
+    "self_cascade_video": (BSDS, KODAK),
+}
 _SMALL = "configs/experiment/self_cascade_64"
+_ROOT = "runs/cuda"
+_BASE = f"{_ROOT}/self_cascade_64_base"
+_TUNED = f"{_ROOT}/self_cascade_64_tuned"
+_ON_BASE = f"--model.init_args.denoiser_weights {_BASE} --run.root {_ROOT}"
+_BEDROOMS = "$ENLARGER_DATA/lsun_bedroom_128"
 
 
 class Command(NamedTuple):
@@ -31,40 +49,70 @@ class Command(NamedTuple):
 
     what: Is found out by it.
     words: Behind ``python``; ``$NAME`` stands for a variable of the environment.
+    needs: Folders without which it is passed over.
     """
 
     what: str
     words: str
+    needs: tuple[str, ...] = ()
 
-    @property
-    def needs(self) -> list[str]:
-        """Variables of the environment."""
-        return [word[1:].partition("/")[0] for word in self.words.split() if word[0] == "$"]
+    def missing(self) -> list[str]:
+        """Folders that it needs and that are not there, now."""
+        return [name for name in self.needs if not (REPOSITORY / os.path.expandvars(name)).is_dir()]
 
 
 COMMANDS = (
     Command("what can only be tested on a GPU", "-m pytest -q -m gpu"),
     Command(
-        "degradation against Real-ESRGAN's code, launches, torch.compile",
+        "degradation against Real-ESRGAN's code, launches, torch.compile, CUDA graphs, memory",
         "-m benchmarks.degradation $ENLARGER_PEERS --device cuda",
+        PEERS,
     ),
-    Command("sampling against plain loops", "-m benchmarks.sampling --device cuda --repeats 50"),
+    Command(
+        "sampling against plain loops, torch.compile, CUDA graphs, memory",
+        "-m benchmarks.sampling --device cuda --repeats 50",
+    ),
     Command(
         "reading against the limit and other loaders",
-        "-m benchmarks.streaming $ENLARGER_DATA/bsds400 $ENLARGER_DATA/kodak24",
+        f"-m benchmarks.streaming {BSDS} {KODAK} --device cuda",
+        (BSDS, KODAK),
     ),
-    Command("the training loop against Lightning's", "-m benchmarks.loop"),
+    Command("the training loop against Lightning's", "-m benchmarks.loop --device cuda"),
     Command("InvSR at its full size: time and memory, part by part", "-m benchmarks.invsr"),
     Command("NSARM at its full size: cache, prefill, memory", "-m benchmarks.nsarm"),
-    Command("Self-Cascade's calls at SD 2.1's size", "-m benchmarks.self_cascade"),
     Command(
-        "a larger training of Self-Cascade: its base", f"main.py fit --config {_SMALL}/base.yaml"
+        "Self-Cascade's calls at SD 2.1's size: time and memory",
+        "-m benchmarks.self_cascade --device cuda",
     ),
-    Command("tuned", f"main.py fit --config {_SMALL}/tuned.yaml"),
-    Command("and compared without tuning", f"main.py test --config {_SMALL}/tf.yaml"),
+    Command(
+        "a larger training of Self-Cascade: its base",
+        f"main.py fit --config {_SMALL}/base.yaml --run.root {_ROOT} "
+        "--run.name self_cascade_64_base",
+        (_BEDROOMS,),
+    ),
+    Command(
+        "tuned",
+        f"main.py fit --config {_SMALL}/tuned.yaml {_ON_BASE} --run.name self_cascade_64_tuned",
+        (_BEDROOMS, _BASE),
+    ),
+    Command(
+        "compared: tuned",
+        f"main.py test --config {_SMALL}/tuned.yaml {_ON_BASE} --trainer.limit_test_batches 40 "
+        f"--model.init_args.weights {_TUNED} --run.name self_cascade_64_tuned_test",
+        (_BEDROOMS, _BASE, _TUNED),
+    ),
+    Command(
+        "and without tuning",
+        f"main.py test --config {_SMALL}/tf.yaml {_ON_BASE} --run.name self_cascade_64_tf_test",
+        (_BEDROOMS, _BASE),
+    ),
     *(
-        Command(f"the miniature of {name}", f"-m benchmarks.miniature {name} --jobs 1")
-        for name in METHODS
+        Command(
+            f"the miniature of {name}, trained {LONGER} times as long",
+            f"-m benchmarks.miniature {name} --jobs 1 --longer {LONGER}",
+            needs,
+        )
+        for name, needs in MINIATURES.items()
     ),
 )
 
@@ -87,15 +135,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available():
         sys.stdout.write("There is no GPU here. With one, this would run:\n")
         for command in chosen:
-            sys.stdout.write(f"\n# {command.what}\npython {command.words}\n")
+            needs = f"; needs {', '.join(command.needs)}" if command.needs else ""
+            sys.stdout.write(f"\n# {command.what}{needs}\npython {command.words}\n")
         return 0
-    return 1 if sum(_failed(command) for command in chosen) else 0
+    return 1 if sum(failed(command) for command in chosen) else 0
 
 
-def _failed(command: Command) -> bool:
-    missing = [name for name in command.needs if not os.environ.get(name)]
-    if missing:
-        sys.stdout.write(f"{command.what}: passed over, for {', '.join(missing)} is not set\n")
+def failed(command: Command) -> bool:
+    """Run a command, unless a folder that it needs is not there; say how that went.
+
+    Args:
+        command: What is run.
+    """
+    if missing := command.missing():
+        sys.stdout.write(f"{command.what}: passed over, for there is no {', '.join(missing)}\n")
         return False
     begun = time.monotonic()
     words = [os.path.expandvars(word) for word in shlex.split(command.words)]

@@ -10,7 +10,8 @@ its parts (`encode`, `predictor`, `unet`, `decode`), the share of the time in wh
 runs, and the most memory that it took, on a CPU with all that was imported. `attention_slice`
 bounds the predictor's attention where torch has no kernel that is lean by itself: so it is measured
 with torch's own choice of a kernel, and with the plain one. With one thread, the default, seconds
-are CPU time. Prints JSON, and writes it to benchmarks/results/invsr.json.
+are CPU time. Prints JSON, and writes it to benchmarks/results/invsr.json, of a GPU to
+invsr_cuda.json beside it.
 """
 
 from __future__ import annotations
@@ -309,7 +310,7 @@ def main() -> None:
     }
     if not gpu:
         results["not_run"] = {case.name: f"on a GPU alone: {why}" for case, why in ON_GPU.items()}
-    write_report("invsr", results, options.seed)
+    write_report("invsr", results, options.seed, device="cuda" if gpu else "cpu")
 
 
 def _in_a_process(case: Case, options: argparse.Namespace) -> dict[str, Any]:

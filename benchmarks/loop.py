@@ -5,7 +5,8 @@ but the loop is measured: ours logs six values at each step, shows its progress,
 throughput, reseeds for every batch and looks after checkpoints; the plain one only trains. They run
 in turns in one process; the ratio is that of the medians over the turns. With glibc's allocator
 as it is, either loop is at times a third slower from one run to the next, by where its tensors come
-to lie; MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000 takes that away.
+to lie; MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000 takes that away. On a
+GPU both loops also bring the batch there, and numbers are in `loop_cuda.json`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from benchmarks.report import write_report
+from benchmarks import report
 from callbacks.progress import Progress
 from callbacks.throughput import Throughput
 from commands.checkpoints import Checkpoints
@@ -93,15 +94,26 @@ class Stopwatch(Callback):
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """Start when warm."""
         if trainer.global_step == WARM_UP:
-            self.start = time.perf_counter()
+            self.start = _now()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop."""
-        self.seconds = time.perf_counter() - self.start
+        self.seconds = _now() - self.start
+
+
+def _now() -> float:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()  # or what was begun would not count
+    return time.perf_counter()
 
 
 def seconds(
-    model: LightningModule, callbacks: list[Callback], steps: int, crop: int, folder: str
+    model: LightningModule,
+    callbacks: list[Callback],
+    steps: int,
+    crop: int,
+    folder: str,
+    device: str = "cpu",
 ) -> float:
     """Time of ``steps`` steps after the warm-up, on 16 crops each."""
     batch: Any = {
@@ -115,7 +127,8 @@ def seconds(
     loader: Any = DataLoader(batches, batch_size=None)
     stopwatch, with_extras = Stopwatch(), bool(callbacks)
     trainer = Trainer(
-        accelerator="cpu",
+        accelerator="cpu" if device == "cpu" else "gpu",
+        devices=1,
         max_epochs=1,
         default_root_dir=folder,
         callbacks=[stopwatch, *callbacks],
@@ -129,15 +142,15 @@ def seconds(
     return stopwatch.seconds
 
 
-def compare(steps: int, turns: int, crop: int) -> dict[str, float]:
+def compare(steps: int, turns: int, crop: int, device: str = "cpu") -> dict[str, float]:
     """Both loops in turns."""
     ours: list[float] = []
     plain: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(turns):
             callbacks = [Progress(), Throughput(), Checkpoints(every_n_minutes=0)]
-            ours.append(seconds(Ours(), callbacks, steps, crop, folder))
-            plain.append(seconds(Plain(), [], steps, crop, folder))
+            ours.append(seconds(Ours(), callbacks, steps, crop, folder, device))
+            plain.append(seconds(Plain(), [], steps, crop, folder, device))
     return {
         "ours_ms_a_step": round(statistics.median(ours) / steps * 1e3, 4),
         "plain_ms_a_step": round(statistics.median(plain) / steps * 1e3, 4),
@@ -152,6 +165,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500, help="timed steps of each turn")
     parser.add_argument("--turns", type=int, default=9, help="turns of each loop")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--device", default=report.device(), help="by default what is there")
     arguments = parser.parse_args()
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -160,8 +174,10 @@ def main() -> None:
     torch.manual_seed(SEED)
     results: dict[str, Any] = {"steps": arguments.steps, "turns": arguments.turns}
     for crop in (96, 48):
-        results[f"16 crops of {crop} px"] = compare(arguments.steps, arguments.turns, crop)
-    write_report("loop", results, SEED)
+        results[f"16 crops of {crop} px"] = compare(
+            arguments.steps, arguments.turns, crop, arguments.device
+        )
+    report.write_report("loop", results, SEED, device=arguments.device)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,6 +41,21 @@ class Peak:
             if math.isnan(self._before)
             else (_of_this_process("VmHWM") - self._before) / 2**20
         )
+
+
+def peak_mib(call: Callable[[], Any], device: torch.device, times: int = 1) -> float | None:
+    """The most memory that calls take beside what is in use; None where the system does not say it.
+
+    Args:
+        call: What is done.
+        device: Whose memory.
+        times: How often: a CUDA graph has its memory from the second call on, in which it is made.
+    """
+    peak = Peak(device)
+    for _ in range(times):
+        call()
+    reached = peak.reached()
+    return None if math.isnan(reached) else round(reached, 1)
 
 
 def held(device: torch.device) -> float:

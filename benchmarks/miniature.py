@@ -4,6 +4,9 @@ Trains what is missing with the command line itself (`main.py fit`), evaluates e
 method's table (`main.py test`), and writes `benchmarks/results/<method>_miniature.json`, a picture
 beside it, and the table into `docs/methods/<method>.md`, between its two marks. A second call does
 only what is missing. `$ENLARGER_DATA` holds set5, set14 and kodak24.
+
+With another seed of training, several times the steps, or on a GPU, runs are in a folder of their
+own, and JSON alone is written, beside that of the first training: those are kept.
 """
 
 from __future__ import annotations
@@ -48,11 +51,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if seeds != tuple(range(seeds[0], seeds[0] + len(seeds))):
         sys.stderr.write(f"--seeds is {options.seeds}; expected consecutive ones, as 0 1 2\n")
         return 1
-    again = options.training  # beside the first training, which is kept
-    runs = options.runs / f"training_{again}" if again else options.runs
-    data = options.data or REPOSITORY / method.data
-    only = tuple(options.only)
-    plan = Plan(options.method, method, runs, data, seeds, options.steps, only, training=again)
+    plan = Plan(
+        options.method,
+        method,
+        options.runs,
+        options.data or REPOSITORY / method.data,
+        seeds,
+        options.steps,
+        tuple(options.only),
+        training=options.training,
+        longer=options.longer,
+        device=report.device(),
+    )
+    if plan.variant:  # beside the first training, which is kept
+        plan = plan._replace(runs=options.runs / plan.variant)
     plan.table.mkdir(parents=True, exist_ok=True)
     line = _Line()
     # By an exception, which ends the commands that run.
@@ -75,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def write(plan: Plan, said: Sequence[str], folder: Path) -> None:
     """Write JSON and picture, and the page where the folder is that of all results.
 
-    Of another training's seed JSON alone, which ``benchmarks.table`` sets beside the first one's.
+    Of a variant JSON alone; ``benchmarks.table`` sets that of another training's seed beside the
+    first one's.
 
     Args:
         plan: Its commands are done.
@@ -89,9 +102,10 @@ def write(plan: Plan, said: Sequence[str], folder: Path) -> None:
         "seed": plan.seeds[0],
         "results": kind_of(plan.method).collect(plan),
     }
-    path = folder / f"{plan.name}_miniature{f'_{plan.training}' if plan.training else ''}.json"
+    variant = plan.variant.removeprefix("training_")
+    path = folder / f"{plan.name}_miniature{variant and f'_{variant}'}.json"
     write_whole(path, json.dumps(found, indent=1, allow_nan=False) + "\n")
-    if plan.training:
+    if plan.variant:
         sys.stdout.write(f"{path}\n")
         return
     picture = kind_of(plan.method).draw(plan, path.with_suffix(".png"))
@@ -113,6 +127,7 @@ def _options(words: Sequence[str]) -> Any:
     parser.add_argument("--steps", type=int, help="of each training, for a quick look")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="consecutive")
     parser.add_argument("--training", type=int, default=0, help="seed of all trainings")
+    parser.add_argument("--longer", type=int, default=1, help="times the steps of each training")
     parser.add_argument("--data", type=Path, help="test data instead of the method's")
     parser.add_argument("--out", type=Path, default=report.RESULTS, help="for JSON and picture")
     parser.add_argument("--jobs", type=int, default=2, help="commands beside one another")
@@ -122,8 +137,8 @@ def _options(words: Sequence[str]) -> Any:
         parser.error(f"--only has {', '.join(unknown)}; there are {', '.join(known)}")
     if options.jobs < 1 or (options.steps is not None and options.steps < 1):
         parser.error("--jobs and --steps must be at least 1")
-    if options.training < 0:
-        parser.error("--training must be at least 0")
+    if options.training < 0 or options.longer < 1:
+        parser.error("--training must be at least 0, --longer at least 1")
     return options
 
 

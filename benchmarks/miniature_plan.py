@@ -34,6 +34,8 @@ class Plan(NamedTuple):
     only: Rows that are to be tested; all, if empty.
     configs: Folder with a folder of files for each method.
     training: Seed of all trainings.
+    longer: Times the steps of each training; its schedule ends with them.
+    device: Where it runs.
     """
 
     name: str
@@ -45,11 +47,20 @@ class Plan(NamedTuple):
     only: tuple[str, ...] = ()
     configs: str = CONFIGS
     training: int = 0
+    longer: int = 1
+    device: str = "cpu"
 
     @property
     def rows(self) -> list[Row]:
         """The rows that are wanted."""
         return [row for row in self.method.rows if not self.only or row.name in self.only]
+
+    @property
+    def variant(self) -> str:
+        """What sets it apart from the first training, for names of folders; empty for that one."""
+        longer = [f"longer_{self.longer}"] if self.longer > 1 else []
+        device = [self.device] if self.device != "cpu" else []
+        return "_".join([*longer, *device, *([f"training_{self.training}"] * bool(self.training))])
 
     def measured(self) -> Plan:
         """The same of all rows that have been tested with these settings, wanted or not."""
@@ -103,7 +114,9 @@ class Plan(NamedTuple):
     def _fit(self, training: Training) -> Job:
         config = self.config(training.config or training.name)
         asked = training.steps if self.steps is None else self.steps
-        steps = () if asked is None else _of_steps(config, asked)
+        if asked is None and self.longer > 1:
+            asked = read_whole(REPOSITORY / config)["trainer"]["max_steps"]
+        steps = () if asked is None else _of_steps(config, asked * self.longer)
         seed = ("--seed_everything", str(self.training)) if self.training else ()
         return Job(
             f"fit {training.name}",

@@ -18,7 +18,9 @@ from callbacks.provenance import commit
 RESULTS = Path(__file__).parent / "results"
 
 
-def write_report(name: str, results: dict[str, Any], seed: int, path: Path | None = None) -> Path:
+def write_report(
+    name: str, results: dict[str, Any], seed: int, path: Path | None = None, device: str = "cpu"
+) -> Path:
     """Write ``results/<name>.json`` and show it.
 
     Args:
@@ -26,6 +28,7 @@ def write_report(name: str, results: dict[str, Any], seed: int, path: Path | Non
         results: The numbers.
         seed: Seed of everything random in it.
         path: Another file to write.
+        device: Where it was measured; of a GPU the file is ``<name>_cuda.json``, beside the CPU's.
     """
     report = {
         "command": shlex.join([*settings(), "python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
@@ -34,12 +37,17 @@ def write_report(name: str, results: dict[str, Any], seed: int, path: Path | Non
         "seed": seed,
         "results": results,
     }
-    path = path or RESULTS / f"{name}.json"
+    path = path or RESULTS / f"{name}{'' if device == 'cpu' else f'_{device}'}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=2)
     path.write_text(f"{text}\n")
     sys.stdout.write(f"{text}\n{path}\n")
     return path
+
+
+def device() -> str:
+    """What commands take if they are not told: ``cuda`` where there is one, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def without_options(what: str | None) -> None:

@@ -9,14 +9,17 @@ dispatched, views among them. `ddim` is our sampling with a U-Net of diffusers a
 over diffusers' DDIM scheduler with the same U-Net, `residual_shift` ours against a plain loop over
 that process's formulas with the same network; they run in turns, and a ratio above 1 says that ours
 is quicker; `itself` is ours against ours, measured alike, so that one sees what a ratio is worth.
+`compiled`, by default on a GPU alone, is ours with the network compiled, and with CUDA graphs,
+against ours as it is.
 With one thread, the default, what counts is CPU time, on which other programs have
 little influence; with several it is elapsed time. Prints JSON, and writes it to
-benchmarks/results/sampling.json.
+benchmarks/results/sampling.json, of a GPU to sampling_cuda.json beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import statistics
 import time
@@ -32,7 +35,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.report import write_report
+from benchmarks import report
+from benchmarks.memory import peak_mib
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.shifting import ResidualShift
@@ -65,6 +69,7 @@ UNET = {
     "attention_head_dim": 4,
     "cross_attention_dim": 32,
 }
+MODES = {"compiled": "default", "CUDA graphs": "reduce-overhead"}
 Call = Callable[[], Any]
 
 
@@ -235,6 +240,7 @@ def measure_methods(side: int, repeats: int, device: torch.device = CPU) -> list
         rows.append(
             {"method": name, "scale": scale, **sizes, "parameters": count}
             | taken(call, networks, repeats)
+            | {"peak_mib": peak_mib(call, device)}
         )
     return rows
 
@@ -309,13 +315,50 @@ def measure_residual_shift(side: int, repeats: int, device: torch.device = CPU) 
     }
 
 
-def measure(side: int, repeats: int, device: torch.device = CPU) -> dict[str, Any]:
+def measure_compiled(
+    side: int, repeats: int, device: torch.device = CPU, backend: str = "inductor"
+) -> list[dict[str, Any]]:
+    """Networks compiled, and as CUDA graphs, against the same ones as they are."""
+    rows = []
+    for name, model in (("CasArbi", casarbi(4)), ("ResShift-15", resshift(4))):
+        given = batch(4, side, device)
+        plain = partial(_restored, model.to(device), given)
+        for how, mode in MODES.items():
+            other = copy.deepcopy(model)
+            network: Any = other.network
+            forward = torch.compile(network.forward, dynamic=False, mode=mode, backend=backend)
+            network.forward = _replayed(forward)
+            ours = partial(_restored, other, given)
+            peak = peak_mib(ours, device, times=3)  # it is compiled, recorded and warm then
+            rows.append(
+                {"method": name, "how": how, "scale": 4, "hr": [side, side]}
+                | in_turns(ours, plain, repeats)
+                | {"peak_mib": peak, "plain_peak_mib": peak_mib(plain, device)}
+                | {"largest_difference": (ours() - plain()).abs().max().item()}
+            )
+    return rows
+
+
+def _replayed(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A graph writes each result where its last one was: what is kept has to be a copy."""
+
+    def replay(*args: Any, **kwargs: Any) -> Tensor:
+        torch.compiler.cudagraph_mark_step_begin()
+        return forward(*args, **kwargs).clone()
+
+    return replay
+
+
+def measure(
+    side: int, repeats: int, device: torch.device = CPU, compiled: bool = False
+) -> dict[str, Any]:
     """All parts, without gradients."""
     with torch.inference_mode():
         return {
             "methods": measure_methods(side, repeats, device),
             "ddim": measure_ddim(side // 6, 25, repeats, device),
             "residual_shift": measure_residual_shift(side, repeats, device),
+            **({"compiled": measure_compiled(side, repeats, device)} if compiled else {}),
         }
 
 
@@ -325,15 +368,17 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=SIDE, help="side of the pictures made")
     parser.add_argument("--repeats", type=int, default=5, help="timed pictures of each method")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", default=report.device(), help="by default what is there")
+    parser.add_argument("--compile", action="store_true", help="compiled networks, on a CPU too")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and pictures")
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     device = torch.device(arguments.device)
-    found = measure(arguments.side, arguments.repeats, device)
-    write_report("sampling" if device == CPU else f"sampling_{device.type}", found, arguments.seed)
+    compiled = arguments.compile or device.type == "cuda"
+    found = measure(arguments.side, arguments.repeats, device, compiled)
+    report.write_report("sampling", found, arguments.seed, device=device.type)
 
 
 if __name__ == "__main__":

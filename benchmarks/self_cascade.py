@@ -7,8 +7,9 @@ the base's size and 35 of the larger one, tuned one pass of the way down more. `
 multiplications of Stable Diffusion 2.1's U-Net (77 tokens of text), counted on shapes alone, and
 what follows for the whole of sampling, without guidance, autoencoder and text encoder. `time` is
 that of calls of that U-Net with random weights on this machine, tuned and not in turns, for a
-latent of `--side` from a pivot of half of it; with one thread, the default, it is CPU time. Prints
-JSON, and writes it to benchmarks/results/self_cascade.json.
+latent of `--side` from a pivot of half of it; with one thread, the default, it is CPU time. Beside
+it stands the most memory that each call takes. Prints JSON, and writes it to
+benchmarks/results/self_cascade.json, of a GPU to self_cascade_cuda.json.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.report import write_report
+from benchmarks import report
+from benchmarks.memory import peak_mib
 from benchmarks.sampling import clock
 from benchmarks.self_cascade_memory import SD21, Latents, base
 from lightning_modules.backbone.condition import Condition
@@ -142,19 +144,20 @@ def operations() -> dict[str, Any]:
 
 
 @torch.no_grad()
-def seconds(side: int, rounds: int, seed: int) -> dict[str, Any]:
+def seconds(side: int, rounds: int, seed: int, device: str = "cpu") -> dict[str, Any]:
     """Of each pass, in turns, and of sampling beside direct inference.
 
     Args:
         side: Of the latent.
         rounds: Measurements of each pass.
         seed: Of the weights.
+        device: Where.
     """
-    denoiser = base()
+    denoiser = base(device)
     draws = torch.Generator().manual_seed(seed)
     for parameter in denoiser.parameters():  # equal weights might be quicker than real ones
         parameter.copy_(torch.empty(parameter.shape).normal_(0, 0.02, generator=draws))
-    passes = Passes(SelfCascade(2.0, denoiser, Latents(), upsampler=Shared), side)
+    passes = Passes(SelfCascade(2.0, denoiser, Latents(), upsampler=Shared).to(device), side)
     names = ("features", "small", "whole", "tuned")
     taken: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds + 1):
@@ -163,6 +166,7 @@ def seconds(side: int, rounds: int, seed: int) -> dict[str, Any]:
             getattr(passes, name)()
             if turn:  # the first is to warm up
                 taken[name].append(clock() - start)
+    peaks = {name: peak_mib(getattr(passes, name), torch.device(device)) for name in names}
     apart = [a / b for a, b in zip(taken["tuned"], taken["whole"], strict=True)]
     mean = {name: statistics.median(values) for name, values in taken.items()}
     direct, once = 50 * mean["whole"], 50 * mean["small"]
@@ -171,6 +175,7 @@ def seconds(side: int, rounds: int, seed: int) -> dict[str, Any]:
     return {
         **{"latent": [side, side], "rounds": rounds, "threads": torch.get_num_threads()},
         "seconds": {name: round(value, 2) for name, value in mean.items()},
+        "peak_mib": peaks,
         "tuned call of a plain one": [round(x, 4) for x in sorted(apart)],
         "tuned of tuning-free": round(tuned / free, 4),
         "of direct": {"tuning-free": round(free / direct, 3), "tuned": round(tuned / direct, 3)},
@@ -183,12 +188,13 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=64, help="side of the latent that is timed")
     parser.add_argument("--rounds", type=int, default=7, help="calls of each kind that are timed")
     parser.add_argument("--seed", type=int, default=0, help="of weights and latents")
+    parser.add_argument("--device", default=report.device(), help="by default what is there")
     arguments = parser.parse_args()
 
     torch.manual_seed(arguments.seed)
     results = {"calls": counted(), "operations": operations()}
-    results["time"] = seconds(arguments.side, arguments.rounds, arguments.seed)
-    write_report("self_cascade", results, arguments.seed)
+    results["time"] = seconds(arguments.side, arguments.rounds, arguments.seed, arguments.device)
+    report.write_report("self_cascade", results, arguments.seed, device=arguments.device)
 
 
 if __name__ == "__main__":

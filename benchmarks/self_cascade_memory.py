@@ -48,11 +48,11 @@ class Latents(PixelSpace):
     channels = 4
 
 
-def base() -> UNet2D:
+def base(device: str = "cpu") -> UNet2D:
     """Stable Diffusion 2.1's U-Net, of equal weights."""
     with torch.device("meta"):  # random weights would take a minute
         denoiser = UNet2D(SD21, null_token="none", flags=Flags(frozen=True))
-    denoiser.to_empty(device="cpu")
+    denoiser.to_empty(device=device)
     with torch.no_grad():
         for parameter in denoiser.parameters():
             parameter.fill_(1e-3)

@@ -8,7 +8,8 @@ take part where they are installed (they are no dependencies: an environment of 
 
 Time is that of the processors (user and system, of this process and of its workers), so that what
 else runs on the machine matters little. Without workers, everything is on one core. A ratio is the
-median over turns of the ratio within a turn, in which all columns run one after the other.
+median over turns of the ratio within a turn, in which all columns run one after the other. With a
+GPU batches are brought there, within the time; numbers are in `streaming_cuda.json` then.
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks import streaming_crops, streaming_start
-from benchmarks.report import write_report
+from benchmarks import report, streaming_crops, streaming_start
 from benchmarks.streaming_loaders import BATCH, CROP, Runner, Turn, available, packages
 
 SEED = 0
@@ -73,13 +73,13 @@ def against(times: dict[str, list[float]]) -> dict[str, Any]:
     }
 
 
-def loaders(photographs: Path, place: Path, turns: int) -> dict[str, Any]:
+def loaders(photographs: Path, place: Path, turns: int, device: str = "cpu") -> dict[str, Any]:
     """All loaders that are there, without workers and with them."""
     names = available()
     runners = []
     try:
         for name in tqdm(names, desc="preparing", disable=None):
-            runners.append(Runner(name, photographs, place))
+            runners.append(Runner(name, photographs, place, device))
             runners[-1].turn(0)  # one after the other: the first of ours packs the shards
         return {
             "0 workers, one core": compare(runners, 0, turns),
@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("photographs", type=Path, help="folder of JPEG files")
     parser.add_argument("large", type=Path, help="folder of pictures to make large ones of")
     parser.add_argument("--turns", type=int, default=9, help="turns of each loader")
+    parser.add_argument("--device", default=report.device(), help="by default what is there")
     arguments = parser.parse_args()
 
     logging.getLogger().setLevel(logging.ERROR)
@@ -106,13 +107,13 @@ def main() -> None:
         results: dict[str, Any] = {
             "batch": f"{BATCH} crops of {CROP} px",
             "packages": packages(),
-            **loaders(arguments.photographs, place, arguments.turns),
+            **loaders(arguments.photographs, place, arguments.turns, arguments.device),
             "crops without the whole picture": streaming_crops.compare(
                 arguments.large, place / "large", arguments.turns
             ),
             "start, a million samples": streaming_start.measure(place / "start"),
         }
-    write_report("streaming", results, SEED)
+    report.write_report("streaming", results, SEED, device=arguments.device)
 
 
 if __name__ == "__main__":

@@ -295,13 +295,15 @@ class Runner:
         name: Of `LOADERS`.
         pictures: Folder of JPEG files.
         place: Folder for what is made of them.
+        device: Where batches are brought.
     """
 
-    def __init__(self, name: str, pictures: Path, place: Path) -> None:
+    def __init__(self, name: str, pictures: Path, place: Path, device: str = "cpu") -> None:
         self.name = name
         context = multiprocessing.get_context("fork")
         self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, name, pictures, place))
+        given = (other, name, pictures, place, device)
+        self._process = context.Process(target=_serve, args=given)
         self._process.start()
         other.close()
 
@@ -342,14 +344,14 @@ def _version(package: str) -> str:
         return "not installed: left out"
 
 
-def _serve(pipe: Any, name: str, pictures: Path, place: Path) -> None:
+def _serve(pipe: Any, name: str, pictures: Path, place: Path, device: str) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     loader = LOADERS[name][0](pictures, place)
     cores = os.sched_getaffinity(0)
     while (workers := pipe.recv()) is not None:
         _pin(cores if workers else {max(cores)})
-        pipe.send(_turn(loader, workers, name))
+        pipe.send(_turn(loader, workers, name, device))
 
 
 def _pin(cores: set[int]) -> None:
@@ -357,12 +359,12 @@ def _pin(cores: set[int]) -> None:
         os.sched_setaffinity(int(thread), cores)
 
 
-def _turn(loader: Loader, workers: int, name: str) -> Turn:
+def _turn(loader: Loader, workers: int, name: str, device: str) -> Turn:
     gc.collect()
     batches = loader.batches(workers)
     count, before, begun = 0, _cpu_seconds(), time.perf_counter()
     for batch in batches:
-        pictures = loader.pictures(batch)
+        pictures = loader.pictures(batch).to(device)  # waits until it is there
         if pictures.shape[1:] != (3, CROP, CROP):
             raise RuntimeError(f"{name} gave pictures of the shape {tuple(pictures.shape)}")
         count += len(pictures)

@@ -73,7 +73,9 @@ def texts(folder: Path = RESULTS) -> dict[str, str]:
     found = {name: json.loads(p.read_text()) for name, p in paths.items() if p.is_file()}
     judged = {name: found[name] for name in TITLES if name in found}
     again = {
-        name: [json.loads(p.read_text()) for p in sorted(folder.glob(f"{name}_miniature_*.json"))]
+        name: [
+            json.loads(p.read_text()) for p in sorted(folder.glob(f"{name}_miniature_[0-9]*.json"))
+        ]
         for name in judged
     }
     pages = {

@@ -1,36 +1,73 @@
-"""What a GPU would be asked exists, and one that is not there is no error."""
+"""Every command for a GPU is one that can be run; a folder that is not there is no error."""
 
 from __future__ import annotations
 
-import importlib.util
+import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.gpu import COMMANDS, main
+from benchmarks import report
+from benchmarks.gpu import COMMANDS, MINIATURES, Command, failed, main
+from benchmarks.miniature_plan import Plan, read_whole
+from benchmarks.miniature_rows import METHODS
 from tests.conftest import REPO
+from tests.docs.parsed import parsed
+
+OWN = [command for command in COMMANDS if "pytest" not in command.words]
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.words)
-def test_every_command_names_what_is_there(command) -> None:
-    words = command.words.split()
-    files = [word for word in words if word.endswith((".py", ".yaml"))]
-    assert [file for file in files if not (REPO / file).is_file()] == []
-    if words[0] == "-m":
-        assert importlib.util.find_spec(words[1]) is not None
+@pytest.mark.parametrize("command", OWN, ids=lambda command: command.words)
+def test_every_command_takes_its_options(command: Command) -> None:
+    """By the parser of the module itself, and for `main.py` with its values."""
+    words = command.words.replace("$ENLARGER_PEERS", "peers").replace("$ENLARGER_DATA", "data")
+    assert parsed(words.split(), REPO, {"ENLARGER_DATA": "data"}) == "ok"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_miniature_says_what_data_it_needs(name: str, tmp_path: Path) -> None:
+    method = METHODS[name]
+    jobs = Plan(name, method, tmp_path, REPO / method.data, (0,)).jobs()
+    words = [word for job in jobs for word in job.arguments if word.endswith(".yaml")]
+    text = json.dumps([read_whole(REPO / word) for word in words])
+    assert set(re.findall(r"\$ENLARGER_DATA/\w+", text)) == set(MINIATURES[name])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it would run them")
-def test_without_a_gpu_commands_are_printed(capsys) -> None:
-    assert main(["--only", "benchmarks.sampling"]) == 0
+def test_without_a_gpu_commands_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--only", "benchmarks.streaming"]) == 0
     printed = capsys.readouterr().out
     assert "no GPU" in printed
+    assert "needs $ENLARGER_DATA/bsds400, $ENLARGER_DATA/kodak24" in printed
     assert [line for line in printed.splitlines() if line.startswith("python ")] == [
-        "python -m benchmarks.sampling --device cuda --repeats 50"
+        "python -m benchmarks.streaming $ENLARGER_DATA/bsds400 $ENLARGER_DATA/kodak24 --device cuda"
     ]
 
 
-def test_folders_that_are_needed_are_named() -> None:
-    needs = {command.what: command.needs for command in COMMANDS}
-    assert needs["reading against the limit and other loaders"] == ["ENLARGER_DATA"] * 2
-    assert needs["sampling against plain loops"] == []
+def test_a_command_without_its_folder_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = Command("it", "-c 'raise\tSystemExit(3)'", ("$ENLARGER_DATA/photographs",))
+    monkeypatch.delenv("ENLARGER_DATA", raising=False)
+    assert not failed(command)
+    monkeypatch.setenv("ENLARGER_DATA", str(tmp_path))
+    assert not failed(command)
+    passed_over = "it: passed over, for there is no $ENLARGER_DATA/photographs\n"
+    assert capsys.readouterr().out == 2 * passed_over
+    (tmp_path / "photographs").mkdir()
+    assert failed(command)
+    assert "it: status 3" in capsys.readouterr().out
+
+
+def test_what_is_measured_on_a_gpu_overwrites_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs of `main.py` are in a folder of their own, numbers in files of their own."""
+    for command in COMMANDS:
+        if command.words.startswith("main.py"):
+            assert "--run.root runs/cuda " in f"{command.words} "
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    written = [report.write_report("loop", {}, 0, device=device) for device in ("cpu", "cuda")]
+    assert [path.name for path in written] == ["loop.json", "loop_cuda.json"]

@@ -99,3 +99,10 @@ def test_two_rows(tmp_path: Path) -> None:
     again: list[str] = []
     run_jobs(plan.jobs(), 2, again.append)
     assert again == ["4 of 4 done"]
+
+    longer = plan._replace(longer=2, device="cuda", training=1, runs=tmp_path / "longer")
+    run_jobs(longer.jobs(), 2, said.append)
+    write(longer.measured(), ["tiny", "--longer", "2"], tmp_path / "other")
+    (file,) = (tmp_path / "other").iterdir()  # no picture, and no other name
+    assert file.name == "tiny_miniature_longer_2_cuda_training_1.json"
+    assert (longer.trained("tiny") / "checkpoints/step-000000004.ckpt").is_file()

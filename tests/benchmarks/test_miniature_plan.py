@@ -100,6 +100,41 @@ def test_another_training_has_another_seed_and_nothing_else(tmp_path: Path, data
         assert sorted(job.arguments) == sorted((*first[job.name].arguments, *seed))
 
 
+def test_a_longer_training_has_more_steps_and_nothing_else(tmp_path: Path, data: Path) -> None:
+    """A schedule ends with them; a training with steps of its own has so many times those."""
+    first = {job.name: job for job in plan(tmp_path, data).jobs()}
+    longer = {job.name: job for job in plan(tmp_path, data, longer=10).jobs()}
+    base, cascade = longer["fit base"].arguments, longer["fit cascade"].arguments
+    schedule = "--model.init_args.lr_scheduler.init_args"
+    for arguments, key in ((base, "T_max"), (cascade, "steps")):
+        assert after(arguments, "--trainer.max_steps") == "30000"
+        assert after(arguments, f"{schedule}.{key}") == "30000"
+    assert f"{schedule}.warm_up" not in cascade
+    assert longer["test cascade"].arguments == first["test cascade"].arguments
+    resshift = METHODS["resshift"]
+    own = Plan("resshift", resshift, tmp_path, data, (0,), only=("taef2_long",), longer=2)
+    fit = {job.name: job for job in own.jobs()}["fit taef2_long"]
+    assert after(fit.arguments, "--trainer.max_steps") == "8000"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_training_can_be_longer(name: str, tmp_path: Path) -> None:
+    method = METHODS[name]
+    given = Plan(name, method, tmp_path, REPO / method.data, (0,), longer=3)
+    for job in given.jobs():
+        if job.arguments[0] == "fit":
+            assert int(after(job.arguments, "--trainer.max_steps")) % 3 == 0
+
+
+def test_variants_have_names_of_their_own(tmp_path: Path, data: Path) -> None:
+    """Of runs and of the report: those of the first training are kept."""
+    given = ({}, {"training": 1}, {"longer": 10}, {"device": "cuda"})
+    given = (*given, {"training": 1, "longer": 10, "device": "cuda"})
+    assert [plan(tmp_path, data, **more).variant for more in given] == [
+        *("", "training_1", "longer_10", "cuda", "longer_10_cuda_training_1")
+    ]
+
+
 def test_jobs_come_after_what_they_need(tmp_path: Path, data: Path) -> None:
     jobs = plan(tmp_path, data, replace(CASARBI, rows=tuple(_all_scales()))).jobs()
     before: set[str] = set()

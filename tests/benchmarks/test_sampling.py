@@ -70,6 +70,17 @@ def test_methods(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+def test_compiled_networks_give_the_same_pictures() -> None:
+    """Traced alone: what a compiler and graphs make of it needs minutes, and a GPU."""
+    with torch.inference_mode():
+        found = sampling.measure_compiled(48, 1, backend="eager")
+    assert [(row["method"], row["how"]) for row in found] == [
+        (name, how) for name in ("CasArbi", "ResShift-15") for how in ("compiled", "CUDA graphs")
+    ]
+    assert max(row["largest_difference"] for row in found) < 1e-5
+
+
+@pytest.mark.slow
 def test_plain_loops_give_the_same_pictures() -> None:
     with torch.inference_mode():
         # 4 divides 1000; of others diffusers computes some levels one timestep beside the next one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import self_cascade
+from lightning_modules.backbone.denoiser import Flags, UNet2D
 from lightning_modules.sampling import Sampler
 
 
@@ -14,6 +15,18 @@ def test_the_calls_are_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Sampler.__init__, "__defaults__", (40, *Sampler.__init__.__defaults__[1:]))
     with pytest.raises(RuntimeError, match=r"called the network .* expected"):
         self_cascade.counted()
+
+
+@pytest.mark.slow
+def test_calls_are_timed_on_a_device_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def small(device: str) -> UNet2D:
+        network = {**self_cascade.SMALL, "in_channels": 4, "out_channels": 4}
+        network |= {"cross_attention_dim": 1024}
+        return UNet2D(network, flags=Flags(frozen=True)).to(device)
+
+    monkeypatch.setattr(self_cascade, "base", small)
+    found = self_cascade.seconds(16, 1, 0, "cpu")
+    assert found["peak_mib"].keys() == found["seconds"].keys()
 
 
 @pytest.mark.slow

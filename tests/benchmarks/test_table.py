@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.miniature_rows import METHODS
-from benchmarks.report import placed
+from benchmarks.report import RESULTS, placed
 from benchmarks.table import TITLES, changes, count, marks_of, measured, page, summary, texts
 from tests.conftest import REPO
 
@@ -125,3 +127,13 @@ def test_every_page_with_marks_is_held() -> None:
     pages = [*(REPO / "docs").rglob("*.md"), *REPO.glob("*.md")]
     names = {path.relative_to(REPO).as_posix(): path.read_text() for path in pages}
     assert {name for name, text in names.items() if marks_of(name)[0] in text} == set(TEXTS)
+
+
+def test_longer_trainings_do_not_stand_for_second_ones(tmp_path: Path) -> None:
+    for path in RESULTS.glob("casarbi_miniature*.json"):
+        shutil.copy(path, tmp_path)
+    before = texts(tmp_path)
+    assert "Trained again" in before["docs/results.md"]
+    for variant in ("longer_10", "cuda", "longer_10_cuda_training_1"):
+        (tmp_path / f"casarbi_miniature_{variant}.json").write_text("not read")
+    assert texts(tmp_path) == before
