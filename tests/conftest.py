@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import main
+from tests import runs
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test fetches weights, also where there is a network
 
@@ -39,6 +40,14 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test that does not run what its marker `runs` says."""
+    result = yield
+    assert not (missing := runs.not_run(item)), f"marked as run, but not run: {missing}"
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Spell out what a test said of names that are no UTF-8: pytest-xdist cannot send them."""
     report = yield
@@ -59,6 +68,20 @@ def _no_waiting_for_the_disk() -> Generator[None]:
     """A run of a second writes twenty files; what asks for the disk to be full patches this."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _noting_what_was_run() -> Generator[None]:
+    """For the marker `runs`; a command that fails or only prints was not run."""
+    command = main.main
+
+    def noted(args: Sequence[str] | None = None) -> None:
+        command(args)
+        runs.note(args or ())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(main, "main", noted)
         yield
 
 

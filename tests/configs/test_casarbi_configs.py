@@ -23,10 +23,6 @@ CASCADES = {  # and the base that each stands on
     **{"no_augmentation": "base_no_augmentation", "single": "base_wide"},
 }
 PAPER = ("ffhq", "lsun_bedroom", "lsun_tower", "df2k")
-RUN_HERE = (
-    *(f"mini/casarbi/{name}" for name in {*CASCADES, *CASCADES.values()}),
-    *(f"casarbi_{name}{part}" for name in PAPER for part in ("", "_base")),
-)
 RUN = (
     *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.logger", "false"),
     *("--trainer.enable_progress_bar", "false", "--data.init_args.workers", "0"),
@@ -103,6 +99,7 @@ def test_every_cascade_stands_on_a_base_that_is_shipped() -> None:
             assert (path.parent / f"{base}.yaml").is_file(), path
 
 
+@pytest.mark.runs("mini/casarbi/{name}", "mini/casarbi/{base}")
 @pytest.mark.parametrize(("name", "base"), quick(CASCADES.items(), "cascade"))
 def test_a_miniature_runs(
     name: str, base: str, enlarger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -166,6 +163,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.runs("casarbi_{name}", "casarbi_{name}_base")
 @pytest.mark.parametrize("name", quick(PAPER, "df2k"))
 def test_a_run_of_the_paper(
     name: str, enlarger: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

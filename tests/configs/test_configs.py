@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 import re
@@ -34,8 +33,8 @@ ABLATIONS = {
     if name.startswith("ablation/")
 }
 NO_HR = [name for name in EXPERIMENTS if name.endswith(("realset80.yaml", "rp60.yaml"))]
-# Those that stand on another run, or on data that no test here makes, have tests of their own, in
-# files that name them in RUN_HERE.
+# Those that stand on another run, or on data that no test here makes, have tests of their own,
+# which name them in a marker `runs`; test_built.py builds them, and sees that none is forgotten.
 OWN_TESTS = [
     n
     for n in EXPERIMENTS
@@ -102,7 +101,8 @@ def in_place(name: str) -> list[str]:
 # ----------------------------------------------------------------------------------------- parsing
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name != "weights.yaml"])
+# What test_built.py builds is parsed there.
+@pytest.mark.parametrize("name", sorted({*FILES} - {"weights.yaml", *OWN_TESTS}))
 def test_parses(
     name: str, enlarger: Enlarger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,21 +181,6 @@ def test_the_stereo_pair_is_trained_on() -> None:
 
 
 # ----------------------------------------------------------------------------------------- running
-
-
-def declared() -> list[str]:
-    """What tests elsewhere run or build, as their files say."""
-    files = [p for p in (REPO / "tests").rglob("test_*.py") if "\nRUN_HERE = " in p.read_text()]
-    modules = [".".join(path.relative_to(REPO).with_suffix("").parts) for path in files]
-    names = [name for module in modules for name in importlib.import_module(module).RUN_HERE]
-    return [f"experiment/{name}.yaml" for name in names]
-
-
-def test_every_experiment_is_run_by_a_test() -> None:
-    found = declared()
-    assert len(found) == len(set(found))
-    assert set(found) == set(OWN_TESTS), "a file under configs/experiment/ that no test runs?"
-    assert {*found, *THE_REST, *NEED_WEIGHTS} == set(EXPERIMENTS)
 
 
 @pytest.fixture(scope="session")

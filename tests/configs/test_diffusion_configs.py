@@ -17,8 +17,7 @@ from lightning_modules.backbone.denoiser import UNet2D
 from tests.conftest import REPO
 
 CONFIGS = REPO / "configs"
-RUN_HERE = ("mini/diffusion/automobiles",)
-EXPERIMENT = CONFIGS / f"experiment/{RUN_HERE[0]}.yaml"
+EXPERIMENT = CONFIGS / "experiment/mini/diffusion/automobiles.yaml"
 
 
 def content(path: Path) -> Any:
@@ -35,6 +34,7 @@ def test_it_has_at_most_two_million_parameters_and_anneals_to_the_end() -> None:
     assert model["lr_scheduler"]["init_args"]["steps"] == steps
 
 
+@pytest.mark.runs("mini/diffusion/automobiles")
 def test_the_experiment(enlarger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ENLARGER_DATA", str(tmp_path))

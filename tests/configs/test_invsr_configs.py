@@ -28,7 +28,6 @@ CONFIGS = REPO / "configs"
 EXPERIMENTS = CONFIGS / "experiment"
 MINI = EXPERIMENTS / "mini"
 NAMES = ("invsr", "invsr/mse", "invsr/middle", "invsr/control")
-RUN_HERE = (*(f"mini/{n}" for n in (*NAMES, "invsr/latents", "invsr/base")), "invsr_sd_turbo")
 RUN = (
     *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.logger", "false"),
     *("--trainer.enable_progress_bar", "false", "--data.init_args.workers", "0"),
@@ -134,6 +133,7 @@ def typed(path: Path, *more: str) -> None:
     main.main([str(REPO / word) if word.endswith(".yaml") else word for word in words] + [*more])
 
 
+@pytest.mark.runs("mini/{name}", "mini/invsr/latents", "mini/invsr/base")
 @pytest.mark.parametrize("name", quick(NAMES, "invsr"))
 def test_a_miniature_runs(name: str, mini: Path) -> None:
     typed(MINI / f"{name}.yaml", *RUN, *FIT, *NO_PICTURES.get(name, ()))
@@ -224,6 +224,7 @@ def fit() -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.runs("invsr_sd_turbo")
 def test_the_paper_s_run(paper: Path, enlarger: Enlarger) -> None:
     run = Path("runs/invsr_sd_turbo")
     stored = torch.load(run / "checkpoints/step-000000002.ckpt", weights_only=True)

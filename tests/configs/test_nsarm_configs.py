@@ -25,11 +25,6 @@ CONFIGS = REPO / "configs"
 EXPERIMENTS = CONFIGS / "experiment"
 MINI = EXPERIMENTS / "mini" / "nsarm"
 TRAINED = ("tokenizer", "base", "stage1", "stage2", "control")
-LARGE = ("stage1", "stage2", "inference")  # built, without memory for their weights
-RUN_HERE = (
-    *(f"mini/nsarm/{name}" for name in (*TRAINED, "latents")),
-    *(f"nsarm_8b_{name}" for name in LARGE),
-)
 SECOND = ("transformer", "transformer_weights", "mapper_weights")
 
 
@@ -133,6 +128,7 @@ def command(name: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.runs(*(f"mini/nsarm/{name}" for name in (*TRAINED, "latents")))
 def test_the_miniature_as_a_newcomer_types_it(
     tmp_path: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,6 @@ Enlarger = Callable[..., None]
 CONFIGS = REPO / "configs"
 MINI = CONFIGS / "experiment" / "mini" / "resshift"
 NAMES = ("pixel", "pixel_control", "taef2", "taef2_control")
-RUN_HERE = tuple(f"mini/resshift/{name}" for name in NAMES)
 RUN = (
     *("--trainer.accelerator", "cpu", "--trainer.logger", "false", "--trainer.max_steps", 2),
     *("--trainer.val_check_interval", 2, "--trainer.limit_val_batches", 1),
@@ -53,6 +52,7 @@ def test_schedules_end_with_the_run() -> None:
     assert journal["lr_scheduler"]["init_args"]["steps"] == steps
 
 
+@pytest.mark.runs("mini/resshift/{name}")
 @pytest.mark.parametrize("name", quick(NAMES, "taef2"))
 def test_a_miniature_runs(
     name: str, enlarger: Enlarger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

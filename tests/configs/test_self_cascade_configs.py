@@ -26,9 +26,6 @@ BASE, FREE, TUNED = (
 )
 UNTRAINED = ("direct", "attn_sf", "scalecrafter")
 TRAINED = ("finetune", "lora_r4", "lora_r32")
-RUN_HERE = tuple(
-    f"mini/self_cascade/{name}" for name in (*UNTRAINED, *TRAINED, "tf", "tuned", "sr", "sd_sr")
-)
 RUN = (
     *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.logger", "false"),
     *("--trainer.enable_progress_bar", "false", "--data.init_args.workers", "0"),
@@ -91,6 +88,7 @@ def mini(tmp_path: Path, _trained_once: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.slow
+@pytest.mark.runs("mini/self_cascade/tf", "mini/self_cascade/tuned")
 def test_the_experiments(mini: Path, enlarger: Any) -> None:
     enlarger("test", "--config", FREE, *RUN, *FEW)
     found = json.loads(Path("runs/mini_self_cascade_tf/results.json").read_text())["results"]
@@ -137,6 +135,7 @@ def test_comparisons_that_train_differ_in_nothing_else() -> None:
     assert [part["flags"]["frozen"] for part in network] == [True, False, True]
 
 
+@pytest.mark.runs("mini/self_cascade/{name}")
 @pytest.mark.parametrize("name", quick(UNTRAINED, "direct"))
 def test_comparisons_without_training(name: str, mini: Path, enlarger: Any) -> None:
     config = MINI / f"self_cascade/{name}.yaml"
@@ -151,6 +150,7 @@ def test_comparisons_without_training(name: str, mini: Path, enlarger: Any) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.runs("mini/self_cascade/sr", "mini/self_cascade/sd_sr")
 def test_the_sample_enlarged(mini: Path, enlarger: Any, capsys: pytest.CaptureFixture[str]) -> None:
     config, upscaler = (MINI / f"self_cascade/{name}.yaml" for name in ("sd_sr", "sr"))
     free, other = (content(path) for path in (FREE, config))
@@ -173,6 +173,7 @@ def test_the_sample_enlarged(mini: Path, enlarger: Any, capsys: pytest.CaptureFi
     assert json.loads(Path("runs/bicubic/results.json").read_text())["results"]
 
 
+@pytest.mark.runs("mini/self_cascade/{name}")
 @pytest.mark.parametrize("name", quick(TRAINED, "lora_r4"))
 def test_comparisons_that_train(name: str, mini: Path, enlarger: Any) -> None:
     config, run = MINI / f"self_cascade/{name}.yaml", Path(f"runs/mini_self_cascade_{name}")

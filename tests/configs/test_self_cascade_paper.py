@@ -59,10 +59,6 @@ PICTURES = [
     ("sdxl", "sdxl", 64, 128, 2048),
 ]
 ASPECTS = [("3072x1536", (1536, 3072)), ("1536x3072", (3072, 1536))]
-RUN_HERE = (
-    *(f"self_cascade_{row[0]}" for row in (*PICTURES, *ASPECTS)),
-    *("self_cascade_video", *(f"self_cascade_64/{name}" for name in ("base", "tuned", "tf"))),
-)
 BASES: dict[str, tuple[Any, dict[str, Any], bool]] = {
     "sd21": (UNet2DConditionModel, SD21, False),
     "sdxl": (UNet2DConditionModel, SDXL, True),
@@ -125,6 +121,7 @@ def captioned(home: Path, name: str, side: int, count: int = 2) -> None:
     shard(home / f"captioned/{name}.tar", members)
 
 
+@pytest.mark.runs("self_cascade_{name}")
 @pytest.mark.parametrize(("name", "base", "size", "side", "shown"), quick(PICTURES, "sd21_1024"))
 def test_pictures(
     name: str,
@@ -164,6 +161,7 @@ def test_pictures(
 
 
 @pytest.mark.slow
+@pytest.mark.runs("self_cascade_{name}")
 @pytest.mark.parametrize(("name", "size"), ASPECTS)
 def test_other_aspects(name: str, size: Any, home: Path, bases: Path, enlarger: Any) -> None:
     config = EXPERIMENTS / f"self_cascade_{name}.yaml"
@@ -223,6 +221,7 @@ def test_what_it_is_compared_with(home: Path, bases: Path, enlarger: Any) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.runs("self_cascade_video")
 def test_video(home: Path, bases: Path, enlarger: Any) -> None:
     config = EXPERIMENTS / "self_cascade_video.yaml"
     for part in ("train", "test"):
@@ -276,12 +275,14 @@ def narrow(name: str, home: Path) -> str:
     for key in ("data", "degradation"):
         config[key] = str((SMALL / config[key]).resolve())
     config["trainer"] |= {"callbacks": None, "precision": "32"}
-    path = home / f"{name}.yaml"
+    path = home / SMALL.name / f"{name}.yaml"  # by which the marker `runs` knows it
+    path.parent.mkdir(exist_ok=True)
     path.write_text(yaml.safe_dump(config))
     return str(path)
 
 
 @pytest.mark.slow
+@pytest.mark.runs(*(f"self_cascade_64/{name}" for name in ("base", "tuned", "tf")))
 def test_the_larger_miniature_for_a_gpu(home: Path, enlarger: Enlarger) -> None:
     """64 px to 128, and from the same base to 256: sixteen times the pixels."""
     for part in ("train", "test"):

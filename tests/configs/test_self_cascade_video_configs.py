@@ -17,7 +17,7 @@ from tests.conftest import REPO
 
 VIDEO = REPO / "configs/experiment/mini/self_cascade_video"
 ROWS = ("direct", "scalecrafter", "tf", "finetune", "lora_r4", "lora_r32", "tuned")
-RUN_HERE = tuple(f"mini/self_cascade_video/{name}" for name in ("base", *ROWS))
+ALL = [f"mini/self_cascade_video/{name}" for name in ("base", *ROWS)]
 FRAMES = tuple(
     word
     for part in ("train", "val.kodak", "test.kodak")
@@ -76,7 +76,7 @@ def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enlarger: Any) -> Path
         (("tf",), ("tuned",)),
         pytest.param(
             *(("direct", "scalecrafter", "tf"), ("finetune", "lora_r4", "lora_r32", "tuned")),
-            marks=pytest.mark.slow,
+            marks=(pytest.mark.slow, pytest.mark.runs(*ALL)),
         ),
     ],
     ids=["some", "all"],

@@ -21,8 +21,7 @@ from tests.conftest import REPO
 from tests.contracts.arguments import check_arguments
 
 Enlarger = Callable[..., None]
-RUN_HERE = ("latent_lpips",)
-EXPERIMENT = REPO / f"configs/experiment/{RUN_HERE[0]}.yaml"
+EXPERIMENT = REPO / "configs/experiment/latent_lpips.yaml"
 HERE = "tests.lightning_modules.test_latent_perceptual"
 WIDTHS = (8, 8, 8, 8, 8)
 SMALL = (
@@ -92,6 +91,7 @@ def batch(count: int = 4) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.runs("latent_lpips")
 def test_the_shipped_experiment(
     bapps: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
