@@ -76,8 +76,8 @@ class Note:
     inputs: What else it depended on.
     seconds: All the time it took; of a training that was interrupted, with that before.
     commit: The commit of the code at its end.
-    cpu_seconds: Those of its process and of all that this started, which do not depend on what
-        runs beside it; None where they were not noted.
+    cpu_seconds: Those of its process and of all that this started: what runs beside it changes
+        them far less than ``seconds``. None where they were not noted.
     """
 
     whole: bool = False
