@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if plan.variant:  # beside the first training, which is kept
         plan = plan._replace(runs=options.runs / plan.variant)
     plan.table.mkdir(parents=True, exist_ok=True)
-    line = _Line()
+    line = Line()
     # By an exception, which ends the commands that run.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
@@ -152,13 +152,18 @@ def _said(words: Sequence[str]) -> list[str]:
     return kept
 
 
-class _Line:
+class Line:
     """One line of progress: rewritten on a terminal, written where it changes elsewhere."""
 
     def __init__(self) -> None:
         self.begun, self.latest = time.monotonic(), ""
 
     def show(self, text: str) -> None:
+        """Write what is done and what runs.
+
+        Args:
+            text: Of one line.
+        """
         if sys.stderr.isatty():
             minutes, seconds = divmod(int(time.monotonic() - self.begun), 60)
             width = os.get_terminal_size(sys.stderr.fileno()).columns
@@ -169,6 +174,7 @@ class _Line:
         self.latest = text
 
     def end(self) -> None:
+        """Leave it as it is, for what is written next."""
         if sys.stderr.isatty():
             sys.stderr.write("\n")
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.miniature_jobs import Note
-from benchmarks.miniature_made import made
+from benchmarks.miniature_made import made, time_of
 from benchmarks.miniature_plan import Plan
 from benchmarks.miniature_samples import (
     Difference,
@@ -212,7 +212,7 @@ def _trained(plan: Plan, name: str, note: Note) -> dict[str, Any]:
     """Trained parameters, steps of the checkpoint that is tested, and the time of the whole fit."""
     checkpoint = best_or_newest(plan.trained(name) / FOLDER)
     if checkpoint is None:
-        return {"seconds": note.seconds}
+        return note.cost()
     content = torch.load(checkpoint[0], map_location="cpu", weights_only=True)
     # What the optimiser keeps moments of: a checkpoint also has buffers.
     moments = content["optimizer_states"][0]["state"].values()
@@ -220,8 +220,7 @@ def _trained(plan: Plan, name: str, note: Note) -> dict[str, Any]:
         "parameters": sum(max(t.numel() for t in own.values()) for own in moments),
         "steps": content["global_step"],
         "chosen": checkpoint[1],
-        "seconds": note.seconds,
-        "commit": note.commit,
+        **note.cost(),
     }
 
 
@@ -333,15 +332,18 @@ def _gate_text(results: dict[str, Any]) -> str:
 
 def _table(results: dict[str, Any]) -> str:
     other = "flicker" if results["frames"] == 1 else "memorised"
-    shown = {k: v for k, v in COLUMNS.items() if k != other}
+    shown, rows = {k: v for k, v in COLUMNS.items() if k != other}, results["rows"].values()
     each = "s a clip" if results["frames"] > 1 else "s a picture"
-    head = ["", "parameters", "steps", "training, s", *shown.values(), "calls", each]
+    trainings = results["trainings"]
+    time = time_of(trainings[row["training"]] for row in rows if row["training"] in trainings)
+    unit = "CPU s" if time == "cpu_seconds" else "s"
+    head = ["", "parameters", "steps", f"training, {unit}", *shown.values(), "calls", each]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
-    for row in results["rows"].values():
-        trained = results["trainings"].get(row["training"], {})
+    for row in rows:
+        trained = trainings.get(row["training"], {})
         own = [
             f"{trained[key]:,.0f}" if key in trained else "-"
-            for key in ("parameters", "steps", "seconds")
+            for key in ("parameters", "steps", time)
         ]
         cost = row["cost"]
         cells = [_cell(row["numbers"], metric) for metric in shown]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from callbacks.provenance import commit
 from callbacks.results_file import write_whole
@@ -73,6 +76,8 @@ class Note:
     inputs: What else it depended on.
     seconds: All the time it took; of a training that was interrupted, with that before.
     commit: The commit of the code at its end.
+    cpu_seconds: Those of its process and of all that this started: what runs beside it changes
+        them far less than ``seconds``. None where they were not noted.
     """
 
     whole: bool = False
@@ -80,6 +85,15 @@ class Note:
     inputs: str | None = None
     seconds: float = 0.0
     commit: str | None = None
+    cpu_seconds: float | None = None
+
+    def cost(self) -> dict[str, Any]:
+        """What a report says of it."""
+        return {
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+            "commit": self.commit,
+        }
 
 
 def run_jobs(jobs: Sequence[Job], at_once: int, show: Callable[[str], None]) -> None:
@@ -139,7 +153,7 @@ class _Running:
 
     def __init__(self, job: Job) -> None:
         self.job, self.begun, self.inputs = job, time.monotonic(), job.inputs()
-        self.before = job.note()
+        self.before, self.cpu_seconds = job.note(), 0.0
         # A run goes on by itself where it stands, which is wrong on another base or other settings.
         changed = self.before.inputs not in (None, self.inputs)
         changed = changed or self.before.arguments not in (None, [*job.arguments])
@@ -160,7 +174,8 @@ class _Running:
 
     def ended(self) -> bool:
         """Whether it runs no more."""
-        return self.process.poll() is not None
+        with self._counted():
+            return self.process.poll() is not None
 
     def conclude(self) -> None:
         """Note that it is done.
@@ -178,15 +193,35 @@ class _Running:
 
     def end(self) -> None:
         """End it; what it was trained is kept."""
-        self.process.terminate()
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        with self._counted():
+            self.process.terminate()
+            try:
+                self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
         self._keep(whole=False)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        # A process's time becomes that of ended children when it is waited for, and not before.
+        before = _of_children()
+        try:
+            yield
+        finally:
+            self.cpu_seconds += _of_children() - before
 
     def _keep(self, whole: bool) -> None:
         before = self.before.seconds if self.resumes else 0.0
         seconds = round(before + time.monotonic() - self.begun, 1)
-        self.job.keep(Note(whole, list(self.job.arguments), self.inputs, seconds, commit()))
+        # Of a training that began before they were noted, a part is not known.
+        cpu = self.before.cpu_seconds if before else 0.0
+        cpu = None if cpu is None else round(cpu + self.cpu_seconds, 1)
+        done = Note(whole, list(self.job.arguments), self.inputs, seconds, commit(), cpu)
+        self.job.keep(done)
+
+
+def _of_children() -> float:
+    """CPU seconds of this process's ended children, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -102,7 +102,7 @@ def _further(plan: Plan) -> dict[str, Any]:
 
 def _times(notes: dict[str, Note], verb: str) -> dict[str, dict[str, Any]]:
     return {
-        name.removeprefix(verb): {"seconds": note.seconds, "commit": note.commit}
+        name.removeprefix(verb): note.cost()
         for name, note in notes.items()
         if name.startswith(verb)
     }

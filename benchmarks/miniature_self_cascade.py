@@ -22,8 +22,9 @@ _NO_NETWORK = (
     *("--model.init_args.upscaler_weights", "null"),
 )
 _LAST = ("--checkpoint.keep_best", "0")  # validation is on the pictures of the table
-# Steps in a quarter of 50 minutes of one core: 0.86, 0.86, 1.1 and 1.07 a second.
-_TUNING = {"tuned": 645, "finetune": 645, "lora_r4": 825, "lora_r32": 800}
+# Steps in 320 CPU seconds without validations: a step takes 0.474, 0.507, 0.388 and 0.402 on an AMD
+# EPYC, the mean of 11 in turn in one process. benchmarks.miniature_rates measures whole trainings.
+_TUNING = {"tuned": 675, "finetune": 631, "lora_r4": 825, "lora_r32": 796}
 _PATCHES = ("swd", "swd_2", "kid_base", "repetition")
 
 
@@ -105,7 +106,7 @@ SELF_CASCADE = Generators(
         "lora_r32": "LoRA, rank 32",
         "tuned": "Self-Cascade, tuned",
     },
-    note="All that is tuned has the same time on one core, not the same number of steps: the "
+    note="All that is tuned has about the same CPU time, not the same number of steps: the "
     "upsamplers have few parameters, and in a network this narrow they cost as much as it does, so "
     "seconds say nothing of real widths. Samples are of 50 steps of DPM-Solver++ (2M): those of "
     "DDIM, the paper's solver, lack detail in a base this small. Curves are of 100 samples of 20 "

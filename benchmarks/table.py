@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import miniature, miniature_generators, miniature_report
 from benchmarks.miniature_jobs import REPOSITORY
-from benchmarks.miniature_made import made, minutes
+from benchmarks.miniature_made import made, minutes, unit_of
 from benchmarks.miniature_numbers import FAILS, HOLDS, OPEN
 from benchmarks.miniature_rows import METHODS, kind_of
 from benchmarks.report import RESULTS, placed
@@ -103,9 +103,10 @@ def summary(reports: dict[str, dict[str, Any]]) -> str:
         several = len(set(scales))
         where = f"at x{shown:g}, one of {several} scales: " if several > 1 else ""
         took, machine = sum(minutes(report)), report["machine"]
+        unit = unit_of(report["results"]).removesuffix("utes")
         words = report["command"].partition("benchmarks.miniature ")[2]
         stored = f"benchmarks/results/{name}_miniature.json"
-        by = f"[`{words}`]({stored}), {took:.0f} min, {machine['cpu']}, {report['commit'][:7]}"
+        by = f"[`{words}`]({stored}), {took:.0f} {unit}, {machine['cpu']}, {report['commit'][:7]}"
         link = f"[{TITLES[name]}](docs/methods/{name}.md)"
         lines.append(f"| {link} | {first['claim']} | {where}{said} | {count(claims)} | {by} |")
     return "\n".join(lines) + "\n"

@@ -284,6 +284,21 @@ def test_the_page() -> None:
     assert "holds" not in text
 
 
+def test_the_page_has_cpu_time_where_it_was_noted() -> None:
+    text = markdown(REPORT, "self_cascade")
+    assert "| training, s |" in text
+    assert ", 12 minutes of training and 1 of evaluation, " in text
+    tuned = {**REPORT["results"]["trainings"]["tuned"], "cpu_seconds": 480.2}
+    results = {**REPORT["results"], "trainings": {"tuned": tuned}}
+    text = markdown({**REPORT, "results": results}, "self_cascade")
+    assert "| training, CPU s |" in text
+    assert "| tuned | 1,932 | 340 | 480 |" in text
+    assert ", 12 minutes of training and 1 of evaluation, " in text  # of the rest it is not known
+    results["evaluations"] = {"tuned": {"seconds": 60.0, "cpu_seconds": 120.0}}
+    text = markdown({**REPORT, "results": results}, "self_cascade")
+    assert ", 8 CPU minutes of training and 2 of evaluation, " in text
+
+
 def test_the_page_of_clips() -> None:
     numbers = {"swd": 1.5, "flicker": 2.25, "flicker_std": 0.5}
     row = {**REPORT["results"]["rows"]["tuned"], "numbers": numbers}

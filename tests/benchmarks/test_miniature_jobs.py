@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,49 @@ def test_seconds_of_an_interrupted_training_count(folder: Path) -> None:
     (folder / "t.json").write_text(json.dumps(note))
     run_jobs([test], 1, nothing)
     assert test.note().seconds < 100
+
+
+# Half a second of CPU time in a child's child, which a busy machine may take long for.
+WORK = """
+import subprocess, sys
+burn = "import time\\nwhile time.process_time() < 0.5: pass"
+subprocess.run([sys.executable, "-c", burn], check=True)
+"""
+
+
+def test_cpu_seconds_are_those_of_all_it_started(folder: Path) -> None:
+    (folder / "main.py").write_text(WORK)
+    fit, test = job(folder, "f", "fit"), job(folder, "t", "test")
+    run_jobs([fit, test], 1, nothing)
+    for cost in (fit.note().cost(), test.note().cost()):
+        assert cost["cpu_seconds"] >= 0.5
+        assert cost["cpu_seconds"] <= cost["seconds"] + 0.2  # one process at a time
+
+
+def test_cpu_seconds_of_an_interrupted_training_count_where_they_were_noted(folder: Path) -> None:
+    note = {"whole": False, "arguments": ["fit"], "inputs": "", "seconds": 1000.0, "commit": None}
+    for name, noted in (("known", {"cpu_seconds": 600.0}), ("older", {})):
+        (folder / f"{name}.json").write_text(json.dumps({**note, **noted}))
+    known, older = job(folder, "known", "fit"), job(folder, "older", "fit")
+    run_jobs([known, older], 1, nothing)
+    assert 600 <= (known.note().cpu_seconds or 0) < 700
+    assert older.note().cpu_seconds is None
+
+
+def test_cpu_seconds_of_what_is_ended_are_kept(folder: Path) -> None:
+    waits = f"import pathlib, time\n{WORK}"
+    (folder / "main.py").write_text(waits + "pathlib.Path('done').touch(); time.sleep(600)\n")
+    fit = job(folder, "f", "fit")
+
+    def interrupt(text: str) -> None:
+        while not (folder / "done").is_file():
+            time.sleep(0.02)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs([fit], 1, interrupt)
+    assert not fit.note().whole
+    assert (fit.note().cpu_seconds or 0) >= 0.5
 
 
 def test_a_broken_note_counts_as_none(folder: Path) -> None:
