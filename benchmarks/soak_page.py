@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.soak_faults import KINDS
+from benchmarks.soak_numbers import undecided
 
 PAGE = Path("docs", "soak.md")
 MARKS = ("<!-- soak -->", "<!-- end of soak -->")
@@ -49,8 +50,11 @@ def text_of(path: Path) -> str:
         *(_growth(what, of) for what, of in results["growth an hour"].items()),
         "",
     ]
+    lines += _kinds(results["open files by what they are"])
     if not results["a disk of its own"]:
         lines += ["Without root there was no small disk that could be filled.", ""]
+    if unknown := undecided(results["growth an hour"]):
+        lines += [f"Not decided, so wide are the intervals: {'; '.join(unknown)}.", ""]
     if results["what is wrong"]:
         lines += [f"**What is wrong: {'; '.join(results['what is wrong'])}.**", ""]
     return "\n".join(lines)
@@ -93,3 +97,19 @@ def _growth(what: str, of: dict[str, Any]) -> str:
     mean = next((s["mean"] for s in of.values() if s is not None), None)
     shown = "-" if mean is None else f"{mean:,.0f}"
     return f"| {NAMES[what]} | {shown} | {' | '.join(cells)} |"
+
+
+def _kinds(found: dict[str, dict[str, list[float]]]) -> list[str]:
+    """What the files are that a run has open."""
+    rows = []
+    for kind in sorted({kind for of in found.values() for kind in of}):
+        cells = (", ".join(f"{count:g}" for count in of.get(kind, [0])) for of in found.values())
+        rows.append(f"| {kind} | {' | '.join(cells)} |")
+    return [
+        "| open files: in a first half minute, in the last one, at most | "
+        + " | ".join(f"{name} run" for name in found)
+        + " |",
+        f"|---|{'---|' * len(found)}",
+        *rows,
+        "",
+    ]
