@@ -19,10 +19,11 @@ import torch
 from PIL import Image
 
 from datamodules import pack
+from lightning_modules.networks import taef2
 from lightning_modules.networks.imdn import IMDN
 from tests.conftest import REPO
 from tests.docs.blocks import QUICKSTART, blocks, files, inline
-from tests.docs.stand_in import FOLDER, MADE_SMALL, PROGRAMS
+from tests.docs.stand_in import FOLDER, PROGRAMS, command
 
 NOT_SHARED = (".git", ".venv", "runs", "site")
 
@@ -56,13 +57,14 @@ def make_data(folder: Path) -> None:
     make_pictures(folder / "my", ["photo.png"], (320, 288), seed=1)
     (folder / "photos").symlink_to(folder / "my" / "photos")
     data = folder / "my" / "data"
-    make_pictures(data / "bsds400", [f"{number}.jpg" for number in range(400)], (161, 121))
+    make_pictures(data / "bsds400", [f"{number}.jpg" for number in range(400)], (176, 144))
     make_pictures(data / "kodak24", [f"{number}.png" for number in range(4)], (384, 256))
     make_pictures(folder / "cars", [f"{number}.png" for number in range(64)], (32, 32))
-    make_shards(folder / "cars", data / "cifar10", "train-automobile")
+    for name in ("train-automobile", "test-automobile"):
+        make_shards(folder / "cars", data / "cifar10", name)
     for name in ("set5", "set14"):
         for scale in (2, 3, 4):
-            for side, size in (("hr", (192, 144)), ("lr", (192 // scale, 144 // scale))):
+            for side, size in (("hr", (240, 216)), ("lr", (240 // scale, 216 // scale))):
                 pictures = [f"img_{number:03}.png" for number in range(1, 6)]
                 make_pictures(data / name / f"x{scale}" / side, pictures, size)
     (folder / "lists").mkdir()
@@ -82,12 +84,15 @@ def make_shards(pictures: Path, out: Path, name: str) -> None:
 
 
 def make_weights(folder: Path) -> None:
-    """Files of weights that tell nothing: IMDN's x4, and a network that spandrel reads.
+    """Files of weights that tell nothing: IMDN's x4, TAEF2's, and a network that spandrel reads.
 
     Args:
         folder: That holds `my`.
     """
-    (folder / "my" / "weights").mkdir()
+    weights = folder / "my" / "weights"
+    weights.mkdir()
+    torch.save(taef2.encoder().state_dict(), weights / "taef2_encoder.pth")
+    torch.save(taef2.decoder().state_dict(), weights / "taef2_decoder.pth")
     torch.save(IMDN(4).state_dict(), folder / "my" / "IMDN_x4.pth")
     # Tensors of Real-ESRGAN's compact network (SRVGGNetCompact), x4.
     shapes = {0: (4, 3, 3, 3), 1: (4,), 2: (4, 4, 3, 3), 3: (4,), 4: (48, 4, 3, 3)}
@@ -100,8 +105,7 @@ def make_weights(folder: Path) -> None:
 def trained() -> tempfile.TemporaryDirectory[str]:
     """A folder with the quickstart's run of two steps, for all pages that begin with one."""
     folder = tempfile.TemporaryDirectory()
-    command = [sys.executable, REPO / "main.py", "fit", "--config", REPO / QUICKSTART]
-    fit = [*command, *MADE_SMALL["fit"]]
+    _, fit = command("python", [str(REPO / "main.py"), "fit", "--config", str(REPO / QUICKSTART)])
     subprocess.run(fit, cwd=folder.name, check=True, capture_output=True)
     return folder
 

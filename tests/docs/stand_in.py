@@ -21,9 +21,11 @@ FOLDER = ".programs"  # where the stand-ins lie, first in PATH
 ELSEWHERE = ("torchrun", "srun", "sbatch")  # start processes that are not on this machine
 PROGRAMS = ("python", *ELSEWHERE, "make", "pip", "pytest", "tensorboard", "hf")
 CPU = ("--trainer.accelerator", "cpu", "--trainer.devices", "1")
+# Typed before --config, which may say 0 where nothing can be validated.
+VALIDATED = ("--trainer.limit_val_batches", "1")
 STEPS = (
     *("--trainer.max_steps", "2", "--trainer.val_check_interval", "2"),
-    *("--trainer.limit_val_batches", "1", "--trainer.num_sanity_val_steps", "0"),
+    *("--trainer.num_sanity_val_steps", "0"),
     *("--data.init_args.batch_size", "4", "--data.init_args.streams", "4"),
     *("--data.init_args.workers", "0"),
 )
@@ -31,10 +33,10 @@ MADE_SMALL = {
     "fit": (*CPU, *STEPS),
     "check": (*CPU, *STEPS),
     "throughput": CPU,
-    "encode": CPU,
-    "validate": (*CPU, "--trainer.limit_val_batches", "1"),
+    "encode": (*CPU, "--encode.crops_per_image", "1"),
+    "validate": CPU,
     "test": (*CPU, "--trainer.limit_test_batches", "1"),
-    "predict": (*CPU, "--data.init_args.workers", "0"),
+    "predict": (*CPU, "--data.init_args.workers", "0", "--trainer.limit_predict_batches", "2"),
     "export": (),
     "doctor": (),
 }
@@ -104,7 +106,9 @@ def _run_small(args: list[str]) -> tuple[str, list[str]]:
     verb = next((word for word in args[1:] if word in MADE_SMALL), "")
     if asks(args) or args[0] == "-m" or not MADE_SMALL.get(verb):
         return "run", [sys.executable, *args]
-    return "run small", [sys.executable, *args, *MADE_SMALL[verb]]
+    after = args.index(verb) + 1
+    words = [*args[:after], *VALIDATED, *args[after:], *MADE_SMALL[verb]]
+    return "run small", [sys.executable, *words]
 
 
 def _known_extras(args: Sequence[str]) -> list[str]:

@@ -107,6 +107,7 @@ def test_files_that_a_page_shows() -> None:
     [
         ("python main.py fit --config a.yaml", True, "parsed", ""),
         ("python main.py fit --config a.yaml", False, "run small", "--trainer.max_steps 2"),
+        ("python main.py fit --config a.yaml", False, "run small", "_batches 1 --config a.yaml"),
         ("python main.py fit --model.help lightning_modules.x.Y", False, "run", ".x.Y"),
         ("python main.py doctor --doctor.wait 5", False, "run", "doctor --doctor.wait 5"),
         ("python main.py export runs/a", False, "run", "export runs/a"),
