@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import miniature, miniature_generators, miniature_report
 from benchmarks.miniature_jobs import REPOSITORY
@@ -37,6 +38,20 @@ COLUMNS = {
 }
 SHOWN = 4.0  # the scale of README's line, where a headline has several
 TIMES_1000 = miniature_generators.TIMES_1000
+
+
+class Other(NamedTuple):
+    """Judgements of other trainings of a method.
+
+    Args:
+        title: What was other about them.
+        file: The JSON file's name.
+        report: What it holds.
+    """
+
+    title: str
+    file: str
+    report: dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,17 +87,22 @@ def texts(folder: Path = RESULTS) -> dict[str, str]:
     paths = {name: folder / f"{name}_miniature.json" for name in METHODS}
     found = {name: json.loads(p.read_text()) for name, p in paths.items() if p.is_file()}
     judged = {name: found[name] for name in TITLES if name in found}
-    again = {
-        name: [
-            json.loads(p.read_text()) for p in sorted(folder.glob(f"{name}_miniature_[0-9]*.json"))
-        ]
-        for name in judged
-    }
+    others = {name: _others(folder, name) for name in judged}
     pages = {
         f"docs/methods/{name}.md": kind_of(METHODS[name]).markdown(report, name)
         for name, report in found.items()
     }
-    return {"docs/results.md": page(judged, again), "README.md": summary(judged), **pages}
+    return {"docs/results.md": page(judged, others), "README.md": summary(judged), **pages}
+
+
+def _others(folder: Path, name: str) -> list[Other]:
+    found = []
+    for path in sorted(folder.glob(f"{name}_miniature_*.json")):
+        said = re.fullmatch(r"(longer_)?(\d+)", path.stem.removeprefix(f"{name}_miniature_"))
+        if said is not None:  # those of a GPU are of another machine
+            title = f"{said[2]} times the steps" if said[1] else "trained again"
+            found.append(Other(title, path.name, json.loads(path.read_text())))
+    return found
 
 
 def summary(reports: dict[str, dict[str, Any]]) -> str:
@@ -113,39 +133,42 @@ def summary(reports: dict[str, dict[str, Any]]) -> str:
 
 
 def page(
-    reports: dict[str, dict[str, Any]], again: dict[str, list[dict[str, Any]]] | None = None
+    reports: dict[str, dict[str, Any]], others: Mapping[str, Sequence[Other]] | None = None
 ) -> str:
     """Every claim of every method, with what it took to judge it.
 
     Args:
         reports: By method, as in the JSON files.
-        again: Those of other seeds of training, by method.
+        others: Of other trainings, by method.
     """
-    others = again or {}
-    return "\n".join(_section(name, own, others.get(name, [])) for name, own in reports.items())
+    of = others or {}
+    return "\n".join(_section(name, own, of.get(name, ())) for name, own in reports.items())
 
 
-def _section(name: str, report: dict[str, Any], again: Sequence[dict[str, Any]]) -> str:
+def _section(name: str, report: dict[str, Any], others: Sequence[Other]) -> str:
     results = report["results"]
     labels = {key: row["label"] for key, row in results["rows"].items()}
-    stored = f"../benchmarks/results/{name}_miniature"
+    stored = "../benchmarks/results"
+    titles = "".join(f" {other.title} |" for other in others)
     lines = [
         f"## {TITLES[name]}",
         "",
         f"Judgements: {count(results['claims'])}. [The whole table](methods/{name}.md). "
-        f"{made(report, f'{stored}.json')}, seeds {', '.join(map(str, results['seeds']))}.",
+        f"{made(report, f'{stored}/{name}_miniature.json')}, "
+        f"seeds {', '.join(map(str, results['seeds']))}.",
         *(
-            f"Trained again: {count(o['results']['claims'])}. {made(o, f'{stored}_{n}.json')}.\n"
-            f"{changes(results['claims'], o['results']['claims'])}."
-            for n, o in enumerate(again, 1)
+            f"{title[0].upper()}{title[1:]}: {count(other['results']['claims'])}. "
+            f"{made(other, f'{stored}/{file}')}.\n"
+            f"{changes(results['claims'], other['results']['claims'])}."
+            for title, file, other in others
         ),
         "",
-        f"| claim | the better one - the other one | measured |{' trained again |' * len(again)}",
-        f"|---|---|---|{'---|' * len(again)}",
+        f"| claim | the better one - the other one | measured |{titles}",
+        f"|---|---|---|{'---|' * len(others)}",
     ]
     for claim in results["claims"]:
         who = f"{labels[claim['better']]} - {labels[claim['than']]}"
-        found = [claim, *(_same(claim, other["results"]["claims"]) for other in again)]
+        found = [claim, *(_same(claim, o.report["results"]["claims"]) for o in others)]
         said = ["; ".join(measured(*apart) for apart in by_metric(one)) for one in found]
         lines.append(f"| {claim['claim']} | {who} | {' | '.join(said)} |")
     return "\n".join(lines) + "\n"

@@ -10,7 +10,17 @@ import pytest
 
 from benchmarks.miniature_rows import METHODS
 from benchmarks.report import RESULTS, placed
-from benchmarks.table import TITLES, changes, count, marks_of, measured, page, summary, texts
+from benchmarks.table import (
+    TITLES,
+    Other,
+    changes,
+    count,
+    marks_of,
+    measured,
+    page,
+    summary,
+    texts,
+)
 from tests.conftest import REPO
 
 TEXTS = texts()
@@ -69,7 +79,9 @@ def test_another_training_stands_beside_the_first_one() -> None:
     once = page({"casarbi": first})
     assert "| A wins | A - B | PSNR-Y +0.5: **holds** |" in once
     assert "rained again" not in once
-    both = page({"casarbi": first}, {"casarbi": [report("second", -0.25, "does not hold")]})
+    second = report("second", -0.25, "does not hold")
+    again = Other("trained again", "casarbi_miniature_1.json", second)
+    both = page({"casarbi": first}, {"casarbi": [again]})
     assert "| measured | trained again |\n|---|---|---|---|\n" in both
     assert "| A - B | PSNR-Y +0.5: **holds** | PSNR-Y -0.25: **does not hold** |" in both
     assert (
@@ -77,7 +89,8 @@ def test_another_training_stands_beside_the_first_one() -> None:
         in both
     )
     assert "\n1 of 1 judgements differ from those of the first training.\n" in both
-    other = page({"casarbi": first}, {"casarbi": [report("third", 1.0, "holds", than="c")]})
+    third = again._replace(report=report("third", 1.0, "holds", than="c"))
+    other = page({"casarbi": first}, {"casarbi": [third]})
     assert "| A - B | PSNR-Y +0.5: **holds** |  |" in other
     assert "\n0 of 0 judgements differ " in other
 
@@ -129,11 +142,17 @@ def test_every_page_with_marks_is_held() -> None:
     assert {name for name, text in names.items() if marks_of(name)[0] in text} == set(TEXTS)
 
 
-def test_longer_trainings_do_not_stand_for_second_ones(tmp_path: Path) -> None:
-    for path in RESULTS.glob("casarbi_miniature*.json"):
-        shutil.copy(path, tmp_path)
-    before = texts(tmp_path)
-    assert "Trained again" in before["docs/results.md"]
-    for variant in ("longer_10", "cuda", "longer_10_cuda_training_1"):
+def test_longer_trainings_stand_beside_the_first_one_and_those_of_a_gpu_do_not(
+    tmp_path: Path,
+) -> None:
+    shutil.copy(RESULTS / "casarbi_miniature.json", tmp_path)
+    alone = texts(tmp_path)
+    for variant in ("cuda", "longer_10_cuda", "longer_10_training_1"):
         (tmp_path / f"casarbi_miniature_{variant}.json").write_text("not read")
-    assert texts(tmp_path) == before
+    assert texts(tmp_path) == alone
+    first = (tmp_path / "casarbi_miniature.json").read_text()
+    (tmp_path / "casarbi_miniature_longer_3.json").write_text(first)
+    found = texts(tmp_path)["docs/results.md"]
+    assert "| measured | 3 times the steps |\n" in found
+    assert "\n3 times the steps: of 67, " in found
+    assert "\n0 of 67 judgements differ from those of the first training.\n" in found
