@@ -141,8 +141,8 @@ def page(
         reports: By method, as in the JSON files.
         others: Of other trainings, by method.
     """
-    of = others or {}
-    return "\n".join(_section(name, own, of.get(name, ())) for name, own in reports.items())
+    beside = others or {}
+    return "\n".join(_section(name, own, beside.get(name, ())) for name, own in reports.items())
 
 
 def _section(name: str, report: dict[str, Any], others: Sequence[Other]) -> str:

@@ -247,6 +247,7 @@ class LoRA(FineTune):
             self._added = True
 
     def _check_trainable(self) -> None:
+        # Updates are trained whether or not something of the base is.
         pass
 
     def load_weights(self, path: str | Path) -> None:

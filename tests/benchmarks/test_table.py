@@ -145,14 +145,16 @@ def test_every_page_with_marks_is_held() -> None:
 def test_longer_trainings_stand_beside_the_first_one_and_those_of_a_gpu_do_not(
     tmp_path: Path,
 ) -> None:
-    shutil.copy(RESULTS / "casarbi_miniature.json", tmp_path)
-    alone = texts(tmp_path)
+    for name in ("casarbi_miniature.json", "casarbi_miniature_1.json"):
+        shutil.copy(RESULTS / name, tmp_path)
+    before = texts(tmp_path)
+    assert "Trained again" in before["docs/results.md"]
     for variant in ("cuda", "longer_10_cuda", "longer_10_training_1"):
         (tmp_path / f"casarbi_miniature_{variant}.json").write_text("not read")
-    assert texts(tmp_path) == alone
+    assert texts(tmp_path) == before
     first = (tmp_path / "casarbi_miniature.json").read_text()
     (tmp_path / "casarbi_miniature_longer_3.json").write_text(first)
     found = texts(tmp_path)["docs/results.md"]
-    assert "| measured | 3 times the steps |\n" in found
+    assert "| measured | trained again | 3 times the steps |\n" in found
     assert "\n3 times the steps: of 67, " in found
     assert "\n0 of 67 judgements differ from those of the first training.\n" in found

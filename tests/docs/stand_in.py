@@ -1,8 +1,9 @@
 """Stands in the place of a program while commands of the pages are checked.
 
-Called as ``stand_in.py PROGRAM ARGUMENTS``: `python` runs, with a training of two steps. What needs
-other machines, or all of CI, never runs; neither does what a page has parsed only, which the caller
-does (tests/docs/parsed.py). Appends a line of JSON to the file that ``DOCS_LOG`` names.
+Called as ``stand_in.py PROGRAM ARGUMENTS``: `python` runs, made small: two steps, two
+batches. What needs other machines, or all of CI, never runs; neither does what a page has parsed
+only, which the caller does (tests/docs/parsed.py). Appends a line of JSON to the file that
+``DOCS_LOG`` names.
 """
 
 from __future__ import annotations
