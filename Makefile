@@ -4,7 +4,7 @@
 # make docs-commands   every command of every page, or one page's: make docs-commands PAGES=docs/data.md (for maintainers; long)
 # make test-slow   what takes longer: runs on several processes, and the like
 # make bench-gpu   all that is measured on a GPU; without one, what that would be
-# make test-faults   two nodes that lose power, cables and disks, again and again (a quarter of an hour; needs root)
+# make test-faults   two nodes that lose power, cables and disks, again and again (half an hour; needs root)
 # make test-minimum   the quick tests with the oldest versions that pyproject.toml allows, in .venv-minimum (needs uv)
 # make coverage   which part of the code the quick tests run
 # make soak   hours of training while something goes wrong every few minutes, compared with an undisturbed run
