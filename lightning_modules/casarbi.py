@@ -231,7 +231,8 @@ class CasArbi(SuperResolver):
         # training begins, when it is not measured yet.
         unit = float(self._unit()) or 1.0
         x = process.prior(self._anchor(b), noise.normal(b.shape)) / unit
-        deviations = (self._deviations(process.etas) / unit).tolist()
+        # Of numbers alone: the table lies on the CPU, and sigma_r may not.
+        deviations = (self._deviations(process.etas, unit) / unit).tolist()
         for step in reversed(range(process.steps)):
             t = torch.full((len(x),), process.timesteps[step], device=x.device)
             raw = self.network(x / deviations[step], t, b, features, lr_size, level)
@@ -271,10 +272,11 @@ class CasArbi(SuperResolver):
 
     def _scaled(self, x: Tensor, t: Tensor) -> Tensor:
         # To a deviation of about 1.
-        return x / self._deviations(self.process.etas.to(x)[t].view(-1, 1, 1, 1))
+        eta = self.process.etas.to(x)[t].view(-1, 1, 1, 1)
+        return x / self._deviations(eta, self._unit())
 
-    def _deviations(self, eta: Tensor) -> Tensor:
-        kept = (1 - eta) * self._unit() if self.domain == "residual" else 1.0
+    def _deviations(self, eta: Tensor, unit: Tensor | float) -> Tensor:
+        kept = (1 - eta) * unit if self.domain == "residual" else 1.0
         return (kept**2 + self.process.kappa**2 * eta).sqrt()
 
     def on_train_start(self) -> None:

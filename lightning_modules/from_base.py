@@ -198,7 +198,9 @@ class FromBase(Generator):
             if self.patch is None or base is None:
                 raw = guided(partial(predict, now), z, t, *known, self.guidance)
             else:
-                size, number = (z.shape[-2], z.shape[-1]), self.sampled.index(now)
+                size = (z.shape[-2], z.shape[-1])
+                # Not its index: `heun` also calls at the timestep where sampling ends.
+                number = sum(t > now for t in self.sampled)
                 step = Step(number, len(self.sampled), size, self.latent_size(base))
                 call = partial(predict, now)
                 raw = self.patch.guided(self.denoiser, step, call, z, t, known, self.guidance)

@@ -86,7 +86,8 @@ class InvSR(Adversarial):
         middle: The predictor of noise between the steps, trained with ``starting`` false.
         middle_weights: Its weights: a run that trained it, or a file.
         deterministic: Take the means of the predictors' and the autoencoder's distributions instead
-            of drawing from them, when sampling; what nobody predicts is still drawn.
+            of drawing from them, when sampling; what nobody predicts is still drawn. In training
+            the autoencoder's alone.
         starts: Timesteps that are trained for.
         starting: Train the predictor for the start. False: for noise between the steps, which is
             put on the latent of HR, at all of ``starts`` but the first.

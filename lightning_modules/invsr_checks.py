@@ -34,6 +34,11 @@ def check_arguments(method: InvSR) -> None:
             "model.init_args.schedule must have variance exploding, and predict epsilon or "
             f"v_prediction; it has {method.schedule.variance} and {method.schedule.prediction}"
         )
+    if method.guidance != 1 and method.prompt is None:
+        raise ValueError(
+            f"model.init_args.guidance is {method.guidance:g}, and there is no prompt whose "
+            "negative it would lead away from: set model.init_args.prompt, or guidance to 1"
+        )
     if not method.starts or not all(1 <= t < method.schedule.steps for t in method.starts):
         raise ValueError(
             f"model.init_args.starts is {list(method.starts)}; expected timesteps from 1 to "

@@ -12,6 +12,7 @@ from torch.nn import functional
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
 from lightning_modules.color import ColorFix
+from lightning_modules.frozen_base import check_trained
 from lightning_modules.image_model import adam
 from lightning_modules.latent_pairs import enlarged, latent_pair
 from lightning_modules.networks.noise_predictor import NoisePredictor
@@ -82,3 +83,12 @@ class LatentRegression(SuperResolver):
         size = (round(lr.shape[-2] * self.scale), round(lr.shape[-1] * self.scale))
         y = self.space.encode(enlarged(lr, size))
         return mirrored.crop(self.space.decode(y + self.predictor(lr, 0.0).mean), batch["size"])
+
+    def setup(self, stage: str) -> None:
+        """See that nothing is computed in random latents.
+
+        Raises:
+            ValueError: The autoencoder has random weights.
+        """
+        super().setup(stage)
+        check_trained(None, self.space)

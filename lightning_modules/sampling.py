@@ -18,7 +18,7 @@ Solver = Literal["ddim", "euler", "euler_ancestral", "heun", "dpm_solver_2m"]
 
 @dataclass(frozen=True)
 class Sampler:
-    """Which timesteps are run, and how; by default as Stable Diffusion is sampled by DDIM.
+    """Which timesteps are run, and how; by default Stable Diffusion's DDIM, but for ``last``.
 
     Args:
         steps: Number of steps from noise alone.
@@ -81,7 +81,7 @@ class Sampler:
         schedule: Schedule,
         noise: Noise,
     ) -> Tensor:
-        """One call of ``clean`` at each timestep; ``heun`` makes two, but at the last one.
+        """One call of ``clean`` at each timestep; ``heun`` makes two, but before -1.
 
         Args:
             z: (B, ...) at the first timestep.

@@ -17,7 +17,8 @@ import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,19 +34,29 @@ _ENDS = ("conv_in", "conv_out")  # never dilated
 
 @dataclass(frozen=True)
 class FreeU:
-    """Factors of FreeU (Si et al., CVPR 2024; arXiv 2309.11497), as diffusers has them.
+    """Factors of FreeU (Si et al., CVPR 2024; arXiv 2309.11497).
 
     Args:
         s1: Of the skip connections' low frequencies in the deepest blocks.
         s2: In those above.
         b1: Of half of the channels from below in the deepest blocks.
         b2: In those above.
+        by_width: Whether the deepest blocks are meant by their features' width: the first factors
+            are for what comes from below with the most channels, the second for half as many, as
+            ScaleCrafter was released. Else they are the first and the second block of the way up,
+            as diffusers has it.
     """
 
     s1: float = 0.9
     s2: float = 0.2
     b1: float = 1.1
     b2: float = 1.2
+    by_width: bool = False
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """By their names."""
+        return {name: getattr(self, name) for name in ("s1", "s2", "b1", "b2")}
 
 
 class ScaleCrafter(NetworkPatch):
@@ -170,7 +181,8 @@ class ScaleCrafter(NetworkPatch):
         if self.damped_steps:
             own["damped"] = f"{self.damped_steps} {' '.join(self.damped_without)}"
         if self.freeu is not None:
-            own["freeu"] = " ".join(f"{value:g}" for value in asdict(self.freeu).values())
+            words = [f"{value:g}" for value in self.freeu.factors.values()]
+            own["freeu"] = " ".join([*words, *(["by width"] if self.freeu.by_width else [])])
         return {**super().options, **own}
 
 
@@ -226,8 +238,15 @@ def _resized(x: Tensor, size: list[int]) -> Tensor:
 
 @contextmanager
 def _freeu(unet: Any, factors: FreeU) -> Iterator[None]:
+    if factors.by_width:
+        with ExitStack() as stack:
+            for layer, width, b, s in _by_width(unet, factors):
+                handle = layer.register_forward_pre_hook(partial(_scaled, width, b, s))
+                stack.callback(handle.remove)
+            yield
+        return
     # diffusers' own way back would lose factors that were there before.
-    names = asdict(factors)
+    names = factors.factors
     before = [(up, name, getattr(up, name, None)) for up in unet.up_blocks for name in names]
     try:
         unet.enable_freeu(**names)
@@ -235,6 +254,27 @@ def _freeu(unet: Any, factors: FreeU) -> Iterator[None]:
     finally:
         for up, name, value in before:
             setattr(up, name, value)
+
+
+def _by_width(unet: Any, factors: FreeU) -> Iterator[tuple[nn.Module, int, float, float]]:
+    """Residual blocks of the way up that are changed, with the channels that come from below."""
+    widest = max(unet.config.block_out_channels)
+    chosen = {widest: (factors.b1, factors.s1), widest // 2: (factors.b2, factors.s2)}
+    width = unet.config.block_out_channels[-1]
+    for up in unet.up_blocks:
+        for layer in up.resnets:
+            if width in chosen:
+                yield (layer, width, *chosen[width])
+            width = layer.out_channels
+
+
+def _scaled(width: int, b: float, s: float, _: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    from diffusers.utils.torch_utils import fourier_filter
+
+    below, skip = inputs[0][:, :width], inputs[0][:, width:]
+    half = width // 2
+    parts = [below[:, :half] * b, below[:, half:], fourier_filter(skip, threshold=1, scale=s)]
+    return torch.cat(parts, 1), *inputs[1:]
 
 
 def _factors(layers: Mapping[str, nn.Conv2d], factors: Mapping[str, float]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -11,7 +12,9 @@ from torch.optim.lr_scheduler import LambdaLR
 class WarmUp(LambdaLR):
     """A learning rate that rises evenly over the first steps, and then stays.
 
-    Step n, counted from 1, is taken with n / ``warm_up`` of the optimiser's rate.
+    Step n, counted from 1, is taken with n / ``warm_up`` of the optimiser's rate. A run that goes
+    on with other settings than it began with, the optimiser's rate among them, follows the new ones
+    from its second step on.
 
     Args:
         optimizer: Whose learning rate it is.
@@ -21,11 +24,22 @@ class WarmUp(LambdaLR):
         ValueError: ``warm_up`` is negative.
     """
 
+    _settings: tuple[str, ...] = ("base_lrs", "warm_up")
+
     def __init__(self, optimizer: Optimizer, warm_up: int = 5000) -> None:
         if warm_up < 0:
             raise ValueError(f"warm_up of {type(self).__name__} is {warm_up}; expected 0 or more")
         self.warm_up = warm_up
         super().__init__(optimizer, [self._of(g["lr"]) for g in optimizer.param_groups])
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where it was, by the settings of this one: torch takes those of the checkpoint.
+
+        Args:
+            state_dict: What another one's ``state_dict`` gave.
+        """
+        own = {name: self.__dict__[name] for name in self._settings}
+        super().load_state_dict({**state_dict, **own, "lr_lambdas": [None] * len(self.lr_lambdas)})
 
     def _of(self, rate: float) -> _Factor:
         return _Factor(self.warm_up)
@@ -44,6 +58,8 @@ class WarmUpCosine(WarmUp):
         ValueError: The warm-up is negative, or leaves no step to fall in; or ``final`` is below 0
             or above the optimiser's rate.
     """
+
+    _settings = (*WarmUp._settings, "steps", "final")
 
     def __init__(
         self, optimizer: Optimizer, steps: int, warm_up: int = 5000, final: float = 2e-5

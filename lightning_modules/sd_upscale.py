@@ -17,6 +17,7 @@ from lightning_modules.backbone.space import named
 from lightning_modules.base import SuperResolver
 from lightning_modules.color import ColorFix
 from lightning_modules.noise import Noise
+from lightning_modules.padding import padded
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -69,6 +70,7 @@ class SDUpscale(SuperResolver):
                 f"SDUpscale enlarges by {factor}, and {self.scale:g} is asked for: set "
                 f"data.init_args.scale, or model.init_args.upscaler_scale, to {factor}"
             )
+        self.tile_multiple = factor
         self.weights_source = named(path, self, revision)
         self.requires_grad_(False)
         self.train(False)
@@ -92,9 +94,11 @@ class SDUpscale(SuperResolver):
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """All steps of the pipeline, with noise from each picture's own generator."""
         texts = batch.get("text") or [""] * len(batch["lr"])
+        # Sides that are no multiples of its factor the pipeline makes smaller, without a word.
+        mirrored = padded(batch["lr"], self.tile_multiple)
         made = self.pipeline(
             list(texts),
-            batch["lr"],
+            mirrored.lr,
             num_inference_steps=self.steps,
             guidance_scale=self.guidance,
             noise_level=self.noise_level,
@@ -102,7 +106,7 @@ class SDUpscale(SuperResolver):
             output_type="pt",
         )
         pictures: Tensor = made.images
-        return pictures
+        return mirrored.crop(pictures, batch["size"])
 
     @property
     def options(self) -> dict[str, str | int | float]:

@@ -12,6 +12,7 @@ from lightning_modules.attn_sf import AttnSF, self_attention, temperature
 from lightning_modules.backbone.denoiser import Flags
 from lightning_modules.network_patch import Step
 from lightning_modules.noise import Noise
+from lightning_modules.sampling import Sampler
 from tests.lightning_modules.backbone.unets import wrapped
 from tests.lightning_modules.test_direct import direct
 from tests.lightning_modules.test_self_cascade import base, batch
@@ -49,6 +50,21 @@ def test_a_layer_attends_with_it(processor):
         expected = layer.to_out[0](mixed.transpose(1, 2).flatten(2))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, msg=name)
         assert isinstance(layer.processor, processor)
+
+
+@torch.no_grad()
+def test_heun_down_to_the_first_timestep():
+    """It calls at timestep 0 too, which is none of the sampler's."""
+
+    class Noted(AttnSF):
+        def applied(self, denoiser, step):
+            numbers.append(step.number)
+            return super().applied(denoiser, step)
+
+    numbers, given = [], batch()
+    method = direct(sampler=Sampler(2, solver="heun", last=0), patch=Noted())
+    method.generate(given, Noise(given["seed"]))
+    assert numbers == [0, 1, 1, 2]
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from degradations.bicubic import resize
 from lightning_modules.backbone.shifting import ResidualShift
@@ -75,6 +76,27 @@ def test_both_domains_are_one_process():
     made["image"].network.answer = lambda b: b + 0.05
     found = {k: m.restore(given, Noise(given["seed"])) for k, m in made.items()}
     torch.testing.assert_close(found["residual"], found["image"], rtol=0, atol=1e-5)
+
+
+class Apart(TorchFunctionMode):
+    """Refuses what a GPU would: a number that lies there, beside a table that does not."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if any(a is self.number for a in args):
+            tables = [a for a in args if isinstance(a, torch.Tensor) and a.dtype == torch.float64]
+            assert not any(table.ndim for table in tables), function
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("timesteps", [None, [14, 4, 0]])
+def test_tables_on_the_cpu_do_not_meet_what_moves_with_the_model(timesteps):
+    given, made = batch(), method(timesteps=timesteps)
+    with Apart(made.sigma_r):
+        made.restore(given, Noise(given["seed"]))
 
 
 def test_the_network_sees_unit_deviation():

@@ -13,7 +13,7 @@ from torch.nn import functional
 from lightning_modules.backbone.condition import TextEncoder
 from lightning_modules.backbone.denoiser import Denoiser, Flags, UNet2D
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import PixelSpace, fingerprint
+from lightning_modules.backbone.space import PixelSpace, Taef2Space, fingerprint
 from lightning_modules.diffusion import Diffusion, min_snr_weights
 from lightning_modules.noise import Noise
 from tests.lightning_modules.backbone.unets import FLAT, bare, small_kl, wrapped
@@ -423,6 +423,14 @@ def test_a_run_on_the_command_line(tiny, enlarger):
 def test_settings_that_cannot_be(settings, message):
     with pytest.raises(ValueError, match=message):
         Diffusion(**{"scale": 1.0, "denoiser": Oracle(None)} | settings)
+
+
+def test_random_latents_are_refused():
+    """They are in no checkpoint: a test would have others than the training."""
+    channels = {"in_channels": 32, "out_channels": 32}
+    method = Diffusion(1.0, wrapped(**channels), Taef2Space())
+    with pytest.raises(ValueError, match=r"space, Taef2Space, has random weights"):
+        method.setup("fit")
 
 
 def test_pictures_that_cannot_be_made():

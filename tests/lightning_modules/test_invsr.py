@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from lightning_modules.backbone.denoiser import Flags, UNet2D
 from lightning_modules.backbone.schedule import Schedule
+from lightning_modules.backbone.space import Taef2Space
 from lightning_modules.invsr import InvSR
 from lightning_modules.invsr_plan import start_for, timesteps_for
 from lightning_modules.latent_pairs import enlarged
@@ -428,6 +429,10 @@ def test_the_distance_is_looked_for_in_training_alone(tmp_path: Path) -> None:
         ),
         ({"discriminator": judge_of(4)}, r"the discriminator is for latents of 4 channels and"),
         ({"steps": 0}, r"steps is 0 and patch 16; expected 1 or more"),
+        (
+            {"guidance": 2.0},
+            r"guidance is 2, and there is no prompt .*init_args\.prompt",
+        ),
         ({"predictor": predictor(halvings=0)}, r"that is scale 8 alone"),
     ],
 )
@@ -452,6 +457,12 @@ def test_results_name_what_sampling_depends_on() -> None:
 def test_a_regression_that_does_not_fit() -> None:
     with pytest.raises(ValueError, match=r"LatentRegression got scale 2 .* makes scale 4 of 3"):
         LatentRegression(2.0, predictor(), Averaged())
+
+
+def test_a_regression_in_random_latents() -> None:
+    control = LatentRegression(4.0, NoisePredictor(32, **SMALL), Taef2Space(), patch=16)
+    with pytest.raises(ValueError, match=r"space, Taef2Space, has random weights"):
+        control.setup("fit")
 
 
 def test_nothing_is_made_with_random_weights() -> None:

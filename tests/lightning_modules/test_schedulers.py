@@ -44,6 +44,25 @@ def test_it_goes_on_where_it_stopped():
     assert before + rates(second, 7) == pytest.approx(whole)
 
 
+@pytest.mark.parametrize("kind", ["warm-up", "cosine"])
+def test_it_goes_on_by_new_settings(kind):
+    """Such as a later end, where a run that is over is to be trained for longer."""
+
+    def made(rate, steps, warm_up):
+        if kind == "warm-up":
+            return WarmUp(optimizer(rate), warm_up)
+        return WarmUpCosine(optimizer(rate), steps, warm_up)
+
+    first, second = made(5e-5, 12, 4), made(4e-5, 40, 20)
+    expected = rates(made(4e-5, 40, 20), 14)
+    old = rates(first, 13)[-1]
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.load_state_dict(first.state_dict())
+    found = rates(second, 2)
+    assert found[1] == pytest.approx(expected[-1] * (15 / 14))  # both still rise
+    assert found[0] == pytest.approx(old)
+
+
 def test_the_state_is_of_plain_types(tmp_path):
     """Checkpoints are read without running code."""
     torch.save(WarmUpCosine(optimizer(), steps=12, warm_up=4).state_dict(), tmp_path / "state.pt")

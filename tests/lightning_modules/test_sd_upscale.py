@@ -20,6 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from degradations.draws import seed_of
 from lightning_modules.noise import Noise, PlacedNoise
+from lightning_modules.padding import padded
 from lightning_modules.sd_upscale import SDUpscale
 from lightning_modules.tiling import whole
 from tests.lightning_modules.backbone.texts import save_text_encoder
@@ -89,6 +90,19 @@ def test_a_picture_is_its_own(folder):
     captioned = method.enlarge(batch(text=["", "a"]))["sr"]
     torch.testing.assert_close(captioned[0], both[0], rtol=0, atol=1e-4)
     assert (captioned[1] - both[1]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("sides", [(9, 14), (3, 12)])
+def test_sides_that_the_pipeline_would_cut(folder, sides):
+    """They are mirrored up to its factor; what lies in the given picture stays where it is."""
+    method, wide = SDUpscale(4.0, folder, **FEW), batch(1)
+    wide["lr"] = torch.rand(1, 3, *sides, generator=torch.Generator().manual_seed(1))
+    wide["size"] = sides[0] * 4, sides[1] * 4
+    found = method.enlarge(wide)["sr"]
+    mirrored = padded(wide["lr"], 4).lr
+    size = mirrored.shape[-2] * 4, mirrored.shape[-1] * 4
+    whole_one = method.enlarge({**wide, "lr": mirrored, "size": size})["sr"]
+    assert torch.equal(found, whole_one[..., : wide["size"][0], : wide["size"][1]])
 
 
 def test_nothing_is_trained(folder):
