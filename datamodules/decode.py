@@ -33,7 +33,7 @@ from datamodules.deep import Pixels, Unsupported, bits_of_tiff, kind_of_tiff, pn
 from datamodules.deep_profiles import to_srgb_16
 from datamodules.exif import orientation_of, tiff_exif
 from datamodules.png import check_png, told_late
-from datamodules.profiles import image_of, space_of, to_srgb
+from degradations.profiles import image_of, space_of, to_srgb
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 
 from datamodules import decode as module
 from datamodules.decode import REASONS, UnreadableImage, decode, read_picture, read_size
-from datamodules.profiles import image_of
+from degradations.profiles import image_of
 from tests.datamodules.profiles import (
     SRGB,
     grey_profile,
@@ -456,7 +456,7 @@ def test_a_profile_that_does_not_fit_is_ignored(profile):
 
 
 def test_a_broken_profile_is_logged(caplog):
-    caplog.set_level(logging.DEBUG, "datamodules.profiles")
+    caplog.set_level(logging.DEBUG, "degradations.profiles")
     profile = rgb_profile().replace(b"gTRC", b"????")
     decode(encoded(Image.fromarray(RGB), icc_profile=profile), "a", srgb=True)
     assert "a broken colour profile is ignored" in caplog.text
