@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from datamodules.interleave import Mixture
 from datamodules.names import Names
 from datamodules.source import Sample, Source
 from degradations.base import Degradation
@@ -62,6 +63,12 @@ class Crops(Source):
     def groups(self) -> list[int]:
         """Those of the source, in squares."""
         return [self.per_picture * size for size in self.source.groups]
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """That of the source, in squares."""
+        mixture = self.source.mixture
+        return None if mixture is None else mixture.times(self.per_picture)
 
     def upcoming(self, groups: Sequence[int]) -> None:
         """Tell the source. Args as ``Source.upcoming``."""

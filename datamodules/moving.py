@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from datamodules.clips import ClipSource
 from datamodules.cutting import SampleDraws
+from datamodules.interleave import Mixture
 from datamodules.source import Pixels, Sample, Source
 from degradations.draws import seed_of
 
@@ -77,6 +78,12 @@ class MovingCrops(ClipSource):
     def groups(self) -> list[int]:
         """Those of the source, in clips."""
         return [self.per_picture * size for size in self.source.groups]
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """That of the source, in clips."""
+        mixture = self.source.mixture
+        return None if mixture is None else mixture.times(self.per_picture)
 
     def upcoming(self, groups: Sequence[int]) -> None:
         """Tell the source. Args as ``Source.upcoming``."""

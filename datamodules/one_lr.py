@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from datamodules.interleave import Mixture
 from datamodules.source import Pixels, Sample, Source
 
 
@@ -57,6 +58,11 @@ class OneLR(Source):
     def groups(self) -> list[int]:
         """Those of the source."""
         return self.source.groups
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """That of the source."""
+        return self.source.mixture
 
     def upcoming(self, groups: Sequence[int]) -> None:
         """Tell the source. Args as ``Source.upcoming``."""
