@@ -8,7 +8,7 @@ import numpy as np
 
 from datamodules.interleave import Mixture
 from datamodules.names import Names
-from datamodules.source import Sample, Source
+from datamodules.source import Sample, Source, prepare_within
 from degradations.base import Degradation
 from degradations.draws import Draws, seed_of
 
@@ -48,9 +48,12 @@ class Crops(Source):
         self._latest: tuple[int, Sample] | None = None  # crops of a picture are asked for in a row
 
     def prepare(self, scale: float) -> None:
-        """Find the pictures. Args as ``Source.prepare``."""
-        self.source.srgb = self.srgb
-        self.source.prepare(scale)
+        """Find the pictures. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: The source has a scale or a degradation of its own, or as its ``prepare``.
+        """
+        prepare_within(self.source, self, scale)
         numbers = range(self.per_picture)
         self._keys = Names.of(f"{key}/{number}" for key in self.source.keys for number in numbers)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from datamodules.clips import ClipSource
 from datamodules.cutting import SampleDraws
 from datamodules.interleave import Mixture
-from datamodules.source import Pixels, Sample, Source
+from datamodules.source import Pixels, Sample, Source, prepare_within
 from degradations.draws import seed_of
 
 KEPT = 64  # decoded pictures, 30 MB of 480x320
@@ -63,9 +63,12 @@ class MovingCrops(ClipSource):
         return {**self.__dict__, "_known": OrderedDict()}
 
     def prepare(self, scale: float) -> None:
-        """Find the pictures. Args as ``Source.prepare``."""
-        self.source.srgb = self.srgb
-        self.source.prepare(scale)
+        """Find the pictures. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: The source has a scale or a degradation of its own, or as its ``prepare``.
+        """
+        prepare_within(self.source, self, scale)
         self._keys = [f"{key}/{n}" for key in self.source.keys for n in range(self.per_picture)]
         self._known.clear()
 
