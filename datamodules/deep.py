@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from typing import cast
+import struct
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,11 +92,20 @@ def kind_of_tiff(data: bytes) -> str | None:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             page = file.pages.first
-            if page.dtype is None or not page.size or max(page.dataoffsets) >= len(data):
+            if page.dtype is None or file.is_bigtiff or not _is_whole(page, data):
                 return None
             return _unsupported(f"{page.samplesperpixel} samples of {page.dtype} a pixel")
     except Exception:  # fed with foreign bytes it raises anything
         return None
+
+
+def _is_whole(page: Any, data: bytes) -> bool:
+    """Whether a page's directory (of no BigTIFF), what it points at, and its pixels are there."""
+    (count,) = struct.unpack_from(page.parent.byteorder + "H", data, page.offset)
+    ends = [page.offset + 2 + 12 * count + 4]
+    ends += [tag.valueoffset + tag.valuebytecount for tag in page.tags]
+    ends += map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))
+    return len(page.tags) == count and max(ends) <= len(data)
 
 
 def _unsupported(kind: str) -> str:
