@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -86,15 +87,24 @@ def cropped(
 def list_pictures(folder: Path) -> list[Path]:
     """The pictures of a folder and its subfolders, in the order of their paths.
 
+    As training finds them: folders behind links are followed, once each, and hidden files, such as
+    the ``._1.jpg`` of a Mac, are none.
+
     Raises:
         ValueError: it is no folder, or has no pictures.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    found, seen = [], set[str]()
+    for place, below, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        below[:] = sorted(name for name in below if real not in seen and name[0] != ".")
+        files = [Path(place, name) for name in names if real not in seen and name[0] != "."]
+        found += [path for path in files if path.suffix.lower() in SUFFIXES and path.is_file()]
+        seen.add(real)
     if not found:
         raise ValueError(f"{folder} has no pictures (files ending in {', '.join(SUFFIXES)})")
-    return found
+    return sorted(found)
 
 
 def as_image(picture: Tensor) -> Image.Image:

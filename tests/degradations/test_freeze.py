@@ -119,6 +119,19 @@ def test_colours_are_those_of_validation(run, images, config):
         assert torch.equal(got[key]["hr"], batch["hr"]), key
 
 
+def test_linked_folders_are_those_of_validation(run, images, config, tmp_path):
+    picture(tmp_path / "elsewhere", "far.png", (24, 30))
+    picture(tmp_path / "elsewhere", ".hidden/of_a_tool.png", (24, 30))
+    (images / "link").symlink_to(tmp_path / "elsewhere")
+    (images / "again").symlink_to(images / "b")
+    (tmp_path / "elsewhere" / "back").symlink_to(images)
+    expected = batches(Folder(str(images)), config)
+    assert {"photos/link/far", "photos/again/c"} < expected.keys()
+    assert len(expected) == 6
+    got = batches(folder_of(run("out")), config)
+    assert got.keys() == {key.replace(".", "_") for key in expected}
+
+
 def test_the_name_and_the_seed_of_validation_count(run, config, images):
     seeded = batches(folder_of(run("other", "--degradation-seed", 5)), config)
     expected = batches(Folder(str(images)), config, degradation_seed=5)
