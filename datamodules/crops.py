@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from datamodules.interleave import Mixture
 from datamodules.names import Names
-from datamodules.source import Sample, Source
+from datamodules.source import Sample, Source, prepare_within
 from degradations.base import Degradation
 from degradations.draws import Draws, seed_of
 
@@ -47,9 +48,12 @@ class Crops(Source):
         self._latest: tuple[int, Sample] | None = None  # crops of a picture are asked for in a row
 
     def prepare(self, scale: float) -> None:
-        """Find the pictures. Args as ``Source.prepare``."""
-        self.source.srgb = self.srgb
-        self.source.prepare(scale)
+        """Find the pictures. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: The source has a scale or a degradation of its own, or as its ``prepare``.
+        """
+        prepare_within(self.source, self, scale)
         numbers = range(self.per_picture)
         self._keys = Names.of(f"{key}/{number}" for key in self.source.keys for number in numbers)
 
@@ -62,6 +66,12 @@ class Crops(Source):
     def groups(self) -> list[int]:
         """Those of the source, in squares."""
         return [self.per_picture * size for size in self.source.groups]
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """That of the source, in squares."""
+        mixture = self.source.mixture
+        return None if mixture is None else mixture.times(self.per_picture)
 
     def upcoming(self, groups: Sequence[int]) -> None:
         """Tell the source. Args as ``Source.upcoming``."""

@@ -29,14 +29,13 @@ from PIL import Image, UnidentifiedImageError, features
 
 from datamodules import jpeg
 from datamodules.clock import DECODING
+from datamodules.deep import Pixels, Unsupported, bits_of_tiff, kind_of_tiff, png_16, tiff_16
 from datamodules.deep_profiles import to_srgb_16
 from datamodules.exif import orientation_of, tiff_exif
-from datamodules.png import check_png
-from datamodules.profiles import image_of, space_of, to_srgb
+from datamodules.png import check_png, told_late
+from degradations.profiles import image_of, space_of, to_srgb
 
 log = logging.getLogger(__name__)
-
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 # Nothing else is opened: among Pillow's other formats are some that run a foreign program (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
@@ -55,6 +54,8 @@ REASONS = (
     "missing",  # cannot be opened
 )
 
+# Where Pillow finds how a picture lies, by the names that it has for them.
+ORIENTED = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})
 # The first two bytes of a file; AVIF has its name further on.
 PNG, GIF, RIFF, BMP, TIFF_LITTLE, TIFF_BIG = b"\x89P", b"GI", b"RI", b"BM", b"II", b"MM"
 STARTS = (jpeg.START, PNG, GIF, RIFF, BMP, TIFF_LITTLE, TIFF_BIG)
@@ -74,10 +75,6 @@ class UnreadableImage(ValueError):  # noqa: N818  (it says what the picture is)
     def __init__(self, message: str, reason: str = "damaged") -> None:
         super().__init__(message)
         self.reason = reason
-
-
-class Unsupported(ValueError):  # noqa: N818  (as above)
-    """A whole picture of a kind that is not read."""
 
 
 @dataclass(frozen=True)
@@ -150,14 +147,22 @@ def read_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int]:
     try:
         with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
-            # Only where the tag can be had without the pixels, which a PNG's getexif would load.
-            turned = image.info.keys() & {"exif", "xmp"} and orientation_of(image) >= 5
+            # A PNG's getexif may load the pixels: only where there is something to find.
+            told = image.info.keys() & ORIENTED or (image.format == "PNG" and _told_late(file))
+            turned = told and orientation_of(image) >= 5
     except Exception as error:  # as in decode
         reason = "missing" if getattr(error, "errno", None) else "damaged"
         reason = "too large" if isinstance(error, Image.DecompressionBombError) else reason
         name = os.fspath(file) if isinstance(file, str | os.PathLike) else "the picture"
         raise UnreadableImage(f"{name}: {error}", reason) from error
     return (height, width) if turned else (width, height)
+
+
+def _told_late(file: str | os.PathLike[str] | IO[bytes]) -> bool:
+    if not isinstance(file, str | os.PathLike):
+        return told_late(file)
+    with open(file, "rb") as opened:
+        return told_late(opened)
 
 
 @DECODING
@@ -224,6 +229,9 @@ def _diagnosis(data: jpeg.Bytes, error: Exception) -> tuple[str, str]:
         )
         if not known:
             return "not a picture", text
+        kind = kind_of_tiff(data)
+        if kind is not None:
+            return "unsupported", kind
     if TRUNCATED.search(text) or (_cut_short(data) and "checksum" not in text):
         return "truncated", f"the file is truncated: {text}"
     return "damaged", text
@@ -281,9 +289,9 @@ def _pixels(image: Image.Image, data: jpeg.Bytes, srgb: bool) -> _Raw:
     if image.format == "PNG":
         check_png(data)
     if image.format == "PNG" and data[24] == 16:  # the bit depth in the header chunk
-        return _converted_16(_Raw(*_png_16(image, data), kept, grey), srgb)
-    if image.format == "TIFF" and max(_tiff_bits(image)) > 8:
-        return _converted_16(_Raw(*_tiff_16(image, data), kept, grey), srgb)
+        return _converted_16(_Raw(*png_16(image, data), kept, grey), srgb)
+    if image.format == "TIFF" and max(bits_of_tiff(image)) > 8:
+        return _converted_16(_Raw(*tiff_16(image, data), kept, grey), srgb)
     if image.mode == "CMYK":
         return _Raw(_from_cmyk(image, data, icc if space == "CMYK" else None))
     rgb, alpha = _pixels_8(image, data)
@@ -324,61 +332,6 @@ def _strictly(image: Image.Image, data: jpeg.Bytes, colors: str) -> NDArray[np.u
     # MPO: what Pillow calls a JPEG with further pictures behind the first.
     quick = QUICK_JPEG and image.format in ("JPEG", "MPO")
     return jpeg.read_strictly(data, colors) if quick else None
-
-
-def _png_16(image: Image.Image, data: jpeg.Bytes) -> tuple[Pixels, Pixels | None]:
-    pixels = _opencv_16(data)
-    if pixels is None:
-        image.load()  # says what is wrong; OpenCV does not
-        raise ValueError("the 16-bit PNG is damaged")
-    return _split(pixels)
-
-
-def _opencv_16(data: jpeg.Bytes) -> NDArray[np.uint16] | None:
-    import cv2  # here, because it takes long to import and few pictures have 16 bits
-
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16:
-        return None
-    if pixels.ndim == 3:
-        pixels[..., :3] = pixels[..., 2::-1].copy()  # BGR(A) to RGB(A)
-    return cast(NDArray[np.uint16], pixels)
-
-
-def _tiff_bits(image: Image.Image) -> tuple[int, ...]:
-    return tuple(image.tag_v2.get(258, (1,)))  # type: ignore[attr-defined]  # BitsPerSample
-
-
-def _tiff_16(image: Image.Image, data: jpeg.Bytes) -> tuple[Pixels, Pixels | None]:
-    import tifffile  # here for the same reason as cv2
-
-    bits, kinds = _tiff_bits(image), image.tag_v2.get(339, (1,))  # type: ignore[attr-defined]
-    if set(bits) != {16} or set(kinds) != {1} or image.mode[:4] not in ("I;16", "RGB", "RGBA"):
-        raise Unsupported(
-            f"TIFF of mode {image.mode} with {bits} bits a sample; of TIFFs with more than 8 bits, "
-            "those of 16-bit unsigned integers in grey or RGB can be read: convert it"
-        )
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        page = file.pages.first
-        planar, inverted = page.planarconfig == 2, page.photometric == 0
-        try:
-            pixels = page.asarray()
-        except ValueError as error:
-            # tifffile knows LZW only with a further package; OpenCV knows it, but not planes.
-            read = None if planar or "imagecodecs" not in str(error) else _opencv_16(data)
-            if read is None:
-                raise
-            pixels = read
-    pixels = np.moveaxis(pixels, 0, -1) if planar and pixels.ndim == 3 else pixels
-    pixels = pixels.astype(np.uint16)  # out of big-endian files, too
-    return _split(65535 - pixels if inverted else pixels)
-
-
-def _split(pixels: NDArray[np.uint16]) -> tuple[Pixels, Pixels | None]:
-    if pixels.ndim == 2 or pixels.shape[2] == 1:
-        return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2), None
-    alpha = np.ascontiguousarray(pixels[..., 3]) if pixels.shape[2] == 4 else None
-    return np.ascontiguousarray(pixels[..., :3]), alpha
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:

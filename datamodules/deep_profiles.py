@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.profiles import SAME, space_of
+from degradations.profiles import SAME, space_of
 
 log = logging.getLogger(__name__)
 

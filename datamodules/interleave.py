@@ -36,6 +36,10 @@ class Mixture(NamedTuple):
     weights: tuple[float, ...]
     samples: int
 
+    def times(self, count: int) -> Mixture:
+        """The same of so many samples for each picture."""
+        return self._replace(samples=self.samples * count)
+
 
 class Interleave:
     """The endless order of a mixture.

@@ -22,6 +22,7 @@ class Mix(Source):
     256, and every picture of a source once before any of it again; a source that is smaller than
     its share comes more often, a larger one goes on in the next epoch where it stopped in this one.
     A key is the source's name and the picture's key there. Evaluation goes through all pictures.
+    A source that is a mixture itself keeps its own shares of what it gives.
 
     Args:
         sources: The sources, by names of your own. They are of one kind: all with captions or none,
@@ -75,6 +76,7 @@ class Mix(Source):
                 )
             source.srgb = self.srgb
             source.prepare(scale)
+        _check_count(sum(len(s.mixture.groups) if s.mixture else 1 for s in self._sources))
         self._keys = Keys({name: source.keys for name, source in self.sources.items()})
         self._groups = [list(source.groups) for source in self._sources]
         for (name, source), groups in zip(self.sources.items(), self._groups, strict=True):
@@ -99,9 +101,14 @@ class Mix(Source):
         """The shares, and the length of an epoch."""
         sizes = [float(sum(groups)) for groups in self._groups]
         weights = sizes if self.weights is None else [self.weights[name] for name in self.sources]
+        counts, shares = list[int](), list[float]()
+        for source, groups, weight in zip(self._sources, self._groups, weights, strict=True):
+            own = source.mixture or Mixture((len(groups),), (1.0,), 0)
+            counts += own.groups
+            shares += [float(weight) * (part / sum(own.weights)) for part in own.weights]
         return Mixture(
-            groups=tuple(len(groups) for groups in self._groups),
-            weights=tuple(float(weight) for weight in weights),
+            groups=tuple(counts),
+            weights=tuple(shares),
             samples=len(self._keys) if self.samples is None else self.samples,
         )
 
@@ -158,14 +165,18 @@ class Mix(Source):
 def _check_names(sources: dict[str, Source]) -> None:
     if not sources:
         raise ValueError("Mix.sources is empty; expected a dict of name: Source")
-    if len(sources) > BLOCK:
-        raise ValueError(f"Mix.sources has {len(sources)} sources; there can be up to {BLOCK}")
+    _check_count(len(sources))
     for name in sources:
         if not name or "/" in name or name in (".", ".."):
             raise ValueError(
                 f"Mix.sources has the name {name!r}, which becomes the first part of a key; "
                 "expected a word without /"
             )
+
+
+def _check_count(count: int) -> None:
+    if count > BLOCK:
+        raise ValueError(f"Mix.sources has {count} sources; there can be up to {BLOCK}")
 
 
 def _check_weights(weights: dict[str, float], sources: dict[str, Source]) -> None:

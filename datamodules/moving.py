@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from datamodules.clips import ClipSource
 from datamodules.cutting import SampleDraws
-from datamodules.source import Pixels, Sample, Source
+from datamodules.interleave import Mixture
+from datamodules.source import Pixels, Sample, Source, prepare_within
 from degradations.draws import seed_of
 
 KEPT = 64  # decoded pictures, 30 MB of 480x320
@@ -62,9 +63,12 @@ class MovingCrops(ClipSource):
         return {**self.__dict__, "_known": OrderedDict()}
 
     def prepare(self, scale: float) -> None:
-        """Find the pictures. Args as ``Source.prepare``."""
-        self.source.srgb = self.srgb
-        self.source.prepare(scale)
+        """Find the pictures. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: The source has a scale or a degradation of its own, or as its ``prepare``.
+        """
+        prepare_within(self.source, self, scale)
         self._keys = [f"{key}/{n}" for key in self.source.keys for n in range(self.per_picture)]
         self._known.clear()
 
@@ -77,6 +81,12 @@ class MovingCrops(ClipSource):
     def groups(self) -> list[int]:
         """Those of the source, in clips."""
         return [self.per_picture * size for size in self.source.groups]
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """That of the source, in clips."""
+        mixture = self.source.mixture
+        return None if mixture is None else mixture.times(self.per_picture)
 
     def upcoming(self, groups: Sequence[int]) -> None:
         """Tell the source. Args as ``Source.upcoming``."""

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from datamodules.source import Pixels, Sample, Source
+from datamodules.interleave import Mixture
+from datamodules.source import Pixels, Sample, Source, prepare_within
 
 
 class OneLR(Source):
@@ -42,11 +43,14 @@ class OneLR(Source):
         self.hr_size = (0, 0)  # known when the scale is
 
     def prepare(self, scale: float) -> None:
-        """Find the pictures. Args as ``Source.prepare``."""
+        """Find the pictures. Args as ``Source.prepare``.
+
+        Raises:
+            ValueError: The source has a scale or a degradation of its own, or as its ``prepare``.
+        """
         h, w = self.lr_size
         self.hr_size = round(h * scale), round(w * scale)
-        self.source.srgb = self.srgb
-        self.source.prepare(scale)
+        prepare_within(self.source, self, scale)
 
     @property
     def keys(self) -> Sequence[str]:
@@ -57,6 +61,11 @@ class OneLR(Source):
     def groups(self) -> list[int]:
         """Those of the source."""
         return self.source.groups
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """That of the source."""
+        return self.source.mixture
 
     def upcoming(self, groups: Sequence[int]) -> None:
         """Tell the source. Args as ``Source.upcoming``."""

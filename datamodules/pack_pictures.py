@@ -174,7 +174,7 @@ def _picture(data: bytes, where: str, recipe: Recipe, role: str) -> Picture:
     try:
         picture = decode(data, where, srgb=jpeg)
         # Other kinds keep the profile, unless it is one for ink or grey: we write RGB.
-        if not jpeg and picture.mode[:3] != "RGB" and recipe.writes and picture.bit_depth == 8:
+        if not jpeg and picture.mode[:3] != "RGB" and recipe.writes:
             return decode(data, where, srgb=True)
         return picture
     finally:

@@ -66,7 +66,9 @@ def list_images(root: Path, recursive: bool = True) -> list[Path]:
             below.clear()  # a link that leads back would never end
             continue
         seen.add(real)
-        below[:] = [name for name in below if recursive and not name.startswith(".")]
+        # Of two ways to a folder the first in order counts, not the first that the disk names: keys
+        # would differ from one copy of the set to the next.
+        below[:] = sorted(name for name in below if recursive and not name.startswith("."))
         files = [Path(folder, name) for name in names]
         found += [path for path in files if is_image(path)]
         others += sum(not is_image(path) for path in files)

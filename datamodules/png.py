@@ -1,14 +1,18 @@
-"""The checksums of a PNG.
+"""The chunks of a PNG: their checksums, and what comes behind the pixels.
 
-Pillow does not look at those of the pixels: it makes a wrong picture of a file that ends in zeros.
+Pillow does not look at the checksums of the pixels: it makes a wrong picture of a file that ends in
+zeros.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+from typing import IO
 
 ANCILLARY = 32  # this bit of a chunk's name says that a picture can be made without it
+TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+PROFILES = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # texts that are EXIF or XMP
 _chunk = struct.Struct(">I4s").unpack_from
 _checksum = struct.Struct(">I").unpack_from
 
@@ -35,3 +39,24 @@ def check_png(data: bytes | bytearray | memoryview) -> None:
                 chunk = f"{name.decode('latin-1')} at byte {at}"
                 raise ValueError(f"damaged: the checksum of its chunk {chunk} does not fit")
         at = end + 4
+
+
+def told_late(file: IO[bytes]) -> bool:
+    """Whether EXIF or XMP comes behind the pixels, as ImageMagick writes it; nothing is decoded.
+
+    Args:
+        file: The PNG; it is then at another place than before.
+    """
+    at, pixels = 8, False
+    while True:
+        file.seek(at)
+        head = file.read(8 + max(map(len, PROFILES)))
+        if len(head) < 8:
+            return False
+        length, name = _chunk(head)
+        pixels |= name == b"IDAT"
+        if pixels and (name == b"eXIf" or (name in TEXTS and head[8:].startswith(PROFILES))):
+            return True
+        if name == b"IEND":
+            return False
+        at += 12 + length

@@ -194,6 +194,32 @@ class Source(ABC):
         """
 
 
+def prepare_within(source: Source, around: Source, scale: float) -> None:
+    """Prepare a source that another one is made of.
+
+    Args:
+        source: The inner one.
+        around: The outer one.
+        scale: That the outer one is used at.
+
+    Raises:
+        ValueError: The inner one has a scale or a degradation of its own, which would not count.
+    """
+    name = type(around).__name__
+    if source.degradation is not None:
+        raise ValueError(
+            f"{name}.source has a degradation of its own, which would not be applied: give it to "
+            f"{name} if that takes one, or to the run as the key degradation"
+        )
+    if source.scale not in (None, scale):
+        raise ValueError(
+            f"{name}.source has scale {source.scale:g}, but {name} is used at {scale:g}: set the "
+            f"scale of {name}, or data.init_args.scale"
+        )
+    source.srgb = around.srgb
+    source.prepare(scale)
+
+
 class Augmentation(ABC):
     """A change of training pictures in the worker, before the crop is degraded."""
 

@@ -90,18 +90,13 @@ def keyed(folder: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in list_pictures(folder):
-        below = path.relative_to(folder)
-        if any(part.startswith(".") for part in below.parts):
-            continue
-        key = below.with_suffix("").as_posix()
+        key = path.relative_to(folder).with_suffix("").as_posix()
         other = found.setdefault(key, path)
         if other != path:
             raise ValueError(
                 f"{other} and {path} would both have the key {key!r}, and keys must be unique: "
                 "rename or move one of them"
             )
-    if not found:
-        raise ValueError(f"{folder} has no pictures but hidden ones")
     return dict(sorted(found.items()))
 
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff")
+from degradations.profiles import space_of, to_srgb
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif")
 
 
 def read_picture(path: Path) -> Tensor:
-    """A picture upright and without its alpha: (1, 3, H, W) float32 in [0, 1].
+    """A picture upright, in sRGB and without its alpha: (1, 3, H, W) float32 in [0, 1].
+
+    Those of 8 bits are what training and evaluation make of the file; the colour profile of grey of
+    16 bits is not looked at.
 
     Raises:
         ValueError: there is no such file, or no picture in it.
@@ -26,12 +33,26 @@ def read_picture(path: Path) -> Tensor:
                 deep = np.asarray(upright, np.float32) / 65535.0
                 pixels = np.repeat(deep[..., None], 3, axis=-1)
             else:
-                pixels = np.asarray(upright.convert("RGB"), np.float32) / 255.0
+                icc = image.info.get("icc_profile") or b""
+                pixels = _srgb(upright, icc).astype(np.float32) / 255.0
     except FileNotFoundError as error:
         raise ValueError(f"there is no picture {path}") from error
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
     return torch.from_numpy(pixels.clip(0.0, 1.0).copy()).permute(2, 0, 1).unsqueeze(0)
+
+
+def _srgb(image: Image.Image, icc: bytes) -> NDArray[np.uint8]:
+    """(H, W, 3) by the colour profile of the file, where that is one for its kind of pixels."""
+    space, rgb, described = space_of(icc), np.asarray(image.convert("RGB")), None
+    if image.mode == "CMYK":
+        described = np.asarray(image) if space == "CMYK" else None
+    elif space == "RGB":
+        described = rgb
+    elif space == image.mode[0] == "L":
+        described = rgb[..., 0]
+    converted = None if described is None else to_srgb(described, icc)
+    return rgb if converted is None else converted
 
 
 def cropped(
@@ -66,15 +87,24 @@ def cropped(
 def list_pictures(folder: Path) -> list[Path]:
     """The pictures of a folder and its subfolders, in the order of their paths.
 
+    As training finds them: folders behind links are followed, once each, and hidden files, such as
+    the ``._1.jpg`` of a Mac, are none.
+
     Raises:
         ValueError: it is no folder, or has no pictures.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    found, seen = [], set[str]()
+    for place, below, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        below[:] = sorted(name for name in below if real not in seen and name[0] != ".")
+        files = [Path(place, name) for name in names if real not in seen and name[0] != "."]
+        found += [path for path in files if path.suffix.lower() in SUFFIXES and path.is_file()]
+        seen.add(real)
     if not found:
         raise ValueError(f"{folder} has no pictures (files ending in {', '.join(SUFFIXES)})")
-    return found
+    return sorted(found)
 
 
 def as_image(picture: Tensor) -> Image.Image:

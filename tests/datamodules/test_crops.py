@@ -7,6 +7,9 @@ import pytest
 
 from datamodules.base import Source
 from datamodules.crops import Crops
+from datamodules.moving import MovingCrops
+from datamodules.one_lr import OneLR
+from degradations.bicubic import Bicubic
 
 
 class Numbered(Source):
@@ -88,6 +91,25 @@ def test_keys_are_made_once():
     assert crops.keys == ["p0/0", "p0/1", "p0/2", "p1/0", "p1/1", "p1/2"]
     assert crops.keys is crops.keys
     assert source.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "around"),
+    [
+        ("Crops", lambda source: Crops(source, 16)),
+        ("OneLR", lambda source: OneLR(source, 8)),
+        ("MovingCrops", lambda source: MovingCrops(source, 8)),
+    ],
+)
+def test_settings_of_the_inner_source_do_not_vanish(name, around):
+    source = Numbered()
+    source.degradation = Bicubic(2.0)
+    with pytest.raises(ValueError, match=rf"{name}\.source has a degradation of its own"):
+        around(source).prepare(2.0)
+    source.degradation, source.scale = None, 3.0
+    with pytest.raises(ValueError, match=rf"{name}\.source has scale 3, but {name} is used at 2"):
+        around(source).prepare(2.0)
+    around(source).prepare(3.0)
 
 
 def test_what_cannot_be_cut():

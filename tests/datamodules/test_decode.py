@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 
 from datamodules import decode as module
 from datamodules.decode import REASONS, UnreadableImage, decode, read_picture, read_size
-from datamodules.profiles import image_of
+from degradations.profiles import image_of
 from tests.datamodules.profiles import (
     SRGB,
     grey_profile,
@@ -198,6 +198,13 @@ def test_16_bit_grey_and_alpha_png():
     np.testing.assert_array_equal(picture.alpha, ALPHA_16)
 
 
+def test_transparent_level_of_a_16_bit_grey_png():
+    level = chunk(b"tRNS", struct.pack(">H", ALPHA_16[0, 0]))
+    picture = decode(png_16(ALPHA_16[..., None], 0, level), "a")
+    np.testing.assert_array_equal(picture.alpha, np.where(ALPHA_16[0, 0] == ALPHA_16, 0, 65535))
+    np.testing.assert_array_equal(picture.rgb[..., 1], ALPHA_16)
+
+
 @pytest.mark.parametrize("compression", [None, "zlib"])
 @pytest.mark.parametrize("planar", ["contig", "separate"])
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -224,6 +231,37 @@ def test_16_bit_rgba_tiff():
     picture = decode(buffer.getvalue(), "a")
     np.testing.assert_array_equal(picture.rgb, RGB_16)
     np.testing.assert_array_equal(picture.alpha, ALPHA_16)
+
+
+def tiff_of_four_samples(extra, planar="contig"):
+    samples = np.dstack([RGB_16, ALPHA_16])
+    samples = np.moveaxis(samples, -1, 0).copy() if planar == "separate" else samples
+    buffer = io.BytesIO()
+    options = {"photometric": "rgb", "planarconfig": planar, "extrasamples": [extra]}
+    tifffile.imwrite(buffer, samples, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_colours_of_a_16_bit_tiff_that_were_multiplied_by_alpha(planar):
+    picture = decode(tiff_of_four_samples("assocalpha", planar), "a")
+    expected = np.minimum(np.rint(RGB_16 * (65535 / ALPHA_16[..., None])), 65535)
+    np.testing.assert_array_equal(picture.rgb, expected)
+    np.testing.assert_array_equal(picture.alpha, ALPHA_16)
+    assert picture.rgb.dtype == np.uint16
+
+
+def test_multiplied_colours_that_nobody_sees():
+    buffer = io.BytesIO()
+    nothing = np.full((2, 3, 4), (7, 8, 9, 0), np.uint16)
+    tifffile.imwrite(buffer, nothing, photometric="rgb", extrasamples=["assocalpha"])
+    assert not decode(buffer.getvalue(), "a").rgb.any()
+
+
+def test_a_fourth_sample_that_is_no_alpha():
+    picture = decode(tiff_of_four_samples("unspecified"), "a")
+    np.testing.assert_array_equal(picture.rgb, RGB_16)
+    assert picture.alpha is None
 
 
 def test_16_bit_lzw_tiff():
@@ -258,6 +296,40 @@ def test_exif_orientation(kind, orientation, tmp_path):
     assert picture.rgb.flags.c_contiguous
     (tmp_path / "a").write_bytes(data)
     assert read_size(tmp_path / "a") == expected.size
+
+
+def orienting_chunk(kind):
+    """What says in a PNG, in one of three ways, that it lies on its side."""
+    tags = exif(6).tobytes()
+    if kind == "eXIf":
+        return chunk(b"eXIf", tags.removeprefix(b"Exif\0\0"))
+    if kind == "raw profile":  # as older versions of ImageMagick write it
+        text = f"\nexif\n{len(tags):8}\n{tags.hex()}\n".encode()
+        return chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text))
+    packet = b'<rdf:Description tiff:Orientation="6"/>'
+    return chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("kind", ["eXIf", "raw profile", "XMP"])
+def test_size_of_a_png_that_lies_on_its_side(kind, late, tmp_path):
+    """Training cuts by the header's size what decoding has turned."""
+    data = encoded(Image.fromarray(RGB))
+    at = data.rfind(b"IEND") - 4 if late else 33
+    (tmp_path / "a.png").write_bytes(data[:at] + orienting_chunk(kind) + data[at:])
+    turned = read_picture(tmp_path / "a.png").rgb
+    np.testing.assert_array_equal(turned, np.rot90(RGB, -1))
+    assert read_size(tmp_path / "a.png") == (turned.shape[1], turned.shape[0])
+    with (tmp_path / "a.png").open("rb") as file:
+        assert read_size(file) == (turned.shape[1], turned.shape[0])
+
+
+def test_the_size_of_a_png_with_other_texts_is_read_without_its_pixels(monkeypatch):
+    data = encoded(Image.fromarray(RGB))
+    at = data.rfind(b"IEND") - 4
+    late = data[:at] + chunk(b"tEXt", b"date:create\0now") + data[at:]
+    monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("it is decoded"))
+    assert read_size(io.BytesIO(late)) == (RGB.shape[1], RGB.shape[0])
 
 
 def test_exif_orientation_of_16_bits_and_alpha():
@@ -384,7 +456,7 @@ def test_a_profile_that_does_not_fit_is_ignored(profile):
 
 
 def test_a_broken_profile_is_logged(caplog):
-    caplog.set_level(logging.DEBUG, "datamodules.profiles")
+    caplog.set_level(logging.DEBUG, "degradations.profiles")
     profile = rgb_profile().replace(b"gTRC", b"????")
     decode(encoded(Image.fromarray(RGB), icc_profile=profile), "a", srgb=True)
     assert "a broken colour profile is ignored" in caplog.text
@@ -617,6 +689,18 @@ def test_pixels_without_a_range(dtype):
     with pytest.raises(UnreadableImage, match=r"^a\.tif: TIFF of mode .* bits a sample") as caught:
         decode(buffer.getvalue(), "a.tif")
     assert caught.value.reason == "unsupported"
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((5, 7, 3), np.float32), ((5, 7, 2), np.uint16)])
+def test_a_whole_tiff_that_pillow_does_not_know(shape, dtype):
+    buffer = io.BytesIO()
+    kind = "rgb" if shape[2] == 3 else "minisblack"
+    tifffile.imwrite(buffer, np.ones(shape, dtype), photometric=kind, planarconfig="contig")
+    with pytest.raises(
+        UnreadableImage, match=rf"TIFF of {shape[2]} samples of .*: convert it"
+    ) as e:
+        decode(buffer.getvalue(), "a.tif")
+    assert e.value.reason == "unsupported"
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])

@@ -7,7 +7,7 @@ import pytest
 from PIL import ImageCms
 
 from datamodules.deep_profiles import to_srgb_16
-from datamodules.profiles import to_srgb
+from degradations.profiles import to_srgb
 from tests.datamodules.profiles import (
     SRGB,
     grey_profile,

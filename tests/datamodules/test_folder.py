@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 
 from datamodules.decode import UnreadableImage
 from datamodules.folder import Folder
-from datamodules.paths import expand_path
+from datamodules.paths import expand_path, list_images
 from tests.datamodules.pictures import pixels, save
 
 
@@ -90,6 +92,23 @@ def test_linked_folders_are_followed_once(tree):
     outside.mkdir()
     (outside / "set").symlink_to(tree / "elsewhere")
     assert prepared(str(outside)).keys == ["set/z"]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_keys_of_linked_folders_do_not_depend_on_the_disks_order(tree, monkeypatch, reverse):
+    (tree / "copy").symlink_to(tree / "deep")
+
+    def scanned(folder):
+        entries = sorted(scandir(folder), key=lambda entry: entry.name, reverse=reverse)
+        found = MagicMock()
+        found.__enter__.return_value = found
+        found.__iter__.side_effect = lambda: iter(entries)
+        found.__next__.side_effect = entries
+        return found
+
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", scanned)
+    assert list_images(tree)[2:] == [tree / "copy" / "a.png", tree / "copy" / "er" / "c.webp"]
 
 
 def test_environment_variables(tree, monkeypatch):

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from datamodules.base import SRDataModule
+from datamodules.crops import Crops
 from datamodules.mix import Mix
+from datamodules.moving import MovingCrops
+from datamodules.one_lr import OneLR
+from datamodules.order_state import new_plan
 from degradations.bicubic import Bicubic
 from tests.datamodules.memory import Memory, evaluation, noisy, picture, pictures, training
 from tests.datamodules.test_base import data_of
@@ -62,6 +66,34 @@ class TestTraining:
         each = Counter(key for batch in training(data) for key in batch["key"])
         assert len(each) == 50
         assert set(each.values()) <= {9, 10, 11}
+
+    def test_shares_within_a_share(self):
+        plain = mixed(samples=256).mixture
+        assert plain.weights == (3, 1)
+        inner = mixed(samples=7)
+        data = data_of(Mix({"mixed": inner, "rest": Sharded(10, 200)}, samples=512), batch_size=16)
+        each = Counter(key.rpartition("/")[0] for b in training(data) for key in b["key"])
+        assert sum(each.values()) == 512
+        # 50 pictures of 60, of which three quarters; exact to one in each block of 256.
+        for name, share in (("mixed/photos", 320), ("mixed/faces", 320 / 3), ("rest", 256 / 3)):
+            assert abs(each[f"train/{name}"] - share) <= 1
+
+    @pytest.mark.parametrize(
+        ("around", "times"),
+        [
+            (lambda mix: Crops(mix, 16, 3), 3),
+            (lambda mix: OneLR(mix, 16), 1),
+            (lambda mix: MovingCrops(mix, 8, 2, per_picture=2), 2),
+        ],
+    )
+    def test_shares_are_kept_by_what_is_around(self, around, times):
+        source = around(mixed(samples=32))
+        source.prepare(1.0)
+        plan = new_plan(source, 0, 16, 4, 1)
+        assert len(plan) == 2 * times
+        items = [item for epoch in range(8) for b in plan.batches(epoch, 0, 0, 1) for item in b]
+        each = Counter(source.keys[item.picture].split("/")[0] for item in items)
+        assert each == {"photos": 192 * times, "faces": 64 * times}
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_crops_are_those_of_the_source(self, workers):
@@ -159,6 +191,11 @@ class TestWhatCannotBeMixed:
         message = rf"'rich' gives '{name}' and 'plain' does not; .* mix sources of one kind"
         with pytest.raises(ValueError, match=message):
             list(training(data_of(mix, batch_size=1, degradation=noisy())))
+
+    def test_too_many_parts(self):
+        inner = [Mix({f"{n}": pictures(1) for n in range(129)}) for _ in range(2)]
+        with pytest.raises(ValueError, match=r"has 258 sources; there can be up to 256"):
+            Mix({"a": inner[0], "b": inner[1]}).prepare(2.0)
 
     def test_two_equal_keys_in_a_source(self):
         class Twins(Memory):

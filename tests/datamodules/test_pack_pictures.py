@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import zlib
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from datamodules.pack_inputs import Entry, File, role_of
 from datamodules.pack_pictures import Recipe, process
 from datamodules.restart import decode_crop
 from tests.datamodules.pictures import pixels, save
+from tests.datamodules.profiles import grey_profile
+from tests.datamodules.test_decode import chunk, png_16
 
 PNG, WEBP, JPEG = Encoding("png"), Encoding("webp"), Encoding("jpeg", 95)
 
@@ -87,6 +90,17 @@ def test_lossless_kinds_lose_nothing(tmp_path, encoding, mode):
     if mode == "profile":
         plain = decode(original, "", srgb=False).rgb
         assert (decode(original, "", srgb=True).rgb != plain).any()  # else this shows nothing
+
+
+def test_profiles_of_16_bit_grey_are_applied(tmp_path):
+    """What is cut is written as RGB, for which such a profile does not stand."""
+    deep = np.random.default_rng(0).integers(0, 65536, (8, 8, 1)).astype(np.uint16)
+    profile = chunk(b"iCCP", b"icc\0\0" + zlib.compress(grey_profile()))
+    (tmp_path / "a.png").write_bytes(png_16(deep, 0, profile))
+    _, members = only(outcome(tmp_path / "a.png", Recipe(crop=8, step=8)))
+    expected = decode((tmp_path / "a.png").read_bytes(), "", srgb=True).rgb
+    assert (expected != deep).any()  # else this shows nothing
+    np.testing.assert_array_equal(decode(members["png"], "", srgb=True).rgb, expected)
 
 
 def test_profiles_of_ink_are_applied_when_they_cannot_be_kept(tmp_path):

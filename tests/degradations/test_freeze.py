@@ -22,6 +22,7 @@ from degradations.configure import degradation_of
 from degradations.draws import seed_of
 from degradations.record import Replay
 from tests.datamodules.memory import evaluation
+from tests.datamodules.profiles import grey_profile, ink_profile, rgb_profile
 
 NOISY = {
     "class_path": "degradations.pipeline.Pipeline",
@@ -97,6 +98,38 @@ def test_as_validation_would_have_made_it(run, images, config, scale):
         assert torch.equal(again["hr"], batch["hr"])
         assert torch.equal(again["lr"], batch["lr"])
         assert again["size"] == batch["size"]
+
+
+def test_colours_are_those_of_validation(run, images, config):
+    """Frozen pictures have no profile, so they have to be in sRGB."""
+    with_profile = {"RGB": rgb_profile(), "L": grey_profile(), "CMYK": ink_profile()}
+    for name in SIZES:
+        (images / f"{name}.png").unlink()
+    for mode, profile in with_profile.items():
+        picture(images, f"{mode}.jpg", (24, 30), mode)
+        before = Image.open(images / f"{mode}.jpg")
+        before.save(images / f"{mode}.jpg", icc_profile=profile)
+        before.save(images / f"{mode}_of_another.jpg", icc_profile=b"no profile")
+    picture(images, "animation.gif", (24, 30), "P")
+    expected = batches(Folder(str(images)), config)
+    got = batches(folder_of(run("out")), config)
+    assert got.keys() == expected.keys()
+    assert len(got) == 8
+    for key, batch in expected.items():
+        assert torch.equal(got[key]["hr"], batch["hr"]), key
+
+
+def test_linked_folders_are_those_of_validation(run, images, config, tmp_path):
+    picture(tmp_path / "elsewhere", "far.png", (24, 30))
+    picture(tmp_path / "elsewhere", ".hidden/of_a_tool.png", (24, 30))
+    (images / "link").symlink_to(tmp_path / "elsewhere")
+    (images / "again").symlink_to(images / "b")
+    (tmp_path / "elsewhere" / "back").symlink_to(images)
+    expected = batches(Folder(str(images)), config)
+    assert {"photos/link/far", "photos/again/c"} < expected.keys()
+    assert len(expected) == 6
+    got = batches(folder_of(run("out")), config)
+    assert got.keys() == {key.replace(".", "_") for key in expected}
 
 
 def test_the_name_and_the_seed_of_validation_count(run, config, images):
