@@ -103,14 +103,11 @@ def measure_data(loader: Any, seconds: float, tick: Tick) -> DataStages:
     """
     dataset, source = loader.dataset, loader.dataset.source
     whole, given, decoding, seen = Clock(), Clock(), Clock(), _Seen()
-    count, batch = 0, {}
+    # Of tars that are read front to back, workers get pieces of batches.
+    batches = iter(getattr(loader.batch_sampler, "whole", loader.batch_sampler))
+    batch = _batch(loader, next(batches))  # opens files, imports what is imported late
+    count = 0
     with _patched(source, given), _decoders(decoding, seen):
-        # Of tars that are read front to back, workers get pieces of batches.
-        batches = iter(getattr(loader.batch_sampler, "whole", loader.batch_sampler))
-        batch = _batch(loader, next(batches))  # opens files, imports what is imported late
-        for clock in (given, decoding):
-            clock.seconds = clock.cpu = 0.0
-        seen.__init__()  # type: ignore[misc]
         begun = time.perf_counter()
         for items in batches:
             with whole.running():
