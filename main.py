@@ -1,4 +1,4 @@
-"""The command line: ``python main.py {fit,validate,test,predict} --config EXPERIMENT.yaml``."""
+"""The command line: ``python main.py COMMAND --config EXPERIMENT.yaml``; ``--help`` lists all."""
 
 from __future__ import annotations
 

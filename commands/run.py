@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import torch.distributed as dist
 
+from callbacks.processes import several
 from commands.check import Checked
 from commands.cli import EnlargerCLI
 from commands.memory import keep_freed_memory
@@ -47,13 +48,13 @@ def run(args: list[str]) -> None:
         status = stopped.status
     except Exception as error:
         sentence = None if debug else sentence_of(error)
-        if sentence is None and not _several():
+        if sentence is None and not several():
             raise
         if sentence is None:
             traceback.print_exc()
         else:
             sys.stderr.write(f"error: {sentence}\n")
-        if _several():
+        if several():
             _end(status_of(error))
         raise SystemExit(status_of(error)) from error
     if dist.is_available() and dist.is_initialized():
@@ -61,10 +62,6 @@ def run(args: list[str]) -> None:
         dist.destroy_process_group()
     if status:
         raise SystemExit(status)
-
-
-def _several() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _end(status: int) -> NoReturn:

@@ -28,13 +28,8 @@ class Clock:
         self.seconds = self.cpu = 0.0
         self._within = False
 
-    def timed(self, function: Callable[..., Any], seen: Callable[..., None] | None = None) -> Any:
-        """The same function, timed.
-
-        Args:
-            function: Any.
-            seen: Told the first argument and the result of each outermost call.
-        """
+    def timed(self, function: Callable[..., Any]) -> Any:
+        """The same function, timed."""
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -43,12 +38,9 @@ class Clock:
             self._within = True
             with self.running():
                 try:
-                    result = function(*args, **kwargs)
+                    return function(*args, **kwargs)
                 finally:
                     self._within = False
-            if seen is not None:
-                seen(args[0] if args else None, result)
-            return result
 
         return call
 
@@ -103,14 +95,11 @@ def measure_data(loader: Any, seconds: float, tick: Tick) -> DataStages:
     """
     dataset, source = loader.dataset, loader.dataset.source
     whole, given, decoding, seen = Clock(), Clock(), Clock(), _Seen()
-    count, batch = 0, {}
+    # Of tars that are read front to back, workers get pieces of batches.
+    batches = iter(getattr(loader.batch_sampler, "whole", loader.batch_sampler))
+    batch = _batch(loader, next(batches))  # opens files, imports what is imported late
+    count = 0
     with _patched(source, given), _decoders(decoding, seen):
-        # Of tars that are read front to back, workers get pieces of batches.
-        batches = iter(getattr(loader.batch_sampler, "whole", loader.batch_sampler))
-        batch = _batch(loader, next(batches))  # opens files, imports what is imported late
-        for clock in (given, decoding):
-            clock.seconds = clock.cpu = 0.0
-        seen.__init__()  # type: ignore[misc]
         begun = time.perf_counter()
         for items in batches:
             with whole.running():
@@ -163,22 +152,19 @@ def _patched(source: Any, clock: Clock) -> Iterator[None]:
 
 @contextmanager
 def _decoders(clock: Clock, seen: Callable[..., None]) -> Iterator[None]:
-    """Time the decoders wherever they were imported to."""
-    timed = {function: clock.timed(function, seen) for function in DECODING.functions}
-    places = [
-        (module, name, value)
-        for module in list(sys.modules.values())
-        for name, value in list(getattr(module, "__dict__", {}).items())
-        if callable(value) and any(value is function for function in timed)
-    ]
-    for module, name, value in places:
-        if module.__name__ != __name__:
-            setattr(module, name, timed[value])
+    """Time the decoders, and see what passes through them."""
+
+    def call(decoder: Callable[..., Any], data: Any, *args: Any, **kwargs: Any) -> Any:
+        with clock.running():
+            result = decoder(data, *args, **kwargs)
+        seen(data, result)
+        return result
+
+    DECODING.around = call
     try:
         yield
     finally:
-        for module, name, value in places:
-            setattr(module, name, value)
+        DECODING.around = None
 
 
 def measure_device(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from typing import NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,7 +47,8 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.functions: list[Callable[..., object]] = []  # those that it times, as they are called
+        # Where set, it is given each of these calls to make, as a function and its arguments.
+        self.around: Callable[..., Any] | None = None
         self._within = False
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
@@ -59,12 +60,13 @@ class Stopwatch:
                 return function(*args, **kwargs)
             self._within, begun = True, time.perf_counter()
             try:
+                if self.around is not None:
+                    return cast("T", self.around(function, *args, **kwargs))
                 return function(*args, **kwargs)
             finally:
                 self.seconds += time.perf_counter() - begun
                 self._within = False
 
-        self.functions.append(timed)
         return timed
 
 

@@ -95,18 +95,6 @@ class Plan:
         """Samples of one stream in an epoch."""
         return len(self) * self.batch_size // self.streams
 
-    def sequence(self, epoch: int) -> Integers:
-        """Order of all virtual samples of an epoch.
-
-        Args:
-            epoch: Number of the epoch, from 0.
-
-        Returns:
-            (samples,) of picture * repeats + repeat. Of a mixture, those that the epoch takes;
-            else those that it leaves out come last.
-        """
-        return self._take(epoch, 0, self._epoch_length)
-
     def batches(self, epoch: int, start: int, rank: int, world: int) -> Iterator[list[Item]]:
         """Micro-batches of one process, from global batch ``start`` of ``epoch`` on.
 

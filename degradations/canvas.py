@@ -44,16 +44,11 @@ class Canvas(NamedTuple):
         height, width = self.sizes.view(-1, 2, 1, 1).unbind(1)
         return ((rows.view(-1, 1) < height) & (columns < width)).unsqueeze(1)
 
-    def edges_repeated(self, pad: int = 0) -> Tensor:
-        """(B, C, H + 2 pad, W + 2 pad): pixels outside a picture are its nearest inside.
-
-        Args:
-            pad: Width of an additional margin on all four sides.
-        """
-        axes = (torch.arange(-pad, n + pad, device=self.pixels.device) for n in self._extent())
+    def edges_repeated(self) -> Tensor:
+        """(B, C, H, W): pixels outside a picture are its nearest inside."""
         rows, columns = (
-            torch.minimum(axis.clamp_min(0), (n - 1).unsqueeze(1))
-            for axis, n in zip(axes, self.sizes.unbind(1), strict=True)
+            torch.minimum(axis, (n - 1).unsqueeze(1))
+            for axis, n in zip(self._axes(), self.sizes.unbind(1), strict=True)
         )
         return self.taken(rows, columns)
 

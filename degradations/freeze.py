@@ -27,6 +27,7 @@ from degradations.base import Degradation, cut_size
 from degradations.configure import degradation_of
 from degradations.draws import seed_of
 from degradations.pictures import as_image, cropped, list_pictures, read_picture
+from degradations.preview import positive
 from degradations.record import records_of
 
 log = logging.getLogger(__name__)
@@ -257,12 +258,6 @@ def _version() -> str:
         return "unknown"
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m degradations.freeze",
@@ -307,11 +302,11 @@ def _parser() -> argparse.ArgumentParser:
         help="as data.init_args.degradation_seed (default: %(default)s)",
     )
     parser.add_argument(
-        "--crop", type=_positive, metavar="PX", help="take a square of this side of each middle"
+        "--crop", type=positive, metavar="PX", help="take a square of this side of each middle"
     )
     parser.add_argument(
         "--samples-per-shard",
-        type=_positive,
+        type=positive,
         default=1000,
         metavar="N",
         help="pictures in each shard, at most (default: %(default)s)",

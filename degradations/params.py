@@ -42,7 +42,7 @@ def to_device(params: Params, batch: int, device: torch.device) -> Params:
     """
     arrays: list[npt.NDArray[Any]] = [
         np.asarray(leaf, _ON_DEVICE[leaf.dtype.kind][0])
-        for path, leaf in _leaves(params)
+        for path, leaf in leaves(params)
         if _is_array(path, leaf, batch)
     ]
     if device.type == "cpu":  # nothing to transfer
@@ -63,10 +63,16 @@ def to_device(params: Params, batch: int, device: torch.device) -> Params:
     return _with_tensors(params, tensors, device)
 
 
-def _leaves(params: Params, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(params: Params, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Each parameter, with the names on the way to it.
+
+    Args:
+        params: Nested or not.
+        path: The names that lead to ``params``, with a dot behind each.
+    """
     for name, value in params.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{path}{name}.")
+            yield from leaves(value, f"{path}{name}.")
         else:
             yield path + name, value
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from degradations.base import Degradation, check_images
 from degradations.draws import Draws, Seeds
-from degradations.params import Params
+from degradations.params import Params, leaves
 from degradations.record_files import Index, Json, check_file, expanded, files_of, of_rank
 
 Recipe = Callable[[float], Degradation]
@@ -177,8 +177,8 @@ class Replay(_Around):
         raise ValueError(f"{where}: the seed {seed} was recorded with {', '.join(differing)}")
 
     def _check_stages(self, found: _Found, drawn: Params) -> None:
-        recorded = {path for path, _ in _leaves(_whole(found.record))}
-        drawn_now = {path for path, _ in _leaves(drawn)}
+        recorded = {path for path, _ in leaves(_whole(found.record))}
+        drawn_now = {path for path, _ in leaves(drawn)}
         if recorded != drawn_now:
             names = [
                 f"{verb} {', '.join(sorted(paths)[:4])}"
@@ -298,14 +298,6 @@ def _stacked(rows: list[Params]) -> Params:
         column = [row[name] for row in rows]
         stacked[name] = _stacked(column) if isinstance(value, dict) else np.array(column)
     return stacked
-
-
-def _leaves(params: Params, path: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in params.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{path}{name}.")
-        else:
-            yield path + name, value
 
 
 def _rank() -> int:

@@ -1,11 +1,12 @@
-"""What methods that stand on a trained diffusion model ask of it."""
+"""What methods ask of the parts that they stand on: a trained diffusion model, an autoencoder."""
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from lightning_modules.backbone.denoiser import UNet2D
-from lightning_modules.backbone.space import Space
+if TYPE_CHECKING:
+    from lightning_modules.backbone.denoiser import UNet2D
+    from lightning_modules.backbone.space import Space
 
 
 def check_base(denoiser: UNet2D, space: Space, frozen: bool = True) -> None:
@@ -46,10 +47,24 @@ def check_trained(denoiser: UNet2D | None, space: Space) -> None:
             "a trained base is needed: name its folder or hub name in model.init_args.denoiser, or "
             "set model.init_args.denoiser_weights to the run that trained it"
         )
+    check_space(space)
+
+
+def check_space(space: Space, other_key: str | None = None) -> None:
+    """See that latents are not those of an autoencoder with random weights.
+
+    Args:
+        space: Of the latents.
+        other_key: Of ``model.init_args``: where its weights may be named, too.
+
+    Raises:
+        ValueError: It has weights, and they have no source.
+    """
     if not space.source and any(True for _ in space.parameters()):
+        other = "" if other_key is None else f", or set model.init_args.{other_key}"
         raise ValueError(
             f"the autoencoder of model.init_args.space, {type(space).__name__}, has random "
-            "weights: name its files"
+            f"weights: name its files{other}"
         )
 
 

@@ -31,7 +31,7 @@ from torch.nn import functional
 from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
 from lightning_modules.backbone.condition import Condition, FixedPrompt, guided
 from lightning_modules.backbone.denoiser import UNet2D
-from lightning_modules.backbone.frozen import bare_names, fit, part_of, same_weights
+from lightning_modules.backbone.frozen import fit_part, same_weights
 from lightning_modules.backbone.schedule import Schedule, explicit
 from lightning_modules.backbone.space import Space, fingerprint
 from lightning_modules.color import ColorFix
@@ -405,12 +405,17 @@ class InvSR(Adversarial):
         if self.denoiser_weights is not None:
             self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
         if self.middle is not None and self.middle_weights is not None:
-            self._fill("middle", self.middle, find("middle_weights", self.middle_weights))
+            found = read_weights(find("middle_weights", self.middle_weights))
+            # In the run that trained it, it was the predictor.
+            own = fit_part(self.middle, found, "predictor", from_official, "middle_weights")
+            # It is frozen, so a checkpoint and results name it.
+            cast(Any, self.middle).source = f"{found.name} {fingerprint(own)}"
         if self.perceptual is not None and self.perceptual_weights is not None:
             self._find_perceptual = partial(find, "perceptual_weights", self.perceptual_weights)
         if self.discriminator is not None and self.discriminator_weights is not None:
-            path = find("discriminator_weights", self.discriminator_weights)
-            self._fill("discriminator", self.discriminator, path)
+            key = "discriminator_weights"
+            found = read_weights(find(key, self.discriminator_weights))
+            fit_part(self.discriminator, found, "discriminator", from_official, key)
 
     def _load_perceptual(self) -> None:
         if self._find_perceptual is not None:
@@ -427,17 +432,6 @@ class InvSR(Adversarial):
                 f"model.init_args.perceptual_weights were trained in latents of {trained_in}, and "
                 f"the space here is {self.space.source}: train them in this one"
             )
-
-    @staticmethod
-    def _fill(name: str, network: Any, path: Path) -> None:
-        # From a run, where it was the predictor or the discriminator, or a released file.
-        found = read_weights(path)
-        tensors = bare_names(found.tensors)
-        own = part_of(tensors, "predictor" if name == "middle" else name)
-        tensors = own or from_official(tensors)
-        fit(network, tensors, found.name)
-        if name == "middle":  # frozen, so a checkpoint and results name it
-            network.source = f"{found.name} {fingerprint(tensors)}"
 
     def setup(self, stage: str) -> None:
         """See that nothing is computed with random weights.

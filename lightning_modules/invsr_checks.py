@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
+from lightning_modules.frozen_base import check_space
 from lightning_modules.invsr_plan import Solver
 from lightning_modules.networks.noise_predictor import NoisePredictor
 
@@ -83,11 +84,7 @@ def check_weights(method: InvSR, trains: bool) -> None:
             "model.init_args.denoiser, or set denoiser_weights to the run that trained it, and "
             "flags.frozen to true"
         )
-    if not method.space.source and any(True for _ in method.space.parameters()):
-        raise ValueError(
-            f"the autoencoder of model.init_args.space, {type(method.space).__name__}, has "
-            "random weights: name its files"
-        )
+    check_space(method.space)
     if method.middle is not None and method.middle_weights is None:
         raise ValueError("model.init_args.middle has random weights: set middle_weights")
     if trains and method.predictor is None:

@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from lightning_modules.backbone.frozen import fit
 from lightning_modules.backbone.space import Space
+from lightning_modules.frozen_base import check_space
 from lightning_modules.image_model import ImageModel
 from lightning_modules.networks.latent_lpips import VGG16, LatentDistance, from_imagenet
 
@@ -149,11 +150,7 @@ class LatentPerceptual(ImageModel):
         Raises:
             ValueError: The autoencoder has no weights of its own.
         """
-        if not self.space.source and any(True for _ in self.space.parameters()):
-            raise ValueError(
-                f"the autoencoder of model.init_args.space, {type(self.space).__name__}, has "
-                "random weights: name its files, or set model.init_args.space_weights"
-            )
+        check_space(self.space, "space_weights")
 
 
 class Ranking(nn.Module):

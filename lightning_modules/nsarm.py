@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_modules.backbone.bitwise import BitwiseSpace
-from lightning_modules.backbone.frozen import bare_names, fit, part_of, same_weights
+from lightning_modules.backbone.frozen import bare_names, fit, fit_part, part_of, same_weights
 from lightning_modules.backbone.space import fingerprint
 from lightning_modules.backbone.texts import Texts
 from lightning_modules.base import SuperResolver
@@ -296,14 +296,14 @@ class NSARM(NextScale, SuperResolver):
         given, knows = [], True
         if self.mapper_weights is not None:
             found = self._read("mapper", find("mapper_weights", self.mapper_weights))
-            _fill("mapper", self.mapper, found, transformation.from_official)
+            fit_part(self.mapper, found, "mapper", transformation.from_official, "mapper_weights")
             self._name_mapper(found.name)
             given.append(found.name)
         if self.transformer is not None and self.transformer_weights is not None:
             path = find("transformer_weights", self.transformer_weights)
             found = self._read("transformer", path)
             official = partial(_base, rows=len(self.transformer.no_text))
-            _fill("transformer", self.transformer, found, official)
+            fit_part(self.transformer, found, "transformer", official, "transformer_weights")
             knows = self._fill_encoder(found)
             given.append(found.name)
         if knows and len(given) == (1 if self.transformer is None else 2):
@@ -379,18 +379,6 @@ class NSARM(NextScale, SuperResolver):
             said = _base(tensors, len(self.transformer.no_text))
             found |= {f"transformer.{name}": tensor for name, tensor in said.items()}
         return {**kept, **found}
-
-
-def _fill(
-    name: str,
-    network: nn.Module,
-    found: Weights,
-    official: Callable[[dict[str, Tensor]], dict[str, Tensor]],
-) -> None:
-    # From a run, where it was a part of this name, or a released file.
-    tensors = bare_names(found.tensors)
-    own = part_of(tensors, name) or official(tensors)
-    fit(network, own, f"{found.name} (model.init_args.{name}_weights)")
 
 
 def _base(tensors: dict[str, Tensor], rows: int) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
 from lightning_modules.color import ColorFix
+from lightning_modules.frozen_base import check_space
 from lightning_modules.latent_pairs import enlarged, latent_pair, whole_lr
 from lightning_modules.networks.swin_unet import from_official
 from lightning_modules.noise import Noise
@@ -207,11 +208,7 @@ class ResShift(SuperResolver):
             ValueError: The autoencoder has no weights of its own.
             FileNotFoundError: The perceptual distance lacks its weights.
         """
-        if not self.space.source and any(True for _ in self.space.parameters()):
-            raise ValueError(
-                f"the autoencoder of model.init_args.space, {type(self.space).__name__}, has "
-                "random weights: name its files, or set model.init_args.space_weights"
-            )
+        check_space(self.space, "space_weights")
         if stage == "fit" and hasattr(self.perceptual, "load"):
             cast(Any, self.perceptual).load()
 

@@ -8,7 +8,7 @@ from typing import Self
 
 from torch import Tensor
 
-from lightning_modules.backbone.frozen import bare_names, fit, part_of
+from lightning_modules.backbone.frozen import fit_part
 from lightning_modules.backbone.space import Space, fingerprint
 from lightning_modules.networks.bitwise_vae import BitwiseVAE, from_official
 from lightning_modules.networks.bsq import Scale, scales_of
@@ -115,8 +115,7 @@ class BitwiseSpace(Space):
     def load_official(self, path: str | Path) -> None:
         """Fill it from a released file, or from a run of ``Tokenizer``. Args as ``Space``'s."""
         found = read_weights(path)
-        tensors = bare_names(found.tensors)
-        fit(self.vae, part_of(tensors, _TRAINED) or from_official(tensors), found.name)
+        fit_part(self.vae, found, _TRAINED, from_official)
         self.source = f"{found.name} {fingerprint(self.vae.state_dict())}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

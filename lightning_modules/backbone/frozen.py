@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
+
+from lightning_modules.weights import Weights
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,34 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
         reshaped=_reshaped(own, tensors),
     )
     module.load_state_dict(tensors)
+
+
+def fit_part(
+    module: nn.Module,
+    found: Weights,
+    part: str,
+    official: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    key: str | None = None,
+) -> dict[str, Tensor]:
+    """Load what a file has for a module: a run's part of this name, else all of a released file.
+
+    Args:
+        module: What is filled.
+        found: The file's.
+        part: What the module was called in a run.
+        official: Gives tensors of a released file the module's own names.
+        key: Of ``model.init_args``: what named the file, for the message.
+
+    Returns:
+        What was loaded, by the module's own names.
+
+    Raises:
+        ValueError: As of ``fit``.
+    """
+    tensors = bare_names(found.tensors)
+    own = part_of(tensors, part) or official(tensors)
+    fit(module, own, found.name if key is None else f"{found.name} (model.init_args.{key})")
+    return own
 
 
 def check_numbers(where: str, tensors: Mapping[str, Tensor]) -> None:

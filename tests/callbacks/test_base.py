@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.base import ImageMetric, MetricProtocol, steps_done
 from callbacks.psnr import PSNR
-from tests.callbacks.tiny import Pictures, Tiny, collate, loader, trainer
+from tests.callbacks.tiny import Double, NoHR, Pictures, Tiny, collate, loader, trainer
 
 
 class MeanDifference(ImageMetric):
@@ -47,22 +47,6 @@ class Calls(MeanDifference):
     def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
         self.asked.append(batch["key"])
         return super().compute(sr, hr, batch)
-
-
-class NoHR(Pictures):
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        sample = super().__getitem__(index)
-        del sample["hr"]
-        return sample
-
-
-class Double(Tiny):
-    """Its step enlarges pictures that have no HR."""
-
-    def validation_step(
-        self, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> dict[str, Tensor]:
-        return {"sr": self(batch["lr"], (24, 24)).clamp(0, 1)}
 
 
 def expected(n: int = 7) -> float:

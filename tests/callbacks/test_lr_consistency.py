@@ -15,7 +15,7 @@ from torch import Tensor
 
 from callbacks.lr_consistency import LRConsistency
 from degradations.bicubic import resize
-from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+from tests.callbacks.tiny import Double, NoHR, Tiny, loader, trainer
 
 
 def compute(metric: LRConsistency, sr: Tensor, lr: Tensor) -> Tensor:
@@ -97,16 +97,6 @@ def test_bad_arguments_and_sizes() -> None:
 
 
 def test_pictures_without_hr(tmp_path: Path) -> None:
-    class NoHR(Pictures):
-        def __getitem__(self, index: int) -> dict[str, Any]:
-            sample = super().__getitem__(index)
-            del sample["hr"]
-            return sample
-
-    class Double(Tiny):
-        def validation_step(self, batch: Any, *_: Any) -> dict[str, Tensor]:
-            return {"sr": self(batch["lr"], (24, 24)).clamp(0, 1)}
-
     metric = LRConsistency()
     trainer(tmp_path, metric).validate(Double(), loader(NoHR()), verbose=False)
     assert metric.records[0]["n"] == 7

@@ -27,7 +27,7 @@ from callbacks.sets import SetMetric
 from callbacks.swd import SWD
 from tests.callbacks.random_inception import inception, inception_file
 from tests.callbacks.test_sets import OneThread, Save, Sharded
-from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
+from tests.callbacks.tiny import Double, NoHR, Pictures, Tiny, loader, trainer
 
 __all__ = ["inception", "inception_file"]
 
@@ -245,16 +245,6 @@ def test_outputs_against_other_pictures(tmp_path: Path, folder: Path, kind: str)
 
 
 def test_no_hr_is_needed(tmp_path: Path, folder: Path) -> None:
-    class NoHR(Pictures):
-        def __getitem__(self, index: int) -> dict[str, Any]:
-            sample = super().__getitem__(index)
-            del sample["hr"]
-            return sample
-
-    class Double(Tiny):
-        def validation_step(self, batch: Any, *indices: int) -> dict[str, Tensor]:
-            return {"sr": self(batch["lr"], (24, 24)).clamp(0, 1)}
-
     metric = Color(reference=str(folder))
     trainer(tmp_path, metric).validate(Double(), loader(NoHR()), verbose=False)
     assert metric.records[0]["value"] == pytest.approx(expected(folder), rel=1e-5)

@@ -29,6 +29,15 @@ class Pictures(Dataset[dict[str, Any]]):
         return {"key": self.keys[index], "seed": index, "hr": hr, "lr": lr}
 
 
+class NoHR(Pictures):
+    """Pictures of which there is LR alone."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = super().__getitem__(index)
+        del sample["hr"]
+        return sample
+
+
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     batch: dict[str, Any] = {"key": [s["key"] for s in samples]}
     batch["seed"] = torch.tensor([s["seed"] for s in samples])
@@ -72,6 +81,15 @@ class Tiny(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.net.parameters(), lr=0.5)
+
+
+class Double(Tiny):
+    """Its step enlarges pictures that have no HR."""
+
+    def validation_step(
+        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor]:
+        return {"sr": self(batch["lr"], (24, 24)).clamp(0, 1)}
 
 
 def trainer(root: Any, *callbacks: Callback, **arguments: Any) -> Trainer:

@@ -14,18 +14,13 @@ import webdataset
 import yaml
 
 from callbacks import weights
-from commands.doctor_lines import Check, Options, guarded
+from commands.doctor_lines import Options, guarded
 from commands.doctor_shards import shards
 from commands.doctor_weights import found, missing
 from datamodules.shard_index import build_index, save_index
+from tests.commands.test_doctor_checks import said
 
 Patch = pytest.MonkeyPatch
-
-
-def said(check: Check, **options: Any) -> dict[str, str]:
-    """Verdict and text of each line, by its name."""
-    lines = list(guarded("check", check, Options(**options)))
-    return {line.name: f"{line.verdict}: {line.text}" for line in lines}
 
 
 # ---------------------------------------------------------------------------------------- weights

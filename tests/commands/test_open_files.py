@@ -54,11 +54,15 @@ def test_it_is_never_lowered(soft: int, hard: int, wanted: int) -> None:
 
 
 def test_a_system_that_refuses_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: Any) -> None:
+    asked: list[Any] = []
+
+    def refused(*limit: Any) -> None:
+        asked.append(limit)
         raise ValueError("not allowed to raise maximum limit")
 
     monkeypatch.setattr(resource, "setrlimit", refused)
     raise_limit()
+    assert len(asked) == 1
 
 
 def meet(folder: Path, world: int) -> None:

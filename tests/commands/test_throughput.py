@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from torch import Tensor
 
 from commands import throughput
 from commands.advice import Measured, Pictures, Stage, advise, doubt, nothing, verdict
+from datamodules.clock import DECODING
 from datamodules.source import Sample, Source
 from lightning_modules.regression import Regression
 
@@ -105,6 +107,21 @@ def test_nothing_is_left_behind(found: Callable[..., Measured], tiny: Path) -> N
     before = sorted(tiny.rglob("*"))
     found()
     assert sorted(tiny.rglob("*")) == before
+    assert DECODING.around is None
+
+
+def test_what_passes_through_the_decoders_is_seen(
+    found: Callable[..., Measured], tmp_path: Path
+) -> None:
+    for number in range(8):
+        pixels = np.zeros((24 + number, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.{'jpg' if number % 2 else 'png'}")
+    train = "datamodules.folder.Folder"
+    root = ("--data.init_args.train.init_args.root", tmp_path)
+    parts = found("--data.init_args.train", train, *root)
+    assert parts.decoding.seconds > 0
+    assert 24 * 32 < parts.pictures.pixels < 31 * 32
+    assert 0 < parts.pictures.jpeg < 1
 
 
 def test_a_trained_run_is_neither_resumed_nor_refused(

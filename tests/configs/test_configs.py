@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 
 from callbacks import weights
 from datamodules import pack
 from datamodules.photos import PHOTOS
+from tests.configs.blurred import save
 from tests.conftest import REPO
 from tests.reference.vqgan import VQGAN
 from tests.stand_ins import stand_in
@@ -190,11 +190,11 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("set5", "set14"):
         for scale in (2, 4):
             for side, size in (("hr", (48, 40)), ("lr", (48 // scale, 40 // scale))):
-                _save(root / name / f"x{scale}" / side / "picture.png", size)
-    _save(root / "outputs" / "picture.png", (48, 40), seed=2)
+                save(root / name / f"x{scale}" / side / "picture.png", size)
+    save(root / "outputs" / "picture.png", (48, 40), seed=2)
     _paper_sets(root)
     for number in range(4):
-        _save(root / "train" / f"{number}.png", (48, 40))
+        save(root / "train" / f"{number}.png", (48, 40))
     assert pack.main([str(root / "train"), str(root / "shards")]) == 0
     # Tensors of Real-ESRGAN's compact network (SRVGGNetCompact), which spandrel reads.
     shapes = {0: (4, 3, 3, 3), 1: (4,), 2: (4, 4, 3, 3), 3: (4,), 4: (12, 4, 3, 3)}
@@ -209,21 +209,15 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _paper_sets(root: Path) -> None:
     """A picture of each set that a paper's preset is for."""
     for name in ("imagenet_test", "imagenet_test_256", "realsr", "drealsr", "div2k_1024"):
-        _save(root / name / "hr/picture.png", (48, 40))
-        _save(root / name / "lr/picture.png", (12, 10))
+        save(root / name / "hr/picture.png", (48, 40))
+        save(root / name / "lr/picture.png", (12, 10))
     for name in ("realset80", "rp60"):
-        _save(root / name / "lr/picture.png", (48, 40))  # x4: two blocks of NIQE
-    _save(root / "kodak24/picture.png", (48, 40))
-    _save(root / "celeba_hq/x10/hr/face.png", (160, 160))
-    _save(root / "celeba_hq/x10/lr/face.png", (16, 16))
-    _save(root / "DIV2K_valid_HR/0801.png", (48, 40))
-    _save(root / "DIV2K_valid_LR_bicubic/X4/0801x4.png", (12, 10))
-
-
-def _save(path: Path, size: tuple[int, int], seed: int = 1) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    blocks = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC).save(path)
+        save(root / name / "lr/picture.png", (48, 40))  # x4: two blocks of NIQE
+    save(root / "kodak24/picture.png", (48, 40))
+    save(root / "celeba_hq/x10/hr/face.png", (160, 160))
+    save(root / "celeba_hq/x10/lr/face.png", (16, 16))
+    save(root / "DIV2K_valid_HR/0801.png", (48, 40))
+    save(root / "DIV2K_valid_LR_bicubic/X4/0801x4.png", (12, 10))
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from PIL import Image
 import main
 from datamodules import pack
 from lightning_modules.networks import taef2
+from tests.configs.blurred import save
 from tests.configs.test_casarbi_configs import differences
 from tests.conftest import REPO
 from tests.quick import quick
@@ -45,12 +46,6 @@ ONLY_TRAINING = ("perceptual", "perceptual_weights", "discriminator", "lr_schedu
 
 def content(path: Path) -> Any:
     return yaml.safe_load(path.read_text())
-
-
-def save(path: Path, size: tuple[int, int], seed: int = 0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    blocks = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC).save(path)
 
 
 # ----------------------------------------------------------------------------------- the miniature

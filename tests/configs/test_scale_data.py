@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
-from PIL import Image
 
 from datamodules import pack
 from datamodules.base import SRDataModule
+from tests.configs.blurred import save
 from tests.conftest import REPO
 from tests.datamodules.memory import evaluation, training
 
@@ -73,12 +72,6 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for side, size in (("hr", (256, 256)), ("lr", (64, 64))):
         save(root / "set14/x4" / side / "picture.png", size)
     return root
-
-
-def save(path: Path, size: tuple[int, int], seed: int = 0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    blocks = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC).save(path)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.denoiser import Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import KLSpace
@@ -17,7 +16,7 @@ from lightning_modules.noise import Noise
 from lightning_modules.sampling import Sampler
 from lightning_modules.self_cascade import SelfCascade
 from tests.lightning_modules.backbone.unets import small_kl, wrapped
-from tests.lightning_modules.test_self_cascade import FEW, SDXL, Words, base, batch, noted
+from tests.lightning_modules.test_self_cascade import FEW, SDXL, Pooled, Words, base, batch, noted
 
 
 def direct(scale: float = 2.0, **settings: Any) -> Any:
@@ -64,11 +63,6 @@ def test_in_latents_with_captions():
 @pytest.mark.parametrize(("kind", "expected"), [("stage", 16), ("base", 8)])
 @torch.no_grad()
 def test_sdxl_is_told_sizes(kind, expected):
-    class Pooled(Words):
-        def forward(self, texts: Any) -> Any:
-            text = super().forward(texts)
-            return Condition(text=text, pooled=text[:, 0, :5])
-
     method = direct(denoiser=base(**SDXL), size_condition=kind, encoder=Pooled())
     calls = noted(method)
     given = batch()

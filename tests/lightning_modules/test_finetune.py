@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.denoiser import Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.direct import Direct
@@ -18,7 +17,7 @@ from lightning_modules.lora_layers import add_layers, merged, targets
 from lightning_modules.noise import Noise
 from tests.lightning_modules.backbone.unets import wrapped
 from tests.lightning_modules.test_clips import clips
-from tests.lightning_modules.test_self_cascade import FEW, SDXL, Words, base, batch, noted
+from tests.lightning_modules.test_self_cascade import FEW, SDXL, Pooled, Words, base, batch, noted
 
 SD21 = {  # stable-diffusion-2-1-base's own config.json
     **{"attention_head_dim": [5, 10, 20, 20], "cross_attention_dim": 1024},
@@ -177,11 +176,6 @@ def test_a_fit_may_start_from_the_weights_of_another(tmp_path):
 
 @pytest.mark.parametrize(("kind", "expected"), [("stage", 16), ("base", 8)])
 def test_sdxl_is_told_sizes_in_training(kind, expected):
-    class Pooled(Words):
-        def forward(self, texts: Any) -> Any:
-            text = super().forward(texts)
-            return Condition(text=text, pooled=text[:, 0, :5])
-
     denoiser = wrapped(null="learned", **SDXL)
     denoiser.begun = "base.ckpt"
     settings = {"size_condition": kind, "encoder": Pooled(), "caption_dropout": 0.0}

@@ -376,6 +376,9 @@ def test_released_files_of_predictor_and_discriminator(tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / "short.pth")
     with pytest.raises(ValueError, match=r"1 missing \(predictor\.encoder\.conv_in\.bias\)"):
         method.load_weights(tmp_path / "short.pth")
+    wrong = invsr(discriminator=judge(), discriminator_weights="predictor.pth")
+    with pytest.raises(ValueError, match=r"\(model\.init_args\.discriminator_weights\) do not fit"):
+        wrong.load_parts(lambda _, name: tmp_path / name)
 
 
 def test_the_distance_is_looked_for_in_training_alone(tmp_path: Path) -> None:

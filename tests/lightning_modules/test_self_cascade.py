@@ -45,6 +45,14 @@ class Words(TextEncoder):
         return torch.tensor([float(len(text)) for text in texts]).view(-1, 1, 1).expand(-1, 3, 6)
 
 
+class Pooled(Words):
+    """As SDXL's two: a vector for each caption, besides."""
+
+    def forward(self, texts: Any) -> Any:
+        text = super().forward(texts)
+        return Condition(text=text, pooled=text[:, 0, :5])
+
+
 def base(**changes: Any) -> Any:
     denoiser = wrapped(null="learned", flags=Flags(frozen=True), **changes)
     denoiser.source = "base.ckpt 0123456789abcdef"
@@ -414,11 +422,6 @@ def test_guidance_has_features_of_its_own_for_each_branch():
 @pytest.mark.parametrize(("kind", "expected"), [("stage", [8, 16]), ("base", [8, 8])])
 @torch.no_grad()
 def test_sdxl_is_told_sizes(kind, expected):
-    class Pooled(Words):
-        def forward(self, texts: Any) -> Any:
-            text = super().forward(texts)
-            return Condition(text=text, pooled=text[:, 0, :5])
-
     settings = {"encoder": Pooled(), "guidance": 2.0, "upsampler": Full}
     method = tuned(cascade(denoiser=base(**SDXL), size_condition=kind, **settings))
     calls = noted(method)

@@ -7,27 +7,15 @@ import torch
 
 from lightning_modules.backbone.frozen import fit
 from lightning_modules.networks.discriminator import LatentDiscriminator, from_official
+from tests.lightning_modules.networks.invsr_layers import Layers
 
 SMALL = {"widths": (32, 64, 64), "layers": (1, 1, 1), "heads": 4, "text_width": 8, "text_heads": 2}
 
 
 def official_shapes():
     """Names and shapes of the released file, discriminator_sd_turbo_v5.pth."""
-    shapes = {}
-
-    def layer(name, *weight, bias=True):
-        shapes[f"{name}.weight"] = weight
-        if bias:
-            shapes[f"{name}.bias"] = weight[:1]
-
-    def residual(name, before, after):
-        layer(f"{name}.norm1", before)
-        layer(f"{name}.conv1", after, before, 3, 3)
-        layer(f"{name}.time_emb_proj", after, 512)
-        layer(f"{name}.norm2", after)
-        layer(f"{name}.conv2", after, after, 3, 3)
-        if before != after:
-            layer(f"{name}.conv_shortcut", after, before, 1, 1)
+    shapes = Layers()
+    layer, residual = shapes.layer, shapes.residual
 
     def transformer(name, width):
         layer(f"{name}.norm", width)

@@ -11,27 +11,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_modules.backbone.frozen import fit
 from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor, from_official
+from tests.lightning_modules.networks.invsr_layers import Layers
 
 SMALL = {"widths": (32, 64), "layers": 1, "head_width": 16}
 
 
 def official_shapes():
     """Names and shapes of the released file, noise_predictor_sd_turbo_v5.pth."""
-    shapes = {}
-
-    def layer(name, *weight, bias=True):
-        shapes[f"{name}.weight"] = weight
-        if bias:
-            shapes[f"{name}.bias"] = weight[:1]
-
-    def residual(name, before, after):
-        layer(f"{name}.norm1", before)
-        layer(f"{name}.conv1", after, before, 3, 3)
-        layer(f"{name}.time_emb_proj", after, 512)
-        layer(f"{name}.norm2", after)
-        layer(f"{name}.conv2", after, after, 3, 3)
-        if before != after:
-            layer(f"{name}.conv_shortcut", after, before, 1, 1)
+    shapes = Layers()
+    layer, residual = shapes.layer, shapes.residual
 
     def attention(name, width):
         layer(f"{name}.group_norm", width)
