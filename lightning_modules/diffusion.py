@@ -27,7 +27,7 @@ from lightning_modules.backbone.space import PixelSpace, Space
 from lightning_modules.base import Generator
 from lightning_modules.captions import check_captions, dropped, told
 from lightning_modules.clips import frames_of, sample_shape, to_learn
-from lightning_modules.frozen_base import check_trained
+from lightning_modules.frozen_base import check_space
 from lightning_modules.image_model import adam
 from lightning_modules.noise import Noise
 from lightning_modules.solvers import ddim
@@ -211,7 +211,7 @@ class Diffusion(Generator):
             ValueError: The autoencoder has random weights.
         """
         super().setup(stage)
-        check_trained(None, self.space)
+        check_space(self.space)
 
 
 def min_snr_weights(schedule: Schedule, gamma: float | None) -> Tensor:

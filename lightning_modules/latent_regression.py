@@ -12,7 +12,7 @@ from torch.nn import functional
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
 from lightning_modules.color import ColorFix
-from lightning_modules.frozen_base import check_trained
+from lightning_modules.frozen_base import check_space
 from lightning_modules.image_model import adam
 from lightning_modules.latent_pairs import enlarged, latent_pair
 from lightning_modules.networks.noise_predictor import NoisePredictor
@@ -91,4 +91,4 @@ class LatentRegression(SuperResolver):
             ValueError: The autoencoder has random weights.
         """
         super().setup(stage)
-        check_trained(None, self.space)
+        check_space(self.space)
