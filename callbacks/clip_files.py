@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from callbacks.image_file import (
 )
 from callbacks.levels import levels_of
 
+log = logging.getLogger(__name__)
+
 Video = Literal["mp4", "gif"]
 CRF = "18"  # of x264: what eyes tell from the frames at a second glance
 
@@ -44,13 +47,23 @@ def check_video(video: Video | None, fps: float) -> None:
         raise ValueError(f"writer.fps is {fps:g}; expected a number above 0, up to 1000")
 
 
-def check_encoder(video: Video | None) -> None:
-    """See that such a video can be written here.
+def check_encoder(video: Video | None, of_clips: bool = True) -> None:
+    """See that such a video can be written here, and say where none will be.
+
+    Args:
+        video: Its kind; None for none.
+        of_clips: Whether clips are enlarged; of single pictures there is no video.
 
     Raises:
         ValueError: PyAV is not installed.
     """
-    if video == "mp4":
+    if video is not None and not of_clips:
+        log.warning(
+            "writer.video %s writes nothing here: these are single pictures, not clips "
+            "(docs/predict.md says how frames become a video)",
+            video,
+        )
+    elif video == "mp4":
         _av()
 
 

@@ -116,8 +116,8 @@ class Throughput(Callback):
             return
         self._budget.add(self._line.read())
         self._log(trainer, self._shares(), steps_done(trainer, pl_module))
-        if trainer.is_global_zero:
-            log.info("%s", self._budget.sentence())
+        if trainer.is_global_zero and (sentence := self._budget.sentence()):
+            log.info("%s", sentence)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen no more."""

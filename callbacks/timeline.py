@@ -101,8 +101,10 @@ class Budget:
         return {part: seconds / whole for part, seconds in {**spent, **prepared}.items()}
 
     def sentence(self) -> str:
-        """The shares in one line."""
+        """The shares in one line; empty where nothing was timed, as in a run of one step."""
         shares = self.shares()
+        if not shares:
+            return ""
         training, workers = (
             ", ".join(f"{part} {shares[part]:.1%}" for part in parts if shares.get(part))
             for parts in (OF_TRAINING, OF_WORKERS)

@@ -135,13 +135,13 @@ class Writer(Callback):
         """
         if stage != "predict":
             return
-        check_encoder(self.video)
         self.written, self.skipped, self.unusable, self.failed = 0, 0, 0, 0
         self._lost.clear()
         self._sources.clear()
         self._root = self.output_folder(trainer)
         datamodule: Any = getattr(trainer, "datamodule", None)
         self._of_clips = getattr(datamodule, "predict_frames", None) is not None
+        check_encoder(self.video, self._of_clips or not hasattr(datamodule, "predict_keys"))
         self._lines = self._open_lines(pl_module)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="writer")
         if not hasattr(datamodule, "predict_keys"):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import inspect
 import pkgutil
 import re
+import typing
 from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
 
 from datamodules.decode import IMAGE_EXTENSIONS
+
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "configs" / "experiment"
+COMMANDS = ["fit", "validate", "test", "predict", "check", "throughput", "encode", "export"]
+COMMANDS += ["doctor"]
 
 
 class ConfigurationError(Exception):
@@ -63,7 +69,7 @@ def readable(message: str, keys: Iterable[str]) -> str:
     return (
         _command(leaf)
         or _unknown_option(leaf, where, class_path, keys, lines)
-        or _unknown_class(leaf, where, lines)
+        or _unknown_class(leaf, where, class_path, lines)
         or _no_file(leaf, where, keys)
         or _missing(leaf, where, class_path)
         or _wrong_value(leaf, where, lines)
@@ -112,13 +118,11 @@ def _no_mapping(content: str, keys: list[str]) -> str:
 
 
 def _command(leaf: str) -> str | None:
-    commands = ["fit", "validate", "test", "predict", "check", "throughput", "encode", "export"]
-    commands += ["doctor"]
     if match := re.match(r"argument subcommand: invalid choice: '([^']+)'", leaf):
-        near = did_you_mean(match[1], commands)
-        return f"unknown command {match[1]!r}{near}; there are {', '.join(commands)}"
+        near = did_you_mean(match[1], COMMANDS)
+        return f"unknown command {match[1]!r}{near}; there are {', '.join(COMMANDS)}"
     if leaf.startswith('expected "subcommand" to be one of'):
-        return f"name a command first: {', '.join(commands)} (--help explains them)"
+        return f"name a command first: {', '.join(COMMANDS)} (--help explains them)"
     return None
 
 
@@ -128,33 +132,46 @@ def _unknown_option(
     if match := re.match(r"unrecognized arguments: ((?!-)\S+)", leaf):
         if Path(match[1]).suffix.lower() in IMAGE_EXTENSIONS:  # the shell has replaced a pattern
             return f"{match[1]!r} is no option: put a pattern in quotation marks, 'photos/*.jpg'"
-        return f"{match[1]!r} is no option: a file is named as --config {match[1]}"
+        return f"{match[1]!r} is no option: a file is named as --config {_experiment(match[1])}"
     match = (
         re.match(r"Option '([^']+)' is not accepted", leaf)
-        or re.search(r"does not accept option '([^']+)'", leaf)
+        or re.search(r"(?:Group '(?P<group>[^']+)' )?does not accept option '([^']+)'", leaf)
         or re.match(r"unrecognized arguments: --?([^\s=]+)", leaf)
         or re.match(r"No action for key \"?([^\s\"]+)", leaf)
     )
     if match is None:
         return None
-    unknown = match[1]
+    unknown, group = match[match.re.groups], match.groupdict().get("group")
     if class_path is None:
         if unknown in keys:
             return f"{unknown!r} is no key of this command, only of another one"
         return f"unknown key {unknown!r}{did_you_mean(unknown, keys)}"
     if difflib.get_close_matches(unknown, ("class_path", "init_args"), cutoff=0.8):
         return f"{where} takes class_path and init_args, but is {_given(lines)}: check the spelling"
-    name = unknown.removeprefix("init_args.").split(".")[0]
-    choices = _parameters(class_path)
-    full = f"{where}.init_args.{name}" if where else name
+    of, names = class_path, [group] if group else []
+    names += unknown.removeprefix("init_args.").split(".")
+    name, choices, full = names[0], _parameters(class_path), f"{where}.init_args" if where else ""
+    for below in names[1:]:  # into arguments that are dataclasses, which have keys of their own
+        inner = _fields(of, name)
+        if not inner:
+            break
+        full = f"{full}.{name}".removeprefix(".")
+        of, name, choices = full, below, inner
+    full = f"{full}.{name}".removeprefix(".")
     listed = f"; it takes: {', '.join(choices)}" if choices else ""
     return (
-        f"unknown key {full!r}: {class_path} has no argument {name!r}"
+        f"unknown key {full!r}: {of} has no argument {name!r}"
         f"{did_you_mean(name, choices) or listed}"
     )
 
 
-def _unknown_class(leaf: str, where: str, lines: list[str]) -> str | None:
+def _experiment(word: str) -> str:
+    # The file of an experiment that was given by its name alone; or else what was given.
+    file = EXPERIMENTS / f"{word.removesuffix('.yaml')}.yaml"
+    return str(file) if file.is_file() else word
+
+
+def _unknown_class(leaf: str, where: str, class_path: str | None, lines: list[str]) -> str | None:
     if match := re.match(r"module '([^']+)' has no attribute '([^']+)'", leaf):
         module, name = match.groups()
         near = did_you_mean(name, _members(module))
@@ -165,6 +182,14 @@ def _unknown_class(leaf: str, where: str, lines: list[str]) -> str | None:
             "is relative to the file that it stands in"
         )
     if match := re.match(r"No module named '([^']+)'", leaf):
+        named = re.search(r"Got value: ([\w.]+)$", leaf)
+        class_path = named[1] if named else class_path
+        within = class_path is not None and not f"{class_path}.".startswith(f"{match[1]}.")
+        if class_path and within and _import(class_path) is None:
+            return (
+                f"{where}: {class_path} cannot be imported, because its file imports "
+                f"{match[1]!r}, which is not there: check the spelling, or install it"
+            )
         return (
             f"{where}: there is no module {match[1]!r}; a class is named as folder.file.Class, for "
             "example lightning_modules.regression.Regression, and your own are found in the "
@@ -174,6 +199,11 @@ def _unknown_class(leaf: str, where: str, lines: list[str]) -> str | None:
         return (
             f"{where}: {match[1]!r} is no class; name it as folder.file.Class, "
             "for example lightning_modules.regression.Regression"
+        )
+    if match := re.match(r"Expected an instantiatable class, but (\S+) is abstract", leaf):
+        return (
+            f"{where} needs a class, and {match[1]} is abstract: name a subclass of it as "
+            f"{where}.class_path, or an experiment with --config configs/experiment/NAME.yaml"
         )
     if match := re.search(r"does not correspond to a subclass of (\S+)", leaf):
         return f"{where} is {_given(lines)}, which is no {match[1]}"
@@ -186,6 +216,8 @@ def _no_file(leaf: str, where: str, keys: list[str]) -> str | None:
         beside = {p.stem: p.name for p in path.parent.glob("*.y*ml")}
         near = difflib.get_close_matches(path.stem, beside, n=1)
         mend = f"; did you mean {beside[near[0]]!r}?" if near else ""
+        if not near and (named := _experiment(path.name)) != path.name:
+            mend = f"; did you mean {named}?"
         return f"{where} is {match[1]}, and there is no such file{mend}"
     if match := re.match(r"Unable to load config '([^']+)'", leaf):
         below = ", ".join(key for key in keys if key.startswith(f"{where}."))
@@ -201,10 +233,12 @@ def _missing(leaf: str, where: str, class_path: str | None) -> str | None:
         return f"{where} is filled in from the top-level key degradation: write it there"
     names = [name.strip() for name in match[1].split(",")]
     # The parser puts the subcommand before a key: fit.data
-    names = [re.sub(r"^(fit|validate|test|predict|check|throughput)\.", "", name) for name in names]
+    names = [re.sub(rf"^({'|'.join(COMMANDS)})\.", "", name) for name in names]
     full = ", ".join(f"{where}.init_args.{name}" if where else name for name in names)
     what = f" ({class_path} needs it)" if class_path else ""
     mend = "" if where else ": name an experiment with --config configs/experiment/NAME.yaml"
+    if mend and match[1].startswith("export."):
+        mend = f": name a run, export runs/NAME, or{mend.removeprefix(': name')}"
     return f"missing {full}{what}{mend}"
 
 
@@ -219,6 +253,9 @@ def _wrong_value(leaf: str, where: str, lines: list[str]) -> str | None:
         end = next((n for n, s in enumerate(lines) if n > start and s.startswith("Given")), start)
         others = [line for line in lines[start + 1 : end] if re.match(r"Expected an? ", line)]
         tried, value = "; ".join([tried, *others]), _given(lines[end:]) or "wrong"
+    if nested := re.fullmatch(r"NestedArg\(key='([^']*)', .*\)", value):
+        return f"unknown key '{where}.{nested[1]}': {where} has no keys; expected {_types(tried)}"
+    value = value.partition(". Got value: Namespace(")[0]
     return f"{where} is {value}; expected {_types(tried)}"
 
 
@@ -228,6 +265,7 @@ def _types(tried: str) -> str:
     for part in tried.split("; "):
         name = re.sub(r"^Expected an? ", "", part).removesuffix(".")
         name = re.sub(r"<class '([^']+)'>", r"\1", name)
+        name = re.sub(r"^dot import path string: .*", "the path of a class", name)
         name = re.sub(r"typing\.Literal\[(.+)\]", r"\1", name)
         if name != "NoneType":
             names.append(name)
@@ -257,6 +295,18 @@ def _parameters(class_path: str) -> list[str]:
         for name in inspect.signature(found).parameters
         if name not in ("self", "args", "kwargs")
     ]
+
+
+def _fields(class_path: str, name: str) -> list[str]:
+    # Keys of an argument that is a dataclass, or may be one; none of any other.
+    found = _import(class_path)
+    try:
+        hint = typing.get_type_hints(getattr(found, "__init__", found)).get(name)
+    except (NameError, TypeError):  # of a name that is there for type checkers alone
+        return []
+    kinds = (hint, *typing.get_args(hint))
+    kind = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+    return [] if kind is None else [field.name for field in dataclasses.fields(kind)]
 
 
 def _members(module: str) -> list[str]:

@@ -25,6 +25,7 @@ QUIET = (
     (".*predict returned None if it was on purpose.*", "a picture that could not be read"),
     (".*Total length of .* across ranks is zero.*", "no validation pictures were asked for"),
     (".*custom batch sampler .* for prediction.*", "ours gives every picture once"),
+    (".*will create .* worker processes in total.*", "`throughput` measures how many are worth it"),
     (".*LeafSpec.* is deprecated.*", "Lightning's own"),
     (".*smaller than the logging interval.*", "steps are logged across epochs"),
     (r".*module\(s\) in eval mode at the start of training.*", "frozen parts stay in it"),

@@ -72,7 +72,17 @@ _replace_by_files()
 
 
 class Parser(LightningArgumentParser):
-    """The parser, with errors in one sentence and no silent loss of a value."""
+    """The parser, with errors in one sentence and no silent loss of a value.
+
+    Args:
+        args: As of the library's.
+        allow_abbrev: Whether the beginning of an option is enough. Parsers of nested types, which
+            the library makes without saying so, refuse it by this default.
+        kwargs: As of the library's.
+    """
+
+    def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a readable error; parsers of nested types keep theirs, which may be caught."""

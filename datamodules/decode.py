@@ -59,6 +59,7 @@ ORIENTED = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif
 # The first two bytes of a file; AVIF has its name further on.
 PNG, GIF, RIFF, BMP, TIFF_LITTLE, TIFF_BIG = b"\x89P", b"GI", b"RI", b"BM", b"II", b"MM"
 STARTS = (jpeg.START, PNG, GIF, RIFF, BMP, TIFF_LITTLE, TIFF_BIG)
+VIDEO = re.compile(rb"(?s)....ftyp(isom|iso\d|mp4|M4V|avc1|qt  )|\x1aE\xdf\xa3|RIFF....AVI ")
 # What decoders say.
 TRUNCATED = re.compile(r"[Tt]runcat|Premature end of JPEG|failed to read \d+ bytes")
 UNSUPPORTED = re.compile(r"(?i)unsupported|not supported|not implemented|not available")
@@ -222,6 +223,8 @@ def _diagnosis(data: jpeg.Bytes, error: Exception) -> tuple[str, str]:
     if isinstance(error, Unsupported | NotImplementedError) or UNSUPPORTED.search(text):
         return "unsupported", text
     known = data[:2] in STARTS or data[4:8] == b"ftyp"
+    if VIDEO.match(data):
+        return "not a picture", "a video: split it into frames first, as docs/predict.md shows"
     if isinstance(error, UnidentifiedImageError):
         text = (
             f"no picture, or its header is broken: it starts with {data[:8]!r}; expected "

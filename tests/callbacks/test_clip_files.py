@@ -22,6 +22,7 @@ from callbacks.predictions import NAME
 from callbacks.writer import Writer
 from datamodules.base import SRDataModule
 from datamodules.prompts import Seeds
+from lightning_modules.bicubic import Bicubic
 from tests.callbacks.tiny import Tiny, trainer
 
 
@@ -102,6 +103,19 @@ def test_mp4_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ValueError, match=r"mp4 needs the package av .*\[video\]"):
         predict(tmp_path, video="mp4")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_video_of_single_pictures_is_said_to_be_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Image.new("RGB", (9, 6)).save(tmp_path / "a.png")
+    data = SRDataModule(1.0, predict=str(tmp_path / "a.png"), workers=0)
+    writer = Writer(folder=str(tmp_path / "out"), video="gif")
+    trainer(tmp_path, writer).predict(Bicubic(1), data, return_predictions=False)
+    said = [record.getMessage() for record in caplog.records]
+    assert any("writer.video gif writes nothing here: these are single" in line for line in said)
+    predict(tmp_path, 1, video="gif", changed="renew")
+    assert sum("writes nothing" in record.getMessage() for record in caplog.records) == 1
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,10 @@ def test_it_is_said_in_the_end(
     ]
 
 
+def test_nothing_is_said_of_no_time() -> None:
+    assert Budget(workers=0).sentence() == ""
+
+
 def test_of_workers() -> None:
     """Two workers, 10 s: each had read for 2 s and decoded for 6."""
     budget = Budget(workers=2)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from lightning.pytorch import Callback
+from torch import nn
 
 from datamodules.base import Sample, Source
 from lightning_modules.bicubic import Bicubic
@@ -22,6 +23,13 @@ MESSAGES = {
     "attribute in the constructor": "has no attribute 'nothing'",
     "zero": "division by zero",
 }
+
+
+class NoScale(nn.Conv2d):
+    """A network whose first argument is not the scale."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 3, 3, padding=1)
 
 
 class Mistaken(Source):

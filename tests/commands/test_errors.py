@@ -15,6 +15,8 @@ Enlarger = Callable[..., None]
 FIT = ("fit", "--config", "tiny.yaml")
 PLUGINS = plugins_with_bugs.__name__
 
+REAL = ("--degradation", "degradations.real_esrgan.RealESRGAN")
+
 # What is typed after FIT, and what the sentence has to hold.
 FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "a group": (("--modle", "x"), ("'modle'", "did you mean 'model'")),
@@ -64,6 +66,34 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "an argument that is like no other": (
         ("--degradation.init_args.xyzzy", "3"),
         ("'degradation.init_args.xyzzy'", "it takes: scale, quantize"),
+    ),
+    "a key of an argument that is a dataclass": (
+        (*REAL, "--degradation.init_args.first.gaussian_sgma", "[1, 5]"),
+        (
+            "'degradation.init_args.first.gaussian_sgma'",
+            "degradation.init_args.first has no argument",
+            "did you mean 'gaussian_sigma'",
+        ),
+    ),
+    "one in braces": (
+        (*REAL, "--degradation.init_args.first", "{gaussian_sgma: [1, 5]}"),
+        ("'degradation.init_args.first.gaussian_sgma'", "did you mean 'gaussian_sigma'"),
+    ),
+    "a key below a number": (
+        (*REAL, "--degradation.init_args.second_p.x", "1"),
+        ("'degradation.init_args.second_p.x'", "second_p has no keys; expected float"),
+    ),
+    "no rate of learning": (
+        ("--model.init_args.optimizer", "torch.optim.Adam", "--model.init_args.optimizer.lr", "x"),
+        ("lr is x; expected float or the path of a class",),
+    ),
+    "an experiment by its name": (
+        ("--config", "edsr_folder"),
+        ("no such file; did you mean", "configs/experiment/edsr_folder.yaml?"),
+    ),
+    "an experiment by its name alone": (
+        ("edsr_folder",),
+        ("'edsr_folder' is no option", "configs/experiment/edsr_folder.yaml"),
     ),
     "a pattern that the shell has replaced": (
         ("--data.init_args.predict", "a.png", "b.JPG"),
@@ -202,6 +232,11 @@ YAML: dict[str, tuple[str, tuple[str, ...]]] = {
         "[{class_path: degradations.noise.GaussianNoise, init_args: {sigm: [1, 2]}}]}}",
         ("'degradation.init_args.stages.init_args.sigm'", "did you mean 'sigma'"),
     ),
+    "a key of an argument that is a dataclass": (
+        "degradation: {class_path: degradations.real_esrgan.RealESRGAN, init_args: {first: "
+        "{gaussian_sgma: [1, 5]}}}",
+        ("'degradation.init_args.first.gaussian_sgma'", "did you mean 'gaussian_sigma'"),
+    ),
     "an argument of a callback": (
         "trainer: {callbacks: [{class_path: callbacks.psnr.PSNR, init_args: {bordr: 3}}]}",
         ("'trainer.callbacks.init_args.bordr'", "did you mean 'border'"),
@@ -269,6 +304,11 @@ def test_yaml(tiny: Path, refusal: Refusal, case: str) -> None:
         ((), ("name a command first: fit, validate, test, predict",)),
         (("fti",), ("unknown command 'fti'", "did you mean 'fit'")),
         (("fit",), ("missing data, model", "--config configs/experiment/NAME.yaml")),
+        (("export",), ("missing data, model: name a run, export runs/NAME, or an experiment",)),
+        (
+            ("fit", "--data.init_args.train.init_args.root", "x"),
+            ("data.init_args.train needs a class", "--config configs/experiment/NAME.yaml"),
+        ),
     ],
 )
 def test_the_command(refusal: Refusal, typed: tuple[str, ...], expected: tuple[str, ...]) -> None:
@@ -277,9 +317,18 @@ def test_the_command(refusal: Refusal, typed: tuple[str, ...], expected: tuple[s
 
 
 # Each would be understood as the key behind it if abbreviations were on.
-@pytest.mark.parametrize("typed", ["--trainer.max_step", "--conf", "--data.init_args.crop_siz"])
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "--trainer.max_step",
+        "--conf",
+        "--data.init_args.crop_siz",
+        "--degradation.init_args.first.gaussian_sigm",
+    ],
+)
 def test_no_abbreviations(tiny: Path, refusal: Refusal, typed: str) -> None:
-    assert f"{typed.removeprefix('--')}'" in refusal(*FIT, typed, "3")
+    value = "[1, 5]" if typed.endswith("sigm") else "3"
+    assert f"{typed.removeprefix('--')}'" in refusal(*FIT, *REAL, typed, value)
 
 
 def test_one_file_serves_all_commands(trained: Path, enlarger: Enlarger) -> None:
@@ -304,6 +353,21 @@ def test_debug_gives_the_traceback(
 
 
 # ------------------------------------------------------------------------ the user's own code
+
+
+def test_a_file_of_ones_own_that_imports_what_is_not_there(
+    tiny: Path, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("importing.py").write_text("import torhc\n")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    sentence = refusal(*FIT, "--model.init_args.network", "importing.Network")
+    assert "importing.Network cannot be imported, because its file imports 'torhc'" in sentence
+
+
+def test_a_network_that_takes_no_scale(tiny: Path, refusal: Refusal) -> None:
+    sentence = refusal(*FIT, "--model.init_args.network", f"{PLUGINS}.NoScale")
+    assert "NoScale.__init__() takes 1 positional argument but 2 were given" in sentence
+    assert "first argument of a network is the scale: def __init__(self, scale" in sentence
 
 
 def source(mistake: str) -> tuple[str, ...]:

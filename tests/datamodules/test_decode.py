@@ -639,6 +639,8 @@ LARGE_TIFF = encoded(LARGE, "TIFF")
 BAD = {
     "empty": (b"", "the file is empty", "empty"),
     "text": (b"hello world\n" * 9, r"no picture.*b'hello wo'", "not a picture"),
+    "mp4": (b"\0\0\0 ftypisom\0\0\2\0" + bytes(9), "a video: split it", "not a picture"),
+    "webm": (b"\x1aE\xdf\xa3" + bytes(9), "a video: split it", "not a picture"),
     "one byte": (b"\xff", "no picture", "not a picture"),
     "truncated png": (large_png()[:4000], "truncated", "truncated"),
     "truncated 16-bit png": (png_16(LARGE_16, 2)[:9000], "truncated", "truncated"),
