@@ -75,8 +75,8 @@ class ResShift(SuperResolver):
         color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
 
     Raises:
-        ValueError: The timesteps do not fall, or hold what is no timestep; the weight is negative,
-            or the target unknown.
+        ValueError: The timesteps do not fall from the last one, or hold what is none; the weight is
+            negative, or the target unknown.
     """
 
     def __init__(

@@ -97,9 +97,14 @@ class ResidualShift:
             with.
 
         Raises:
-            ValueError: The list does not fall, or holds what is no timestep.
+            ValueError: The list does not fall, holds what is no timestep, or begins later than the
+                process, of which the anchor and noise are the state at its first step alone.
         """
         kept = explicit(len(self.etas), timesteps)[::-1]
+        if kept[-1] != self.steps - 1:
+            raise ValueError(
+                f"timesteps begin at {kept[-1]}; expected {self.steps - 1}, where sampling starts"
+            )
         fewer = object.__new__(ResidualShift)
         fewer.__dict__.update(self.__dict__)
         fewer.etas = self.etas[kept]

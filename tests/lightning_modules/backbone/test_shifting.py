@@ -95,6 +95,8 @@ def test_fewer_steps_keep_their_numbers():
     assert again.timesteps == [4, 14]
     with pytest.raises(ValueError, match="a falling list"):
         process.respaced([0, 3])
+    with pytest.raises(ValueError, match="timesteps begin at 2; expected 3, where sampling starts"):
+        process.respaced([2, 0])
 
 
 @pytest.mark.parametrize(
