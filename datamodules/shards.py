@@ -125,6 +125,9 @@ class Shards(Source):
             table.keys.assume_distinct()  # else it would not have been kept
         for note in table.notes:
             log.warning(note)
+        if "txt" in table.columns and (without := (table.columns["txt"].offsets == 0).sum()):
+            of = f"{without} of {len(table.keys)}"
+            log.warning("Shards.urls: %s samples have no txt; their caption is empty", of)
         self._tars = list(map(_known, tars, table.sizes, table.checksums))
         self._table, self._ends = table, list(accumulate(table.counts))
         self._reader.close()

@@ -220,11 +220,12 @@ def test_long_names(tmp_path):
     np.testing.assert_array_equal(source.read(0)["hr"], pixels(seed=1))
 
 
-def test_captions_that_some_lack(tmp_path):
+def test_captions_that_some_lack(tmp_path, caplog):
     image = picture(tmp_path, 0)
     path = write(tmp_path / "t.tar", [("a.png", image), ("b.png", image), ("b.txt", b" a cat\n")])
     source = prepared(path)
     assert [source.read(0)["text"], source.read(1)["text"]] == ["", "a cat"]
+    assert "1 of 2 samples have no txt; their caption is empty" in caplog.text
 
 
 def test_workers_read_the_same(two):
