@@ -9,6 +9,7 @@ from itertools import accumulate
 
 from datamodules.interleave import BLOCK, Mixture
 from datamodules.keys import Keys
+from datamodules.latents import Latents
 from datamodules.source import Sample, Source
 from degradations.base import Degradation
 
@@ -26,7 +27,8 @@ class Mix(Source):
 
     Args:
         sources: The sources, by names of your own. They are of one kind: all with captions or none,
-            all with their own LR or none, and none with a ``scale`` or ``degradation`` of its own.
+            all with their own LR or none, none of ``Latents``, and none with a ``scale`` or
+            ``degradation`` of its own.
         weights: Share of each source, in any unit, such as photos 3 and faces 1; by default each
             picture comes equally often.
         samples: Pictures an epoch (each ``data.init_args.crops_per_image`` times); by default as
@@ -61,9 +63,14 @@ class Mix(Source):
         """Find the pictures of all sources. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: A source has no pictures, or a scale or degradation of its own.
+            ValueError: A source has no pictures, a scale or degradation of its own, or latents.
         """
         for name, source in self.sources.items():
+            if isinstance(source, Latents):
+                raise ValueError(
+                    f"Mix.sources: {name!r} holds latents, which are not mixed: name all shards in "
+                    "the urls of one Latents"
+                )
             if source.degradation is not None:
                 raise ValueError(
                     f"Mix.sources: {name!r} has a degradation of its own, but a batch is degraded "

@@ -15,6 +15,7 @@ from datamodules.batches import collate, joined
 from datamodules.decode import UnreadableImage
 from datamodules.degrading import check_pooled
 from datamodules.latents import ABOUT, Latents, TrainingLatents, add_latents
+from datamodules.mix import Mix
 from datamodules.order import Item
 from datamodules.shard_writer import ShardWriter
 
@@ -88,6 +89,12 @@ def test_encode_json(tmp_path: Path) -> None:
     (tmp_path / "pairs" / ABOUT).unlink()
     with pytest.raises(ValueError, match=r"there is no .*encode\.json"):
         Latents(urls).prepare(4.0)
+
+
+def test_no_mixture_of_latents(tmp_path: Path) -> None:
+    source = Latents(write(tmp_path / "out", {"latent.npy": npy(np.zeros((1, 2, 2)))}))
+    with pytest.raises(ValueError, match=r"Mix.sources: 'mine' holds latents.* urls of one"):
+        Mix({"mine": source}).prepare(2.0)
 
 
 def test_no_pool_beside_latents() -> None:
