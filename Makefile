@@ -6,6 +6,7 @@
 # make bench-gpu   all that is measured on a GPU; without one, what that would be
 # make test-faults   two nodes that lose power, cables and disks, again and again (half an hour; needs root)
 # make test-minimum   the quick tests with the oldest versions that pyproject.toml allows, in .venv-minimum (needs uv)
+# make test-python VERSION=3.13   the quick tests with that Python, in .venv-3.13 (needs uv)
 # make coverage   which part of the code the quick tests run
 # make soak   hours of training while something goes wrong every few minutes, compared with an undisturbed run
 # All first make the environment in .venv, and do nothing about it the second time.
@@ -16,16 +17,16 @@ SOAK ?= --hours 2
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: install demo docs docs-commands test test-slow test-faults test-minimum coverage soak bench-gpu
+.PHONY: install demo docs docs-commands test test-slow test-faults test-minimum test-python coverage soak bench-gpu
 .PHONY: lint types pytest clean
 
 install: .venv/.installed
 
-# uv where it is there (seconds), else pip. The constraints are the versions that CI tested. Compiled once, because where
+# uv where it is there (seconds), else pip; with pip in it, for the extras that pages and errors name. The constraints are the versions that CI tested. Compiled once, because where
 # PYTHONDONTWRITEBYTECODE is set, as in many containers, each command would compile all of torch again: 20 seconds.
 .venv/.installed: pyproject.toml constraints.txt
 	@if command -v uv >/dev/null; then \
-	  ([ -x $(BIN)/python ] || uv venv --python '>=3.11' .venv) && \
+	  ([ -x $(BIN)/python ] || uv venv --seed --python '>=3.11' .venv) && \
 	  uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev,docs,lmdb,onnx,spandrel]'; \
 	else \
 	  $(PYTHON) -c 'import sys; sys.exit("Enlarger needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...") if sys.version_info < (3, 11) else 0' && \
@@ -51,10 +52,10 @@ types: install
 	$(BIN)/mypy
 	$(BIN)/mypy main.py
 
-# The same commit gives the same bytes. Material would say at each build that it will end in 2027 (docs/decisions.md).
+# The same commit gives the same bytes; a source archive has none. Material would say at each build that it will end in 2027 (docs/decisions.md).
 docs: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m commands.schema
-	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 docs-commands: install
 	$(BIN)/python -m tests.docs.commands $(PAGES)
@@ -79,7 +80,17 @@ $(MINIMUM)/.installed: pyproject.toml
 	@touch $@
 
 test-minimum: $(MINIMUM)/.installed
-	OMP_NUM_THREADS=1 $(MINIMUM)/bin/python -m benchmarks.minimum -q -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(MINIMUM)/bin/python -m benchmarks.environment minimum -q -n 2 --dist worksteal
+
+# The versions that CI tested, with another Python. Its report is committed.
+VERSION ?= 3.13
+.venv-$(VERSION)/.installed: pyproject.toml constraints.txt
+	uv venv --clear --python $(VERSION) .venv-$(VERSION)
+	uv pip install --compile-bytecode --python .venv-$(VERSION)/bin/python -c constraints.txt -e '.[dev,docs,lmdb,onnx,spandrel]'
+	@touch $@
+
+test-python: .venv-$(VERSION)/.installed
+	OMP_NUM_THREADS=1 .venv-$(VERSION)/bin/python -m benchmarks.environment python_$(VERSION) -q -n 2 --dist worksteal
 
 # Its report is committed. What workers and commands of tests run counts, too.
 coverage: install
@@ -95,4 +106,4 @@ soak: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak $(SOAK)
 
 clean:
-	rm -rf .venv .venv-minimum build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv .venv-* build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

@@ -191,7 +191,7 @@ def _av() -> Any:
         import av
     except ModuleNotFoundError as error:
         raise ValueError(
-            "writer.video mp4 needs the package av (PyAV), which is optional: pip install -e "
-            "'.[video]', or set writer.video to gif"
+            "writer.video mp4 needs the package av (PyAV), which is optional: pip install "
+            "-c constraints.txt -e '.[video]', or set writer.video to gif"
         ) from error
     return av

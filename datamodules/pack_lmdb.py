@@ -135,7 +135,8 @@ def import_lmdb() -> None:
         import lmdb  # noqa: F401
     except ImportError as error:
         raise ValueError(
-            "an LMDB needs the package lmdb, which is not installed: pip install 'lmdb>=1.5'"
+            "an LMDB needs the package lmdb, which is not installed: "
+            "pip install -c constraints.txt -e '.[lmdb]'"
         ) from error
 
 

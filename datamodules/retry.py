@@ -147,8 +147,9 @@ def _refuse(error: Exception, url: str) -> None:
     status = _status(true)
     if isinstance(true, ImportError):
         package = PACKAGES.get(scheme, "the package for it")
+        extra = f"-c constraints.txt -e '.[{scheme}]'" if scheme in PACKAGES else package
         raise RemoteError(
-            f"{shown(url)} needs {package}, which is not installed: pip install {package}", "setup"
+            f"{shown(url)} needs {package}, which is not installed: pip install {extra}", "setup"
         ) from error
     if (
         isinstance(true, PermissionError)

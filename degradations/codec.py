@@ -247,6 +247,7 @@ def _av() -> ModuleType:
         import av  # type: ignore[import-not-found, unused-ignore]
     except ModuleNotFoundError as error:
         raise ValueError(
-            "H264 needs the package av (PyAV), which is optional: pip install -e '.[video]'"
+            "H264 needs the package av (PyAV), which is optional: "
+            "pip install -c constraints.txt -e '.[video]'"
         ) from error
     return av

@@ -88,9 +88,17 @@ def test_contributing_says_what_was_covered() -> None:
     assert said in (REPO / "CONTRIBUTING.md").read_text()
 
 
+def test_the_environment_has_pip_and_one_way_to_install_an_extra() -> None:
+    assert "uv venv --seed" in (REPO / "Makefile").read_text()
+    folders = "callbacks", "commands", "datamodules", "degradations", "docs", "lightning_modules"
+    for folder in folders:
+        for path in [*(REPO / folder).rglob("*.py"), *(REPO / folder).rglob("*.md")]:
+            assert not re.search(r"pip install (-e|')", path.read_text()), path
+
+
 def test_every_benchmark_knows_help() -> None:
     """One that knows no options would run for minutes, and write its JSON, when asked for help."""
-    others = {"minimum": "arguments are pytest's", "streaming_start": "a part of another one"}
+    others = {"environment": "arguments are pytest's", "streaming_start": "a part of another one"}
     for path in sorted((REPO / "benchmarks").glob("*.py")):
         text = path.read_text()
         if '__name__ == "__main__"' in text and path.stem not in others:

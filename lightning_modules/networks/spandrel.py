@@ -77,7 +77,7 @@ def _descriptor(file: Path) -> ImageModelDescriptor[Any]:
     except ImportError as error:
         raise ImportError(
             "the network Spandrel needs the package spandrel, which is optional: "
-            "pip install -e '.[spandrel]'"
+            "pip install -c constraints.txt -e '.[spandrel]'"
         ) from error
     # Read by us, not by spandrel: torch's weights-only reader, and no TorchScript.
     state = spandrel.canonicalize_state_dict(read_file(file))

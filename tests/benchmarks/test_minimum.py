@@ -1,11 +1,11 @@
-"""What `make test-minimum` and `make coverage` write of what pytest and coverage found."""
+"""What `make test-minimum`, `make test-python` and `make coverage` write of what they ran."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from benchmarks.coverage import summary
-from benchmarks.minimum import outcome, versions
+from benchmarks.environment import newer_than_bounds, outcome, requirements, versions
 
 REPORT = """<?xml version="1.0" encoding="utf-8"?>
 <testsuites><testsuite name="pytest" errors="1" failures="1" skipped="1" tests="4" time="6.6">
@@ -34,6 +34,16 @@ def test_versions_are_of_all_that_is_needed() -> None:
     found = versions()
     assert {"torch", "torchvision", "fsspec", "jsonargparse", "lmdb", "spandrel"} <= found.keys()
     assert all(found.values())
+
+
+def test_only_the_oldest_versions_are_the_minimum() -> None:
+    oldest = {}
+    for asked in requirements():
+        bounds = {bound.operator: bound.version for bound in asked.specifier}
+        oldest[asked.name] = bounds.get(">=", bounds.get("==", ""))
+    assert newer_than_bounds(oldest | {"torch": f"{oldest['torch']}.0+cu130"}) == []
+    newer = oldest | {"numpy": "2.0.1", "albumentations": "2.0.9"}
+    assert newer_than_bounds(newer) == ["albumentations 2.0.9", "numpy 2.0.1"]
 
 
 def test_coverage_is_summed_by_folder() -> None:

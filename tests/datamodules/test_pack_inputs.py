@@ -271,7 +271,7 @@ def test_without_the_package(tmp_path, picture, monkeypatch):
     path = database(tmp_path / "x", {b"a": picture})
     monkeypatch.setitem(sys.modules, "lmdb", None)
     pack_lmdb._opened.cache_clear()
-    with pytest.raises(ValueError, match=r"pip install 'lmdb>=1.5'"):
+    with pytest.raises(ValueError, match=r"pip install -c constraints.txt -e '\.\[lmdb\]'"):
         find_inputs(str(path))
 
 

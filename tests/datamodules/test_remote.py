@@ -235,7 +235,7 @@ class NoCredentialsError(Exception):
     [
         (NoCredentialsError("Unable to locate credentials"), "AWS_ACCESS_KEY_ID.*FSSPEC_S3"),
         (PermissionError("Forbidden"), "AWS_ACCESS_KEY_ID"),
-        (ImportError("Install s3fs"), "needs s3fs, which is not installed: pip install s3fs"),
+        (ImportError("Install s3fs"), r"needs s3fs, which .*: pip install -c .* -e '\.\[s3\]'"),
         (FileNotFoundError("bucket/a.tar"), "does not exist"),
     ],
 )

@@ -137,5 +137,5 @@ def test_code_in_a_file_is_not_run(tmp_path, suffix):
 
 def test_without_the_package(file, monkeypatch):
     monkeypatch.setitem(sys.modules, "spandrel", None)
-    with pytest.raises(ImportError, match=r"pip install -e '\.\[spandrel\]'"):
+    with pytest.raises(ImportError, match=r"pip install -c constraints.txt -e '\.\[spandrel\]'"):
         Spandrel(2, str(file))
