@@ -3,10 +3,10 @@
 Where there is none it prints the commands. Until one was had, `benchmarks/results/degradation.json`
 counts the launches of a batch in the code that the compiler makes, and `sampling.json` the
 operations of a picture. Variables of the environment say where things are: ``ENLARGER_PEERS`` a
-folder with checkouts of BasicSR and Real-ESRGAN, ``ENLARGER_DATA`` the pictures. A command that
-needs a folder which is not there is passed over, and said to be; one that fails does not stop the
-others. Results of a CPU are kept: a GPU's are in files of their own, ``*_cuda.json``, and its runs
-in folders of their own.
+folder with checkouts of BasicSR and Real-ESRGAN, ``ENLARGER_DATA`` the pictures,
+``ENLARGER_WEIGHTS`` the weights. A command that needs a folder or file which is not there is passed
+over, and said to be; one that fails does not stop the others. Results of a CPU are kept: a GPU's
+are in files of their own, ``*_cuda.json``, and its runs in folders of their own.
 """
 
 from __future__ import annotations
@@ -22,20 +22,11 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.miniature_jobs import REPOSITORY
+from benchmarks.miniature_jobs import REPOSITORY, missing
+from benchmarks.miniature_rows import BSDS, KODAK, NEEDS
 
 PEERS = ("$ENLARGER_PEERS/BasicSR", "$ENLARGER_PEERS/Real-ESRGAN")
-BSDS, KODAK, SET14 = (f"$ENLARGER_DATA/{name}" for name in ("bsds400", "kodak24", "set14"))
 LONGER = 10  # times the steps that a miniature has on two cores
-MINIATURES = {  # what they are trained and tested on
-    "casarbi": ("$ENLARGER_DATA/set5", SET14, KODAK),
-    "comparison": (BSDS, SET14, KODAK),
-    "invsr": (BSDS, SET14, KODAK),
-    "nsarm": (BSDS, SET14, KODAK),
-    "resshift": (SET14, KODAK),
-    "self_cascade": ("$ENLARGER_DATA/cifar10",),
-    "self_cascade_video": (BSDS, KODAK),
-}
 _SMALL = "configs/experiment/self_cascade_64"
 _ROOT = "runs/cuda"
 _BASE = f"{_ROOT}/self_cascade_64_base"
@@ -49,16 +40,12 @@ class Command(NamedTuple):
 
     what: Is found out by it.
     words: Behind ``python``; ``$NAME`` stands for a variable of the environment.
-    needs: Folders without which it is passed over.
+    needs: Folders and files without which it is passed over.
     """
 
     what: str
     words: str
     needs: tuple[str, ...] = ()
-
-    def missing(self) -> list[str]:
-        """Folders that it needs and that are not there, now."""
-        return [name for name in self.needs if not (REPOSITORY / os.path.expandvars(name)).is_dir()]
 
 
 COMMANDS = (
@@ -112,7 +99,7 @@ COMMANDS = (
             f"-m benchmarks.miniature {name} --jobs 1 --longer {LONGER}",
             needs,
         )
-        for name, needs in MINIATURES.items()
+        for name, needs in NEEDS.items()
     ),
 )
 
@@ -142,13 +129,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def failed(command: Command) -> bool:
-    """Run a command, unless a folder that it needs is not there; say how that went.
+    """Run a command, unless something that it needs is not there; say how that went.
 
     Args:
         command: What is run.
     """
-    if missing := command.missing():
-        sys.stdout.write(f"{command.what}: passed over, for there is no {', '.join(missing)}\n")
+    if absent := missing(command.needs):
+        sys.stdout.write(f"{command.what}: passed over, for there is no {', '.join(absent)}\n")
         return False
     begun = time.monotonic()
     words = [os.path.expandvars(word) for word in shlex.split(command.words)]

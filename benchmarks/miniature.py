@@ -3,7 +3,7 @@
 Trains what is missing with the command line itself (`main.py fit`), evaluates each row of the
 method's table (`main.py test`), and writes `benchmarks/results/<method>_miniature.json`, a picture
 beside it, and the table into `docs/methods/<method>.md`, between its two marks. A second call does
-only what is missing. `$ENLARGER_DATA` holds set5, set14 and kodak24.
+only what is missing. `--help` says which pictures and weights a method needs.
 
 With another seed of training, several times the steps, or on a GPU, runs are in a folder of their
 own, and JSON alone is written, beside that of the first training: those are kept.
@@ -25,9 +25,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from benchmarks import report
-from benchmarks.miniature_jobs import REPOSITORY, run_jobs
+from benchmarks.miniature_jobs import REPOSITORY, missing, run_jobs
 from benchmarks.miniature_plan import Plan
-from benchmarks.miniature_rows import METHODS, kind_of
+from benchmarks.miniature_rows import METHODS, NEEDS, kind_of
 from callbacks.provenance import commit
 from callbacks.results_file import write_whole
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Of the command line; by default those of this process.
 
     Returns:
-        0, or 1 where a command failed.
+        0, or 1 where a command failed, or where something is not there that all rows need.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = _options(words)
@@ -50,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seeds = tuple(sorted(options.seeds))
     if seeds != tuple(range(seeds[0], seeds[0] + len(seeds))):
         sys.stderr.write(f"--seeds is {options.seeds}; expected consecutive ones, as 0 1 2\n")
+        return 1
+    if not options.only and options.data is None and (absent := missing(NEEDS[options.method])):
+        sys.stderr.write(f"{options.method} needs {', '.join(absent)}: not there (see --help)\n")
         return 1
     plan = Plan(
         options.method,
@@ -120,6 +123,9 @@ def _options(words: Sequence[str]) -> Any:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.miniature",
         description="Train a method's miniature, compare its rows, and print what holds.",
+        epilog="what they need (docs/results.md says how it is laid out):\n"
+        + "".join(f"  {name:<20}{' '.join(NEEDS[name])}\n" for name in METHODS),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("method", choices=METHODS)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of runs")

@@ -36,6 +36,17 @@ METHODS: dict[str, Method] = {
     "self_cascade": SELF_CASCADE,
     "self_cascade_video": SELF_CASCADE_VIDEO,
 }
+SET14, KODAK, BSDS = (f"$ENLARGER_DATA/{name}" for name in ("set14", "kodak24", "bsds400"))
+TAEF2 = ("$ENLARGER_WEIGHTS/taef2_encoder.pth", "$ENLARGER_WEIGHTS/taef2_decoder.pth")
+NEEDS: dict[str, tuple[str, ...]] = {  # what they are trained, tested and made with
+    "casarbi": ("$ENLARGER_DATA/set5", SET14, KODAK),
+    "comparison": (BSDS, SET14, KODAK, *TAEF2),
+    "invsr": (BSDS, SET14, KODAK, *TAEF2),
+    "nsarm": (BSDS, SET14, KODAK),
+    "resshift": (SET14, KODAK, *TAEF2),
+    "self_cascade": ("$ENLARGER_DATA/cifar10",),
+    "self_cascade_video": (BSDS, KODAK),
+}
 
 
 class Kind(NamedTuple):

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from benchmarks import report
-from benchmarks.gpu import COMMANDS, MINIATURES, Command, failed, main
+from benchmarks.gpu import COMMANDS, Command, failed, main
 from benchmarks.miniature_plan import Plan, read_whole
-from benchmarks.miniature_rows import METHODS
+from benchmarks.miniature_rows import METHODS, NEEDS
 from tests.conftest import REPO
 from tests.docs.parsed import parsed
 
@@ -27,12 +27,13 @@ def test_every_command_takes_its_options(command: Command) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_miniature_says_what_data_it_needs(name: str, tmp_path: Path) -> None:
+def test_every_miniature_says_what_it_needs(name: str, tmp_path: Path) -> None:
     method = METHODS[name]
     jobs = Plan(name, method, tmp_path, REPO / method.data, (0,)).jobs()
     words = [word for job in jobs for word in job.arguments if word.endswith(".yaml")]
     text = json.dumps([read_whole(REPO / word) for word in words])
-    assert set(re.findall(r"\$ENLARGER_DATA/\w+", text)) == set(MINIATURES[name])
+    data, weights = r"\$ENLARGER_DATA/\w+", r"\$ENLARGER_WEIGHTS/\w+\.pth"
+    assert set(re.findall(f"{data}|{weights}", text)) == set(NEEDS[name])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it would run them")
