@@ -21,12 +21,15 @@ _ENCODED = ("--encode.crop", "64", "--encode.crops_per_image", "24", "--encode.f
 _READS = ("--data.init_args.train.init_args.urls", "{invsr_latents}/*.tar")
 _ON_BASE = ("--model.init_args.denoiser_weights", "{invsr_base}")
 _ON_LIIF = ("--model.init_args.base_weights", "{liif}")
+_ON_ONE_CALL = ("--model.init_args.base_weights", "{liif_x4}")
+_FOUR_OF_15 = ("--model.init_args.timesteps", "[14,9,4,0]")
 _OF_NSARM = (
     *("--model.init_args.space_weights", "{nsarm/tokenizer}"),
     *("--model.init_args.mapper_weights", "{nsarm/stage1}"),
     *("--model.init_args.transformer_weights", "{nsarm/base}"),
 )
 _INVSR = "./invsr"  # its file lies beside its folder
+_INVSR_NEEDS = ("invsr_base", "invsr_latents")
 
 
 def _row(
@@ -41,6 +44,12 @@ COMPARISON = Method(
         Training("liif", (), _STAGE, config="casarbi/base"),
         Training(
             *("liif_x4", (), (*_ONE_SCALE, "--data.init_args.scale", "4")), config="casarbi/base"
+        ),
+        Training(
+            "single",
+            ("liif_x4",),
+            (*_ON_ONE_CALL, *_ONE_SCALE, "--data.init_args.scale", "4"),
+            config="casarbi/single",
         ),
         Training("casarbi", ("liif",), (*_ON_LIIF, *_STAGE), config="casarbi/cascade"),
         Training("taef2", (), (*_PHOTOGRAPHS, *_DEGRADED), config="resshift/taef2"),
@@ -74,11 +83,26 @@ COMPARISON = Method(
             control="regression",
         ),
         _row("casarbi", "CasArbi", "casarbi/cascade", "casarbi", *_ON_LIIF, needs=("liif",)),
+        _row(
+            *("single", "single-stage diffusion, CasArbi's network", "casarbi/single", "single"),
+            *_ON_ONE_CALL,
+            needs=("liif_x4",),
+        ),
         _row("resshift", "ResShift, pixels, 15 steps", "resshift/pixel", "nsarm/resshift"),
+        _row(
+            *("resshift_four", "ResShift, pixels, 4 of 15 steps", "resshift/pixel"),
+            *("nsarm/resshift", *_FOUR_OF_15),
+        ),
         _row("taef2", "ResShift, latents, 15 steps", "resshift/taef2", "taef2"),
         _row(
-            *("invsr", "InvSR, 1 step", _INVSR, "invsr", *_ON_BASE),
-            needs=("invsr_base", "invsr_latents"),
+            *("taef2_four", "ResShift, latents, 4 of 15 steps", "resshift/taef2", "taef2"),
+            *_FOUR_OF_15,
+        ),
+        _row("invsr", "InvSR, 1 step", _INVSR, "invsr", *_ON_BASE, needs=_INVSR_NEEDS),
+        _row(
+            *("invsr_three", "InvSR, 3 steps", _INVSR, "invsr", *_ON_BASE),
+            *("--model.init_args.steps", "3"),
+            needs=_INVSR_NEEDS,
         ),
         _row(
             *("nsarm", "NSARM", "nsarm/stage2", "nsarm/stage2", *_OF_NSARM),
@@ -93,6 +117,7 @@ COMPARISON = Method(
         "regression",
         "liif_x4",
         "casarbi",
+        "single",
         "resshift",
         "taef2",
         "invsr",
