@@ -11,7 +11,8 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +37,6 @@ COLUMNS = {
     **miniature_generators.COLUMNS,
     **{name: title.partition(",")[0] for name, title in miniature_report.COLUMNS.items()},
 }
-SHOWN = 4.0  # the scale of README's line, where a headline has several
 TIMES_1000 = miniature_generators.TIMES_1000
 
 
@@ -92,7 +92,7 @@ def texts(folder: Path = RESULTS) -> dict[str, str]:
         f"docs/methods/{name}.md": kind_of(METHODS[name]).markdown(report, name)
         for name, report in found.items()
     }
-    return {"docs/results.md": page(judged, others), "README.md": summary(judged), **pages}
+    return {"docs/results.md": page(judged, others), "README.md": summary(judged, others), **pages}
 
 
 def _others(folder: Path, name: str) -> list[Other]:
@@ -105,31 +105,75 @@ def _others(folder: Path, name: str) -> list[Other]:
     return found
 
 
-def summary(reports: dict[str, dict[str, Any]]) -> str:
-    """A line a method: the headline at one scale, all judgements, and what it took.
+def summary(
+    reports: dict[str, dict[str, Any]], others: Mapping[str, Sequence[Other]] | None = None
+) -> str:
+    """A line a method: the headline, all judgements, and what it took; then what changed.
 
     Args:
         reports: By method, as in the JSON files.
+        others: Of other trainings, by method.
     """
+    beside = others or {}
     lines = ["| | claimed | measured | all judgements | by `python -m benchmarks.miniature` |"]
     lines.append("|---|---|---|---|---|")
     for name, report in reports.items():
         claims = report["results"]["claims"]
         first = next(c for c in claims if c["claim"] == METHODS[name].headline)
-        scales = [apart.get("scale") for apart in first["judged"]]  # generators have none
-        shown = SHOWN if SHOWN in scales else scales[0]
-        there = {"judged": [apart for apart in first["judged"] if apart.get("scale") == shown]}
-        said = "; ".join(measured(metric, found) for metric, found in by_metric(there))
-        several = len(set(scales))
-        where = f"at x{shown:g}, one of {several} scales: " if several > 1 else ""
+        again = [_same(first, o.report["results"]["claims"]) for o in beside.get(name, ())]
+        said = headline(first, again)
         took, machine = sum(minutes(report)), report["machine"]
         unit = unit_of(report["results"]).removesuffix("utes")
         words = report["command"].partition("benchmarks.miniature ")[2]
         stored = f"benchmarks/results/{name}_miniature.json"
         by = f"[`{words}`]({stored}), {took:.0f} {unit}, {machine['cpu']}, {report['commit'][:7]}"
         link = f"[{TITLES[name]}](docs/methods/{name}.md)"
-        lines.append(f"| {link} | {first['claim']} | {where}{said} | {count(claims)} | {by} |")
-    return "\n".join(lines) + "\n"
+        lines.append(f"| {link} | {first['claim']} | {said} | {count(claims)} | {by} |")
+    return "\n".join([*lines, *_differ(reports, beside)]) + "\n"
+
+
+def headline(claim: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
+    """All of a claim's judgements, and in how many trainings the verdict is the same.
+
+    Args:
+        claim: Of the first training.
+        others: The same claim of other trainings.
+    """
+    again = [{_what(apart): apart["verdict"] for apart in other["judged"]} for other in others]
+    several = len(_scales([claim])) > 1
+
+    def verdict(apart: dict[str, Any]) -> str:
+        own, what = apart["verdict"], _what(apart)
+        found = [own, *(other[what] for other in again if what in other)]
+        agree = f" ({found.count(own)} of {len(found)})" if len(found) > 1 else ""
+        return f"**{own}**{agree}"
+
+    said = []
+    for metric in dict.fromkeys(apart["metric"] for apart in claim["judged"]):
+        of_metric = [apart for apart in claim["judged"] if apart["metric"] == metric]
+        parts = []
+        for words, alike in groupby(of_metric, verdict):
+            values = (f"{_value(a)}{f' ({_scale(a)})' if several else ''}" for a in alike)
+            parts.append(f"{', '.join(values)}: {words}")
+        said.append(f"{COLUMNS[metric]} {'; '.join(parts)}")
+    return "; ".join(said)
+
+
+def _differ(reports: dict[str, dict[str, Any]], others: Mapping[str, Sequence[Other]]) -> list[str]:
+    found: dict[str, dict[str, tuple[int, int]]] = {}  # by what was other, and method
+    for name, report in reports.items():
+        for title, _, other in others.get(name, ()):
+            differ, both = changed(report["results"]["claims"], other["results"]["claims"])
+            more = found.setdefault(title, {}).get(name, (0, 0))
+            found[title][name] = differ + more[0], both + more[1]
+    said = []
+    for title, counted in found.items():
+        whose = "" if len(counted) == len(reports) else f": {'; '.join(TITLES[n] for n in counted)}"
+        differ, both = (sum(numbers) for numbers in zip(*counted.values(), strict=True))
+        said.append(f"{differ} of {both} ({title}{whose})")
+    if not said:
+        return []
+    return ["", f"Judgements that differ from those of the first training: {', '.join(said)}."]
 
 
 def page(
@@ -150,6 +194,10 @@ def _section(name: str, report: dict[str, Any], others: Sequence[Other]) -> str:
     labels = {key: row["label"] for key, row in results["rows"].items()}
     stored = "../benchmarks/results"
     titles = "".join(f" {other.title} |" for other in others)
+    again = [other.report["results"]["claims"] for other in others]
+    several = (
+        len(_scales([claim for claims in (results["claims"], *again) for claim in claims])) > 1
+    )
     lines = [
         f"## {TITLES[name]}",
         "",
@@ -163,15 +211,23 @@ def _section(name: str, report: dict[str, Any], others: Sequence[Other]) -> str:
             for title, file, other in others
         ),
         "",
-        f"| claim | the better one - the other one | measured |{titles}",
-        f"|---|---|---|{'---|' * len(others)}",
+        f"| claim | the better one - the other one |{' scale |' * several} measured |{titles}",
+        f"|---|---|{'---|' * several}---|{'---|' * len(others)}",
     ]
     for claim in results["claims"]:
-        who = f"{labels[claim['better']]} - {labels[claim['than']]}"
-        found = [claim, *(_same(claim, o.report["results"]["claims"]) for o in others)]
-        said = ["; ".join(measured(*apart) for apart in by_metric(one)) for one in found]
-        lines.append(f"| {claim['claim']} | {who} | {' | '.join(said)} |")
+        who = [claim["claim"], f"{labels[claim['better']]} - {labels[claim['than']]}"]
+        found = [claim, *(_same(claim, other) for other in again)]
+        for scale in _scales(found) or [None]:
+            judged = ([a for a in one["judged"] if a.get("scale") == scale] for one in found)
+            said = ["; ".join(map(measured, some)) for some in judged]
+            where = [f"x{scale:g}" if scale else ""] * several
+            lines.append(f"| {' | '.join([*who, *where, *said])} |")
+            who = ["", ""]  # said once, above all of its scales
     return "\n".join(lines) + "\n"
+
+
+def _scales(claims: Sequence[dict[str, Any]]) -> list[float | None]:
+    return sorted({apart.get("scale") for claim in claims for apart in claim["judged"]})
 
 
 def _same(claim: dict[str, Any], claims: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -181,7 +237,18 @@ def _same(claim: dict[str, Any], claims: Sequence[dict[str, Any]]) -> dict[str, 
 
 
 def changes(claims: Sequence[dict[str, Any]], again: Sequence[dict[str, Any]]) -> str:
-    """How many judgements another training has changed, of those that both have.
+    """How many judgements another training has changed, in a sentence without its full stop.
+
+    Args:
+        claims: Of the first training.
+        again: Of the other one.
+    """
+    differ, both = changed(claims, again)
+    return f"{differ} of {both} judgements differ from those of the first training"
+
+
+def changed(claims: Sequence[dict[str, Any]], again: Sequence[dict[str, Any]]) -> tuple[int, int]:
+    """How many judgements differ, and how many both trainings have.
 
     Args:
         claims: Of the first training.
@@ -195,36 +262,16 @@ def changes(claims: Sequence[dict[str, Any]], again: Sequence[dict[str, Any]]) -
             for apart in claim["judged"]
             if _what(apart) in other
         ]
-    changed = sum(first != second for first, second in verdicts)
-    return f"{changed} of {len(verdicts)} judgements differ from those of the first training"
+    return sum(first != second for first, second in verdicts), len(verdicts)
 
 
-def by_metric(claim: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The judgements of a claim, a metric at a time."""
-    for metric in dict.fromkeys(apart["metric"] for apart in claim["judged"]):
-        yield metric, [apart for apart in claim["judged"] if apart["metric"] == metric]
-
-
-def measured(metric: str, judged: Sequence[dict[str, Any]]) -> str:
-    """The differences of one metric, and where the claim holds.
+def measured(apart: dict[str, Any]) -> str:
+    """A judgement: its metric, the difference and the verdict.
 
     Args:
-        metric: Its name.
-        judged: At each scale; one of them without a scale for what has none.
+        apart: As in the JSON files.
     """
-    several = len(judged) > 1
-    differences = ", ".join(
-        f"{_value(apart):+.3g}{f' ({_scale(apart)})' if several else ''}" for apart in judged
-    )
-    verdicts = [apart["verdict"] for apart in judged]
-    if len(set(verdicts)) == 1:
-        return f"{COLUMNS[metric]} {differences}: **{verdicts[0]}**"
-    where = "; ".join(
-        f"**{verdict}** at {', '.join(_scale(a) for a in judged if a['verdict'] == verdict)}"
-        for verdict in (HOLDS, OPEN, FAILS)
-        if verdict in verdicts
-    )
-    return f"{COLUMNS[metric]} {differences}: {where}"
+    return f"{COLUMNS[apart['metric']]} {_value(apart)}: **{apart['verdict']}**"
 
 
 def count(claims: Sequence[dict[str, Any]]) -> str:
@@ -240,9 +287,9 @@ def _what(apart: dict[str, Any]) -> tuple[str, float | None]:
     return apart["metric"], apart.get("scale")  # generators have no scale
 
 
-def _value(apart: dict[str, Any]) -> float:
-    value: float = apart["difference"]
-    return 1000 * value if apart["metric"] in TIMES_1000 else value
+def _value(apart: dict[str, Any]) -> str:
+    times = 1000 if apart["metric"] in TIMES_1000 else 1
+    return f"{times * apart['difference']:+.3g}"
 
 
 def _scale(apart: dict[str, Any]) -> str:

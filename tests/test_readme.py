@@ -1,12 +1,16 @@
-"""Every file that README or a page of docs/ names exists."""
+"""Every file that README or a page of docs/ names exists; README's numbers are measured ones."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks.imdn import PUBLISHED
+from benchmarks.report import RESULTS
 from tests.conftest import REPO
 from tests.docs.blocks import pages
 
@@ -27,3 +31,103 @@ def test_named_files_exist(page: Path) -> None:
 
 def test_readme_names_some() -> None:
     assert len(re.findall(NAMED, (REPO / "README.md").read_text())) > 5
+
+
+# ------------------------------------------------- numbers that are written by hand, not made
+
+TEXT = " ".join((REPO / "README.md").read_text().split())
+
+
+def written(*pattern: str) -> list[str]:
+    """The numbers between these words, which README has once."""
+    found = re.findall(r"(\d[\d.]*)".join(map(re.escape, pattern)), TEXT)
+    assert len(found) == 1, f"{pattern} is {len(found)} times in README"
+    return [found[0]] if isinstance(found[0], str) else [*found[0]]
+
+
+def assert_rounded(words: list[str], *values: float) -> None:
+    for word, value in zip(words, values, strict=True):
+        digits = len(word.partition(".")[2])
+        # JSON's are rounded, too: beside a half either neighbour may be right.
+        assert abs(float(word) - value) <= 0.5 * 10**-digits + 1e-9, f"{word} for {value}"
+
+
+def stored(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
+def by_metric(numbers: list[dict[str, Any]]) -> dict[tuple[str, bool], dict[str, Any]]:
+    return {(row["metric"], row["checkpoint"] == "bicubic"): row for row in numbers}
+
+
+def test_the_demo_is_what_was_measured() -> None:
+    report = stored("quickstart")
+    rows = by_metric(report["results"]["numbers"])
+    ours, bicubic = (
+        [rows[metric, plain]["value"] for metric in ("psnr", "ssim")] for plain in (False, True)
+    )
+    steps = re.findall(r"step-(\d+)", rows["psnr", False]["checkpoint"])
+    table = written(
+        "| bicubic | ", " | ", " | | ours, 122 k parameters, ", " steps | ", " | ", " |"
+    )
+    assert_rounded(table, *bicubic, *map(int, steps), *ours)
+    ahead = written("photographs that training never saw, ", " dB above bicubic.")
+    assert_rounded(ahead, ours[0] - bicubic[0])
+    assert_rounded(written("x2, ", " held-out photographs |"), rows["psnr", False]["n"])
+    minutes, seconds = written("the whole command took ", " min ", " s,")
+    assert [60 * int(minutes) + int(seconds)] == [*report["results"]["seconds"].values()]
+    python, torch = (report["machine"][what].rpartition(".")[0] for what in ("python", "torch"))
+    assert f"{report['machine']['cpu']}, Python {python}, torch {torch}, commit " in TEXT
+    assert f" commit {report['commit'][:7]} ([JSON](benchmarks/results/quickstart.json))" in TEXT
+
+
+def test_the_degraded_quickstart_is_what_was_measured() -> None:
+    results = stored("real_esrgan_quickstart")["results"]
+    (numbers,) = (found for what, found in results.items() if what.startswith("test, "))
+    rows = by_metric(numbers)
+    ahead = rows["psnr", False]["value"] - rows["psnr", True]["value"]
+    said = written("(", " dB above it on ", " squares of three photographs")
+    assert_rounded(said, ahead, rows["psnr", False]["n"])
+    assert " in two and a half minutes on two cores " in TEXT
+    assert_rounded(["2.5"], results["seconds of fit"] / 60)
+
+
+def test_reading_against_peers_is_what_was_measured() -> None:
+    results = stored("streaming")["results"]
+    crops = results["crops without the whole picture"]
+    faster = [crops[size]["loader_times_as_fast"] for size in ("1 MP", "2K, 2.8 MP")]
+    said = written(
+        "reads ", " times as fast at one megapixel, ", " times at 2K (", " px, quality ", ")"
+    )
+    assert_rounded(said, *faster, crops["crop"], crops["quality"])
+    alone, two = (results[who]["ours_over"] for who in ("0 workers, one core", "2 workers"))
+    (bare,) = written("reading is ", " times as fast as a bare webdataset pipeline")
+    assert ", and as litdata; with two workers " in TEXT  # the same number for both
+    assert_rounded([bare, bare], alone["webdataset_bare"], alone["litdata"])
+    said = written("with two workers ", " and ", " times.")
+    assert_rounded(said, two["webdataset_bare"], two["litdata"])
+
+
+def test_degrading_against_its_peer_is_what_was_measured() -> None:
+    results = stored("degradation")["results"]
+    plain, sharpened = results["without USM"], results["with USM"]
+    mean, median, usm = written(
+        "On one core it is ",
+        " times as fast as Real-ESRGAN's own code on average, ",
+        " times in the median, and ",
+        " times with its default sharpening;",
+    )
+    assert_rounded([mean, median], plain["ratio_of_means"], plain["ratio_of_medians"])
+    assert_rounded([usm, usm], sharpened["ratio_of_means"], sharpened["ratio_of_medians"])
+    launches = results["canvas, compiled"]["without USM"]["launches"]
+    assert_rounded(written("for a GPU has ", " launches a batch"), launches)
+
+
+def test_imdn_gives_its_published_figures_to_a_hundredth() -> None:
+    found = stored("imdn")["results"]
+    assert "published figures to 0.01 dB" in TEXT
+    for name, scales in PUBLISHED.items():
+        for scale, said in scales.items():
+            apart = round(found[name][scale]["imdn"]["psnr"], 2) - float(said.split()[0])
+            assert abs(apart) < 0.015

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from benchmarks.table import (
     Other,
     changes,
     count,
+    headline,
     marks_of,
     measured,
     page,
@@ -30,25 +32,32 @@ def apart(metric: str, scale: float, difference: float, verdict: str) -> dict[st
     return {"metric": metric, "scale": scale, "difference": difference, "verdict": verdict}
 
 
-def test_one_verdict_is_said_once() -> None:
-    found = [apart("psnr", 4.0, 0.1234, "holds"), apart("psnr", 8.0, 0.2, "holds")]
-    assert measured("psnr", found) == "PSNR-Y +0.123 (x4), +0.2 (x8): **holds**"
-
-
-def test_several_verdicts_say_where() -> None:
-    found = [
-        apart("swd", 2.7, -1.0, "does not hold"),
-        apart("swd", 4.0, -0.5, "holds"),
-        apart("swd", 8.0, 0.0, "holds"),
-    ]
-    assert measured("swd", found) == (
-        "SWD -1 (x2.7), -0.5 (x4), +0 (x8): **holds** at x4, x8; **does not hold** at x2.7"
-    )
+def test_a_judgement_is_its_difference_and_its_verdict() -> None:
+    assert measured(apart("psnr", 4.0, 0.1234, "holds")) == "PSNR-Y +0.123: **holds**"
 
 
 def test_distances_of_thumbnails_are_a_thousandth() -> None:
-    assert measured("kid_base", [apart("kid_base", 1.0, -0.0423, "holds")]) == (
-        "KID-thumb, base -42.3: **holds**"
+    assert measured(apart("kid_base", 1.0, -0.0423, "holds")) == "KID-thumb, base -42.3: **holds**"
+
+
+def test_a_headline_has_every_scale_and_the_trainings_that_agree() -> None:
+    first = [
+        apart("psnr", 2.7, -0.5, "not decided"),
+        apart("psnr", 4.0, 0.25, "holds"),
+        apart("psnr", 8.0, 0.5, "holds"),
+        apart("swd", 4.0, -0.25, "holds"),
+        apart("swd", 8.0, 0.5, "does not hold"),
+    ]
+    assert headline({"judged": first}, []) == (
+        "PSNR-Y -0.5 (x2.7): **not decided**; +0.25 (x4), +0.5 (x8): **holds**; "
+        "SWD -0.25 (x4): **holds**; +0.5 (x8): **does not hold**"
+    )
+    second = [*first[:2], apart("psnr", 8.0, -1.0, "does not hold"), *first[3:]]
+    third = [*first[:3], apart("swd", 4.0, -0.125, "not decided")]  # nothing of SWD at x8
+    assert headline({"judged": first}, [{"judged": second}, {"judged": third}]) == (
+        "PSNR-Y -0.5 (x2.7): **not decided** (3 of 3); +0.25 (x4): **holds** (3 of 3); "
+        "+0.5 (x8): **holds** (2 of 3); "
+        "SWD -0.25 (x4): **holds** (2 of 3); +0.5 (x8): **does not hold** (2 of 2)"
     )
 
 
@@ -95,6 +104,22 @@ def test_another_training_stands_beside_the_first_one() -> None:
     assert "\n0 of 0 judgements differ " in other
 
 
+def test_several_scales_have_a_row_each() -> None:
+    first, second = (report(which, 0.5, "holds") for which in ("first", "second"))
+    first["results"]["claims"][0]["judged"] = [
+        apart("psnr", 2.7, 0.25, "holds"),
+        apart("psnr", 4.0, 0.5, "holds"),
+        apart("swd", 2.7, 0.0, "not decided"),
+    ]
+    again = Other("trained again", "casarbi_miniature_1.json", second)
+    assert page({"casarbi": first}, {"casarbi": [again]}).endswith(
+        "| claim | the better one - the other one | scale | measured | trained again |\n"
+        "|---|---|---|---|---|\n"
+        "| A wins | A - B | x2.7 | PSNR-Y +0.25: **holds**; SWD +0: **not decided** |  |\n"
+        "|  |  | x4 | PSNR-Y +0.5: **holds** | PSNR-Y +0.5: **holds** |\n"
+    )
+
+
 def test_changes_are_counted_by_metric_and_scale() -> None:
     who = {"claim": "A wins", "better": "a", "than": "b"}
     first = [apart("psnr", 2.0, 0.1, "holds"), apart("psnr", 4.0, 0.1, "holds")]
@@ -107,7 +132,7 @@ def test_changes_are_counted_by_metric_and_scale() -> None:
     assert said == "1 of 2 judgements differ from those of the first training"
 
 
-def test_readme_has_the_headline_at_one_scale_and_what_it_took() -> None:
+def test_readme_has_the_headline_and_what_it_took() -> None:
     first = report("python -m benchmarks.miniature casarbi --seeds 0", 0.5, "holds")
     claim = first["results"]["claims"][0] | {"claim": METHODS["casarbi"].headline}
     claim["judged"] = [
@@ -116,12 +141,32 @@ def test_readme_has_the_headline_at_one_scale_and_what_it_took() -> None:
     ]
     first["results"]["claims"] = [claim]
     assert summary({"casarbi": first}).splitlines()[2] == (
-        f"| [CasArbi](docs/methods/casarbi.md) | {claim['claim']} | at x4, one of 2 scales: "
-        "PSNR-Y +0.25: **holds** | of 2, holds: 1, does not hold: 1, not decided: 0 | "
+        f"| [CasArbi](docs/methods/casarbi.md) | {claim['claim']} | PSNR-Y -0.5 (x2.7): "
+        "**does not hold**; +0.25 (x4): **holds** | "
+        "of 2, holds: 1, does not hold: 1, not decided: 0 | "
         "[`casarbi --seeds 0`](benchmarks/results/casarbi_miniature.json), 2 min, a CPU, 0123456 |"
     )
     del claim["judged"][1]
     assert "| PSNR-Y -0.5: **does not hold** |" in summary({"casarbi": first})
+    assert "differ" not in summary({"casarbi": first})
+
+
+def test_readme_says_what_other_trainings_changed() -> None:
+    methods = {}
+    for name in ("casarbi", "invsr"):
+        methods[name] = report("first", 0.5, "holds")
+        methods[name]["results"]["claims"][0]["claim"] = METHODS[name].headline
+    changed = deepcopy(methods["invsr"])
+    changed["results"]["claims"][0]["judged"][0]["verdict"] = "not decided"
+    again = {name: [Other("trained again", "", own)] for name, own in methods.items()}
+    again["invsr"].append(Other("3 times the steps", "", changed))
+    said = summary(methods, again)
+    assert "| PSNR-Y +0.5: **holds** (2 of 2) |" in said.splitlines()[2]
+    assert "| PSNR-Y +0.5: **holds** (2 of 3) |" in said.splitlines()[3]
+    assert said.endswith(
+        "\n\nJudgements that differ from those of the first training: "
+        "0 of 2 (trained again), 1 of 1 (3 times the steps: InvSR).\n"
+    )
 
 
 def test_every_method_with_claims_has_a_headline_and_a_title() -> None:
