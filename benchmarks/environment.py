@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from benchmarks.report import write_report
+from benchmarks.report import RESULTS, write_report
 
 REPO = Path(__file__).resolve().parents[1]
 EXTRAS = ("lmdb", "onnx", "spandrel")  # those that `make install` brings besides the tools
@@ -44,7 +44,8 @@ def main() -> None:
         command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *options]
         status = subprocess.run(command, cwd=REPO, check=False).returncode
         results = {"status": status, **outcome(report)} if report.exists() else {"status": status}
-    write_report(name, {**results, "versions": installed}, seed=0)
+    path = RESULTS / f"{name}.json"
+    write_report("environment", {**results, "versions": installed}, seed=0, path=path)
     raise SystemExit(status)
 
 
