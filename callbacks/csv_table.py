@@ -16,30 +16,37 @@ def write_csv(path: Path, results: list[Result]) -> None:
     The table has plain cells and one line of headings, and nothing else, so that pandas and
     spreadsheets read it without being told anything. A row is a dataset, scale and checkpoint, a
     column a metric of one protocol, with ``_n`` for its number of images and, where there are
-    several seeds, ``_std``.
+    several seeds, ``_std``; ``_std_over_seeds`` where a metric has that name already, as KID's
+    deviation between subsets has.
 
     Args:
         path: The table; the protocols go to ``<name>_protocols.csv``.
         results: As ``results.json`` has them.
     """
     headings = {column: heading for column, (heading, _) in columns(results).items()}
+    taken = set(headings.values())
+    deviations = {
+        column: f"{heading}_std" + "_over_seeds" * (f"{heading}_std" in taken)
+        for column, heading in headings.items()
+    }
     deviating = {column_of(result) for result in results if "std" in result}
     rows: dict[tuple[str, float, str | None], dict[str, object]] = {}
     for result in results:
         place = (result["dataset"], result["scale"], result["checkpoint"])
         row = rows.setdefault(place, {})
         row |= {"dataset": place[0], "scale": f"{place[1]:g}", "checkpoint": place[2] or ""}
-        heading = headings[column_of(result)]
+        column = column_of(result)
+        heading = headings[column]
         row[heading], row[f"{heading}_n"] = result["value"], result["n"]
         if "std" in result:
-            row[f"{heading}_std"] = result["std"]
+            row[deviations[column]] = result["std"]
         if "seeds" in result:
             row["seeds"] = " ".join(map(str, result["seeds"]))
     names = ["dataset", "scale", "checkpoint"]
     if any("seeds" in row for row in rows.values()):
         names.append("seeds")
     for column, heading in headings.items():
-        names += [heading, *([f"{heading}_std"] if column in deviating else []), f"{heading}_n"]
+        names += [heading, *([deviations[column]] if column in deviating else []), f"{heading}_n"]
     cells = [[row.get(name, "") for name in names] for row in rows.values()]
     write_whole(path, _csv([names, *cells]))
     protocols = [[heading, describe(protocol)] for heading, protocol in columns(results).values()]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -52,9 +53,17 @@ def read_picture(path: Path) -> Tensor:
     """
     try:
         with Image.open(path) as picture:
-            pixels = np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+            pixels = _rgb(ImageOps.exif_transpose(picture))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}): replace it, or take it out of the folder"
         ) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+
+
+def _rgb(picture: Image.Image) -> NDArray[np.uint8]:
+    if not picture.mode.startswith("I;16"):
+        return np.array(picture.convert("RGB"))
+    # Of 16-bit grey, Pillow would make all that is above 255 white.
+    grey = (np.asarray(picture) / 257).round().astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)

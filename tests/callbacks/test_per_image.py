@@ -230,6 +230,22 @@ def test_a_table_that_programs_read(tmp_path: Path) -> None:
     ]
 
 
+def test_a_deviation_that_is_a_metric_of_its_own_keeps_its_column(tmp_path: Path) -> None:
+    over = {"seeds": [0, 1]}
+    write_csv(
+        tmp_path / "results.csv",
+        [
+            result(metric="kid", value=1.0, std=0.25, **over),
+            result(metric="kid_std", value=7.0, std=0.5, **over),
+        ],
+    )
+    (names, cells) = csv.reader((tmp_path / "results.csv").open())
+    assert len(set(names)) == len(names)
+    row = dict(zip(names, cells, strict=True))
+    assert (row["kid"], row["kid_std_over_seeds"]) == ("1.0", "0.25")
+    assert (row["kid_std"], row["kid_std_std"]) == ("7.0", "0.5")
+
+
 def test_the_table_holds_earlier_numbers_too(tmp_path: Path) -> None:
     trainer(tmp_path, PSNR(), Results()).test(Tiny(), loader(), verbose=False)
     other = loader(Pictures(3, "other", 4))
