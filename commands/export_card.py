@@ -15,6 +15,7 @@ from callbacks.results_file import (
     rows_of,
     shown_value,
 )
+from callbacks.weights import digest_of
 from commands.weights import EXPORT
 from lightning_modules.base import SuperResolver
 from lightning_modules.image_model import ImageModel
@@ -93,7 +94,7 @@ def _file(path: Path) -> str:
 def _numbers(model: ImageModel, run: Path) -> str:
     path, own = run / "results.json", Path(made_by(model) or "").name
     results = load_results(path)["results"] if path.is_file() else []
-    results = [r for r in results if Path(r["checkpoint"] or "").name in (own, "bicubic")]
+    results = [r for r in results if _is_of(r["checkpoint"] or "", own, model)]
     if not any(r["checkpoint"] != "bicubic" for r in results):
         return "## Numbers\n\nNone: `test` was not run with these weights."
     headings = columns(results)
@@ -105,6 +106,17 @@ def _numbers(model: ImageModel, run: Path) -> str:
         lines.append(_row(what, f"x{scale:g}", *values, counts_of(found)))
     protocols = "\n".join(f"- {name}: {describe(how)}" for name, how in headings.values())
     return "## Numbers\n\n" + "\n".join(lines) + f"\n\n{protocols}"
+
+
+def _is_of(checkpoint: str, own: str, model: ImageModel) -> bool:
+    """Whether a number is of these weights, wherever they lay when it was measured, or bicubic."""
+    named = Path(checkpoint)
+    if named.name != own:
+        return checkpoint == "bicubic"
+    # Checkpoints of all runs have the same names: one that is there and holds others is not meant.
+    file = Path((model.weights_source or "").removesuffix(" (EMA)"))
+    other = named.parent / file.name
+    return not (file.is_file() and other.is_file()) or digest_of(file) == digest_of(other)
 
 
 def _row(*cells: Any) -> str:

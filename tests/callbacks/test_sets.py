@@ -144,6 +144,14 @@ def test_one_image_is_refused_before_anything_is_measured(
     assert metric.asked == []
 
 
+def test_half_precision_is_finite() -> None:
+    """Its own sum of a bright picture is beyond 65504."""
+    images = torch.ones(2, 3, 300, 300, dtype=torch.float16)
+    images[1, 0, 7, 7] = torch.nan
+    features = Color().finite_features(images, {"key": ["a", "b"]})  # type: ignore[typeddict-item]
+    assert features.isfinite().all(1).tolist() == [True, False]
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_images_that_are_not_finite_are_named(tmp_path: Path, caplog: Any, value: float) -> None:
     class Broken(Tiny):

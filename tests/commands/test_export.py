@@ -188,6 +188,25 @@ def test_the_card_has_the_numbers(trained: Path, enlarger: Enlarger) -> None:
     assert "trained for 5 steps" in text
 
 
+def test_the_card_has_no_numbers_of_another_run_s_checkpoint(
+    trained: Path, enlarger: Enlarger
+) -> None:
+    own = find_weights(str(trained), 2)
+    other = Path("runs/other/checkpoints", own.name)
+    other.parent.mkdir(parents=True)
+    content = torch.load(own, weights_only=True)
+    for tensor in content["state_dict"].values():
+        tensor *= 0.5
+    torch.save(content, other)
+    psnr = ("--trainer.callbacks", "[callbacks.psnr.PSNR]")
+    enlarger("test", "--config", "tiny.yaml", *psnr, "--ckpt_path", other)
+    enlarger("export", trained)
+    assert "None: `test` was not run with these weights" in (OUT / "README.md").read_text()
+    shutil.copy(own, other)  # as if the run had been copied
+    enlarger("export", trained, "--export.overwrite", "true")
+    assert "| photos | x2 |" in (OUT / "README.md").read_text()
+
+
 def test_licences_follow_the_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path, enlarger: Enlarger
 ) -> None:
