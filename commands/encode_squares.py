@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -80,14 +81,12 @@ class Squares(Dataset[list[dict[str, Any]]]):
         except (UnreadableImage, _TooSmallError) as error:
             return [{"number": number, "error": str(error)} for number in numbers]
         caption = {"text": _caption(key, sample)} if self.options.texts else {}
-        folder, slash, name = key.rpartition("/")
-        name = name.replace(".", "_")  # a key ends at the first dot
-        squares = []
+        name, squares = name_of(key), []
         for square, number in enumerate(numbers):
             seed = seed_of(self.seed, "encode", key, square)
             hr = self._cut(whole, SampleDraws(seed, "crop"))
-            own = f"{folder}{slash}{name}/{square}"
-            squares.append({"number": number, "key": own, "seed": seed, "hr": hr, **caption})
+            own = {"number": number, "key": f"{name}/{square}", "seed": seed}
+            squares.append({**own, "hr": hr, **caption})
         return squares
 
     def _sides(self, whole: NDArray[np.uint8]) -> tuple[int, int]:
@@ -109,6 +108,21 @@ class Squares(Dataset[list[dict[str, Any]]]):
         top, left = draws.integer(0, height - rows + 1), draws.integer(0, width - columns + 1)
         turn = draws.integer(0, 8) if self.options.flips else 0
         return _copy(whole[top : top + rows, left : left + columns], turn)
+
+
+def name_of(key: str) -> str:
+    """What a picture is called in the shards, where a key ends at the first dot."""
+    folder, slash, name = key.rpartition("/")
+    return f"{folder}{slash}{name.replace('.', '_')}"
+
+
+def of_one_name(keys: Sequence[str]) -> tuple[str, str] | None:
+    """Two keys that would be called the same in the shards, if there are any."""
+    dotted: dict[str, str] = {}
+    for key in keys:
+        if (name := name_of(key)) != key and dotted.setdefault(name, key) != key:
+            return dotted[name], key
+    return next(((dotted[key], key) for key in keys if key in dotted), None) if dotted else None
 
 
 def _caption(key: str, sample: Any) -> str:

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from commands.encode_squares import EncodeOptions, Squares
+from commands.encode_squares import EncodeOptions, Squares, name_of, of_one_name
 from commands.errors import ConfigurationError
 from datamodules.degrading import degradation_of
 from datamodules.keys import digest_of
@@ -62,6 +62,11 @@ class Encoding:
             raise ConfigurationError(
                 f"data.init_args.train is {type(self.source).__name__}; expected a source of "
                 "pictures, with keys"
+            )
+        if (pair := of_one_name(self.source.keys)) is not None:
+            raise ConfigurationError(
+                f"{pair[0]} and {pair[1]} would have one name in the shards, {name_of(pair[0])}: "
+                "rename one of them"
             )
         self.out = Path(os.path.expandvars(options.out)).expanduser()
         self.seed, self.workers = data.seed, data.workers

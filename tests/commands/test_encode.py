@@ -173,3 +173,19 @@ def test_what_cannot_be_encoded(work: Path, refusal: Refusal) -> None:
     no_space = ("encode", "--config", "tiny.yaml", "--encode.out", "out")
     assert "Regression has no model.init_args.space" in refusal(*no_space)
     assert encoding.find_shards(Path("out"), encoding.NAME) == []
+
+
+@pytest.mark.parametrize(("first", "second"), [("a.b.c", "a.b_c"), ("a.b.c", "a_b_c")])
+def test_two_pictures_of_one_name_in_the_shards(
+    work: Path, refusal: Refusal, first: str, second: str
+) -> None:
+    """Training would refuse what was encoded for hours."""
+    folder = Path("names")
+    folder.mkdir()
+    for name in (first, second):
+        Image.new("RGB", (64, 64)).save(folder / f"{name}.png")
+    source = ("--data.init_args.train", "datamodules.folder.Folder")
+    place = ("--data.init_args.train.init_args.root", folder)
+    told = refusal(*ENCODE, *CROPS, *source, *place)
+    assert f"{first} and {second} would have one name in the shards, a_b_c: rename" in told
+    assert not list(Path().glob("out/*.tar"))
