@@ -13,6 +13,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+EXTRAS := dev,docs,lmdb,onnx,spandrel
 SOAK ?= --hours 2
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1
@@ -22,17 +23,18 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 
 install: .venv/.installed
 
-# uv where it is there (seconds), else pip; with pip in it, for the extras that pages and errors name. The constraints are the versions that CI tested. Compiled once, because where
-# PYTHONDONTWRITEBYTECODE is set, as in many containers, each command would compile all of torch again: 20 seconds.
+# uv where it is there (seconds), else pip; with pip in it, for the extras that pages and errors name. The constraints are
+# the versions that CI tested. Compiled once, because where PYTHONDONTWRITEBYTECODE is set, as in many containers, each
+# command would compile all of torch again: 20 seconds.
 .venv/.installed: pyproject.toml constraints.txt
 	@if command -v uv >/dev/null; then \
 	  ([ -x $(BIN)/python ] || uv venv --seed --python '>=3.11' .venv) && \
-	  uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev,docs,lmdb,onnx,spandrel]'; \
+	  uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]'; \
 	else \
 	  $(PYTHON) -c 'import sys; sys.exit("Enlarger needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...") if sys.version_info < (3, 11) else 0' && \
 	  ([ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear .venv) && \
 	  $(BIN)/python -m pip install --quiet --upgrade pip && \
-	  $(BIN)/python -m pip install -c constraints.txt -e '.[dev,docs,lmdb,onnx,spandrel]'; \
+	  $(BIN)/python -m pip install -c constraints.txt -e '.[$(EXTRAS)]'; \
 	fi
 	@touch $@
 
@@ -52,7 +54,8 @@ types: install
 	$(BIN)/mypy
 	$(BIN)/mypy main.py
 
-# The same commit gives the same bytes; a source archive has none. Material would say at each build that it will end in 2027 (docs/decisions.md).
+# The same commit gives the same bytes; a source archive has none. Material would say at each build that it will end in
+# 2027 (docs/decisions.md).
 docs: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m commands.schema
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
@@ -86,7 +89,7 @@ test-minimum: $(MINIMUM)/.installed
 VERSION ?= 3.13
 .venv-$(VERSION)/.installed: pyproject.toml constraints.txt
 	uv venv --clear --python $(VERSION) .venv-$(VERSION)
-	uv pip install --compile-bytecode --python .venv-$(VERSION)/bin/python -c constraints.txt -e '.[dev,docs,lmdb,onnx,spandrel]'
+	uv pip install --compile-bytecode --python .venv-$(VERSION)/bin/python -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
 test-python: .venv-$(VERSION)/.installed

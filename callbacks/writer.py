@@ -141,11 +141,12 @@ class Writer(Callback):
         self._root = self.output_folder(trainer)
         datamodule: Any = getattr(trainer, "datamodule", None)
         self._of_clips = getattr(datamodule, "predict_frames", None) is not None
-        check_encoder(self.video, self._of_clips or not hasattr(datamodule, "predict_keys"))
+        known = hasattr(datamodule, "predict_keys")  # else a plain DataLoader: told by each batch
+        check_encoder(self.video, self._of_clips or not known)
         self._lines = self._open_lines(pl_module)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="writer")
-        if not hasattr(datamodule, "predict_keys"):
-            return  # a plain DataLoader: looked at picture by picture
+        if not known:
+            return
         if self.profile == "convert":
             datamodule.convert_in_predict()
         keys = datamodule.predict_keys

@@ -17,8 +17,10 @@ import yaml
 from datamodules.decode import IMAGE_EXTENSIONS
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "configs" / "experiment"
-COMMANDS = ["fit", "validate", "test", "predict", "check", "throughput", "encode", "export"]
-COMMANDS += ["doctor"]
+COMMANDS = [
+    *("fit", "validate", "test", "predict"),
+    *("check", "throughput", "encode", "export", "doctor"),
+]
 
 
 class ConfigurationError(Exception):

@@ -9,25 +9,22 @@ scale, or, with ``data.init_args.scales``, at one a batch, not one a picture.
 from __future__ import annotations
 
 import inspect
-import re
-import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from lightning_modules.base import SuperResolver
 from lightning_modules.color import ColorFix
 from lightning_modules.image_model import adam
+from lightning_modules.network_call import NetworkCallable, built
 from lightning_modules.noise import Noise, augmented, check_augmentation
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
-
-NetworkCallable = Callable[[float], nn.Module]
 
 
 class Regression(SuperResolver):
@@ -75,7 +72,7 @@ class Regression(SuperResolver):
         if loss not in LOSSES:
             raise ValueError(f"model.init_args.loss is {loss!r}; expected l1 or charbonnier")
         self.loss = LOSSES[loss]
-        self.network = _built(network, self.scale)
+        self.network = built(network, self.scale)
         # A network that comes with its weights, such as one of spandrel, says where they are from.
         self.weights_source = getattr(self.network, "weights_source", None)
         if channels_last:
@@ -127,21 +124,6 @@ class Regression(SuperResolver):
         """Map the authors' tensors by the network's own ``official``, where it has one."""
         official = getattr(self.network, "official", dict)
         return {f"network.{name}": tensor for name, tensor in official(tensors).items()}
-
-
-def _built(network: NetworkCallable, scale: float) -> nn.Module:
-    try:
-        return network(scale)
-    except TypeError as error:
-        # Of the call itself, by the parser; one within the network's own code is a bug of that.
-        *_, last = traceback.extract_tb(error.__traceback__)
-        by_parser = "jsonargparse" in last.filename
-        if not by_parser or not re.search(r"__init__\(\) takes .* given", str(error)):
-            raise
-        raise ValueError(
-            f"model.init_args.network: {error}. The first argument of a network is the scale: "
-            "def __init__(self, scale: float, ...), as docs/plugins/network.md shows"
-        ) from error
 
 
 def charbonnier(sr: Tensor, hr: Tensor, eps: float = 1e-3) -> Tensor:
