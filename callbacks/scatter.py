@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from callbacks.markup import Attributes, Markup, element
 from callbacks.report_charts import Axis, short, ticks
+from callbacks.scatter_labels import Box, Label, place_labels
 
 WIDTH, HEIGHT = 640.0, 440.0  # of the plot with its axes; notes are below
 LEFT, RIGHT, TOP, BOTTOM = 74.0, 24.0, 20.0, 52.0  # margins
@@ -50,15 +51,24 @@ class Quantity(NamedTuple):
 def scatter(points: Sequence[Point], x: Quantity, y: Quantity, notes: Sequence[str]) -> str:
     """Draw points, with the better corner marked.
 
+    A label without room beside its point is a number there, and stands below the plot.
+
     Args:
         points: At least one; all numbers finite.
         x: Of the horizontal axis.
         y: Of the vertical axis.
         notes: What stands below, such as protocols.
     """
-    lines = [line for note in notes for line in textwrap.wrap(note, WRAP)]
-    height = HEIGHT + NOTE * len(lines) + (8 if lines else 0)
     across, up = axes(points)
+    labels = _labels(points, across, up, _corner(x, y))
+    numbered = sorted(
+        (label.number, point.label)
+        for label, point in zip(labels, points, strict=True)
+        if label.number is not None
+    )
+    listed = "; ".join(f"{number}:\N{NO-BREAK SPACE}{label}" for number, label in numbered)
+    lines = [line for note in (listed, *notes) for line in textwrap.wrap(note, WRAP)]
+    height = HEIGHT + NOTE * len(lines) + (8 if lines else 0)
     content = [
         element("style", None, Markup(STYLE)),
         element("rect", {"width": WIDTH, "height": height, "fill": "white"}),
@@ -67,6 +77,7 @@ def scatter(points: Sequence[Point], x: Quantity, y: Quantity, notes: Sequence[s
         *_better(x, y),
         *_lines(points, across, up),
         *(part for point in points for part in _drawn(point, across, up)),
+        *(_text(*label.at, label.text, label.anchor, "label") for label in labels),
     ]
     for number, line in enumerate(lines):
         place: Attributes = {"class": "note", "x": 12.0, "y": HEIGHT + NOTE * number + 10}
@@ -128,13 +139,21 @@ def _named(quantity: Quantity) -> str:
 
 
 def _better(x: Quantity, y: Quantity) -> list[Markup]:
-    if x.higher_is_better is None or y.higher_is_better is None:
+    if (corner := _corner(x, y)) is None:
         return []
     arrow = {(True, True): "↗", (True, False): "↘", (False, True): "↖", (False, False): "↙"}
-    at = WIDTH - RIGHT - 8 if x.higher_is_better else LEFT + 8
-    down = TOP + 16 if y.higher_is_better else HEIGHT - BOTTOM - 8
-    shown = f"better {arrow[x.higher_is_better, y.higher_is_better]}"
-    return [_text(at, down, shown, "end" if x.higher_is_better else "start", "better")]
+    shown = f"better {arrow[bool(x.higher_is_better), bool(y.higher_is_better)]}"
+    at, anchor = (corner.right, "end") if x.higher_is_better else (corner.left, "start")
+    return [_text(at, corner.bottom - 4, shown, anchor, "better")]
+
+
+def _corner(x: Quantity, y: Quantity) -> Box | None:
+    """Where the better corner is named."""
+    if x.higher_is_better is None or y.higher_is_better is None:
+        return None
+    left = WIDTH - RIGHT - 68 if x.higher_is_better else LEFT + 8
+    top = TOP + 4 if y.higher_is_better else HEIGHT - BOTTOM - 20
+    return Box(left, top, left + 60, top + 16)
 
 
 def _lines(points: Sequence[Point], across: Axis, up: Axis) -> list[Markup]:
@@ -168,10 +187,14 @@ def _drawn(point: Point, across: Axis, up: Axis) -> list[Markup]:
     said = element("title", None, f"{point.label}: {x:.4f}, {y:.4f}")
     fill = color if point.series is not None else "white"
     dot: Attributes = {"cx": at, "cy": down, "r": 4.5, "fill": fill, "stroke": color}
-    right = at > WIDTH - 140  # the label would leave the picture
-    side, anchor = (-8, "end") if right else (8, "start")
-    label = _text(at + side, down - 7, point.label, anchor, "label")
-    return [*parts, element("g", None, said, element("circle", dot)), label]
+    return [*parts, element("g", None, said, element("circle", dot))]
+
+
+def _labels(points: Sequence[Point], across: Axis, up: Axis, corner: Box | None) -> list[Label]:
+    places = [(across.place(point.at[0]), up.place(point.at[1])) for point in points]
+    frame = Box(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM)
+    taken = [corner] if corner else []
+    return place_labels(places, [point.label for point in points], frame, taken)
 
 
 def _color(series: int | None) -> str:
