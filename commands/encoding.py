@@ -27,11 +27,13 @@ from commands.errors import ConfigurationError
 from datamodules.degrading import degradation_of
 from datamodules.keys import digest_of
 from datamodules.latents import ABOUT, Latents
+from datamodules.loading import start_worker
 from datamodules.pack_journal import Journal, Stage
 from datamodules.pictures import Pictures
 from datamodules.shard_index import split_name
 from datamodules.shard_writer import Members, ShardWriter, find_shards
 from datamodules.triplets import Triplets
+from datamodules.worker_signals import end_workers_at_exit
 
 log = logging.getLogger(__name__)
 
@@ -156,12 +158,15 @@ class Encoding:
 
     def _batches(self, start: int) -> Iterator[list[dict[str, Any]]]:
         """Squares one after the other, together where they are of one size."""
+        if self.workers:
+            end_workers_at_exit()
         loader: Any = DataLoader(
             self.squares,
             sampler=range(start // self.options.crops_per_image, len(self.squares)),
             batch_size=None,
             num_workers=self.workers,
             collate_fn=_as_it_is,
+            worker_init_fn=start_worker,
             generator=torch.Generator(),  # or the pass draws a seed from the global one
         )
         batch: list[dict[str, Any]] = []

@@ -42,7 +42,7 @@ def loader_of(
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=persistent and workers > 0,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         generator=torch.Generator(),  # or each pass draws a seed from the global one
     )
 
@@ -82,7 +82,12 @@ def _seed(seed: int, keys: Sequence[str], index: int) -> int:
     return seed_of(seed, keys[index])
 
 
-def _start_worker(worker: int) -> None:
+def start_worker(worker: int) -> None:
+    """What each worker of a DataLoader does first.
+
+    Args:
+        worker: Its number.
+    """
     leave_signals_to_the_owner()
     # One thread a worker: OpenCV would otherwise start as many as there are cores in each of them.
     if "cv2" in sys.modules:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import functools
 import multiprocessing
+import multiprocessing.util
+import os
 import signal
 from types import FrameType
 
@@ -21,6 +23,9 @@ def leave_signals_to_the_owner() -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     # The second one counts: with that the owner ends a worker that hangs.
     signal.signal(signal.SIGTERM, _once)
+    # An orphan would wait for ever until its pictures are read: it holds both ends of the pipe.
+    # Before what multiprocessing itself does at a worker's end, which has a priority below zero.
+    multiprocessing.util.Finalize(None, _end_orphan, (os.getppid(),), exitpriority=0)
 
 
 @functools.cache  # once a process
@@ -38,6 +43,11 @@ def _end_workers() -> None:
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
+
+
+def _end_orphan(owner: int) -> None:
+    if os.getppid() != owner:
+        os._exit(1)
 
 
 def _once(number: int, frame: FrameType | None) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -18,6 +20,46 @@ held = iter(data.val_dataloader()[0])
 next(held)
 raise ValueError("an error")
 """
+
+ORPHANED = """
+import multiprocessing, os, signal, time
+import numpy as np
+from torch.utils.data import DataLoader
+import torch.utils.data._utils.worker as worker
+from datamodules.loading import start_worker
+worker.MP_STATUS_CHECK_INTERVAL = 0.2  # seconds after which a worker looks for its owner; else 5
+
+class Large:
+    def __len__(self):
+        return 8
+    def __getitem__(self, index):
+        return np.zeros(1 << 20)  # no tensor, so it goes through the pipe, which it fills
+
+held = iter(DataLoader(Large(), None, num_workers=1, collate_fn=np.asarray,
+                       worker_init_fn=start_worker))
+(child,) = multiprocessing.active_children()
+print(child.pid, flush=True)
+time.sleep(1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_worker_ends_although_its_owner_reads_no_more() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ORPHANED], cwd=REPO, timeout=60, stdout=subprocess.PIPE, text=True
+    )
+    worker, until = int(done.stdout), time.monotonic() + 30
+    while alive(worker) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not alive(worker)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.slow
