@@ -16,7 +16,7 @@ from callbacks.picture_files import find_pictures
 
 COUNT, CLIPS = 14, 2  # samples a line
 ZOOM, GAP, LABEL, FONT_SIZE = 3, 4, 170, 13  # pixels
-PANEL, MARGIN = (440, 300), 56
+PANEL, MARGIN, LINE = (440, 300), 56, 16
 COLORS = ("#1b6ca8", "#d1495b", "#edae49", "#3f7d20", "#6a4c93", "#444444")
 THOUSAND = "x 1000"
 
@@ -78,9 +78,10 @@ class Panel(NamedTuple):
 
 
 def chart(panels: Sequence[Panel]) -> Image.Image:
-    """Curves side by side, steps on a logarithmic axis, with a legend."""
+    """Curves side by side, steps on a logarithmic axis, with a legend below."""
     width, height = PANEL
-    paper = Image.new("RGB", (width * len(panels), height), "white")
+    legend = LINE * max(-(-len(panel.curves) // 2) for panel in panels)
+    paper = Image.new("RGB", (width * len(panels), height + legend), "white")
     font = ImageFont.load_default(FONT_SIZE)
     pen = ImageDraw.Draw(paper)
     for number, panel in enumerate(panels):
@@ -117,4 +118,6 @@ def _panel(pen: ImageDraw.ImageDraw, font: Font, panel: Panel, x: int) -> None:
         pen.line(line, color, 2)
         for px, py in line:
             pen.ellipse([px - 2, py - 2, px + 2, py + 2], color)
-        pen.text((right - 110, top + 16 * number), label, color, font)
+        row, column = divmod(number, 2)
+        at = (left + column * (right - left) / 2, height - 8 + LINE * row)
+        pen.text(at, label, color, font)
