@@ -161,7 +161,8 @@ def api_pages(room: str) -> Iterator[tuple[str, str]]:
         about = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[
             0
         ]
-        rows.append(f"| [`{name}.py`]({name}.md) | {cell(about)} |")
+        rows.append(f"| [`{name}.py`]({room}/{name}.md) | {cell(about)} |")
         yield f"reference/{room}/{name}.md", f"# {module}\n\n::: {module}\n"
     listed = "\n".join(["| | |", "|---|---|", *rows])
-    yield f"reference/{room}/index.md", f"# {room}\n\n{listed}\n"
+    # Not an index.md, or the section that lists the rooms would take the first one's as its own.
+    yield f"reference/{room}.md", f"# {room}\n\n{listed}\n"
