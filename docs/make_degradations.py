@@ -10,7 +10,9 @@ import math
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,9 +95,8 @@ def blurs(folder: Path) -> Shown:
     """Each family of kernels with numbers that show."""
 
     def family(number: int) -> Blur:
-        chosen = [0.0] * 6
-        chosen[number] = 1.0
-        return Blur((21, 21), tuple(chosen), (2.0, 3.0), (0.5, 4.0), (1.0, 2.0), sinc=0.0)
+        chosen: Any = tuple(float(number == n) for n in range(6))
+        return Blur((21, 21), chosen, (2.0, 3.0), (0.5, 4.0), (1.0, 2.0), sinc=0.0)
 
     shaken = np.zeros((15, 15))
     for t in np.linspace(0, 2 * math.pi, 400):
@@ -113,11 +114,11 @@ def blurs(folder: Path) -> Shown:
 
 def resizes() -> Shown:
     """Each kernel, and where antialiasing matters."""
-    small = {"down": (0.3, 0.3), "p": (0.0, 1.0, 0.0)}
+    small = partial(Resize, down=(0.3, 0.3), p=(0.0, 1.0, 0.0))
     modes = ("area", "bilinear", "bicubic", "nearest", "lanczos")
-    plain = [(Resize(modes=(mode,), **small), []) for mode in modes]
-    wide = [(Resize(modes=(mode,), antialias=True, **small), []) for mode in modes[1:3]]
-    return [*plain, *wide]
+    plain = [small(modes=(mode,)) for mode in modes]
+    wide = [small(modes=(mode,), antialias=True) for mode in modes[1:3]]
+    return [(stage, []) for stage in (*plain, *wide)]
 
 
 def noises() -> Shown:
