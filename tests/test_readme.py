@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.imdn import PUBLISHED
 from benchmarks.report import RESULTS
+from docs.hooks import FENCE, section
 from tests.conftest import REPO
 from tests.docs.blocks import pages
 
@@ -27,6 +28,18 @@ def test_named_files_exist(page: Path) -> None:
     ours = [n for n in named if Path(n).stem not in YOURS and not n.startswith(MADE)]
     missing = [name for name in ours if not (REPO / name).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    """Those of docs/ are looked at by `make docs`."""
+    text = FENCE.sub("", (REPO / name).read_text())
+    for target in re.findall(r"\]\((?![a-z]+:)([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        page = REPO / (path or name)
+        assert page.exists(), target
+        if anchor:
+            section(page.read_text(), anchor)
 
 
 def test_readme_names_some() -> None:
