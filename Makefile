@@ -13,7 +13,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := dev,docs,lmdb,onnx,spandrel,video
+EXTRAS := dev,docs,lmdb,onnx,s3,spandrel,video
 SOAK ?= --hours 2
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1
@@ -79,7 +79,7 @@ test-faults: install
 MINIMUM := .venv-minimum
 $(MINIMUM)/.installed: pyproject.toml
 	uv venv --clear --python 3.11 $(MINIMUM)
-	uv pip install --compile-bytecode --resolution lowest-direct --python $(MINIMUM)/bin/python -e '.[dev,lmdb,onnx,spandrel,video]'
+	uv pip install --compile-bytecode --resolution lowest-direct --python $(MINIMUM)/bin/python -e '.[dev,lmdb,onnx,s3,spandrel,video]'
 	@touch $@
 
 test-minimum: $(MINIMUM)/.installed

@@ -1,0 +1,23 @@
+"""Each extra can be installed as pages and errors say, with the versions that CI tested."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from tests.conftest import REPO
+
+PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+EXTRAS = sorted(PROJECT["optional-dependencies"])
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extra_goes_with_the_constraints(extra: str) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run"]
+    asked = ["-c", "constraints.txt", "-e", f".[{extra}]"]
+    done = subprocess.run([*pip, *asked], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
