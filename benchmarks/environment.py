@@ -22,13 +22,8 @@ from packaging.version import Version
 from benchmarks.report import RESULTS, write_report
 
 REPO = Path(__file__).resolve().parents[1]
-EXTRAS = (
-    "lmdb",
-    "onnx",
-    "s3",
-    "spandrel",
-    "video",
-)  # those that `make install` brings besides the tools
+# Those that `make install` brings besides the tools.
+EXTRAS = ("lmdb", "onnx", "s3", "spandrel", "video")
 MINIMUM = "minimum"
 
 
