@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+from degradations import pictures
 
 
 def find_pictures(places: Sequence[str | Path]) -> list[Path]:
@@ -24,26 +20,14 @@ def find_pictures(places: Sequence[str | Path]) -> list[Path]:
     """
     found: set[Path] = set()
     for place in map(Path, places):
-        if place.is_file():
-            found.add(place)
-            continue
-        if not place.is_dir():
+        if not place.exists():
             raise ValueError(f"{place} is neither a file nor a folder; give where pictures are")
-        below = {
-            path
-            for path in place.rglob("*")
-            if path.suffix.lower() in SUFFIXES
-            and not any(part.startswith(".") for part in path.relative_to(place).parts)
-            and path.is_file()
-        }
-        if not below:
-            raise ValueError(f"{place} holds no picture ({', '.join(sorted(SUFFIXES))})")
-        found |= below
+        found.update([place] if place.is_file() else pictures.list_pictures(place))
     return sorted(found)
 
 
 def read_picture(path: Path) -> Tensor:
-    """A picture upright, in 8 bit, grey as RGB and without alpha.
+    """A picture upright, in sRGB of 8 bits as outputs are, grey as RGB and without alpha.
 
     Returns:
         (1, 3, H, W) float32 in [0, 1].
@@ -51,19 +35,4 @@ def read_picture(path: Path) -> Tensor:
     Raises:
         ValueError: The file is damaged, or no picture.
     """
-    try:
-        with Image.open(path) as picture:
-            pixels = _rgb(ImageOps.exif_transpose(picture))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}): replace it, or take it out of the folder"
-        ) from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
-
-
-def _rgb(picture: Image.Image) -> NDArray[np.uint8]:
-    if not picture.mode.startswith("I;16"):
-        return np.array(picture.convert("RGB"))
-    # Of 16-bit grey, Pillow would make all that is above 255 white.
-    grey = (np.asarray(picture) / 257).round().astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    return (pictures.read_picture(path) * 255).round() / 255

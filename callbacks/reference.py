@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 
 CACHE = "~/.cache/enlarger/references"
 BATCH = 8
+READING = 2  # how pictures are read: since 2 by their colour profiles, in all formats of training
 READERS = 4
 MANY = 5000  # pictures: other processes wait half an hour, which more may take on a CPU
 
@@ -117,7 +118,7 @@ def reference_of(
         content = content_hash(pictures.items())
         save_hash(known, content)
     prepared = "as they are" if side is None else f"shorter side to {side}, centre {side}x{side}"
-    name = f"{content}-{protocol_hash(protocol, prepared)}.npz"
+    name = f"{content}-{protocol_hash(protocol, prepared, READING)}.npz"
     path = Path(CACHE).expanduser() / name
     if path.is_file():
         try:

@@ -31,8 +31,9 @@ from datamodules import jpeg
 from datamodules.clock import DECODING
 from datamodules.deep import Pixels, Unsupported, bits_of_tiff, kind_of_tiff, png_16, tiff_16
 from datamodules.deep_profiles import to_srgb_16
-from datamodules.exif import orientation_of, tiff_exif
+from datamodules.exif import tiff_exif
 from datamodules.png import check_png, told_late
+from degradations.orientation import orientation_of, upright
 from degradations.profiles import image_of, space_of, to_srgb
 
 log = logging.getLogger(__name__)
@@ -274,8 +275,8 @@ def _any_picture(data: jpeg.Bytes, srgb: bool) -> Picture:
     raw = _pixels(image, data, srgb)
     orientation = orientation_of(image)
     return Picture(
-        rgb=_upright(raw.rgb, orientation),
-        alpha=None if raw.alpha is None else _upright(raw.alpha, orientation),
+        rgb=upright(raw.rgb, orientation),
+        alpha=None if raw.alpha is None else upright(raw.alpha, orientation),
         icc=raw.icc,
         bit_depth=8 * raw.rgb.dtype.itemsize,
         mode=image.mode,
@@ -335,14 +336,3 @@ def _strictly(image: Image.Image, data: jpeg.Bytes, colors: str) -> NDArray[np.u
     # MPO: what Pillow calls a JPEG with further pictures behind the first.
     quick = QUICK_JPEG and image.format in ("JPEG", "MPO")
     return jpeg.read_strictly(data, colors) if quick else None
-
-
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    if orientation > 1:
-        import cv2  # it turns pictures twelve times as quickly as numpy
-
-        if orientation >= 5:
-            pixels = cast(Pixels, cv2.transpose(pixels))
-        flip = {2: 1, 6: 1, 4: 0, 8: 0, 3: -1, 7: -1}.get(orientation)
-        pixels = pixels if flip is None else cast(Pixels, cv2.flip(pixels, flip))
-    return cast(Pixels, np.ascontiguousarray(pixels))

@@ -1,4 +1,4 @@
-"""EXIF: how a picture lies in its file, and what still holds when it is enlarged."""
+"""EXIF: what of it still holds when the picture is enlarged."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import logging
 
 from PIL import Image
 from PIL.ExifTags import IFD, Base
+
+from degradations.orientation import UPRIGHT
 
 log = logging.getLogger(__name__)
 
@@ -24,22 +26,6 @@ STALE = frozenset(
     | {Base.FocalPlaneXResolution, Base.FocalPlaneYResolution, Base.FocalPlaneResolutionUnit}
     | {Base.CompressedBitsPerPixel, Base.ComponentsConfiguration, Base.MakerNote}
 )
-UPRIGHT = 1
-
-
-def orientation_of(image: Image.Image) -> int:
-    """EXIF's number for how a picture lies in its file, 1 (upright) to 8.
-
-    Args:
-        image: With its pixels read, if it is a TIFF: Pillow turns that when it loads it, and then
-            forgets the tag.
-    """
-    try:
-        orientation = image.getexif().get(Base.Orientation, UPRIGHT)
-    except Exception as error:  # cameras write broken EXIF; no viewer refuses such a picture
-        log.debug("broken EXIF is taken as upright: %s", error)
-        return UPRIGHT
-    return orientation if orientation in range(1, 9) else UPRIGHT
 
 
 def lasting_exif(exif: bytes | None) -> bytes | None:

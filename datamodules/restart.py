@@ -29,7 +29,7 @@ from PIL import Image
 from datamodules import jpeg
 from datamodules.clock import DECODING
 from datamodules.decode import UnreadableImage, decode
-from datamodules.exif import orientation_of
+from degradations.orientation import orientation_of
 
 # Pixels of chroma are made from their neighbours: two of a crop's neighbours take part, and in a
 # row of four pixels or fewer libjpeg makes them otherwise.

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from degradations.orientation import orientation_of, upright
 from degradations.profiles import space_of, to_srgb
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif")
@@ -28,17 +29,19 @@ def read_picture(path: Path) -> Tensor:
     """
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bits of grey, which convert would clip to 8
-                deep = np.asarray(upright, np.float32) / 65535.0
+            if image.mode.startswith("I"):  # 16 bits of grey, which convert would clip to 8
+                deep = np.asarray(image, np.float32) / 65535.0
                 pixels = np.repeat(deep[..., None], 3, axis=-1)
             else:
                 icc = image.info.get("icc_profile") or b""
-                pixels = _srgb(upright, icc).astype(np.float32) / 255.0
+                pixels = _srgb(image, icc).astype(np.float32) / 255.0
+            pixels = upright(pixels, orientation_of(image))
     except FileNotFoundError as error:
         raise ValueError(f"there is no picture {path}") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a picture ({error}): replace it, or take it out"
+        ) from error
     return torch.from_numpy(pixels.clip(0.0, 1.0).copy()).permute(2, 0, 1).unsqueeze(0)
 
 
@@ -91,7 +94,7 @@ def list_pictures(folder: Path) -> list[Path]:
     the ``._1.jpg`` of a Mac, are none.
 
     Raises:
-        ValueError: it is no folder, or has no pictures.
+        ValueError: it is no folder, or holds no pictures.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder")
@@ -103,7 +106,7 @@ def list_pictures(folder: Path) -> list[Path]:
         found += [path for path in files if path.suffix.lower() in SUFFIXES and path.is_file()]
         seen.add(real)
     if not found:
-        raise ValueError(f"{folder} has no pictures (files ending in {', '.join(SUFFIXES)})")
+        raise ValueError(f"{folder} holds no pictures (files ending in {', '.join(SUFFIXES)})")
     return sorted(found)
 
 

@@ -9,7 +9,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from callbacks.picture_files import read_picture
+from callbacks.picture_files import find_pictures, read_picture
+from datamodules.decode import decode
+from tests.datamodules.profiles import grey_profile, rgb_profile
 
 LEVELS = np.arange(0, 65536, 257, np.uint16).reshape(16, 16)
 
@@ -36,3 +38,43 @@ def test_16_bits_are_turned_as_exif_says(tmp_path: Path) -> None:
     assert picture.shape == (1, 3, 16, 8)
     expected = np.rot90(np.arange(128, dtype=np.float32).reshape(8, 16) / 255, -1)
     np.testing.assert_array_equal(picture[0, 0].numpy(), expected)
+
+
+RGB = np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("what", ["orientation", "broken exif", "profile", "grey profile"])
+def test_a_picture_is_read_as_evaluation_reads_it(tmp_path: Path, kind: str, what: str) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    options = {
+        "orientation": {"exif": exif, "icc_profile": rgb_profile()},
+        "broken exif": {"exif": b"Exif\0\0MM\0*\xff\xff\xff\xff"},
+        "profile": {"icc_profile": rgb_profile()},
+        "grey profile": {"icc_profile": grey_profile()},
+    }[what]
+    if kind == "WEBP":
+        options["lossless"] = True
+    if kind == "TIFF" and what == "broken exif":
+        pytest.skip("a TIFF's EXIF is its own directory")
+    pixels = RGB[..., 0] if what == "grey profile" and kind != "WEBP" else RGB
+    path = tmp_path / "a"
+    Image.fromarray(pixels).save(path, kind, **options)
+    expected = decode(path.read_bytes(), "a", srgb=True).rgb
+    found = (read_picture(path)[0].permute(1, 2, 0) * 255).numpy()
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_pictures_are_found_as_training_finds_them(tmp_path: Path) -> None:
+    there, elsewhere = tmp_path / "there", tmp_path / "elsewhere"
+    for folder in (there, elsewhere):
+        folder.mkdir()
+    for name in (there / "a.png", elsewhere / "b.gif", there / "._a.png", there / "a.txt"):
+        name.write_bytes(b"")
+    (there / "link").symlink_to(elsewhere)
+    assert find_pictures([there]) == [there / "a.png", there / "link" / "b.gif"]
+    assert find_pictures([there, there / "a.txt"])[1] == there / "a.txt"
+    with pytest.raises(ValueError, match="neither a file nor a folder"):
+        find_pictures([tmp_path / "none"])

@@ -279,7 +279,7 @@ class TestRefusals:
         for folder in ("empty", "nowhere"):
             command = ["--config", config, "--scale", 2, "--out", tmp_path / "out"]
             assert freeze.main([str(a) for a in (*command, tmp_path / folder)]) == 2
-        assert "has no pictures" in caplog.text
+        assert "holds no pictures" in caplog.text
         assert "is no folder" in caplog.text
         assert not (tmp_path / "out").exists()
 
