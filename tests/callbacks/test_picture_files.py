@@ -43,7 +43,6 @@ def test_16_bits_are_turned_as_exif_says(tmp_path: Path) -> None:
 RGB = np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8)
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("what", ["orientation", "broken exif", "profile", "grey profile"])
 def test_a_picture_is_read_as_evaluation_reads_it(tmp_path: Path, kind: str, what: str) -> None:
@@ -51,7 +50,7 @@ def test_a_picture_is_read_as_evaluation_reads_it(tmp_path: Path, kind: str, wha
     exif[274] = 6
     options = {
         "orientation": {"exif": exif, "icc_profile": rgb_profile()},
-        "broken exif": {"exif": b"Exif\0\0MM\0*\xff\xff\xff\xff"},
+        "broken exif": {"exif": b"Exif\0\0no tags at all"},
         "profile": {"icc_profile": rgb_profile()},
         "grey profile": {"icc_profile": grey_profile()},
     }[what]
