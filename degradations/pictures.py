@@ -42,7 +42,7 @@ def read_picture(path: Path) -> Tensor:
         raise ValueError(
             f"{path} cannot be read as a picture ({error}): replace it, or take it out"
         ) from error
-    return torch.from_numpy(pixels.clip(0.0, 1.0).copy()).permute(2, 0, 1).unsqueeze(0)
+    return torch.from_numpy(pixels.clip(0.0, 1.0)).permute(2, 0, 1).unsqueeze(0)
 
 
 def _srgb(image: Image.Image, icc: bytes) -> NDArray[np.uint8]:
