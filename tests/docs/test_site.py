@@ -12,6 +12,8 @@ import yaml
 
 from tests.conftest import REPO
 
+pytest.importorskip("mkdocs")  # of the extra docs, which the oldest versions are tested without
+
 
 def build(page: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """By the words of the Makefile and our rules of what is wrong, a site of two pages."""
