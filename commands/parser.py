@@ -7,7 +7,9 @@ import inspect
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import Namespace
+from jsonargparse._loaders_dumpers import get_yaml_default_loader
 from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -67,8 +69,41 @@ def _replace_by_files() -> None:
     ActionTypeHint.__call__ = call  # type: ignore[method-assign]
 
 
+def _refuse_keys_twice() -> None:
+    # YAML forbids it and its library takes the last: a second `data:` further down would drop the
+    # first one, with all that is set in it. Looked at before `<<` is filled in, which may be
+    # overridden.
+    loader = get_yaml_default_loader()
+    whole = loader.construct_document
+
+    def construct_document(self: Any, node: yaml.Node) -> Any:
+        _check_keys(node, set())
+        return whole(self, node)
+
+    loader.construct_document = construct_document
+
+
+def _check_keys(node: yaml.Node, seen: set[int]) -> None:
+    if id(node) in seen or isinstance(node, yaml.ScalarNode):
+        return
+    seen.add(id(node))  # one that is named again by `*`
+    first: dict[str, yaml.Mark] = {}
+    for item in node.value:
+        key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in first:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key.value!r} is there twice, in line "
+                    f"{first[key.value].line + 1} already, and only one of them would count",
+                    problem_mark=key.start_mark,
+                )
+            first[key.value] = key.start_mark
+        _check_keys(value, seen)
+
+
 _shorten_help()
 _replace_by_files()
+_refuse_keys_twice()
 
 
 class Parser(LightningArgumentParser):

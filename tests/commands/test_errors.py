@@ -278,6 +278,16 @@ YAML: dict[str, tuple[str, tuple[str, ...]]] = {
         "degradation: {init_args: {scale: 3}}",
         ("degradation.init_args.scale is set to 3", "set data.init_args.scale instead"),
     ),
+    "a key that is there twice": (
+        "data: {init_args: {batch_size: 2}}\ntrainer: {max_steps: 3}\n"
+        "data: {init_args: {crop_size: 20}}",
+        ("the key 'data' is there twice, in line 1 already", "line 3"),
+    ),
+    "one that is there twice within a list": (
+        "trainer:\n  callbacks:\n  - class_path: callbacks.psnr.PSNR\n"
+        "    init_args: {border: 2, color: y, border: 3}",
+        ("the key 'border' is there twice", "line 4"),
+    ),
     "a bracket": ("a: [b\n c: d", ("Problems parsing config", "line 2")),
     "a list": ("- a\n- b", ("a configuration file holds no keys",)),
     "nothing": ("# nothing", ("a configuration file sets nothing",)),

@@ -60,3 +60,14 @@ def test_options_after_a_file_change_it(parsed: Any) -> None:
     found = parsed("test", "--model", CONFIGS / "model/direct.yaml", *weights)
     assert found["model"]["init_args"]["guidance"] == 3
     assert found["model"]["init_args"]["base_size"] == 512
+
+
+def test_what_is_merged_may_be_set_again(parsed: Any, tmp_path: Path) -> None:
+    """A key that comes with `<<` stands in the file once."""
+    (tmp_path / "merged.yaml").write_text(
+        "trainer:\n  <<: &few {max_steps: 3, log_every_n_steps: 2}\n  max_steps: 4\n"
+        "run: {<<: {name: a}, name: b}\n"
+    )
+    found = parsed("test", "--config", tmp_path / "merged.yaml")
+    assert found["trainer"]["log_every_n_steps"] == 2
+    assert found["run"]["name"] == "b"
