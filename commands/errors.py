@@ -21,6 +21,8 @@ COMMANDS = [
     *("fit", "validate", "test", "predict"),
     *("check", "throughput", "encode", "export", "doctor"),
 ]
+NO_FILE = '"<unicode string>"'  # in the place of a name, where YAML's library speaks of a file
+_AT_TAB = "found character that cannot start any token"
 
 
 class ConfigurationError(Exception):
@@ -67,9 +69,10 @@ def readable(message: str, keys: Iterable[str]) -> str:
     path, class_path, leaf = _walk(lines)
     where = ".init_args.".join(path)
     if leaf.startswith("Problems parsing config"):
-        return " ".join(lines)  # with the line and column of the mistake
+        return _with_tab(" ".join(lines))  # with the line and column of the mistake
     return (
-        _command(leaf)
+        _broken_file(message, where)
+        or _command(leaf)
         or _unknown_option(leaf, where, class_path, keys, lines)
         or _unknown_class(leaf, where, class_path, lines)
         or _no_file(leaf, where, keys)
@@ -103,6 +106,25 @@ def _walk(lines: list[str]) -> tuple[list[str], str | None, str]:
         ):
             return path, class_path, line
     return path, class_path, " ".join(lines)
+
+
+def _broken_file(message: str, where: str) -> str | None:
+    # A file that another one or an option names in the place of a group.
+    found = re.search(
+        r"(?:Invalid content in sub-config file (\S+): |Unable to load config '([^']+)'\s+- )"
+        rf"(.+{NO_FILE}, line \d+, column \d+)",
+        message,
+        re.DOTALL,
+    )
+    if found is None:
+        return None
+    why = " ".join(found[3].replace(f"in {NO_FILE}, ", "").split())
+    return _with_tab(f"{where} names the file {found[1] or found[2]!r}, which is no YAML: {why}")
+
+
+def _with_tab(sentence: str) -> str:
+    tab = " (a tab? YAML is indented by spaces)" if _AT_TAB in sentence else ""
+    return f"{sentence}{tab}"
 
 
 def _no_mapping(content: str, keys: list[str]) -> str:

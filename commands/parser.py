@@ -10,11 +10,13 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import Namespace
 from jsonargparse._loaders_dumpers import get_yaml_default_loader
+from jsonargparse._paths import Path
 from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch.cli import LightningArgumentParser
 
-from commands.errors import ConfigurationError, readable
+from commands.errors import NO_FILE, ConfigurationError, readable
 
+CONFIGURATION = (".yaml", ".yml", ".json")  # how its files end
 MOST_LISTED = 12  # classes named in the help of one argument
 # What is set in one place, by target; nothing else is linked.
 LINKS = {
@@ -61,7 +63,7 @@ def _replace_by_files() -> None:
     def call(self: ActionTypeHint, *args: Any, **kwargs: Any) -> Any:
         if len(args) == 4:  # parser, namespace, value, option
             _, config, value, option = args
-            named = isinstance(value, str) and value.endswith((".yaml", ".yml", ".json"))
+            named = isinstance(value, str) and value.endswith(CONFIGURATION)
             if named and option in self.option_strings and self.dest in config:
                 del config[self.dest]
         return whole(self, *args, **kwargs)  # type: ignore[no-untyped-call]
@@ -73,7 +75,7 @@ def _refuse_keys_twice() -> None:
     # YAML forbids it and its library takes the last: a second `data:` further down would drop the
     # first one, with all that is set in it. Looked at before `<<` is filled in, which may be
     # overridden.
-    loader = get_yaml_default_loader()
+    loader: Any = get_yaml_default_loader()  # type: ignore[no-untyped-call]
     whole = loader.construct_document
 
     def construct_document(self: Any, node: yaml.Node) -> Any:
@@ -101,8 +103,28 @@ def _check_keys(node: yaml.Node, seen: set[int]) -> None:
         _check_keys(value, seen)
 
 
+def _name_what_is_no_text() -> None:
+    # Some editors write other encodings; the library does not say of which file it cannot read. It
+    # looks into any file that a value names, such as a picture, too.
+    whole = Path.read_text
+
+    def read_text(self: Path) -> str:
+        try:
+            text: str = whole(self)
+        except UnicodeDecodeError as error:
+            if not str(self).endswith(CONFIGURATION):
+                raise
+            raise ConfigurationError(
+                f"{self} is no text in UTF-8: let your editor save it in that encoding"
+            ) from error
+        return text
+
+    Path.read_text = read_text  # type: ignore[method-assign]
+
+
 _shorten_help()
 _replace_by_files()
+_name_what_is_no_text()
 _refuse_keys_twice()
 
 
@@ -124,6 +146,17 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         raise ConfigurationError(readable(message, _keys(self))) from ex
+
+    def _load_config_parser_mode(
+        self, content: str, path: Any = "", *args: Any, **kwargs: Any
+    ) -> Namespace:
+        try:
+            result: Namespace = super()._load_config_parser_mode(content, path, *args, **kwargs)
+        except TypeError as error:  # the library knows the file, but does not say which it is
+            if not path or NO_FILE not in str(error):
+                raise
+            raise TypeError(str(error).replace(NO_FILE, f'"{path}"')) from error
+        return result
 
     def _parse_common(self, cfg: Namespace, *args: Any, **kwargs: Any) -> Namespace:
         # The library overwrites the target of a link without a word; whoever set it should hear of

@@ -289,6 +289,7 @@ YAML: dict[str, tuple[str, tuple[str, ...]]] = {
         ("the key 'border' is there twice", "line 4"),
     ),
     "a bracket": ("a: [b\n c: d", ("Problems parsing config", "line 2")),
+    "a tab": ("trainer:\n\tmax_steps: 3", ('in "', 'more.yaml", line 2', "a tab?")),
     "a list": ("- a\n- b", ("a configuration file holds no keys",)),
     "nothing": ("# nothing", ("a configuration file sets nothing",)),
     "a range that is reversed": (
