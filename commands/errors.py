@@ -75,6 +75,7 @@ def readable(message: str, keys: Iterable[str]) -> str:
         or _command(leaf)
         or _unknown_option(leaf, where, class_path, keys, lines)
         or _unknown_class(leaf, where, class_path, lines)
+        or _empty(leaf, where, lines)
         or _no_file(leaf, where, keys)
         or _missing(leaf, where, class_path)
         or _wrong_value(leaf, where, lines)
@@ -171,7 +172,7 @@ def _unknown_option(
             return f"{unknown!r} is no key of this command, only of another one"
         return f"unknown key {unknown!r}{did_you_mean(unknown, keys)}"
     if difflib.get_close_matches(unknown, ("class_path", "init_args"), cutoff=0.8):
-        return f"{where} takes class_path and init_args, but is {_given(lines)}: check the spelling"
+        return _no_class(where, _given(lines))
     of, names = class_path, [group] if group else []
     names += unknown.removeprefix("init_args.").split(".")
     name, choices, full = names[0], _parameters(class_path), f"{where}.init_args" if where else ""
@@ -232,6 +233,24 @@ def _unknown_class(leaf: str, where: str, class_path: str | None, lines: list[st
     if match := re.search(r"does not correspond to a subclass of (\S+)", leaf):
         return f"{where} is {_given(lines)}, which is no {match[1]}"
     return None
+
+
+def _empty(leaf: str, where: str, lines: list[str]) -> str | None:
+    # What the library says where it finds nothing, and does not look for that.
+    if leaf.startswith("'NoneType' object has no attribute 'keys'"):
+        return f"{where}.init_args is empty: set a key below it, or leave the line init_args: out"
+    if leaf.startswith("argument of type 'NoneType' is not iterable"):
+        return f"{where}.class_path is empty: name a class as folder.file.Class"
+    if leaf.startswith("Not a valid subclass of"):
+        return _no_class(where, leaf.partition(". Got value: ")[2] or _given(lines))
+    return None
+
+
+def _no_class(where: str, given: str) -> str:
+    return (
+        f"{where} takes class_path and init_args, but is {given}: check the spelling, and that "
+        "each line is indented as deep as it should be"
+    )
 
 
 def _no_file(leaf: str, where: str, keys: list[str]) -> str | None:

@@ -24,6 +24,7 @@ LINKS = {
     "degradation.init_args.scale": "data.init_args.scale",
     "data.init_args.seed": "seed_everything",
 }
+GROUPS = ("trainer", "run", "tiling", "checkpoint", "writer", "encode", "export")
 DESCRIPTIONS = {
     "fit": "Train a model; the same command again continues the run.",
     "validate": "Measure the run's best weights on the validation pictures.",
@@ -165,9 +166,19 @@ class Parser(LightningArgumentParser):
             cfg,
             *(cfg[name] for name in DESCRIPTIONS if isinstance(cfg.get(name), Namespace)),
         ):
+            _check_groups(subcommand)
             _check_links(subcommand)
         result: Namespace = super()._parse_common(cfg, *args, **kwargs)
         return result
+
+
+def _check_groups(config: Namespace) -> None:
+    # Of a group whose keys are all commented out, nothing would be left, not even the defaults.
+    for group in GROUPS:
+        if group in config and config[group] is None:
+            raise ConfigurationError(
+                f"{group} is empty: set a key below it, or leave the line {group}: out"
+            )
 
 
 def _check_links(config: Namespace) -> None:

@@ -33,3 +33,40 @@ def test_a_configuration_in_another_encoding(tiny: Path, refusal: Refusal) -> No
     Path("more.yaml").write_bytes("# caf\xe9\ntrainer: {max_steps: 3}\n".encode("latin-1"))
     sentence = refusal(*FIT, "--config", "more.yaml")
     assert "more.yaml is no text in UTF-8: let your editor save it" in sentence
+
+
+@pytest.mark.parametrize("group", ["trainer", "run", "tiling", "checkpoint", "writer"])
+def test_a_group_whose_keys_are_all_commented_out(tiny: Path, refusal: Refusal, group: str) -> None:
+    Path("more.yaml").write_text(f"seed_everything: 3\n{group}:\n#  name: x\n")
+    assert refusal(*FIT, "--config", "more.yaml") == (
+        f"{group} is empty: set a key below it, or leave the line {group}: out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("data:\n  init_args:\n", "data.init_args is empty"),
+        ("data:\n  class_path:\n", "data.class_path is empty"),
+        ("model: {init_args: {network: {init_args: }}}", "model.init_args.network.init_args is"),
+        (
+            "trainer:\n  callbacks:\n  - class_path: callbacks.psnr.PSNR\n    init_args:\n",
+            "trainer.callbacks.init_args is empty",
+        ),
+        (
+            "data:\n  init_args:\n  batch_size: 2\n",
+            "data takes class_path and init_args, but is {'init_args': None, 'batch_size': 2}: "
+            "check the spelling, and that each line is indented",
+        ),
+        (
+            "model:\n- class_path: lightning_modules.bicubic.Bicubic\n",
+            "model takes class_path and init_args, but is [{'class_path': ",
+        ),
+        ("data: {init_args: {val: {a: }}}", "data.init_args.val takes class_path and init_args"),
+    ],
+)
+def test_what_is_empty_or_indented_otherwise(
+    tiny: Path, refusal: Refusal, content: str, expected: str
+) -> None:
+    Path("more.yaml").write_text(f"{content}\n")
+    assert expected in refusal(*FIT, "--config", "more.yaml")
