@@ -87,12 +87,13 @@ def _walk(lines: list[str]) -> tuple[list[str], str | None, str]:
     # The chain of keys down to the first innermost complaint.
     path: list[str] = []
     class_path = None
-    for line in lines:
+    for number, line in enumerate(lines):
         if match := re.match(
             r"Type \S*Callable.* expects a function or a callable class: (.+)", line
         ):
             line = match[1]
-            if inner := re.search(r"class_path='([^']+)'", line):
+            # In the line itself or, where the type has several parts, in the value after all.
+            if inner := re.search(r"class_path='([^']+)'", " ".join([line, *lines[number + 1 :]])):
                 class_path = inner[1]
         if match := re.match(r'Parser key "([^"]+)":\s*(.*)', line):
             path.append(match[1])
@@ -183,6 +184,11 @@ def _unknown_option(
         full = f"{full}.{name}".removeprefix(".")
         of, name, choices = full, below, inner
     full = f"{full}.{name}".removeprefix(".")
+    if name in choices:  # the class is called with it, as a network with the scale
+        return (
+            f"unknown key {full!r}: the first argument of {of}, {name!r}, is filled in; of a "
+            "network it is the scale, which is data.init_args.scale"
+        )
     listed = f"; it takes: {', '.join(choices)}" if choices else ""
     return (
         f"unknown key {full!r}: {of} has no argument {name!r}"
@@ -225,10 +231,12 @@ def _unknown_class(leaf: str, where: str, class_path: str | None, lines: list[st
             f"{where}: {match[1]!r} is no class; name it as folder.file.Class, "
             "for example lightning_modules.regression.Regression"
         )
-    if match := re.match(r"Expected an instantiatable class, but (\S+) is abstract", leaf):
+    if match := re.match(r"Expected an instantiatable class, but (?:(\S+) )?is abstract", leaf):
+        name = match[1] or _given(lines)
+        lacks = ", ".join(sorted(getattr(_import(name), "__abstractmethods__", ())))
         return (
-            f"{where} needs a class, and {match[1]} is abstract: name a subclass of it as "
-            f"{where}.class_path, or an experiment with --config configs/experiment/NAME.yaml"
+            f"{where} needs a class, and {name} is abstract (it lacks {lacks}): name a subclass of "
+            f"it as {where}.class_path, or an experiment with --config configs/experiment/NAME.yaml"
         )
     if match := re.search(r"does not correspond to a subclass of (\S+)", leaf):
         return f"{where} is {_given(lines)}, which is no {match[1]}"
@@ -269,7 +277,7 @@ def _no_file(leaf: str, where: str, keys: list[str]) -> str | None:
 
 
 def _missing(leaf: str, where: str, class_path: str | None) -> str | None:
-    match = re.match(r"the following arguments are required: (.+)", leaf)
+    match = re.match(r"the following arguments are required: (.+?)(\. Got value: .*)?$", leaf)
     if match is None:
         return None
     if where == "data.init_args.degradation":

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from datamodules.base import Sample, Source
+from lightning_modules.base import SuperResolver
 from lightning_modules.bicubic import Bicubic
 
 # What the user should see of each mistake.
@@ -30,6 +31,26 @@ class NoScale(nn.Conv2d):
 
     def __init__(self) -> None:
         super().__init__(3, 3, 3, padding=1)
+
+
+class NeedsBody(nn.Module):
+    """A network with a required argument beside the scale.
+
+    Args:
+        scale: Factor by which pictures are enlarged.
+        body: What it is made of.
+    """
+
+    def __init__(self, scale: float, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+
+class NoRestore(SuperResolver):
+    """A method that is not written to its end."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Nothing to learn."""
 
 
 class Mistaken(Source):

@@ -128,6 +128,25 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--model.init_args.network", "lightning_modules.networks.edsr.EDSRR"),
         ("model.init_args.network:", "'EDSRR'", "did you mean 'EDSR'"),
     ),
+    "a method that lacks its other half": (
+        ("--model", f"{PLUGINS}.NoRestore"),
+        (f"model needs a class, and {PLUGINS}.NoRestore is abstract (it lacks restore): name",),
+    ),
+    "a required argument of a network": (
+        ("--model.init_args.network", f"{PLUGINS}.NeedsBody"),
+        (f"missing model.init_args.network.init_args.body ({PLUGINS}.NeedsBody needs it)",),
+    ),
+    "a required argument of a schedule": (
+        ("--model.init_args.lr_scheduler", "torch.optim.lr_scheduler.CosineAnnealingLR"),
+        (
+            "missing model.init_args.lr_scheduler.init_args.T_max (torch.optim.lr_scheduler."
+            "CosineAnnealingLR needs it)",
+        ),
+    ),
+    "the scale of a network": (
+        ("--model.init_args.network.init_args.scale", "4"),
+        ("'model.init_args.network.init_args.scale'", "'scale', is filled in", "data.init_args"),
+    ),
     "no number": (
         ("--data.init_args.crop_size", "abc"),
         ("data.init_args.crop_size is abc; expected int",),
