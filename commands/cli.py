@@ -38,7 +38,7 @@ from commands.output import is_first_process
 from commands.own_options import check_own_options
 from commands.parser import DESCRIPTIONS, LINKS, Parser, parser_settings
 from commands.preflight import start_facts
-from commands.run_directory import RunDirectory, RunOptions
+from commands.run_directory import RunDirectory, RunOptions, run_folder
 from commands.seeds import evaluate_seeds
 from commands.signals import Stopped
 from commands.start import Start
@@ -49,6 +49,7 @@ from commands.trained import freezes, load_trained
 from commands.weights import find_weights
 from datamodules.base import SRDataModule
 from datamodules.outputs import Outputs
+from datamodules.paths import expand_path
 from degradations.base import Degradation
 from lightning_modules.base import SuperResolver
 from lightning_modules.image_model import ImageModel
@@ -159,7 +160,9 @@ class EnlargerCLI(LightningCLI):
         options = config.run
         if options.name is None:
             options.name = _experiment_name(config)
-        self.run = RunDirectory(Path(options.root) / options.name)
+        self.run = RunDirectory(run_folder(options.root, options.name))
+        if config.ckpt_path is not None:
+            config.ckpt_path = expand_path(config.ckpt_path, "ckpt_path")
         self.company = Company(
             *(self.run.path, 60 * options.preflight_minutes),
             *(options.heartbeat_seconds, options.lost_after_seconds),

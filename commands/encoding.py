@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import logging
-import os
 import tarfile
 import time
 from collections.abc import Iterator, Sequence
@@ -29,6 +28,7 @@ from datamodules.keys import digest_of
 from datamodules.latents import ABOUT, Latents
 from datamodules.loading import start_worker
 from datamodules.pack_journal import Journal, Stage
+from datamodules.paths import expand_path
 from datamodules.pictures import Pictures
 from datamodules.shard_index import split_name
 from datamodules.shard_writer import Members, ShardWriter, find_shards
@@ -70,7 +70,7 @@ class Encoding:
                 f"{pair[0]} and {pair[1]} would have one name in the shards, {name_of(pair[0])}: "
                 "rename one of them"
             )
-        self.out = Path(os.path.expandvars(options.out)).expanduser()
+        self.out = Path(expand_path(options.out, "encode.out"))
         self.seed, self.workers = data.seed, data.workers
         self.degradation = None
         if options.pairs:

@@ -25,6 +25,7 @@ from commands.export_hub import check_hub, push
 from commands.export_onnx import check_one_pass, write_onnx
 from commands.export_tensors import exported_tensors, write_tensors
 from commands.weights import EXPORT
+from datamodules.paths import expand_path
 from lightning_modules.image_model import ImageModel
 from lightning_modules.weights import EXPORTED, read_metadata
 
@@ -128,7 +129,8 @@ def export(model: ImageModel, options: ExportOptions, origin: Origin) -> None:
         ConfigurationError: The model has nothing to export or not in such a format, the folder is
             there already, or the hub cannot be used.
     """
-    out = Path(options.out) if options.out else origin.run / "export"
+    given = options.out
+    out = Path(expand_path(given, "export.out")) if given else origin.run / "export"
     model.eval().requires_grad_(False)
     _check(model, options, out)
     beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")

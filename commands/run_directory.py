@@ -24,6 +24,7 @@ from commands.checkpoint_files import (
 )
 from commands.errors import ConfigurationError
 from commands.run_lock import alone_in
+from datamodules.paths import expand_path
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,20 @@ class RunOptions:
                 f"times run.heartbeat_seconds {self.heartbeat_seconds:g}, or one late sign of life "
                 "ends the run"
             )
+
+
+def run_folder(root: str, name: str) -> Path:
+    """Where a run lies.
+
+    Args:
+        root: ``run.root``, as typed.
+        name: ``run.name``.
+
+    Raises:
+        ValueError: The root is empty, or has a variable that is not set.
+    """
+    above = Path(expand_path(root, "run.root"))
+    return above / name
 
 
 class RunDirectory:

@@ -41,6 +41,8 @@ def load_trained(
     trained = None if ckpt_path is not None or _is_result(given, run) else run.trained_weights()
     if ckpt_path is not None:
         path = Path(ckpt_path)
+        if not path.is_file():
+            raise ConfigurationError(f"ckpt_path is {ckpt_path}, and there is no such file")
     elif trained is not None:
         path, why = trained
         log.info("%s uses %s of the run in %s", subcommand, why, run.path)

@@ -55,6 +55,30 @@ def test_is_named_by_hand(tiny: Path, enlarger: Enlarger) -> None:
     assert not Path("runs").exists()
 
 
+def test_variables_are_filled_in(
+    tiny: Path, enlarger: Enlarger, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In all paths: a folder that is called `$SCRATCH` is nobody's wish."""
+    monkeypatch.setenv("SCRATCH", str(tiny / "disk"))
+    one = ("--trainer.max_steps", 1, "--trainer.limit_val_batches", 0)
+    enlarger(*FIT, *one, "--run.root", "$SCRATCH/runs")
+    assert newest_step(tiny / "disk/runs/tiny") == 1
+    enlarger("export", "disk/runs/tiny", "--export.out", "${SCRATCH}/exported")
+    assert (tiny / "disk/exported/model.safetensors").is_file()
+    checkpoint = "$SCRATCH/runs/tiny/checkpoints/step-000000001.ckpt"
+    enlarger("test", "--config", "tiny.yaml", "--ckpt_path", checkpoint)
+    assert results()
+    assert not any("$" in path.name for path in tiny.iterdir())
+    for key in ("run.root", "ckpt_path"):
+        sentence = refusal(*FIT, f"--{key}", "$SCRATHC/x")
+        assert f"{key} is '$SCRATHC/x', but the environment variable SCRATHC is not set" in sentence
+
+
+def test_a_checkpoint_to_test_that_is_not_there(trained: Path, refusal: Refusal) -> None:
+    sentence = refusal("test", "--config", "tiny.yaml", "--ckpt_path", "best")
+    assert sentence == "ckpt_path is best, and there is no such file"
+
+
 def test_is_named_after_the_class_without_a_file(tiny: Path, enlarger: Enlarger) -> None:
     command = ["test", "--model", "lightning_modules.bicubic.Bicubic"]
     for group in ("data", "degradation"):
