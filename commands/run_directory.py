@@ -105,9 +105,16 @@ def run_folder(root: str, name: str) -> Path:
         name: ``run.name``.
 
     Raises:
+        ConfigurationError: It would lie where all runs are, or above: to move it aside would move
+            them all.
         ValueError: The root is empty, or has a variable that is not set.
     """
     above = Path(expand_path(root, "run.root"))
+    if above.resolve().is_relative_to((above / name).resolve()):
+        raise ConfigurationError(
+            f"run.name is {name!r}, which is no folder of its own in {above}, where all runs are: "
+            "give the run a name"
+        )
     return above / name
 
 

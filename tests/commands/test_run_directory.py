@@ -79,6 +79,14 @@ def test_a_checkpoint_to_test_that_is_not_there(trained: Path, refusal: Refusal)
     assert sentence == "ckpt_path is best, and there is no such file"
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "a/.."])
+def test_no_run_lies_where_all_runs_are(trained: Path, refusal: Refusal, name: str) -> None:
+    """To begin it afresh would move all of them aside."""
+    sentence = refusal(*FIT, "--run.name", name, "--run.overwrite", "true")
+    assert sentence.startswith(f"run.name is {name!r}, which is no folder of its own in runs")
+    assert newest_step(trained) == 12
+
+
 def test_is_named_after_the_class_without_a_file(tiny: Path, enlarger: Enlarger) -> None:
     command = ["test", "--model", "lightning_modules.bicubic.Bicubic"]
     for group in ("data", "degradation"):
