@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import traceback
 from typing import NoReturn
@@ -46,6 +47,14 @@ def run(args: list[str]) -> None:
     except Stopped as stopped:
         log.warning("%s; the same command continues", stopped)
         status = stopped.status
+    except (KeyboardInterrupt, SystemExit) as ended:
+        # Lightning makes its own end of Ctrl-C before the first step, and of a second one.
+        if isinstance(ended, SystemExit) and not isinstance(ended.__context__, KeyboardInterrupt):
+            raise
+        sys.stderr.write("stopped by SIGINT\n")
+        status = 128 + signal.SIGINT
+        if several():
+            _end(status)
     except Exception as error:
         sentence = None if debug else sentence_of(error)
         if sentence is None and not several():

@@ -214,8 +214,41 @@ def test_a_second_ctrl_c_stops_at_once(
     monkeypatch.setattr("commands.signals.TWICE", -1.0)
     with pytest.raises(SystemExit) as stopped:
         enlarger(*FIT[:3], "--trainer.callbacks+", f"{__name__}.Impatient")
-    assert stopped.value.code == 1
+    assert stopped.value.code == 130
     assert newest("tiny")["global_step"] == 3
+
+
+@pytest.mark.parametrize("hook", ["__init__", "setup"])
+def test_ctrl_c_before_the_first_step(
+    tiny: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str], hook: str
+) -> None:
+    """While classes are made, and while pictures are looked for, which may take minutes."""
+    early = f"{{class_path: {__name__}.Early, init_args: {{hook: {hook}}}}}"
+    with pytest.raises(SystemExit) as stopped:
+        enlarger(*FIT[:3], "--trainer.callbacks+", early)
+    assert stopped.value.code == 130
+    said = capsys.readouterr().err
+    assert "stopped by SIGINT" in said
+    assert "Traceback" not in said
+
+
+class Early(Callback):
+    """Ctrl-C before training.
+
+    Args:
+        hook: Where.
+    """
+
+    def __init__(self, hook: str) -> None:
+        self.hook = hook
+        self._come("__init__")
+
+    def setup(self, *args: Any, **kwargs: Any) -> None:
+        self._come("setup")
+
+    def _come(self, hook: str) -> None:
+        if hook == self.hook:
+            raise KeyboardInterrupt
 
 
 class Impatient(Callback):
