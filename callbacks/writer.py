@@ -230,15 +230,15 @@ class Writer(Callback):
         """Where outputs go in a run of this trainer.
 
         Raises:
-            ValueError: ``folder`` names an environment variable that is not set.
+            ValueError: ``folder`` is empty, or names an environment variable that is not set.
         """
         if self.folder is None:
             return Path(trainer.default_root_dir, "predict").absolute()
         folder = os.path.expandvars(self.folder)
-        if "$" in folder:
+        if "$" in folder or not folder.strip():  # an empty one would be the working directory
             raise ValueError(
-                f"writer.folder is {self.folder!r}, which names an environment variable that is "
-                "not set; set it, or write the path itself"
+                f"writer.folder is {self.folder!r}, which is empty or names an environment "
+                "variable that is not set; set it, or write the path itself"
             )
         return Path(folder).expanduser().absolute()
 
