@@ -297,13 +297,16 @@ def _wrong_value(leaf: str, where: str, lines: list[str]) -> str | None:
     if not where or not re.match(r"Expected an? ", leaf):
         return None
     leaf = leaf.partition(". Got value: Namespace(")[0]
+    if leaf.rstrip().endswith(". Got value:"):  # as of --KEY=$VARIABLE, where that is not set
+        leaf = f"{leaf.rstrip()} empty"
     tried, _, value = leaf.partition(". Got value: ")
     if not value:
         # A type of several parts: the parser tells of each that it did not fit, then of the value.
-        start = lines.index(leaf)
+        start = next(n for n, s in enumerate(lines) if leaf in s)
         end = next((n for n, s in enumerate(lines) if n > start and s.startswith("Given")), start)
         others = [line for line in lines[start + 1 : end] if re.match(r"Expected an? ", line)]
-        tried, value = "; ".join([tried, *others]), _given(lines[end:]) or "wrong"
+        nothing = "empty" if "Given value:" in lines[end:] else "wrong"
+        tried, value = "; ".join([tried, *others]), _given(lines[end:]) or nothing
     if nested := re.fullmatch(r"NestedArg\(key='([^']*)', .*\)", value):
         return f"unknown key '{where}.{nested[1]}': {where} has no keys; expected {_types(tried)}"
     value = value.partition(". Got value: Namespace(")[0]
@@ -316,7 +319,7 @@ def _types(tried: str) -> str:
     for part in tried.split("; "):
         name = re.sub(r"^Expected an? ", "", part).removesuffix(".")
         name = re.sub(r"<class '([^']+)'>", r"\1", name)
-        name = re.sub(r"^dot import path string: .*", "the path of a class", name)
+        name = re.sub(r"^dot import path string:.*", "the path of a class", name)
         name = re.sub(r"typing\.Literal\[(.+)\]", r"\1", name)
         if name != "NoneType":
             names.append(name)

@@ -155,6 +155,22 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--model.init_args.network.init_args.blocks", "many"),
         ("model.init_args.network.init_args.blocks is many; expected int",),
     ),
+    "a number that is empty": (
+        ("--data.init_args.batch_size=",),
+        ("data.init_args.batch_size is empty; expected int",),
+    ),
+    "one deep within": (
+        ("--model.init_args.network.init_args.blocks=",),
+        ("model.init_args.network.init_args.blocks is empty; expected int",),
+    ),
+    "a choice that is empty": (
+        ("--trainer.precision=",),
+        ("trainer.precision is empty; expected",),
+    ),
+    "a class that is empty": (
+        ("--degradation=",),
+        ("degradation is empty; expected the path of a class",),
+    ),
     "no seed": (("--seed_everything", "true"), ("seed_everything is True; expected int",)),
     "none of the choices": (
         ("--model.init_args.loss", "l2"),
