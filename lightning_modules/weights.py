@@ -128,8 +128,10 @@ def _reason(error: Exception) -> str:
             f"holds {foreign[1]}, and loading that would run code: only tensors and plain types "
             "are read; convert the file to safetensors where you trust it"
         )
-    first = next(iter(message.splitlines()), "") or type(error).__name__
-    return f"is corrupt or no weights file: {first}"
+    # What reading pickled files raises of others says nothing ("101"), or gives torch's advice.
+    if isinstance(error, pickle.UnpicklingError | LookupError) or not message:
+        return "is corrupt or no weights file"
+    return f"is corrupt or no weights file: {message.splitlines()[0]}"
 
 
 def _state_dict(content: dict[str, Any], path: Path) -> dict[str, Tensor]:

@@ -140,16 +140,15 @@ class TestBadFiles:
     @pytest.mark.parametrize("name", ["w.ckpt", "w.pth", "w.safetensors"])
     @pytest.mark.parametrize(
         "content",
-        [b"", b"hello", b"PK\x03\x04 not a zip", b"\x80\x02}q", bytes(100)],
-        ids=["empty", "text", "half a zip", "half a pickle", "zeros"],
+        [b"", b"hello", b"PK\x03\x04 not a zip", b"\x80\x02}q", bytes(100), b"\x89PNG\r\n\x1a\n"],
+        ids=["empty", "text", "half a zip", "half a pickle", "zeros", "a picture"],
     )
     def test_a_corrupt_one(self, tmp_path, name, content):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(
-            ValueError, match=rf"{name} is corrupt or no weights file: \S"
-        ) as caught:
+        with pytest.raises(ValueError, match=rf"{name} is corrupt or no weights file") as caught:
             read_weights(tmp_path / name)
         assert "\n" not in str(caught.value)
+        assert "weights_only" not in str(caught.value)  # torch's advice to load it all the same
 
     @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
     def test_a_truncated_one(self, tmp_path, share):
