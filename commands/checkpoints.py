@@ -86,6 +86,7 @@ class Checkpoints(Checkpoint):
         # False while weights, schedules and counters are not those of one whole step:
         self._whole = True
         self._position: tuple[int, int] | None = None  # (epoch, batches of it that are done)
+        self._before: dict[str, Any] = {}  # logged values when the validation began
         self._warned = False  # that the monitored value was not logged
         self.off = False  # True where nothing more is to be written
         self._validation_due = False  # True where one was broken off
@@ -162,20 +163,23 @@ class Checkpoints(Checkpoint):
             self._due |= bool(trainer.strategy.broadcast(late)) if trainer.world_size > 1 else late
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the last value: Lightning keeps it where this validation does not measure it."""
-        trainer._logger_connector._callback_metrics.pop(self.monitor, None)
+        """Note the values so far: Lightning keeps those that this validation does not measure."""
+        # It keeps them for whoever else waits for one: without it, Lightning stops the run.
+        self._before = dict(trainer._logger_connector._callback_metrics)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A validated state is worth keeping: it may be the best."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        value = trainer.callback_metrics.get(self.monitor)
+        found = trainer.callback_metrics
+        new = {name: value for name, value in found.items() if value is not self._before.get(name)}
+        value = new.get(self.monitor)
         self._value = None if value is None else float(value)
         if gradients_pending(trainer):
             self._rank_within(trainer)
         else:
             self._due = True
-        logged = [name for name in trainer.callback_metrics if name.startswith("val/")]
+        logged = [name for name in new if name.startswith("val/")]
         if value is None and logged and not self._warned:
             self._warned = True
             log.warning(

@@ -319,6 +319,21 @@ def test_a_validation_that_did_not_measure_gives_no_score(tiny: Path, enlarger: 
     assert list(ranking()["scores"]) == ["step-000000002.ckpt"]
 
 
+def test_others_may_wait_for_the_monitored_value(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where a validation does not measure it, they see that of the one before, as of any value."""
+    callbacks = """[
+        {class_path: callbacks.psnr.PSNR, init_args: {every_n: 2}},
+        {class_path: callbacks.ssim.SSIM, init_args: {every_n: 2}},
+        {class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {
+            monitor: val/psnr, mode: max, patience: 9}}]"""
+    extra = ("--trainer.val_check_interval", 2, "--trainer.max_steps", 4)
+    enlarger(*FIT, "--trainer.callbacks", callbacks, *extra)
+    assert list(ranking()["scores"]) == ["step-000000002.ckpt"]
+    assert "did not log" not in caplog.text  # nothing else was logged, either
+
+
 def test_a_misspelt_monitor_is_told(
     tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
