@@ -28,6 +28,7 @@ from commands.accumulation import (
     next_position,
     validated_within,
 )
+from commands.awaited import awaited_values, put_back
 from commands.checkpoint_files import (
     FOLDER,
     checksum_of,
@@ -90,6 +91,7 @@ class Checkpoints(Checkpoint):
         self._warned = False  # that the monitored value was not logged
         self.off = False  # True where nothing more is to be written
         self._validation_due = False  # True where one was broken off
+        self._awaited: dict[str, float] = {}  # values logged before the run was continued
 
     # -------------------------------------------------------------------------------- when to write
 
@@ -108,6 +110,7 @@ class Checkpoints(Checkpoint):
             write_atomically(self.folder.parent / "config.yaml", content.encode())
         self._saved_step = trainer.global_step if self.resumed_from else -1
         self._saved_at = time.monotonic()
+        put_back(trainer, self._awaited)
         if self._validation_due and not self.off:
             log.info("the validation that was broken off comes first")
             _validate(trainer)
@@ -233,17 +236,20 @@ class Checkpoints(Checkpoint):
         return "Checkpoints"
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether a validation was broken off; nothing else is state."""
+        """Whether a validation was broken off; ``on_save_checkpoint`` adds what is waited for."""
         return {"validation_due": True} if self._validation_due else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep it until training starts."""
         self._validation_due = bool(state_dict.get("validation_due", False))
+        self._awaited = state_dict.get("awaited", {})
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Set the counters to the form that resumes exactly, whatever moment Lightning is at."""
+        if awaited := awaited_values(trainer):
+            checkpoint["callbacks"].setdefault(self.state_key, {})["awaited"] = awaited
         if self._position is None:
             return
         epoch, batches = self._position

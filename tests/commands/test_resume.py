@@ -127,6 +127,25 @@ def test_more_steps_later(tiny: Path, enlarger: Enlarger, first: int) -> None:
     assert_same("longer", "whole")
 
 
+@pytest.mark.parametrize("first", quick([4, 7, 9], 9))
+def test_values_that_are_waited_for(tiny: Path, enlarger: Enlarger, first: int) -> None:
+    """Epochs of 5 steps, so that the plateau looks after the process that validated has ended."""
+    (text := tiny / "tiny.yaml").write_text(
+        re.sub(r"    lr_sch(.|\n)*?\n(?=data)", "", text.read_text())
+    )
+    command: list[object] = ["fit", "--config", "tiny.yaml", "--trainer.val_check_interval", 3]
+    command += ["--trainer.check_val_every_n_epoch", "null", "--model.init_args.lr_scheduler"]
+    command += [
+        """{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {
+        monitor: val/psnr, mode: min, patience: 0}}"""
+    ]
+    enlarger(*command, "--run.name", "whole")
+    enlarger(*command, "--run.name", "longer", "--trainer.max_steps", first)
+    enlarger(*command, "--run.name", "longer")
+    assert_same("longer", "whole")
+    assert newest("whole")["callbacks"]["Checkpoints"]["awaited"].keys() == {"val/psnr"}
+
+
 def test_a_finished_run_changes_nothing(tiny: Path, enlarger: Enlarger) -> None:
     enlarger("fit", "--config", "tiny.yaml")
     before = {p.name: p.read_bytes() for p in Path("runs/tiny/checkpoints").iterdir()}
