@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -108,8 +109,17 @@ class SelfSSIM(Metric):
     def _summaries(self, everyones: list[list[list[Measured]]]) -> tuple[list[Record], ...]:
         found = super()._summaries(everyones)
         self._seen = []
+        times = Counter((r["dataset"], r["metric"]) for r in found[0])
+        for (dataset, metric), count in times.items():
+            if count > 1:  # of which nobody can say which one has the same pictures
+                log.warning(
+                    "no %s of %s: %d datasets of that scale have pictures of the same names; take "
+                    "the others out, or rename their pictures",
+                    *(metric, dataset, count),
+                )
+        kept = [r for r in found[0] if times[r["dataset"], r["metric"]] == 1]
         if not found[0]:
             log.warning(
                 "no %s: it needs datasets of the same pictures at two scales or more", self.name
             )
-        return found
+        return kept, *found[1:]

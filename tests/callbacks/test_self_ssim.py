@@ -96,6 +96,21 @@ def test_only_pictures_that_both_have(tmp_path: Path) -> None:
     assert metric.records[0]["protocol"]["images"] == 1
 
 
+def test_names_that_two_sets_share(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As of Set5 and Set14, both at two scales, whose pictures have numbers for names."""
+    metric = SelfSSIM()
+    sets = Sized("a", 2), Sized("a_x4", 4), Sized("b", 2), Sized("c", 3)
+    with caplog.at_level(logging.WARNING):
+        run = validate(tmp_path, Enlarges(), metric, *sets)
+    found = {(r["dataset"], r["metric"]) for r in metric.records}
+    assert found == {
+        *(("a", "self_ssim_from_x3"), ("a", "self_ssim_from_x4"), ("b", "self_ssim_from_x3")),
+        *(("b", "self_ssim_from_x4"), ("c", "self_ssim_from_x4"), ("a_x4", "self_ssim_from_x3")),
+    }
+    assert "no self_ssim_from_x2 of a_x4: 2 datasets of that scale" in caplog.text
+    assert "val/a_x4/self_ssim_from_x2" not in run.callback_metrics
+
+
 def test_no_pair_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     metric = SelfSSIM()
     for sets in ([Sized("a", 2)], [Sized("a", 2), Sized("b", 2)]):
