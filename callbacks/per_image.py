@@ -142,4 +142,23 @@ def update_images(run: Path, new: list[ImageNumbers]) -> None:
             old = load_images(run)
         except ValueError as error:
             log.warning("%s; it was moved to %s", error, set_aside(run / FILENAME))
+    _tell_of_others(old, new)
     write_images(run, merge_images(old, new))
+
+
+def _tell_of_others(old: list[ImageNumbers], new: list[ImageNumbers]) -> None:
+    # Whoever gives the pictures of validation and those of test one name loses one of the two.
+    before = {identity(numbers): numbers["values"].keys() for numbers in old}
+    told: set[str] = set()
+    for numbers in new:
+        names, now = before.get(identity(numbers)), numbers["values"].keys()
+        place = f"{numbers['dataset']} x{numbers['scale']:g}"
+        if not names or names == now or place in told:
+            continue
+        told.add(place)
+        log.warning(
+            "the numbers of %s replace those of other pictures of the same dataset: of %d (%s, "
+            "...) before, of %d (%s, ...) now; to keep those of validation and of test, give the "
+            "two different names in data.init_args.val and data.init_args.test",
+            *(place, len(names), min(names), len(now), min(now)),
+        )

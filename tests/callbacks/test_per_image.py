@@ -112,6 +112,21 @@ def test_only_what_is_measured_again_is_replaced() -> None:
     assert merge_images([numbers(), other], [new]) == [other, new]
 
 
+def test_numbers_of_other_pictures_are_replaced_with_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of validation and of test, where both call their dataset photos."""
+    write_images(tmp_path, [numbers(), numbers(metric="ssim")])
+    update_images(tmp_path, [numbers(), numbers(scale=4.0, values={"set5/head": 1.0})])
+    assert not caplog.records
+    update_images(
+        tmp_path, [numbers(metric=m, values={"set5/head": 1.0}) for m in ("psnr", "ssim")]
+    )
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "set5 x2 replace those of other pictures" in told
+    assert "of 2 (set5/baby, ...) before, of 1 (set5/head, ...) now" in told
+
+
 def test_seeds_of_an_earlier_evaluation_do_not_stay() -> None:
     """They may be of other settings of the method: a mean over both would be of neither."""
     old = [numbers(seed=seed) for seed in range(5)]
