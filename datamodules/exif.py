@@ -27,6 +27,10 @@ STALE = frozenset(
     | {Base.CompressedBitsPerPixel, Base.ComponentsConfiguration, Base.MakerNote}
 )
 
+# How descriptions begin in which programs of microscopes and tifffile count pixels and frames: who
+# reads them again takes the enlarged picture for one of the old size, or for one of many.
+COUNTING = ('{"shape":', "ImageJ=", "<?xml", "<OME")
+
 
 def lasting_exif(exif: bytes | None) -> bytes | None:
     """What of a file's EXIF describes the picture in any size, in an upright file.
@@ -67,7 +71,8 @@ def tiff_exif(image: Image.Image) -> bytes | None:
 def _lasting(found: Image.Exif) -> bytes | None:
     kept = Image.Exif()
     for tag in DESCRIPTIVE & found.keys():
-        kept[tag] = found[tag]
+        if tag != Base.ImageDescription or not str(found[tag]).startswith(COUNTING):
+            kept[tag] = found[tag]
     details = {k: v for k, v in found.get_ifd(IFD.Exif).items() if k not in STALE}
     details.pop(IFD.Interop, None)  # a place in the old file, if the program that wrote it knew it
     with contextlib.suppress(Exception):

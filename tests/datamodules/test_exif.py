@@ -60,6 +60,26 @@ def test_what_describes_the_picture_is_kept():
     check(lasting_exif(lasting_exif(written())))
 
 
+@pytest.mark.parametrize(
+    "description",
+    [
+        '{"shape": [44, 60]}',
+        "ImageJ=1.11a\nimages=9\nslices=9",
+        '<?xml version="1.0"?><OME xmlns="..."',
+    ],
+)
+def test_a_description_that_counts_pixels_is_left_out(description):
+    tags = Image.Exif()
+    tags.load(written())
+    tags[Base.ImageDescription] = description
+    first, details, _, _ = read(lasting_exif(tags.tobytes()))
+    assert first == {
+        **{k: v for k, v in KEPT.items() if k != Base.ImageDescription},
+        Base.Orientation: 1,
+    }
+    assert details == DETAILS
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_of_every_format(kind):
     buffer = io.BytesIO()
