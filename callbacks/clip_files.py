@@ -42,9 +42,15 @@ def check_video(video: Video | None, fps: float) -> None:
         ValueError: With the key to change.
     """
     if video is not None and video not in get_args(Video):
-        raise ValueError(f"writer.video is {video!r}; expected {' or '.join(get_args(Video))}")
+        raise ValueError(f"writer.video is {video!r}; expected {either(Video)}")
     if not 0 < fps <= 1000:
         raise ValueError(f"writer.fps is {fps:g}; expected a number above 0, up to 1000")
+
+
+def either(choices: Any) -> str:
+    """The values of a Literal, for a message."""
+    *others, last = get_args(choices)
+    return f"{', '.join(others)} or {last}"
 
 
 def check_encoder(video: Video | None, of_clips: bool = True) -> None:

@@ -66,6 +66,26 @@ def short_enough() -> Iterator[None]:
         ) from error
 
 
+def check_folder(folder: Path, to_write: bool = False) -> None:
+    """Refuse a place where outputs cannot lie, before any work is done; nothing is made yet.
+
+    Args:
+        folder: It, or a part of its path, may be missing.
+        to_write: Whether something is to be written there.
+
+    Raises:
+        ValueError: It is no folder, or must not be written.
+    """
+    at = folder
+    while not os.path.lexists(at):
+        at = at.parent
+    problem = "" if at.is_dir() else f"{at} is no folder"
+    if to_write and not problem and not os.access(at, os.W_OK | os.X_OK):
+        problem = f"nothing can be written in {at}: it is read-only, or another user's"
+    if problem:
+        raise ValueError(f"writer.folder is {str(folder)!r}, and {problem}; set another one")
+
+
 def there(path: Path) -> bool:
     """Whether something is there; nothing is under a name that is longer than the disk takes."""
     try:

@@ -20,6 +20,7 @@ from callbacks.clip_files import (
     all_levels,
     check_encoder,
     check_video,
+    either,
     is_whole,
     remove,
     write_clip,
@@ -31,6 +32,7 @@ from callbacks.image_file import (
     Extras,
     Format,
     Pixels,
+    check_folder,
     fitted_exif,
     holds_exif,
     why_not,
@@ -108,7 +110,7 @@ class Writer(Callback):
         chosen = (("changed", changed, Changed), ("profile", profile, Profile))
         for name, value, choices in (*chosen, ("exif", exif, ExifPart)):
             if value not in get_args(choices):
-                raise ValueError(f"writer.{name} is {value!r}; expected {_either(choices)}")
+                raise ValueError(f"writer.{name} is {value!r}; expected {either(choices)}")
         check_video(video, fps)
         self.folder, self.suffix, self.format = folder, suffix, format
         self.overwrite, self.quality, self.changed = overwrite, quality, changed
@@ -131,7 +133,7 @@ class Writer(Callback):
 
         Raises:
             ValueError: An output would take the place of an input; or outputs are there that were
-                made otherwise.
+                made otherwise; or none can be written.
         """
         if stage != "predict":
             return
@@ -139,6 +141,7 @@ class Writer(Callback):
         self._lost.clear()
         self._sources.clear()
         self._root = self.output_folder(trainer)
+        check_folder(self._root)
         datamodule: Any = getattr(trainer, "datamodule", None)
         self._of_clips = getattr(datamodule, "predict_frames", None) is not None
         known = hasattr(datamodule, "predict_keys")  # else a plain DataLoader: told by each batch
@@ -158,6 +161,7 @@ class Writer(Callback):
             self._check_target(key, target, inputs)
         done = self._done({key for key, path in targets.items() if is_whole(path, self.video)})
         self.skipped = len(done)
+        check_folder(self._root, to_write=len(done) < len(keys))
         datamodule.skip_in_predict(done)
 
     def on_predict_batch_start(
@@ -393,8 +397,3 @@ class Writer(Callback):
             self._pool.shutdown(cancel_futures=True)
         self._pool = None
         self._pending.clear()
-
-
-def _either(choices: Any) -> str:
-    *others, last = get_args(choices)
-    return f"{', '.join(others)} or {last}"

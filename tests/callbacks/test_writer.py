@@ -525,6 +525,26 @@ def test_a_plain_dataloader_is_skipped_picture_by_picture(tmp_path: Path) -> Non
         assert (writer.written, writer.skipped) == expected
 
 
+def test_a_folder_that_cannot_be_one_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"precious")
+    (tmp_path / "link").symlink_to(tmp_path / "disk/that/is/not/there")
+    for name in ("file", "file/below", "link"):
+        with pytest.raises(ValueError, match=r"writer\.folder is .*is no folder"):
+            predict(tmp_path, Writer(str(tmp_path / name)), Data({"a": picture()}))
+    assert (tmp_path / "file").read_bytes() == b"precious"
+
+
+def test_a_read_only_folder_is_refused_unless_all_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict(tmp_path, Writer(), Data({"a": picture()}))
+    monkeypatch.setattr("os.access", lambda *_: False)  # tests may run as root, who may do all
+    predict(tmp_path, Writer(), Data({"a": picture()}))
+    with pytest.raises(ValueError, match=r"nothing can be written in .*predict: it is read-only"):
+        predict(tmp_path, Writer(), Data({"a": picture(), "b": picture()}))
+    assert pictures_in(tmp_path / "predict") == ["a.png"]
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_an_input_is_refused_before_any_work(tmp_path: Path, overwrite: bool) -> None:
     source = tmp_path / "photos/b.png"
