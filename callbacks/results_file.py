@@ -72,10 +72,18 @@ def load_results(path: str | Path) -> ResultsFile:
             result["value"] = float(result["value"])  # "inf" and "nan" are strings in JSON
             if "std" in result:
                 result["std"] = float(result["std"])
-            identity(result)
+            _check_fields(result)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no file of results, or damaged: {error!r}") from error
     return content
+
+
+def _check_fields(result: Any) -> None:
+    kinds = {"dataset": str, "scale": int | float, "metric": str, "n": int, "protocol": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(result[name], kind)]
+    if wrong:
+        raise TypeError(", ".join(f"{name} is {result[name]!r}" for name in wrong))
+    identity(result)
 
 
 def write_results(path: Path, results: list[Result]) -> None:

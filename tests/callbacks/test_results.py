@@ -150,6 +150,22 @@ def test_a_damaged_file_is_moved_aside(
         assert len(load_results(path)["results"]) == 4
 
 
+@pytest.mark.parametrize(
+    "changed", [{"n": None}, {"n": "5"}, {"scale": "2"}, {"dataset": None}, {"protocol": ["y"]}]
+)
+def test_a_field_of_another_kind_is_damage(tmp_path: Path, changed: dict[str, Any]) -> None:
+    """As of a file that was written by hand; else it is found when the tables are made."""
+    path = tmp_path / "results.json"
+    write_results(path, [result(), {**result(), **changed}])  # type: ignore[typeddict-item]
+    with pytest.raises(ValueError, match=f"damaged: .*{next(iter(changed))} is"):
+        load_results(path)
+    content = json.loads(path.read_text())
+    del content["results"][1][next(iter(changed))]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"damaged: .*{next(iter(changed))}"):
+        load_results(path)
+
+
 def test_a_failed_write_keeps_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "results.json"
     write_results(path, [result()])
