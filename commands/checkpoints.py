@@ -183,7 +183,7 @@ class Checkpoints(Checkpoint):
         else:
             self._due = True
         logged = [name for name in new if name.startswith("val/")]
-        if value is None and logged and not self._warned:
+        if self.monitor not in found and logged and not self._warned:  # nor any one before
             self._warned = True
             log.warning(
                 "checkpoint.monitor is %r, which this validation did not log, so no checkpoint is "
