@@ -100,7 +100,8 @@ def run(folder: Path, numbers: dict[int | None, list[float]], noise: float = 0.0
     images.append({**images[0], "checkpoint": "bicubic", "seed": None, "values": {"one_x2/0": 9.0}})
     folder.mkdir(exist_ok=True)
     results = [
-        {k: e[k] for k in ("dataset", "scale", "metric", "protocol", "checkpoint")} | {"value": 1}
+        {k: e[k] for k in ("dataset", "scale", "metric", "protocol", "checkpoint")}
+        | {"value": 1, "n": len(e["values"])}
         for e in images
     ]
     (folder / "results.json").write_text(json.dumps({"results": results}))
