@@ -1,7 +1,7 @@
 """Logged values that a schedule or early stopping looks at later: kept with a checkpoint.
 
 Lightning does not keep them. A run that goes on between a validation and the end of its epoch, when
-`ReduceLROnPlateau` looks at what that validation measured, would find nothing there, and stop.
+early stopping may look at what that validation measured, would find nothing there, and stop.
 """
 
 from __future__ import annotations

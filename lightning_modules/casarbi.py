@@ -285,6 +285,7 @@ class CasArbi(SuperResolver):
         Raises:
             ValueError: There is no network to train, or the base is worse than bicubic.
         """
+        super().on_train_start()
         self._network()
         if self.trainer.ckpt_path is not None:  # it was looked at when this run began
             return

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -24,6 +24,7 @@ from lightning_modules.backbone.frozen import (
     loaded_apart,
     sources,
 )
+from lightning_modules.plateau import check_plateaus, look_at_plateaus, plateau_config
 from lightning_modules.weights import read_weights
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class ImageModel(LightningModule, ABC):
     Args:
         scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
         optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
-            there is none.
+        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step (one that
+            watches a value of validation, once a validation); by default there is none.
         weights: Weights to start from: a file, or a name of ``configs/weights.yaml``, in which
             ``{scale}`` is filled in.
 
@@ -138,13 +139,12 @@ class ImageModel(LightningModule, ABC):
         scheduler = self.lr_scheduler(optimizer)
         config: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            if not isinstance(scheduler, ReduceLROnPlateau):
-                raise ValueError(
-                    "model.init_args.lr_scheduler is torch's ReduceLROnPlateau, which does not say "
-                    "what it watches: use lightning.pytorch.cli.ReduceLROnPlateau with monitor"
-                )
-            config = {"scheduler": scheduler, "interval": "epoch", "monitor": scheduler.monitor}
+            config = plateau_config(scheduler)
         return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def on_train_start(self) -> None:
+        """See that what the schedule waits for can come. Who overrides this calls it first."""
+        check_plateaus(self.trainer)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Key all that the model draws in this batch by the batch's own samples.
@@ -175,8 +175,9 @@ class ImageModel(LightningModule, ABC):
         self._synchronise_buffers(False)
 
     def on_validation_end(self) -> None:
-        """Train in step again."""
+        """Train in step again, at the rate that this validation calls for."""
         self._synchronise_buffers(True)
+        look_at_plateaus(self.trainer)
 
     def _synchronise_buffers(self, synchronise: bool) -> None:
         # In `fit`, validation goes through the DDP wrapper, which broadcasts the buffers before

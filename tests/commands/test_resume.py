@@ -129,7 +129,7 @@ def test_more_steps_later(tiny: Path, enlarger: Enlarger, first: int) -> None:
 
 @pytest.mark.parametrize("first", quick([4, 7, 9], 9))
 def test_values_that_are_waited_for(tiny: Path, enlarger: Enlarger, first: int) -> None:
-    """Epochs of 5 steps, so that the plateau looks after the process that validated has ended."""
+    """Epochs of 5 steps, at whose end early stopping looks at what another process measured."""
     (text := tiny / "tiny.yaml").write_text(
         re.sub(r"    lr_sch(.|\n)*?\n(?=data)", "", text.read_text())
     )
@@ -139,6 +139,10 @@ def test_values_that_are_waited_for(tiny: Path, enlarger: Enlarger, first: int) 
         """{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {
         monitor: val/psnr, mode: min, patience: 0}}"""
     ]
+    callbacks = """[callbacks.psnr.PSNR,
+        {class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {
+        monitor: val/psnr, patience: 99, check_on_train_epoch_end: true}}]"""
+    command += ["--trainer.callbacks", callbacks]
     enlarger(*command, "--run.name", "whole")
     enlarger(*command, "--run.name", "longer", "--trainer.max_steps", first)
     enlarger(*command, "--run.name", "longer")
