@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -46,6 +46,7 @@ from commands.stops import Stops
 from commands.throughput import Throughput
 from commands.tracebacks import status_of
 from commands.trained import freezes, load_trained
+from commands.trials import TRIALS, keep_nothing
 from commands.weights import find_weights
 from datamodules.base import SRDataModule
 from datamodules.outputs import Outputs
@@ -58,7 +59,6 @@ from lightning_modules.tiling import Tiling
 log = logging.getLogger(__name__)
 
 SEES = 60.0  # seconds in which a shared disk shows a new file to all nodes
-TRIALS = ("check", "throughput", "encode")  # set up as fit, end by themselves, no run is left
 AS_FIT = (*TRIALS, "export")  # the last one reads the configuration of a run of fit
 
 
@@ -219,11 +219,13 @@ class EnlargerCLI(LightningCLI):
             from commands.fully_sharded import FullySharded  # half a second
 
             trainer.strategy = FullySharded()
-        if trainer.logger in (None, True):
-            silent = self.subcommand in ("predict", *TRIALS)
-            trainer.logger = False if silent else DescribedLogger(str(self.run.path))
         given = trainer.callbacks or []
         given = list(given) if isinstance(given, list | tuple) else [given]
+        if self.subcommand in TRIALS:
+            given = keep_nothing(trainer, given, own_bar=self.subcommand != "check")
+        if trainer.logger in (None, True):
+            silent = self.subcommand == "predict"
+            trainer.logger = False if silent else DescribedLogger(str(self.run.path))
         trainer.callbacks = [Start(self.company, self._facts), Stops(self.company), *given]
         trainer.callbacks += self._own_callbacks(trainer)
         # Last of all: it may fail the command, when all others have written what they found.
@@ -242,13 +244,9 @@ class EnlargerCLI(LightningCLI):
         return start_facts(self.config_dump or self._dump(), self.trainer.world_size)
 
     def _own_callbacks(self, trainer: Namespace) -> list[Any]:
-        if self.subcommand in ("throughput", "encode"):  # a bar of its own, and nothing to keep
-            trainer.enable_progress_bar = trainer.enable_model_summary = False
-            trainer.enable_checkpointing = False
-            unused = (ProgressBar, Checkpoint)
-            trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, unused)]
-            if self.subcommand == "throughput":
-                return [Throughput()]
+        if self.subcommand == "throughput":
+            return [Throughput()]
+        if self.subcommand == "encode":
             return [Encode(self.config_init[self.subcommand].encode)]
         if self.subcommand == "export":
             return []

@@ -33,6 +33,25 @@ def test_tells_what_was_found_and_leaves_nothing(
     assert files(tiny) == before
 
 
+LOGGED = ("--trainer.logger", """{class_path: lightning.pytorch.loggers.CSVLogger,
+    init_args: {save_dir: logs}}""")  # fmt: skip
+KEPT = """[lightning.pytorch.callbacks.LearningRateMonitor,
+    {class_path: lightning.pytorch.callbacks.OnExceptionCheckpoint, init_args: {dirpath: kept}},
+    {class_path: lightning.pytorch.callbacks.ModelCheckpoint,
+     init_args: {dirpath: kept, save_on_exception: true}}]"""
+
+
+@pytest.mark.parametrize("logger", [("--trainer.logger", "true"), LOGGED])
+def test_loggers_and_checkpoints_of_ones_own_leave_nothing(
+    trained: Path, enlarger: Enlarger, logger: tuple[str, ...]
+) -> None:
+    """A callback that refuses to go without a logger finds one."""
+    before = files(Path())
+    more = ("--trainer.max_steps", 14, "--trainer.callbacks", KEPT, "--run.change", "true")
+    enlarger(*CHECK, *logger, *more)
+    assert files(Path()) == before
+
+
 def test_of_a_run_that_is_there(trained: Path, enlarger: Enlarger) -> None:
     before = files(trained)
     enlarger(*CHECK, "--trainer.max_steps", 14)

@@ -110,6 +110,16 @@ def test_nothing_is_left_behind(found: Callable[..., Measured], tiny: Path) -> N
     assert DECODING.around is None
 
 
+def test_callbacks_that_it_has_no_use_for(found: Callable[..., Measured], tiny: Path) -> None:
+    """It has a bar of its own and saves nothing, but what refuses to go without a logger goes."""
+    before = sorted(tiny.rglob("*"))
+    kinds = ("ModelCheckpoint", "RichProgressBar", "LearningRateMonitor")
+    callbacks = ", ".join(f"lightning.pytorch.callbacks.{kind}" for kind in kinds)
+    bar = ("--trainer.enable_progress_bar", "true")
+    found("--trainer.callbacks", f"[{callbacks}]", "--trainer.logger", "true", *bar)
+    assert sorted(tiny.rglob("*")) == before
+
+
 def test_what_passes_through_the_decoders_is_seen(
     found: Callable[..., Measured], tmp_path: Path
 ) -> None:
