@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
-from callbacks.base import accumulated
+from callbacks.base import accumulated, all_callbacks
 
 
 def batches_done(trainer: Trainer) -> int:
@@ -44,3 +45,16 @@ def validated_within(trainer: Trainer) -> bool:
     count = int(vars(loop.batch_progress.total)["processed"]) if through else done
     due = any((count + n) % every == 0 for n in range(1, int(left)))
     return due and bool(loop._should_check_val_epoch())
+
+
+def follow_schedule(trainer: Trainer) -> None:
+    """Accumulate as the schedule says for this epoch, also where the run goes on in its middle.
+
+    Lightning tells it when an epoch begins, and not of one that has begun in another process.
+
+    Args:
+        trainer: About to train; what checks its arguments has done so.
+    """
+    for callback in all_callbacks(trainer):
+        if isinstance(callback, GradientAccumulationScheduler):
+            callback.on_train_epoch_start(trainer)

@@ -18,12 +18,13 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from callbacks.base import accumulated
 from commands.accumulation import (
     batches_done,
+    follow_schedule,
     gradients_pending,
     next_position,
     validated_within,
@@ -111,6 +112,7 @@ class Checkpoints(Checkpoint):
         self._saved_step = trainer.global_step if self.resumed_from else -1
         self._saved_at = time.monotonic()
         put_back(trainer, self._awaited)
+        follow_schedule(trainer)
         if self._validation_due and not self.off:
             log.info("the validation that was broken off comes first")
             _validate(trainer)
@@ -349,6 +351,11 @@ class Checkpoints(Checkpoint):
         for old in [*later, *(n for n in present if n not in keep)]:
             (self.folder / old).unlink(missing_ok=True)
             checksum_of(self.folder / old).unlink(missing_ok=True)
+
+
+def comes_late(callback: Callback) -> bool:
+    """Whether a callback saves by itself, and so comes after ours, which sets its counters."""
+    return isinstance(callback, Checkpoint) and not isinstance(callback, Checkpoints)
 
 
 def write_checkpoint(trainer: Trainer, path: Path) -> None:

@@ -27,7 +27,7 @@ from callbacks.tensorboard import DescribedLogger
 from callbacks.writer import Writer
 from commands.check import Check, Checked
 from commands.checkpoint_files import fingerprint, why_unseen
-from commands.checkpoints import Checkpoints
+from commands.checkpoints import Checkpoints, comes_late
 from commands.company import Company
 from commands.encode import Encode
 from commands.encode_squares import EncodeOptions
@@ -237,6 +237,7 @@ class EnlargerCLI(LightningCLI):
         parser = self._parser(self.subcommand)
         parser.callback_keys = [key for key in parser.callback_keys if key not in idle]
         made = super().instantiate_trainer(**kwargs)
+        vars(made)["callbacks"].sort(key=comes_late)
         self.company.signals.take_over(made)
         return made
 

@@ -150,6 +150,30 @@ def test_values_that_are_waited_for(tiny: Path, enlarger: Enlarger, first: int) 
     assert newest("whole")["callbacks"]["Checkpoints"]["awaited"].keys() == {"val/psnr"}
 
 
+@pytest.mark.parametrize("first", quick([6, 7, 8], 6))
+def test_a_schedule_of_accumulation(tiny: Path, enlarger: Enlarger, first: int) -> None:
+    """5 steps in the first epoch, then 3, of 2, 2 and 1 batches."""
+    schedule = """{class_path: lightning.pytorch.callbacks.GradientAccumulationScheduler,
+        init_args: {scheduling: {0: 1, 1: 2}}}"""
+    command = ["fit", "--config", "tiny.yaml", "--trainer.callbacks+", schedule]
+    enlarger(*command, "--run.name", "whole")
+    enlarger(*command, "--run.name", "halves", "--trainer.max_steps", first)
+    enlarger(*command, "--run.name", "halves")
+    assert_same("halves", "whole")
+
+
+@pytest.mark.parametrize("step", quick([3, 4, 5, 10], 4, 5))
+def test_from_a_checkpoint_of_lightnings_own(tiny: Path, enlarger: Enlarger, step: int) -> None:
+    """It is written at a batch's end, before which ours has set the counters."""
+    saver = """{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {dirpath: saved,
+        save_top_k: -1, every_n_train_steps: 1, filename: "{step}"}}"""
+    command = ["fit", "--config", "tiny.yaml", "--trainer.val_check_interval", 3]
+    enlarger(*command, "--run.name", "saving", "--trainer.callbacks+", saver)
+    enlarger(*command, "--run.name", "whole")
+    enlarger(*command, "--run.name", "other", "--ckpt_path", f"saved/step={step}.ckpt")
+    assert_same("other", "whole")
+
+
 def test_a_finished_run_changes_nothing(tiny: Path, enlarger: Enlarger) -> None:
     enlarger("fit", "--config", "tiny.yaml")
     before = {p.name: p.read_bytes() for p in Path("runs/tiny/checkpoints").iterdir()}
