@@ -67,7 +67,10 @@ def evaluation_sampler(
 
 
 def position_of(trainer: Any) -> tuple[int, int]:
-    """Where a run stands: its epoch, and how many global batches of it are done."""
+    """Where a run stands: its epoch, and how many global batches of it are done.
+
+    With ``trainer.overfit_batches`` it is the first epoch again and again, of the same batches.
+    """
     # Lightning restores these counters before it asks the loader for the first batch; the
     # checkpoint callback makes sure that a checkpoint holds them as of the last whole step.
     if trainer is None:
@@ -75,7 +78,9 @@ def position_of(trainer: Any) -> tuple[int, int]:
     epoch, loop = trainer.current_epoch, trainer.fit_loop
     # Between two epochs, the number of batches is still that of the one before.
     begun = loop.epoch_progress.current.ready > epoch
-    return epoch, loop.epoch_loop.batch_progress.current.completed if begun else 0
+    done = loop.epoch_loop.batch_progress.current.completed if begun else 0
+    # Lightning takes only so many batches of an epoch; here each epoch has others.
+    return 0 if trainer.overfit_batches else epoch, done
 
 
 def _seed(seed: int, keys: Sequence[str], index: int) -> int:

@@ -153,7 +153,10 @@ class ImageModel(LightningModule, ABC):
         batch differs, and a resumed run draws what the uninterrupted one would have drawn, with
         nothing saved. Who overrides this calls it first.
         """
-        seed = seed_of("model", batch["seed"].numpy().tobytes())
+        # Of batches that come again, in `overfit_batches`, the draws are others in each epoch.
+        comes_again = getattr(self._trainer, "overfit_batches", 0)
+        again = (self.trainer.current_epoch,) if comes_again else ()
+        seed = seed_of("model", batch["seed"].numpy().tobytes(), *again)
         # Not torch.manual_seed: where CUDA is not in use, that notes the whole stack at each call.
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":

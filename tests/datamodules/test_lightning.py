@@ -27,9 +27,13 @@ class Seen(Callback):
         self.train: list[tuple[int, list[int]]] = []
         self.val: list[list[str]] = []
         self.predicted: list[tuple[str, Any]] = []
+        self.drawn: list[float] = []  # by what a model draws from, in each batch of training
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, *_: Any) -> None:
         self.train.append((trainer.current_epoch, batch["seed"].tolist()))
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.drawn.append(float(torch.rand(())))
 
     def on_validation_start(self, *_: Any) -> None:
         self.val.append([])
@@ -65,6 +69,15 @@ class TestFit:
             for batch in data.plan().batches(epoch, 0, 0, 1)
         ]
         assert seen.train == expected
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_the_same_batches_again(self, tmp_path, workers):
+        """What `overfit_batches` asks for; what the model draws is another in each epoch."""
+        data = module(workers=workers)
+        _, seen, _ = fit(tmp_path, data, overfit_batches=2, max_epochs=3)
+        first = [[item.seed for item in batch] for batch in data.plan().batches(0, 0, 0, 1)][:2]
+        assert seen.train == [(epoch, seeds) for epoch in range(3) for seeds in first]
+        assert len(set(seen.drawn)) == len(seen.drawn) == 6
 
     @pytest.mark.parametrize("val", [None, {}])
     def test_without_validation(self, tmp_path, val):
