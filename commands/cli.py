@@ -33,7 +33,7 @@ from commands.encode import Encode
 from commands.encode_squares import EncodeOptions
 from commands.errors import ConfigurationError, TemporaryError
 from commands.export import ExportOptions, Origin, export, model_alone, of_run
-from commands.launcher import follow_torchrun, own_plugins
+from commands.launcher import follow_torchrun, own_plugins, refuse_what_cannot_run
 from commands.output import is_first_process
 from commands.own_options import check_own_options
 from commands.parser import DESCRIPTIONS, LINKS, Parser, parser_settings
@@ -221,6 +221,7 @@ class EnlargerCLI(LightningCLI):
             trainer.strategy = FullySharded()
         given = trainer.callbacks or []
         given = list(given) if isinstance(given, list | tuple) else [given]
+        refuse_what_cannot_run(trainer, given)
         if self.subcommand in TRIALS:
             given = keep_nothing(trainer, given, own_bar=self.subcommand != "check")
         if trainer.logger in (None, True):

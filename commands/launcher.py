@@ -1,4 +1,4 @@
-"""Processes that torchrun or SLURM has started."""
+"""Processes that torchrun or SLURM has started, and what of a trainer cannot run here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import BatchSizeFinder
 
 from commands.errors import ConfigurationError
 
@@ -40,6 +41,30 @@ def follow_torchrun(trainer: Namespace) -> None:
             f"torchrun has started {here} processes on each of {nodes} nodes, but "
             f"trainer.devices is {trainer.devices} and trainer.num_nodes {trainer.num_nodes}: "
             f"leave both out, or set them to {here} and {nodes}"
+        )
+
+
+def refuse_what_cannot_run(trainer: Namespace, callbacks: list[Any]) -> None:
+    """Say so before any work.
+
+    Args:
+        trainer: The trainer's arguments.
+        callbacks: Those that the user asks for.
+
+    Raises:
+        ConfigurationError: The strategy starts processes by giving them the whole run, or a
+            callback changes the size of batches, which the plan of all epochs is made of.
+    """
+    name = trainer.strategy
+    if isinstance(name, str) and any(way in name for way in ("spawn", "fork", "notebook")):
+        raise ConfigurationError(
+            f"trainer.strategy is {name!r}, whose processes are given a run that has been built "
+            "already: set it to ddp, whose processes each start the command"
+        )
+    if any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
+        raise ConfigurationError(
+            "trainer.callbacks has a BatchSizeFinder, but the order of the samples depends on the "
+            "size of a batch: leave it out, and set data.init_args.batch_size"
         )
 
 

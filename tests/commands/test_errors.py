@@ -33,6 +33,14 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--data.init_args.seed", "0", "--seed_everything", "5"),
         ("data.init_args.seed is set to 0", "set seed_everything instead (it is 5)"),
     ),
+    "a search for the size of a batch": (
+        ("--trainer.callbacks+", "lightning.pytorch.callbacks.BatchSizeFinder"),
+        ("trainer.callbacks has a BatchSizeFinder", "set data.init_args.batch_size"),
+    ),
+    "processes that are given the run": (
+        ("--trainer.strategy", "ddp_spawn", "--trainer.devices", "2"),
+        ("trainer.strategy is 'ddp_spawn'", "set it to ddp"),
+    ),
     "a degradation in the data": (
         ("--data.init_args.degradation", "degradations.bicubic.Bicubic"),
         ("data.init_args.degradation is filled in", "top-level key degradation"),
