@@ -53,6 +53,17 @@ class Other(NamedTuple):
     file: str
     report: dict[str, Any]
 
+    @property
+    def results(self) -> dict[str, Any]:
+        """Rows, claims and the gate."""
+        found: dict[str, Any] = self.report["results"]
+        return found
+
+    @property
+    def judged(self) -> bool:
+        """Whether its base was good enough to compare what is made of it."""
+        return bool(self.results["gate"]["open"])
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command.
@@ -120,7 +131,7 @@ def summary(
     for name, report in reports.items():
         claims = report["results"]["claims"]
         first = next(c for c in claims if c["claim"] == METHODS[name].headline)
-        again = [_same(first, o.report["results"]["claims"]) for o in beside.get(name, ())]
+        again = [_same(first, o.results["claims"]) for o in beside.get(name, ()) if o.judged]
         said = headline(first, again)
         took, machine = sum(minutes(report)), report["machine"]
         unit = unit_of(report["results"]).removesuffix("utes")
@@ -162,10 +173,10 @@ def headline(claim: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
 def _differ(reports: dict[str, dict[str, Any]], others: Mapping[str, Sequence[Other]]) -> list[str]:
     found: dict[str, dict[str, tuple[int, int]]] = {}  # by what was other, and method
     for name, report in reports.items():
-        for title, _, other in others.get(name, ()):
-            differ, both = changed(report["results"]["claims"], other["results"]["claims"])
-            more = found.setdefault(title, {}).get(name, (0, 0))
-            found[title][name] = differ + more[0], both + more[1]
+        for other in filter(lambda other: other.judged, others.get(name, ())):
+            differ, both = changed(report["results"]["claims"], other.results["claims"])
+            more = found.setdefault(other.title, {}).get(name, (0, 0))
+            found[other.title][name] = differ + more[0], both + more[1]
     said = []
     for title, counted in found.items():
         whose = "" if len(counted) == len(reports) else f": {'; '.join(TITLES[n] for n in counted)}"
@@ -193,8 +204,9 @@ def _section(name: str, report: dict[str, Any], others: Sequence[Other]) -> str:
     results = report["results"]
     labels = {key: row["label"] for key, row in results["rows"].items()}
     stored = "../benchmarks/results"
-    titles = "".join(f" {other.title} |" for other in others)
-    again = [other.report["results"]["claims"] for other in others]
+    compared = [other for other in others if other.judged]
+    titles = "".join(f" {other.title} |" for other in compared)
+    again = [other.results["claims"] for other in compared]
     several = (
         len(_scales([claim for claims in (results["claims"], *again) for claim in claims])) > 1
     )
@@ -204,15 +216,10 @@ def _section(name: str, report: dict[str, Any], others: Sequence[Other]) -> str:
         f"Judgements: {count(results['claims'])}. [The whole table](methods/{name}.md). "
         f"{made(report, f'{stored}/{name}_miniature.json')}, "
         f"seeds {', '.join(map(str, results['seeds']))}.",
-        *(
-            f"{title[0].upper()}{title[1:]}: {count(other['results']['claims'])}. "
-            f"{made(other, f'{stored}/{file}')}.\n"
-            f"{changes(results['claims'], other['results']['claims'])}."
-            for title, file, other in others
-        ),
+        *(_about(other, results["claims"], stored) for other in others),
         "",
         f"| claim | the better one - the other one |{' scale |' * several} measured |{titles}",
-        f"|---|---|{'---|' * several}---|{'---|' * len(others)}",
+        f"|---|---|{'---|' * several}---|{'---|' * len(compared)}",
     ]
     for claim in results["claims"]:
         who = [claim["claim"], f"{labels[claim['better']]} - {labels[claim['than']]}"]
@@ -224,6 +231,15 @@ def _section(name: str, report: dict[str, Any], others: Sequence[Other]) -> str:
             lines.append(f"| {' | '.join([*who, *where, *said])} |")
             who = ["", ""]  # said once, above all of its scales
     return "\n".join(lines) + "\n"
+
+
+def _about(other: Other, first: Sequence[dict[str, Any]], stored: str) -> str:
+    title = f"{other.title[0].upper()}{other.title[1:]}"
+    source = f"{made(other.report, f'{stored}/{other.file}')}."
+    claims = other.results["claims"]
+    if not other.judged:
+        return f"{title}: the gate is not passed, so nothing is judged. {source}"
+    return f"{title}: {count(claims)}. {source}\n{changes(first, claims)}."
 
 
 def _scales(claims: Sequence[dict[str, Any]]) -> list[float | None]:

@@ -75,6 +75,7 @@ def report(command: str, difference: float, verdict: str, than: str = "b") -> di
         "machine": {"cpu": "a CPU", "cores": 2},
         "results": {
             "seeds": [0],
+            "gate": {"open": True},
             "trainings": {"a": {"seconds": 60.0}},
             "evaluations": {"a": {"seconds": 30.0}},
             "rows": {"a": {"label": "A"}, "b": {"label": "B"}, "c": {"label": "C"}},
@@ -102,6 +103,20 @@ def test_another_training_stands_beside_the_first_one() -> None:
     other = page({"casarbi": first}, {"casarbi": [third]})
     assert "| A - B | PSNR-Y +0.5: **holds** |  |" in other
     assert "\n0 of 0 judgements differ " in other
+
+
+def test_nothing_is_judged_of_a_base_behind_a_closed_gate() -> None:
+    first = report("first", 0.5, "holds")
+    first["results"]["claims"][0]["claim"] = METHODS["casarbi"].headline
+    closed = deepcopy(first) | {"command": "second"}
+    closed["results"]["gate"]["open"] = False
+    closed["results"]["claims"][0]["judged"] = []
+    others = {"casarbi": [Other("3 times the steps", "casarbi_miniature_longer_3.json", closed)]}
+    found = page({"casarbi": first}, others)
+    assert "\n3 times the steps: the gate is not passed, so nothing is judged. `second` " in found
+    assert "| measured |\n|---|---|---|\n" in found
+    assert "differ" not in found
+    assert summary({"casarbi": first}, others) == summary({"casarbi": first})
 
 
 def test_several_scales_have_a_row_each() -> None:
