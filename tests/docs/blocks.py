@@ -7,7 +7,8 @@ above it says otherwise, and why:
     <!-- checked: test tests/docs/test_plugins.py -->   a test runs it
 
 What stands in the text is parsed, too: commands as code, or after a `$ ` in what a block prints,
-and options alone. Programs that are not the project's (docker, ffmpeg) are left to the reader.
+and options alone. Programs that are not the project's (docker, ffmpeg) are left to the reader;
+where others follow in a block, a stand-in lets them.
 """
 
 from __future__ import annotations

@@ -138,7 +138,12 @@ def _only_parse(names: Sequence[str]) -> None:
 
 def _holds(config: Any, key: str) -> bool:
     try:
-        reduce(lambda part, name: part[name], key.split("."), config)
+        reduce(_of, key.split("."), config)
     except (KeyError, TypeError):
         return False
     return True
+
+
+def _of(part: Any, name: str) -> Any:
+    # On a command line, an argument of a class may be named without `init_args` before it.
+    return part[name] if name in part or "init_args" not in part else part["init_args"][name]
