@@ -116,8 +116,8 @@ def test_reading_against_peers_is_what_was_measured() -> None:
     assert_rounded(said, *faster, crops["crop"], crops["quality"])
     alone, two = (results[who]["ours_over"] for who in ("0 workers, one core", "2 workers"))
     (bare,) = written("reading is ", " times as fast as a bare webdataset pipeline")
-    assert ", and as litdata; with two workers " in TEXT  # the same number for both
-    assert_rounded([bare, bare], alone["webdataset_bare"], alone["litdata"])
+    (litdata,) = written(" and ", " times as litdata; with two workers")
+    assert_rounded([bare, litdata], alone["webdataset_bare"], alone["litdata"])
     said = written("with two workers ", " and ", " times.")
     assert_rounded(said, two["webdataset_bare"], two["litdata"])
 
@@ -129,10 +129,10 @@ def test_degrading_against_its_peer_is_what_was_measured() -> None:
         "On one core it is ",
         " times as fast as Real-ESRGAN's own code on average, ",
         " times in the median, and ",
-        " times with its default sharpening;",
+        " on average with its default sharpening;",
     )
     assert_rounded([mean, median], plain["ratio_of_means"], plain["ratio_of_medians"])
-    assert_rounded([usm, usm], sharpened["ratio_of_means"], sharpened["ratio_of_medians"])
+    assert_rounded([usm], sharpened["ratio_of_means"])
     launches = results["canvas, compiled"]["without USM"]["launches"]
     assert_rounded(written("for a GPU has ", " launches a batch"), launches)
 
