@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from fnmatch import fnmatch
 from itertools import takewhile
 
 import pytest
@@ -99,13 +100,29 @@ def test_weights_are_named_with_their_terms() -> None:
         assert licence in told[name], f"NOTICE has other terms of {name} than configs/weights.yaml"
 
 
-def test_named_configurations_of_data_exist() -> None:
+def configurations() -> list[str]:
+    """What section 2 of NOTICE says who reads the sets: names of configs/data, with stars."""
     table = [line[100:] for line in section(2) if line[100:].strip()]
     names = {name.strip() for line in table[1:] for name in line.split(",")}
-    here = [name for name in names if re.fullmatch(r"[a-z0-9_*]+", name)]
-    assert len(here) > 10
-    for name in here:
+    return sorted(name for name in names if re.fullmatch(r"[a-z0-9_*]+", name))
+
+
+def test_named_configurations_of_data_exist() -> None:
+    assert len(configurations()) > 10
+    for name in configurations():
         assert list((REPO / "configs" / "data").glob(f"{name}.yaml")), name
+
+
+def test_terms_of_all_configurations_of_data_are_told() -> None:
+    for path in sorted((REPO / "configs" / "data").glob("*.yaml")):
+        assert any(fnmatch(path.stem, name) for name in configurations()), path.name
+
+
+def test_what_is_to_be_cited_is_cited() -> None:
+    asked = re.findall(r"(?:cite|and) (\w+)(?: et al\.)? (\d{4})", " ".join(NOTICE))
+    assert len(asked) > 3
+    papers = {(paper["authors"][0]["family-names"], paper["year"]) for paper in REFERENCES}
+    assert {(name, int(year)) for name, year in asked} <= papers
 
 
 def test_named_pictures_exist() -> None:
