@@ -55,8 +55,8 @@ class Block(NamedTuple):
 
 
 def pages() -> list[Path]:
-    """README and all pages of docs/."""
-    return [REPO / "README.md", *sorted((REPO / "docs").rglob("*.md"))]
+    """README, CONTRIBUTING and all pages of docs/."""
+    return [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").rglob("*.md"))]
 
 
 def blocks(page: Path) -> Iterator[Block]:
