@@ -23,7 +23,6 @@ from lightning_modules.solvers import residual_shift
 
 FILE = "chain.json"
 MIXED, CHAINED, START = "mixed", "chained", "start"
-Errors = dict[str, list[float]]
 
 
 class Chain(Callback):

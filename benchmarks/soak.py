@@ -123,9 +123,6 @@ def soak(
                 "undisturbed": kinds_of(whole.usage, warm),
                 "disturbed": kinds_of(harmed.usage, warm),
             },
-            "files at first and at last": [
-                [look.files for look in (run.usage[:1] + run.usage[-1:])] for run in (harmed, whole)
-            ],
             "log": told,
         }
     return {**results, "what is wrong": verdict(results)}
