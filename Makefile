@@ -7,6 +7,7 @@
 # make test-faults   two nodes that lose power, cables and disks, again and again (half an hour; needs root)
 # make test-minimum   the quick tests with the oldest versions that pyproject.toml allows, in .venv-minimum (needs uv)
 # make test-python VERSION=3.13   the quick tests with that Python, in .venv-3.13 (needs uv)
+# make test-iqa   the metrics of the extra iqa against pyiqa itself, in .venv-iqa (needs uv; pyiqa is for noncommercial purposes only)
 # make coverage   which part of the code the quick tests run
 # make soak   hours of training while something goes wrong every few minutes, compared with an undisturbed run
 # All first make the environment in .venv, and do nothing about it the second time.
@@ -18,7 +19,7 @@ SOAK ?= --hours 2
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: install demo docs docs-commands test test-slow test-faults test-minimum test-python coverage soak bench-gpu
+.PHONY: install demo docs docs-commands test test-slow test-faults test-minimum test-python test-iqa coverage soak bench-gpu
 .PHONY: lint types pytest clean
 
 install: .venv/.installed
@@ -67,8 +68,9 @@ docs-commands: install
 pytest: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
+# Its report is committed.
 test-slow: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m 'slow and not gpu and not network' \
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.environment slow -n 2 --dist worksteal -m 'slow and not gpu and not network' \
 	  --ignore tests/distributed/test_faults.py
 
 # Its report is committed.
@@ -94,6 +96,15 @@ VERSION ?= 3.13
 
 test-python: .venv-$(VERSION)/.installed
 	OMP_NUM_THREADS=1 .venv-$(VERSION)/bin/python -m benchmarks.environment python_$(VERSION) -q -n 2 --dist worksteal
+
+# What nothing else runs, for pyiqa is not among EXTRAS. Its report is committed.
+.venv-iqa/.installed: pyproject.toml constraints.txt
+	uv venv --clear --python '>=3.11' .venv-iqa
+	uv pip install --compile-bytecode --python .venv-iqa/bin/python -c constraints.txt -e '.[$(EXTRAS),iqa]'
+	@touch $@
+
+test-iqa: .venv-iqa/.installed
+	OMP_NUM_THREADS=1 .venv-iqa/bin/python -m benchmarks.environment iqa -q tests/callbacks/test_iqa.py
 
 # Its report is committed. What workers and commands of tests run counts, too.
 coverage: install

@@ -1,4 +1,4 @@
-"""The quick tests in an environment of their own: `make test-minimum` and `make test-python`.
+"""Tests whose outcome is committed: `make test-minimum`, `test-python`, `test-iqa`, `test-slow`.
 
 `python -m benchmarks.environment NAME ...`, run by the Python of that environment; NAME is that of
 the report, and what follows are pytest's arguments. `minimum` is the environment with the oldest
@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -73,7 +74,10 @@ def outcome(report: Path) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Of each package that the project asks for, the one that is installed."""
-    return {asked.name: version(asked.name) for asked in requirements()}
+    found = {asked.name: version(asked.name) for asked in requirements()}
+    with suppress(PackageNotFoundError):
+        found["pyiqa"] = version("pyiqa")  # of the extra iqa, which is not in every environment
+    return found
 
 
 def newer_than_bounds(installed: dict[str, str]) -> list[str]:

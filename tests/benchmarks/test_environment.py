@@ -1,4 +1,4 @@
-"""What `make test-minimum`, `make test-python` and `make coverage` write of what they ran."""
+"""What `make test-minimum`, `test-python`, `test-iqa`, `test-slow` and `coverage` write."""
 
 from __future__ import annotations
 
