@@ -58,6 +58,34 @@ def test_enlarges_as_the_architecture_says(file):
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
+def rrdb():
+    """ESRGAN's and Real-ESRGAN's network, small."""
+    from spandrel.architectures.ESRGAN import ESRGAN
+
+    return ESRGAN(num_filters=8, num_blocks=1, scale=4)
+
+
+def swin():
+    """SwinIR's, small; it pads to whole windows."""
+    from spandrel.architectures.SwinIR import SwinIR
+
+    sizes = {"embed_dim": 8, "depths": [2], "num_heads": [2], "window_size": 8}
+    return SwinIR(upscale=4, img_size=64, upsampler="pixelshuffledirect", **sizes)
+
+
+@pytest.mark.parametrize("make", [rrdb, swin])
+def test_networks_of_the_community(tmp_path, make):
+    """Made by spandrel's own classes: the file alone says which of them it is."""
+    torch.manual_seed(0)
+    network = make().eval()
+    torch.save({"params_ema": network.state_dict()}, tmp_path / "x4.pth")
+    lr = torch.rand(2, 3, 16, 24)  # whole windows, so that nothing is padded
+    found = Spandrel(4, str(tmp_path / "x4.pth"))(lr)
+    with torch.no_grad():
+        torch.testing.assert_close(found, network(lr).clamp(0, 1), atol=1e-5, rtol=0)
+    assert Spandrel(4, str(tmp_path / "x4.pth"))(lr[..., 1:, 3:]).shape == (2, 3, 60, 84)
+
+
 def test_safetensors(tmp_path):
     path = tmp_path / "compact_x4.safetensors"
     save_file(compact(scale=4), path)
