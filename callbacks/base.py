@@ -223,6 +223,9 @@ class Metric(EvaluationCallback):
                 f"{dataset.scale:g}) fit the pictures of {dataset.name!r} and the model?"
             )
         self.scale = float(dataset.scale)
+        if not type(self).__module__.startswith("callbacks."):
+            # All metrics are given the same pictures, and one of a user's may write into them.
+            sr, hr = sr.clone(), hr.clone()
         self._values[dataloader_idx].append((keys, self.measure(sr, hr, batch).detach()))
         if not self.control or "lr" not in batch:
             return
