@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,9 +26,13 @@ def main(args: Sequence[str] | None = None) -> None:
 
     Raises:
         SystemExit: With status 2 after an error of the configuration, which was printed as one
-            sentence; with status 1 where ``doctor`` finds something broken.
+            sentence; with status 1 where ``doctor`` finds something broken; with 130 after a Ctrl-C
+            while the packages are imported, which takes seconds.
     """
     _set_paths()
+    from commands.streams import outlive_output
+
+    outlive_output()
     words = list(sys.argv[1:] if args is None else args)
     if next((word for word in words if not word.startswith("-")), None) == "doctor":
         from commands import doctor  # it imports nothing that it is to judge
@@ -37,6 +42,9 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     try:
         from commands.run import run
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped by SIGINT\n")
+        raise SystemExit(128 + signal.SIGINT) from None
     except Exception as error:
         error.add_note("`python main.py doctor` says what of this installation does not fit.")
         raise

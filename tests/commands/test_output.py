@@ -1,13 +1,75 @@
-"""What the libraries say without need is not printed."""
+"""What the libraries say without need is not printed; a command outlives its output."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
+import pytest
 from torch.utils.data import DataLoader
 
 from commands.output import prepare_output
+from tests.conftest import REPO
+
+FULL = Path("/dev/full")  # every write to it fails as on a full disk
+WRITES = """
+import sys
+from commands.streams import outlive_output
+outlive_output()
+outlive_output()
+for _ in range(100_000):
+    print("a line")
+sys.stdout.flush()
+sys.stderr.write("still here")
+"""
+INTERRUPTED = """
+import sys
+import main
+
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "lightning":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupts())
+main.main(["fit"])
+"""
+
+
+def program(text: str, stdout: int) -> tuple[int, str]:
+    """Status and error output of a program in the repository."""
+    ended = subprocess.run(
+        [sys.executable, "-c", text],
+        cwd=REPO,
+        check=False,
+        text=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+    )
+    return ended.returncode, ended.stderr
+
+
+def test_a_reader_that_has_seen_enough_ends_nothing() -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    assert program(WRITES, writes) == (0, "still here")
+    os.close(writes)
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
+def test_an_output_on_a_full_disk_is_left_out() -> None:
+    with FULL.open("w") as full:
+        status, said = program(WRITES, full.fileno())
+    assert status == 0
+    assert said.startswith("the output could not be written ([Errno 28]")
+    assert said.endswith("it is left out\nstill here")
+
+
+def test_ctrl_c_while_packages_are_imported() -> None:
+    assert program(INTERRUPTED, subprocess.DEVNULL) == (130, "stopped by SIGINT\n")
 
 
 def test_nothing_is_said_of_more_workers_than_cores() -> None:
