@@ -76,14 +76,25 @@ def check_folder(folder: Path, to_write: bool = False) -> None:
     Raises:
         ValueError: It is no folder, or must not be written.
     """
+    if problem := why_no_folder(folder, to_write):
+        raise ValueError(f"writer.folder is {str(folder)!r}, and {problem}; set another one")
+
+
+def why_no_folder(folder: Path, to_write: bool) -> str:
+    """What is wrong with a folder that is there or is to be made; empty if nothing is.
+
+    Args:
+        folder: It, or a part of its path, may be missing.
+        to_write: Whether something is to be written there.
+    """
     at = folder
     while not os.path.lexists(at):
         at = at.parent
-    problem = "" if at.is_dir() else f"{at} is no folder"
-    if to_write and not problem and not os.access(at, os.W_OK | os.X_OK):
-        problem = f"nothing can be written in {at}: it is read-only, or another user's"
-    if problem:
-        raise ValueError(f"writer.folder is {str(folder)!r}, and {problem}; set another one")
+    if not at.is_dir():
+        return f"{at} is no folder"
+    if to_write and not os.access(at, os.W_OK | os.X_OK):
+        return f"nothing can be written in {at}: it is read-only, or another user's"
+    return ""
 
 
 def there(path: Path) -> bool:
@@ -145,6 +156,9 @@ def write_image(
         if before is not None:
             before()
         os.replace(beside, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a disk that is full names none
+        raise
     finally:
         beside.unlink(missing_ok=True)
 

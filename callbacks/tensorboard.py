@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,21 @@ class Events:
             )
 
 
+def _leave_to_events() -> None:
+    # The thread's own end is printed by Python with a traceback, of which `Events` says all.
+    before = threading.excepthook
+
+    def hook(ended: threading.ExceptHookArgs) -> None:
+        if not (
+            isinstance(ended.exc_value, OSError)
+            and type(ended.thread).__module__.startswith("tensorboard.")
+        ):
+            before(ended)
+
+    if before.__module__ != __name__:
+        threading.excepthook = hook
+
+
 class DescribedLogger(TensorBoardLogger):
     """TensorBoard's logger, with a description for a tag; see ``describe``. Args as Lightning's.
 
@@ -91,6 +107,7 @@ class DescribedLogger(TensorBoardLogger):
         begun = self._experiment is None
         experiment = super().experiment
         if begun:
+            _leave_to_events()
             files = experiment._get_file_writer()
             files.event_writer = Events(files.event_writer)
         return experiment

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -51,11 +52,15 @@ def write_tensors(model: ImageModel, path: Path, about: About) -> str:
         A line for the user.
 
     Raises:
-        OSError: What is read is not what was written.
+        OSError: The file could not be written, or what is read is not what was written.
     """
     tensors = exported_tensors(model)
     # A copy of those that are tied: the format has no two names for one tensor.
-    save_file({name: tensor.clone() for name, tensor in tensors.items()}, path, head(about))
+    copies = {name: tensor.clone() for name, tensor in tensors.items()}
+    try:
+        save_file(copies, path, head(about))
+    except SafetensorError as error:
+        raise OSError(f"{path} could not be written ({error}): set another export.out") from error
     if not same(read_weights(path).tensors, tensors):
         raise OSError(f"{path} is not what was written: is the disk damaged?")
     size = path.stat().st_size / MEGABYTE

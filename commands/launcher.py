@@ -10,6 +10,13 @@ from lightning.pytorch.callbacks import BatchSizeFinder
 
 from commands.errors import ConfigurationError
 
+# Of the trainer's arguments: what is said of one that is no count.
+COUNTS = {
+    "accumulate_grad_batches": "",
+    "val_check_interval": " (--trainer.limit_val_batches 0 validates never)",
+    "check_val_every_n_epoch": " (--trainer.limit_val_batches 0 validates never)",
+}
+
 
 def follow_torchrun(trainer: Namespace) -> None:
     """Train on all processes that torchrun has started, not on each of them alone.
@@ -53,8 +60,15 @@ def refuse_what_cannot_run(trainer: Namespace, callbacks: list[Any]) -> None:
 
     Raises:
         ConfigurationError: The strategy starts processes by giving them the whole run, or a
-            callback changes the size of batches, which the plan of all epochs is made of.
+            callback changes the size of batches, which the plan of all epochs is made of, or
+            something is to be done each zeroth time.
     """
+    for key in COUNTS:
+        if isinstance(trainer[key], int | float) and trainer[key] <= 0:
+            # Lightning divides by it: a gradient by -1 leads uphill.
+            raise ConfigurationError(
+                f"trainer.{key} is {trainer[key]}: it must be above 0{COUNTS[key]}"
+            )
     name = trainer.strategy
     if isinstance(name, str) and any(way in name for way in ("spawn", "fork", "notebook")):
         raise ConfigurationError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import sysconfig
 import traceback
@@ -13,6 +15,21 @@ from commands.errors import ConfigurationError, TemporaryError
 
 FOREIGN = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<")
 LIGHTNING = tuple(lightning.__path__)
+CALLBACKS = os.path.join(LIGHTNING[0], "pytorch", "callbacks")
+FULL = (errno.ENOSPC, errno.EDQUOT)
+# What a disk or a path refuses, whoever asked for it, and the way out.
+DISK = {
+    **dict.fromkeys(FULL, "make room there, or name another place"),
+    **dict.fromkeys(
+        (errno.EROFS, errno.EACCES, errno.EPERM),
+        "name a place that may be written, or have it made so",
+    ),
+    **dict.fromkeys(
+        (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+        "a file stands where a folder has to be, or a folder where a file: name another place",
+    ),
+    errno.ENAMETOOLONG: "give it a shorter name",
+}
 _RAISE = re.compile(r"((if|elif) .*: *|else: *)?raise\b")
 _WORKER = "Original Traceback (most recent call last):"
 
@@ -38,8 +55,14 @@ def sentence_of(error: BaseException) -> str | None:
         frames, message = _in_worker(message)
     if isinstance(error, ValueError | TypeError | OSError) and _on_purpose(frames):
         return message
+    if isinstance(error, OSError) and (sentence := _of_disk(error)):
+        return sentence
+    if not _by_lightning(frames):
+        return None
     refused = ValueError | MisconfigurationException | ModuleNotFoundError  # the last: of an extra
-    return message if isinstance(error, refused) and _by_lightning(frames) else None
+    meant = isinstance(error, TypeError) and _RAISE.match(frames[-1][1])
+    asked = isinstance(error, RuntimeError) and frames[-1][0].startswith(CALLBACKS)
+    return message if isinstance(error, refused) or meant or asked else None
 
 
 def status_of(error: BaseException) -> int:
@@ -56,12 +79,23 @@ def status_of(error: BaseException) -> int:
 
 
 def _origin(error: BaseException) -> BaseException:
-    # The parser wraps what a constructor raised once for each type around it that may be None.
-    while str(error).startswith("Does not validate against any of the Union subtypes"):
+    # The parser wraps what a constructor raised, once for each type around it that may be None.
+    while str(error).startswith(
+        ("Does not validate against any of the Union subtypes", "Problem with given class_path")
+    ):
         if error.__cause__ is None:
             break
         error = error.__cause__
     return error
+
+
+def _of_disk(error: OSError) -> str | None:
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None]
+    # A socket, too, may be denied; a disk that is full names no file.
+    if error.errno not in DISK or not (names or error.errno in FULL):
+        return None
+    said = f"{' -> '.join(map(str, names))}: " if names else ""
+    return f"{said}{error.strerror}; {DISK[error.errno]}"
 
 
 def _on_purpose(frames: list[tuple[str, str]]) -> bool:

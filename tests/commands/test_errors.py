@@ -37,6 +37,27 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--trainer.callbacks+", "lightning.pytorch.callbacks.BatchSizeFinder"),
         ("trainer.callbacks has a BatchSizeFinder", "set data.init_args.batch_size"),
     ),
+    "a gradient that leads uphill": (
+        ("--trainer.accumulate_grad_batches", "-1"),
+        ("trainer.accumulate_grad_batches is -1", "above 0"),
+    ),
+    "a validation each zeroth batch": (
+        ("--trainer.val_check_interval", "0"),
+        ("trainer.val_check_interval is 0", "--trainer.limit_val_batches 0 validates never"),
+    ),
+    "a validation each zeroth epoch": (
+        ("--trainer.check_val_every_n_epoch", "0"),
+        ("trainer.check_val_every_n_epoch is 0", "--trainer.limit_val_batches 0 validates never"),
+    ),
+    "devices as of GPUs": (("--trainer.devices", "0,1"), ("`devices`", "CPU")),
+    "no devices": (("--trainer.devices", ""), ("`devices`", "CPU")),
+    "early stopping on nothing": (
+        (
+            *("--trainer.callbacks+", "lightning.pytorch.callbacks.EarlyStopping"),
+            *("--trainer.callbacks.monitor", "val/psrn"),
+        ),
+        ("Early stopping conditioned on metric `val/psrn`", "val/psnr"),
+    ),
     "processes that are given the run": (
         ("--trainer.strategy", "ddp_spawn", "--trainer.devices", "2"),
         ("trainer.strategy is 'ddp_spawn'", "set it to ddp"),
