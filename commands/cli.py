@@ -161,6 +161,7 @@ class EnlargerCLI(LightningCLI):
         if options.name is None:
             options.name = _experiment_name(config)
         self.run = RunDirectory(run_folder(options.root, options.name))
+        self.run.check_place(str(self.subcommand))
         if config.ckpt_path is not None:
             config.ckpt_path = expand_path(config.ckpt_path, "ckpt_path")
         self.company = Company(

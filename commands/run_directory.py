@@ -13,6 +13,7 @@ from zipfile import is_zipfile
 
 import yaml
 
+from callbacks.image_file import why_no_folder
 from commands.checkpoint_files import (
     FOLDER,
     best_or_newest,
@@ -49,6 +50,7 @@ FREE = (
     ),
     *(f"data.init_args.{key}" for key in ("workers", "eval_batch_size", "test", "predict")),
 )
+WRITE = ("fit", "check", "validate", "test")  # into a run, or ask whether one can
 GROWING = ("trainer.max_steps", "trainer.max_epochs")  # may only become larger
 
 
@@ -129,6 +131,25 @@ class RunDirectory:
         self.path = path
         self.checkpoints = path / FOLDER
         self.config_file = path / "config.yaml"
+
+    def check_place(self, command: str) -> None:
+        """Refuse a place where the run cannot be written, before any work.
+
+        Args:
+            command: ``fit`` and so on; some write elsewhere.
+
+        Raises:
+            ConfigurationError: It is no folder, or must not be written.
+        """
+        if command in WRITE and (problem := why_no_folder(self.path, to_write=True)):
+            raise ConfigurationError(
+                f"the run is to lie in {self.path}, and {problem}; set another run.root or run.name"
+                + (
+                    f", and --model.init_args.weights {self.path} to use what it has learned"
+                    if self.path.is_dir()
+                    else ""
+                )
+            )
 
     @contextmanager
     def alone(self) -> Iterator[None]:

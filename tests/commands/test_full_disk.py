@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,27 @@ def test_a_folder_that_cannot_be_written(tiny: Path, refusal: Refusal) -> None:
     sentence = refusal(*FIT, "--trainer.max_steps", 2)
     assert "step-000000002.ckpt could not be written" in sentence
     assert "kept: none" in sentence
+
+
+@pytest.mark.parametrize("command", ["fit", "check", "validate", "test"])
+def test_a_file_where_runs_are_to_lie_is_refused_before_any_work(
+    tiny: Path, refusal: Refusal, command: str
+) -> None:
+    place = ("--run.root", "tiny.yaml", "--run.name", "new")
+    sentence = refusal(command, "--config", "tiny.yaml", *place)
+    assert "the run is to lie in tiny.yaml/new, and tiny.yaml is no folder" in sentence
+    assert sentence.endswith("set another run.root or run.name")
+
+
+def test_the_run_of_a_colleague_may_be_used_elsewhere(
+    trained: Path, refusal: Refusal, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may = os.access
+    with monkeypatch.context() as patch:
+        patch.setattr("os.access", lambda path, mode: path != trained and may(path, mode))
+        sentence = refusal("test", "--config", "tiny.yaml")
+    assert f"nothing can be written in {trained}: it is read-only" in sentence
+    mend = ("--run.root", "mine", "--model.init_args.weights", str(trained))
+    assert sentence.endswith(f"{' '.join(mend[2:])} to use what it has learned")
+    enlarger("test", "--config", "tiny.yaml", *mend)
+    assert Path("mine/tiny/results.json").is_file()
