@@ -177,11 +177,24 @@ class RunDirectory:
             change: Whether to accept the differences.
 
         Raises:
-            ConfigurationError: Naming every difference and the ways out.
+            ConfigurationError: Naming every difference and the ways out; or the file with the
+                configuration then is damaged.
         """
-        if not list_checkpoints(self.checkpoints) or not self.config_file.is_file():
+        if self.config_file.is_dir():  # training would end where it writes that file
+            raise ConfigurationError(
+                f"{self.config_file} is a folder, and what the run was started with is written "
+                "into a file of that name: move it away"
+            )
+        if not list_checkpoints(self.checkpoints) or not self.config_file.exists():
             return
-        then, now = _flat(yaml.safe_load(self.config_file.read_text())), _flat(config)
+        try:
+            then = self._started_with("go on without that comparison (--run.change true)")
+        except ConfigurationError as error:
+            if not change:
+                raise
+            log.warning("--run.change: going on although %s", error)
+            return
+        now = _flat(config)
         differences = []
         for key in sorted(then.keys() | now.keys()):
             old, new = then.get(key, "unset"), now.get(key, "unset")
@@ -262,10 +275,28 @@ class RunDirectory:
         return best_or_newest(self.checkpoints)
 
     def trained_config(self) -> dict[str, Any]:
-        """The configuration that ``fit`` was run with, flat; empty where it never was."""
-        if not self.config_file.is_file():
+        """The configuration that ``fit`` was run with, flat; empty where it never was.
+
+        Raises:
+            ConfigurationError: The file with it is damaged.
+        """
+        if not self.config_file.exists():
             return {}
-        return _flat(yaml.safe_load(self.config_file.read_text()))
+        return self._started_with("name the weights to use with --ckpt_path FILE")
+
+    def _started_with(self, mend: str) -> dict[str, Any]:
+        # What another program or a full disk left there may be anything: no YAML, no text, or YAML
+        # in which nothing is set, against which all keys would seem to be new.
+        try:
+            content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):
+            content = None
+        if not isinstance(content, dict) or not content:
+            raise ConfigurationError(
+                f"{self.config_file}, which says what the run was started with, is damaged: put it "
+                f"back, or {mend}"
+            )
+        return _flat(content)
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:

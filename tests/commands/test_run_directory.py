@@ -205,6 +205,43 @@ def test_more_steps_are_free_but_not_fewer(
     assert (f"trainer.max_steps: {old} -> {new}" in sentence) is not accepted
 
 
+DAMAGED = [
+    b"",
+    b"null\n",
+    b"- a\n",
+    b"a text",
+    b"a: [1",
+    b"a: 1\n---\nb: 2\n",
+    b"\xff\xfe\x00",
+    b"[" * 9999,
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=lambda content: repr(content[:20]))
+def test_a_damaged_configuration_is_told_and_can_be_left_alone(
+    trained: Path, enlarger: Enlarger, refusal: Refusal, content: bytes
+) -> None:
+    """Against an empty one, all keys would be listed as changed."""
+    said = "runs/tiny/config.yaml, which says what the run was started with, is damaged: put it "
+    (trained / "config.yaml").write_bytes(content)
+    assert refusal(*FIT) == f"{said}back, or go on without that comparison (--run.change true)"
+    weights = ("--model.init_args.weights", "a.ckpt")
+    sentence = refusal("test", "--config", "tiny.yaml", *weights)
+    assert sentence == f"{said}back, or name the weights to use with --ckpt_path FILE"
+    if content in (b"", b"a: [1"):
+        enlarger(*FIT, *MORE, "--run.change", "true")
+        assert newest("tiny")["global_step"] == 13
+        enlarger(*FIT, *MORE)  # it is whole again
+
+
+def test_a_folder_in_the_place_of_the_configuration(tiny: Path, refusal: Refusal) -> None:
+    Path("runs/tiny/config.yaml").mkdir(parents=True)
+    for change in ("true", "false"):
+        sentence = refusal(*FIT, "--run.change", change)
+        assert sentence.startswith("runs/tiny/config.yaml is a folder, ")
+        assert sentence.endswith(": move it away")
+
+
 def test_a_run_that_wrote_nothing_binds_nobody(trained: Path, enlarger: Enlarger) -> None:
     shutil.rmtree(trained / "checkpoints")
     enlarger(*FIT, "--trainer.max_steps", 1, "--data.init_args.flips", "false")
