@@ -165,7 +165,11 @@ class RunDirectory:
     def move_aside(self) -> None:
         """Rename an existing run, so that nothing of it is lost."""
         if self.path.exists():
-            aside = self.path.with_name(f"{self.path.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+            name = f"{self.path.name}.{time.strftime('%Y%m%d-%H%M%S')}"
+            aside, number = self.path.with_name(name), 1
+            while aside.exists():  # a rename would replace a folder that is empty
+                number += 1
+                aside = self.path.with_name(f"{name}-{number}")
             self.path.rename(aside)
             log.warning("the run in %s was moved to %s", self.path, aside)
 

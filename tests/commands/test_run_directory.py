@@ -18,6 +18,7 @@ import pytest
 import torch
 import yaml
 
+from commands.run_directory import RunDirectory
 from lightning_modules.base import SuperResolver
 from tests.commands.test_resume import newest
 from tests.conftest import REPO
@@ -259,6 +260,20 @@ def test_overwrite_moves_the_old_run_aside(
     assert {p.name: p.read_bytes() for p in (aside / "checkpoints").iterdir()} == old
     assert f"the run in runs/tiny was moved to {aside}" in caplog.text
     assert yaml.safe_load((trained / "config.yaml").read_text())["run"]["overwrite"] is False
+
+
+def test_what_was_moved_aside_in_the_same_second_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "strftime", lambda form: "20300101-000000")
+    (tmp_path / "a.20300101-000000").mkdir()  # a rename would replace it
+    for number in range(2):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / str(number)).touch()
+        RunDirectory(tmp_path / "a").move_aside()
+    assert sorted(p.name for p in tmp_path.glob("a*")) == [
+        f"a.20300101-000000{end}" for end in ("", "-2", "-3")
+    ]
 
 
 def test_a_trial_of_the_code_leaves_nothing_behind(tiny: Path, enlarger: Enlarger) -> None:
