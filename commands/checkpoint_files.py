@@ -115,8 +115,8 @@ def checksum_of(path: Path) -> Path:
 def is_whole(path: Path) -> bool:
     """Whether a checkpoint is the file that was written."""
     try:
-        return checksum_of(path).read_text().split()[0] == file_hash(path)
-    except (OSError, IndexError):
+        return checksum_of(path).read_text(encoding="utf-8").split()[0] == file_hash(path)
+    except (OSError, ValueError, IndexError):  # the second: it is no text
         return False
 
 
@@ -135,8 +135,8 @@ def newest_whole(folder: Path) -> Path | None:
 def fingerprint(path: Path) -> str:
     """SHA-256 of a checkpoint, as noted when it was written, where it was noted."""
     try:
-        return checksum_of(path).read_text().split()[0]
-    except (OSError, IndexError):
+        return checksum_of(path).read_text(encoding="utf-8").split()[0]
+    except (OSError, ValueError, IndexError):  # the second: it is no text
         return file_hash(path)
 
 

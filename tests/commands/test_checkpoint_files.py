@@ -18,6 +18,8 @@ import pytest
 from commands.checkpoint_files import (
     best_or_newest,
     checksum_of,
+    file_hash,
+    fingerprint,
     is_whole,
     list_checkpoints,
     newest_whole,
@@ -104,6 +106,16 @@ def test_a_ranking_that_names_what_is_gone(
     assert "step-000000009.ckpt, is gone" in caplog.text
     (tmp_path / names[1]).unlink()
     assert best_or_newest(tmp_path) == (tmp_path / "step-000000002.ckpt", "the newest")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\x00" * 40, b"0  step-000000002.ckpt\n"])
+def test_a_checksum_that_is_damaged(tmp_path: Path, content: bytes) -> None:
+    older, newer = (tmp_path / f"step-{step:09d}.ckpt" for step in (1, 2))
+    for path in (older, newer):
+        write_whole(path, lambda file: file.write(b"x") and None)
+    checksum_of(newer).write_bytes(content)
+    assert newest_whole(tmp_path) == older
+    assert fingerprint(newer) in (file_hash(newer), "0")
 
 
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
