@@ -119,6 +119,9 @@ class Predictions:
         folder: Where the outputs lie.
         made: What this run's pictures have in common.
         seed: Which of its outputs a stochastic method gives in this run.
+
+    Raises:
+        ValueError: A folder lies in the file's place.
     """
 
     def __init__(self, folder: Path, made: Made, seed: int = 0) -> None:
@@ -261,7 +264,11 @@ def facts_of(source: str | None, read: Sequence[int] | None = None) -> Line:
 
 
 def outputs_in(folder: Path) -> set[str]:
-    """Files below a folder that its lines name as made, whether or not they are still there."""
+    """Files below a folder that its lines name as made, whether or not they are still there.
+
+    Raises:
+        ValueError: A folder lies in the place of the file with the lines.
+    """
     return {line["output"] for line in _lines(folder / NAME) if "error" not in line}
 
 
@@ -316,14 +323,20 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         file = path.open("rb")
     except FileNotFoundError:
         return
+    except IsADirectoryError as error:
+        raise ValueError(
+            f"{path} is a folder, and lines about the outputs are written into a file of that "
+            "name: move it away, or take another --writer.folder"
+        ) from error
     with file:
         for text in file:
             try:
                 line = json.loads(text)
                 if "error" not in line:
                     _compared(line)
-                line["output"]
-            except (ValueError, KeyError, TypeError, AttributeError):
+                if not isinstance(line["output"], str):
+                    continue
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue  # cut off by a full disk, or of other origin: as if it were not there
             yield line
 

@@ -105,12 +105,23 @@ def test_a_line_that_was_cut_off_spoils_no_other(tmp_path: Path) -> None:
     assert Predictions(tmp_path, made()).differences("c.png", None) == []
 
 
-@pytest.mark.parametrize("text", ["[]", "3", '{"output": "a.png"}', '{"key": 1}', "\x00\x01"])
+NESTED = "[" * 100_000
+ODD = ["[]", "3", '{"output": "a.png"}', '{"key": 1}', "\x00\x01", NESTED]
+
+
+@pytest.mark.parametrize("text", [*ODD, '{"output": [1], "error": "x"}'], ids=lambda t: t[:30])
 def test_lines_of_another_origin_say_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / NAME).write_text(text + "\n")
     assert Predictions(tmp_path, made()).differences("a.png", None) == [
         f"no line of {NAME} says how it was made"
     ]
+
+
+def test_a_folder_in_the_place_of_the_lines(tmp_path: Path) -> None:
+    (tmp_path / NAME).mkdir()
+    for read in (outputs_in, lambda folder: Predictions(folder, made())):
+        with pytest.raises(ValueError, match=r"predictions\.jsonl is a folder.*: move it away"):
+            read(tmp_path)
 
 
 def test_a_disk_that_is_full_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
