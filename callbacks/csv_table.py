@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from callbacks.results_file import Result, column_of, columns, describe, write_whole
+from callbacks.results_file import Result, column_of, columns, describe, set_aside, write_whole
+
+log = logging.getLogger(__name__)
 
 
 def write_csv(path: Path, results: list[Result]) -> None:
@@ -48,10 +51,16 @@ def write_csv(path: Path, results: list[Result]) -> None:
     for column, heading in headings.items():
         names += [heading, *([deviations[column]] if column in deviating else []), f"{heading}_n"]
     cells = [[row.get(name, "") for name in names] for row in rows.values()]
-    write_whole(path, _csv([names, *cells]))
+    _write(path, [names, *cells])
     protocols = [[heading, describe(protocol)] for heading, protocol in columns(results).values()]
     beside = path.with_name(f"{path.stem}_protocols.csv")
-    write_whole(beside, _csv([["column", "protocol"], *protocols]))
+    _write(beside, [["column", "protocol"], *protocols])
+
+
+def _write(path: Path, rows: Sequence[Sequence[object]]) -> None:
+    if path.is_dir():  # an evaluation, which has just come to its end, is not failed for that
+        log.warning("%s is a folder; it was moved to %s", path, set_aside(path))
+    write_whole(path, _csv(rows))
 
 
 def _csv(rows: Sequence[Sequence[object]]) -> str:

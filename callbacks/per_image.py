@@ -90,20 +90,20 @@ def load_images(run: str | Path) -> list[ImageNumbers]:
 
     Raises:
         FileNotFoundError: There is no ``images.json``.
-        ValueError: It is damaged.
+        ValueError: It is damaged, or a folder.
     """
     path = Path(run, FILENAME)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(
             f"there is no {path}: run test (or validate) again with this version, which writes it"
         )
     try:
-        images: list[ImageNumbers] = json.loads(path.read_text())["images"]
+        images: list[ImageNumbers] = json.loads(path.read_text(encoding="utf-8"))["images"]
         for numbers in images:
             identity(numbers)
             numbers["seed"] = None if numbers["seed"] is None else int(numbers["seed"])
             numbers["values"] = {key: float(v) for key, v in numbers["values"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IsADirectoryError) as error:
         raise ValueError(
             f"{path} is damaged ({error!r}): run test (or validate) again, which writes it anew"
         ) from error

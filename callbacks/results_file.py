@@ -64,16 +64,16 @@ def load_results(path: str | Path) -> ResultsFile:
     """Read a ``results.json``.
 
     Raises:
-        ValueError: The file is damaged, or no file of results.
+        ValueError: The file is damaged, or no file of results, or a folder.
     """
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
         for result in content["results"]:
             result["value"] = float(result["value"])  # "inf" and "nan" are strings in JSON
             if "std" in result:
                 result["std"] = float(result["std"])
             _check_fields(result)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, IsADirectoryError) as error:
         raise ValueError(f"{path} is no file of results, or damaged: {error!r}") from error
     return content
 
@@ -163,7 +163,15 @@ def storable(value: float) -> float | str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file, whole or not at all; its folder is made."""
+    """Write a file, whole or not at all; its folder is made.
+
+    Raises:
+        IsADirectoryError: The path is that of a folder.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path} is a folder, and a file is to be written there: move it away"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -198,7 +206,7 @@ def one_writer(run: Path) -> Iterator[None]:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file, so that nothing of it is lost; gives its new name."""
+    """Rename a damaged file, or a folder in its place; gives the name under which all of it is."""
     number = 0
     while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
         number += 1

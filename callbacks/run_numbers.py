@@ -55,7 +55,7 @@ def load_run(asked: str, control: bool = False) -> RunNumbers:
     if folder.is_file():
         folder = folder.parent
     path = folder / "results.json"
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(
             f"there is no {path}: name the directory of a run that test or validate has measured"
         )

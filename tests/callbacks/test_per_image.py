@@ -145,6 +145,12 @@ def test_a_damaged_file_is_moved_aside(tmp_path: Path, caplog: pytest.LogCapture
     assert "images.json.damaged-0" in caplog.text
 
 
+def test_a_folder_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "images.json").mkdir()
+    with pytest.raises(ValueError, match=r"images\.json is damaged"):
+        load_images(tmp_path)
+
+
 def test_there_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"images\.json: run test .* with this version"):
         load_images(tmp_path)

@@ -150,6 +150,26 @@ def test_a_damaged_file_is_moved_aside(
         assert len(load_results(path)["results"]) == 4
 
 
+def test_folders_in_the_place_of_the_files_are_moved_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They were found when all had been measured, and ended it in a traceback."""
+    for name in FILES:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.txt").touch()
+    with pytest.raises(ValueError, match=r"results\.json is no file of results, or damaged"):
+        load_results(tmp_path / "results.json")
+    with caplog.at_level(logging.WARNING):
+        evaluated(tmp_path)
+    for name in FILES:
+        assert (tmp_path / name).is_file()
+        assert (tmp_path / f"{name}.damaged-0" / "mine.txt").exists()
+        assert str(tmp_path / f"{name}.damaged-0") in caplog.text
+    (tmp_path / "x").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"x is a folder, .*: move it away"):
+        write_results(tmp_path / "x", [])
+
+
 @pytest.mark.parametrize(
     "changed", [{"n": None}, {"n": "5"}, {"scale": "2"}, {"dataset": None}, {"protocol": ["y"]}]
 )
