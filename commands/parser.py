@@ -7,14 +7,13 @@ import inspect
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-import yaml
 from jsonargparse import Namespace
-from jsonargparse._loaders_dumpers import get_yaml_default_loader
 from jsonargparse._paths import Path
 from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch.cli import LightningArgumentParser
 
 from commands.errors import NO_FILE, ConfigurationError, readable
+from degradations.yaml_loader import strict_loader
 
 CONFIGURATION = (".yaml", ".yml", ".json")  # how its files end
 MOST_LISTED = 12  # classes named in the help of one argument
@@ -72,38 +71,6 @@ def _replace_by_files() -> None:
     ActionTypeHint.__call__ = call  # type: ignore[method-assign]
 
 
-def _refuse_keys_twice() -> None:
-    # YAML forbids it and its library takes the last: a second `data:` further down would drop the
-    # first one, with all that is set in it. Looked at before `<<` is filled in, which may be
-    # overridden.
-    loader: Any = get_yaml_default_loader()  # type: ignore[no-untyped-call]
-    whole = loader.construct_document
-
-    def construct_document(self: Any, node: yaml.Node) -> Any:
-        _check_keys(node, set())
-        return whole(self, node)
-
-    loader.construct_document = construct_document
-
-
-def _check_keys(node: yaml.Node, seen: set[int]) -> None:
-    if id(node) in seen or isinstance(node, yaml.ScalarNode):
-        return
-    seen.add(id(node))  # one that is named again by `*`
-    first: dict[str, yaml.Mark] = {}
-    for item in node.value:
-        key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
-        if isinstance(key, yaml.ScalarNode):
-            if key.value in first:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key.value!r} is there twice, in line "
-                    f"{first[key.value].line + 1} already, and only one of them would count",
-                    problem_mark=key.start_mark,
-                )
-            first[key.value] = key.start_mark
-        _check_keys(value, seen)
-
-
 def _name_what_is_no_text() -> None:
     # Some editors write other encodings; the library does not say of which file it cannot read. It
     # looks into any file that a value names, such as a picture, too.
@@ -126,7 +93,7 @@ def _name_what_is_no_text() -> None:
 _shorten_help()
 _replace_by_files()
 _name_what_is_no_text()
-_refuse_keys_twice()
+strict_loader()
 
 
 class Parser(LightningArgumentParser):

@@ -17,6 +17,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from degradations.base import Degradation
+from degradations.yaml_loader import strict_loader
 
 # Lines of a parser's message that are about its own workings.
 _NO_COMPLAINT = re.compile(
@@ -96,14 +97,20 @@ def _own_part(path: Path) -> Any:
 
 def _mapping(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), strict_loader())
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except yaml.constructor.ConstructorError as error:  # it is YAML, but not what we take
+        raise ValueError(f"{path}: {_in_one_line(error)}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path} is no YAML: {_in_one_line(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {content!r:.60}; expected keys with values")
     return content
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).replace(' in "<unicode string>", ', ", ")
 
 
 def _with_absolute_paths(value: Any, folder: Path) -> Any:

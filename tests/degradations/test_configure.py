@@ -164,6 +164,10 @@ def test_recipes_in_a_recipe_take_its_scale(file, both):
         ({"degradation": "there.yaml"}, "there.yaml is named in a configuration but is no file"),
         ("", "holds None; expected keys"),
         ("a: [1", "is no YAML: .*line 1"),
+        (
+            f"class_path: {NOISE}\ninit_args: {{}}\nclass_path: {NOISE}",
+            r"own\.yaml: the key 'class_path' is there twice, in line 1 already, .* line 3",
+        ),
     ],
 )
 def test_errors_name_the_file_and_the_key(file, content, message):
@@ -172,6 +176,14 @@ def test_errors_name_the_file_and_the_key(file, content, message):
         degradation_of([path], 2.0)
     assert "own.yaml" in str(caught.value) or "there.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_key_twice_in_a_recipe_in_a_recipe(file, both):
+    file(f"class_path: {NOISE}\nclass_path: {NOISE}", "two.yaml")
+    path = file({"class_path": both, "init_args": {"members": {"two": "two.yaml"}}})
+    with pytest.raises(ValueError, match="the key 'class_path' is there twice") as caught:
+        degradation_of([path], 2.0)
+    assert "two.yaml" in str(caught.value)
 
 
 def test_an_unknown_key_of_a_recipe_in_a_recipe(file, both):

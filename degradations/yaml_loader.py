@@ -1,0 +1,46 @@
+"""The loader of all YAML that users write: the parser's, which refuses keys that stand twice."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import yaml
+from jsonargparse._loaders_dumpers import get_yaml_default_loader
+
+
+@cache
+def strict_loader() -> Any:
+    """The class with which the parser reads YAML; from the first call on it refuses such keys.
+
+    YAML forbids them and its library takes the last: a second ``data:`` further down would drop the
+    first one, with all that is set in it.
+    """
+    loader: Any = get_yaml_default_loader()  # type: ignore[no-untyped-call]
+    whole = loader.construct_document
+
+    def construct_document(self: Any, node: yaml.Node) -> Any:
+        # Before `<<` is filled in, which may be overridden.
+        _check_keys(node, set())
+        return whole(self, node)
+
+    loader.construct_document = construct_document
+    return loader
+
+
+def _check_keys(node: yaml.Node, seen: set[int]) -> None:
+    if id(node) in seen or isinstance(node, yaml.ScalarNode):
+        return
+    seen.add(id(node))  # one that is named again by `*`
+    first: dict[str, yaml.Mark] = {}
+    for item in node.value:
+        key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in first:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key.value!r} is there twice, in line "
+                    f"{first[key.value].line + 1} already, and only one of them would count",
+                    problem_mark=key.start_mark,
+                )
+            first[key.value] = key.start_mark
+        _check_keys(value, seen)
