@@ -132,7 +132,7 @@ def measure(table: Path, rows: list[str] | None = None) -> dict[str, Any]:
         raise FileNotFoundError(f"{table} has no outputs of rows: run the miniature first")
     found = {}
     for name in names:
-        results = json.loads((table / name / "results.json").read_text())["results"]
+        results = json.loads((table / name / "results.json").read_text(encoding="utf-8"))["results"]
         scales = {line["dataset"]: line["scale"] for line in results}
         found[name] = anatomy(table / name, scales)
     return found
@@ -147,7 +147,7 @@ def text_of(path: Path) -> str:
     Args:
         path: The JSON.
     """
-    report = json.loads(path.read_text())
+    report = json.loads(path.read_text(encoding="utf-8"))
     rows = report["results"]
     method = METHODS.get(path.stem.removesuffix(SUFFIX))
     labels = {row.name: row.label for row in method.rows} if method else {}
@@ -194,8 +194,10 @@ def main() -> None:
     name = options.table.name.removeprefix("miniature_")
     path = write_report("anatomy", found, 0, RESULTS / f"{name}{SUFFIX}.json")
     page = PAGES / f"{name}.md"
-    if page.is_file() and MARKS[0] in page.read_text():
-        page.write_text(placed(page.read_text(), text_of(path), MARKS))
+    if page.is_file() and MARKS[0] in page.read_text(encoding="utf-8"):
+        page.write_text(
+            placed(page.read_text(encoding="utf-8"), text_of(path), MARKS), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

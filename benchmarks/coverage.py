@@ -22,7 +22,7 @@ def main() -> None:
         subprocess.run(
             [sys.executable, "-m", "coverage", "json", "-q", "-o", str(path)], check=True
         )
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     write_report("coverage", summary(found), seed=0)
 
 

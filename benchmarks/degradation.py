@@ -70,7 +70,7 @@ class Peer:
         model = importlib.import_module("realesrgan.models.realesrnet_model").RealESRNetModel
         utilities = importlib.import_module("basicsr.utils")
         options = folder / "Real-ESRGAN/options/train_realesrnet_x4plus.yml"
-        self.options = yaml.safe_load(options.read_text())
+        self.options = yaml.safe_load(options.read_text(encoding="utf-8"))
         self.model = object.__new__(model)  # its constructor wants a network and a CUDA device
         self.model.opt = {**self.options, "gt_usm": usm}
         self.model.is_train, self.model.device = True, device

@@ -98,7 +98,7 @@ def newer_than_bounds(installed: dict[str, str]) -> list[str]:
 
 def requirements() -> list[Requirement]:
     """What the project asks for, and the extras that `make install` brings."""
-    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     asked = [*project["dependencies"]]
     for extra in EXTRAS:
         asked += project["optional-dependencies"][extra]

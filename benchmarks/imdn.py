@@ -38,7 +38,7 @@ def main() -> None:
     found = {name: {f"x{scale}": test(name, scale) for scale in SCALES} for name in SETS}
     write_report("imdn", found, seed=0)
     readme = REPOSITORY / "README.md"
-    write_whole(readme, placed(readme.read_text(), table(found), MARKS))
+    write_whole(readme, placed(readme.read_text(encoding="utf-8"), table(found), MARKS))
 
 
 def test(name: str, scale: int) -> dict[str, Any]:

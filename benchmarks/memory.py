@@ -27,7 +27,9 @@ class Peak:
             return
         try:
             give_back()
-            Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now
+            Path("/proc/self/clear_refs").write_text(
+                "5", encoding="utf-8"
+            )  # the peak is what it is now
             self._before = resident()
         except OSError:
             self._before = math.nan
@@ -81,7 +83,7 @@ def resident() -> float:
 
 
 def _of_this_process(name: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{name}:"):
             return 1024.0 * int(line.split()[1])
     return math.nan

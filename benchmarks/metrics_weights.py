@@ -35,7 +35,7 @@ def random_weights(model: Path) -> Iterator[Path]:
             content = (folder / entries[key]["file"]).read_bytes()
             entries[key]["sha256"] = hashlib.sha256(content).hexdigest()
         weights.MANIFEST = folder / "weights.yaml"
-        weights.MANIFEST.write_text(yaml.safe_dump(entries))
+        weights.MANIFEST.write_text(yaml.safe_dump(entries), encoding="utf-8")
         os.environ["ENLARGER_WEIGHTS"] = name
         try:
             yield folder

@@ -115,7 +115,7 @@ def write(plan: Plan, said: Sequence[str], folder: Path) -> None:
     text = kind_of(plan.method).markdown(found, plan.name)
     page = REPOSITORY / "docs" / "methods" / f"{plan.name}.md"
     if folder == report.RESULTS and page.is_file():
-        write_whole(page, report.placed(page.read_text(), text, MARKS))
+        write_whole(page, report.placed(page.read_text(encoding="utf-8"), text, MARKS))
     sys.stdout.write(f"{text}\n{path}\n{picture or 'no picture: some of its rows are missing'}\n")
 
 

@@ -78,7 +78,7 @@ def premise(folder_of: Callable[[str], Path]) -> dict[str, float | str]:
     folder = folder_of("latents")
     if not (folder / ABOUT).is_file():  # no row that was asked for wanted them
         return {}
-    space = yaml.safe_load((REPOSITORY / _SPACE).read_text())["init_args"]
+    space = yaml.safe_load((REPOSITORY / _SPACE).read_text(encoding="utf-8"))["init_args"]
     deviation = np.array(space["deviation"]).reshape(-1, 1, 1)
     squares: list[float] = []
     for shard in sorted(folder.glob("*.tar")):

@@ -62,7 +62,7 @@ class Job:
     def note(self) -> Note:
         """What is known of the latest time it was run."""
         try:
-            return Note(**json.loads(self.place.with_suffix(".json").read_text()))
+            return Note(**json.loads(self.place.with_suffix(".json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return Note()
 
@@ -171,7 +171,7 @@ class _Running:
         if job.made is not None:
             shutil.rmtree(job.made, ignore_errors=True)
         job.output.parent.mkdir(parents=True, exist_ok=True)
-        with job.output.open("w") as output:
+        with job.output.open("w", encoding="utf-8") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "main.py", *job.arguments, *afresh],
                 cwd=REPOSITORY,
@@ -194,7 +194,11 @@ class _Running:
         """
         self._keep(whole=self.process.returncode == 0)
         if self.process.returncode:
-            last = self.job.output.read_text(errors="replace").strip().splitlines()[-LAST_LINES:]
+            last = (
+                self.job.output.read_text(errors="replace", encoding="utf-8")
+                .strip()
+                .splitlines()[-LAST_LINES:]
+            )
             raise RuntimeError(
                 f"{self.job.name} ended with status {self.process.returncode}; all it said is in "
                 f"{self.job.output}, the end of which is:\n" + "\n".join(last)

@@ -133,7 +133,7 @@ def facts(trained: Callable[[str], Path]) -> dict[str, float | str]:
 
 def _of_scales(path: Path, key: str) -> dict[str, float]:
     # The mean over the images of all sets, of each scale that says something.
-    sets = json.loads(path.read_text()).values()
+    sets = json.loads(path.read_text(encoding="utf-8")).values()
     images = sum(each["images"] for each in sets)
     return {
         "x".join(map(str, parts[0]["size"])): sum(

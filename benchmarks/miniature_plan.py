@@ -230,7 +230,9 @@ class Plan(NamedTuple):
             if checkpoint is not None:
                 found.append(fingerprint(checkpoint[0]))
             else:
-                found.append(json.loads(latents.read_text()) if latents.is_file() else None)
+                found.append(
+                    json.loads(latents.read_text(encoding="utf-8")) if latents.is_file() else None
+                )
         return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -249,7 +251,7 @@ def write_data(source: Path, target: Path, scales: Sequence[float] | None) -> No
     Raises:
         ValueError: Nothing is left.
     """
-    data = yaml.safe_load(source.read_text())
+    data = yaml.safe_load(source.read_text(encoding="utf-8"))
     arguments = data["init_args"]
     kept = {
         name: test
@@ -282,7 +284,7 @@ def read_whole(path: Path) -> Any:
         named = path.parent / value if isinstance(value, str) and value.endswith(".yaml") else None
         return read_whole(named) if named is not None and named.is_file() else value
 
-    return with_files(yaml.safe_load(path.read_text()))
+    return with_files(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def _of_steps(config: str, steps: int) -> tuple[str, ...]:

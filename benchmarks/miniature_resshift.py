@@ -47,7 +47,7 @@ def tables(run_of: Callable[[str], Path]) -> dict[str, Table]:
     """
     found: Table = {}
     for row, label in _CHAINS.items():
-        errors = json.loads((run_of(row) / FILE).read_text())
+        errors = json.loads((run_of(row) / FILE).read_text(encoding="utf-8"))
         for name, what in ((MIXED, "of HR with noise, as in training"), (CHAINED, "of the chain")):
             at = {str(len(errors[name]) - 1 - n): error for n, error in enumerate(errors[name])}
             shown = {f"t = {t}": at[t] for t in _SHOWN}

@@ -223,7 +223,7 @@ def trained_on(data: Path) -> Tensor:
 
     Of clips, all frames of what evaluation would show of each.
     """
-    arguments = yaml.safe_load(data.read_text())["init_args"]
+    arguments = yaml.safe_load(data.read_text(encoding="utf-8"))["init_args"]
     made = _made(arguments["train"])
     made.prepare(float(arguments["scale"]))
     if isinstance(made, ClipSource):

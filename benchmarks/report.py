@@ -40,7 +40,7 @@ def write_report(
     path = path or RESULTS / f"{name}{'' if device == 'cpu' else f'_{device}'}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=2)
-    path.write_text(f"{text}\n")
+    path.write_text(f"{text}\n", encoding="utf-8")
     sys.stdout.write(f"{text}\n{path}\n")
     return path
 
@@ -89,7 +89,7 @@ def settings() -> list[str]:
 def machine() -> dict[str, Any]:
     """Processor, graphics card where there is one, threads and versions."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     found: dict[str, Any] = {
         "cpu": names[0] if names else platform.processor(),

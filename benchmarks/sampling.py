@@ -179,7 +179,7 @@ def compared(ours: Call, plain: Call, repeats: int) -> dict[str, float]:
 
 def settings(config: str) -> dict[str, Any]:
     """``init_args`` of the model of a configuration."""
-    found = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text())
+    found = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text(encoding="utf-8"))
     return cast(dict[str, Any], found["model"]["init_args"])
 
 

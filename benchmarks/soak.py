@@ -58,7 +58,9 @@ def main(words: list[str] | None = None) -> int:
     write_report("soak", results, options.seed, options.out)
     if options.out.resolve() == (RESULTS / "soak.json").resolve():
         page = REPOSITORY / PAGE
-        page.write_text(placed(page.read_text(), text_of(options.out), MARKS))
+        page.write_text(
+            placed(page.read_text(encoding="utf-8"), text_of(options.out), MARKS), encoding="utf-8"
+        )
     for wrong in results["what is wrong"]:
         _say(wrong)
     return 1 if results["what is wrong"] else 0

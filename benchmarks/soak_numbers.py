@@ -49,7 +49,7 @@ def trace_of(folder: Path) -> tuple[dict[int, Line], int, int]:
     lines: dict[int, Line] = {}
     count = changed = 0
     for path in sorted((folder / TRACE).glob("start-*.txt")):
-        for text in path.read_text().rpartition("\n")[0].splitlines():
+        for text in path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines():
             place, crops, state, left_out, replaced = text.split()
             line = Line(crops, state, int(left_out), int(replaced))
             changed += lines.get(int(place), line) != line

@@ -29,7 +29,7 @@ def text_of(path: Path) -> str:
     Args:
         path: The JSON.
     """
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     results, machine = found["results"], found["machine"]
     same, faults = results["same"], results["faults"]
     count = sum(of["count"] for kind, of in faults.items() if kind != "nothing")

@@ -95,7 +95,9 @@ class Trace(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a file."""
         number = len(list(self.folder.glob("start-*.txt")))
-        self._file = (self.folder / f"start-{number:03d}.txt").open("w", buffering=1)
+        self._file = (self.folder / f"start-{number:03d}.txt").open(
+            "w", buffering=1, encoding="utf-8"
+        )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

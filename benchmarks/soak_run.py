@@ -175,7 +175,7 @@ class Run:
 
     def said(self, end: int | None = 4000) -> str:
         """The end of the log, so many characters; None for all."""
-        text = self.log.read_text(errors="replace")
+        text = self.log.read_text(errors="replace", encoding="utf-8")
         return text if end is None else text[-end:]
 
     @property
@@ -303,7 +303,9 @@ def prepare(folder: Path, steps: int, seed: int) -> None:
         seed: Of the training.
     """
     for name, photos in {"served": SERVED, "local": LOCAL, "held_out": HELD_OUT}.items():
-        (folder / f"{name}.txt").write_text("".join(f"{photo_path(photo)}\n" for photo in photos))
+        (folder / f"{name}.txt").write_text(
+            "".join(f"{photo_path(photo)}\n" for photo in photos), encoding="utf-8"
+        )
         side = str(SQUARE)
         options = ["--crop", side, "--step", side, "--max-long-side", "400", "--workers", "1"]
         words = [str(folder / f"{name}.txt"), str(folder / name), "--samples-per-shard", str(SHARD)]
@@ -324,7 +326,7 @@ def configure(folder: Path, steps: int, seed: int) -> None:
         validate=max(20, min(200, steps // 4)),
         save=max(5, min(50, steps // 40)),
     )
-    (folder / "soak.yaml").write_text(text)
+    (folder / "soak.yaml").write_text(text, encoding="utf-8")
 
 
 def damage(tar: Path, chance: random.Random, index: Path | None = None) -> None:
@@ -335,7 +337,7 @@ def damage(tar: Path, chance: random.Random, index: Path | None = None) -> None:
         chance: Says which one.
         index: Of the shard; by default beside it.
     """
-    samples = json.loads((index or Path(f"{tar}.idx.json")).read_text())["samples"]
+    samples = json.loads((index or Path(f"{tar}.idx.json")).read_text(encoding="utf-8"))["samples"]
     _key, members = chance.choice(samples)
     offset, size, *_ = chance.choice(list(members.values()))
     before = tar.stat()

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.parse_args(arguments)
     for name, text in texts().items():
         path = REPOSITORY / name
-        write_whole(path, placed(path.read_text(), text, marks_of(name)))
+        write_whole(path, placed(path.read_text(encoding="utf-8"), text, marks_of(name)))
         sys.stdout.write(f"{name}\n")
     return 0
 
@@ -96,7 +96,9 @@ def texts(folder: Path = RESULTS) -> dict[str, str]:
         folder: Of the JSON files.
     """
     paths = {name: folder / f"{name}_miniature.json" for name in METHODS}
-    found = {name: json.loads(p.read_text()) for name, p in paths.items() if p.is_file()}
+    found = {
+        name: json.loads(p.read_text(encoding="utf-8")) for name, p in paths.items() if p.is_file()
+    }
     judged = {name: found[name] for name in TITLES if name in found}
     others = {name: _others(folder, name) for name in judged}
     pages = {
@@ -112,7 +114,7 @@ def _others(folder: Path, name: str) -> list[Other]:
         said = re.fullmatch(r"(longer_)?(\d+)", path.stem.removeprefix(f"{name}_miniature_"))
         if said is not None:  # those of a GPU are of another machine
             title = f"{said[2]} times the steps" if said[1] else "trained again"
-            found.append(Other(title, path.name, json.loads(path.read_text())))
+            found.append(Other(title, path.name, json.loads(path.read_text(encoding="utf-8"))))
     return found
 
 

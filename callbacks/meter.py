@@ -59,7 +59,7 @@ class Meter:
 
 def _forget_peak() -> bool:
     try:
-        CLEAR.write_text(FORGET_PEAK)
+        CLEAR.write_text(FORGET_PEAK, encoding="utf-8")
     except OSError:  # no Linux, or a sandbox
         return False
     return True
@@ -67,7 +67,7 @@ def _forget_peak() -> bool:
 
 def _peak() -> int | None:
     try:
-        lines = STATUS.read_text().splitlines()
+        lines = STATUS.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     found = [line.split()[1] for line in lines if line.startswith("VmHWM:")]

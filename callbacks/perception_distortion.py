@@ -103,7 +103,7 @@ def setting_of(run: Path, key: str) -> str:
         if flag == f"--{key}" and (equals or position + 1 < len(words)):
             return value if equals else words[position + 1]
     path = run / "config.yaml"
-    found: Any = yaml.safe_load(path.read_text()) if path.is_file() else None
+    found: Any = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
     for part in key.split("."):
         found = found.get(part) if isinstance(found, dict) else None
     if found is None:

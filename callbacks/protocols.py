@@ -58,7 +58,7 @@ def load_preset(name: str) -> Preset:
     """
     if name not in NAMES:
         raise ValueError(f"there is no preset {name!r}; there are {', '.join(NAMES)}")
-    text = (FOLDER / f"{name}.yaml").read_text()
+    text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     about = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")]
     metrics = []
     for entry in yaml.safe_load(text):

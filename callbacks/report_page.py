@@ -40,7 +40,9 @@ def page(runs: Sequence[Run], limits: Limits) -> str:
         runs: One or more.
         limits: Which of their pictures.
     """
-    style, script = ((BESIDE / f"report.{kind}").read_text() for kind in ("css", "js"))
+    style, script = (
+        (BESIDE / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")
+    )
     several = len(runs) > 1
     title = f"{len(runs)} runs" if several else runs[0].name
     body = [

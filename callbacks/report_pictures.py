@@ -187,7 +187,7 @@ def load_index(run: Path) -> Index | None:
     if not path.exists():
         return None
     try:
-        index: Index = json.loads(path.read_text())
+        index: Index = json.loads(path.read_text(encoding="utf-8"))
         for evaluation in index["evaluations"]:
             for picture in evaluation["pictures"]:
                 _check(picture)

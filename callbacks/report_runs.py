@@ -153,7 +153,7 @@ def _read_pictures(run: Run) -> None:
 
 def _read_config(run: Run) -> None:
     if (path := run.path / CONFIG).exists():
-        run.config = path.read_text()
+        run.config = path.read_text(encoding="utf-8")
 
 
 def _read_events(run: Run) -> None:

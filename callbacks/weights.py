@@ -61,7 +61,7 @@ class UnavailableError(OSError):
 
 def manifest(path: Path | None = None) -> dict[str, Entry]:
     """All weights that the project knows, by name."""
-    entries: dict[str, Entry] = yaml.safe_load((path or MANIFEST).read_text())
+    entries: dict[str, Entry] = yaml.safe_load((path or MANIFEST).read_text(encoding="utf-8"))
     return entries
 
 

@@ -167,7 +167,7 @@ def why_unseen(path: Path, digest: str, patience: float) -> str | None:
 def read_scores(folder: Path, monitor: str) -> dict[str, float]:
     """Values of ``monitor`` by checkpoint name; none where another value was watched so far."""
     try:
-        content = json.loads((folder / "best.json").read_text())
+        content = json.loads((folder / "best.json").read_text(encoding="utf-8"))
         if content["monitor"] != monitor:
             return {}
         return {str(name): float(value) for name, value in content["scores"].items()}
@@ -178,7 +178,7 @@ def read_scores(folder: Path, monitor: str) -> dict[str, float]:
 def best_or_newest(folder: Path) -> tuple[Path, str] | None:
     """The run's best undamaged checkpoint, else its newest, and why it was chosen."""
     try:
-        content = json.loads((folder / "best.json").read_text())
+        content = json.loads((folder / "best.json").read_text(encoding="utf-8"))
         for name in content["best"]:
             path = folder / name
             if is_whole(path):

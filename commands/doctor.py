@@ -225,7 +225,7 @@ class Processes:
         command = [sys.executable, str(ROOT / "main.py"), "doctor", *self.arguments]
         command += ["--part", part, "--checks", *checks]
         shows = part in READERS and sys.stderr.isatty()
-        with tempfile.TemporaryFile("w+", dir=self.folder) as errors:
+        with tempfile.TemporaryFile("w+", dir=self.folder, encoding="utf-8") as errors:
             with self._lock:
                 if self._closed:
                     raise RuntimeError("the command has ended")
@@ -264,7 +264,7 @@ class Processes:
 def _be_a_child(part: str, names: Sequence[str], options: Options) -> None:
     checks = {**PARTS, "farewell": ENDING}[part]
     # What libraries print is not ours to say.
-    with os.fdopen(os.dup(1), "w") as out:
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(2, 1)
         report(out, checks, names, options)
     sys.stdout.flush()

@@ -149,7 +149,7 @@ def usable_cores() -> int:
 def memory_of_machine() -> tuple[int, int]:
     """Bytes of memory, and those that can be had."""
     try:
-        rows = Path("/proc/meminfo").read_text().splitlines()
+        rows = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:  # macOS: what is free is not said
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return total, total
@@ -189,7 +189,7 @@ def _limit_of_memory() -> tuple[int, int] | None:
 
 def _words(path: Path) -> list[str]:
     try:
-        return path.read_text().split()
+        return path.read_text(encoding="utf-8").split()
     except OSError:
         return []
 
@@ -197,7 +197,9 @@ def _words(path: Path) -> list[str]:
 def _arithmetic() -> str:
     if not CPU_FLAGS.exists():
         return "of an unknown kind"
-    flags = set(CPU_FLAGS.read_text().partition("flags")[2].partition("\n")[0].split())
+    flags = set(
+        CPU_FLAGS.read_text(encoding="utf-8").partition("flags")[2].partition("\n")[0].split()
+    )
     known = {"amx_bf16": "bf16 in tiles (AMX)", "avx512_bf16": "bf16", "avx2": "AVX2, no bf16"}
     found = [text for flag, text in known.items() if flag in flags]
     return f"with {found[0]}" if found else "without AVX2"

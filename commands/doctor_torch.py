@@ -156,4 +156,4 @@ def _driver() -> str | None:
         if told.returncode == 0 and told.stdout.strip():
             return told.stdout.split()[0]
         return f"nvidia-smi fails, {(told.stdout + told.stderr).strip()[:100]}"
-    return DRIVER.read_text().splitlines()[0] if DRIVER.exists() else None
+    return DRIVER.read_text(encoding="utf-8").splitlines()[0] if DRIVER.exists() else None

@@ -226,7 +226,7 @@ class Encoding:
         if self.degradation is None:
             about["scale"] = None  # latents of HR alone are of any
         part = self.out / f".{ABOUT}.part"
-        part.write_text(json.dumps(about, indent=1) + "\n")
+        part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         part.replace(self.out / ABOUT)
         log.info("%d samples in %d shards", about["samples"], len(shards))
         log.info("to standardise them, of model.init_args.space:")

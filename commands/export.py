@@ -181,8 +181,12 @@ def _write(model: ImageModel, options: ExportOptions, origin: Origin, folder: Pa
         lines += write_backbones(model, folder)
     if options.onnx:
         lines.append(write_onnx(model, folder / ONNX, about))
-    (folder / CONFIG).write_text(yaml.safe_dump(_config(model, origin), sort_keys=False))
-    (folder / CARD).write_text(card(model, about, origin.run, sorted(folder.iterdir())))
+    (folder / CONFIG).write_text(
+        yaml.safe_dump(_config(model, origin), sort_keys=False), encoding="utf-8"
+    )
+    (folder / CARD).write_text(
+        card(model, about, origin.run, sorted(folder.iterdir())), encoding="utf-8"
+    )
     for path in folder.rglob("*"):
         if path.is_file():  # safetensors makes files that nobody else may read
             path.chmod(folder.stat().st_mode & 0o666)

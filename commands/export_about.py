@@ -67,7 +67,7 @@ def describe(model: ImageModel, origin: Origin) -> About:
     if origin.file is not None:
         named |= licences(str(origin.file), model.scale)
     return {
-        "enlarger": tomllib.loads(PROJECT.read_text())["project"]["version"],
+        "enlarger": tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["version"],
         "commit": commit(),
         "model": class_path(model),
         "init_args": arguments,
@@ -126,7 +126,7 @@ def _licences_of(name: str, scale: float, seen: frozenset[Path]) -> dict[str, st
     config = path / "config.yaml"
     if not os.path.isfile(config) or path.resolve() in seen:
         return {}
-    content = yaml.safe_load(config.read_text())
+    content = yaml.safe_load(config.read_text(encoding="utf-8"))
     model = content.get("model") if isinstance(content, dict) else None
     return licences(model, scale, seen | {path.resolve()})
 

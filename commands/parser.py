@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 from collections.abc import Iterator
+from pathlib import Path as Text
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace
@@ -73,11 +75,14 @@ def _replace_by_files() -> None:
 
 def _name_what_is_no_text() -> None:
     # Some editors write other encodings; the library does not say of which file it cannot read. It
-    # looks into any file that a value names, such as a picture, too.
+    # looks into any file that a value names, such as a picture, too. And it reads in the encoding
+    # of the machine, by which a sound file would be no text where that is another one.
     whole = Path.read_text
 
     def read_text(self: Path) -> str:
         try:
+            if os.path.isfile(self.absolute):  # no address, and not what is typed
+                return Text(self.absolute).read_text(encoding="utf-8")
             text: str = whole(self)
         except UnicodeDecodeError as error:
             if not str(self).endswith(CONFIGURATION):

@@ -336,7 +336,7 @@ class DiskCache:
             self._claims = (descriptor, path)
         path = self._claims[1]
         fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps(names))
+        fresh.write_text(json.dumps(names), encoding="utf-8")
         fresh.replace(path)
         self._claimed = names
 
@@ -350,7 +350,7 @@ class DiskCache:
                     lock.unlink(missing_ok=True)
             except Timeout:
                 with suppress(OSError, ValueError):
-                    claimed.update(json.loads(path.read_text()))
+                    claimed.update(json.loads(path.read_text(encoding="utf-8")))
         return claimed
 
 

@@ -134,7 +134,7 @@ def add_latents(batch: dict[str, Any], source: Any) -> None:
 
 def _about(path: Path) -> dict[str, Any]:
     try:
-        about: dict[str, Any] = json.loads(path.read_text())
+        about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         missing = {"space", "factor", "scale"} - about.keys()
     except FileNotFoundError as error:
         raise ValueError(

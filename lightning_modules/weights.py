@@ -83,7 +83,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def _parts(index: Path) -> dict[str, Tensor]:
     try:
-        names = set(json.loads(index.read_text())["weight_map"].values())
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{index} is no index of weights: it has no weight_map") from error
     tensors: dict[str, Tensor] = {}

@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,12 @@ LONGEST = 400  # lines of a file
 # Tests are left out: the cases of one thing stay together with the helpers that they share, and one
 # is looked up by its name, where code is read through. So some of them are longer.
 LONGER = {"lightning_modules/invsr.py": "the whole method in one file, as in its paper"}
+ROOMS = (
+    *("benchmarks", "callbacks", "commands", "datamodules", "degradations"),
+    "lightning_modules",
+)
+# Whose `open` reads no text: libraries of pictures, archives and clips, and descriptors.
+BINARY = {"Image", "av", "lmdb", "os", "tarfile"}
 FIELDS = {"textarea", "input", "checkboxes"}
 
 
@@ -48,6 +55,46 @@ def test_files_are_short_or_have_a_reason() -> None:
         if not name.startswith("tests/") and len(path.read_text().splitlines()) > LONGEST
     }
     assert long == LONGER.keys()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_text_is_utf_8_whatever_the_machine_has(room: str) -> None:
+    """Where the locale is C, what is read or written without a word is ASCII."""
+    for path in sorted((REPO / room).rglob("*.py")):
+        lines = [call.lineno for call in calls_of_text(ast.parse(path.read_text()))]
+        assert not lines, f"{path}: no encoding= in lines {lines}"
+
+
+def calls_of_text(tree: ast.AST) -> Iterator[ast.Call]:
+    """Calls that read or write text and do not say in which encoding."""
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        if any(keyword.arg == "encoding" for keyword in call.keywords):
+            continue
+        owner, _, name = ast.unparse(call.func).rpartition(".")
+        places = {"read_text": 0, "write_text": 1}
+        if name in places and len(call.args) <= places[name]:
+            yield call
+        elif name in ("open", "fdopen", "TemporaryFile", "NamedTemporaryFile"):
+            if name == "open" and owner in BINARY:
+                continue
+            behind = name == "fdopen" or (name == "open" and not owner)
+            given = [k.value for k in call.keywords if k.arg == "mode"] or call.args[behind:][:1]
+            binary = "w+b" if "Temporary" in name else "r"
+            if "b" not in (ast.unparse(given[0]).strip("'") if given else binary):
+                yield call
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        *(("path.read_text()", 1), ("path.read_text('ascii')", 0), ("path.write_text(a)", 1)),
+        *(("path.open()", 1), ("path.open('rb')", 0), ("Image.open(a)", 0)),
+        *(("open(a, mode='w')", 1), ("open(a, 'wb')", 0), ("open(a, encoding='utf-8')", 0)),
+        *(("tempfile.TemporaryFile('w+')", 1), ("tempfile.TemporaryFile()", 0)),
+    ],
+)
+def test_calls_of_text_are_found(code: str, found: int) -> None:
+    assert len(list(calls_of_text(ast.parse(code)))) == found
 
 
 def test_configurations_begin_with_what_they_are_for() -> None:

@@ -125,7 +125,7 @@ class Schedule:
         if isinstance(config, Mapping):
             where, values = "the scheduler's configuration", config
         else:
-            where, values = str(config), json.loads(Path(config).read_text())
+            where, values = str(config), json.loads(Path(config).read_text(encoding="utf-8"))
         if values.get("trained_betas") is not None:
             raise ValueError(f"{where} has trained_betas, which are not supported")
         try:

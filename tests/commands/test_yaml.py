@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from jsonargparse import _paths
+
+import commands.parser  # noqa: F401  (it changes how the library reads)
 
 Refusal = Callable[..., str]
 FIT = ("fit", "--config", "tiny.yaml")
@@ -33,6 +37,16 @@ def test_a_configuration_in_another_encoding(tiny: Path, refusal: Refusal) -> No
     Path("more.yaml").write_bytes("# caf\xe9\ntrainer: {max_steps: 3}\n".encode("latin-1"))
     sentence = refusal(*FIT, "--config", "more.yaml")
     assert "more.yaml is no text in UTF-8: let your editor save it" in sentence
+
+
+def test_a_configuration_is_utf_8_whatever_the_machine_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container whose locale is C: there, what `open` reads without a word is ASCII."""
+    own = partial(open, encoding="ascii")
+    monkeypatch.setattr(_paths, "open", own, raising=False)
+    (tmp_path / "own.yaml").write_bytes("a: caf\xe9\n".encode())
+    assert _paths.Path(str(tmp_path / "own.yaml"), mode="fr").read_text() == "a: caf\xe9\n"
 
 
 @pytest.mark.parametrize("group", ["trainer", "run", "tiling", "checkpoint", "writer"])
