@@ -69,11 +69,11 @@ class Checkpoints(Checkpoint):
         monitor: str = "val/psnr",
         mode: Literal["min", "max"] = "max",
     ) -> None:
-        if keep_last < 1:
-            raise ValueError(
-                f"checkpoint.keep_last is {keep_last}; it must be at least 1, or a run cannot be "
-                "resumed"
-            )
+        counts = {"keep_last": keep_last, "keep_best": keep_best, "every_n_steps": every_n_steps}
+        for key, value in {**counts, "every_n_minutes": every_n_minutes}.items():
+            least = int(key == "keep_last")  # without a checkpoint, a run cannot be resumed
+            if not value >= least:
+                raise ValueError(f"checkpoint.{key} is {value}; it must be at least {least}")
         self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
         self.keep_last, self.keep_best = keep_last, keep_best
         self.monitor, self.mode = monitor, mode

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from commands.checkpoint_files import is_whole, list_checkpoints
+from commands.checkpoints import Checkpoints
 from lightning_modules.networks.edsr import EDSR
 from tests.commands.test_resume import assert_same, newest
 from tests.quick import quick
@@ -292,6 +293,18 @@ def newest_step() -> int:
 
 
 # --------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "least"),
+    [
+        *(("keep_last", 0, 1), ("keep_best", -1, 0), ("every_n_steps", -1, 0)),
+        *(("every_n_minutes", -0.5, 0), ("every_n_minutes", math.nan, 0)),
+    ],
+)
+def test_numbers_out_of_range(key: str, value: float, least: int) -> None:
+    with pytest.raises(ValueError, match=rf"checkpoint\.{key} is .*; it must be at least {least}"):
+        Checkpoints(**{key: value})  # type: ignore[arg-type]
 
 
 def test_never(tiny: Path, enlarger: Enlarger) -> None:
