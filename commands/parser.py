@@ -18,6 +18,7 @@ from commands.errors import NO_FILE, ConfigurationError, readable
 from degradations.yaml_loader import strict_loader
 
 CONFIGURATION = (".yaml", ".yml", ".json")  # how its files end
+MOST_SEED = 2**32 - 1  # that NumPy takes
 MOST_LISTED = 12  # classes named in the help of one argument
 # What is set in one place, by target; nothing else is linked.
 LINKS = {
@@ -139,6 +140,7 @@ class Parser(LightningArgumentParser):
             *(cfg[name] for name in DESCRIPTIONS if isinstance(cfg.get(name), Namespace)),
         ):
             _check_groups(subcommand)
+            _check_seed(subcommand)
             _check_links(subcommand)
         result: Namespace = super()._parse_common(cfg, *args, **kwargs)
         return result
@@ -151,6 +153,13 @@ def _check_groups(config: Namespace) -> None:
             raise ConfigurationError(
                 f"{group} is empty: set a key below it, or leave the line {group}: out"
             )
+
+
+def _check_seed(config: Namespace) -> None:
+    # The library refuses it, too, and does not say which key it is.
+    seed = config.get("seed_everything")
+    if isinstance(seed, int) and not 0 <= seed <= MOST_SEED:
+        raise ConfigurationError(f"seed_everything is {seed}; expected 0 to {MOST_SEED}")
 
 
 def _check_links(config: Namespace) -> None:

@@ -33,6 +33,14 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--data.init_args.seed", "0", "--seed_everything", "5"),
         ("data.init_args.seed is set to 0", "set seed_everything instead (it is 5)"),
     ),
+    "a seed that NumPy does not take": (
+        ("--seed_everything", "-1"),
+        ("seed_everything is -1; expected 0 to 4294967295",),
+    ),
+    "a number of checkpoints": (
+        ("--checkpoint.keep_best", "-1"),
+        ("checkpoint.keep_best is -1; it must be at least 0",),
+    ),
     "a search for the size of a batch": (
         ("--trainer.callbacks+", "lightning.pytorch.callbacks.BatchSizeFinder"),
         ("trainer.callbacks has a BatchSizeFinder", "set data.init_args.batch_size"),
