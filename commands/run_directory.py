@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,7 +100,7 @@ class RunOptions:
             )
 
 
-def run_folder(root: str, name: str) -> Path:
+def run_folder(root: str | None, name: str) -> Path:
     """Where a run lies.
 
     Args:
@@ -108,14 +109,24 @@ def run_folder(root: str, name: str) -> Path:
 
     Raises:
         ConfigurationError: It would lie where all runs are, or above: to move it aside would move
-            them all.
+            them all; or elsewhere, where nobody looks for runs. Or there is no root.
         ValueError: The root is empty, or has a variable that is not set.
     """
+    if root in (None, "null"):  # in a file, which the parser lets pass; as typed
+        raise ConfigurationError(
+            "run.root is null; leave it out for the folder runs, or name a folder"
+        )
     above = Path(expand_path(root, "run.root"))
     if above.resolve().is_relative_to((above / name).resolve()):
         raise ConfigurationError(
             f"run.name is {name!r}, which is no folder of its own in {above}, where all runs are: "
             "give the run a name"
+        )
+    # By its text: a run that is a link to another disk lies in the folder all the same.
+    if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == "..":
+        raise ConfigurationError(
+            f"run.name is {name!r}, which leads out of {above}, where all runs are: give run.root "
+            "instead (--run.root FOLDER --run.name NAME)"
         )
     return above / name
 

@@ -18,7 +18,8 @@ import pytest
 import torch
 import yaml
 
-from commands.run_directory import RunDirectory
+from commands.errors import ConfigurationError
+from commands.run_directory import RunDirectory, run_folder
 from lightning_modules.base import SuperResolver
 from tests.commands.test_resume import newest
 from tests.conftest import REPO
@@ -86,6 +87,23 @@ def test_no_run_lies_where_all_runs_are(trained: Path, refusal: Refusal, name: s
     sentence = refusal(*FIT, "--run.name", name, "--run.overwrite", "true")
     assert sentence.startswith(f"run.name is {name!r}, which is no folder of its own in runs")
     assert newest_step(trained) == 12
+
+
+@pytest.mark.parametrize("name", ["/abs/x", "../x", "a/../../x"])
+def test_no_run_lies_outside_of_the_folder_of_all(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"which leads out of .*: give run.root instead"):
+        run_folder(str(tmp_path), name)
+    (tmp_path / "linked").symlink_to("/")
+    for sound in ("a", "a/b", "a/../b", "..a", "linked/x"):
+        assert run_folder(str(tmp_path), sound) == tmp_path / sound
+
+
+def test_no_folder_is_called_null(tiny: Path, refusal: Refusal) -> None:
+    Path("more.yaml").write_text("run: {root: null}\n")
+    for more in (("--run.root", "null"), ("--config", "more.yaml")):
+        sentence = refusal(*FIT, *more)
+        assert sentence == "run.root is null; leave it out for the folder runs, or name a folder"
+    assert not Path("null").exists()
 
 
 def test_is_named_after_the_class_without_a_file(tiny: Path, enlarger: Enlarger) -> None:
