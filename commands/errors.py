@@ -310,6 +310,8 @@ def _wrong_value(leaf: str, where: str, lines: list[str]) -> str | None:
     if nested := re.fullmatch(r"NestedArg\(key='([^']*)', .*\)", value):
         return f"unknown key '{where}.{nested[1]}': {where} has no keys; expected {_types(tried)}"
     value = value.partition(". Got value: Namespace(")[0]
+    if value == "None":
+        return f"{where} is null; expected {_types(tried)}: leave it out, or give a value"
     return f"{where} is {value}; expected {_types(tried)}"
 
 
@@ -319,7 +321,7 @@ def _types(tried: str) -> str:
     for part in tried.split("; "):
         name = re.sub(r"^Expected an? ", "", part).removesuffix(".")
         name = re.sub(r"<class '([^']+)'>", r"\1", name)
-        name = re.sub(r"^dot import path string:.*", "the path of a class", name)
+        name = re.sub(r"^(dot )?import path (string:|or ).*", "the path of a class", name)
         name = re.sub(r"typing\.Literal\[(.+)\]", r"\1", name)
         if name != "NoneType":
             names.append(name)

@@ -121,6 +121,20 @@ class Parser(LightningArgumentParser):
             super().error(message, ex)
         raise ConfigurationError(readable(message, _keys(self))) from ex
 
+    def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
+        """As the library's, which takes null for what is not set, and lets it by.
+
+        Raises:
+            TypeError: A value does not fit its type, null among them.
+        """
+        super().validate(namespace, *args, **kwargs)
+        for action in self._actions:
+            key = action.dest
+            # Without a default it may be the target of a link, or be told of as missing.
+            set_to = isinstance(action, ActionTypeHint) and action.default is not None
+            if set_to and not action.required and namespace.get(key, "absent") is None:
+                self._check_value_key(action, None, key, namespace)
+
     def _load_config_parser_mode(
         self, content: str, path: Any = "", *args: Any, **kwargs: Any
     ) -> Namespace:

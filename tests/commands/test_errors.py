@@ -80,6 +80,10 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--model.init_args.netwrk", "x"),
         ("'model.init_args.netwrk'", "lightning_modules.regression.Regression", "'network'"),
     ),
+    "null for a class": (
+        ("--model.init_args.optimizer", "null"),
+        ("model.init_args.optimizer is null; expected the path of a class: leave it out",),
+    ),
     "an argument of the network": (
         ("--model.init_args.network.init_args.chanels", "3"),
         ("'model.init_args.network.init_args.chanels'", "EDSR", "did you mean 'channels'"),
@@ -359,6 +363,18 @@ YAML: dict[str, tuple[str, tuple[str, ...]]] = {
         "trainer:\n  callbacks:\n  - class_path: callbacks.psnr.PSNR\n"
         "    init_args: {border: 2, color: y, border: 3}",
         ("the key 'border' is there twice", "line 4"),
+    ),
+    "null for a number": (
+        "data: {init_args: {batch_size: null}}",
+        ("data.init_args.batch_size is null; expected int: leave it out, or give a value",),
+    ),
+    "null in a list of classes": (
+        "trainer:\n  callbacks:\n  - {class_path: callbacks.psnr.PSNR, init_args: {border: null}}",
+        ("trainer.callbacks.init_args.border is null; expected int or 'scale', 'scale+6':",),
+    ),
+    "null in a network": (
+        "model: {init_args: {network: {init_args: {channels: null}}}}",
+        ("model.init_args.network.init_args.channels is null; expected int:",),
     ),
     "a bracket": ("a: [b\n c: d", ("Problems parsing config", "line 2")),
     "a tab": ("trainer:\n\tmax_steps: 3", ('in "', 'more.yaml", line 2', "a tab?")),
