@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lightning_modules.base import SuperResolver
 from lightning_modules.color import ColorFix
 from lightning_modules.image_model import adam
+from lightning_modules.optimisation import optimizer_of
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -132,7 +133,7 @@ class Adversarial(SuperResolver):
         # Guard may have left out the step, and then the schedule waits for the next one.
         schedule = cast(Any, self.lr_schedulers())
         if index == MAIN and schedule is not None and self.trainer.global_step > before:
-            schedule.step()
+            self.lr_scheduler_step(schedule, None)
 
     def counts(self, optimizer: torch.optim.Optimizer) -> bool:
         """Whether this optimiser's updates are steps: only the main one's."""
@@ -228,8 +229,8 @@ class Adversarial(SuperResolver):
         """The main optimiser with its schedule, and the discriminator's.
 
         Raises:
-            ValueError: Nothing is trainable, the schedule waits for a metric, or the discriminator
-                cannot be trained.
+            ValueError: Nothing is trainable, the schedule waits for a metric, the discriminator
+                cannot be trained, or an optimiser's or the schedule's class refuses its arguments.
         """
         own = nn.ModuleList() if self.discriminator is None else self.discriminator
         with frozen(own):
@@ -251,8 +252,8 @@ class Adversarial(SuperResolver):
                     "model.init_args.discriminator has no trainable parameters: train it, or leave "
                     "it out"
                 )
-            optimizers.append(self.discriminator_optimizer(judging))
-            optimizers[-1]._step_supports_amp_scaling = False
+            argument = "discriminator_optimizer"
+            optimizers.append(optimizer_of(self.discriminator_optimizer, judging, argument))
         return optimizers, schedules
 
 

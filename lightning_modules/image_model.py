@@ -24,7 +24,8 @@ from lightning_modules.backbone.frozen import (
     loaded_apart,
     sources,
 )
-from lightning_modules.plateau import check_plateaus, look_at_plateaus, plateau_config
+from lightning_modules.optimisation import check_length, optimizer_of, schedule_of, step_schedule
+from lightning_modules.plateau import check_plateaus, look_at_plateaus
 from lightning_modules.weights import read_weights
 
 if TYPE_CHECKING:
@@ -122,7 +123,8 @@ class ImageModel(LightningModule, ABC):
         """Optimiser of the trainable parameters, and the schedule, stepped once a step.
 
         Raises:
-            ValueError: Nothing is trainable, or the schedule waits for a value without a name.
+            ValueError: Nothing is trainable, the schedule waits for a value without a name, or
+                either's class refuses its arguments.
         """
         trainable = self.optimized()
         if not trainable:
@@ -130,21 +132,20 @@ class ImageModel(LightningModule, ABC):
                 f"{class_path(self)} has no trainable parameters: use test or predict, or another "
                 "model.class_path for fit"
             )
-        optimizer = self.optimizer(cast(Any, trainable))
-        # A fused optimiser would undo the AMP scaler's scale by itself, and Lightning then refuses
-        # to clip gradients under mixed precision. The scaler can do it, at no measurable cost.
-        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        optimizer = optimizer_of(self.optimizer, trainable)
         if self.lr_scheduler is None:
             return optimizer
-        scheduler = self.lr_scheduler(optimizer)
-        config: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
-        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            config = plateau_config(scheduler)
-        return {"optimizer": optimizer, "lr_scheduler": config}
+        schedule = schedule_of(self.lr_scheduler, optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_train_start(self) -> None:
-        """See that what the schedule waits for can come. Who overrides this calls it first."""
+        """See that the schedule can be followed. Who overrides this calls it first."""
         check_plateaus(self.trainer)
+        check_length(self.trainer)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """As Lightning's; what the schedule cannot do is a sentence."""
+        step_schedule(super().lr_scheduler_step, scheduler, metric)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Key all that the model draws in this batch by the batch's own samples.
