@@ -87,12 +87,18 @@ class Trunk(nn.Module):
         channels: Width of all layers.
         res_scale: Factor on each block's branch; 0.1 keeps wide networks (256) stable.
         peak: Value of white that the mean shifts are made for.
+
+    Raises:
+        ValueError: `blocks` or `channels` is below 1.
     """
 
     def __init__(
         self, blocks: int = 16, channels: int = 64, res_scale: float = 1.0, peak: float = PEAK
     ) -> None:
         super().__init__()
+        for name, value in {"blocks": blocks, "channels": channels}.items():
+            if value < 1:  # torch builds layers of no channels, which learn nothing
+                raise ValueError(f"{name} of {type(self).__name__} is {value}; expected 1 or more")
         self.sub_mean = MeanShift(-1, peak)
         self.add_mean = MeanShift(1, peak)
         self.head = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1))
@@ -121,7 +127,7 @@ class EDSR(Trunk):
             weights need.
 
     Raises:
-        ValueError: `scale` is not one of the supported factors.
+        ValueError: `scale` is not one of the supported factors, or `blocks` or `channels` below 1.
     """
 
     def __init__(
@@ -208,7 +214,7 @@ class AnySizeEDSR(EDSR):
         global_skip: As EDSR.
 
     Raises:
-        ValueError: `factor` is not one of the supported ones.
+        ValueError: `factor` is not one of the supported ones, or `blocks` or `channels` below 1.
     """
 
     def __init__(

@@ -84,8 +84,8 @@ class IMDN(nn.Module):
         blocks: Number of distillation blocks.
 
     Raises:
-        ValueError: `scale` is not a whole number from 2 to 8, or `channels` is not a multiple
-            of 16.
+        ValueError: `scale` is not a whole number from 2 to 8, `channels` is not a multiple of 16,
+            or `blocks` is below 1.
     """
 
     def __init__(self, scale: float, channels: int = 64, blocks: int = 6) -> None:
@@ -97,6 +97,8 @@ class IMDN(nn.Module):
             )
         if channels < 16 or channels % 16:
             raise ValueError(f"channels of IMDN is {channels}, expected a multiple of 16")
+        if blocks < 1:
+            raise ValueError(f"blocks of IMDN is {blocks}; expected 1 or more")
         self.scale = int(scale)
         self.fea_conv = nn.Conv2d(3, channels, 3, padding=1)
         self.names = [f"IMDB{number}" for number in range(1, blocks + 1)]

@@ -181,6 +181,13 @@ def test_scale_that_it_cannot_make(scale):
         EDSR(scale)
 
 
+@pytest.mark.parametrize("options", [{"channels": 0}, {"channels": -1}, {"blocks": 0}])
+def test_no_layers(options):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"{name} of EDSR is {value}; expected 1 or more"):
+        EDSR(2, **options)
+
+
 @pytest.mark.parametrize("size", [(24, 18), (31, 27), (20, 15), (50, 9)])
 def test_any_size(size):
     """EDSR's own picture, brought to the size."""

@@ -93,3 +93,8 @@ def test_scale_that_it_cannot_make(scale):
 def test_width_that_does_not_divide(channels):
     with pytest.raises(ValueError, match=f"is {channels}, expected a multiple of 16"):
         IMDN(2, channels=channels)
+
+
+def test_no_blocks():
+    with pytest.raises(ValueError, match="blocks of IMDN is 0; expected 1 or more"):
+        IMDN(2, blocks=0)
