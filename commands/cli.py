@@ -37,6 +37,7 @@ from commands.launcher import follow_torchrun, own_plugins, refuse_what_cannot_r
 from commands.output import is_first_process
 from commands.own_options import check_own_options
 from commands.parser import DESCRIPTIONS, LINKS, Parser, parser_settings
+from commands.precision import telling_of_precision
 from commands.preflight import start_facts
 from commands.run_directory import RunDirectory, RunOptions, run_folder
 from commands.seeds import evaluate_seeds
@@ -335,7 +336,7 @@ class EnlargerCLI(LightningCLI):
             raise
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with self._together():
+        with self._together(), telling_of_precision(self.trainer, self.model):
             if subcommand == "export":
                 origin = Origin(self.run.path, self._dump(), self.weights_file)
                 export(self.model, self.config_init[subcommand].export, origin)
