@@ -39,7 +39,7 @@ from commands.own_options import check_own_options
 from commands.parser import DESCRIPTIONS, LINKS, Parser, parser_settings
 from commands.precision import telling_of_precision
 from commands.preflight import start_facts
-from commands.run_directory import RunDirectory, RunOptions, run_folder
+from commands.run_directory import RunDirectory, RunOptions, experiment_name, run_folder
 from commands.seeds import evaluate_seeds
 from commands.signals import Stopped
 from commands.start import Start
@@ -160,7 +160,7 @@ class EnlargerCLI(LightningCLI):
             model_alone(config)
         options = config.run
         if options.name is None:
-            options.name = _experiment_name(config)
+            options.name = experiment_name(config)
         self.run = RunDirectory(run_folder(options.root, options.name))
         self.run.check_place(str(self.subcommand))
         if config.ckpt_path is not None:
@@ -386,16 +386,3 @@ class EnlargerCLI(LightningCLI):
 
 def _empty_parser(trainer: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
     return Parser(**kwargs)
-
-
-def _experiment_name(config: Namespace) -> str:
-    if config.config:
-        # Files of configs/experiment/mini/casarbi and the like may have the same names.
-        parts = Path(str(config.config[0])).with_suffix("").parts
-        return "_".join(parts[_after_last(parts, "experiment") :])
-    return str(config.model.class_path).rpartition(".")[2].lower()
-
-
-def _after_last(parts: tuple[str, ...], name: str) -> int:
-    inner = [number + 1 for number, part in enumerate(parts[:-1]) if part == name]
-    return inner[-1] if inner else -1

@@ -13,6 +13,7 @@ from typing import Any
 from zipfile import is_zipfile
 
 import yaml
+from jsonargparse import Namespace
 
 from callbacks.image_file import why_no_folder
 from commands.checkpoint_files import (
@@ -100,7 +101,20 @@ class RunOptions:
             )
 
 
-def run_folder(root: str | None, name: str) -> Path:
+def experiment_name(config: Namespace) -> str:
+    """The name of a run that was given none.
+
+    Args:
+        config: Of the command.
+    """
+    if config.config:
+        # Files of configs/experiment/mini/casarbi and the like may have the same names.
+        parts = Path(str(config.config[0])).with_suffix("").parts
+        return "_".join(parts[_after_last(parts, "experiment") :])
+    return str(config.model.class_path).rpartition(".")[2].lower()
+
+
+def run_folder(root: str, name: str) -> Path:
     """Where a run lies.
 
     Args:
@@ -112,9 +126,9 @@ def run_folder(root: str | None, name: str) -> Path:
             them all; or elsewhere, where nobody looks for runs. Or there is no root.
         ValueError: The root is empty, or has a variable that is not set.
     """
-    if root in (None, "null"):  # in a file, which the parser lets pass; as typed
+    if root == "null":  # as typed, which is text to the parser
         raise ConfigurationError(
-            "run.root is null; leave it out for the folder runs, or name a folder"
+            "run.root is null: leave it out for the folder runs, or name a folder"
         )
     above = Path(expand_path(root, "run.root"))
     if above.resolve().is_relative_to((above / name).resolve()):
@@ -331,3 +345,8 @@ def _grows(old: Any, new: Any) -> bool:
     if new in (-1, None):  # no limit
         return True
     return isinstance(old, int) and old != -1 and isinstance(new, int) and new >= old
+
+
+def _after_last(parts: tuple[str, ...], name: str) -> int:
+    inner = [number + 1 for number, part in enumerate(parts[:-1]) if part == name]
+    return inner[-1] if inner else -1
