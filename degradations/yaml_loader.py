@@ -1,4 +1,4 @@
-"""The loader of all YAML that users write: the parser's, which refuses keys that stand twice."""
+"""The loader of all YAML that users write: the parser's, which refuses what cannot be meant."""
 
 from __future__ import annotations
 
@@ -11,27 +11,33 @@ from jsonargparse._loaders_dumpers import get_yaml_default_loader
 
 @cache
 def strict_loader() -> Any:
-    """The class with which the parser reads YAML; from the first call on it refuses such keys.
+    """The class with which the parser reads YAML; from the first call on it refuses two things.
 
-    YAML forbids them and its library takes the last: a second ``data:`` further down would drop the
-    first one, with all that is set in it.
+    Keys that stand twice, which YAML forbids and its library takes the last of: a second ``data:``
+    further down would drop the first one, with all that is set in it. And what contains itself by
+    an alias, which has no end.
     """
     loader: Any = get_yaml_default_loader()  # type: ignore[no-untyped-call]
     whole = loader.construct_document
 
     def construct_document(self: Any, node: yaml.Node) -> Any:
         # Before `<<` is filled in, which may be overridden.
-        _check_keys(node, set())
+        _check(node, set(), frozenset())
         return whole(self, node)
 
     loader.construct_document = construct_document
     return loader
 
 
-def _check_keys(node: yaml.Node, seen: set[int]) -> None:
+def _check(node: yaml.Node, seen: set[int], around: frozenset[int]) -> None:
+    if id(node) in around:
+        raise yaml.constructor.ConstructorError(
+            problem="what is named here by & contains itself by *", problem_mark=node.start_mark
+        )
     if id(node) in seen or isinstance(node, yaml.ScalarNode):
         return
     seen.add(id(node))  # one that is named again by `*`
+    around |= {id(node)}
     first: dict[str, yaml.Mark] = {}
     for item in node.value:
         key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
@@ -43,4 +49,4 @@ def _check_keys(node: yaml.Node, seen: set[int]) -> None:
                     problem_mark=key.start_mark,
                 )
             first[key.value] = key.start_mark
-        _check_keys(value, seen)
+        _check(value, seen, around)

@@ -364,6 +364,10 @@ YAML: dict[str, tuple[str, tuple[str, ...]]] = {
         "    init_args: {border: 2, color: y, border: 3}",
         ("the key 'border' is there twice", "line 4"),
     ),
+    "one that contains itself": (
+        "trainer: {max_steps: 3}\ndata: &own {init_args: *own}",
+        ("what is named here by & contains itself by *", "line 2"),
+    ),
     "null for a number": (
         "data: {init_args: {batch_size: null}}",
         ("data.init_args.batch_size is null; expected int: leave it out, or give a value",),
