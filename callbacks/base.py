@@ -223,16 +223,17 @@ class Metric(EvaluationCallback):
                 f"{dataset.scale:g}) fit the pictures of {dataset.name!r} and the model?"
             )
         self.scale = float(dataset.scale)
-        if not type(self).__module__.startswith("callbacks."):
-            # All metrics are given the same pictures, and one of a user's may write into them.
-            sr, hr = sr.clone(), hr.clone()
-        self._values[dataloader_idx].append((keys, self.measure(sr, hr, batch).detach()))
+        # All metrics are given the same pictures, and one of a user's may write into them.
+        own = type(self).__module__.startswith("callbacks.")
+        given = (sr, hr) if own else (sr.clone(), hr.clone())
+        self._values[dataloader_idx].append((keys, self.measure(*given, batch).detach()))
         if not self.control or "lr" not in batch:
             return
         # Where LR is HR, as for a tokenizer, there is nothing to beat in being near to it.
         if not (self.needs_hr and torch.equal(batch["lr"], hr)):
             bicubic = resize(batch["lr"], hr.shape[-2:])
-            measured = self.measure_control(bicubic, hr, batch).detach()
+            truth = hr if own else hr.clone()
+            measured = self.measure_control(bicubic, truth, batch).detach()
             self._controls[dataloader_idx].append((keys, measured))
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:

@@ -88,7 +88,7 @@ def why_no_folder(folder: Path, to_write: bool) -> str:
         to_write: Whether something is to be written there.
     """
     at = folder
-    while not os.path.lexists(at):
+    while not os.path.lexists(at) and at != at.parent:
         at = at.parent
     if not at.is_dir():
         return f"{at} is no folder"
@@ -149,18 +149,26 @@ def write_image(
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = hidden(path)
     try:
-        with beside.open("wb") as file:
+        with _naming(path), beside.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # or a machine that loses its power may keep the name alone
         if before is not None:
             before()
         os.replace(beside, path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # a disk that is full names none
-        raise
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    # A disk that is full does not say which file it has no room for.
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def encode(pixels: Pixels, extras: Extras, format: Format, quality: int) -> bytes:

@@ -162,7 +162,8 @@ class EnlargerCLI(LightningCLI):
         if options.name is None:
             options.name = experiment_name(config)
         self.run = RunDirectory(run_folder(options.root, options.name))
-        self.run.check_place(str(self.subcommand))
+        if not config.trainer.fast_dev_run:  # which writes nothing
+            self.run.check_place(str(self.subcommand))
         if config.ckpt_path is not None:
             config.ckpt_path = expand_path(config.ckpt_path, "ckpt_path")
         self.company = Company(

@@ -225,7 +225,9 @@ class Processes:
         command = [sys.executable, str(ROOT / "main.py"), "doctor", *self.arguments]
         command += ["--part", part, "--checks", *checks]
         shows = part in READERS and sys.stderr.isatty()
-        with tempfile.TemporaryFile("w+", dir=self.folder, encoding="utf-8") as errors:
+        with tempfile.TemporaryFile(
+            "w+", dir=self.folder, encoding="utf-8", errors="replace"
+        ) as errors:
             with self._lock:
                 if self._closed:
                     raise RuntimeError("the command has ended")
@@ -234,7 +236,7 @@ class Processes:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=None if shows else errors,
-                    text=True,
+                    encoding="utf-8",
                     errors="replace",
                     env=_environment(part, self.folder),
                     start_new_session=True,  # so that its own children can be ended with it

@@ -10,10 +10,12 @@ from lightning.pytorch import LightningModule, Trainer
 
 from commands.errors import ConfigurationError
 
-# By the precisions in which all weights are converted, what to take instead.
+# By the precisions in which all weights are converted, what to take instead, and torch's words for
+# the type.
 INSTEAD = {"bf16-true": "bf16-mixed", "16-true": "16-mixed", "64-true": "32"}
+TYPES = {"bf16-true": r"BFloat16", "16-true": r"\bHalf|float16", "64-true": r"[Dd]ouble|float64"}
 # What torch says of an operation on numbers of two types, or of one that it has not.
-_TYPES = re.compile(
+_MIXED = re.compile(
     r"type .* should be the same|same dtype|scalar types?\b|dtypes? match|not implemented for '"
 )
 
@@ -37,9 +39,14 @@ def telling_of_precision(trainer: Trainer, model: LightningModule) -> Iterator[N
         yield
     except RuntimeError as error:
         precision = str(trainer.precision)
-        if precision not in INSTEAD or not _TYPES.search(str(error)):
-            raise
+        said = str(error)
+        if (
+            precision not in INSTEAD
+            or not _MIXED.search(said)
+            or not re.search(TYPES[precision], said)
+        ):
+            raise  # of other types, or of something else: it would be there in any precision
         raise ConfigurationError(
             f"trainer.precision is {precision}, in which {type(model).__name__} with these parts "
-            f"cannot compute ({' '.join(str(error).split())}): set it to {INSTEAD[precision]}"
+            f"cannot compute ({' '.join(said.split())}): set it to {INSTEAD[precision]}"
         ) from error

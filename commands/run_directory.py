@@ -318,7 +318,7 @@ class RunDirectory:
         # in which nothing is set, against which all keys would seem to be new.
         try:
             content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        except (IsADirectoryError, ValueError, RecursionError, yaml.YAMLError):
             content = None
         if not isinstance(content, dict) or not content:
             raise ConfigurationError(

@@ -25,7 +25,7 @@ DISK = {
         "name a place that may be written, or have it made so",
     ),
     **dict.fromkeys(
-        (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+        (errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
         "a file stands where a folder has to be, or a folder where a file: name another place",
     ),
     errno.ENAMETOOLONG: "give it a shorter name",
@@ -55,14 +55,15 @@ def sentence_of(error: BaseException) -> str | None:
         frames, message = _in_worker(message)
     if isinstance(error, ValueError | TypeError | OSError) and _on_purpose(frames):
         return message
-    if isinstance(error, OSError) and (sentence := _of_disk(error)):
+    if isinstance(error, OSError) and (sentence := _of_disk(error, frames)):
         return sentence
     if not _by_lightning(frames):
         return None
     refused = ValueError | MisconfigurationException | ModuleNotFoundError  # the last: of an extra
-    meant = isinstance(error, TypeError) and _RAISE.match(frames[-1][1])
     asked = isinstance(error, RuntimeError) and frames[-1][0].startswith(CALLBACKS)
-    return message if isinstance(error, refused) or meant or asked else None
+    # Of these two kinds what was raised on purpose alone: torch raises the one, Python the other.
+    meant = (asked or isinstance(error, TypeError)) and _RAISE.match(frames[-1][1])
+    return message if isinstance(error, refused) or meant else None
 
 
 def status_of(error: BaseException) -> int:
@@ -89,13 +90,19 @@ def _origin(error: BaseException) -> BaseException:
     return error
 
 
-def _of_disk(error: OSError) -> str | None:
+def _of_disk(error: OSError, frames: list[tuple[str, str]]) -> str | None:
+    # Not of a worker of the DataLoader, whose error comes as text, without its number.
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None]
-    # A socket, too, may be denied; a disk that is full names no file.
-    if error.errno not in DISK or not (names or error.errno in FULL):
+    if error.errno in FULL and not names:  # a disk that is full names no file
+        names = [file for file, _ in frames if not _is_foreign(file)][-1:]
+    # A socket, too, may be denied; and a folder that is there already is a race's.
+    if error.errno not in DISK or not names or (error.errno == errno.EEXIST and _all_dirs(names)):
         return None
-    said = f"{' -> '.join(map(str, names))}: " if names else ""
-    return f"{said}{error.strerror}; {DISK[error.errno]}"
+    return f"{' -> '.join(names)}: {error.strerror}; {DISK[error.errno]}"
+
+
+def _all_dirs(names: list[str]) -> bool:
+    return all(map(os.path.isdir, names))
 
 
 def _on_purpose(frames: list[tuple[str, str]]) -> bool:

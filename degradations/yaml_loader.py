@@ -1,4 +1,4 @@
-"""The loader of all YAML that users write: the parser's, which refuses what cannot be meant."""
+"""The loader of configurations: the parser's, which refuses what cannot be meant."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from lightning_modules.plateau import plateau_config
 
@@ -48,7 +48,7 @@ def schedule_of(make: Callable[[Any], Any], optimizer: Any) -> dict[str, Any]:
     """
     with _naming(SCHEDULE):
         schedule = make(optimizer)
-    if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+    if isinstance(schedule, ReduceLROnPlateau):
         return plateau_config(schedule)
     return {"scheduler": schedule, "interval": "step"}
 
@@ -69,7 +69,7 @@ def step_schedule(step: Callable[[Any, Any], None], schedule: Any, metric: Any) 
 
 
 def check_length(trainer: Trainer) -> None:
-    """See that a schedule of so many steps and no more, such as OneCycleLR, lasts for the training.
+    """See that OneCycleLR, which has so many steps and no more, lasts for the training.
 
     Args:
         trainer: About to train.
@@ -80,27 +80,32 @@ def check_length(trainer: Trainer) -> None:
     if trainer.max_epochs != -1:  # then epochs may end it first, and how long they are is unsure
         return
     for config in trainer.lr_scheduler_configs:
-        steps = getattr(config.scheduler, "total_steps", None)
-        if isinstance(steps, int) and config.interval == "step" and steps < trainer.max_steps:
+        schedule = config.scheduler
+        if not isinstance(schedule, OneCycleLR) or config.interval != "step":
+            continue
+        if schedule.total_steps < trainer.max_steps:
+            # A checkpoint has the length in it, whatever the configuration says by now.
+            goes_on = "a run that goes on keeps its length; start another one from its weights"
             raise ValueError(
-                f"model.init_args.lr_scheduler, a {type(config.scheduler).__name__}, ends after "
-                f"{steps} steps, and trainer.max_steps is {trainer.max_steps}: set its total_steps "
-                "to that"
+                f"model.init_args.lr_scheduler, a {type(schedule).__name__}, ends after "
+                f"{schedule.total_steps} steps, and trainer.max_steps is {trainer.max_steps}: "
+                + (goes_on if trainer.ckpt_path else "set its total_steps to that")
             )
 
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    # Of libraries' errors alone: what our own classes or a plug-in's raise on purpose is a sentence
-    # already, and a bug of theirs keeps its traceback.
+    # What a library raises on purpose, or divides by: what our own classes or a plug-in's raise is
+    # a sentence already, and a bug of theirs keeps its traceback.
     try:
         yield
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         *_, last = traceback.extract_tb(error.__traceback__)
-        if "site-packages" not in last.filename:
+        divided = isinstance(error, ZeroDivisionError)
+        if "-packages" not in last.filename or not (divided or str(last.line).startswith("raise")):
             raise
         why = " ".join(str(error).split())
-        if isinstance(error, ZeroDivisionError):
+        if divided:
             why += ": one of its arguments is 0 and has to be 1 or more"
         if isinstance(error, NotImplementedError):
             why = f"{last.name} is missing: its class is abstract, name a subclass of it"

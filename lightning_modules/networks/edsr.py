@@ -89,16 +89,18 @@ class Trunk(nn.Module):
         peak: Value of white that the mean shifts are made for.
 
     Raises:
-        ValueError: `blocks` or `channels` is below 1.
+        ValueError: `channels` is below 1, or `blocks` below 0.
     """
 
     def __init__(
         self, blocks: int = 16, channels: int = 64, res_scale: float = 1.0, peak: float = PEAK
     ) -> None:
         super().__init__()
-        for name, value in {"blocks": blocks, "channels": channels}.items():
-            if value < 1:  # torch builds layers of no channels, which learn nothing
-                raise ValueError(f"{name} of {type(self).__name__} is {value}; expected 1 or more")
+        # torch builds layers of no channels, which learn nothing; without blocks there are others.
+        for name, value, least in (("blocks", blocks, 0), ("channels", channels, 1)):
+            if value < least:
+                kind = type(self).__name__
+                raise ValueError(f"{name} of {kind} is {value}; expected {least} or more")
         self.sub_mean = MeanShift(-1, peak)
         self.add_mean = MeanShift(1, peak)
         self.head = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1))
@@ -127,7 +129,8 @@ class EDSR(Trunk):
             weights need.
 
     Raises:
-        ValueError: `scale` is not one of the supported factors, or `blocks` or `channels` below 1.
+        ValueError: `scale` is not one of the supported factors, `channels` is below 1, or `blocks`
+            below 0.
     """
 
     def __init__(
@@ -214,7 +217,8 @@ class AnySizeEDSR(EDSR):
         global_skip: As EDSR.
 
     Raises:
-        ValueError: `factor` is not one of the supported ones, or `blocks` or `channels` below 1.
+        ValueError: `factor` is not one of the supported ones, `channels` is below 1, or `blocks`
+            below 0.
     """
 
     def __init__(

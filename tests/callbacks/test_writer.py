@@ -353,6 +353,27 @@ def test_other_errors_of_a_disk_are_not_taken_for_a_long_name(tmp_path: Path) ->
         raise PermissionError(errno.EACCES, "not yours")
 
 
+def test_a_full_disk_is_told_with_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write(before: Any = None) -> None:
+        pixels = np.zeros((4, 4, 3), np.uint8)
+        image_file.write_image(tmp_path / "a.png", pixels, Extras(), "png", 90, before)
+
+    def note() -> None:
+        raise OSError("lines.jsonl: is the disk full?")
+
+    with pytest.raises(OSError, match=r"^lines\.jsonl: is the disk full\?$"):
+        write(note)
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.png'"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_an_encoder_says_is_no_error_of_the_disk() -> None:
     wide = np.zeros((1, 70_000, 3), np.uint8)
     with pytest.raises(ValueError, match="the encoder of jpg failed: "):

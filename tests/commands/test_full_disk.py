@@ -112,6 +112,10 @@ def test_a_file_where_runs_are_to_lie_is_refused_before_any_work(
     assert sentence.endswith("set another run.root or run.name")
 
 
+def test_a_trial_of_the_code_needs_no_place(tiny: Path, enlarger: Enlarger) -> None:
+    enlarger(*FIT, "--run.root", "tiny.yaml", "--trainer.fast_dev_run", "true")
+
+
 def test_the_run_of_a_colleague_may_be_used_elsewhere(
     trained: Path, refusal: Refusal, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,12 +60,11 @@ def test_a_reader_that_has_seen_enough_ends_nothing() -> None:
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
-def test_an_output_on_a_full_disk_is_left_out() -> None:
+def test_an_output_that_a_full_disk_does_not_take_is_an_error() -> None:
     with FULL.open("w") as full:
         status, said = program(WRITES, full.fileno())
-    assert status == 0
-    assert said.startswith("the output could not be written ([Errno 28]")
-    assert said.endswith("it is left out\nstill here")
+    assert status != 0
+    assert "No space left on device" in said
 
 
 def test_ctrl_c_while_packages_are_imported() -> None:

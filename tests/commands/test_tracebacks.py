@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
 
 from commands.tracebacks import sentence_of, status_of
 
@@ -21,10 +24,11 @@ def caught(number: int, *names: str | bytes | None) -> OSError:
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (caught(errno.ENOSPC), "No space left on device; make room there"),
+        (caught(errno.ENOSPC, "/a"), "/a: No space left on device; make room there"),
         (caught(errno.EROFS, b"/a/b"), "/a/b: Read-only file system; name a place"),
         (caught(errno.EACCES, "/a"), "/a: Permission denied; name a place that may be written"),
-        (caught(errno.ENOTEMPTY, "a", None, "b"), "a -> b: Directory not empty; a file stands"),
+        (caught(errno.ENOTDIR, "a", None, "b"), "a -> b: Not a directory; a file stands"),
+        (caught(errno.EEXIST, __file__), f"{__file__}: File exists; a file stands"),
         (caught(errno.ENAMETOOLONG, "aaa"), "aaa: File name too long; give it a shorter name"),
     ],
 )
@@ -36,11 +40,41 @@ def test_what_a_disk_refuses_is_a_sentence(error: OSError, sentence: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "error", [caught(errno.EACCES), caught(errno.ENOENT, "a"), caught(errno.EPIPE), OSError("?")]
+    "error",
+    [
+        *(caught(errno.EACCES), caught(errno.ENOENT, "a"), caught(errno.EPIPE), OSError("?")),
+        *(caught(errno.EEXIST, "/"), caught(errno.ENOTEMPTY, "/"), caught(errno.ENOSPC)),
+    ],
 )
 def test_what_may_be_a_bug_is_none(error: OSError) -> None:
     assert sentence_of(error) is None
     assert status_of(error) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_that_names_no_file_is_told_by_the_code_that_wrote() -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    with pytest.raises(OSError, match="No space left") as raised:
+        os.write(full, b"a")
+    os.close(full)
+    said = sentence_of(raised.value)
+    assert said is not None
+    assert said.startswith(f"{__file__}: No space left on device; make room")
+
+
+@pytest.mark.parametrize("mean", [True, False])
+def test_of_lightning_s_callbacks_only_what_they_mean(mean: bool) -> None:
+    averages = StochasticWeightAveraging(swa_lrs=0.1)
+    stopping = EarlyStopping("val/psnr")
+    meant = partial(stopping._validate_condition_metric, {"val/ssim": torch.tensor(1.0)})
+    # Torch's own words, of sizes that do not fit.
+    bug = partial(averages.avg_fn, torch.zeros(2), torch.zeros(3), torch.tensor(1))
+    with pytest.raises(RuntimeError) as raised:
+        (meant if mean else bug)()
+    error = raised.value
+    assert error.__traceback__ is not None
+    error.__traceback__ = error.__traceback__.tb_next  # as if called by the command, not from here
+    assert (sentence_of(error) is None) is not mean
 
 
 @pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")

@@ -51,12 +51,14 @@ def test_what_a_schedule_refuses(schedule: Any, said: str) -> None:
         Model(lr_scheduler=schedule).configure_optimizers()
 
 
-def fit(root: Path, schedule: Any, model: Any = None, **options: Any) -> Trainer:
+def fit(
+    root: Path, schedule: Any, model: Any = None, ckpt_path: Path | None = None, **options: Any
+) -> Trainer:
     model = model or Model()
     model.lr_scheduler = schedule
     batches = DataLoader([batch_of(2, side=4, name=f"b{i}") for i in range(5)], batch_size=None)
     run = trainer(root, **options)
-    run.fit(model, batches)
+    run.fit(model, batches, ckpt_path=ckpt_path, weights_only=False)
     return run
 
 
@@ -77,6 +79,33 @@ def test_a_schedule_that_ends_before_the_training(tmp_path: Path) -> None:
     assert fit(tmp_path, short, max_steps=3).global_step == 3
     with pytest.raises(ValueError, match=r"lr_scheduler: Tried to step 4 times"):
         fit(tmp_path, short, max_epochs=1)
+
+
+def test_a_schedule_that_keeps_its_last_rate_may_end_before(tmp_path: Path) -> None:
+    class Held(LRScheduler):
+        total_steps = 3
+
+        def get_lr(self) -> list[float]:  # type: ignore[override]
+            return [1e-4 * min(self.last_epoch, self.total_steps)]
+
+    assert fit(tmp_path, Held, max_steps=4).global_step == 4
+
+
+def test_a_resumed_schedule_keeps_its_length(tmp_path: Path) -> None:
+    run = fit(tmp_path, partial(OneCycleLR, max_lr=1e-4, total_steps=3), max_steps=3)
+    run.save_checkpoint(tmp_path / "3.ckpt")
+    longer = partial(OneCycleLR, max_lr=1e-4, total_steps=5)
+    with pytest.raises(ValueError, match=r"ends after 3 steps, .* start another one from its wei"):
+        fit(tmp_path, longer, ckpt_path=tmp_path / "3.ckpt", max_steps=5)
+
+
+def test_a_bug_in_a_plug_in_s_schedule_is_no_refusal() -> None:
+    class Forgets(LRScheduler):
+        def get_lr(self) -> list[float]:
+            return None  # type: ignore[return-value]
+
+    with pytest.raises(TypeError, match="NoneType"):
+        Model(lr_scheduler=Forgets).configure_optimizers()
 
 
 def test_a_bug_in_a_plug_in_is_no_refusal() -> None:

@@ -181,10 +181,10 @@ def test_scale_that_it_cannot_make(scale):
         EDSR(scale)
 
 
-@pytest.mark.parametrize("options", [{"channels": 0}, {"channels": -1}, {"blocks": 0}])
+@pytest.mark.parametrize("options", [{"channels": 0}, {"channels": -1}, {"blocks": -1}])
 def test_no_layers(options):
     ((name, value),) = options.items()
-    with pytest.raises(ValueError, match=f"{name} of EDSR is {value}; expected 1 or more"):
+    with pytest.raises(ValueError, match=f"{name} of EDSR is {value}; expected [01] or more"):
         EDSR(2, **options)
 
 
