@@ -93,8 +93,9 @@ def _origin(error: BaseException) -> BaseException:
 def _of_disk(error: OSError, frames: list[tuple[str, str]]) -> str | None:
     # Not of a worker of the DataLoader, whose error comes as text, without its number.
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None]
-    if error.errno in FULL and not names:  # a disk that is full names no file
-        names = [file for file, _ in frames if not _is_foreign(file)][-1:]
+    ours = [file for file, _ in frames if not _is_foreign(file)]
+    if error.errno in FULL and not names and ours:  # a disk that is full names no file
+        return f"{error.strerror}, where {ours[-1]} writes; {DISK[error.errno]}"
     # A socket, too, may be denied; and a folder that is there already is a race's.
     if error.errno not in DISK or not names or (error.errno == errno.EEXIST and _all_dirs(names)):
         return None
