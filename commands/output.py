@@ -8,6 +8,7 @@ import warnings
 
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+OWN = ("commands", "lightning_modules", "datamodules", "degradations", "callbacks", "files")
 # Warnings of the libraries that do not apply here, and why.
 QUIET = (
     (".*does not have many workers.*", "data.init_args.workers is set on purpose"),
@@ -39,7 +40,7 @@ def prepare_output() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=False)
     for noisy in ("httpx", "PIL", "matplotlib", "fsspec", "urllib3", "onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    for name in ("commands", "lightning_modules", "datamodules", "degradations", "callbacks"):
+    for name in OWN:
         logging.getLogger(name).setLevel(logging.INFO if process_rank() == 0 else logging.WARNING)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertising)
     for message, _why in QUIET:

@@ -20,7 +20,10 @@ from typing import Any
 from commands.meeting import Facts
 
 ROOT = Path(__file__).resolve().parents[1]
-CODE = ("main.py", "commands", "lightning_modules", "datamodules", "callbacks", "degradations")
+CODE = (
+    *("main.py", "commands", "lightning_modules", "datamodules", "callbacks", "degradations"),
+    "files",
+)
 # Those whose version changes weights, pixels or the order of samples.
 LIBRARIES = (
     *("torch", "lightning", "numpy", "webdataset", "kornia", "torchvision"),

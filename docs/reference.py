@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = ROOT / "configs" / "schema"
-ROOMS = ("lightning_modules", "datamodules", "degradations", "callbacks", "commands")
+ROOMS = ("lightning_modules", "datamodules", "degradations", "callbacks", "commands", "files")
 
 Schema = dict[str, Any]
 

@@ -21,7 +21,7 @@ LONGEST = 400  # lines of a file
 LONGER = {"lightning_modules/invsr.py": "the whole method in one file, as in its paper"}
 ROOMS = (
     *("benchmarks", "callbacks", "commands", "datamodules", "degradations"),
-    "lightning_modules",
+    *("files", "lightning_modules"),
 )
 # Whose `open` reads no text: libraries of pictures, archives and clips, and descriptors.
 BINARY = {"Image", "av", "lmdb", "os", "tarfile"}

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import REPO
 
-ROOMS = ("commands", "datamodules", "lightning_modules", "callbacks", "degradations")
+ROOMS = ("commands", "datamodules", "lightning_modules", "callbacks", "degradations", "files")
 TEXT = (REPO / "docs" / "troubleshooting.md").read_text()
 HEADINGS = re.findall(r"^### (.+)$", TEXT, re.MULTILINE)
 
