@@ -15,10 +15,6 @@ import yaml
 from tests.conftest import REPO
 
 FORMS = sorted((REPO / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml"))
-LONGEST = 400  # lines of a file
-# Tests are left out: the cases of one thing stay together with the helpers that they share, and one
-# is looked up by its name, where code is read through. So some of them are longer.
-LONGER = {"lightning_modules/invsr.py": "the whole method in one file, as in its paper"}
 ROOMS = (
     *("benchmarks", "callbacks", "commands", "datamodules", "degradations"),
     *("files", "lightning_modules"),
@@ -45,16 +41,6 @@ def test_python_files_begin_with_what_they_are_for() -> None:
         first, _, rest = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")
         assert re.fullmatch(r"\S.*\.", first), f"{path}: {first!r} is no sentence"
         assert not rest.strip() or rest.startswith("\n"), f"{path}: its first line goes on"
-
-
-def test_files_are_short_or_have_a_reason() -> None:
-    files = {path.relative_to(REPO).as_posix(): path for path in tracked("*.py")}
-    long = {
-        name
-        for name, path in files.items()
-        if not name.startswith("tests/") and len(path.read_text().splitlines()) > LONGEST
-    }
-    assert long == LONGER.keys()
 
 
 @pytest.mark.parametrize("room", ROOMS)
