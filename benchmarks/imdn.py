@@ -16,7 +16,8 @@ from typing import Any
 from benchmarks.miniature_jobs import REPOSITORY
 from benchmarks.miniature_spec import BICUBIC
 from benchmarks.report import placed, without_options, write_report
-from callbacks.results_file import load_results, write_whole
+from callbacks.results_file import load_results
+from files.owned import write_whole
 
 CONTROLLED = "configs/callbacks/quality.yaml"  # PSNR and SSIM alone, and bicubic
 MARKS = ("<!-- imdn -->", "<!-- end of imdn -->")

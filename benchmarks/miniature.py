@@ -29,7 +29,7 @@ from benchmarks.miniature_jobs import REPOSITORY, missing, run_jobs
 from benchmarks.miniature_plan import Plan
 from benchmarks.miniature_rows import METHODS, NEEDS, kind_of
 from callbacks.provenance import commit
-from callbacks.results_file import write_whole
+from files.owned import write_whole
 
 MARKS = ("<!-- miniature -->", "<!-- end of miniature -->")
 PLACES = ("--runs", "--jobs", "--out")  # say where and how, not what

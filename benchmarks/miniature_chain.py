@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.results_file import write_whole
+from files.owned import write_whole
 from lightning_modules.latent_pairs import latent_pair
 from lightning_modules.resshift import ResShift
 from lightning_modules.solvers import residual_shift

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.provenance import commit
-from callbacks.results_file import write_whole
+from files.owned import move_aside, write_whole
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LOOKS = 0.5  # seconds from one look at what runs to the next
@@ -43,8 +42,8 @@ class Job:
         which may be moved aside.
     needs: Jobs that come before it.
     inputs: Says what else its result depends on; asked when those it needs are done.
-    made: A folder of what it makes, removed before it runs: numbers of other weights stay in a
-        run's results.
+    made: A folder of what it makes, moved aside before it runs: numbers of other weights stay in
+        a run's results.
     """
 
     name: str
@@ -168,8 +167,8 @@ class _Running:
         changed = changed or self.before.arguments not in (None, [*job.arguments])
         self.resumes = job.arguments[0] == "fit" and not changed
         afresh = ("--run.overwrite", "true") if job.arguments[0] == "fit" and changed else ()
-        if job.made is not None:
-            shutil.rmtree(job.made, ignore_errors=True)
+        if job.made is not None and job.made.exists():
+            move_aside(job.made)
         job.output.parent.mkdir(parents=True, exist_ok=True)
         with job.output.open("w", encoding="utf-8") as output:
             self.process = subprocess.Popen(

@@ -13,8 +13,8 @@ from benchmarks.miniature_callbacks import HR, OUTPUTS
 from benchmarks.miniature_numbers import Measured, set_of
 from benchmarks.miniature_plan import Plan
 from benchmarks.miniature_report import COLUMNS, strips
-from callbacks.results_file import write_whole
 from callbacks.scatter import Point, Quantity, scatter
+from files.owned import write_whole
 
 SIDE, GAP, LINE, FONT_SIZE = 192, 6, 20, 13  # pixels
 

@@ -13,9 +13,9 @@ import yaml
 
 from benchmarks.miniature_jobs import REPOSITORY, Job
 from benchmarks.miniature_spec import CONFIGS, Consistency, Gate, Method, Row, Training
-from callbacks.results_file import write_whole
 from commands.checkpoint_files import FOLDER, best_or_newest, fingerprint
 from datamodules.latents import ABOUT
+from files.owned import write_whole
 
 SELF_SSIM = "configs/callbacks/mini_self_ssim.yaml"
 SAME = "_same"  # behind the name of a row: its run on one LR at several scales

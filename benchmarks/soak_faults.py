@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from benchmarks.soak_run import WORKERS, Run, damage
+from files.owned import remove_file
 from tests.datamodules.server import Server
 
 DISK = 256  # MB of the disk that becomes full
@@ -264,7 +265,7 @@ def full(disk: Path) -> Iterator[Callable[[], None]]:
             fill()
             yield fill
     finally:
-        ballast.unlink()
+        remove_file(ballast)
 
 
 @contextmanager

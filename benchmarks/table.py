@@ -22,7 +22,7 @@ from benchmarks.miniature_made import made, minutes, unit_of
 from benchmarks.miniature_numbers import FAILS, HOLDS, OPEN
 from benchmarks.miniature_rows import METHODS, kind_of
 from benchmarks.report import RESULTS, placed
-from callbacks.results_file import write_whole
+from files.owned import write_whole
 
 MARKS = ("<!-- results -->", "<!-- end of results -->")
 TITLES = {

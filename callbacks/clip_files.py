@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
-import shutil
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -21,17 +20,26 @@ from callbacks.image_file import (
     Extras,
     Format,
     Pixels,
-    hidden,
-    leftovers,
     short_enough,
     there,
     write_image,
 )
 from callbacks.levels import levels_of
+from files.owned import (
+    Known,
+    NotOursError,
+    foreign,
+    remove_file,
+    remove_folder,
+    remove_leftovers,
+    whole_folder,
+    write_whole,
+)
 
 log = logging.getLogger(__name__)
 
 Video = Literal["mp4", "gif"]
+FRAME = re.compile(r"([0-9]{4,})\.(?:png|jpg|webp|tiff)")  # names of frames
 CRF = "18"  # of x264: what eyes tell from the frames at a second glance
 
 
@@ -97,17 +105,47 @@ def is_whole(target: Path, video: Video | None) -> bool:
     return video is None or not target.is_dir() or there(video_of(target, video))
 
 
-def remove(target: Path) -> None:
-    """Remove a picture, or a clip with its videos; a folder of frames goes in one go, or not."""
-    if target.is_dir():
-        for video in get_args(Video):  # before the frames: or it would pass for the next ones'
-            if there(video_of(target, video)):
-                video_of(target, video).unlink(missing_ok=True)
-        beside = hidden(target)
-        os.replace(target, beside)
-        shutil.rmtree(beside)
-    else:
-        target.unlink(missing_ok=True)
+def frames_of(count: int | None) -> Known:
+    """Return whether a name is that of one of the frames that ``write_clip`` wrote.
+
+    Args:
+        count: How many it wrote; None if that is unknown.
+    """
+
+    def known(name: str) -> bool:
+        found = FRAME.fullmatch(name)
+        return found is not None and (count is None or 1 <= int(found[1]) <= count)
+
+    return known
+
+
+def remove(target: Path, count: int | None, videos: Iterable[Video]) -> None:
+    """Remove a clip that was written here, in one step, and its videos before it.
+
+    Args:
+        target: The folder of frames; it may be missing.
+        count: Frames in it; None if that is unknown.
+        videos: Kinds that were written beside it.
+
+    Raises:
+        NotOursError: The folder holds something else; nothing is removed.
+    """
+    if there(target) and (others := foreign(target, frames_of(count))):
+        raise NotOursError(not_only_frames(target, others))
+    for video in videos:  # before the frames: or it would pass for the next ones'
+        if there(video_of(target, video)):
+            remove_file(video_of(target, video))
+    if there(target):
+        remove_folder(target, frames_of(count))
+
+
+def not_only_frames(target: Path, others: list[str]) -> str:
+    """Return the message about a folder of frames that holds something else."""
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return (
+        f"the folder of frames {target} holds {others[0]}{more}, which Enlarger did not write, and "
+        "would be replaced: move it away, or set another writer.folder"
+    )
 
 
 @short_enough()
@@ -135,25 +173,15 @@ def write_clip(
     """
     kind, fps = video
     film = None if kind is None else encoded(frames, kind, fps)
-    for left in leftovers(folder):  # by a killed run
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
-    beside = hidden(folder)
-    try:
-        beside.mkdir(parents=True)
+    remove_leftovers(folder, frames_of(None))  # by a killed run
+    with whole_folder(folder, before) as beside:
         if kind is not None:  # a name too long is told before anything is in its place
             with contextlib.suppress(FileNotFoundError):
                 video_of(folder, kind).stat()
         for number, frame in enumerate(frames, start=1):
             write_image(beside / f"{number:04}.{format}", frame, Extras(), format, quality)
-        before()
-        os.replace(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     if kind is not None and film is not None:
-        place = video_of(folder, kind)
-        beside = hidden(place)
-        beside.write_bytes(film)
-        os.replace(beside, place)
+        write_whole(video_of(folder, kind), film)
 
 
 def encoded(frames: Pixels, kind: Video, fps: float) -> bytes:

@@ -8,7 +8,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from callbacks.results_file import Result, column_of, columns, describe, set_aside, write_whole
+from callbacks.results_file import Result, column_of, columns, describe, set_aside
+from files.owned import write_whole
 
 log = logging.getLogger(__name__)
 

@@ -7,17 +7,17 @@ import errno
 import io
 import os
 import struct
-import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import IFD, Base
+
+from files.owned import whole_file
 
 Format = Literal["png", "jpg", "webp", "tiff"]
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -107,21 +107,6 @@ def there(path: Path) -> bool:
         return False
 
 
-def hidden(path: Path) -> Path:
-    """A name of its own beside a path, that nobody takes for a picture or a clip."""
-    return path.with_name(f".{_short(path)}.{uuid.uuid4().hex[:8]}.tmp")
-
-
-def leftovers(path: Path) -> Iterator[Path]:
-    """What is there under hidden names of a path."""
-    return path.parent.glob(f".{_short(path)}.*.tmp")
-
-
-def _short(path: Path) -> str:
-    # By its hash: where a disk just takes a name, there is no room for more in it.
-    return xxhash.xxh3_64_hexdigest(os.fsencode(path.name))
-
-
 @short_enough()
 def write_image(
     path: Path,
@@ -146,29 +131,8 @@ def write_image(
         OSError: The file could not be written.
     """
     data = encode(pixels, extras, format, quality)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = hidden(path)
-    try:
-        with _naming(path), beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # or a machine that loses its power may keep the name alone
-        if before is not None:
-            before()
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    # A disk that is full does not say which file it has no room for.
-    try:
-        yield
-    except OSError as error:
-        if error.errno is not None and error.filename is None:
-            error.filename = str(path)
-        raise
+    with whole_file(path, before) as file:
+        file.write(data)
 
 
 def encode(pixels: Pixels, extras: Extras, format: Format, quality: int) -> bytes:

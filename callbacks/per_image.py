@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TypedDict
 
 from callbacks.base import ImageMetric, Metric, MetricProtocol
-from callbacks.results_file import identity, set_aside, storable, write_whole
+from callbacks.results_file import identity, set_aside, storable
+from files.owned import write_whole
 
 log = logging.getLogger(__name__)
 

@@ -28,10 +28,10 @@ from callbacks.results_file import (
     columns,
     describe,
     load_results,
-    write_whole,
 )
 from callbacks.run_numbers import CONTROL, RunNumbers, load_run
 from callbacks.scatter import Point, Quantity, scatter
+from files.owned import write_whole
 
 log = logging.getLogger(__name__)
 

@@ -76,6 +76,8 @@ class Line(TypedDict, total=False):
     device: Name of the device.
     tiles: Tiles that it went through, 1 for a whole picture; None where the method does not say.
     seed: Which of its outputs a stochastic method gave; None for one that drew nothing.
+    frames: Of a clip, how many it has.
+    video: Kind of the video beside a clip's frames; None for none.
     input_bytes: Size of the input's file when it was read.
     input_modified: When it had been changed then, in nanoseconds since 1970.
     input_digest: Hash of its bytes; None if it was changed before they could be hashed.
@@ -93,6 +95,8 @@ class Line(TypedDict, total=False):
     device: str
     tiles: int | None
     seed: int | None
+    frames: int
+    video: str | None
     input_bytes: int | None
     input_modified: int | None
     input_digest: str | None
@@ -106,6 +110,8 @@ class _Known(NamedTuple):
     input_bytes: int | None
     input_modified: int | None
     input_digest: str | None
+    frames: int | None
+    video: str | None
 
 
 class Predictions:
@@ -160,6 +166,22 @@ class Predictions:
         if not _same_input(known, source):
             found.append("it was made of another picture of the same name")
         return found
+
+    def written(self, output: str) -> tuple[int | None, str | None] | None:
+        """Return the number of frames and the kind of video that an earlier run wrote.
+
+        Args:
+            output: The output's path below the folder.
+
+        Returns:
+            Each None if there are none, or the line is of an earlier version. None instead of both
+            without a line: then nothing there is known to be an output.
+        """
+        known = self._known.get(output)
+        if known is None:
+            return None
+        frames = known.frames if isinstance(known.frames, int) else None
+        return frames, known.video if isinstance(known.video, str) else None
 
     def add(self, line: Line) -> None:
         """Write a line; on the disk's cache when this returns."""

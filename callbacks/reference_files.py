@@ -17,8 +17,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from callbacks.base import MetricProtocol
-from callbacks.results_file import write_whole
 from degradations.draws import CODING
+from files.owned import whole_file, write_whole
 
 VERSION = 1
 HEADER = "enlarger reference"
@@ -50,13 +50,8 @@ def save_reference(path: Path, reference: Reference) -> None:
         "digest": _digest(reference.features),
         **{key: getattr(reference, key) for key in ("name", "content", "pictures", "protocol")},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp.npz")
-    try:
-        np.savez(beside, features=reference.features, about=np.array(json.dumps(about)))
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        np.savez(file, features=reference.features, about=np.array(json.dumps(about)))
 
 
 def load_reference(path: Path) -> Reference:

@@ -27,7 +27,8 @@ from callbacks.provenance import Provenance, provenance
 from callbacks.report_page import MEGABYTE, Limits, page
 from callbacks.report_pictures import Evaluation, Picture, PictureStore, write_index
 from callbacks.report_runs import read_run, read_runs
-from callbacks.results_file import made_by, one_writer, write_whole
+from callbacks.results_file import made_by, one_writer
+from files.owned import write_whole
 
 if TYPE_CHECKING:
     from datamodules.base import Batch

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,10 @@ from torch import Tensor
 
 from callbacks.base import MetricProtocol
 from callbacks.provenance import Provenance
-from callbacks.results_file import storable, write_whole
+from callbacks.results_file import storable
 from callbacks.sample_grid import most_detailed
 from degradations.bicubic import resize
+from files.owned import remove_file, whole_file, write_whole
 
 VERSION = 1
 INDEX, FOLDER = "report/pictures.json", "report/pictures"
@@ -168,13 +168,8 @@ def levels(image: Tensor) -> Pixels:
 
 
 def _save(path: Path, pixels: Pixels) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        Image.fromarray(pixels).save(beside, **WEBP)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        Image.fromarray(pixels).save(file, **WEBP)
 
 
 def load_index(run: Path) -> Index | None:
@@ -218,7 +213,7 @@ def write_index(run: Path, evaluations: list[Evaluation], source: Provenance) ->
     write_whole(run / INDEX, json.dumps(_storable(index), indent=1) + "\n")
     # Only what the old index named: another process may be writing new files at this moment.
     for name in _named(old) - _named(index["evaluations"]):
-        (run / FOLDER / name).unlink(missing_ok=True)
+        remove_file(run / FOLDER / name)
 
 
 def _check(picture: Picture) -> None:

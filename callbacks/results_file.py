@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from callbacks.base import MetricProtocol, Record
 from callbacks.provenance import Provenance, provenance
+from files.owned import move_aside, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -162,25 +162,6 @@ def storable(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file, whole or not at all; its folder is made.
-
-    Raises:
-        IsADirectoryError: The path is that of a folder.
-    """
-    if path.is_dir():
-        raise IsADirectoryError(
-            f"{path} is a folder, and a file is to be written there: move it away"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
 @contextmanager
 def one_writer(run: Path) -> Iterator[None]:
     """Keep other evaluations of a run from changing its files between reading and writing them.
@@ -207,11 +188,7 @@ def one_writer(run: Path) -> Iterator[None]:
 
 def set_aside(path: Path) -> Path:
     """Rename a damaged file, or a folder in its place; gives the name under which all of it is."""
-    number = 0
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
-        number += 1
-    os.replace(path, aside)
-    return aside
+    return move_aside(path, "damaged")
 
 
 def _storable(result: Result) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from callbacks.image_file import Extras, write_image
 from callbacks.pixels import to_pixels
 from callbacks.processes import gather
 from callbacks.psnr import psnr
-from callbacks.results_file import write_whole
 from callbacks.sample_grid import Panel, compose, levels
+from files.owned import write_whole
 
 if TYPE_CHECKING:
     from datamodules.base import Batch

@@ -21,8 +21,11 @@ from callbacks.clip_files import (
     check_encoder,
     check_video,
     either,
+    frames_of,
     is_whole,
+    not_only_frames,
     remove,
+    video_of,
     write_clip,
 )
 from callbacks.evaluation import output_image
@@ -35,11 +38,13 @@ from callbacks.image_file import (
     check_folder,
     fitted_exif,
     holds_exif,
+    there,
     why_not,
     write_image,
 )
 from callbacks.levels import enlarge_alpha
 from callbacks.meter import Meter, Used
+from callbacks.output_places import Places
 from callbacks.predictions import (
     NAME,
     Changed,
@@ -52,6 +57,7 @@ from callbacks.predictions import (
     refusal,
 )
 from callbacks.provenance import commit
+from files.owned import foreign, remove_file
 
 log = logging.getLogger(__name__)
 
@@ -155,11 +161,12 @@ class Writer(Callback):
         keys = datamodule.predict_keys
         paths = getattr(datamodule, "predict_paths", [None] * len(keys))
         self._sources = dict(zip(keys, paths, strict=True))
-        inputs = {os.path.realpath(path) for path in paths if path is not None}
         targets = {key: self._target(key) for key in keys}
-        for key, target in targets.items():
-            self._check_target(key, target, inputs)
+        places = Places(self._root, (path for path in paths if path is not None))
+        places.check_all(targets, self._of_clips)
         done = self._done({key for key, path in targets.items() if is_whole(path, self.video)})
+        for key in keys if self._of_clips else ():
+            self._check_clip(key, places, replaced=key not in done)
         self.skipped = len(done)
         check_folder(self._root, to_write=len(done) < len(keys))
         datamodule.skip_in_predict(done)
@@ -269,12 +276,25 @@ class Writer(Callback):
             raise ValueError(f"the key {key!r} leads out of the folder {self._root}")
         return self._root / self._name(key)
 
-    def _check_target(self, key: str, target: Path, inputs: set[str]) -> None:
-        if inputs and os.path.realpath(target) in inputs:
-            raise ValueError(
-                f"the output of {key!r} would overwrite the input {target}; set another "
-                "writer.folder, or a writer.suffix"
-            )
+    def _check_clip(self, key: str, places: Places, replaced: bool) -> None:
+        """Refuse to replace frames or a video that no line says we wrote."""
+        target = self._target(key)
+        if self.video is not None:
+            places.check(key, video_of(target, self.video), folder=False)
+        if not replaced or self._lines is None:
+            return
+        written = self._lines.written(self._name(key))
+        if there(target):
+            others = foreign(target, frames_of(0 if written is None else written[0]))
+            if others:
+                raise ValueError(not_only_frames(target, others))
+        elif self.video is not None and there(video := video_of(target, self.video)):
+            own = written is not None and written[1] == self.video
+            if not (own or self.overwrite or self.changed == "renew"):
+                raise ValueError(
+                    f"{video} exists, and no line of {NAME} says that Enlarger wrote it: move it "
+                    "away, or replace it (--writer.overwrite true)"
+                )
 
     def _done(self, there: set[str]) -> set[str]:
         """Of the keys whose outputs are there, those that are left alone."""
@@ -324,11 +344,14 @@ class Writer(Callback):
         self, key: str, pixels: Pixels, meta: dict[str, Any], common: Line, finite: bool
     ) -> None:
         target, source = self._target(key), meta.get("path") or self._sources.get(key)
-        if "path" in meta:
-            self._check_target(key, target, {os.path.realpath(meta["path"])})
+        if not self._sources or "path" in meta:  # or it was checked in `setup`
+            places = Places(self._root, [meta["path"]] if "path" in meta else [])
+            places.check(key, target, folder=pixels.ndim == 4)
         if not self._sources and is_whole(target, self.video) and self._done({key}):
             self.skipped += 1
             return
+        if not self._sources and pixels.ndim == 4:
+            self._check_clip(key, places, replaced=True)
         if reason := why_not(pixels, finite, self.format):
             self._fail(key, source, reason)
             return
@@ -380,9 +403,14 @@ class Writer(Callback):
             # the line comes before the new one, so that whenever this is killed, no picture of
             # another run lies below this line, and none without a line: at worst it is missing,
             # and the next run makes it.
-            remove(target)
+            if pixels.ndim == 4:
+                remove(target, *self._written(line["output"]))
+                own = Line(frames=len(pixels), video=self.video)
+            else:
+                remove_file(target)
+                own = Line()
             if self._lines is not None:
-                self._lines.add(Line(**{**line, **facts}))
+                self._lines.add(Line(**{**line, **own, **facts}))
 
         if pixels.ndim == 4:
             video = (self.video, self.fps)
@@ -391,6 +419,11 @@ class Writer(Callback):
         extras = Extras(meta.get("icc"), None if lost_exif else exif)
         write_image(target, pixels, extras, self.format, self.quality, note)
         return lost_exif
+
+    def _written(self, output: str) -> tuple[int | None, set[Video]]:
+        """Return how many frames an earlier run wrote, and the videos that are to go with them."""
+        count, video = (self._lines and self._lines.written(output)) or (0, None)
+        return count, {kind for kind in get_args(Video) if kind in (video, self.video)}
 
     def _close(self) -> None:
         if self._pool is not None:

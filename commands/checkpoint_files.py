@@ -9,21 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from files.owned import UNFINISHED, leftovers, remove_file, sync_folder, whole_file
+from files.owned import write_whole as write_whole_file
+
 log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
-# A name of this process alone: where two of them write, each gives its name to a file of its own.
-MARK = uuid.uuid4().hex[:8]
-UNFINISHED = f"unfinished.{MARK}.tmp"
 _NAME = re.compile(r"step-(\d+)\.ckpt")
 
 
@@ -37,18 +35,14 @@ def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
     Raises:
         OSError: The disk is full, or the folder cannot be written; nothing is left behind.
     """
-    temporary = path.with_name(UNFINISHED)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with whole_file(path) as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())
-        write_atomically(checksum_of(path), f"{file_hash(temporary)}  {path.name}\n".encode())
-        temporary.replace(path)
-        _sync_folder(path.parent)
+            digest = file_hash(Path(file.name))
+            write_atomically(checksum_of(path), f"{digest}  {path.name}\n".encode())
+        sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        temporary.unlink(missing_ok=True)
         raise OSError(str(error)) from error
 
 
@@ -58,17 +52,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: It could not be written; what was there before is untouched.
     """
-    temporary = path.with_name(f"{path.name}.{MARK}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole_file(path, content)
+    sync_folder(path.parent)
 
 
 def remove_unfinished(run: Path) -> None:
@@ -77,20 +62,10 @@ def remove_unfinished(run: Path) -> None:
     Args:
         run: The run's directory, in which nobody else trains.
     """
-    for left in (*(run / FOLDER).glob("*.tmp"), *run.glob("config.yaml*.tmp")):
+    left = [p for p in (run / FOLDER).glob(".*.tmp") if UNFINISHED.fullmatch(p.name)]
+    for path in (*left, *leftovers(run / "config.yaml")):
         with suppress(OSError):  # of another user
-            left.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    # A new name is a change of the folder, which has a place of its own on the disk.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:  # not every file system knows it; the file itself is safe
-        log.debug("%s cannot be flushed", folder)
-    finally:
-        os.close(descriptor)
+            remove_file(path)
 
 
 def file_hash(path: Path) -> str:
@@ -173,6 +148,26 @@ def read_scores(folder: Path, monitor: str) -> dict[str, float]:
         return {str(name): float(value) for name, value in content["scores"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def read_written(folder: Path) -> set[str]:
+    """Return the names of the checkpoints that a run wrote into its folder.
+
+    Runs of 0.1.0 have no list: then they are those whose checksum is for their name.
+    """
+    try:
+        content = json.loads((folder / "best.json").read_text(encoding="utf-8"))
+        return {str(name) for name in content["written"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        found = list_checkpoints(folder)
+        return {path.name for path in found if _names(checksum_of(path)) == path.name}
+
+
+def _names(checksum: Path) -> str | None:
+    try:
+        return checksum.read_text(encoding="utf-8").split()[1]
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def best_or_newest(folder: Path) -> tuple[Path, str] | None:

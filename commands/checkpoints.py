@@ -36,11 +36,13 @@ from commands.checkpoint_files import (
     is_whole,
     list_checkpoints,
     read_scores,
+    read_written,
     write_atomically,
     write_whole,
 )
 from commands.errors import did_you_mean
 from commands.signals import Stopped
+from files.owned import remove_file
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,7 @@ class Checkpoints(Checkpoint):
         self.config: dict[str, Any] | None = None
         self._due = False
         self._value: float | None = None  # of the monitored metric, for the weights as they are
+        self._written: set[str] = set()  # checkpoints of this run, by name
         self._saved_step = -1
         self._saved_at = time.monotonic()
         # False while weights, schedules and counters are not those of one whole step:
@@ -109,6 +112,9 @@ class Checkpoints(Checkpoint):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             content = yaml.safe_dump(self.config, sort_keys=False)
             write_atomically(self.folder.parent / "config.yaml", content.encode())
+        self._written = read_written(self.folder)
+        if self.resumed_from is not None and self.resumed_from.parent == self.folder:
+            self._written.add(self.resumed_from.name)  # killed before the list was written
         self._saved_step = trainer.global_step if self.resumed_from else -1
         self._saved_at = time.monotonic()
         put_back(trainer, self._awaited)
@@ -326,7 +332,9 @@ class Checkpoints(Checkpoint):
             )
 
     def _rank(self, name: str) -> None:
-        found = [p.name for p in list_checkpoints(self.folder)]
+        # Others, such as copies of another run's, are neither ranked nor removed.
+        self._written.add(name)
+        found = [p.name for p in list_checkpoints(self.folder) if p.name in self._written]
         # The run would have gone on from a later one, were it whole.
         later = [n for n in found if n > name and not is_whole(self.folder / n)]
         present = [n for n in found if n <= name]
@@ -342,6 +350,7 @@ class Checkpoints(Checkpoint):
             "mode": self.mode,
             "best": best,
             "scores": {n: v for n, v in scores.items() if n in keep},
+            "written": sorted({*found} - {*later} - ({*present} - keep)),
         }
         try:
             write_atomically(self.folder / "best.json", json.dumps(ranking, indent=2).encode())
@@ -349,8 +358,8 @@ class Checkpoints(Checkpoint):
             log.error("%s/best.json could not be written (%s)", self.folder, error)
             return
         for old in [*later, *(n for n in present if n not in keep)]:
-            (self.folder / old).unlink(missing_ok=True)
-            checksum_of(self.folder / old).unlink(missing_ok=True)
+            remove_file(self.folder / old)
+            remove_file(checksum_of(self.folder / old))
 
 
 def comes_late(callback: Callback) -> bool:

@@ -31,9 +31,10 @@ from datamodules.pack_journal import Journal, Stage
 from datamodules.paths import expand_path
 from datamodules.pictures import Pictures
 from datamodules.shard_index import split_name
-from datamodules.shard_writer import Members, ShardWriter, find_shards
+from datamodules.shard_writer import Members, ShardWriter, find_shards, own_shards
 from datamodules.triplets import Triplets
 from datamodules.worker_signals import end_workers_at_exit
+from files.owned import remove_file, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -108,15 +109,15 @@ class Encoding:
                 )
             for path in find_shards(self.out, NAME, parts=True):
                 if path.suffix == ".part":
-                    path.unlink()
+                    remove_file(path)
             return
         if find_shards(self.out, NAME) and not self.options.overwrite:
             raise ConfigurationError(
                 f"{self.out} holds shards called {NAME}-*.tar of which nothing is known: give "
-                "another --encode.out, or --encode.overwrite true to replace them"
+                "another --encode.out"
             )
-        for path in [*find_shards(self.out, NAME, parts=True), self.out / ABOUT]:
-            path.unlink(missing_ok=True)
+        for path in own_shards(self.out, NAME, journal, [self.out / ABOUT]):
+            remove_file(path)
         journal.begin(job)
 
     def _write(self, journal: Journal) -> None:
@@ -225,9 +226,7 @@ class Encoding:
         }
         if self.degradation is None:
             about["scale"] = None  # latents of HR alone are of any
-        part = self.out / f".{ABOUT}.part"
-        part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        part.replace(self.out / ABOUT)
+        write_whole(self.out / ABOUT, json.dumps(about, indent=1) + "\n")
         log.info("%d samples in %d shards", about["samples"], len(shards))
         log.info("to standardise them, of model.init_args.space:")
         for name in ("mean", "deviation"):

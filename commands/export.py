@@ -7,10 +7,10 @@ file is read again and compared, and only a whole one gets its name.
 from __future__ import annotations
 
 import logging
-import os
-import shutil
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from commands.export_onnx import check_one_pass, write_onnx
 from commands.export_tensors import exported_tensors, write_tensors
 from commands.weights import EXPORT
 from datamodules.paths import expand_path
+from files.owned import foreign, remove_folder, whole_folder
 from lightning_modules.image_model import ImageModel
 from lightning_modules.weights import EXPORTED, read_metadata
 
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 CONFIG = "config.yaml"
 CARD = "README.md"
 ONNX = "model.onnx"
+BACKBONE = re.compile(r"[^/]+/(config\.json|diffusion_pytorch_model[\w.-]*\.(safetensors|json))")
 # A trainer that needs nothing of the machine which the run was trained on.
 ALONE = {
     **{"accelerator": "cpu", "strategy": "auto", "devices": 1, "num_nodes": 1, "precision": None},
@@ -133,13 +135,8 @@ def export(model: ImageModel, options: ExportOptions, origin: Origin) -> None:
     out = Path(expand_path(given, "export.out")) if given else origin.run / "export"
     model.eval().requires_grad_(False)
     _check(model, options, out)
-    beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        beside.mkdir(parents=True)
+    with whole_folder(out, before=partial(_remove, out)) as beside:
         lines = _write(model, options, origin, beside)
-        _place(beside, out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     for line in lines:
         log.info("%s", line)
     log.info("exported to %s, which %s tells how to use", out, out / CARD)
@@ -166,6 +163,11 @@ def _check(model: ImageModel, options: ExportOptions, out: Path) -> None:
         raise ConfigurationError(
             f"{out} has an export already: give --export.overwrite true to replace it, or another "
             "--export.out"
+        )
+    if others := foreign(out, _written_here):
+        raise ConfigurationError(
+            f"{out} holds {others[0]}, which export does not write, and would be replaced: move it "
+            "away, or name another --export.out"
         )
 
 
@@ -204,11 +206,10 @@ def _config(model: ImageModel, origin: Origin) -> dict[str, Any]:
     }
 
 
-def _place(beside: Path, out: Path) -> None:
-    if not _is_export(out):
-        beside.rename(out)  # an empty folder may be there
-        return
-    aside = out.with_name(f".{out.name}.{os.getpid()}.old")
-    out.rename(aside)
-    beside.rename(out)
-    shutil.rmtree(aside)
+def _remove(out: Path) -> None:
+    if _is_export(out):
+        remove_folder(out, _written_here)
+
+
+def _written_here(name: str) -> bool:
+    return name in (EXPORT, CONFIG, CARD, ONNX) or BACKBONE.fullmatch(name) is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from commands.checkpoint_files import (
 from commands.errors import ConfigurationError
 from commands.run_lock import alone_in
 from datamodules.paths import expand_path
+from files.owned import move_aside
 
 log = logging.getLogger(__name__)
 
@@ -190,13 +190,7 @@ class RunDirectory:
     def move_aside(self) -> None:
         """Rename an existing run, so that nothing of it is lost."""
         if self.path.exists():
-            name = f"{self.path.name}.{time.strftime('%Y%m%d-%H%M%S')}"
-            aside, number = self.path.with_name(name), 1
-            while aside.exists():  # a rename would replace a folder that is empty
-                number += 1
-                aside = self.path.with_name(f"{name}-{number}")
-            self.path.rename(aside)
-            log.warning("the run in %s was moved to %s", self.path, aside)
+            log.warning("the run in %s was moved to %s", self.path, move_aside(self.path))
 
     def check(self, config: dict[str, Any], change: bool) -> None:
         """Refuse to go on with another configuration than the run was started with.

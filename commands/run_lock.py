@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from commands.errors import TemporaryError
+from files.owned import remove_file
 
 try:
     import fcntl
@@ -50,7 +51,7 @@ def alone_in(run: Path) -> Iterator[None]:
         yield
     finally:
         if descriptor in _HELD:  # and not in a child that was forked within
-            path.unlink(missing_ok=True)  # while it is held: nobody else's can be at this path
+            remove_file(path)  # while it is held: nobody else's can be at this path
             _HELD.remove(descriptor)
             os.close(descriptor)
 

@@ -31,6 +31,7 @@ from datamodules.read_ahead import ReadAhead
 from datamodules.remote import download
 from datamodules.retry import FULL, Attempts, Patience, RemoteError, WrongContent, shown
 from datamodules.shard_index import checksum_of
+from files.owned import put_in_place, remove_file
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class DiskCache:
         with self._lock("evict"):
             for file in self._files():
                 if file.part and time.time() - file.used > OLD_PART and not self._busy(file.path):
-                    file.path.unlink(missing_ok=True)
+                    remove_file(file.path)
 
     def _forget(self) -> None:
         """Begin as a process that has claimed nothing and fetches nothing ahead."""
@@ -142,7 +143,7 @@ class DiskCache:
     def drop(self, wanted: Wanted) -> None:
         """Remove a file that turned out to be damaged on the disk."""
         with self._lock(wanted.name):
-            (self.folder / wanted.name).unlink(missing_ok=True)
+            remove_file(self.folder / wanted.name)
 
     def _there(self, path: Path, wanted: Wanted) -> bool:
         try:
@@ -169,25 +170,25 @@ class DiskCache:
                 _verify(part, wanted)
                 if unknown:  # until now: nothing was reserved for it
                     self._make_room(_written(part), part, anyway=True)
-                part.replace(path)
+                put_in_place(part, path)
                 return True
             except WrongContent as error:
-                part.unlink()
+                remove_file(part)
                 if not self._go_on(attempts, error, wanted):
                     return False
             except RemoteError as error:
                 if error.kind != "content" or wanted.size is None:
                     if not _written(part):
-                        part.unlink(missing_ok=True)
+                        remove_file(part)
                     raise
-                part.unlink(missing_ok=True)
+                remove_file(part)
                 self._give_up(wanted, error)
                 return False
             except OSError as error:
                 if error.errno not in FULL:
                     raise
                 if not self._make_room(_missing(part, wanted), part, full=True):
-                    part.unlink()
+                    remove_file(part)
                     self._disk_is_full(wanted)
                     return False
         return False
@@ -236,14 +237,18 @@ class DiskCache:
             if over > 0 and not anyway:
                 return False
             for path in chosen:
-                path.unlink(missing_ok=True)  # who has it open reads on
+                remove_file(path)  # who has it open reads on
             part.touch()
         return True
 
     def _files(self) -> Iterator[_File]:
+        locks = set(os.listdir(self.folder / "locks"))
         for entry in os.scandir(self.folder):
             with suppress(FileNotFoundError):
-                if entry.is_file() and re.match(r"[0-9a-f]{16}-", entry.name):
+                # Each file was fetched under a lock, which stays: others in the folder have none.
+                name = PART.sub("", entry.name)
+                own = re.match(r"[0-9a-f]{16}-", name) and f"{name}.lock" in locks
+                if own and entry.is_file(follow_symlinks=False):
                     state, part = entry.stat(), PART.search(entry.name)
                     size = max(state.st_size, int(part[1]) if part else 0)
                     yield _File(state.st_mtime, size, Path(entry.path), part is not None)
@@ -320,8 +325,8 @@ class DiskCache:
             self._ahead.close()
         if self._claims is not None:
             descriptor, path = self._claims
-            path.unlink(missing_ok=True)
-            path.with_suffix(".lock").unlink(missing_ok=True)
+            remove_file(path)
+            remove_file(path.with_suffix(".lock"))
             os.close(descriptor)
         self._forget()
 
@@ -337,17 +342,19 @@ class DiskCache:
         path = self._claims[1]
         fresh = path.with_suffix(".new")
         fresh.write_text(json.dumps(names), encoding="utf-8")
-        fresh.replace(path)
+        put_in_place(fresh, path)
         self._claimed = names
 
     def _claimed_by_all(self) -> set[str]:
         claimed: set[str] = set()
         for lock in (self.folder / "claims").glob("*.lock"):
+            if not re.fullmatch("[0-9a-f]{32}", lock.stem):
+                continue
             path = lock.with_suffix(".json")
             try:
                 with FileLock(lock, timeout=0):  # nobody holds it: its process is dead
-                    path.unlink(missing_ok=True)
-                    lock.unlink(missing_ok=True)
+                    remove_file(path)
+                    remove_file(lock)
             except Timeout:
                 with suppress(OSError, ValueError):
                     claimed.update(json.loads(path.read_text(encoding="utf-8")))

@@ -24,7 +24,8 @@ from datamodules.pack_report import counted, make_report, print_report, save_rep
 from datamodules.pack_workers import in_order
 from datamodules.pairs import misfit
 from datamodules.paths import expand_path
-from datamodules.shard_writer import ShardWriter, find_shards
+from datamodules.shard_writer import ShardWriter, find_shards, own_shards
+from files.owned import remove_file
 
 __all__ = ["main", "parse_size"]
 
@@ -121,7 +122,7 @@ def _begin(journal: Journal, inputs: Inputs, out: Path, options: argparse.Namesp
         _check_finished(journal.finished, out)
         for path in find_shards(out, options.name, parts=True):
             if path.suffix == ".part":
-                path.unlink()
+                remove_file(path)
         if journal.finished and not journal.done:
             log.info("going on after %s", counted(len(journal.finished), "finished shard"))
         return
@@ -131,7 +132,9 @@ def _begin(journal: Journal, inputs: Inputs, out: Path, options: argparse.Namesp
             f"{out} already holds shards called {options.name}-*.tar{how}: give the same command "
             "as before to go on, another OUT or --name, or --overwrite to replace them"
         )
-    _clear(out, options.name)
+    report = out / f"{options.name}.report.json"
+    for path in own_shards(out, options.name, journal, [report]):
+        remove_file(path)
     journal.begin(job)
 
 
@@ -157,11 +160,6 @@ def _check_finished(finished: list[Stage], out: Path) -> None:
             raise ValueError(
                 f"{path} was finished, and {found}: put it back, or give --overwrite to start anew"
             )
-
-
-def _clear(out: Path, name: str) -> None:
-    for path in [*find_shards(out, name, parts=True), out / f"{name}.report.json"]:
-        path.unlink(missing_ok=True)
 
 
 # --------------------------------------------------------------------------------------------- pack

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from files.owned import remove_file
+
 try:
     import fcntl
 except ImportError:  # Windows has none
@@ -26,6 +28,7 @@ except ImportError:  # Windows has none
 log = logging.getLogger(__name__)
 
 VERSION = 1
+BEGINNING = b'{"journal":'  # of the first line
 
 
 @dataclass
@@ -84,7 +87,7 @@ class Journal:
     ) -> None:
         """Close it, and leave nothing of a journal that was never begun."""
         if not self._file.closed and os.fstat(self._file.fileno()).st_size == 0:
-            self.path.unlink(missing_ok=True)
+            remove_file(self.path)
         self._file.close()
 
     @property
@@ -136,6 +139,12 @@ class Journal:
         self._file.seek(0)
         lines = self._file.read().splitlines(keepends=True)
         first = _parsed(lines[0]) if lines else None
+        if lines and not lines[0].startswith(BEGINNING[: len(lines[0])]):
+            self._file.close()
+            raise ValueError(
+                f"{self.path} is another program's file, and would be replaced: move it away, or "
+                "give another folder or name"
+            )
         if first is None or first.get("journal") != VERSION:
             return
         self.job, good = first["job"], len(lines[0])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from datamodules.pack_inputs import Entry, Inputs, Refused
 from datamodules.pack_journal import Journal
+from files.owned import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -64,16 +64,7 @@ def save_report(report: dict[str, Any], path: Path) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(report, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
 
 
 def print_report(report: dict[str, Any], path: Path) -> None:

@@ -14,7 +14,6 @@ import json
 import logging
 import re
 import tarfile
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -25,6 +24,7 @@ import xxhash
 from datamodules.decode import IMAGE_EXTENSIONS, UnreadableImage, read_size
 from datamodules.tar_headers import BLOCK as BLOCK
 from datamodules.tar_headers import tar_headers
+from files.owned import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -267,7 +267,6 @@ def save_index(index: ShardIndex, path: Path) -> None:
         OSError: The folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = part_beside(path)
     content = {
         "version": VERSION,
         "size": index.size,
@@ -279,19 +278,7 @@ def save_index(index: ShardIndex, path: Path) -> None:
             for key, members in zip(index.keys, index.members, strict=True)
         ],
     }
-    try:
-        part.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def part_beside(path: Path) -> Path:
-    """A file to write and put in the place of ``path``, which no other process writes.
-
-    Processes in containers, on several machines of one network disk, may have the same number.
-    """
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:16]}.part")
+    write_whole(path, json.dumps(content, separators=(",", ":")))
 
 
 def _written(member: Member) -> list[int | str | None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import re
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 
 from datamodules.decode import IMAGE_EXTENSIONS
 from datamodules.names import Names
-from datamodules.shard_index import Member, ShardIndex, part_beside
+from datamodules.shard_index import Member, ShardIndex
+from files.owned import remove_file, whole_file
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ OTHERS = ("txt", "json", "latent.npy", "lr_latent.npy", "text_features.npy")
 VERSION = 2  # of the file
 LISTS = ("counts", "sizes", "checksums", "notes")
 KEPT = 16  # files of tables in a folder
+OWN_NAME = re.compile(r"[0-9a-f]{32}\.table\.npz")  # as `Shards` names them
 
 
 @dataclass(frozen=True)
@@ -238,17 +241,11 @@ def save_table(table: Table, place: Path) -> None:
         arrays |= {f"{field}.{name}": array for name, array in column.arrays.items()}
     if table.sides is not None:
         arrays["sides"] = table.sides
-    place.parent.mkdir(parents=True, exist_ok=True)
-    part = part_beside(place)
-    try:
-        with part.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        part.replace(place)
-    finally:
-        part.unlink(missing_ok=True)
-    old = sorted(place.parent.glob("*.table.npz"), key=lambda path: path.stat().st_mtime)
-    for path in old[:-KEPT]:
-        path.unlink(missing_ok=True)
+    with whole_file(place) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    found = [path for path in place.parent.glob("*.table.npz") if OWN_NAME.fullmatch(path.name)]
+    for path in sorted(found, key=lambda path: path.stat().st_mtime)[:-KEPT]:
+        remove_file(path)
 
 
 def load_table(place: Path) -> Table | None:

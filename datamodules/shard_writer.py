@@ -7,10 +7,13 @@ import io
 import os
 import re
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from datamodules.pack_journal import Journal
 from datamodules.shard_index import BLOCK, build_index, index_places, save_index
+from files.owned import put_in_place, remove_file, remove_leftovers, sync_folder
 
 Members = dict[str, bytes]  # suffix: content
 
@@ -86,9 +89,11 @@ class ShardWriter:
         self._file.close()
         path = self.path
         # The index first: nobody looks for the index of a shard that is not there.
-        save_index(build_index(self._part, checksums=True, sizes=True), index_places(path, path)[0])
-        self._part.replace(path)
-        _sync_folder(self.out)
+        place = index_places(path, path)[0]
+        remove_leftovers(place)
+        save_index(build_index(self._part, checksums=True, sizes=True), place)
+        put_in_place(self._part, path)
+        sync_folder(self.out)
         self._tar = self._file = None
         self.samples = self._bytes = 0
         self.number += 1
@@ -100,7 +105,7 @@ class ShardWriter:
             with contextlib.suppress(OSError):  # of what it could not write before, either
                 self._file.close()
         self._tar = self._file = None
-        self._part.unlink(missing_ok=True)
+        remove_file(self._part)
 
     @property
     def _part(self) -> Path:
@@ -109,15 +114,6 @@ class ShardWriter:
 
 def _bytes_of(members: Members) -> int:
     return sum(BLOCK + -(-len(data) // BLOCK) * BLOCK for data in members.values())
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # some file systems have no such thing
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def find_shards(out: Path, name: str, parts: bool = False) -> list[Path]:
@@ -134,3 +130,34 @@ def find_shards(out: Path, name: str, parts: bool = False) -> list[Path]:
     found = [path for path in out.glob("*") if pattern.fullmatch(path.name)]
     found += [path for path in out.glob(".*") if parts and left.fullmatch(path.name)]
     return sorted(found)
+
+
+def own_shards(out: Path, name: str, journal: Journal, others: Sequence[Path]) -> list[Path]:
+    """Return the files of earlier shards, to be removed for other ones.
+
+    Args:
+        out: The folder.
+        name: What the names of the shards begin with.
+        journal: It lists the shards that were written here.
+        others: More files that are written beside the shards.
+
+    Raises:
+        ValueError: Some are there that the journal does not list.
+    """
+    own = {stage.shard for stage in journal.finished}
+    if journal.job and not journal.done:
+        own.add(f"{name}-{len(journal.finished):06d}.tar")
+    shards = find_shards(out, name, parts=True)
+    others = [path for path in others if os.path.lexists(path)]
+    unknown = [path for path in shards if _shard_of(path) not in own]
+    unknown += others if not journal.job else []
+    if unknown:
+        raise ValueError(
+            f"{unknown[0]} would be removed or replaced, and {journal.path.name} does not say that "
+            "it was written here: move it away, or give another folder or name"
+        )
+    return [*shards, *others]
+
+
+def _shard_of(path: Path) -> str:
+    return path.name.lstrip(".").partition(".tar")[0] + ".tar"

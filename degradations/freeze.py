@@ -29,6 +29,7 @@ from degradations.draws import seed_of
 from degradations.pictures import as_image, cropped, list_pictures, read_picture
 from degradations.preview import positive
 from degradations.record import records_of
+from files.owned import hidden, put_in_place, remove_file
 
 log = logging.getLogger(__name__)
 
@@ -155,16 +156,18 @@ def write_shards(
         most: Samples a shard, at most.
     """
     out.mkdir(parents=True, exist_ok=True)
-    parts: list[Path] = []
+    parts: list[tuple[Path, Path]] = []  # each shard until then, and then
     try:
         for number, batch in enumerate(_batches(samples, most)):
-            parts.append(out / f"{name}-{number:06d}.tar.part")
-            _write_tar(parts[-1], batch)
+            parts.append((hidden(path := out / f"{name}-{number:06d}.tar"), path))
+            _write_tar(parts[-1][0], batch)
         _check_free(out, name)  # it took a while
-        return [part.replace(part.with_suffix("")) for part in parts]
+        for part, path in parts:
+            put_in_place(part, path)
+        return [path for _, path in parts]
     finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
+        for part, _ in parts:
+            remove_file(part)
 
 
 def _batches(

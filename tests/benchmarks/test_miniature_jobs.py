@@ -80,12 +80,14 @@ def test_another_training_or_base_begins_afresh(folder: Path) -> None:
     assert said(folder) == ["fit", anew, anew]
 
 
-def test_what_it_made_before_is_removed(folder: Path) -> None:
+def test_what_it_made_before_is_moved_aside(folder: Path) -> None:
     made = folder / "row"
     made.mkdir()
     (made / "results.json").write_text("of other weights")
     run_jobs([Job("t", ("test",), folder / "t", made=made)], 1, nothing)
     assert not made.exists()
+    (aside,) = folder.glob("row.*")
+    assert (aside / "results.json").read_text() == "of other weights"
 
 
 def test_a_failure_says_what_and_where(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -16,12 +17,12 @@ from torch import Tensor
 
 from callbacks import clip_files
 from callbacks.clip_files import encoded, write_clip
-from callbacks.image_file import hidden
 from callbacks.picture_files import find_pictures
 from callbacks.predictions import NAME
 from callbacks.writer import Writer
 from datamodules.base import SRDataModule
 from datamodules.prompts import Seeds
+from files.owned import hidden
 from lightning_modules.bicubic import Bicubic
 from tests.callbacks.tiny import Tiny, trainer
 
@@ -133,7 +134,7 @@ def test_an_old_clip_stays_until_the_new_one_is_whole(
     frames = np.zeros((3, 4, 5, 3), np.uint8)
     target = tmp_path / "a"
     how: Any = ("png", 95, (None, 8.0))
-    write_clip(target, frames, *how, lambda: clip_files.remove(target))
+    write_clip(target, frames, *how, lambda: clip_files.remove(target, None, ()))
     own, written = clip_files.write_image, []
 
     def cut_off(path: Path, *rest: Any) -> None:
@@ -143,7 +144,7 @@ def test_an_old_clip_stays_until_the_new_one_is_whole(
 
     monkeypatch.setattr(clip_files, "write_image", cut_off)
     with pytest.raises(OSError, match="full"):
-        write_clip(target, frames + 9, *how, lambda: clip_files.remove(target))
+        write_clip(target, frames + 9, *how, lambda: clip_files.remove(target, None, ()))
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert len(list(target.iterdir())) == 3
     assert not np.asarray(Image.open(target / "0001.png")).any()
@@ -167,7 +168,7 @@ def test_no_video_of_other_frames_is_left(tmp_path: Path, kind: Any) -> None:
     old = tmp_path / f"a.{kind}"
     write_clip(target, frames, "png", 95, (None, 8.0), lambda: None)
     old.write_bytes(b"of other frames")
-    write_clip(target, frames, "png", 95, (None, 8.0), lambda: clip_files.remove(target))
+    write_clip(target, frames, "png", 95, (None, 8.0), lambda: clip_files.remove(target, 3, [kind]))
     assert not old.exists()
     assert not clip_files.is_whole(target, kind)
 
@@ -189,7 +190,9 @@ def test_a_clip_whose_video_has_too_long_a_name_is_not_written(tmp_path: Path) -
         write_clip(target, frames, "png", 95, ("gif", 8.0), list)
     assert not list(tmp_path.iterdir())
     for _ in range(2):
-        write_clip(target, frames, "png", 95, (None, 8), lambda: clip_files.remove(target))
+        write_clip(
+            target, frames, "png", 95, (None, 8), lambda: clip_files.remove(target, None, ())
+        )
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
     assert clip_files.is_whole(target, None)
     assert not clip_files.is_whole(target, "gif")
@@ -202,9 +205,9 @@ def test_frames_go_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shutil, "rmtree", killed)
+    monkeypatch.setattr(os, "unlink", killed)
     with pytest.raises(KeyboardInterrupt):
-        clip_files.remove(target)
+        clip_files.remove(target, 3, ())
     assert not target.exists()
 
 
@@ -214,3 +217,88 @@ def test_grey_and_16_bits_in_a_video(tmp_path: Path) -> None:
     (tmp_path / "a.gif").write_bytes(encoded(grey, "gif", 5))
     with Image.open(tmp_path / "a.gif") as film:
         assert film.convert("RGB").getpixel((0, 0)) == (80, 80, 80)
+
+
+# ------------------------------------------------------------------ what is there and is not ours
+
+
+def test_frames_of_others_stay(tmp_path: Path) -> None:
+    """A folder of frames, in the place of a clip, that no line names."""
+    (tmp_path / "out/000001").mkdir(parents=True)
+    shutil.copy(frame(tmp_path), tmp_path / "out/000001/0001.png")
+    for settings in ({"overwrite": True}, {"changed": "renew"}, {"video": "gif"}):
+        with pytest.raises(
+            ValueError, match=r"000001 holds 0001\.png, which Enlarger did not write"
+        ):
+            predict(tmp_path, **settings)
+    with pytest.raises(ValueError, match=r"no line of predictions\.jsonl says how it was made"):
+        predict(tmp_path)
+    assert names(tmp_path) == ["000001/0001.png"]
+    assert predict(tmp_path, changed="keep").made == 1
+
+
+def frame(folder: Path) -> Path:
+    path = folder / "a.png"
+    Image.new("RGB", (9, 6)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "0004.png", "mine/0001.png", "0001.psd"])
+def test_what_a_user_put_among_the_frames_is_not_removed_with_them(
+    tmp_path: Path, name: str
+) -> None:
+    predict(tmp_path)
+    mine = tmp_path / "out/000000" / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    before = names(tmp_path)
+    assert predict(tmp_path).made == 0
+    for settings in ({"overwrite": True}, {"changed": "renew", "format": "jpg"}):
+        with pytest.raises(ValueError, match=f"000000 holds {name}, which Enlarger did not write"):
+            predict(tmp_path, **settings)
+    assert names(tmp_path) == before
+    mine.rename(tmp_path / "kept")
+    if mine.parent.name == "mine":
+        mine.parent.rmdir()
+    assert predict(tmp_path, overwrite=True).made == 2
+
+
+def test_frames_that_0_1_0_wrote_are_replaced(tmp_path: Path) -> None:
+    """Its lines have no number of frames."""
+    predict(tmp_path)
+    file = tmp_path / "out" / NAME
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines:
+        del line["frames"], line["video"]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert predict(tmp_path).made == 0
+    assert predict(tmp_path, overwrite=True).made == 2
+
+
+def test_a_video_of_another_stays(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    mine = tmp_path / "out/000000.gif"
+    mine.write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"000000\.gif exists, and no line of predictions\.jsonl"):
+        predict(tmp_path, video="gif")
+    predict(tmp_path)
+    assert predict(tmp_path, overwrite=True).made == 2  # no video is asked for
+    assert mine.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("kind", ["file", "link to a folder", "link to nowhere", "video"])
+def test_something_else_in_the_place_of_a_clip(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/0001.png").write_text("mine")
+    place = tmp_path / "out/000000"
+    if kind == "file":
+        place.write_text("mine")
+    elif kind == "video":
+        place.with_suffix(".gif").mkdir()
+    else:
+        place.symlink_to(tmp_path / ("mine" if kind == "link to a folder" else "nowhere"))
+    with pytest.raises(ValueError, match="000000"):
+        predict(tmp_path, overwrite=True, video="gif" if kind == "video" else None)
+    assert (tmp_path / "mine/0001.png").read_text() == "mine"
+    assert os.path.lexists(place if kind != "video" else place.with_suffix(".gif"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from commands.checkpoint_files import is_whole, list_checkpoints
 from commands.checkpoints import Checkpoints
+from files.owned import hidden
 from lightning_modules.networks.edsr import EDSR
 from tests.commands.test_resume import assert_same, newest
 from tests.quick import quick
@@ -276,9 +278,10 @@ def test_what_a_killed_run_left_half_written_confuses_nobody(
     trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = trained / "checkpoints"
-    left = [folder / "unfinished.0123abcd.tmp", folder / "best.json.0123abcd.tmp"]
-    left += [folder / "unfinished.tmp", trained / "config.yaml.0123abcd.tmp"]
-    for path in left:
+    left = [hidden(folder / "step-000000013.ckpt"), hidden(folder / "step-000000007.ckpt")]
+    left += [hidden(folder / "best.json"), hidden(trained / "config.yaml")]
+    kept = [folder / "mine.tmp", trained / "mine.tmp", hidden(trained / "results.json")]
+    for path in (*left, *kept):
         path.write_bytes(b"half")
     (folder / "step-000000099.ckpt.sha256").write_text("0  step-000000099.ckpt\n")
     (folder / "step-x.ckpt").write_text("not ours")
@@ -286,6 +289,27 @@ def test_what_a_killed_run_left_half_written_confuses_nobody(
     assert newest_step() == 13
     assert "DAMAGED" not in caplog.text
     assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in kept)
+
+
+def test_checkpoints_of_other_runs_stay(trained: Path, enlarger: Enlarger) -> None:
+    """Copied into the folder, with or without their checksums: only a run's own are pruned."""
+    folder = trained / "checkpoints"
+    own = newest_step()
+    mine = [folder / f"step-{step:09d}.ckpt" for step in (1, 2, 3)]
+    for path in mine:
+        shutil.copy(folder / f"step-{own:09d}.ckpt", path)
+    shutil.copy(f"{folder}/step-{own:09d}.ckpt.sha256", f"{mine[0]}.sha256")
+    (folder / "step-000000099.ckpt").write_bytes(b"of another run, and cut off")
+    more = ("--checkpoint.every_n_steps", 1, "--run.change", "true")
+    enlarger(*FIT, "--trainer.max_steps", own + 4, *more)
+    assert all(path.exists() for path in mine)
+    assert (folder / "step-000000099.ckpt").exists()
+    assert (folder / "step-000000001.ckpt.sha256").exists()
+    left = set(steps()) - {1, 2, 3, 99}
+    assert {own + 4, own + 3} <= left
+    assert len(left) <= 3  # the best one is among them
+    assert ranking()["written"] == sorted(f"step-{step:09d}.ckpt" for step in left)
 
 
 def newest_step() -> int:

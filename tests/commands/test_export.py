@@ -118,9 +118,13 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     (out / "notes.txt").write_text("old")
     with pytest.raises(ConfigurationError, match=r"out has an export already: give --export\.over"):
         written(model, tmp_path)
-    assert (out / "notes.txt").is_file()
+    with pytest.raises(ConfigurationError, match=r"out holds notes\.txt, which export does not w"):
+        written(model, tmp_path, overwrite=True)
+    assert (out / "notes.txt").read_text() == "old"
+    (out / "notes.txt").unlink()
+    (out / "README.md").write_text("an older card")
     written(model, tmp_path, overwrite=True)
-    assert not (out / "notes.txt").exists()
+    assert "None: `test` was not run" in (out / "README.md").read_text()
     (out / "model.safetensors").unlink()
     with pytest.raises(ConfigurationError, match=r"out is there and no export"):
         written(model, tmp_path, overwrite=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lightning.pytorch import Callback, Trainer
 
-from commands.checkpoint_files import MARK, UNFINISHED
+from files import owned
 from tests.commands.test_checkpoints import FIT, files, newest_step, ranking, steps
 from tests.commands.test_resume import assert_same
 
@@ -24,9 +25,19 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 @pytest.fixture
 def fill(monkeypatch: pytest.MonkeyPatch) -> Fill:
     """Fill the disk for one file of `runs/tiny/checkpoints`; room is made by the failure."""
-    # It would be taken for what a killed run has left.
-    monkeypatch.setattr("commands.run_directory.remove_unfinished", lambda run: None)
-    return lambda name: Path("runs/tiny/checkpoints", name).symlink_to(FULL)
+    own = owned.hidden
+
+    def filled(name: str) -> None:
+        def hidden(path: Path) -> Path:
+            beside = own(path)
+            if fnmatch(path.name, name):
+                beside.symlink_to(FULL)
+                monkeypatch.setattr(owned, "hidden", own)
+            return beside
+
+        monkeypatch.setattr(owned, "hidden", hidden)
+
+    return filled
 
 
 @needs_full
@@ -38,7 +49,7 @@ def test_a_full_disk_costs_one_checkpoint(
     before = files(Path("runs/tiny/checkpoints"))
     assert steps() == [4, 2]
     caplog.clear()
-    fill(UNFINISHED)
+    fill("step-*.ckpt")
     more = ("--trainer.max_steps", 12, "--checkpoint.every_n_steps", 2)
     enlarger(*FIT, *more, "--trainer.callbacks+", f"{__name__}.Watch", "--run.change", "true")
     (loud,) = (r.getMessage() for r in caplog.records if r.levelname == "ERROR")
@@ -70,7 +81,7 @@ def test_a_full_disk_at_the_end_is_an_error(
 ) -> None:
     enlarger(*FIT, "--trainer.max_steps", 4)
     before = files(Path("runs/tiny/checkpoints"))
-    fill(UNFINISHED)
+    fill("step-*.ckpt")
     caplog.clear()
     val = ("--data.init_args.val", "null", "--run.change", "true")
     sentence = refusal(*FIT, *val, "--trainer.max_steps", 6)
@@ -87,7 +98,7 @@ def test_a_full_disk_when_the_ranking_is_written(
     trained: Path, enlarger: Enlarger, fill: Fill, caplog: pytest.LogCaptureFixture
 ) -> None:
     before, ranked = steps(), ranking()
-    fill(f"best.json.{MARK}.tmp")
+    fill("best.json")
     enlarger(*FIT, "--trainer.max_steps", 13)
     assert "best.json could not be written" in caplog.text
     assert ranking() == ranked

@@ -217,6 +217,20 @@ def test_other_weights_of_the_same_name_are_seen(
     assert len(lines()) == 2
 
 
+@pytest.mark.parametrize("how", [("changed", "renew"), ("overwrite", "true"), ("changed", "keep")])
+def test_a_folder_of_inputs_in_the_place_of_an_output_stays(
+    folder: Path, refusal: Refusal, how: tuple[str, str]
+) -> None:
+    (folder / "pics.png").mkdir()
+    smooth().save(folder / "pics.png/1.png")
+    smooth().save(folder / "pics.jpg")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    place = ("--data.init_args.predict", folder / "pics.jpg", "--writer.folder", folder)
+    sentence = refusal(*PREDICT, *place, f"--writer.{how[0]}", how[1])
+    assert "a folder lies in the place of the output of 'pics'" in sentence
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize("overwrite", ["true", "false"])
 def test_an_input_is_never_overwritten(folder: Path, refusal: Refusal, overwrite: str) -> None:
     before = (folder / "a.png").read_bytes()

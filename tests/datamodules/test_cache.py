@@ -359,15 +359,34 @@ def test_old_parts_are_removed(tmp_path):
     for name, seconds in (("old", 100_000), ("new", 10)):
         part = folder / f"{'0' * 16}-{name}.100.part"
         part.write_bytes(b"x")
+        (folder / "locks" / f"{'0' * 16}-{name}.lock").touch()  # it was fetched under it
         age(part, seconds)
     cache_of(tmp_path)
     assert names(tmp_path) == ["new.100.part"]
+
+
+def test_files_of_others_in_the_folder_are_not_removed(server, tmp_path):
+    """Their names may look like ours; ours were fetched under a lock."""
+    folder = tmp_path / "cache"
+    (folder / "claims").mkdir(parents=True)
+    mine = [folder / f"{'0' * 16}-mine.tar", folder / f"{'0' * 16}-mine.100.part"]
+    mine += [folder / "claims/mine.json", folder / "claims/mine.lock", folder / "notes.txt"]
+    for path in mine:
+        path.write_bytes(b"x" * SIZE)
+        age(path, 100_000)
+    cache = cache_of(tmp_path, files=2)
+    for number in range(4):
+        assert cache.fetch(wanted(server, number)) is not None
+    assert all(path.stat().st_size == SIZE for path in mine)
+    own = [path for path in folder.glob("*-f*")]
+    assert len(own) == 2
 
 
 def test_parts_that_nobody_works_on_make_room(server, tmp_path):
     cache = cache_of(tmp_path, files=2)
     cache.fetch(wanted(server, 0))
     (tmp_path / "cache" / f"{'0' * 16}-x.{SIZE}.part").touch()
+    (tmp_path / "cache/locks" / f"{'0' * 16}-x.lock").touch()
     cache.fetch(wanted(server, 1))
     assert names(tmp_path) == ["f0", "f1"]
 

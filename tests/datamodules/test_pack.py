@@ -305,6 +305,41 @@ def test_earlier_shards_are_not_mixed_in(images, tmp_path, caplog):
     assert other.exists()
 
 
+@pytest.mark.parametrize(
+    "name", ["shard-000000.tar", "shard-000007.tar.idx.json", "shard-000000.tar.part"]
+)
+def test_shards_of_others_are_never_removed(images, tmp_path, caplog, name):
+    """Not even by --overwrite: no journal says that they were written here."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_bytes(b"mine")
+    assert pack.main([str(images), str(out), "--overwrite"]) == 2
+    assert f"{name} would be removed or replaced, and shard.journal.jsonl does not" in caplog.text
+    assert [(path.name, path.read_bytes()) for path in out.iterdir()] == [(name, b"mine")]
+
+
+def test_a_shard_of_another_among_ours(images, tmp_path, caplog):
+    out = tmp_path / "out"
+    assert pack.main([str(images), str(out)]) == 0
+    (out / "shard-000005.tar").write_bytes(b"mine")
+    before = sorted(path.name for path in out.iterdir())
+    assert pack.main([str(images), str(out), "--overwrite"]) == 2
+    assert sorted(path.name for path in out.iterdir()) == before
+    (out / "shard-000005.tar").rename(out / "mine.tar")
+    assert pack.main([str(images), str(out), "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize("name", ["shard.journal.jsonl", "shard.report.json"])
+def test_other_files_of_others_stay(images, tmp_path, caplog, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text('{"mine": 1}\n')
+    for more in ([], ["--overwrite"]):
+        assert pack.main([str(images), str(out), *more]) == 2
+        assert "move it away" in caplog.text
+        assert [path.read_text() for path in out.iterdir()] == ['{"mine": 1}\n']
+
+
 def test_dots_in_names(tmp_path, caplog):
     save(tmp_path / "v1.0" / "2020.01.png")
     assert pack.main([str(tmp_path), str(tmp_path / "out")]) == 0

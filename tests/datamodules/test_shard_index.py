@@ -9,7 +9,6 @@ import random
 import resource
 import tarfile
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +27,7 @@ from datamodules.shard_index import (
     save_index,
 )
 from datamodules.shards import Shards
+from files import owned
 from tests.datamodules.pictures import pixels
 from tests.datamodules.test_shards import indexed, picture, write
 
@@ -114,19 +114,20 @@ def test_processes_with_one_number_write_no_common_file(shard, tmp_path, monkeyp
     """In containers of two machines they have one: what they write lies on a common disk."""
     index = build_index(shard)
     place, parts = tmp_path / "i.json", []
-    write_text = Path.write_text
+    own = owned.hidden
 
-    def written(path, *arguments, **options):
-        parts.append(path)
+    def hidden(path):
+        parts.append(own(path))
+        beside = parts[-1]
         if len(parts) == 1:  # in the middle of this, the other one writes, too
             save_index(index, place)
-        return write_text(path, *arguments, **options)
+        return beside
 
-    monkeypatch.setattr(Path, "write_text", written)
+    monkeypatch.setattr(owned, "hidden", hidden)
     save_index(index, place)
     assert len(set(parts)) == 2
     assert read_index(place) == index
-    assert not list(tmp_path.glob(".*.part"))
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 LIES = {

@@ -1,0 +1,133 @@
+"""Where outputs may lie: never on an input or around one, and never on what is not an output."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+
+OTHER = "set another writer.folder, or a writer.suffix"
+
+
+class Places:
+    """The places of outputs, checked before any work and without changing anything.
+
+    Args:
+        root: The writer's folder.
+        inputs: Files that are read.
+    """
+
+    def __init__(self, root: Path, inputs: Iterable[str]) -> None:
+        self.root = root
+        self._inputs = {os.path.realpath(path): path for path in inputs}
+        self._parents: set[Path] = set()  # folders that were found to be possible
+
+    def check_all(self, targets: Mapping[str, Path], folders: bool) -> None:
+        """Check every output of a run, and that they leave one another room.
+
+        Args:
+            targets: Places by key.
+            folders: Whether outputs are folders of frames, not files.
+
+        Raises:
+            ValueError: As of ``check``; or an output would be a folder above another output.
+        """
+        for key, target in targets.items():
+            self.check(key, target, folders)
+        owners = {target: key for key, target in targets.items()}
+        for key, target in targets.items():
+            above = next((parent for parent in target.parents if parent in owners), None)
+            if above is not None:
+                raise ValueError(
+                    f"the output of {owners[above]!r} would be {above}, in which the output of "
+                    f"{key!r} is to lie: rename one of the inputs, or set a writer.suffix"
+                )
+
+    def check(self, key: str, target: Path, folder: bool) -> None:
+        """Check the place of one output.
+
+        Args:
+            key: The input's key, for the message.
+            target: The place.
+            folder: Whether the output is a folder of frames, not a file.
+
+        Raises:
+            ValueError: It is the place of an input, or lies below a file, or something else than an
+                output lies there.
+        """
+        real = os.path.realpath(target)
+        if real in self._inputs:
+            raise ValueError(f"the output of {key!r} would overwrite the input {target}; {OTHER}")
+        self._check_parents(key, target)
+        found = _state(target)
+        if found is None:
+            if os.path.islink(target):
+                raise ValueError(
+                    f"{target}, the place of the output of {key!r}, is a link that leads nowhere: "
+                    f"remove it, or {OTHER}"
+                )
+            return
+        if stat.S_ISDIR(found.st_mode) and (not folder or self._holds_input(real)):
+            holds = ", and holds inputs" if self._holds_input(real) else ""
+            raise ValueError(
+                f"a folder lies in the place of the output of {key!r}, {target}{holds}: move it "
+                f"away, or {OTHER}"
+            )
+        if folder and not stat.S_ISDIR(found.st_mode):
+            raise ValueError(
+                f"a file lies in the place of the folder with the output of {key!r}, {target}: "
+                f"move it away, or {OTHER}"
+            )
+        same = self._by_number.get((found.st_dev, found.st_ino))
+        if same is not None and found.st_ino:
+            raise ValueError(
+                f"the output of {key!r} would overwrite the input {same}, as {target} is another "
+                f"name of that file; {OTHER}"
+            )
+
+    def _check_parents(self, key: str, target: Path) -> None:
+        for parent in target.parents:
+            if parent == self.root or parent in self._parents:
+                break
+            found = _state(parent)
+            leads_nowhere = found is None and os.path.islink(parent)
+            if leads_nowhere or (found is not None and not stat.S_ISDIR(found.st_mode)):
+                raise ValueError(
+                    f"the output of {key!r} is to lie in the folder {parent}, where a file lies; "
+                    f"move it away, or {OTHER}"
+                )
+            self._parents.add(parent)
+
+    def _holds_input(self, real: str) -> bool:
+        return real in self._above_inputs
+
+    @cached_property
+    def _above_inputs(self) -> set[str]:
+        found: set[str] = set()
+        for path in self._inputs:
+            while (path := os.path.dirname(path)) not in found:
+                found.add(path)
+        return found
+
+    @cached_property
+    def _by_number(self) -> dict[tuple[int, int], str]:
+        # Hard links, and names on a disk that takes a and A for one.
+        found = {}
+        for path in self._inputs.values():
+            if (state := _state(Path(path))) is not None:
+                found[state.st_dev, state.st_ino] = path
+        return found
+
+
+def _state(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        return None

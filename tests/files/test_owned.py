@@ -1,0 +1,243 @@
+"""Deleting and replacing: in one module, and only of what the program wrote."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from files import owned
+from files.owned import (
+    NotOursError,
+    foreign,
+    hidden,
+    move_aside,
+    put_in_place,
+    remove_file,
+    remove_folder,
+    remove_leftovers,
+    whole_file,
+    whole_folder,
+    write_whole,
+)
+
+REPO = Path(__file__).parents[2]
+CODE = ("benchmarks", "docs", "commands", "lightning_modules", "datamodules", "callbacks")
+CODE += ("degradations", "files")
+DELETES = {"rmtree", "removedirs", "unlink", "rmdir", "rename", "renames"}
+OF_OS = {"remove", "replace"}
+# Nothing of a user's can lie there.
+EXCEPTIONS = {("benchmarks/metrics_weights.py", "rename")}  # within its own temporary folder
+
+
+def found_in(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Calls that delete or replace files: file, function and line."""
+    name = path.relative_to(REPO).as_posix()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module in ("os", "shutil"):
+            for alias in node.names:
+                if alias.name in DELETES | OF_OS | {"move"}:
+                    yield name, alias.name, node.lineno
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        function, of = node.func.attr, node.func.value
+        module = of.id if isinstance(of, ast.Name) else ""
+        # `str.replace` takes two arguments, `Path.replace` one.
+        moves = function == "replace" and len(node.args) == 1 and not node.keywords
+        by_module = (module == "os" and function in OF_OS) or (module, function) == (
+            "shutil",
+            "move",
+        )
+        if function in DELETES or moves or by_module:
+            yield name, function, node.lineno
+
+
+def all_code() -> list[Path]:
+    files = [
+        REPO / "main.py",
+        *(p for room in ("lightning_modules", *CODE) for p in (REPO / room).rglob("*.py")),
+    ]
+    return [path for path in files if path != REPO / "files" / "owned.py"]
+
+
+def test_no_other_module_deletes_or_replaces_anything() -> None:
+    found = [call for path in all_code() for call in found_in(path)]
+    others = [
+        f"{name}:{line}: {what}" for name, what, line in found if (name, what) not in EXCEPTIONS
+    ]
+    assert not others, "to go through files/owned.py: " + ", ".join(others)
+
+
+def test_the_search_finds_every_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.REPO", tmp_path)
+    lines = ["import os, shutil", "from os import unlink", "from shutil import rmtree as gone"]
+    lines += ["shutil.rmtree('a')", "os.removedirs('a')", "os.remove('a')", "os.rmdir('a')"]
+    lines += [
+        "path.unlink()",
+        "os.replace('a', 'b')",
+        "part.replace(path)",
+        "shutil.move('a', 'b')",
+    ]
+    (tmp_path / "a.py").write_text("\n".join([*lines, "'a'.replace('a', 'b')", "a.remove('b')"]))
+    assert [line for *_, line in found_in(tmp_path / "a.py")] == list(range(2, len(lines) + 1))
+
+
+# ----------------------------------------------------------------------------------------- writing
+
+
+def half(path: Path) -> None:
+    with whole_file(path) as file:
+        file.write(b"half")
+        raise OSError("full")
+
+
+def test_a_file_is_whole_or_as_before(tmp_path: Path) -> None:
+    path = tmp_path / "new/a.txt"
+    write_whole(path, "é")
+    assert path.read_bytes() == "é".encode()
+    with pytest.raises(OSError, match="full"):
+        half(path)
+    assert path.read_bytes() == "é".encode()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_full_disk_says_of_which_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"a\.txt"), whole_file(tmp_path / "a.txt"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_what_is_to_be_done_before_comes_before(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    seen = []
+    with whole_file(path, lambda: seen.append(path.exists())) as file:
+        file.write(b"x")
+    assert seen == [False]
+    assert path.exists()
+
+
+def test_a_folder_in_the_place_of_a_file_stays(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    part = tmp_path / "part"
+    part.touch()
+    with pytest.raises(IsADirectoryError, match="a is a folder, and a file is to be written there"):
+        write_whole(tmp_path / "a", "x")
+    with pytest.raises(IsADirectoryError):
+        put_in_place(part, tmp_path / "a")
+    with pytest.raises(NotOursError):
+        remove_file(tmp_path / "a")
+    assert (tmp_path / "a").is_dir()
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "a") as beside:
+        (beside / "1").write_text("x")
+        assert not (tmp_path / "a").exists()
+    assert [p.name for p in tmp_path.rglob("*")] == ["a", "1"]
+    with pytest.raises(FileNotFoundError), whole_folder(tmp_path / "b") as beside:
+        (beside / "none/1").write_text("x")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_folder_with_something_in_it_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/mine.txt").write_text("mine")
+    with pytest.raises(OSError, match="not empty"), whole_folder(tmp_path / "a") as beside:
+        (beside / "1").write_text("x")
+    assert [p.name for p in tmp_path.rglob("*")] == ["a", "mine.txt"]
+
+
+# ---------------------------------------------------------------------------------------- deleting
+
+
+def ours(name: str) -> bool:
+    return name in ("1.png", "sub/2.png")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "a/sub").mkdir(parents=True)
+    (tmp_path / "a/1.png").write_text("1")
+    (tmp_path / "a/sub/2.png").write_text("2")
+    return tmp_path / "a"
+
+
+def test_a_folder_of_ours_goes(folder: Path) -> None:
+    remove_folder(folder, ours)
+    assert not list(folder.parent.iterdir())
+
+
+@pytest.mark.parametrize("name", ["mine.txt", "sub/1.png", ".hidden", "more/deep/1.png"])
+def test_a_folder_with_one_file_of_another_stays_whole(folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("mine")
+    before = sorted(folder.rglob("*"))
+    assert foreign(folder, ours) == [name]
+    with pytest.raises(NotOursError, match=f"holds {name}, which Enlarger did not write"):
+        remove_folder(folder, ours)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_links_are_never_followed(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "1.png").write_text("mine")
+    (tmp_path / "link").symlink_to(other)
+    with pytest.raises(NotOursError):
+        remove_folder(tmp_path / "link", ours)
+    (folder / "2.png").symlink_to(other / "1.png")
+    (folder / "more").symlink_to(other)
+    assert foreign(folder, lambda name: True) == ["2.png", "more"]
+    with pytest.raises(NotOursError):
+        remove_folder(folder, lambda name: True)
+    remove_file(folder / "2.png")
+    assert (other / "1.png").read_text() == "mine"
+
+
+def test_a_file_that_comes_meanwhile_survives(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the deletion, another program writes into the folder."""
+    look = owned.foreign
+
+    def and_then(*arguments: object) -> list[str]:
+        found = look(*arguments)  # type: ignore[arg-type]
+        (folder / "mine.txt").write_text("mine")
+        return found
+
+    monkeypatch.setattr(owned, "foreign", and_then)
+    with pytest.raises(OSError, match="not empty"):
+        remove_folder(folder, ours)
+    assert [p.read_text() for p in folder.parent.rglob("mine.txt")] == ["mine"]
+
+
+def test_leftovers_of_one_path_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    hidden(path).write_text("x")
+    clip = hidden(path)
+    clip.mkdir()
+    (clip / "1.png").write_text("x")
+    hidden(clip / "1.png").write_text("x")
+    kept = [hidden(tmp_path / "b"), tmp_path / ".a.tmp", hidden(path).with_suffix(".txt")]
+    for other in kept:
+        other.write_text("mine")
+    full = hidden(path)
+    full.mkdir()
+    (full / "mine.txt").write_text("mine")
+    remove_leftovers(path, ours)
+    assert set(tmp_path.iterdir()) == {*kept, full}
+
+
+def test_what_is_moved_aside_replaces_nothing(tmp_path: Path) -> None:
+    names = []
+    for _ in range(3):
+        (tmp_path / "a").mkdir()
+        names.append(move_aside(tmp_path / "a", "old").name)
+    assert names == ["a.old-0", "a.old-1", "a.old-2"]
+    (tmp_path / "a").mkdir()
+    first = move_aside(tmp_path / "a")
+    os.symlink("nowhere", tmp_path / "a")
+    assert move_aside(tmp_path / "a") != first
