@@ -283,6 +283,31 @@ def test_in_tiles_it_is_nearly_what_it_is_at_once(where: Any) -> None:
     assert torch.equal(method.enlarge(given)["sr"], whole)
 
 
+def test_tiles_as_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LR of 10 x 40 and a patch of 16: mirrored to 16 x 40, cut at 0, 8, 16 and 24, blended."""
+    method, given = invsr(deterministic=True).eval(), batch(10, 40, 1)
+    method._trainer, method.tiling = None, Tiling(window="released")
+    seen: list[Tensor] = []
+    restore = method.restore
+    monkeypatch.setattr(
+        method, "restore", lambda b, noise: seen.append(b["lr"]) or restore(b, noise)
+    )
+    found = method.enlarge(given)["sr"]
+    above = functional.pad(given["lr"], (0, 0, 3, 3), mode="reflect")
+    assert len(seen) == method.tiles == 4
+    sigma = 0.3 * ((64 - 1) / 2 - 1) + 0.8
+    one = torch.exp(-(((torch.arange(64) - 31) / sigma) ** 2) / 2)
+    total, weights = torch.zeros(1, 3, 64, 160), torch.zeros(160)
+    for lr, start in zip(seen, (0, 8, 16, 24), strict=True):
+        assert torch.equal(lr, above[..., start : start + 16])
+        part = {**given, "lr": lr, "size": (64, 64)}
+        place = slice(4 * start, 4 * start + 64)
+        total[..., place] += restore(part, Noise(given["seed"])).clamp(0, 1) * one
+        weights[place] += one
+    torch.testing.assert_close(found, (total / weights)[:, :, 12:52], rtol=0, atol=1e-5)
+    assert method.options["tiling.window"] == "released"
+
+
 def test_tiles_below_the_patch_are_refused() -> None:
     """Each would be mirrored up to it again; the control's as well."""
     control = LatentRegression(4.0, predictor(), Averaged(), patch=16)
