@@ -96,7 +96,7 @@ def premise(folder_of: Callable[[str], Path]) -> dict[str, float | str]:
         if len(squares) >= _SAMPLED:
             break
     schedule, distance = Schedule(variance="exploding"), float(np.mean(squares) ** 0.5)
-    sigmas = {f"Noise at start {t}": schedule.level(t).sigma for t in _STARTS}
+    sigmas = {f"Noise at start {t}": schedule.level(t - 1).sigma for t in _STARTS}
     holds = distance <= max(sigmas.values())
     return {
         "Root mean square distance of LR's latents to HR's, standardised": distance,

@@ -198,7 +198,8 @@ class SuperResolver(ImageModel):
         unit = self.tile_multiple if 4 * self.tile_multiple <= side else 1
         mirrored, size = padded(batch["lr"]), (H, W)
         if H % h == 0 and W % w == 0:  # then the last tiles are as large as the others
-            mirrored = padded(batch["lr"], unit)
+            # As released with InvSR, a side below the tile's is mirrored up to it before the cut.
+            mirrored = padded(batch["lr"], unit, side if self._window == "released" else 1)
             size = mirrored.lr.shape[-2] * (H // h), mirrored.lr.shape[-1] * (W // w)
         inner = (mirrored.lr.shape[-2], mirrored.lr.shape[-1])
         tiles = grid(inner, size, side, self._overlap, self._window, unit)

@@ -22,6 +22,7 @@ from lightning_modules.backbone.frozen import (
     check_sources,
     check_tensors,
     loaded_apart,
+    recognised,
     sources,
 )
 from lightning_modules.optimisation import check_length, optimizer_of, schedule_of, step_schedule
@@ -272,8 +273,9 @@ class ImageModel(LightningModule, ABC):
             )
         frozen = weights.frozen.items()
         check_sources(self, {k: v for k, v in frozen if not f"{k}.".startswith(self.unchecked)})
-        own = self.state_dict()
         state = weights.tensors if weights.model else self._named(weights.tensors)
+        state = recognised(self, state, str(path))
+        own = self.state_dict()
         state = self._needed(state, own)
         trained = set(self.checkpoint_keys())
         missing = [k for k in own if k not in state and (k in trained or not weights.model)]
@@ -369,8 +371,9 @@ class ImageModel(LightningModule, ABC):
                 f"the model here is {class_path(self)}: set model.class_path to that"
             )
         check_sources(self, checkpoint.get("frozen", {}))
+        state = recognised(self, checkpoint["state_dict"], "the checkpoint")
         own = self.state_dict()
-        state = self._needed(checkpoint["state_dict"], own)
+        state = self._needed(state, own)
         missing = [k for k in self.checkpoint_keys() if k not in state]
         check_tensors("the checkpoint", own, state, missing)
         checkpoint["state_dict"] = {**own, **state}

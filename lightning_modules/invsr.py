@@ -8,9 +8,11 @@ z_t   y with noise of standard deviation sigma_t, not scaled (variance exploding
 f     noise predictor                     x0     clean latent that the denoiser's output stands for
 
 Differs from the paper in: sampling is deterministic between the steps (`solver`), as released,
-where algorithm 1 adds noise. Timesteps are one less in training than in sampling, as released; the
-gradient of a discriminator that is accumulated is divided by the number of batches, as released it
-is not.
+where algorithm 1 adds noise. The gradient of a discriminator that is accumulated is divided by the
+number of batches, as released it is not.
+
+Timesteps that users give and results name count from 1, as in the paper; networks and noise levels
+take indices, which are one less: timestep 250 is index 249, in training and in sampling.
 """
 
 from __future__ import annotations
@@ -79,7 +81,8 @@ class InvSR(Adversarial):
         steps: Steps of sampling.
         start: Timestep to start at, one of ``starts``, or ``auto`` to choose it by the noise in
             each LR picture. By default what was released for so many steps.
-        timesteps: All timesteps, from the first one down, instead of ``steps`` and ``start``.
+        timesteps: All timesteps, from the first one down, instead of ``steps`` and ``start``;
+            counted from 1, as everywhere in these arguments.
         solver: ``euler`` goes from step to step without new noise, as released; ``ancestral`` adds
             noise that nobody predicts (algorithm 1); ``predicted`` adds noise that ``middle``
             predicts.
@@ -227,7 +230,7 @@ class InvSR(Adversarial):
         Args:
             lr: (B, 3, h, w) in [0, 1].
             y: (B, C, h', w'), the latent that gets the noise.
-            t: (B,) timesteps.
+            t: (B,) indices of timesteps, from 0.
         """
         noise = cast(NoisePredictor, self.predictor)(lr, t)
         eps = torch.randn(noise.mean.shape, device=y.device)  # in whatever layout the mean is
@@ -255,11 +258,11 @@ class InvSR(Adversarial):
                 "predicted; in fit, set trainer.limit_val_batches to 0"
             )
         mirrored = padded(batch["lr"], self.multiple, self.patch)
-        lr, plan = mirrored.lr, self.plan(self._start)
+        lr, indices = mirrored.lr, [t - 1 for t in self.plan(self._start)]
         y = self._encoded(lr, noise.stream("encoder"))
-        sigma = self.schedule.level(plan[0]).sigma
-        z = y + sigma * self._noise(self.predictor, lr, y, plan[0], noise.stream("start"))
-        for now, then in itertools.pairwise([*plan, -1]):
+        sigma = self.schedule.level(indices[0]).sigma
+        z = y + sigma * self._noise(self.predictor, lr, y, indices[0], noise.stream("start"))
+        for now, then in itertools.pairwise([*indices, -1]):
             x0 = self.in_tiles(partial(self._clean, t=now), z, self._per_lr, 1, self._sides)
             levels = self.schedule.level(now), self.schedule.level(then)
             if self.solver == "euler" or then < 0:
@@ -337,7 +340,7 @@ class InvSR(Adversarial):
     # -------------------------------------------------------------------------------- the plan
 
     def plan(self, start: int | None = None) -> list[int]:
-        """Timesteps of sampling, from the first one down.
+        """Timesteps of sampling, counted from 1, from the first one down.
 
         Args:
             start: The first one; by default what was released for so many steps, or the first of
@@ -347,7 +350,7 @@ class InvSR(Adversarial):
             ValueError: It does not fall, or starts where nothing was trained to start.
         """
         if self.timesteps is not None:
-            found = explicit(self.schedule.steps, self.timesteps)
+            found = explicit(self.schedule.steps, self.timesteps, first=1)
         else:
             found = timesteps_for(self.steps_asked, start)
             if start is None and found[0] not in self.starts:
@@ -358,7 +361,7 @@ class InvSR(Adversarial):
                 f"trained: set model.init_args.start, or the first of timesteps, to one of "
                 f"{', '.join(map(str, self.starts))}"
             )
-        return explicit(self.schedule.steps, found)
+        return explicit(self.schedule.steps, found, first=1)
 
     @property
     def options(self) -> dict[str, str | int | float]:

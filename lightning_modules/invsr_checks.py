@@ -40,10 +40,10 @@ def check_arguments(method: InvSR) -> None:
             f"model.init_args.guidance is {method.guidance:g}, and there is no prompt whose "
             "negative it would lead away from: set model.init_args.prompt, or guidance to 1"
         )
-    if not method.starts or not all(1 <= t < method.schedule.steps for t in method.starts):
+    if not method.starts or not all(1 <= t <= method.schedule.steps for t in method.starts):
         raise ValueError(
             f"model.init_args.starts is {list(method.starts)}; expected timesteps from 1 to "
-            f"{method.schedule.steps - 1}"
+            f"{method.schedule.steps}"
         )
     if not method.starting and len(method.starts) < 2:
         raise ValueError("model.init_args.starting is false, and starts has but the first one")

@@ -1,4 +1,4 @@
-"""Where InvSR's sampling starts, and the timesteps that follow."""
+"""Where InvSR's sampling starts, and the timesteps that follow; all are counted from 1."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 from torch import Tensor
 
 from degradations.estimate import noise_level
@@ -37,7 +38,9 @@ def timesteps_for(steps: int, start: int | None = None) -> list[int]:
     below, wanted = [t for t in LADDER if t < start], steps - 1
     if wanted <= len(below):
         return [start, *(below[-(-n * len(below) // wanted) - 1] for n in range(1, steps))]
-    return [start * (steps - n) // steps for n in range(steps)]
+    # NumPy's rounding is part of the released lists, e.g. of 30 steps.
+    even = np.linspace(start, 0, steps, endpoint=False, dtype=np.int64)
+    return [int(t) for t in even]
 
 
 def start_for(lr: Tensor, starts: Sequence[int] = STARTS) -> int:

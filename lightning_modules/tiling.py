@@ -22,7 +22,7 @@ from lightning_modules.noise import Noise, PlacedNoise
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
-Window = Literal["linear", "gaussian", "flat"]
+Window = Literal["linear", "gaussian", "flat", "released"]
 Where = Literal["pixels", "latent"]
 Size = tuple[int, int]
 
@@ -39,7 +39,9 @@ class Tiling:
         overlap: LR pixels that neighbouring tiles share; 32 for most methods.
         window: How tiles are blended: ``linear``, over the middle half of the overlap; ``gaussian``
             the same, and the middle of a tile has more weight; ``flat``, each pixel is of one tile
-            alone. ``linear`` for most methods.
+            alone. ``linear`` for most methods. ``released``: as InvSR's code, for its published
+            numbers: the Gaussian over the whole tile, half a pixel off its centre, and pictures
+            below the size of a tile are mirrored up to it first. For whole factors.
         batch: Tiles that are enlarged at once.
         where: ``pixels``: each tile by itself, from LR to output; ``latent``, for methods that can:
             one latent for the whole picture, of which the networks see tiles in each step, so that
@@ -64,6 +66,11 @@ class Tiling:
             if getattr(self, key) not in known:
                 words = ", ".join(word for word in known if word)
                 raise ValueError(f"tiling.{key} is {getattr(self, key)!r}; expected {words}")
+        if self.window == "released" and self.where == "latent":
+            raise ValueError(
+                "tiling.window is released, which has tiles of pixels: set tiling.where to pixels, "
+                "or another window"
+            )
 
     @property
     def asked(self) -> dict[str, str | int | float]:
@@ -282,8 +289,14 @@ def spans(
         The tiles; their windows add up to 1 at every output pixel.
 
     Raises:
-        ValueError: ``overlap`` is not smaller than ``tile``.
+        ValueError: ``overlap`` is not smaller than ``tile``, or the window is ``released`` and the
+            factor not whole.
     """
+    if window == "released" and out_side % side:
+        raise ValueError(
+            f"tiling.window is released, which is for whole factors, and a side of {side} becomes "
+            f"{out_side}: set another window"
+        )
     tile, overlap = tile + -tile % multiple, overlap + -overlap % multiple
     if not 0 <= overlap < tile:
         raise ValueError(
@@ -338,6 +351,11 @@ def _weights(length: int, fade: int, follows: bool, goes_on: bool, window: Windo
     # (length,) float64, not yet divided by the sum over the tiles.
     steps = torch.arange(length, dtype=torch.float64)
     weights = torch.ones_like(steps)
+    if window == "released":
+        # OpenCV's kernel; of an even length the one that is a tap longer, without its first tap.
+        sigma = 0.3 * ((length - 1) / 2 - 1) + 0.8
+        peak = length / 2 - 1 if length % 2 == 0 else (length - 1) / 2
+        return torch.exp(-(((steps - peak) / sigma) ** 2) / 2)
     if window == "gaussian":  # as wide as released with InvSR, where it is OpenCV's rule
         sigma = 0.3 * ((length - 1) / 2 - 1) + 0.8
         weights = torch.exp(-(((steps - (length - 1) / 2) / sigma) ** 2) / 2)

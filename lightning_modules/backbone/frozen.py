@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol, cast
 
 from torch import Tensor, nn
 
@@ -38,6 +39,41 @@ def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
 
+class Recognises(Protocol):
+    """A network that takes from weights what they were trained with, where shapes don't show it."""
+
+    def recognise(self, tensors: dict[str, Tensor], prefix: str, where: str) -> None:
+        """Set itself accordingly, and leave in ``tensors`` what it can load.
+
+        Args:
+            tensors: By the network's own names behind ``prefix``; changed.
+            prefix: Of the names.
+            where: What they were read from, for the message.
+
+        Raises:
+            ValueError: They contradict an argument of the network.
+        """
+
+
+def recognised(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """The tensors to load, after all networks within have taken from them what they say.
+
+    Args:
+        module: What is to be filled.
+        tensors: By the module's own names.
+        where: What they were read from, for the message.
+
+    Raises:
+        ValueError: They contradict an argument of a network.
+    """
+    found = dict(tensors)
+    for name, part in module.named_modules():
+        prefix = f"{name}." if name else ""
+        if hasattr(type(part), "recognise") and any(key.startswith(prefix) for key in found):
+            cast(Recognises, part).recognise(found, prefix, where)
+    return found
+
+
 def fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Load tensors, all of them and into all of the module.
 
@@ -50,6 +86,7 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
         ValueError: Tensors are missing, unexpected or of another shape, or hold NaN; see `refuse`.
     """
     check_numbers(where, tensors)
+    tensors = recognised(module, tensors, where)
     own = module.state_dict()
     refuse(
         f"the tensors of {where} do not fit the network",

@@ -248,21 +248,23 @@ def spaced(steps: int, count: int, spacing: Spacing, offset: int = 0) -> list[in
     return explicit(steps, found)
 
 
-def explicit(steps: int, timesteps: Sequence[int]) -> list[int]:
+def explicit(steps: int, timesteps: Sequence[int], first: int = 0) -> list[int]:
     """A list of timesteps, checked.
 
     Args:
         steps: Number of timesteps of training.
         timesteps: From the noisiest one down.
+        first: Number of the first timestep of training: 0, or 1 where users count from 1.
 
     Raises:
-        ValueError: It is empty, does not fall, or leaves 0 to ``steps`` - 1.
+        ValueError: It is empty, does not fall, or leaves ``first`` to ``first`` + ``steps`` - 1.
     """
     found = [int(t) for t in timesteps]
     falls = all(before > after for before, after in itertools.pairwise(found))
-    if not found or not falls or found[0] >= steps or found[-1] < 0:
+    last = first + steps - 1
+    if not found or not falls or found[0] > last or found[-1] < first:
         raise ValueError(
-            f"the timesteps are {found}; expected a falling list of numbers from {steps - 1} to 0"
+            f"the timesteps are {found}; expected a falling list of numbers from {last} to {first}"
         )
     return found
 

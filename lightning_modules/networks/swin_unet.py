@@ -7,18 +7,23 @@ Differs from the paper in: `mask`, see ``SwinUNet``.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules.networks.swin import Mask, SwinLayer, group_norm
+from lightning_modules.networks.swin import Mask, SwinBlock, SwinLayer, group_norm, wrap_mask
+
+log = logging.getLogger(__name__)
 
 _CONDITION = 16  # first width of the layers that bring a larger condition to the latent's size
-_BUFFERS = (".attn_mask", ".relative_position_index")  # in released files; they follow from sizes
+_ATTENTION_MASK = ".attn_mask"  # in released files; follows from sizes, and says which mask it is
+_PLACES = ".relative_position_index"  # in released files; follows from sizes
+_MARK = "released_mask"  # a tensor of weights that want that mask
 
 
 class SwinUNet(nn.Module):
@@ -39,7 +44,8 @@ class SwinUNet(nn.Module):
             as for diffusion in pixels, the LR picture is enlarged by bicubic interpolation first.
         mask: What keeps rows and columns apart that only meet because the shift wraps around:
             ``correct`` as in Swin, or ``released`` as in ResShift's code, which masks the last row
-            of windows alone, by columns, and with which its weights were trained.
+            of windows alone, by columns, and with which its weights were trained. By default the
+            one that the loaded weights were trained with, and ``correct`` for new training.
 
     Raises:
         ValueError: An argument does not fit.
@@ -57,10 +63,10 @@ class SwinUNet(nn.Module):
         heads: int = 6,
         window: int = 8,
         condition_factor: float = 1,
-        mask: Mask = "correct",
+        mask: Mask | None = None,
     ) -> None:
         super().__init__()
-        if mask not in get_args(Mask):
+        if mask not in (None, *get_args(Mask)):
             raise ValueError(f"mask is {mask!r}; expected correct or released")
         halvings = math.log2(condition_factor) if condition_factor > 0 else math.nan
         if not halvings.is_integer():
@@ -75,7 +81,7 @@ class SwinUNet(nn.Module):
         condition = condition if halvings <= 0 else _CONDITION * 2 ** int(halvings)
 
         def swin(inside: int, resolution: int) -> SwinLayer:
-            return SwinLayer(inside, swin_width, heads, window, resolution, mask)
+            return SwinLayer(inside, swin_width, heads, window, resolution, mask or "correct")
 
         now, resolution = width * multipliers[0], size
         first = nn.Conv2d(channels + condition, now, 3, padding=1)
@@ -110,6 +116,48 @@ class SwinUNet(nn.Module):
         self.out = nn.Sequential(
             group_norm(now), nn.SiLU(), zeroed(nn.Conv2d(now, channels, 3, padding=1))
         )
+        self.mask_asked = mask
+        self._use(mask or "correct")
+        self.register_load_state_dict_pre_hook(_before_loading)
+
+    def _use(self, mask: Mask) -> None:
+        for module in self.modules():
+            if isinstance(module, SwinBlock):
+                module.mask = mask
+        # In what is saved, the mark of weights that want the released mask; others have none.
+        if mask == "released":
+            self.register_buffer(_MARK, torch.ones((), dtype=torch.uint8))
+        elif hasattr(self, _MARK):
+            delattr(self, _MARK)
+
+    def recognise(self, tensors: dict[str, Tensor], prefix: str, where: str) -> None:
+        """Take the mask that weights were trained with, unless ``mask`` says which it is.
+
+        Args:
+            tensors: By this network's names behind ``prefix``. A mark of the other mask is removed,
+                and that of a mask which was asked for is added.
+            prefix: Of the names.
+            where: What they were read from.
+
+        Raises:
+            ValueError: They were trained with another mask than was asked for.
+        """
+        mark = tensors.pop(prefix + _MARK, None)
+        trained: Mask | None = None if mark is None else "released" if mark else "correct"
+        asked = self.mask_asked
+        if asked is not None and trained not in (None, asked):
+            parts = ["model", *prefix.split(".")[:-1], "mask"] if prefix else ["mask"]
+            raise ValueError(
+                f"{'.init_args.'.join(parts)} is {asked}, and {where} was trained with the "
+                f"{trained} attention mask: leave mask out, or set it to {trained}"
+            )
+        if asked is None and trained == "released" and not hasattr(self, _MARK):
+            log.info("attention mask: released, with which %s was trained", where)
+        elif asked == "released" and trained is None:  # of 0.1.0, or of another program
+            log.info("attention mask: released, as asked for; %s has no mark of its mask", where)
+        self._use(asked or trained or "correct")
+        if hasattr(self, _MARK):
+            tensors[prefix + _MARK] = self.get_buffer(_MARK)
 
     def forward(self, x: Tensor, t: Tensor, lr: Tensor) -> Tensor:
         """What the network predicts, (B, channels, h, w).
@@ -150,6 +198,8 @@ class SwinUNet(nn.Module):
 def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of a released file by our names: without wrappers, and what follows from sizes.
 
+    Its attention masks become the mark of the mask that the weights were trained with.
+
     Args:
         tensors: As in the file, or in its ``state_dict``.
     """
@@ -157,9 +207,26 @@ def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         for wrapper in ("module.", "_orig_mod."):
             name = name.replace(wrapper, "")
-        if not name.endswith(_BUFFERS):
+        if name.endswith(_ATTENTION_MASK):
+            found[_MARK] = torch.tensor(not _is_correct(tensor), dtype=torch.uint8)
+        elif not name.endswith(_PLACES):
             found[name] = tensor
     return found
+
+
+def _before_loading(network: SwinUNet, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    # For torch's own load_state_dict.
+    if any(name.startswith(prefix) for name in state):
+        network.recognise(state, prefix, "what is loaded")
+
+
+def _is_correct(mask: Tensor) -> bool:
+    # Of square latents, as files have it; any other one is taken for the release's.
+    if mask.ndim != 3:
+        return False
+    window, across = math.isqrt(mask.shape[1]), math.isqrt(mask.shape[0])
+    expected = wrap_mask(window * across, window * across, window, window // 2)
+    return torch.equal(mask.float().cpu(), expected)
 
 
 def sinusoids(t: Tensor, width: int) -> Tensor:

@@ -6,12 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.denoiser import Flags, UNet2D
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import Taef2Space
@@ -89,8 +91,7 @@ def batch(h: int = 16, w: int = 16, count: int = 2) -> Any:
 def test_sigmas_are_those_of_the_release() -> None:
     """Section 2 of the specification, read off the official code in float32."""
     schedule = Schedule(variance="exploding")
-    expected = {249: 0.693205, 199: 0.569285, 149: 0.453819, 99: 0.341674, 250: 0.695799}
-    expected |= {200: 0.571666, 150: 0.456075, 100: 0.343932, 50: 0.225583}
+    expected = {249: 0.693205, 199: 0.569285, 149: 0.453819, 99: 0.341674, 49: 0.223003}
     for t, sigma in expected.items():
         assert schedule.level(t).sigma == pytest.approx(sigma, abs=2e-6)
 
@@ -119,6 +120,63 @@ def test_timesteps_are_those_of_release_and_paper(
     assert invsr(steps=steps, start=start).plan(start) == expected
 
 
+@pytest.mark.parametrize("start", [250, 100])
+def test_long_lists_are_rounded_as_released(start: int) -> None:
+    """The released script calls ``numpy.linspace`` with integers."""
+    for steps in range(6, start + 1):
+        released = np.linspace(start, 0, steps, endpoint=False, dtype=np.int64).tolist()
+        assert timesteps_for(steps, start) == released
+    assert released[-1] == 1  # the least that counting from 1 allows
+
+
+@pytest.mark.parametrize("solver", ["euler", "ancestral", "predicted"])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_networks_and_noise_levels_get_the_index(solver: Any, guidance: float) -> None:
+    """Timestep 250 is index 249, for all networks, as in training."""
+    options: dict[str, Any] = {"solver": solver, "guidance": guidance}
+    if solver == "predicted":
+        options |= {"middle": predictor(), "middle_weights": "there"}
+    if guidance != 1:
+        text = torch.zeros(1, 2, 8)
+        options["prompt"] = SimpleNamespace(
+            condition=lambda count: Condition(text.expand(count, -1, -1)),
+            unconditional=lambda count: Condition(text.expand(count, -1, -1)),
+        )
+    method, given = invsr(timesteps=[250, 200, 150, 100, 50], **options).eval(), batch()
+    seen: dict[str, list[float]] = {}
+
+    def note(name: str) -> Any:
+        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            value = float(inputs[1].flatten()[0] if torch.is_tensor(inputs[1]) else inputs[1])
+            if not seen.setdefault(name, []) or seen[name][-1] != value:
+                seen[name].append(value)
+
+        return hook
+
+    method.predictor.register_forward_pre_hook(note("predictor"))
+    method.denoiser.register_forward_pre_hook(note("denoiser"))
+    if method.middle is not None:
+        method.middle.register_forward_pre_hook(note("middle"))
+    method.restore(given, Noise(given["seed"]))
+    assert seen.pop("predictor") == [249]
+    assert seen.pop("denoiser") == [249, 199, 149, 99, 49]
+    assert seen.pop("middle", [199, 149, 99, 49]) == [199, 149, 99, 49]
+
+
+def test_sampling_starts_at_the_levels_that_were_trained() -> None:
+    method = invsr()
+    assert method.trained.tolist() == [t - 1 for t in method.starts] == [249, 199, 149, 99]
+    released = dict(zip(method.starts, (0.693205, 0.569285, 0.453819, 0.341674), strict=True))
+    for start, sigma in released.items():
+        method, given = invsr(predictor=None, start=start, deterministic=True).eval(), batch()
+        z: list[Tensor] = []
+        method._clean = lambda z_t, t, z=z: z.append(z_t) or z_t
+        method.restore(given, Noise(given["seed"]))
+        y = method.space.encode(enlarged(given["lr"], given["size"]))
+        noise = Noise(given["seed"]).stream("start").normal(y.shape)
+        torch.testing.assert_close(z[0], y + sigma * noise, rtol=0, atol=1e-5)
+
+
 def test_any_list_that_starts_where_it_was_trained_to() -> None:
     assert invsr(timesteps=[100, 80, 60, 40, 20]).plan() == [100, 80, 60, 40, 20]
 
@@ -135,14 +193,14 @@ def test_noisier_pictures_start_earlier() -> None:
 
 
 @torch.no_grad()
-def by_diffusers(method: Any, given: Any, timesteps: list[int]) -> Any:
+def by_diffusers(method: Any, given: Any, indices: list[int]) -> Any:
     """Sampling by the means of all distributions, with diffusers' scheduler."""
     scheduler = EulerDiscreteScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012
     )
-    scheduler.set_timesteps(timesteps=timesteps)
+    scheduler.set_timesteps(timesteps=indices)
     z = method.space.encode(enlarged(given["lr"], given["size"]))
-    z = z + scheduler.sigmas[0] * method.predictor(given["lr"], float(timesteps[0])).mean
+    z = z + scheduler.sigmas[0] * method.predictor(given["lr"], float(indices[0])).mean
     for t in scheduler.timesteps:
         x = scheduler.scale_model_input(z, t)
         text = method.denoiser.null_text(len(x))
@@ -155,7 +213,10 @@ def by_diffusers(method: Any, given: Any, timesteps: list[int]) -> Any:
 def test_sampling_is_that_of_diffusers_euler(timesteps: list[int]) -> None:
     method, given = invsr(timesteps=timesteps, deterministic=True).eval(), batch()
     found = method.restore(given, Noise(given["seed"]))
-    torch.testing.assert_close(found, by_diffusers(method, given, timesteps), rtol=0, atol=1e-5)
+    indices = [t - 1 for t in timesteps]
+    torch.testing.assert_close(found, by_diffusers(method, given, indices), rtol=0, atol=1e-5)
+    off_by_one = by_diffusers(method, given, timesteps)
+    assert (found - off_by_one).abs().max() > 1e-4
 
 
 def test_what_is_drawn_belongs_to_the_picture() -> None:
@@ -193,8 +254,8 @@ def test_without_a_predictor_noise_is_nobodys() -> None:
     noise = Noise(given["seed"])
     y = method.space.encode(enlarged(given["lr"], given["size"]), noise.stream("encoder"))
     assert not torch.equal(y, method.space.encode(enlarged(given["lr"], given["size"])))
-    z = y + 0.571666 * noise.stream("start").normal(y.shape)
-    x0 = method._clean(z, torch.full((2,), 200))
+    z = y + 0.569285 * noise.stream("start").normal(y.shape)
+    x0 = method._clean(z, torch.full((2,), 199))
     torch.testing.assert_close(found, method.space.decode(x0), rtol=0, atol=1e-5)
 
 
@@ -220,6 +281,31 @@ def test_in_tiles_it_is_nearly_what_it_is_at_once(where: Any) -> None:
     assert 0 < (found - whole).abs().mean() < 0.05
     method.tiling = Tiling(size=48, where=where)
     assert torch.equal(method.enlarge(given)["sr"], whole)
+
+
+def test_tiles_as_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LR of 10 x 40 and a patch of 16: mirrored to 16 x 40, cut at 0, 8, 16 and 24, blended."""
+    method, given = invsr(deterministic=True).eval(), batch(10, 40, 1)
+    method._trainer, method.tiling = None, Tiling(window="released")
+    seen: list[Tensor] = []
+    restore = method.restore
+    monkeypatch.setattr(
+        method, "restore", lambda b, noise: seen.append(b["lr"]) or restore(b, noise)
+    )
+    found = method.enlarge(given)["sr"]
+    above = functional.pad(given["lr"], (0, 0, 3, 3), mode="reflect")
+    assert len(seen) == method.tiles == 4
+    sigma = 0.3 * ((64 - 1) / 2 - 1) + 0.8
+    one = torch.exp(-(((torch.arange(64) - 31) / sigma) ** 2) / 2)
+    total, weights = torch.zeros(1, 3, 64, 160), torch.zeros(160)
+    for lr, start in zip(seen, (0, 8, 16, 24), strict=True):
+        assert torch.equal(lr, above[..., start : start + 16])
+        part = {**given, "lr": lr, "size": (64, 64)}
+        place = slice(4 * start, 4 * start + 64)
+        total[..., place] += restore(part, Noise(given["seed"])).clamp(0, 1) * one
+        weights[place] += one
+    torch.testing.assert_close(found, (total / weights)[:, :, 12:52], rtol=0, atol=1e-5)
+    assert method.options["tiling.window"] == "released"
 
 
 def test_tiles_below_the_patch_are_refused() -> None:
@@ -421,10 +507,13 @@ def test_the_distance_is_looked_for_in_training_alone(tmp_path: Path) -> None:
         ({"start": 180}, r"start at timestep 180, .*one of 250, 200, 150, 100"),
         ({"timesteps": [180, 100]}, r"start at timestep 180"),
         ({"timesteps": [100, 200]}, r"expected a falling list"),
+        ({"timesteps": [100, 0]}, r"falling list of numbers from 1000 to 1$"),
+        ({"timesteps": [1001]}, r"falling list of numbers from 1000 to 1$"),
+        ({"starts": [1001]}, r"starts is \[1001\]; expected timesteps from 1 to 1000"),
         ({"scale": 2.0}, r"scale 2, .* that is scale 4 alone\. Set data\.init_args\.scale"),
         ({"solver": "predicted"}, r"predicted with a middle"),
         ({"schedule": Schedule()}, r"must have variance exploding"),
-        ({"starts": []}, r"starts is \[\]; expected timesteps from 1 to 999"),
+        ({"starts": []}, r"starts is \[\]; expected timesteps from 1 to 1000"),
         ({"starts": [250], "starting": False}, r"starts has but the first one"),
         (
             {"timesteps": [200, 100], "start": "auto"},

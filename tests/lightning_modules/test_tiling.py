@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from torch.nn import functional
 
 from degradations.bicubic import resize
 from lightning_modules.noise import Noise
-from lightning_modules.tiling import grid, restore_tiled, spans
+from lightning_modules.tiling import Tiling, grid, restore_tiled, spans
 
 
 def batch_of(h: int, w: int, scale: float = 2.0, count: int = 1, constant: float | None = None):
@@ -332,3 +333,92 @@ class TestSpans:
             plain[number, span.out] = span.window
         assert weights[0, 16] > plain[0, 16]
         assert ((weights > 0) == (plain > 0)).all()
+
+
+# ------------------------------------------------------------------------------ as InvSR's release
+
+
+def opencv_kernel(taps, sigma):
+    """``cv2.getGaussianKernel``: sampled at whole distances, summing to 1."""
+    distance = np.arange(taps, dtype=np.float64) - (taps - 1) / 2
+    kernel = np.exp(-(distance**2) / (2 * sigma**2))
+    return kernel / kernel.sum()
+
+
+def released_weights(size):
+    """An even size is the kernel of a tap more, without the first tap."""
+    sigma = 0.3 * ((size - 1) * 0.5 - 1) + 0.8
+    return opencv_kernel(size + 1, sigma)[1:] if size % 2 == 0 else opencv_kernel(size, sigma)
+
+
+def released_starts(length, patch, stride):
+    """0, stride, ...; those that overrun are moved back, and what is double is left out."""
+    if length <= patch:
+        return [0]
+    starts = [min(start, length - patch) for start in range(0, length, stride)]
+    return list(dict.fromkeys(starts))
+
+
+class TestReleased:
+    def test_the_known_kernel(self):
+        """512 output pixels of a tile of 128: sigma 77.15, the peak half a pixel off the middle."""
+        weights = released_weights(512)
+        assert weights.argmax() == 255
+        assert weights[255 + 10] == weights[255 - 10]
+        ratio = weights[255] / weights[255 + 100]
+        assert ratio == pytest.approx(np.exp(100**2 / 2 / 77.15**2))
+
+    @pytest.mark.parametrize("scale", [1, 4])
+    @pytest.mark.parametrize(("patch", "stride"), [(128, 64), (128, 128), (125, 62), (96, 20)])
+    @pytest.mark.parametrize("side", [128, 144, 192, 200, 256, 300, 400])
+    def test_starts_and_weights(self, side, patch, stride, scale):
+        found = spans(side, side * scale, patch, patch - stride, "released")
+        starts = released_starts(side, patch, stride)
+        assert [span.lr.start for span in found] == starts
+        assert all(span.lr.stop - span.lr.start == patch for span in found)
+        one, total = released_weights(patch * scale), np.zeros(side * scale)
+        for start in starts:
+            total[start * scale : (start + patch) * scale] += one
+        for span, start in zip(found, starts, strict=True):
+            place = slice(start * scale, (start + patch) * scale)
+            assert span.out == place
+            np.testing.assert_allclose(span.window, one / total[place], rtol=1e-5)
+
+    def test_what_is_blended(self):
+        """Each tile is a number of its own; the blend by hand, in two dimensions as released."""
+        size, scale, patch, stride = (44, 60), 4, 16, 8
+        made = []
+
+        def numbered(batch, noise):
+            generator = torch.Generator().manual_seed(len(made))
+            found = torch.rand(1, 3, *batch["size"], generator=generator)
+            made.append(found)
+            return found
+
+        batch = batch_of(*size, scale)
+        found = tiled(numbered, batch, patch, patch - stride, "released")
+        one = released_weights(patch * scale)
+        weight = np.outer(one, one)
+        total = np.zeros((3, *batch["size"]))
+        count = np.zeros(batch["size"])
+        tiles = iter(made)
+        for top in released_starts(size[0], patch, stride):
+            for left in released_starts(size[1], patch, stride):
+                place = (
+                    slice(top * scale, (top + patch) * scale),
+                    slice(left * scale, (left + patch) * scale),
+                )
+                total[:, *place] += next(tiles)[0].double().numpy() * weight
+                count[place] += weight
+        assert next(tiles, None) is None
+        np.testing.assert_allclose(found[0], total / count, rtol=0, atol=1e-6)
+        other = tiled(enlarge, batch, patch, patch - stride, "released")
+        torch.testing.assert_close(other, whole(enlarge, batch), rtol=0, atol=1e-6)
+
+    def test_fractional_factors_are_refused(self):
+        with pytest.raises(ValueError, match=r"for whole factors, and a side of 40 becomes 60: se"):
+            spans(40, 60, 16, 8, "released")
+
+    def test_tiles_of_latents_are_refused(self):
+        with pytest.raises(ValueError, match=r"set tiling\.where to pixels, or another window"):
+            Tiling(window="released", where="latent")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -36,7 +37,7 @@ def official_buffers(model):
         if isinstance(module, SwinBlock):
             found[f"{name}.attn.relative_position_index"] = places
             if module.shift:
-                found[f"{name}.attn_mask"] = torch.zeros(4, 64, 64)
+                found[f"{name}.attn_mask"] = released_mask(16, 16, 8, 4)
     return found
 
 
@@ -71,13 +72,15 @@ def test_the_released_size_and_names():
 
 
 def test_a_released_file_loads():
-    model = awake(SwinUNet(**SMALL))
+    model = awake(SwinUNet(**SMALL, mask="released"))
     official = {
         f"module.{name}": tensor
         for name, tensor in {**model.state_dict(), **official_buffers(model)}.items()
+        if name != "released_mask"  # which is ours
     }
     other = SwinUNet(**SMALL)
     other.load_state_dict(from_official(official))
+    assert masks(other) == {"released"}
     x, lr, t = torch.randn(1, 3, 32, 32), torch.randn(1, 3, 32, 32), torch.tensor([3])
     torch.testing.assert_close(other(x, t, lr), model(x, t, lr))
 
@@ -192,10 +195,46 @@ def test_the_released_mask():
     assert last[0, 3, 0, 4] == -100
 
 
+def masks(model):
+    return {module.mask for module in model.modules() if isinstance(module, SwinBlock)}
+
+
+def test_weights_keep_the_mask_that_they_were_trained_with():
+    for asked, marked in (("released", True), ("correct", False), (None, False)):
+        state = SwinUNet(**SMALL, mask=asked).state_dict()
+        assert ("released_mask" in state) is marked
+        other = SwinUNet(**SMALL)
+        other.load_state_dict(state)
+        assert masks(other) == {"released" if marked else "correct"}
+        assert other.state_dict().keys() == state.keys()
+        other.load_state_dict(SwinUNet(**SMALL).state_dict())  # and is not left with it
+        assert masks(other) == {"correct"}
+    released = SwinUNet(**SMALL, mask="released").state_dict()
+    with pytest.raises(ValueError, match=r"mask is correct, and what is loaded was trained"):
+        SwinUNet(**SMALL, mask="correct").load_state_dict(released)
+    copied = copy.deepcopy(SwinUNet(**SMALL))
+    copied.load_state_dict(released)
+    assert masks(copied) == {"released"}
+
+
+def test_files_of_other_programs_that_mask_correctly():
+    """The mask in the file tells, not that there is one."""
+    own = SwinUNet(**SMALL)
+    state = dict(own.state_dict())
+    state["input_blocks.1.1.blocks.1.attn_mask"] = wrap_mask(32, 32, 8, 4)
+    found = from_official(state)
+    own.load_state_dict(found)
+    assert masks(own) == {"correct"}
+    with pytest.raises(ValueError, match=r"mask is released, and .* trained with the correct atte"):
+        SwinUNet(**SMALL, mask="released").load_state_dict(found)
+
+
 def test_the_masks_differ_where_they_should():
     torch.manual_seed(0)
     released = awake(SwinUNet(**SMALL, mask="released"))
-    correct = SwinUNet(**SMALL)
-    correct.load_state_dict(released.state_dict())
+    correct = SwinUNet(**SMALL, mask="correct")
+    correct.load_state_dict(
+        {k: v for k, v in released.state_dict().items() if k != "released_mask"}
+    )
     x, lr, t = torch.randn(1, 3, 32, 32), torch.randn(1, 3, 32, 32), torch.tensor([3])
     assert not torch.allclose(released(x, t, lr), correct.eval()(x, t, lr))
