@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _ROUNDING = 1 / 12 + 1 / 48  # variance that rounding to 8 bits adds, and that of `spread`
 _STRONGEST = 0.02  # share of the pixels with the strongest gradients that may be edges
 _FEWEST = 20  # edges that an estimate of blur needs
@@ -79,9 +78,10 @@ def blur_width(picture: Tensor) -> float:
     """
     if min(picture.shape[-2:]) <= 2 * _MARGIN:
         return math.nan
-    weights = picture.new_tensor(_GREY).view(1, 3, 1, 1)
-    grey = ((picture * weights).sum(1, keepdim=True) if picture.shape[1] == 3 else picture).double()
-    once, twice = _slopes(_blurred(grey, 1.0)), _slopes(_blurred(grey, math.sqrt(2.0)))
+    from kornia.color import rgb_to_grayscale
+
+    grey = (rgb_to_grayscale(picture) if picture.shape[1] == 3 else picture).double()
+    once, twice = (_slopes(grey, sigma) for sigma in (1.0, math.sqrt(2.0)))
     strength = torch.hypot(*once)
     edges = _ridges(*once) & (strength > max(_strong(strength), 1e-3))
     # Away from the borders, whose repeated pixels have no edges.
@@ -102,20 +102,14 @@ def _strong(strength: Tensor) -> float:
     return float(np.quantile(strength.numpy(), 1 - _STRONGEST))
 
 
-def _blurred(x: Tensor, sigma: float) -> Tensor:
-    radius = math.ceil(4 * sigma)
-    axis = torch.arange(-radius, radius + 1, dtype=x.dtype)
-    taps = torch.exp(-axis.square() / (2 * sigma**2))
-    taps = taps / taps.sum()
-    x = functional.pad(x, (radius,) * 4, mode="replicate")
-    return functional.conv2d(functional.conv2d(x, taps.view(1, 1, 1, -1)), taps.view(1, 1, -1, 1))
+def _slopes(x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+    # Of the image blurred by a Gaussian: along the rows, and along the columns.
+    from kornia.filters import gaussian_blur2d, spatial_gradient
 
-
-def _slopes(x: Tensor) -> tuple[Tensor, Tensor]:
-    padded = functional.pad(x, (1, 1, 1, 1), mode="replicate")
-    across = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
-    down = padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
-    return across / 2, down / 2
+    side = 2 * math.ceil(4 * sigma) + 1
+    blurred = gaussian_blur2d(x, side, (sigma, sigma), border_type="replicate")
+    across, down = spatial_gradient(blurred, mode="diff").unbind(2)
+    return across, down
 
 
 def _ridges(across: Tensor, down: Tensor) -> Tensor:

@@ -332,8 +332,11 @@ def _luma(x: Tensor) -> Tensor:
     """(B, 3, H, W) to (B, 1, H, W); of one channel, that channel."""
     if x.shape[1] != 3:
         return x[:, :1]
-    red, green, blue = x[:, :1], x[:, 1:2], x[:, 2:]
-    return torch.add(red * _LUMA[0], green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+    from kornia.color import rgb_to_grayscale
+
+    # Filled on the device, not copied there, which would be a transfer.
+    weights = torch.stack([x.new_full((), weight) for weight in _LUMA])
+    return rgb_to_grayscale(x, weights)
 
 
 def _power_above(values: Tensor) -> int:
