@@ -23,8 +23,8 @@ from datamodules.pack_pictures import Outcome, process
 from datamodules.pack_report import counted, make_report, print_report, save_report
 from datamodules.pack_workers import in_order
 from datamodules.pairs import misfit
-from datamodules.paths import expand_path
 from datamodules.shard_writer import ShardWriter, find_shards
+from files.paths import expand_path
 
 __all__ = ["main", "parse_size"]
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.decode import IMAGE_EXTENSIONS
 from datamodules.names import Names
 from datamodules.shard_index import Member, ShardIndex, part_beside
+from files.paths import IMAGE_EXTENSIONS
 
 log = logging.getLogger(__name__)
 
