@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from files.paths import glob_paths
+
 log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
@@ -102,7 +104,9 @@ def file_hash(path: Path) -> str:
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints by step, the newest first."""
     found = [
-        (int(match[1]), p) for p in folder.glob("step-*.ckpt") if (match := _NAME.fullmatch(p.name))
+        (int(match[1]), p)
+        for p in map(folder.joinpath, glob_paths("step-*.ckpt", str(folder)))
+        if (match := _NAME.fullmatch(p.name))
     ]
     return [path for _, path in sorted(found, reverse=True)]
 
