@@ -6,7 +6,6 @@ Source: Unterthiner et al., "FVD: a new metric for video generation" (ICLR works
 from __future__ import annotations
 
 import functools
-import os
 from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from callbacks.fid import frechet_distance
 from callbacks.inception import levels
 from callbacks.kid import polynomial_mmd
 from callbacks.sets import SetMetric
+from files.paths import expand_path
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -77,13 +77,16 @@ class VideoMetric(SetMetric):
 
     def absent(self) -> str:
         """The line about the missing network, if it is."""
-        if self.weights is None or not self._path().is_file():
+        try:
+            if self.weights is not None and self._path().is_file():
+                return ""
             found = "is not given" if self.weights is None else f"is no file: {self._path()}"
-            return (
-                f"its network, `weights` of {type(self).__name__}, {found}; give an I3D as "
-                "TorchScript, e.g. i3d_torchscript.pt as StyleGAN-V uses it"
-            )
-        return ""
+        except ValueError as error:
+            found = f"is no file: {error}"
+        return (
+            f"its network, `weights` of {type(self).__name__}, {found}; give an I3D as "
+            "TorchScript, e.g. i3d_torchscript.pt as StyleGAN-V uses it"
+        )
 
     def load(self) -> None:
         """Load the network."""
@@ -119,7 +122,7 @@ class VideoMetric(SetMetric):
         return self.once(images, ("clips", self.frames, self.sha256), lambda: self._embed(images))
 
     def _path(self) -> Path:
-        return Path(os.path.expandvars(self.weights or "")).expanduser()
+        return Path(expand_path(self.weights or "", f"{type(self).__name__}.weights"))
 
     def _embed(self, clips: Tensor) -> Tensor:
         if self.net is None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +24,7 @@ from callbacks.niqe_model import fit_model, read_model, save_model
 from callbacks.picture_files import find_pictures
 from callbacks.pixels import to_pixels
 from callbacks.too_small import large_enough, no_numbers
+from files.paths import expand_path
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -157,7 +157,7 @@ class NIQE(ImageMetric):
 
 
 def _path(model: str) -> Path:
-    return Path(os.path.expandvars(model)).expanduser()
+    return Path(expand_path(model, "NIQE.model"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

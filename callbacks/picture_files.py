@@ -22,7 +22,7 @@ def find_pictures(places: Sequence[str | Path]) -> list[Path]:
     for place in map(Path, places):
         if not place.exists():
             raise ValueError(f"{place} is neither a file nor a folder; give where pictures are")
-        found.update([place] if place.is_file() else pictures.list_pictures(place))
+        found.update(pictures.list_pictures(place) if place.is_dir() else [place])
     return sorted(found)
 
 

@@ -43,6 +43,7 @@ from callbacks.reference_files import (
     save_reference,
 )
 from degradations.bicubic import resize
+from files.paths import expand_path
 
 if TYPE_CHECKING:
     from callbacks.sets import SetMetric
@@ -68,14 +69,7 @@ def find_reference(metric: SetMetric, place: str, key: str = "reference") -> Ref
         ValueError: No such place, a file of another protocol or a damaged one, a broken picture;
             or many pictures whose features other processes would wait for.
     """
-    filled = os.path.expandvars(place)
-    if "$" in filled:
-        raise ValueError(
-            f"`{key}` of {type(metric).__name__} is {place!r}, but an environment variable in "
-            "it is not set: set it to a folder of real pictures, or to a file made by "
-            "`python -m callbacks.reference`"
-        )
-    path = Path(filled).expanduser()
+    path = Path(expand_path(place, f"`{key}` of {type(metric).__name__}"))
     if path.is_dir():
         check = partial(_check_waiting, metric, place, key) if several() else None
         return reference_of([path], metric, check=check)[1]

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from callbacks.provenance import Provenance
 from callbacks.report_pictures import FOLDER, INDEX, Evaluation, load_index
 from callbacks.results_file import Result, load_results
+from files.paths import glob_paths
 
 log = logging.getLogger(__name__)
 
@@ -85,13 +86,18 @@ def check_run(path: Path) -> None:
     """
     if not path.is_dir():
         raise ValueError(f"{path} is no directory; give directories of runs, such as runs/NAME")
-    known = (RESULTS, INDEX, CONFIG, f"**/{EVENTS}")
-    if not any(next(path.glob(pattern), None) for pattern in known):
+    if not any((path / name).exists() for name in (RESULTS, INDEX, CONFIG)) and not (
+        _event_files(path)
+    ):
         raise ValueError(
             f"{path} is no directory of a run: it has neither {RESULTS}, {INDEX}, {CONFIG} nor "
             "TensorBoard's events; `python main.py test --config ... --run.name "
             f"{path.resolve().name}` writes the first two"
         )
+
+
+def _event_files(path: Path) -> list[Path]:
+    return [path / name for name in glob_paths(f"**/{EVENTS}", str(path))]
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
@@ -123,7 +129,7 @@ def read_run(path: Path, name: str) -> Run:
         except (OSError, ValueError) as error:
             run.remarks.append(str(error))
             log.warning("%s: %s", name, error)
-    files = [p for p in (path / RESULTS, path / INDEX, *path.rglob(EVENTS)) if p.exists()]
+    files = [p for p in (path / RESULTS, path / INDEX, *_event_files(path)) if p.exists()]
     if files:
         newest = max(p.stat().st_mtime for p in files)
         run.written = time.strftime("%Y-%m-%d %H:%M", time.localtime(newest))
@@ -157,7 +163,7 @@ def _read_config(run: Run) -> None:
 
 
 def _read_events(run: Run) -> None:
-    folders = sorted({path.parent for path in run.path.rglob(EVENTS)})
+    folders = sorted({path.parent for path in _event_files(run.path)})
     found: dict[str, dict[int, float]] = {}
     for folder in folders:
         for tag, steps in _scalars(folder).items():

@@ -25,6 +25,8 @@ from typing import TypedDict
 import yaml
 from filelock import FileLock
 
+from files.paths import expand_path
+
 log = logging.getLogger(__name__)
 
 MANIFEST = Path(__file__).resolve().parents[1] / "configs" / "weights.yaml"
@@ -185,7 +187,7 @@ def fetch(entry: Entry) -> Path:
 def folders() -> list[Path]:
     """Where files lie under their own names: ``$ENLARGER_WEIGHTS``, and torch's cache."""
     own = os.environ.get("ENLARGER_WEIGHTS")
-    return [*([Path(own).expanduser()] if own else []), torch_cache()]
+    return [*([Path(expand_path(own, "ENLARGER_WEIGHTS"))] if own else []), torch_cache()]
 
 
 def torch_cache() -> Path:

@@ -58,6 +58,7 @@ from callbacks.predictions import (
 )
 from callbacks.provenance import commit
 from files.owned import foreign, remove_file
+from files.paths import expand_path
 
 log = logging.getLogger(__name__)
 
@@ -245,13 +246,7 @@ class Writer(Callback):
         """
         if self.folder is None:
             return Path(trainer.default_root_dir, "predict").absolute()
-        folder = os.path.expandvars(self.folder)
-        if "$" in folder or not folder.strip():  # an empty one would be the working directory
-            raise ValueError(
-                f"writer.folder is {self.folder!r}, which is empty or names an environment "
-                "variable that is not set; set it, or write the path itself"
-            )
-        return Path(folder).expanduser().absolute()
+        return Path(expand_path(self.folder, "writer.folder")).absolute()
 
     def _open_lines(self, pl_module: LightningModule) -> Predictions:
         own: dict[str, Any] = {"writer.profile": self.profile, "writer.exif": self.exif}

@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from files.owned import UNFINISHED, leftovers, remove_file, sync_folder, whole_file
 from files.owned import write_whole as write_whole_file
+from files.paths import glob_paths
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,9 @@ def file_hash(path: Path) -> str:
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints by step, the newest first."""
     found = [
-        (int(match[1]), p) for p in folder.glob("step-*.ckpt") if (match := _NAME.fullmatch(p.name))
+        (int(match[1]), p)
+        for p in map(folder.joinpath, glob_paths("step-*.ckpt", str(folder)))
+        if (match := _NAME.fullmatch(p.name))
     ]
     return [path for _, path in sorted(found, reverse=True)]
 

@@ -51,8 +51,8 @@ from commands.trials import TRIALS, keep_nothing
 from commands.weights import find_weights
 from datamodules.base import SRDataModule
 from datamodules.outputs import Outputs
-from datamodules.paths import expand_path
 from degradations.base import Degradation
+from files.paths import expand_path
 from lightning_modules.base import SuperResolver
 from lightning_modules.image_model import ImageModel
 from lightning_modules.tiling import Tiling

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from commands.doctor_lines import Check, Line, Options, broken, look, ok
 from commands.open_files import raised
+from files.paths import expand_path
 
 MEGABYTE, GIGABYTE = 2**20, 2**30
 # Below the first of each pair something is likely to fail, below the second it may.
@@ -108,7 +109,7 @@ def variables(options: Options) -> Iterator[Line]:
         value = os.environ.get(name)
         if value is None:
             yield ok(name, f"not set; {purpose}: export {name}=FOLDER")
-        elif not Path(value).expanduser().is_dir():
+        elif not value or not os.path.isdir(expand_path(value, name)):
             yield broken(name, f"{value}, which is no folder: export {name}=FOLDER")
         else:
             yield ok(name, f"{value}; {purpose}")

@@ -28,13 +28,13 @@ from datamodules.keys import digest_of
 from datamodules.latents import ABOUT, Latents
 from datamodules.loading import start_worker
 from datamodules.pack_journal import Journal, Stage
-from datamodules.paths import expand_path
 from datamodules.pictures import Pictures
 from datamodules.shard_index import split_name
 from datamodules.shard_writer import Members, ShardWriter, find_shards, own_shards
 from datamodules.triplets import Triplets
 from datamodules.worker_signals import end_workers_at_exit
 from files.owned import remove_file, write_whole
+from files.paths import expand_path
 
 log = logging.getLogger(__name__)
 

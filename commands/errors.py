@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from datamodules.decode import IMAGE_EXTENSIONS
+from files.paths import IMAGE_EXTENSIONS
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "configs" / "experiment"
 COMMANDS = [

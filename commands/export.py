@@ -25,8 +25,8 @@ from commands.export_hub import check_hub, push
 from commands.export_onnx import check_one_pass, write_onnx
 from commands.export_tensors import exported_tensors, write_tensors
 from commands.weights import EXPORT
-from datamodules.paths import expand_path
 from files.owned import foreign, remove_folder, whole_folder
+from files.paths import expand_path
 from lightning_modules.image_model import ImageModel
 from lightning_modules.weights import EXPORTED, read_metadata
 

@@ -15,6 +15,7 @@ from callbacks.provenance import commit
 from callbacks.results_file import made_by
 from callbacks.weights import digest_of
 from commands.weights import EXPORT, manifest
+from files.paths import expand_path
 from lightning_modules.backbone.frozen import sources
 from lightning_modules.image_model import ImageModel, class_path
 from lightning_modules.weights import EXPORTED, read_file, read_metadata
@@ -118,7 +119,10 @@ def _licences_of(name: str, scale: float, seen: frozenset[Path]) -> dict[str, st
     entries = manifest()
     if name in entries:
         return {name: entries[name]["licence"]}
-    path = Path(os.path.expanduser(os.path.expandvars(name)))
+    try:
+        path = Path(expand_path(name, "model"))
+    except ValueError:  # it is another kind of text
+        return {}
     if os.path.isfile(path / EXPORT):  # of os: a long text is no file to it, and no error
         path = path / EXPORT
     if os.path.isfile(path) and path.suffix in FILES:

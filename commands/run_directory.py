@@ -26,8 +26,8 @@ from commands.checkpoint_files import (
 )
 from commands.errors import ConfigurationError
 from commands.run_lock import alone_in
-from datamodules.paths import expand_path
 from files.owned import move_aside
+from files.paths import expand_path
 
 log = logging.getLogger(__name__)
 

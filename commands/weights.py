@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from callbacks import weights
 from callbacks.weights import Entry, UnavailableError, WrongWeightsError
 from commands.checkpoint_files import FOLDER, best_or_newest
 from commands.errors import ConfigurationError, did_you_mean
+from files.paths import expand_path
 from lightning_modules.weights import INDEX
 
 MANIFEST = weights.MANIFEST
@@ -37,17 +37,14 @@ def find_weights(name: str, scale: float, key: str = "model.init_args.weights") 
     Raises:
         ConfigurationError: Neither a file nor a known name, or a known one that could not be had.
     """
-    filled = os.path.expandvars(name.replace("{scale}", f"{scale:g}"))
-    if "$" in filled:
-        variable = filled[filled.index("$") :].split("/")[0]
-        raise ConfigurationError(
-            f"{key} is {name!r}, but the environment variable {variable} is not set: "
-            "set it to the folder that holds the weights"
-        )
-    path = Path(filled).expanduser()
+    try:
+        filled = expand_path(name.replace("{scale}", f"{scale:g}"), key)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    path = Path(filled)
     if path.is_file():
         return path
-    if filled and path.is_dir():
+    if path.is_dir():
         if indices := sorted(path.glob(f"*{INDEX}")):
             return indices[0]
         if (path / EXPORT).is_file():

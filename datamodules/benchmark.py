@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datamodules.paired import Paired
 from datamodules.pairs import with_scale
-from datamodules.paths import expand_path
+from files.paths import expand_path
 
 
 class Benchmark(Paired):

@@ -20,10 +20,11 @@ from PIL import Image
 from datamodules.cutting import SampleDraws
 from datamodules.decode import UnreadableImage, read_picture
 from datamodules.order import Item
-from datamodules.paths import expand_path, image_key, list_images
+from datamodules.paths import image_key
 from datamodules.pictures import Pictures, TrainingPictures
 from datamodules.source import Pixels, Sample, Source
 from degradations.base import cut_size
+from files.paths import expand_path, list_images
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,6 @@ import os
 import re
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
@@ -35,14 +34,12 @@ from datamodules.exif import tiff_exif
 from datamodules.png import check_png, told_late
 from degradations.orientation import orientation_of, upright
 from degradations.profiles import image_of, space_of, to_srgb
+from files.paths import FORMATS as KNOWN
+from files.paths import open_regular, read_bytes
 
 log = logging.getLogger(__name__)
 
-# Nothing else is opened: among Pillow's other formats are some that run a foreign program (EPS).
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
-IMAGE_EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"}
-)
+FORMATS = tuple(KNOWN)
 QUICK_JPEG = jpeg.AVAILABLE and features.check("libjpeg_turbo")
 REASONS = (
     "empty",  # no bytes
@@ -130,7 +127,7 @@ def read_picture(path: str | os.PathLike[str], srgb: bool = False) -> Picture:
         UnreadableImage: The file cannot be read or decoded.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         message = f"{os.fspath(path)}: {error.strerror or error}"
         raise UnreadableImage(message, "missing") from error
@@ -147,24 +144,26 @@ def read_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int]:
         UnreadableImage: The header cannot be read.
     """
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            width, height = image.size
-            # A PNG's getexif may load the pixels: only where there is something to find.
-            told = image.info.keys() & ORIENTED or (image.format == "PNG" and _told_late(file))
-            turned = told and orientation_of(image) >= 5
+        if isinstance(file, str | os.PathLike):
+            with open_regular(file) as opened:
+                return _size(opened)
+        return _size(file)
     except Exception as error:  # as in decode
         reason = "missing" if getattr(error, "errno", None) else "damaged"
         reason = "too large" if isinstance(error, Image.DecompressionBombError) else reason
         name = os.fspath(file) if isinstance(file, str | os.PathLike) else "the picture"
-        raise UnreadableImage(f"{name}: {error}", reason) from error
+        raise UnreadableImage(
+            f"{name}: {getattr(error, 'strerror', None) or error}", reason
+        ) from error
+
+
+def _size(file: IO[bytes]) -> tuple[int, int]:
+    with Image.open(file, formats=FORMATS) as image:
+        width, height = image.size
+        # A PNG's getexif may load the pixels: only where there is something to find.
+        told = image.info.keys() & ORIENTED or (image.format == "PNG" and told_late(file))
+        turned = told and orientation_of(image) >= 5
     return (height, width) if turned else (width, height)
-
-
-def _told_late(file: str | os.PathLike[str] | IO[bytes]) -> bool:
-    if not isinstance(file, str | os.PathLike):
-        return told_late(file)
-    with open(file, "rb") as opened:
-        return told_late(opened)
 
 
 @DECODING

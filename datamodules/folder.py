@@ -9,17 +9,10 @@ from pathlib import Path
 from datamodules.decode import FORMATS, read_picture
 from datamodules.names import Names
 from datamodules.outputs import Outputs
-from datamodules.paths import (
-    by_key,
-    expand_path,
-    has_wildcard,
-    image_key,
-    images_of,
-    searched_folder,
-    size_and_time,
-)
+from datamodules.paths import by_key, image_key, images_of, searched_folder
 from datamodules.source import Sample, Source
 from degradations.base import Degradation
+from files.paths import expand_path, has_wildcard, size_and_time
 
 
 class Folder(Source):
@@ -90,8 +83,8 @@ class Folder(Source):
         # Keys are relative to the root whatever the pattern, so that a picture's key is the same in
         # every selection.
         for file in files:
-            pattern = os.path.normpath(expand_path(file, "Folder.files"))
-            if os.path.isabs(pattern) or pattern.startswith(".."):
+            pattern = os.path.normpath(expand_path(file, "Folder.files", root))
+            if os.path.isabs(pattern) or Path(pattern).parts[0] == "..":
                 raise ValueError(
                     f"Folder.files has {file!r}, which is not below Folder.root {root!r}"
                 )

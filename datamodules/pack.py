@@ -23,9 +23,9 @@ from datamodules.pack_pictures import Outcome, process
 from datamodules.pack_report import counted, make_report, print_report, save_report
 from datamodules.pack_workers import in_order
 from datamodules.pairs import misfit
-from datamodules.paths import expand_path
 from datamodules.shard_writer import ShardWriter, find_shards, own_shards
 from files.owned import remove_file
+from files.paths import expand_path
 
 __all__ = ["main", "parse_size"]
 

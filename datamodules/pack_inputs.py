@@ -7,17 +7,23 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
-from glob import glob
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
-from braceexpand import braceexpand
-
 from datamodules import pack_lmdb
-from datamodules.decode import IMAGE_EXTENSIONS
 from datamodules.pairs import match
-from datamodules.paths import by_key, expand_path, has_wildcard, image_key, images_of, is_image
+from datamodules.paths import braced, by_key, image_key, images_of
 from datamodules.shard_index import build_index, split_name
+from files.paths import (
+    IMAGE_EXTENSIONS,
+    expand_path,
+    glob_paths,
+    has_wildcard,
+    is_image,
+    open_regular,
+    read_bytes,
+    read_text,
+)
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +61,7 @@ class File(NamedTuple):
 
     def read(self) -> bytes:
         """The whole file."""
-        return Path(self.path).read_bytes()
+        return read_bytes(self.path)
 
 
 class Stretch(NamedTuple):
@@ -77,7 +83,7 @@ class Stretch(NamedTuple):
         Raises:
             OSError: The tar ends before them.
         """
-        with open(self.path, "rb") as file:
+        with open_regular(self.path) as file:
             file.seek(self.offset)
             data = file.read(self.size)
         if len(data) != self.size:
@@ -144,7 +150,7 @@ def find_inputs(
             match.
     """
     for one in (source, lr or ""):
-        if REMOTE.match(one):
+        if REMOTE.match(one) and not os.path.lexists(one):
             raise ValueError(f"{one} is not on this machine: download it first, and pack the files")
     refused: list[Refused] = []
     if lr is None:
@@ -236,10 +242,10 @@ def _from_list(path: Path, what: str, refused: list[Refused]) -> dict[str, Path]
 
 def _lines(path: Path, what: str) -> Iterator[str]:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if b"\0" in file.read(TEXT):
                 raise ValueError("it has bytes of zero")
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except ValueError as error:  # of UTF-8, too
         raise ValueError(
             f"{what} {str(path)!r} is neither a tar nor an LMDB nor a text of paths ({error})"
@@ -282,8 +288,8 @@ def _from_tars(source: str, shard_in_key: bool) -> Iterator[Entry]:
 
 def _tar_files(source: str) -> Iterator[Path]:
     pattern = expand_path(source, "SOURCE")
-    for name in [pattern] if Path(pattern).exists() else braceexpand(pattern, escape=False):
-        found = [name] if Path(name).is_file() else sorted(glob(name))
+    for name in braced(pattern):
+        found = [name] if Path(name).is_file() else glob_paths(name)
         if not found:
             raise ValueError(f"SOURCE {source!r}: {name} does not exist, or matches no tar")
         yield from map(Path, found)

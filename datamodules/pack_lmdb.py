@@ -8,8 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.decode import IMAGE_EXTENSIONS
 from datamodules.shard_index import METADATA
+from files.paths import IMAGE_EXTENSIONS
 
 DATA, META = "data.mdb", "meta_info.txt"
 LINE = re.compile(r"(?P<key>.+?)\.(?P<extension>\w+)\s+\(\d+,\s*\d+,\s*\d+\)\s+\d+")

@@ -14,7 +14,7 @@ from datamodules.pack_inputs import is_tars
 from datamodules.pack_pictures import MAX_PIXELS, Recipe
 from datamodules.pack_workers import usable_cores
 from datamodules.pairs import with_scale
-from datamodules.paths import expand_path
+from files.paths import expand_path
 
 DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 DESCRIPTION = """\

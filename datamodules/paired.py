@@ -6,8 +6,8 @@ from pathlib import Path
 
 from datamodules.decode import read_picture
 from datamodules.pairs import Pair, check_sizes, match_pairs, with_scale
-from datamodules.paths import expand_path
 from datamodules.source import Sample, Source
+from files.paths import expand_path
 
 
 class Paired(Source):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from datamodules.decode import UnreadableImage, read_size
-from datamodules.paths import by_key, image_key, list_images
+from datamodules.paths import by_key, image_key
+from files.paths import list_images
 
 SHOWN = 5  # names in a message; the rest is counted
 T = TypeVar("T")

@@ -6,8 +6,8 @@ import hashlib
 import logging
 from pathlib import Path
 
-from datamodules.paths import expand_path
 from datamodules.source import Sample, Source
+from files.paths import expand_path, read_text
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def _lines(path: str) -> list[str]:
         raise ValueError(f"Prompts.file {path} does not exist; expected a text file")
     try:
         # Not splitlines, which also splits at characters that no editor counts as a line's end.
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+        lines = read_text(path).split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"Prompts.file {path} is no text in UTF-8 (byte {error.start}): convert it"

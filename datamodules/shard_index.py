@@ -21,10 +21,11 @@ from typing import IO, Any, NamedTuple
 
 import xxhash
 
-from datamodules.decode import IMAGE_EXTENSIONS, UnreadableImage, read_size
+from datamodules.decode import UnreadableImage, read_size
 from datamodules.tar_headers import BLOCK as BLOCK
 from datamodules.tar_headers import tar_headers
 from files.owned import write_whole
+from files.paths import IMAGE_EXTENSIONS
 
 log = logging.getLogger(__name__)
 

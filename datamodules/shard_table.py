@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.decode import IMAGE_EXTENSIONS
 from datamodules.names import Names
 from datamodules.shard_index import Member, ShardIndex
 from files.owned import remove_file, whole_file
+from files.paths import IMAGE_EXTENSIONS
 
 log = logging.getLogger(__name__)
 

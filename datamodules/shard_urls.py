@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from glob import glob
 from pathlib import Path
 from urllib.request import url2pathname
 
 from braceexpand import braceexpand
 
-from datamodules.paths import expand_path
+from datamodules.paths import braced
 from datamodules.remote import SCHEMES, list_urls, scheme_of
 from datamodules.retry import Patience, shown
+from files.paths import existing_part, expand_path, fill_variables, glob_paths
 
 EXPECTED = "expected tars, e.g. /data/train-{000..099}.tar"
 
@@ -43,9 +43,11 @@ def is_remote(name: str) -> bool:
 
 
 def _expanded(url: str, allow_pipes: bool, patience: Patience) -> list[str]:
-    expanded = os.path.expandvars(url)
-    if not scheme_of(url) and scheme_of(expanded):
-        url = expanded  # the address is in a variable, as in $ENLARGER_DATA/a.tar
+    if os.path.lexists(url):
+        return _local(url, url)
+    if not scheme_of(url) and not existing_part(url)[0]:
+        expanded = fill_variables(url, "Shards.urls")
+        url = expanded if scheme_of(expanded) else url  # the address is in a variable
     scheme = scheme_of(url)
     if scheme == "pipe":
         if not allow_pipes:
@@ -66,8 +68,7 @@ def _expanded(url: str, allow_pipes: bool, patience: Patience) -> list[str]:
             f"Shards.urls has {shown(url)!r}; expected a path, file:, pipe:, or one of "
             + ", ".join(f"{name}://" for name in SCHEMES)
         )
-    expand_path(url, "Shards.urls")  # that its variables are set
-    return _remote(os.path.expandvars(url), patience)
+    return _remote(fill_variables(url, "Shards.urls"), patience)
 
 
 def _remote(url: str, patience: Patience) -> list[str]:
@@ -86,12 +87,13 @@ def _remote(url: str, patience: Patience) -> list[str]:
 
 def _local(path: str, url: str) -> list[str]:
     found: list[str] = []
-    names = [path] if Path(path).exists() else list(braceexpand(path, escape=False))
+    names = braced(path)
     missing = []
     for name in names:
-        matches = [name] if Path(name).is_file() else sorted(glob(name))
+        matches = [name] if Path(name).is_file() else glob_paths(name)
         matches = [match for match in matches if Path(match).is_file()]
-        found += matches
+        # The name of a file, such as `pipe:rm.tar`, must never become an address or a command.
+        found += [os.path.abspath(match) if scheme_of(match) else match for match in matches]
         missing += [] if matches else [name]
     if missing:
         raise ValueError(

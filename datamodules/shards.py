@@ -24,7 +24,6 @@ from datamodules.cache import DiskCache
 from datamodules.decode import UnreadableImage, decode, most_pixels
 from datamodules.jpeg import read_rows
 from datamodules.names import Names
-from datamodules.paths import expand_path
 from datamodules.remote_index import load_remote_index, wanted_of
 from datamodules.retry import Patience
 from datamodules.shard_index import index_places, load_index
@@ -35,6 +34,7 @@ from datamodules.shuffle import permutation
 from datamodules.source import Pixels, Sample, Source
 from degradations.base import Degradation
 from degradations.draws import seed_of
+from files.paths import expand_path
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ people who found `p1` nearer.
 
 from __future__ import annotations
 
-import os
+import io
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,9 +16,10 @@ import numpy as np
 from datamodules.cutting import SampleDraws
 from datamodules.decode import UnreadableImage, read_picture
 from datamodules.pairs import SHOWN
-from datamodules.paths import expand_path, image_key, list_images
+from datamodules.paths import image_key
 from datamodules.pictures import Pictures, TrainingPictures
 from datamodules.source import Pixels, Sample, Source
+from files.paths import expand_path, list_images, read_bytes, walk
 
 PARTS = ("ref", "p0", "p1")
 
@@ -46,9 +47,9 @@ class Triplets(Source):
         """
         root = Path(expand_path(self.root, "Triplets.root"))
         folders = []
-        for folder, below, _ in os.walk(root, followlinks=True):
+        for folder, below, _ in walk(root) if root.is_dir() else ():
             if {*PARTS, "judge"} <= set(below):
-                folders.append(Path(folder))
+                folders.append(folder)
                 below.clear()  # nothing is looked for in these
         if not folders:
             raise ValueError(
@@ -118,7 +119,9 @@ def _of(folder: Path) -> dict[str, dict[str, Path]]:
         part: {image_key(path, folder / part): path for path in list_images(folder / part)}
         for part in PARTS
     }
-    parts["judge"] = {path.stem: path for path in (folder / "judge").glob("*.npy")}
+    judged = [place / name for place, _, names in walk(folder / "judge") for name in names]
+    judged = [path for path in judged if path.suffix == ".npy" and path.parent == folder / "judge"]
+    parts["judge"] = {path.stem: path for path in judged}
     names = sorted(set().union(*parts.values()))
     torn = [name for name in names if any(name not in files for files in parts.values())]
     if torn:
@@ -132,7 +135,7 @@ def _of(folder: Path) -> dict[str, dict[str, Path]]:
 
 def _number(path: Path) -> float:
     try:
-        found = np.load(path, allow_pickle=False)
+        found = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise UnreadableImage(f"{path}: {error}") from error
     if found.size != 1 or not 0 <= (number := float(found.reshape(-1)[0])) <= 1:

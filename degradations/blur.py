@@ -6,7 +6,6 @@ The kernels are in `degradations.kernels`, the convolutions in `degradations.con
 from __future__ import annotations
 
 import math
-import os
 from abc import abstractmethod
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from degradations.compose import check_probabilities
 from degradations.convolve import convolve, convolve_canvas, prepared
 from degradations.draws import Draws
 from degradations.params import Params
+from files.paths import expand_path, open_regular, read_bytes
 
 #: Below this size a sinc's cut-off is drawn from [pi/3, pi], from it upwards from [pi/5, pi].
 LARGE_SINC = 13
@@ -312,7 +312,7 @@ def _check_beta(values: tuple[float, float], name: str) -> tuple[float, float]:
 
 
 def _psf_files(folder: str) -> list[Path]:
-    root = Path(os.path.expandvars(folder)).expanduser()
+    root = Path(expand_path(folder, "folder"))
     if not root.is_dir():
         raise FileNotFoundError(f"folder is {folder!r}; there is no such folder of kernels")
     paths = sorted(path for path in root.iterdir() if path.suffix.lower() in (".png", ".npy"))
@@ -341,7 +341,8 @@ def _read_psf(path: Path) -> npt.NDArray[np.float64]:
 
 def _read_npy(path: Path) -> npt.NDArray[np.generic]:
     try:
-        values = np.load(path, allow_pickle=False)
+        with open_regular(path) as file:
+            values = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as a kernel: {error}") from error
     if values.dtype.kind not in "fiub":
@@ -353,7 +354,7 @@ def _read_png(path: Path) -> npt.NDArray[np.generic]:
     import cv2
 
     # Through memory: OpenCV would not open a path that is not ASCII on every system.
-    data = np.frombuffer(path.read_bytes(), np.uint8)
+    data = np.frombuffer(read_bytes(path), np.uint8)
     values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     if values is None:
         raise ValueError(f"{path} cannot be read as a kernel: it is no PNG")

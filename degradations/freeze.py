@@ -30,6 +30,7 @@ from degradations.pictures import as_image, cropped, list_pictures, read_picture
 from degradations.preview import positive
 from degradations.record import records_of
 from files.owned import hidden, put_in_place, remove_file
+from files.paths import FORMATS, open_regular
 
 log = logging.getLogger(__name__)
 
@@ -229,11 +230,11 @@ def _fitting(path: Path, settings: Settings) -> Tensor:
 def _check_depth(path: Path) -> None:
     # Pillow gives 8 of the 16 bits of a colour PNG without a word.
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file, formats=tuple(FORMATS)) as image:
             deep = image.mode[0] in "IF"
             if image.format == "PNG":
-                with path.open("rb") as file:
-                    deep |= file.read(25)[24] == 16  # the bit depth in the header chunk
+                file.seek(24)
+                deep |= file.read(1) == b"\x10"  # the bit depth in the header chunk
             elif image.format == "TIFF":
                 deep |= max(image.tag_v2.get(258, (1,))) > 8  # type: ignore[attr-defined]
     except OSError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,7 @@ from torch import Tensor
 
 from degradations.orientation import orientation_of, upright
 from degradations.profiles import space_of, to_srgb
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif")
+from files.paths import FORMATS, IMAGE_EXTENSIONS, list_images, open_regular
 
 
 def read_picture(path: Path) -> Tensor:
@@ -28,7 +26,7 @@ def read_picture(path: Path) -> Tensor:
         ValueError: there is no such file, or no picture in it.
     """
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file, formats=tuple(FORMATS)) as image:
             if image.mode.startswith("I"):  # 16 bits of grey, which convert would clip to 8
                 deep = np.asarray(image, np.float32) / 65535.0
                 pixels = np.repeat(deep[..., None], 3, axis=-1)
@@ -98,15 +96,10 @@ def list_pictures(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder")
-    found, seen = [], set[str]()
-    for place, below, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        below[:] = sorted(name for name in below if real not in seen and name[0] != ".")
-        files = [Path(place, name) for name in names if real not in seen and name[0] != "."]
-        found += [path for path in files if path.suffix.lower() in SUFFIXES and path.is_file()]
-        seen.add(real)
+    found = list_images(folder)
     if not found:
-        raise ValueError(f"{folder} holds no pictures (files ending in {', '.join(SUFFIXES)})")
+        endings = ", ".join(sorted(IMAGE_EXTENSIONS))
+        raise ValueError(f"{folder} holds no pictures (files ending in {endings})")
     return sorted(found)
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from files.paths import expand_path, open_regular
+
 log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
@@ -37,7 +39,7 @@ class Index:
         self.paths = paths
         seeds, places = array("q"), array("q")  # a place: file, line, offset
         for number, path in enumerate(paths):
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 offset = 0
                 for line_number, line in enumerate(file, 1):
                     seed = _SEED.match(line)
@@ -58,7 +60,7 @@ class Index:
         first, end = np.searchsorted(self._seeds, [seed, seed + 1])
         for number, line_number, offset in self._places[first:end][::-1].tolist():
             path = self.paths[number]
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 file.seek(offset)
                 line = file.readline()
             where = f"{path}:{line_number}"
@@ -121,12 +123,7 @@ def expanded(path: str, what: str) -> Path:
     Raises:
         ValueError: It is empty, or a variable is not set.
     """
-    filled = os.path.expandvars(path)
-    if not path.strip() or "$" in filled:
-        raise ValueError(
-            f"{what} is {path!r}; expected the path of a file, with set variables only"
-        )
-    return Path(filled).expanduser()
+    return Path(expand_path(path, what))
 
 
 def _damaged(where: str, line: bytes) -> ValueError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from files.paths import FORMATS, expand_path, open_regular, walk
 from lightning_modules.base import SuperResolver
 from lightning_modules.noise import Noise
 
@@ -40,10 +40,9 @@ class FolderOutputs(SuperResolver):
 
     def __init__(self, scale: float, root: str, suffix: str = "", extension: str = ".png") -> None:
         super().__init__(scale)
-        self.root = Path(os.path.expandvars(root)).expanduser()
+        self.root = Path(expand_path(root, "model.init_args.root"))
         if not self.root.is_dir():
-            unset = " (is its environment variable set?)" if "$" in str(self.root) else ""
-            raise ValueError(f"model.init_args.root {str(self.root)!r} is no folder{unset}")
+            raise ValueError(f"model.init_args.root {str(self.root)!r} is no folder")
         self.ending = suffix.replace("{scale}", f"{scale:g}") + extension
         self.weights_source = str(self.root)
 
@@ -68,7 +67,8 @@ class FolderOutputs(SuperResolver):
         keys = [key for loader in loaders for key in loader.dataset.keys]
         wanted = {key: self.path(key) for key in keys}
         missing = [str(path) for path in wanted.values() if not path.is_file()]
-        found = {path for path in self.root.rglob("*") if path.name.endswith(self.ending)}
+        files = (folder / name for folder, _, names in walk(self.root) for name in names)
+        found = {path for path in files if path.name.endswith(self.ending)}
         extra = sorted(str(path) for path in found - set(wanted.values()))
         if missing:
             beside = (
@@ -103,7 +103,7 @@ class FolderOutputs(SuperResolver):
 
 def _read(path: Path, size: tuple[int, int]) -> Tensor:
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file, formats=tuple(FORMATS)) as image:
             mode = image.mode
             pixels = np.asarray(image.convert("RGB"))
     except OSError as error:

@@ -6,12 +6,12 @@ stage of SD+SR in the tables of Self-Cascade (arXiv 2402.10491).
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from files.paths import expand_path
 from lightning_modules.backbone.library import library_class
 from lightning_modules.backbone.space import named
 from lightning_modules.base import SuperResolver
@@ -116,7 +116,7 @@ class SDUpscale(SuperResolver):
 
 
 def _loaded(path: str, revision: str | None) -> Any:
-    place = os.path.expandvars(path)
+    place = expand_path(path, "SDUpscale.path")
     try:
         pipeline = library_class("StableDiffusionUpscalePipeline").from_pretrained(
             place, revision=revision, low_cpu_mem_usage=False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from files.paths import expand_path
 from lightning_modules.backbone.space import fingerprint, named
 from lightning_modules.weights import read_file
 
@@ -117,11 +117,10 @@ class FixedPrompt(nn.Module):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
-        file = Path(os.path.expandvars(path)).expanduser()
+        file = Path(expand_path(str(path), "model.init_args.prompt"))
         if not file.is_file():
-            unset = ", in which an environment variable is not set" if "$" in str(file) else ""
             raise FileNotFoundError(
-                f"model.init_args.prompt: no embedding of a prompt at {file}{unset}; make it, "
+                f"model.init_args.prompt: no embedding of a prompt at {file}; make it, "
                 "where transformers is installed, by python -m lightning_modules.backbone.prompt "
                 f"--out {path}"
             )
@@ -241,7 +240,7 @@ def text_parts(path: str, revision: str | None, second: bool = False) -> tuple[A
             "a text encoder needs transformers, which is not installed: install it, or use the "
             "cached embedding of a fixed prompt"
         ) from error
-    place, number = os.path.expandvars(path), "_2" if second else ""
+    place, number = expand_path(path, "TextEncoder.path"), "_2" if second else ""
     kind = library.CLIPTextModelWithProjection if second else library.CLIPTextModel
     try:
         tokenizer = library.CLIPTokenizer.from_pretrained(

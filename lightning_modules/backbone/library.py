@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.constants import HF_HUB_OFFLINE
 
+from files.paths import expand_path
 from lightning_modules.backbone.frozen import refuse
 
 
@@ -53,10 +53,8 @@ def pretrained(key: str, kind: str, path: str, subfolder: str | None, revision: 
             has none.
         ValueError: The weights do not fit the configuration.
     """
-    place = os.path.expandvars(path)
+    place = expand_path(path, key)
     folder = Path(place, subfolder or "")
-    if "$" in place:
-        raise FileNotFoundError(f"{key} is {path}: the environment variable in it is not set")
     if Path(place).is_dir() and not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{key}: {folder} has no config.json; expected a network in diffusers' layout: is "

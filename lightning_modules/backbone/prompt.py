@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
+from files.paths import expand_path
 from lightning_modules.backbone.condition import FixedPrompt, TextEncoder
 from lightning_modules.backbone.texts import T5
 
@@ -73,12 +73,7 @@ def _encoder(options: argparse.Namespace) -> tuple[T5 | TextEncoder, Encode]:
 
 
 def _place(given: str, overwrite: bool) -> Path:
-    out = Path(os.path.expandvars(given)).expanduser()
-    if "$" in str(out):
-        raise ValueError(
-            f"--out is {given}, in which an environment variable is not set: set ENLARGER_WEIGHTS "
-            "to the folder of weights, or name a file with --out"
-        )
+    out = Path(expand_path(given, "--out"))
     if out.suffix != ".safetensors":
         raise ValueError(f"--out is {given}; expected the name of a .safetensors file")
     if out.exists() and not overwrite:

@@ -7,7 +7,6 @@ and stay in evaluation mode; gradients pass through them to their input.
 from __future__ import annotations
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from files.paths import expand_path
 from lightning_modules.backbone.frames import of_clip, to_clip
 from lightning_modules.backbone.frozen import fit
 from lightning_modules.backbone.library import pretrained
@@ -354,7 +354,7 @@ class Taef2Space(Space):
         for half, file in ((self.encoder, encoder), (self.decoder, decoder)):
             if file is None:
                 continue
-            path = Path(os.path.expandvars(file)).expanduser()
+            path = Path(expand_path(str(file), "TAEF2"))
             if not path.is_file():
                 raise FileNotFoundError(
                     f"no weights at {path}: they are in madebyollin/taesd's repository"

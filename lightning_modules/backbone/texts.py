@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from files.paths import expand_path
 from lightning_modules.backbone.condition import FixedPrompt
 from lightning_modules.backbone.space import named
 from lightning_modules.networks.infinity import Text
@@ -60,7 +60,7 @@ class T5(Texts):
     ) -> None:
         super().__init__()
         self.length = length
-        self.tokenizer, self.model = _t5(os.path.expandvars(path), revision)
+        self.tokenizer, self.model = _t5(expand_path(path, "T5.path"), revision)
         self.width = self.model.config.d_model
         self.source = named(path, self.model, revision)
         self.requires_grad_(False)
@@ -104,7 +104,7 @@ class FixedText(Texts):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
-        if not Path(os.path.expandvars(path)).expanduser().is_file():
+        if not Path(expand_path(str(path), "FixedText.path")).is_file():
             raise FileNotFoundError(
                 f"model.init_args.encoder: no features of a text at {path}; make them by python -m "
                 f"lightning_modules.backbone.prompt --t5 --model google/flan-t5-xl --out {path}"

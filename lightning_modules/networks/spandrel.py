@@ -5,13 +5,13 @@ For testing and prediction: spandrel runs its models without gradients, so nothi
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from files.paths import expand_path
 from lightning_modules.weights import read_file
 
 if TYPE_CHECKING:
@@ -61,12 +61,10 @@ class Spandrel(nn.Module):
 
 def _existing(path: str) -> Path:
     """The file at `path`, environment variables and ~ expanded."""
-    file = Path(os.path.expandvars(path)).expanduser()
+    key = "model.init_args.network.init_args.path"
+    file = Path(expand_path(path, key))
     if not file.is_file():
-        hint = "; is its environment variable set?" if "$" in str(file) else ""
-        raise FileNotFoundError(
-            f"no file at {file}, given as model.init_args.network.init_args.path{hint}"
-        )
+        raise FileNotFoundError(f"no file at {file}, given as {key}")
     return file
 
 

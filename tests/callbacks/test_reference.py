@@ -281,7 +281,7 @@ def test_a_variable_in_the_place(folder: Path, tmp_path: Path, monkeypatch: Any)
     assert metric.records[0]["protocol"]["reference_n"] == 11
     monkeypatch.delenv("ENLARGER_REFERENCE")
     run = trainer(tmp_path, Color(reference="$ENLARGER_REFERENCE"))
-    with pytest.raises(ValueError, match="an environment variable in it is not set"):
+    with pytest.raises(ValueError, match="environment variable ENLARGER_REFERENCE is not set"):
         run.validate(Tiny(), loader(), verbose=False)
 
 

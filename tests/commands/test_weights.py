@@ -159,9 +159,9 @@ def test_what_can_not_be_had_says_where_to_get_it_and_put_it(caches: dict[str, P
         ("xyzzy", "it has: net-x2, net-x4"),
         ("nowhere/net-x2", "'nowhere/net-x2', and there is no such file"),
         ("net-x2.pth", "'net-x2.pth', and there is no such file"),
-        ("$NOWHERE/net.pth", r"\$NOWHERE is not set: set it to the folder"),
+        ("$NOWHERE/net.pth", r"NOWHERE is not set; it should hold"),
         ("${NOWHERE}/net.pth", r"NOWHERE.* is not set"),
-        ("", "'': neither a file nor a name"),
+        ("", "is empty; it should hold a path"),
     ],
 )
 def test_messages(name: str, message: str) -> None:

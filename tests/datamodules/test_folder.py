@@ -11,7 +11,7 @@ import pytest
 
 from datamodules.decode import UnreadableImage
 from datamodules.folder import Folder
-from datamodules.paths import expand_path, list_images
+from files.paths import expand_path, list_images
 from tests.datamodules.pictures import pixels, save
 
 

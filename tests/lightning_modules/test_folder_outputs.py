@@ -165,7 +165,9 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"model\.init_args\.root '.*none' is no folder$"):
             FolderOutputs(2, str(tmp_path / "none"))
         monkeypatch.delenv("NOT_SET", raising=False)
-        with pytest.raises(ValueError, match=r"'\$NOT_SET/x' is no folder \(is its environment"):
+        with pytest.raises(
+            ValueError, match=r"'\$NOT_SET/x', but the environment variable NOT_SET is"
+        ):
             FolderOutputs(2, "$NOT_SET/x")
 
     def test_training(self, root):

@@ -56,7 +56,7 @@ def test_what_is_refused(
     (folder / "there.safetensors").write_bytes(b"")
     assert "name another --out, or give --overwrite" in error(caplog, "--out", "there.safetensors")
     monkeypatch.delenv("ENLARGER_WEIGHTS")
-    assert "set ENLARGER_WEIGHTS" in error(caplog)
+    assert "variable ENLARGER_WEIGHTS is not set" in error(caplog)
 
 
 @pytest.mark.skipif(TRANSFORMERS, reason="transformers is installed")

@@ -119,7 +119,7 @@ def test_missing_file():
 
 def test_unset_variable(monkeypatch):
     monkeypatch.delenv("SOME_FOLDER", raising=False)
-    with pytest.raises(FileNotFoundError, match="is its environment variable set"):
+    with pytest.raises(ValueError, match="environment variable SOME_FOLDER is not set"):
         Spandrel(2, "$SOME_FOLDER/x.pth")
 
 

@@ -1,0 +1,336 @@
+"""A path is a path: the one place where a path that a user wrote is expanded, listed and opened.
+
+What exists as written is taken as written, whatever its name looks like (``~x``, ``[hd]``, ``$a``).
+Only the rest of a path has a home directory, variables and wildcards. A folder that cannot be
+listed is an error that names it, and nothing but a regular file is opened: a named pipe would block
+until somebody writes to it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import logging
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+log = logging.getLogger(__name__)
+
+# Expected by the shipped configurations; part of the message if a variable is not set.
+BELONGS_THERE = {
+    "ENLARGER_DATA": "the folder of image sets (set5, set14, kodak24, ...)",
+    "ENLARGER_WEIGHTS": "the folder of published weights (imdn-x2.pth, ...)",
+}
+VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
+WILDCARD = re.compile(r"[*?\[]")
+CONFIGURATIONS = (".yaml", ".yml", ".json")  # endings of the only files that hold configuration
+
+# Image formats by Pillow's names, with the endings of their files. No other format is opened:
+# Pillow runs a foreign program to read some (EPS).
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff", ".btf", ".tf8"),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "AVIF": (".avif", ".avifs"),
+}
+IMAGE_EXTENSIONS = frozenset(ending for endings in FORMATS.values() for ending in endings)
+KINDS = 8  # endings that are named where files are left out
+
+_OTHER_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+# --------------------------------------------------------------------------------------- expansion
+
+
+def expand_path(path: str, what: str, root: str = "") -> str:
+    """Replace ``$NAME``, ``${NAME}`` and a leading ``~``, except in what exists as written.
+
+    Args:
+        path: The path as written, e.g. ``$ENLARGER_DATA/set5``.
+        what: The argument it was written for, for the message, e.g. ``Benchmark.root``.
+        root: Where a relative path starts.
+
+    Raises:
+        ValueError: The path is empty, or a variable is not set; the message says what belongs
+            there.
+    """
+    if not path.strip():
+        raise ValueError(f"{what} is empty; it should hold a path")
+    head, rest = existing_part(path, root)
+    filled = fill_variables(rest, what, path)
+    if not head:  # of an unknown user it stays as it is
+        filled = os.path.expanduser(filled)
+    return str(Path(f"{head}/{filled}" if head and filled else head or filled))
+
+
+def fill_variables(text: str, what: str, whole: str | None = None) -> str:
+    """Replace ``$NAME`` and ``${NAME}`` in text that need not be a path, such as an address.
+
+    Other dollar signs (``$5``, ``cost$``) are text.
+
+    Args:
+        text: The text as written.
+        what: The argument it was written for, for the message.
+        whole: The value to show in the message; by default ``text``.
+
+    Raises:
+        ValueError: A variable is not set.
+    """
+    for match in VARIABLE.finditer(text):
+        variable = match[1] or match[2]
+        if not os.environ.get(variable):
+            content = BELONGS_THERE.get(
+                variable, f"the part of the path that ${variable} stands for"
+            )
+            raise ValueError(
+                f"{what} is {text if whole is None else whole!r}, but the environment variable "
+                f"{variable} is not set; it should hold {content}: export "
+                f"{variable}=/path/to/it, or write another path"
+            )
+    return VARIABLE.sub(lambda match: os.environ[match[1] or match[2]], text)
+
+
+def existing_part(path: str, root: str = "") -> tuple[str, str]:
+    """Split a path into its longest leading part that exists as written, and the rest.
+
+    Args:
+        path: The path.
+        root: Where a relative path starts.
+    """
+    parts = Path(path).parts
+    for number in range(len(parts), 0, -1):
+        head = str(Path(*parts[:number]))
+        if os.path.lexists(os.path.join(root, head)):
+            return head, str(Path(*parts[number:])) if parts[number:] else ""
+    return "", path
+
+
+# ----------------------------------------------------------------------------------------- listing
+
+
+def walk(root: str | os.PathLike[str]) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield each folder below ``root`` with the sorted names of its subfolders and of its files.
+
+    Hidden folders are left out. Folders behind links are followed, each folder once. As with
+    ``os.walk``, names that are removed from the subfolders are not visited.
+
+    Raises:
+        ValueError: A folder cannot be listed.
+    """
+    seen = set()
+    for folder, below, names in os.walk(root, followlinks=True, onerror=_refuse):
+        real = os.path.realpath(folder)
+        if real in seen:
+            below.clear()  # a link that leads back would never end
+            continue
+        seen.add(real)
+        # If two ways lead to a folder, the first in order counts, not the first on the disk: keys
+        # would differ from one copy of a set to the next.
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        yield Path(folder), below, sorted(names)
+
+
+def is_image(path: Path) -> bool:
+    """Return whether a name is that of an image; hidden files (``._1.jpg`` of a Mac) are none."""
+    return path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith(".")
+
+
+def list_images(root: Path, recursive: bool = True) -> list[Path]:
+    """List the image files below a folder, sorted; other files are counted in the log by ending.
+
+    Args:
+        root: An existing folder.
+        recursive: Also look into its subfolders.
+
+    Raises:
+        ValueError: A folder cannot be listed.
+    """
+    found: list[Path] = []
+    for folder, below, names in walk(root):
+        if not recursive:
+            below.clear()
+        found += [folder / name for name in names]
+    kept = images_among(found, str(root))
+    return sorted(kept, key=lambda path: path.relative_to(root).as_posix())
+
+
+def images_among(paths: Sequence[Path], where: str) -> list[Path]:
+    """Return the images among some files by their names; the log says what is left out.
+
+    Args:
+        paths: The files.
+        where: Where they were found, for the log.
+    """
+    kept = [path for path in paths if is_image(path)]
+    if len(kept) < len(paths):
+        left_out = shown_kinds(path for path in paths if not is_image(path))
+        log.info("%s: left out %s: not images by their names", where, left_out)
+    return kept
+
+
+def shown_kinds(paths: Iterable[Path]) -> str:
+    """Return how many files there are of each ending, as ``3 .heic, 2 .txt``."""
+    counts = Counter(_ending(path) for path in paths).most_common()
+    shown = [f"{count} {ending}" for ending, count in counts[:KINDS]]
+    if more := sum(count for _, count in counts[KINDS:]):
+        shown.append(f"{more} others")
+    return ", ".join(shown)
+
+
+def glob_paths(pattern: str, root: str = "") -> list[str]:
+    """Return the paths that a pattern matches, sorted; relative to ``root``.
+
+    ``*``, ``?`` and ``[...]`` match within one part, ``**`` any number of folders. A part that
+    exists as written means itself. Hidden names are only matched by a part that begins with a dot.
+
+    Args:
+        pattern: The pattern; ``~`` and variables are already expanded.
+        root: Where a relative pattern starts; ``*`` and the like in it mean nothing.
+
+    Raises:
+        ValueError: A folder that the pattern leads through cannot be listed.
+    """
+    return sorted(set(_matches("", Path(pattern).parts, root)))
+
+
+def has_wildcard(pattern: str) -> bool:
+    """Return whether a path may stand for several."""
+    return WILDCARD.search(pattern) is not None
+
+
+def fixed_part(pattern: str, root: str = "") -> Path:
+    """Return the folder that a pattern searches: the part before its first wildcard.
+
+    Args:
+        pattern: As for ``glob_paths``.
+        root: As for ``glob_paths``.
+    """
+    parts = Path(pattern).parts
+    for number, part in enumerate(parts):
+        if has_wildcard(part) and not os.path.lexists(Path(root, *parts[: number + 1])):
+            return Path(*parts[:number])
+    return Path(pattern).parent
+
+
+# ----------------------------------------------------------------------------------------- opening
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Refuse to open what could block, never end, or act on being opened.
+
+    Raises:
+        OSError: There is no such file, or it is no regular file.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kind = next((name for is_kind, name in _OTHER_KINDS if is_kind(mode)), "a special file")
+        number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(number, f"{kind}, not a file", os.fspath(path))
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file of a user for reading.
+
+    Raises:
+        OSError: It cannot be opened, or is no regular file.
+    """
+    check_regular(path)
+    return open(path, "rb")
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Return the content of a file of a user. Raises as ``open_regular``."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Return the text of a file of a user, in UTF-8; a byte order mark at its start is dropped.
+
+    Raises:
+        OSError: As ``open_regular``.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    text = read_bytes(path).decode("utf-8-sig")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def size_and_time(path: str) -> tuple[int, int] | None:
+    """Return the bytes of a file and its time of change in nanoseconds; None if it is unknown."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+# -------------------------------------------------------------------------------------------- parts
+
+
+def _refuse(error: OSError) -> None:
+    raise ValueError(
+        f"the folder {error.filename!r} cannot be listed ({error.strerror or error}): make it "
+        "readable, or move it away"
+    ) from error
+
+
+def _ending(path: Path) -> str:
+    if path.name.startswith("."):
+        return "hidden"
+    if not path.suffix:
+        return "without an ending"
+    ending = path.suffix.lower()
+    return ending if ending.isprintable() and len(ending) <= 12 else "with another ending"
+
+
+def _matches(base: str, parts: Sequence[str], root: str) -> Iterator[str]:
+    if not parts:
+        yield base
+        return
+    part, rest = parts[0], parts[1:]
+    path = os.path.join(base, part)
+    if os.path.lexists(os.path.join(root, path)):
+        yield from _matches(path, rest, root)
+    elif part == "**":
+        yield from _anywhere(base, rest, root)
+    elif has_wildcard(part):
+        for name in fnmatch.filter(_names(os.path.join(root, base)), part):
+            if part.startswith(".") or not name.startswith("."):
+                yield from _matches(os.path.join(base, name), rest, root)
+
+
+def _anywhere(base: str, rest: Sequence[str], root: str) -> Iterator[str]:
+    start = os.path.join(root, base) or os.curdir
+    for folder, below, names in walk(start) if os.path.isdir(start) else ():
+        within = folder.relative_to(start)
+        place = base if within == Path() else os.path.join(base, within)
+        if rest:
+            yield from _matches(place, rest, root)
+        else:
+            visible = [name for name in names if not name.startswith(".")]
+            yield from (os.path.join(place, name) for name in (*below, *visible))
+
+
+def _names(folder: str) -> list[str]:
+    folder = folder or os.curdir
+    if not os.path.isdir(folder):
+        return []
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        _refuse(error)
+        raise
