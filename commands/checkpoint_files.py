@@ -189,7 +189,7 @@ def _best_first(content: dict[str, Any], folder: Path) -> list[str]:
     # Version 0.1.0 ranked by whatever mode was set, `max` by default.
     names: list[str] = content["best"]
     right = direction_of(content["monitor"])
-    if right is None or content["mode"] == right:
+    if right is None or content.get("mode", right) == right:
         return names
     scores: dict[str, float] = content["scores"]
     names = sorted(scores, key=lambda name: (scores[name], name), reverse=right == "max")
