@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -32,7 +32,7 @@ from callbacks.evaluation import (
     evaluated_datasets,
     output_image,
 )
-from callbacks.finite_pixels import spoiled
+from callbacks.finite_pixels import are_finite, spoiled
 from callbacks.processes import gather_on_first, on_all, on_first
 from callbacks.tensorboard import DescribedLogger
 from degradations.bicubic import resize
@@ -53,8 +53,9 @@ class Record(TypedDict):
     dataset: Name of the source in the configuration, e.g. ``set5``.
     scale: The factor its pictures were enlarged by.
     metric: Name of the metric in the logs.
-    value: The mean over the images.
+    value: The mean over the images whose number is finite.
     n: Number of images.
+    not_finite: How many of them have no finite number; only where there are some.
     protocol: How the number was computed.
     """
 
@@ -64,6 +65,7 @@ class Record(TypedDict):
     value: float
     n: int
     protocol: MetricProtocol
+    not_finite: NotRequired[int]
 
 
 class Metric(EvaluationCallback):
@@ -92,6 +94,7 @@ class Metric(EvaluationCallback):
     needs_hr: bool = True  # False: also for datasets without HR pictures; `hr` is then `sr` again
     target: str = "hr"  # what of a batch the output is compared with; `clip` for videos
     strict_weights: bool = False  # True: missing weights are an error; an argument of metrics with
+    describing = ("_std", "_real")  # ends of further numbers that are neither good nor bad
 
     def __init__(
         self,
@@ -117,6 +120,9 @@ class Metric(EvaluationCallback):
         self._wanted: list[set[str] | None] = []
         self._values: list[Batches] = []
         self._controls: list[Batches] = []
+        self._sound: list[Batches] = []  # whether the pixels of an output are finite
+        self._broken: set[str] = set()  # keys, on the first process, of outputs where they are not
+        self._told: set[str] = set()  # what is said once in a run
 
     @abstractmethod
     def protocol(self) -> MetricProtocol:
@@ -133,6 +139,15 @@ class Metric(EvaluationCallback):
     @abstractmethod
     def summarise(self, dataset: Any, images: Measured) -> list[Record]:
         """The numbers of a dataset, from what was measured of its images, by key and sorted."""
+
+    def is_higher_better(self, name: str) -> bool | None:
+        """Return the direction of one of its numbers; None for one that has none.
+
+        Args:
+            name: Its own, or that of a further number, e.g. ``kid_std``.
+        """
+        plain = name == self.name or not name.endswith(self.describing)
+        return self.higher_is_better if plain else None
 
     def absent(self) -> str:
         """Why there can be no number here, in one line; empty where there can.
@@ -199,6 +214,7 @@ class Metric(EvaluationCallback):
         ]
         self._values = [[] for _ in self._datasets]
         self._controls = [[] for _ in self._datasets]
+        self._sound = [[] for _ in self._datasets]
 
     def _add(
         self,
@@ -227,6 +243,7 @@ class Metric(EvaluationCallback):
         own = type(self).__module__.startswith("callbacks.")
         given = (sr, hr) if own else (sr.clone(), hr.clone())
         self._values[dataloader_idx].append((keys, self.measure(*given, batch).detach()))
+        self._sound[dataloader_idx].append((keys, are_finite(sr)))
         if not self.control or "lr" not in batch:
             return
         # Where LR is HR, as for a tokenizer, there is nothing to beat in being near to it.
@@ -239,8 +256,9 @@ class Metric(EvaluationCallback):
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         if not self._active:
             return
-        mine = [[_by_key(part) for part in seen] for seen in (self._values, self._controls)]
-        self._values, self._controls = [], []
+        kinds = (self._values, self._controls, self._sound)
+        mine = [[_by_key(part) for part in seen] for seen in kinds]
+        self._values, self._controls, self._sound = [], [], []
         everyones = gather_on_first(mine)
         self.records, self.control_records = on_first(lambda: self._summaries(everyones))
         for record in self.records:
@@ -261,7 +279,10 @@ class Metric(EvaluationCallback):
         """Records of the output and of bicubic, of all datasets."""
         records: tuple[list[Record], ...] = ([], [])
         for index, (dataset, wanted) in enumerate(zip(self._datasets, self._wanted, strict=True)):
+            sound = [image for part in everyones for image in part[2][index].items()]
+            self._broken = {key for key, finite in sound if not finite}
             for kind, found in enumerate(records):
+                self._broken = self._broken if kind == 0 else set()  # bicubic makes none
                 # By key: a picture that two processes have seen (padding repeats some) counts once.
                 images = {k: v for part in everyones for k, v in part[kind][index].items()}
                 # Sorted: then even rounding is the same on any number of processes.
@@ -319,16 +340,33 @@ class ImageMetric(Metric):
         return spoiled(values, sr)
 
     def summarise(self, dataset: Any, images: Measured) -> list[Record]:
-        """The mean; ``images`` of the first process keeps what it is the mean of."""
+        """The mean of the finite ones; ``images`` of the first process keeps all of them."""
         # A control comes after the output.
         kept = self.control_images if dataset.name in self.images else self.images
         kept[dataset.name] = images
+        finite = {key: value for key, value in images.items() if math.isfinite(value)}
+        left_out = len(images) - len(finite)
+        # An output with a broken pixel is the model's fault: its number is not left out.
+        if left_out and (not finite or self._broken.intersection(images)):
+            finite = images
+        record = self.record(dataset, sum(finite.values()) / len(finite), len(images))
+        if left_out:
+            record["not_finite"] = left_out
+            self._name_not_finite(dataset.name, images, len(finite))
+        return [record]
+
+    def _name_not_finite(self, dataset: str, images: Measured, kept: int) -> None:
         bad = [f"{key} ({value})" for key, value in images.items() if not math.isfinite(value)]
-        if bad:
-            message = "%s is not finite for %d of %d images of %s, and so is the mean: %s"
-            shown = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
-            log.warning(message, self.name, len(bad), len(images), dataset.name, shown)
-        return [self.record(dataset, sum(images.values()) / len(images), len(images))]
+        whole = kept == len(images)
+        mean = "and so is the mean" if whole else f"and the mean is of the other {kept}"
+        shown = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
+        message = (
+            f"{self.name} is not finite for {len(bad)} of {len(images)} images of {dataset}, "
+            f"{mean}: {shown}"
+        )
+        if whole or message not in self._told:  # what spoils a mean is said each time
+            log.warning("%s", message)
+        self._told.add(message)
 
 
 def all_callbacks(trainer: Trainer) -> list[Callback]:

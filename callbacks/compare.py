@@ -168,15 +168,28 @@ def _compared(
     if any(only):
         notes = [f"on the {len(keys)} images in both; {only[0]} are only in A, {only[1]} only in B"]
         a, b = _on_part(a, values[:, 0]), _on_part(b, values[:, 1])
-    bad = [key for key, pair in zip(keys, values, strict=True) if not np.isfinite(pair).all()]
-    if bad:
+    finite = np.isfinite(values).all(1)
+    bad = [key for key, sound in zip(keys, finite, strict=True) if not sound]
+    # A run whose mean is no number has an output with a broken pixel: no part of it is compared.
+    if bad and finite.any() and not (math.isnan(a["value"]) or math.isnan(b["value"])):
+        notes.append(
+            f"{len(bad)} of {len(keys)} images are left out, for their number is not finite in "
+            f"A or B: {_some(_with_values(bad, first, second))}"
+        )
+        values = values[finite]
+        a, b = _on_part(a, values[:, 0]), _on_part(b, values[:, 1])
+    elif bad:
         notes.append(f"{len(bad)} of {len(keys)} images have no finite number: {_some(bad)}")
-    elif len(keys) < FEWEST:
-        notes.append(f"{len(keys)} images are too few: an interval takes {FEWEST} or more")
-    else:
-        interval = mean_interval(values[:, 0] - values[:, 1], asked.draws, asked.seed)
-        return Comparison(a, b, interval, verdict(interval, a.get("higher_is_better")), notes)
-    return Comparison(a, b, None, NO_INTERVAL, notes)
+        return Comparison(a, b, None, NO_INTERVAL, notes)
+    if len(values) < FEWEST:
+        notes.append(f"{len(values)} images are too few: an interval takes {FEWEST} or more")
+        return Comparison(a, b, None, NO_INTERVAL, notes)
+    interval = mean_interval(values[:, 0] - values[:, 1], asked.draws, asked.seed)
+    return Comparison(a, b, interval, verdict(interval, a.get("higher_is_better")), notes)
+
+
+def _with_values(keys: Sequence[str], a: dict[str, float], b: dict[str, float]) -> list[str]:
+    return [f"{key} ({a[key]:.4g}, {b[key]:.4g})" for key in keys]
 
 
 def verdict(interval: tuple[float, float], higher_is_better: bool | None) -> str:
@@ -205,6 +218,7 @@ def _on_part(result: Result, values: NDArray[np.float64]) -> Result:
     value = float(values.mean()) if len(values) else math.nan
     part: Result = {**result, "value": value, "n": len(values)}
     part.pop("std", None)
+    part.pop("not_finite", None)
     return part
 
 

@@ -19,7 +19,7 @@ def write_csv(path: Path, results: list[Result]) -> None:
 
     The table has plain cells and one line of headings, and nothing else, so that pandas and
     spreadsheets read it without being told anything. A row is a dataset, scale and checkpoint, a
-    column a metric of one protocol, with ``_n`` for its number of images and, where there are
+    column a metric of one protocol, with ``_n`` for how many images it is the mean of and, where there are
     several seeds, ``_std``; ``_std_over_seeds`` where a metric has that name already, as KID's
     deviation between subsets has.
 
@@ -41,7 +41,8 @@ def write_csv(path: Path, results: list[Result]) -> None:
         row |= {"dataset": place[0], "scale": f"{place[1]:g}", "checkpoint": place[2] or ""}
         column = column_of(result)
         heading = headings[column]
-        row[heading], row[f"{heading}_n"] = result["value"], result["n"]
+        row[heading] = result["value"]
+        row[f"{heading}_n"] = result["n"] - result.get("not_finite", 0)
         if "std" in result:
             row[deviations[column]] = result["std"]
         if "seeds" in result:

@@ -11,8 +11,8 @@ class PSNR(PixelMetric):
     """Peak signal-to-noise ratio in dB, averaged over images (the error is not pooled).
 
     By default the PSNR-Y of the papers' tables: bicubic on Set5 gives 33.68 (x2), 30.41 (x3),
-    28.43 (x4). An image that is reproduced exactly has an infinite PSNR, and so has the mean, as
-    in MATLAB; a warning names such images.
+    28.43 (x4). An image that is reproduced exactly, such as a black one, has an infinite PSNR: the
+    mean is of the others, and a warning names it.
 
     Args:
         color: ``y`` for the luma of BT.601 in [16, 235], as papers on super-resolution do, or

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from callbacks.markup import Markup, element
 from callbacks.report_charts import COLORS
 from callbacks.report_runs import Run
-from callbacks.results_file import Result, column_of, columns, describe, shown_value
+from callbacks.results_file import Result, column_of, columns, counts_of, describe, shown_value
 
 CONTROL = "bicubic"  # the checkpoint of a metric's control
 SHARE = "throughput/share_"  # scalars of callbacks/throughput.py
@@ -100,8 +100,7 @@ def _row(
     for column in headings:
         text = shown_value(found[column]) if column in found else "-"
         cells.append(element("td", {"class": "number"}, text))
-    counts = "/".join(str(n) for n in dict.fromkeys(r["n"] for r in found.values()))
-    cells.append(element("td", {"class": "number"}, counts))
+    cells.append(element("td", {"class": "number"}, counts_of(found)))
     return element("tr", {"class": "control"} if row.checkpoint == CONTROL else None, *cells)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import cast
 
@@ -112,8 +113,11 @@ def _evaluation(trainer: Trainer, pl_module: LightningModule, seed: int | None) 
     results: list[Result] = []
     for metric in metrics:
         for records, weights in ((metric.records, checkpoint), (metric.control_records, "bicubic")):
-            more = {"checkpoint": weights, "higher_is_better": metric.higher_is_better}
-            results += [cast(Result, {**record, **more}) for record in records]
+            for record in records:
+                more: dict[str, object] = {"checkpoint": weights}
+                if (higher := metric.is_higher_better(record["metric"])) is not None:
+                    more["higher_is_better"] = higher
+                results.append(cast(Result, {**record, **more}))
     return Evaluation(seed, results, numbers_of(metrics, checkpoint, seed))
 
 
@@ -123,18 +127,30 @@ def margins(callbacks: list[Callback]) -> list[str]:
     for metric in callbacks:
         if not isinstance(metric, Metric):
             continue
-        controls = {(r["dataset"], r["metric"]): r["value"] for r in metric.control_records}
+        controls = {(r["dataset"], r["metric"]): r for r in metric.control_records}
         for record in metric.records:
-            if (bicubic := controls.get((record["dataset"], record["metric"]))) is None:
+            if (control := controls.get((record["dataset"], record["metric"]))) is None:
                 continue
-            difference = record["value"] - bicubic
+            value, bicubic = record["value"], control["value"]
+            if "not_finite" in record or "not_finite" in control:
+                value, bicubic = _on_shared(metric, record["dataset"], value, bicubic)
+            difference = value - bicubic
             better = (difference > 0) == metric.higher_is_better and difference != 0
             lines.append(
                 f"{record['dataset']} x{record['scale']:g}: {record['metric']} "
-                f"{record['value']:.4f}, bicubic {bicubic:.4f}: {difference:+.4f}, "
+                f"{value:.4f}, bicubic {bicubic:.4f}: {difference:+.4f}, "
                 f"{'better' if better else 'not better'}"
             )
     return lines
+
+
+def _on_shared(metric: Metric, dataset: str, value: float, bicubic: float) -> tuple[float, float]:
+    """Both means over the images that have a finite number in both, where both are finite."""
+    own, control = metric.images.get(dataset, {}), metric.control_images.get(dataset, {})
+    shared = [k for k in own if math.isfinite(own[k]) and math.isfinite(control.get(k, math.nan))]
+    if not shared or not (math.isfinite(value) and math.isfinite(bicubic)):
+        return value, bicubic
+    return sum(own[k] for k in shared) / len(shared), sum(control[k] for k in shared) / len(shared)
 
 
 def table(results: list[Result]) -> Table:

@@ -137,8 +137,14 @@ def rows_of(results: list[Result]) -> dict[tuple[str, float, str | None], dict[s
 
 
 def counts_of(row: dict[str, Result]) -> str:
-    """How many images the numbers of a row are of, each number once."""
-    return "/".join(str(n) for n in dict.fromkeys(result["n"] for result in row.values()))
+    """How many images the numbers of a row are of, each count once."""
+    return "/".join(dict.fromkeys(count_of(result) for result in row.values()))
+
+
+def count_of(result: Result) -> str:
+    """How many images a number is of; where some have no finite number, ``4 of 5``."""
+    left_out = result.get("not_finite", 0)
+    return f"{result['n'] - left_out} of {result['n']}" if left_out else str(result["n"])
 
 
 def column_of(result: Any) -> str:

@@ -35,9 +35,11 @@ def over_seeds(evaluations: Sequence[Evaluation]) -> list[Result]:
     """
     seeds = [evaluation.seed for evaluation in evaluations if evaluation.seed is not None]
     values: dict[str, list[float]] = {}
+    left_out: dict[str, int] = {}  # the most that a seed's number is without
     for evaluation in evaluations:
         for result in evaluation.results:
-            values.setdefault(identity(result), []).append(result["value"])
+            values.setdefault(place := identity(result), []).append(result["value"])
+            left_out[place] = max(left_out.get(place, 0), result.get("not_finite", 0))
     combined: list[Result] = []
     for result in evaluations[0].results:
         if not seeds or result["checkpoint"] == "bicubic":
@@ -47,6 +49,8 @@ def over_seeds(evaluations: Sequence[Evaluation]) -> list[Result]:
         together: Result = {**result, "value": _mean(found), "seeds": seeds}
         if len(found) > 1:
             together["std"] = _deviation(found)
+        if left_out[identity(result)]:
+            together["not_finite"] = left_out[identity(result)]
         combined.append(together)
     return combined
 

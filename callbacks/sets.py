@@ -160,7 +160,9 @@ class SetMetric(Metric):
             shown = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
             message = "%s of %s is not finite, because %d of %d images are not: %s"
             log.warning(message, self.name, dataset.name, len(bad), len(images), shown)
-            return [self.record(dataset, math.nan, len(images))]
+            record = self.record(dataset, math.nan, len(images))
+            record["not_finite"] = len(bad)
+            return [record]
         sets = list(torch.from_numpy(np.stack(list(images.values()), 1)).to(torch.float64))
         if self._reference is not None:
             sets.append(torch.from_numpy(self._reference.features).to(torch.float64))

@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from callbacks.direction import WORDS, direction_of
 from files.owned import UNFINISHED, leftovers, remove_file, sync_folder, whole_file
 from files.owned import write_whole as write_whole_file
 from files.paths import glob_paths
@@ -173,11 +174,35 @@ def _names(checksum: Path) -> str | None:
         return None
 
 
+def read_mode(folder: Path) -> str | None:
+    """Which values the ranking so far took for better: ``max`` or ``min``; None without any."""
+    try:
+        return str(json.loads((folder / "best.json").read_text(encoding="utf-8"))["mode"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _best_first(content: dict[str, Any], folder: Path) -> list[str]:
+    # Version 0.1.0 ranked by whatever mode was set, `max` by default.
+    names: list[str] = content["best"]
+    right = direction_of(content["monitor"])
+    if right is None or content.get("mode", right) == right:
+        return names
+    scores: dict[str, float] = content["scores"]
+    names = sorted(scores, key=lambda name: (scores[name], name), reverse=right == "max")
+    log.warning(
+        "%s/best.json was ranked as if %s values of %s were better: of the checkpoints that are "
+        "left, %s is the best",
+        *(folder, WORDS[content["mode"]], content["monitor"], names[0] if names else "none"),
+    )
+    return names
+
+
 def best_or_newest(folder: Path) -> tuple[Path, str] | None:
     """The run's best undamaged checkpoint, else its newest, and why it was chosen."""
     try:
         content = json.loads((folder / "best.json").read_text(encoding="utf-8"))
-        for name in content["best"]:
+        for name in _best_first(content, folder):
             path = folder / name
             if is_whole(path):
                 return path, f"best {content['monitor']} {content['scores'][name]:.4f}"

@@ -14,14 +14,15 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from callbacks.base import accumulated
+from callbacks.base import accumulated, all_callbacks
+from callbacks.direction import WORDS, Direction
 from commands.accumulation import (
     batches_done,
     follow_schedule,
@@ -35,11 +36,13 @@ from commands.checkpoint_files import (
     checksum_of,
     is_whole,
     list_checkpoints,
+    read_mode,
     read_scores,
     read_written,
     write_atomically,
     write_whole,
 )
+from commands.directions import settled
 from commands.errors import did_you_mean
 from commands.signals import Stopped
 from files.owned import remove_file
@@ -56,7 +59,8 @@ class Checkpoints(Checkpoint):
         keep_last: How many of the newest to keep.
         keep_best: How many of the best to keep.
         monitor: The logged value that tells which is best. It is not used where it was not logged.
-        mode: Whether the largest (``max``) or smallest (``min``) value is best.
+        mode: Whether the largest (``max``) or smallest (``min``) value is best; it follows from
+            the value where that is of a metric, or a loss, and then need not be given.
     """
 
     # Not dispatched, see `callbacks/progress.py`.
@@ -69,7 +73,7 @@ class Checkpoints(Checkpoint):
         keep_last: int = 2,
         keep_best: int = 1,
         monitor: str = "val/psnr",
-        mode: Literal["min", "max"] = "max",
+        mode: Direction | None = None,
     ) -> None:
         counts = {"keep_last": keep_last, "keep_best": keep_best, "every_n_steps": every_n_steps}
         for key, value in {**counts, "every_n_minutes": every_n_minutes}.items():
@@ -92,7 +96,9 @@ class Checkpoints(Checkpoint):
         self._whole = True
         self._position: tuple[int, int] | None = None  # (epoch, batches of it that are done)
         self._before: dict[str, Any] = {}  # logged values when the validation began
+        self._direction: Direction | None = mode  # as far as it is known
         self._warned = False  # that the monitored value was not logged
+        self._told: set[str] = set()  # what else was said of it
         self.off = False  # True where nothing more is to be written
         self._validation_due = False  # True where one was broken off
         self._awaited: dict[str, float] = {}  # values logged before the run was continued
@@ -100,8 +106,14 @@ class Checkpoints(Checkpoint):
     # -------------------------------------------------------------------------------- when to write
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the folder."""
+        """Find the folder, and which values are better.
+
+        Raises:
+            ConfigurationError: ``mode`` is against it.
+        """
         self.folder = Path(trainer.default_root_dir) / FOLDER
+        known = settled("checkpoint", self.monitor, self.mode, all_callbacks(trainer))
+        self._direction = self.mode or known
         self.off |= bool(vars(trainer)["fast_dev_run"])  # a trial leaves nothing behind
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -186,6 +198,8 @@ class Checkpoints(Checkpoint):
         new = {name: value for name, value in found.items() if value is not self._before.get(name)}
         value = new.get(self.monitor)
         self._value = None if value is None else float(value)
+        if self._value is not None:
+            self._tell_of_value(trainer, self._value)
         if gradients_pending(trainer):
             self._rank_within(trainer)
         else:
@@ -317,6 +331,26 @@ class Checkpoints(Checkpoint):
             raise OSError(message) from error
         log.error("%s. Training goes on; the next try is at the next checkpoint.", message)
 
+    def _tell_of_value(self, trainer: Trainer, value: float) -> None:
+        if not trainer.is_global_zero:
+            return
+        if self._direction is None and self._once("direction"):
+            log.warning(
+                "checkpoint.monitor is %r, and whether larger values of it are better is not "
+                "known: the largest counts as the best; set checkpoint.mode to max or to min",
+                self.monitor,
+            )
+        if not math.isfinite(value) and self._once("finite"):
+            log.warning(
+                "%s is %s at step %d: a value that is not finite never makes a checkpoint the best",
+                *(self.monitor, value, trainer.global_step),
+            )
+
+    def _once(self, what: str) -> bool:
+        told = what in self._told
+        self._told.add(what)
+        return not told
+
     def _rank_within(self, trainer: Trainer) -> None:
         # The weights are those of the step before, whose checkpoint was written for this.
         written = self._saved_step == trainer.global_step
@@ -339,15 +373,22 @@ class Checkpoints(Checkpoint):
         later = [n for n in found if n > name and not is_whole(self.folder / n)]
         present = [n for n in found if n <= name]
         scores = read_scores(self.folder, self.monitor)
+        mode = self._direction or "max"
+        if scores and read_mode(self.folder) != mode and self._once("mode"):
+            log.warning(
+                "%s/best.json was ranked as if %s values of %s were better; from here on %s ones "
+                "are, among the checkpoints that are left",
+                *(self.folder, WORDS["min" if mode == "max" else "max"], self.monitor, WORDS[mode]),
+            )
         if self._value is not None and math.isfinite(self._value):
             scores[name] = self._value
         scores = {n: v for n, v in scores.items() if n in present}
-        best = sorted(scores, key=lambda n: (scores[n], n), reverse=self.mode == "max")
+        best = sorted(scores, key=lambda n: (scores[n], n), reverse=mode == "max")
         best = best[: self.keep_best]
         keep = {*present[: self.keep_last], *best}
         ranking = {
             "monitor": self.monitor,
-            "mode": self.mode,
+            "mode": mode,
             "best": best,
             "scores": {n: v for n, v in scores.items() if n in keep},
             "written": sorted({*found} - {*later} - ({*present} - keep)),

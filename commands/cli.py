@@ -46,9 +46,9 @@ from commands.start import Start
 from commands.stops import Stops
 from commands.throughput import Throughput
 from commands.tracebacks import status_of
-from commands.trained import freezes, load_trained
+from commands.trained import freezes, load_trained, weights_are_read
 from commands.trials import TRIALS, keep_nothing
-from commands.weights import find_weights
+from commands.weights import find_weights, needed_files
 from datamodules.base import SRDataModule
 from datamodules.outputs import Outputs
 from degradations.base import Degradation
@@ -171,6 +171,8 @@ class EnlargerCLI(LightningCLI):
             *(options.heartbeat_seconds, options.lost_after_seconds),
         )
         self.fits = self.subcommand in ("fit", *TRIALS)
+        own = weights_are_read(self.run, config, self.fits)
+        self._needed = needed_files(config, str(self.subcommand), own)
         self.resumed_from: Path | None = None
         self.config_dump = self._dump() if self.fits else None
         self._refusal: ConfigurationError | TemporaryError | None = None
@@ -360,7 +362,8 @@ class EnlargerCLI(LightningCLI):
         evaluate_seeds(self.trainer, self.model, seeds, evaluate)
 
     def _find_part(self, argument: str, name: str) -> Path:
-        return find_weights(name, self.model.scale, f"model.init_args.{argument}")
+        key = f"model.init_args.{argument}"
+        return self._needed.get(key) or find_weights(name, self.model.scale, key)
 
     def after_fit(self) -> None:
         """Say where to look."""

@@ -12,6 +12,7 @@ from torch import nn
 
 from commands.checkpoint_files import list_checkpoints
 from commands.checkpoints import Checkpoints
+from commands.directions import check_directions, mend_restored
 from commands.meeting import Facts
 from commands.preflight import room
 from datamodules.base import SRDataModule
@@ -46,6 +47,18 @@ class Start(Callback):
         if trainer.is_global_zero and stage == "fit":
             facts["refusal"] = _no_room(trainer, pl_module)
         self.company.compare("data", facts)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See that whoever watches a value looks for the right direction.
+
+        Raises:
+            ConfigurationError: One does not.
+        """
+        check_directions(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same of what a checkpoint holds, which is restored by now."""
+        mend_restored(trainer)
 
 
 def data_facts(trainer: Trainer) -> dict[str, Any]:

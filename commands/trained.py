@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from jsonargparse import Namespace
+
+from commands.checkpoint_files import list_checkpoints
 from commands.errors import ConfigurationError
 from commands.run_directory import RunDirectory
 from commands.weights import find_weights
@@ -16,6 +19,27 @@ log = logging.getLogger(__name__)
 def freezes(model: ImageModel) -> bool:
     """Whether checkpoints lack a part: what does not train comes from where training took it."""
     return set(model.checkpoint_keys()) != set(model.state_dict())
+
+
+def weights_are_read(run: RunDirectory, config: Namespace, fits: bool) -> bool:
+    """Whether a command will read ``model.init_args.weights``, as far as is known before a model.
+
+    Args:
+        run: Whose checkpoints come first.
+        config: Of the command.
+        fits: Whether it trains, or begins as training does.
+
+    Raises:
+        ConfigurationError: ``ckpt_path`` is no file, or what the run was started with is damaged.
+    """
+    given = config.model.init_args.get("weights")
+    there = bool(list_checkpoints(run.checkpoints))
+    if fits:
+        return given is not None and (config.run.overwrite or not there)
+    if config.ckpt_path is not None:
+        _refuse_no_file(config.ckpt_path)
+        return False
+    return given is not None and (not there or _is_result(given, run))
 
 
 def load_trained(
@@ -40,9 +64,7 @@ def load_trained(
         model.load_weights(find_weights(given, model.scale))
     trained = None if ckpt_path is not None or _is_result(given, run) else run.trained_weights()
     if ckpt_path is not None:
-        path = Path(ckpt_path)
-        if not path.is_file():
-            raise ConfigurationError(f"ckpt_path is {ckpt_path}, and there is no such file")
+        path = _refuse_no_file(ckpt_path)
     elif trained is not None:
         path, why = trained
         log.info("%s uses %s of the run in %s", subcommand, why, run.path)
@@ -58,6 +80,12 @@ def load_trained(
         return None
     model.load_weights(path)
     return path
+
+
+def _refuse_no_file(ckpt_path: str) -> Path:
+    if not Path(ckpt_path).is_file():
+        raise ConfigurationError(f"ckpt_path is {ckpt_path}, and there is no such file")
+    return Path(ckpt_path)
 
 
 def _is_result(weights: str | None, run: RunDirectory) -> bool:

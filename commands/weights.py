@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
 
 from callbacks import weights
+from callbacks.base import Metric
 from callbacks.weights import Entry, UnavailableError, WrongWeightsError
 from commands.checkpoint_files import FOLDER, best_or_newest
 from commands.errors import ConfigurationError, did_you_mean
@@ -20,7 +27,9 @@ def manifest() -> dict[str, Entry]:
     return weights.manifest(MANIFEST)
 
 
-def find_weights(name: str, scale: float, key: str = "model.init_args.weights") -> Path:
+def find_weights(
+    name: str, scale: float, key: str = "model.init_args.weights", fetches: bool = True
+) -> Path:
     """The file that an argument for weights means.
 
     A file is taken as it is, of a folder with an index of weights that, of an exported one its
@@ -33,6 +42,7 @@ def find_weights(name: str, scale: float, key: str = "model.init_args.weights") 
             filled in.
         scale: The scale to fill in.
         key: The argument, for messages.
+        fetches: Whether a file that is nowhere on this machine is fetched.
 
     Raises:
         ConfigurationError: Neither a file nor a known name, or a known one that could not be had.
@@ -58,7 +68,7 @@ def find_weights(name: str, scale: float, key: str = "model.init_args.weights") 
         return trained[0]
     entries = manifest()
     if filled in entries:
-        return _named(filled, entries[filled], key)
+        return _named(filled, entries[filled], key, fetches)
     if path.suffix or "/" in filled:
         what = "file" if path.suffix else "file or run: train it first, or name another one"
         raise ConfigurationError(f"{key} is {filled!r}, and there is no such {what}")
@@ -68,8 +78,132 @@ def find_weights(name: str, scale: float, key: str = "model.init_args.weights") 
     )
 
 
-def _named(name: str, entry: Entry, key: str) -> Path:
+def _named(name: str, entry: Entry, key: str, fetches: bool) -> Path:
     try:
-        return weights.locate(entry) or weights.fetch(entry)
+        if (path := weights.locate(entry)) is None and not fetches:
+            raise UnavailableError(weights.missing(name))
+        return path or weights.fetch(entry)
     except (WrongWeightsError, UnavailableError) as error:
         raise ConfigurationError(f"{key} is {name!r}: {error}") from error
+
+
+# --------------------------------------------------------------------- before anything is built
+
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".npz", ".bin")
+_PATHS = ("$", "/", "~", "./", "../")
+_SOURCES = {  # of data.init_args, by command
+    **dict.fromkeys(("fit", "check"), ("train", "val")),
+    **dict.fromkeys(("throughput", "encode"), ("train",)),
+    **{"validate": ("val",), "test": ("test",), "predict": ("predict",)},
+}
+_TEXTS = ("prompt", "negative", "negative_prompt", "text")
+
+
+def needed_files(config: Namespace, command: str, own: bool) -> dict[str, Path]:
+    """Return the weights that a command will read, by key, before a model of gigabytes is built.
+
+    Args:
+        config: Of the command.
+        command: ``fit`` and so on.
+        own: Whether ``model.init_args.weights`` will be read.
+
+    Raises:
+        ConfigurationError: Files are missing; all of them are named.
+    """
+    scale = float(config.data.init_args.get("scale") or 1)
+    found: dict[str, Path] = {}
+    problems: dict[str, None] = {}
+    for name in _SOURCES.get(command, ()):
+        for key, value, owner in _texts(config.data.init_args.get(name), f"data.init_args.{name}"):
+            try:  # what is no argument of a source, as a folder to enlarge, is looked at elsewhere
+                if owner:
+                    argument = key.rpartition(".")[2]
+                    _refuse_unset(f"{owner.rpartition('.')[2]}.{argument}", value)
+            except ConfigurationError as error:
+                problems[str(error)] = None
+    problems.update(dict.fromkeys(_missing_of_metrics(config.trainer.get("callbacks"))))
+    # Names last: nothing is fetched, which may take an hour, where a file is missing anyhow.
+    entries = manifest()
+    texts = sorted(_texts(config.model, "model"), key=lambda text: text[1] in entries)
+    for key, value, owner in texts:
+        if (key == "model.init_args.weights" and not own) or (
+            key.endswith("perceptual_weights") and "train" not in _SOURCES.get(command, ())
+        ):
+            continue
+        try:
+            if path := _needed(key, value, owner, scale, not problems):
+                found[key] = path
+        except ConfigurationError as error:
+            problems[str(error)] = None
+    if problems:
+        several = f"{len(problems)} things are missing:\n  " if len(problems) > 1 else ""
+        raise ConfigurationError(several + "\n  ".join(problems))
+    return found
+
+
+def _needed(key: str, value: str, owner: str, scale: float, fetches: bool) -> Path | None:
+    ours, last = owner.startswith("lightning_modules."), key.rpartition(".")[2]
+    if key == "model.init_args.weights" or (
+        ours and (last.endswith("_weights") or last == "vgg16")
+    ):
+        return find_weights(value, scale, key, fetches)
+    if last in _TEXTS and not value.endswith(_SUFFIXES):
+        return None
+    _refuse_unset(key, value)
+    is_path = value.endswith(_SUFFIXES) or value.startswith(_PATHS)
+    if ours and is_path:  # what a path of a plug-in's means is its own affair
+        filled = os.path.expandvars(value.replace("{scale}", f"{scale:g}"))
+        _refuse_missing(key, Path(filled).expanduser())
+    return None
+
+
+def _missing_of_metrics(callbacks: Any) -> Iterator[str]:
+    for number, given in enumerate(callbacks if isinstance(callbacks, list) else [callbacks]):
+        class_path = given.get("class_path") if isinstance(given, Namespace) else None
+        module, _, name = str(class_path).rpartition(".")
+        kind = getattr(sys.modules.get(module), name, None)
+        if not (isinstance(kind, type) and issubclass(kind, Metric)):
+            continue
+        arguments = dict(vars(given.get("init_args") or Namespace()))
+        for argument in ("reference", "training", "model"):
+            key, value = (
+                f"trainer.callbacks[{number}].init_args.{argument}",
+                arguments.get(argument),
+            )
+            if isinstance(value, str) and (argument != "model" or value.endswith(_SUFFIXES)):
+                try:
+                    _refuse_unset(f"{key} ({name})", value)
+                    path = Path(os.path.expandvars(value)).expanduser()
+                    _refuse_missing(f"{key} ({name})", path)
+                except ConfigurationError as error:
+                    yield str(error)
+        if arguments.get("strict_weights") and (reason := kind(**arguments).absent()):
+            yield f"{name} in trainer.callbacks (strict_weights is set): {reason}"
+
+
+def _refuse_unset(key: str, value: str) -> None:
+    if "$" in value and value.startswith(_PATHS) and not Path(value).exists():
+        try:
+            expand_path(value, key)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
+
+
+def _refuse_missing(key: str, path: Path) -> None:
+    if not path.exists():
+        raise ConfigurationError(f"{key} is {str(path)!r}, and there is no such file or folder")
+
+
+def _texts(value: Any, key: str, owner: str = "") -> Iterator[tuple[str, str, str]]:
+    # Each text of a configuration, its key, and the class whose argument it is.
+    if isinstance(value, Namespace | dict):
+        items = dict(vars(value)) if isinstance(value, Namespace) else value
+        owner = str(items.get("class_path") or owner)
+        for name, inner in items.items():
+            if name != "class_path":
+                yield from _texts(inner, f"{key}.{name}", owner)
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _texts(inner, f"{key}[{number}]", owner)
+    elif isinstance(value, str | Path):
+        yield key, str(value), owner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -63,13 +64,18 @@ def look_at_plateaus(trainer: Trainer) -> None:
     measured = trainer._logger_connector.metrics["callback"]  # in this validation, nothing older
     for monitor, scheduler in _watched(trainer).items():
         if monitor in measured:
-            trainer.lightning_module.lr_scheduler_step(scheduler, measured[monitor])
+            trainer.lightning_module.lr_scheduler_step(scheduler, _rankable(measured[monitor]))
         elif monitor not in trainer.callback_metrics:
             names = ", ".join(sorted(n for n in measured if n.startswith(VALIDATED)))
             raise ValueError(
                 f"model.init_args.lr_scheduler waits for {monitor!r}, which this validation did "
                 f"not log: set its monitor to one of {names}"
             )
+
+
+def _rankable(value: Any) -> Any:
+    # A value that is not finite is never the best: of an infinite one, no other would be, ever.
+    return value if math.isfinite(value) else math.nan
 
 
 def _watched(trainer: Trainer) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -200,8 +201,43 @@ def test_values_that_are_not_finite_are_named(
     metric = Broken()
     with caplog.at_level(logging.WARNING):
         trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
-    assert metric.records[0]["value"] != metric.records[0]["value"]
-    assert "not finite for 1 of 7 images of tiny, and so is the mean: tiny/03 (nan)" in caplog.text
+    (record,) = metric.records
+    assert (record["value"], record["n"], record["not_finite"]) == (1.0, 7, 1)
+    told = "not finite for 1 of 7 images of tiny, and the mean is of the other 6: tiny/03 (nan)"
+    assert caplog.text.count(told) == 1
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_where_no_value_is_finite_the_mean_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, value: float
+) -> None:
+    class Broken(MeanDifference):
+        def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
+            return torch.full((len(sr),), value)
+
+    metric = Broken()
+    with caplog.at_level(logging.WARNING):
+        trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
+    (record,) = metric.records
+    assert not math.isfinite(record["value"])
+    assert record["not_finite"] == 7
+    assert "not finite for 7 of 7 images of tiny, and so is the mean" in caplog.text
+
+
+def test_an_output_with_a_broken_pixel_is_not_left_out_of_the_mean(tmp_path: Path) -> None:
+    """Or a model that fails at hard images would be the best one."""
+
+    class Half(Tiny):
+        def validation_step(self, batch: Any, *indices: int) -> dict[str, Tensor]:
+            sr = super().validation_step(batch, *indices)["sr"]
+            for i, key in enumerate(batch["key"]):
+                sr[i, 0, 0, 0] = torch.nan if key == "tiny/02" else 0.5
+            return {"sr": sr}
+
+    metric = MeanDifference()
+    trainer(tmp_path, metric).validate(Half(), loader(), verbose=False)
+    assert math.isnan(metric.records[0]["value"])
+    assert metric.records[0]["not_finite"] == 1
 
 
 def test_networks_move_to_the_device(tmp_path: Path) -> None:

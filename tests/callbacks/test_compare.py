@@ -141,14 +141,29 @@ def test_the_same_seed_is_the_same_interval(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- what has no interval
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_numbers_that_are_not_finite_are_named(tmp_path: Path, bad: float) -> None:
+def test_an_output_with_a_broken_pixel_has_no_interval(tmp_path: Path) -> None:
     values = noise()
-    values[3] = bad
+    values[3] = math.nan
     a, b = run(tmp_path / "a", values), run(tmp_path / "b", noise())
     ((found,), _) = compared(a, b)
     assert (found.interval, found.verdict) == (None, "no interval")
     assert found.notes == ["1 of 12 images have no finite number: set5/3"]
+
+
+@pytest.mark.parametrize("mean", ["finite", "of version 0.1.0"])
+def test_images_that_are_equal_to_hr_are_left_out_of_both(tmp_path: Path, mean: str) -> None:
+    values = noise() + 1.0
+    values[3] = math.inf
+    given = {"value": 31.0, "not_finite": 1} if mean == "finite" else {}
+    a, b = run(tmp_path / "a", values, **given), run(tmp_path / "b", noise())
+    ((found,), _) = compared(a, b)
+    assert found.verdict == "A is better"
+    assert found.interval == pytest.approx((1.0, 1.0))
+    assert found.a["value"] - found.b["value"] == pytest.approx(1.0)
+    assert (found.a["n"], found.b["n"]) == (11, 11)
+    assert found.notes[0].startswith(
+        "1 of 12 images are left out, for their number is not finite in A or B: set5/3 (inf, "
+    )
 
 
 def test_few_images(tmp_path: Path) -> None:

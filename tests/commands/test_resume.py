@@ -137,11 +137,11 @@ def test_values_that_are_waited_for(tiny: Path, enlarger: Enlarger, first: int) 
     command += ["--trainer.check_val_every_n_epoch", "null", "--model.init_args.lr_scheduler"]
     command += [
         """{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {
-        monitor: val/psnr, mode: min, patience: 0}}"""
+        monitor: val/psnr, mode: max, threshold: 99, patience: 0}}"""
     ]
     callbacks = """[callbacks.psnr.PSNR,
         {class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {
-        monitor: val/psnr, patience: 99, check_on_train_epoch_end: true}}]"""
+        monitor: val/psnr, mode: max, patience: 99, check_on_train_epoch_end: true}}]"""
     command += ["--trainer.callbacks", callbacks]
     enlarger(*command, "--run.name", "whole")
     enlarger(*command, "--run.name", "longer", "--trainer.max_steps", first)

@@ -76,6 +76,8 @@ EVERY_TWO = ("--trainer.val_check_interval", 2)
 PLATEAU = (
     *("--model.init_args.lr_scheduler", "lightning.pytorch.cli.ReduceLROnPlateau"),
     *("--model.init_args.lr_scheduler.init_args.monitor", "val/psnr"),
+    *("--model.init_args.lr_scheduler.init_args.mode", "max"),
+    *("--model.init_args.lr_scheduler.init_args.threshold", 99),  # so that nothing is better
     *("--model.init_args.lr_scheduler.init_args.patience", 0),
 )
 # 20 crops in batches of 4 are 5 batches an epoch, 12 steps are 2.4 epochs. The step after which the

@@ -1,0 +1,132 @@
+"""Missing files are named before anything is built, all of them at once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands.weights import needed_files
+from lightning_modules.image_model import ImageModel
+from tests.conftest import REPO
+
+Refusal = Callable[..., str]
+Enlarger = Callable[..., None]
+WEIGHTS = "--model.init_args.weights"
+COMMANDS = ("fit", "validate", "test", "predict", "export", "throughput", "check", "encode")
+
+
+@pytest.fixture
+def unbuilt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that must not be built."""
+
+    def build(self: ImageModel, *args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the model was built")
+
+    monkeypatch.setattr(ImageModel, "__init__", build)
+    monkeypatch.delenv("ENLARGER_WEIGHTS", raising=False)
+
+
+def given_to(command: str, photo_folder: Path) -> tuple[object, ...]:
+    predict = ("--data.init_args.predict", photo_folder) if command == "predict" else ()
+    return (command, "--config", "tiny.yaml", *predict)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ("$ENLARGER_WEIGHTS/net.pth", "the environment variable $ENLARGER_WEIGHTS is not set"),
+        ("gone/net.pth", "and there is no such file"),
+    ],
+)
+@pytest.mark.usefixtures("unbuilt")
+def test_the_model_s_own(
+    tiny: Path, refusal: Refusal, photo_folder: Path, command: str, weights: str, told: str
+) -> None:
+    said = refusal(*given_to(command, photo_folder), WEIGHTS, weights)
+    assert f"model.init_args.weights is {weights!r}" in said
+    assert told in said
+    assert not Path("runs/tiny").exists()
+
+
+@pytest.mark.usefixtures("unbuilt")
+def test_all_of_them_at_once(tiny: Path, refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ENLARGER_DATA", raising=False)
+    config = REPO / "configs" / "experiment" / "nsarm_8b_inference.yaml"
+    lpips = '{"class_path": "callbacks.lpips.LPIPS", "init_args": {"strict_weights": true}}'
+    said = refusal("test", "--config", config, "--trainer.callbacks", f"[{lpips}]")
+    assert said.startswith("5 things are missing:")
+    assert "model.init_args.weights is '$ENLARGER_WEIGHTS/NSARM.pth'" in said
+    assert "model.init_args.space_weights is 'infinity-vae-d56'" in said
+    assert "LPIPS in trainer.callbacks (strict_weights is set): alexnet" in said
+    assert "Paired.hr is '$ENLARGER_DATA/div2k_1024/hr'" in said
+
+
+@pytest.mark.parametrize("argument", ["encoder", "decoder"])
+@pytest.mark.usefixtures("unbuilt")
+def test_of_a_frozen_part(tiny: Path, refusal: Refusal, argument: str) -> None:
+    space = {
+        "class_path": "lightning_modules.backbone.space.Taef2Space",
+        "init_args": {"encoder": __file__, "decoder": __file__, argument: "$HOME/none.pth"},
+    }
+    model = {"class_path": "lightning_modules.round_trip.RoundTrip", "init_args": {"space": space}}
+    Path("model.yaml").write_text(json.dumps(model))
+    said = refusal("test", "--config", "tiny.yaml", "--model", "model.yaml")
+    assert f"model.init_args.space.init_args.{argument} is '" in said
+    assert said.endswith("none.pth', and there is no such file or folder")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("swd.SWD", {"reference": "gone/reals"}),
+        ("swd.SWD", {"reference": "$NOWHERE/reals"}),
+        ("memorised.Memorised", {"training": "gone.npz"}),
+        ("niqe.NIQE", {"model": "gone.npz"}),
+        ("fvd.FVD", {"weights": "gone.pt", "strict_weights": True}),
+    ],
+)
+@pytest.mark.usefixtures("unbuilt")
+def test_of_a_metric(tiny: Path, refusal: Refusal, name: str, arguments: dict[str, Any]) -> None:
+    metric = json.dumps({"class_path": f"callbacks.{name}", "init_args": arguments})
+    said = refusal("test", "--config", "tiny.yaml", "--trainer.callbacks", f"[{metric}]")
+    assert name.partition(".")[2] in said
+    assert any(str(value).rpartition("/")[2] in said for value in arguments.values())
+
+
+@pytest.mark.usefixtures("unbuilt")
+def test_a_checkpoint(tiny: Path, refusal: Refusal) -> None:
+    said = refusal("test", "--config", "tiny.yaml", "--ckpt_path", "gone.ckpt")
+    assert said == "ckpt_path is gone.ckpt, and there is no such file"
+
+
+def test_a_missing_file_does_not_move_a_run_aside(trained: Path, refusal: Refusal) -> None:
+    refusal("fit", "--config", "tiny.yaml", WEIGHTS, "gone.pth", "--run.overwrite", "true")
+    assert list(trained.parent.iterdir()) == [trained]
+
+
+def test_what_is_not_read_may_be_gone(tiny: Path, enlarger: Enlarger, trained: Path) -> None:
+    """A run has its own checkpoints, whatever it was once started from."""
+    shutil.copy(next(trained.glob("checkpoints/*.ckpt")), "start.ckpt")
+    command = ("--config", "tiny.yaml", "--run.name", "from", WEIGHTS, "start.ckpt")
+    enlarger("fit", *command, "--trainer.max_steps", 2)
+    Path("start.ckpt").unlink()
+    enlarger("fit", *command, "--trainer.max_steps", 3)
+    enlarger("test", *command)
+
+
+def test_a_plug_in_s_texts_are_its_own() -> None:
+    from jsonargparse import Namespace
+
+    model = Namespace(
+        class_path="mine.Mine",
+        init_args=Namespace(loss_weights="uniform", save_to="/nowhere/yet.pth", prompt="$5, /a"),
+    )
+    data = Namespace(init_args=Namespace(scale=2))
+    config = Namespace(model=model, data=data, trainer=Namespace(callbacks=None))
+    assert needed_files(config, "fit", own=True) == {}
