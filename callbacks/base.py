@@ -35,6 +35,7 @@ from callbacks.evaluation import (
 from callbacks.finite_pixels import are_finite, spoiled
 from callbacks.processes import gather_on_first, on_all, on_first
 from callbacks.tensorboard import DescribedLogger
+from callbacks.too_small import TooSmall, warn_of_small
 from degradations.bicubic import resize
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ class Metric(EvaluationCallback):
         self._sound: list[Batches] = []  # whether the pixels of an output are finite
         self._broken: set[str] = set()  # keys, on the first process, of outputs where they are not
         self._told: set[str] = set()  # what is said once in a run
+        self._small: list[Measured] = []  # windows of the images that were left out, by key
 
     @abstractmethod
     def protocol(self) -> MetricProtocol:
@@ -130,7 +132,11 @@ class Metric(EvaluationCallback):
 
     @abstractmethod
     def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """What is kept of each image: (B, ...), which must not depend on the rest of the batch."""
+        """What is kept of each image: (B, ...), which must not depend on the rest of the batch.
+
+        Raises:
+            TooSmall: The images are below the metric's window. They are left out and named.
+        """
 
     def measure_control(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
         """The same of bicubic."""
@@ -215,6 +221,7 @@ class Metric(EvaluationCallback):
         self._values = [[] for _ in self._datasets]
         self._controls = [[] for _ in self._datasets]
         self._sound = [[] for _ in self._datasets]
+        self._small = [{} for _ in self._datasets]
 
     def _add(
         self,
@@ -242,7 +249,11 @@ class Metric(EvaluationCallback):
         # All metrics are given the same pictures, and one of a user's may write into them.
         own = type(self).__module__.startswith("callbacks.")
         given = (sr, hr) if own else (sr.clone(), hr.clone())
-        self._values[dataloader_idx].append((keys, self.measure(*given, batch).detach()))
+        try:
+            self._values[dataloader_idx].append((keys, self.measure(*given, batch).detach()))
+        except TooSmall as error:
+            self._small[dataloader_idx].update(dict.fromkeys(keys, error.window))
+            return
         self._sound[dataloader_idx].append((keys, are_finite(sr)))
         if not self.control or "lr" not in batch:
             return
@@ -258,8 +269,8 @@ class Metric(EvaluationCallback):
             return
         kinds = (self._values, self._controls, self._sound)
         mine = [[_by_key(part) for part in seen] for seen in kinds]
-        self._values, self._controls, self._sound = [], [], []
-        everyones = gather_on_first(mine)
+        everyones = gather_on_first([*mine, self._small])
+        self._values, self._controls, self._sound, self._small = [], [], [], []
         self.records, self.control_records = on_first(lambda: self._summaries(everyones))
         for record in self.records:
             middle = f"{record['dataset']}/" if len(self._datasets) > 1 else ""
@@ -279,20 +290,24 @@ class Metric(EvaluationCallback):
         """Records of the output and of bicubic, of all datasets."""
         records: tuple[list[Record], ...] = ([], [])
         for index, (dataset, wanted) in enumerate(zip(self._datasets, self._wanted, strict=True)):
-            sound = [image for part in everyones for image in part[2][index].items()]
-            self._broken = {key for key, finite in sound if not finite}
-            for kind, found in enumerate(records):
-                self._broken = self._broken if kind == 0 else set()  # bicubic makes none
-                # By key: a picture that two processes have seen (padding repeats some) counts once.
-                images = {k: v for part in everyones for k, v in part[kind][index].items()}
-                # Sorted: then even rounding is the same on any number of processes.
-                images = {k: images[k] for k in sorted(images) if wanted is None or k in wanted}
-                if images:
+            output, control, sound, small = (
+                _together([part[kind][index] for part in everyones], wanted) for kind in range(4)
+            )
+            self._broken = {key for key, finite in sound.items() if not finite}
+            warn_of_small(self.name, dataset.name, small, len(output))
+            for images, found in zip((output, control), records, strict=True):
+                if images is control:
+                    self._broken = set()  # bicubic makes none
+                if self._are_enough(dataset, len(images), len(small)):
                     found += self.summarise(dataset, images)
-                elif kind == 0:
+                elif images is output and not small:
                     what = "picture with HR" if self.target == "hr" else self.target
                     log.warning("no %s on %s: no %s", self.name, dataset.name, what)
         return records
+
+    def _are_enough(self, dataset: Any, count: int, small: int) -> bool:
+        """Return whether images have a number, of which others were too small."""
+        return count > 0
 
     def record(self, dataset: Any, value: float, n: int, name: str | None = None) -> Record:
         """One number of ``n`` images of a dataset, with the protocol."""
@@ -323,6 +338,9 @@ class ImageMetric(Metric):
 
         Returns:
             (B,) values, each of which must not depend on the rest of the batch.
+
+        Raises:
+            TooSmall: The images are below the metric's window. They are left out and named.
         """
 
     def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
@@ -405,6 +423,16 @@ def _by_key(batches: Batches) -> Measured:
         for keys, values in batches
         for key, value in zip(keys, _items(values), strict=True)
     }
+
+
+def _together(parts: list[Measured], wanted: set[str] | None) -> Measured:
+    """What all processes have of the wanted images.
+
+    By key: an image that two processes have seen (padding repeats some) counts once. Sorted: then
+    even rounding is the same on any number of processes.
+    """
+    images = {k: v for part in parts for k, v in part.items()}
+    return {k: images[k] for k in sorted(images) if wanted is None or k in wanted}
 
 
 def _items(values: Tensor) -> Any:

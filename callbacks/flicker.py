@@ -19,6 +19,7 @@ from torch import Tensor
 from callbacks.base import MetricProtocol
 from callbacks.inception import levels
 from callbacks.sets import SetMetric
+from callbacks.too_small import TooSmall
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -70,6 +71,7 @@ class Flicker(SetMetric):
         """(B, 4): sum and number of differences along the flow, and of still places.
 
         Raises:
+            TooSmall: Nothing is left of them without the border.
             ValueError: They are no clips.
         """
         if images.ndim != 5 or images.shape[1] < 2:
@@ -77,6 +79,8 @@ class Flicker(SetMetric):
                 f"{self.name} of {', '.join(batch['key'])}: got the shape {tuple(images.shape)}; "
                 "expected clips (B, T, 3, H, W) of 2 frames or more"
             )
+        if min(images.shape[-2:]) <= 2 * BORDER:
+            raise TooSmall(images, f"one pixel without the border of {BORDER}")
         clips = levels(images.clamp(0, 1).nan_to_num()).to(torch.uint8).movedim(2, -1).cpu().numpy()
         return torch.tensor(np.stack([_differences(clip) for clip in clips]))
 

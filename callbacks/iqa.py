@@ -16,15 +16,15 @@ import logging
 from abc import abstractmethod
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from callbacks import weights
-from callbacks.base import ImageMetric, Measured, MetricProtocol, Record
+from callbacks.base import ImageMetric, MetricProtocol
 from callbacks.iqa_networks import Build, clipiqa, maniqa, missing_package, musiq, pi, topiq
-from callbacks.too_small import large_enough, no_numbers
+from callbacks.too_small import TooSmall
 from degradations.base import ieee_float32
 
 if TYPE_CHECKING:
@@ -117,22 +117,18 @@ class IQAMetric(ImageMetric):
 
         Raises:
             RuntimeError: The network is not loaded yet.
+            TooSmall: The images are below ``window``.
         """
         if self.network is None:
             raise RuntimeError(f"{type(self).__name__} has no network before `load` was called")
         if not self.fits(*sr.shape[-2:]):
-            return no_numbers(sr)
+            raise TooSmall(sr, self.window)
         device = sr.device
         with torch.no_grad(), torch.autocast(device.type, enabled=False), ieee_float32(device):
             # One by one: some of them mix a batch's images, and all round otherwise in a batch.
             return torch.stack(
                 [self._score(image, self.network) for image in torch.split(sr.float(), 1)]
             )
-
-    def summarise(self, dataset: Any, images: Measured) -> list[Record]:
-        """The mean over the pictures that are large enough."""
-        kept = large_enough(self.name, dataset.name, images, self.window)
-        return super().summarise(dataset, kept) if kept else []
 
     @staticmethod
     def _score(image: Tensor, network: nn.Module) -> Tensor:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from callbacks.base import MetricProtocol
 from callbacks.kid import SEED, kernel_distance
 from callbacks.sets import SetMetric
+from callbacks.too_small import TooSmall
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -85,14 +86,10 @@ class KIDThumb(SetMetric):
         """(B, 3 side^2) thumbnails.
 
         Raises:
-            ValueError: A picture is smaller than its thumbnail.
+            TooSmall: A picture is smaller than its thumbnail.
         """
         if min(images.shape[-2:]) < self.side:
-            raise ValueError(
-                f"{self.name} of {', '.join(batch['key'])}: {images.shape[-1]}x{images.shape[-2]} "
-                f"pixels are fewer than a thumbnail's {self.side}x{self.side}; set a smaller "
-                "`side` of KIDThumb in trainer.callbacks"
-            )
+            raise TooSmall(images, f"a thumbnail's {self.side}x{self.side} (`side`)")
         rounded = (images.clamp(0, 1) * 255).round() / 255
         return functional.adaptive_avg_pool2d(rounded * 2 - 1, self.side).flatten(1)
 

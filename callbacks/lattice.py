@@ -9,6 +9,7 @@ from torch import Tensor
 
 from callbacks.base import ImageMetric, MetricProtocol
 from callbacks.pixels import to_pixels
+from callbacks.too_small import TooSmall
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -71,15 +72,11 @@ class Lattice(ImageMetric):
         """(B,) ratios of energies.
 
         Raises:
-            ValueError: An image has fewer than 8 periods.
+            TooSmall: An image has fewer than 8 periods.
         """
         least = PERIODS * self.period
         if min(sr.shape[-2:]) < least:
-            raise ValueError(
-                f"{self.name} of {', '.join(batch['key'])}: {sr.shape[-1]}x{sr.shape[-2]} pixels; "
-                f"a lattice of {self.period} needs {least}x{least}: leave such images out, or set "
-                "a smaller `period` of Lattice in trainer.callbacks"
-            )
+            raise TooSmall(sr, f"{least}x{least}, {PERIODS} times the `period` of {self.period}")
         return lattice(to_pixels(sr, "y")[:, 0], self.period)
 
 

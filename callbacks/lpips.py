@@ -16,6 +16,7 @@ from torch import Tensor
 from callbacks import weights
 from callbacks.base import ImageMetric, MetricProtocol
 from callbacks.lpips_network import NETS, Kept, Net, Network
+from callbacks.too_small import TooSmall
 from degradations.base import ieee_float32
 
 if TYPE_CHECKING:
@@ -110,18 +111,14 @@ class LPIPS(ImageMetric):
 
         Raises:
             RuntimeError: The network is not loaded yet.
-            ValueError: An image is too small.
+            TooSmall: An image is below 32x32 pixels.
         """
         if self.network is None:
             raise RuntimeError("LPIPS has no network before `load` was called")
         cut = self.border
         height, width = (side - 2 * cut for side in sr.shape[-2:])
         if min(height, width) < SMALLEST:
-            raise ValueError(
-                f"{self.name} of {', '.join(batch['key'])}: {width}x{height} pixels without the "
-                f"border of {cut}; LPIPS needs {SMALLEST}x{SMALLEST}: leave such images out, or "
-                "take it out of trainer.callbacks"
-            )
+            raise TooSmall(sr, f"{SMALLEST}x{SMALLEST} pixels without the border of {cut}")
         device = sr.device
         with torch.no_grad(), torch.autocast(device.type, enabled=False), ieee_float32(device):
             ours, theirs = (

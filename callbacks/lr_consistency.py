@@ -9,6 +9,7 @@ from torch import Tensor
 from callbacks.base import ImageMetric, MetricProtocol
 from callbacks.pixels import to_pixels
 from callbacks.psnr import psnr
+from callbacks.too_small import TooSmall
 from degradations.bicubic import resize
 
 if TYPE_CHECKING:
@@ -75,21 +76,17 @@ class LRConsistency(ImageMetric):
         """(B,) dB.
 
         Raises:
-            ValueError: The batch has no input, or nothing is left of it without its border.
+            TooSmall: Nothing is left of the input without its border.
+            ValueError: The batch has no input.
         """
-        keys = ", ".join(batch["key"])
         if "lr" not in batch:
             raise ValueError(
-                f"{self.name} of {keys}: the batch has no `lr` to compare with; take "
-                "LRConsistency out of trainer.callbacks, or give the dataset its inputs"
+                f"{self.name} of {', '.join(batch['key'])}: the batch has no `lr` to compare "
+                "with; take LRConsistency out of trainer.callbacks, or give the dataset its inputs"
             )
         lr = batch["lr"]
         if min(lr.shape[-2:]) <= 2 * self.border:
-            raise ValueError(
-                f"{self.name} of {keys}: nothing is left of the input's "
-                f"{lr.shape[-1]}x{lr.shape[-2]} pixels without a border of {self.border}; set a "
-                "smaller `border` of LRConsistency in trainer.callbacks"
-            )
+            raise TooSmall(lr, f"one pixel of the input without the border of {self.border}")
         output = (sr * 255).round() / 255 if self.round_8bit else sr
         down = resize(output, lr.shape[-2:])
         return psnr(*(to_pixels(x, self.color, self.border, False) for x in (down, lr)))

@@ -14,6 +14,7 @@ from callbacks.processes import on_first
 from callbacks.reference import find_reference
 from callbacks.reference_files import Reference
 from callbacks.sets import SetMetric
+from callbacks.too_small import TooSmall
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -100,14 +101,10 @@ class Memorised(SetMetric):
         """(B, 3 side^2) thumbnails.
 
         Raises:
-            ValueError: A picture is smaller than its thumbnail.
+            TooSmall: A picture is smaller than its thumbnail.
         """
         if min(images.shape[-2:]) < self.side:
-            raise ValueError(
-                f"{self.name} of {', '.join(batch['key'])}: {images.shape[-1]}x{images.shape[-2]} "
-                f"pixels are fewer than a thumbnail's {self.side}x{self.side}; set a smaller "
-                "`side` of Memorised in trainer.callbacks"
-            )
+            raise TooSmall(images, f"a thumbnail's {self.side}x{self.side} (`side`)")
         pixels = (images.clamp(0, 1) * 255).round()
         return functional.adaptive_avg_pool2d(pixels, self.side).flatten(1)
 

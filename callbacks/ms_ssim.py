@@ -15,6 +15,7 @@ from torch.nn import functional
 from callbacks.base import MetricProtocol
 from callbacks.pixels import PixelMetric
 from callbacks.ssim import C1, C2, K1, K2, RADIUS, moments
+from callbacks.too_small import TooSmall
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -60,16 +61,11 @@ class MSSSIM(PixelMetric):
         """The score of each image.
 
         Raises:
-            ValueError: An image is too small for five scales.
+            TooSmall: An image is too small for five scales.
         """
         border = self.margin()
-        height, width = (side - 2 * border for side in sr.shape[-2:])
-        if min(height, width) < SMALLEST:
-            raise ValueError(
-                f"{self.name} of {', '.join(batch['key'])}: {width}x{height} pixels without the "
-                f"border of {border}; five scales need {SMALLEST}x{SMALLEST}: leave such images "
-                "out, or take MSSSIM out of trainer.callbacks"
-            )
+        if min(sr.shape[-2:]) - 2 * border < SMALLEST:
+            raise TooSmall(sr, f"{SMALLEST}x{SMALLEST} pixels without the border of {border}")
         return super().compute(sr, hr, batch)
 
     def score(self, sr: Tensor, hr: Tensor) -> Tensor:

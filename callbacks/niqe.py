@@ -13,17 +13,17 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
 from callbacks import weights
-from callbacks.base import ImageMetric, Measured, MetricProtocol, Record
+from callbacks.base import ImageMetric, MetricProtocol
 from callbacks.niqe_features import BLOCK, block_features, distance
 from callbacks.niqe_model import fit_model, read_model, save_model
 from callbacks.picture_files import find_pictures
 from callbacks.pixels import to_pixels
-from callbacks.too_small import large_enough, no_numbers
+from callbacks.too_small import TooSmall
 from files.paths import expand_path
 
 if TYPE_CHECKING:
@@ -126,10 +126,9 @@ class NIQE(ImageMetric):
     def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
         """(B,) distances from the model.
 
-        Images of fewer than two blocks have none: they are left out of the mean, and named.
-
         Raises:
             RuntimeError: The model is not loaded yet.
+            TooSmall: The images have fewer than two blocks.
         """
         if self.pristine is None:
             raise RuntimeError("NIQE has no model before `load` was called")
@@ -137,16 +136,11 @@ class NIQE(ImageMetric):
         height, width = (side - 2 * border for side in sr.shape[-2:])
         rows, columns = height // BLOCK, width // BLOCK
         if min(height, width) < BLOCK or rows * columns < 2:
-            return no_numbers(sr)
+            raise TooSmall(sr, WINDOW)
         whole = sr[..., border : border + rows * BLOCK, border : border + columns * BLOCK]
         luma = self._luma(whole)
         mean, covariance = (x.to(luma.device) for x in self.pristine)
         return distance(mean, covariance, block_features(luma)[0])
-
-    def summarise(self, dataset: Any, images: Measured) -> list[Record]:
-        """The mean over the pictures that are large enough."""
-        kept = large_enough(self.name, dataset.name, images, WINDOW)
-        return super().summarise(dataset, kept) if kept else []
 
     def _luma(self, image: Tensor) -> Tensor:
         """(B, H, W) float64, whole levels."""

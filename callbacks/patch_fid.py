@@ -16,6 +16,7 @@ from callbacks.base import MetricProtocol
 from callbacks.fid import frechet_distance
 from callbacks.inception import SIDE, InceptionMetric, levels
 from callbacks.kid import SEED, kernel_distance
+from callbacks.too_small import TooSmall
 from degradations.draws import seed_of
 
 if TYPE_CHECKING:
@@ -73,15 +74,10 @@ class PatchMetric(InceptionMetric):
         """(B, crops, 2048) features.
 
         Raises:
-            ValueError: A picture is smaller than a crop.
+            TooSmall: A picture is smaller than a crop.
         """
-        height, width = images.shape[-2:]
-        if min(height, width) < SIDE:
-            raise ValueError(
-                f"{self.name} of {', '.join(batch['key'])}: {width}x{height} pixels are fewer than "
-                f"a crop's {SIDE}x{SIDE}; leave such pictures out, or use FID instead of "
-                f"{type(self).__name__} in trainer.callbacks"
-            )
+        if min(images.shape[-2:]) < SIDE:
+            raise TooSmall(images, f"a crop's {SIDE}x{SIDE}")
         keys = tuple(batch["key"])
         what = ("patches", self.crops, keys, self.sha256)
         return self.once(images, what, lambda: self._embed_crops(images, keys))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor
 
 from callbacks.base import ImageMetric, MetricProtocol, as_float64
+from callbacks.too_small import TooSmall
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -79,15 +80,11 @@ class PixelMetric(ImageMetric):
         """The score of each image.
 
         Raises:
-            ValueError: Nothing is left of an image without its border.
+            TooSmall: Nothing is left of an image without its border.
         """
         border = self.margin()
         if min(sr.shape[-2:]) <= 2 * border:
-            raise ValueError(
-                f"{self.name} of {', '.join(batch['key'])}: nothing is left of "
-                f"{sr.shape[-1]}x{sr.shape[-2]} pixels without a border of {border}; set a "
-                f"smaller `border` of {type(self).__name__} in trainer.callbacks"
-            )
+            raise TooSmall(sr, f"one pixel without the border of {border}")
         return self.score(
             to_pixels(sr, self.color, border, self.round_8bit),
             to_pixels(hr, self.color, border, self.round_8bit),

@@ -42,6 +42,7 @@ from callbacks.reference_files import (
     save_hash,
     save_reference,
 )
+from callbacks.too_small import TooSmall
 from degradations.bicubic import resize
 from files.paths import expand_path
 
@@ -175,8 +176,12 @@ def compute(metric: SetMetric, pictures: dict[str, Path], side: int | None) -> A
     def flush() -> None:
         if batch and not broken:
             names, images = [name for name, _ in batch], torch.cat([x for _, x in batch])
-            features = metric.finite_features(images.to(device_of(metric)), {"key": names})
-            found.update(zip(names, features.float().numpy(), strict=True))
+            try:
+                features = metric.finite_features(images.to(device_of(metric)), {"key": names})
+            except TooSmall as error:  # a set that is quoted by name and count is whole
+                broken.extend(f"{pictures[name]}: {error}; remove it" for name in names)
+            else:
+                found.update(zip(names, features.float().numpy(), strict=True))
         batch.clear()
 
     for name, picture in tqdm(_read(pictures), total=len(pictures), unit="picture", disable=None):

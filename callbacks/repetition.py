@@ -15,6 +15,7 @@ from torch.nn import functional
 from callbacks.base import MetricProtocol
 from callbacks.pixels import to_pixels
 from callbacks.sets import SetMetric
+from callbacks.too_small import TooSmall
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -91,16 +92,11 @@ class Repetition(SetMetric):
         """(B, 1) numbers of the pictures.
 
         Raises:
-            ValueError: A picture has less than one and a half of the base's sides.
+            TooSmall: A picture has less than one and a half of the base's sides.
         """
         height, width = images.shape[-2:]
         if min(height, width) < LEAST * self.base:
-            raise ValueError(
-                f"{self.name} of {', '.join(batch['key'])}: {width}x{height} pixels are less than "
-                f"{LEAST:g} times the base's {self.base}, so nothing can be there twice; set "
-                "`base` of Repetition in trainer.callbacks to the side that the base was trained "
-                "for, or leave it out"
-            )
+            raise TooSmall(images, f"{LEAST:g} times the `base` of {self.base} a side")
         size = (round(height * SIDE / self.base), round(width * SIDE / self.base))
         luma = to_pixels(images.clamp(0, 1), "y")
         luma = functional.interpolate(luma, size, mode="area")[:, 0]

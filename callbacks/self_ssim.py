@@ -18,6 +18,7 @@ from torch import Tensor
 from callbacks.base import Measured, Metric, MetricProtocol, Record
 from callbacks.pixels import to_pixels
 from callbacks.ssim import ssim
+from callbacks.too_small import TooSmall, warn_of_small
 from degradations.bicubic import resize
 
 if TYPE_CHECKING:
@@ -88,15 +89,30 @@ class SelfSSIM(Metric):
                 (other, others, dataset, named),
                 (dataset, named, other, others),
             ):
-                values = {name: self._similarity(of_a[name], of_b[name]) for name in shared}
-                metric, mean = f"{self.name}_from_x{a.scale:g}", sum(values.values()) / len(shared)
+                metric = f"{self.name}_from_x{a.scale:g}"
+                values = self._similarities(metric, b, {n: (of_a[n], of_b[n]) for n in shared})
+                if not values:
+                    continue
                 if bad := [name for name, value in values.items() if not math.isfinite(value)]:
                     shown = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
                     message = "%s of %s: %d of %d images have pixels that are not finite: %s"
-                    log.warning(message, metric, b.name, len(bad), len(shared), shown)
-                records.append(self.record(b, mean, len(shared), metric))
+                    log.warning(message, metric, b.name, len(bad), len(values), shown)
+                mean = sum(values.values()) / len(values)
+                records.append(self.record(b, mean, len(values), metric))
         self._seen.append((dataset, named))
         return records
+
+    def _similarities(
+        self, metric: str, dataset: Any, pairs: dict[str, tuple[Any, Any]]
+    ) -> dict[str, float]:
+        values, small = {}, {}
+        for name, (a, b) in pairs.items():
+            try:
+                values[name] = self._similarity(a, b)
+            except TooSmall as error:
+                small[f"{dataset.name}/{name}"] = error.window
+        warn_of_small(metric, dataset.name, small, len(values))
+        return values
 
     def _similarity(self, a: Any, b: Any) -> float:
         if not (a[:, -1].all() and b[:, -1].all()):

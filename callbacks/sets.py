@@ -148,6 +148,14 @@ class SetMetric(Metric):
         """The same of bicubic, which the next validation enlarges to the same pixels again."""
         return self._paired(self._remembered(sr, batch), hr, batch)
 
+    def _are_enough(self, dataset: Any, count: int, small: int) -> bool:
+        if not small or count >= self.minimum:
+            return count > 0
+        if count:  # where it has none at all, that was said
+            message = "no %s of %s: %d of its images is large enough, and it needs %d"
+            log.warning(message, self.name, dataset.name, count, self.minimum)
+        return False
+
     def summarise(self, dataset: Any, images: Measured) -> list[Record]:
         """The distances; none is a number if an image is not.
 

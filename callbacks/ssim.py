@@ -13,6 +13,7 @@ from torch import Tensor
 
 from callbacks.base import MetricProtocol
 from callbacks.pixels import PixelMetric
+from callbacks.too_small import TooSmall
 
 RADIUS, SIGMA = 5, 1.5
 K1, K2 = 0.01, 0.03
@@ -48,7 +49,7 @@ class SSIM(PixelMetric):
         """(B,) values of two images (B, C, H, W) float64 in [0, 255].
 
         Raises:
-            ValueError: The images are smaller than the window.
+            TooSmall: The images are smaller than the window.
         """
         return ssim(sr, hr)
 
@@ -64,13 +65,10 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
         (B,) values, at most 1.
 
     Raises:
-        ValueError: The images are smaller than the window.
+        TooSmall: The images are smaller than the window.
     """
     if min(a.shape[-2:]) < 2 * RADIUS + 1:
-        raise ValueError(
-            f"SSIM needs 11x11 pixels, got {a.shape[-1]}x{a.shape[-2]} without the border; leave "
-            "such images out, or set a smaller `border` of SSIM in trainer.callbacks"
-        )
+        raise TooSmall(a, "11x11 pixels without the border")
     mean_a, mean_b, aa, bb, ab = moments(a, b)
     product, squares = mean_a * mean_b, mean_a.square() + mean_b.square()
     numerator = (2 * product + C1) * (2 * (ab - product) + C2)

@@ -17,6 +17,7 @@ from torch.nn import functional
 from callbacks.base import MetricProtocol
 from callbacks.pixels import to_pixels
 from callbacks.sets import SetMetric
+from callbacks.too_small import TooSmall
 from degradations.draws import seed_of
 
 if TYPE_CHECKING:
@@ -102,14 +103,10 @@ class SWD(SetMetric):
         """(B, levels, patches, D) patches; D is 49, times 3 in RGB.
 
         Raises:
-            ValueError: A picture is smaller than a patch on the coarsest level.
+            TooSmall: A picture is smaller than a patch on the coarsest level.
         """
         if min(images.shape[-2:]) < (least := SIDE * 2 ** (self.levels - 1)):
-            raise ValueError(
-                f"{self.name} of {', '.join(batch['key'])}: {images.shape[-1]}x{images.shape[-2]} "
-                f"pixels are too few for {self.levels} levels, which need {least} a side; set "
-                "fewer `levels` of SWD in trainer.callbacks"
-            )
+            raise TooSmall(images, f"the {least}x{least} that {self.levels} `levels` need")
         pixels = to_pixels(images.clamp(0, 1), self.color).float()
         found = []
         for level in range(self.levels):

@@ -1,39 +1,43 @@
-"""Pictures that are smaller than a metric's window: without a number, and named."""
+"""One rule for images below a metric's window: left out of its number, named and counted."""
 
 from __future__ import annotations
 
 import logging
-import math
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor
-
-from callbacks.base import Measured
 
 log = logging.getLogger(__name__)
 
-TOO_SMALL = -math.inf  # in a number's place; NaN is that of a picture with a broken pixel
+
+class TooSmall(ValueError):  # noqa: N818  (it says what the images are)
+    """Raised by a metric whose window is larger than an image.
+
+    An evaluation goes on: the image counts in no number of that metric, and a warning names it.
+
+    Args:
+        images: (..., H, W), of one size.
+        window: The smallest image, in words, such as ``11x11 pixels without the border``.
+    """
+
+    def __init__(self, images: Tensor, window: str) -> None:
+        super().__init__(f"{images.shape[-1]}x{images.shape[-2]} pixels are fewer than {window}")
+        self.window = window
 
 
-def no_numbers(images: Tensor) -> Tensor:
-    """(B,) float64, what a metric gives for a batch (B, ...) of pictures below its window."""
-    return torch.full((len(images),), TOO_SMALL, dtype=torch.float64)
-
-
-def large_enough(metric: str, dataset: str, images: Measured, window: str) -> Measured:
-    """The pictures that have a number; the others are named in a warning.
+def warn_of_small(metric: str, dataset: str, small: Mapping[str, str], kept: int) -> None:
+    """Name the images that were left out of a number.
 
     Args:
         metric: Its name in the logs.
         dataset: The dataset's name.
-        images: What was measured of each picture, by key.
-        window: The smallest picture, in words.
+        small: For each image that was left out, by key, the window.
+        kept: How many others there are.
     """
-    kept = {key: value for key, value in images.items() if value != TOO_SMALL}
-    small = [key for key in images if key not in kept]
-    if small:
-        shown = ", ".join(small[:5]) + (", ..." if len(small) > 5 else "")
-        left = f"its mean is of the other {len(kept)}" if kept else "there is no number"
-        message = "%s of %s: %d of %d pictures are smaller than %s, and %s: %s"
-        log.warning(message, metric, dataset, len(small), len(images), window, left, shown)
-    return kept
+    if not small:
+        return
+    shown = ", ".join(list(small)[:5]) + (", ..." if len(small) > 5 else "")
+    left = f"its number is of the other {kept}" if kept else "there is no number"
+    window = " or ".join(dict.fromkeys(small.values()))
+    message = "%s of %s: %d of %d images are smaller than %s and left out, so %s: %s"
+    log.warning(message, metric, dataset, len(small), len(small) + kept, window, left, shown)

@@ -72,7 +72,7 @@ CHECKS: dict[str, Check] = {NAME: shards}
 def _look_at(path: Path, checksums: bool) -> tuple[Whole, list[Line]]:
     """What is there, and what is wrong with it without being fatal."""
     from datamodules.decode import decode
-    from datamodules.shard_index import build_index
+    from datamodules.shard_index import build_index, scattered, sort_command
     from datamodules.shard_table import table_of
 
     found = build_index(path, checksums=checksums)
@@ -85,6 +85,15 @@ def _look_at(path: Path, checksums: bool) -> tuple[Whole, list[Line]]:
     index, line = _index(path)
     lines = [look(NAME, note) for note in table.notes]
     lines += [line] if line is not None else []
+    if apart := scattered(found):
+        lines.append(
+            look(
+                NAME,
+                f"{path}: the members of {len(apart)} samples, such as {apart[0]!r}, do not lie "
+                "next to each other: Shards joins them, Sequential and webdataset do not. To sort "
+                f"it: {sort_command(path)}",
+            )
+        )
     if index is not None:
         _compare(path, index, found)
     return Whole(len(table.keys), found.size, index), lines

@@ -3,7 +3,8 @@
 A sample of WebDataset is all members whose names agree up to the first dot. So a clip is a sample
 whose members are its frames, ``name.0001.png``, ``name.0002.png`` and so on, with a caption in
 ``name.txt``; or, as ``tar`` makes it of folders of frames, all pictures of one folder,
-``name/0001.png``, whose captions (``name/0001.txt``) are looked for at the first frame.
+``name/0001.png``, whose caption is the first frame's (``name/0001.txt``) or beside the folder
+(``name.txt``).
 """
 
 from __future__ import annotations
@@ -175,8 +176,13 @@ def _by_frame(index: ShardIndex) -> ShardIndex:
     """The index of a tar whose every picture is a sample."""
     keys: list[str] = []
     members: list[dict[str, Member]] = []
+    captions = {
+        key: {"txt": sample["txt"]}
+        for key, sample in zip(index.keys, index.members, strict=True)
+        if "txt" in sample
+    }
     for key, sample in zip(index.keys, index.members, strict=True):
-        text = {"txt": sample["txt"]} if "txt" in sample else {}
+        text = captions.get(key) or captions.get(key.rpartition("/")[0], {})
         for suffix, member in sample.items():
             frame, _, extension = suffix.rpartition(".")
             if extension in SUFFIXES:

@@ -76,6 +76,9 @@ class Latents(Shards):
     def _part(self, tar: Tar, folder: Path, cache: DiskCache | None) -> Table:
         return table_of(tar.name, load_index(Path(tar.path), folder), needed="latent")
 
+    def _advice(self, where: list[str]) -> str:
+        return "list each tar once; to train on several sets, encode them together"
+
     def size(self, index: int) -> tuple[int, int] | None:
         """None: nothing is cut."""
         return None

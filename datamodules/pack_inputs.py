@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from datamodules import pack_lmdb
 from datamodules.pairs import match
 from datamodules.paths import braced, by_key, image_key, images_of
-from datamodules.shard_index import build_index, split_name
+from datamodules.shard_index import build_index, same_key_in_tars, split_name
 from files.paths import (
     IMAGE_EXTENSIONS,
     expand_path,
@@ -165,7 +165,7 @@ def find_inputs(
         small = {key: member for key, member in small.items() if key not in partners}
         pairs = match(large, small, (source, lr), lr_suffix).items()
         entries = [Entry(k, {f"hr.{a[0]}": a[1], f"lr.{b[0]}": b[1]}) for k, (a, b) in pairs]
-    return _checked(entries, refused, source)
+    return _checked(entries, refused, source, shard_in_key)
 
 
 Member = tuple[str, Place]  # extension, or "" if only the bytes tell; where it is
@@ -298,7 +298,9 @@ def _tar_files(source: str) -> Iterator[Path]:
 # --------------------------------------------------------------------------------------------- keys
 
 
-def _checked(entries: Iterable[Entry], refused: list[Refused], source: str) -> Inputs:
+def _checked(
+    entries: Iterable[Entry], refused: list[Refused], source: str, shard_in_key: bool
+) -> Inputs:
     """Leave out what cannot be a key in a tar, and make sure that the others are unique."""
     kept: dict[str, Entry] = {}
     renamed = []
@@ -320,8 +322,8 @@ def _checked(entries: Iterable[Entry], refused: list[Refused], source: str) -> I
             first = next(iter(other.members.values()))
             dots = ", as a key cannot have dots" if other.key != entry.key else ""
             mend = "rename one"
-            if isinstance(place, Stretch):
-                mend = "if each tar counts from 0, give --shard-in-key"
+            if isinstance(first, Stretch) and isinstance(place, Stretch):
+                mend = same_key_in_tars(first.path, place.path, "--shard-in-key", shard_in_key)
             raise ValueError(
                 f"two pictures would have the key {key!r}{dots} ({first.where} and "
                 f"{place.where}): {mend}"

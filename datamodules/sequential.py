@@ -26,7 +26,7 @@ from datamodules.retry import Patience, RemoteError, shown
 from datamodules.shard_urls import list_shards
 from datamodules.shuffle import Ahead, Integers, permutation
 from datamodules.source import Pixels, Sample, Source
-from datamodules.tar_stream import BrokenShard, Raw, decoded, raws_of
+from datamodules.tar_stream import BrokenShard, Raw, check_order, decoded, raws_of
 from degradations.base import Degradation
 from degradations.draws import seed_of
 
@@ -278,6 +278,8 @@ class _Stream:
                     number += known
                     continue
                 name, count = shown(self.shards[shard]), 0
+                if known is None:
+                    check_order(self.shards[shard])
                 try:
                     for raw in raws_of(self.shards[shard], self.patience):
                         if number >= first:

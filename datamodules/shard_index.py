@@ -13,9 +13,12 @@ import io
 import json
 import logging
 import re
+import shlex
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
@@ -72,7 +75,7 @@ class ShardIndex:
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Key and suffix of a member as WebDataset has them: split at the file name's first dot.
+    """Split a member's name into key and suffix as WebDataset does: at the file name's first dot.
 
     Args:
         name: Name of the member, e.g. ``a/b.hr.PNG``, which gives ``("a/b", "hr.png")``.
@@ -162,6 +165,9 @@ def checksum_of(path: Path) -> str:
 def build_index(shard: Path, checksums: bool = False, sizes: bool = False) -> ShardIndex:
     """Go through a tar, once and in its order.
 
+    The members of a sample are joined by its key wherever they lie; a sample's place is that of its
+    first member.
+
     Args:
         shard: The tar.
         checksums: Read all of it, and compute the checksums of its members and of the whole.
@@ -172,8 +178,7 @@ def build_index(shard: Path, checksums: bool = False, sizes: bool = False) -> Sh
             one suffix or one that is a link or sparse, or a name leads out of the folder (``..``).
     """
     state = shard.stat()
-    keys: list[str] = []
-    members: list[dict[str, Member]] = []
+    samples: dict[str, dict[str, Member]] = {}
     others = 0
     for member in tar_headers(shard):
         name = split_name(member.name)
@@ -181,18 +186,74 @@ def build_index(shard: Path, checksums: bool = False, sizes: bool = False) -> Sh
             others += not member.isdir()
             continue
         check_member(member, shard)
-        if not keys or keys[-1] != name[0]:
-            keys.append(name[0])
-            members.append({})
-        if name[1] in members[-1]:
-            raise ValueError(f"shard {shard} has two members {member.name!r} in one sample")
-        members[-1][name[1]] = Member(member.offset_data, member.size)
-    if not keys:
+        sample = samples.setdefault(name[0], {})
+        if name[1] in sample:
+            raise ValueError(_twice(shard, sample[name[1]].offset, member))
+        sample[name[1]] = Member(member.offset_data, member.size)
+    if not samples:
         raise ValueError(f"shard {shard} holds no samples")
     if others:
         log.warning("%s: passed over %d members that belong to no sample", shard, others)
-    index = ShardIndex(state.st_size, state.st_mtime_ns, keys, members)
+    index = ShardIndex(state.st_size, state.st_mtime_ns, list(samples), list(samples.values()))
     return _examined(index, shard, checksums, sizes) if checksums or sizes else index
+
+
+def _twice(shard: Path, first: int, again: tarfile.TarInfo) -> str:
+    earlier = next(one.name for one in tar_headers(shard) if one.offset_data == first)
+    return two_members(shard, (earlier, first), (again.name, again.offset_data))
+
+
+def two_members(shard: Path | str, first: tuple[str, int], again: tuple[str, int]) -> str:
+    """Say that a sample has two members with one ending.
+
+    Args:
+        shard: The tar.
+        first: Name of a member, and the byte where its content begins.
+        again: The same of the other.
+    """
+    return (
+        f"shard {shard} has two members with the same ending in one sample: {first[0]!r} at byte "
+        f"{first[1]} and {again[0]!r} at byte {again[1]}; remove or rename one of them, and pack "
+        "the tar again"
+    )
+
+
+def scattered(index: ShardIndex) -> list[str]:
+    """Return the keys whose members do not lie next to each other in the tar."""
+    order = sorted(
+        (member.offset, number)
+        for number, sample in enumerate(index.members)
+        for member in sample.values()
+    )
+    runs = Counter(number for number, _ in groupby(number for _, number in order))
+    return [index.keys[number] for number, count in sorted(runs.items()) if count > 1]
+
+
+def sort_command(shard: Path | str) -> str:
+    """Return the shell command that packs a tar again, sample by sample."""
+    path = Path(shard)
+    tar, out = shlex.quote(str(shard)), shlex.quote(str(path.with_name(f"sorted-{path.name}")))
+    folder = shlex.quote(str(path.with_name(f"{path.stem}.unpacked")))
+    return f"mkdir {folder} && tar -xf {tar} -C {folder} && tar --sort=name -cf {out} -C {folder} ."
+
+
+def same_key_in_tars(first: str, again: str, option: str, given: bool) -> str:
+    """Return advice for a key that two tars have.
+
+    Args:
+        first: Path or address of a tar.
+        again: The same of the other.
+        option: The setting that puts a tar's name in front of its keys.
+        given: Whether it is set.
+    """
+    if first == again:
+        return "this tar is listed twice: list it once"
+    names = [tar.partition("?")[0].rpartition("/")[2] for tar in (first, again)]
+    if names[0] == names[1]:
+        return f"both tars are called {names[0]}: rename one, and set {option}"
+    if given:
+        return "rename one of the samples"
+    return f"if each tar counts from 0, set {option}"
 
 
 def check_member(member: tarfile.TarInfo, shard: Path | str) -> None:
@@ -224,19 +285,22 @@ def check_member(member: tarfile.TarInfo, shard: Path | str) -> None:
 def _examined(index: ShardIndex, shard: Path, checksums: bool, sizes: bool) -> ShardIndex:
     """The index with checksums and sizes, from one sequential pass over the bytes."""
     whole = xxhash.xxh3_128()
-    members: list[dict[str, Member]] = []
+    members = [dict(sample) for sample in index.members]
+    in_order = sorted(  # of the tar, in which the members of a sample may lie apart
+        (member.offset, number, suffix)
+        for number, sample in enumerate(members)
+        for suffix, member in sample.items()
+    )
     with shard.open("rb") as file:
-        for sample in index.members:
-            found = {}
-            for suffix, member in sample.items():
-                for chunk in _chunks(file, member.offset - file.tell()):
-                    whole.update(chunk)
-                data = file.read(member.size)
-                whole.update(data)
-                checksum = xxhash.xxh3_64_intdigest(data) if checksums else None
-                height, width = _picture_size(data, suffix) if sizes else (0, 0)
-                found[suffix] = Member(member.offset, member.size, checksum, height, width)
-            members.append(found)
+        for offset, number, suffix in in_order:
+            for chunk in _chunks(file, offset - file.tell()):
+                whole.update(chunk)
+            size = members[number][suffix].size
+            data = file.read(size)
+            whole.update(data)
+            checksum = xxhash.xxh3_64_intdigest(data) if checksums else None
+            height, width = _picture_size(data, suffix) if sizes else (0, 0)
+            members[number][suffix] = Member(offset, size, checksum, height, width)
         for chunk in _chunks(file, index.size - file.tell()):
             whole.update(chunk)
     return replace(index, members=members, checksum=whole.hexdigest() if checksums else None)
@@ -341,9 +405,12 @@ def _member(
 def _check_extents(
     keys: list[str], members: list[dict[str, Member]], size: int, count: int
 ) -> None:
-    """Refuse an index whose numbers cannot be true."""
+    """Refuse an index whose numbers cannot be true, or that an older version split."""
     if len(keys) != count:
         raise ValueError(f"it holds {len(keys)} samples, and says that it holds {count}")
+    if len(set(keys)) != count:  # 0.1.0 took a key that came again for a new sample
+        again = next(key for key, times in Counter(keys).items() if times > 1)
+        raise ValueError(f"it lists {again!r} as several samples")
     for key, sample in zip(keys, members, strict=True):
         for suffix, member in sample.items():
             if member.offset < BLOCK or member.size < 0 or member.offset + member.size > size:

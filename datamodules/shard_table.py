@@ -30,7 +30,7 @@ SUFFIXES = frozenset(extension.removeprefix(".") for extension in IMAGE_EXTENSIO
 FIELDS = ("hr", "lr", "txt", "json", "rst", "latent", "lr_latent", "text_features")
 # Suffixes of fields that are no pictures.
 OTHERS = ("txt", "json", "latent.npy", "lr_latent.npy", "text_features.npy")
-VERSION = 2  # of the file
+VERSION = 3  # of the file; up to 2, members that lay apart in a tar were not joined
 LISTS = ("counts", "sizes", "checksums", "notes")
 KEPT = 16  # files of tables in a folder
 OWN_NAME = re.compile(r"[0-9a-f]{32}\.table\.npz")  # as `Shards` names them

@@ -25,8 +25,8 @@ from datamodules.decode import UnreadableImage, decode, most_pixels
 from datamodules.jpeg import read_rows
 from datamodules.names import Names
 from datamodules.remote_index import load_remote_index, wanted_of
-from datamodules.retry import Patience
-from datamodules.shard_index import index_places, load_index
+from datamodules.retry import Patience, shown
+from datamodules.shard_index import index_places, load_index, same_key_in_tars
 from datamodules.shard_reader import Reader, Tar, WrongBytes
 from datamodules.shard_table import VERSION, Column, Table, joined, load_table, save_table, table_of
 from datamodules.shard_urls import is_remote, list_shards
@@ -184,9 +184,15 @@ class Shards(Source):
         count = sum(name == key for name in table.keys)
         where = [name for name, part in zip(names, parts, strict=True) if key in part.keys]
         raise ValueError(
-            f"Shards.urls: {count} samples have the key {key!r} (in {', '.join(where[:3])}); keys "
-            "must be unique: if each shard counts from 0, set shard_in_key: true"
+            f"Shards.urls: {count} samples have the key {key!r} (in "
+            f"{', '.join(map(shown, where[:3]))}); keys must be unique: {self._advice(where)}"
         )
+
+    def _advice(self, where: list[str]) -> str:
+        """Return what to do about tars that share a key, or about one that has it twice."""
+        if len(where) == 1:
+            return "rename one of the members"
+        return same_key_in_tars(where[0], where[1], "shard_in_key: true", self.shard_in_key)
 
     @property
     def keys(self) -> Names:

@@ -9,22 +9,29 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
+
+import xxhash
 
 from datamodules.arrays import array_of
 from datamodules.decode import UnreadableImage, decode
 from datamodules.policy import Skipped
 from datamodules.remote import CHUNK, blocks_from, scheme_of
 from datamodules.retry import Attempts, Patience, WrongContent, shown
-from datamodules.shard_index import check_member, split_name
+from datamodules.shard_index import check_member, sort_command, split_name, two_members
 from datamodules.shard_table import roles_of
 from datamodules.source import Sample
-from datamodules.tar_headers import BLOCK, LONGEST_HEADER
+from datamodules.tar_headers import BLOCK, LONGEST_HEADER, tar_headers
+from degradations.draws import CODING
 
 LARGEST = 1 << 32  # bytes of a member
 WHAT_TARFILE_RAISES = (  # fed with foreign bytes
     *(tarfile.TarError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError),
 )
+
+
+Where = tuple[str, int]  # a member: its name, and the byte where its content begins
 
 
 class BrokenShard(Exception):  # noqa: N818  (it says what the shard is)
@@ -58,6 +65,8 @@ class Raw(NamedTuple):
 def raws_of(url: str, patience: Patience) -> Iterator[Raw]:
     """The samples of a tar that have a picture, in its order.
 
+    The members of a sample must lie next to each other, since only one sample is kept at a time.
+
     Args:
         url: A path, an address, or a command (``pipe:``).
         patience: How long to try again when it cannot be read on.
@@ -65,23 +74,89 @@ def raws_of(url: str, patience: Patience) -> Iterator[Raw]:
     Raises:
         BrokenShard: It is no whole tar; all samples before the broken one were given.
         RemoteError: It cannot be read, or the command failed.
-        ValueError: A member is a link, has a name that leads out of the folder, or is there twice.
+        ValueError: A member is a link, has a name that leads out of the folder, exists twice, or
+            lies apart from the others of its sample.
     """
     name, front = shown(url), _Front(_blocks(url, patience))
     key, members = "", dict[str, bytes]()
+    places, order = dict[str, Where](), _Order()  # of the sample's members
     for member in _headers(front, name):
         parts = split_name(member.name)
         if parts is None or not (member.isreg() or member.issym() or member.islnk()):
             continue
         check_member(member, name)
+        place = (member.name, member.offset_data)
         if parts[0] != key:
             yield from _sample(name, key, members)
-            key, members = parts[0], {}
+            key, members, places = parts[0], {}, {}
+        if earlier := order.broken_by(key, place):
+            raise ValueError(_apart(url, earlier, place))
         if parts[1] in members:
-            raise ValueError(f"shard {name} has two members {member.name!r} in one sample")
+            raise ValueError(two_members(name, places[parts[1]], place))
+        places[parts[1]] = place
         members[parts[1]] = _content(front, member, name) if roles_of((parts[1],)) else b""
     yield from _sample(name, key, members)
     front.skip()  # for the status of a command
+
+
+class _Order:
+    """Whether the members of each sample lie next to each other, as they come by."""
+
+    def __init__(self) -> None:
+        self._first: dict[int, Where] = {}  # member of each sample, by the hash of its key
+        self._key: str | None = None
+
+    def broken_by(self, key: str, where: Where) -> Where | None:
+        """Return the first member of a sample of which another one comes after other samples."""
+        if key == self._key:
+            return None
+        self._key = key
+        first = self._first.setdefault(xxhash.xxh3_64_intdigest(key.encode(*CODING)), where)
+        return None if first is where else first
+
+
+def check_order(url: str) -> None:
+    """Refuse a local tar whose samples lie apart before any of them is used.
+
+    Pairs whose LR lies further behind would be taken for pictures without one until it comes.
+
+    Args:
+        url: As of ``raws_of``; what is not a local file is only read once, and so not checked.
+
+    Raises:
+        ValueError: The members of a sample lie apart.
+    """
+    if scheme_of(url):
+        return
+    order, earlier, where = _Order(), None, ("", 0)
+    try:
+        for member in tar_headers(Path(url)):
+            parts, where = split_name(member.name), (member.name, member.offset_data)
+            if (
+                parts is not None
+                and member.isreg()
+                and (earlier := order.broken_by(parts[0], where))
+            ):
+                break
+    except (ValueError, OSError):
+        return  # reading it gives what comes before, and names what is wrong
+    if earlier is not None:
+        raise ValueError(_apart(url, earlier, where))
+
+
+def _apart(url: str, first: Where, again: Where) -> str:
+    tar, sort = url, "sort it by"
+    if scheme_of(url) == "pipe":
+        tar, sort = "shard.tar", "save it as shard.tar and sort it by"
+    elif scheme_of(url):
+        tar = shown(url).partition("?")[0].rpartition("/")[2]
+        sort = "download it and sort it by"
+    return (
+        f"shard {shown(url)} has members of one sample that lie apart: {first[0]!r} at byte "
+        f"{first[1]}, and {again[0]!r} at byte {again[1]} after other samples. Sequential reads "
+        f"from front to back and needs them next to each other: {sort} `{sort_command(tar)}`, "
+        "or read it with datamodules.shards.Shards, which joins them wherever they lie"
+    )
 
 
 def decoded(raw: Raw, srgb: bool) -> Sample:

@@ -319,7 +319,7 @@ def test_small_pictures_are_left_out_and_named(
     metric, _ = made
     trainer(tmp_path, metric).test(Tiny(), loader(Pictures(2)), verbose=False)  # 24 px
     assert metric.records == []
-    assert f"{metric.name} of tiny: 2 of 2 pictures are smaller than" in caplog.text
+    assert f"{metric.name} of tiny: 2 of 2 images are smaller than" in caplog.text
 
 
 @needs_pyiqa

@@ -48,13 +48,14 @@ def test_detail_is_none_of_its_business() -> None:
     assert abs(number(checked.clamp(0, 1), images) - number(images, images)) < 1e-3
 
 
-def test_a_run(tmp_path: Path) -> None:
+def test_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     metric = KIDThumb()
     trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
     assert metric.records[0]["protocol"]["remark"] == "few images (below 100): noisy"
     assert metric.records[0]["protocol"]["resize"] == "area to 8x8"
-    with pytest.raises(ValueError, match="24x24 pixels are fewer than a thumbnail's 25x25"):
-        trainer(tmp_path, KIDThumb(25)).validate(Tiny(), loader(Pictures()), verbose=False)
+    trainer(tmp_path, metric := KIDThumb(25)).validate(Tiny(), loader(Pictures()), verbose=False)
+    assert metric.records == []
+    assert "images are smaller than a thumbnail's 25x25 (`side`) and left out" in caplog.text
 
 
 @pytest.mark.parametrize(("key", "value"), [("side", 0), ("subsets", 0), ("subset_size", 1)])

@@ -86,7 +86,9 @@ def test_a_bad_pixel_spoils_its_image_only() -> None:
 
 
 def test_images_too_small_and_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="lattice of set/0: 70x63 pixels; a lattice of 8 needs 64"):
+    with pytest.raises(
+        ValueError, match="70x63 pixels are fewer than 64x64, 8 times the `period` of 8"
+    ):
         compute(Lattice(), torch.rand(1, 3, 63, 70))
     with pytest.raises(ValueError, match="`period` of Lattice is 1"):
         Lattice(1)

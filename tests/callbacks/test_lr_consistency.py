@@ -92,7 +92,9 @@ def test_bad_arguments_and_sizes() -> None:
         LRConsistency("lab")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`border` of LRConsistency is -1"):
         LRConsistency(border=-1)
-    with pytest.raises(ValueError, match="set/0: nothing is left of the input's 9x8 pixels"):
+    with pytest.raises(
+        ValueError, match="9x8 pixels are fewer than one pixel of the input without"
+    ):
         compute(LRConsistency(border=4), torch.rand(1, 3, 16, 18), torch.rand(1, 3, 8, 9))
 
 

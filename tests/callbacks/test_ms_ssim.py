@@ -87,7 +87,7 @@ def test_a_bad_pixel_spoils_its_image_only() -> None:
 def test_images_too_small() -> None:
     sr, hr = pair((176, 183))
     assert compute(MSSSIM(border=0), sr, hr).isfinite().all()
-    with pytest.raises(ValueError, match=r"ms_ssim of set/0, set/1: 175x168 .* border of 4; five"):
+    with pytest.raises(ValueError, match="183x176 pixels are fewer than 176x176 pixels"):
         compute(MSSSIM(), sr, hr)
 
 

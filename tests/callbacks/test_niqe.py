@@ -20,7 +20,7 @@ from callbacks.niqe import NIQE, main
 from callbacks.niqe_features import block_features, distance, mean_and_covariance
 from callbacks.niqe_model import fit_model, read_model, save_model
 from callbacks.results import table
-from callbacks.too_small import TOO_SMALL
+from callbacks.too_small import TooSmall
 from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
 from tests.reference import niqe_numpy
 
@@ -241,12 +241,14 @@ def test_a_run_names_the_model_and_the_bad_image(
 
 @pytest.mark.parametrize("size", [(95, 300), (300, 95), (96, 96), (191, 191)])
 def test_images_too_small(metric: NIQE, size: tuple[int, int]) -> None:
-    assert (compute(metric, torch.rand(2, 3, *size)) == TOO_SMALL).tolist() == [True, True]
+    with pytest.raises(TooSmall, match="fewer than two blocks of 96x96"):
+        compute(metric, torch.rand(2, 3, *size))
 
 
 def test_images_too_small_without_their_border(metric: NIQE) -> None:
     metric.border = 8
-    assert compute(metric, torch.rand(1, 3, 112, 207)) == TOO_SMALL
+    with pytest.raises(TooSmall):
+        compute(metric, torch.rand(1, 3, 112, 207))
     assert compute(metric, torch.rand(1, 3, 112, 208)).isfinite()
 
 
@@ -268,11 +270,11 @@ def test_small_images_are_left_out_of_the_mean_and_named(
     assert list(values) == ["tiny/00", "tiny/02"]
     assert record["value"] == pytest.approx(sum(values.values()) / 2)
     assert (record["n"], record["protocol"]["images"]) == (2, 2)
-    assert "niqe of tiny: 1 of 3 pictures are smaller than two blocks of 96x96" in caplog.text
-    assert "(192x96), and its mean is of the other 2: tiny/01" in caplog.text
+    assert "niqe of tiny: 1 of 3 images are smaller than two blocks of 96x96" in caplog.text
+    assert "(192x96) and left out, so its number is of the other 2: tiny/01" in caplog.text
     run.test(Tiny(), loader(Pictures(2, side=96)), verbose=False)
     assert metric.records == []
-    assert "and there is no number: tiny/00, tiny/01" in caplog.text
+    assert "so there is no number: tiny/00, tiny/01" in caplog.text
 
 
 def test_without_weights_there_is_no_number(

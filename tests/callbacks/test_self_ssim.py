@@ -57,6 +57,26 @@ def expected(a: int, b: int, n: int = 3) -> float:
     return total / n
 
 
+def test_outputs_below_the_window_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class OneSmall(Sized):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            sample = super().__getitem__(index)
+            if index == 1:
+                for name in ("hr", "lr"):
+                    side = sample[name].shape[-1] // 4
+                    sample[name] = sample[name][..., :side, :side]
+            return sample
+
+    sets = [loader(OneSmall("a", 2), batch_size=1), loader(OneSmall("b", 4), batch_size=1)]
+    trainer(tmp_path, metric := SelfSSIM()).validate(Enlarges(), sets, verbose=False)
+    found = {(r["dataset"], r["metric"]): r["n"] for r in metric.records}
+    assert found == {("b", "self_ssim_from_x2"): 3, ("a", "self_ssim_from_x4"): 2}
+    assert "self_ssim_from_x4 of a: 1 of 3 images are smaller than 11x11 pixels" in caplog.text
+    assert "left out, so its number is of the other 2: a/01" in caplog.text
+
+
 def validate(tmp_path: Path, model: LightningModule, metric: SelfSSIM, *sets: Sized) -> Any:
     run = trainer(tmp_path, metric)
     run.validate(model, [loader(x) for x in sets], verbose=False)

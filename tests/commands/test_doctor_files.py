@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,20 @@ def test_shards_that_are_well(tars: list[Path]) -> None:
     (text,) = looked_at(tars[0].parent, checksums=True)
     assert text.endswith("the checksums of 1 are right, and the others have none")
     assert "1 without an index, which fit makes" in looked_at(tars[0].parent)[0]
+
+
+def test_shards_whose_samples_lie_apart(tars: list[Path]) -> None:
+    """Well for Shards, with a word for what reads from front to back."""
+    index_of(tars[0]).unlink()
+    with tarfile.open(tars[0], "a") as tar:
+        for number in (0, 2):
+            tar.addfile(tarfile.TarInfo(f"{tars[0].stem}-{number}.txt"))
+    lines = looked_at(tars[0].parent)
+    assert lines[0].startswith(
+        f"look: {tars[0]}: the members of 2 samples, such as 'train-0-0', do"
+    )
+    assert f"tar --sort=name -cf {tars[0].with_name('sorted-train-0.tar')}" in lines[0]
+    assert lines[1].startswith("ok: 2 of 2 tars are whole, 6 samples")
 
 
 def truncate(path: Path) -> None:

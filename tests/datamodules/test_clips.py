@@ -296,6 +296,18 @@ def test_folders_in_a_tar(tmp_path: Path) -> None:
     assert (source.read(0)["text"], source.read(1)["text"]) == ("one clip", "")
 
 
+@pytest.mark.parametrize("frame", ["{}.{}.png", "{}/{}.png"])
+def test_frames_and_captions_that_lie_apart(tmp_path: Path, frame: str) -> None:
+    members = {frame.format(name, n): png(n) for n in (3, 1, 2) for name in "ab"}
+    members |= {f"{name}.txt": f"clip {name}".encode() for name in "ab"}
+    path = pack(tmp_path / "x.tar", members)
+    source = prepared(ClipShards(path, frames=3, index_cache=str(tmp_path)))
+    assert (list(source.keys), source.groups) == (["a", "b"], [2])
+    for number, name in enumerate("ab"):
+        clip = source.read(number)
+        assert (numbers_of(clip["clip"]), clip["text"]) == ([1, 2, 3], f"clip {name}")
+
+
 def test_short_clips_of_shards_are_skipped_and_counted(tmp_path: Path, caplog: Any) -> None:
     members = {f"{name}.{n}.png": png(n) for name, c in (("a", 5), ("b", 1)) for n in range(c)}
     path = pack(tmp_path / "x.tar", members)

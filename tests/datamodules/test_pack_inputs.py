@@ -166,6 +166,35 @@ def test_tars_that_count_from_zero(tmp_path, picture, caplog):
     assert keys(pattern, shard_in_key=True) == ["t0/0", "t0/1", "t1/0", "t1/1"]
 
 
+def test_tars_whose_samples_lie_apart(tmp_path, picture, caplog):
+    kinds = {"lr.png": save(tmp_path / "lr.png", (4, 3)).read_bytes(), "txt": b"x", "cls": b"3"}
+    members = {f"{n}.hr.png": picture + bytes(n) for n in range(3)}
+    members |= {f"{n}.{kind}": data for kind, data in kinds.items() for n in range(3)}
+    tar(tmp_path / "old.tar", members)
+    assert pack.main([str(tmp_path / "old.tar"), str(tmp_path / "out"), "--scale", "2"]) == 0
+    assert "3 pictures packed into 1 shard" in caplog.text
+    with tarfile.open(tmp_path / "out" / "shard-000000.tar") as file:
+        assert sorted(file.getnames()) == sorted(members)
+        assert [name[0] for name in file.getnames()] == list("000011112222")
+        assert {name: file.extractfile(name).read() for name in file.getnames()} == members
+
+
+def test_advice_about_tars_of_one_key_helps(tmp_path, picture, caplog):
+    one, other = (tmp_path / name / "0.tar" for name in ("x", "y"))
+    for path in (one, other):
+        path.parent.mkdir()
+        tar(path, {"a.png": picture})
+    for options in ([], ["--shard-in-key"]):
+        assert pack.main([f"{tmp_path}/{{x,y}}/0.tar", str(tmp_path / "out"), *options]) == 2
+        assert "both tars are called 0.tar: rename one, and set --shard-in-key" in caplog.text
+        caplog.clear()
+        assert pack.main([f"{tmp_path}/{{x,x}}/0.tar", str(tmp_path / "out"), *options]) == 2
+        assert "this tar is listed twice: list it once" in caplog.text
+    other.rename(tmp_path / "y" / "1.tar")
+    pattern = f"{tmp_path}/{{x/0,y/1}}.tar"
+    assert pack.main([pattern, str(tmp_path / "out"), "--shard-in-key"]) == 0
+
+
 @pytest.mark.parametrize("name", ["../evil.png", "/etc/evil.png", "a/../../evil.png"])
 def test_tars_that_lead_out_of_the_folder(tmp_path, picture, name, caplog):
     tar(tmp_path / "old.tar", {name: picture})

@@ -6,6 +6,7 @@ import io
 import itertools
 import pickle
 import random
+import subprocess
 import tarfile
 from collections import Counter
 
@@ -274,7 +275,21 @@ def test_pickles_are_passed_over(tmp_path):
     [
         (["a/../../b.png"], "leads out of its folder"),
         (["/etc/b.png"], "leads out of its folder"),
-        (["a.png", "a.png"], "two members 'a.png' in one sample"),
+        (["a.png", "a.png"], r"in one sample: 'a\.png' at byte 512 and 'a\.png' at byte 1536"),
+        (
+            ["a.png", "b.png", "a.txt"],
+            r"lie apart: 'a\.png' at byte 512, and 'a\.txt' at byte 2560",
+        ),
+        (
+            ["a.txt", "b.png", "a.png"],
+            r"lie apart: 'a\.txt' at byte 512, and 'a\.png' at byte 2560",
+        ),
+        (
+            ["a.png", "b.png", "./a.png"],
+            r"lie apart: 'a\.png' at byte 512, and '\./a\.png' at byte",
+        ),
+        (["a.cls", "b.png", "a.png"], r"lie apart: 'a\.cls' at byte 512"),
+        (["a.hr.png", "b.hr.png", "a.lr.png"], "lie apart: .* tar --sort=name -cf .*sorted-a"),
         (["a.png", "a.jpg"], "'a' has several hr pictures"),
     ],
 )
@@ -282,6 +297,39 @@ def test_names_that_are_refused(tmp_path, names, message):
     write(tmp_path / "a.tar", [(name, b"x") for name in names])
     with pytest.raises(ValueError, match=message):
         list(raws_of(f"{tmp_path}/a.tar", HASTE))
+
+
+def test_the_command_of_the_refusal_sorts_the_tar(tmp_path):
+    folder = tmp_path / "it's here"
+    folder.mkdir()
+    members = [
+        (f"{key}.{kind}.png", picture(tmp_path, n, size=(8, 8) if kind == "hr" else (4, 4)))
+        for kind in ("lr", "hr")
+        for n, key in enumerate(["b", "a-b", "a", "c/d"])
+    ]
+    path = write(folder / "apart.tar", members)
+    data = module(Sequential(str(path), 4, shuffle=0), batch_size=1, streams=1, crop_size=8)
+    with pytest.raises(ValueError, match="Sequential reads from front to back") as refused:
+        batches(data, [(0, 0)])
+    command = str(refused.value).split("`")[1]
+    subprocess.run(command, shell=True, check=True)
+    raws = list(raws_of(str(folder / "sorted-apart.tar"), HASTE))
+    assert sorted(raw.key for raw in raws) == ["a", "a-b", "b", "c/d"]
+    assert all(raw.fields.keys() == {"hr", "lr"} for raw in raws)
+
+
+def test_refused_before_a_picture_without_its_lr_is_used(tmp_path):
+    members = [(f"{n}.{kind}.png", picture(tmp_path, n)) for kind in ("hr", "lr") for n in range(9)]
+    path = write(tmp_path / "apart.tar", members)
+    data = module(Sequential(str(path), 2, shuffle=0), batch_size=1, streams=1, crop_size=4)
+    with pytest.raises(ValueError, match="Sequential reads from front to back"):
+        batches(data, [(0, 0)])
+
+
+def test_a_command_whose_samples_lie_apart(tmp_path):
+    path = write(tmp_path / "a.tar", [(f"{n}.png", b"x") for n in "abca"])
+    with pytest.raises(ValueError, match=r"save it as shard\.tar and sort it by `mkdir shard"):
+        list(raws_of(f"pipe:cat {path}", HASTE))
 
 
 def test_links_are_refused(tmp_path):

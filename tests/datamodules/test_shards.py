@@ -483,10 +483,90 @@ def test_one_key_in_two_shards(two):
     assert source.keys == ["t-000/k0", "t-000/k1", "t-000/k2", "u/k0", "u/k1", "u/k2"]
 
 
+@pytest.mark.parametrize("shard_in_key", [False, True])
+def test_advice_about_one_key_in_two_shards_helps(two, shard_in_key):
+    """Not shard_in_key where it would change nothing."""
+    first = two / "t-000.tar"
+    with pytest.raises(ValueError, match="this tar is listed twice: list it once"):
+        prepared([str(first), str(first)], shard_in_key=shard_in_key)
+    other = shutil.copy(first, (two / "more").mkdir() or two / "more" / "t-000.tar")
+    with pytest.raises(ValueError, match=r"both tars are called t-000\.tar: rename one, and set"):
+        prepared([str(first), str(other)], shard_in_key=shard_in_key)
+
+
 def test_one_member_twice(two):
     image = picture(two, 0)
     path = write(two / "d.tar", [("a.png", image), ("a.PNG", image)])
-    with pytest.raises(ValueError, match=r"two members 'a\.PNG' in one sample"):
+    message = (
+        r"ending in one sample: 'a\.png' at byte 512 and 'a\.PNG' at byte \d+; remove or rename"
+    )
+    with pytest.raises(ValueError, match=message):
+        prepared(path)
+
+
+def apart(tmp_path):
+    """As ``tar`` packs a folder that the disk lists by kind: one member of all samples, the next.
+
+    The members of a sample are an HR and an LR picture, a caption and notes.
+    """
+    kinds = {
+        "hr.png": lambda n: picture(tmp_path, n),
+        "lr.png": lambda n: picture(tmp_path, 100 + n, size=(4, 3)),
+        "txt": lambda n: f"number {n}".encode(),
+        "json": lambda n: json.dumps({"n": n}).encode(),
+    }
+    members = [(f"{n}.{kind}", made(n)) for kind, made in kinds.items() for n in range(4)]
+    return write(tmp_path / "apart.tar", members)
+
+
+def check_joined(source):
+    assert source.keys == ["0", "1", "2", "3"]
+    for n in range(4):
+        sample = source.read(n)
+        np.testing.assert_array_equal(sample["hr"], pixels(seed=n))
+        np.testing.assert_array_equal(sample["lr"], pixels((4, 3), 100 + n))
+        assert (sample["text"], sample["meta"]["json"]) == (f"number {n}", {"n": n})
+
+
+def test_members_are_joined_wherever_they_lie(tmp_path):
+    check_joined(prepared(apart(tmp_path), index_cache=str(tmp_path)))
+
+
+def test_an_index_that_split_samples_is_made_again(tmp_path, caplog):
+    path = apart(tmp_path)
+    whole = build_index(path)
+    split = [(k, {s: m}) for s in whole.members[0] for k, m in _of(whole, s)]
+    old = ShardIndex(whole.size, whole.mtime_ns, [k for k, _ in split], [m for _, m in split])
+    save_index(old, index_places(path, tmp_path)[0])
+    check_joined(prepared(path, index_cache=str(tmp_path)))
+    assert "it lists '0' as several samples" in caplog.text
+    assert load_index(path, tmp_path) == whole
+
+
+def _of(index, suffix):
+    return [(k, sample[suffix]) for k, sample in zip(index.keys, index.members, strict=True)]
+
+
+def test_checksums_of_members_that_lie_apart(tmp_path):
+    path = apart(tmp_path)
+    save_index(build_index(path, checksums=True, sizes=True), index_places(path, tmp_path)[0])
+    source = prepared(path, index_cache=str(tmp_path))
+    check_joined(source)
+    data = bytearray(path.read_bytes())
+    at = build_index(path).members[2]["lr.png"].offset
+    data[at + 40] ^= 255
+    path.write_bytes(data)
+    os.utime(path, ns=(source._tars[0].mtime_ns,) * 2)
+    with pytest.raises(UnreadableImage, match=r"2 \(lr\): .*checksum differs"):
+        prepared(path, index_cache=str(tmp_path)).read(2)
+    prepared(path, index_cache=str(tmp_path)).read(1)
+
+
+def test_a_member_twice_after_others(tmp_path):
+    """As ``tar -r`` appends a newer file."""
+    image = picture(tmp_path, 0)
+    path = write(tmp_path / "d.tar", [("a.png", image), ("b.png", image), ("./a.png", image)])
+    with pytest.raises(ValueError, match=r"'a\.png' at byte 512 and '\./a\.png' at byte \d+"):
         prepared(path)
 
 

@@ -1,0 +1,172 @@
+"""Every metric leaves out images below its window: the test goes on, they are named and counted."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from callbacks.base import ImageMetric, Metric
+from callbacks.inception import InceptionMetric
+from callbacks.patch_fid import PatchMetric
+from callbacks.psnr import PSNR
+from callbacks.results import Results
+from callbacks.results_file import load_results
+from callbacks.sets import SetMetric
+from callbacks.too_small import TooSmall
+from tests.callbacks.random_inception import inception, inception_file
+from tests.callbacks.tiny import Pictures, loader, trainer
+from tests.contracts import discovery
+from tests.contracts.arguments import build
+from tests.contracts.test_set_metrics import EXAMPLES
+
+__all__ = ["inception", "inception_file"]
+
+SMALL = 2  # number of the small image
+LARGE = 208  # five scales of MS-SSIM fit, and four blocks of NIQE
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "metric_class" in metafunc.fixturenames:
+        classes = [
+            found
+            for base in (ImageMetric, SetMetric)
+            for found in discovery.concrete_subclasses(base, "callbacks")
+        ]
+        metafunc.parametrize("metric_class", classes, ids=discovery.full_name)
+
+
+class OneSmall(Pictures):
+    """Of which one is smaller than the others."""
+
+    def __init__(self, n: int, small: int) -> None:
+        super().__init__(n, side=LARGE)
+        self.small = small
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.side = self.small if index == SMALL else LARGE
+        return super().__getitem__(index)
+
+
+class Others(OneSmall):
+    """The same without it."""
+
+    def __init__(self) -> None:
+        super().__init__(4, LARGE)
+        self.wanted = [n for n in range(4) if n != SMALL]
+
+    def __len__(self) -> int:
+        return len(self.wanted)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return super().__getitem__(self.wanted[index])
+
+
+class Darker(LightningModule):
+    """What it gives for an image depends on that image alone."""
+
+    def validation_step(
+        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor]:
+        return {"sr": batch["hr"] * 0.9}
+
+    test_step = validation_step
+
+
+def evaluated(folder: Path, metric: Metric, small: int, *others: Any) -> list[Any]:
+    run = trainer(folder, metric, *others)
+    run.test(Darker(), loader(OneSmall(4, small), batch_size=1), verbose=False)
+    if metric.absent():
+        pytest.skip(metric.absent())
+    return metric.records
+
+
+@pytest.mark.usefixtures("inception")
+@pytest.mark.parametrize("small", [2, 24])
+def test_a_small_image(
+    metric_class: type[Metric], small: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make = functools.partial(build, metric_class, EXAMPLES, "EXAMPLES in test_set_metrics.py")
+    if metric_class.target != "hr":
+        pytest.skip("it is of clips: see test_flicker.py")
+    if issubclass(metric_class, InceptionMetric) and small != 2:
+        pytest.skip("once will do: the network takes its time")
+    psnr = PSNR(label="other", border=0)
+    with caplog.at_level(logging.WARNING):
+        records = evaluated(tmp_path / "one", make(), small, psnr, Results())
+    assert [record["n"] for record in psnr.records] == [4]  # it went on
+    stored = load_results(tmp_path / "one" / "results.json")["results"]
+    name = f"tiny/{SMALL:02d}"
+    warned = [line for line in caplog.messages if "left out" in line and name in line]
+    if issubclass(metric_class, PatchMetric):
+        assert (records, len(warned)) == ([], 1)  # all are smaller than a crop
+        return
+    if records[0]["n"] == 4:
+        assert not warned
+        return
+    assert len(warned) == 1
+    assert "1 of 4 images are smaller than" in warned[0]
+    assert warned[0].endswith(f"left out, so its number is of the other 3: {name}")
+    for record in records:
+        assert (record["n"], record["protocol"]["images"]) == (3, 3)
+        assert record["metric"] in [one["metric"] for one in stored if one["n"] == 3]
+    without = make()
+    trainer(tmp_path, without).test(Darker(), loader(Others(), batch_size=1), verbose=False)
+    for alone, record in zip(without.records, records, strict=True):
+        torch.testing.assert_close(record["value"], alone["value"], equal_nan=True)
+
+
+class Window(ImageMetric):
+    """A user's own, of 16 pixels."""
+
+    name = "own"
+
+    def protocol(self) -> Any:
+        return {"implementation": "mine"}
+
+    def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
+        if sr.shape[-1] < 16:
+            raise TooSmall(sr, "16x16 pixels")
+        return (sr - hr).abs().mean((1, 2, 3))
+
+
+def test_a_metric_of_ones_own_with_its_control(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metric = Window(control=True)
+    evaluated(tmp_path, metric, 10)
+    assert [r["n"] for r in (*metric.records, *metric.control_records)] == [3, 3]
+    assert list(metric.images["tiny"]) == list(metric.control_images["tiny"])
+    assert caplog.text.count("are smaller than 16x16 pixels") == 1
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_too_few_are_large_enough_for_a_set(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, left: int
+) -> None:
+    class Distance(SetMetric):
+        name = "own"
+
+        def protocol(self) -> Any:
+            return {"implementation": "mine"}
+
+        def features(self, images: Tensor, batch: Any) -> Tensor:
+            if batch["key"][0] >= f"tiny/{left:02d}":
+                raise TooSmall(images, "a wall")
+            return images.mean((2, 3))
+
+        def distance(self, sr: Tensor, hr: Tensor) -> float:
+            return 0.0
+
+    metric, psnr = Distance(), PSNR()
+    trainer(tmp_path, metric, psnr).test(Darker(), loader(batch_size=1), verbose=False)
+    assert (metric.records, len(psnr.records)) == ([], 1)
+    assert f"own of tiny: {7 - left} of 7 images are smaller than a wall" in caplog.text
+    few = "no own of tiny: 1 of its images is large enough, and it needs 2"
+    assert (few in caplog.text) == (left == 1)
