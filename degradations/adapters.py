@@ -39,7 +39,10 @@ class Kornia(Stage):
         choices: Arguments that are picked from a list, each entry equally likely.
         fixed: All other arguments.
         batched: Call the function once, with (B, C, H, W) pictures and (B,) tensors; not together
-            with ``choices``. Then it may be compiled, and nobody waits.
+            with ``choices``. Then it may be compiled, and nobody waits. Pictures of differing
+            sizes, after a stage that resizes, are still given one by one, but for ``pixelwise``.
+        pixelwise: A ``batched`` function changes each pixel by itself, wherever it lies and
+            whatever is around it, and may see pictures of differing sizes on one canvas.
         random: The function draws from torch's global generator. It is then given one seeded by the
             picture, and the global one is put back. Without it, such a function is refused.
 
@@ -58,9 +61,11 @@ class Kornia(Stage):
         fixed: dict[str, Any] | None = None,
         batched: bool = False,
         random: bool = False,
+        pixelwise: bool = False,
     ) -> None:
         super().__init__()
         self.function, self.batched, self.random = function, batched, random
+        self.pixelwise = pixelwise
         self.waits = not batched
         self.uniform = {name: check_range(v, name) for name, v in (uniform or {}).items()}
         self.integers = {name: _check_whole(v, name) for name, v in (integers or {}).items()}
@@ -75,6 +80,8 @@ class Kornia(Stage):
         for name, values in self.choices.items():
             if not values:
                 raise ValueError(f"{function}: choices.{name} is empty; expected values")
+        if pixelwise and not batched:
+            raise ValueError(f"{function}: pixelwise goes with batched alone: set batched to true")
         if batched and (choices or random):
             raise ValueError(
                 f"{function}: batched goes with neither choices nor random, which are one picture's"
@@ -110,10 +117,17 @@ class Kornia(Stage):
         return images[0] if len(images) == 1 else torch.cat(images)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """All pictures at once if `batched`, else each by itself."""
-        if self.batched:
+        """All pictures at once if `batched` and of one size, or `pixelwise`; else each alone."""
+        if self.batched and canvas.filled:
+            return canvas.with_pixels(self(canvas.pixels, params))
+        if self.pixelwise:
             return super().on_canvas(canvas, params)
         return each_alone(canvas, params, self)
+
+    @property
+    def alone(self) -> bool:
+        """Whether pictures of differing sizes go through the function one by one."""
+        return self.batched and not self.pixelwise
 
     def _call(self, x: Tensor, values: dict[str, Any]) -> Tensor:
         function = _found(self.function)

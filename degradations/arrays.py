@@ -72,6 +72,8 @@ def each_alone(
     """
     pixels = canvas.pixels.clone()
     own: list[Any] = of_each_image(params, len(pixels))
-    for x, part, (h, w) in zip(pixels.chunk(len(pixels)), own, canvas.sizes.tolist(), strict=True):
-        x[..., :h, :w] = function(x[..., :h, :w].contiguous(), part)
+    for i, (part, (h, w)) in enumerate(zip(own, canvas.sizes.tolist(), strict=True)):
+        pixels[i : i + 1, :, :h, :w] = function(
+            canvas.pixels[i : i + 1, :, :h, :w].contiguous(), part
+        )
     return canvas.with_pixels(pixels)

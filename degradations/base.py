@@ -17,9 +17,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from degradations.arrays import each_alone
 from degradations.canvas import Canvas
 from degradations.draws import Draws, Seeds
-from degradations.params import Params, to_device
+from degradations.params import Params, of_each_image, to_device
 
 
 class Stage(nn.Module, ABC):
@@ -28,10 +29,15 @@ class Stage(nn.Module, ABC):
     A stage never has an argument `scale` (only the degradation knows it), never touches a global
     generator, and makes the tensors it needs from `x`: its own buffers are not moved to the device.
 
-    `draw` and `forward` are all that a stage of your own needs. A degradation runs it picture by
-    picture on a CPU and for all pictures at once, on one canvas, on a GPU; `prepare` and
-    `on_canvas` are there for stages that want more of either.
+    `draw` and `forward` are all that a stage of your own needs: a degradation gives it one image
+    after the other. On a GPU, where images of differing sizes lie on one canvas, the host has to
+    wait for their sizes to do so, unless the stage is `pixelwise` or has an `on_canvas` of its own.
     """
+
+    #: Whether each pixel that `forward` makes depends on the same pixel, on the parameters and on
+    #: fields of `degradations.fields` alone: not on its place, its neighbours, the size of the
+    #: image or all of it. Then `forward` gets whole canvases on a GPU.
+    pixelwise = False
 
     #: Whether pictures that had one size may come out with differing ones: `forward` is then given
     #: one picture at a time, and `on_canvas` has to be written.
@@ -85,30 +91,54 @@ class Stage(nn.Module, ABC):
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply the drawn parameters to pictures of differing sizes in one tensor.
 
-        By default `forward` runs on the whole canvas, with each picture's edges repeated outside
-        it. That is exact for stages that change every pixel by itself and, for those that look at
-        neighbours, wherever the pictures fill their canvas.
+        By default each image goes through `forward` by itself, cut out, for which the host waits
+        unless all images are known to fill their canvas. `forward` of a `pixelwise` stage runs on
+        the whole canvas, with each image's edges repeated outside it.
 
         Args:
             canvas: The pictures.
             params: What `prepare` returned.
 
         Returns:
-            The pictures afterwards; the host must not wait for the device here.
+            The pictures afterwards. The host must not wait for the device here, or `waits` has to
+            be true.
 
         Raises:
-            TypeError: The stage changes sizes and has no `on_canvas` of its own.
+            TypeError: The stage changes sizes and has no `on_canvas` of its own, or returns
+                something other than float32.
         """
         name = type(self).__name__
         if self.resizes:
             raise TypeError(f"{name} changes sizes, so it needs an on_canvas of its own")
-        pixels = self(canvas.edges_repeated(), params)
-        if pixels.shape[-2:] != canvas.pixels.shape[-2:]:
-            raise TypeError(
-                f"{name} changed the size of its pictures: set `resizes = True` in the class and "
-                "write on_canvas"
-            )
-        return canvas.with_pixels(pixels)
+
+        def kept(x: Tensor, own: Params) -> Tensor:
+            y: Tensor = self(x, own)
+            if y.shape[-2:] != x.shape[-2:]:
+                raise TypeError(
+                    f"{name} changed the size of its pictures: set `resizes = True` in the class "
+                    "and write on_canvas"
+                )
+            if y.dtype != torch.float32:  # written to a canvas, it would become float32 unseen
+                raise TypeError(f"{name} returned {y.dtype}; expected torch.float32")
+            return y
+
+        if self.pixelwise:
+            return canvas.with_pixels(kept(canvas.edges_repeated(), params))
+        if not canvas.filled:
+            return each_alone(canvas, params, kept)
+        images = canvas.pixels.split(1)
+        own = of_each_image(params, len(images))
+        return canvas.with_pixels(torch.cat(list(map(kept, images, own))))
+
+    def run_on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
+        """`on_canvas`, and what is known afterwards of whether images fill their canvas."""
+        made = self.on_canvas(canvas, params)
+        return made._replace(filled=self.unites or (canvas.filled and not self.resizes))
+
+    @property
+    def alone(self) -> bool:
+        """Whether images on a canvas are cut out and go through `forward` one by one."""
+        return not self.pixelwise and type(self).on_canvas is Stage.on_canvas
 
 
 class Degradation(nn.Module, ABC):

@@ -167,6 +167,8 @@ class ChannelNoise(Stage):
     [0, 1), U a random rotation and L always the largest standard deviation.
     """
 
+    pixelwise = True
+
     def __init__(
         self,
         sigma: tuple[int, int] = (1, 25),

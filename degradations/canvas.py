@@ -20,11 +20,14 @@ class Canvas(NamedTuple):
     sizes: (B, 2) int64 on the pixels' device, the height and width of each picture.
     hr_size: (H, W) of the pictures that entered the degradation, from which a stage that resizes
         knows how large its canvas may have to be.
+    filled: Whether every picture is known to fill its canvas, which the host then need not ask the
+        device for. `Stage.run_on_canvas` keeps it.
     """
 
     pixels: Tensor
     sizes: Tensor
     hr_size: tuple[int, int]
+    filled: bool = False
 
     @classmethod
     def of(cls, hr: Tensor) -> Canvas:
@@ -32,7 +35,7 @@ class Canvas(NamedTuple):
         size = (hr.shape[-2], hr.shape[-1])
         # Filled, not copied from the host, which would be a transfer.
         sizes = torch.stack([torch.full((len(hr),), n, device=hr.device) for n in size], 1)
-        return cls(hr, sizes, size)
+        return cls(hr, sizes, size, filled=True)
 
     def with_pixels(self, pixels: Tensor) -> Canvas:
         """The same pictures' sizes around other pixels (B, C, H, W)."""
@@ -94,7 +97,9 @@ def select(mask: Tensor, chosen: Canvas, other: Canvas) -> Canvas:
     ]
     a, b = (_grown(canvas.pixels, extent) for canvas in (chosen, other))
     pixels = torch.where(mask.view(-1, 1, 1, 1), a, b)
-    return Canvas(pixels, torch.where(mask.view(-1, 1), chosen.sizes, other.sizes), chosen.hr_size)
+    sizes = torch.where(mask.view(-1, 1), chosen.sizes, other.sizes)
+    alike = chosen.pixels.shape == other.pixels.shape
+    return Canvas(pixels, sizes, chosen.hr_size, alike and chosen.filled and other.filled)
 
 
 def _grown(pixels: Tensor, extent: list[int]) -> Tensor:

@@ -51,8 +51,13 @@ class Sometimes(Stage):
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Both, and each picture from one of them; what is certain costs nothing."""
         if self.p in (0.0, 1.0):
-            return self.stage.on_canvas(canvas, params["stage"]) if self.p else canvas
-        return select(params["applied"], self.stage.on_canvas(canvas, params["stage"]), canvas)
+            return self.stage.run_on_canvas(canvas, params["stage"]) if self.p else canvas
+        return select(params["applied"], self.stage.run_on_canvas(canvas, params["stage"]), canvas)
+
+    @property
+    def alone(self) -> bool:
+        """The stage's."""
+        return self.stage.alone
 
 
 class _Several(Stage):
@@ -65,6 +70,11 @@ class _Several(Stage):
         self.stages = nn.ModuleDict(named(stages, but=self.choice))
         self.resizes = any(stage.resizes for _, stage in self._named())
         self.waits = any(stage.waits for _, stage in self._named())
+
+    @property
+    def alone(self) -> bool:
+        """Whether one of the stages is."""
+        return any(stage.alone for _, stage in self._named())
 
     def _named(self) -> list[tuple[str, Stage]]:
         stages = cast("Iterable[Stage]", self.stages.values())  # ModuleDict forgets the type
@@ -116,10 +126,10 @@ class OneOf(_Several):
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """All of them, and each picture from one."""
         (first, stage), *others = self._named()
-        result = stage.on_canvas(canvas, params[first])
+        result = stage.run_on_canvas(canvas, params[first])
         for number, (name, stage) in enumerate(others, start=1):
             result = select(
-                params["which"] == number, stage.on_canvas(canvas, params[name]), result
+                params["which"] == number, stage.run_on_canvas(canvas, params[name]), result
             )
         return result
 
@@ -171,7 +181,7 @@ class Shuffled(_Several):
             result = canvas
             for number, (name, stage) in enumerate(self._named()):
                 here = params["order"][:, place] == number
-                result = select(here, stage.on_canvas(canvas, params[name]), result)
+                result = select(here, stage.run_on_canvas(canvas, params[name]), result)
             canvas = result
         return canvas
 

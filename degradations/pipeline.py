@@ -60,15 +60,31 @@ class Pipeline(Degradation):
         self.quantize = quantize
         if executor not in ("auto", "images", "canvas"):
             raise ValueError(f"executor is {executor!r}; expected auto, images or canvas")
-        waiting = [name for name, stage in self.named_stages() if stage.waits]
-        if compile and waiting:
+        if compile:
+            self._check_compiles()
+        self.executor, self.compile_canvas = executor, compile
+        self._compiled: Callable[..., Tensor] | None = None
+        self._kinds: set[tuple[torch.Size, bool]] = set()
+
+    def _check_compiles(self) -> None:
+        filled, waiting, alone = True, [], []
+        for name, stage in self.named_stages():
+            if stage.waits:
+                waiting.append(name)
+            elif stage.alone and (stage.resizes or not filled):
+                alone.append(name)
+            filled = stage.unites or (filled and not stage.resizes)
+        if waiting:
             raise ValueError(
                 f"compile is true, but {', '.join(waiting)} work on the CPU whatever the device is "
                 "and cannot be compiled: leave them out, or set compile to false"
             )
-        self.executor, self.compile_canvas = executor, compile
-        self._compiled: Callable[..., Tensor] | None = None
-        self._kinds: set[tuple[torch.Size, bool]] = set()
+        if alone:
+            raise ValueError(
+                f"compile is true, but {', '.join(alone)} get images of differing sizes one by one "
+                "and cannot be compiled: set `pixelwise = True` in a class that changes each pixel "
+                "by itself, write its on_canvas, or set compile to false"
+            )
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """One entry a stage, under its stream's name."""
@@ -128,7 +144,7 @@ class Pipeline(Degradation):
         canvas, prepared = Canvas.of(hr), self._prepared(params)
         resized = False
         for name, stage in self.named_stages():
-            canvas = stage.on_canvas(canvas, prepared[name])
+            canvas = stage.run_on_canvas(canvas, prepared[name])
             # After a stage that makes one size of all sizes, they fill their canvas again.
             resized = not stage.unites and (resized or stage.resizes)
             if not torch.compiler.is_compiling():

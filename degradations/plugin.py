@@ -62,10 +62,15 @@ class $cls(Stage):
         """Apply it, (B, C, H, W)."""
         return x.clamp(0.0, 1.0) ** per_image(params["gamma"], x)
 
+    # True: each pixel is changed by itself, wherever it lies and whatever is around it, so that a
+    # GPU may do images of differing sizes at once. Delete the line for a stage that looks at
+    # places, neighbours, sizes or whole images: it then gets one image at a time.
+    pixelwise = True
+
     # There is more, for stages that need it (see degradations/base.py):
     # - `prepare(params)`: work out something for a whole batch at once, such as kernels;
-    # - `on_canvas(canvas, params)`: how it runs for all pictures at once on a GPU. By default that
-    #   is `forward`, which is right for all that changes every pixel by itself;
+    # - `on_canvas(canvas, params)`: how it runs for all pictures at once on a GPU, where one image
+    #   at a time is too slow for what is not `pixelwise`;
     # - `resizes = True`: pictures come out with sizes of their own; then `on_canvas` is a must.
 ''')
 

@@ -134,6 +134,35 @@ def test_a_broken_stage_is_caught(stage, check, error):
         check(stage())
 
 
+class Darker(Plain):
+    """Looks at the places of pixels."""
+
+    def forward(self, x, params):
+        return x * torch.linspace(1, 0, x.shape[-1], device=x.device)
+
+
+class SaysPixelwise(Darker):
+    pixelwise = True
+
+
+class OwnCanvas(Darker):
+    def on_canvas(self, canvas, params):
+        return canvas.with_pixels(self(canvas.pixels, params))
+
+
+@pytest.mark.parametrize(
+    ("stage", "fix"),
+    [
+        (SaysPixelwise, r"SaysPixelwise is pixelwise, .*: remove `pixelwise = True`"),
+        (OwnCanvas, r"on_canvas of OwnCanvas makes another image than forward: change it, or"),
+    ],
+)
+def test_what_a_canvas_breaks_is_told_with_its_fix(stage, fix):
+    with pytest.raises(AssertionError, match=fix):
+        CHECK.test_pictures_of_differing_sizes_on_a_canvas(stage())
+    CHECK.test_pictures_of_differing_sizes_on_a_canvas(Darker())
+
+
 class Corner(Degradation):
     """Keeps the contract; those below break it."""
 

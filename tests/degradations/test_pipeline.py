@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from degradations.adapters import Kornia
 from degradations.base import Stage
 from degradations.bicubic import Bicubic
-from degradations.compose import Sometimes
+from degradations.compose import OneOf, Shuffled, Sometimes
 from degradations.draws import Draws
+from degradations.fields import hashed_fields, seeded_randn_like
 from degradations.noise import GaussianNoise
 from degradations.pipeline import Pipeline
+from degradations.resize import Resize
+from tests.contracts.discovery import concrete_subclasses
 
 HR = torch.rand(3, 3, 24, 20, generator=torch.Generator().manual_seed(0))
 SEEDS = torch.arange(3) + 11
@@ -181,3 +185,152 @@ def test_many_sizes_do_not_end_a_compiled_run(monkeypatch):
         hr = torch.rand(3, 3, 24, width)
         assert torch.equal(pipeline(hr, SEEDS), plain(hr, SEEDS))
     assert compiled == [20, 22, 20, 24, 26, 20]
+
+
+# --------------------------------------------------- stages of differing sizes, on a CPU and a GPU
+
+
+class Vignette(Gain):
+    """Darken the corners of each image."""
+
+    def forward(self, x, params):
+        h, w = x.shape[-2:]
+        row = torch.linspace(-1, 1, h, device=x.device).view(-1, 1)
+        column = torch.linspace(-1, 1, w, device=x.device)
+        return x * (1 - params["factor"].view(-1, 1, 1, 1) * (row**2 + column**2) / 2)
+
+
+class RowNoise(Gain):
+    """Add a number to each row."""
+
+    def draw(self, draws, shape):
+        return {"field_seeds": draws.seeds()}
+
+    def forward(self, x, params):
+        return x + 0.1 * seeded_randn_like(x[..., :1], params["field_seeds"])
+
+
+class Border(Gain):
+    """Blacken what lies at an edge of each image, and mirror the rest: a crop that keeps sizes."""
+
+    def forward(self, x, params):
+        y = torch.zeros_like(x)
+        y[..., 1:-1, 1:-1] = x[..., 1:-1, 1:-1].flip(-1)
+        return y
+
+
+class Contrast(Gain):
+    """Stretch each image to its own darkest and brightest pixel."""
+
+    def forward(self, x, params):
+        low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
+        return (x - low) / (high - low + 1e-3)
+
+
+class ReadsItsNumber(Gain):
+    """Written for one image at a time."""
+
+    def forward(self, x, params):
+        return x * params["factor"].item()
+
+
+def vignette(x, strength):
+    """As a function, for the adapter."""
+    return Vignette()(x, {"factor": torch.as_tensor(strength).to(x)})
+
+
+def adapted(**options):
+    function = f"{__name__}.vignette"
+    return Kornia(function, uniform={"strength": (0.5, 1.0)}, **options)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["after a resize", "on whole images"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        Vignette(),
+        RowNoise(),
+        Border(),
+        Contrast(),
+        ReadsItsNumber(),
+        adapted(),
+        adapted(batched=True),
+        Sometimes(Vignette(), 0.5),
+        OneOf([Vignette(), RowNoise(), Gain()]),
+        Shuffled([Vignette(), Border(), Contrast()]),
+        Shuffled([Vignette(), Resize(), Border()]),
+        Sometimes(OneOf([Resize(), Shuffled([Border(), Vignette()])]), 0.8),
+    ],
+    ids=lambda stage: type(stage).__name__,
+)
+def test_an_lr_is_the_same_one_by_one_and_on_a_canvas(stage, first):
+    hr, seeds = (
+        torch.rand(6, 3, 40, 36, generator=torch.Generator().manual_seed(2)),
+        torch.arange(6),
+    )
+    stages = [Resize(), stage, Gain()] if first else [stage]
+    made = {}
+    for executor in ("images", "canvas"):
+        pipeline = Pipeline(2.0, stages, quantize=False, executor=executor)
+        with hashed_fields():  # on both, as on a GPU
+            made[executor] = pipeline(hr, seeds)
+    torch.testing.assert_close(made["canvas"], made["images"], rtol=0, atol=1e-5)
+
+
+def test_a_vignette_after_a_resize_darkens_the_corners_of_each_image():
+    """By hand: a white image shrunk to a half keeps white, and its corner loses all."""
+    pipeline = Pipeline(2.0, [Resize(down=(0.5, 0.5), p=(0, 1, 0)), Vignette()], executor="canvas")
+    params = pipeline.params_of(torch.arange(2), torch.Size((2, 3, 40, 40)))
+    params["Vignette"]["factor"][:] = [1.0, 0.5]
+    lr = pipeline.replay(torch.ones(2, 3, 40, 40), params)
+    assert lr[0, :, -1, -1].abs().max() < 1 / 255
+    torch.testing.assert_close(lr[1, :, -1, -1], torch.full((3,), 0.5), rtol=0, atol=1 / 255)
+    torch.testing.assert_close(lr[0].flip(-1, -2), lr[0], rtol=0, atol=1 / 255)
+
+
+def test_a_pixelwise_stage_gets_the_whole_canvas():
+    seen = []
+
+    class Seen(Gain):
+        pixelwise = True
+
+        def forward(self, x, params):
+            seen.append(len(x))
+            return super().forward(x, params)
+
+    Pipeline(2.0, [Resize(), Seen()], executor="canvas")(HR, SEEDS)
+    assert seen == [3]
+    Pipeline(2.0, [Resize(), Gain(), Seen()], executor="images")(HR, SEEDS)
+    assert seen == [3, 1, 1, 1]
+
+
+def test_shipped_stages_are_not_cut_out():
+    for cls in concrete_subclasses(Stage, "degradations"):
+        assert cls.on_canvas is not Stage.on_canvas or cls.pixelwise, cls
+
+
+def test_what_goes_one_by_one_is_not_compiled():
+    message = r"compile is true, but Vignette get images of differing sizes .* `pixelwise = True`"
+    with pytest.raises(ValueError, match=message):
+        Pipeline(2.0, [Resize(), Vignette()], compile=True)
+    Pipeline(2.0, [Vignette(), Resize()], compile=True)
+    with pytest.raises(ValueError, match=r"Shuffled get images of differing sizes"):
+        Pipeline(2.0, [Shuffled([Resize(), Vignette()])], compile=True)
+
+
+def test_a_size_that_changes_one_by_one_is_named():
+    class Cut(Gain):
+        def forward(self, x, params):
+            return x[..., :1, :1]
+
+    with pytest.raises(TypeError, match=r"Cut changed the size of its pictures: set `resizes"):
+        Pipeline(2.0, [Resize(), Cut()], executor="canvas")(HR, SEEDS)
+
+
+def test_half_precision_on_a_canvas_is_named():
+    class Half(Gain):
+        def forward(self, x, params):
+            return x.half()
+
+    with pytest.raises(TypeError, match=r"Half returned torch\.float16"):
+        Pipeline(2.0, [Resize(), Half()], executor="canvas")(HR, SEEDS)
