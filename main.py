@@ -18,6 +18,18 @@ def _set_paths() -> None:
     sys.path[:] = [first, *(p for p in sys.path if p not in (first, "")), last]
 
 
+def _refuse_other_ranks() -> None:
+    # Before Lightning is imported, which reads the variables of launchers as numbers.
+    from commands.errors import ConfigurationError
+    from commands.world import claimed
+
+    try:
+        claimed()
+    except ConfigurationError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command.
 
@@ -41,6 +53,7 @@ def main(args: Sequence[str] | None = None) -> None:
         doctor.run(words)
         return
     try:
+        _refuse_other_ranks()
         from commands.run import run
     except KeyboardInterrupt:
         sys.stderr.write("stopped by SIGINT\n")

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from commands.meeting import Facts
+from commands.signals import Stopped
 
 if TYPE_CHECKING:
     from commands.company import Company
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GIGABYTE = 2**30
+SIGNAL = "signal"  # not shown
 
 
 class Checked(Exception):  # noqa: N818  (no error)
@@ -68,7 +70,8 @@ class Check(Callback):
         """Print what all processes found.
 
         Raises:
-            Checked: Always; there is no step.
+            Checked: There is no step.
+            Stopped: A signal came meanwhile.
             ValueError: A gradient is not finite.
         """
         bad = [
@@ -87,7 +90,9 @@ class Check(Callback):
         if torch.cuda.is_available():
             memory = torch.cuda.max_memory_allocated() / GIGABYTE
             self._facts["memory of the device, GB"] = f"{memory:.1f}"
-        found = self.company.show(self._facts)
+        found = self.company.show({**self._facts, SIGNAL: self.company.signals.received})
+        if number := max(facts.pop(SIGNAL) for facts in found):
+            raise Stopped(number, "before its end")
         if trainer.is_global_zero:
             _print(found)
             log.info("all is well: the same command with fit trains")

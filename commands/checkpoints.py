@@ -227,7 +227,7 @@ class Checkpoints(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Write the last whole step, unless there is none, or it is there already."""
-        if trainer.state.fn != "fit" or self._position is None:
+        if self.off or trainer.state.fn != "fit" or self._position is None:
             return
         if isinstance(exception, Stopped):
             if exception.in_validation and self._whole:  # all processes are here

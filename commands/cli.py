@@ -33,8 +33,7 @@ from commands.encode import Encode
 from commands.encode_squares import EncodeOptions
 from commands.errors import ConfigurationError, TemporaryError
 from commands.export import ExportOptions, Origin, export, model_alone, of_run
-from commands.launcher import follow_torchrun, own_plugins, refuse_what_cannot_run
-from commands.output import is_first_process
+from commands.launcher import own_plugins, refuse_what_cannot_run
 from commands.own_options import check_own_options
 from commands.parser import DESCRIPTIONS, LINKS, Parser, parser_settings
 from commands.precision import telling_of_precision
@@ -49,6 +48,7 @@ from commands.tracebacks import status_of
 from commands.trained import freezes, load_trained, weights_are_read
 from commands.trials import TRIALS, keep_nothing
 from commands.weights import find_weights, needed_files
+from commands.world import agree
 from datamodules.base import SRDataModule
 from datamodules.outputs import Outputs
 from degradations.base import Degradation
@@ -158,6 +158,7 @@ class EnlargerCLI(LightningCLI):
         config = self.config[self.subcommand]
         if self.subcommand == "export":
             model_alone(config)
+        self.world = agree(config.trainer, command=str(self.subcommand))
         options = config.run
         if options.name is None:
             options.name = experiment_name(config)
@@ -167,9 +168,11 @@ class EnlargerCLI(LightningCLI):
         if config.ckpt_path is not None:
             config.ckpt_path = expand_path(config.ckpt_path, "ckpt_path")
         self.company = Company(
-            *(self.run.path, 60 * options.preflight_minutes),
+            None if self.subcommand in TRIALS else self.run.path,
+            60 * options.preflight_minutes,
             *(options.heartbeat_seconds, options.lost_after_seconds),
         )
+        self.company.signals.saves = self.subcommand == "fit"
         self.fits = self.subcommand in ("fit", *TRIALS)
         own = weights_are_read(self.run, config, self.fits)
         self._needed = needed_files(config, str(self.subcommand), own)
@@ -186,7 +189,7 @@ class EnlargerCLI(LightningCLI):
                 self._refusal = self._refusal or error
 
     def _lock(self) -> None:
-        if self.subcommand == "fit" and is_first_process():
+        if self.subcommand == "fit" and self.world.is_first:
             try:
                 self._until_end.enter_context(self.run.alone())
             except TemporaryError as error:
@@ -196,7 +199,7 @@ class EnlargerCLI(LightningCLI):
         if not overwrite:
             return self.run.resume_from(given)
         path = self.run.begin_from(given)
-        if is_first_process() and self.subcommand == "fit" and self._refusal is None:
+        if self.world.is_first and self.subcommand == "fit" and self._refusal is None:
             self.run.move_aside()
         return path
 
@@ -219,7 +222,9 @@ class EnlargerCLI(LightningCLI):
             )
         trainer.default_root_dir = str(self.run.path)
         trainer.use_distributed_sampler = False  # the plan shares the samples out itself
-        follow_torchrun(trainer)
+        trainer.devices, trainer.num_nodes = self.world.devices, self.world.num_nodes
+        if trainer.strategy == "auto":  # else it is an object by now, or a name
+            trainer.strategy = self.world.strategy
         if trainer.strategy == "fsdp":
             from commands.fully_sharded import FullySharded  # half a second
 
@@ -236,13 +241,14 @@ class EnlargerCLI(LightningCLI):
         trainer.callbacks += self._own_callbacks(trainer)
         # Last of all: it may fail the command, when all others have written what they found.
         trainer.callbacks.sort(key=lambda callback: isinstance(callback, FiniteOutputs))
-        trainer.plugins = own_plugins(trainer.plugins)
+        trainer.plugins = own_plugins(trainer.plugins, trainer.strategy, self.world)
         idle = {"writer"} if self.fits else {"checkpoint"}
         if trainer.enable_checkpointing is False:
             idle.add("checkpoint")
         parser = self._parser(self.subcommand)
         parser.callback_keys = [key for key in parser.callback_keys if key not in idle]
         made = super().instantiate_trainer(**kwargs)
+        self.world.check(made)
         vars(made)["callbacks"].sort(key=comes_late)
         self.company.signals.take_over(made)
         return made

@@ -17,7 +17,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ParallelStrategy
 from torch._C._distributed_c10d import Store
 
-from commands.errors import ConfigurationError, TemporaryError
+from commands.errors import ConfigurationError, RepeatedError, TemporaryError
 from commands.lifeline import GRACE, LOST, Lifeline, last_words
 from commands.meeting import Facts, gather, open_store
 from commands.open_files import too_few, too_few_for_torchrun
@@ -31,13 +31,16 @@ class Company:
     """All processes of a run; alone, nothing but this one.
 
     Args:
-        folder: The run's directory, for the last words.
+        folder: The run's directory, for the last words; None for a command that leaves nothing
+            behind, whose processes have one verdict together.
         limit: Seconds to wait for the others at a meeting.
         heartbeat: Seconds between two signs of life.
         lost_after: Seconds without a sign after which a process counts as lost.
     """
 
-    def __init__(self, folder: Path, limit: float, heartbeat: float, lost_after: float) -> None:
+    def __init__(
+        self, folder: Path | None, limit: float, heartbeat: float, lost_after: float
+    ) -> None:
         self.folder, self.limit = folder, limit
         self.heartbeat, self.lost_after = heartbeat, lost_after
         self.signals = Signals()
@@ -168,6 +171,9 @@ class Company:
 
         Returns:
             What to say instead, where the reason is another process.
+
+        Raises:
+            RepeatedError: The first process says the same, for all.
         """
         if self.world == 1:
             return None
@@ -178,9 +184,12 @@ class Company:
             reason, status = found or ("all others still gave signs of life", LOST)
             why = f"{reason} (a connection broke: {said})"
             blamed = TemporaryError(why, status)
-        last_words(self.folder, self.rank, f"{why}, last at step {self.step}")
+        if self.folder is not None:
+            last_words(self.folder, self.rank, f"{why}, last at step {self.step}")
         if self._lifeline is not None:
             self._lifeline.leave(why, status)
+            if self.folder is None and self.rank > 0 and self._lifeline.first_says(why):
+                raise RepeatedError(status) from error
         return blamed
 
 

@@ -29,6 +29,18 @@ class ConfigurationError(Exception):
     """Something in the configuration or on the command line is wrong; the message says so."""
 
 
+class RepeatedError(Exception):
+    """Another process has failed at the same thing, and says so for all of them.
+
+    Args:
+        status: Status to end with.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__("the first process says why")
+        self.status = status
+
+
 class TemporaryError(Exception):
     """Another process or the network failed: the same command may succeed when started again.
 

@@ -1,4 +1,4 @@
-"""Processes that torchrun or SLURM has started, and what of a trainer cannot run here."""
+"""Processes that something else has started, and what of a trainer cannot run here."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import os
 from typing import Any
 
 from jsonargparse import Namespace
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import BatchSizeFinder
+from lightning.pytorch.plugins.environments import ClusterEnvironment
 
 from commands.errors import ConfigurationError
+from commands.world import SLURM, TORCHRUN, World, knows_address
 
 # Of the trainer's arguments: what is said of one that is no count.
 COUNTS = {
@@ -16,39 +19,6 @@ COUNTS = {
     "val_check_interval": " (--trainer.limit_val_batches 0 validates never)",
     "check_val_every_n_epoch": " (--trainer.limit_val_batches 0 validates never)",
 }
-
-
-def follow_torchrun(trainer: Namespace) -> None:
-    """Train on all processes that torchrun has started, not on each of them alone.
-
-    Lightning counts the machine's devices, on a CPU one: without ``trainer.devices`` each process
-    would then do the whole work by itself, and all would write into one place.
-
-    Args:
-        trainer: The trainer's arguments; those left at their defaults are set.
-
-    Raises:
-        ConfigurationError: ``devices`` and ``num_nodes`` are of another number of processes.
-    """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return
-    here, nodes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"])
-    if here * nodes == 1:
-        return
-    if trainer.devices == "auto":
-        trainer.devices = here
-    if trainer.num_nodes == 1:
-        trainer.num_nodes = nodes
-    if trainer.strategy == "auto":
-        trainer.strategy = "ddp"
-    devices = trainer.devices
-    count = len(devices) if isinstance(devices, list) else devices
-    if str(count).isdigit() and (int(count), trainer.num_nodes) != (here, nodes):
-        raise ConfigurationError(
-            f"torchrun has started {here} processes on each of {nodes} nodes, but "
-            f"trainer.devices is {trainer.devices} and trainer.num_nodes {trainer.num_nodes}: "
-            f"leave both out, or set them to {here} and {nodes}"
-        )
 
 
 def refuse_what_cannot_run(trainer: Namespace, callbacks: list[Any]) -> None:
@@ -82,16 +52,81 @@ def refuse_what_cannot_run(trainer: Namespace, callbacks: list[Any]) -> None:
         )
 
 
-def own_plugins(plugins: Any) -> Any:
-    """The trainer's plugins, and under SLURM one that leaves it to SLURM to start a job again.
+class Started(ClusterEnvironment):
+    """The processes that something started which Lightning does not know: by their variables.
 
     Args:
-        plugins: Those of the configuration, which then are all there are.
+        world: What they say.
     """
-    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
-    if not SLURMEnvironment.detect() or plugins:
-        return plugins
-    # Lightning's own requeueing saves from inside a signal handler, at any moment of a step; ours
-    # resumes from the last checkpoint when SLURM starts the job again.
-    return [SLURMEnvironment(auto_requeue=False)]
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Always: all of them run."""
+        return True
+
+    @property
+    def main_address(self) -> str:
+        """Where the first process is."""
+        return os.environ["MASTER_ADDR"]
+
+    @property
+    def main_port(self) -> int:
+        """Where it listens."""
+        return int(os.environ["MASTER_PORT"])
+
+    @staticmethod
+    def detect() -> bool:
+        """Never by Lightning."""
+        return False
+
+    def world_size(self) -> int:
+        """Number of all processes."""
+        return self._world.size
+
+    def set_world_size(self, size: int) -> None:
+        """It is fixed."""
+
+    def global_rank(self) -> int:
+        """Number of this process."""
+        return self._world.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """It is fixed."""
+
+    def local_rank(self) -> int:
+        """Number of this process on its node."""
+        return self._world.local_rank
+
+    def node_rank(self) -> int:
+        """Number of the node."""
+        return self._world.rank // (self._world.size // self._world.num_nodes)
+
+
+def own_plugins(plugins: Any, strategy: Any, world: World) -> Any:
+    """The trainer's plugins, and one that knows the processes where Lightning's own would not do.
+
+    Args:
+        plugins: Those of the configuration; an environment among them is left as it is.
+        strategy: The trainer's; it may have an environment of its own.
+        world: The processes.
+    """
+    plugins = [] if plugins is None else plugins
+    given = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
+    own = getattr(strategy, "cluster_environment", None)
+    if own is not None or any(isinstance(plugin, ClusterEnvironment) for plugin in given):
+        return given
+    launcher = world.claim.launcher
+    if launcher is TORCHRUN:
+        return given
+    if launcher is SLURM or not world.claim.several:
+        # Lightning's own requeueing saves from inside a signal handler, at any moment of a step;
+        # ours resumes from the last checkpoint when SLURM starts the job again.
+        started = (launcher is SLURM and world.claim.several) or SLURMEnvironment.detect()
+        return [*given, SLURMEnvironment(auto_requeue=False)] if started else given
+    if world.claim.rank is None or knows_address(world.claim, os.environ):
+        return given
+    return [*given, Started(world)]

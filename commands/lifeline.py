@@ -23,6 +23,7 @@ from torch._C._distributed_c10d import Store
 
 LOST = 75  # status of a process that lost another one: EX_TEMPFAIL, start it again
 GRACE = 5.0  # seconds in which a process may still end by itself after another one failed
+TOGETHER = 2.0  # seconds within which processes fail at the same thing
 FOLDER = "lastwords"
 
 
@@ -33,7 +34,7 @@ class Lifeline:
         store: A connection to the store that all share, for nothing else.
         rank: Number of this process.
         hosts: Names of all processes' machines, by rank.
-        folder: The run's directory, for the last words.
+        folder: The run's directory, for the last words; None where nothing is left behind.
         heartbeat: Seconds between two signs of life.
         limit: Seconds without a sign after which a process counts as lost.
         state: Gives (step, number of a received signal or 0) of this process.
@@ -45,7 +46,7 @@ class Lifeline:
         store: Store,
         rank: int,
         hosts: list[str],
-        folder: Path,
+        folder: Path | None,
         heartbeat: float,
         limit: float,
         state: Callable[[], tuple[int, int]],
@@ -93,12 +94,25 @@ class Lifeline:
         try:
             store = self.store.clone()
             self._tell(store, why, status)
-            if self.rank == 0 and why == "done":  # the store may end with this process
-                deadline = time.monotonic() + GRACE
+            if self.rank == 0:  # the store may end with this process
+                deadline = time.monotonic() + (GRACE if why == "done" else TOGETHER)
                 while time.monotonic() < deadline and not self._all_left(store):
                     time.sleep(0.05)
         except RuntimeError:  # nobody is there to hear it
             return
+
+    def first_says(self, why: str) -> bool:
+        """Whether the first process ends for the same reason, soon, and says so itself."""
+        deadline = time.monotonic() + TOGETHER
+        try:
+            store = self.store.clone()
+            while time.monotonic() < deadline:
+                if json.loads(store.get(_key(0)))["word"] == why:
+                    return True
+                time.sleep(0.05)
+        except RuntimeError:  # it is gone
+            pass
+        return False
 
     def _all_left(self, store: Store) -> bool:
         values = store.multi_get([_key(r) for r in self._last])
@@ -215,16 +229,18 @@ class Lifeline:
         self.end(status)
 
 
-def last_words(folder: Path, rank: int, why: str) -> None:
+def last_words(folder: Path | None, rank: int, why: str) -> None:
     """Say on stderr, and in ``<run>/lastwords/rank-N.txt``, why this process ends.
 
     Args:
-        folder: The run's directory.
+        folder: The run's directory; None leaves the file out.
         rank: Number of this process.
         why: The reason.
     """
     line = f"rank {rank} on {socket.gethostname()}: {why}: stopping\n"
     os.write(2, line.encode("utf-8", "backslashreplace"))  # it may name any file
+    if folder is None:
+        return
     # The run's directory may be on the very node that is gone.
     thread = threading.Thread(target=_write_down, args=(folder, rank, line), daemon=True)
     thread.start()

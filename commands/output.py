@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 
-from lightning_utilities.core.rank_zero import rank_zero_only
+from commands.world import claimed
 
 OWN = ("commands", "lightning_modules", "datamodules", "degradations", "callbacks", "files")
 # Warnings of the libraries that do not apply here, and why.
@@ -40,8 +39,9 @@ def prepare_output() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=False)
     for noisy in ("httpx", "PIL", "matplotlib", "fsspec", "urllib3", "onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    level = logging.INFO if claimed().is_first else logging.WARNING
     for name in OWN:
-        logging.getLogger(name).setLevel(logging.INFO if process_rank() == 0 else logging.WARNING)
+        logging.getLogger(name).setLevel(level)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertising)
     for message, _why in QUIET:
         warnings.filterwarnings("ignore", message=message)
@@ -49,15 +49,3 @@ def prepare_output() -> None:
 
 def _no_advertising(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("💡")
-
-
-def process_rank() -> int:
-    """Number of this process."""
-    # Set by Lightning when it is imported, from the environment of torchrun or SLURM.
-    return int(getattr(rank_zero_only, "rank", 0) or 0)
-
-
-def is_first_process() -> bool:
-    """Whether this is the first process of all nodes, which writes into the run's directory."""
-    # Where Lightning starts the processes of each node, the first ones have no number yet.
-    return process_rank() == 0 and os.environ.get("NODE_RANK", "0") == "0"

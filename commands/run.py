@@ -14,6 +14,7 @@ import torch.distributed as dist
 from callbacks.processes import several
 from commands.check import Checked
 from commands.cli import EnlargerCLI
+from commands.errors import RepeatedError
 from commands.memory import keep_freed_memory
 from commands.open_files import raise_limit
 from commands.output import prepare_output
@@ -55,6 +56,8 @@ def run(args: list[str]) -> None:
         status = 128 + signal.SIGINT
         if several():
             _end(status)
+    except RepeatedError as repeated:
+        _end(repeated.status)
     except Exception as error:
         sentence = None if debug else sentence_of(error)
         if sentence is None and not several():

@@ -46,6 +46,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.received = 0  # the signal's number
+        self.saves = True  # whether the command writes checkpoints
         self._at = 0.0
         self._owner = os.getpid()
         self._before: dict[int, Any] = {}
@@ -90,7 +91,8 @@ class Signals:
         if not self.received:
             self._at = now
             self.received = number
-            _say(f"{signal.Signals(number).name}: stopping between two steps, with a checkpoint")
+            where = "between two steps, with a checkpoint" if self.saves else "as soon as it can"
+            _say(f"{signal.Signals(number).name}: stopping {where}")
 
 
 def _nothing() -> None:

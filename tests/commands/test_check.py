@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from commands.check import Checked
+from commands.checkpoints import Checkpoints
 
 Enlarger = Callable[..., None]
 CHECK = ("check", "--config", "tiny.yaml")
@@ -101,6 +106,36 @@ class Full:
     """What `disk_usage` gives for a full disk."""
 
     free = 0
+
+
+def test_ctrl_c_is_the_verdict(
+    tiny: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    with caplog.at_level(logging.INFO), pytest.raises(SystemExit) as ended:
+        enlarger(*CHECK, "--trainer.callbacks+", f"{__name__}.Interrupt")
+    assert ended.value.code == 130
+    assert "all is well" not in caplog.text
+    assert "stopped by SIGINT before its end" in caplog.text
+    assert "checkpoint" not in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+class Interrupt(Callback):
+    """Ctrl-C in the first batch."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("off", [True, False])
+def test_its_end_is_no_exception_of_a_run(off: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Of two processes, where a run that fails says that no checkpoint is written."""
+    checkpoints: Any = Checkpoints()
+    checkpoints.off, checkpoints._position = off, (0, 0)
+    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn="fit"), global_step=0, world_size=2)
+    checkpoints.on_exception(trainer, None, Checked())
+    assert ("stopped by an exception" in caplog.text) is not off
 
 
 def test_help(enlarger: Enlarger, capsys: pytest.CaptureFixture[str]) -> None:

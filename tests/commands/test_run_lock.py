@@ -15,13 +15,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from lightning_utilities.core.rank_zero import rank_zero_only
 
 import main
 from commands import run_lock
 from commands.cli import EnlargerCLI
 from commands.errors import ConfigurationError, TemporaryError
-from commands.output import is_first_process
 from commands.run_lock import alone_in, lock_of
 from tests.conftest import REPO
 
@@ -169,15 +167,6 @@ def test_a_disk_without_locks(
     monkeypatch.setattr(fcntl, "flock", flock)
     with caplog.at_level(logging.WARNING), alone_in(tmp_path / "run"), alone_in(tmp_path / "run"):
         assert "No locks available" in caplog.text
-
-
-def test_only_the_first_process_of_all_nodes_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert is_first_process()
-    monkeypatch.setenv("NODE_RANK", "1")
-    assert not is_first_process()
-    monkeypatch.setenv("NODE_RANK", "0")
-    monkeypatch.setattr(rank_zero_only, "rank", 1)
-    assert not is_first_process()
 
 
 @pytest.mark.parametrize("kind", [TemporaryError, ConfigurationError])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -17,10 +18,14 @@ from tests.conftest import REPO
 LIMIT = 150  # seconds: a process that waits for one that will not come would wait for half an hour
 
 
-def torchrun(*args: object, processes: int = 2, strategy: str = "ddp") -> None:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+def torchrun(*args: object, processes: int = 2, strategy: str = "ddp") -> None:
+    port = free_port()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
     place = ["--master_addr", "127.0.0.1", "--master_port", str(port)]
     # Devices and nodes follow from torchrun, and so does ddp.
@@ -52,3 +57,54 @@ def test_one_picture_for_two_processes(tiny: Path, enlarger: Callable[..., None]
     assert both.keys() == alone.keys()
     for name in both:
         torch.testing.assert_close(both[name], alone[name], rtol=0, atol=1e-6)
+
+
+def by_hand(*args: object, more: dict[str, str] | None = None) -> list[tuple[int, str]]:
+    """Status and output of two processes that are started with the variables of a launcher."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(REPO / "main.py"), *map(str, args)],
+            env={**os.environ, **place, "RANK": str(rank), "WORLD_SIZE": "2", **(more or {})},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    try:
+        said = [process.communicate(timeout=LIMIT)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_processes_that_are_started_by_hand_train_one_run(
+    tiny: Path, enlarger: Callable[..., None]
+) -> None:
+    """As Kubernetes' PyTorchJob does: each would train alone, into one directory."""
+    command = ["fit", "--config", "tiny.yaml", "--run.name"]
+    for status, said in by_hand(*command, "both", "--trainer.max_steps", 7):
+        assert status == 0, said
+        assert re.search("MEMBER: [12]/2", said)
+    enlarger(*command, "both")
+    enlarger(*command, "alone")
+    both, alone = weights("both"), weights("alone")
+    for name in both:
+        torch.testing.assert_close(both[name], alone[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_check_has_one_verdict(tiny: Path) -> None:
+    check = ("check", "--config", "tiny.yaml")
+    (first, one), (second, other) = by_hand(*check)
+    assert (first, second) == (0, 0), one + other
+    assert (one + other).count("all is well") == 1
+    assert "exception" not in one + other
+
+    (first, one), (second, other) = by_hand(*check, "--data.init_args.train.init_args.root", "none")
+    assert (first, second) == (2, 2), one + other
+    assert (one + other).count("Folder.root 'none' does not exist") == 1
+    assert not Path("runs").exists()
