@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
+import torchmetrics
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -80,6 +83,25 @@ def on_all(work: Callable[[], T]) -> list[T]:
         if told:
             raise RuntimeError(f"process {rank} failed: {told}")
     return [found for found, _ in everyones]  # type: ignore[misc]  # no error: no None of ours
+
+
+def sync_states(metric: torchmetrics.Metric) -> None:
+    """Reduce the states of a metric over all processes, by each state's own ``dist_reduce_fx``.
+
+    The first process has the whole afterwards; the others keep their own states. Processes may
+    have unequal numbers of updates, or none.
+    """
+    for name, state in metric.metric_state.items():
+        if isinstance(state, list):  # one tensor each, so that all processes gather as often
+            whole = torch.cat([x.cpu() for x in state]) if state else torch.zeros(0)
+            setattr(metric, name, [whole])
+    metric.sync(dist_sync_fn=_everyones, distributed_available=several)
+
+
+def _everyones(mine: Tensor, group: Any) -> list[Tensor]:
+    # Not torchmetrics' own: that needs equal dimensions and types, which a process without images
+    # cannot know, and tensors on the device.
+    return [x.to(mine.device) for x in gather_on_first(mine.cpu())] or [mine]
 
 
 def several() -> bool:

@@ -13,14 +13,16 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
+import io
 import logging
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import yaml
 from filelock import FileLock
@@ -125,6 +127,54 @@ def missing(name: str) -> str:
         f"{entry['file']} is neither in $ENLARGER_WEIGHTS nor in the caches of torch and Hugging "
         f"Face; {_mend(entry)}"
     )
+
+
+@contextmanager
+def local_only(who: str) -> Iterator[None]:
+    """Let a library that would fetch weights find those of this machine, and fetch nothing.
+
+    A file of the manifest must have the published hash; of others there must be no code in them.
+
+    Args:
+        who: What needs the weights, for the message.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        WrongWeightsError: The file that exists is not the published one.
+    """
+    import torch
+    from huggingface_hub import constants
+
+    places = folders()
+
+    def take(url: str, destination: str, *_: Any, **__: Any) -> None:
+        file = Path(destination).name
+        path = next((folder / file for folder in places if (folder / file).is_file()), None)
+        advice = f"{file} is neither in $ENLARGER_WEIGHTS nor in torch's cache; get it from {url}"
+        for name, entry in manifest().items():
+            if entry["file"] == file:
+                advice = missing(name)
+                path = path or _in_hugging_face(entry)
+                if path is not None:
+                    _verify(path, entry)
+        if path is None:
+            raise FileNotFoundError(f"{who} lacks weights: {advice}")
+        torch.load(path, map_location="cpu", weights_only=True)  # libraries would run its code
+        Path(destination).symlink_to(path.resolve())
+
+    hub = torch.hub.download_url_to_file, torch.hub.get_dir
+    offline, printed = constants.HF_HUB_OFFLINE, io.StringIO()
+    with tempfile.TemporaryDirectory() as empty:  # a hub that has to ask for each file
+        try:
+            torch.hub.download_url_to_file, torch.hub.get_dir = take, lambda: empty
+            constants.HF_HUB_OFFLINE = True
+            with redirect_stdout(printed), redirect_stderr(printed):
+                yield
+        finally:
+            torch.hub.download_url_to_file, torch.hub.get_dir = hub
+            constants.HF_HUB_OFFLINE = offline
+            lines = printed.getvalue().splitlines(keepends=True)
+            sys.stderr.writelines(line for line in lines if not line.startswith("Downloading: "))
 
 
 def digest_of(path: Path) -> str:

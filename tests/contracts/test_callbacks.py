@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Callback
 from PIL import Image
+from torchmetrics.image import UniversalImageQualityIndex
 
 from callbacks.base import ImageMetric
 from callbacks.lattice import Lattice
 from callbacks.memorised import Memorised
 from callbacks.repetition import Repetition
+from callbacks.torchmetric import TorchMetric
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.callback_contract import CallbackContract, MetricContract
@@ -32,6 +34,7 @@ def pictures() -> str:
 EXAMPLES: dict[type, object] = {
     Memorised: lambda: Memorised(pictures()),
     Repetition: lambda: Repetition(16),
+    TorchMetric: lambda: TorchMetric(UniversalImageQualityIndex),
 }
 
 
