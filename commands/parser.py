@@ -114,7 +114,11 @@ class Typed(str):
 def _take_text_as_it_is() -> None:
     # The library reads each value that is typed as YAML, whatever it is for: a folder `#2` would be
     # a comment, `- dash` a list, `Trip: Rome.png` a mapping. And it imports `a` for an image a.png.
-    whole = ActionTypeHint.__call__
+    whole, made = ActionTypeHint.__call__, ActionTypeHint.instantiate_classes
+
+    def instantiate_classes(self: ActionTypeHint, value: Any) -> Any:
+        text = isinstance(value, str) and _is_final(self, value)
+        return value if text else made(self, value)  # type: ignore[no-untyped-call]
 
     def call(self: ActionTypeHint, *args: Any, **kwargs: Any) -> Any:
         if len(args) != 4 or not isinstance(args[0], Parser) or not isinstance(args[2], str):
@@ -133,6 +137,7 @@ def _take_text_as_it_is() -> None:
         return whole(self, *args, **kwargs)  # type: ignore[no-untyped-call]
 
     ActionTypeHint.__call__ = call  # type: ignore[method-assign]
+    ActionTypeHint.instantiate_classes = instantiate_classes  # type: ignore[method-assign]
 
 
 def _refuse_file(action: ActionTypeHint, value: str) -> None:
