@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -217,8 +218,11 @@ def _experiment(word: str) -> str:
 def _unknown_class(leaf: str, where: str, class_path: str | None, lines: list[str]) -> str | None:
     if match := re.match(r"module '([^']+)' has no attribute '([^']+)'", leaf):
         module, name = match.groups()
-        near = did_you_mean(name, _members(module))
+        near = hidden(module) or did_you_mean(name, _members(module))
         return f"{where}: there is no {name!r} in {module}{near}"
+    if match := re.match(r"cannot import name '([^']+)' from '([^']+)'", leaf):
+        name, module = match.groups()
+        return f"{where}: cannot import {name!r} from {module}{hidden(module)}"
     if match := re.match(r"Unexpected import path format: (.+\.ya?ml)$", leaf):
         return (
             f"{where} names the file {match[1]!r}, which cannot be read; a path in a configuration "
@@ -231,8 +235,11 @@ def _unknown_class(leaf: str, where: str, class_path: str | None, lines: list[st
         if class_path and within and _import(class_path) is None:
             return (
                 f"{where}: {class_path} cannot be imported, because its file imports "
-                f"{match[1]!r}, which is not there: check the spelling, or install it"
+                f"{match[1]!r}, which is not there"
+                f"{hidden(match[1]) or ': check the spelling, or install it'}"
             )
+        if hides := hidden(match[1]):
+            return f"{where}: there is no module {match[1]!r}{hides}"
         return (
             f"{where}: there is no module {match[1]!r}; a class is named as folder.file.Class, for "
             "example lightning_modules.regression.Regression, and your own are found in the "
@@ -251,8 +258,38 @@ def _unknown_class(leaf: str, where: str, class_path: str | None, lines: list[st
             f"it as {where}.class_path, or an experiment with --config configs/experiment/NAME.yaml"
         )
     if match := re.search(r"does not correspond to a subclass of (\S+)", leaf):
-        return f"{where} is {_given(lines)}, which is no {match[1]}"
+        given = class_path or _given(lines)
+        return f"{where} is {_given(lines)}, which is no {match[1]}{hidden(given)}"
     return None
+
+
+def hidden(module: str) -> str:
+    """Say which module is imported instead of the user's file of the same name, if one is.
+
+    The working directory comes last in the search for modules, so that it can never replace a
+    module that Enlarger needs.
+
+    Args:
+        module: The module, or the path of a class in it.
+
+    Returns:
+        Half a sentence that names both files, or nothing.
+    """
+    first = module.partition(".")[0]
+    folder = Path.cwd()
+    own = next((p for p in (folder / f"{first}.py", folder / first) if p.exists()), None)
+    if own is None or not first.isidentifier():
+        return ""
+    try:
+        spec = importlib.util.find_spec(first)
+    except (ImportError, ValueError):
+        return ""
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    origin = spec.origin if spec and spec.has_location else None
+    if spec is None or own in map(Path, [*places, *([origin] if origin else [])]):
+        return ""
+    other = origin or (places[0] if places else "a module that is built into Python")
+    return f": {other} is imported first and hides {own}; give {own.name} another name"
 
 
 def _empty(leaf: str, where: str, lines: list[str]) -> str | None:
@@ -324,7 +361,8 @@ def _wrong_value(leaf: str, where: str, lines: list[str]) -> str | None:
     value = value.partition(". Got value: Namespace(")[0]
     if value == "None":
         return f"{where} is null; expected {_types(tried)}: leave it out, or give a value"
-    return f"{where} is {value}; expected {_types(tried)}"
+    named = hidden(value) if re.fullmatch(r"\w+(\.\w+)+", value) else ""
+    return f"{where} is {value}; expected {_types(tried)}{named}"
 
 
 def _types(tried: str) -> str:

@@ -5,19 +5,26 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import pathlib
+import types
+import typing
 from collections.abc import Iterator
-from pathlib import Path as Text
 from typing import Any, NoReturn
 
-from jsonargparse import Namespace
-from jsonargparse._paths import Path
+import yaml
+from jsonargparse import Namespace, Path
 from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch.cli import LightningArgumentParser
 
 from commands.errors import NO_FILE, ConfigurationError, readable
-from degradations.yaml_loader import strict_loader
+from degradations.yaml_loader import (
+    NO_CONFIGURATION,
+    is_configuration,
+    open_configurations_alone,
+    strict_loader,
+)
+from files import paths
 
-CONFIGURATION = (".yaml", ".yml", ".json")  # how its files end
 MOST_SEED = 2**32 - 1  # that NumPy takes
 MOST_LISTED = 12  # classes named in the help of one argument
 # What is set in one place, by target; nothing else is linked.
@@ -66,7 +73,7 @@ def _replace_by_files() -> None:
     def call(self: ActionTypeHint, *args: Any, **kwargs: Any) -> Any:
         if len(args) == 4:  # parser, namespace, value, option
             _, config, value, option = args
-            named = isinstance(value, str) and value.endswith(CONFIGURATION)
+            named = isinstance(value, str) and value.endswith(paths.CONFIGURATIONS)
             if named and option in self.option_strings and self.dest in config:
                 del config[self.dest]
         return whole(self, *args, **kwargs)  # type: ignore[no-untyped-call]
@@ -75,19 +82,17 @@ def _replace_by_files() -> None:
 
 
 def _name_what_is_no_text() -> None:
-    # Some editors write other encodings; the library does not say of which file it cannot read. It
-    # looks into any file that a value names, such as a picture, too. And it reads in the encoding
-    # of the machine, by which a sound file would be no text where that is another one.
+    # Some editors write other encodings; the library does not say of which file it cannot read. And
+    # it reads in the encoding of the machine, by which a sound file would be no text where that is
+    # another one.
     whole = Path.read_text
 
     def read_text(self: Path) -> str:
         try:
             if os.path.isfile(self.absolute):  # no address, and not what is typed
-                return Text(self.absolute).read_text(encoding="utf-8")
+                return paths.read_text(self.absolute)
             text: str = whole(self)
         except UnicodeDecodeError as error:
-            if not str(self).endswith(CONFIGURATION):
-                raise
             raise ConfigurationError(
                 f"{self} is no text in UTF-8: let your editor save it in that encoding"
             ) from error
@@ -96,9 +101,141 @@ def _name_what_is_no_text() -> None:
     Path.read_text = read_text  # type: ignore[method-assign]
 
 
+class Typed(str):
+    """Text from the command line that has to reach the argument it is for as it was typed.
+
+    The library reads text as YAML before it looks for the argument of a nested class, but no
+    subclass of ``str``.
+    """
+
+    __slots__ = ()
+
+
+def _take_text_as_it_is() -> None:
+    # The library reads each value that is typed as YAML, whatever it is for: a folder `#2` would be
+    # a comment, `- dash` a list, `Trip: Rome.png` a mapping. And it imports `a` for an image a.png.
+    whole, made = ActionTypeHint.__call__, ActionTypeHint.instantiate_classes
+
+    def instantiate_classes(self: ActionTypeHint, value: Any) -> Any:
+        text = isinstance(value, str) and _is_final(self, value)
+        return value if text else made(self, value)  # type: ignore[no-untyped-call]
+
+    def call(self: ActionTypeHint, *args: Any, **kwargs: Any) -> Any:
+        if len(args) != 4 or not isinstance(args[0], Parser) or not isinstance(args[2], str):
+            return whole(self, *args, **kwargs)  # type: ignore[no-untyped-call]
+        parser, config, value, option = args
+        if option in self.option_strings:
+            _refuse_file(self, value)
+            names = _names(self, value)
+            if names is not None or _is_text(self, value):
+                config.update(str(value) if names is None else names, self.dest)
+                return None
+        if _reaches_in(self, option, value):
+            whole(self, parser, config, Typed(value), option, **kwargs)  # type: ignore[no-untyped-call]
+            config.update(_plain(config[self.dest]), self.dest)
+            return None
+        return whole(self, *args, **kwargs)  # type: ignore[no-untyped-call]
+
+    ActionTypeHint.__call__ = call  # type: ignore[method-assign]
+    ActionTypeHint.instantiate_classes = instantiate_classes  # type: ignore[method-assign]
+
+
+def _refuse_file(action: ActionTypeHint, value: str) -> None:
+    # For a class, `a.jpg` would be the class `jpg` of a module `a`, which would be imported.
+    of_class = ActionTypeHint.is_subclass_typehint(action._typehint, all_subtypes=False)
+    other = os.path.isfile(value) and not is_configuration(value)
+    if of_class and other and not _takes_text(action._typehint):
+        raise TypeError(f'Parser key "{action.dest}": {value!r} {NO_CONFIGURATION}')
+
+
+def _reaches_in(action: ActionTypeHint, option: str, value: str) -> bool:
+    # Whether an argument further in is to decide what the value means; or a list it is added to.
+    name = next((o for o in action.option_strings if option.startswith(f"{o}.")), None)
+    if name is None:
+        return option.endswith("+") and _is_text(action, value)
+    if ActionTypeHint.is_mapping_typehint(action._typehint):
+        return "." in option[len(name) + 1 :] or _is_no_yaml(value)
+    return True
+
+
+def _names(action: ActionTypeHint, value: str) -> list[str] | None:
+    # The items of a list of text, `[2024, a.png]`, as they are typed; None for anything else.
+    kinds = typing.get_args(action._typehint) or (action._typehint,)
+    if list[str] not in (action._typehint, *kinds) or os.path.lexists(value):
+        return None
+    stripped = value.strip()
+    if stripped[:1] + stripped[-1:] != "[]":
+        return None
+    try:
+        names: list[Any] = yaml.load(stripped, yaml.BaseLoader)
+    except yaml.YAMLError:
+        return None
+    return names if all(isinstance(name, str) for name in names) else None
+
+
+def _is_text(action: ActionTypeHint, value: str) -> bool:
+    # Whether what is typed for an argument is the text itself, and neither YAML nor a class.
+    return _takes_text(action._typehint) and _is_no_yaml(value)
+
+
+def _is_final(action: ActionTypeHint, value: str) -> bool:
+    # Whether text of a file, which was read as YAML, is not to be read as YAML once more ("null" in
+    # quotes would be null), and not tried as the path of a class.
+    if not _takes_text(action._typehint) or is_configuration(value):
+        return False
+    means = _meaning(value)
+    there = _is_path(value)
+    return there if isinstance(means, str) else not isinstance(means, bool | int | float)
+
+
+def _is_no_yaml(value: str) -> bool:
+    if is_configuration(value):
+        return False
+    there = _is_path(value)
+    means = _meaning(value)
+    if isinstance(means, bool | int | float) or (isinstance(means, str) and not there):
+        return False  # the type of the argument decides
+    stripped = value.strip()
+    inline = stripped[:1] + stripped[-1:] in ("[]", "{}") or stripped.startswith("class_path:")
+    return there or not (inline or stripped == "null")
+
+
+def _is_path(value: str) -> bool:
+    # An image, too, if it is missing: no class has such a name.
+    return os.path.lexists(value) or paths.is_image(pathlib.PurePath(value))
+
+
+def _meaning(value: str) -> Any:
+    try:
+        return yaml.load(str(value), strict_loader())  # in C, it takes no subclass of str
+    except yaml.YAMLError:
+        return None
+
+
+def _takes_text(hint: Any) -> bool:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(map(_takes_text, typing.get_args(hint)))
+    return hint is str
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Typed):
+        return str(value)
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, Namespace):
+        for key, part in vars(value).items():
+            value[key] = _plain(part)
+    return value
+
+
 _shorten_help()
 _replace_by_files()
+_take_text_as_it_is()
 _name_what_is_no_text()
+open_configurations_alone()
 strict_loader()
 
 
@@ -134,6 +271,21 @@ class Parser(LightningArgumentParser):
             set_to = isinstance(action, ActionTypeHint) and action.default is not None
             if set_to and not action.required and namespace.get(key, "absent") is None:
                 self._check_value_key(action, None, key, namespace)
+
+    def _check_value_key(self, action: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(action, ActionTypeHint) and isinstance(value, str):
+            typed = isinstance(value, Typed)  # and has reached the argument that it is for
+            names = _names(action, value) if typed else None
+            if names is not None:
+                return names
+            if (_is_text if typed else _is_final)(action, value):
+                if not kwargs.get("append"):
+                    return str(value)
+                whole = super()._check_value_key(action, Typed(value), *args, **kwargs)
+                return _plain(whole)
+            value = str(value)
+            _refuse_file(action, value)
+        return super()._check_value_key(action, value, *args, **kwargs)
 
     def _load_config_parser_mode(
         self, content: str, path: Any = "", *args: Any, **kwargs: Any

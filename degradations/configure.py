@@ -17,7 +17,10 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from degradations.base import Degradation
-from degradations.yaml_loader import strict_loader
+from degradations.yaml_loader import NO_CONFIGURATION, open_configurations_alone, strict_loader
+from files.paths import CONFIGURATIONS, read_text
+
+open_configurations_alone()
 
 # Lines of a parser's message that are about its own workings.
 _NO_COMPLAINT = re.compile(
@@ -97,7 +100,9 @@ def _own_part(path: Path) -> Any:
 
 def _mapping(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), strict_loader())
+        if not path.name.lower().endswith(CONFIGURATIONS):
+            raise ValueError(f"{path} {NO_CONFIGURATION}")
+        content = yaml.load(read_text(path), strict_loader())
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except yaml.constructor.ConstructorError as error:  # it is YAML, but not what we take

@@ -2,11 +2,49 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from typing import Any
 
 import yaml
+from jsonargparse import Path
 from jsonargparse._loaders_dumpers import get_yaml_default_loader
+from jsonargparse._paths import PathError
+
+from files.paths import CONFIGURATIONS
+
+NO_CONFIGURATION = "is no configuration: the name of its file must end in .yaml, .yml or .json"
+
+
+def is_configuration(path: str) -> bool:
+    """Return whether a value names a file that is opened as configuration: a regular one, by name.
+
+    Args:
+        path: The value; a leading ``~`` is the home directory.
+    """
+    return path.lower().endswith(CONFIGURATIONS) and os.path.isfile(os.path.expanduser(path))
+
+
+@cache
+def open_configurations_alone() -> None:
+    """From now on, the parser opens no other file as configuration.
+
+    The library opens any existing file that a value names and takes its text for configuration,
+    also an image: what is written in there would be instantiated.
+    """
+    whole = Path.__init__
+
+    def __init__(self: Path, path: Any, mode: str = "fr", *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        # Types of paths are subclasses; other modes are not opened as configuration.
+        opened = type(self) is Path and isinstance(path, str | os.PathLike) and {*"fr"} <= {*mode}
+        name = os.fspath(path) if opened and not isinstance(path, Path) else None
+        if name is not None and not name.lower().endswith(CONFIGURATIONS):
+            raise PathError(f"{name!r} {NO_CONFIGURATION}")
+        whole(self, path, mode, *args, **kwargs)
+        if name is not None and not self.is_fsspec and not os.path.isfile(self.absolute):  # a pipe
+            raise PathError(f"{name!r} is not a regular file")
+
+    Path.__init__ = __init__  # type: ignore[method-assign]
 
 
 @cache

@@ -16,7 +16,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def walk(root: str | os.PathLike[str]) -> Iterator[tuple[Path, list[str], list[s
         yield Path(folder), below, sorted(names)
 
 
-def is_image(path: Path) -> bool:
+def is_image(path: PurePath) -> bool:
     """Return whether a name is that of an image; hidden files (``._1.jpg`` of a Mac) are none."""
     return path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith(".")
 

@@ -1,0 +1,305 @@
+"""A path that is typed is that path, and no file but .yaml, .yml and .json is configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from callbacks.predictions import NAME
+from degradations.configure import degradation_of
+from tests.commands.test_predict import PREDICT, smooth
+
+Refusal = Callable[..., str]
+Enlarger = Callable[..., None]
+
+SHARDS = """class_path: datamodules.shards.Shards
+init_args: {urls: "pipe:touch RAN; cat /dev/null", allow_pipes: true, retries: 0, deadline: 3}
+"""
+FOLDER = "class_path: datamodules.folder.Folder\ninit_args: {root: other}\n"
+ODD = ("#2", "- dash", "Trip: Rome", "1e3", "[hd]", "{a}", "*x", "&a", "yes", "~x", "$5", "a: b\nc")
+
+
+@pytest.fixture
+def other(tiny: Path) -> Path:
+    """A working directory with another folder of images, that nothing should look into."""
+    (tiny / "other").mkdir()
+    smooth().save(tiny / "other" / "z.png")
+    return tiny
+
+
+def outputs(folder: str | Path = "runs/tiny/predict") -> list[str]:
+    found = (path for path in Path(folder).rglob("*") if path.is_file() and path.name != NAME)
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+# ---------------------------------------------------------------------------------- configuration
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "list.txt", "noending", "a.yaml.png"])
+@pytest.mark.parametrize(
+    "text", [SHARDS, FOLDER, "[other]", "other", "", "version https://git-lfs"]
+)
+def test_the_text_of_an_image_is_no_configuration(
+    other: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, name: str, text: str
+) -> None:
+    (other / name).write_text(text)
+    enlarger(*PREDICT, "--data.init_args.predict", name)
+    assert outputs() == []
+    assert not Path("RAN").exists()
+    assert f"unusable, left out: {name}: " in caplog.text
+
+
+@pytest.mark.parametrize("given", ["a.jpg", "[a.jpg]", '["a.jpg"]'])
+def test_nor_is_that_of_one_which_a_file_or_a_list_names(
+    other: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, given: str
+) -> None:
+    (other / "a.jpg").write_text(SHARDS)
+    more = other / "more.yaml"
+    more.write_text(f"data: {{init_args: {{predict: {given}}}}}\n")
+    enlarger(*PREDICT, "--config", more)
+    enlarger(*PREDICT, "--data.init_args.predict", given, "--run.name", "typed")
+    assert outputs() == outputs("runs/typed/predict") == []
+    assert not Path("RAN").exists()
+    assert caplog.text.count("unusable, left out: a.jpg") == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--config", "a.jpg"),
+        ("--config=-",),
+        ("--data.init_args.train", "a.jpg"),
+        ("--data.init_args.val", "{x: a.jpg}"),
+        ("--model", "a.jpg"),
+        ("--trainer.callbacks", "a.jpg"),
+        ("--trainer.callbacks", "[a.jpg]"),
+        ("--degradation", "a.jpg"),
+        ("--trainer", "a.jpg"),
+    ],
+)
+def test_no_argument_takes_an_image_for_configuration(
+    other: Path, refusal: Refusal, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    (other / "a.jpg").write_text(SHARDS)
+    refusal("fit", "--config", "tiny.yaml", *arguments)
+    assert not Path("RAN").exists()
+
+
+def test_the_ending_is_in_the_message(other: Path, refusal: Refusal) -> None:
+    (other / "a.jpg").write_text(FOLDER)
+    for key in ("config", "model", "data.init_args.train"):
+        sentence = refusal("fit", "--config", "tiny.yaml", f"--{key}", "a.jpg")
+        assert f"{key}" in sentence
+        assert "'a.jpg' is no configuration: the name of its file must end in .yaml" in sentence
+    with pytest.raises(ValueError, match=r"a\.jpg is no configuration"):
+        degradation_of([other / "a.jpg"], 2)
+
+
+def test_a_module_of_an_image_s_name_is_not_imported(other: Path, enlarger: Enlarger) -> None:
+    (other / "a.py").write_text("open('RAN', 'w')")
+    smooth().save(other / "a.png")
+    enlarger(*PREDICT, "--data.init_args.predict", "a.png")
+    assert outputs() == ["a.png"]
+    assert not Path("RAN").exists()
+
+
+def test_a_named_pipe_is_no_configuration(other: Path, refusal: Refusal) -> None:
+    os.mkfifo("x.yaml")
+    assert "'x.yaml' is not a regular file" in refusal(*PREDICT, "--config", "x.yaml")
+
+
+def test_the_name_of_a_shard_is_no_command(other: Path, refusal: Refusal) -> None:
+    (other / "pipe:touch RAN;.tar").write_bytes(b"")
+    source = ("--data.init_args.train", "datamodules.shards.Shards")
+    for urls in ("*.tar", "pipe:touch RAN;.tar"):
+        refusal("fit", "--config", "tiny.yaml", *source, f"--data.init_args.train.urls={urls}")
+        assert not Path("RAN").exists()
+
+
+# ------------------------------------------------------------------------------------------ paths
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_folder_of_any_name_is_read_and_written(
+    other: Path, enlarger: Enlarger, name: str
+) -> None:
+    Path(name).mkdir()
+    smooth().save(Path(name, "a.png"))
+    enlarger(*PREDICT, f"--data.init_args.predict={name}", f"--writer.folder=out/{name}")
+    assert outputs(f"out/{name}") == ["a.png"]
+    enlarger(*PREDICT, f"--data.predict={name}/a.png", f"--writer.folder={name}/out")
+    assert outputs(f"{name}/out") == ["a.png"]
+
+
+@pytest.mark.parametrize("name", [*ODD[:-1], "Null", "cost$", "trail "])
+def test_a_folder_of_any_name_is_made(other: Path, enlarger: Enlarger, name: str) -> None:
+    enlarger(*PREDICT, "--data.init_args.predict", "other", f"--writer.folder={name}")
+    assert outputs(name) == ["z.png"]
+    assert not Path("runs/tiny/predict").exists()
+
+
+def test_null_and_the_home_directory(
+    other: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = (*PREDICT, "--data.init_args.predict", "other", "--writer.folder")
+    monkeypatch.setenv("HOME", str(other / "me"))
+    enlarger(*given, "~")
+    assert outputs("me") == ["z.png"]
+    enlarger(*given, "null")
+    assert outputs() == ["z.png"]
+    Path("null").mkdir()
+    enlarger(*given, "null")
+    assert outputs("null") == ["z.png"]
+
+
+@pytest.mark.parametrize("name", ["#2", "- dash", "Trip: Rome", "[hd]", "null", "2024"])
+def test_sources_and_runs_of_any_name(other: Path, enlarger: Enlarger, name: str) -> None:
+    Path(name).mkdir()
+    for number in range(4):
+        smooth((48, 40)).save(Path(name, f"{number}.png"))
+    source = "datamodules.folder.Folder"
+    arguments = ("--data.init_args.train", source, f"--data.init_args.train.root={name}")
+    short = ("--trainer.max_steps", 1, "--trainer.limit_val_batches", 0)
+    enlarger("fit", "--config", "tiny.yaml", *arguments, *short, f"--run.root={name}/runs")
+    assert list(Path(name, "runs/tiny/checkpoints").glob("step-*.ckpt"))
+    weights = f"--model.init_args.weights={name}/runs/tiny"
+    enlarger("test", "--config", "tiny.yaml", weights, f"--run.name={name}")
+    assert Path("runs", name, "results.json").is_file()
+
+
+def test_lists_of_any_names(other: Path, enlarger: Enlarger) -> None:
+    for name in ("#2", "2024", "1e3"):
+        Path(name).mkdir()
+        smooth().save(Path(name, f"{name}.png"))
+    enlarger(*PREDICT, "--data.init_args.predict", '["#2", 2024, 1e3]')
+    assert outputs() == ["#2.png", "1e3.png", "2024.png"]
+    (other / "more.yaml").write_text('data: {init_args: {predict: "#2"}}\nwriter: {folder: "#3"}\n')
+    enlarger(*PREDICT, "--config", "more.yaml")
+    assert outputs("#3") == ["#2.png"]
+
+
+def test_a_pattern_in_a_folder_with_brackets(other: Path, enlarger: Enlarger) -> None:
+    Path("pats/[hd]").mkdir(parents=True)
+    smooth().save("pats/[hd]/a.png")
+    enlarger(*PREDICT, "--data.init_args.predict", "pats/[hd]/*.png")
+    assert outputs() == ["a.png"]
+
+
+# ------------------------------------------------------------------------------------------ files
+
+
+def test_every_name_of_a_jpeg(
+    other: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path("in").mkdir()
+    for name in ("a.jfif", "b.JPE", "c.jpg", "d.pjpeg"):
+        smooth().save(Path("in", name), "JPEG")
+    for name in ("e.heic", "f.heic", "g.txt"):
+        Path("in", name).touch()
+    enlarger(*PREDICT, "--data.init_args.predict", "in")
+    assert outputs() == ["a.png", "b.png", "c.png", "d.png"]
+    assert "in: left out 2 .heic, 1 .txt: not images by their names" in caplog.text
+
+
+@pytest.mark.parametrize("given", ["in", "in/*.png", "in/pipe.png", "[in/pipe.png, in/a.png]"])
+def test_what_is_no_file_is_said_at_once(
+    other: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, given: str
+) -> None:
+    Path("in").mkdir()
+    os.mkfifo("in/pipe.png")
+    smooth().save("in/a.png")
+    Path("in/zero.png").symlink_to("/dev/zero")
+    Path("in/broken.png").symlink_to("nowhere")
+    enlarger(*PREDICT, "--data.init_args.predict", given)
+    assert "in/pipe.png: a named pipe, not a file" in caplog.text
+    assert outputs() == ([] if given == "in/pipe.png" else ["a.png"])
+    if given in ("in", "in/*.png"):
+        assert "in/zero.png: a device, not a file" in caplog.text
+        assert "in/broken.png: No such file or directory" in caplog.text
+
+
+@pytest.mark.parametrize("key", ["train", "val", "test", "hr"])
+def test_nor_is_it_waited_for_in_training(other: Path, refusal: Refusal, key: str) -> None:
+    for part in ("x", "y"):
+        Path(part).mkdir()
+        for number in range(4):
+            os.mkfifo(f"{part}/{number}-pipe.png")
+    source = "class_path: datamodules.folder.Folder, init_args: {root: x}"
+    if key == "hr":
+        key, source = "test", "class_path: datamodules.paired.Paired, init_args: {hr: x, lr: y}"
+    value = f"{{{source}}}" if key == "train" else f"{{it: {{{source}}}}}"
+    command = "fit" if key in ("train", "val") else "test"
+    model = () if command == "fit" else ("--model", "lightning_modules.bicubic.Bicubic")
+    sentence = refusal(command, "--config", "tiny.yaml", *model, f"--data.init_args.{key}", value)
+    assert "pipe.png: a named pipe, not a file" in sentence
+
+
+@pytest.mark.parametrize("given", ["in", "in/**/*.png"])
+def test_a_folder_that_cannot_be_listed(
+    other: Path, refusal: Refusal, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    Path("in/closed").mkdir(parents=True)
+    smooth().save("in/a.png")
+    whole = os.scandir
+
+    def scandir(path: str = ".") -> object:
+        if os.path.basename(path) == "closed":
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return whole(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    sentence = refusal(*PREDICT, "--data.init_args.predict", given)
+    assert "the folder 'in/closed' cannot be listed (Permission denied)" in sentence
+
+
+def test_a_format_that_runs_a_program_is_not_opened(tmp_path: Path) -> None:
+    from degradations.pictures import read_picture
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="cannot be read as a picture"):
+        read_picture(tmp_path / "a.png")
+
+
+# ---------------------------------------------------------------------------------------- modules
+
+PLUGIN = "from lightning_modules.bicubic import Bicubic\n\n\nclass Mine(Bicubic):\n    pass\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "given", "hides"),
+    [
+        ("queue.py", "queue.Mine", "queue.py"),
+        ("yaml.py", "yaml.Mine", "yaml/__init__.py"),
+        ("files/mine.py", "files.mine.Mine", "files/__init__.py"),
+        ("time.py", "time.Mine", "a module that is built into Python"),
+        ("queue.py", "queue.Queue", "queue.py"),
+    ],
+)
+def test_a_plugin_that_another_module_hides(
+    tiny: Path,
+    refusal: Refusal,
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
+    given: str,
+    hides: str,
+) -> None:
+    Path(file).parent.mkdir(exist_ok=True)
+    Path(file).write_text(PLUGIN)
+    own = tiny / file.split("/")[0]
+    sentence = refusal(*PREDICT, "--model", given)
+    assert f"{hides} is imported first and hides {own}; give {own.name} another name" in sentence
+    sentence = refusal(*PREDICT, "--trainer.callbacks", given)
+    assert f"hides {own}" in sentence
+
+
+def test_a_plugin_whose_import_another_module_hides(tiny: Path, refusal: Refusal) -> None:
+    Path("calendar.py").write_text("def helper(): pass\n")
+    Path("own_plugin_of_a_test.py").write_text(f"from calendar import helper\n{PLUGIN}")
+    sentence = refusal(*PREDICT, "--model", "own_plugin_of_a_test.Mine")
+    assert "cannot import 'helper' from calendar: " in sentence
+    assert f"hides {tiny / 'calendar.py'}" in sentence

@@ -1,0 +1,72 @@
+"""Nothing but `files/` expands, searches or opens a user's path by itself."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.conftest import REPO
+
+ROOMS = ("callbacks", "commands", "datamodules", "degradations", "lightning_modules")
+CALLS = {"expandvars", "expanduser", "walk", "glob", "iglob", "rglob", "scandir"}
+# Calls that are no expansion or search of a path that a user wrote, with the reason.
+ALLOWED = {
+    ("callbacks/image_file.py", "glob"): "own temporary files beside an output",
+    ("callbacks/reference.py", "expanduser"): "the cache's constant path",
+    ("callbacks/weights.py", "glob"): "the cache of Hugging Face, whose place it says itself",
+    ("commands/checkpoint_files.py", "glob"): "own temporary files of a run",
+    ("commands/doctor_training.py", "rglob"): "a temporary folder of its own",
+    ("commands/errors.py", "glob"): "a suggestion in a message",
+    ("commands/export.py", "rglob"): "the folder that it has just written",
+    ("commands/preflight.py", "rglob"): "Enlarger's own code",
+    ("commands/weights.py", "glob"): "one file's name in an exported folder, a fixed pattern",
+    ("datamodules/benchmark.py", "glob"): "a suggestion in a message",
+    ("datamodules/cache.py", "glob"): "own locks in the cache",
+    ("datamodules/cache.py", "scandir"): "own files in the cache",
+    ("datamodules/pack_inputs.py", "glob"): "a suggestion in a message",
+    ("datamodules/remote.py", "glob"): "a remote system's, not a path",
+    ("datamodules/shard_table.py", "glob"): "own files in the cache",
+    ("datamodules/shard_writer.py", "glob"): "own files, a fixed pattern",
+    ("degradations/freeze.py", "glob"): "own files of an earlier call",
+    ("degradations/yaml_loader.py", "expanduser"): "as the parser expands a configuration's path",
+}
+# Of what reads a user's images, lists and recipes, nothing opens a path but through `files/`.
+READERS = (
+    *("datamodules/decode.py", "datamodules/prompts.py", "datamodules/triplets.py"),
+    *("datamodules/pack_inputs.py", "datamodules/paths.py", "datamodules/pairs.py"),
+    *("degradations/pictures.py", "degradations/blur.py", "degradations/configure.py"),
+    *("lightning_modules/folder_outputs.py", "datamodules/folder.py", "datamodules/clips.py"),
+)
+OPENS = {"open", "read_bytes", "read_text", "load"}
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            yield name, node
+
+
+def test_nothing_else_expands_or_searches_a_path() -> None:
+    found = {
+        (path.relative_to(REPO).as_posix(), name)
+        for room in ROOMS
+        for path in (REPO / room).rglob("*.py")
+        for name, node in calls(path)
+        if name in CALLS and (name != "walk" or ast.unparse(node).startswith("os."))
+    }
+    assert found - ALLOWED.keys() == set(), "use files.paths instead"
+    assert ALLOWED.keys() - found == set(), "no longer there"
+
+
+def test_readers_of_images_and_lists_open_through_it() -> None:
+    for name in READERS:
+        for called, node in calls(REPO / name):
+            text = ast.unparse(node)
+            if called not in OPENS or text.startswith(("yaml.load", "json.load")):
+                continue
+            own = called in ("read_bytes", "read_text") and isinstance(node.func, ast.Name)
+            memory = text.startswith(("Image.open(io.BytesIO(", "np.load(io.BytesIO("))
+            opened = text.startswith(("Image.open(file, formats", "np.load(file"))
+            assert own or memory or opened, f"{name}: {text}"

@@ -1,0 +1,200 @@
+"""A path is a path: what exists as written is taken as written, and only files are opened."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from files.paths import (
+    existing_part,
+    expand_path,
+    fixed_part,
+    glob_paths,
+    list_images,
+    open_regular,
+    read_text,
+    walk,
+)
+
+ODD = [
+    *("#2", "- dash", "Trip: Rome.png", "null", "~", "~x", "1e3", "[hd]", "{a}", "*x", "&a", "yes"),
+    *("$SET", "cost$", "$5", "${", "a\nb", " lead", "trail ", "\N{GRINNING FACE}", "%41", "-x"),
+    os.fsdecode(b"\xff\xfe"),
+]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SET", "elsewhere")
+    monkeypatch.setenv("HOME", "/home/me")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_exists_as_written_is_taken_as_written(here: Path, name: str) -> None:
+    Path(name).mkdir()
+    assert expand_path(name, "x") == name
+    assert expand_path(f"{name}/new", "x") == f"{name}/new"
+    assert expand_path(str(here / name), "x") == str(here / name)
+    (here / name / "a.png").touch()
+    assert glob_paths(f"{name}/*.png") == [f"{name}/a.png"]
+    assert glob_paths(f"{here}/{name}/**/*.png") == [f"{here}/{name}/a.png"]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("$SET/a", "elsewhere/a"),
+        ("${SET}/a", "elsewhere/a"),
+        ("here/$SET/a", "here/elsewhere/a"),
+        ("~/a", "/home/me/a"),
+        ("~", "/home/me"),
+        ("~nobody-of-this-name/a", "~nobody-of-this-name/a"),
+        ("here/~/a", "here/~/a"),
+        ("cost$", "cost$"),
+        ("a $5 bill", "a $5 bill"),
+        ("$(echo)", "$(echo)"),
+        ("[new]/*.png", "[new]/*.png"),
+    ],
+)
+def test_only_the_rest_is_expanded(here: Path, path: str, expected: str) -> None:
+    Path("here").mkdir()
+    assert expand_path(path, "x") == expected
+
+
+def test_a_variable_that_is_not_set(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SET")
+    with pytest.raises(ValueError, match=r"x is 'a/\$SET/b', but .* SET is not set"):
+        expand_path("a/$SET/b", "x")
+    Path("a", "$SET").mkdir(parents=True)
+    assert expand_path("a/$SET/b", "x") == "a/$SET/b"
+    with pytest.raises(ValueError, match="x is empty"):
+        expand_path(" ", "x")
+
+
+def test_the_existing_part(here: Path) -> None:
+    Path("a", "{b}").mkdir(parents=True)
+    assert existing_part("a/{b}/{0..3}.tar") == ("a/{b}", "{0..3}.tar")
+    assert existing_part("a") == ("a", "")
+    assert existing_part("b/c") == ("", "b/c")
+    assert existing_part("{b}/c", "a") == ("{b}", "c")
+
+
+class TestPatterns:
+    def test_wildcards(self, here: Path) -> None:
+        for name in ("p/[hd]/a.png", "p/h/b.png", "p/h/.c.png", "p/.x/d.png", "p/h/i/e.png"):
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).touch()
+        assert glob_paths("p/[hd]/*.png") == ["p/[hd]/a.png"]
+        assert glob_paths("p/[h]/*.png") == ["p/h/b.png"]
+        assert glob_paths("*/[hd]/*.png") == ["p/[hd]/a.png"]
+        assert glob_paths("p/**/*.png") == ["p/[hd]/a.png", "p/h/b.png", "p/h/i/e.png"]
+        assert glob_paths("p/.x/*") == ["p/.x/d.png"]
+        assert glob_paths("p/h/.*") == ["p/h/.c.png"]
+        assert glob_paths("h/?.png", "p") == ["h/b.png"]
+        assert glob_paths("p/h/i/../*.png") == ["p/h/i/../b.png"]
+        assert glob_paths("none/*.png") == []
+        assert glob_paths("p/h/**") == ["p/h/b.png", "p/h/i", "p/h/i/e.png"]
+        assert fixed_part("p/[hd]/*.png") == Path("p/[hd]")
+        assert fixed_part("p/[xy]/*.png") == Path("p")
+
+    def test_a_loop_of_links_ends(self, here: Path) -> None:
+        Path("p").mkdir()
+        Path("p/a.png").touch()
+        Path("p/loop").symlink_to("../p")
+        assert glob_paths("p/**/*.png") == ["p/a.png"]
+
+
+@pytest.fixture
+def closed(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that cannot be listed, not even by root."""
+    folder = here / "set" / "closed"
+    folder.mkdir(parents=True)
+    (here / "set" / "a.png").touch()
+    for name in ("scandir", "listdir"):
+        whole = getattr(os, name)
+
+        def refused(path: str = ".", whole: Callable[[str], object] = whole) -> object:
+            if os.path.abspath(path) == str(folder):
+                raise PermissionError(13, "Permission denied", os.fspath(path))
+            return whole(path)
+
+        monkeypatch.setattr(os, name, refused)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        lambda: list(walk("set")),
+        lambda: list_images(Path("set")),
+        lambda: glob_paths("set/**/*.png"),
+        lambda: glob_paths("set/*/*.png"),
+        lambda: glob_paths("set/closed/*.png"),
+    ],
+)
+def test_a_folder_that_cannot_be_listed_is_named(
+    closed: Path, listed: Callable[[], object]
+) -> None:
+    with pytest.raises(ValueError, match=r"'.*set/closed' cannot be listed \(Permission denied\)"):
+        listed()
+
+
+def test_a_hidden_folder_need_not_be_listed(closed: Path) -> None:
+    closed.rename(closed.with_name(".closed"))
+    assert list_images(Path("set")) == [Path("set/a.png")]
+
+
+def test_what_is_left_out_is_named_by_its_ending(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in (
+        "a.jfif",
+        "b.JPG",
+        "c.heic",
+        "d.HEIC",
+        "e.txt",
+        "f",
+        ".DS_Store",
+        "x.mpo",
+        "y.tif",
+    ):
+        Path(name).touch()
+    with caplog.at_level(logging.INFO):
+        found = list_images(Path())
+    assert [path.name for path in found] == ["a.jfif", "b.JPG", "x.mpo", "y.tif"]
+    assert "left out 2 .heic, 1 hidden, 1 .txt, 1 without an ending: not images" in caplog.text
+
+
+def special(kind: str, path: Path) -> None:
+    if kind == "named pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        socket.socket(socket.AF_UNIX).bind(str(path))
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "socket", "device", "folder"])
+def test_only_regular_files_are_opened(here: Path, kind: str) -> None:
+    special(kind, Path("x"))
+    with pytest.raises(OSError, match=f"a {kind}, not a file"):
+        open_regular("x")
+
+
+def test_files_are_opened(here: Path) -> None:
+    Path("x").write_bytes("\ufeffä\r\nb".encode())
+    Path("y").symlink_to("x")
+    assert read_text("y") == "ä\nb"
+    Path("loop").symlink_to("loop")
+    for missing in ("none", "loop"):
+        with pytest.raises(OSError, match=r"No such file|Too many levels"):
+            open_regular(missing)
