@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path as Text
 from typing import Any, NoReturn
 
-from jsonargparse import Namespace
+from jsonargparse import ActionConfigFile, Namespace
 from jsonargparse._paths import Path
 from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch.cli import LightningArgumentParser
 
 from commands.errors import NO_FILE, ConfigurationError, readable
+from commands.layers import CONFIGURATION, ConfigFile, replace_typed
+from commands.saved_config import is_mere_default
 from degradations.yaml_loader import strict_loader
 
-CONFIGURATION = (".yaml", ".yml", ".json")  # how its files end
 MOST_SEED = 2**32 - 1  # that NumPy takes
 MOST_LISTED = 12  # classes named in the help of one argument
 # What is set in one place, by target; nothing else is linked.
@@ -69,6 +70,8 @@ def _replace_by_files() -> None:
             named = isinstance(value, str) and value.endswith(CONFIGURATION)
             if named and option in self.option_strings and self.dest in config:
                 del config[self.dest]
+            elif isinstance(option, str):
+                replace_typed(config, option)
         return whole(self, *args, **kwargs)  # type: ignore[no-untyped-call]
 
     ActionTypeHint.__call__ = call  # type: ignore[method-assign]
@@ -115,6 +118,12 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
 
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        """As the library's; a later configuration file replaces by our rule."""
+        if kwargs.get("action") is ActionConfigFile:
+            kwargs["action"] = ConfigFile
+        return super().add_argument(*args, **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a readable error; parsers of nested types keep theirs, which may be caught."""
         if not self.exit_on_error:
@@ -134,6 +143,17 @@ class Parser(LightningArgumentParser):
             set_to = isinstance(action, ActionTypeHint) and action.default is not None
             if set_to and not action.required and namespace.get(key, "absent") is None:
                 self._check_value_key(action, None, key, namespace)
+
+    def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
+        """As the library's, without defaults that no text stands for, such as a device."""
+        namespace = namespace.clone()
+        for action in self._actions:
+            key = action.dest
+            hint = getattr(action, "_typehint", None)
+            if key in namespace and is_mere_default(namespace[key], action.default, hint):
+                namespace.pop(key)
+        text: str = super().dump(namespace, *args, **kwargs)
+        return text
 
     def _load_config_parser_mode(
         self, content: str, path: Any = "", *args: Any, **kwargs: Any
