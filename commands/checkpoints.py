@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
@@ -44,6 +43,7 @@ from commands.checkpoint_files import (
 )
 from commands.directions import settled
 from commands.errors import did_you_mean
+from commands.saved_config import as_yaml
 from commands.signals import Stopped
 from files.owned import remove_file
 
@@ -122,7 +122,7 @@ class Checkpoints(Checkpoint):
             # Only now: every rank has compared its configuration with the one that was there, and
             # the checkpoint was accepted.
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            content = yaml.safe_dump(self.config, sort_keys=False)
+            content = as_yaml(self.config)
             write_atomically(self.folder.parent / "config.yaml", content.encode())
         self._written = read_written(self.folder)
         if self.resumed_from is not None and self.resumed_from.parent == self.folder:

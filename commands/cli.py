@@ -39,6 +39,7 @@ from commands.parser import DESCRIPTIONS, LINKS, Parser, parser_settings
 from commands.precision import telling_of_precision
 from commands.preflight import start_facts
 from commands.run_directory import RunDirectory, RunOptions, experiment_name, run_folder
+from commands.saved_config import as_yaml, differences
 from commands.seeds import evaluate_seeds
 from commands.signals import Stopped
 from commands.start import Start
@@ -165,6 +166,10 @@ class EnlargerCLI(LightningCLI):
         self.run = RunDirectory(run_folder(options.root, options.name))
         if not config.trainer.fast_dev_run:  # which writes nothing
             self.run.check_place(str(self.subcommand))
+        self.fits = self.subcommand in ("fit", *TRIALS)
+        self.config_dump = self._dump() if self.fits else None  # as given: paths not filled in
+        if self._keeps_config() and self.world.is_first and not self.run.config_file.exists():
+            self._check_saved()
         if config.ckpt_path is not None:
             config.ckpt_path = expand_path(config.ckpt_path, "ckpt_path")
         self.company = Company(
@@ -173,11 +178,9 @@ class EnlargerCLI(LightningCLI):
             *(options.heartbeat_seconds, options.lost_after_seconds),
         )
         self.company.signals.saves = self.subcommand == "fit"
-        self.fits = self.subcommand in ("fit", *TRIALS)
         own = weights_are_read(self.run, config, self.fits)
         self._needed = needed_files(config, str(self.subcommand), own)
         self.resumed_from: Path | None = None
-        self.config_dump = self._dump() if self.fits else None
         self._refusal: ConfigurationError | TemporaryError | None = None
         if self.subcommand in ("fit", "check") and not config.trainer.fast_dev_run:
             self._lock()
@@ -211,6 +214,25 @@ class EnlargerCLI(LightningCLI):
         dumped: dict[str, Any] = yaml.safe_load(text)
         dumped.pop("config", None)
         return dumped
+
+    def _check_saved(self) -> None:
+        """Warn if the configuration would be read again as another one than it is."""
+        parser = self._parser(self.subcommand)
+        config = self.config[self.subcommand].clone(with_meta=False)
+        config.run.change = config.run.overwrite = False
+        config.pop("config", None)
+        try:
+            again = parser.parse_string(as_yaml(self.config_dump)).clone(with_meta=False)
+            again.pop("config", None)
+            found = list(differences(config, again))
+        except ConfigurationError as error:
+            found = [str(error)]
+        if found:
+            log.warning(
+                "%s will not start this run again as it is: %s. Write what YAML can hold, such as "
+                "text, numbers and classes by their paths",
+                *(self.run.config_file, "; ".join(found)),
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """The trainer, with the run's directory, logger and closing callbacks."""

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 
 from commands.errors import ConfigurationError
@@ -24,6 +23,7 @@ from commands.export_diffusers import backbones, write_backbones
 from commands.export_hub import check_hub, push
 from commands.export_onnx import check_one_pass, write_onnx
 from commands.export_tensors import exported_tensors, write_tensors
+from commands.saved_config import as_yaml
 from commands.weights import EXPORT
 from files.owned import foreign, remove_folder, whole_folder
 from files.paths import expand_path
@@ -183,9 +183,7 @@ def _write(model: ImageModel, options: ExportOptions, origin: Origin, folder: Pa
         lines += write_backbones(model, folder)
     if options.onnx:
         lines.append(write_onnx(model, folder / ONNX, about))
-    (folder / CONFIG).write_text(
-        yaml.safe_dump(_config(model, origin), sort_keys=False), encoding="utf-8"
-    )
+    (folder / CONFIG).write_text(as_yaml(_config(model, origin)), encoding="utf-8")
     (folder / CARD).write_text(
         card(model, about, origin.run, sorted(folder.iterdir())), encoding="utf-8"
     )

@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import Namespace, Path
+from jsonargparse import ActionConfigFile, Namespace, Path
 from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch.cli import LightningArgumentParser
 
 from commands.errors import NO_FILE, ConfigurationError, readable
+from commands.layers import ConfigFile, replace_typed
+from commands.saved_config import is_mere_default
 from degradations.yaml_loader import (
     NO_CONFIGURATION,
     is_configuration,
@@ -76,6 +78,8 @@ def _replace_by_files() -> None:
             named = isinstance(value, str) and value.endswith(paths.CONFIGURATIONS)
             if named and option in self.option_strings and self.dest in config:
                 del config[self.dest]
+            elif isinstance(option, str):
+                replace_typed(config, option)
         return whole(self, *args, **kwargs)  # type: ignore[no-untyped-call]
 
     ActionTypeHint.__call__ = call  # type: ignore[method-assign]
@@ -252,6 +256,12 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
 
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        """As the library's; a later configuration file replaces by our rule."""
+        if kwargs.get("action") is ActionConfigFile:
+            kwargs["action"] = ConfigFile
+        return super().add_argument(*args, **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a readable error; parsers of nested types keep theirs, which may be caught."""
         if not self.exit_on_error:
@@ -286,6 +296,17 @@ class Parser(LightningArgumentParser):
             value = str(value)
             _refuse_file(action, value)
         return super()._check_value_key(action, value, *args, **kwargs)
+
+    def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
+        """As the library's, without defaults that no text stands for, such as a device."""
+        namespace = namespace.clone()
+        for action in self._actions:
+            key = action.dest
+            hint = getattr(action, "_typehint", None)
+            if key in namespace and is_mere_default(namespace[key], action.default, hint):
+                namespace.pop(key)
+        text: str = super().dump(namespace, *args, **kwargs)
+        return text
 
     def _load_config_parser_mode(
         self, content: str, path: Any = "", *args: Any, **kwargs: Any

@@ -26,6 +26,7 @@ from commands.checkpoint_files import (
 )
 from commands.errors import ConfigurationError
 from commands.run_lock import alone_in
+from commands.saved_config import without_placeholders
 from files.owned import move_aside
 from files.paths import expand_path
 
@@ -52,6 +53,8 @@ FREE = (
     ),
     *(f"data.init_args.{key}" for key in ("workers", "eval_batch_size", "test", "predict")),
 )
+# Groups that each config.yaml of a run has.
+WRITTEN = {"seed_everything", "trainer", "model", "data", "run", "checkpoint"}
 WRITE = ("fit", "check", "validate", "test")  # into a run, or ask whether one can
 GROWING = ("trainer.max_steps", "trainer.max_epochs")  # may only become larger
 
@@ -201,14 +204,17 @@ class RunDirectory:
 
         Raises:
             ConfigurationError: Naming every difference and the ways out; or the file with the
-                configuration then is damaged.
+                configuration then is damaged, or somebody else's.
         """
         if self.config_file.is_dir():  # training would end where it writes that file
             raise ConfigurationError(
                 f"{self.config_file} is a folder, and what the run was started with is written "
                 "into a file of that name: move it away"
             )
-        if not list_checkpoints(self.checkpoints) or not self.config_file.exists():
+        if not self.config_file.exists():
+            return
+        if not list_checkpoints(self.checkpoints):
+            self._refuse_other_config()
             return
         try:
             then = self._started_with("go on without that comparison (--run.change true)")
@@ -237,6 +243,17 @@ class RunDirectory:
                 + "\nPut it back, or go on with it (--run.change true), or take another name "
                 "(--run.name NAME), "
                 "or start afresh (--run.overwrite true)"
+            )
+
+    def _refuse_other_config(self) -> None:
+        try:
+            content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError, yaml.YAMLError):
+            content = {}
+        if content is not None and not (isinstance(content, dict) and content.keys() >= WRITTEN):
+            raise ConfigurationError(
+                f"{self.config_file} was not written by fit, which would replace it by all that "
+                "the run is started with: move it away, or take another run.root or run.name"
             )
 
     def resume_from(self, given: str | None = None) -> Path | None:
@@ -319,7 +336,7 @@ class RunDirectory:
                 f"{self.config_file}, which says what the run was started with, is damaged: put it "
                 f"back, or {mend}"
             )
-        return _flat(content)
+        return _flat(without_placeholders(content))
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,111 @@
+"""Layers of configuration: what a later file, or a typed value, replaces, changes and keeps.
+
+One rule. A group (``trainer``) and a class (``model``, a source) keep the keys that a later layer
+does not set. Everything else is replaced whole: a value, a list (``callbacks``), and a dictionary
+of named classes (``val``, ``test``). The library would merge entries of lists and dictionaries that
+happen to have one place and one class, and leave arguments of one data set with another.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile, Namespace
+
+from degradations.yaml_loader import strict_loader
+from files.paths import CONFIGURATIONS, read_text
+
+log = logging.getLogger(__name__)
+
+
+class ConfigFile(ActionConfigFile):
+    """``--config``: a file that is laid over what was set before it."""
+
+    def __call__(
+        self, parser: Any, cfg: Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        """Read the file, once what it replaces is gone."""
+        if cfg.get(self.dest):  # the first file lies over nothing but defaults
+            content, folder = _content(str(values), Path())
+            for kept in replaced(cfg, content, folder):
+                log.info("%s changes %s, which is set before it", values, kept)
+        super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
+
+
+def replaced(earlier: Namespace, later: Any, folder: Path, key: str = "") -> Iterator[str]:
+    """Remove from what is set what a later layer replaces whole.
+
+    Args:
+        earlier: What is set; changed.
+        later: The layer, as it was read.
+        folder: The folder to which its paths are relative.
+        key: Where both stand.
+
+    Yields:
+        A text for each class that the layer names and whose other arguments stay.
+    """
+    for name, value in later.items() if isinstance(later, Mapping) else ():
+        before = earlier.get(name) if isinstance(name, str) else None
+        here = f"{key}.{name}" if key else str(name)
+        if isinstance(before, dict | list):
+            del earlier[name]
+        elif isinstance(before, Namespace):
+            named = isinstance(value, str) and value.endswith(CONFIGURATIONS)
+            if named and "class_path" in before:
+                del earlier[name]  # as on the command line
+                continue
+            content, place = _content(value, folder) if named else (value, folder)
+            yield from _into(before, content, place, here)
+
+
+def _into(before: Namespace, value: Any, folder: Path, key: str) -> Iterator[str]:
+    if "class_path" not in before:
+        yield from replaced(before, value, folder, key)
+        return
+    if not isinstance(value, Mapping):
+        return
+    arguments = value.get("init_args", {} if "class_path" in value else value)
+    set_before = before.get("init_args")
+    if not isinstance(set_before, Namespace):
+        return
+    yield from replaced(set_before, arguments, folder, f"{key}.init_args")
+    kept = {name: v for name, v in vars(set_before).items() if name not in (arguments or {})}
+    if kept and value.get("class_path") == before.class_path:
+        shown = ", ".join(f"{name} {_short(v)}" for name, v in kept.items())
+        yield f"{key} and keeps its {shown}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Namespace):
+        return str(value.get("class_path", "..."))
+    return repr(value)
+
+
+def _content(name: str, folder: Path) -> tuple[Any, Path]:
+    """Read a file, or text in its place. The parser says what is wrong with it."""
+    path = folder / name
+    try:
+        text, place = (read_text(path), path.parent) if path.is_file() else (name, folder)
+        return yaml.load(text, strict_loader()), place
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return None, folder
+
+
+def replace_typed(config: Namespace, option: str) -> None:
+    """Remove a list or a dictionary for which another one is typed.
+
+    Args:
+        config: What is set; changed.
+        option: As typed, such as ``--data.init_args.val``.
+    """
+    key = option.removeprefix("--")
+    holder, _, name = key.rpartition(".")
+    inner = config.get(holder) if holder else config
+    if isinstance(inner, Namespace) and "class_path" in inner and name not in inner:
+        inner = inner.get("init_args")
+    if isinstance(inner, Namespace) and isinstance(inner.get(name), dict | list):
+        del inner[name]

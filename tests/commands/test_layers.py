@@ -1,0 +1,155 @@
+"""What a later configuration file, or a typed value, replaces, changes and keeps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from lightning.pytorch import Callback
+
+Enlarger = Callable[..., None]
+FOLDER = "datamodules.folder.Folder"
+
+
+class Part:
+    def __init__(self, size: int = 1, name: str = "a") -> None:
+        self.size, self.name = size, name
+
+
+class Parts(Callback):
+    """With dictionaries and lists of classes, as a user may have them."""
+
+    def __init__(
+        self,
+        named: dict[str, Part] | None = None,
+        listed: list[Part] | None = None,
+        one: Part | None = None,
+        weights: dict[str, float] | None = None,
+    ) -> None:
+        self.named, self.listed, self.one, self.weights = named, listed, one, weights
+
+
+@pytest.fixture
+def printed(
+    tiny: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., dict[str, Any]]:
+    """The configuration of files, which are written, and of what is typed."""
+
+    def run(*layers: str | dict[str, Any]) -> dict[str, Any]:
+        words: list[str] = ["fit", "--config", "tiny.yaml"]
+        for number, layer in enumerate(layers):
+            if isinstance(layer, dict):
+                Path(f"{number}.yaml").write_text(yaml.safe_dump(layer))
+                words += ["--config", f"{number}.yaml"]
+            else:
+                words.append(layer)
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            enlarger(*words, "--print_config")
+        found: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+        return found
+
+    return run
+
+
+def source(root: str, **more: Any) -> dict[str, Any]:
+    return {"class_path": FOLDER, "init_args": {"root": root, **more}}
+
+
+def sources(config: dict[str, Any], key: str) -> dict[str, tuple[str, Any]]:
+    found = config["data"]["init_args"][key]
+    return {n: (s["init_args"]["root"], s["init_args"].get("files")) for n, s in found.items()}
+
+
+def test_sources_of_a_later_file_stand_alone(printed: Callable[..., Any]) -> None:
+    """Of the first file's source of the same name, `files` would stay with the new root."""
+    later = {"val": {"other": source("b")}, "test": {"photos": source("b")}}
+    found = printed({"data": {"init_args": later}})
+    assert sources(found, "val") == {"other": ("b", None)}
+    assert sources(found, "test") == {"photos": ("b", None)}
+
+
+def test_the_short_form_is_the_same(printed: Callable[..., Any]) -> None:
+    found = printed({"data": {"test": {"photos": source("b")}}})
+    assert sources(found, "test") == {"photos": ("b", None)}
+
+
+def test_a_key_that_is_typed_changes_that_key(printed: Callable[..., Any]) -> None:
+    found = printed("--data.init_args.val.photos.init_args.root", "b")
+    ((root, files),) = sources(found, "val").values()
+    assert (root, files) == ("b", ["1.png", "2.png"])
+
+
+@pytest.mark.parametrize("key", ["--data.init_args.test", "--data.test"])
+def test_a_dictionary_that_is_typed_stands_alone(printed: Callable[..., Any], key: str) -> None:
+    found = printed(key, f"{{photos: {{class_path: {FOLDER}, init_args: {{root: b}}}}}}")
+    assert sources(found, "test") == {"photos": ("b", None)}
+
+
+def test_lists_of_one_length(printed: Callable[..., Any]) -> None:
+    """Entries of one place and class would be merged."""
+    psnr = "callbacks.psnr.PSNR"
+    first = {"trainer": {"callbacks": [{"class_path": psnr, "init_args": {"limit": 3}}]}}
+    for later in ({"trainer": {"callbacks": [psnr]}}, "--trainer.callbacks"):
+        more = [later] if isinstance(later, dict) else [later, f"[{psnr}]"]
+        (found,) = printed(first, *more)["trainer"]["callbacks"]
+        assert found["init_args"].get("limit") is None
+    added = printed(first, {"trainer": {"callbacks+": ["callbacks.ssim.SSIM"]}})
+    assert [c["init_args"].get("limit") for c in added["trainer"]["callbacks"]] == [3, None]
+
+
+def test_dictionaries_and_lists_in_a_class_of_ones_own(printed: Callable[..., Any]) -> None:
+    def layer(**arguments: Any) -> dict[str, Any]:
+        given = {"class_path": f"{__name__}.Parts", "init_args": arguments}
+        return {"trainer": {"callbacks": given}}
+
+    part = f"{__name__}.Part"
+    first = layer(
+        named={"x": {"class_path": part, "init_args": {"size": 7}}},
+        listed=[{"class_path": part, "init_args": {"size": 7}}],
+        one={"class_path": part, "init_args": {"size": 7}},
+        weights={"a": 1.0, "b": 2.0},
+    )
+    again = {"class_path": part, "init_args": {"name": "b"}}
+    later = layer(named={"x": again}, listed=[again], one=again, weights={"b": 3.0})
+    found = printed(first, later)["trainer"]["callbacks"]["init_args"]
+    assert found["named"]["x"]["init_args"] == {"size": 1, "name": "b"}
+    assert found["listed"][0]["init_args"] == {"size": 1, "name": "b"}
+    assert found["one"]["init_args"] == {"size": 7, "name": "b"}  # a class keeps its other keys
+    assert found["weights"] == {"b": 3.0}
+
+
+def test_what_is_kept_is_said(
+    printed: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    folder = {"class_path": FOLDER, "init_args": {"recursive": False}}
+    found = printed({"data": {"init_args": {"train": folder}}})
+    assert found["data"]["init_args"]["train"]["init_args"]["recursive"] is False
+    (said,) = (r.getMessage() for r in caplog.records if "and keeps its" in r.getMessage())
+    assert said.startswith("0.yaml changes data.init_args.train and keeps its root '")
+    caplog.clear()
+    printed({"data": {"init_args": {"batch_size": 2}}})  # a change of one key is no surprise
+    assert "keeps its" not in caplog.text
+
+
+def test_a_file_that_a_later_file_names(printed: Callable[..., Any]) -> None:
+    """In the place of a class it stands alone, as it does on the command line."""
+    data = {"class_path": "datamodules.base.SRDataModule", "init_args": {"scale": 4}}
+    Path("data.yaml").write_text(yaml.safe_dump(data))
+    Path("trainer.yaml").write_text(yaml.safe_dump({"callbacks": ["callbacks.psnr.PSNR"]}))
+    found = printed({"data": "data.yaml", "trainer": "trainer.yaml"})
+    assert found["data"]["init_args"]["scale"] == 4
+    assert found["data"]["init_args"].get("test") is None
+    assert [c["class_path"] for c in found["trainer"]["callbacks"]] == ["callbacks.psnr.PSNR"]
+    assert found["trainer"]["max_steps"] == 12  # a group keeps its other keys
+
+
+def test_null_takes_away(printed: Callable[..., Any]) -> None:
+    found = printed({"data": {"init_args": {"val": None}}, "trainer": {"callbacks": None}})
+    assert found["data"]["init_args"].get("val") is None
+    assert found["trainer"].get("callbacks") is None
