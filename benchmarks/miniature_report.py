@@ -12,12 +12,12 @@ from benchmarks.miniature_numbers import (
     ALL,
     PER_IMAGE,
     SPREAD,
-    shown,
     SWD,
     Difference,
     Measured,
     difference,
     set_of,
+    shown,
 )
 from benchmarks.miniature_plan import SAME, Plan
 from benchmarks.miniature_spec import BICUBIC, Claim, Gate, Row
