@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,19 @@ ALL = "all"  # the crops of all sets together
 DRAWS, SWD_DRAWS, SEED = 10_000, 2_000, 0
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
+UNTESTED = "not tested in the paper's sense"
+
+
+def shown(apart: Mapping[str, Any]) -> str:
+    """The verdict that a page shows of a stored judgement.
+
+    The paper's robustness is the variance of the scores themselves. The variance of PSNR-Y above
+    bicubic's of the same image is another number, from which nothing follows about it.
+
+    Args:
+        apart: As in the JSON files.
+    """
+    return UNTESTED if apart["metric"] == SPREAD else str(apart["verdict"])
 
 
 class Difference(NamedTuple):

@@ -17,6 +17,7 @@ from benchmarks.miniature_numbers import (
     Measured,
     difference,
     set_of,
+    shown,
 )
 from benchmarks.miniature_plan import SAME, Plan
 from benchmarks.miniature_spec import BICUBIC, Claim, Gate, Row
@@ -394,4 +395,4 @@ def _judgement(apart: dict[str, Any]) -> str:
     if apart["interval"] is not None:
         low, high = (f"{end:+.{digits}f}" for end in apart["interval"])
         between = f" ({low} to {high})"
-    return f"{apart['difference']:+.{digits}f}{between}: **{apart['verdict']}**"
+    return f"{apart['difference']:+.{digits}f}{between}: **{shown(apart)}**"

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from benchmarks import miniature, miniature_generators, miniature_report
 from benchmarks.miniature_jobs import REPOSITORY
 from benchmarks.miniature_made import made, minutes, unit_of
-from benchmarks.miniature_numbers import FAILS, HOLDS, OPEN
+from benchmarks.miniature_numbers import FAILS, HOLDS, OPEN, UNTESTED, shown
 from benchmarks.miniature_rows import METHODS, kind_of
 from benchmarks.report import RESULTS, placed
 from files.owned import write_whole
@@ -152,13 +152,14 @@ def headline(claim: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
         claim: Of the first training.
         others: The same claim of other trainings.
     """
-    again = [{_what(apart): apart["verdict"] for apart in other["judged"]} for other in others]
+    again = [{_what(apart): shown(apart) for apart in other["judged"]} for other in others]
     several = len(_scales([claim])) > 1
 
     def verdict(apart: dict[str, Any]) -> str:
-        own, what = apart["verdict"], _what(apart)
+        own, what = shown(apart), _what(apart)
         found = [own, *(other[what] for other in again if what in other)]
-        agree = f" ({found.count(own)} of {len(found)})" if len(found) > 1 else ""
+        trained_again = len(found) > 1 and own != UNTESTED
+        agree = f" ({found.count(own)} of {len(found)})" if trained_again else ""
         return f"**{own}**{agree}"
 
     said = []
@@ -289,16 +290,15 @@ def measured(apart: dict[str, Any]) -> str:
     Args:
         apart: As in the JSON files.
     """
-    return f"{COLUMNS[apart['metric']]} {_value(apart)}: **{apart['verdict']}**"
+    return f"{COLUMNS[apart['metric']]} {_value(apart)}: **{shown(apart)}**"
 
 
 def count(claims: Sequence[dict[str, Any]]) -> str:
     """Of all judgements, those that hold, those that do not, those that are not decided."""
-    verdicts = [apart["verdict"] for claim in claims for apart in claim["judged"]]
-    return (
-        f"of {len(verdicts)}, holds: {verdicts.count(HOLDS)}, does not hold: "
-        f"{verdicts.count(FAILS)}, not decided: {verdicts.count(OPEN)}"
-    )
+    verdicts = [shown(apart) for claim in claims for apart in claim["judged"]]
+    kinds = [HOLDS, FAILS, OPEN, *[UNTESTED] * (UNTESTED in verdicts)]
+    counted = ", ".join(f"{kind}: {verdicts.count(kind)}" for kind in kinds)
+    return f"of {len(verdicts)}, {counted}"
 
 
 def _what(apart: dict[str, Any]) -> tuple[str, float | None]:

@@ -23,7 +23,8 @@ class EMA(Callback):
     """Keep an average of the trained weights; validation in ``fit`` sees the average.
 
     One update a step of the main optimiser: average += (1 - d) (weights - average), with
-    d = min(decay, (1 + n) / (10 + n)) after n updates, so that the first steps are soon forgotten.
+    d = min(decay, (1 + n) / (10 + n)), so that the first steps are soon forgotten; n is ``first``
+    in the first update and rises by one in each.
     Frozen parameters are not averaged and not stored; buffers (running statistics) stay as they
     are in the model. A checkpoint's ``state_dict`` always holds the raw weights; the averages lie
     in its ``callbacks["EMA"]["weights"]``, from where ``test``, ``validate``, ``predict`` and
@@ -31,16 +32,21 @@ class EMA(Callback):
 
     Args:
         decay: Share of the average that a step keeps; 0.999 looks back about 1000 steps.
+        first: n of the first update; 1 in InvSR's released code. ``null``: always ``decay``, as in
+            ResShift's.
 
     Raises:
-        ValueError: ``decay`` is not in [0, 1), or a checkpoint holds averages of other parameters.
+        ValueError: ``decay`` is not in [0, 1), ``first`` is negative, or a checkpoint holds
+            averages of other parameters.
     """
 
-    def __init__(self, decay: float = 0.999) -> None:
+    def __init__(self, decay: float = 0.999, first: int | None = 0) -> None:
         super().__init__()
+        if first is not None and first < 0:
+            raise ValueError(f"`first` of EMA is {first}; expected 0 or more, or null")
         if not 0 <= decay < 1:
             raise ValueError(f"`decay` of EMA is {decay}; expected at least 0 and less than 1")
-        self.decay = decay
+        self.decay, self.first = decay, first
         self.updates = 0
         self._step = 0
         self._index: dict[str, int] = {}  # by name; parameters that are tied have several
@@ -106,7 +112,10 @@ class EMA(Callback):
     @torch.no_grad()
     def update(self) -> None:
         """Move the averages towards the weights: one pass over memory, one call for all tensors."""
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        decay = self.decay
+        if self.first is not None:
+            n = self.first + self.updates
+            decay = min(decay, (1 + n) / (10 + n))
         weights = [p.to(a.dtype) for p, a in zip(self._parameters, self._averages, strict=True)]
         torch._foreach_lerp_(self._averages, weights, 1 - decay)
         self.updates += 1

@@ -36,6 +36,22 @@ def test_a_judgement_is_its_difference_and_its_verdict() -> None:
     assert measured(apart("psnr", 4.0, 0.1234, "holds")) == "PSNR-Y +0.123: **holds**"
 
 
+def test_the_variance_of_the_gain_is_no_verdict_on_robustness() -> None:
+    """Whatever the committed files hold; the paper's is the variance of the scores themselves."""
+    spread = apart("psnr_spread", 4.0, 6.3, "does not hold")
+    sentence = "variance of the gain over bicubic +6.3: **not tested in the paper's sense**"
+    assert measured(spread) == sentence
+    claim = {"claim": "robust", "judged": [spread, apart("psnr", 4.0, 1.0, "holds")]}
+    assert headline(claim, [claim]) == f"{sentence}; PSNR-Y +1: **holds** (2 of 2)"
+    assert count([claim]) == (
+        "of 2, holds: 1, does not hold: 0, not decided: 0, not tested in the paper's sense: 1"
+    )
+    page_ = TEXTS["docs/methods/nsarm.md"]
+    lines = [line for line in page_.splitlines() if "scores vary less" in line]
+    assert lines
+    assert all("**not tested in the paper's sense**" in line for line in lines)
+
+
 def test_distances_of_thumbnails_are_a_thousandth() -> None:
     assert measured(apart("kid_base", 1.0, -0.0423, "holds")) == "KID-thumb, base -42.3: **holds**"
 

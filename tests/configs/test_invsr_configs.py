@@ -179,7 +179,12 @@ def test_the_constants_of_the_paper() -> None:
     """Section 8 of its description; those that the classes have by default are tested there."""
     run, data = content(PAPER), content(CONFIGS / "data/invsr_train.yaml")["init_args"]
     assert run["trainer"]["max_steps"] == 100_000
-    assert run["model"]["init_args"]["lr_scheduler"]["init_args"] == {"warm_up": 2000}
+    assert run["model"]["init_args"]["lr_scheduler"]["init_args"] == {
+        "warm_up": 2000,
+        "released": True,
+    }
+    averaged = content(CONFIGS / "callbacks/quality_invsr.yaml")
+    assert {"class_path": "callbacks.ema.EMA", "init_args": {"first": 1}} in averaged
     assert (data["scale"], data["batch_size"], data["crop_size"]) == (4, 64, 512)
     assert data["flips"] is False  # which would transpose, too
 
@@ -225,7 +230,7 @@ def test_the_paper_s_run(paper: Path, enlarger: Enlarger) -> None:
     stored = torch.load(run / "checkpoints/step-000000002.ckpt", weights_only=True)
     assert {key.partition(".")[0] for key in stored["state_dict"]} == {"predictor", "discriminator"}
     assert stored["frozen"].keys() == {"denoiser", "space", "prompt", "perceptual"}
-    assert stored["lr_schedulers"][0]["_last_lr"] == [pytest.approx(5e-5 * 3 / 2000)]
+    assert stored["lr_schedulers"][0]["_last_lr"] == [pytest.approx(5e-5 * 2 / 2000)]
     assert stored["callbacks"]["EMA"]["decay"] == 0.999
 
     # Where it only samples, what only training needs may be missing.

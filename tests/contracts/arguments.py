@@ -8,32 +8,23 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-import pytest
-
 from tests.contracts import discovery
 
 T = TypeVar("T")
 
 
 def build(cls: type[T], examples: Mapping[type, Any], table: str, *arguments: Any) -> T:
-    """An instance of a class that was found, by its line in `examples` or with `arguments` alone.
+    """An instance of a class that was found: by its line in `examples`, or by `discovery.made`.
 
     Args:
         cls: The class.
         examples: For classes that need more: functions that make an instance from `arguments`.
-        table: Where `examples` is, for the message.
+        table: Where `examples` is, for the message about a class of ours.
         arguments: What every class of the kind takes first.
     """
     if cls in examples:
         return examples[cls](*arguments)
-    missing = discovery.required_arguments(cls)[len(arguments) :]
-    if missing:
-        pytest.fail(
-            f"{discovery.full_name(cls)} cannot be made without {', '.join(missing)}: add a line "
-            f"for it to {table}, give them defaults, or test it by a file of your own as the "
-            "docstring of the contract shows"
-        )
-    return cls(*arguments)
+    return discovery.made(cls, f"add a line for it to {table}", *arguments)
 
 
 def check_arguments(cls: type) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.contracts import discovery
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,9 +21,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "`-k my_sr` leaves ours out).",
     )
 
+    parser.addoption(
+        "--plugin-yaml",
+        action="append",
+        metavar="FILE",
+        default=[],
+        help="Take the arguments of classes that need some from this file; files of the current "
+        "folder, and those beside the classes, are looked at in any case.",
+    )
+
 
 def pytest_configure(config: pytest.Config) -> None:
+    discovery.FILES[:] = map(Path, config.getoption("plugin_yaml", default=None) or [])
+    missing = [str(file) for file in discovery.FILES if not file.is_file()]
+    if missing:
+        raise pytest.UsageError(f"--plugin-yaml {missing[0]}: there is no such file")
     # `python main.py` finds a plug-in in the folder it is started from; so do we.
     folder = str(config.invocation_params.dir)
     if config.getoption("plugin", default=None) and folder not in sys.path:
         sys.path.append(folder)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of a class that cannot be made for want of arguments, let one test say so."""
+    if discovery.plugins(config):
+        items[:], left_out = discovery.one_error(items)
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Say so."""
+    if message := item.stash.get(discovery.CANNOT, None):
+        pytest.fail(message, pytrace=False)

@@ -41,13 +41,7 @@ CPU = torch.device("cpu")
 
 def build(cls: type, *arguments: Any) -> Any:
     """An instance of a class that was found, or a failure that says how to test it all the same."""
-    missing = discovery.required_arguments(cls)[len(arguments) :]
-    if missing:
-        pytest.fail(
-            f"{discovery.full_name(cls)} cannot be made without {', '.join(missing)}: give "
-            f"them defaults, or test it as the docstring of {__name__} shows"
-        )
-    return cls(*arguments)
+    return discovery.made(cls, f"test it as the docstring of {__name__} shows", *arguments)
 
 
 def pictures(batch: int, size: tuple[int, int]) -> Tensor:

@@ -8,7 +8,8 @@ Use, in a test module of this folder:
     def test_something(stage_class): ...
 
 Classes of modules given as `pytest tests/contracts --plugin my_sr.degradations` are found as ours
-are. Import this module as `from tests.contracts import discovery`.
+are; those that need arguments get the ones of a YAML file that names them. Import this module as
+`from tests.contracts import discovery`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,33 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from degradations.base import Degradation
+from lightning_modules.image_model import ImageModel
 
 T = TypeVar("T")
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FILES: list[Path] = []  # of `--plugin-yaml`
+
+
+class Written(NamedTuple):
+    """What a YAML file says of a class.
+
+    file: The file.
+    arguments: Its `init_args`.
+    """
+
+    file: Path
+    arguments: dict[str, Any]
 
 
 def import_tree(name: str) -> list[ModuleType]:
@@ -97,3 +119,140 @@ def required_arguments(cls: type) -> list[str]:
         if parameter.default is parameter.empty
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
+
+
+def written(cls: type, taken: int = 0) -> Written | None:
+    """The arguments of a plug-in's class, of the first YAML file that has all it cannot do without.
+
+    Files are those of `--plugin-yaml`, of the current folder, and of the folder of the class.
+
+    Args:
+        cls: The class.
+        taken: How many arguments it gets from the tests, the first ones: the scale.
+    """
+    required = set(required_arguments(cls)[taken:])
+    folders = (Path.cwd(), Path(inspect.getfile(cls)).parent)
+    near = (path for folder in folders for path in sorted(folder.glob("*.y*ml")))
+    for file in dict.fromkeys([*FILES, *near]):
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            continue  # not ours: a template, say
+        for arguments in _init_args(content, full_name(cls)):
+            if required <= arguments.keys():
+                return Written(file, arguments)
+    return None
+
+
+def _init_args(content: Any, class_path: str) -> Iterator[dict[str, Any]]:
+    if isinstance(content, dict):
+        if content.get("class_path") == class_path:
+            yield content.get("init_args") or {}
+        content = list(content.values())
+    if isinstance(content, list):
+        for part in content:
+            yield from _init_args(part, class_path)
+
+
+def is_plugin(cls: type) -> bool:
+    """Whether a class lies outside the repository."""
+    return not Path(inspect.getfile(cls)).resolve().is_relative_to(REPOSITORY)
+
+
+def from_yaml(cls: type[T], found: Written, *arguments: Any) -> T:
+    """An instance with the arguments of a YAML file, as `main.py` would make it.
+
+    Args:
+        cls: The class.
+        found: What `written` gave.
+        arguments: The first ones, of the tests.
+    """
+    parser, values = _parsed(cls, found, len(arguments))
+    values = parser.instantiate_classes(values, instantiate_groups=False)
+    return cls(*arguments, **vars(values.made))
+
+
+def _parsed(cls: type, found: Written, taken: int) -> tuple[ArgumentParser, Namespace]:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "made", skip={taken} if taken else None)
+    names = list(inspect.signature(cls).parameters)[:taken]
+    given = {name: value for name, value in found.arguments.items() if name not in names}
+    return parser, parser.parse_object({"made": given})
+
+
+def made(cls: type[T], advice: str, *arguments: Any) -> T:
+    """An instance: with `arguments` alone, or for a plug-in's class with those of a YAML file too.
+
+    Args:
+        cls: The class.
+        advice: What to do about a class of ours that needs more.
+        arguments: What every class of the kind takes first.
+    """
+    missing = required_arguments(cls)[len(arguments) :]
+    if not missing:
+        return cls(*arguments)
+    if not is_plugin(cls):
+        pytest.fail(f"{_needs(cls, missing)}: give them defaults, or {advice}")
+    found = written(cls, len(arguments))
+    if found is None:
+        pytest.fail(_needs_yaml(cls, missing), pytrace=False)
+    return from_yaml(cls, found, *arguments)
+
+
+def why_not(cls: type) -> str | None:
+    """Why the contracts cannot run on a plug-in's class: it cannot be made. None: it can."""
+    taken = 1 if issubclass(cls, ImageModel | Degradation) else 0
+    missing = required_arguments(cls)[taken:]
+    if not missing or not is_plugin(cls):
+        return None
+    found = written(cls, taken)
+    if found is None:
+        return _needs_yaml(cls, missing)
+    try:
+        _parsed(cls, found, taken)
+    except ArgumentError as error:
+        return f"{found.file}, init_args of {full_name(cls)}: {error}"
+    return None
+
+
+def _needs(cls: type, missing: list[str]) -> str:
+    return f"{full_name(cls)} cannot be made without {', '.join(missing)}"
+
+
+def _needs_yaml(cls: type, missing: list[str]) -> str:
+    return (
+        f"{_needs(cls, missing)}: write `class_path: {full_name(cls)}` with these init_args into a "
+        "YAML file in this folder or beside the class, or name the file with --plugin-yaml; none "
+        "of its other tests was run"
+    )
+
+
+def one_error(items: Iterable[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """Tests to run and tests to leave out: of a class that cannot be made, one says so.
+
+    Args:
+        items: What was collected.
+    """
+    kept, left_out = [], []
+    known: dict[type, str | None] = {}
+    said: set[type] = set()
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        values = callspec.params.values() if callspec is not None else ()
+        parts = [part for value in values for part in (value if type(value) is tuple else [value])]
+        classes = [part for part in parts if inspect.isclass(part)]
+        for cls in classes:
+            if cls not in known:
+                known[cls] = why_not(cls)
+        broken = [cls for cls in classes if known[cls] is not None]
+        if broken and said.issuperset(broken):
+            left_out.append(item)
+            continue
+        if broken:
+            item.stash[CANNOT] = str(known[broken[0]])
+            said |= set(broken)
+        kept.append(item)
+    return kept, left_out
+
+
+CANNOT = pytest.StashKey[str]()

@@ -57,7 +57,8 @@ class Untyped(Needy):
 
 def test_a_class_without_a_line_in_the_table():
     message = (
-        r"test_arguments\.Needy cannot be made without width: add a line for it to EXAMPLES in here"
+        r"test_arguments\.Needy cannot be made without width: give them defaults, or add a line "
+        r"for it to EXAMPLES in here"
     )
     with pytest.raises(pytest.fail.Exception, match=message):
         build(Needy, {}, "EXAMPLES in here", 2.0)
@@ -86,6 +87,7 @@ def test_check_arguments():
 PLUGIN = '''
 """A dataset, a method and a metric outside the repository."""
 import numpy as np
+import torch
 from callbacks.base import ImageMetric
 from datamodules.base import Source
 from lightning_modules.bicubic import Bicubic
@@ -104,12 +106,37 @@ class Many(Two):
     def __init__(self, root: str) -> None:
         super().__init__()
 
+class Given(Two):
+    """Args.
+
+    Args:
+        root: A folder.
+        shades: Of grey.
+    """
+    def __init__(self, root: str, shades: list[int]) -> None:
+        super().__init__()
+        assert root == "there", root
+        self.shades = shades
+    def read(self, index):
+        return {"hr": np.full((16, 16, 3), self.shades[index], np.uint8)}
+
 class Mine(Bicubic):
     """Args as Bicubic.
 
     Args:
         scale: Factor.
     """
+
+class Needy(Mine):
+    """Args as Bicubic.
+
+    Args:
+        scale: Factor.
+        part: A network.
+    """
+    def __init__(self, scale: float, part: torch.nn.Module) -> None:
+        super().__init__(scale)
+        assert part.out_features == 3
 
 class Difference(ImageMetric):
     """Mean difference."""
@@ -123,13 +150,38 @@ class Weighted(Difference):
     """Args as ImageMetric."""
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
+
+class Powered(Difference):
+    """Args as ImageMetric.
+
+    Args:
+        power: Of the difference.
+    """
+    def __init__(self, power: float) -> None:
+        super().__init__()
+        assert power == 2.0
 '''
+
+YAML = """
+model:
+  class_path: my_sr.Needy
+  init_args:
+    part: {class_path: torch.nn.Linear, init_args: {in_features: 2, out_features: 3}}
+data:
+  class_path: datamodules.base.SRDataModule
+  init_args:
+    train: {class_path: my_sr.Given, init_args: {root: there, shades: [3, 200]}}
+    val: {a: {class_path: my_sr.Many}}  # which says too little
+trainer: {callbacks: [{class_path: my_sr.Powered, init_args: {power: 2}}]}
+"""
 
 
 @pytest.mark.slow
 def test_plug_ins_of_all_kinds(tmp_path):
     """Of a folder outside the repository, by `--plugin`."""
     (tmp_path / "my_sr.py").write_text(PLUGIN)
+    (tmp_path / "mine.yaml").write_text(YAML)
+    (tmp_path / "other.yaml").write_text("a template: {{ name }}: [")
     tests = [f"{HERE}/test_{kind}.py" for kind in ("sources", "models", "callbacks")]
     names = "test_keys or test_without_hr or one_value_an_image or arguments_are"
     done = subprocess.run(
@@ -144,8 +196,10 @@ def test_plug_ins_of_all_kinds(tmp_path):
     )
     report = done.stdout + done.stderr
     assert done.returncode == 1, report
-    # Many cannot be made, in two tests; Weighted does not explain its argument.
-    assert "1 failed, 7 passed" in report, report
-    assert "2 errors" in report, report
-    assert "my_sr.Many cannot be made without root: add a line for it to EXAMPLES" in report
+    # Many cannot be made, which is said once; Weighted does not explain its argument.
+    assert "1 failed, 13 passed" in report, report
+    assert "1 error" in report, report
+    sentence = "my_sr.Many cannot be made without root: write `class_path: my_sr.Many` with these"
+    assert sentence in report
+    assert "add a line for it" not in report
     assert "the docstring of my_sr.Weighted does not explain weight" in report

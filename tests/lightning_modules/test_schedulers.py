@@ -35,6 +35,45 @@ def test_it_rises_and_falls_as_torch_s_cosine():
     assert found[13] == pytest.approx(2e-5)
 
 
+def released_rates(base, warm_up, iterations, final=None):
+    """Rates by iteration, as a trainer has them that sets the rate behind each step."""
+    optimizer_ = optimizer(base)
+    (group,) = optimizer_.param_groups
+    cosine = None
+    if final is not None:
+        T = iterations - warm_up
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer_, T, eta_min=final)
+    found = []
+    for iteration in range(1, iterations + 1):
+        found.append(group["lr"])
+        optimizer_.step()
+        if iteration <= warm_up:
+            group["lr"] = iteration / warm_up * base
+        elif cosine is not None:
+            cosine.step()
+    return found
+
+
+def test_as_released():
+    found = rates(WarmUp(optimizer(1.0), 4, released=True), 7)
+    assert found == pytest.approx([1, 0.25, 0.5, 0.75, 1, 1, 1])
+    assert found == pytest.approx(released_rates(1.0, 4, 7))
+    found = rates(WarmUpCosine(optimizer(), 20, 5, 2e-5, released=True), 20)
+    assert found == pytest.approx(released_rates(5e-5, 5, 20, 2e-5))
+    assert rates(WarmUp(optimizer(1.0), 0, released=True), 2) == [1, 1]
+
+
+@pytest.mark.parametrize("stop", [1, 3, 9])
+def test_as_released_it_goes_on_where_it_stopped(stop):
+    first, second = (WarmUpCosine(optimizer(), 12, 4, released=True) for _ in range(2))
+    before = rates(first, stop)
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    state = first.state_dict()
+    del state["released"]  # as of a checkpoint from before it was an option
+    second.load_state_dict(state)
+    assert before + rates(second, 12 - stop) == pytest.approx(released_rates(5e-5, 4, 12, 2e-5))
+
+
 def test_it_goes_on_where_it_stopped():
     whole = rates(WarmUpCosine(optimizer(), steps=12, warm_up=4), 12)
     first, second = (WarmUpCosine(optimizer(), steps=12, warm_up=4) for _ in range(2))
