@@ -1,20 +1,21 @@
-"""Functions of kornia and transforms of albumentations as stages."""
+"""Functions and augmentations of kornia and transforms of albumentations as stages."""
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import importlib
 import inspect
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from degradations.arrays import each_alone, from_bytes, to_bytes
 from degradations.base import Stage, check_range
@@ -134,17 +135,8 @@ class Kornia(Stage):
         check = not self._checked and not torch.compiler.is_compiling()
         before = _states(x.device) if check and not self.random else []
         y = function(x, **values, **self.fixed)
-        if not isinstance(y, Tensor) or y.dtype != torch.float32:
-            kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
-            raise TypeError(f"{self.function} returned {kind}; expected torch.float32")
-        if y.shape != x.shape:
-            raise ValueError(
-                f"{self.function} returned the shape {tuple(y.shape)} for {tuple(x.shape)}; a "
-                "stage keeps the size (to change it, use degradations.resize.Resize)"
-            )
+        _check_output(self.function, x, y, check)
         if check:
-            if not bool(y.isfinite().all()):
-                raise ValueError(f"{self.function} returned NaN or infinity; check its arguments")
             if before and not all(map(torch.equal, before, _states(x.device))):
                 raise ValueError(
                     f"{self.function} draws from torch's global generator: set `random: true`, "
@@ -156,6 +148,65 @@ class Kornia(Stage):
     def extra_repr(self) -> str:
         """The function, in `print(degradation)`."""
         return self.function
+
+
+class KorniaAugmentation(Stage):
+    """Any intensity augmentation of `kornia.augmentation`, one that moves no pixels.
+
+    kornia draws the parameters of each image, its ``p`` included, on the CPU and from a generator
+    seeded by that image: they depend on neither the batch nor torch's global generators.
+    `degradations.augmentation.RandomDegradation` is the way back.
+
+    Args:
+        augmentation: The augmentation, by class path, e.g. ``kornia.augmentation.RandomJPEG``. Its
+            own ``p`` counts, which is 0.5 by default.
+        batched: On a GPU, call it once for a batch of images of one size, not once per image. Not
+            for those that share a parameter within a batch, such as the kernel size of
+            ``RandomMotionBlur`` or the order of ``ColorJiggle``.
+
+    Raises:
+        TypeError: ``augmentation`` is not one, moves pixels, or mixes images.
+        ValueError: It has ``same_on_batch``; or it is to be ``batched``, and shares a parameter.
+    """
+
+    waits = True
+
+    def __init__(self, augmentation: nn.Module, batched: bool = False) -> None:
+        super().__init__()
+        _check_augmentation(augmentation)
+        self._held = (augmentation,)  # so that `.to(device)` does not move its draws from the CPU
+        self.batched = batched
+        self._checked = False  # what costs a synchronisation is checked at the first call only
+        if batched:
+            _check_batched(augmentation)
+
+    @property
+    def augmentation(self) -> Any:
+        """The augmentation."""
+        return self._held[0]
+
+    def draw(self, draws: Draws, shape: torch.Size) -> Params:
+        """`seeds`, (B,) int: kornia draws everything else from them."""
+        return {"seeds": draws.seeds()}
+
+    def forward(self, x: Tensor, params: Params) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        seeds = params["seeds"].tolist()
+        y = (_applied_together if self.batched else _applied_alone)(self.augmentation, x, seeds)
+        _check_output(self.extra_repr(), x, y, not self._checked)
+        self._checked = True
+        return y
+
+    def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
+        """All images at once if `batched` and they fill the canvas, else each by itself."""
+        extent = list(canvas.pixels.shape[-2:])
+        if self.batched and all(size == extent for size in canvas.sizes.tolist()):
+            return canvas.with_pixels(self(canvas.pixels, params))
+        return each_alone(canvas, params, self)
+
+    def extra_repr(self) -> str:
+        """The augmentation's name, in `print(degradation)`."""
+        return type(self.augmentation).__name__
 
 
 class Albumentations(Stage):
@@ -231,6 +282,85 @@ class Albumentations(Stage):
         if not np.isfinite(made).all():
             raise ValueError(f"{name} made NaN or infinity; check its arguments")
         return torch.from_numpy(made).to(image.device).permute(2, 0, 1).unsqueeze(0)
+
+
+def _check_augmentation(augmentation: Any) -> None:
+    from kornia import augmentation as theirs
+
+    name = type(augmentation).__name__
+    if not isinstance(augmentation, theirs.IntensityAugmentationBase2D):
+        if isinstance(augmentation, nn.Sequential):
+            reason = "is a container: make a stage of each augmentation in it"
+        elif isinstance(augmentation, theirs.MixAugmentationBaseV2):
+            reason = "mixes the images of a batch, and an LR follows from its own HR alone"
+        elif isinstance(augmentation, theirs.AugmentationBase2D):
+            reason = "moves pixels, and an LR has to show what its HR shows in the same place"
+        else:
+            reason = "is no augmentation of images"
+        raise TypeError(
+            f"augmentation is {name}, which {reason}; expected an intensity augmentation such as "
+            "kornia.augmentation.RandomJPEG"
+        )
+    # Normalize has it set, but no such argument: it draws nothing.
+    if (
+        augmentation.same_on_batch
+        and "same_on_batch" in inspect.signature(type(augmentation)).parameters
+    ):
+        raise ValueError(
+            f"{name} has same_on_batch, and every image draws its own parameters here: leave it out"
+        )
+
+
+def _check_batched(augmentation: Any) -> None:
+    certain = copy.deepcopy(augmentation)
+    certain.p = 1.0
+    x = torch.rand(16, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    alone = _applied_alone(certain, x, range(len(x)))
+    try:
+        equal = torch.allclose(_applied_together(certain, x, range(len(x))), alone, 0.0, 1e-4)
+    except RuntimeError:  # parameters of differing shapes
+        equal = False
+    if not equal:
+        raise ValueError(
+            f"{type(augmentation).__name__} shares a parameter within a batch, so it cannot be "
+            "batched: set batched to false"
+        )
+
+
+def _applied_alone(augmentation: Any, x: Tensor, seeds: Iterable[int]) -> Tensor:
+    images = []
+    for image, seed in zip(torch.split(x, 1), seeds, strict=True):
+        with _seeded(seed, x.device):  # also for what is drawn while it is applied
+            images.append(augmentation(image, params=augmentation.forward_parameters(image.shape)))
+    return images[0] if len(images) == 1 else torch.cat(images)
+
+
+def _applied_together(augmentation: Any, x: Tensor, seeds: Iterable[int]) -> Tensor:
+    drawn = []
+    for seed in seeds:
+        with _seeded(seed, torch.device("cpu")):
+            drawn.append(augmentation.forward_parameters(x[:1].shape))
+    params = {name: torch.cat([own[name] for own in drawn]) for name in drawn[0]}
+    return augmentation(x, params={**params, "forward_input_shape": torch.tensor(x.shape)})
+
+
+def _check_output(name: str, x: Tensor, y: Any, values: bool) -> None:
+    """Check what `name` made of x, and its values where `values` is set.
+
+    Raises:
+        TypeError: it is not float32.
+        ValueError: it has another shape, or NaN or infinity in it.
+    """
+    if not isinstance(y, Tensor) or y.dtype != torch.float32:
+        kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
+        raise TypeError(f"{name} returned {kind}; expected torch.float32")
+    if y.shape != x.shape:
+        raise ValueError(
+            f"{name} returned the shape {tuple(y.shape)} for {tuple(x.shape)}; a "
+            "stage keeps the size (to change it, use degradations.resize.Resize)"
+        )
+    if values and not bool(y.isfinite().all()):
+        raise ValueError(f"{name} returned NaN or infinity; check its arguments")
 
 
 def _to_floats(image: Tensor) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -92,7 +91,7 @@ def gaussian_taps(side: int, device: torch.device | None = None) -> Tensor:
 
     # Filled on the device: kornia would copy a Python number there, and the host would wait.
     sigma = torch.full((1, 1), 0.3 * ((side - 1) * 0.5 - 1) + 0.8, device=device)
-    return cast(Tensor, get_gaussian_kernel1d(side, sigma)[0])
+    return get_gaussian_kernel1d(side, sigma)[0]
 
 
 def blurred(image: Tensor, taps: Tensor) -> Tensor:
@@ -158,4 +157,4 @@ def _blurred_canvas(canvas: Canvas, taps: Tensor) -> Tensor:
     # group per channel, which also keeps the device from TF32.
     kernels = taps.expand(len(canvas.pixels), -1)
     columns = filter2d(canvas.reflected(len(taps) // 2), kernels.unsqueeze(2), padding="valid")
-    return cast(Tensor, filter2d(columns, kernels.unsqueeze(1), padding="valid"))
+    return filter2d(columns, kernels.unsqueeze(1), padding="valid")

@@ -64,7 +64,8 @@ def words_of(stage: Stage | None, params: Params) -> list[str]:
 
 def name_of(stage: Stage) -> str:
     """The class of a stage, or what it adapts."""
-    adapted = getattr(stage, "function", None) or getattr(stage, "transform", None)
+    arguments = ("function", "transform", "augmentation")
+    adapted = next((getattr(stage, name) for name in arguments if hasattr(stage, name)), None)
     if adapted is None:
         return type(stage).__name__
     return adapted if isinstance(adapted, str) else type(adapted).__name__

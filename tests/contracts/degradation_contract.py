@@ -27,11 +27,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from degradations.augmentation import RandomDegradation
 from degradations.base import Degradation, Stage
 from degradations.canvas import Canvas
 from degradations.draws import Draws
 from degradations.fields import hashed_fields
 from degradations.params import Params, of_each_image, to_device
+from degradations.pipeline import Pipeline
 from tests.contracts import discovery
 
 SEEDS = torch.arange(16) * 7919 + 5
@@ -101,6 +103,17 @@ def each(stage: Stage, x: Tensor, params: Params) -> list[Tensor]:
     """What `forward` gives for each picture alone."""
     own = of_each_image(stage.prepare(params), len(x))
     return [stage(image, part) for image, part in zip(x.split(1), own, strict=True)]
+
+
+def in_a_container(degradation: Stage | Degradation, x: Tensor) -> Tensor:
+    """What an `ImageSequential` of kornia gives, where it drew `SEEDS`."""
+    from kornia.augmentation import ImageSequential
+
+    container = ImageSequential(RandomDegradation(degradation))
+    with torch.random.fork_rng([]):
+        params = container.forward_parameters(x.shape)
+    params[0].data["seeds"] = SEEDS[: len(x)]
+    return container(x, params=params)
 
 
 def padded(images: list[Tensor]) -> Tensor:
@@ -292,6 +305,12 @@ class StageContract:
         except AssertionError as error:
             raise AssertionError(f"{fix} ({error})") from error
 
+    def test_works_in_a_container_of_kornia(self, stage):
+        x = pictures(3, (32, 32))
+        y = in_a_container(stage, x)
+        assert y.shape == x.shape
+        assert torch.equal(y, Pipeline(1.0, [stage], quantize=False)(x, SEEDS[:3]))
+
     @pytest.mark.gpu
     def test_runs_on_cuda_with_the_same_params(self, stage):
         x = pictures(3, (32, 32))
@@ -417,6 +436,10 @@ class DegradationContract:
     def test_refuses_another_number_of_seeds(self, degradation):
         with pytest.raises(ValueError, match="3 seeds for 2 images"):
             degradation(pictures(2, (32, 32)), SEEDS[:3])
+
+    def test_works_in_a_container_of_kornia(self, degradation):
+        hr = pictures(3, (32, 32))
+        assert torch.equal(in_a_container(degradation, hr), degradation(hr, SEEDS[:3]))
 
     @pytest.mark.gpu
     def test_runs_on_cuda_with_the_same_params(self, degradation):

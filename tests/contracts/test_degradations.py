@@ -6,7 +6,7 @@ import functools
 
 import pytest
 
-from degradations.adapters import Albumentations, Kornia
+from degradations.adapters import Albumentations, Kornia, KorniaAugmentation
 from degradations.base import Degradation, Stage
 from degradations.bicubic import Bicubic
 from degradations.blur import MeasuredPSF
@@ -27,11 +27,18 @@ def motion_blur():
     return Albumentations(albumentations.MotionBlur(p=0.7))
 
 
+def jiggle():
+    from kornia.augmentation import ColorJiggle
+
+    return KorniaAugmentation(ColorJiggle(0.2, 0.2, 0.2, 0.1, p=0.7))
+
+
 BLUR = {"choices": {"kernel_size": [3, 5]}, "fixed": {"border_type": "replicate"}}
 # How to make those of our classes that need arguments (beside the scale).
 STAGES = {
     H264: lambda: pytest.importorskip("av") and H264(),
     Kornia: lambda: Kornia("kornia.filters.box_blur", **BLUR),
+    KorniaAugmentation: jiggle,
     Albumentations: motion_blur,
     Sometimes: lambda: Sometimes(GaussianNoise()),
     OneOf: lambda: OneOf([GaussianNoise(), GaussianNoise((40.0, 50.0))]),

@@ -1,21 +1,23 @@
-"""Functions of kornia and transforms of albumentations as stages."""
+"""Functions and augmentations of kornia and transforms of albumentations as stages."""
 
 from __future__ import annotations
 
 import pickle
 
 import jsonargparse
+import kornia.augmentation
 import numpy as np
 import pytest
 import torch
 import yaml
 from scipy import stats
 
-from degradations.adapters import Albumentations, Kornia
+from degradations.adapters import Albumentations, Kornia, KorniaAugmentation
 from degradations.base import Degradation
 from degradations.canvas import Canvas
 from degradations.draws import Draws
 from degradations.params import of_each_image, to_device
+from degradations.words import name_of
 from tests.contracts.degradation_contract import global_generators_untouched
 
 CPU = torch.device("cpu")
@@ -217,6 +219,140 @@ def test_refuses_a_call(arguments, message):
         Kornia(**arguments)
 
 
+# Augmentations of kornia
+
+AUGMENTATIONS = {
+    "RandomMotionBlur": {"kernel_size": (3, 9), "angle": 90.0, "direction": 1.0},
+    "RandomGaussianBlur": {"kernel_size": (5, 5), "sigma": (0.1, 2.0)},
+    "RandomGaussianNoise": {"std": 0.1},
+    "RandomSaltAndPepperNoise": {},
+    "RandomJPEG": {"jpeg_quality": (10.0, 90.0)},
+    "RandomPlasmaBrightness": {},
+    "RandomPlasmaShadow": {},
+    "RandomLinearIllumination": {},
+    "RandomRain": {"number_of_drops": (5, 9), "drop_height": (3, 5), "drop_width": (-2, 2)},
+    "RandomErasing": {},
+    "RandomPosterize": {},
+    "RandomPlanckianJitter": {},
+    "RandomChannelDropout": {},
+    "ColorJiggle": {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.1},
+}
+
+
+def augmentation(name, **changed):
+    arguments = {**AUGMENTATIONS.get(name, {}), **changed}
+    return getattr(kornia.augmentation, name)(**arguments)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("p", [1.0, 0.5])
+def test_an_augmentation_is_kornia_s_own_on_each_image_alone(name, p, x):
+    x = x.repeat(2, 1, 1, 1)
+    stage = KorniaAugmentation(augmentation(name, p=p))
+    params = draw(stage, len(x))
+    before = x.clone()
+    with global_generators_untouched():
+        y = stage(x, params)
+    assert torch.equal(x, before)
+    theirs = augmentation(name, p=p)
+    for n in (4, 0, 2, 5, 1, 3):  # in another order, and by a copy
+        own, seed = of_each_image(params, len(x))[n], params["seeds"][n].item()
+        with torch.random.fork_rng([]):
+            torch.default_generator.manual_seed(seed)
+            assert torch.equal(y[n], theirs(x[n : n + 1])[0])
+        assert torch.equal(y[n], pickle.loads(pickle.dumps(stage))(x[n : n + 1], own)[0])
+    assert not torch.equal(y[:3], y[3:])  # the same images, by other seeds
+
+
+def test_an_augmentation_draws_its_p_for_each_image():
+    x = torch.full((400, 3, 2, 2), 0.2)
+    y = run(KorniaAugmentation(augmentation("RandomInvert", p=0.3)), x)
+    assert stats.binomtest(int((y[:, 0, 0, 0] > 0.5).sum()), 400, 0.3).pvalue > 1e-3
+
+
+def test_an_augmentation_is_shown_by_its_name():
+    stage = KorniaAugmentation(augmentation("RandomJPEG"))
+    assert name_of(stage) == "RandomJPEG"
+    assert str(stage) == "KorniaAugmentation(RandomJPEG)"
+
+
+def test_an_augmentation_draws_on_the_cpu_wherever_its_stage_goes():
+    stage = KorniaAugmentation(augmentation("RandomJPEG"))
+    stage.to("meta", torch.float64)
+    assert stage.augmentation.device == CPU
+    assert stage.augmentation.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["RandomJPEG", "RandomGaussianNoise", "RandomPlasmaShadow"])
+def test_batched_augmentations_give_what_single_calls_give(name, x, monkeypatch):
+    stage = KorniaAugmentation(augmentation(name, p=0.6), batched=True)
+    params = draw(stage)
+    alone = KorniaAugmentation(augmentation(name, p=0.6))(x, params)
+    calls = []
+    forward = type(stage.augmentation).forward
+    monkeypatch.setattr(
+        type(stage.augmentation),
+        "forward",
+        lambda self, x, **kwargs: calls.append(len(x)) or forward(self, x, **kwargs),
+    )
+    together = stage.on_canvas(Canvas.of(x), params).pixels
+    assert calls == [3]
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["RandomMotionBlur", "ColorJiggle", "RandomChannelDropout", "RandomRain"]
+)
+def test_augmentations_that_share_a_parameter_are_not_batched(name):
+    with pytest.raises(ValueError, match=f"{name} shares a parameter.*set batched to false"):
+        KorniaAugmentation(augmentation(name, p=0.1), batched=True)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_augmented_images_on_a_canvas_are_cut_out(batched, x):
+    stage = KorniaAugmentation(augmentation("RandomGaussianNoise", p=1.0), batched=batched)
+    sizes, params = [(16, 20), (9, 13), (4, 20)], draw(stage)
+    canvas = stage.on_canvas(Canvas(x, torch.tensor(sizes), (16, 20)), params)
+    for n, (h, w) in enumerate(sizes):
+        alone = stage(x[n : n + 1, :, :h, :w], of_each_image(params, 3)[n])
+        assert torch.equal(canvas.pixels[n, :, :h, :w], alone[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: kornia.augmentation.RandomHorizontalFlip(), "moves pixels"),
+        (lambda: kornia.augmentation.RandomAffine(10.0), "moves pixels"),
+        (lambda: kornia.augmentation.RandomCrop((8, 8)), "moves pixels"),
+        (lambda: kornia.augmentation.RandomElasticTransform(), "moves pixels"),
+        (lambda: kornia.augmentation.RandomMixUpV2(), "mixes the images of a batch"),
+        (lambda: kornia.augmentation.RandomEqualize3D(), "is no augmentation of images"),
+        (lambda: torch.nn.Identity(), "is no augmentation of images"),
+        (
+            lambda: kornia.augmentation.ImageSequential(kornia.augmentation.RandomInvert()),
+            "ImageSequential, which is a container: make a stage of each",
+        ),
+    ],
+)
+def test_refuses_an_augmentation(make, message):
+    with pytest.raises(TypeError, match=f"{message}.*expected an intensity augmentation"):
+        KorniaAugmentation(make())
+
+
+def test_refuses_an_augmentation_that_shares_its_draws():
+    with pytest.raises(ValueError, match=r"RandomInvert has same_on_batch.*leave it out"):
+        KorniaAugmentation(augmentation("RandomInvert", same_on_batch=True))
+
+
+def test_names_an_augmentation_that_makes_no_image(x):
+    class Blown(kornia.augmentation.IntensityAugmentationBase2D):
+        def apply_transform(self, input, params, flags, transform=None):
+            return input / 0
+
+    with pytest.raises(ValueError, match="Blown returned NaN or infinity"):
+        run(KorniaAugmentation(Blown(p=1.0)), x)
+
+
 # Albumentations
 
 
@@ -283,7 +419,7 @@ def test_refuses_what_is_no_transform(albumentations):
 # From YAML
 
 
-def test_both_by_class_path_in_a_list_of_stages(albumentations, x):
+def test_all_by_class_path_in_a_list_of_stages(albumentations, x):
     config = yaml.safe_load(
         """
         degradation:
@@ -295,6 +431,11 @@ def test_both_by_class_path_in_a_list_of_stages(albumentations, x):
               init_args:
                 function: kornia.filters.box_blur
                 integers: {kernel_size: [3, 7]}
+            - class_path: degradations.adapters.KorniaAugmentation
+              init_args:
+                augmentation:
+                  class_path: kornia.augmentation.RandomMotionBlur
+                  init_args: {kernel_size: [3, 9], angle: [-90, 90], direction: 1.0, p: 0.7}
             - class_path: degradations.adapters.Albumentations
               init_args:
                 transform:
@@ -310,8 +451,10 @@ def test_both_by_class_path_in_a_list_of_stages(albumentations, x):
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Degradation, "degradation")
     degradation = parser.instantiate(parser.parse_object(config)).degradation
-    kornia, transforms, jpeg = degradation.stages.values()
-    assert kornia.integers == {"kernel_size": (3, 7)}
+    function, augmentation, transforms, jpeg = degradation.stages.values()
+    assert function.integers == {"kernel_size": (3, 7)}
+    assert type(augmentation.augmentation) is kornia.augmentation.RandomMotionBlur
+    assert augmentation.augmentation.p == 0.7
     assert [type(t).__name__ for t in transforms.transform.transforms] == [
         "MotionBlur",
         "GaussNoise",

@@ -9,8 +9,12 @@ from scipy import ndimage
 
 from degradations import convolve as module
 from degradations import kernels
+from degradations.blur import Blur
 from degradations.canvas import Canvas
 from degradations.convolve import convolve, convolve_canvas, prepared
+from degradations.draws import Draws
+from degradations.params import to_device
+from degradations.sharpen import USM
 
 # radius of the kernel, size of the picture, and the way that is the quickest for them
 WAYS = [
@@ -183,3 +187,23 @@ def test_compiles_as_one_graph():
     values = picture((20, 24)), torch.tensor([1.5]), torch.tensor([2.0])
     compiled = torch.compile(blurred, fullgraph=True, dynamic=False, backend="eager")
     torch.testing.assert_close(compiled(*values), blurred(*values))
+
+
+@pytest.mark.parametrize("stage", [Blur(), USM(radius=10)])
+def test_the_canvas_convolves_by_kornia(stage, monkeypatch):
+    """One kernel per image; the same bits as a grouped convolution of torch."""
+    calls = []
+
+    def filter2d(x, kernels, padding):
+        calls.append(len(kernels))
+        B, C, H, W = x.shape
+        weights = kernels.repeat_interleave(C, 0).unsqueeze(1)
+        y = torch.nn.functional.conv2d(x.reshape(1, B * C, H, W), weights, groups=B * C)
+        return y.view(B, C, *y.shape[-2:])
+
+    x = torch.cat([picture((20, 30), seed) for seed in range(3)])
+    params = stage.prepare(to_device(stage.draw(Draws(np.arange(3)), x.shape), 3, x.device))
+    y = stage.on_canvas(Canvas.of(x), params).pixels
+    monkeypatch.setattr("kornia.filters.filter2d", filter2d)
+    assert torch.equal(stage.on_canvas(Canvas.of(x), params).pixels, y)
+    assert calls == ([3] if isinstance(stage, Blur) else [3] * 4)

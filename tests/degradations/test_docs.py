@@ -6,7 +6,9 @@ import importlib
 import pkgutil
 import re
 
+import kornia.augmentation
 import pytest
+import torch
 import yaml
 
 import degradations
@@ -42,7 +44,7 @@ def test_every_stage_and_every_recipe_is_there():
 
 
 def test_every_class_it_names_is_there():
-    members = set()
+    members = set(dir(kornia.augmentation))
     for module in pkgutil.iter_modules(degradations.__path__):
         members |= vars(importlib.import_module(f"degradations.{module.name}")).keys()
     named = set(re.findall(r"`([A-Z][a-z]+[A-Z]\w*)`", TEXT))
@@ -67,9 +69,22 @@ def test_named_files_exist():
     assert [name for name in modules if not (REPO / "degradations" / name).exists()] == []
 
 
-@pytest.mark.parametrize("name", ["own.yaml", "record.yaml", "milder.yaml"])
+@pytest.mark.parametrize("name", ["own.yaml", "record.yaml", "milder.yaml", "kornia.yaml"])
 def test_examples_make_degradations(tmp_path, name):
     (tmp_path / name).write_text(BLOCKS[name])
     first = [REPO / "configs" / "degradation" / "real_esrgan.yaml"] if name == "milder.yaml" else []
     degradation_of([*first, tmp_path / name], 4.0)
     assert yaml.safe_load(BLOCKS[name])
+
+
+def test_the_example_with_kornia_makes_pairs():
+    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    made = {}
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        exec(code, made)
+    lr, hr = made["lr"], made["hr"]
+    assert lr.shape == (8, 3, 32, 32)
+    assert hr.shape == (8, 3, 128, 128)
+    assert torch.equal(made["again"], lr)
+    assert torch.equal(made["by_seed"], made["recipe"](hr, torch.arange(8)))

@@ -1,0 +1,144 @@
+"""Our degradations as augmentations of kornia."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from kornia.augmentation import (
+    AugmentationSequential,
+    ImageSequential,
+    RandomBrightness,
+    RandomHorizontalFlip,
+    VideoSequential,
+)
+
+from degradations.augmentation import RandomDegradation
+from degradations.bicubic import Bicubic
+from degradations.jpeg import JPEG
+from degradations.noise import GaussianNoise
+from degradations.pipeline import Pipeline
+from degradations.real_esrgan import RealESRGANLight
+from degradations.resize import Resize
+
+SEEDS = torch.arange(4)
+
+
+@pytest.fixture(autouse=True)
+def _own_generator():
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture
+def hr():
+    return torch.rand(4, 3, 32, 40, generator=torch.Generator().manual_seed(1))
+
+
+def test_is_the_degradation_by_the_seeds_given(hr):
+    recipe = RealESRGANLight(2.0)
+    lr = RandomDegradation(recipe)(hr, params={"seeds": SEEDS})
+    assert lr.shape == (4, 3, 16, 20)
+    assert torch.equal(lr, recipe(hr, SEEDS))
+
+
+def test_seeds_come_from_torchs_generator_and_are_kept(hr):
+    augmentation = RandomDegradation([GaussianNoise(), JPEG()])
+    first, params = augmentation(hr), augmentation._params
+    assert params["seeds"].unique().numel() == 4
+    second = augmentation(hr)
+    assert not torch.equal(second, first)
+    torch.manual_seed(0)
+    assert torch.equal(augmentation(hr), first)
+    assert torch.equal(pickle.loads(pickle.dumps(augmentation))(hr, params=params), first)
+
+
+def test_an_image_does_not_depend_on_its_batch(hr):
+    augmentation = RandomDegradation({"noise": GaussianNoise(), "jpeg": JPEG()}, p=0.5)
+    y = augmentation(hr)
+    params = augmentation._params
+    for n in range(4):
+        own = {name: params[name][n : n + 1] for name in ("seeds", "batch_prob")}
+        assert torch.equal(augmentation(hr[n : n + 1], params=own)[0], y[n])
+
+
+def test_p_is_of_each_image():
+    hr = torch.full((200, 3, 4, 4), 0.5)
+    same = RandomDegradation(GaussianNoise((20.0, 20.0)), p=0.3)(hr) == hr
+    assert 110 < same.flatten(1).all(1).sum() < 170
+
+
+def test_same_on_batch(hr):
+    augmentation = RandomDegradation(GaussianNoise(), same_on_batch=True)
+    y = augmentation(hr[:1].expand(4, -1, -1, -1))
+    assert all(torch.equal(image, y[0]) for image in y)
+    container = ImageSequential(RandomDegradation(GaussianNoise()), same_on_batch=True)
+    y = container(hr[:1].expand(4, -1, -1, -1))
+    assert all(torch.equal(image, y[0]) for image in y)
+
+
+def test_pairs_of_lr_and_hr(hr):
+    """The HR as a mask, so that both are flipped alike."""
+    pairs = AugmentationSequential(
+        RandomHorizontalFlip(p=0.5), RandomDegradation(Bicubic(2.0)), data_keys=["input", "mask"]
+    )
+    lr, kept = pairs(hr, hr)
+    assert torch.equal(lr, Bicubic(2.0)(kept, SEEDS))
+    flipped = [torch.equal(a, b.flip(-1)) for a, b in zip(kept, hr, strict=True)]
+    assert 0 < sum(flipped) < 4
+    again, _ = pairs(hr, hr, params=pairs._params)
+    assert torch.equal(again, lr)
+
+
+def test_in_any_place_of_a_container(hr):
+    container = ImageSequential(
+        RandomBrightness((1.5, 1.9), p=1.0, clip_output=False),  # beyond 1, which is clamped
+        RandomDegradation(JPEG(), p=1.0),
+        RandomHorizontalFlip(p=1.0),
+        random_apply=2,
+    )
+    for _ in range(4):
+        y = container(hr)
+        assert y.shape == hr.shape
+        assert torch.equal(container(hr, params=container._params), y)
+
+
+def test_frames_of_a_clip_are_degraded_alike(hr):
+    clips = hr[:2].unsqueeze(2).expand(-1, -1, 3, -1, -1)  # (B, C, T, H, W)
+    container = VideoSequential(
+        RandomDegradation(GaussianNoise()), data_format="BCTHW", same_on_frame=True
+    )
+    y = container(clips)
+    assert torch.equal(y[:, :, 0], y[:, :, 2])
+    assert not torch.equal(y[0] - clips[0], y[1] - clips[1])
+
+
+def test_what_a_stage_resizes_comes_back_at_its_size(hr):
+    stage = Resize(p=(0.0, 1.0, 0.0))
+    y = RandomDegradation(stage)(hr, params={"seeds": SEEDS})
+    assert torch.equal(y, Pipeline(1.0, [stage], quantize=False)(hr, SEEDS))
+    assert y.shape == hr.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_other_types(hr, dtype):
+    y = RandomDegradation(JPEG())(hr.to(dtype), params={"seeds": SEEDS})
+    assert y.dtype == dtype
+    expected = RandomDegradation(JPEG())(hr.to(dtype).float(), params={"seeds": SEEDS})
+    assert torch.equal(y, expected.to(dtype))
+
+
+def test_one_image_without_a_batch(hr):
+    assert RandomDegradation(Bicubic(2.0), keepdim=True)(hr[0]).shape == (3, 16, 20)
+
+
+def test_refuses_sizes_that_cannot_be_in_one_batch():
+    with pytest.raises(ValueError, match=r"p is 0\.5, and .* 2 times smaller.*set p to 1"):
+        RandomDegradation(Bicubic(2.0), p=0.5)
+
+
+def test_refuses_what_is_no_degradation():
+    with pytest.raises(TypeError, match="Identity"):
+        RandomDegradation(torch.nn.Identity())
