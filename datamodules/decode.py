@@ -35,6 +35,7 @@ from datamodules.exif import tiff_exif
 from datamodules.png import check_png, told_late
 from degradations.orientation import orientation_of, upright
 from degradations.profiles import image_of, space_of, to_srgb
+from files.png_text import open_image, without_text
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ def read_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int]:
         UnreadableImage: The header cannot be read.
     """
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        with open_image(file, FORMATS) as image:
             width, height = image.size
             # A PNG's getexif may load the pixels: only where there is something to find.
             told = image.info.keys() & ORIENTED or (image.format == "PNG" and _told_late(file))
@@ -184,7 +185,7 @@ def decode(data: jpeg.Bytes, name: str, srgb: bool = False) -> Picture:
         UnreadableImage: ``data`` is no picture, or a broken one, or of a kind that has no RGB form.
     """
     try:
-        return _plain_jpeg(data) or _any_picture(data, srgb)
+        return _plain_jpeg(data) or _any_picture(data, srgb, name)
     # A decoder that is fed foreign bytes raises anything, from struct.error to MemoryError.
     except Exception as error:
         reason, text = _diagnosis(data, error)
@@ -270,8 +271,8 @@ class _Raw(NamedTuple):
     grey_icc: bytes | None = None
 
 
-def _any_picture(data: jpeg.Bytes, srgb: bool) -> Picture:
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+def _any_picture(data: jpeg.Bytes, srgb: bool, name: str) -> Picture:
+    image = open_image(io.BytesIO(data), FORMATS, name)
     raw = _pixels(image, data, srgb)
     orientation = orientation_of(image)
     return Picture(
@@ -293,7 +294,7 @@ def _pixels(image: Image.Image, data: jpeg.Bytes, srgb: bool) -> _Raw:
     if image.format == "PNG":
         check_png(data)
     if image.format == "PNG" and data[24] == 16:  # the bit depth in the header chunk
-        return _converted_16(_Raw(*png_16(image, data), kept, grey), srgb)
+        return _converted_16(_Raw(*png_16(image, without_text(data)), kept, grey), srgb)
     if image.format == "TIFF" and max(bits_of_tiff(image)) > 8:
         return _converted_16(_Raw(*tiff_16(image, data), kept, grey), srgb)
     if image.mode == "CMYK":

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -29,6 +28,7 @@ from degradations.draws import seed_of
 from degradations.pictures import as_image, cropped, list_pictures, read_picture
 from degradations.preview import positive
 from degradations.record import records_of
+from files.png_text import open_image
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +226,7 @@ def _fitting(path: Path, settings: Settings) -> Tensor:
 def _check_depth(path: Path) -> None:
     # Pillow gives 8 of the 16 bits of a colour PNG without a word.
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             deep = image.mode[0] in "IF"
             if image.format == "PNG":
                 with path.open("rb") as file:

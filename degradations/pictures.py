@@ -14,6 +14,7 @@ from torch import Tensor
 
 from degradations.orientation import orientation_of, upright
 from degradations.profiles import space_of, to_srgb
+from files.png_text import open_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif")
 
@@ -28,7 +29,7 @@ def read_picture(path: Path) -> Tensor:
         ValueError: there is no such file, or no picture in it.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             if image.mode.startswith("I"):  # 16 bits of grey, which convert would clip to 8
                 deep = np.asarray(image, np.float32) / 65535.0
                 pixels = np.repeat(deep[..., None], 3, axis=-1)
