@@ -26,6 +26,8 @@ EIGHT_BIT: tuple[Format, ...] = ("jpg", "webp")  # formats that hold no 16 bits
 OPAQUE: tuple[Format, ...] = ("jpg",)  # formats that hold no alpha
 LARGEST: dict[Format, int] = {"jpg": 65500, "webp": 16383}  # pixels of a side, as encoders have it
 LARGEST_EXIF = 65500  # bytes in a JPEG
+# Bytes of a colour profile: readers of PNG ignore larger ones, and JPEG has 255 segments for it.
+LARGEST_PROFILE: dict[Format, int] = {"png": 8_000_000, "jpg": 255 * 65519}
 CLASSIC_TIFF = b"II*\0"  # its first bytes, where numbers have their lowest byte first
 OPTIONS: dict[Format, dict[str, Any]] = {
     "png": {"format": "PNG"},
@@ -193,6 +195,11 @@ def why_not(pixels: Pixels, finite: bool, format: Format) -> str:
 def holds_exif(exif: bytes, format: Format) -> bool:
     """Whether a file of this kind can hold it."""
     return format != "jpg" or len(exif) <= LARGEST_EXIF
+
+
+def holds_profile(icc: bytes, format: Format) -> bool:
+    """Whether a file of this kind can hold a colour profile."""
+    return len(icc) <= LARGEST_PROFILE.get(format, len(icc))
 
 
 def fitted_exif(exif: bytes, size: tuple[int, int], place: bool) -> bytes | None:

@@ -38,6 +38,7 @@ from callbacks.image_file import (
     check_folder,
     fitted_exif,
     holds_exif,
+    holds_profile,
     there,
     why_not,
     write_image,
@@ -317,6 +318,10 @@ class Writer(Callback):
         if meta.get("alpha") is not None and self.format in OPAQUE:
             self._lost["transparency"] += 1
             meta["alpha"] = None
+        icc = meta.get("icc")
+        if icc is not None and not holds_profile(icc, self.format):
+            self._lost["colour profile"] += 1
+            meta["icc"] = None
         if self.exif == "drop":
             meta["exif"] = None
         return meta

@@ -36,6 +36,7 @@ from degradations.orientation import orientation_of, upright
 from degradations.profiles import image_of, space_of, to_srgb
 from files.paths import FORMATS as KNOWN
 from files.paths import open_regular, read_bytes
+from files.png_text import open_image, without_text
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +159,7 @@ def read_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int]:
 
 
 def _size(file: IO[bytes]) -> tuple[int, int]:
-    with Image.open(file, formats=FORMATS) as image:
+    with open_image(file, FORMATS) as image:
         width, height = image.size
         # A PNG's getexif may load the pixels: only where there is something to find.
         told = image.info.keys() & ORIENTED or (image.format == "PNG" and told_late(file))
@@ -183,7 +184,7 @@ def decode(data: jpeg.Bytes, name: str, srgb: bool = False) -> Picture:
         UnreadableImage: ``data`` is no picture, or a broken one, or of a kind that has no RGB form.
     """
     try:
-        return _plain_jpeg(data) or _any_picture(data, srgb)
+        return _plain_jpeg(data) or _any_picture(data, srgb, name)
     # A decoder that is fed foreign bytes raises anything, from struct.error to MemoryError.
     except Exception as error:
         reason, text = _diagnosis(data, error)
@@ -269,8 +270,8 @@ class _Raw(NamedTuple):
     grey_icc: bytes | None = None
 
 
-def _any_picture(data: jpeg.Bytes, srgb: bool) -> Picture:
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+def _any_picture(data: jpeg.Bytes, srgb: bool, name: str) -> Picture:
+    image = open_image(io.BytesIO(data), FORMATS, name)
     raw = _pixels(image, data, srgb)
     orientation = orientation_of(image)
     return Picture(
@@ -292,7 +293,7 @@ def _pixels(image: Image.Image, data: jpeg.Bytes, srgb: bool) -> _Raw:
     if image.format == "PNG":
         check_png(data)
     if image.format == "PNG" and data[24] == 16:  # the bit depth in the header chunk
-        return _converted_16(_Raw(*png_16(image, data), kept, grey), srgb)
+        return _converted_16(_Raw(*png_16(image, without_text(data)), kept, grey), srgb)
     if image.format == "TIFF" and max(bits_of_tiff(image)) > 8:
         return _converted_16(_Raw(*tiff_16(image, data), kept, grey), srgb)
     if image.mode == "CMYK":

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.decode import FORMATS, Picture
+from files.png_text import open_image
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -133,7 +134,7 @@ def encode(job: Job, encoding: Encoding, restart_markers: bool) -> Made:
 def format_of(data: bytes) -> str:
     """Pillow's name for the kind of a picture file, or "" if it is none."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with open_image(io.BytesIO(data), FORMATS) as image:
             return image.format or ""
     except Exception:  # a broken header raises anything; who decodes it says what is wrong
         return ""
@@ -150,7 +151,7 @@ def pixels_of(data: bytes) -> int | None:
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None  # Pillow's refusal would hide the number
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with open_image(io.BytesIO(data), FORMATS) as image:
             return image.width * image.height
     except Exception:  # as in format_of
         return None

@@ -10,9 +10,9 @@ import struct
 import zlib
 from typing import IO
 
+from files.png_text import PROFILES, TEXTS
+
 ANCILLARY = 32  # this bit of a chunk's name says that a picture can be made without it
-TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-PROFILES = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # texts that are EXIF or XMP
 _chunk = struct.Struct(">I4s").unpack_from
 _checksum = struct.Struct(">I").unpack_from
 

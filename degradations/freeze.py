@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -30,7 +29,8 @@ from degradations.pictures import as_image, cropped, list_pictures, read_picture
 from degradations.preview import positive
 from degradations.record import records_of
 from files.owned import hidden, put_in_place, remove_file
-from files.paths import FORMATS, open_regular
+from files.paths import open_regular
+from files.png_text import open_image
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +230,7 @@ def _fitting(path: Path, settings: Settings) -> Tensor:
 def _check_depth(path: Path) -> None:
     # Pillow gives 8 of the 16 bits of a colour PNG without a word.
     try:
-        with open_regular(path) as file, Image.open(file, formats=tuple(FORMATS)) as image:
+        with open_regular(path) as file, open_image(file) as image:
             deep = image.mode[0] in "IF"
             if image.format == "PNG":
                 file.seek(24)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from degradations.orientation import orientation_of, upright
 from degradations.profiles import space_of, to_srgb
-from files.paths import FORMATS, IMAGE_EXTENSIONS, list_images, open_regular
+from files.paths import IMAGE_EXTENSIONS, list_images
+from files.png_text import open_image
 
 
 def read_picture(path: Path) -> Tensor:
@@ -26,7 +27,7 @@ def read_picture(path: Path) -> Tensor:
         ValueError: there is no such file, or no picture in it.
     """
     try:
-        with open_regular(path) as file, Image.open(file, formats=tuple(FORMATS)) as image:
+        with open_image(path) as image:
             if image.mode.startswith("I"):  # 16 bits of grey, which convert would clip to 8
                 deep = np.asarray(image, np.float32) / 65535.0
                 pixels = np.repeat(deep[..., None], 3, axis=-1)

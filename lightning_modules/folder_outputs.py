@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from files.paths import FORMATS, expand_path, open_regular, walk
+from files.paths import expand_path, walk
+from files.png_text import open_image
 from lightning_modules.base import SuperResolver
 from lightning_modules.noise import Noise
 
@@ -103,7 +103,7 @@ class FolderOutputs(SuperResolver):
 
 def _read(path: Path, size: tuple[int, int]) -> Tensor:
     try:
-        with open_regular(path) as file, Image.open(file, formats=tuple(FORMATS)) as image:
+        with open_image(path) as image:
             mode = image.mode
             pixels = np.asarray(image.convert("RGB"))
     except OSError as error:

@@ -29,6 +29,7 @@ from callbacks.image_file import LARGEST_EXIF, Extras, encode
 from callbacks.predictions import NAME
 from callbacks.writer import Writer
 from degradations.bicubic import resize
+from files.png_text import open_image
 from tests.callbacks.tiny import Tiny, trainer
 from tests.datamodules.profiles import grey_profile
 
@@ -271,6 +272,21 @@ def test_exif_that_a_format_cannot_hold_is_counted(
     path = one(tmp_path, sample, "jpg")
     assert "1 pictures lost their EXIF: jpg cannot hold it" in caplog.text
     assert Base.Make not in Image.open(path).getexif()
+
+
+@pytest.mark.parametrize(
+    ("format", "most"), [("png", 8_000_000), ("jpg", 255 * 65519), ("webp", None), ("tiff", None)]
+)
+def test_a_colour_profile_that_a_format_cannot_hold_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, format: str, most: int | None
+) -> None:
+    for size in [20_000_000] if most is None else [most, most + 1]:
+        icc = bytes(16) + b"RGB " + bytes(size - 20)
+        path = one(tmp_path / str(size), picture(icc=icc), format)
+        held = most is None or size <= most
+        assert (open_image(path).info.get("icc_profile") == icc) == held
+        lost = f"1 pictures lost their colour profile: {format} cannot hold it"
+        assert (lost in caplog.text) != held
 
 
 @pytest.mark.parametrize(("place", "beyond", "kept"), [("keep", 0, False), ("no_place", 8, True)])

@@ -17,6 +17,8 @@ from PIL import Image, ImageCms
 
 from datamodules import decode as module
 from datamodules.decode import REASONS, UnreadableImage, decode, read_picture, read_size
+from datamodules.pack_encode import pixels_of
+from degradations import pictures
 from degradations.profiles import image_of
 from tests.datamodules.profiles import (
     SRGB,
@@ -308,6 +310,88 @@ def orienting_chunk(kind):
         return chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text))
     packet = b'<rdf:Description tiff:Orientation="6"/>'
     return chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet)
+
+
+def inserted(data, chunks, late=False):
+    at = data.rfind(b"IEND") - 4 if late else 33
+    return data[:at] + chunks + data[at:]
+
+
+def bomb(size):
+    return zlib.compress(bytes(1000) * (size // 1000), 9)
+
+
+TEXTS = {
+    "workflow of ComfyUI": chunk(b"zTXt", b"workflow\0\0" + bomb(1_200_000)),
+    "compressed": chunk(b"iTXt", b"history\0\1\0\0\0" + bomb(70_000_000)),
+    "plain": chunk(b"tEXt", b"history\0" + bytes(70_000_000)),
+    "plain, international": chunk(b"iTXt", b"history\0\0\0\0\0" + bytes(70_000_000)),
+    "many": chunk(b"zTXt", b"history\0\0" + bomb(1_000_000)) * 80,
+    "XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb(70_000_000)),
+    "many of XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb(10_000_000)) * 20,
+    "EXIF": chunk(b"zTXt", b"Raw profile type exif\0\0" + bomb(70_000_000)),
+    "damaged": chunk(b"zTXt", b"history\0\0" + bomb(9_000_000)[:-9])[:-4] + b"1234",
+    "profile": chunk(b"iCCP", b"icc\0\0" + bomb(70_000_000)),
+}
+
+
+@pytest.mark.parametrize(("deep", "late"), [(False, False), (False, True), (True, False)])
+@pytest.mark.parametrize("kind", TEXTS)
+def test_texts_of_a_png_have_no_say_in_its_pixels(kind, deep, late, tmp_path):
+    """Pillow refuses more than 1 MB of text in a chunk, and 64 MB in all."""
+    whole = png_16(RGB_16, 2) if deep else encoded(Image.fromarray(RGB))
+    data = inserted(whole, TEXTS[kind], late)
+    tracemalloc.start()
+    picture = decode(data, "a", srgb=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(picture.rgb, RGB_16 if deep else RGB)
+    assert peak < 100e6
+    assert read_size(io.BytesIO(data)) == (7, 5)
+    (tmp_path / "a.png").write_bytes(data)
+    assert read_size(tmp_path / "a.png") == (7, 5)
+    assert pixels_of(data) == 35
+    if not deep:
+        as_metrics_see_it = pictures.read_picture(tmp_path / "a.png")
+        np.testing.assert_array_equal(as_metrics_see_it[0].permute(1, 2, 0) * 255, RGB)
+
+
+@pytest.mark.parametrize("kind", ["workflow of ComfyUI", "plain"])
+def test_a_png_beside_large_texts_lies_on_its_side(kind, tmp_path):
+    for late in (False, True):
+        data = inserted(encoded(Image.fromarray(RGB)), TEXTS[kind] + orienting_chunk("eXIf"), late)
+        np.testing.assert_array_equal(decode(data, "a").rgb, np.rot90(RGB, -1))
+        assert read_size(io.BytesIO(data)) == (5, 7)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_png_lies_on_its_side_by_a_large_xmp(compressed):
+    packet = b'<rdf:Description tiff:Orientation="6"/>' + b" " * 30_000_000
+    packed = b"\1\0\0\0" + zlib.compress(packet) if compressed else bytes(4) + packet
+    data = inserted(encoded(Image.fromarray(RGB)), chunk(b"iTXt", b"XML:com.adobe.xmp\0" + packed))
+    np.testing.assert_array_equal(decode(data, "a").rgb, np.rot90(RGB, -1))
+    assert read_size(io.BytesIO(data)) == (5, 7)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_large_colour_profile_of_a_png(deep, caplog):
+    whole = png_16(RGB_16, 2) if deep else encoded(Image.fromarray(RGB))
+
+    def with_profile(size):
+        icc = rgb_profile(gamma=1.5)
+        icc = struct.pack(">I", size) + icc[4:] + bytes(size - len(icc))
+        return icc, inserted(whole, chunk(b"iCCP", b"icc\0\0" + zlib.compress(icc)))
+
+    expected = with_profile(1000)[1]
+    icc, data = with_profile(1_500_000)
+    assert decode(data, "a").icc == icc
+    converted = decode(data, "a", srgb=True).rgb
+    np.testing.assert_array_equal(converted, decode(expected, "a", srgb=True).rgb)
+    assert (converted != decode(expected, "a").rgb).any()
+    assert not caplog.text
+    picture = decode(with_profile(9_000_000)[1], "here/a.png", srgb=True)
+    np.testing.assert_array_equal(picture.rgb, RGB_16 if deep else RGB)
+    assert "here/a.png: its colour profile of more than 8 MB is ignored" in caplog.text
 
 
 @pytest.mark.parametrize("late", [False, True])

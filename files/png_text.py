@@ -1,0 +1,150 @@
+"""Opening images whose PNG text or colour profile is larger than Pillow accepts.
+
+Programs keep whole workflows and editing histories in a PNG's text chunks. Pillow refuses a file
+with a megabyte in one of them, although no pixel depends on it.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import IO
+
+from PIL import Image
+
+from files.paths import FORMATS, open_regular
+
+log = logging.getLogger(__name__)
+
+START = b"\x89PNG\r\n\x1a\n"
+TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+PROFILES = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # texts that are EXIF or XMP
+EXPANSION = 1032  # bytes that one byte of deflate can become at most
+TEXT = 1 << 20  # bytes of text that Pillow may expand, and of a profile that it reads itself
+MOST = 8_000_000  # bytes of a colour profile that are read, as by libpng
+MOST_TEXT = 1 << 22  # bytes of EXIF or XMP that are read
+MOST_PROFILES = 4
+_head = struct.Struct(">I4s")
+
+
+def open_image(
+    file: str | os.PathLike[str] | IO[bytes],
+    formats: Sequence[str] | None = None,
+    name: str = "",
+) -> Image.Image:
+    """Open an image with Pillow; text in a PNG has no say in whether its pixels can be read.
+
+    Args:
+        file: Its path, or the opened file.
+        formats: As of ``Image.open``; by default all that are known here.
+        name: What to call it in a warning about a colour profile that is left out; without, there
+            is none.
+
+    Raises:
+        OSError: It cannot be read, or is no image. Pillow raises others, too.
+    """
+    formats = tuple(FORMATS) if formats is None else formats
+    if isinstance(file, str | os.PathLike):
+        with open_regular(file) as opened:
+            lean = _lean(opened, name)
+    else:
+        lean = _lean(file, name)
+        file.seek(0)
+    if lean is None:
+        return Image.open(file, formats=formats)
+    data, profile = lean
+    image = Image.open(io.BytesIO(data), formats=formats)
+    if profile is not None:
+        image.info["icc_profile"] = profile
+    return image
+
+
+def without_text(data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview:
+    """A PNG without the chunks that readers may refuse; any other file as it is.
+
+    Args:
+        data: The whole file.
+    """
+    lean = _lean(io.BytesIO(data), "")
+    return data if lean is None else lean[0]
+
+
+def _lean(file: IO[bytes], called: str) -> tuple[bytes, bytes | None] | None:
+    """A PNG without the chunks that Pillow would refuse, and its colour profile if that was one.
+
+    None of any other file, and of a PNG without such chunks.
+    """
+    file.seek(0)
+    if file.read(8) != START:
+        return None
+    kept: list[tuple[int, int] | bytes] = [(0, 8)]  # stretches of the file, or other chunks
+    profile, text, profiles = None, 0, 0
+    at, name = 8, b""
+    while name != b"IEND":
+        file.seek(at)
+        head = file.read(8)
+        if len(head) < 8:
+            break
+        length, name = _head.unpack(head)
+        chunk: bytes | None = None  # instead of the one in the file
+        if name in TEXTS and file.read(22).startswith(PROFILES):
+            profiles += 1
+            chunk = _cut(name, _content(file, at, length)) if profiles <= MOST_PROFILES else b""
+        elif name in TEXTS:
+            text += length
+            chunk = None if text * EXPANSION <= TEXT else b""
+        elif name == b"iCCP" and length * EXPANSION > TEXT:
+            found = _expanded(_content(file, at, length).partition(b"\0")[2][1:])
+            if len(found) > MOST:
+                chunk = b""
+                if called:
+                    message = "%s: its colour profile of more than %d MB is ignored"
+                    log.warning(message, called, MOST // 10**6)
+            elif len(found) > TEXT:
+                profile, chunk = found, b""
+        kept.append((at, 12 + length) if chunk is None else chunk)
+        at += 12 + length
+    if all(isinstance(piece, tuple) for piece in kept):
+        return None
+    return b"".join(_read(file, piece) for piece in [*kept, (at, -1)]), profile
+
+
+def _read(file: IO[bytes], piece: tuple[int, int] | bytes) -> bytes:
+    if isinstance(piece, bytes):
+        return piece
+    file.seek(piece[0])
+    return file.read(piece[1])
+
+
+def _content(file: IO[bytes], at: int, length: int) -> bytes:
+    file.seek(at + 8)
+    return file.read(min(length, MOST))
+
+
+def _cut(name: bytes, content: bytes) -> bytes | None:
+    """The chunk of an EXIF or XMP that Pillow would refuse, without the rest; None of another."""
+    key, _, rest = content.partition(b"\0")
+    if name == b"zTXt":
+        packed, plain = rest[1:], b"tEXt" + key + b"\0"
+    elif name == b"iTXt" and rest[:1] == b"\1":
+        packed, plain = rest[2:].split(b"\0", 2)[-1], b"iTXt" + key + bytes(5)
+    else:  # not compressed
+        return _chunk(name + content[:MOST_TEXT]) if len(content) > MOST_TEXT else None
+    found = _expanded(packed) if len(packed) * EXPANSION > TEXT else b""
+    return _chunk(plain + found[:MOST_TEXT]) if len(found) > TEXT else None
+
+
+def _chunk(body: bytes) -> bytes:
+    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def _expanded(packed: bytes) -> bytes:
+    """What was compressed, up to one byte more than ``MOST``; empty if it is damaged."""
+    try:
+        return zlib.decompressobj().decompress(packed, MOST + 1)
+    except zlib.error:
+        return b""
