@@ -18,9 +18,9 @@ def write_csv(path: Path, results: list[Result]) -> None:
 
     The table has plain cells and one line of headings, and nothing else, so that pandas and
     spreadsheets read it without being told anything. A row is a dataset, scale and checkpoint, a
-    column a metric of one protocol, with ``_n`` for how many images it is the mean of and, where there are
-    several seeds, ``_std``; ``_std_over_seeds`` where a metric has that name already, as KID's
-    deviation between subsets has.
+    column a metric of one protocol, with ``_n`` for how many images it is the mean of and, where
+    there are several seeds, ``_std``; ``_std_over_seeds`` where a metric has that name already, as
+    KID's deviation between subsets has.
 
     Args:
         path: The table; the protocols go to ``<name>_protocols.csv``.

@@ -23,6 +23,7 @@ from callbacks.progress import Progress
 from callbacks.report import Report
 from callbacks.results import Results
 from callbacks.sample_grid import SampleGrid
+from callbacks.scalar_record import with_record
 from callbacks.tensorboard import DescribedLogger
 from callbacks.writer import Writer
 from commands.check import Check, Checked
@@ -232,6 +233,8 @@ class EnlargerCLI(LightningCLI):
         if trainer.logger in (None, True):
             silent = self.subcommand == "predict"
             trainer.logger = False if silent else DescribedLogger(str(self.run.path))
+        if self.subcommand == "fit" and not trainer.barebones:
+            trainer.logger = with_record(trainer.logger, self.run.path)
         trainer.callbacks = [Start(self.company, self._facts), Stops(self.company), *given]
         trainer.callbacks += self._own_callbacks(trainer)
         # Last of all: it may fail the command, when all others have written what they found.
