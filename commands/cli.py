@@ -109,6 +109,12 @@ class EnlargerCLI(LightningCLI):
         # main.py runs `doctor` by itself; here it is only one of those that --help lists.
         return {**commands, **{name: commands["fit"] for name in AS_FIT}, "doctor": set()}
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """As Lightning's; messages know what was typed."""
+        for each in (parser, *self._subcommand_parsers.values()):
+            each.typed = args
+        super().parse_arguments(parser, args)
+
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:

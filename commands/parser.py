@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path as Text
 from typing import Any, NoReturn
 
@@ -112,6 +112,8 @@ class Parser(LightningArgumentParser):
         kwargs: As of the library's.
     """
 
+    typed: Sequence[str] = ()  # the command line, for messages
+
     def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
 
@@ -119,7 +121,7 @@ class Parser(LightningArgumentParser):
         """Raise a readable error; parsers of nested types keep theirs, which may be caught."""
         if not self.exit_on_error:
             super().error(message, ex)
-        raise ConfigurationError(readable(message, _keys(self))) from ex
+        raise ConfigurationError(readable(message, _keys(self), self.typed)) from ex
 
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
         """As the library's, which takes null for what is not set, and lets it by.
