@@ -112,7 +112,8 @@ class EnlargerCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """As Lightning's; messages know what was typed."""
         for each in (parser, *self._subcommand_parsers.values()):
-            each.typed = args
+            if isinstance(each, Parser):
+                each.typed = args
         super().parse_arguments(parser, args)
 
     def _prepare_subcommand_parser(
