@@ -180,7 +180,10 @@ class Progress(ProgressBar):
 
     def _close(self, trainer: Trainer) -> None:
         if self._bars:
-            self._show(trainer)
+            if self._bars[-1].n == self._bars[-1].initial:  # there was nothing to do
+                self._bars[-1].leave = False
+            else:
+                self._show(trainer)
             self._bars.pop().close()
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from tqdm import tqdm
 from callbacks.provenance import Provenance
 from callbacks.report_pictures import FOLDER, INDEX, Evaluation, load_index
 from callbacks.results_file import Result, load_results
+from callbacks.scalar_record import FILE as RECORD
+from callbacks.scalar_record import read_record
 from files.paths import glob_paths
 
 log = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ class Run:
     name: Its directory's name, or as much of the path as tells it from the others.
     results: Of ``results.json``.
     evaluations: Whose pictures were kept.
-    curves: Scalars of its TensorBoard files, by name.
+    curves: Scalars of its record and of its TensorBoard files, by name.
     config: The text of ``config.yaml``.
     sources: What wrote the numbers, and the pictures.
     written: When the latest of its files was written.
@@ -86,9 +88,8 @@ def check_run(path: Path) -> None:
     """
     if not path.is_dir():
         raise ValueError(f"{path} is no directory; give directories of runs, such as runs/NAME")
-    if not any((path / name).exists() for name in (RESULTS, INDEX, CONFIG)) and not (
-        _event_files(path)
-    ):
+    known = (RESULTS, INDEX, CONFIG, RECORD)
+    if not any((path / name).exists() for name in known) and not _event_files(path):
         raise ValueError(
             f"{path} is no directory of a run: it has neither {RESULTS}, {INDEX}, {CONFIG} nor "
             "TensorBoard's events; `python main.py test --config ... --run.name "
@@ -122,14 +123,15 @@ def _shortest(own: tuple[str, ...], parts: Sequence[tuple[str, ...]]) -> str:
 def read_run(path: Path, name: str) -> Run:
     """Read a run; what is damaged becomes a remark, and the rest is shown."""
     run = Run(path, name)
-    readers = (_read_results, _read_pictures, _read_config, _read_events)
+    readers = (_read_results, _read_pictures, _read_config, _read_curves)
     for read in readers:
         try:
             read(run)
         except (OSError, ValueError) as error:
             run.remarks.append(str(error))
             log.warning("%s: %s", name, error)
-    files = [p for p in (path / RESULTS, path / INDEX, *_event_files(path)) if p.exists()]
+    files = [path / RESULTS, path / INDEX, path / RECORD, *_event_files(path)]
+    files = [file for file in files if file.exists()]
     if files:
         newest = max(p.stat().st_mtime for p in files)
         run.written = time.strftime("%Y-%m-%d %H:%M", time.localtime(newest))
@@ -162,13 +164,27 @@ def _read_config(run: Run) -> None:
         run.config = path.read_text(encoding="utf-8")
 
 
-def _read_events(run: Run) -> None:
+def _read_curves(run: Run) -> None:
+    # Runs of version 0.1.0 began without a record, and what is written to TensorBoard alone is in
+    # its files alone.
+    recorded = read_record(run.path)
+    found = dict(recorded)
+    try:
+        for tag, steps in _read_events(run).items():
+            first = min(recorded.get(tag, ()), default=math.inf)
+            before = {step: value for step, value in steps.items() if step < first}
+            found[tag] = before | recorded.get(tag, {})
+    finally:
+        run.curves = {tag: _curve(steps) for tag, steps in found.items()}
+
+
+def _read_events(run: Run) -> dict[str, dict[int, float]]:
     folders = sorted({path.parent for path in _event_files(run.path)})
     found: dict[str, dict[int, float]] = {}
     for folder in folders:
         for tag, steps in _scalars(folder).items():
             found.setdefault(tag, {}).update(steps)
-    run.curves = {tag: _curve(steps) for tag, steps in found.items()}
+    return found
 
 
 def _curve(found: dict[int, float]) -> Curve:

@@ -223,11 +223,13 @@ class Writer(Callback):
         self._close()
         for what, count in self._lost.items():
             log.warning("%d pictures lost their %s: %s cannot hold it", count, what, self.format)
+        idle = self.skipped and not (self.written or self.unusable or self.failed)
         log.log(
             logging.WARNING if self.unusable or self.failed else logging.INFO,
-            "%s: %d pictures written, %d skipped (done before), %d unusable%s; a line for each "
+            "%s%s: %d pictures written, %d skipped (done before), %d unusable%s; a line for each "
             "in %s",
-            *(self._root, self.written, self.skipped, self.unusable),
+            *("nothing to do, all outputs are there: " if idle else "", self._root),
+            *(self.written, self.skipped, self.unusable),
             *(f", {self.failed} failed" if self.failed else "", NAME),
         )
 

@@ -23,6 +23,7 @@ from callbacks.progress import Progress
 from callbacks.report import Report
 from callbacks.results import Results
 from callbacks.sample_grid import SampleGrid
+from callbacks.scalar_record import with_record
 from callbacks.tensorboard import DescribedLogger
 from callbacks.writer import Writer
 from commands.check import Check, Checked
@@ -108,6 +109,13 @@ class EnlargerCLI(LightningCLI):
         commands: dict[str, set[str]] = LightningCLI.subcommands()
         # main.py runs `doctor` by itself; here it is only one of those that --help lists.
         return {**commands, **{name: commands["fit"] for name in AS_FIT}, "doctor": set()}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """As Lightning's; messages know what was typed."""
+        for each in (parser, *self._subcommand_parsers.values()):
+            if isinstance(each, Parser):
+                each.typed = args
+        super().parse_arguments(parser, args)
 
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
@@ -259,6 +267,8 @@ class EnlargerCLI(LightningCLI):
         if trainer.logger in (None, True):
             silent = self.subcommand == "predict"
             trainer.logger = False if silent else DescribedLogger(str(self.run.path))
+        if self.subcommand == "fit" and not trainer.barebones:
+            trainer.logger = with_record(trainer.logger, self.run.path)
         trainer.callbacks = [Start(self.company, self._facts), Stops(self.company), *given]
         trainer.callbacks += self._own_callbacks(trainer)
         # Last of all: it may fail the command, when all others have written what they found.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
@@ -56,7 +57,8 @@ def check_directions(trainer: Trainer) -> None:
             settled(f"{type(callback).__name__} in trainer.callbacks", monitor, mode, callbacks)
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau:
-            settled(SCHEDULE, str(config.monitor), config.scheduler.mode, callbacks)
+            schedule: Any = config.scheduler
+            settled(SCHEDULE, str(config.monitor), schedule.mode, callbacks)
 
 
 def mend_restored(trainer: Trainer) -> None:
@@ -68,7 +70,7 @@ def mend_restored(trainer: Trainer) -> None:
         trainer: About to train, with all that a checkpoint holds restored.
     """
     for config in trainer.lr_scheduler_configs:
-        schedule = config.scheduler
+        schedule: Any = config.scheduler
         right = direction_of(str(config.monitor), all_callbacks(trainer))
         if config.reduce_on_plateau and right is not None and schedule.mode != right:
             log.warning(

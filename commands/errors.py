@@ -7,22 +7,53 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import os
 import pkgutil
 import re
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from files.paths import IMAGE_EXTENSIONS
 
-EXPERIMENTS = Path(__file__).resolve().parents[1] / "configs" / "experiment"
+ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENTS = ROOT / "configs" / "experiment"
 COMMANDS = [
     *("fit", "validate", "test", "predict"),
     *("check", "throughput", "encode", "export", "doctor"),
 ]
 NO_FILE = '"<unicode string>"'  # in the place of a name, where YAML's library speaks of a file
+_RATE = "model.init_args.optimizer.init_args"
+# Keys by the words that other programs, and impatience, have for them.
+_MEANT = {
+    **dict.fromkeys(("lr", "learning_rate", "rate"), f"{_RATE}.lr"),
+    **dict.fromkeys(("weight_decay", "wd"), f"{_RATE}.weight_decay"),
+    **dict.fromkeys(("optimizer", "optim", "optimiser"), "model.init_args.optimizer"),
+    **dict.fromkeys(("scheduler", "lr_scheduler", "schedule"), "model.init_args.lr_scheduler"),
+    **dict.fromkeys(("weights", "pretrained", "model_path"), "model.init_args.weights"),
+    **dict.fromkeys(("network", "arch"), "model.init_args.network"),
+    **dict.fromkeys(("batch_size", "bs", "batch"), "data.init_args.batch_size"),
+    **dict.fromkeys(("workers", "num_workers", "n_threads"), "data.init_args.workers"),
+    **dict.fromkeys(("crop_size", "patch_size", "gt_size", "crop"), "data.init_args.crop_size"),
+    **dict.fromkeys(("scale", "upscale", "outscale", "s"), "data.init_args.scale"),
+    **dict.fromkeys(("input", "i", "images", "in", "predict"), "data.init_args.predict"),
+    **dict.fromkeys(("steps", "max_steps", "iters", "iterations"), "trainer.max_steps"),
+    **dict.fromkeys(("total_iter", "max_iter"), "trainer.max_steps"),
+    **dict.fromkeys(("epochs", "max_epochs", "num_epochs", "n_epochs"), "trainer.max_epochs"),
+    **dict.fromkeys(("gpus", "gpu", "devices", "gpu_id", "num_gpus"), "trainer.devices"),
+    **dict.fromkeys(("device", "accelerator", "cuda", "cpu"), "trainer.accelerator"),
+    **dict.fromkeys(("nodes", "num_nodes"), "trainer.num_nodes"),
+    **dict.fromkeys(("precision", "amp", "fp16", "bf16", "half"), "trainer.precision"),
+    **dict.fromkeys(("seed", "manual_seed"), "seed_everything"),
+    **dict.fromkeys(("name", "experiment", "exp"), "run.name"),
+    **dict.fromkeys(("tile", "tile_size"), "tiling.size"),
+    **dict.fromkeys(("resume", "checkpoint_path", "ckpt"), "ckpt_path"),
+    **dict.fromkeys(("output", "out", "o", "output_dir", "out_dir", "save_dir"), "run.root"),
+}
+_OUTPUT = "run.root"
 _AT_TAB = "found character that cannot start any token"
 
 
@@ -68,14 +99,21 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def readable(message: str, keys: Iterable[str]) -> str:
+def readable(message: str, keys: Iterable[str], typed: Sequence[str] = ()) -> str:
     """Turn a parser's message, which lists every type that it tried, into one sentence.
 
     Args:
         message: What the parser said.
         keys: All keys of the parser, for suggestions.
+        typed: The command line, for the file in which an unknown key stands.
     """
-    keys = list(keys)
+    sentence = _sentence(message, list(keys), typed)
+    if match := re.match(r"unknown key '([^']+)'", sentence):
+        sentence = f"{_place_of(match[1], typed)}{sentence}"
+    return sentence
+
+
+def _sentence(message: str, keys: list[str], typed: Sequence[str]) -> str:
     lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
     if message.startswith("Unexpected config:"):
         return _no_mapping(message.partition(":")[2], keys)
@@ -86,7 +124,8 @@ def readable(message: str, keys: Iterable[str]) -> str:
     return (
         _broken_file(message, where)
         or _command(leaf)
-        or _unknown_option(leaf, where, class_path, keys, lines)
+        or _no_option(leaf, typed)
+        or _unknown_option(leaf, where, class_path, keys, lines, typed)
         or _unknown_class(leaf, where, class_path, lines)
         or _empty(leaf, where, lines)
         or _no_file(leaf, where, keys)
@@ -166,12 +205,13 @@ def _command(leaf: str) -> str | None:
 
 
 def _unknown_option(
-    leaf: str, where: str, class_path: str | None, keys: list[str], lines: list[str]
+    leaf: str,
+    where: str,
+    class_path: str | None,
+    keys: list[str],
+    lines: list[str],
+    typed: Sequence[str],
 ) -> str | None:
-    if match := re.match(r"unrecognized arguments: ((?!-)\S+)", leaf):
-        if Path(match[1]).suffix.lower() in IMAGE_EXTENSIONS:  # the shell has replaced a pattern
-            return f"{match[1]!r} is no option: put a pattern in quotation marks, 'photos/*.jpg'"
-        return f"{match[1]!r} is no option: a file is named as --config {_experiment(match[1])}"
     match = (
         re.match(r"Option '([^']+)' is not accepted", leaf)
         or re.search(r"(?:Group '(?P<group>[^']+)' )?does not accept option '([^']+)'", leaf)
@@ -184,9 +224,19 @@ def _unknown_option(
     if class_path is None:
         if unknown in keys:
             return f"{unknown!r} is no key of this command, only of another one"
-        return f"unknown key {unknown!r}{did_you_mean(unknown, keys)}"
+        return (
+            f"unknown key {unknown!r}{_meant(unknown, keys, typed) or did_you_mean(unknown, keys)}"
+        )
     if difflib.get_close_matches(unknown, ("class_path", "init_args"), cutoff=0.8):
         return _no_class(where, _given(lines))
+    if (class_path.startswith("torch.optim.") and inspect.isabstract(_import(class_path))) or (
+        class_path.rpartition(".")[2] in ("Optimizer", "LRScheduler")
+    ):
+        name = "torch.optim.Adam" if "optimizer" in where else "torch.optim.lr_scheduler.StepLR"
+        return (
+            f"{where} has no class in this configuration, so {unknown!r} cannot be set: name the "
+            f"class before it, as --{where} {name}"
+        )
     of, names = class_path, [group] if group else []
     names += unknown.removeprefix("init_args.").split(".")
     name, choices, full = names[0], _parameters(class_path), f"{where}.init_args" if where else ""
@@ -203,10 +253,108 @@ def _unknown_option(
             "network it is the scale, which is data.init_args.scale"
         )
     listed = f"; it takes: {', '.join(choices)}" if choices else ""
+    if where == "model" and "optimizer" in choices and (meant := _meant(full, keys, typed)):
+        return f"unknown key {full!r}: {of} has no argument {name!r}{meant}"
     return (
         f"unknown key {full!r}: {of} has no argument {name!r}"
         f"{did_you_mean(name, choices) or listed}"
     )
+
+
+def _no_option(leaf: str, typed: Sequence[str]) -> str | None:
+    match = re.match(r"unrecognized arguments: ((?!-).+)", leaf)
+    if match is None:
+        return None
+    words = [word for word in typed if match[1] == word or match[1].startswith(f"{word} ")]
+    word = max(words, key=len, default=match[1].split()[0])
+    command = next((word for word in typed if word in COMMANDS), "")
+    path, several = Path(word), match[1] != word
+    picture = path.suffix.lower() in IMAGE_EXTENSIONS
+    given = any(re.match(r"--data\.(init_args\.)?predict(=|$)", word) for word in typed)
+    if picture and (several or given or command != "predict"):  # the shell has replaced a pattern
+        return f"{word!r} is no option: put a pattern in quotation marks, 'photos/*.jpg'"
+    named = _experiment(word)
+    if (
+        path.suffix in (".yaml", ".yml", ".json")
+        or named != word
+        or (path.is_file() and not picture)
+    ):
+        return f"{word!r} is no option: a file is named as --config {named}"
+    if (path / "config.yaml").is_file():
+        return f"{word!r} is no option: a run is named as --config {path / 'config.yaml'}"
+    if command == "predict":
+        return f"{word!r} is no option: images are named as --data.init_args.predict {word}"
+    if path.is_dir():
+        key, source = {"validate": "val", "test": "test"}.get(command, "train"), _FOLDER % word
+        source = source if key == "train" else f"{{photos: {source}}}"
+        return f"{word!r} is no option: images are named as --data.init_args.{key} '{source}'"
+    return f"{word!r} is no option: a file is named as --config {word}"
+
+
+_FOLDER = "{class_path: datamodules.folder.Folder, init_args: {root: %s}}"
+
+
+def _meant(unknown: str, keys: list[str], typed: Sequence[str]) -> str:
+    """The key that a word of other programs means, as half a sentence, or nothing."""
+    group, _, word = unknown.replace("-", "_").rpartition(".")
+    full = _MEANT.get(word.lower())
+    if full == _OUTPUT and "predict" in typed:
+        full = "writer.folder"
+    first = str(full).partition(".")[0]
+    fits = group in ("", "trainer", "train") or group.split(".")[0] == first
+    if full is None or first not in {key.partition(".")[0] for key in keys} or not fits:
+        return ""
+    return f"; did you mean {full!r}?"
+
+
+def _place_of(key: str, typed: Sequence[str]) -> str:
+    """The file and the line in which a key stands, or nothing where it was typed."""
+    parts = _bare(key.split("."))
+    best, place = 1, ""
+    for number, word in enumerate(typed):
+        option, equals, value = word.partition("=")
+        if not equals:
+            option, value = typed[number - 1], word
+        if not option.startswith("--"):
+            continue
+        above = [] if option == "--config" else option[2:].split(".")
+        if _bare(word.lstrip("-").partition("=")[0].split(".")) == parts and word.startswith("-"):
+            return ""
+        if value.endswith((".yaml", ".yml", ".json")) and Path(value).is_file():
+            for path, file, line in _keys_of(Path(value), ()):
+                own = _bare([*above, *path])
+                alike = len(own) if own == parts[-len(own) :] else 0
+                if alike > best or (alike and alike == len(parts)):
+                    best, place = alike, f"{file}, line {line}: "
+    return place
+
+
+def _bare(parts: Iterable[str]) -> list[str]:
+    # A key without what may be left out of it.
+    return [part for part in parts if part != "init_args"]
+
+
+def _keys_of(file: Path, above: tuple[Path, ...]) -> Iterator[tuple[tuple[str, ...], Path, int]]:
+    # All keys of a file and of those that it names, with their places.
+    try:
+        root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (OSError, ValueError, yaml.YAMLError):
+        return
+    nodes: list[tuple[tuple[str, ...], Any]] = [((), root)]
+    while nodes:
+        path, node = nodes.pop()
+        if isinstance(node, yaml.SequenceNode):
+            nodes += [(path, item) for item in node.value]
+        elif isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                here = (*path, *str(key.value).split("."))
+                yield here, file, key.start_mark.line + 1
+                nodes.append((here, value))
+        elif isinstance(node, yaml.ScalarNode) and node.value.endswith((".yaml", ".yml")):
+            inner = file.parent / node.value
+            if inner.is_file() and inner not in above:
+                for below, place, line in _keys_of(inner, (*above, file)):
+                    yield (*path, *below), place, line
 
 
 def _experiment(word: str) -> str:
@@ -248,7 +396,7 @@ def _unknown_class(leaf: str, where: str, class_path: str | None, lines: list[st
     if match := re.match(r"Expected a dot import path string: (.+)", leaf):
         return (
             f"{where}: {match[1]!r} is no class; name it as folder.file.Class, "
-            "for example lightning_modules.regression.Regression"
+            f"{_class_named(match[1]) or 'for example lightning_modules.regression.Regression'}"
         )
     if match := re.match(r"Expected an instantiatable class, but (?:(\S+) )?is abstract", leaf):
         name = match[1] or _given(lines)
@@ -292,6 +440,19 @@ def hidden(module: str) -> str:
     return f": {other} is imported first and hides {own}; give {own.name} another name"
 
 
+def _class_named(name: str) -> str:
+    # By its text alone: nothing is imported for a word that was mistyped.
+    known: dict[str, str] = {}
+    for room in ("lightning_modules", "datamodules", "callbacks", "degradations"):
+        for file in sorted((ROOT / room).rglob("*.py")):
+            module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+            classes = re.findall(r"^class ([A-Za-z]\w*)", file.read_text(encoding="utf-8"), re.M)
+            for found in classes:
+                known.setdefault(found.lower(), f"{module}.{found}")
+    near = difflib.get_close_matches(name.rpartition(".")[2].lower(), known, n=1, cutoff=0.8)
+    return f"here {known[near[0]]}" if near else ""
+
+
 def _empty(leaf: str, where: str, lines: list[str]) -> str | None:
     # What the library says where it finds nothing, and does not look for that.
     if leaf.startswith("'NoneType' object has no attribute 'keys'"):
@@ -318,11 +479,21 @@ def _no_file(leaf: str, where: str, keys: list[str]) -> str | None:
         mend = f"; did you mean {beside[near[0]]!r}?" if near else ""
         if not near and (named := _experiment(path.name)) != path.name:
             mend = f"; did you mean {named}?"
+        elif not near and (others := _experiments_like(path.stem)):
+            mend = f"; there are {', '.join(others)}"
         return f"{where} is {match[1]}, and there is no such file{mend}"
     if match := re.match(r"Unable to load config '([^']+)'", leaf):
         below = ", ".join(key for key in keys if key.startswith(f"{where}."))
         return f"{where} is {match[1]!r}, and there is no such file; set its keys: {below}"
     return None
+
+
+def _experiments_like(stem: str) -> list[str]:
+    # As typed from the working directory, where that is possible.
+    names = {file.stem: file for file in EXPERIMENTS.rglob("*.yaml")}
+    near = [name for name in sorted(names) if name.startswith(f"{stem}_")][:3]
+    near = near or difflib.get_close_matches(stem, names, n=3)
+    return [os.path.relpath(names[name]) for name in near]
 
 
 def _missing(leaf: str, where: str, class_path: str | None) -> str | None:

@@ -8,7 +8,7 @@ import os
 import pathlib
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import yaml
@@ -253,6 +253,8 @@ class Parser(LightningArgumentParser):
         kwargs: As of the library's.
     """
 
+    typed: Sequence[str] = ()  # the command line, for messages
+
     def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
 
@@ -266,7 +268,7 @@ class Parser(LightningArgumentParser):
         """Raise a readable error; parsers of nested types keep theirs, which may be caught."""
         if not self.exit_on_error:
             super().error(message, ex)
-        raise ConfigurationError(readable(message, _keys(self))) from ex
+        raise ConfigurationError(readable(message, _keys(self), self.typed)) from ex
 
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
         """As the library's, which takes null for what is not set, and lets it by.

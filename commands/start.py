@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from callbacks.scalar_record import ScalarRecord
 from commands.checkpoint_files import list_checkpoints
 from commands.checkpoints import Checkpoints
 from commands.directions import check_directions, mend_restored
@@ -57,8 +58,11 @@ class Start(Callback):
         check_directions(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same of what a checkpoint holds, which is restored by now."""
+        """The same of what a checkpoint holds, which is restored by now; begin the record."""
         mend_restored(trainer)
+        for logger in trainer.loggers:
+            if isinstance(logger, ScalarRecord):
+                logger.begin(trainer.global_step)
 
 
 def data_facts(trainer: Trainer) -> dict[str, Any]:

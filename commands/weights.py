@@ -164,7 +164,7 @@ def _missing_of_metrics(callbacks: Any) -> Iterator[str]:
         kind = getattr(sys.modules.get(module), name, None)
         if not (isinstance(kind, type) and issubclass(kind, Metric)):
             continue
-        arguments = dict(vars(given.get("init_args") or Namespace()))
+        arguments = dict(vars(given["init_args"])) if given.get("init_args") else {}
         for argument in ("reference", "training", "model"):
             key, value = (
                 f"trainer.callbacks[{number}].init_args.{argument}",

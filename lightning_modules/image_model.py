@@ -281,7 +281,7 @@ class ImageModel(LightningModule, ABC):
         missing = [k for k in own if k not in state and (k in trained or not weights.model)]
         if weights.model:  # of a run without what only training needs, which begins afresh then
             missing = [k for k in missing if not k.startswith(self.training_only)]
-        check_tensors(path, own, state, missing)
+        check_tensors(path, own, state, missing, lambda: self._explained(state))
         check_numbers(str(path), state)
         self.load_state_dict({**own, **state})
         self.weights_source = weights.name
@@ -301,6 +301,23 @@ class ImageModel(LightningModule, ABC):
             Tensors by this model's names.
         """
         return tensors
+
+    def scale_of(self, tensors: dict[str, Tensor]) -> float | None:
+        """Return the scale of tensors that do not fit this model, where it can be told.
+
+        Args:
+            tensors: By this model's names.
+        """
+        return None
+
+    def _explained(self, tensors: dict[str, Tensor]) -> str:
+        scale = self.scale_of(tensors)
+        if scale is None:
+            return ""
+        return (
+            f"They are weights for x{scale:g}, and data.init_args.scale is {self.scale:g}: set it "
+            f"to {scale:g}, or name weights for x{self.scale:g}"
+        )
 
     def _named(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         bare = bare_names(tensors)
@@ -375,7 +392,7 @@ class ImageModel(LightningModule, ABC):
         own = self.state_dict()
         state = self._needed(state, own)
         missing = [k for k in self.checkpoint_keys() if k not in state]
-        check_tensors("the checkpoint", own, state, missing)
+        check_tensors("the checkpoint", own, state, missing, lambda: self._explained(state))
         checkpoint["state_dict"] = {**own, **state}
 
 

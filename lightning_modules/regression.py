@@ -73,6 +73,7 @@ class Regression(SuperResolver):
             raise ValueError(f"model.init_args.loss is {loss!r}; expected l1 or charbonnier")
         self.loss = LOSSES[loss]
         self.network = built(network, self.scale)
+        self._make = network
         # A network that comes with its weights, such as one of spandrel, says where they are from.
         self.weights_source = getattr(self.network, "weights_source", None)
         if channels_last:
@@ -120,10 +121,27 @@ class Regression(SuperResolver):
         sr: Tensor = self(batch["lr"], batch["size"])
         return sr
 
+    def scale_of(self, tensors: dict[str, Tensor]) -> float | None:
+        """As ``ImageModel.scale_of``: that at which the network has these tensors."""
+        found = {name: tensor.shape for name, tensor in tensors.items()}
+        for scale in SCALES:
+            try:
+                with torch.device("meta"):
+                    network = built(self._make, scale)
+            except Exception:  # of a scale that it does not have: any error of a class of a user
+                continue
+            own = {f"network.{name}": value.shape for name, value in network.state_dict().items()}
+            if own == found:
+                return scale
+        return None
+
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the authors' tensors by the network's own ``official``, where it has one."""
         official = getattr(self.network, "official", dict)
         return {f"network.{name}": tensor for name, tensor in official(tensors).items()}
+
+
+SCALES = (2.0, 3.0, 4.0, 8.0, 1.0, 6.0, 16.0)  # that weights are published for, or trained
 
 
 def charbonnier(sr: Tensor, hr: Tensor, eps: float = 1e-3) -> Tensor:

@@ -219,7 +219,11 @@ def _reshaped(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[
 
 
 def check_tensors(
-    where: str | Path, own: dict[str, Tensor], state: dict[str, Tensor], missing: list[str]
+    where: str | Path,
+    own: dict[str, Tensor],
+    state: dict[str, Tensor],
+    missing: list[str],
+    explain: Callable[[], str] = str,
 ) -> None:
     """Refuse tensors that do not fit a model.
 
@@ -228,16 +232,21 @@ def check_tensors(
         own: The model's.
         state: Those that are to be its.
         missing: Names of those that it lacks.
+        explain: Says what they are of, if that can be told; asked where they do not fit.
 
     Raises:
         ValueError: Some are missing, unexpected, or of another shape.
     """
+    unexpected, reshaped = [name for name in state if name not in own], _reshaped(own, state)
+    if not (missing or unexpected or reshaped):
+        return
     refuse(
         f"the tensors of {where} do not fit the model",
         missing,
-        unexpected=[name for name in state if name not in own],
-        reshaped=_reshaped(own, state),
-        hint="Is it another network, size or scale? See model.init_args and data.init_args.scale",
+        unexpected=unexpected,
+        reshaped=reshaped,
+        hint=explain()
+        or "Is it another network, size or scale? See model.init_args and data.init_args.scale",
         shown=4,
     )
 

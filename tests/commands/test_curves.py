@@ -1,0 +1,130 @@
+"""The report's curves come from what was logged, whichever logger a run has."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from callbacks.report_runs import Run, check_run, read_run
+from callbacks.scalar_record import FILE, ScalarRecord, read_record
+
+Enlarger = Callable[..., None]
+FIT = ("fit", "--config", "tiny.yaml", "--trainer.val_check_interval", 2)
+CSV = "lightning.pytorch.loggers.CSVLogger"
+TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"
+
+
+def of_class(class_path: str) -> str:
+    return json.dumps({"class_path": class_path, "init_args": {"save_dir": "logs"}})
+
+
+class Own(Callback):
+    """Logs by the trainer's loggers, as some callbacks do, and something that is no scalar."""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics({"own/value": 2.0 * trainer.global_step}, trainer.global_step)
+
+
+def curves(run: str = "tiny") -> Run:
+    return read_run(Path("runs", run), run)
+
+
+@pytest.mark.parametrize(
+    "logger",
+    ["false", "true", of_class(CSV), of_class(TENSORBOARD), f"[{of_class(CSV)}]"],
+    ids=["none", "default", "csv", "tensorboard elsewhere", "a list"],
+)
+def test_any_logger(tiny: Path, enlarger: Enlarger, logger: str) -> None:
+    enlarger(*FIT, "--trainer.logger", logger, "--trainer.callbacks+", f"{__name__}.Own")
+    found = curves().curves
+    assert found["train/loss"].steps == list(range(12))
+    assert found["val/psnr"].steps == [1, 3, 6, 8, 11]
+    assert found["own/value"].values[-1] == 24.0
+    assert "train/loss" in Path("runs/tiny/report.html").read_text()
+
+
+def test_a_resumed_run_has_the_curves_of_an_uninterrupted_one(
+    tiny: Path, enlarger: Enlarger
+) -> None:
+    enlarger(*FIT, "--run.name", "whole")
+    enlarger(*FIT, "--run.name", "halves", "--trainer.max_steps", 7)
+    enlarger(*FIT, "--run.name", "halves")
+    whole, halves = curves("whole").curves, curves("halves").curves
+    assert halves["train/loss"] == whole["train/loss"]
+
+
+def test_what_is_logged_again_replaces_what_a_killed_process_left(
+    tiny: Path, enlarger: Enlarger
+) -> None:
+    enlarger(*FIT, "--run.name", "whole")
+    enlarger(*FIT, "--run.name", "killed", "--trainer.max_steps", 7)
+    record = Path("runs/killed") / FILE
+    with record.open("a") as file:  # steps after the last checkpoint, and half a line
+        file.write('{"step": 8, "values": {"train/loss": 9.0}}\n')
+        file.write('{"step": 50, "values": {"train/loss": 9.0, "val/psnr": 1.0}}\n{"step": 51, "va')
+    enlarger(*FIT, "--run.name", "killed")
+    whole, killed = curves("whole").curves, curves("killed").curves
+    assert killed["train/loss"] == whole["train/loss"]
+    assert killed["val/psnr"].steps == whole["val/psnr"].steps
+
+
+def test_a_run_that_is_begun_afresh(tiny: Path, enlarger: Enlarger) -> None:
+    enlarger(*FIT)
+    enlarger(*FIT, "--trainer.max_steps", 3, "--run.overwrite", "true")
+    assert curves().curves["train/loss"].steps == [0, 1, 2]
+
+
+def test_other_commands_leave_it_alone(tiny: Path, enlarger: Enlarger) -> None:
+    enlarger(*FIT)
+    before = (Path("runs/tiny") / FILE).read_bytes()
+    for command in ("validate", "test", "check"):
+        enlarger(command, *FIT[1:])
+    enlarger(*FIT[:3], "--trainer.fast_dev_run", 1)
+    assert (Path("runs/tiny") / FILE).read_bytes() == before
+
+
+def test_a_run_of_version_0_1_0_that_goes_on(tiny: Path, enlarger: Enlarger) -> None:
+    """Its first half is in TensorBoard's files alone."""
+    enlarger(*FIT, "--trainer.logger", "true", "--trainer.max_steps", 7)
+    (Path("runs/tiny") / FILE).unlink()
+    enlarger(*FIT, "--trainer.logger", "true")
+    assert curves().curves["train/loss"].steps == list(range(12))
+
+
+def test_a_record_alone_is_a_run(tmp_path: Path) -> None:
+    record = ScalarRecord(tmp_path)
+    record.log_metrics({"val/psnr": torch.tensor(3.0), "text": "a", "many": torch.ones(2)}, 4)
+    record.log_metrics({"val/psnr": math.inf}, 5)
+    record.log_metrics({"val/psnr": 1.0})  # of no step
+    record.experiment.add_image("of a user without a logger", None)
+    check_run(tmp_path)
+    assert read_record(tmp_path) == {"val/psnr": {4: 3.0, 5: math.inf}}
+    run = read_run(tmp_path, "a")
+    assert run.curves["val/psnr"] == ([4], [3.0], 1)
+
+
+def test_a_disk_that_is_full_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / FILE).parent.mkdir()
+    (tmp_path / FILE).symlink_to("/dev/full")
+    record = ScalarRecord(tmp_path)
+    for step in range(3):
+        record.log_metrics({"a": 1.0}, step)
+    assert caplog.text.count("the report's curves could not be written") == 1
+
+
+@pytest.mark.timing
+def test_it_costs_next_to_nothing(tmp_path: Path) -> None:
+    record, values = ScalarRecord(tmp_path), {f"train/{n}": 0.1 * n for n in range(8)}
+    begun = time.perf_counter()
+    for step in range(1000):
+        record.log_metrics(values, step)
+    assert time.perf_counter() - begun < 0.3
