@@ -44,6 +44,14 @@ REFUSED = {
         "prune the weights when they are trained"
     ),
 }
+# Strategies of Lightning that cannot run here, by a part of their names, and why.
+STRATEGIES = {
+    "deepspeed": "its checkpoints are folders, one form for each number of processes",
+    "fsdp_": "its checkpoints have the first form of FSDP",
+    "fsdpstrategy": "its checkpoints have the first form of FSDP",
+    "xla": "nothing here is made for TPUs",
+    "tpu": "nothing here is made for TPUs",
+}
 # Of the trainer's arguments: what is said of one that is no count.
 COUNTS = {
     "accumulate_grad_batches": "",
@@ -76,6 +84,11 @@ def refuse_what_cannot_run(trainer: Namespace, callbacks: list[Any]) -> None:
             f"trainer.strategy is {name!r}, whose processes are given a run that has been built "
             "already: set it to ddp, whose processes each start the command"
         )
+    made = name if isinstance(name, str) else type(name).__name__
+    if other := next((kind for kind in STRATEGIES if kind in made.lower()), None):
+        raise ConfigurationError(
+            f"trainer.strategy is {made!r}, but {STRATEGIES[other]}: set it to ddp or fsdp"
+        )
     for callback in callbacks:
         why = next((why for kind, why in REFUSED.items() if isinstance(callback, kind)), None)
         if why is not None:
@@ -83,8 +96,9 @@ def refuse_what_cannot_run(trainer: Namespace, callbacks: list[Any]) -> None:
             raise ConfigurationError(f"trainer.callbacks has {_article(name)} {name}, but {why}")
         if isinstance(callback, StochasticWeightAveraging):
             log.warning(
-                "checkpoints hold the weights as they are trained, and no command uses the "
-                "averages of StochasticWeightAveraging: use callbacks.ema.EMA"
+                "checkpoints hold the weights as they are trained, no command uses the averages of "
+                "StochasticWeightAveraging, and a run that goes on within an epoch has other "
+                "learning rates to its end: use callbacks.ema.EMA"
             )
 
 
@@ -162,10 +176,18 @@ def own_timer(trainer: Namespace, callbacks: list[Any]) -> list[Any]:
     Args:
         trainer: The trainer's arguments; its ``max_time`` is taken.
         callbacks: Those that the user asks for; a ``Timer`` among them counts, and says so.
+
+    Raises:
+        ConfigurationError: There is no time.
     """
     if trainer.max_time is None or any(isinstance(callback, Timer) for callback in callbacks):
         return []
-    made, trainer.max_time = MaxTime(trainer.max_time), None
+    made = MaxTime(trainer.max_time)
+    if (made.time_remaining() or 0.0) <= 0:
+        raise ConfigurationError(
+            f"trainer.max_time is {trainer.max_time}: it must be above 0, as DD:HH:MM:SS"
+        )
+    trainer.max_time = None
     return [made]
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 
+from callbacks.base import all_callbacks
 from commands.accumulation import batches_done, gradients_pending
 from commands.checkpoints import Checkpoints
 from commands.signals import Stopped
 
 if TYPE_CHECKING:
     from commands.company import Company
+
+log = logging.getLogger(__name__)
 
 
 class Agreement:
@@ -120,6 +125,17 @@ class Stops(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save before other callbacks take their leave of the weights, as averages do."""
         self._save_last(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say that a timer left nothing to do."""
+        for callback in all_callbacks(trainer):
+            spent = isinstance(callback, Timer) and (callback.time_remaining() or 1.0) <= 0
+            if spent and trainer.should_stop and self.company.step == 0:
+                log.warning(
+                    "nothing was trained: the Timer in trainer.callbacks counts all starts of the "
+                    "run together, and its time is over; give it a longer one, or use "
+                    "trainer.max_time, which counts each start by itself"
+                )
 
     def _save_last(self, trainer: Trainer) -> None:
         for checkpoints in _checkpoints(trainer):

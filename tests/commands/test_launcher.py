@@ -48,7 +48,7 @@ class Averages(EMAWeightAveraging):
         (f"{CALLBACKS}BatchSizeFinder", "set data.init_args.batch_size"),
         ("{class_path: " + CALLBACKS + "ModelPruning, init_args: {pruning_fn: l1_unstructured}}",
          "a ModelPruning, but its masks are in no checkpoint"),
-        (f"{CALLBACKS}BackboneFinetuning", "The LightningModule should have a nn.Module `backbone`"),
+        (f"{CALLBACKS}BackboneFinetuning", "Regression has no attribute backbone"),
     ],
 )  # fmt: skip
 def test_callbacks_of_lightning_that_cannot_run(
@@ -59,7 +59,38 @@ def test_callbacks_of_lightning_that_cannot_run(
     assert not Path("runs/tiny/checkpoints").exists()
 
 
-# ------------------------------------------------------------- what other callbacks do to the weights
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "deepspeed_stage_2",
+        "fsdp_cpu_offload",
+        "single_xla",
+        "xla",
+        "single_tpu",
+        "ddp_notebook",
+        "ddp_fork",
+    ],
+)
+def test_strategies_that_cannot_run(tiny: Path, refusal: Callable[..., str], strategy: str) -> None:
+    said = refusal(*FIT, "--trainer.strategy", strategy)
+    assert said.startswith(f"trainer.strategy is '{strategy}', ")
+    assert "set it to ddp" in said
+
+
+def test_averages_that_no_command_uses_are_said(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = f"{{class_path: {CALLBACKS}StochasticWeightAveraging, init_args: {{swa_lrs: 0.001, "
+    given += "swa_epoch_start: 1}}"
+    enlarger(*FIT)
+    enlarger(*FIT, "--run.name", "swa", "--trainer.callbacks+", given, "--trainer.max_epochs", 9)
+    assert "no command uses the averages of" in caplog.text
+    raw, averages = weights("swa")["state_dict"], weights("swa")["callbacks"]
+    state = next(value for key, value in averages.items() if "Stochastic" in key)
+    assert any(not torch.equal(raw[k], state["average_model_state"][k]) for k in raw)
+
+
+# ----------------------------------------------------- what other callbacks do to the weights
 
 
 class Spoils(Callback):
@@ -94,7 +125,10 @@ def test_what_a_callback_does_to_the_weights_at_the_end_is_in_no_checkpoint(
 
 def test_an_epoch_that_a_run_is_stopped_in_has_no_end(tiny: Path, enlarger: Enlarger) -> None:
     """A callback that changes the weights after each epoch (of 5 steps) changes them thrice."""
-    spoils = ("--trainer.callbacks+", f"{{class_path: {__name__}.Spoils, init_args: {{epochs: true}}}}")
+    spoils = (
+        "--trainer.callbacks+",
+        f"{{class_path: {__name__}.Spoils, init_args: {{epochs: true}}}}",
+    )
     enlarger(*FIT, *spoils, "--run.name", "whole", "--trainer.max_steps", 15)
     for steps in (6, 15):
         enlarger(*FIT, *spoils, "--run.name", "parts", "--trainer.max_steps", steps)
@@ -116,7 +150,8 @@ def test_afresh_is_afresh_whatever_another_callback_has_saved(
     kept.mkdir()
     for name in ("on_exception", "last"):
         shutil.copy(trained / "checkpoints" / "step-000000012.ckpt", kept / f"{name}.ckpt")
-    last = f"{{class_path: {CALLBACKS}ModelCheckpoint, init_args: {{dirpath: {kept}, save_last: true}}}}"
+    last = f"{{class_path: {CALLBACKS}ModelCheckpoint, "
+    last += f"init_args: {{dirpath: {kept}, save_last: true}}}}"
     callbacks = ["--trainer.callbacks+", on_exception(kept)]
     callbacks += ["--trainer.callbacks+", last] if "Model" in saver else []
     enlarger(*FIT, *callbacks, "--trainer.max_steps", 3, "--run.overwrite", "true")
@@ -160,7 +195,7 @@ def test_a_word_of_lightning_s_is_a_file_s_name(
     assert weights("next")["global_step"] == 13
 
 
-# ------------------------------------------------------------------------------------------- the time
+# --------------------------------------------------------------------------------- the time
 
 
 class Slow(Callback):
@@ -185,6 +220,26 @@ def test_max_time_is_that_of_each_start(
         reached.append(weights()["global_step"])
         assert f"trainer.max_time is over: stopped after step {reached[-1]}" in caplog.text
     assert reached[0] < reached[1] < reached[2]
+
+
+def test_a_timer_of_ones_own_counts_all_starts_and_says_so(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    timer = f"{{class_path: {CALLBACKS}Timer, "
+    timer += "init_args: {duration: '00:00:00:01', interval: step}}"
+    limited = (*FIT, "--trainer.max_steps", 1000, "--trainer.callbacks+", f"{__name__}.Slow")
+    limited += ("--trainer.callbacks+", timer)
+    enlarger(*limited)
+    reached = weights()["global_step"]
+    assert 0 < reached < 1000
+    with caplog.at_level(logging.WARNING):
+        enlarger(*limited)
+    assert weights()["global_step"] == reached
+    assert "counts all starts of the run together" in caplog.text
+
+
+def test_no_time_at_all(tiny: Path, refusal: Callable[..., str]) -> None:
+    assert "trainer.max_time is 00:00:00:00" in refusal(*FIT, "--trainer.max_time", "00:00:00:00")
 
 
 def test_max_time_that_is_not_needed(tiny: Path, enlarger: Enlarger) -> None:
