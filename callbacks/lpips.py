@@ -28,7 +28,7 @@ SMALLEST = 32
 class LPIPS(ImageMetric):
     """Learned perceptual image patch similarity, version 0.1; lower is better.
 
-    The number of ``lpips.LPIPS(net=...)`` of the package lpips 0.1.4 for images in [-1, 1]: most
+    Computed by ``lpips.LPIPS(net=...)`` of the package lpips 0.1.4 for images in [-1, 1]: most
     papers have AlexNet's. Its linear layers come with that package, the network from torchvision.
     Images need 32x32 pixels. On a CPU the features of references are kept from one validation to
     the next, which then takes 0.55 of the time.
@@ -73,7 +73,7 @@ class LPIPS(ImageMetric):
                 raise ValueError(f"`{key}` of LPIPS is {value}; expected 0 or more")
         self.net: Net = net
         self.border, self.round_8bit, self.strict_weights = border, round_8bit, strict_weights
-        self.weights = NETS[net][0]
+        self.weights = NETS[net]
         self.network: Network | None = None
         self.sha256: str | None = None
         self._references = Kept(cache * 2**20)
@@ -96,7 +96,7 @@ class LPIPS(ImageMetric):
     def protocol(self) -> MetricProtocol:
         """Implementation, network, border, rounding, range, and the weights with their hash."""
         return {
-            "implementation": f"enlarger lpips 1, linear layers of lpips {version('lpips')} (v0.1)",
+            "implementation": f"lpips {version('lpips')}, v0.1",
             "net": self.net,
             "color": "rgb",
             "border": self.border,

@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import yaml
 from filelock import FileLock
@@ -147,8 +147,8 @@ def local_only(who: str) -> Iterator[None]:
 
     places = folders()
 
-    def take(url: str, destination: str, *_: Any, **__: Any) -> None:
-        file = Path(destination).name
+    def take(url: str, dst: str, hash_prefix: str | None = None, progress: bool = True) -> None:
+        file = Path(dst).name
         path = next((folder / file for folder in places if (folder / file).is_file()), None)
         advice = f"{file} is neither in $ENLARGER_WEIGHTS nor in torch's cache; get it from {url}"
         for name, entry in manifest().items():
@@ -160,7 +160,7 @@ def local_only(who: str) -> Iterator[None]:
         if path is None:
             raise FileNotFoundError(f"{who} lacks weights: {advice}")
         torch.load(path, map_location="cpu", weights_only=True)  # libraries would run its code
-        Path(destination).symlink_to(path.resolve())
+        Path(dst).symlink_to(path.resolve())
 
     hub = torch.hub.download_url_to_file, torch.hub.get_dir
     offline, printed = constants.HF_HUB_OFFLINE, io.StringIO()

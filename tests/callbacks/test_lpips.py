@@ -81,7 +81,7 @@ def test_as_the_package(monkeypatch: pytest.MonkeyPatch, net: Any, size: tuple[i
     with torch.no_grad():
         expected = reference(net)(sr * 2 - 1, hr * 2 - 1).flatten()
     ours = compute(loaded(monkeypatch, net, round_8bit=False), sr, hr)
-    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=0)
     assert (ours > 0).all()
 
 
@@ -104,6 +104,22 @@ def test_an_image_does_not_depend_on_its_batch(monkeypatch: pytest.MonkeyPatch, 
     metric, (sr, hr) = loaded(monkeypatch, net, cache=0), pair()
     parts = [compute(metric, *one) for one in zip(sr.split(1), hr.split(1), strict=True)]
     torch.testing.assert_close(compute(metric, sr, hr), torch.cat(parts), rtol=1e-5, atol=0)
+
+
+def test_the_package_computes_and_fetches_nothing(
+    monkeypatch: pytest.MonkeyPatch, net: Any
+) -> None:
+    def download(*_: Any, **__: Any) -> None:
+        raise AssertionError("fetched")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    network = loaded(monkeypatch, net).network
+    assert network is not None
+    assert isinstance(network.model, lpips.LPIPS)
+    theirs = reference(net).state_dict()
+    assert network.model.state_dict().keys() == theirs.keys()
+    for name, tensor in network.model.state_dict().items():
+        assert torch.equal(tensor, theirs[name]), name
 
 
 def test_loading_uses_no_global_random_number(monkeypatch: pytest.MonkeyPatch, net: Any) -> None:
