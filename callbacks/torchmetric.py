@@ -24,7 +24,7 @@ from callbacks.evaluation import Stage
 from callbacks.finite_pixels import are_finite
 from callbacks.pixels import to_pixels
 from callbacks.processes import gather, sync_states
-from callbacks.too_small import large_enough, no_numbers
+from callbacks.too_small import TooSmall
 from degradations.base import ieee_float32
 
 if TYPE_CHECKING:
@@ -156,13 +156,14 @@ class TorchMetric(ImageMetric):
 
         Raises:
             RuntimeError: The metric is not loaded yet.
+            TooSmall: The images are below ``smallest``.
             ValueError: The metric refuses an image, or gives several numbers for it.
         """
         metric, current = self.metric, self._current
         if metric is None:
             raise RuntimeError("TorchMetric has no metric before `load` was called")
         if min(sr.shape[-2:]) < self.smallest:
-            return no_numbers(sr)
+            raise TooSmall(sr, f"{self.smallest}x{self.smallest} pixels")
         values = [math.nan] * len(sr)
         images = {"sr": sr, "hr": hr, "lr": batch.get("lr")}
         given = [self._prepared(images[name]) for name in self.inputs]
@@ -197,30 +198,28 @@ class TorchMetric(ImageMetric):
         return super().measure_control(sr, hr, batch)
 
     def summarise(self, dataset: Any, images: Measured) -> list[Record]:
-        """The mean over the images that are large enough, or the numbers of the set."""
-        window = f"{self.smallest}x{self.smallest} pixels"
-        kept = large_enough(self.name, dataset.name, images, window)
+        """The mean over the images, or the numbers of the set."""
         if self.per == "image":
-            return super().summarise(dataset, kept) if kept else []
+            return super().summarise(dataset, images)
         index = next(i for i, known in enumerate(self._datasets) if known is dataset)
         metric = self._sets[index].pop(0).metric  # first that of the output, then that of bicubic
-        if not kept:
-            return []
-        bad = [key for key, value in kept.items() if not math.isfinite(value)]
+        bad = [key for key, value in images.items() if not math.isfinite(value)]
         if bad:
             shown = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
             message = "%s of %s is not finite, because %d of %d images are not: %s"
-            log.warning(message, self.name, dataset.name, len(bad), len(kept), shown)
-            return [self.record(dataset, math.nan, len(kept))]
+            log.warning(message, self.name, dataset.name, len(bad), len(images), shown)
+            record = self.record(dataset, math.nan, len(images))
+            record["not_finite"] = len(bad)
+            return [record]
         with torch.no_grad(), self._enclosed():
             try:
                 numbers = self._numbers(metric.compute())
             except (ValueError, RuntimeError) as error:
                 raise ValueError(
-                    f"{self.name} of {dataset.name}, {len(kept)} images: {error}. Check `metric` "
+                    f"{self.name} of {dataset.name}, {len(images)} images: {error}. Check `metric` "
                     "of TorchMetric in trainer.callbacks"
                 ) from error
-        return [self.record(dataset, value, len(kept), name) for name, value in numbers.items()]
+        return [self.record(dataset, value, len(images), name) for name, value in numbers.items()]
 
     # ---------------------------------------------------------------------------------- the work
 
