@@ -126,7 +126,7 @@ class Stage(nn.Module, ABC):
             return canvas.with_pixels(kept(canvas.edges_repeated(), params))
         if not canvas.filled:
             return each_alone(canvas, params, kept)
-        images = canvas.pixels.split(1)
+        images = torch.split(canvas.pixels, 1)
         own = of_each_image(params, len(images))
         return canvas.with_pixels(torch.cat(list(map(kept, images, own))))
 

@@ -118,7 +118,7 @@ class SwinUNet(nn.Module):
         )
         self.mask_asked = mask
         self._use(mask or "correct")
-        self.register_load_state_dict_pre_hook(_before_loading)
+        self.register_load_state_dict_pre_hook(_before_loading)  # type: ignore[no-untyped-call]
 
     def _use(self, mask: Mask) -> None:
         for module in self.modules():
