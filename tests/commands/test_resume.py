@@ -141,7 +141,7 @@ def test_values_that_are_waited_for(tiny: Path, enlarger: Enlarger, first: int) 
     ]
     callbacks = """[callbacks.psnr.PSNR,
         {class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {
-        monitor: val/psnr, mode: max, patience: 99, check_on_train_epoch_end: true}}]"""
+        monitor: val/psnr, mode: max, min_delta: -99, check_on_train_epoch_end: true}}]"""
     command += ["--trainer.callbacks", callbacks]
     enlarger(*command, "--run.name", "whole")
     enlarger(*command, "--run.name", "longer", "--trainer.max_steps", first)
