@@ -30,6 +30,7 @@ from commands.check import Check, Checked
 from commands.checkpoint_files import fingerprint, why_unseen
 from commands.checkpoints import Checkpoints, comes_late
 from commands.company import Company
+from commands.earlier_metrics import keep_earlier_metrics
 from commands.encode import Encode
 from commands.encode_squares import EncodeOptions
 from commands.errors import ConfigurationError, TemporaryError
@@ -385,6 +386,7 @@ class EnlargerCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         with self._together(), telling_of_precision(self.trainer, self.model):
+            keep_earlier_metrics(self.trainer)
             if subcommand == "export":
                 origin = Origin(self.run.path, self._dump(), self.weights_file)
                 export(self.model, self.config_init[subcommand].export, origin)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ActionConfigFile, Namespace
+from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 
 from degradations.yaml_loader import strict_loader
 from files.paths import CONFIGURATIONS, read_text
@@ -26,7 +26,7 @@ class ConfigFile(ActionConfigFile):
     """``--config``: a file that is laid over what was set before it."""
 
     def __call__(
-        self, parser: Any, cfg: Namespace, values: Any, option_string: str | None = None
+        self, parser: Any, cfg: Any, values: Any, option_string: str | None = None
     ) -> None:
         """Read the file, once what it replaces is gone."""
         if cfg.get(self.dest):  # the first file lies over nothing but defaults
