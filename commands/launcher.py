@@ -7,7 +7,8 @@ import os
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
@@ -17,7 +18,6 @@ from lightning.pytorch.callbacks import (
     Timer,
     WeightAveraging,
 )
-from lightning.pytorch.plugins.environments import ClusterEnvironment
 
 from commands.accumulation import gradients_pending
 from commands.errors import ConfigurationError
@@ -125,7 +125,7 @@ def resume_as_told(trainer: Trainer) -> None:
             "this version of Lightning has another way to choose checkpoints; Enlarger was tested "
             "with 2.6"
         )
-    connector._parse_ckpt_path = _as_given  # type: ignore[method-assign]
+    connector._parse_ckpt_path = _as_given  # type: ignore[assignment]
 
 
 def _as_given(state_fn: Any, ckpt_path: Any, **_: Any) -> Any:
