@@ -31,6 +31,7 @@ __all__ = ["main", "parse_size"]
 log = logging.getLogger(__name__)
 
 SILENCE = 60  # seconds between two lines in a file, where no progress bar is
+LOST = "other captions of pictures that were left out as equal (--keep-duplicates keeps them)"
 FIRST = 20  # pairs whose sizes are looked at before anything is packed
 
 
@@ -205,9 +206,11 @@ class _Packing:
         self.journal, self.writer, self.entries = journal, writer, entries
         self.keep_duplicates = keep_duplicates
         self.known: dict[str, int] = {}  # hash of an input: the first one that has it
+        self.captions: dict[str, str] = {}  # hash of an input: that of the first one's caption
         for stage in journal.finished:
             for number, digest in stage.kept:
-                self.known.setdefault(digest, number)
+                picture, _, caption = digest.partition(":")
+                self._first(picture, caption, number)
         # An input may begin in the last finished shard, and end in the one that comes now.
         self.next = journal.finished[-1].next if journal.finished else (0, 0)
         self.stage = Stage()
@@ -220,18 +223,28 @@ class _Packing:
         elif outcome.reason:
             self.stage.refused.append((number, outcome.reason, outcome.message))
         else:
-            other = self.known.setdefault(outcome.digest, number)
+            other = self._first(outcome.digest, outcome.caption, number)
             if other != number:
                 self.stage.duplicates.append((number, other))
                 if not self.keep_duplicates:
+                    if outcome.caption and outcome.caption != self.captions[outcome.digest]:
+                        self.stage.notes[LOST] += 1
                     return
         for part, (key, members) in enumerate(outcome.samples[begun:], begun):
             if not self.writer.has_room(members):
                 self._finish((number, part))
             if part == 0:
-                self.stage.kept.append((number, outcome.digest))
+                told = f":{outcome.caption}" if outcome.caption else ""
+                self.stage.kept.append((number, outcome.digest + told))
                 self.stage.notes.update(outcome.notes)
             self.writer.add(key, members)
+
+    def _first(self, digest: str, caption: str, number: int) -> int:
+        """The first input with these pictures; its caption is the one that they have."""
+        first = self.known.setdefault(digest, number)
+        if first == number:
+            self.captions[digest] = caption
+        return first
 
     def end(self) -> None:
         """Finish the last shard, and the journal."""

@@ -86,6 +86,12 @@ def _remote(url: str, patience: Patience) -> list[str]:
 
 def _local(path: str, url: str) -> list[str]:
     found: list[str] = []
+    if Path(path).is_dir():
+        count = sum(tar.is_file() for tar in Path(path).glob("*.tar"))
+        if not count:
+            raise ValueError(f"Shards.urls {url!r} is a folder without tars; {EXPECTED}")
+        tars = str(Path(url, "*.tar"))
+        raise ValueError(f"Shards.urls {url!r} is a folder: give its {count} tars as {tars!r}")
     names = [path] if Path(path).exists() else list(braceexpand(path, escape=False))
     missing = []
     for name in names:
