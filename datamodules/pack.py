@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from datamodules.decode import UnreadableImage, read_size
-from datamodules.pack_inputs import Entry, Inputs, Stretch, find_inputs
+from datamodules.pack_inputs import Entry, Inputs, Place, Stretch, find_inputs, role_of
 from datamodules.pack_journal import Journal, Stage
 from datamodules.pack_options import check, described, parse, parse_size, recipe_of, suffix_of
 from datamodules.pack_pictures import Outcome, process
@@ -61,9 +61,11 @@ def _run(options: argparse.Namespace) -> int:
     out = Path(expand_path(options.out, "OUT"))
     if out.exists() and not out.is_dir():
         raise ValueError(f"OUT {str(out)!r} is a file; expected a folder")
-    inputs = find_inputs(options.source, options.lr, suffix_of(options), options.shard_in_key)
+    inputs = find_inputs(
+        *(options.source, options.lr, suffix_of(options), options.shard_in_key, options.root)
+    )
     _check_apart(inputs.entries, out, options.name)
-    if options.lr is not None:
+    if options.scale is not None:
         _check_scale(inputs.entries, options.scale)
     with Journal(out / f"{options.name}.journal.jsonl") as journal:
         _begin(journal, inputs, out, options)
@@ -89,12 +91,19 @@ def _check_apart(entries: list[Entry], out: Path, name: str) -> None:
             raise ValueError(f"{path} is read, and would be replaced: give another OUT or --name")
 
 
+def _pair(entry: Entry) -> list[Place]:
+    """Where HR and LR are; empty of an input without LR."""
+    by_role = {role_of(suffix): place for suffix, place in entry.members.items()}
+    large = by_role.get("hr.", by_role.get(""))
+    return [large, by_role["lr."]] if large is not None and "lr." in by_role else []
+
+
 def _check_scale(entries: list[Entry], scale: float) -> None:
     """Notice a wrong scale at once: if none of the first pairs fits, none will."""
     problems = []
-    for entry in entries[:FIRST]:
+    for entry in [entry for entry in entries if _pair(entry)][:FIRST]:
         try:
-            large, small = (read_size(io.BytesIO(place.read())) for place in entry.members.values())
+            large, small = (read_size(io.BytesIO(place.read())) for place in _pair(entry))
         except (UnreadableImage, OSError):
             continue
         problem = misfit(large, small, scale)
