@@ -160,6 +160,8 @@ class Writer(Callback):
         targets = {key: self._target(key) for key in keys}
         for key, target in targets.items():
             self._check_target(key, target, inputs)
+        if trainer.is_global_zero:
+            self._warn_of_other_names({self._name(key) for key in keys})
         done = self._done({key for key, path in targets.items() if is_whole(path, self.video)})
         self.skipped = len(done)
         check_folder(self._root, to_write=len(done) < len(keys))
@@ -276,6 +278,14 @@ class Writer(Callback):
                 f"the output of {key!r} would overwrite the input {target}; set another "
                 "writer.folder, or a writer.suffix"
             )
+
+    def _warn_of_other_names(self, names: set[str]) -> None:
+        keys = {path: key for key, path in self._sources.items() if path is not None}
+        found = {} if self._lines is None else self._lines.named_otherwise(keys)
+        for name, (source, key) in found.items():
+            if name not in names:  # else it is compared, as all outputs that are there
+                message = "%s was made of %s, whose output is now %s: remove it"
+                log.warning(message, self._root / name, source, self._name(key))
 
     def _done(self, there: set[str]) -> set[str]:
         """Of the keys whose outputs are there, those that are left alone."""
