@@ -183,6 +183,35 @@ class Predictions:
         frames = known.frames if isinstance(known.frames, int) else None
         return frames, known.video if isinstance(known.video, str) else None
 
+    def named_otherwise(self, keys: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+        """Find outputs of inputs whose key is another one now, with or without the extension.
+
+        ``a.jpg`` alone has the key ``a``, and beside ``a.png`` it has ``a.jpg``: the output from
+        before looks as if it were made of the other file.
+
+        Args:
+            keys: Of the inputs of this run, by their files.
+
+        Returns:
+            For each output that is still there and belongs to no input of this run: the file it was
+            made of, and its key now.
+        """
+        now = {os.path.abspath(source): key for source, key in keys.items()}
+        found: dict[str, tuple[str, str]] = {}
+        for line in _lines(self.path):
+            if "error" in line:
+                continue
+            source, then = line.get("input"), line.get("key")
+            key = now.get(os.path.abspath(source)) if isinstance(source, str) else None
+            suffix = Path(source or "").suffix
+            other = isinstance(then, str) and key is not None and key != then
+            if other and key in (f"{then}{suffix}", f"{then}".removesuffix(suffix)):
+                found[line["output"]] = (str(source), str(key))
+            else:
+                found.pop(line["output"], None)  # of several lines the last holds
+        folder = self.path.parent
+        return {name: of for name, of in found.items() if (folder / name).exists()}
+
     def add(self, line: Line) -> None:
         """Write a line; on the disk's cache when this returns."""
         with self._lock:

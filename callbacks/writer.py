@@ -166,6 +166,8 @@ class Writer(Callback):
         targets = {key: self._target(key) for key in keys}
         places = Places(self._root, (path for path in paths if path is not None))
         places.check_all(targets, self._of_clips)
+        if trainer.is_global_zero:
+            self._warn_of_other_names({self._name(key) for key in keys})
         done = self._done({key for key, path in targets.items() if is_whole(path, self.video)})
         for key in keys if self._of_clips else ():
             self._check_clip(key, places, replaced=key not in done)
@@ -293,6 +295,14 @@ class Writer(Callback):
                     f"{video} exists, and no line of {NAME} says that Enlarger wrote it: move it "
                     "away, or replace it (--writer.overwrite true)"
                 )
+
+    def _warn_of_other_names(self, names: set[str]) -> None:
+        keys = {path: key for key, path in self._sources.items() if path is not None}
+        found = {} if self._lines is None else self._lines.named_otherwise(keys)
+        for name, (source, key) in found.items():
+            if name not in names:  # else it is compared, as all outputs that are there
+                message = "%s was made of %s, whose output is now %s: remove it"
+                log.warning(message, self._root / name, source, self._name(key))
 
     def _done(self, there: set[str]) -> set[str]:
         """Of the keys whose outputs are there, those that are left alone."""

@@ -177,9 +177,9 @@ def _by_frame(index: ShardIndex) -> ShardIndex:
     keys: list[str] = []
     members: list[dict[str, Member]] = []
     captions = {
-        key: {"txt": sample["txt"]}
+        key: {"txt": sample["txt"] if "txt" in sample else sample["caption"]}
         for key, sample in zip(index.keys, index.members, strict=True)
-        if "txt" in sample
+        if sample.keys() & {"txt", "caption"}
     }
     for key, sample in zip(index.keys, index.members, strict=True):
         text = captions.get(key) or captions.get(key.rpartition("/")[0], {})

@@ -51,7 +51,8 @@ class Folder(Source):
     def of(cls, paths: str | list[str]) -> Folder:
         """The pictures of a folder, a file, a pattern, or a list of these.
 
-        Of files that differ only by their extension, ``a.jpg`` and ``a.png``, keys have it too.
+        Of files that differ only by their extension, ``a.jpg`` and ``a.png``, keys have it too, and
+        so has that of ``a.jpg.png`` beside them.
 
         Args:
             paths: As ``files``.
@@ -136,11 +137,20 @@ def source_to_enlarge(given: Source | list[str] | str | None, outputs: Outputs |
 
 
 def _told_apart(pictures: Iterable[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    """Give files that would share a key one with their extension, until no two of them do."""
     listed = list(pictures)
-    kinds: dict[str, set[str]] = {}
-    for key, path in listed:
-        kinds.setdefault(key, set()).add(path.suffix)
-    return [(f"{k}{path.suffix}" if len(kinds[k]) > 1 else k, path) for k, path in listed]
+    keys = [key for key, _ in listed]
+    while True:
+        users: dict[str, set[tuple[str, str]]] = {}
+        for key, (stem, path) in zip(keys, listed, strict=True):
+            users.setdefault(key, set()).add((stem, path.suffix))
+        longer = [
+            f"{stem}{path.suffix}" if len(users[key]) > 1 else key
+            for key, (stem, path) in zip(keys, listed, strict=True)
+        ]
+        if longer == keys:
+            return [(key, path) for key, (_, path) in zip(keys, listed, strict=True)]
+        keys = longer
 
 
 def _pictures(pattern: str, recursive: bool, what: str, root: str) -> list[tuple[str, Path]]:

@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from datamodules.decode import UnreadableImage, read_size
-from datamodules.pack_inputs import Entry, Inputs, Stretch, find_inputs
+from datamodules.pack_inputs import Entry, Inputs, Place, Stretch, find_inputs, role_of
 from datamodules.pack_journal import Journal, Stage
 from datamodules.pack_options import check, described, parse, parse_size, recipe_of, suffix_of
 from datamodules.pack_pictures import Outcome, process
@@ -32,6 +32,7 @@ __all__ = ["main", "parse_size"]
 log = logging.getLogger(__name__)
 
 SILENCE = 60  # seconds between two lines in a file, where no progress bar is
+LOST = "other captions of pictures that were left out as equal (--keep-duplicates keeps them)"
 FIRST = 20  # pairs whose sizes are looked at before anything is packed
 
 
@@ -61,9 +62,11 @@ def _run(options: argparse.Namespace) -> int:
     out = Path(expand_path(options.out, "OUT"))
     if out.exists() and not out.is_dir():
         raise ValueError(f"OUT {str(out)!r} is a file; expected a folder")
-    inputs = find_inputs(options.source, options.lr, suffix_of(options), options.shard_in_key)
+    inputs = find_inputs(
+        *(options.source, options.lr, suffix_of(options), options.shard_in_key, options.root)
+    )
     _check_apart(inputs.entries, out, options.name)
-    if options.lr is not None:
+    if options.scale is not None:
         _check_scale(inputs.entries, options.scale)
     with Journal(out / f"{options.name}.journal.jsonl") as journal:
         _begin(journal, inputs, out, options)
@@ -89,12 +92,19 @@ def _check_apart(entries: list[Entry], out: Path, name: str) -> None:
             raise ValueError(f"{path} is read, and would be replaced: give another OUT or --name")
 
 
+def _pair(entry: Entry) -> list[Place]:
+    """Where HR and LR are; empty of an input without LR."""
+    by_role = {role_of(suffix): place for suffix, place in entry.members.items()}
+    large = by_role.get("hr.", by_role.get(""))
+    return [large, by_role["lr."]] if large is not None and "lr." in by_role else []
+
+
 def _check_scale(entries: list[Entry], scale: float) -> None:
     """Notice a wrong scale at once: if none of the first pairs fits, none will."""
     problems = []
-    for entry in entries[:FIRST]:
+    for entry in [entry for entry in entries if _pair(entry)][:FIRST]:
         try:
-            large, small = (read_size(io.BytesIO(place.read())) for place in entry.members.values())
+            large, small = (read_size(io.BytesIO(place.read())) for place in _pair(entry))
         except (UnreadableImage, OSError):
             continue
         problem = misfit(large, small, scale)
@@ -203,9 +213,11 @@ class _Packing:
         self.journal, self.writer, self.entries = journal, writer, entries
         self.keep_duplicates = keep_duplicates
         self.known: dict[str, int] = {}  # hash of an input: the first one that has it
+        self.captions: dict[str, str] = {}  # hash of an input: that of the first one's caption
         for stage in journal.finished:
             for number, digest in stage.kept:
-                self.known.setdefault(digest, number)
+                picture, _, caption = digest.partition(":")
+                self._first(picture, caption, number)
         # An input may begin in the last finished shard, and end in the one that comes now.
         self.next = journal.finished[-1].next if journal.finished else (0, 0)
         self.stage = Stage()
@@ -218,18 +230,28 @@ class _Packing:
         elif outcome.reason:
             self.stage.refused.append((number, outcome.reason, outcome.message))
         else:
-            other = self.known.setdefault(outcome.digest, number)
+            other = self._first(outcome.digest, outcome.caption, number)
             if other != number:
                 self.stage.duplicates.append((number, other))
                 if not self.keep_duplicates:
+                    if outcome.caption and outcome.caption != self.captions[outcome.digest]:
+                        self.stage.notes[LOST] += 1
                     return
         for part, (key, members) in enumerate(outcome.samples[begun:], begun):
             if not self.writer.has_room(members):
                 self._finish((number, part))
             if part == 0:
-                self.stage.kept.append((number, outcome.digest))
+                told = f":{outcome.caption}" if outcome.caption else ""
+                self.stage.kept.append((number, outcome.digest + told))
                 self.stage.notes.update(outcome.notes)
             self.writer.add(key, members)
+
+    def _first(self, digest: str, caption: str, number: int) -> int:
+        """The first input with these pictures; its caption is the one that they have."""
+        first = self.known.setdefault(digest, number)
+        if first == number:
+            self.captions[digest] = caption
+        return first
 
     def end(self) -> None:
         """Finish the last shard, and the journal."""

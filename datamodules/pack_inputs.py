@@ -31,6 +31,7 @@ SUFFIXES = frozenset(extension.removeprefix(".") for extension in IMAGE_EXTENSIO
 EXPECTED = ", ".join(sorted(SUFFIXES))
 ROLES = ("", "hr.", "lr.")  # of a picture in a sample, as they stand before the extension
 REMOTE = re.compile(r"(pipe:|[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
+SIZED = re.compile(r"(.+?)\s+\(\d+(?:\s*,\s*\d+){1,2}\)(?:\s+\d+)?")  # BasicSR's meta_info
 TEXT = 4096  # bytes of a list that are looked at before it is read
 
 
@@ -135,7 +136,11 @@ def role_of(suffix: str) -> str | None:
 
 
 def find_inputs(
-    source: str, lr: str | None = None, lr_suffix: str = "", shard_in_key: bool = False
+    source: str,
+    lr: str | None = None,
+    lr_suffix: str = "",
+    shard_in_key: bool = False,
+    root: str | None = None,
 ) -> Inputs:
     """List what to pack. Nothing but names is read.
 
@@ -144,6 +149,7 @@ def find_inputs(
         lr: The same for the LR pictures of ``source``, but no tars.
         lr_suffix: What an LR key has after the HR's key.
         shard_in_key: Put a tar's name in front of its keys.
+        root: Folder to which the paths in a text file are relative; its own folder by default.
 
     Raises:
         ValueError: There is nothing, it cannot be read, keys are not unique, or HR and LR do not
@@ -154,10 +160,10 @@ def find_inputs(
             raise ValueError(f"{one} is not on this machine: download it first, and pack the files")
     refused: list[Refused] = []
     if lr is None:
-        entries = _entries_of(source, refused, shard_in_key)
+        entries = _entries_of(Source(source, root), refused, shard_in_key)
     else:
-        large = _pictures_of(source, "SOURCE", refused)
-        small = _pictures_of(lr, "--lr", refused)
+        large = _pictures_of(Source(source, root), "SOURCE", refused)
+        small = _pictures_of(Source(lr, root), "--lr", refused)
         # What was refused in one has no partner in the other by this fault alone.
         gone = {entry.key for entry in refused}
         partners = gone | {key + lr_suffix for key in gone}
@@ -171,14 +177,40 @@ def find_inputs(
 Member = tuple[str, Place]  # extension, or "" if only the bytes tell; where it is
 
 
-def _entries_of(source: str, refused: list[Refused], shard_in_key: bool) -> list[Entry]:
-    if is_tars(source):
-        return list(_from_tars(source, shard_in_key))
+class Source(NamedTuple):
+    """What was given as SOURCE or --lr, and as --root."""
+
+    given: str
+    root: str | None
+
+
+Listed = tuple[str, Path, Path | None]  # key, HR, LR
+
+
+def _entries_of(source: Source, refused: list[Refused], shard_in_key: bool) -> list[Entry]:
+    if is_tars(source.given):
+        return list(_from_tars(source.given, shard_in_key))
+    path = Path(expand_path(source.given, "SOURCE"))
+    if _is_list(path):
+        entries = []
+        for key, hr, lr in _from_list(path, source, "SOURCE", refused):
+            extension, place = _member(hr)
+            if lr is None:
+                entries.append(Entry(key, {extension: place}))
+                continue
+            small, other = _member(lr)
+            entries.append(Entry(key, {f"hr.{extension}": place, f"lr.{small}": other}))
+        return entries
     pictures = _pictures_of(source, "SOURCE", refused)
     return [Entry(key, {extension: place}) for key, (extension, place) in pictures.items()]
 
 
-def _pictures_of(source: str, what: str, refused: list[Refused]) -> dict[str, Member]:
+def _is_list(path: Path) -> bool:
+    return path.is_file() and not is_image(path) and not pack_lmdb.is_lmdb(path)
+
+
+def _pictures_of(wanted: Source, what: str, refused: list[Refused]) -> dict[str, Member]:
+    source = wanted.given
     path = Path(expand_path(source, what))
     if is_tars(source):
         raise ValueError(
@@ -199,7 +231,10 @@ def _pictures_of(source: str, what: str, refused: list[Refused]) -> dict[str, Me
         )
     if is_image(path):
         raise ValueError(f"{what} {source!r} is a single picture; expected its folder or a list")
-    return {key: _member(file) for key, file in _from_list(path, what, refused).items()}
+    listed = _from_list(path, wanted, what, refused)
+    if any(lr is not None for _, _, lr in listed):
+        raise ValueError(f"{what} {source!r} lists HR and LR: give it as SOURCE, without --lr")
+    return {key: _member(hr) for key, hr, _ in listed}
 
 
 def _member(path: Path) -> Member:
@@ -219,28 +254,82 @@ def _no_pictures(path: Path, source: str, what: str) -> str:
 # ---------------------------------------------------------------------------------------- of a list
 
 
-def _from_list(path: Path, what: str, refused: list[Refused]) -> dict[str, Path]:
-    """The pictures a text file names, in its order; paths are relative to the file's folder."""
-    found = [Path(os.path.abspath(path.parent / line)) for line in _lines(path, what)]
-    if not found:
+class Line(NamedTuple):
+    """One line of a list that names an image, or HR and LR."""
+
+    where: str
+    hr: Path
+    lr: Path | None
+
+
+def _from_list(path: Path, source: Source, what: str, refused: list[Refused]) -> list[Listed]:
+    """The images a text file names, in its order.
+
+    A line is a path, a path and its size as BasicSR writes it (``a.png (480,480,3)``), or HR and LR
+    as Real-ESRGAN does (``gt/a.png, lq/a.png``); all lines are of one kind.
+    """
+    folder = path.parent if source.root is None else Path(expand_path(source.root, "--root"))
+    read = [_line(text, folder, f"{path}, line {n}") for n, text in _lines(path, what, folder)]
+    if not read:
         raise ValueError(f"{what} {str(path)!r} is an empty list; expected one path a line")
-    root = Path(os.path.abspath(path.parent))
-    if not all(file.is_relative_to(root) for file in found):
-        root = Path(os.path.commonpath([file.parent for file in found]))
-    pictures: dict[str, Path] = {}
-    for file in found:
-        key = image_key(file, root)
-        if not is_image(file):
-            message = f"{file}: no picture by its name; expected one of {EXPECTED}"
-            refused.append(Refused(key, str(file), "unsupported", message))
+    lines = [line for line in read if isinstance(line, Line)]
+    refused += [line for line in read if isinstance(line, Refused)]
+    root = Path(os.path.abspath(folder))
+    if not all(line.hr.is_relative_to(root) for line in lines):
+        root = Path(os.path.commonpath([line.hr.parent for line in lines]))
+    listed: dict[str, Listed] = {}
+    for line in lines:
+        if (line.lr is None) != (lines[0].lr is None):
+            kinds = ("a pair", "one image") if line.lr else ("one image", "a pair")
+            message = f"{line.where}: it names {kinds[0]}, and {lines[0].where} {kinds[1]}"
+            refused.append(Refused(str(line.hr), line.where, "mixed list", message))
             continue
-        other = pictures.setdefault(key, file)
-        if other != file:
-            by_key([(key, other), (key, file)], what)  # which says how to mend it
-    return pictures
+        key = image_key(line.hr, root)
+        other = listed.setdefault(key, (key, line.hr, line.lr))
+        if other[1] != line.hr:
+            by_key([(key, other[1]), (key, line.hr)], what)  # which says how to fix it
+        if other[2] != line.lr:
+            message = f"{line.where}: {line.hr} has the LR {other[2]} already, in an earlier line"
+            refused.append(Refused(key, line.where, "listed twice", message))
+    return list(listed.values())
 
 
-def _lines(path: Path, what: str) -> Iterator[str]:
+def _line(text: str, folder: Path, where: str) -> Line | Refused:
+    sized = SIZED.fullmatch(text)
+    parts = _pairs_in(text, folder) if sized is None else [(sized[1],)]
+    if len(parts) > 1:
+        message = f"{where}: {text!r} can be read as several pairs: rename the images"
+        return Refused(text, where, "ambiguous line", message)
+    paths = [_path_in(folder, part) for part in parts[0]]
+    for path in paths:
+        if not is_image(path):
+            message = (
+                f"{where}: {path}: no picture by its name; expected one of {EXPECTED}, alone, with "
+                "its size as 'a.png (480,480,3)', or HR and LR as 'gt/a.png, lq/a.png'"
+            )
+            return Refused(str(path), where, "unsupported", message)
+    return Line(where, paths[0], paths[1] if len(paths) > 1 else None)
+
+
+def _pairs_in(text: str, folder: Path) -> list[tuple[str, ...]]:
+    """The ways to read a line as two images; the line alone if there is none, or such a file."""
+    commas = [at for at, character in enumerate(text) if character == ","]
+    pairs = [(text[:at].strip(), text[at + 1 :].strip()) for at in commas]
+    pairs = [pair for pair in pairs if all(is_image(Path(part)) for part in pair)]
+    if not pairs or _path_in(folder, text).is_file():
+        return [(text,)]
+    there = [pair for pair in pairs if all(_path_in(folder, part).is_file() for part in pair)]
+    return list(there if len(pairs) > 1 and len(there) == 1 else pairs)
+
+
+def _path_in(folder: Path, name: str) -> Path:
+    path = Path(os.path.abspath(folder / name))
+    if "\\" in name and not path.exists():  # a list made on Windows
+        return Path(os.path.abspath(folder / name.replace("\\", "/")))
+    return path
+
+
+def _lines(path: Path, what: str, folder: Path) -> Iterator[tuple[int, str]]:
     try:
         with open_regular(path) as file:
             if b"\0" in file.read(TEXT):
@@ -250,8 +339,11 @@ def _lines(path: Path, what: str) -> Iterator[str]:
         raise ValueError(
             f"{what} {str(path)!r} is neither a tar nor an LMDB nor a text of paths ({error})"
         ) from error
-    lines = (line.strip() for line in text.splitlines())
-    return (line for line in lines if line and not line.startswith("#"))
+    # Not splitlines, which also splits at characters that a name may have.
+    lines = ((number, line.strip()) for number, line in enumerate(text.split("\n"), start=1))
+    for number, line in lines:
+        if line and not (line.startswith("#") and not (folder / line).is_file()):
+            yield number, line
 
 
 # --------------------------------------------------------------------------------------- of an LMDB

@@ -119,7 +119,8 @@ def _parser() -> argparse.ArgumentParser:
         "source",
         metavar="SOURCE",
         help="a folder (with its subfolders), a pattern of pictures, a text file with a path on "
-        "each line, an LMDB, or tars: 'old/train-{000..099}.tar'",
+        "each line (also BasicSR's and Real-ESRGAN's meta_info, with sizes or pairs), an LMDB, or "
+        "tars: 'old/train-{000..099}.tar'",
     )
     made.add_argument("out", metavar="OUT", help="folder to write the shards to")
     _add_inputs(made.add_argument_group("what is packed"))
@@ -157,6 +158,11 @@ def _add_inputs(group: Any) -> None:
         "--keep-duplicates",
         action="store_true",
         help="keep pictures whose files are equal to an earlier one; by default they are left out",
+    )
+    group.add_argument(
+        "--root",
+        metavar="FOLDER",
+        help="folder to which the paths in a text file are relative (default: the file's own)",
     )
     group.add_argument(
         "--shard-in-key",
@@ -289,6 +295,8 @@ def check(options: argparse.Namespace) -> None:
             )
     if options.captions is not None and options.no_sidecars and not is_tars(options.source):
         raise ValueError("--captions reads the JSON beside pictures: drop --no-sidecars")
+    if options.root is not None and is_tars(options.source):
+        raise ValueError("--root is about the paths in a text file, and SOURCE is tars: drop it")
     if options.shard_in_key and not is_tars(options.source):
         raise ValueError("--shard-in-key is about tars, and SOURCE is none: drop it")
 
@@ -333,6 +341,8 @@ def described(options: argparse.Namespace) -> dict[str, Any]:
     names = dict(vars(options))
     for name in ("overwrite", "workers", "out", "source", "lr"):
         del names[name]
+    if names["root"] is None:  # as in journals that know no such option
+        del names["root"]
     names["encode"] = str(names["encode"])
     source = os.path.abspath(expand_path(options.source, "SOURCE"))
     lr = None if options.lr is None else os.path.abspath(expand_path(options.lr, "--lr"))

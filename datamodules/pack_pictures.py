@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from datamodules import pack_encode
+from datamodules.captions import caption_of
 from datamodules.decode import Picture, UnreadableImage, decode
 from datamodules.pack_cut import Grid, Planes, bounded, resized, squares
 from datamodules.pack_encode import KEEP, Encoding, Refusal
@@ -20,6 +21,7 @@ from datamodules.pairs import misfit
 
 MAX_PIXELS = 2 * 89_478_485  # where Pillow takes a picture for a decompression bomb
 # Reading one runs what it says: no reader of ours looks at them, and other readers should not.
+SIDECARS = {"txt": (".txt", ".TXT", ".caption"), "json": (".json", ".JSON")}
 PICKLES = frozenset({"pyd", "pkl", "pickle", "pt", "pth"})
 
 Members = dict[str, bytes]  # suffix: content
@@ -71,6 +73,7 @@ class Outcome(NamedTuple):
     Attributes:
         samples: Keys, and members by suffix; none if it was refused.
         digest: Hash of the bytes of its pictures, hexadecimal; empty if it was refused.
+        caption: Hash of its caption, hexadecimal; empty without one.
         reason: Why it was refused, in a word or two, or "".
         message: The same in a sentence.
         notes: What was done to it that is to be counted.
@@ -78,6 +81,7 @@ class Outcome(NamedTuple):
 
     samples: list[tuple[str, Members]]
     digest: str = ""
+    caption: str = ""
     reason: str = ""
     message: str = ""
     notes: tuple[str, ...] = ()
@@ -115,7 +119,9 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return Outcome([], reason="unreadable", message=f"{where}{error.strerror or error}")
-    return Outcome(samples, _digest(shots), notes=tuple(notes))
+    caption = others.get("txt")
+    told = hashlib.blake2b(caption, digest_size=8).hexdigest() if caption else ""
+    return Outcome(samples, _digest(shots), caption=told, notes=tuple(notes))
 
 
 def _digest(shots: dict[str, _Shot]) -> str:
@@ -192,9 +198,9 @@ def _others(entry: Entry, content: dict[str, bytes], recipe: Recipe, notes: list
         notes.append(f"members {suffix} (pickles) left out")
         del others[suffix]
     place = next(iter(entry.members.values()))
-    if recipe.sidecars and isinstance(place, File):
-        others |= _sidecars(Path(place.path))
     where = place.where
+    if recipe.sidecars and isinstance(place, File):
+        others |= _sidecars(Path(place.path), notes)
     if recipe.captions is not None:
         caption = _caption(_json(others, where), recipe.captions, where)
         others.pop("txt", None)
@@ -203,24 +209,28 @@ def _others(entry: Entry, content: dict[str, bytes], recipe: Recipe, notes: list
         else:
             others["txt"] = caption.encode()
     _json(others, where)
-    try:
-        others.get("txt", b"").decode()
-    except UnicodeDecodeError as error:
-        raise Refusal(
-            "broken caption", f"{where}: its caption is no UTF-8 text: {error}"
-        ) from error
+    if "txt" in others:
+        try:
+            others["txt"] = caption_of(others["txt"]).encode()
+        except ValueError as error:
+            raise Refusal("broken caption", f"{where}: {error}") from error
     return others
 
 
-def _sidecars(picture: Path) -> Members:
-    found = {}
-    for suffix in ("txt", "json"):
-        try:
-            found[suffix] = picture.with_suffix(f".{suffix}").read_bytes()
-        except (FileNotFoundError, IsADirectoryError):
-            continue
-    if "txt" in found:  # editors put a mark in front, and a line's end behind
-        found["txt"] = found["txt"].removeprefix(b"\xef\xbb\xbf").strip()
+def _sidecars(picture: Path, notes: list[str]) -> Members:
+    """The caption and the notes beside a picture; their names may end otherwise, too."""
+    found: Members = {}
+    for suffix, endings in SIDECARS.items():
+        for path in [
+            *(picture.with_suffix(ending) for ending in endings),
+            Path(f"{picture}{endings[0]}"),  # a.jpg.txt
+        ]:
+            try:
+                data = path.read_bytes()
+            except (FileNotFoundError, IsADirectoryError):
+                continue
+            if found.setdefault(suffix, data) != data:
+                notes.append(f"further {suffix} files beside a picture, left out")
     return found
 
 

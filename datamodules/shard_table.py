@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 SUFFIXES = frozenset(extension.removeprefix(".") for extension in IMAGE_EXTENSIONS)
 FIELDS = ("hr", "lr", "txt", "json", "rst", "latent", "lr_latent", "text_features")
 # Suffixes of fields that are no pictures.
+RULE = "a key ends at the first dot of the file name"
 OTHERS = ("txt", "json", "latent.npy", "lr_latent.npy", "text_features.npy")
 VERSION = 3  # of the file; up to 2, members that lay apart in a tar were not joined
 LISTS = ("counts", "sizes", "checksums", "notes")
@@ -117,9 +118,9 @@ def table_of(shard: str, index: ShardIndex, prefix: str = "", needed: str = "hr"
         raise ValueError(
             f"shard {shard}: none of its {len(others)} samples has a picture (the first is "
             f"{others[0]}); expected a member hr.<ext> or <ext>, with an extension out of "
-            f"{', '.join(sorted(SUFFIXES))}"
+            f"{', '.join(sorted(SUFFIXES))} ({RULE})"
         )
-    note = f"{shard}: left out {len(others)} samples without a picture: {others[:3]}"
+    note = f"{shard}: left out {len(others)} samples without a picture: {others[:3]} ({RULE})"
     present = set().union(*samples)
     return Table(
         keys=Names.of(keys),
@@ -153,6 +154,8 @@ def roles_of(suffixes: tuple[str, ...]) -> list[tuple[str, list[str]]]:
             roles[name].append(suffix)
     markers = "hr.rst" if roles["hr"] else "rst"
     roles["hr"] = roles["hr"] or bare
+    if "caption" in suffixes and not roles["txt"]:
+        roles["txt"] = ["caption"]
     roles["rst"] = [markers] if markers in suffixes and roles["hr"] else []
     return [(name, found) for name, found in roles.items() if found]
 

@@ -88,6 +88,10 @@ def _remote(url: str, patience: Patience) -> list[str]:
 def _local(path: str, url: str) -> list[str]:
     found: list[str] = []
     names = braced(path)
+    if Path(path).is_dir():  # its tars
+        names = sorted(str(tar) for tar in Path(path).iterdir() if tar.suffix == ".tar")
+        if not names:
+            raise ValueError(f"Shards.urls {url!r} is a folder without tars; {EXPECTED}")
     missing = []
     for name in names:
         matches = [name] if Path(name).is_file() else glob_paths(name)

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from datamodules.arrays import array_of
 from datamodules.byte_sizes import parse_bytes
 from datamodules.cache import DiskCache
+from datamodules.captions import caption_of
 from datamodules.decode import UnreadableImage, decode, most_pixels
 from datamodules.jpeg import read_rows
 from datamodules.names import Names
@@ -47,9 +48,9 @@ class Shards(Source):
     """Samples of WebDataset tars.
 
     A sample has a picture ``hr.<ext>`` or ``<ext>`` (jpg, png, webp, tif, bmp, gif, avif), and may
-    have its LR in ``lr.<ext>``, a caption in ``txt``, what an encoder said of it in
-    ``text_features.npy``, and anything in ``json``, which goes to
-    ``meta["json"]``. Nothing else of it is read, least of all pickles. Where samples lie is kept in
+    have its LR in ``lr.<ext>``, a caption in ``txt`` or ``caption``, what an encoder said of it in
+    ``text_features.npy``, and anything in ``json``, which goes to ``meta["json"]``. Nothing else of
+    it is read, least of all pickles. Where samples lie is kept in
     ``<shard>.idx.json``, and found again when the shard changes. Where that index has checksums,
     every member is compared with its own when it is read.
 
@@ -271,7 +272,7 @@ class Shards(Source):
         columns = self._table.columns
         try:
             if "txt" in columns:
-                sample["text"] = self._bytes(columns["txt"], tar, index, name).decode().strip()
+                sample["text"] = caption_of(self._bytes(columns["txt"], tar, index, name))
             if "text_features" in columns:
                 features = self._bytes(columns["text_features"], tar, index, name)
                 if features:  # else a batch will say that some have them
@@ -281,7 +282,7 @@ class Shards(Source):
                 sample["meta"]["json"] = json.loads(note or "null")
         except UnreadableImage:
             raise
-        except (ValueError, RecursionError) as error:  # of UTF-8 or JSON
+        except (ValueError, RecursionError) as error:  # of a caption or JSON
             raise UnreadableImage(f"{name}: its txt or json is broken: {error}") from error
 
     def _bytes(self, column: Column, tar: Tar, index: int, name: str) -> bytes:

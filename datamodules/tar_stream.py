@@ -7,6 +7,7 @@ takes a damaged header, or the end of a tar that was cut off, for the tar's end.
 from __future__ import annotations
 
 import json
+import logging
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,17 +16,21 @@ from typing import NamedTuple
 import xxhash
 
 from datamodules.arrays import array_of
+from datamodules.captions import caption_of
 from datamodules.decode import UnreadableImage, decode
 from datamodules.policy import Skipped
 from datamodules.remote import CHUNK, blocks_from, scheme_of
 from datamodules.retry import Attempts, Patience, WrongContent, shown
 from datamodules.shard_index import check_member, sort_command, split_name, two_members
-from datamodules.shard_table import roles_of
+from datamodules.shard_table import RULE, roles_of
 from datamodules.source import Sample
 from datamodules.tar_headers import BLOCK, LONGEST_HEADER, tar_headers
 from degradations.draws import CODING
 
+log = logging.getLogger(__name__)
+
 LARGEST = 1 << 32  # bytes of a member
+_WARNED: set[str] = set()  # tars with samples without a picture
 WHAT_TARFILE_RAISES = (  # fed with foreign bytes
     *(tarfile.TarError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError),
 )
@@ -172,13 +177,13 @@ def decoded(raw: Raw, srgb: bool) -> Sample:
         sample["lr"] = decode(raw.fields["lr"], f"{name} (lr)", srgb).rgb
     try:
         if "txt" in raw.fields:
-            sample["text"] = raw.fields["txt"].decode().strip()
+            sample["text"] = caption_of(raw.fields["txt"])
         if "text_features" in raw.fields:
             features = raw.fields["text_features"]
             sample["text_features"] = array_of(features, f"{name} (text_features)", 2)
         if "json" in raw.fields:
             sample["meta"]["json"] = json.loads(raw.fields["json"] or "null")
-    except (ValueError, RecursionError) as error:  # of UTF-8 or JSON
+    except (ValueError, RecursionError) as error:  # of a caption or JSON
         raise UnreadableImage(f"{name}: its txt or json is broken: {error}") from error
     return sample
 
@@ -188,9 +193,18 @@ def _sample(shard: str, key: str, members: dict[str, bytes]) -> Iterator[Raw]:
     for field, suffixes in roles.items():
         if len(suffixes) > 1:
             raise ValueError(f"shard {shard}: {key!r} has several {field} pictures: {suffixes}")
+    if members and "hr" not in roles:
+        _warn_of_none(shard, key, tuple(members))
     if "hr" in roles:
         roles.pop("rst", None)
         yield Raw(shard, key, {field: members[found[0]] for field, found in roles.items()})
+
+
+def _warn_of_none(shard: str, key: str, suffixes: tuple[str, ...]) -> None:
+    if shard not in _WARNED:  # once, although each pass reads it
+        _WARNED.add(shard)
+        message = "%s: left out samples without a picture, such as %r with %s (%s)"
+        log.warning(message, shard, key, ", ".join(suffixes), RULE)
 
 
 def _headers(front: _Front, name: str) -> Iterator[tarfile.TarInfo]:

@@ -72,6 +72,64 @@ def test_a_folder_in_files_out(folder: Path, enlarger: Enlarger) -> None:
     assert pixels(OUT / "sub" / "b.c.png").shape == (48, 40, 3)
 
 
+STALE = "was made of"
+
+
+@pytest.mark.parametrize("more", [(), ("--writer.suffix", "_x2"), ("--writer.format", "webp")])
+def test_an_output_that_looks_like_that_of_another_file_is_named(
+    folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, more: tuple[str, ...]
+) -> None:
+    """A file that comes beside another one of its name changes the other one's output's."""
+    suffix, end = ("_x2" if "_x2" in more else ""), ("webp" if "webp" in more else "png")
+    (folder / "a.png").rename(folder / "a.bmp")
+    predict(enlarger, folder, *more)
+    assert STALE not in caplog.text
+    smooth((20, 24)).save(folder / "a.png")
+    predict(enlarger, folder, *more)
+    old, new = OUT / f"a{suffix}.{end}", f"a.bmp{suffix}.{end}"
+    said = f"{old.resolve()} {STALE} {folder}/a.bmp, whose output is now {new}: remove it"
+    assert caplog.text.count(said) == caplog.text.count(STALE) == 1
+    made = [f"a.bmp{suffix}.{end}", f"a.png{suffix}.{end}", f"a{suffix}.{end}"]
+    assert written()[:3] == sorted(made)
+    assert pixels(OUT / f"a.png{suffix}.{end}").shape[:2] == (48, 40)
+    caplog.clear()
+    old.unlink()
+    predict(enlarger, folder, *more)
+    assert STALE not in caplog.text
+    (folder / "a.png").unlink()  # and back again
+    predict(enlarger, folder, *more)
+    assert f"{(OUT / new).resolve()} {STALE} {folder}/a.bmp, whose output is now a{suffix}" in (
+        caplog.text
+    )
+    assert caplog.text.count(STALE) == 1
+
+
+def test_outputs_of_another_suffix_or_folder_are_not_stale(
+    folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = ("--writer.folder", "out")
+    for more in ((), ("--writer.suffix", "_b"), ("--writer.format", "jpg")):
+        predict(enlarger, folder, *out, *more)
+    predict(enlarger, folder / "sub", *out)
+    assert STALE not in caplog.text
+
+
+def test_three_files_that_only_their_whole_names_tell_apart(
+    folder: Path, enlarger: Enlarger
+) -> None:
+    sizes = {"a.png": (24, 20), "a.jpg": (10, 12), "a.jpg.png": (14, 16), "a.JPG": (18, 20)}
+    for name, size in sizes.items():
+        file = folder / name
+        smooth(size).save(file, "JPEG" if file.suffix.lower() == ".jpg" else "PNG")
+    predict(enlarger, folder)
+    assert written() == sorted([*(f"{name}.png" for name in sizes), "sub/b.c.png"])
+    for name, (width, height) in sizes.items():
+        assert pixels(OUT / f"{name}.png").shape == (2 * height, 2 * width, 3)
+    done = len(lines())
+    predict(enlarger, folder)
+    assert len(lines()) == done  # nothing was made again
+
+
 def test_names_kinds_and_places(folder: Path, enlarger: Enlarger) -> None:
     place = ("--writer.folder", "out", "--writer.suffix", "_x2", "--writer.format", "webp")
     predict(enlarger, folder, *place)

@@ -149,6 +149,34 @@ def test_predict_tells_files_apart_that_differ_by_their_extension(tree):
         Folder.of([str(tree / "deep"), str(tree / "other")]).prepare(1)
 
 
+@pytest.mark.parametrize(
+    ("names", "keys"),
+    [
+        (["x.jpg", "x.png", "x.jpg.png"], ["x.jpg", "x.jpg.png", "x.png"]),
+        (["x.jpg", "x.jpg.png"], ["x", "x.jpg"]),
+        (
+            ["x.jpg.png", "x.jpg.webp", "x.jpg", "x.png"],
+            ["x.jpg.png", "x.jpg.webp", "x.jpg", "x.png"],
+        ),
+        (
+            ["x.png", "x.bmp", "x.png.png", "x.png.png.png"],
+            ["x.png", "x.bmp", "x.png.png", "x.png.png.png"],
+        ),
+        (["x.JPG", "x.jpg", "x.JPG.png"], ["x.JPG", "x.jpg", "x.JPG.png"]),
+        (["x.jpg", "y/x.png", "y/x.bmp"], ["x", "y/x.png", "y/x.bmp"]),
+    ],
+)
+def test_predict_tells_all_files_apart(tmp_path, names, keys):
+    for name in names:
+        save(tmp_path / name)
+    folder = Folder.of(str(tmp_path))
+    folder.prepare(1)
+    found = {folder.keys[n]: folder.path(n) for n in range(len(folder.keys))}
+    assert sorted(found) == sorted(keys)
+    for key, path in found.items():
+        assert path in (f"{tmp_path}/{key}", *(f"{tmp_path}/{key}.{end}" for end in ("jpg", "png")))
+
+
 def test_two_files_with_one_key(tree):
     save(tree / "b.jpg")
     with pytest.raises(ValueError, match=r"b\.jpg.*b\.png.*the key 'b'"):

@@ -75,6 +75,110 @@ def test_what_is_wrong_with_a_list(tmp_path, caplog):
             find_inputs(str(listing))
 
 
+def members(*arguments, **options):
+    found = find_inputs(*map(str, arguments), **options)
+    return {
+        entry.key: {suffix: place.where for suffix, place in entry.members.items()}
+        for entry in found.entries
+    }, [refused.message for refused in found.refused]
+
+
+def test_a_list_of_basicsr(tmp_path):
+    """Names with sizes, as in its meta_info files and LMDBs."""
+    for name in ("0001_s001.png", "x/b, c (1).png", "d (2,3).png"):
+        save(tmp_path / name)
+    text = "0001_s001.png (480,480,3)\nx/b, c (1).png (5, 7, 3) 1\nd (2,3).png\n"
+    (tmp_path / "meta_info.txt").write_text(text)
+    found, refused = members(tmp_path / "meta_info.txt")
+    assert refused == []
+    assert found == {
+        "0001_s001": {"png": str(tmp_path / "0001_s001.png")},
+        "x/b, c (1)": {"png": str(tmp_path / "x/b, c (1).png")},
+        "d (2,3)": {"png": str(tmp_path / "d (2,3).png")},
+    }
+
+
+LINES = {
+    "as it is": "gt/a b.png, lq/a b.jpg\ngt/c,d.png, lq/c,d.png\n",
+    "of Windows": "gt\\a b.png, lq\\a b.jpg\r\ngt/c,d.png,lq/c,d.png\r\n",
+    "with a mark": "\ufeff# hr, lr\n\n gt/a b.png ,  lq/a b.jpg \n\ngt/c,d.png, lq/c,d.png",
+}
+
+
+@pytest.mark.parametrize("kind", LINES)
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_list_of_pairs(tmp_path, kind, elsewhere):
+    """As Real-ESRGAN's generate_meta_info_pairdata writes it."""
+    root = tmp_path / "set"
+    for name in ("a b.png", "c,d.png"):
+        save(root / "gt" / name, (8, 6))
+        save(root / "lq" / name.replace("b.png", "b.jpg"), (4, 3))
+    listing = (tmp_path if elsewhere else root) / "meta_info.txt"
+    listing.write_text(LINES[kind], encoding="utf-8", newline="")
+    options = {"root": str(root)} if elsewhere else {}
+    found, refused = members(listing, **options)
+    assert refused == []
+    assert found == {
+        "gt/a b": {"hr.png": f"{root}/gt/a b.png", "lr.jpg": f"{root}/lq/a b.jpg"},
+        "gt/c,d": {"hr.png": f"{root}/gt/c,d.png", "lr.png": f"{root}/lq/c,d.png"},
+    }
+    more = ["--root", str(root)] if elsewhere else []
+    out = tmp_path / "out"
+    assert pack.main([str(listing), str(out), "--scale", "2", *more]) == 0
+    with tarfile.open(out / "shard-000000.tar") as file:
+        assert file.getnames() == [
+            "gt/a b.hr.png",
+            "gt/a b.lr.jpg",
+            "gt/c,d.hr.png",
+            "gt/c,d.lr.png",
+        ]
+
+
+def test_a_wrong_scale_of_listed_pairs_is_noticed_at_once(tmp_path, caplog):
+    save(tmp_path / "hr.png", (8, 6))
+    save(tmp_path / "lr.png", (4, 3))
+    (tmp_path / "list.txt").write_text("hr.png, lr.png\n")
+    assert pack.main([str(tmp_path / "list.txt"), str(tmp_path / "out"), "--scale", "4"]) == 2
+    assert "pairs of HR and LR do not fit scale 4" in caplog.text
+
+
+def test_a_file_whose_name_reads_like_a_pair(tmp_path):
+    for name in ("a.png, b.png", "#1.png", "a.png", "b.png"):
+        save(tmp_path / name)
+    (tmp_path / "list.txt").write_text("a.png, b.png\n#1.png\n# comment.png\n")
+    assert keys(tmp_path / "list.txt") == ["a_png, b", "#1"]
+
+
+def test_lines_that_cannot_be_read_are_named(tmp_path, caplog):
+    for name in ("a.png", "b.png", "c.png"):
+        save(tmp_path / name)
+    lines = ["a.png, b.png", "000 100 (720,1280,3)", "c.png", "a.png, c.png", "a.png, b.png"]
+    lines += ["b.png;c.png", "b.png, a.png, c.png", "c.png 7"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    found, refused = members(tmp_path / "list.txt")
+    assert list(found) == ["a"]
+    where = f"{tmp_path}/list.txt, line"
+    begins = [message.removeprefix(where).partition(":")[0].strip() for message in refused]
+    assert sorted(begins) == ["2", "3", "4", "6", "7", "8"]
+    text = "\n".join(refused)
+    assert "line 3: it names one image, and" in text
+    assert "line 4: " in text
+    assert "b.png already, in an earlier line" in text
+    assert "line 7: 'b.png, a.png, c.png' can be read as several pairs" in text
+    assert "000 100: no picture by its name; expected one of" in text
+    assert pack.main([str(tmp_path / "list.txt"), str(tmp_path / "out")]) == 1
+    assert f"refused (unsupported): {where} 2: " in caplog.text
+
+
+def test_what_does_not_go_with_a_list_of_pairs(tmp_path, caplog):
+    save(tmp_path / "a.png")
+    (tmp_path / "list.txt").write_text("a.png, a.png")
+    with pytest.raises(ValueError, match="lists HR and LR: give it as SOURCE, without --lr"):
+        find_inputs(str(tmp_path / "list.txt"), str(tmp_path / "list.txt"))
+    assert pack.main(["a.tar", str(tmp_path / "out"), "--root", "b"]) == 2
+    assert "--root is about the paths in a text file" in caplog.text
+
+
 def test_two_of_a_list_with_one_key(tmp_path):
     save(tmp_path / "a.png")
     save(tmp_path / "a.jpg")
