@@ -16,14 +16,17 @@ of processes. A metric of your own is one small class:
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
+import torchmetrics
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torchmetrics.utilities import dim_zero_cat
 
 from callbacks.evaluation import (
     EvaluationCallback,
@@ -33,9 +36,10 @@ from callbacks.evaluation import (
     output_image,
 )
 from callbacks.finite_pixels import spoiled
-from callbacks.processes import gather_on_first, on_all, on_first
+from callbacks.processes import on_all, on_first, sync_states
 from callbacks.tensorboard import DescribedLogger
 from degradations.bicubic import resize
+from degradations.draws import CODING
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -43,7 +47,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MetricProtocol = dict[str, str | int | float | bool | None]
-Batches = list[tuple[list[str], Tensor]]  # keys and what was measured of each, as they came
 Measured = dict[str, Any]  # what was measured of each image: a number, or an array of features
 
 
@@ -64,6 +67,63 @@ class Record(TypedDict):
     value: float
     n: int
     protocol: MetricProtocol
+
+
+class Measurements(torchmetrics.Metric):
+    """What was measured of each image, as states that torchmetrics reduces over the processes.
+
+    States are tensors, so batches of any shape follow one another in them, flat.
+    """
+
+    full_state_update = False
+    keys: list[Tensor]  # uint8: names, each ended by a zero byte
+    layout: list[Tensor]  # int64, for each batch: dataset, 0 or 1 for bicubic, B, dimensions, sizes
+    values: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__(sync_on_compute=False)
+        for state in ("keys", "layout", "values"):
+            self.add_state(state, [], dist_reduce_fx="cat")
+
+    def update(self, dataset: int, control: bool, keys: list[str], values: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            dataset: The index of its dataset.
+            control: Whether this is bicubic.
+            keys: B names.
+            values: (B, ...).
+        """
+        names = "".join(f"{key}\0" for key in keys).encode(*CODING)
+        sizes = [dataset, int(control), len(keys), values.ndim - 1, *values.shape[1:]]
+        self.keys.append(torch.frombuffer(bytearray(names), dtype=torch.uint8))
+        self.layout.append(torch.tensor(sizes))
+        self.values.append(values.detach().flatten())
+
+    def compute(self) -> dict[tuple[int, bool], Measured]:
+        """As ``by_key``."""
+        return self.by_key()
+
+    # Not `compute`, which warns of a process without images, and of a dataset without HR.
+    def by_key(self) -> dict[tuple[int, bool], Measured]:
+        """What was measured of each image by its key, of each dataset without and with bicubic."""
+        found: dict[tuple[int, bool], Measured] = {}
+        keys, layout, values = (
+            dim_zero_cat(state).cpu() if len(state) else torch.zeros(0)
+            for state in (self.keys, self.layout, self.values)
+        )
+        names = iter(bytes(keys.byte().tolist()).decode(*CODING).split("\0"))
+        sizes = iter(layout.long().tolist())
+        for dataset in sizes:
+            control, count, dimensions = (next(sizes) for _ in range(3))
+            shape = [count, *(next(sizes) for _ in range(dimensions))]
+            batch, values = values.tensor_split([math.prod(shape)])
+            images = found.setdefault((dataset, bool(control)), {})
+            # By key: a picture that two processes have seen (padding repeats some) counts once.
+            images.update(
+                zip(itertools.islice(names, count), _items(batch.view(shape)), strict=True)
+            )
+        return found
 
 
 class Metric(EvaluationCallback):
@@ -115,8 +175,7 @@ class Metric(EvaluationCallback):
         self._off = self._loaded = self._active = False
         self._datasets: list[Any] = []
         self._wanted: list[set[str] | None] = []
-        self._values: list[Batches] = []
-        self._controls: list[Batches] = []
+        self._measured = Measurements()
 
     @abstractmethod
     def protocol(self) -> MetricProtocol:
@@ -197,8 +256,7 @@ class Metric(EvaluationCallback):
             None if self.limit is None else set(dataset.keys[: self.limit])
             for dataset in self._datasets
         ]
-        self._values = [[] for _ in self._datasets]
-        self._controls = [[] for _ in self._datasets]
+        self._measured = Measurements()
 
     def _add(
         self,
@@ -226,23 +284,22 @@ class Metric(EvaluationCallback):
         # All metrics are given the same pictures, and one of a user's may write into them.
         own = type(self).__module__.startswith("callbacks.")
         given = (sr, hr) if own else (sr.clone(), hr.clone())
-        self._values[dataloader_idx].append((keys, self.measure(*given, batch).detach()))
+        self._measured.update(dataloader_idx, False, keys, self.measure(*given, batch))
         if not self.control or "lr" not in batch:
             return
         # Where LR is HR, as for a tokenizer, there is nothing to beat in being near to it.
         if not (self.needs_hr and torch.equal(batch["lr"], hr)):
             bicubic = resize(batch["lr"], hr.shape[-2:])
             truth = hr if own else hr.clone()
-            measured = self.measure_control(bicubic, truth, batch).detach()
-            self._controls[dataloader_idx].append((keys, measured))
+            measured = self.measure_control(bicubic, truth, batch)
+            self._measured.update(dataloader_idx, True, keys, measured)
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         if not self._active:
             return
-        mine = [[_by_key(part) for part in seen] for seen in (self._values, self._controls)]
-        self._values, self._controls = [], []
-        everyones = gather_on_first(mine)
-        self.records, self.control_records = on_first(lambda: self._summaries(everyones))
+        sync_states(self._measured)  # the only place where the host waits for the device
+        self.records, self.control_records = on_first(self._summaries)
+        self._measured = Measurements()
         for record in self.records:
             middle = f"{record['dataset']}/" if len(self._datasets) > 1 else ""
             tag = f"{stage}/{middle}{record['metric']}"
@@ -257,13 +314,13 @@ class Metric(EvaluationCallback):
                 sync_dist=False,  # all processes have the same number by now
             )
 
-    def _summaries(self, everyones: list[list[list[Measured]]]) -> tuple[list[Record], ...]:
+    def _summaries(self) -> tuple[list[Record], ...]:
         """Records of the output and of bicubic, of all datasets."""
+        measured = self._measured.by_key()
         records: tuple[list[Record], ...] = ([], [])
         for index, (dataset, wanted) in enumerate(zip(self._datasets, self._wanted, strict=True)):
             for kind, found in enumerate(records):
-                # By key: a picture that two processes have seen (padding repeats some) counts once.
-                images = {k: v for part in everyones for k, v in part[kind][index].items()}
+                images = measured.get((index, bool(kind)), {})
                 # Sorted: then even rounding is the same on any number of processes.
                 images = {k: images[k] for k in sorted(images) if wanted is None or k in wanted}
                 if images:
@@ -358,15 +415,6 @@ def accumulated(trainer: Trainer) -> int:
 def as_float64(x: Tensor) -> Tensor:
     """``x`` in float64; on the CPU where the device has no float64 (Apple's)."""
     return (x.cpu() if x.device.type == "mps" else x).to(torch.float64)
-
-
-def _by_key(batches: Batches) -> Measured:
-    # The only place where the host waits for the device.
-    return {
-        key: value
-        for keys, values in batches
-        for key, value in zip(keys, _items(values), strict=True)
-    }
 
 
 def _items(values: Tensor) -> Any:

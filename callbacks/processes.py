@@ -101,7 +101,9 @@ def sync_states(metric: torchmetrics.Metric) -> None:
 def _everyones(mine: Tensor, group: Any) -> list[Tensor]:
     # Not torchmetrics' own: that needs equal dimensions and types, which a process without images
     # cannot know, and tensors on the device.
-    return [x.to(mine.device) for x in gather_on_first(mine.cpu())] or [mine]
+    # An empty one would change the type of the whole.
+    everyones = [x.to(mine.device) for x in gather_on_first(mine.cpu())]
+    return [x for x in everyones if x.numel()] or [mine]
 
 
 def several() -> bool:
