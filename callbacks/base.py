@@ -16,14 +16,17 @@ of processes. A metric of your own is one small class:
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import torch
+import torchmetrics
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torchmetrics.utilities import dim_zero_cat
 
 from callbacks.evaluation import (
     EvaluationCallback,
@@ -33,10 +36,11 @@ from callbacks.evaluation import (
     output_image,
 )
 from callbacks.finite_pixels import are_finite, spoiled
-from callbacks.processes import gather_on_first, on_all, on_first
+from callbacks.processes import gather_on_first, on_all, on_first, sync_states
 from callbacks.tensorboard import DescribedLogger
 from callbacks.too_small import TooSmall, warn_of_small
 from degradations.bicubic import resize
+from degradations.draws import CODING
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -44,7 +48,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MetricProtocol = dict[str, str | int | float | bool | None]
-Batches = list[tuple[list[str], Tensor]]  # keys and what was measured of each, as they came
 Measured = dict[str, Any]  # what was measured of each image: a number, or an array of features
 
 
@@ -67,6 +70,66 @@ class Record(TypedDict):
     n: int
     protocol: MetricProtocol
     not_finite: NotRequired[int]
+
+
+OUTPUT, BICUBIC, FINITE = range(3)  # kinds of measurement; the last: whether an output is finite
+
+
+class Measurements(torchmetrics.Metric):
+    """What was measured of each image, as states that torchmetrics reduces over the processes.
+
+    States are tensors, so batches of any shape follow one another in them, flat.
+    """
+
+    full_state_update = False
+    keys: list[Tensor]  # uint8: names, each ended by a zero byte
+    layout: list[Tensor]  # int64, for each batch: dataset, kind, B, dimensions, sizes
+    values: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__(sync_on_compute=False)
+        for state in ("keys", "layout", "values"):
+            self.add_state(state, [], dist_reduce_fx="cat")
+
+    def update(self, dataset: int, kind: int, keys: list[str], values: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            dataset: The index of its dataset.
+            kind: ``OUTPUT``, ``BICUBIC`` or ``FINITE``.
+            keys: B names.
+            values: (B, ...).
+        """
+        names = "".join(f"{key}\0" for key in keys).encode(*CODING)
+        sizes = [dataset, kind, len(keys), values.ndim - 1, *values.shape[1:]]
+        self.keys.append(torch.frombuffer(bytearray(names), dtype=torch.uint8))
+        self.layout.append(torch.tensor(sizes))
+        self.values.append(values.detach().flatten())
+
+    def compute(self) -> dict[tuple[int, int], Measured]:
+        """As ``by_key``."""
+        return self.by_key()
+
+    # Not `compute`, which warns of a process without images, and of a dataset without HR.
+    def by_key(self) -> dict[tuple[int, int], Measured]:
+        """Return what was measured of each image by its key, for each dataset and kind."""
+        found: dict[tuple[int, int], Measured] = {}
+        keys, layout, values = (
+            dim_zero_cat(state).cpu() if len(state) else torch.zeros(0)
+            for state in (self.keys, self.layout, self.values)
+        )
+        names = iter(bytes(keys.byte().tolist()).decode(*CODING).split("\0"))
+        sizes = iter(layout.long().tolist())
+        for dataset in sizes:
+            kind, count, dimensions = (next(sizes) for _ in range(3))
+            shape = [count, *(next(sizes) for _ in range(dimensions))]
+            batch, values = values.tensor_split([math.prod(shape)])
+            images = found.setdefault((dataset, kind), {})
+            # By key: a picture that two processes have seen (padding repeats some) counts once.
+            images.update(
+                zip(itertools.islice(names, count), _items(batch.view(shape)), strict=True)
+            )
+        return found
 
 
 class Metric(EvaluationCallback):
@@ -119,10 +182,8 @@ class Metric(EvaluationCallback):
         self._off = self._loaded = self._active = False
         self._datasets: list[Any] = []
         self._wanted: list[set[str] | None] = []
-        self._values: list[Batches] = []
-        self._controls: list[Batches] = []
-        self._sound: list[Batches] = []  # whether the pixels of an output are finite
-        self._broken: set[str] = set()  # keys, on the first process, of outputs where they are not
+        self._measured = Measurements()
+        self._broken: set[str] = set()  # keys, on the first process, of outputs that are not finite
         self._told: set[str] = set()  # what is said once in a run
         self._small: list[Measured] = []  # windows of the images that were left out, by key
 
@@ -218,9 +279,7 @@ class Metric(EvaluationCallback):
             None if self.limit is None else set(dataset.keys[: self.limit])
             for dataset in self._datasets
         ]
-        self._values = [[] for _ in self._datasets]
-        self._controls = [[] for _ in self._datasets]
-        self._sound = [[] for _ in self._datasets]
+        self._measured = Measurements()
         self._small = [{} for _ in self._datasets]
 
     def _add(
@@ -250,28 +309,27 @@ class Metric(EvaluationCallback):
         own = type(self).__module__.startswith("callbacks.")
         given = (sr, hr) if own else (sr.clone(), hr.clone())
         try:
-            self._values[dataloader_idx].append((keys, self.measure(*given, batch).detach()))
+            self._measured.update(dataloader_idx, OUTPUT, keys, self.measure(*given, batch))
         except TooSmall as error:
             self._small[dataloader_idx].update(dict.fromkeys(keys, error.window))
             return
-        self._sound[dataloader_idx].append((keys, are_finite(sr)))
+        self._measured.update(dataloader_idx, FINITE, keys, are_finite(sr))
         if not self.control or "lr" not in batch:
             return
         # Where LR is HR, as for a tokenizer, there is nothing to beat in being near to it.
         if not (self.needs_hr and torch.equal(batch["lr"], hr)):
             bicubic = resize(batch["lr"], hr.shape[-2:])
             truth = hr if own else hr.clone()
-            measured = self.measure_control(bicubic, truth, batch).detach()
-            self._controls[dataloader_idx].append((keys, measured))
+            measured = self.measure_control(bicubic, truth, batch)
+            self._measured.update(dataloader_idx, BICUBIC, keys, measured)
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         if not self._active:
             return
-        kinds = (self._values, self._controls, self._sound)
-        mine = [[_by_key(part) for part in seen] for seen in kinds]
-        everyones = gather_on_first([*mine, self._small])
-        self._values, self._controls, self._sound, self._small = [], [], [], []
-        self.records, self.control_records = on_first(lambda: self._summaries(everyones))
+        sync_states(self._measured)  # the only place where the host waits for the device
+        small = gather_on_first(self._small)
+        self.records, self.control_records = on_first(lambda: self._summaries(small))
+        self._measured, self._small = Measurements(), []
         for record in self.records:
             middle = f"{record['dataset']}/" if len(self._datasets) > 1 else ""
             tag = f"{stage}/{middle}{record['metric']}"
@@ -286,21 +344,24 @@ class Metric(EvaluationCallback):
                 sync_dist=False,  # all processes have the same number by now
             )
 
-    def _summaries(self, everyones: list[list[list[Measured]]]) -> tuple[list[Record], ...]:
+    def _summaries(self, small: list[list[Measured]]) -> tuple[list[Record], ...]:
         """Records of the output and of bicubic, of all datasets."""
+        measured = self._measured.by_key()
         records: tuple[list[Record], ...] = ([], [])
         for index, (dataset, wanted) in enumerate(zip(self._datasets, self._wanted, strict=True)):
-            output, control, sound, small = (
-                _together([part[kind][index] for part in everyones], wanted) for kind in range(4)
+            output, control, finite = (
+                _wanted(measured.get((index, kind), {}), wanted)
+                for kind in (OUTPUT, BICUBIC, FINITE)
             )
-            self._broken = {key for key, finite in sound.items() if not finite}
-            warn_of_small(self.name, dataset.name, small, len(output))
+            left_out = _wanted({k: v for part in small for k, v in part[index].items()}, wanted)
+            self._broken = {key for key, value in finite.items() if not value}
+            warn_of_small(self.name, dataset.name, left_out, len(output))
             for images, found in zip((output, control), records, strict=True):
                 if images is control:
                     self._broken = set()  # bicubic makes none
-                if self._are_enough(dataset, len(images), len(small)):
+                if self._are_enough(dataset, len(images), len(left_out)):
                     found += self.summarise(dataset, images)
-                elif images is output and not small:
+                elif images is output and not left_out:
                     what = "picture with HR" if self.target == "hr" else self.target
                     log.warning("no %s on %s: no %s", self.name, dataset.name, what)
         return records
@@ -416,22 +477,8 @@ def as_float64(x: Tensor) -> Tensor:
     return (x.cpu() if x.device.type == "mps" else x).to(torch.float64)
 
 
-def _by_key(batches: Batches) -> Measured:
-    # The only place where the host waits for the device.
-    return {
-        key: value
-        for keys, values in batches
-        for key, value in zip(keys, _items(values), strict=True)
-    }
-
-
-def _together(parts: list[Measured], wanted: set[str] | None) -> Measured:
-    """What all processes have of the wanted images.
-
-    By key: an image that two processes have seen (padding repeats some) counts once. Sorted: then
-    even rounding is the same on any number of processes.
-    """
-    images = {k: v for part in parts for k, v in part.items()}
+def _wanted(images: Measured, wanted: set[str] | None) -> Measured:
+    """Keep the wanted images, sorted: then even rounding is the same on any number of processes."""
     return {k: images[k] for k in sorted(images) if wanted is None or k in wanted}
 
 

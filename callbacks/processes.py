@@ -93,7 +93,9 @@ def sync_states(metric: torchmetrics.Metric) -> None:
     """
     for name, state in metric.metric_state.items():
         if isinstance(state, list):  # one tensor each, so that all processes gather as often
-            whole = torch.cat([x.cpu() for x in state]) if state else torch.zeros(0)
+            devices = {x.device for x in state}
+            device = devices.pop() if len(devices) == 1 else "cpu"
+            whole = torch.cat([x.to(device) for x in state]) if state else torch.zeros(0)
             setattr(metric, name, [whole])
     metric.sync(dist_sync_fn=_everyones, distributed_available=several)
 
@@ -101,7 +103,9 @@ def sync_states(metric: torchmetrics.Metric) -> None:
 def _everyones(mine: Tensor, group: Any) -> list[Tensor]:
     # Not torchmetrics' own: that needs equal dimensions and types, which a process without images
     # cannot know, and tensors on the device.
-    return [x.to(mine.device) for x in gather_on_first(mine.cpu())] or [mine]
+    # An empty one would change the type of the whole.
+    everyones = [x.to(mine.device) for x in gather_on_first(mine.cpu())]
+    return [x for x in everyones if x.numel()] or [mine]
 
 
 def several() -> bool:

@@ -122,8 +122,8 @@ class SelfSSIM(Metric):
         first = resize(first, second.shape[-2:])
         return float(ssim(to_pixels(first, self.color), to_pixels(second, self.color)))
 
-    def _summaries(self, everyones: list[list[list[Measured]]]) -> tuple[list[Record], ...]:
-        found = super()._summaries(everyones)
+    def _summaries(self, small: list[list[Measured]]) -> tuple[list[Record], ...]:
+        found = super()._summaries(small)
         self._seen = []
         times = Counter((r["dataset"], r["metric"]) for r in found[0])
         for (dataset, metric), count in times.items():

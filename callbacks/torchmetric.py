@@ -183,9 +183,9 @@ class TorchMetric(ImageMetric):
                     if current is not None:
                         self._accumulate(current, key, one)
                 except (ValueError, RuntimeError) as error:
-                    height, width = sr.shape[-2:]
+                    (height, width), said = sr.shape[-2:], str(error).rstrip(".")
                     raise ValueError(
-                        f"{self.name} of {key}, {width}x{height} pixels: {error}. Check `pixels`, "
+                        f"{self.name} of {key}, {width}x{height} pixels: {said}. Check `pixels`, "
                         "`inputs` and `metric` of TorchMetric in trainer.callbacks; `smallest` "
                         "leaves out images that are too small for the metric"
                     ) from error
@@ -215,8 +215,9 @@ class TorchMetric(ImageMetric):
             try:
                 numbers = self._numbers(metric.compute())
             except (ValueError, RuntimeError) as error:
+                said = str(error).rstrip(".")
                 raise ValueError(
-                    f"{self.name} of {dataset.name}, {len(images)} images: {error}. Check `metric` "
+                    f"{self.name} of {dataset.name}, {len(images)} images: {said}. Check `metric` "
                     "of TorchMetric in trainer.callbacks"
                 ) from error
         return [self.record(dataset, value, len(images), name) for name, value in numbers.items()]
@@ -311,9 +312,10 @@ class TorchMetric(ImageMetric):
         elif self.round_8bit:
             x = (x.clamp(0, 1) * 255).round() / 255
         if self.pixels == "uint8":
-            return (x * 255).round().to(images.device, torch.uint8)
+            return (x * 255).round().to(images.device, torch.uint8).contiguous()
         x = x * 2 - 1 if self.pixels == "signed" else x
-        return x.to(images.device, torch.float32, copy=True)  # it may write into its arguments
+        # A copy, since a metric may write into its arguments; some also flatten them by `view`.
+        return x.to(images.device, torch.float32).clone(memory_format=torch.contiguous_format)
 
     @contextmanager
     def _enclosed(self) -> Iterator[None]:

@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ActionConfigFile, Namespace, Path
-from jsonargparse._paths import Path
 from jsonargparse._typehints import ActionTypeHint
 from lightning.pytorch.cli import LightningArgumentParser
 

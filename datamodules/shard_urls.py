@@ -89,7 +89,7 @@ def _local(path: str, url: str) -> list[str]:
     found: list[str] = []
     names = braced(path)
     if Path(path).is_dir():  # its tars
-        names = sorted(str(tar) for tar in Path(path).iterdir() if tar.suffix == ".tar")
+        names = sorted(str(tar) for tar in Path(path).glob("*.tar") if tar.is_file())
         if not names:
             raise ValueError(f"Shards.urls {url!r} is a folder without tars; {EXPECTED}")
     missing = []

@@ -14,7 +14,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from callbacks.base import ImageMetric, MetricProtocol, steps_done
+from callbacks.base import BICUBIC, OUTPUT, ImageMetric, Measurements, MetricProtocol, steps_done
+from callbacks.processes import sync_states
 from callbacks.psnr import PSNR
 from tests.callbacks.tiny import Double, NoHR, Pictures, Tiny, collate, loader, trainer
 
@@ -116,6 +117,29 @@ def test_compute_sees_the_scale_of_its_dataset(tmp_path: Path) -> None:
     loaders = [loader(Pictures(3, "a")), loader(Pictures(3, "b", scale=4))]
     trainer(tmp_path, metric).test(Tiny(), loaders, verbose=False)
     assert [r["value"] for r in metric.records] == [2.0, 4.0]
+
+
+def test_states_of_any_shape_and_name(tmp_path: Path) -> None:
+    measured = Measurements()
+    assert measured.by_key() == {}
+    measured.update(
+        1, OUTPUT, ["a\udcff", "b c"], torch.tensor([0.1, torch.nan], dtype=torch.float64)
+    )
+    measured.update(1, BICUBIC, ["b c"], torch.tensor([2.0]))
+    measured.update(0, OUTPUT, ["é"], torch.arange(6.0).view(1, 2, 3))
+    measured.update(0, OUTPUT, ["x", "é"], torch.ones(2, 4))
+    for _ in range(2):
+        found = measured.by_key()
+        assert list(found[1, OUTPUT]) == ["a\udcff", "b c"]
+        assert found[1, OUTPUT]["a\udcff"] == 0.1  # exact: no rounding to float32
+        assert found[1, OUTPUT]["b c"] != found[1, OUTPUT]["b c"]
+        assert found[1, BICUBIC] == {"b c": 2.0}
+        assert {key: x.tolist() for key, x in found[0, OUTPUT].items()} == {
+            "é": [1.0] * 4,  # the later one
+            "x": [1.0] * 4,
+        }
+        sync_states(measured)  # of one process, its own
+    assert set(measured.metric_state) == {"keys", "layout", "values"}
 
 
 def test_a_repeated_picture_counts_once(tmp_path: Path) -> None:

@@ -112,6 +112,19 @@ def test_the_mean_of_the_library_s_numbers(tmp_path: Path, name: str, batch_size
     assert metric.records[0]["n"] == 7
 
 
+def test_a_metric_that_flattens_images_by_view(tmp_path: Path) -> None:
+    class Sliced(Tiny):
+        def test_step(self, batch: Any, *indices: int) -> dict[str, Tensor]:
+            sr = super().test_step(batch, *indices)["sr"]
+            return {"sr": sr.to(memory_format=torch.channels_last)}
+
+    metric = TorchMetric(torchmetrics.MeanAbsoluteError)
+    trainer(tmp_path, metric).test(Sliced(), loader(Pictures(side=SIDE)), verbose=False)
+    sr, hr = outputs()
+    assert metric.records[0]["value"] == pytest.approx(float((sr - hr).abs().mean()), rel=1e-6)
+    assert not metric.higher_is_better
+
+
 def test_the_library_pools_where_per_is_set(tmp_path: Path) -> None:
     [pooled] = values_of(tmp_path, TorchMetric(PSNR, per="set"))
     whole = PSNR()

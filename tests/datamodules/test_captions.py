@@ -15,6 +15,7 @@ from datamodules.pack_inputs import Entry, File
 from datamodules.pack_pictures import Recipe, process
 from datamodules.retry import Patience
 from datamodules.sequential import Sequential
+from datamodules.shard_urls import list_shards
 from datamodules.shards import Shards
 from datamodules.tar_stream import decoded, raws_of
 from tests.datamodules.pictures import save
@@ -152,13 +153,18 @@ def test_captions_are_counted_after_a_start_anew(tmp_path, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("kind", [Shards, ClipShards, Sequential])
-def test_a_folder_in_place_of_tars(tmp_path, kind):
+def test_a_folder_without_tars(tmp_path, kind):
     options = {"samples": 1} if kind is Sequential else {}
     with pytest.raises(ValueError, match=r"urls .* is a folder without tars; expected tars"):
         kind(str(tmp_path), **options).prepare(2.0)
-    write(tmp_path / "a.tar", [("a.png", b"x")])
-    with pytest.raises(ValueError, match=r"urls .* is a folder: give its 1 tars as '.*/\*\.tar'"):
-        kind(str(tmp_path), **options).prepare(2.0)
+
+
+def test_a_folder_stands_for_its_tars(tmp_path):
+    for name in ("b.tar", "a.tar", "a.json"):
+        (tmp_path / name).touch()
+    (tmp_path / "deeper.tar").mkdir()
+    expected = [str(tmp_path / "a.tar"), str(tmp_path / "b.tar")]
+    assert list_shards(str(tmp_path), False, Patience()) == expected
 
 
 def test_keys_with_dots(tmp_path, caplog, monkeypatch):
