@@ -149,8 +149,8 @@ def _refuse_other_encoding(option: str, value: str) -> None:
         value.encode()
     except UnicodeError as error:
         raise ConfigurationError(
-            f"{option.lstrip('-')} is {os.fsencode(value)!r}, which is not UTF-8, and YAML can hold "
-            "nothing else: rename it, or name the folder above it or a pattern"
+            f"{option.lstrip('-')} is {os.fsencode(value)!r}, which is not UTF-8, and YAML can "
+            "hold nothing else: rename it, or name the folder above it or a pattern"
         ) from error
 
 
