@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import ActionConfigFile, Namespace, Path
 from jsonargparse._typehints import ActionTypeHint
+from jsonargparse.typing import Path
 from lightning.pytorch.cli import LightningArgumentParser
 
 from commands.errors import NO_FILE, ConfigurationError, readable
@@ -128,12 +129,15 @@ def _take_text_as_it_is() -> None:
         if len(args) != 4 or not isinstance(args[0], Parser) or not isinstance(args[2], str):
             return whole(self, *args, **kwargs)  # type: ignore[no-untyped-call]
         parser, config, value, option = args
+        _refuse_other_encoding(option, value)
         if option in self.option_strings:
             _refuse_file(self, value)
             names = _names(self, value)
             if names is not None or _is_text(self, value):
                 config.update(str(value) if names is None else names, self.dest)
                 return None
+        if option.endswith("+") and (names := _names(self, value)) is not None:
+            return whole(self, parser, config, names, option, **kwargs)  # type: ignore[no-untyped-call]
         if _reaches_in(self, option, value):
             whole(self, parser, config, Typed(value), option, **kwargs)  # type: ignore[no-untyped-call]
             config.update(_plain(config[self.dest]), self.dest)
@@ -144,9 +148,20 @@ def _take_text_as_it_is() -> None:
     ActionTypeHint.instantiate_classes = instantiate_classes  # type: ignore[method-assign]
 
 
+def _refuse_other_encoding(option: str, value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeError as error:
+        raise ConfigurationError(
+            f"{option.lstrip('-')} is {os.fsencode(value)!r}, which is not UTF-8, and YAML can "
+            "hold nothing else: rename it, or name the folder above it or a pattern"
+        ) from error
+
+
 def _refuse_file(action: ActionTypeHint, value: str) -> None:
     # For a class, `a.jpg` would be the class `jpg` of a module `a`, which would be imported.
-    of_class = ActionTypeHint.is_subclass_typehint(action._typehint, all_subtypes=False)
+    is_class: Any = ActionTypeHint.is_subclass_typehint
+    of_class = is_class(action._typehint, all_subtypes=False)
     other = os.path.isfile(value) and not is_configuration(value)
     if of_class and other and not _takes_text(action._typehint):
         raise TypeError(f'Parser key "{action.dest}": {value!r} {NO_CONFIGURATION}')
@@ -157,7 +172,8 @@ def _reaches_in(action: ActionTypeHint, option: str, value: str) -> bool:
     name = next((o for o in action.option_strings if option.startswith(f"{o}.")), None)
     if name is None:
         return option.endswith("+") and _is_text(action, value)
-    if ActionTypeHint.is_mapping_typehint(action._typehint):
+    is_mapping: Any = ActionTypeHint.is_mapping_typehint
+    if is_mapping(action._typehint):
         return "." in option[len(name) + 1 :] or _is_no_yaml(value)
     return True
 
@@ -172,7 +188,7 @@ def _names(action: ActionTypeHint, value: str) -> list[str] | None:
         return None
     try:
         names: list[Any] = yaml.load(stripped, yaml.BaseLoader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, UnicodeError):
         return None
     return names if all(isinstance(name, str) for name in names) else None
 
@@ -212,7 +228,7 @@ def _is_path(value: str) -> bool:
 def _meaning(value: str) -> Any:
     try:
         return yaml.load(str(value), strict_loader())  # in C, it takes no subclass of str
-    except yaml.YAMLError:
+    except (yaml.YAMLError, UnicodeError):  # the second: a name that is no UTF-8
         return None
 
 
@@ -289,14 +305,16 @@ class Parser(LightningArgumentParser):
             typed = isinstance(value, Typed)  # and has reached the argument that it is for
             names = _names(action, value) if typed else None
             if names is not None:
-                return names
+                whole = super()._check_value_key(action, names, *args, **kwargs)
+                return whole if kwargs.get("append") else names
             if (_is_text if typed else _is_final)(action, value):
                 if not kwargs.get("append"):
                     return str(value)
                 whole = super()._check_value_key(action, Typed(value), *args, **kwargs)
                 return _plain(whole)
-            value = str(value)
             _refuse_file(action, value)
+        if isinstance(value, Typed):
+            value = str(value)
         return super()._check_value_key(action, value, *args, **kwargs)
 
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:

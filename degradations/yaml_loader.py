@@ -7,9 +7,9 @@ from functools import cache
 from typing import Any
 
 import yaml
-from jsonargparse import Path
 from jsonargparse._loaders_dumpers import get_yaml_default_loader
 from jsonargparse._paths import PathError
+from jsonargparse.typing import Path
 
 from files.paths import CONFIGURATIONS
 
@@ -38,9 +38,9 @@ def open_configurations_alone() -> None:
         # Types of paths are subclasses; other modes are not opened as configuration.
         opened = type(self) is Path and isinstance(path, str | os.PathLike) and {*"fr"} <= {*mode}
         name = os.fspath(path) if opened and not isinstance(path, Path) else None
+        whole(self, path, mode, *args, **kwargs)
         if name is not None and not name.lower().endswith(CONFIGURATIONS):
             raise PathError(f"{name!r} {NO_CONFIGURATION}")
-        whole(self, path, mode, *args, **kwargs)
         if name is not None and not self.is_fsspec and not os.path.isfile(self.absolute):  # a pipe
             raise PathError(f"{name!r} is not a regular file")
 

@@ -177,9 +177,24 @@ def test_lists_of_any_names(other: Path, enlarger: Enlarger) -> None:
         smooth().save(Path(name, f"{name}.png"))
     enlarger(*PREDICT, "--data.init_args.predict", '["#2", 2024, 1e3]')
     assert outputs() == ["#2.png", "1e3.png", "2024.png"]
+    added = ("--data.init_args.predict", "[1e3]", "--data.init_args.predict+", "[2024]")
+    enlarger(*PREDICT, *added, "--data.init_args.predict+", "#2", "--run.name", "added")
+    assert outputs("runs/added/predict") == ["#2.png", "1e3.png", "2024.png"]
     (other / "more.yaml").write_text('data: {init_args: {predict: "#2"}}\nwriter: {folder: "#3"}\n')
     enlarger(*PREDICT, "--config", "more.yaml")
     assert outputs("#3") == ["#2.png"]
+
+
+def test_a_name_that_no_configuration_can_hold(
+    other: Path, enlarger: Enlarger, refusal: Refusal
+) -> None:
+    name = os.fsdecode(b"\xff")
+    Path("in", name).mkdir(parents=True)
+    smooth().save(Path("in", name, "a.png"))
+    sentence = refusal(*PREDICT, "--data.init_args.predict", f"in/{name}")
+    assert "predict is b'in/\\xff', which is not UTF-8" in sentence
+    enlarger(*PREDICT, "--data.init_args.predict", "in")
+    assert len(outputs()) == 1
 
 
 def test_a_pattern_in_a_folder_with_brackets(other: Path, enlarger: Enlarger) -> None:
