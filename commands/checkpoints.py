@@ -197,8 +197,12 @@ class Checkpoints(Checkpoint):
         """A continued epoch ends as any other: schedules that watch a value look at it."""
         trainer.fit_loop._restarting = False  # or Lightning leaves them out, once
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the final state."""
+    def save_last(self, trainer: Trainer) -> None:
+        """Write the last checkpoint of a training that ends: called by `Stops`, before others.
+
+        Raises:
+            OSError: It could not be written.
+        """
         whole = self._position is not None and self._whole and not gradients_pending(trainer)
         if whole and (self._due or trainer.global_step != self._saved_step):
             self.save(trainer, final=True)

@@ -33,7 +33,12 @@ from commands.encode import Encode
 from commands.encode_squares import EncodeOptions
 from commands.errors import ConfigurationError, TemporaryError
 from commands.export import ExportOptions, Origin, export, model_alone, of_run
-from commands.launcher import own_plugins, refuse_what_cannot_run
+from commands.launcher import (
+    own_plugins,
+    own_timer,
+    refuse_what_cannot_run,
+    resume_as_told,
+)
 from commands.own_options import check_own_options
 from commands.parser import DESCRIPTIONS, LINKS, Parser, parser_settings
 from commands.precision import telling_of_precision
@@ -235,6 +240,7 @@ class EnlargerCLI(LightningCLI):
         if trainer.logger in (None, True):
             silent = self.subcommand == "predict"
             trainer.logger = False if silent else DescribedLogger(str(self.run.path))
+        given += own_timer(trainer, given)
         trainer.callbacks = [Start(self.company, self._facts), Stops(self.company), *given]
         trainer.callbacks += self._own_callbacks(trainer)
         # Last of all: it may fail the command, when all others have written what they found.
@@ -247,6 +253,7 @@ class EnlargerCLI(LightningCLI):
         parser.callback_keys = [key for key in parser.callback_keys if key not in idle]
         made = super().instantiate_trainer(**kwargs)
         self.world.check(made)
+        resume_as_told(made)
         vars(made)["callbacks"].sort(key=comes_late)
         self.company.signals.take_over(made)
         return made

@@ -2,17 +2,56 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning.fabric.plugins.environments import SLURMEnvironment
-from lightning.pytorch.callbacks import BatchSizeFinder
-from lightning.pytorch.plugins.environments import ClusterEnvironment
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    LearningRateFinder,
+    ModelPruning,
+    StochasticWeightAveraging,
+    Timer,
+    WeightAveraging,
+)
 
+from commands.accumulation import gradients_pending
 from commands.errors import ConfigurationError
 from commands.world import SLURM, TORCHRUN, World, knows_address
 
+log = logging.getLogger(__name__)
+
+# Callbacks of Lightning that cannot run here, and why.
+REFUSED = {
+    BatchSizeFinder: (
+        "the order of the samples depends on the size of a batch: leave it out, and set "
+        "data.init_args.batch_size"
+    ),
+    LearningRateFinder: (
+        "its trial steps would be steps of the run, and a continued run would search again: leave "
+        "it out, and set the learning rate of model.init_args.optimizer"
+    ),
+    WeightAveraging: (
+        "it puts averages in the place of the weights that training goes on from: use "
+        "callbacks.ema.EMA, whose averages test, validate and predict take"
+    ),
+    ModelPruning: (
+        "its masks are in no checkpoint, so a continued run would be another: leave it out, and "
+        "prune the weights when they are trained"
+    ),
+}
+# Strategies of Lightning that cannot run here, by a part of their names, and why.
+STRATEGIES = {
+    "deepspeed": "its checkpoints are folders, one form for each number of processes",
+    "fsdp_": "its checkpoints have the first form of FSDP",
+    "fsdpstrategy": "its checkpoints have the first form of FSDP",
+    "xla": "nothing here is made for TPUs",
+    "tpu": "nothing here is made for TPUs",
+}
 # Of the trainer's arguments: what is said of one that is no count.
 COUNTS = {
     "accumulate_grad_batches": "",
@@ -45,11 +84,111 @@ def refuse_what_cannot_run(trainer: Namespace, callbacks: list[Any]) -> None:
             f"trainer.strategy is {name!r}, whose processes are given a run that has been built "
             "already: set it to ddp, whose processes each start the command"
         )
-    if any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
+    made = name if isinstance(name, str) else type(name).__name__
+    if other := next((kind for kind in STRATEGIES if kind in made.lower()), None):
         raise ConfigurationError(
-            "trainer.callbacks has a BatchSizeFinder, but the order of the samples depends on the "
-            "size of a batch: leave it out, and set data.init_args.batch_size"
+            f"trainer.strategy is {made!r}, but {STRATEGIES[other]}: set it to ddp or fsdp"
         )
+    for callback in callbacks:
+        why = next((why for kind, why in REFUSED.items() if isinstance(callback, kind)), None)
+        if why is not None:
+            name = type(callback).__name__
+            raise ConfigurationError(f"trainer.callbacks has {_article(name)} {name}, but {why}")
+        if isinstance(callback, StochasticWeightAveraging):
+            log.warning(
+                "checkpoints hold the weights as they are trained, no command uses the averages of "
+                "StochasticWeightAveraging, and a run that goes on within an epoch has other "
+                "learning rates to its end: use callbacks.ema.EMA"
+            )
+
+
+def _article(name: str) -> str:
+    return "an" if name[0] in "AEIO" else "a"
+
+
+def resume_as_told(trainer: Trainer) -> None:
+    """Have Lightning load the checkpoint that it is given, and none without.
+
+    By itself it would look for one of SLURM's requeueing in the run's directory, or of an
+    ``OnExceptionCheckpoint`` among the callbacks, and take words such as ``best`` for more than the
+    names of files. What is resumed is decided in ``run_directory.py`` alone.
+
+    Args:
+        trainer: The trainer, before it runs.
+
+    Raises:
+        RuntimeError: Lightning chooses in another way.
+    """
+    connector = trainer._checkpoint_connector
+    if not hasattr(connector, "_parse_ckpt_path"):
+        raise RuntimeError(
+            "this version of Lightning has another way to choose checkpoints; Enlarger was tested "
+            "with 2.6"
+        )
+    connector._parse_ckpt_path = _as_given  # type: ignore[assignment]
+
+
+def _as_given(state_fn: Any, ckpt_path: Any, **_: Any) -> Any:
+    return ckpt_path
+
+
+class MaxTime(Timer):
+    """``trainer.max_time``: a limit of this start, not of all starts of a run together.
+
+    Args:
+        duration: As in the configuration.
+    """
+
+    def __init__(self, duration: Any) -> None:
+        super().__init__(duration, verbose=False)
+
+    @property
+    def state_key(self) -> str:
+        """That of Lightning's own, which older checkpoints have."""
+        return Timer.__qualname__
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the next start has its own time."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Older checkpoints have the time so far."""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Look at the clock where a checkpoint can be written: gradients are in none."""
+        if not gradients_pending(trainer):
+            super().on_train_batch_end(trainer, *args, **kwargs)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say why training ends."""
+        super().on_train_end(trainer, pl_module)
+        finished = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+        if (self.time_remaining() or 0.0) <= 0 and not finished:
+            log.info(
+                "trainer.max_time is over: stopped after step %d; the same command continues",
+                trainer.global_step,
+            )
+
+
+def own_timer(trainer: Namespace, callbacks: list[Any]) -> list[Any]:
+    """Our own callback for ``trainer.max_time``, in the place of Lightning's.
+
+    Args:
+        trainer: The trainer's arguments; its ``max_time`` is taken.
+        callbacks: Those that the user asks for; a ``Timer`` among them counts, and says so.
+
+    Raises:
+        ConfigurationError: There is no time.
+    """
+    if trainer.max_time is None or any(isinstance(callback, Timer) for callback in callbacks):
+        return []
+    made = MaxTime(trainer.max_time)
+    if (made.time_remaining() or 0.0) <= 0:
+        raise ConfigurationError(
+            f"trainer.max_time is {trainer.max_time}: it must be above 0, as DD:HH:MM:SS"
+        )
+    trainer.max_time = None
+    return [made]
 
 
 class Started(ClusterEnvironment):

@@ -1,9 +1,11 @@
-"""Options of the trainer that a method with two optimisers has itself."""
+"""What of a trainer a method does itself, or cannot do."""
 
 from __future__ import annotations
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import BackboneFinetuning
 
+from callbacks.base import all_callbacks
 from commands.errors import ConfigurationError
 from lightning_modules.image_model import ImageModel
 
@@ -12,7 +14,7 @@ OWN = {"gradient_clip_val": ("clip", None), "accumulate_grad_batches": ("accumul
 
 
 def check_own_options(model: ImageModel, trainer: Trainer) -> None:
-    """See that what the method does itself is not asked of the trainer, which would refuse it.
+    """See that what the method does itself, or lacks, is not asked of the trainer.
 
     Args:
         model: As configured.
@@ -21,12 +23,20 @@ def check_own_options(model: ImageModel, trainer: Trainer) -> None:
     Raises:
         ConfigurationError: It is; the message names the method's own option.
     """
+    name = type(model).__name__
+    if not hasattr(model, "backbone") and any(
+        isinstance(callback, BackboneFinetuning) for callback in all_callbacks(trainer)
+    ):
+        raise ConfigurationError(
+            f"trainer.callbacks has a BackboneFinetuning, but {name} has no attribute backbone "
+            "that it could freeze: leave it out"
+        )
     if model.automatic_optimization:
         return
     for flag, (own, nothing) in OWN.items():
         value = getattr(trainer, flag)
         if value not in (nothing, 0) and hasattr(model, own):
             raise ConfigurationError(
-                f"trainer.{flag} is {value}, and {type(model).__name__} steps its two optimisers "
+                f"trainer.{flag} is {value}, and {name} steps its two optimisers "
                 f"itself: set model.init_args.{own} instead, and leave trainer.{flag} out"
             )

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 
-from commands.accumulation import gradients_pending
+from callbacks.base import all_callbacks
+from commands.accumulation import batches_done, gradients_pending
 from commands.checkpoints import Checkpoints
 from commands.signals import Stopped
 
 if TYPE_CHECKING:
     from commands.company import Company
+
+log = logging.getLogger(__name__)
 
 
 class Agreement:
@@ -108,10 +113,33 @@ class Stops(Callback):
             self._agreed = self.company.signals.received
         if not self._agreed or gradients_pending(trainer):
             return
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, Checkpoints):
-                callback.save_between(trainer, pl_module)
+        for checkpoints in _checkpoints(trainer):
+            checkpoints.save_between(trainer, pl_module)
         raise Stopped(self._agreed, f"after step {trainer.global_step}")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Training ends within an epoch, which for a continued run has no end here."""
+        if batches_done(trainer) < trainer.num_training_batches:
+            self._save_last(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save before other callbacks take their leave of the weights, as averages do."""
+        self._save_last(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say that a timer left nothing to do."""
+        for callback in all_callbacks(trainer):
+            spent = isinstance(callback, Timer) and (callback.time_remaining() or 1.0) <= 0
+            if spent and trainer.should_stop and self.company.step == 0:
+                log.warning(
+                    "nothing was trained: the Timer in trainer.callbacks counts all starts of the "
+                    "run together, and its time is over; give it a longer one, or use "
+                    "trainer.max_time, which counts each start by itself"
+                )
+
+    def _save_last(self, trainer: Trainer) -> None:
+        for checkpoints in _checkpoints(trainer):
+            checkpoints.save_last(trainer)
 
     # ----------------------------------------------------------------------------------- evaluation
 
@@ -155,3 +183,7 @@ class Stops(Callback):
         if agreed:
             at = f"in the validation after step {trainer.global_step}"
             raise Stopped(agreed, at if fitting else "before its end", in_validation=fitting)
+
+
+def _checkpoints(trainer: Trainer) -> list[Checkpoints]:
+    return [c for c in trainer.checkpoint_callbacks if isinstance(c, Checkpoints)]
