@@ -11,7 +11,6 @@ import logging
 import os
 import struct
 import zlib
-from collections.abc import Sequence
 from typing import IO
 
 from PIL import Image
@@ -31,7 +30,7 @@ _head = struct.Struct(">I4s")
 
 def open_image(
     file: str | os.PathLike[str] | IO[bytes],
-    formats: Sequence[str] | None = None,
+    formats: tuple[str, ...] | None = None,
     name: str = "",
 ) -> Image.Image:
     """Open an image with Pillow; text in a PNG has no say in whether its pixels can be read.
