@@ -32,7 +32,7 @@ _head = struct.Struct(">I4s")
 
 def open_image(
     file: str | os.PathLike[str] | IO[bytes],
-    formats: list[str] | tuple[str, ...] | None = None,
+    formats: tuple[str, ...] | None = None,
     name: str = "",
 ) -> Image.Image:
     """Open an image with Pillow; text in a PNG has no say in whether its pixels can be read.
