@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ActionConfigFile, Namespace, Path
+from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 from jsonargparse._typehints import ActionTypeHint
 from jsonargparse.typing import Path
 from lightning.pytorch.cli import LightningArgumentParser
