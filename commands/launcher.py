@@ -9,6 +9,7 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
@@ -178,14 +179,18 @@ def own_timer(trainer: Namespace, callbacks: list[Any]) -> list[Any]:
         callbacks: Those that the user asks for; a ``Timer`` among them counts, and says so.
 
     Raises:
-        ConfigurationError: There is no time.
+        ConfigurationError: It is no time, or none is left by it.
     """
     if trainer.max_time is None or any(isinstance(callback, Timer) for callback in callbacks):
         return []
-    made = MaxTime(trainer.max_time)
-    if (made.time_remaining() or 0.0) <= 0:
+    try:
+        made = MaxTime(trainer.max_time)
+    except (MisconfigurationException, TypeError):  # the second: a key that is no unit of time
+        made = None
+    if made is None or (made.time_remaining() or 0.0) <= 0:
         raise ConfigurationError(
-            f"trainer.max_time is {trainer.max_time}: it must be above 0, as DD:HH:MM:SS"
+            f"trainer.max_time is {trainer.max_time}: it must be above 0, as DD:HH:MM:SS, or by "
+            "unit, as {hours: 1, minutes: 30}"
         )
     trainer.max_time = None
     return [made]

@@ -11,7 +11,7 @@ from functools import reduce
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace, set_dumper
+from jsonargparse import Namespace, _typehints, set_dumper
 
 from degradations.yaml_loader import strict_loader
 
@@ -38,6 +38,23 @@ def as_yaml(config: Any) -> str:
 
 
 set_dumper("yaml", as_yaml)
+
+
+def _write_containers_by_their_parts() -> None:
+    # Where an argument may be a path or a list, a time or a dictionary, the library would write the
+    # list as if it were a path: as one text, which is not read again as a list.
+    whole = _typehints.adapt_typehints
+
+    def adapt_typehints(val: Any, typehint: Any, *args: Any, **kwargs: Any) -> Any:
+        container = isinstance(val, list | dict | tuple | set)
+        if container and kwargs.get("serialize") and _typehints.get_registered_type(typehint):
+            raise TypeError(f"{val!r} is no {typehint}")
+        return whole(val, typehint, *args, **kwargs)
+
+    _typehints.adapt_typehints = adapt_typehints
+
+
+_write_containers_by_their_parts()
 
 
 def is_mere_default(value: Any, default: Any, hint: Any) -> bool:

@@ -239,7 +239,9 @@ def test_a_timer_of_ones_own_counts_all_starts_and_says_so(
 
 
 def test_no_time_at_all(tiny: Path, refusal: Callable[..., str]) -> None:
-    assert "trainer.max_time is 00:00:00:00" in refusal(*FIT, "--trainer.max_time", "00:00:00:00")
+    for given in ("00:00:00:00", "12", "01:00", "{'second': 1}", "{'seconds': 0}"):
+        told = refusal(*FIT, "--trainer.max_time", given)
+        assert told.startswith(f"trainer.max_time is {given}: it must be above 0, as DD:HH:MM:SS")
 
 
 def test_max_time_that_is_not_needed(tiny: Path, enlarger: Enlarger) -> None:

@@ -87,6 +87,20 @@ class Odd(Callback):
         Odd.seen.append(given)
 
 
+class Several(Callback):
+    """Arguments that are one value of a type that is written as text, or several."""
+
+    seen: list[dict[str, Any]] = []  # noqa: RUF012
+
+    def __init__(
+        self,
+        paths: Path | list[Path] | None = None,
+        by_name: Path | dict[str, Path] | None = None,
+        wait: datetime.timedelta | dict[str, int] | None = None,
+    ) -> None:
+        Several.seen.append({"paths": paths, "by_name": by_name, "wait": wait})
+
+
 def fit_again(enlarger: Enlarger, *more: object) -> tuple[dict[str, Any], dict[str, Any]]:
     """Fit, then fit from what was saved, under another name; both saved configurations."""
     enlarger(*FIT, *more)
@@ -222,3 +236,24 @@ def test_a_config_of_the_user_in_the_place_of_a_run_stays(tiny: Path, refusal: R
     sentence = refusal("fit", "--config", "mine/config.yaml", *place)
     assert "config.yaml was not written by fit, which would replace it" in sentence
     assert Path("mine/config.yaml").read_text() == text
+
+
+def test_one_or_several_of_a_type_that_is_written_as_text(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = "{paths: [a, b], by_name: {c: d}, wait: {hours: 1}}"
+    callback = f"{{class_path: {__name__}.Several, init_args: {values}}}"
+    one, two = fit_again(enlarger, "--trainer.callbacks+", callback)
+    assert one["trainer"]["callbacks"] == two["trainer"]["callbacks"]
+    given = {
+        "paths": [Path("a"), Path("b")],
+        "by_name": {"c": Path("d")},
+        "wait": {"hours": 1},
+    }
+    assert Several.seen[-2:] == [given, given]
+    assert "will not start this run again" not in caplog.text
+
+
+def test_max_time_by_unit(tiny: Path, enlarger: Enlarger) -> None:
+    one, two = fit_again(enlarger, "--trainer.max_time", "{hours: 1, minutes: 30}")
+    assert one["trainer"]["max_time"] == {"hours": 1, "minutes": 30} == two["trainer"]["max_time"]
