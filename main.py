@@ -45,6 +45,7 @@ def main(args: Sequence[str] | None = None) -> None:
     from commands.streams import outlive_output
 
     outlive_output()
+    _refuse_other_ranks()
     words = list(sys.argv[1:] if args is None else args)
     if next((word for word in words if not word.startswith("-")), None) == "doctor":
         from commands import doctor  # it imports nothing that it is to judge
@@ -53,7 +54,6 @@ def main(args: Sequence[str] | None = None) -> None:
         doctor.run(words)
         return
     try:
-        _refuse_other_ranks()
         from commands.run import run
     except KeyboardInterrupt:
         sys.stderr.write("stopped by SIGINT\n")

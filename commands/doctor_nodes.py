@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from commands.doctor_lines import BROKEN, Check, Line, Options, broken, ok, said
 from commands.doctor_network import FIREWALL, LOCAL, summed
+from commands.world import claimed
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -78,9 +79,9 @@ def place_of(environment: Mapping[str, str]) -> Place | None:
         environment: Its variables.
     """
     if {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= environment.keys():
-        rank, world = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-        here = int(environment.get("LOCAL_WORLD_SIZE", 1))
-        local = int(environment.get("LOCAL_RANK", 0))
+        claim = claimed(environment)
+        rank, world, local = claim.rank or 0, claim.world or 1, claim.local_rank or 0
+        here = claim.local_world or 1
         address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
         place = Place(rank, world, local, address, port, tuple(r // here for r in range(world)))
     elif {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST"} <= environment.keys():

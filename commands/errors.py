@@ -15,8 +15,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from files.paths import IMAGE_EXTENSIONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,6 +50,7 @@ _MEANT = {
     **dict.fromkeys(("tile", "tile_size"), "tiling.size"),
     **dict.fromkeys(("resume", "checkpoint_path", "ckpt"), "ckpt_path"),
     **dict.fromkeys(("output", "out", "o", "output_dir", "out_dir", "save_dir"), "run.root"),
+    **dict.fromkeys(("dir", "directory", "folder", "work_dir", "log_dir"), "run.root"),
 }
 _OUTPUT = "run.root"
 _AT_TAB = "found character that cannot start any token"
@@ -182,6 +181,8 @@ def _with_tab(sentence: str) -> str:
 
 
 def _no_mapping(content: str, keys: list[str]) -> str:
+    import yaml  # here, because `doctor` judges it, and needs this file
+
     try:
         config = yaml.safe_load(content)
     except yaml.YAMLError:
@@ -336,6 +337,8 @@ def _bare(parts: Iterable[str]) -> list[str]:
 
 def _keys_of(file: Path, above: tuple[Path, ...]) -> Iterator[tuple[tuple[str, ...], Path, int]]:
     # All keys of a file and of those that it names, with their places.
+    import yaml
+
     try:
         root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except (OSError, ValueError, yaml.YAMLError):

@@ -148,6 +148,7 @@ def claimed(environment: Mapping[str, str] = os.environ) -> Claim:
     Raises:
         ConfigurationError: They are no numbers, do not fit together, or lack one.
     """
+    _number("MASTER_PORT", environment)  # a number, where it is set
     if SIGN in environment:
         missing = [name for name in TORCHRUN.variables if name not in environment]
         if missing:
@@ -204,7 +205,7 @@ def _number(name: str, environment: Mapping[str, str]) -> int | None:
     if not text.strip().isdecimal():
         raise ConfigurationError(
             f"the environment variable {name} is {text!r}, and must be a whole number, from which "
-            f"a process knows which one it is: set it, or leave it out (env -u {name} COMMAND)"
+            f"processes find each other: set it, or leave it out (env -u {name} COMMAND)"
         )
     return int(text)
 

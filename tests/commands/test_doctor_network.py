@@ -103,7 +103,7 @@ def test_by_slurm() -> None:
 
 def test_alone() -> None:
     assert place_of({}) is None
-    assert place_of({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1"}) is None
+    assert place_of({**TORCHRUN, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}) is None
     assert place_of({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) is None  # sbatch, without srun
 
 

@@ -32,6 +32,7 @@ LR = "model.init_args.optimizer.init_args.lr"
         *((("--seed", 1), "seed_everything"), (("--tile", 64), "tiling.size")),
         *((("--name", "a"), "run.name"), (("--scale", 2), "data.init_args.scale")),
         (("--trainer.max_step", 1), "trainer.max_steps"),
+        (("--run.directory", "a"), "run.root"),
     ],
 )
 def test_the_real_key(tiny: Path, refusal: Refusal, typed: tuple[object], meant: str) -> None:

@@ -127,6 +127,7 @@ def test_one_run_of_all_processes(
         ({"PET_NNODES": "2", "PET_NODE_RANK": "1"}, trainer(), "write torchrun in the place of p"),
         ({"PET_NNODES": "1:4"}, trainer(), "write torchrun in the place of python"),
         ({**KUBEFLOW, "PET_NPROC_PER_NODE": "2"}, trainer(), "write torchrun"),
+        ({**KUBEFLOW, "MASTER_PORT": "tcp://10.0.0.1:29500"}, trainer(), "MASTER_PORT is 'tcp://"),
         ({}, trainer(2, 2), "set MASTER_ADDR, MASTER_PORT, NODE_RANK"),
         (CHILD, trainer(3), "WORLD_SIZE is 2 and LOCAL_RANK is 1 and NODE_RANK is 0, but"),
     ],
@@ -176,6 +177,15 @@ def test_no_command_goes_by_what_is_left_over(
     sentence = refusal(command, "--config", "tiny.yaml")
     assert all(f"-u {name}" in sentence for name in left_over)
     assert sorted(tiny.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"])
+def test_doctor_says_which_variable_is_no_number(
+    refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for variable, value in {**BY_HAND, **HERE, name: "x"}.items():
+        monkeypatch.setenv(variable, value)
+    assert refusal("doctor").startswith(f"the environment variable {name} is 'x', and must be a")
 
 
 def test_overwriting_moves_nothing_where_the_environment_disagrees(
