@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from callbacks.direction import WORDS, direction_of
+from commands.directions import WORDS, direction_of
 from files.owned import UNFINISHED, leftovers, remove_file, sync_folder, whole_file
 from files.owned import write_whole as write_whole_file
 from files.paths import glob_paths

@@ -21,7 +21,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from callbacks.base import accumulated, all_callbacks
-from callbacks.direction import WORDS, Direction
 from commands.accumulation import (
     batches_done,
     follow_schedule,
@@ -41,7 +40,7 @@ from commands.checkpoint_files import (
     write_atomically,
     write_whole,
 )
-from commands.directions import settled
+from commands.directions import WORDS, Direction, direction_of
 from commands.errors import did_you_mean
 from commands.saved_config import as_yaml
 from commands.signals import Stopped
@@ -65,6 +64,7 @@ class Checkpoints(Checkpoint):
 
     # Not dispatched, see `callbacks/progress.py`.
     on_before_zero_grad = on_before_backward = on_after_backward = None  # type: ignore[assignment]
+    group = "checkpoint"  # of the configuration
 
     def __init__(
         self,
@@ -106,14 +106,9 @@ class Checkpoints(Checkpoint):
     # -------------------------------------------------------------------------------- when to write
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the folder, and which values are better.
-
-        Raises:
-            ConfigurationError: ``mode`` is against it.
-        """
+        """Find the folder, and which values are better."""
         self.folder = Path(trainer.default_root_dir) / FOLDER
-        known = settled("checkpoint", self.monitor, self.mode, all_callbacks(trainer))
-        self._direction = self.mode or known
+        self._direction = self.mode or direction_of(self.monitor, all_callbacks(trainer))
         self.off |= bool(vars(trainer)["fast_dev_run"])  # a trial leaves nothing behind
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -30,6 +30,7 @@ from commands.check import Check, Checked
 from commands.checkpoint_files import fingerprint, why_unseen
 from commands.checkpoints import Checkpoints, comes_late
 from commands.company import Company
+from commands.directions import check_directions
 from commands.earlier_metrics import keep_earlier_metrics
 from commands.encode import Encode
 from commands.encode_squares import EncodeOptions
@@ -182,7 +183,8 @@ class EnlargerCLI(LightningCLI):
             self.run.check_place(str(self.subcommand))
         self.fits = self.subcommand in ("fit", *TRIALS)
         self.config_dump = self._dump() if self.fits else None  # as given: paths not filled in
-        if self._keeps_config() and self.world.is_first and not self.run.config_file.exists():
+        begins = options.overwrite or not self.run.config_file.exists()
+        if self._keeps_config() and self.world.is_first and begins:
             self._check_saved()
         if config.ckpt_path is not None:
             config.ckpt_path = expand_path(config.ckpt_path, "ckpt_path")
@@ -201,7 +203,8 @@ class EnlargerCLI(LightningCLI):
             if not options.overwrite and self.config_dump is not None:
                 self.run.check(self.config_dump, options.change)
             try:
-                self.resumed_from = self._choose(options.overwrite, config.ckpt_path)
+                choose = self.run.begin_from if options.overwrite else self.run.resume_from
+                self.resumed_from = choose(config.ckpt_path)
             except ConfigurationError as error:  # the other processes are waiting to hear it
                 self._refusal = self._refusal or error
 
@@ -211,14 +214,6 @@ class EnlargerCLI(LightningCLI):
                 self._until_end.enter_context(self.run.alone())
             except TemporaryError as error:
                 self._refusal = error
-
-    def _choose(self, overwrite: bool, given: str | None) -> Path | None:
-        if not overwrite:
-            return self.run.resume_from(given)
-        path = self.run.begin_from(given)
-        if self.world.is_first and self.subcommand == "fit" and self._refusal is None:
-            self.run.move_aside()
-        return path
 
     def _dump(self) -> dict[str, Any]:
         parser = self._parser(self.subcommand)
@@ -320,6 +315,7 @@ class EnlargerCLI(LightningCLI):
             self._meet()
         if self.fits:
             check_own_options(self.model, self.trainer)
+            check_directions(self.trainer)
         self.model.noise_seed = self.config[self.subcommand].seed_everything
         if isinstance(self.model, SuperResolver):
             self.model.tiling = self.config_init[self.subcommand].tiling
@@ -339,6 +335,10 @@ class EnlargerCLI(LightningCLI):
             given, begins = self.model.weights, self.resumed_from is None
             if given is not None and (begins or freezes(self.model)):
                 self.model.load_weights(find_weights(given, self.model.scale))
+            # Last of all: a start that is refused leaves the run where it is.
+            overwrites = self._keeps_config() and self.config[self.subcommand].run.overwrite
+            if overwrites and self.world.is_first:
+                self.run.move_aside()
         else:
             ckpt_path = self.config[self.subcommand].ckpt_path
             self.weights_file = load_trained(self.model, self.run, str(self.subcommand), ckpt_path)

@@ -1,51 +1,76 @@
-"""Whoever watches a value has to look for the same direction as the metric that measures it."""
+"""Which way a watched value is better, and that whoever watches it looks the same way."""
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import Callback, Trainer
 
-from callbacks.base import all_callbacks
-from callbacks.direction import WORDS, Direction, direction_of
+from callbacks.base import Metric, all_callbacks
 from commands.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
 
 SCHEDULE = "model.init_args.lr_scheduler"
+Direction = Literal["min", "max"]
+WORDS = {"max": "higher", "min": "lower"}
+
+# Of values that no metric of the trainer logs: what models log, and our metrics' names, which other
+# code logs too. A test compares them with the metrics themselves.
+KNOWN: dict[str, Direction] = {
+    **dict.fromkeys(
+        (
+            *("psnr", "lr_psnr", "ssim", "ms_ssim", "self_ssim", "musiq", "maniqa", "clipiqa"),
+            *("topiq_nr", "memorised", "2afc", "bit_accuracy", "accuracy"),
+        ),
+        "max",
+    ),
+    **dict.fromkeys(
+        (
+            *("lpips", "dists", "niqe", "pi", "fid", "kid", "pfid", "pkid", "fvd", "kvd"),
+            *("kid_thumb", "frame_kid_thumb", "swd", "frame_swd", "flicker", "repetition"),
+            *("lattice", "loss", "mse", "perceptual", "pixel"),
+        ),
+        "min",
+    ),
+}
+_STAGE = re.compile(r"(?<![^/])(train|training|val|valid|validation|test)[/_]")
+_SUFFIX = re.compile(r"(/dataloader_idx_\d+|_step|_epoch)+$")  # Lightning's own
 
 
-def settled(
-    key: str, monitor: str, mode: str | None, callbacks: Iterable[Callback]
-) -> Direction | None:
-    """Return the direction of a value that is watched; None where it is not known.
+def direction_of(name: str, callbacks: Iterable[Callback] = ()) -> Direction | None:
+    """Return which values of a name are better, or None where nobody knows.
 
     Args:
-        key: Who watches it, in the configuration.
-        monitor: The value's name.
-        mode: ``max`` or ``min``, as set; None if it is not.
-        callbacks: The trainer's.
-
-    Raises:
-        ConfigurationError: ``mode`` is against it.
+        name: As logged, e.g. ``val/swd``, ``val/set5/swd_2``, ``train/loss_epoch``.
+        callbacks: The trainer's, whose metrics may have names of their own.
     """
-    known = direction_of(monitor, callbacks)
-    if known is None or mode in (None, known):
-        return known
-    fix = f"set its mode to {known}" if key != "checkpoint" else "leave checkpoint.mode out"
-    raise ConfigurationError(
-        f"{key} watches {monitor} with mode {mode}, but {WORDS[known]} values of {monitor} are "
-        f"better: {fix}"
-    )
+    bare = _STAGE.sub("", _SUFFIX.sub("", name), count=1)
+    metrics = {metric.name: metric for metric in callbacks if isinstance(metric, Metric)}
+    if (own := _nearest(bare, metrics, further="_[^/]+")) is not None:
+        higher = metrics[own].is_higher_better(bare[bare.rindex(own) :])
+        return None if higher is None else "max" if higher else "min"
+    if (
+        known := _nearest(bare, KNOWN, further=r"_\d+|_scale_\d+|_static|_from_x[^/]+")
+    ) is not None:
+        return KNOWN[known]
+    return "min" if bare.endswith("_loss") else None
+
+
+def _nearest(bare: str, names: Iterable[str], further: str) -> str | None:
+    # The longest name that a value's begins with, behind the name of a dataset, if there is one.
+    found = [n for n in names if re.search(rf"(^|/){re.escape(n)}({further})?$", bare)]
+    return max(found, key=len, default=None)
 
 
 def check_directions(trainer: Trainer) -> None:
-    """Check the callbacks and schedules that watch a value: early stopping, plateaus, and others.
+    """Check all that watch a value: checkpoints, early stopping, plateaus, and others.
 
     Args:
-        trainer: About to fit, with its schedules.
+        trainer: About to fit; schedules are checked if it has them by now.
 
     Raises:
         ConfigurationError: The mode of one is against the value's direction.
@@ -54,14 +79,27 @@ def check_directions(trainer: Trainer) -> None:
     for callback in callbacks:
         monitor, mode = getattr(callback, "monitor", None), getattr(callback, "mode", None)
         if isinstance(monitor, str) and mode in WORDS:
-            settled(f"{type(callback).__name__} in trainer.callbacks", monitor, mode, callbacks)
+            # Our own says which group of the configuration it is made of.
+            key = getattr(callback, "group", f"{type(callback).__name__} in trainer.callbacks")
+            _refuse_against(key, monitor, str(mode), callbacks)
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau:
             schedule: Any = config.scheduler
-            settled(SCHEDULE, str(config.monitor), schedule.mode, callbacks)
+            _refuse_against(SCHEDULE, str(config.monitor), schedule.mode, callbacks)
 
 
-def mend_restored(trainer: Trainer) -> None:
+def _refuse_against(key: str, monitor: str, mode: str, callbacks: Iterable[Callback]) -> None:
+    known = direction_of(monitor, callbacks)
+    if known in (None, mode):
+        return
+    fix = "leave checkpoint.mode out" if key == "checkpoint" else f"set its mode to {known}"
+    raise ConfigurationError(
+        f"{key} watches {monitor} with mode {mode}, but {WORDS[known]} values of {monitor} are "
+        f"better: {fix}"
+    )
+
+
+def correct_restored(trainer: Trainer) -> None:
     """Set right the schedules of a checkpoint that was trained with a mode against the direction.
 
     Torch takes the mode from the checkpoint, whatever the configuration says.

@@ -13,7 +13,7 @@ from torch import nn
 from callbacks.scalar_record import ScalarRecord
 from commands.checkpoint_files import list_checkpoints
 from commands.checkpoints import Checkpoints
-from commands.directions import check_directions, mend_restored
+from commands.directions import check_directions, correct_restored
 from commands.meeting import Facts
 from commands.preflight import room
 from datamodules.base import SRDataModule
@@ -59,7 +59,7 @@ class Start(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The same of what a checkpoint holds, which is restored by now; begin the record."""
-        mend_restored(trainer)
+        correct_restored(trainer)
         for logger in trainer.loggers:
             if isinstance(logger, ScalarRecord):
                 logger.begin(trainer.global_step)

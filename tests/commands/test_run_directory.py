@@ -281,6 +281,26 @@ def test_overwrite_moves_the_old_run_aside(
     assert yaml.safe_load((trained / "config.yaml").read_text())["run"]["overwrite"] is False
 
 
+@pytest.mark.parametrize(
+    "refused",
+    [
+        ("--trainer.callbacks+", "lightning.pytorch.callbacks.LearningRateFinder"),
+        ("--trainer.callbacks+", "lightning.pytorch.callbacks.BackboneFinetuning"),
+        ("--trainer.strategy", "ddp_spawn"),
+        ("--trainer.max_time", "00:00:00:00"),
+        ("--trainer.default_root_dir", "elsewhere"),
+        ("--checkpoint.mode", "min"),
+        ("--model.init_args.network.init_args.blocks", "-1"),
+    ],
+)
+def test_a_refused_start_leaves_the_old_run_where_it_is(
+    trained: Path, refusal: Refusal, refused: tuple[str, str]
+) -> None:
+    before = sorted(trained.parent.rglob("*"))
+    refusal(*FIT, "--run.overwrite", "true", *refused)
+    assert sorted(trained.parent.rglob("*")) == before
+
+
 def test_what_was_moved_aside_in_the_same_second_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
