@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace, _typehints, set_dumper
+from jsonargparse.typing import get_registered_type
 
 from degradations.yaml_loader import strict_loader
 
@@ -47,9 +48,9 @@ def _write_containers_by_their_parts() -> None:
 
     def adapt_typehints(val: Any, typehint: Any, *args: Any, **kwargs: Any) -> Any:
         container = isinstance(val, list | dict | tuple | set)
-        if container and kwargs.get("serialize") and _typehints.get_registered_type(typehint):
+        if container and kwargs.get("serialize") and get_registered_type(typehint):
             raise TypeError(f"{val!r} is no {typehint}")
-        return whole(val, typehint, *args, **kwargs)
+        return whole(val, typehint, *args, **kwargs)  # type: ignore[no-untyped-call]
 
     _typehints.adapt_typehints = adapt_typehints
 

@@ -148,7 +148,13 @@ def claimed(environment: Mapping[str, str] = os.environ) -> Claim:
     Raises:
         ConfigurationError: They are no numbers, do not fit together, or lack one.
     """
-    _number("MASTER_PORT", environment)  # a number, where it is set
+    claim = _claimed(environment)
+    if claim.several:
+        _number("MASTER_PORT", environment)  # a number, where it is set
+    return claim
+
+
+def _claimed(environment: Mapping[str, str]) -> Claim:
     if SIGN in environment:
         missing = [name for name in TORCHRUN.variables if name not in environment]
         if missing:
@@ -303,6 +309,8 @@ def _started_by_lightning(
         )
     if claim.world not in (None, size) or local_rank >= here or node >= nodes:
         raise ConfigurationError(_mismatch(claim, trainer, None, size))
+    if size > 1:
+        _number("MASTER_PORT", environment)
     if size > 1 and (nodes > 1 or claim.local_rank is not None):
         needed = [*ADDRESS, *(["NODE_RANK"] if nodes > 1 and claim.node is None else [])]
         missing = [name for name in needed if name not in environment]
