@@ -344,7 +344,7 @@ def test_images_that_are_too_small(tmp_path: Path, caplog: Any, per: Any, name: 
     with caplog.at_level(logging.WARNING):
         trainer(tmp_path, metric).test(Tiny(), loader(Uneven(side=SIDE), 1), verbose=False)
     assert metric.records[0]["n"] == 6
-    assert "1 of 7 pictures are smaller than 41x41 pixels" in caplog.text
+    assert "1 of 7 images are smaller than 41x41 pixels" in caplog.text
     assert "tiny/01" in caplog.text
     sr, hr = outputs()
     sound = [0, 2, 3, 4, 5, 6]
