@@ -108,7 +108,7 @@ class Measurements(torchmetrics.Metric):
     def join(self) -> None:
         """Make each state one tensor on the CPU, by one transfer where all are on one device."""
         for name, state in self.metric_state.items():
-            if state:
+            if isinstance(state, list) and state:
                 alike = len({x.device for x in state}) == 1
                 whole = torch.cat(state if alike else [x.cpu() for x in state])
                 setattr(self, name, [whole.cpu()])
