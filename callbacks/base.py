@@ -26,7 +26,6 @@ import torch
 import torchmetrics
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
-from torchmetrics.utilities import dim_zero_cat
 
 from callbacks.evaluation import (
     EvaluationCallback,
@@ -106,6 +105,14 @@ class Measurements(torchmetrics.Metric):
         self.layout.append(torch.tensor(sizes))
         self.values.append(values.detach().flatten())
 
+    def join(self) -> None:
+        """Make each state one tensor on the CPU, by one transfer where all are on one device."""
+        for name, state in self.metric_state.items():
+            if isinstance(state, list) and state:
+                alike = len({x.device for x in state}) == 1
+                whole = torch.cat(state if alike else [x.cpu() for x in state])
+                setattr(self, name, [whole.cpu()])
+
     def compute(self) -> dict[tuple[int, int], Measured]:
         """As ``by_key``."""
         return self.by_key()
@@ -114,9 +121,9 @@ class Measurements(torchmetrics.Metric):
     def by_key(self) -> dict[tuple[int, int], Measured]:
         """Return what was measured of each image by its key, for each dataset and kind."""
         found: dict[tuple[int, int], Measured] = {}
+        self.join()
         keys, layout, values = (
-            dim_zero_cat(state).cpu() if len(state) else torch.zeros(0)
-            for state in (self.keys, self.layout, self.values)
+            state[0] if state else torch.zeros(0) for state in (self.keys, self.layout, self.values)
         )
         names = iter(bytes(keys.byte().tolist()).decode(*CODING).split("\0"))
         sizes = iter(layout.long().tolist())
@@ -326,7 +333,8 @@ class Metric(EvaluationCallback):
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         if not self._active:
             return
-        sync_states(self._measured)  # the only place where the host waits for the device
+        self._measured.join()  # the only place where the host waits for the device
+        sync_states(self._measured)
         small = gather_on_first(self._small)
         self.records, self.control_records = on_first(lambda: self._summaries(small))
         self._measured, self._small = Measurements(), []

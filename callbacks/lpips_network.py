@@ -48,6 +48,10 @@ class Network(nn.Module):
         model.load_state_dict(state, strict=True, assign=True)
         self.model = model.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
+    def train(self, mode: bool = True) -> Network:
+        """Stay in evaluation mode, also within a model in training: linear layers have dropout."""
+        return super().train(False)
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """Features of (B, 3, H, W) in [-1, 1], each (B, h, w, C) with unit length at each place."""
         scaled = self.model.scaling_layer(x).contiguous(memory_format=torch.channels_last)

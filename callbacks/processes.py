@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 import torchmetrics
-from torch import Tensor
+from torchmetrics.utilities import dim_zero_cat
 
 T = TypeVar("T")
 
@@ -86,26 +86,38 @@ def on_all(work: Callable[[], T]) -> list[T]:
 
 
 def sync_states(metric: torchmetrics.Metric) -> None:
-    """Reduce the states of a metric over all processes, by each state's own ``dist_reduce_fx``.
+    """Bring the states of a metric together on the first process, by their ``dist_reduce_fx``.
 
-    The first process has the whole afterwards; the others keep their own states. Processes may
-    have unequal numbers of updates, or none.
+    The first process has the whole afterwards, with lists as if it had updated them with all
+    images; the others keep their own states. Processes may have unequal numbers of updates, of any
+    shapes, or none.
+
+    Raises:
+        RuntimeError: The states cannot be reduced; raised on all processes.
     """
-    for name, state in metric.metric_state.items():
-        if isinstance(state, list):  # one tensor each, so that all processes gather as often
-            devices = {x.device for x in state}
-            device = devices.pop() if len(devices) == 1 else "cpu"
-            whole = torch.cat([x.to(device) for x in state]) if state else torch.zeros(0)
-            setattr(metric, name, [whole])
-    metric.sync(dist_sync_fn=_everyones, distributed_available=several)
+    if not several():
+        return
+    # Not torchmetrics' own: that needs equal numbers, dimensions and types of tensors, which a
+    # process without images cannot know.
+    mine = {name: _moved(state, "cpu") for name, state in metric.metric_state.items()}
+    everyones = gather_on_first((mine, metric.update_count))
+
+    def reduce() -> None:
+        for name, reduction in metric._reductions.items() if everyones else ():
+            parts: Any = [_moved(states[name], metric.device) for states, _ in everyones]
+            if isinstance(parts[0], list):  # of tensors of any shape, and stays one
+                parts = [x for part in parts for x in part]
+                reduction = None if reduction is dim_zero_cat else reduction
+            else:
+                parts = torch.stack(parts)
+            setattr(metric, name, reduction(parts) if callable(reduction) else parts)
+        metric._update_count = sum(count for _, count in everyones) or metric.update_count
+
+    on_all(reduce)
 
 
-def _everyones(mine: Tensor, group: Any) -> list[Tensor]:
-    # Not torchmetrics' own: that needs equal dimensions and types, which a process without images
-    # cannot know, and tensors on the device.
-    # An empty one would change the type of the whole.
-    everyones = [x.to(mine.device) for x in gather_on_first(mine.cpu())]
-    return [x for x in everyones if x.numel()] or [mine]
+def _moved(state: Any, device: torch.device | str) -> Any:
+    return [x.to(device) for x in state] if isinstance(state, list) else state.to(device)
 
 
 def several() -> bool:

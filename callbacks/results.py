@@ -135,11 +135,13 @@ def margins(callbacks: list[Callback]) -> list[str]:
             if "not_finite" in record or "not_finite" in control:
                 value, bicubic = _on_shared(metric, record["dataset"], value, bicubic)
             difference = value - bicubic
-            better = (difference > 0) == metric.higher_is_better and difference != 0
+            higher, verdict = metric.is_higher_better(record["metric"]), ""
+            if higher is not None:
+                better = (difference > 0) == higher and difference != 0
+                verdict = ", better" if better else ", not better"
             lines.append(
                 f"{record['dataset']} x{record['scale']:g}: {record['metric']} "
-                f"{value:.4f}, bicubic {bicubic:.4f}: {difference:+.4f}, "
-                f"{'better' if better else 'not better'}"
+                f"{value:.4f}, bicubic {bicubic:.4f}: {difference:+.4f}{verdict}"
             )
     return lines
 

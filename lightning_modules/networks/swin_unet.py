@@ -126,7 +126,8 @@ class SwinUNet(nn.Module):
                 module.mask = mask
         # In what is saved, the mark of weights that want the released mask; others have none.
         if mask == "released":
-            self.register_buffer(_MARK, torch.ones((), dtype=torch.uint8))
+            device = next(self.parameters()).device
+            self.register_buffer(_MARK, torch.ones((), dtype=torch.uint8, device=device))
         elif hasattr(self, _MARK):
             delattr(self, _MARK)
 

@@ -128,6 +128,16 @@ def test_loading_uses_no_global_random_number(monkeypatch: pytest.MonkeyPatch, n
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_loss_in_training_drops_nothing(monkeypatch: pytest.MonkeyPatch, net: Any) -> None:
+    name, file, _ = net
+    monkeypatch.setattr(weights, "obtain", {NAMES[name]: file}.get)
+    loss, (sr, hr) = Perceptual(name), pair(2)
+    loss.load()
+    model = nn.ModuleList([loss])
+    expected = model.eval()[0](sr, hr)
+    assert torch.equal(model.train()[0](sr, hr), expected)
+
+
 def test_as_a_loss_it_has_the_package_s_gradient(monkeypatch: pytest.MonkeyPatch, net: Any) -> None:
     name, file, _ = net
     monkeypatch.setattr(weights, "obtain", {NAMES[name]: file}.get)

@@ -358,6 +358,13 @@ def test_better_is_higher_or_lower_by_the_metric(higher: bool, value: float, wor
     assert f", {word}" in margins([metric])[0]
 
 
+def test_a_number_without_direction_is_neither_better_nor_worse() -> None:
+    metric = PSNR(control=True)
+    metric.records = [result(value=2.0, metric="psnr_std")]  # type: ignore[list-item]
+    metric.control_records = [result(value=1.0, metric="psnr_std")]  # type: ignore[list-item]
+    assert margins([metric])[0].endswith("psnr_std 2.0000, bicubic 1.0000: +1.0000")
+
+
 def test_where_lr_is_hr_there_is_no_control(tmp_path: Path, caplog: Any) -> None:
     """As of a tokenizer: bicubic of it would be infinitely good, and warned of."""
     metric = PSNR(control=True)

@@ -22,6 +22,7 @@ from torchmetrics.image import (
     KernelInceptionDistance,
     LearnedPerceptualImagePatchSimilarity,
     PeakSignalNoiseRatio,
+    SpectralDistortionIndex,
     StructuralSimilarityIndexMeasure,
     TotalVariation,
     UniversalImageQualityIndex,
@@ -344,7 +345,7 @@ def test_images_that_are_too_small(tmp_path: Path, caplog: Any, per: Any, name: 
     with caplog.at_level(logging.WARNING):
         trainer(tmp_path, metric).test(Tiny(), loader(Uneven(side=SIDE), 1), verbose=False)
     assert metric.records[0]["n"] == 6
-    assert "1 of 7 pictures are smaller than 41x41 pixels" in caplog.text
+    assert "1 of 7 images are smaller than 41x41 pixels" in caplog.text
     assert "tiny/01" in caplog.text
     sr, hr = outputs()
     sound = [0, 2, 3, 4, 5, 6]
@@ -458,6 +459,61 @@ def test_one_two_and_three_processes_agree_with_the_library(tmp_path: Path) -> N
     few = on(3, tmp_path / "few", Sharded(), *sets)  # the third process has none of the two
     assert few[0]["value"] == pytest.approx(fid_by_hand(*outputs(2)), rel=1e-5)
     assert few[0]["n"] == 2
+
+
+def length_of(sr: Tensor) -> int:
+    return int(sr.mean() * 1e4) % 7 + 3
+
+
+class OfLists(torchmetrics.Metric):
+    """Keeps a number and the first row of each image, of whatever length."""
+
+    higher_is_better = True
+    numbers: list[Tensor]
+    rows: list[Tensor]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_state("numbers", [], dist_reduce_fx="cat")
+        self.add_state("rows", [], dist_reduce_fx=None)
+
+    def update(self, sr: Tensor) -> None:
+        self.numbers.append(sr.mean())
+        self.rows.append(sr[0, 0, 0, : length_of(sr)])
+
+    def compute(self) -> dict[str, Tensor]:
+        lengths = torch.tensor([len(row) for row in self.rows]).double()
+        mean = torch.stack(list(self.numbers)).double().mean()
+        return {"mean": mean, "length": lengths.mean(), "rows": lengths.new_tensor(len(lengths))}
+
+
+@pytest.mark.distributed
+def test_states_that_are_lists_keep_what_each_image_left(tmp_path: Path) -> None:
+    sr = outputs()[0]
+    lengths = [length_of(x) for x in sr]
+    assert len(set(lengths)) > 2
+    expected = [float(sr.mean()), sum(lengths) / 7, 7]
+    for world in (1, 3):
+        metric = TorchMetric(OfLists, per="set", inputs=("sr",))
+        records = on(world, tmp_path / str(world), Sharded(), metric)
+        assert [r["value"] for r in records] == pytest.approx(expected, rel=1e-6)
+
+
+class Wide(Sharded):
+    """One image is smaller, and is the second process's."""
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        own = list(range(self.trainer.global_rank, 7, self.trainer.world_size))
+        return DataLoader(Uneven(side=SIDE), 1, sampler=own, collate_fn=collate)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("world", [1, 2])
+def test_images_of_differing_sizes_that_a_metric_keeps(tmp_path: Path, world: int) -> None:
+    """On no process it waits for another one that has stopped."""
+    metric = TorchMetric(SpectralDistortionIndex, per="set", label="d")
+    with pytest.raises(Exception, match=r"d of tiny, 7 images: Sizes of tensors must match"):
+        on(world, tmp_path / "one", Wide(), metric)
 
 
 @pytest.mark.distributed

@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torchmetrics.image import UniversalImageQualityIndex
 
 from callbacks.base import ImageMetric, Metric
 from callbacks.inception import InceptionMetric
@@ -20,14 +21,19 @@ from callbacks.results import Results
 from callbacks.results_file import load_results
 from callbacks.sets import SetMetric
 from callbacks.too_small import TooSmall
+from callbacks.torchmetric import TorchMetric
 from tests.callbacks.random_inception import inception, inception_file
 from tests.callbacks.tiny import Pictures, loader, trainer
 from tests.contracts import discovery
 from tests.contracts.arguments import build
-from tests.contracts.test_set_metrics import EXAMPLES
+from tests.contracts.test_set_metrics import EXAMPLES as OF_SETS
 
 __all__ = ["inception", "inception_file"]
 
+EXAMPLES = {
+    **OF_SETS,
+    TorchMetric: lambda: TorchMetric(UniversalImageQualityIndex, smallest=11),
+}
 SMALL = 2  # number of the small image
 LARGE = 208  # five scales of MS-SSIM fit, and four blocks of NIQE
 
@@ -92,7 +98,7 @@ def evaluated(folder: Path, metric: Metric, small: int, *others: Any) -> list[An
 def test_a_small_image(
     metric_class: type[Metric], small: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    make = functools.partial(build, metric_class, EXAMPLES, "EXAMPLES in test_set_metrics.py")
+    make = functools.partial(build, metric_class, EXAMPLES, f"EXAMPLES in {__name__}")
     if metric_class.target != "hr":
         pytest.skip("it is of clips: see test_flicker.py")
     if issubclass(metric_class, InceptionMetric) and small != 2:
