@@ -81,6 +81,11 @@ class Places:
                 f"a file lies in the place of the folder with the output of {key!r}, {target}: "
                 f"move it away, or {OTHER}"
             )
+        if not (folder or stat.S_ISREG(found.st_mode)):
+            raise ValueError(
+                f"something else than a file lies in the place of the output of {key!r}, {target}: "
+                f"move it away, or {OTHER}"
+            )
         same = self._by_number.get((found.st_dev, found.st_ino))
         if same is not None and found.st_ino:
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -15,6 +16,8 @@ from typing import Any, Literal, NamedTuple, TypedDict
 import torch
 import xxhash
 from torch import Tensor, nn
+
+from files.paths import open_regular
 
 NAME = "predictions.jsonl"
 Changed = Literal["refuse", "keep", "renew"]
@@ -371,13 +374,16 @@ def _same_input(known: _Known, source: str | None) -> bool:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        file = path.open("rb")
+        file = open_regular(path)
     except FileNotFoundError:
         return
-    except IsADirectoryError as error:
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.EINVAL):
+            raise
+        what = "a folder" if error.errno == errno.EISDIR else error.strerror
         raise ValueError(
-            f"{path} is a folder, and lines about the outputs are written into a file of that "
-            "name: move it away, or take another --writer.folder"
+            f"{path} is {what}, and lines about the outputs are written into a file of that name: "
+            "move it away, or take another --writer.folder"
         ) from error
     with file:
         for text in file:

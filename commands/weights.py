@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,11 +46,8 @@ def find_weights(
     Raises:
         ConfigurationError: Neither a file nor a known name, or a known one that could not be had.
     """
-    try:
-        filled = expand_path(name.replace("{scale}", f"{scale:g}"), key)
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from error
-    path = Path(filled)
+    path = _expanded(name.replace("{scale}", f"{scale:g}"), key)
+    filled = str(path)
     if path.is_file():
         return path
     if path.is_dir():
@@ -152,8 +148,7 @@ def _needed(key: str, value: str, owner: str, scale: float, fetches: bool) -> Pa
     _refuse_unset(key, value)
     is_path = value.endswith(_SUFFIXES) or value.startswith(_PATHS)
     if ours and is_path:  # what a path of a plug-in's means is its own affair
-        filled = os.path.expandvars(value.replace("{scale}", f"{scale:g}"))
-        _refuse_missing(key, Path(filled).expanduser())
+        _refuse_missing(key, _expanded(value.replace("{scale}", f"{scale:g}"), key))
     return None
 
 
@@ -172,9 +167,8 @@ def _missing_of_metrics(callbacks: Any) -> Iterator[str]:
             )
             if isinstance(value, str) and (argument != "model" or value.endswith(_SUFFIXES)):
                 try:
-                    _refuse_unset(f"{key} ({name})", value)
-                    path = Path(os.path.expandvars(value)).expanduser()
-                    _refuse_missing(f"{key} ({name})", path)
+                    where = f"{key} ({name})"
+                    _refuse_missing(where, _expanded(value, where))
                 except ConfigurationError as error:
                     yield str(error)
         if arguments.get("strict_weights") and (reason := kind(**arguments).absent()):
@@ -182,11 +176,15 @@ def _missing_of_metrics(callbacks: Any) -> Iterator[str]:
 
 
 def _refuse_unset(key: str, value: str) -> None:
-    if "$" in value and value.startswith(_PATHS) and not Path(value).exists():
-        try:
-            expand_path(value, key)
-        except ValueError as error:
-            raise ConfigurationError(str(error)) from error
+    if "$" in value and value.startswith(_PATHS):
+        _expanded(value, key)
+
+
+def _expanded(value: str, key: str) -> Path:
+    try:
+        return Path(expand_path(value, key))
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
 
 
 def _refuse_missing(key: str, path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.shard_index import METADATA
-from files.paths import IMAGE_EXTENSIONS
+from files.paths import IMAGE_EXTENSIONS, read_text
 
 DATA, META = "data.mdb", "meta_info.txt"
 LINE = re.compile(r"(?P<key>.+?)\.(?P<extension>\w+)\s+\(\d+,\s*\d+,\s*\d+\)\s+\d+")
@@ -94,7 +94,7 @@ def list_records(path: Path) -> Iterator[tuple[str | None, str, Record]]:
 
 def _from_meta(meta: Path, path: str) -> Iterator[tuple[str, str, Record]]:
     try:
-        lines = meta.read_text(encoding="utf-8").splitlines()
+        lines = read_text(meta).rstrip("\n").split("\n")
     except ValueError as error:
         raise ValueError(f"{meta} is no UTF-8 text: {error}") from error
     for number, line in enumerate(lines, start=1):

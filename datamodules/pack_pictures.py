@@ -18,6 +18,7 @@ from datamodules.pack_cut import Grid, Planes, bounded, resized, squares
 from datamodules.pack_encode import KEEP, Encoding, Refusal
 from datamodules.pack_inputs import Entry, File, Place, role_of
 from datamodules.pairs import misfit
+from files.paths import read_bytes
 
 MAX_PIXELS = 2 * 89_478_485  # where Pillow takes a picture for a decompression bomb
 # Reading one runs what it says: no reader of ours looks at them, and other readers should not.
@@ -226,7 +227,7 @@ def _sidecars(picture: Path, notes: list[str]) -> Members:
             Path(f"{picture}{endings[0]}"),  # a.jpg.txt
         ]:
             try:
-                data = path.read_bytes()
+                data = read_bytes(path)
             except (FileNotFoundError, IsADirectoryError):
                 continue
             if found.setdefault(suffix, data) != data:

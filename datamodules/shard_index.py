@@ -231,10 +231,17 @@ def scattered(index: ShardIndex) -> list[str]:
 
 def sort_command(shard: Path | str) -> str:
     """Return the shell command that packs a tar again, sample by sample."""
+    # tar takes `host:name` for another machine's file, and `-name` for options.
+    start = "./" if re.match("-|[^/]*:", str(shard)) else ""
     path = Path(shard)
-    tar, out = shlex.quote(str(shard)), shlex.quote(str(path.with_name(f"sorted-{path.name}")))
-    folder = shlex.quote(str(path.with_name(f"{path.stem}.unpacked")))
-    return f"mkdir {folder} && tar -xf {tar} -C {folder} && tar --sort=name -cf {out} -C {folder} ."
+    tar, out, folder = (
+        shlex.quote(f"{start}{path.with_name(name)}")
+        for name in (path.name, f"sorted-{path.name}", f"{path.stem}.unpacked")
+    )
+    # With -k it fails where one name comes twice, and would otherwise lose the first member.
+    return (
+        f"mkdir {folder} && tar -xkf {tar} -C {folder} && tar --sort=name -cf {out} -C {folder} ."
+    )
 
 
 def same_key_in_tars(first: str, again: str, option: str, given: bool) -> str:

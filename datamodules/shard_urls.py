@@ -11,7 +11,7 @@ from braceexpand import braceexpand
 from datamodules.paths import braced
 from datamodules.remote import SCHEMES, list_urls, scheme_of
 from datamodules.retry import Patience, shown
-from files.paths import existing_part, expand_path, fill_variables, glob_paths
+from files.paths import existing_part, expand_path, fill_variables, glob_paths, walk
 
 EXPECTED = "expected tars, e.g. /data/train-{000..099}.tar"
 
@@ -89,7 +89,8 @@ def _local(path: str, url: str) -> list[str]:
     found: list[str] = []
     names = braced(path)
     if Path(path).is_dir():  # its tars
-        names = sorted(str(tar) for tar in Path(path).glob("*.tar") if tar.is_file())
+        _, _, files = next(walk(path))
+        names = [os.path.join(path, n) for n in files if n.endswith(".tar") and n[0] != "."]
         if not names:
             raise ValueError(f"Shards.urls {url!r} is a folder without tars; {EXPECTED}")
     missing = []

@@ -15,7 +15,7 @@ from degradations.base import Degradation
 from degradations.compose import Sometimes
 from degradations.configure import degradation_of, scale_in
 from degradations.pictures import as_image, cropped, read_picture
-from degradations.sheet import Section, Tile, write
+from degradations.sheet import Section, Tile, paths_of, write
 from degradations.trace import Step, Trace, trace
 from degradations.words import name_of, words_of
 
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.rows > options.draws:
             raise ValueError(f"--rows is {options.rows}, more than the --draws {options.draws}")
+        paths = paths_of(options.out, [options.image])
         degradation = degradation_of(options.config, scale_of(options))
         picture = read_picture(options.image)
         hr = cropped(picture, options.crop, options.at, str(options.image))
@@ -45,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traces = [trace(degradation, hr, seed) for seed in tqdm(seeds, "draws", disable=None)]
         name = " with ".join(Path(path).stem for path in options.config)
         title = f"{name}, x{degradation.scale:g}, {options.image.name}"
-        for path in write(options.out, title, preview(degradation, hr, traces, options.rows)):
+        write(paths, title, preview(degradation, hr, traces, options.rows))
+        for path in paths:
             log.info("%s", path)
     except (ValueError, OSError) as error:
         log.error("error: %s", error)

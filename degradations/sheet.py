@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from degradations.pictures import png
+from files.owned import refuse_folder, write_whole
 
 GAP = 16  # pixels between tiles
 INK, GREY, PALE = (20, 20, 20), (95, 95, 95), (225, 225, 225)
@@ -65,20 +67,38 @@ def page(title: str, sections: Sequence[Section]) -> str:
     return _PAGE.format(title=html.escape(title), body=body)
 
 
-def write(out: Path, title: str, sections: Sequence[Section]) -> list[Path]:
-    """Write the PNG and the page; the paths of both.
+def paths_of(out: Path, inputs: Iterable[Path]) -> tuple[Path, Path]:
+    """Return where the PNG and the page go, which is checked before any work.
 
     Args:
         out: Their path without a suffix.
+        inputs: Images that are read.
+
+    Raises:
+        ValueError: One would overwrite an input.
+        IsADirectoryError: A folder is at one of the paths.
+    """
+    out = out.with_suffix("") if out.suffix in (".png", ".html") else out
+    paths = (out.with_name(f"{out.name}.png"), out.with_name(f"{out.name}.html"))
+    for path in paths:
+        refuse_folder(path)
+    real = {os.path.realpath(path) for path in inputs}
+    for path in paths:
+        if os.path.realpath(path) in real:
+            raise ValueError(f"{path} is read, and would be overwritten: give another --out")
+    return paths
+
+
+def write(paths: tuple[Path, Path], title: str, sections: Sequence[Section]) -> None:
+    """Write the PNG and the page.
+
+    Args:
+        paths: Of ``paths_of``.
         title: Of the page.
         sections: What to show.
     """
-    out = out.with_suffix("") if out.suffix in (".png", ".html") else out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    paths = [out.with_name(f"{out.name}{suffix}") for suffix in (".png", ".html")]
-    paths[0].write_bytes(png(sheet(sections)))
-    paths[1].write_text(page(title, sections), encoding="utf-8")
-    return paths
+    write_whole(paths[0], png(sheet(sections)))
+    write_whole(paths[1], page(title, sections))
 
 
 def _drawn(section: Section, width: int) -> Image.Image:

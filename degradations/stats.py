@@ -20,8 +20,9 @@ from degradations.base import Degradation, cut_size
 from degradations.compare import compared, comparison, degraded, photographs
 from degradations.configure import degradation_of
 from degradations.histogram import BLUE, WIDTH, Values, aligned, bars, histogram
+from degradations.pictures import list_pictures
 from degradations.preview import add_common_arguments, positive, scale_of
-from degradations.sheet import Section, Tile, write
+from degradations.sheet import Section, Tile, paths_of, write
 from degradations.trace import stages_of
 from degradations.words import Bounds, bounds_of, own_of, unit_of
 
@@ -82,6 +83,9 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError(
             "--real and --hr go together: photographs to compare with, and those to degrade"
         )
+    folders = (options.real, options.hr)
+    read = [path for folder in folders if folder is not None for path in list_pictures(folder)]
+    paths = paths_of(options.out, read)
     degradation = degradation_of(options.config, scale_of(options))
     parameters = drawn(degradation, options.draws, options.crop, options.seed)
     name = " with ".join(Path(path).stem for path in options.config)
@@ -102,7 +106,8 @@ def _run(options: argparse.Namespace) -> int:
         real = photographs(options.real, options.pictures, round(size / degradation.scale))
         log.info("%s", comparison(ours, real))
         sections.append(compared(ours, real))
-    for path in write(options.out, title, sections):
+    write(paths, title, sections)
+    for path in paths:
         log.info("%s", path)
     return 1 if any(parameter.outside() for parameter in parameters) else 0
 

@@ -44,6 +44,21 @@ def refused(folder: Path, out: Path, sentence: str) -> None:
     assert (files(folder), files(out)) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("a.png", r"something else than a file lies in the place of the output of 'a', .*a\.png"),
+        ("predictions.jsonl", r"predictions\.jsonl is a named pipe, not a file, and lines about"),
+    ],
+)
+def test_a_pipe_in_the_place_of_what_is_written(tmp_path: Path, name: str, sentence: str) -> None:
+    save(tmp_path / "in/a.jpg")
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / name)
+    refused(tmp_path / "in", tmp_path / "out", sentence)
+    assert (tmp_path / "out" / name).is_fifo()
+
+
 def test_a_folder_of_inputs_in_the_place_of_an_output(tmp_path: Path) -> None:
     save(tmp_path / "in/pics.jpg")
     save(tmp_path / "in/pics.png/1.jpg")

@@ -40,7 +40,7 @@ def given_to(command: str, photo_folder: Path) -> tuple[object, ...]:
 @pytest.mark.parametrize(
     ("weights", "told"),
     [
-        ("$ENLARGER_WEIGHTS/net.pth", "the environment variable $ENLARGER_WEIGHTS is not set"),
+        ("$ENLARGER_WEIGHTS/net.pth", "the environment variable ENLARGER_WEIGHTS is not set"),
         ("gone/net.pth", "and there is no such file"),
     ],
 )

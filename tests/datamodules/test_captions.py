@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tarfile
 
 import pytest
@@ -103,6 +104,15 @@ def test_several_beside_a_picture_are_counted(tmp_path, caplog):
     assert "further txt files beside a picture, left out: 1" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.json"])
+def test_a_pipe_in_the_place_of_a_caption_does_not_block(tmp_path, name):
+    save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / name)
+    found = process(Recipe(), Entry("a", {"png": File(str(tmp_path / "a.png"))}))
+    assert found.reason == "unreadable"
+    assert found.message == f"{tmp_path / name}: a named pipe, not a file"
+
+
 @pytest.mark.parametrize(
     ("captions", "lost"),
     [
@@ -160,7 +170,7 @@ def test_a_folder_without_tars(tmp_path, kind):
 
 
 def test_a_folder_stands_for_its_tars(tmp_path):
-    for name in ("b.tar", "a.tar", "a.json"):
+    for name in ("b.tar", "a.tar", "a.json", "._a.tar"):  # the last one as a Mac writes it
         (tmp_path / name).touch()
     (tmp_path / "deeper.tar").mkdir()
     expected = [str(tmp_path / "a.tar"), str(tmp_path / "b.tar")]

@@ -355,6 +355,12 @@ def test_basicsr(tmp_path, picture):
         assert file.extractfile("a.png").read() == picture
 
 
+def test_a_list_with_a_byte_order_mark(tmp_path, picture):
+    path = database(tmp_path / "x.lmdb", {b"a": picture}, "\ufeffa.png (6,8,3) 1\r\n")
+    found = find_inputs(str(path))
+    assert [entry.key for entry in found.entries] == ["a"]
+
+
 def test_plain_keys(tmp_path, picture):
     jpeg = save(tmp_path / "x.jpg").read_bytes()
     records = {b"sub/b.JPG": jpeg, b"a": picture, b"__len__": b"2", b"v1.0": picture + b"1"}

@@ -24,6 +24,7 @@ from datamodules.crops import Crops
 from datamodules.mix import Mix
 from datamodules.retry import Patience, RemoteError
 from datamodules.sequential import Sequential
+from datamodules.shard_index import sort_command
 from datamodules.shards import Shards
 from datamodules.tar_stream import BrokenShard, decoded, raws_of
 from tests.datamodules.memory import Memory, noisy
@@ -316,6 +317,26 @@ def test_the_command_of_the_refusal_sorts_the_tar(tmp_path):
     raws = list(raws_of(str(folder / "sorted-apart.tar"), HASTE))
     assert sorted(raw.key for raw in raws) == ["a", "a-b", "b", "c/d"]
     assert all(raw.fields.keys() == {"hr", "lr"} for raw in raws)
+
+
+def test_the_command_loses_no_member_that_comes_twice(tmp_path):
+    members = [("a.png", b"first"), ("b.png", b"x"), ("a.png", b"second")]
+    path = write(tmp_path / "twice.tar", members)
+    with pytest.raises(ValueError, match="lie apart") as refused:
+        list(raws_of(str(path), HASTE))
+    ran = subprocess.run(str(refused.value).split("`")[1], shell=True, capture_output=True)
+    assert ran.returncode != 0
+    assert b"a.png" in ran.stderr
+    assert not (tmp_path / "sorted-twice.tar").exists()
+
+
+@pytest.mark.parametrize("name", ["12:30.tar", "-x.tar"])
+def test_the_command_reads_every_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / name, [("a.png", b"1"), ("b.png", b"2"), ("a.txt", b"3")])
+    subprocess.run(sort_command(name), shell=True, check=True)
+    raws = list(raws_of(f"./sorted-{name}", HASTE))
+    assert [raw.key for raw in raws] == ["a", "b"]
 
 
 def test_refused_before_a_picture_without_its_lr_is_used(tmp_path):

@@ -119,6 +119,23 @@ def test_errors(folder, caplog, arguments, message):
     assert not (folder / "preview.png").exists()
 
 
+@pytest.mark.parametrize("out", ["photo", "./photo.png", "link"])
+def test_the_photograph_is_never_overwritten(folder, caplog, out):
+    (folder / "link.png").symlink_to("photo.png")
+    before = (folder / "photo.png").read_bytes()
+    assert run("photo.png", "--out", out) == 2
+    assert "is read, and would be overwritten: give another --out" in caplog.text
+    assert (folder / "photo.png").read_bytes() == before
+    assert not (folder / "photo.html").exists()
+
+
+def test_a_folder_in_the_place_of_the_sheet(folder, caplog):
+    (folder / "preview.html").mkdir()
+    assert run("photo.png") == 2
+    assert "preview.html is a folder, and a file is to be written there" in caplog.text
+    assert not (folder / "preview.png").exists()
+
+
 def test_an_unknown_key(folder, caplog):
     recipe = {**RECIPE, "init_args": {**RECIPE["init_args"], "quantise": True}}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))

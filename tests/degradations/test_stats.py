@@ -181,6 +181,14 @@ def test_errors(folder, caplog, arguments, message):
     assert message in caplog.text
 
 
+@pytest.mark.parametrize("out", ["hr/a", "real/0.png"])
+def test_photographs_are_never_overwritten(folder, caplog, out):
+    before = {path: path.read_bytes() for path in folder.rglob("*.png")}
+    assert run("--real", "real", "--hr", "hr", "--out", out) == 2
+    assert "is read, and would be overwritten: give another --out" in caplog.text
+    assert {path: path.read_bytes() for path in folder.rglob("*.png")} == before
+
+
 def test_pictures_that_cannot_be_used_are_counted(folder, caplog):
     (folder / "hr" / "c.png").write_bytes(b"no picture")
     options = ("--scale", "2", "--crop", "320", "--pictures", "6")

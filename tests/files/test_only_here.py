@@ -12,12 +12,12 @@ ROOMS = ("callbacks", "commands", "datamodules", "degradations", "lightning_modu
 CALLS = {"expandvars", "expanduser", "walk", "glob", "iglob", "rglob", "scandir"}
 # Calls that are no expansion or search of a path that a user wrote, with the reason.
 ALLOWED = {
-    ("callbacks/image_file.py", "glob"): "own temporary files beside an output",
     ("callbacks/reference.py", "expanduser"): "the cache's constant path",
     ("callbacks/weights.py", "glob"): "the cache of Hugging Face, whose place it says itself",
     ("commands/checkpoint_files.py", "glob"): "own temporary files of a run",
     ("commands/doctor_training.py", "rglob"): "a temporary folder of its own",
     ("commands/errors.py", "glob"): "a suggestion in a message",
+    ("commands/errors.py", "rglob"): "Enlarger's own code and configurations",
     ("commands/export.py", "rglob"): "the folder that it has just written",
     ("commands/preflight.py", "rglob"): "Enlarger's own code",
     ("commands/weights.py", "glob"): "one file's name in an exported folder, a fixed pattern",
@@ -36,6 +36,7 @@ READERS = (
     *("datamodules/decode.py", "datamodules/prompts.py", "datamodules/triplets.py"),
     *("datamodules/pack_inputs.py", "datamodules/paths.py", "datamodules/pairs.py"),
     *("degradations/pictures.py", "degradations/blur.py", "degradations/configure.py"),
+    "datamodules/pack_pictures.py",
     *("lightning_modules/folder_outputs.py", "datamodules/folder.py", "datamodules/clips.py"),
 )
 OPENS = {"open", "read_bytes", "read_text", "load"}
