@@ -160,19 +160,22 @@ def _missing_of_metrics(callbacks: Any) -> Iterator[str]:
         if not (isinstance(kind, type) and issubclass(kind, Metric)):
             continue
         arguments = dict(vars(given["init_args"])) if given.get("init_args") else {}
+        try:
+            reason = kind(**arguments).absent()
+        except Exception:  # an argument is a class: Lightning builds it, and says what is wrong
+            reason = ""
+        if reason:  # without its weights a metric is off, and reads nothing
+            if arguments.get("strict_weights"):
+                yield f"{name} in trainer.callbacks (strict_weights is set): {reason}"
+            continue
         for argument in ("reference", "training", "model"):
-            key, value = (
-                f"trainer.callbacks[{number}].init_args.{argument}",
-                arguments.get(argument),
-            )
+            value = arguments.get(argument)
             if isinstance(value, str) and (argument != "model" or value.endswith(_SUFFIXES)):
+                where = f"trainer.callbacks[{number}].init_args.{argument} ({name})"
                 try:
-                    where = f"{key} ({name})"
                     _refuse_missing(where, _expanded(value, where))
                 except ConfigurationError as error:
                     yield str(error)
-        if arguments.get("strict_weights") and (reason := kind(**arguments).absent()):
-            yield f"{name} in trainer.callbacks (strict_weights is set): {reason}"
 
 
 def _refuse_unset(key: str, value: str) -> None:

@@ -43,6 +43,7 @@ def model_of(
         raise SystemExit(0)
 
     monkeypatch.setattr(EnlargerCLI, "after_instantiate_classes", stop)
+    monkeypatch.setattr("commands.cli.needed_files", lambda *_: {})  # published files, read later
     trainer = (
         "--trainer.accelerator",
         "cpu",
