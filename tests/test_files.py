@@ -109,7 +109,7 @@ def test_changelog_keeps_its_form() -> None:
     known = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
     assert {kind.removeprefix("### ") for kind in kinds} <= known
     versions = [line for line in lines if line.startswith("## ")]
-    form = r"## (Unreleased|\d+\.\d+\.\d+ - \d{4}-\d\d-\d\d)"
+    form = r"## \d+\.\d+\.\d+ - (unreleased|\d{4}-\d\d-\d\d)"
     assert versions
     assert all(re.fullmatch(form, line) for line in versions)
 
