@@ -160,14 +160,7 @@ def _missing_of_metrics(callbacks: Any) -> Iterator[str]:
         if not (isinstance(kind, type) and issubclass(kind, Metric)):
             continue
         arguments = dict(vars(given["init_args"])) if given.get("init_args") else {}
-        try:
-            reason = kind(**arguments).absent()
-        except Exception:  # an argument is a class: Lightning builds it, and says what is wrong
-            reason = ""
-        if reason:  # without its weights a metric is off, and reads nothing
-            if arguments.get("strict_weights"):
-                yield f"{name} in trainer.callbacks (strict_weights is set): {reason}"
-            continue
+        problems = []
         for argument in ("reference", "training", "model"):
             value = arguments.get(argument)
             if isinstance(value, str) and (argument != "model" or value.endswith(_SUFFIXES)):
@@ -175,7 +168,14 @@ def _missing_of_metrics(callbacks: Any) -> Iterator[str]:
                 try:
                     _refuse_missing(where, _expanded(value, where))
                 except ConfigurationError as error:
-                    yield str(error)
+                    problems.append(str(error))
+        strict = arguments.get("strict_weights")
+        # Asked only if it matters: it may fetch the weights, without which a metric is off.
+        reason = kind(**arguments).absent() if problems or strict else ""
+        if reason and strict:
+            yield f"{name} in trainer.callbacks (strict_weights is set): {reason}"
+        elif not reason:
+            yield from problems
 
 
 def _refuse_unset(key: str, value: str) -> None:

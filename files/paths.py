@@ -178,7 +178,7 @@ def images_among(paths: Sequence[Path], where: str) -> list[Path]:
     kept = [path for path in paths if is_image(path)]
     if len(kept) < len(paths):
         left_out = shown_kinds(path for path in paths if not is_image(path))
-        log.info("%s: left out %s: not images by their names", where, left_out)
+        log.info("%s: not images by their names: %s", where, left_out)
     return kept
 
 
