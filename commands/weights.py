@@ -148,7 +148,10 @@ def _needed(key: str, value: str, owner: str, scale: float, fetches: bool) -> Pa
     _refuse_unset(key, value)
     is_path = value.endswith(_SUFFIXES) or value.startswith(_PATHS)
     if ours and is_path:  # what a path of a plug-in's means is its own affair
-        _refuse_missing(key, _expanded(value.replace("{scale}", f"{scale:g}"), key))
+        module, _, name = owner.rpartition(".")
+        make = str(getattr(getattr(sys.modules.get(module), name, None), "how_to_make", ""))
+        path = _expanded(value.replace("{scale}", f"{scale:g}"), key)
+        _refuse_missing(key, path, make.format(path=value))
     return None
 
 
@@ -190,9 +193,12 @@ def _expanded(value: str, key: str) -> Path:
         raise ConfigurationError(str(error)) from error
 
 
-def _refuse_missing(key: str, path: Path) -> None:
+def _refuse_missing(key: str, path: Path, make: str = "") -> None:
     if not path.exists():
-        raise ConfigurationError(f"{key} is {str(path)!r}, and there is no such file or folder")
+        more = f"; {make}" if make else ""
+        raise ConfigurationError(
+            f"{key} is {str(path)!r}, and there is no such file or folder{more}"
+        )
 
 
 def _texts(value: Any, key: str, owner: str = "") -> Iterator[tuple[str, str, str]]:

@@ -114,15 +114,18 @@ class FixedPrompt(nn.Module):
 
     prompt: Tensor
     negative: Tensor
+    how_to_make = (
+        "make it, where transformers is installed, by python -m lightning_modules.backbone.prompt "
+        "--out {path}"
+    )
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
         file = Path(expand_path(str(path), "model.init_args.prompt"))
         if not file.is_file():
             raise FileNotFoundError(
-                f"model.init_args.prompt: no embedding of a prompt at {file}; make it, "
-                "where transformers is installed, by python -m lightning_modules.backbone.prompt "
-                f"--out {path}"
+                f"model.init_args.prompt: no embedding of a prompt at {file}; "
+                + self.how_to_make.format(path=path)
             )
         tensors = read_file(file)
         if "prompt" not in tensors or tensors["prompt"].ndim != 2:
