@@ -169,7 +169,9 @@ def test_what_is_left_out_is_named_by_its_ending(
     with caplog.at_level(logging.INFO):
         found = list_images(Path())
     assert [path.name for path in found] == ["a.jfif", "b.JPG", "x.mpo", "y.tif"]
-    assert "not images by their names: 2 .heic, 1 hidden, 1 .txt, 1 without an ending" in caplog.text
+    assert (
+        "not images by their names: 2 .heic, 1 hidden, 1 .txt, 1 without an ending" in caplog.text
+    )
 
 
 def special(kind: str, path: Path) -> None:
