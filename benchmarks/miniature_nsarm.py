@@ -3,7 +3,7 @@
 The tokenizer is the ceiling, so it stands first, and each row's gap to it beside the tables. The
 paper's claim is robustness: scores vary less over images, and few of them are low. It is not
 tested here in the paper's sense, the variance of the scores themselves: they come from networks
-that judge images without a reference, of which there are none for 64 pixels. What is measured is
+that judge images without a reference, and none exist for 64 pixels. What is measured is
 the variance of how much PSNR-Y a row gains over bicubic of the same LR, from which no verdict on
 the claim follows; pages say so (`miniature_numbers.shown`).
 """

@@ -375,7 +375,7 @@ class Metric(EvaluationCallback):
         return records
 
     def _are_enough(self, dataset: Any, count: int, small: int) -> bool:
-        """Return whether images have a number, of which others were too small."""
+        """Return whether there are enough images for a number, apart from the too small ones."""
         return count > 0
 
     def record(self, dataset: Any, value: float, n: int, name: str | None = None) -> Record:
@@ -391,6 +391,21 @@ class Metric(EvaluationCallback):
             "n": n,
             "protocol": protocol,
         }
+
+    def undefined(self, dataset: Any, bad: list[str], n: int) -> Record:
+        """Name the images that leave a number of the whole set undefined, and return it as NaN.
+
+        Args:
+            dataset: The dataset.
+            bad: Keys of the images that are not finite.
+            n: Number of all images.
+        """
+        shown = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
+        message = "%s of %s is not finite, because %d of %d images are not: %s"
+        log.warning(message, self.name, dataset.name, len(bad), n, shown)
+        record = self.record(dataset, math.nan, n)
+        record["not_finite"] = len(bad)
+        return record
 
 
 class ImageMetric(Metric):

@@ -21,7 +21,7 @@ NETS: dict[str, Backbone] = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "sque
 
 
 class Network(nn.Module):
-    """``lpips.LPIPS``, of which one image's features can be computed alone, and kept.
+    """``lpips.LPIPS``, with the features of one image computed alone, so that they can be kept.
 
     Its convolutions are laid out with channels last, which takes three quarters of the time on a
     CPU and changes distances by 4e-7.

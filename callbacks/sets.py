@@ -165,12 +165,7 @@ class SetMetric(Metric):
         self._refuse_few(dataset, len(images))
         bad = [key for key, features in images.items() if not np.isfinite(features).all()]
         if bad:
-            shown = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
-            message = "%s of %s is not finite, because %d of %d images are not: %s"
-            log.warning(message, self.name, dataset.name, len(bad), len(images), shown)
-            record = self.record(dataset, math.nan, len(images))
-            record["not_finite"] = len(bad)
-            return [record]
+            return [self.undefined(dataset, bad, len(images))]
         sets = list(torch.from_numpy(np.stack(list(images.values()), 1)).to(torch.float64))
         if self._reference is not None:
             sets.append(torch.from_numpy(self._reference.features).to(torch.float64))

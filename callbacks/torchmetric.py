@@ -205,12 +205,7 @@ class TorchMetric(ImageMetric):
         metric = self._sets[index].pop(0).metric  # first that of the output, then that of bicubic
         bad = [key for key, value in images.items() if not math.isfinite(value)]
         if bad:
-            shown = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
-            message = "%s of %s is not finite, because %d of %d images are not: %s"
-            log.warning(message, self.name, dataset.name, len(bad), len(images), shown)
-            record = self.record(dataset, math.nan, len(images))
-            record["not_finite"] = len(bad)
-            return [record]
+            return [self.undefined(dataset, bad, len(images))]
         with torch.no_grad(), self._enclosed():
             try:
                 numbers = self._numbers(metric.compute())
@@ -347,7 +342,7 @@ class TorchMetric(ImageMetric):
         if self.takes_real and (self.per != "set" or len(self.inputs) != 2):
             raise ValueError(
                 f"{self.kind.__name__} compares two sets: set `per: set` of TorchMetric, and two "
-                "`inputs`, the second of which are the real images"
+                "`inputs`: first the outputs, then the real images"
             )
         update = inspect.signature(self.kind.update)
         try:

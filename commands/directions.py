@@ -1,4 +1,4 @@
-"""Which way a watched value is better, and that whoever watches it looks the same way."""
+"""The direction of a monitored value, and the check that everything monitoring it agrees."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _SUFFIX = re.compile(r"(/dataloader_idx_\d+|_step|_epoch)+$")  # Lightning's own
 
 
 def direction_of(name: str, callbacks: Iterable[Callback] = ()) -> Direction | None:
-    """Return which values of a name are better, or None where nobody knows.
+    """Return whether higher or lower values of a name are better, or None if unknown.
 
     Args:
         name: As logged, e.g. ``val/swd``, ``val/set5/swd_2``, ``train/loss_epoch``.

@@ -24,7 +24,7 @@ def keep_earlier_metrics(trainer: Trainer) -> None:
     their own, or append.
 
     Args:
-        trainer: With its loggers, none of which has written yet.
+        trainer: With its loggers, before they write.
 
     Raises:
         ConfigurationError: The file is not on a local disk.

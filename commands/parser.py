@@ -87,9 +87,8 @@ def _replace_by_files() -> None:
 
 
 def _name_what_is_no_text() -> None:
-    # Some editors write other encodings; the library does not say of which file it cannot read. And
-    # it reads in the encoding of the machine, by which a sound file would be no text where that is
-    # another one.
+    # Some editors write other encodings, and the library does not name the file that it cannot read.
+    # It also reads in the machine's own encoding, in which a sound file may be no text.
     whole = Path.read_text
 
     def read_text(self: Path) -> str:
