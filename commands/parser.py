@@ -87,7 +87,7 @@ def _replace_by_files() -> None:
 
 
 def _name_what_is_no_text() -> None:
-    # Some editors write other encodings, and the library does not name the file that it cannot read.
+    # Some editors write other encodings, and the library does not name the file it cannot read.
     # It also reads in the machine's own encoding, in which a sound file may be no text.
     whole = Path.read_text
 
