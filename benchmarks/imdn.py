@@ -53,7 +53,8 @@ def test(name: str, scale: int) -> dict[str, Any]:
         PSNR-Y and SSIM-Y of IMDN and of bicubic, and the number of pictures.
     """
     with tempfile.TemporaryDirectory() as folder:
-        words = ["test", "--config", f"configs/experiment/imdn_{name}.yaml"]
+        words = ["test", "--config", "configs/experiment/benchmark.yaml"]
+        words += ["--model", "configs/model/imdn.yaml", "--data", f"configs/data/{name}.yaml"]
         words += ["--data.init_args.scale", str(scale), "--run.root", folder, "--run.name", "imdn"]
         words += ["--trainer.callbacks", CONTROLLED]
         subprocess.run([sys.executable, "main.py", *words], cwd=REPOSITORY, check=True)

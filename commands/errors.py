@@ -128,7 +128,7 @@ def _sentence(message: str, keys: list[str], typed: Sequence[str]) -> str:
         or _unknown_class(leaf, where, class_path, lines)
         or _empty(leaf, where, lines)
         or _no_file(leaf, where, keys)
-        or _missing(leaf, where, class_path)
+        or _missing(leaf, where, class_path, typed)
         or _wrong_value(leaf, where, lines)
         or " ".join([*([f"{where}:"] if where and where not in leaf else []), leaf])
     )
@@ -499,7 +499,7 @@ def _experiments_like(stem: str) -> list[str]:
     return [os.path.relpath(names[name]) for name in near]
 
 
-def _missing(leaf: str, where: str, class_path: str | None) -> str | None:
+def _missing(leaf: str, where: str, class_path: str | None, typed: Sequence[str]) -> str | None:
     match = re.match(r"the following arguments are required: (.+?)(\. Got value: .*)?$", leaf)
     if match is None:
         return None
@@ -513,6 +513,9 @@ def _missing(leaf: str, where: str, class_path: str | None) -> str | None:
     mend = "" if where else ": name an experiment with --config configs/experiment/NAME.yaml"
     if mend and match[1].startswith("export."):
         mend = f": name a run, export runs/NAME, or{mend.removeprefix(': name')}"
+    elif {*names} <= {"model", "data"} and any(w.partition("=")[0] == "--config" for w in typed):
+        files = " ".join(f"--{name} configs/{name}/NAME.yaml" for name in names)
+        mend = f", which no --config sets: add {files}"
     return f"missing {full}{what}{mend}"
 
 

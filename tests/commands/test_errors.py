@@ -9,11 +9,13 @@ import pytest
 
 from commands.errors import did_you_mean
 from tests.commands import plugins_with_bugs
+from tests.conftest import REPO
 
 Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
 FIT = ("fit", "--config", "tiny.yaml")
 PLUGINS = plugins_with_bugs.__name__
+BENCHMARK = REPO / "configs/experiment/benchmark.yaml"
 
 REAL = ("--degradation", "degradations.real_esrgan.RealESRGAN")
 
@@ -407,6 +409,10 @@ def test_yaml(tiny: Path, refusal: Refusal, case: str) -> None:
         ((), ("name a command first: fit, validate, test, predict",)),
         (("fti",), ("unknown command 'fti'", "did you mean 'fit'")),
         (("fit",), ("missing data, model", "--config configs/experiment/NAME.yaml")),
+        (
+            ("test", "--config", str(BENCHMARK)),
+            ("missing model, which no --config sets: add --model configs/model/NAME.yaml",),
+        ),
         (("export",), ("missing data, model: name a run, export runs/NAME, or an experiment",)),
         (
             ("fit", "--data.init_args.train.init_args.root", "x"),

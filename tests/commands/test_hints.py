@@ -141,9 +141,9 @@ def test_a_class_by_a_word_near_its_name(
 
 
 def test_an_experiment_that_has_variants(tiny: Path, refusal: Refusal) -> None:
-    said = refusal("fit", "--config", "imdn")
-    assert "imdn_set14.yaml" in said
-    assert "imdn_set5.yaml" in said
+    said = refusal("fit", "--config", "resshift")
+    assert "resshift_journal.yaml" in said
+    assert "resshift_v2.yaml" in said
 
 
 @pytest.mark.parametrize("scale", [3, 4])

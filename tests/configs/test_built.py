@@ -28,7 +28,7 @@ ON_ONE = (
 )
 # Built without memory for weights, which 8,376 M parameters would take 34 GB of. The others read
 # files or tensors' values as they are built, and are small, or narrow by the files they get here.
-ON_META = ("casarbi_", "nsarm_8b_")
+ON_META = ("casarbi", "nsarm_8b_")
 
 
 @pytest.fixture(scope="module")

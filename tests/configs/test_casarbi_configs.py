@@ -22,7 +22,7 @@ CASCADES = {  # and the base that each stands on
     **dict.fromkeys(("cascade", "image_domain", "mlp", "no_adapter"), "base"),
     **{"no_augmentation": "base_no_augmentation", "single": "base_wide"},
 }
-PAPER = ("ffhq", "lsun_bedroom", "lsun_tower", "df2k")
+PAPER = {"ffhq": 2, "lsun_bedroom": 2, "lsun_tower": 2, "df2k": 4}  # the factor of its stages
 RUN = (
     *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.logger", "false"),
     *("--trainer.enable_progress_bar", "false", "--data.init_args.workers", "0"),
@@ -85,13 +85,12 @@ def test_schedules_end_with_the_run() -> None:
         schedule = content(path)["model"]["init_args"]["lr_scheduler"]["init_args"]
         assert steps in schedule.values(), path
     steps = content(REPO / "configs/trainer/casarbi.yaml")["max_steps"]
-    for name in PAPER:
-        path = EXPERIMENTS / f"casarbi_{name}.yaml"
-        assert content(path)["model"]["init_args"]["lr_scheduler"]["init_args"]["steps"] == steps
+    cascade = content(EXPERIMENTS / "casarbi.yaml")["model"]["init_args"]
+    assert cascade["lr_scheduler"]["init_args"]["steps"] == steps
 
 
 def test_every_cascade_stands_on_a_base_that_is_shipped() -> None:
-    for path in [*MINI.glob("*.yaml"), *EXPERIMENTS.glob("casarbi_*.yaml")]:
+    for path in [*MINI.glob("*.yaml"), *EXPERIMENTS.glob("casarbi*.yaml")]:
         model = content(path)["model"]
         if isinstance(model, dict) and "base_weights" in model["init_args"]:
             run = model["init_args"]["base_weights"].removeprefix("runs/")
@@ -163,21 +162,27 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.runs("casarbi_{name}", "casarbi_{name}_base")
-@pytest.mark.parametrize("name", quick(PAPER, "df2k"))
+@pytest.mark.runs("casarbi", "casarbi_base")
+@pytest.mark.parametrize(("name", "fixed"), quick(PAPER.items(), "df2k"))
 def test_a_run_of_the_paper(
-    name: str, enlarger: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    fixed: int,
+    enlarger: Any,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A step of it and of its base, as small as can be: sides, base and stages fit together."""
+    """A step of it and of its base, with the flags of the page, as small as can be."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ENLARGER_DATA", str(pictures))
     step = (*NO_VALIDATION, "--trainer.max_steps", 1, "--data.init_args.batch_size", 2)
-    base = EXPERIMENTS / f"casarbi_{name}_base.yaml"
-    enlarger("fit", "--config", base, *RUN, *small_liif("network"), *step)
-    path = EXPERIMENTS / f"casarbi_{name}.yaml"
-    assert content(path)["model"]["init_args"]["fixed"] == (4 if name == "df2k" else 2)
+    data = ("--data", REPO / f"configs/data/casarbi_{name}.yaml")
+    base = ("--config", EXPERIMENTS / "casarbi_base.yaml", "--run.name", f"casarbi_{name}_base")
+    enlarger("fit", *base, *data, *RUN, *small_liif("network"), *step)
     enlarger(
-        *("fit", "--config", path, *RUN, *SMALL_NETWORK, *small_liif("base"), *step),
+        *("fit", "--config", EXPERIMENTS / "casarbi.yaml", "--run.name", f"casarbi_{name}", *data),
+        *("--model.init_args.base_weights", f"runs/casarbi_{name}_base"),
+        *("--model.init_args.fixed", fixed, *RUN, *SMALL_NETWORK, *small_liif("base"), *step),
         *("--model.init_args.network.init_args.features", 8),
     )
     stored = trained(f"casarbi_{name}", 1)

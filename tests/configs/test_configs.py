@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections.abc import Callable
@@ -32,7 +31,15 @@ ABLATIONS = {
     for name in FILES
     if name.startswith("ablation/")
 }
-NO_HR = [name for name in EXPERIMENTS if name.endswith(("realset80.yaml", "rp60.yaml"))]
+# The row of each test set of a paper, by its file under data/ and its preset under callbacks/.
+PAPERS = [
+    (found[0], preset)
+    for line in (REPO / "docs/metrics.md").read_text().splitlines()
+    if (found := re.findall(r"`--data configs/data/(\w+)\.yaml`", line))
+    for preset in re.findall(r"`([\w-]+)`", line.rpartition(" | ")[2])
+]
+NO_HR = ("realset80", "rp60")  # whose only metrics need weights
+BENCHMARK = CONFIGS / "experiment/benchmark.yaml"
 # Those that stand on another run, or on data that no test here makes, have tests of their own,
 # which name them in a marker `runs`; test_built.py builds them, and sees that none is forgotten.
 OWN_TESTS = [
@@ -40,8 +47,7 @@ OWN_TESTS = [
     for n in EXPERIMENTS
     if re.search(r"/mini/|casarbi|latent_lpips|sd_turbo|self_cascade|nsarm_8b", n)
 ]
-NEED_WEIGHTS = [name for name in EXPERIMENTS if "imdn" in name or name in NO_HR]
-THE_REST = [name for name in EXPERIMENTS if name not in NEED_WEIGHTS + OWN_TESTS]
+TRAINED = [n for n in EXPERIMENTS if n not in OWN_TESTS and CONFIGS / n != BENCHMARK]
 
 # A file of a group in its place; `{}` is the file, the rest comes from other shipped files.
 MODEL, DATA = ("--model", "model/bicubic.yaml"), ("--data", "data/photos.yaml")
@@ -94,6 +100,8 @@ def in_place(name: str) -> list[str]:
     place = PLACES.get(name.partition("/")[0])
     if place is None:
         place = ("--config", f"experiment/{ABLATIONS[name][0]}", "--config", "{}")
+    if CONFIGS / name == BENCHMARK:
+        place = (*place, *MODEL)
     words = [word.replace("{}", name) for word in place]
     return [str(CONFIGS / word) if word.endswith(".yaml") else word for word in words]
 
@@ -128,7 +136,7 @@ def test_a_mistake_in_a_file_would_be_seen(
 def test_is_short_and_knows_no_machine(name: str) -> None:
     text = (CONFIGS / name).read_text()
     if name != "weights.yaml":
-        assert len(text.splitlines()) <= 25
+        assert len(text.splitlines()) <= 40
     assert not re.search(r"/work|/home|/root|/mnt|\.\./shared", text)
 
 
@@ -139,6 +147,14 @@ def test_an_experiment_begins_with_its_command(name: str) -> None:
     assert command, first
     assert command[2] == f"configs/{name}"
     assert ("ENLARGER_DATA=" in first) == (command[1] == "test")
+
+
+def test_the_readme_lists_each_experiment_once() -> None:
+    text = (CONFIGS / "experiment/README.md").read_text()
+    rows = re.findall(r"^\| \[`([^`]+)`\]\(([^)]+)\) \|", text, re.MULTILINE)
+    assert all(shown == target for shown, target in rows)
+    shipped = [n.removeprefix("experiment/") for n in EXPERIMENTS if "/mini/" not in n]
+    assert sorted(shown for shown, _ in rows) == shipped
 
 
 def test_the_quickstart_anneals_until_its_end() -> None:
@@ -237,91 +253,125 @@ def run_of(name: str) -> str:
     return "_".join(Path(name).with_suffix("").parts[1:])
 
 
-def results(name: str) -> list[dict[str, Any]]:
-    measured = json.loads(Path("runs", run_of(name), "results.json").read_text())["results"]
+def results(run: str) -> list[dict[str, Any]]:
+    measured = json.loads(Path("runs", run, "results.json").read_text())["results"]
     assert measured
     assert all(np.isfinite(entry["value"]) for entry in measured)
     return list(measured)
 
 
-def run(name: str, enlarger: Enlarger) -> None:
-    """Train two steps and validate, where the experiment trains; test on one picture a set."""
+@pytest.mark.parametrize("name", TRAINED)
+def test_trains_and_tests(name: str, enlarger: Enlarger, home: Path) -> None:
+    """Two steps and a validation; then one image of each test set."""
     command = ("--config", CONFIGS / name, *RUN, *small(name))
-    data = (CONFIGS / name).parent / content(name)["data"]
-    trains = "train" in content(str(data))["init_args"]
-    if trains:
-        enlarger("fit", *command, *FIT)
-        ranking = json.loads(Path("runs", run_of(name), "checkpoints/best.json").read_text())
-        assert ranking["monitor"] == "val/psnr"
-        kept = content(name).get("checkpoint", {}).get("keep_best", 1)
-        assert ranking["best"] == ["step-000000002.ckpt"][:kept]
+    enlarger("fit", *command, *FIT)
+    ranking = json.loads(Path("runs", run_of(name), "checkpoints/best.json").read_text())
+    assert ranking["monitor"] == "val/psnr"
+    kept = content(name).get("checkpoint", {}).get("keep_best", 1)
+    assert ranking["best"] == ["step-000000002.ckpt"][:kept]
     enlarger("test", *command, "--trainer.limit_test_batches", 1)
-    measured = {entry["metric"] for entry in results(name)}
-    if name in NO_HR:
+    measured = results(run_of(name))
+    assert {entry["metric"] for entry in measured} >= {"psnr", "ssim"}
+    assert "step-000000002.ckpt" in measured[0]["checkpoint"]
+
+
+def benchmark(model: str, *more: Any) -> tuple[Any, ...]:
+    """Arguments that measure a shipped model."""
+    return ("test", "--config", BENCHMARK, "--model", CONFIGS / f"model/{model}.yaml", *RUN, *more)
+
+
+def preset(data: str, callbacks: str) -> tuple[Any, ...]:
+    """Arguments for a set and a paper's metrics."""
+    file = CONFIGS / f"callbacks/{callbacks}.yaml"
+    return ("--data", CONFIGS / f"data/{data}.yaml", "--trainer.callbacks", file)
+
+
+@pytest.mark.parametrize(("data", "callbacks"), PAPERS)
+def test_a_test_set_of_a_paper(
+    data: str, callbacks: str, enlarger: Enlarger, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With bicubic, and with other weights for published ones, of which a fresh clone has none."""
+    if data in NO_HR:
+        stand_in(home / "weights", monkeypatch)
+    enlarger(*benchmark("bicubic", *preset(data, callbacks)))
+    measured = {entry["metric"] for entry in results("benchmark")}
+    if data in NO_HR:
         assert measured == {"niqe"}
     else:
-        assert measured >= ({"psnr"} if "liif" in name else {"psnr", "ssim"})
-    if trains:
-        assert "step-000000002.ckpt" in results(name)[0]["checkpoint"]
-    if "imdn" in name:
-        assert results(name)[0]["checkpoint"].endswith("imdn-x2.pth")
+        assert measured >= ({"psnr"} if "liif" in callbacks else {"psnr", "ssim"})
 
 
-@pytest.mark.parametrize("name", THE_REST)
-def test_runs(name: str, enlarger: Enlarger, home: Path) -> None:
-    if "spandrel" in name and importlib.util.find_spec("spandrel") is None:
-        pytest.skip("needs the optional package spandrel")
-    run(name, enlarger)
-
-
-@pytest.mark.parametrize("name", NEED_WEIGHTS)
-def test_runs_with_published_weights(
-    name: str,
+@pytest.mark.parametrize("data", NO_HR)
+def test_a_set_without_hr_with_published_weights(
+    data: str,
     enlarger: Enlarger,
     weights_root: Path,
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ENLARGER_WEIGHTS", str(weights_root))
-    run(name, enlarger)
+    enlarger(*benchmark("bicubic", *preset(data, "invsr-imagenet")))
+    assert {entry["metric"] for entry in results("benchmark")} >= {"niqe"}
 
 
-@pytest.mark.parametrize("name", NEED_WEIGHTS)
-def test_runs_with_others_for_published_weights(
-    name: str, enlarger: Enlarger, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As in a fresh clone, which has none."""
-    stand_in(home / "weights", monkeypatch)
-    run(name, enlarger)
-
-
-@pytest.mark.parametrize("name", NO_HR)
+@pytest.mark.parametrize("data", NO_HR)
 def test_a_set_without_hr_says_which_metric_is_off(
-    name: str,
+    data: str,
     enlarger: Enlarger,
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(weights, "obtain", lambda name: None)
-    enlarger("test", "--config", CONFIGS / name, *RUN)
+    enlarger(*benchmark("bicubic", *preset(data, "invsr-imagenet")))
     assert "niqe is off, no number will appear: niqe-pristine.npz is neither in" in caplog.text
 
 
+def test_outputs_of_another_program(enlarger: Enlarger, home: Path) -> None:
+    enlarger(*benchmark("folder_outputs", "--data.init_args.scale", 4))
+    assert {"psnr", "ssim"} <= {entry["metric"] for entry in results("benchmark")}
+
+
+def test_a_checkpoint_of_spandrel(enlarger: Enlarger, home: Path) -> None:
+    pytest.importorskip("spandrel", reason="needs the optional package spandrel")
+    enlarger(*benchmark("spandrel"))
+    assert {"psnr", "ssim"} <= {entry["metric"] for entry in results("benchmark")}
+
+
+@pytest.mark.parametrize("data", ["set5", "set14"])
+def test_imdn_with_published_weights(
+    data: str,
+    enlarger: Enlarger,
+    weights_root: Path,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ENLARGER_WEIGHTS", str(weights_root))
+    enlarger(*benchmark("imdn", "--data", CONFIGS / f"data/{data}.yaml"))
+    assert results("benchmark")[0]["checkpoint"].endswith("imdn-x2.pth")
+
+
+def test_imdn_with_others_for_published_weights(
+    enlarger: Enlarger, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a fresh clone, which has none."""
+    stand_in(home / "weights", monkeypatch)
+    enlarger(*benchmark("imdn"))
+    assert results("benchmark")[0]["checkpoint"].endswith("imdn-x2.pth")
+
+
 def test_validate_measures_what_test_does(enlarger: Enlarger, home: Path) -> None:
-    name = "experiment/bicubic_set5.yaml"
-    enlarger("validate", "--config", CONFIGS / name, *RUN)
-    validated = results(name)
+    _, *words = benchmark("bicubic")
+    enlarger("validate", *words)
+    validated = results("benchmark")
     assert {"psnr", "ssim", "swd"} <= {entry["metric"] for entry in validated}
-    enlarger("test", "--config", CONFIGS / name, *RUN)
-    assert results(name) == validated
+    enlarger("test", *words)
+    assert results("benchmark") == validated
 
 
-def test_every_paper_has_an_experiment() -> None:
-    trainers = [content(name).get("trainer") for name in EXPERIMENTS]
-    named = [t["callbacks"] for t in trainers if isinstance(t, dict) and "callbacks" in t]
-    used = {Path(callbacks).stem for callbacks in named if isinstance(callbacks, str)}
-    assert {"liif-div2k", "idm-faces", "invsr-imagenet", "resshift", "nsarm-real"} <= used
+def test_the_papers_presets_have_a_test_set() -> None:
+    expected = {"liif-div2k", "idm-faces", "invsr-imagenet", "resshift", "nsarm-real"}
+    assert {preset for _, preset in PAPERS} == expected
 
 
 def test_a_model_for_which_there_is_no_experiment(enlarger: Enlarger, home: Path) -> None:

@@ -183,8 +183,11 @@ def test_the_constants_of_the_paper() -> None:
         "warm_up": 2000,
         "released": True,
     }
-    averaged = content(CONFIGS / "callbacks/quality_invsr.yaml")
-    assert {"class_path": "callbacks.ema.EMA", "init_args": {"first": 1}} in averaged
+    averaged = {"class_path": "callbacks.ema.EMA", "init_args": {"first": 1}}
+    quality = content(CONFIGS / "callbacks/quality.yaml")
+    assert run["trainer"]["callbacks"] == [
+        averaged if callback == "callbacks.ema.EMA" else callback for callback in quality
+    ]
     assert (data["scale"], data["batch_size"], data["crop_size"]) == (4, 64, 512)
     assert data["flips"] is False  # which would transpose, too
 
@@ -259,13 +262,19 @@ def test_the_paper_s_test_sets(
     enlarger: Enlarger,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As the comment in each file says; the run's weights, and a NIQE, for the released ones."""
-    path = EXPERIMENTS / f"invsr_{name}.yaml"
-    assert ("color_fix wavelet" in path.read_text()) == color_fix
+    """As the page has it; the run's weights, and a NIQE, for the released ones."""
+    page = (REPO / "docs/methods/invsr.md").read_text().replace("\\\n", "")
+    (line,) = [
+        line for line in page.splitlines() if f"--data configs/data/{name}.yaml --tr" in line
+    ]
+    assert ("color_fix wavelet" in line) == color_fix
+    path = EXPERIMENTS / "benchmark.yaml"
     fixed = ("--model.init_args.color_fix", "wavelet") if color_fix else ()
     stand_in(paper / "weights", monkeypatch)
     enlarger(
         *("test", "--config", path, "--model", CONFIGS / "model/invsr.yaml", *RUN, *fixed),
+        *("--data", CONFIGS / f"data/{name}.yaml", "--run.name", f"invsr_{name}"),
+        *("--trainer.callbacks", CONFIGS / "callbacks/invsr-imagenet.yaml"),
         *(*options(paper / "sd"), "--model.init_args.weights", "runs/invsr_sd_turbo"),
     )
     found = json.loads(Path(f"runs/invsr_{name}/results.json").read_text())["results"]

@@ -54,11 +54,11 @@ VIDEO = WIDTHS | {
     "cross_attention_dim": 8,
 }
 PICTURES = [
-    ("sd21_1024", "sd21", 64, 128, 1024),
+    ("sd21", "sd21", 64, 128, 1024),
     ("sd21_2048", "sd21", 64, 256, 2048),
     ("sdxl", "sdxl", 64, 128, 2048),
 ]
-ASPECTS = [("3072x1536", (1536, 3072)), ("1536x3072", (3072, 1536))]
+ASPECTS = [(1536, 3072), (3072, 1536)]  # height and width; the file has the first
 BASES: dict[str, tuple[Any, dict[str, Any], bool]] = {
     "sd21": (UNet2DConditionModel, SD21, False),
     "sdxl": (UNet2DConditionModel, SDXL, True),
@@ -121,8 +121,8 @@ def captioned(home: Path, name: str, side: int, count: int = 2) -> None:
     shard(home / f"captioned/{name}.tar", members)
 
 
-@pytest.mark.runs("self_cascade_{name}")
-@pytest.mark.parametrize(("name", "base", "size", "side", "shown"), quick(PICTURES, "sd21_1024"))
+@pytest.mark.runs("self_cascade_{base}")
+@pytest.mark.parametrize(("name", "base", "size", "side", "shown"), quick(PICTURES, "sd21"))
 def test_pictures(
     name: str,
     base: str,
@@ -135,12 +135,14 @@ def test_pictures(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """At an eighth of their sizes, SDXL at a sixteenth."""
-    config = EXPERIMENTS / f"self_cascade_{name}.yaml"
+    config = EXPERIMENTS / f"self_cascade_{base}.yaml"
     shipped = yaml.safe_load(config.read_text())["model"]["init_args"]
     assert shown / shipped["base_size"] == side / size
     captioned(home, "train-0", side, 4)
     captioned(home, f"test-{shown}-0", side)
-    small = (*RUN, *base_of(bases, base), "--model.init_args.base_size", str(size))
+    data = ("--data", REPO / f"configs/data/captioned_{shown}.yaml") if base != "sdxl" else ()
+    small = (*data, *RUN, *base_of(bases, base), "--model.init_args.base_size", str(size))
+    small = (*small, "--run.name", f"self_cascade_{name}")
     crop = ("--data.init_args.crop_size", str(side))
     enlarger("fit", "--config", config, *small, *crop, *FIT)
     run = Path(f"runs/self_cascade_{name}")
@@ -161,13 +163,13 @@ def test_pictures(
 
 
 @pytest.mark.slow
-@pytest.mark.runs("self_cascade_{name}")
-@pytest.mark.parametrize(("name", "size"), ASPECTS)
-def test_other_aspects(name: str, size: Any, home: Path, bases: Path, enlarger: Any) -> None:
-    config = EXPERIMENTS / f"self_cascade_{name}.yaml"
+@pytest.mark.runs("self_cascade_prompts")
+@pytest.mark.parametrize("size", ASPECTS)
+def test_other_aspects(size: tuple[int, int], home: Path, bases: Path, enlarger: Any) -> None:
+    config = EXPERIMENTS / "self_cascade_prompts.yaml"
     content = yaml.safe_load(config.read_text())
     asked = content["data"]["init_args"]["test"]["prompts"]["init_args"]["size"]
-    assert tuple(asked) == size
+    assert tuple(asked) == ASPECTS[0]
     assert count_stages((512, 512), size) == len(ladder((512, 512), size)) - 1 == 3
     (home / "captioned").mkdir()
     (home / "captioned/prompts.txt").write_text("a b\n\nb\n")
@@ -183,7 +185,7 @@ def test_other_aspects(name: str, size: Any, home: Path, bases: Path, enlarger: 
         *("--data.init_args.predict.init_args.file", "captioned/prompts.txt"),
         *("--data.init_args.predict.init_args.size", eighth),
     )
-    pictures = sorted(Path(f"runs/self_cascade_{name}/predict").glob("*.png"))
+    pictures = sorted(Path("runs/self_cascade_prompts/predict").glob("*.png"))
     assert [np.asarray(Image.open(path)).shape for path in pictures] == [
         (size[0] // 8, size[1] // 8, 3)
     ] * 2
@@ -194,7 +196,7 @@ def test_what_it_is_compared_with(home: Path, bases: Path, enlarger: Any) -> Non
     """As the page has it: the same experiment without tuning or of Direct, and base samples."""
     captioned(home, "test-1024-0", 128)
     small = (*RUN, *base_of(bases, "sd21"), "--model.init_args.base_size", "64")
-    config, data = EXPERIMENTS / "self_cascade_sd21_1024.yaml", REPO / "configs/data"
+    config, data = EXPERIMENTS / "self_cascade_sd21.yaml", REPO / "configs/data"
     direct = ("--model", REPO / "configs/model/direct.yaml")
     test = ("test", "--config", config)
     free = ("--model.init_args.upsampler", "null", "--run.name", "free")
