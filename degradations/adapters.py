@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from degradations.arrays import each_alone, from_bytes, to_bytes
-from degradations.base import Stage, check_range
+from degradations.arrays import from_bytes, to_bytes
+from degradations.base import Stage, check_range, each_alone
 from degradations.canvas import Canvas
 from degradations.draws import Draws
 from degradations.params import Params, of_each_image

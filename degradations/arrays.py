@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-
-from degradations.canvas import Canvas
-from degradations.params import Params, of_each_image
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -58,22 +54,3 @@ def from_bytes(pixels: Bytes, like: Tensor) -> Tensor:
 def _bytes(array: Any) -> Bytes:
     # OpenCV's stubs allow for any type.
     return cast(Bytes, array)
-
-
-def each_alone(
-    canvas: Canvas, params: Params, function: Callable[[Tensor, Params], Tensor]
-) -> Canvas:
-    """Apply a function to each picture of a canvas, cut out; the host waits for the device.
-
-    Args:
-        canvas: The pictures.
-        params: Their parameters.
-        function: Of a picture (1, C, h, w) and its parameters, to one of the same size.
-    """
-    pixels = canvas.pixels.clone()
-    own: list[Any] = of_each_image(params, len(pixels))
-    for i, (part, (h, w)) in enumerate(zip(own, canvas.sizes.tolist(), strict=True)):
-        pixels[i : i + 1, :, :h, :w] = function(
-            canvas.pixels[i : i + 1, :, :h, :w].contiguous(), part
-        )
-    return canvas.with_pixels(pixels)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from degradations.arrays import each_alone
 from degradations.canvas import Canvas
 from degradations.draws import Draws, Seeds
 from degradations.params import Params, of_each_image, to_device
@@ -370,6 +369,25 @@ def check_probability(p: float, name: str) -> float:
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"{name} is {p}; expected a probability in [0, 1]")
     return float(p)
+
+
+def each_alone(
+    canvas: Canvas, params: Params, function: Callable[[Tensor, Params], Tensor]
+) -> Canvas:
+    """Apply a function to each picture of a canvas, cut out; the host waits for the device.
+
+    Args:
+        canvas: The pictures.
+        params: Their parameters.
+        function: Of a picture (1, C, h, w) and its parameters, to one of the same size.
+    """
+    pixels = canvas.pixels.clone()
+    own: list[Any] = of_each_image(params, len(pixels))
+    for i, (part, (h, w)) in enumerate(zip(own, canvas.sizes.tolist(), strict=True)):
+        pixels[i : i + 1, :, :h, :w] = function(
+            canvas.pixels[i : i + 1, :, :h, :w].contiguous(), part
+        )
+    return canvas.with_pixels(pixels)
 
 
 def quantize_8bit(x: Tensor) -> Tensor:

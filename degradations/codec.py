@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from degradations.arrays import Bytes, each_alone, from_bytes, to_bytes
-from degradations.base import Stage
+from degradations.arrays import Bytes, from_bytes, to_bytes
+from degradations.base import Stage, each_alone
 from degradations.canvas import Canvas
 from degradations.draws import Draws
 from degradations.jpeg import (

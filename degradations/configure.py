@@ -17,8 +17,8 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from degradations.base import Degradation
-from degradations.yaml_loader import NO_CONFIGURATION, open_configurations_alone, strict_loader
 from files.paths import CONFIGURATIONS, read_text
+from files.yaml_loader import NO_CONFIGURATION, open_configurations_alone, strict_loader
 
 open_configurations_alone()
 

@@ -140,7 +140,7 @@ def stages_of(
     seen: list[Params] = []
     for path, module in degradation.named_modules(remove_duplicate=False):
         if isinstance(module, Stage | Degradation):
-            names, own = _drawn(path, params)
+            names, own = _drawn_of(path, params)
             # A stage that another one uses for itself has no parameters of its own.
             if not any(own is other for other in seen):
                 seen.append(own)
@@ -150,7 +150,7 @@ def stages_of(
 def _steps(calls: list[_Call], params: Params) -> list[Step]:
     steps: list[Step] = []
     for call in calls:
-        names, own = _drawn(call.path, params)
+        names, own = _drawn_of(call.path, params)
         for place, child in enumerate(call.children):
             inner = _steps([child], params)
             for step in inner:
@@ -161,7 +161,7 @@ def _steps(calls: list[_Call], params: Params) -> list[Step]:
     return steps
 
 
-def _drawn(path: str, params: Params) -> tuple[list[str], Params]:
+def _drawn_of(path: str, params: Params) -> tuple[list[str], Params]:
     # Names of streams are keys of the parameters; the rest of a module's path are attributes.
     names: list[str] = []
     for part in path.split("."):

@@ -29,7 +29,6 @@ ALLOWED = {
     ("datamodules/shard_table.py", "glob"): "own files in the cache",
     ("datamodules/shard_writer.py", "glob"): "own files, a fixed pattern",
     ("degradations/freeze.py", "glob"): "own files of an earlier call",
-    ("degradations/yaml_loader.py", "expanduser"): "as the parser expands a configuration's path",
 }
 # Of what reads a user's images, lists and recipes, nothing opens a path but through `files/`.
 READERS = (
