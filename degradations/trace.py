@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from degradations.base import Degradation, Stage
 from degradations.compose import OneOf, Shuffled, Sometimes
 from degradations.params import Params
-from degradations.words import words_of
 
 
 @dataclass
@@ -175,10 +175,41 @@ def _drawn_of(path: str, params: Params) -> tuple[list[str], Params]:
 
 def _choice(stage: Stage, params: Params, chosen: str, place: int) -> list[str]:
     if isinstance(stage, Sometimes):
-        return [f"applied, as in {stage.p:.0%} of pictures"] if stage.p < 1 else []
+        return [f"applied (probability {stage.p:.0%})"] if stage.p < 1 else []
     if isinstance(stage, OneOf):
         p = dict(zip(stage.stages, stage.p, strict=True))[chosen.rpartition(".")[2]]
-        return [f"chosen of {len(stage.stages)}, as in {p:.0%} of pictures"]
+        return [f"chosen of {len(stage.stages)} (probability {p:.0%})"]
     if isinstance(stage, Shuffled):
         return [f"number {place + 1} of {len(stage.stages)} in the drawn order"]
-    return words_of(stage, params)
+    return parameters_of(params)
+
+
+def own_of(params: Params) -> Params:
+    """Return the parameters of one number per image: no matrices, no seeds of noise fields."""
+    inner = params.get("arguments")  # of the adapters
+    own = {**params, **inner} if isinstance(inner, dict) else params
+    return {
+        name: value
+        for name, value in own.items()
+        if not isinstance(value, dict)
+        and np.ndim(value) < 2
+        and not name.endswith(("seed", "seeds"))
+    }
+
+
+def parameters_of(params: Params) -> list[str]:
+    """Return names and values of one image's parameters, e.g. ``["quality 43", "grey False"]``."""
+    values = {name: np.ravel(value)[0].item() for name, value in own_of(params).items()}
+    return [
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in values.items()
+    ]
+
+
+def name_of(stage: Stage) -> str:
+    """Return the class of a stage, or the name of what it adapts."""
+    for argument in ("function", "transform", "augmentation"):
+        adapted = getattr(stage, argument, None)
+        if adapted is not None:
+            return adapted if isinstance(adapted, str) else type(adapted).__name__
+    return type(stage).__name__

@@ -17,7 +17,7 @@ from degradations.base import Degradation
 from degradations.canvas import Canvas
 from degradations.draws import Draws
 from degradations.params import of_each_image, to_device
-from degradations.words import name_of
+from degradations.trace import name_of
 from tests.contracts.degradation_contract import global_generators_untouched
 
 CPU = torch.device("cpu")

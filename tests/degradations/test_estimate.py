@@ -8,9 +8,8 @@ import math
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
-from skimage import data
 
-from degradations.estimate import blur_width, noise_level
+from degradations.estimate import noise_level
 
 
 @functools.cache
@@ -57,36 +56,3 @@ def test_clipped_parts_do_not_hide_noise():
     picture = scene()
     picture = torch.where(torch.arange(192) < 130, torch.tensor(1.5), picture)
     assert noise_level(noisy(picture, 10.0)) == pytest.approx(10.0, rel=0.1)
-
-
-@pytest.mark.parametrize("noise", [0.0, 5.0])
-def test_blur_of_edges(noise):
-    widths = [0.5, 1.0, 1.5, 2.0, 3.0]
-    estimates = [blur_width(noisy(scene(width), noise)) for width in widths]
-    assert estimates == sorted(estimates)
-    assert estimates == pytest.approx(widths, rel=0.15, abs=0.2)  # a pixel's own area is 0.29 px
-
-
-def test_blur_does_not_depend_on_contrast():
-    picture = scene(1.5)
-    faint = 0.4 + 0.2 * picture
-    assert blur_width(faint) == pytest.approx(blur_width(picture), rel=0.02)
-
-
-@pytest.mark.parametrize("name", ["astronaut", "coffee"])
-def test_photographs(name):
-    """Texture is the difficulty: monotone, and right where the blur is more than the picture's."""
-    sharp = torch.from_numpy(getattr(data, name)()[:384, :384] / 255.0)
-    blurred = [
-        torch.from_numpy(gaussian_filter(sharp.numpy(), (width, width, 0))) for width in (1, 2, 3)
-    ]
-    estimates = [
-        blur_width(noisy(x.permute(2, 0, 1)[None].float(), 3.0)) for x in (sharp, *blurred)
-    ]
-    assert estimates == sorted(estimates)
-    assert estimates[2:] == pytest.approx([2, 3], rel=0.25)
-
-
-def test_no_edges_no_answer():
-    assert math.isnan(blur_width(torch.full((1, 3, 64, 64), 0.5)))
-    assert math.isnan(blur_width(torch.rand(1, 3, 5, 5)))

@@ -15,9 +15,7 @@ from skimage import data
 
 from degradations import preview
 from degradations.configure import degradation_of
-from degradations.noise import GaussianNoise
 from degradations.sheet import Section, Tile, page, sheet
-from degradations.words import words_of
 
 NOISE = "degradations.noise.GaussianNoise"
 RECIPE = {
@@ -70,10 +68,10 @@ def test_both_files_show_what_the_degradation_does(folder, caplog):
     for seed, picture in zip((7, 7, 8, 9), pictures[-4:], strict=True):
         lr = degradation(x, torch.tensor([seed]))[0].permute(1, 2, 0) * 255
         np.testing.assert_array_equal(picture, lr.round().numpy())
-    assert "sigma 25.0 of 255" in html
+    assert "levels 25<br>grey " in html
     assert "64 x 64 px" in html
     assert "16 x 16 px" in html
-    assert re.search(r"(applied|left out), as in 50% of pictures", html)
+    assert re.search(r"(applied|skipped) \(probability 50%\)", html)
 
 
 def test_a_page_needs_nothing_from_elsewhere(folder):
@@ -124,7 +122,7 @@ def test_the_photograph_is_never_overwritten(folder, caplog, out):
     (folder / "link.png").symlink_to("photo.png")
     before = (folder / "photo.png").read_bytes()
     assert run("photo.png", "--out", out) == 2
-    assert "is read, and would be overwritten: give another --out" in caplog.text
+    assert "is an input and would be overwritten: give another --out" in caplog.text
     assert (folder / "photo.png").read_bytes() == before
     assert not (folder / "photo.html").exists()
 
@@ -164,20 +162,3 @@ def test_a_sheet_shows_pictures_where_they_belong():
 def test_text_is_escaped():
     html = page("<b>&", [Section("<i>", [Tile(None, "<u>", ["<s>"])])])
     assert not re.search(r"<(i|u|s)>", html)
-
-
-def test_words_of_what_is_not_known():
-    class Haze(GaussianNoise):
-        pass
-
-    class Own(torch.nn.Module):
-        pass
-
-    assert words_of(Haze(), {"levels": np.array([3.0]), "grey": np.array([True])}) == [
-        "sigma 3.0 of 255",
-        "the same in all colours",
-    ]
-    drawn = {"depth": np.array([0.123456]), "on": np.array([False]), "field_seeds": np.array([1])}
-    assert words_of(Own(), drawn) == ["depth 0.123", "on: no"]
-    assert words_of(GaussianNoise(), {"depth": np.array([2])}) == ["depth 2"]
-    assert words_of(None, {"which": np.array([1]), "a": {}, "b": {}}) == ["which b"]

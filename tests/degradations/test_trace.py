@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from degradations.adapters import Kornia
 from degradations.base import Stage
 from degradations.bicubic import Bicubic
 from degradations.compose import OneOf, Shuffled, Sometimes
 from degradations.noise import GaussianNoise
 from degradations.pipeline import Pipeline
-from degradations.trace import stages_of, trace
+from degradations.trace import name_of, parameters_of, stages_of, trace
 
 HR = torch.rand(1, 3, 24, 20, generator=torch.Generator().manual_seed(0))
 SEEDS = range(12)
@@ -105,8 +106,8 @@ def test_a_stage_that_finds_nothing_to_do_was_not_left_out():
 
 def test_choices_in_words():
     steps = {step.name: step for seed in SEEDS for step in trace(pipeline(), HR, seed).steps}
-    assert steps["one / a"].choices == ["chosen of 2, as in 25% of pictures"]
-    assert steps["one / b"].choices == ["chosen of 2, as in 75% of pictures"]
+    assert steps["one / a"].choices == ["chosen of 2 (probability 25%)"]
+    assert steps["one / b"].choices == ["chosen of 2 (probability 75%)"]
     result = trace(pipeline(), HR, 0)
     places = [step.choices[0] for step in result.steps[3:]]
     assert places == [f"number {n} of 3 in the drawn order" for n in (1, 2, 3)]
@@ -117,7 +118,7 @@ def test_choices_in_words():
         if step.name == "sometimes" and step.picture is not None
     ]
     assert applied
-    assert all(choices == ["applied, as in 50% of pictures"] for choices in applied)
+    assert all(choices == ["applied (probability 50%)"] for choices in applied)
 
 
 def test_parameters_of_a_step_are_its_own():
@@ -161,3 +162,22 @@ def test_stages_of_a_degradation_once_each():
     }
     own = [own for names, _, own in stages_of(degradation, params) if names == ["one", "a"]]
     np.testing.assert_array_equal(own[0]["factor"], params["one"]["a"]["factor"])
+
+
+def test_parameters_by_their_names():
+    params = {
+        "depth": np.array([0.123456]),
+        "on": np.array([False]),
+        "count": torch.tensor([3]),
+        "shared": 2,
+        "field_seeds": np.array([1]),
+        "matrix": np.zeros((1, 2)),
+        "inner": {"level": np.array([1.0])},
+        "arguments": {"bits": np.array([5])},
+    }
+    assert parameters_of(params) == ["depth 0.123", "on False", "count 3", "shared 2", "bits 5"]
+
+
+def test_names_of_stages():
+    assert name_of(Gain()) == "Gain"
+    assert name_of(Kornia("kornia.enhance.invert")) == "kornia.enhance.invert"
