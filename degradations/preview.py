@@ -1,4 +1,4 @@
-"""A contact sheet of a degradation: ``python -m degradations.preview --config FILE IMAGE``."""
+"""Draw a contact sheet of a degradation: ``python -m degradations.preview --config FILE IMAGE``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from degradations.base import Degradation
 from degradations.compose import Sometimes
 from degradations.configure import degradation_of, scale_in
-from degradations.pictures import as_image, cropped, read_picture
+from degradations.pictures import as_image, cropped, read_image
 from degradations.sheet import Section, Tile, paths_of, write
 from degradations.trace import Step, Trace, name_of, parameters_of, trace
 
@@ -39,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"--rows is {options.rows}, more than the --draws {options.draws}")
         paths = paths_of(options.out, [options.image])
         degradation = degradation_of(options.config, scale_of(options))
-        picture = read_picture(options.image)
-        hr = cropped(picture, options.crop, options.at, str(options.image))
+        image = read_image(options.image)
+        hr = cropped(image, options.crop, options.at, str(options.image))
         seeds = range(options.seed, options.seed + options.draws)
         traces = [trace(degradation, hr, seed) for seed in tqdm(seeds, "draws", disable=None)]
         name = " with ".join(Path(path).stem for path in options.config)
@@ -82,16 +82,16 @@ def _stage_by_stage(hr: Tensor, each: Trace) -> Section:
 
 def _tile(number: int, step: Step) -> Tile:
     title = f"{number}. {step.name}"
-    if step.picture is None:
+    if step.image is None:
         p = f" (probability {1 - step.stage.p:.0%})" if isinstance(step.stage, Sometimes) else ""
         return Tile(None, title, [f"skipped{p}", *step.choices])
-    picture = as_image(step.picture)
+    image = as_image(step.image)
     words = [name_of(step.stage), *parameters_of(step.params), *step.choices]
-    return Tile(picture, title, [*words, _size(step.picture)])
+    return Tile(image, title, [*words, _size(step.image)])
 
 
-def _size(picture: Tensor) -> str:
-    H, W = picture.shape[-2:]
+def _size(image: Tensor) -> str:
+    H, W = image.shape[-2:]
     return f"{H} x {W} px"
 
 

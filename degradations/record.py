@@ -1,11 +1,11 @@
-"""Parameters in files: written down while a degradation runs, and applied again.
+"""Record the parameters of a degradation in files, and replay them.
 
-A file has one line of JSON a picture, in UTF-8, appended in the order of the batches:
+A file has one line of JSON per image, in UTF-8, appended in the order of the batches:
 
     {"seed": 17, "shape": [3, 256, 256], "scale": 4.0, "recipe": "my_sr.rain.Rain", "params": {...}}
 
-`params` is what the recipe drew for that picture, digit by digit: reading it back gives the same
-bits. What a stage draws once for a whole batch is in `shared` beside it.
+`params` holds the parameters of the image with all digits: reading them back gives the same bits.
+Parameters that a whole batch shares are in `shared` beside it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class _Around(Degradation):
-    """A degradation that leaves all work to another one."""
+    """A degradation that wraps another one."""
 
     def __init__(self, scale: float, recipe: Recipe) -> None:
         super().__init__(scale)
@@ -44,41 +44,40 @@ class _Around(Degradation):
         self.pool = made.pool
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """The recipe's."""
+        """Draw the parameters of the recipe."""
         return self.recipe.draw(draws, shape)
 
     def degrade(self, hr: Tensor, params: Params) -> Tensor:
-        """The recipe's."""
+        """Degrade by the recipe."""
         return self.recipe.degrade(hr, params)
 
     def params_of(self, seeds: Seeds, shape: torch.Size) -> Params:
-        """The recipe's: the same as without this wrapper."""
+        """Draw the same parameters as the recipe without this wrapper."""
         return self.recipe.params_of(seeds, shape)
 
     def replay(self, hr: Tensor, params: Params) -> Tensor:
-        """The recipe's, with its checks."""
+        """Replay by the recipe, with its checks."""
         return self.recipe.replay(hr, params)
 
 
 class Record(_Around):
-    """Degrade by another recipe, and append the parameters of every picture to a file.
+    """Degrade by another recipe, and append the parameters of every image to a file.
 
-    LR is what it is without the recording. Process r > 0 of several writes to a file of its own
-    (``params.rank1.jsonl``). Lines are appended, one write a batch: a run that is continued goes on
-    in its file, and a seed that comes again (each validation) gives the same line again. With
-    Real-ESRGAN's recipe a line is of 1.4 kB, and a batch of 16 is recorded in 0.4 ms beside the
-    70 ms of its degradation (256 px, one core).
+    Recording does not change the LR. Rank r > 0 writes to its own file (``params.rank1.jsonl``).
+    Lines are appended with one write per batch: a resumed run continues its file, and a repeated
+    seed (in each validation) repeats its line. For Real-ESRGAN's recipe a line has 1.4 kB, and
+    recording a batch of 16 takes 0.4 ms, its degradation 70 ms (256 px, one core).
 
     Args:
         scale: How many times smaller the LR is; any positive number. Linked to
             data.init_args.scale.
-        recipe: What degrades; it takes this one's scale.
+        recipe: The recipe, made with the same scale.
         path: File of the records, e.g. ``runs/params.jsonl``; its folder is made.
 
     Raises:
-        TypeError: `recipe` makes something else.
-        ValueError: `path` is empty, names an environment variable that is not set, or is a file of
-            something else.
+        TypeError: `recipe` does not make a degradation.
+        ValueError: `path` is empty, contains an unset environment variable, or is a file without
+            records.
     """
 
     def __init__(self, scale: float, recipe: Recipe, path: str) -> None:
@@ -90,7 +89,7 @@ class Record(_Around):
         """Degrade and record. Args, Returns and Raises as `Degradation.forward`."""
         check_images(hr, seeds)
         params = self.params_of(seeds, hr.shape)
-        lr = self.replay(hr, params)  # first, so that only what was degraded is recorded
+        lr = self.replay(hr, params)  # first, so that failures are not recorded
         self._append(b"".join(lines_of(seeds, hr.shape, self.recipe, params)))
         return lr
 
@@ -100,7 +99,7 @@ class Record(_Around):
             path.parent.mkdir(parents=True, exist_ok=True)
             check_file(path)
             self._begun = True
-        # Opened each time (20 us): nothing stays open that a fork or a copy would share.
+        # Opened each time (20 us), so that forks and copies share no open file.
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             while data:
@@ -110,22 +109,21 @@ class Record(_Around):
 
 
 class Replay(_Around):
-    """Degrade by recorded parameters: the LR of the recorded run once more.
+    """Degrade by recorded parameters, to reproduce the LR of the recorded run.
 
-    On one kind of device and in batches of the same pictures the LR is equal bit for bit, whatever
-    the recipe would draw today; on a CPU in any batches. Records are found by the pictures' seeds,
-    in the file and in those of the other processes beside it; of several records of one picture,
-    the last counts.
+    The LR is bit-equal on the same kind of device in the same batches, and on a CPU in any batches,
+    even if the recipe draws differently now. Records are found by the seeds of the images, in the
+    file and in those of other ranks beside it; the last of several records of an image wins.
 
     Args:
         scale: How many times smaller the LR is; any positive number. Linked to
             data.init_args.scale.
-        recipe: What degrades: the recipe of the recording, with the same stages.
-        path: File that `Record` wrote.
+        recipe: The recipe of the recording, with the same stages.
+        path: File written by `Record`.
 
     Raises:
-        TypeError: `recipe` makes something else.
-        ValueError: there is no such file.
+        TypeError: `recipe` does not make a degradation.
+        ValueError: The file is missing.
     """
 
     def __init__(self, scale: float, recipe: Recipe, path: str) -> None:
@@ -140,10 +138,10 @@ class Replay(_Around):
         self._same_stages = False
 
     def params_of(self, seeds: Seeds, shape: torch.Size) -> Params:
-        """The recorded parameters of images of these seeds.
+        """Return the recorded parameters of images with these seeds.
 
         Raises:
-            ValueError: a seed was not recorded, or with another recipe, scale or size, or its line
+            ValueError: A seed was not recorded, or with another recipe, scale or size, or its line
                 is damaged; the message names file and line.
         """
         if self._index is None:
@@ -165,7 +163,7 @@ class Replay(_Around):
         if not others:
             raise ValueError(
                 f"{self.path} has no record of the seed {seed} ({len(index)} records in "
-                f"{', '.join(map(str, index.paths))}): replay the pictures, the order and the seed "
+                f"{', '.join(map(str, index.paths))}): replay the images, the order and the seed "
                 "of the recorded run"
             )
         where, record = others[0]
@@ -184,7 +182,7 @@ class Replay(_Around):
                 f"{verb} {', '.join(sorted(paths)[:4])}"
                 for verb, paths in (
                     ("it lacks", drawn_now - recorded),
-                    ("it has besides", recorded - drawn_now),
+                    ("it also has", recorded - drawn_now),
                 )
                 if paths
             ]
@@ -195,30 +193,30 @@ class Replay(_Around):
 
 
 class _Found(NamedTuple):
-    """A record, and where it was found."""
+    """A record and its place, as file and line."""
 
     where: str
     record: Json
 
 
 def lines_of(seeds: Seeds, shape: torch.Size, recipe: Degradation, params: Params) -> list[bytes]:
-    """The lines of a batch, each with its line feed."""
+    """Return the lines of a batch, each with a line feed."""
     return [
         (_encode(record) + "\n").encode() for record in records_of(seeds, shape, recipe, params)
     ]
 
 
 def records_of(seeds: Seeds, shape: torch.Size, recipe: Degradation, params: Params) -> list[Json]:
-    """What is recorded of each image.
+    """Return the record of each image.
 
     Args:
-        seeds: (B,) the images' seeds.
+        seeds: (B,) seeds of the images.
         shape: (B, C, H, W) of the batch that entered the degradation.
-        recipe: What drew the parameters.
-        params: As drawn for the batch.
+        recipe: The recipe that drew the parameters.
+        params: Drawn parameters of the batch.
 
     Raises:
-        TypeError: a parameter is neither a NumPy array nor a Python number.
+        TypeError: A parameter is neither a NumPy array nor a Python number.
     """
     head = {"shape": list(shape[1:]), "scale": recipe.scale, "recipe": recipe_name(recipe)}
     own, shared = _split(params, len(seeds))
@@ -230,14 +228,14 @@ def records_of(seeds: Seeds, shape: torch.Size, recipe: Degradation, params: Par
 
 
 def recipe_name(recipe: Degradation) -> str:
-    """The class path of a recipe, as in YAML; of what a `Record` or `Replay` is around."""
+    """Return the class path of a recipe as in YAML, inside of `Record` and `Replay`."""
     while isinstance(recipe, _Around):
         recipe = recipe.recipe
     return f"{type(recipe).__module__}.{type(recipe).__qualname__}"
 
 
 def _split(params: Params, batch: int, path: str = "") -> tuple[list[Params], Params]:
-    # Each image's own parameters as plain numbers and lists, and those of the whole batch.
+    # Parameters of each image as plain numbers and lists, and those of the whole batch.
     own: list[Params] = [{} for _ in range(batch)]
     shared: Params = {}
     for name, value in params.items():
@@ -253,7 +251,7 @@ def _split(params: Params, batch: int, path: str = "") -> tuple[list[Params], Pa
         else:
             raise TypeError(
                 f"the parameter {path}{name} is {type(value).__name__}, which cannot be recorded; "
-                "expected a NumPy array with one entry an image, or a Python number"
+                "expected a NumPy array with one entry per image, or a Python number"
             )
         for image, part in zip(own, parts, strict=True):
             image[name] = part
@@ -272,7 +270,7 @@ def _merged(own: Params, shared: Params) -> Params:
 
 
 def _batch_of(found: list[_Found]) -> Params:
-    # Records of the images of a batch as what the recipe drew for it.
+    # Merge the records of images to the parameters of a batch.
     shared = [each.record.get("shared", {}) for each in found]
     for each, numbers in zip(found, shared, strict=True):
         if numbers != shared[0]:

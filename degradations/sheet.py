@@ -26,12 +26,12 @@ _LINE = 17  # height of a line in pixels
 class Tile:
     """An image with text beneath.
 
-    picture: The image at its own size; None leaves its place empty.
+    image: The image at its own size; None leaves its place empty.
     title: One line.
     words: Further lines, wrapped to the width of the tile.
     """
 
-    picture: Image.Image | None
+    image: Image.Image | None
     title: str
     words: Sequence[str] = ()
 
@@ -108,7 +108,7 @@ def _rows(section: Section, width: int) -> list[Image.Image]:
     letters = section.side // _LETTER
     for start in range(0, len(section.tiles), columns):
         tiles = section.tiles[start : start + columns]
-        shown = [_shown(tile.picture, section.side) for tile in tiles]
+        shown = [_shown(tile.image, section.side) for tile in tiles]
         texts = [
             [line for text in tile.words for line in textwrap.wrap(text, letters)] for tile in tiles
         ]
@@ -125,31 +125,31 @@ def _rows(section: Section, width: int) -> list[Image.Image]:
     return rows
 
 
-def _shown(picture: Image.Image | None, side: int) -> Image.Image:
-    if picture is None:
+def _shown(image: Image.Image | None, side: int) -> Image.Image:
+    if image is None:
         empty = Image.new("RGB", (side, side), _PALE)
         ImageDraw.Draw(empty).line((0, side, side, 0), "white", 3)
         return empty
-    factor = side / max(picture.size)
-    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+    factor = side / max(image.size)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     # Enlarged pixels stay squares.
     how = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BICUBIC
-    return picture.resize(size, how)
+    return image.resize(size, how)
 
 
 def _html(section: Section) -> str:
     tiles = []
     for tile in section.tiles:
-        picture = ""
-        if tile.picture is not None:
-            data = base64.b64encode(png(tile.picture)).decode()
-            size = f"{tile.picture.width} x {tile.picture.height} px"
-            picture = (
+        image = ""
+        if tile.image is not None:
+            data = base64.b64encode(png(tile.image)).decode()
+            size = f"{tile.image.width} x {tile.image.height} px"
+            image = (
                 f'<img alt="{html.escape(tile.title)}, {size}" src="data:image/png;base64,{data}">'
             )
         words = "<br>".join(html.escape(line) for line in tile.words)
         tiles.append(
-            f'<figure style="width:{section.side}px"><div class="zoom">{picture}</div>'
+            f'<figure style="width:{section.side}px"><div class="zoom">{image}</div>'
             f"<figcaption><b>{html.escape(tile.title)}</b><br>{words}</figcaption></figure>"
         )
     heading = html.escape(section.heading)

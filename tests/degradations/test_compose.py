@@ -1,4 +1,4 @@
-"""Stages made of stages: who gets what, in which order, by either executor."""
+"""Stages of stages: selection and order, by both executors."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Square(Double):
 
 
 class Crop(Double):
-    """Leave the left half."""
+    """Keep the left half."""
 
     resizes = True
 
@@ -71,7 +71,7 @@ def draw(stage, count=N, first=0):
 
 
 def results(stage, x=X):
-    """Whole batch, picture by picture, and on a canvas, with the drawn parameters."""
+    """Return the results of a whole batch, image by image, and on a canvas, and the parameters."""
     drawn = draw(stage, len(x))
     params = stage.prepare(to_device(drawn, len(x), torch.device("cpu")))
     own = of_each_image(params, len(x))

@@ -1,4 +1,4 @@
-"""What is shown of a degradation is what it does: watched, not repeated."""
+"""A trace shows the degradation as it runs; nothing is repeated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SEEDS = range(12)
 
 
 class Gain(Stage):
-    """Multiply by a factor, one an image."""
+    """Multiply by a factor per image."""
 
     def draw(self, draws, shape):
         return {"factor": draws.uniform(0.5, 1.0)}
@@ -29,7 +29,7 @@ class Gain(Stage):
 
 
 class Twice(Stage):
-    """A stage that uses another one for itself, without running it."""
+    """A stage that draws with an inner stage, without running it."""
 
     def __init__(self):
         super().__init__()
@@ -62,13 +62,13 @@ def degraded(degradation, seed):
 def test_the_lr_and_the_last_stage_are_those_of_the_degradation(seed):
     result = trace(pipeline(), HR, seed)
     assert torch.equal(result.lr, degraded(pipeline(), seed))
-    last = [step.picture for step in result.steps if step.picture is not None][-1]
-    # What follows the stages: the LR's size, and 8 bits.
+    last = [step.image for step in result.steps if step.image is not None][-1]
+    # After the stages: the LR size, and 8 bits.
     assert torch.equal(result.lr, degraded_from(last))
 
 
-def degraded_from(picture):
-    return Pipeline(2.0, [])(picture.clamp(0, 1), torch.tensor([0]))
+def degraded_from(image):
+    return Pipeline(2.0, [])(image.clamp(0, 1), torch.tensor([0]))
 
 
 def test_each_step_follows_from_the_one_before():
@@ -78,11 +78,11 @@ def test_each_step_follows_from_the_one_before():
         for step in result.steps:
             if isinstance(step.stage, Gain) and step.name != "order / d":
                 factor = float(np.float32(step.params["factor"][0]))
-                assert torch.equal(step.picture, x * torch.tensor(factor))
-            x = x if step.picture is None else step.picture
+                assert torch.equal(step.image, x * torch.tensor(factor))
+            x = x if step.image is None else step.image
 
 
-def test_every_stage_is_there_by_name_and_what_was_left_out_has_no_picture():
+def test_every_stage_is_there_by_name_and_what_was_left_out_has_no_image():
     for seed in SEEDS:
         result = trace(pipeline(), HR, seed)
         names = [step.name for step in result.steps]
@@ -90,9 +90,9 @@ def test_every_stage_is_there_by_name_and_what_was_left_out_has_no_picture():
         chosen = "ab"[int(result.params["one"]["which"][0])]
         order = [f"order / {'cde'[number]}" for number in result.params["order"]["order"][0]]
         assert names == ["gain", "sometimes", f"one / {chosen}", *order]
-        assert (result.steps[1].picture is not None) == applied
+        assert (result.steps[1].image is not None) == applied
         within = next(step for step in result.steps if step.name == "order / d")
-        assert (within.picture is not None) == bool(result.params["order"]["d"]["applied"][0])
+        assert (within.image is not None) == bool(result.params["order"]["d"]["applied"][0])
 
 
 def test_a_stage_that_finds_nothing_to_do_was_not_left_out():
@@ -101,7 +101,7 @@ def test_a_stage_that_finds_nothing_to_do_was_not_left_out():
             return x
 
     (step,) = trace(Pipeline(2.0, [Idle()]), HR, 0).steps
-    assert torch.equal(step.picture, HR)
+    assert torch.equal(step.image, HR)
 
 
 def test_choices_in_words():
@@ -115,7 +115,7 @@ def test_choices_in_words():
         step.choices
         for seed in SEEDS
         for step in trace(pipeline(), HR, seed).steps
-        if step.name == "sometimes" and step.picture is not None
+        if step.name == "sometimes" and step.image is not None
     ]
     assert applied
     assert all(choices == ["applied (probability 50%)"] for choices in applied)
@@ -149,7 +149,7 @@ def test_nothing_is_left_behind():
     assert degradation.executor == "canvas"
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in degradation.modules())
     assert torch.equal(degraded(degradation, 5), before)
-    assert torch.equal(result.lr, degraded(pipeline(), 5))  # picture by picture
+    assert torch.equal(result.lr, degraded(pipeline(), 5))  # image by image
 
 
 def test_stages_of_a_degradation_once_each():
