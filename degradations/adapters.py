@@ -21,7 +21,7 @@ from degradations.arrays import from_bytes, to_bytes
 from degradations.base import Stage, check_range, each_alone
 from degradations.canvas import Canvas
 from degradations.draws import Draws
-from degradations.params import Params, of_each_image
+from degradations.params import Params, split_params
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would go online
 
@@ -70,7 +70,7 @@ class Kornia(Stage):
         self.pixelwise = pixelwise
         self.waits = not batched
         self.uniform = {name: check_range(v, name) for name, v in (uniform or {}).items()}
-        self.integers = {name: _check_whole(v, name) for name, v in (integers or {}).items()}
+        self.integers = {name: _check_integers(v, name) for name, v in (integers or {}).items()}
         self.choices, self.fixed = dict(choices or {}), dict(fixed or {})
         names = [*self.uniform, *self.integers, *self.choices, *self.fixed]
         for name in names:
@@ -110,7 +110,7 @@ class Kornia(Stage):
         if self.batched:
             return self._call(x, params["arguments"])
         images = []
-        for image, own in zip(x.chunk(len(x)), of_each_image(params, len(x)), strict=True):
+        for image, own in zip(x.chunk(len(x)), split_params(params, len(x)), strict=True):
             values = {name: value.item() for name, value in own["arguments"].items()}
             for name, options in self.choices.items():
                 values[name] = options[values[name]]
@@ -132,13 +132,13 @@ class Kornia(Stage):
         return self.batched and not self.pixelwise
 
     def _call(self, x: Tensor, values: dict[str, Any]) -> Tensor:
-        function = _found(self.function)
+        function = _load_function(self.function)
         check = not self._checked and not torch.compiler.is_compiling()
-        before = _states(x.device) if check and not self.random else []
+        before = _generator_states(x.device) if check and not self.random else []
         y = function(x, **values, **self.fixed)
         _check_output(self.function, x, y, check)
         if check:
-            if before and not all(map(torch.equal, before, _states(x.device))):
+            if before and not all(map(torch.equal, before, _generator_states(x.device))):
                 raise ValueError(
                     f"{self.function} draws from torch's global generator: set `random: true`, "
                     "which seeds it per image"
@@ -191,9 +191,9 @@ class KorniaAugmentation(Stage):
         return {"seeds": draws.seeds()}
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Apply the function to (B, C, H, W)."""
+        """Apply the augmentation to (B, C, H, W)."""
         seeds = params["seeds"].tolist()
-        y = (_applied_together if self.batched else _applied_alone)(self.augmentation, x, seeds)
+        y = (_apply_batched if self.batched else _apply_one_by_one)(self.augmentation, x, seeds)
         _check_output(self.extra_repr(), x, y, not self._checked)
         self._checked = True
         return y
@@ -316,9 +316,9 @@ def _check_batched(augmentation: Any) -> None:
     certain = copy.deepcopy(augmentation)
     certain.p = 1.0
     x = torch.rand(16, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    alone = _applied_alone(certain, x, range(len(x)))
+    alone = _apply_one_by_one(certain, x, range(len(x)))
     try:
-        equal = torch.allclose(_applied_together(certain, x, range(len(x))), alone, 0.0, 1e-4)
+        equal = torch.allclose(_apply_batched(certain, x, range(len(x))), alone, 0.0, 1e-4)
     except RuntimeError:  # parameters of differing shapes
         equal = False
     if not equal:
@@ -328,7 +328,7 @@ def _check_batched(augmentation: Any) -> None:
         )
 
 
-def _applied_alone(augmentation: Any, x: Tensor, seeds: Iterable[int]) -> Tensor:
+def _apply_one_by_one(augmentation: Any, x: Tensor, seeds: Iterable[int]) -> Tensor:
     images = []
     for image, seed in zip(torch.split(x, 1), seeds, strict=True):
         with _seeded(seed, x.device):  # applying it may draw, too
@@ -336,7 +336,7 @@ def _applied_alone(augmentation: Any, x: Tensor, seeds: Iterable[int]) -> Tensor
     return images[0] if len(images) == 1 else torch.cat(images)
 
 
-def _applied_together(augmentation: Any, x: Tensor, seeds: Iterable[int]) -> Tensor:
+def _apply_batched(augmentation: Any, x: Tensor, seeds: Iterable[int]) -> Tensor:
     drawn = []
     for seed in seeds:
         with _seeded(seed, torch.device("cpu")):
@@ -371,7 +371,7 @@ def _to_floats(image: Tensor) -> Any:
 
 
 @functools.cache
-def _found(path: str) -> Callable[..., Any]:
+def _load_function(path: str) -> Callable[..., Any]:
     """Return the function of a dotted path.
 
     Raises:
@@ -396,7 +396,7 @@ def _found(path: str) -> Callable[..., Any]:
 
 
 def _check_call(path: str, names: list[str]) -> None:
-    function = _found(path)
+    function = _load_function(path)
     try:
         signature = inspect.signature(function)
     except ValueError:  # some functions of torch have none
@@ -411,14 +411,14 @@ def _check_call(path: str, names: list[str]) -> None:
         ) from error
 
 
-def _check_whole(values: tuple[int, int], name: str) -> tuple[int, int]:
+def _check_integers(values: tuple[int, int], name: str) -> tuple[int, int]:
     lower, upper = check_range(values, name)
     if lower % 1 or upper % 1:
         raise ValueError(f"{name} is {[lower, upper]}; expected integers")
     return int(lower), int(upper)
 
 
-def _states(device: torch.device) -> list[Tensor]:
+def _generator_states(device: torch.device) -> list[Tensor]:
     states = [torch.get_rng_state()]
     return states if device.type != "cuda" else [*states, torch.cuda.get_rng_state(device)]
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from degradations.canvas import Canvas
 from degradations.draws import Draws, Seeds
-from degradations.params import Params, of_each_image, to_device
+from degradations.params import Params, split_params, to_device
 
 
 class Stage(nn.Module, ABC):
@@ -126,7 +126,7 @@ class Stage(nn.Module, ABC):
         if not canvas.filled:
             return each_alone(canvas, params, kept)
         images = torch.split(canvas.pixels, 1)
-        own = of_each_image(params, len(images))
+        own = split_params(params, len(images))
         return canvas.with_pixels(torch.cat(list(map(kept, images, own))))
 
     def run_on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
@@ -383,7 +383,7 @@ def each_alone(
         function: Maps an image (1, C, h, w) and its parameters to an image of the same size.
     """
     pixels = canvas.pixels.clone()
-    own: list[Any] = of_each_image(params, len(pixels))
+    own: list[Any] = split_params(params, len(pixels))
     for i, (part, (h, w)) in enumerate(zip(own, canvas.sizes.tolist(), strict=True)):
         pixels[i : i + 1, :, :h, :w] = function(
             canvas.pixels[i : i + 1, :, :h, :w].contiguous(), part

@@ -14,12 +14,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from degradations import kernels
 from degradations.base import Stage, check_probability, check_range
 from degradations.canvas import Canvas
 from degradations.compose import check_probabilities
-from degradations.convolve import convolve, convolve_canvas, prepared
+from degradations.convolve import convolve, convolve_canvas, prepare_kernels
 from degradations.draws import Draws
+from degradations.kernels import bell, disk, motion, normalized, sinc, squared_distance
 from degradations.params import Params
 from files.paths import expand_path, open_regular, read_bytes
 
@@ -38,7 +38,7 @@ class KernelStage(Stage):
         """Compute all kernels of the batch, and their radii."""
         if "convolution" in params:
             return params
-        return {**params, "convolution": prepared(self.psf(params))}
+        return {**params, "convolution": prepare_kernels(self.psf(params))}
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Convolve (B, C, H, W), each image with its own kernel; borders are mirrored."""
@@ -128,15 +128,12 @@ class Blur(KernelStage):
     def psf(self, params: Params) -> Tensor:
         """Return (B, K, K), K being the largest size of the range."""
         n = self.kernel_size[1] // 2
-        squared = kernels.squared_distance(
-            params["sigma_x"], params["sigma_y"], params["rotation"], n
-        )
-        bell = kernels.bell(squared, params["beta"], params["family"] >= 4)
+        squared = squared_distance(params["sigma_x"], params["sigma_y"], params["rotation"], n)
+        kernel = bell(squared, params["beta"], params["family"] >= 4)
         if self.sinc > 0:
-            bell = torch.where(
-                params["sinc"].view(-1, 1, 1), kernels.sinc(params["cutoff"], n), bell
-            )
-        return kernels.normalized(bell, params["kernel_size"])
+            rings = params["sinc"].view(-1, 1, 1)
+            kernel = torch.where(rings, sinc(params["cutoff"], n), kernel)
+        return normalized(kernel, params["kernel_size"])
 
 
 class Sinc(KernelStage):
@@ -170,8 +167,8 @@ class Sinc(KernelStage):
 
     def psf(self, params: Params) -> Tensor:
         """Return (B, K, K), K being the largest size of the range."""
-        wide = kernels.sinc(params["cutoff"], self.kernel_size[1] // 2)
-        return kernels.normalized(wide, params["kernel_size"])
+        wide = sinc(params["cutoff"], self.kernel_size[1] // 2)
+        return normalized(wide, params["kernel_size"])
 
 
 class MotionBlur(KernelStage):
@@ -212,8 +209,8 @@ class MotionBlur(KernelStage):
     def psf(self, params: Params) -> Tensor:
         """Return (B, K, K), K large enough for the longest line."""
         extent = math.ceil(self.length[1] / 2) + 1
-        line = kernels.motion(params["length"], params["angle"], params["direction"], extent)
-        return kernels.normalized(line)
+        line = motion(params["length"], params["angle"], params["direction"], extent)
+        return normalized(line)
 
 
 class DefocusBlur(KernelStage):
@@ -239,9 +236,7 @@ class DefocusBlur(KernelStage):
 
     def psf(self, params: Params) -> Tensor:
         """Return (B, K, K), K large enough for the widest disk."""
-        return kernels.normalized(
-            kernels.disk(params["radius"], math.ceil(self.radius[1] - 0.5) or 1)
-        )
+        return normalized(disk(params["radius"], math.ceil(self.radius[1] - 0.5) or 1))
 
 
 class MeasuredPSF(KernelStage):

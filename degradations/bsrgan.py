@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from degradations import kernels
 from degradations.base import Stage, check_probability, check_range, check_scale
 from degradations.blur import KernelStage, check_sizes
 from degradations.camera import Camera
@@ -16,6 +15,7 @@ from degradations.draws import Booleans, Draws, Floats, Integers
 from degradations.fields import seeded_randn_like
 from degradations.final import ToLR
 from degradations.jpeg import JPEG
+from degradations.kernels import normalized, squared_distance
 from degradations.params import Params
 from degradations.pipeline import Executor, Pipeline
 from degradations.resample import resample, resample_canvas
@@ -69,8 +69,8 @@ class GaussianBlur(KernelStage):
             torch.where(params["isotropic"], params["sigma"], params[name].sqrt())
             for name in ("variance_x", "variance_y")
         )
-        squared = kernels.squared_distance(x, y, params["rotation"], self.kernel_size[1] // 2)
-        return kernels.normalized(torch.exp(-0.5 * squared), params["kernel_size"])
+        squared = squared_distance(x, y, params["rotation"], self.kernel_size[1] // 2)
+        return normalized(torch.exp(-0.5 * squared), params["kernel_size"])
 
 
 class Shrink(Resize):
@@ -141,7 +141,7 @@ class SampleGaussian(KernelStage):
         # Relative to the largest: a narrow kernel between two pixels would underflow.
         power = -0.5 * (axis / sigma).square()
         profile = torch.exp(power - power.amax(1, keepdim=True))
-        return kernels.normalized(profile.unsqueeze(2) * profile.unsqueeze(1))
+        return normalized(profile.unsqueeze(2) * profile.unsqueeze(1))
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Blur and sample (B, C, H, W) to the LR size."""
@@ -317,13 +317,13 @@ class BSRGAN(Pipeline):
         shuffled = params["shuffled"]
         for name in ("blur", "blur2"):
             blur = shuffled[name]
-            blur["sigma"] = _narrowed(halved, blur["sigma"], _SIGMA, 2.8, 2.4)
+            blur["sigma"] = _rescaled(halved, blur["sigma"], _SIGMA, 2.8, 2.4)
             for axis in ("variance_x", "variance_y"):
-                blur[axis] = _narrowed(halved, blur[axis], _VARIANCE, 8.0, 6.0)
+                blur[axis] = _rescaled(halved, blur[axis], _VARIANCE, 8.0, 6.0)
         sample = shuffled["shrink"]["sample"]
-        sample["sigma"] = _narrowed(halved, sample["sigma"], _SAMPLED, 2.4, 1.2)
+        sample["sigma"] = _rescaled(halved, sample["sigma"], _SAMPLED, 2.4, 1.2)
         resize = shuffled["shrink"]["resize"]
-        by = _narrowed(halved, 1.0 / resize["factor"], 1.0, 8.0, 4.0)
+        by = _rescaled(halved, 1.0 / resize["factor"], 1.0, 8.0, 4.0)
         resize.update(_sides(np.where(halved, 0.5, 1.0) / by, shape))
         return params
 
@@ -333,7 +333,7 @@ def _sides(factor: Floats, shape: torch.Size) -> Params:
     return {"height": H, "width": W, "factor": factor}
 
 
-def _narrowed(where: Booleans, values: Floats, low: float, high: float, to: float) -> Floats:
+def _rescaled(where: Booleans, values: Floats, low: float, high: float, to: float) -> Floats:
     """Rescale values drawn in [low, high] to [low, to], for some images."""
     return np.where(where, low + (values - low) * ((to - low) / (high - low)), values)
 

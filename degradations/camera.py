@@ -122,7 +122,7 @@ class Camera(Stage):
         Raises:
             ValueError: `x` does not have 3 channels.
         """
-        return _photograph(x, params, _mirrored)
+        return _capture(x, params, _mirrored)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply as `forward`, each image mirrored at its own edges."""
@@ -130,7 +130,7 @@ class Camera(Stage):
         def mirrored(planes: Tensor) -> Tensor:
             return canvas.with_pixels(planes).reflected(1)
 
-        return canvas.with_pixels(_photograph(canvas.pixels, params, mirrored))
+        return canvas.with_pixels(_capture(canvas.pixels, params, mirrored))
 
 
 def unprocess(x: Tensor, to_camera: Tensor, gains: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ def unprocess(x: Tensor, to_camera: Tensor, gains: Tensor) -> Tensor:
         would tint highlights.
     """
     linear = (0.5 - ((1.0 - 2.0 * x).asin() / 3.0).sin()).clamp_min(1e-8) ** _GAMMA
-    colours = _times(to_camera, linear)
+    colours = _multiply(to_camera, linear)
     near_white = ((colours.mean(1, keepdim=True) - 0.9).clamp_min(0.0) / 0.1).square()
     inverse = 1.0 / gains
     kept = torch.maximum(near_white + (1.0 - near_white) * inverse, inverse)
@@ -164,7 +164,7 @@ def develop(raw: Tensor, to_rgb: Tensor, gains: Tensor) -> Tensor:
     Returns:
         (B, 3, H, W) in [0, 1].
     """
-    linear = _times(to_rgb, (raw * gains).clamp(0.0, 1.0)).clamp(1e-8, 1.0)
+    linear = _multiply(to_rgb, (raw * gains).clamp(0.0, 1.0)).clamp(1e-8, 1.0)
     y = linear ** (1.0 / _GAMMA)
     return y * y * (3.0 - 2.0 * y)  # smoothstep, the tone curve of the source
 
@@ -208,7 +208,7 @@ def demosaic(mosaic: Tensor, masks: Tensor, mirrored: Callable[[Tensor], Tensor]
     return torch.cat([red_blue[:, :1], middle, red_blue[:, 2:]], dim=1)
 
 
-def _photograph(x: Tensor, params: Params, mirrored: Callable[[Tensor], Tensor]) -> Tensor:
+def _capture(x: Tensor, params: Params, mirrored: Callable[[Tensor], Tensor]) -> Tensor:
     if x.shape[1] != 3:
         raise ValueError(f"Camera got {x.shape[1]} channels; expected 3 (RGB)")
     white = torch.stack(
@@ -232,7 +232,7 @@ def _mirrored(planes: Tensor) -> Tensor:
     return functional.pad(planes, (1, 1, 1, 1), mode="reflect")
 
 
-def _times(matrices: Tensor, x: Tensor) -> Tensor:
+def _multiply(matrices: Tensor, x: Tensor) -> Tensor:
     return torch.matmul(matrices, x.flatten(2)).view(x.shape)
 
 

@@ -51,7 +51,7 @@ class Canvas(NamedTuple):
             torch.minimum(axis, (n - 1).unsqueeze(1))
             for axis, n in zip(self._axes(), self.sizes.unbind(1), strict=True)
         )
-        return self.taken(rows, columns)
+        return self.gather(rows, columns)
 
     def reflected(self, pad: int) -> Tensor:
         """Return (B, C, H + 2 pad, W + 2 pad), each image mirrored at its own edges.
@@ -63,9 +63,9 @@ class Canvas(NamedTuple):
             reflected_index(axis, n.unsqueeze(1))
             for axis, n in zip(axes, self.sizes.unbind(1), strict=True)
         )
-        return self.taken(rows, columns)
+        return self.gather(rows, columns)
 
-    def taken(self, rows: Tensor, columns: Tensor) -> Tensor:
+    def gather(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Gather (B, C, h, w) by the (B, h) row and (B, w) column numbers of each image."""
         B, C, _, W = self.pixels.shape
         h, w = rows.shape[1], columns.shape[1]
@@ -93,14 +93,14 @@ def select(mask: Tensor, chosen: Canvas, other: Canvas) -> Canvas:
     extent = [
         max(a, b) for a, b in zip(chosen.pixels.shape[-2:], other.pixels.shape[-2:], strict=True)
     ]
-    a, b = (_grown(canvas.pixels, extent) for canvas in (chosen, other))
+    a, b = (_padded_to(canvas.pixels, extent) for canvas in (chosen, other))
     pixels = torch.where(mask.view(-1, 1, 1, 1), a, b)
     sizes = torch.where(mask.view(-1, 1), chosen.sizes, other.sizes)
     alike = chosen.pixels.shape == other.pixels.shape
     return Canvas(pixels, sizes, chosen.hr_size, alike and chosen.filled and other.filled)
 
 
-def _grown(pixels: Tensor, extent: list[int]) -> Tensor:
+def _padded_to(pixels: Tensor, extent: list[int]) -> Tensor:
     bottom, right = (n - have for n, have in zip(extent, pixels.shape[-2:], strict=True))
     if bottom == right == 0:
         return pixels

@@ -22,7 +22,7 @@ from degradations.jpeg import (
     check_subsampling,
     draw_subsampling,
 )
-from degradations.params import Params, of_each_image
+from degradations.params import Params, split_params
 
 
 class _Codec(Stage):
@@ -31,14 +31,14 @@ class _Codec(Stage):
     waits = True
 
     @abstractmethod
-    def coded(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
+    def encode_decode(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
         """Save and load (H, W, 3) uint8."""
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Code (B, 3, H, W) of any values; the output holds multiples of 1/255."""
         images = [
-            from_bytes(self.coded(to_bytes(image), {k: int(v) for k, v in own.items()}), x)
-            for image, own in zip(x, of_each_image(params, len(x)), strict=True)
+            from_bytes(self.encode_decode(to_bytes(image), {k: int(v) for k, v in own.items()}), x)
+            for image, own in zip(x, split_params(params, len(x)), strict=True)
         ]
         return torch.cat(images)
 
@@ -79,7 +79,7 @@ class PillowJPEG(_Codec):
             "subsampling": draw_subsampling(draws, self.subsampling),
         }
 
-    def coded(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
+    def encode_decode(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
         """Save to a file in memory and load it."""
         subsampling = SUBSAMPLINGS[params["subsampling"]]
         return _by_pillow(pixels, "JPEG", quality=params["quality"], subsampling=subsampling)
@@ -108,7 +108,7 @@ class WebP(_Codec):
         """Draw `quality`, (B,) int."""
         return {"quality": _drawn(draws, self.quality)}
 
-    def coded(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
+    def encode_decode(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
         """Save to a file in memory and load it."""
         return _by_pillow(pixels, "WEBP", quality=params["quality"], method=self.method)
 
@@ -145,7 +145,7 @@ class AVIF(_Codec):
             "subsampling": draw_subsampling(draws, self.subsampling),
         }
 
-    def coded(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
+    def encode_decode(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
         """Save to a file in memory and load it; the result depends on the number of threads: 1."""
         return _by_pillow(
             pixels,
@@ -185,7 +185,7 @@ class H264(_Codec):
         """Draw `crf`, (B,) int."""
         return {"crf": _drawn(draws, self.crf)}
 
-    def coded(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
+    def encode_decode(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
         """Code to packets in memory and decode them."""
         import cv2
 

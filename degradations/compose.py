@@ -67,7 +67,7 @@ class _Several(Stage):
 
     def __init__(self, stages: Stages) -> None:
         super().__init__()
-        self.stages = nn.ModuleDict(named(stages, but=self.choice))
+        self.stages = nn.ModuleDict(name_stages(stages, but=self.choice))
         self.resizes = any(stage.resizes for _, stage in self._named())
         self.waits = any(stage.waits for _, stage in self._named())
 
@@ -186,7 +186,7 @@ class Shuffled(_Several):
         return canvas
 
 
-def named(
+def name_stages(
     stages: Stages | Sequence[Stage] | Mapping[str, Stage], but: str = ""
 ) -> dict[str, Stage]:
     """Return stages by the names of their random streams.

@@ -50,13 +50,13 @@ def degradation_of(paths: Sequence[str | Path], scale: float | None = None) -> D
     arguments: list[str] = []
     for path in paths:
         # Unsorted, to keep the order of stages, and of recipes and their weights.
-        text = yaml.safe_dump({"degradation": _own_part(Path(path))}, sort_keys=False)
+        text = yaml.safe_dump({"degradation": _degradation_part(Path(path))}, sort_keys=False)
         arguments += ["--config", text]
     try:
         config = parser.parse_args([*arguments, "--degradation.init_args.scale", repr(scale)])
         degradation = parser.instantiate(config).degradation
     except (ArgumentError, TypeError, ValueError) as error:
-        raise ValueError(f"{_listed(paths)}: {_sentence(error)}") from error
+        raise ValueError(f"{_listed(paths)}: {_short_message(error)}") from error
     if not isinstance(degradation, Degradation):
         raise ValueError(f"{_listed(paths)}: no class_path of a degradation in it")
     return degradation
@@ -81,7 +81,7 @@ def scale_in(paths: Sequence[str | Path]) -> float | None:
     return scale
 
 
-def _own_part(path: Path) -> Any:
+def _degradation_part(path: Path) -> Any:
     # The degradation part of a file, with absolute paths.
     content = _mapping(path)
     if "degradation" in content:
@@ -134,11 +134,11 @@ def _listed(paths: Sequence[str | Path]) -> str:
     return " with ".join(str(path) for path in paths)
 
 
-def _sentence(error: BaseException) -> str:
+def _short_message(error: BaseException) -> str:
     # The innermost error: the parser wraps it in one of each type that it tried.
     while str(error).startswith("Does not validate against any of the Union") and error.__cause__:
         error = error.__cause__
-    keys, class_path, leaf = _walk(str(error))
+    keys, class_path, leaf = _parse_message(str(error))
     where = ".init_args.".join(keys)
     if match := re.search(r"[Oo]ption '([^']+)'", leaf):
         name, takes = match[1], ", ".join(_arguments(class_path)) if class_path else ""
@@ -156,7 +156,7 @@ def _sentence(error: BaseException) -> str:
     return f"{where}: {leaf}" if where else leaf
 
 
-def _walk(message: str) -> tuple[list[str], str | None, str]:
+def _parse_message(message: str) -> tuple[list[str], str | None, str]:
     # The chain of keys, the class tried last, and the first informative line.
     keys: list[str] = []
     class_path = None

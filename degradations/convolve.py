@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from degradations.canvas import Canvas
-from degradations.params import Params, of_each_image
+from degradations.params import Params, split_params
 
 _TAIL = 1e-5  # outer rings of a kernel with less mass in total are dropped
 _SEPARABLE = 1e-6  # sum of absolute differences from the product of a column and a row
@@ -23,7 +23,7 @@ _ONE_TILE = 210  # largest side that OpenCV transforms at once
 _BANDED = 256  # largest side for bands: larger images have many sizes, each compiled separately
 
 
-def prepared(psf: Tensor) -> Params:
+def prepare_kernels(psf: Tensor) -> Params:
     """Prepare kernels for `convolve` and `convolve_canvas`.
 
     Args:
@@ -53,12 +53,12 @@ def convolve(x: Tensor, params: Params) -> Tensor:
 
     Args:
         x: (B, C, H, W) float32.
-        params: The result of `prepared`.
+        params: The result of `prepare_kernels`.
     """
     if x.device.type != "cpu" or x.requires_grad:
         return convolve_canvas(Canvas.of(x), params).pixels
     if len(x) != 1:
-        own = of_each_image(params, len(x))
+        own = split_params(params, len(x))
         return torch.cat([convolve(x[i : i + 1], own[i]) for i in range(len(x))])
     radius, n = int(params["radius"].item()), params["kernels"].shape[-1] // 2
     if radius == 0:
@@ -82,7 +82,7 @@ def convolve_canvas(canvas: Canvas, params: Params) -> Canvas:
 
     Args:
         canvas: The images.
-        params: The result of `prepared`.
+        params: The result of `prepare_kernels`.
     """
     from kornia.filters import filter2d
 
@@ -121,7 +121,7 @@ def _by_bands(image: Tensor, kernel: Tensor) -> Tensor:
     # Rounded up to few sizes, because oneDNN compiles for every new shape.
     bands, width = -(-H // (4 * _BAND)) * 4, -(-W // 64) * 64
     rows, columns = bands * _BAND + halo, width + halo
-    padded = mirrored(image, (halo // 2, halo // 2), (rows, columns))
+    padded = mirror(image, (halo // 2, halo // 2), (rows, columns))
     cut = padded.as_strided(
         (C, bands, _BAND + halo, columns), (rows * columns, _BAND * columns, columns, 1)
     )
@@ -134,17 +134,17 @@ def _by_bands(image: Tensor, kernel: Tensor) -> Tensor:
 def _by_fourier(image: Tensor, kernel: Tensor) -> Tensor:
     _, H, W = image.shape
     halo = len(kernel) - 1
-    grid = _quick_size(H + halo), _quick_size(W + halo)
+    grid = _fast_fft_size(H + halo), _fast_fft_size(W + halo)
     # The kernel's first transform skips empty rows.
     response = torch.fft.fft(torch.fft.rfft(kernel, grid[1]), grid[0], dim=0).conj_physical_()
     y = torch.empty_like(image)
     # Plane by plane, because one fits into the cache.
-    for plane, target in zip(mirrored(image, (halo // 2, halo // 2), grid), y, strict=True):
+    for plane, target in zip(mirror(image, (halo // 2, halo // 2), grid), y, strict=True):
         target.copy_(torch.fft.irfft2(torch.fft.rfft2(plane).mul_(response), grid)[:H, :W])
     return y
 
 
-def _quick_size(n: int) -> int:
+def _fast_fft_size(n: int) -> int:
     """Return the next even length that is a product of 2, 3 and 5."""
     import cv2
 
@@ -154,7 +154,7 @@ def _quick_size(n: int) -> int:
     return size
 
 
-def mirrored(image: Tensor, pad: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def mirror(image: Tensor, pad: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """Mirror the borders of an image on the CPU: `pad` above and left, the rest opposite.
 
     Args:

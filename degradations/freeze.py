@@ -72,11 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    _check_free(options.out, options.name)
+    _check_unused(options.out, options.name)
     degradation = degradation_of(options.config, options.scale)
     settings = Settings(degradation, options.name, options.degradation_seed, options.crop)
-    images = keyed(options.images)
-    samples = frozen(tqdm(images.items(), unit=" images", disable=None), settings)
+    images = images_by_key(options.images)
+    samples = degrade_images(tqdm(images.items(), unit=" images", disable=None), settings)
     shards = write_shards(samples, options.out, options.name, options.samples_per_shard)
     log.info("%d images frozen into %d shards", len(images), len(shards))
     log.info("to validate on them at data.init_args.scale %g:", degradation.scale)
@@ -85,7 +85,7 @@ def _run(options: argparse.Namespace) -> None:
     log.info('  init_args: {urls: "%s"}}}}}', options.out.resolve() / f"{options.name}-*.tar")
 
 
-def keyed(folder: Path) -> dict[str, Path]:
+def images_by_key(folder: Path) -> dict[str, Path]:
     """Return the images of a folder by their keys, sorted by key; hidden files are skipped.
 
     Raises:
@@ -103,7 +103,9 @@ def keyed(folder: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def frozen(images: Iterable[tuple[str, Path]], settings: Settings) -> Iterator[tuple[str, Members]]:
+def degrade_images(
+    images: Iterable[tuple[str, Path]], settings: Settings
+) -> Iterator[tuple[str, Members]]:
     """Degrade images.
 
     Args:
@@ -126,7 +128,7 @@ def frozen(images: Iterable[tuple[str, Path]], settings: Settings) -> Iterator[t
                 f"{taken[in_shard]!r} and {key!r} would both have the key {in_shard!r}, because a "
                 "key in a shard cannot have dots: rename one"
             )
-        hr = _fitting(path, settings)
+        hr = _read_hr(path, settings)
         seeds = torch.tensor([seed_of(settings.degradation_seed, f"{settings.name}/{key}")])
         degradation = settings.degradation
         params = degradation.params_of(seeds, hr.shape)
@@ -160,7 +162,7 @@ def write_shards(
         for number, batch in enumerate(_batches(samples, most)):
             parts.append((hidden(path := out / f"{name}-{number:06d}.tar"), path))
             _write_tar(parts[-1][0], batch)
-        _check_free(out, name)  # again, as writing takes a while
+        _check_unused(out, name)  # again, as writing takes a while
         for part, path in parts:
             put_in_place(part, path)
         return [path for _, path in parts]
@@ -194,7 +196,7 @@ def _write_tar(path: Path, samples: list[tuple[str, Members]]) -> None:
         os.fsync(file.fileno())  # content must reach the disk before the name
 
 
-def _check_free(out: Path, name: str) -> None:
+def _check_unused(out: Path, name: str) -> None:
     if "/" in name or name.startswith("."):
         raise ValueError(f"--name is {name!r}; expected a word such as kodak24")
     old = sorted(out.glob(f"{name}-*.tar"))
@@ -210,7 +212,7 @@ def _without_dots(key: str) -> str:
     return folder + slash + name.replace(".", "_")  # a key in a shard ends at the first dot
 
 
-def _fitting(path: Path, settings: Settings) -> Tensor:
+def _read_hr(path: Path, settings: Settings) -> Tensor:
     # Cut as in validation: the upper left part with whole LR pixels.
     _check_depth(path)
     hr = read_image(path)

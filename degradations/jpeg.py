@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from degradations import libjpeg
 from degradations.arrays import Bytes, from_bytes, to_bytes
 from degradations.base import Stage, check_range
 from degradations.canvas import Canvas
 from degradations.compose import check_probabilities
 from degradations.draws import Draws, Integers
+from degradations.libjpeg import jpeg
 from degradations.params import Params
 
 #: Values of the parameter `subsampling`, by index.
@@ -73,7 +73,7 @@ class JPEG(Stage):
             return self.on_canvas(Canvas.of(x), params).pixels
         qualities, subsamplings = params["quality"].tolist(), params["subsampling"].tolist()
         images = [
-            from_bytes(coded(to_bytes(image), quality, SUBSAMPLINGS[subsampling]), x)
+            from_bytes(encode_decode(to_bytes(image), quality, SUBSAMPLINGS[subsampling]), x)
             for image, quality, subsampling in zip(x, qualities, subsamplings, strict=True)
         ]
         return images[0] if len(images) == 1 else torch.cat(images)
@@ -83,12 +83,10 @@ class JPEG(Stage):
         possible = [name for name, p in zip(SUBSAMPLINGS, self.subsampling, strict=True) if p > 0]
         halved = (all(name == "4:2:0" for name in possible), "4:4:4" not in possible)
         quality, subsampling = params["quality"], params["subsampling"]
-        return canvas.with_pixels(
-            libjpeg.jpeg(canvas, quality, subsampling, halved, self.differentiable)
-        )
+        return canvas.with_pixels(jpeg(canvas, quality, subsampling, halved, self.differentiable))
 
 
-def coded(pixels: Bytes, quality: int, subsampling: str) -> Bytes:
+def encode_decode(pixels: Bytes, quality: int, subsampling: str) -> Bytes:
     """Save (H, W, 3) uint8 as JPEG and load it by the fastest exact codec.
 
     OpenCV's encoder and simplejpeg's decoder are bit-equal to Pillow. simplejpeg's encoder is not:

@@ -83,19 +83,21 @@ def jpeg(
 
     chroma = _Chroma(canvas.sizes, subsampling)
     height, width = canvas.sizes.chunk(2, 1)
-    row, column = _axes(_eights(H), _eights(W), levels.device)
-    luma = _taken(planes[:, :1], torch.minimum(row, height - 1), torch.minimum(column, width - 1))
+    row, column = _axes(_round_up_to_8(H), _round_up_to_8(W), levels.device)
+    luma = _gather(planes[:, :1], torch.minimum(row, height - 1), torch.minimum(column, width - 1))
     h, w = (-(-n // 2) if half else n for n, half in zip((H, W), halved, strict=True))
-    cb_cr = chroma.shrunk(planes[:, 1:], _eights(h), _eights(w), floor)
+    cb_cr = chroma.downsample(planes[:, 1:], _round_up_to_8(h), _round_up_to_8(w), floor)
 
     lumas = luma[0].numel() // 64
     blocks = torch.cat([_to_blocks(luma), _to_blocks(cb_cr)], 1)
     is_luma = torch.arange(blocks.shape[1], device=blocks.device) < lumas
-    of_luma, of_chroma = _steps(quality).chunk(2, 1)
-    blocks = _coded(blocks, torch.where(is_luma.view(-1, 1, 1), of_luma, of_chroma), floor)
+    of_luma, of_chroma = _quantisation_steps(quality).chunk(2, 1)
+    blocks = _quantise_blocks(
+        blocks, torch.where(is_luma.view(-1, 1, 1), of_luma, of_chroma), floor
+    )
 
     luma = _from_blocks(blocks[:, :lumas], luma.shape)[..., :H, :W]
-    cb_cr = chroma.grown(_from_blocks(blocks[:, lumas:], cb_cr.shape), H, W, floor)
+    cb_cr = chroma.upsample(_from_blocks(blocks[:, lumas:], cb_cr.shape), H, W, floor)
     return _to_rgb(luma, cb_cr - 128.0, floor).clamp(0.0, 255.0) / 255.0
 
 
@@ -114,7 +116,7 @@ class _Chroma:
         self.rows = (self.height + self.tall - 1) // self.tall
         self.columns = (self.width + self.wide - 1) // self.wide
 
-    def shrunk(self, planes: Tensor, h: int, w: int, floor: Rounding) -> Tensor:
+    def downsample(self, planes: Tensor, h: int, w: int, floor: Rounding) -> Tensor:
         """Average (B, 2, H, W) pixels to (B, 2, h, w) samples, extended by repeated edges.
 
         As in libjpeg, pixels are repeated to the right, but samples downwards.
@@ -124,7 +126,7 @@ class _Chroma:
         left = self.wide * column
         rows = torch.stack([above, above + self.tall - 1], 2).flatten(1)
         columns = torch.stack([left, left + self.wide - 1], 2).flatten(1)
-        four = _taken(
+        four = _gather(
             planes, torch.minimum(rows, self.height - 1), torch.minimum(columns, self.width - 1)
         )
         total = four.view(len(four), 2, h, 2, w, 2).sum((3, 5))
@@ -132,7 +134,7 @@ class _Chroma:
         bias = torch.where(column % 2 == 0, self.tall - 1, 2).view(-1, 1, 1, w)
         return floor((total + bias) / 4.0)
 
-    def grown(self, samples: Tensor, H: int, W: int, floor: Rounding) -> Tensor:
+    def upsample(self, samples: Tensor, H: int, W: int, floor: Rounding) -> Tensor:
         """Upsample (B, 2, h, w) to (B, 2, H, W): 9, 3, 3 and 1 sixteenths of the nearest samples.
 
         This is libjpeg's "fancy" upsampling; chroma of at most two samples in width is repeated.
@@ -143,8 +145,8 @@ class _Chroma:
         h, w = samples.shape[-2:]
         y, other_y = _nearest_two(row, self.tall, self.rows.clamp_max(h), smooth)
         x, other_x = _nearest_two(column, self.wide, self.columns.clamp_max(w), smooth)
-        lines = 3.0 * _rows_taken(samples, y) + _rows_taken(samples, other_y)
-        total = 3.0 * _columns_taken(lines, x) + _columns_taken(lines, other_x)
+        lines = 3.0 * _gather_rows(samples, y) + _gather_rows(samples, other_y)
+        total = 3.0 * _gather_columns(lines, x) + _gather_columns(lines, other_x)
         # Alternating again; 4:2:2 rounds quarters, with the opposite bias.
         bias = torch.where(column % 2 == 0, 4 * self.tall, 9 - self.tall).view(-1, 1, 1, W)
         return floor((total + bias) / 16.0)
@@ -159,7 +161,7 @@ def _nearest_two(
     return near, torch.minimum(far.clamp_min(0), count - 1)
 
 
-def _coded(blocks: Tensor, steps: Tensor, floor: Rounding) -> Tensor:
+def _quantise_blocks(blocks: Tensor, steps: Tensor, floor: Rounding) -> Tensor:
     """Transform, quantise and invert (B, N, 8, 8) float32, integers in [0, 255].
 
     Args:
@@ -179,7 +181,7 @@ def _coded(blocks: Tensor, steps: Tensor, floor: Rounding) -> Tensor:
     return (decoded + 128.0).clamp(0.0, 255.0).float()
 
 
-def _steps(quality: Tensor) -> Tensor:
+def _quantisation_steps(quality: Tensor) -> Tensor:
     """Return the (B, 2, 8, 8) float64 quantisation of luma and chroma, transposed."""
     percent = torch.where(quality < 50, 5000 // quality, 200 - 2 * quality)
     base = _constants(quality.device)[1]
@@ -233,17 +235,17 @@ def _from_blocks(blocks: Tensor, shape: torch.Size) -> Tensor:
     return blocks.reshape(B, C, H // 8, W // 8, 8, 8).transpose(3, 4).reshape(shape)
 
 
-def _taken(planes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def _gather(planes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Gather (B, C, h, w) by (B, h) row and (B, w) column numbers."""
-    return _columns_taken(_rows_taken(planes, rows), columns)
+    return _gather_columns(_gather_rows(planes, rows), columns)
 
 
-def _rows_taken(planes: Tensor, rows: Tensor) -> Tensor:
+def _gather_rows(planes: Tensor, rows: Tensor) -> Tensor:
     B, C, _, W = planes.shape
     return planes.gather(2, rows.view(-1, 1, rows.shape[1], 1).expand(B, C, -1, W))
 
 
-def _columns_taken(planes: Tensor, columns: Tensor) -> Tensor:
+def _gather_columns(planes: Tensor, columns: Tensor) -> Tensor:
     B, C, H, _ = planes.shape
     return planes.gather(3, columns.view(-1, 1, 1, columns.shape[1]).expand(B, C, H, -1))
 
@@ -253,7 +255,7 @@ def _axes(h: int, w: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.arange(h, device=device).unsqueeze(0), torch.arange(w, device=device).unsqueeze(0)
 
 
-def _eights(n: int) -> int:
+def _round_up_to_8(n: int) -> int:
     """Round `n` up to a multiple of 8."""
     return -(-n // 8) * 8
 

@@ -99,7 +99,9 @@ class Mixture(Degradation):
         named_rows = zip(self._named(), groups, places.split([*map(len, groups)]), strict=True)
         for (name, recipe), rows, own in named_rows:
             if len(rows):
-                parts.append(recipe.replay(hr.index_select(0, own), _rows(params[name], rows)))
+                parts.append(
+                    recipe.replay(hr.index_select(0, own), _select_images(params[name], rows))
+                )
         lr = torch.cat(parts)
         return torch.empty_like(lr).index_copy_(0, places, lr)
 
@@ -125,12 +127,12 @@ def _groups(which: Integers, batch: int, count: int) -> list[Integers]:
     return groups
 
 
-def _rows(params: Params, rows: Integers) -> Params:
+def _select_images(params: Params, rows: Integers) -> Params:
     """Select the parameters of some images; shared parameters are kept."""
 
     def part(value: Any) -> Any:
         if isinstance(value, dict):
-            return _rows(value, rows)
+            return _select_images(value, rows)
         return value[rows] if isinstance(value, np.ndarray) else value
 
     return {name: part(value) for name, value in params.items()}

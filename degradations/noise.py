@@ -14,7 +14,7 @@ from degradations.base import Stage, check_probability, check_range
 from degradations.canvas import Canvas
 from degradations.draws import Draws
 from degradations.fields import quick_randn_like, seeded_integers_like
-from degradations.params import Params, of_each_image, per_image
+from degradations.params import Params, per_image, split_params
 
 _LUMA = (0.2989, 0.587, 0.114)  # of torchvision, which the released code of Real-ESRGAN calls
 _BITS = 11  # of the indices of Poisson quantiles
@@ -62,7 +62,7 @@ class GaussianNoise(_Pointwise):
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Add its field to each image, (B, C, H, W)."""
         field = _field(quick_randn_like, x, params)
-        return _sum(x, field.mul_(per_image(params["levels"] / 255, x)), self.clip)
+        return _add_noise(x, field.mul_(per_image(params["levels"] / 255, x)), self.clip)
 
 
 class Speckle(_Pointwise):
@@ -97,7 +97,7 @@ class Speckle(_Pointwise):
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Multiply each image by its field, (B, C, H, W)."""
         field = _field(quick_randn_like, x, params)
-        return _sum(x, field.mul_(per_image(params["levels"] / 255, x)) * x, self.clip)
+        return _add_noise(x, field.mul_(per_image(params["levels"] / 255, x)) * x, self.clip)
 
 
 class PoissonNoise(Stage):
@@ -146,7 +146,7 @@ class PoissonNoise(Stage):
         if x.device.type != "cpu":
             return self.on_canvas(Canvas.of(x), params).pixels
         if len(x) > 1:
-            own = of_each_image(params, len(x))
+            own = split_params(params, len(x))
             return torch.cat(
                 [self(image, p) for image, p in zip(torch.split(x, 1), own, strict=True)]
             )
@@ -160,7 +160,7 @@ class PoissonNoise(Stage):
         counts = _poisson_table(power).index_select(0, places.view(-1)).view(places.shape)
         strength = float(params["strength"])
         noise = values.mul_(-strength / 255.0).add_(counts, alpha=strength / (1 << power))
-        return _sum(x, noise, self.clip)
+        return _add_noise(x, noise, self.clip)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Add noise to all images; N does not count values outside an image."""
@@ -178,7 +178,7 @@ class PoissonNoise(Stage):
         places = ((power * 256 + values) << _BITS) + field
         counts = _poisson_tables(str(x.device))[places] / (1 << power)
         noise = (counts - rounded / 255.0) * per_image(params["strength"], x)
-        return canvas.with_pixels(_sum(x, noise, self.clip))
+        return canvas.with_pixels(_add_noise(x, noise, self.clip))
 
 
 class SaltAndPepper(_Pointwise):
@@ -307,7 +307,9 @@ class Banding(_Pointwise):
         field = quick_randn_like(x.new_empty((B, 1, 1, max(H, W))), params["field_seeds"])
         line = (field * levels + sine * amplitude) / 255
         rows, columns = line.transpose(2, 3)[:, :, :H], line[..., :W]
-        return _sum(x, torch.where(per_image(params["vertical"], x) > 0, columns, rows), self.clip)
+        return _add_noise(
+            x, torch.where(per_image(params["vertical"], x) > 0, columns, rows), self.clip
+        )
 
 
 def _field(make: Callable[[Tensor, Tensor], Tensor], x: Tensor, params: Params) -> Tensor:
@@ -321,7 +323,7 @@ def _field(make: Callable[[Tensor, Tensor], Tensor], x: Tensor, params: Params) 
     return torch.where(per_image(grey, x) > 0, one, colour)
 
 
-def _sum(x: Tensor, noise: Tensor, clip: bool) -> Tensor:
+def _add_noise(x: Tensor, noise: Tensor, clip: bool) -> Tensor:
     """Add noise, in place of the noise where possible: new memory costs page faults."""
     noisy = noise.add_(x) if noise.shape == x.shape else x + noise
     return noisy.clamp_(0.0, 1.0) if clip else noisy
@@ -343,11 +345,11 @@ def _power_above(values: Tensor) -> int:
     flat = values.view(-1)
     # More than 128 in a part already give e = 8: counting all takes many times as long, and sorting
     # them (`unique`) hundreds of times.
-    count = _different(flat[:: max(1, len(flat) // 4096)])
-    return _POWERS - 1 if count > 128 else (_different(flat) - 1).bit_length()
+    count = _count_different(flat[:: max(1, len(flat) // 4096)])
+    return _POWERS - 1 if count > 128 else (_count_different(flat) - 1).bit_length()
 
 
-def _different(values: Tensor) -> int:
+def _count_different(values: Tensor) -> int:
     return int(torch.bincount(values, minlength=256).count_nonzero())
 
 

@@ -118,7 +118,7 @@ def per_image(values: Tensor | float, x: Tensor) -> Tensor:
     return values.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
 
 
-def of_each_image(params: Params, batch: int) -> list[Params]:
+def split_params(params: Params, batch: int) -> list[Params]:
     """Split prepared parameters into those of each image, with first dimension 1.
 
     Args:
@@ -129,7 +129,7 @@ def of_each_image(params: Params, batch: int) -> list[Params]:
     for name, value in params.items():
         parts: Sequence[Any]
         if isinstance(value, dict):
-            parts = of_each_image(value, batch)
+            parts = split_params(value, batch)
         elif isinstance(value, Tensor):
             parts = value.unsqueeze(1).unbind()  # like `chunk`, in a third of its time
         else:

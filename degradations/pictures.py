@@ -109,7 +109,7 @@ def as_image(image: Tensor) -> Image.Image:
     return Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array).convert("RGB")
 
 
-def png(image: Image.Image) -> bytes:
+def encode_png(image: Image.Image) -> bytes:
     """Encode an image as PNG."""
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)

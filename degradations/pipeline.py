@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from degradations.base import Degradation, Stage, quantize_8bit
 from degradations.bicubic import resize
 from degradations.canvas import Canvas
-from degradations.compose import Stages, named
+from degradations.compose import Stages, name_stages
 from degradations.draws import Draws
 from degradations.fields import hashed_fields
-from degradations.params import Params, of_each_image
+from degradations.params import Params, split_params
 from degradations.resample import shrink_canvas
 
 Executor = Literal["auto", "images", "canvas"]
@@ -56,7 +56,7 @@ class Pipeline(Degradation):
         compile: bool = False,
     ) -> None:
         super().__init__(scale)
-        self.stages = nn.ModuleDict(named(stages))
+        self.stages = nn.ModuleDict(name_stages(stages))
         self.quantize = quantize
         if executor not in ("auto", "images", "canvas"):
             raise ValueError(f"executor is {executor!r}; expected auto, images or canvas")
@@ -119,7 +119,7 @@ class Pipeline(Degradation):
     def _by_images(self, hr: Tensor, params: Params) -> Tensor:
         size = self.lr_size(hr.shape[-2:])
         images = list(hr.chunk(len(hr)))
-        params_of = of_each_image(self._prepared(params), len(hr))
+        params_of = split_params(self._prepared(params), len(hr))
         # Stage by stage, which keeps the code and buffers of one stage in the cache: takes five
         # sixths of the time of image by image.
         for name, stage in self.named_stages():

@@ -40,7 +40,7 @@ class Pairs(NamedTuple):
 class _Exchange(NamedTuple):
     seeds: list[int]
     slots: list[int]
-    came: Pairs
+    incoming: Pairs
 
 
 class PairPool:
@@ -84,43 +84,43 @@ class PairPool:
             raise ValueError(
                 f"a pool of {self.size} pairs is not a multiple of the batch size {count}"
             )
-        came = self._in_8_bits(pairs)
+        incoming = self._in_8_bits(pairs)
         if self._kept is None:
-            self._kept = _room(came, self.size)
-        elif self._kept.hr.device != came.hr.device:  # from a checkpoint
-            self._kept = _moved(self._kept, came.hr.device)
+            self._kept = _empty_pairs(incoming, self.size)
+        elif self._kept.hr.device != incoming.hr.device:  # from a checkpoint
+            self._kept = _to_device(self._kept, incoming.hr.device)
         if self._last is not None and self._last.seeds != own:
             self._put(self._kept, self._last)
         if self._filled < self.size:
             slots = list(range(self._filled, self._filled + count))
-            given = pairs
+            outgoing = pairs
         else:
-            slots = _picked(self.size, count, own)
-            given = _taken(self._kept, slots)
-        self._last = _Exchange(own, slots, came)
-        return given
+            slots = _draw_slots(self.size, count, own)
+            outgoing = _take(self._kept, slots)
+        self._last = _Exchange(own, slots, incoming)
+        return outgoing
 
     def _put(self, kept: Pairs, exchange: _Exchange) -> None:
-        slots, came = exchange.slots, exchange.came
-        places = _on(slots, kept.hr.device)
-        kept.hr.index_copy_(0, places, came.hr.to(kept.hr.device))
-        kept.lr.index_copy_(0, places, came.lr.to(kept.lr.device))
-        for name, values in came.notes.items():
+        slots, incoming = exchange.slots, exchange.incoming
+        places = _slots_on(slots, kept.hr.device)
+        kept.hr.index_copy_(0, places, incoming.hr.to(kept.hr.device))
+        kept.lr.index_copy_(0, places, incoming.lr.to(kept.lr.device))
+        for name, values in incoming.notes.items():
             for slot, value in zip(slots, values, strict=True):
                 kept.notes[name][slot] = value
         self._filled = max([self._filled, *(slot + 1 for slot in slots)])
 
     def _in_8_bits(self, pairs: Pairs) -> Pairs:
         hr, lr = ((image * 255).round_().to(torch.uint8) for image in (pairs.hr, pairs.lr))
-        came = Pairs(hr, lr, {name: list(values) for name, values in pairs.notes.items()})
+        incoming = Pairs(hr, lr, {name: list(values) for name, values in pairs.notes.items()})
         if self._kept is None or pairs.lr.device.type == "cpu":  # the check makes a GPU's host wait
-            for name, image, kept in zip(pairs._fields[:2], pairs[:2], came[:2], strict=True):
-                if not torch.equal(_floats(kept), image):
+            for name, image, kept in zip(pairs._fields[:2], pairs[:2], incoming[:2], strict=True):
+                if not torch.equal(_to_float(kept), image):
                     raise ValueError(
                         f"the pair pool (degradation.init_args.pool) stores 8 bits, but {name} has "
                         "more: use 8-bit images and a degradation with quantize: true, or pool: 0"
                     )
-        return came
+        return incoming
 
     # ---------------------------------------------------------------------------------------- state
 
@@ -133,9 +133,9 @@ class PairPool:
             "hr": kept.hr[:filled],
             "lr": kept.lr[:filled],
             "notes": {name: values[:filled] for name, values in kept.notes.items()},
-            "last_hr": last.came.hr,
-            "last_lr": last.came.lr,
-            "last_notes": last.came.notes,
+            "last_hr": last.incoming.hr,
+            "last_lr": last.incoming.lr,
+            "last_notes": last.incoming.notes,
             "last_seeds": last.seeds,
             "last_slots": last.slots,
         }
@@ -147,7 +147,7 @@ class PairPool:
         """
         own = self.state()
         if not (distributed.is_available() and distributed.is_initialized()):
-            return [_copied(own)]
+            return [_to_cpu(own)]
         rank, world = distributed.get_rank(), distributed.get_world_size()
         small: list[Any] = [None] * world
         distributed.all_gather_object(
@@ -185,12 +185,12 @@ class PairPool:
             return
         kept = Pairs(state["hr"], state["lr"], state["notes"])
         last = Pairs(state["last_hr"], state["last_lr"], state["last_notes"])
-        self._kept = _room(last, self.size)
+        self._kept = _empty_pairs(last, self.size)
         self._put(self._kept, _Exchange([], list(range(len(kept.hr))), kept))
         self._last = _Exchange(list(state["last_seeds"]), list(state["last_slots"]), last)
 
 
-def _picked(size: int, count: int, seeds: list[int]) -> list[int]:
+def _draw_slots(size: int, count: int, seeds: list[int]) -> list[int]:
     # The first of a random order, equivalent to shuffling the pool and taking its first pairs.
     with np.errstate(over="ignore"):
         base = np.uint64(seed_of("pool", *seeds))
@@ -199,35 +199,35 @@ def _picked(size: int, count: int, seeds: list[int]) -> list[int]:
     return order
 
 
-def _taken(kept: Pairs, slots: list[int]) -> Pairs:
-    places = _on(slots, kept.hr.device)
-    hr, lr = (_floats(images.index_select(0, places)) for images in kept[:2])
+def _take(kept: Pairs, slots: list[int]) -> Pairs:
+    places = _slots_on(slots, kept.hr.device)
+    hr, lr = (_to_float(images.index_select(0, places)) for images in kept[:2])
     return Pairs(
         hr, lr, {name: [values[slot] for slot in slots] for name, values in kept.notes.items()}
     )
 
 
-def _floats(images: Tensor) -> Tensor:
+def _to_float(images: Tensor) -> Tensor:
     return images.float().div_(255)  # as for images from a file
 
 
-def _room(like: Pairs, size: int) -> Pairs:
+def _empty_pairs(like: Pairs, size: int) -> Pairs:
     hr, lr = (images.new_zeros((size, *images.shape[1:])) for images in like[:2])
     return Pairs(hr, lr, {name: [""] * size for name in like.notes})
 
 
-def _moved(pairs: Pairs, device: torch.device) -> Pairs:
+def _to_device(pairs: Pairs, device: torch.device) -> Pairs:
     return Pairs(pairs.hr.to(device), pairs.lr.to(device), pairs.notes)
 
 
-def _copied(state: dict[str, Any]) -> dict[str, Any]:
+def _to_cpu(state: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value.to("cpu", copy=True) if isinstance(value, Tensor) else value
         for name, value in state.items()
     }
 
 
-def _on(slots: list[int], device: torch.device) -> Tensor:
+def _slots_on(slots: list[int], device: torch.device) -> Tensor:
     # Through pinned memory, so that the host does not wait.
     places: Tensor = to_device({"slots": np.array(slots, np.int64)}, len(slots), device)["slots"]
     return places

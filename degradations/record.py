@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,14 +23,15 @@ from torch import Tensor
 from degradations.base import Degradation, check_images
 from degradations.draws import Draws, Seeds
 from degradations.params import Params, leaves
-from degradations.record_files import Index, Json, check_file, expanded, files_of, of_rank
+from degradations.record_files import Index, Json, check_file, files_of_ranks, path_of_rank
+from files.paths import expand_path
 
 Recipe = Callable[[float], Degradation]
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-class _Around(Degradation):
+class _Wrapper(Degradation):
     """A degradation that wraps another one."""
 
     def __init__(self, scale: float, recipe: Recipe) -> None:
@@ -60,7 +62,7 @@ class _Around(Degradation):
         return self.recipe.replay(hr, params)
 
 
-class Record(_Around):
+class Record(_Wrapper):
     """Degrade by another recipe, and append the parameters of every image to a file.
 
     Recording does not change the LR. Rank r > 0 writes to its own file (``params.rank1.jsonl``).
@@ -82,7 +84,7 @@ class Record(_Around):
 
     def __init__(self, scale: float, recipe: Recipe, path: str) -> None:
         super().__init__(scale, recipe)
-        self.path = expanded(path, "Record.path")
+        self.path = Path(expand_path(path, "Record.path"))
         self._begun = False
 
     def forward(self, hr: Tensor, seeds: Seeds) -> Tensor:
@@ -94,7 +96,7 @@ class Record(_Around):
         return lr
 
     def _append(self, data: bytes) -> None:
-        path = of_rank(self.path, _rank())
+        path = path_of_rank(self.path, _rank())
         if not self._begun:
             path.parent.mkdir(parents=True, exist_ok=True)
             check_file(path)
@@ -108,7 +110,7 @@ class Record(_Around):
             os.close(descriptor)
 
 
-class Replay(_Around):
+class Replay(_Wrapper):
     """Degrade by recorded parameters, to reproduce the LR of the recorded run.
 
     The LR is bit-equal on the same kind of device in the same batches, and on a CPU in any batches,
@@ -128,8 +130,8 @@ class Replay(_Around):
 
     def __init__(self, scale: float, recipe: Recipe, path: str) -> None:
         super().__init__(scale, recipe)
-        self.path = expanded(path, "Replay.path")
-        if not files_of(self.path):
+        self.path = Path(expand_path(path, "Replay.path"))
+        if not files_of_ranks(self.path):
             raise ValueError(
                 f"Replay.path {str(self.path)!r} does not exist; expected a file that "
                 "degradations.record.Record wrote"
@@ -145,20 +147,20 @@ class Replay(_Around):
                 is damaged; the message names file and line.
         """
         if self._index is None:
-            self._index = Index(files_of(self.path))
+            self._index = Index(files_of_ranks(self.path))
         image = tuple(shape[1:])
         found = [self._record(self._index, int(seed), image) for seed in seeds]
         if not self._same_stages:
             self._check_stages(found[0], self.recipe.params_of(seeds, shape))
             self._same_stages = True
-        return _batch_of(found)
+        return _stack_records(found)
 
-    def _record(self, index: Index, seed: int, image: tuple[int, ...]) -> _Found:
+    def _record(self, index: Index, seed: int, image: tuple[int, ...]) -> _Located:
         wanted = {"recipe": recipe_name(self.recipe), "scale": self.scale, "shape": list(image)}
         others: list[tuple[str, Json]] = []
         for where, record in index.of_seed(seed):
             if all(record[name] == value for name, value in wanted.items()):
-                return _Found(where, record)
+                return _Located(where, record)
             others.append((where, record))
         if not others:
             raise ValueError(
@@ -174,8 +176,8 @@ class Replay(_Around):
         ]
         raise ValueError(f"{where}: the seed {seed} was recorded with {', '.join(differing)}")
 
-    def _check_stages(self, found: _Found, drawn: Params) -> None:
-        recorded = {path for path, _ in leaves(_whole(found.record))}
+    def _check_stages(self, found: _Located, drawn: Params) -> None:
+        recorded = {path for path, _ in leaves(_all_params(found.record))}
         drawn_now = {path for path, _ in leaves(drawn)}
         if recorded != drawn_now:
             names = [
@@ -192,7 +194,7 @@ class Replay(_Around):
             )
 
 
-class _Found(NamedTuple):
+class _Located(NamedTuple):
     """A record and its place, as file and line."""
 
     where: str
@@ -229,7 +231,7 @@ def records_of(seeds: Seeds, shape: torch.Size, recipe: Degradation, params: Par
 
 def recipe_name(recipe: Degradation) -> str:
     """Return the class path of a recipe as in YAML, inside of `Record` and `Replay`."""
-    while isinstance(recipe, _Around):
+    while isinstance(recipe, _Wrapper):
         recipe = recipe.recipe
     return f"{type(recipe).__module__}.{type(recipe).__qualname__}"
 
@@ -258,7 +260,7 @@ def _split(params: Params, batch: int, path: str = "") -> tuple[list[Params], Pa
     return own, shared
 
 
-def _whole(record: Json) -> Params:
+def _all_params(record: Json) -> Params:
     return _merged(record["params"], record.get("shared", {}))
 
 
@@ -269,7 +271,7 @@ def _merged(own: Params, shared: Params) -> Params:
     return merged
 
 
-def _batch_of(found: list[_Found]) -> Params:
+def _stack_records(found: list[_Located]) -> Params:
     # Merge the records of images to the parameters of a batch.
     shared = [each.record.get("shared", {}) for each in found]
     for each, numbers in zip(found, shared, strict=True):
@@ -279,7 +281,7 @@ def _batch_of(found: list[_Found]) -> Params:
                 "parameters: replay in the batches of the recorded run"
             )
     try:
-        return _merged(_stacked([each.record["params"] for each in found]), shared[0])
+        return _merged(_stack([each.record["params"] for each in found]), shared[0])
     except (KeyError, TypeError, ValueError) as error:
         where = ", ".join(each.where for each in found[:4])
         raise ValueError(
@@ -288,13 +290,13 @@ def _batch_of(found: list[_Found]) -> Params:
         ) from error
 
 
-def _stacked(rows: list[Params]) -> Params:
+def _stack(rows: list[Params]) -> Params:
     if any(row.keys() != rows[0].keys() for row in rows):
         raise ValueError(f"names differ: {', '.join(rows[0])}")
     stacked: Params = {}
     for name, value in rows[0].items():
         column = [row[name] for row in rows]
-        stacked[name] = _stacked(column) if isinstance(value, dict) else np.array(column)
+        stacked[name] = _stack(column) if isinstance(value, dict) else np.array(column)
     return stacked
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from files.paths import expand_path, open_regular
+from files.paths import open_regular
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Index:
                 for line_number, line in enumerate(file, 1):
                     seed = _SEED.match(line)
                     if seed is None or not line.endswith(b"}\n"):
-                        raise _damaged(f"{path}:{line_number}", line)
+                        raise _damage_error(f"{path}:{line_number}", line)
                     seeds.append(int(seed[1]))
                     places.extend((number, line_number, offset))
                     offset += len(line)
@@ -67,20 +67,20 @@ class Index:
             try:
                 record = json.loads(line)
             except ValueError as error:
-                raise _damaged(where, line) from error
+                raise _damage_error(where, line) from error
             if not (
                 isinstance(record, dict) and record.keys() >= _FIELDS and record["seed"] == seed
             ):
-                raise _damaged(where, line)
+                raise _damage_error(where, line)
             yield where, record
 
 
-def of_rank(path: Path, rank: int) -> Path:
+def path_of_rank(path: Path, rank: int) -> Path:
     """Return the file of a rank; rank 0 has the path itself."""
     return path.with_name(f"{path.stem}.rank{rank}{path.suffix}") if rank else path
 
 
-def files_of(path: Path) -> list[Path]:
+def files_of_ranks(path: Path) -> list[Path]:
     """Return the files of all ranks that recorded to a path."""
     name = re.compile(rf"{re.escape(path.stem)}(\.rank\d+)?{re.escape(path.suffix)}")
     if not path.parent.is_dir():
@@ -113,20 +113,7 @@ def check_file(path: Path) -> None:
             file.truncate(first + len(tail) - len(torn))
 
 
-def expanded(path: str, what: str) -> Path:
-    """Expand the variables of a path.
-
-    Args:
-        path: The path as typed.
-        what: Name of the argument, for the message.
-
-    Raises:
-        ValueError: It is empty, or a variable is not set.
-    """
-    return Path(expand_path(path, what))
-
-
-def _damaged(where: str, line: bytes) -> ValueError:
+def _damage_error(where: str, line: bytes) -> ValueError:
     return ValueError(
         f"{where} is damaged, or not a record: {line[:60]!r}; expected a line of "
         '{"seed": ..., "shape": ..., "scale": ..., "recipe": ..., "params": {...}}'

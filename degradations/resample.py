@@ -205,7 +205,7 @@ def _taps(
     return np.clip(index, 0, n - 1).astype(np.int64), weight
 
 
-def _new_bags(n: int, m: int, mode: Mode, antialias: bool, planes: int) -> Bags:
+def _make_bags(n: int, m: int, mode: Mode, antialias: bool, planes: int) -> Bags:
     """Return `_taps` of `planes` stacked images in the form of `embedding_bag`."""
     index, weight = _taps(n, m, mode, antialias)
     stacked = (index + n * np.arange(planes)[:, None, None]).reshape(-1)
@@ -214,7 +214,7 @@ def _new_bags(n: int, m: int, mode: Mode, antialias: bool, planes: int) -> Bags:
     return torch.from_numpy(stacked), torch.from_numpy(starts), torch.from_numpy(weights)
 
 
-class _Kept:
+class _BagCache:
     """Least-recently-used cache of bags, limited by bytes.
 
     `functools.lru_cache` limits the number of entries, but a whole image takes some hundred kB, a
@@ -251,10 +251,10 @@ def _bytes(bags: Bags) -> int:
     return sum(part.nbytes for part in bags)
 
 
-_bags = _Kept(_new_bags, 128 << 20)  # 2,000 crops; crops of one size repeat factors
+_bags = _BagCache(_make_bags, 128 << 20)  # 2,000 crops; crops of one size repeat factors
 
 
-def _summed(rows: Tensor, n: int, m: int, mode: Mode, antialias: bool) -> Tensor:
+def _sum_bags(rows: Tensor, n: int, m: int, mode: Mode, antialias: bool) -> Tensor:
     index, starts, weights = _bags(n, m, mode, antialias, len(rows) // n)
     # As `functional.embedding_bag` (mode 0 sums) without its checks, which take as long.
     weights = weights if rows.dtype == torch.float32 else weights.to(rows.dtype)
@@ -265,14 +265,14 @@ def _summed(rows: Tensor, n: int, m: int, mode: Mode, antialias: bool) -> Tensor
 def _resampled_rows(planes: Tensor, m: int, mode: Mode, antialias: bool) -> Tensor:
     """Resample (P, H, W) to (P, m, W)."""
     P, H, W = planes.shape
-    return _summed(planes.reshape(P * H, W), H, m, mode, antialias).view(P, m, W)
+    return _sum_bags(planes.reshape(P * H, W), H, m, mode, antialias).view(P, m, W)
 
 
 def _resampled_columns(planes: Tensor, m: int, mode: Mode, antialias: bool) -> Tensor:
     """Resample (P, H, W) to (P, H, m)."""
     P, H, W = planes.shape
     columns = _transposed(planes.reshape(P * H, W))
-    return _transposed(_summed(columns, W, m, mode, antialias)).view(P, H, m)
+    return _transposed(_sum_bags(columns, W, m, mode, antialias)).view(P, H, m)
 
 
 def _transposed(matrix: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from degradations.base import Stage, check_range
 from degradations.canvas import Canvas
 from degradations.compose import check_probabilities
 from degradations.draws import Draws
-from degradations.params import Params, of_each_image
+from degradations.params import Params, split_params
 from degradations.resample import MODES, Mode, resample, resample_canvas
 
 _ALIGNMENT = 16  # of canvas sides, so that few kernels are compiled; suits matrix products
@@ -98,7 +98,7 @@ class Resize(Stage):
             ValueError: The sizes differ.
         """
         if len(x) > 1:
-            own = of_each_image(params, len(x))
+            own = split_params(params, len(x))
             images = [self(image, part) for image, part in zip(torch.split(x, 1), own, strict=True)]
             if len({image.shape for image in images}) > 1:
                 sizes = [tuple(image.shape[-2:]) for image in images]

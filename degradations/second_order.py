@@ -109,7 +109,7 @@ SECOND = Order(
     poisson_strength=(0.05, 2.5),
 )
 # Draws that the released code shares in a batch; kernels, levels, grey and quality are per image.
-_OF_THE_BATCH = (
+_SHARED_DRAWS = (
     "resize",
     "noise.which",
     "blur2.applied",
@@ -209,7 +209,7 @@ class SecondOrder(Pipeline):
         params = super().draw(draws, shape)
         if self.faithful:
             of_the_batch = super().draw(draws.shared(), shape)
-            for path in _OF_THE_BATCH:
+            for path in _SHARED_DRAWS:
                 _replace(params, of_the_batch, path.split("."))
         if 0.0 < self.second_p < 1.0:
             whose = draws.shared() if self.faithful else draws

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from degradations.base import Stage
 from degradations.canvas import Canvas
-from degradations.convolve import mirrored
+from degradations.convolve import mirror
 from degradations.draws import Draws
 from degradations.params import Params
 
@@ -104,11 +104,11 @@ def blurred(image: Tensor, taps: Tensor) -> Tensor:
         taps: (side,), side odd.
     """
     (_, H, W), n = image.shape, len(taps) // 2
-    across = _along_columns(mirrored(image, (n, 0), (H + 2 * n, _whole(W))), taps)[:, :, :W]
-    if n < W and _whole(H) == H:
+    across = _along_columns(mirror(image, (n, 0), (H + 2 * n, _round_up(W))), taps)[:, :, :W]
+    if n < W and _round_up(H) == H:
         turned = _transposed_and_mirrored(across, n)
     else:
-        turned = mirrored(transposed(across), (n, 0), (W + 2 * n, _whole(H)))
+        turned = mirror(transposed(across), (n, 0), (W + 2 * n, _round_up(H)))
     return transposed(_along_columns(turned, taps)[:, :, :H])
 
 
@@ -136,7 +136,7 @@ def _transposed_and_mirrored(image: Tensor, n: int) -> Tensor:
     return y
 
 
-def _whole(n: int) -> int:
+def _round_up(n: int) -> int:
     return -(-n // _LANES) * _LANES
 
 

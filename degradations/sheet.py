@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from degradations.pictures import png
+from degradations.pictures import encode_png
 from files.owned import refuse_folder, write_whole
 
 GAP = 16  # pixels between tiles
@@ -95,7 +95,7 @@ def write(paths: tuple[Path, Path], title: str, sections: Sequence[Section]) -> 
         title: Title of the page.
         sections: The content.
     """
-    write_whole(paths[0], png(sheet(sections)))
+    write_whole(paths[0], encode_png(sheet(sections)))
     write_whole(paths[1], page(title, sections))
 
 
@@ -142,7 +142,7 @@ def _html(section: Section) -> str:
     for tile in section.tiles:
         image = ""
         if tile.image is not None:
-            data = base64.b64encode(png(tile.image)).decode()
+            data = base64.b64encode(encode_png(tile.image)).decode()
             size = f"{tile.image.width} x {tile.image.height} px"
             image = (
                 f'<img alt="{html.escape(tile.title)}, {size}" src="data:image/png;base64,{data}">'

@@ -60,7 +60,7 @@ def drawn(
 
     Returns:
         (draws,) by the names of streams and parameter, e.g. ``noise / gaussian / levels``, in the
-        order of the stages; with images that do not use the parameter.
+        order of the stages; including images that do not use the parameter.
     """
     shared = any(getattr(module, "faithful", False) for module in degradation.modules())
     chunk = 1 if shared else CHUNK

@@ -127,9 +127,9 @@ def noises() -> Shown:
     """Each kind of noise."""
     return [
         (GaussianNoise((20.0, 20.0)), "sigma 20 of 255"),
-        (GaussianNoise((20.0, 20.0), grey=1.0), "sigma 20 of 255, gray"),
+        (GaussianNoise((20.0, 20.0), grey=1.0), "sigma 20 of 255, grey"),
         (PoissonNoise((2.0, 2.0)), "strength 2"),
-        (PoissonNoise((2.0, 2.0), grey=1.0), "strength 2, gray"),
+        (PoissonNoise((2.0, 2.0), grey=1.0), "strength 2, grey"),
         (Speckle((25.0, 25.0)), "sigma 25 of 255 at white"),
         (SaltAndPepper((0.02, 0.02)), "2% of the pixels"),
         (Quantization((3, 3)), "3 bits"),
@@ -192,7 +192,7 @@ def contact_sheet(path: Path, seed: int = 13) -> None:
     steps, draws = (
         dataclasses.replace(section, side=side) for section, side in ((steps, 152), (draws, 128))
     )
-    # 256 colors: noise in full color would take some megabytes.
+    # 256 colours: noise in full colour would take some megabytes.
     page = sheet([steps, draws], 7 * (152 + GAP) + GAP).quantize(256, dither=Image.Dither.NONE)
     page.save(path, optimize=True)
     print(f"{path.relative_to(ROOT)} {page.size} {path.stat().st_size / 1000:.0f} kB")

@@ -22,7 +22,7 @@ from typing import BinaryIO
 log = logging.getLogger(__name__)
 
 # Variables of the shipped configurations; part of the message if one is not set.
-BELONGS_THERE = {
+VARIABLES = {
     "ENLARGER_DATA": "the folder of image sets (set5, set14, kodak24, ...)",
     "ENLARGER_WEIGHTS": "the folder of published weights (imdn-x2.pth, ...)",
 }
@@ -42,7 +42,7 @@ FORMATS = {
     "AVIF": (".avif", ".avifs"),
 }
 IMAGE_EXTENSIONS = frozenset(ending for endings in FORMATS.values() for ending in endings)
-KINDS = 8  # endings that are named for skipped files
+SHOWN_ENDINGS = 8  # endings that are named for skipped files
 
 _OTHER_KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -92,9 +92,7 @@ def fill_variables(text: str, what: str, whole: str | None = None) -> str:
     for match in VARIABLE.finditer(text):
         variable = match[1] or match[2]
         if not os.environ.get(variable):
-            content = BELONGS_THERE.get(
-                variable, f"the part of the path that ${variable} stands for"
-            )
+            content = VARIABLES.get(variable, f"the part of the path that ${variable} stands for")
             raise ValueError(
                 f"{what} is {text if whole is None else whole!r}, but the environment variable "
                 f"{variable} is not set; it should hold {content}: export "
@@ -131,7 +129,7 @@ def walk(root: str | os.PathLike[str]) -> Iterator[tuple[Path, list[str], list[s
         ValueError: A folder cannot be listed.
     """
     seen = set()
-    for folder, below, names in os.walk(root, followlinks=True, onerror=_refuse):
+    for folder, below, names in os.walk(root, followlinks=True, onerror=_raise_unlistable):
         real = os.path.realpath(folder)
         if real in seen:
             below.clear()  # a link to a parent would never end
@@ -176,16 +174,16 @@ def images_among(paths: Sequence[Path], where: str) -> list[Path]:
     """
     kept = [path for path in paths if is_image(path)]
     if len(kept) < len(paths):
-        left_out = shown_kinds(path for path in paths if not is_image(path))
+        left_out = count_by_ending(path for path in paths if not is_image(path))
         log.info("%s: not images by their names: %s", where, left_out)
     return kept
 
 
-def shown_kinds(paths: Iterable[Path]) -> str:
+def count_by_ending(paths: Iterable[Path]) -> str:
     """Count files by ending, e.g. ``3 .heic, 2 .txt``."""
     counts = Counter(_ending(path) for path in paths).most_common()
-    shown = [f"{count} {ending}" for ending, count in counts[:KINDS]]
-    if more := sum(count for _, count in counts[KINDS:]):
+    shown = [f"{count} {ending}" for ending, count in counts[:SHOWN_ENDINGS]]
+    if more := sum(count for _, count in counts[SHOWN_ENDINGS:]):
         shown.append(f"{more} others")
     return ", ".join(shown)
 
@@ -280,7 +278,7 @@ def size_and_time(path: str) -> tuple[int, int] | None:
 # -------------------------------------------------------------------------------------------- parts
 
 
-def _refuse(error: OSError) -> None:
+def _raise_unlistable(error: OSError) -> None:
     raise ValueError(
         f"the folder {error.filename!r} cannot be listed ({error.strerror or error}): make it "
         "readable, or move it away"
@@ -331,5 +329,5 @@ def _names(folder: str) -> list[str]:
     try:
         return os.listdir(folder)
     except OSError as error:
-        _refuse(error)
+        _raise_unlistable(error)
         raise

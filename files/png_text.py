@@ -23,10 +23,10 @@ START = b"\x89PNG\r\n\x1a\n"
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 PROFILES = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # texts with EXIF or XMP
 EXPANSION = 1032  # largest expansion of a byte by deflate
-TEXT = 1 << 20  # bytes of text, or of a profile, that Pillow may expand
-MOST = 8_000_000  # bytes of a colour profile that are read, as in libpng
-MOST_TEXT = 1 << 22  # bytes of EXIF or XMP that are read
-MOST_PROFILES = 4
+MAX_TEXT = 1 << 20  # bytes of text, or of a profile, that Pillow may expand
+MAX_PROFILE = 8_000_000  # bytes of a colour profile that are read, as in libpng
+MAX_METADATA = 1 << 22  # bytes of EXIF or XMP that are read
+MAX_METADATA_CHUNKS = 4
 _head = struct.Struct(">I4s")
 
 
@@ -49,13 +49,13 @@ def open_image(
     formats = tuple(FORMATS) if formats is None else formats
     if isinstance(file, str | os.PathLike):
         with open_regular(file) as opened:
-            lean = _lean(opened, name)
+            reduced = _without_large_chunks(opened, name)
     else:
-        lean = _lean(file, name)
+        reduced = _without_large_chunks(file, name)
         file.seek(0)
-    if lean is None:
+    if reduced is None:
         return Image.open(file, formats=formats)
-    data, profile = lean
+    data, profile = reduced
     image = Image.open(io.BytesIO(data), formats=formats)
     if profile is not None:
         image.info["icc_profile"] = profile
@@ -68,11 +68,11 @@ def without_text(data: bytes | bytearray | memoryview) -> bytes | bytearray | me
     Args:
         data: The whole file.
     """
-    lean = _lean(io.BytesIO(data), "")
-    return data if lean is None else lean[0]
+    reduced = _without_large_chunks(io.BytesIO(data), "")
+    return data if reduced is None else reduced[0]
 
 
-def _lean(file: IO[bytes], called: str) -> tuple[bytes, bytes | None] | None:
+def _without_large_chunks(file: IO[bytes], called: str) -> tuple[bytes, bytes | None] | None:
     """Return a PNG without chunks that Pillow refuses, and its profile if that is among them.
 
     Return None for other files, and for a PNG without such chunks.
@@ -92,18 +92,22 @@ def _lean(file: IO[bytes], called: str) -> tuple[bytes, bytes | None] | None:
         chunk: bytes | None = None  # replaces the chunk of the file
         if name in TEXTS and file.read(22).startswith(PROFILES):
             profiles += 1
-            chunk = _cut(name, _content(file, at, length)) if profiles <= MOST_PROFILES else b""
+            chunk = (
+                _truncated(name, _content(file, at, length))
+                if profiles <= MAX_METADATA_CHUNKS
+                else b""
+            )
         elif name in TEXTS:
             text += length
-            chunk = None if text * EXPANSION <= TEXT else b""
-        elif name == b"iCCP" and length * EXPANSION > TEXT:
+            chunk = None if text * EXPANSION <= MAX_TEXT else b""
+        elif name == b"iCCP" and length * EXPANSION > MAX_TEXT:
             found = _expanded(_content(file, at, length).partition(b"\0")[2][1:])
-            if len(found) > MOST:
+            if len(found) > MAX_PROFILE:
                 chunk = b""
                 if called:
                     message = "%s: its colour profile of more than %d MB is ignored"
-                    log.warning(message, called, MOST // 10**6)
-            elif len(found) > TEXT:
+                    log.warning(message, called, MAX_PROFILE // 10**6)
+            elif len(found) > MAX_TEXT:
                 profile, chunk = found, b""
         kept.append((at, 12 + length) if chunk is None else chunk)
         at += 12 + length
@@ -121,10 +125,10 @@ def _read(file: IO[bytes], piece: tuple[int, int] | bytes) -> bytes:
 
 def _content(file: IO[bytes], at: int, length: int) -> bytes:
     file.seek(at + 8)
-    return file.read(min(length, MOST))
+    return file.read(min(length, MAX_PROFILE))
 
 
-def _cut(name: bytes, content: bytes) -> bytes | None:
+def _truncated(name: bytes, content: bytes) -> bytes | None:
     """Truncate an EXIF or XMP chunk that Pillow would refuse; None for other chunks."""
     key, _, rest = content.partition(b"\0")
     if name == b"zTXt":
@@ -132,9 +136,9 @@ def _cut(name: bytes, content: bytes) -> bytes | None:
     elif name == b"iTXt" and rest[:1] == b"\1":
         packed, plain = rest[2:].split(b"\0", 2)[-1], b"iTXt" + key + bytes(5)
     else:  # not compressed
-        return _chunk(name + content[:MOST_TEXT]) if len(content) > MOST_TEXT else None
-    found = _expanded(packed) if len(packed) * EXPANSION > TEXT else b""
-    return _chunk(plain + found[:MOST_TEXT]) if len(found) > TEXT else None
+        return _chunk(name + content[:MAX_METADATA]) if len(content) > MAX_METADATA else None
+    found = _expanded(packed) if len(packed) * EXPANSION > MAX_TEXT else b""
+    return _chunk(plain + found[:MAX_METADATA]) if len(found) > MAX_TEXT else None
 
 
 def _chunk(body: bytes) -> bytes:
@@ -142,8 +146,8 @@ def _chunk(body: bytes) -> bytes:
 
 
 def _expanded(packed: bytes) -> bytes:
-    """Decompress up to one byte more than ``MOST``; empty if damaged."""
+    """Decompress up to one byte more than ``MAX_PROFILE``; empty if damaged."""
     try:
-        return zlib.decompressobj().decompress(packed, MOST + 1)
+        return zlib.decompressobj().decompress(packed, MAX_PROFILE + 1)
     except zlib.error:
         return b""

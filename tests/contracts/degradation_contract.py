@@ -32,7 +32,7 @@ from degradations.base import Degradation, Stage
 from degradations.canvas import Canvas
 from degradations.draws import Draws
 from degradations.fields import hashed_fields
-from degradations.params import Params, of_each_image, to_device
+from degradations.params import Params, split_params, to_device
 from degradations.pipeline import Pipeline
 from tests.contracts import discovery
 
@@ -101,7 +101,7 @@ def global_generators_untouched() -> Iterator[None]:
 
 def each(stage: Stage, x: Tensor, params: Params) -> list[Tensor]:
     """Apply `forward` to each image alone."""
-    own = of_each_image(stage.prepare(params), len(x))
+    own = split_params(stage.prepare(params), len(x))
     return [stage(image, part) for image, part in zip(x.split(1), own, strict=True)]
 
 
@@ -290,7 +290,7 @@ class StageContract:
             params = stage.prepare(to_device(self.draw(stage, SEEDS[:4], (40, 48)), 4, CPU))
             got = stage.on_canvas(canvas, params)
             expected = [
-                stage(x, own) for x, own in zip(alone, of_each_image(params, 4), strict=True)
+                stage(x, own) for x, own in zip(alone, split_params(params, 4), strict=True)
             ]
         name = type(stage).__name__
         fix = (

@@ -16,7 +16,7 @@ from degradations.adapters import Albumentations, Kornia, KorniaAugmentation
 from degradations.base import Degradation
 from degradations.canvas import Canvas
 from degradations.draws import Draws
-from degradations.params import of_each_image, to_device
+from degradations.params import split_params, to_device
 from degradations.trace import name_of
 from tests.contracts.degradation_contract import global_generators_untouched
 
@@ -161,7 +161,7 @@ def test_a_function_that_draws_is_refused_or_seeded(x):
     with global_generators_untouched():
         y = stage(x, params)
     torch.manual_seed(1)
-    for out, image, own in zip(y, x.split(1), of_each_image(params, 3), strict=True):
+    for out, image, own in zip(y, x.split(1), split_params(params, 3), strict=True):
         assert torch.equal(out, stage(image, own)[0])
     field = y - x
     assert field.std().item() == pytest.approx(1.0, abs=0.1)
@@ -259,7 +259,7 @@ def test_an_augmentation_is_kornia_s_own_on_each_image_alone(name, p, x):
     assert torch.equal(x, before)
     theirs = augmentation(name, p=p)
     for n in (4, 0, 2, 5, 1, 3):  # in another order, by a copy
-        own, seed = of_each_image(params, len(x))[n], params["seeds"][n].item()
+        own, seed = split_params(params, len(x))[n], params["seeds"][n].item()
         with torch.random.fork_rng([]):
             torch.default_generator.manual_seed(seed)
             assert torch.equal(y[n], theirs(x[n : n + 1])[0])
@@ -317,7 +317,7 @@ def test_augmented_images_on_a_canvas_are_cut_out(batched, x):
     sizes, params = [(16, 20), (9, 13), (4, 20)], draw(stage)
     canvas = stage.on_canvas(Canvas(x, torch.tensor(sizes), (16, 20)), params)
     for n, (h, w) in enumerate(sizes):
-        alone = stage(x[n : n + 1, :, :h, :w], of_each_image(params, 3)[n])
+        alone = stage(x[n : n + 1, :, :h, :w], split_params(params, 3)[n])
         assert torch.equal(canvas.pixels[n, :, :h, :w], alone[0])
 
 
@@ -390,7 +390,7 @@ def test_follows_from_the_image_s_seed_alone(albumentations, x, dtype):
         y = stage(x, params)
     assert not torch.equal(run(stage, x, seed=50), y)
     for n in (2, 0, 1):  # in another order, by another object, by a copy
-        own = of_each_image(params, 3)[n]
+        own = split_params(params, 3)[n]
         for other in (stage, make(), pickle.loads(pickle.dumps(stage))):
             assert torch.equal(other(x[n : n + 1], own)[0], y[n])
 

@@ -11,7 +11,7 @@ from degradations.camera import Camera, bayer_masks, demosaic, develop, unproces
 from degradations.canvas import Canvas
 from degradations.draws import Draws
 from degradations.fields import hashed_fields
-from degradations.params import of_each_image, to_device
+from degradations.params import split_params, to_device
 
 N = 10_000
 CPU = torch.device("cpu")
@@ -220,7 +220,7 @@ def test_the_edge_of_a_image_on_a_canvas():
     params = applied(4)
     with hashed_fields():
         got = Camera().on_canvas(Canvas(pixels, torch.tensor(sizes), (20, 18)), params)
-        for n, (own, (h, w)) in enumerate(zip(of_each_image(params, 4), sizes, strict=True)):
+        for n, (own, (h, w)) in enumerate(zip(split_params(params, 4), sizes, strict=True)):
             expected = Camera()(pixels[n : n + 1, :, :h, :w], own)
             torch.testing.assert_close(
                 got.pixels[n : n + 1, :, :h, :w], expected, atol=2e-3, rtol=0

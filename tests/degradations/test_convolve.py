@@ -11,7 +11,7 @@ from degradations import convolve as module
 from degradations import kernels
 from degradations.blur import Blur
 from degradations.canvas import Canvas
-from degradations.convolve import convolve, convolve_canvas, prepared
+from degradations.convolve import convolve, convolve_canvas, prepare_kernels
 from degradations.draws import Draws
 from degradations.params import to_device
 from degradations.sharpen import USM
@@ -63,7 +63,7 @@ def test_every_way(radius, size, way, monkeypatch):
     function = getattr(module, way)
     monkeypatch.setattr(module, way, lambda *args: taken.append(way) or function(*args))
     x, kernel = make_image(size), psf(radius)
-    assert_convolved(convolve(x, prepared(kernel)), x, kernel[0])
+    assert_convolved(convolve(x, prepare_kernels(kernel)), x, kernel[0])
     assert taken == [way]
 
 
@@ -71,8 +71,8 @@ def test_every_way(radius, size, way, monkeypatch):
 @pytest.mark.parametrize("radius", [3, 6, 10])
 def test_images_smaller_than_the_kernel(size, radius):
     x, kernel = make_image(size), psf(radius)
-    assert_convolved(convolve(x, prepared(kernel)), x, kernel[0])
-    assert_convolved(convolve_canvas(Canvas.of(x), prepared(kernel)).pixels, x, kernel[0])
+    assert_convolved(convolve(x, prepare_kernels(kernel)), x, kernel[0])
+    assert_convolved(convolve_canvas(Canvas.of(x), prepare_kernels(kernel)).pixels, x, kernel[0])
 
 
 @pytest.mark.parametrize("way", ["_by_opencv", "_by_bands", "_by_fourier", "_by_rows_and_columns"])
@@ -94,8 +94,8 @@ def test_a_bright_point_becomes_the_kernel(radius, size):
     kernel = psf(radius)
     rows, columns = (slice(c - radius, c + radius + 1) for c in (row, column))
     for y in (
-        convolve(x, prepared(kernel)),
-        convolve_canvas(Canvas.of(x), prepared(kernel)).pixels,
+        convolve(x, prepare_kernels(kernel)),
+        convolve_canvas(Canvas.of(x), prepare_kernels(kernel)).pixels,
     ):
         torch.testing.assert_close(
             y[0, :, rows, columns], kernel.expand(3, -1, -1), rtol=0, atol=1e-6
@@ -110,7 +110,7 @@ def test_a_batch_takes_each_images_own_kernel():
     for image, radius in zip(padded, (6, 1, 4), strict=True):
         cut = slice(6 - radius, 7 + radius)
         image[cut, cut] = psf(radius, seed=radius)[0]
-    params = prepared(padded)
+    params = prepare_kernels(padded)
     assert params["radius"].tolist() == [6, 1, 4]
     for y in (convolve(x, params), convolve_canvas(Canvas.of(x), params).pixels):
         for i in range(3):
@@ -123,26 +123,26 @@ def test_the_radius_leaves_out_rings_without_mass(mass, radius):
     kernel[:, 3:8, 3:8] = (1 - mass) / 25
     kernel[:, 0, 4] += mass / 2
     kernel[:, 9, 10] -= mass / 2  # negative values count, too
-    assert prepared(kernel)["radius"].tolist() == [radius]
+    assert prepare_kernels(kernel)["radius"].tolist() == [radius]
 
 
 def test_a_point_leaves_the_image():
     x, kernel = make_image((9, 9)), torch.zeros(1, 7, 7)
     kernel[:, 3, 3] = 1
-    assert torch.equal(convolve(x, prepared(kernel)), x)
+    assert torch.equal(convolve(x, prepare_kernels(kernel)), x)
 
 
 def test_separable_kernels_are_known():
     sigma, rotation = torch.tensor([1.5, 1.5, 1.5, 1.5]), torch.tensor([0.0, 0.0, 0.6, 0.0])
     beta = torch.tensor([1.0, 1.0, 1.0, 0.7])
     squared = kernels.squared_distance(sigma, torch.tensor([1.5, 0.8, 0.8, 1.5]), rotation, 6)
-    params = prepared(kernels.normalized(kernels.bell(squared, beta, beta > 9)))
+    params = prepare_kernels(kernels.normalized(kernels.bell(squared, beta, beta > 9)))
     assert params["separable"].tolist() == [True, True, False, False]
     hole = torch.full((1, 3, 3), 1 / 8)
     hole[:, 1, 1] = 0  # division by 0
-    assert prepared(hole)["separable"].tolist() == [False]
+    assert prepare_kernels(hole)["separable"].tolist() == [False]
     x = make_image((20, 30))
-    assert_convolved(convolve(x, prepared(hole)), x, hole[0])
+    assert_convolved(convolve(x, prepare_kernels(hole)), x, hole[0])
 
 
 def test_a_separable_kernel_goes_by_rows_and_columns(monkeypatch):
@@ -150,13 +150,13 @@ def test_a_separable_kernel_goes_by_rows_and_columns(monkeypatch):
         monkeypatch.setattr(module, way, None)
     x = make_image((30, 25))
     kernel = (torch.tensor([0.1, 0.2, 0.7]).view(3, 1) * torch.tensor([0.5, 0.3, 0.2]))[None]
-    assert_convolved(convolve(x, prepared(kernel)), x, kernel[0])
+    assert_convolved(convolve(x, prepare_kernels(kernel)), x, kernel[0])
 
 
 def test_gradients_pass():
     x = make_image((20, 30)).requires_grad_()
     kernel = psf(4)
-    y = convolve(x, prepared(kernel))
+    y = convolve(x, prepare_kernels(kernel))
     assert_convolved(y.detach(), x.detach(), kernel[0])
     y.sum().backward()
     assert x.grad.sum().item() == pytest.approx(x.numel(), rel=1e-4)  # every y is a mean of x
@@ -164,13 +164,13 @@ def test_gradients_pass():
 
 def test_channels_last():
     x, kernel = make_image((230, 140)).contiguous(memory_format=torch.channels_last), psf(9)
-    assert_convolved(convolve(x, prepared(kernel)), x, kernel[0])
+    assert_convolved(convolve(x, prepare_kernels(kernel)), x, kernel[0])
 
 
 def test_images_on_a_larger_canvas():
     sizes = [(30, 40), (3, 40), (17, 2)]
     pixels = torch.rand(3, 3, 30, 40, generator=torch.Generator().manual_seed(0))
-    params = prepared(torch.cat([psf(5, seed) for seed in range(3)]))
+    params = prepare_kernels(torch.cat([psf(5, seed) for seed in range(3)]))
     y = convolve_canvas(Canvas(pixels, torch.tensor(sizes), (30, 40)), params).pixels
     for i, (h, w) in enumerate(sizes):
         x = pixels[i : i + 1, :, :h, :w]
@@ -182,7 +182,7 @@ def test_compiles_as_one_graph():
         squared = kernels.squared_distance(sigma, sigma, sigma, 6)
         bell = kernels.bell(squared, sigma, sigma > 9) + kernels.sinc(cutoff, 6)
         bell = bell + kernels.motion(sigma, sigma, 0 * sigma, 6) + kernels.disk(sigma, 6)
-        return convolve_canvas(Canvas.of(pixels), prepared(kernels.normalized(bell))).pixels
+        return convolve_canvas(Canvas.of(pixels), prepare_kernels(kernels.normalized(bell))).pixels
 
     values = make_image((20, 24)), torch.tensor([1.5]), torch.tensor([2.0])
     compiled = torch.compile(blurred, fullgraph=True, dynamic=False, backend="eager")

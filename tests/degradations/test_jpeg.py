@@ -21,7 +21,7 @@ from degradations.arrays import to_bytes
 from degradations.base import quantize_8bit
 from degradations.canvas import Canvas
 from degradations.draws import Draws
-from degradations.jpeg import JPEG, SUBSAMPLINGS, coded
+from degradations.jpeg import JPEG, SUBSAMPLINGS, encode_decode
 from degradations.params import to_device
 
 CPU = torch.device("cpu")
@@ -86,7 +86,7 @@ def test_the_real_codec_gives_the_bits_of_pillow(decoder, quality, subsampling):
     assert (jpeg._decoder().__module__ == "degradations.jpeg") == (decoder == "opencv")
     for number, (h, w) in enumerate([(200, 180), *SIZES]):
         for pixels in (crop(h, w, number), noise(h, w)):
-            got = coded(pixels, quality, subsampling)
+            got = encode_decode(pixels, quality, subsampling)
             np.testing.assert_array_equal(got, by_pillow(pixels, quality, subsampling))
 
 

@@ -20,7 +20,7 @@ from degradations.canvas import Canvas
 from degradations.draws import Draws
 from degradations.fields import hashed_fields
 from degradations.mixture import Mixture
-from degradations.params import of_each_image, to_device
+from degradations.params import split_params, to_device
 from degradations.photograph import Photograph
 from degradations.pipeline import Pipeline
 from degradations.real_esrgan import RealESRGAN, RealESRGANLight
@@ -469,7 +469,7 @@ def each_stage(
     """Yield name, difference of the executors for equal inputs, and from the HR on, in levels."""
     batch, size = len(hr), (hr.shape[-2], hr.shape[-1])
     prepared = recipe._prepared(to_device(recipe.params_of(seeds, hr.shape), batch, CPU))
-    own = of_each_image(prepared, batch)
+    own = split_params(prepared, batch)
     images, chain = list(hr.split(1)), Canvas.of(hr)
     with hashed_fields():
         for name, stage in recipe.named_stages():

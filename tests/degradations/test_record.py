@@ -20,7 +20,7 @@ from degradations.noise import GaussianNoise
 from degradations.params import Params, per_image
 from degradations.pipeline import Pipeline
 from degradations.record import Record, Replay, lines_of, records_of
-from degradations.record_files import of_rank
+from degradations.record_files import path_of_rank
 from tests.contracts.degradation_contract import assert_bit_equal
 
 SEEDS = torch.arange(6) * 7919 + 5
@@ -186,7 +186,7 @@ class TestRecord:
         monkeypatch.setattr("degradations.record._rank", lambda: 1)
         Record(2.0, recipe, str(path))(HR, SEEDS)
         assert [p.name for p in path.parent.iterdir()] == ["params.rank1.jsonl"]
-        assert of_rank(path, 0) == path
+        assert path_of_rank(path, 0) == path
 
     def test_a_recipe_that_is_none(self, path):
         with pytest.raises(TypeError, match=r"Record\.recipe made GaussianNoise; expected a Degr"):

@@ -15,7 +15,7 @@ from degradations.base import Stage
 from degradations.bicubic import resize
 from degradations.canvas import Canvas
 from degradations.draws import Draws
-from degradations.params import of_each_image, to_device
+from degradations.params import split_params, to_device
 from degradations.resample import MODES, resample, resample_canvas, shrink_canvas
 from degradations.resize import Resize
 
@@ -101,7 +101,7 @@ def test_what_is_kept_of_large_images_is_bounded_by_bytes(monkeypatch):
     x = noise(1, 3, 700, 8)
     heights = (600, 601, 602, 600, 20, 21, 600, 601)
     expected = [resample(x, (height, 8), "bicubic", True) for height in heights]
-    bags = resample_module._Kept(resample_module._new_bags, 200_000)
+    bags = resample_module._BagCache(resample_module._make_bags, 200_000)
     monkeypatch.setattr(resample_module, "_bags", bags)
     for height, y in zip(heights, expected, strict=True):
         assert torch.equal(resample(x, (height, 8), "bicubic", True), y)
@@ -116,7 +116,7 @@ def test_what_was_used_last_is_kept():
         made.append(number)
         return (torch.zeros(10 * number, dtype=torch.uint8),)
 
-    bags = resample_module._Kept(make, 100)
+    bags = resample_module._BagCache(make, 100)
     for number in (
         3,
         4,
@@ -288,7 +288,7 @@ def test_recorded_sizes_are_those_of_the_factor_and_of_the_result(divisor):
     np.testing.assert_array_equal(params["width"], side[1])
     x, applied = noise(24, 3, 50, 3), to_device(params, 24, CPU)
     for image, own, *size in zip(
-        x.split(1), of_each_image(applied, 24), params["height"], params["width"], strict=True
+        x.split(1), split_params(applied, 24), params["height"], params["width"], strict=True
     ):
         assert stage(image, own).shape == (1, 3, *size)
 
@@ -299,7 +299,7 @@ def test_one_batch_holds_many_factors_and_modes(stage):
     params = to_device(drawn(stage, np.arange(16), x.shape), 16, CPU)
     assert len(set(params["height"].tolist())) > 8
     canvas = stage.on_canvas(Canvas.of(x), params)
-    for k, (image, own) in enumerate(zip(x.split(1), of_each_image(params, 16), strict=True)):
+    for k, (image, own) in enumerate(zip(x.split(1), split_params(params, 16), strict=True)):
         h, w = int(own["height"]), int(own["width"])
         expected = resample(image, (h, w), MODES[int(own["mode"])], bool(own["antialias"]))
         assert torch.equal(stage(image, own), expected)
