@@ -22,7 +22,7 @@ def find_pictures(places: Sequence[str | Path]) -> list[Path]:
     for place in map(Path, places):
         if not place.exists():
             raise ValueError(f"{place} is neither a file nor a folder; give where pictures are")
-        found.update(pictures.list_pictures(place) if place.is_dir() else [place])
+        found.update(pictures.find_images(place) if place.is_dir() else [place])
     return sorted(found)
 
 
@@ -35,4 +35,4 @@ def read_picture(path: Path) -> Tensor:
     Raises:
         ValueError: The file is damaged, or no picture.
     """
-    return (pictures.read_picture(path) * 255).round() / 255
+    return (pictures.read_image(path) * 255).round() / 255

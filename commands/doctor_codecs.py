@@ -81,7 +81,7 @@ def h264(options: Options) -> Iterator[Line]:
         return
     from degradations.codec import H264
 
-    off = _off(H264(crf=(18, 18)).coded(_ramps(8), {"crf": 18}), _ramps(8))
+    off = _off(H264(crf=(18, 18)).encode_decode(_ramps(8), {"crf": 18}), _ramps(8))
     if off > 2 * LOSSY:  # its chroma has half the resolution
         yield broken("H.264", f"pixels are {off} levels off: {INSTALL}")
     else:

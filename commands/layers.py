@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 
-from degradations.yaml_loader import strict_loader
 from files.paths import CONFIGURATIONS, read_text
+from files.yaml_loader import strict_loader
 
 log = logging.getLogger(__name__)
 

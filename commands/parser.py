@@ -20,13 +20,13 @@ from lightning.pytorch.cli import LightningArgumentParser
 from commands.errors import NO_FILE, ConfigurationError, readable
 from commands.layers import ConfigFile, replace_typed
 from commands.saved_config import is_mere_default
-from degradations.yaml_loader import (
+from files import paths
+from files.yaml_loader import (
     NO_CONFIGURATION,
     is_configuration,
     open_configurations_alone,
     strict_loader,
 )
-from files import paths
 
 MOST_SEED = 2**32 - 1  # that NumPy takes
 MOST_LISTED = 12  # classes named in the help of one argument

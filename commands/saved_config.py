@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import Namespace, _typehints, set_dumper
 from jsonargparse.typing import get_registered_type
 
-from degradations.yaml_loader import strict_loader
+from files.yaml_loader import strict_loader
 
 PLAIN = (type(None), bool, int, float, str)
 # The library writes these as text and reads them again by the type of the argument.

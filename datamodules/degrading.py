@@ -124,7 +124,7 @@ def make_lr(
         finite: Whether NaN and infinity are refused in a degradation's first batch.
     """
     if not finite:
-        degradation.take_for_checked()
+        degradation.skip_first_batch_checks()
     batch["lr"] = degradation(batch["hr"], batch["seed"])
     if pool is None:
         return

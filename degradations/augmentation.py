@@ -1,4 +1,4 @@
-"""Our degradations as augmentations of kornia, for its containers."""
+"""Degradations as augmentations of kornia, for its containers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from degradations.pipeline import Pipeline
 class RandomDegradation(IntensityAugmentationBase2D):
     """A stage, several stages or a whole degradation as an augmentation of kornia.
 
-    It works by itself, and in `kornia.augmentation.AugmentationSequential`, `ImageSequential` and
+    It works alone and in `kornia.augmentation.AugmentationSequential`, `ImageSequential` and
     `VideoSequential`, on images of any floating type, which are clamped to [0, 1]. kornia draws one
-    seed per image from torch's global generator and keeps it with its other parameters. All that
-    happens to an image follows from that seed, so give `params={"seeds": seeds}`, (B,) int64 on the
-    CPU, to choose it: a degradation then makes the LR that `degradation(hr, seeds)` makes.
+    seed per image from torch's global generator and keeps it with its other parameters. The output
+    follows from the seed: `params={"seeds": seeds}`, (B,) int64 on the CPU, gives the LR of
+    `degradation(hr, seeds)`.
 
-    Masks, boxes and keypoints stay as they are. So an HR that is also given as a mask comes out
-    beside its LR, with the flips and crops of the augmentations before this one:
+    Masks, boxes and keypoints are not changed. An HR passed as a mask is therefore returned beside
+    its LR, with the flips and crops of the augmentations before this one:
 
         pairs = AugmentationSequential(
             RandomHorizontalFlip(), RandomDegradation(RealESRGAN(4.0)), data_keys=["input", "mask"]
@@ -31,14 +31,14 @@ class RandomDegradation(IntensityAugmentationBase2D):
         lr, hr = pairs(images, images)
 
     Args:
-        degradation: A degradation, or stages: one, a list or a dictionary. Stages leave the size as
-            it is: what they resize is resized back.
-        p: Probability, for each image, that it is degraded.
+        degradation: A degradation, or stages: one, a list or a dictionary. Stages keep the size:
+            resized images are resized back.
+        p: Probability that an image is degraded.
         same_on_batch: Give all images of a batch the same seed.
-        keepdim: Return an image (C, H, W) without a batch dimension, as it was given.
+        keepdim: Return an image (C, H, W) without a batch dimension if it was given so.
 
     Raises:
-        TypeError: It is neither a degradation nor stages.
+        TypeError: ``degradation`` is neither a degradation nor stages.
         ValueError: The degradation changes sizes, and ``p`` is below 1.
     """
 
@@ -56,12 +56,12 @@ class RandomDegradation(IntensityAugmentationBase2D):
         if p < 1.0 and degradation.scale != 1.0:
             raise ValueError(
                 f"p is {p:g}, and the degradation makes images {degradation.scale:g} times "
-                "smaller, which cannot be in one batch with images of the old size: set p to 1"
+                "smaller, which cannot share a batch with images of the old size: set p to 1"
             )
         self.degradation = degradation
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
-        """`seeds`, (B,) int64 on the CPU whatever the images' device."""
+        """Draw `seeds`, (B,) int64 on the CPU for any device."""
         count = 1 if self.same_on_batch else batch_shape[0]
         seeds = torch.randint(2**63 - 1, (count,), device="cpu")
         return {"seeds": seeds.expand(batch_shape[0])}
@@ -73,6 +73,6 @@ class RandomDegradation(IntensityAugmentationBase2D):
         flags: dict[str, Any],
         transform: Tensor | None = None,
     ) -> Tensor:
-        """(B, 3, H, W) to the degradation's LR, in [0, 1] and of the input's type."""
+        """Degrade (B, 3, H, W); the LR is in [0, 1] and has the input's dtype."""
         images = input.float().clamp(0.0, 1.0)
         return self.degradation(images, params["seeds"]).to(input.dtype)

@@ -1,4 +1,4 @@
-"""Blur: each image convolved with a kernel of its own.
+"""Blur stages: each image is convolved with its own kernel.
 
 The kernels are in `degradations.kernels`, the convolutions in `degradations.convolve`.
 """
@@ -14,64 +14,65 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from degradations import kernels
 from degradations.base import Stage, check_probability, check_range
 from degradations.canvas import Canvas
 from degradations.compose import check_probabilities
-from degradations.convolve import convolve, convolve_canvas, prepared
+from degradations.convolve import convolve, convolve_canvas, prepare_kernels
 from degradations.draws import Draws
+from degradations.kernels import bell, disk, motion, normalized, sinc, squared_distance
 from degradations.params import Params
 from files.paths import expand_path, open_regular, read_bytes
 
-#: Below this size a sinc's cut-off is drawn from [pi/3, pi], from it upwards from [pi/5, pi].
+#: Sinc kernels below this size draw their cut-off from [pi/3, pi], others from [pi/5, pi].
 LARGE_SINC = 13
 
 
 class KernelStage(Stage):
-    """A stage that convolves each image with a kernel of its own: `draw` and `psf` are to write."""
+    """A stage that convolves each image with its own kernel; subclasses write `draw` and `psf`."""
 
     @abstractmethod
     def psf(self, params: Params) -> Tensor:
-        """(B, K, K), K odd, each with sum 1: the picture of a bright point, of drawn parameters."""
+        """Return the kernels (B, K, K) of drawn parameters, K odd, sum 1: images of a point."""
 
     def prepare(self, params: Params) -> Params:
-        """All kernels of the batch, and how far each of them reaches."""
+        """Compute all kernels of the batch, and their radii."""
         if "convolution" in params:
             return params
-        return {**params, "convolution": prepared(self.psf(params))}
+        return {**params, "convolution": prepare_kernels(self.psf(params))}
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """(B, C, H, W), each image with its own kernel; borders are mirrored."""
+        """Convolve (B, C, H, W), each image with its own kernel; borders are mirrored."""
         return convolve(x, self.prepare(params)["convolution"])
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """All pictures by one convolution, at whatever their kernels' radius."""
+        """Convolve all images at once, whatever the radii of their kernels."""
         return convolve_canvas(canvas, self.prepare(params)["convolution"])
 
 
 class Blur(KernelStage):
-    """Blur with a kernel from six families, or sometimes with a ringing low pass (sinc).
+    """Blur with a kernel of one of six families, or with a ringing low-pass filter (sinc).
 
-    Of every family there is a round and an elongated form, the latter turned by any angle. In the
-    generalised families the shape parameter beta is drawn below 1 and above 1 equally often.
+    Each family is isotropic or anisotropic, the latter rotated by any angle. The shape parameter
+    beta of the generalised families is drawn below 1 and above 1 with equal probability.
 
     Args:
-        kernel_size: Range of the kernels' side in pixels; odd, both ends included.
-        families: Probabilities of the Gaussian, generalised Gaussian and plateau kernels, round
-            and elongated each: [Gaussian round, elongated, generalised round, elongated, plateau
-            round, elongated].
+        kernel_size: Range of the kernel side in pixels; odd, both ends included.
+        families: Probabilities of the families: [isotropic Gaussian, anisotropic Gaussian,
+            isotropic generalised Gaussian, anisotropic generalised Gaussian, isotropic plateau,
+            anisotropic plateau].
         sigma: Range of the standard deviations in pixels, along both axes.
         beta_generalized: Range of beta of the generalised Gaussian, around 1 (the Gaussian); lower
-            is pointed, higher is flat with sharp edges.
-        beta_plateau: Range of beta of the plateau, around 1; higher has sharper edges.
-        sinc: Probability of a sinc kernel instead, of cut-offs from [pi/3, pi] for sides below 13
+            values are pointed, higher ones flat with sharp edges.
+        beta_plateau: Range of beta of the plateau, around 1; higher values have sharper edges.
+        sinc: Probability of a sinc kernel instead, with cut-offs from [pi/3, pi] for sides below 13
             pixels and from [pi/5, pi] for larger ones.
 
     Raises:
-        ValueError: A range is reversed or impossible, a size even, or the probabilities are none.
+        ValueError: A range is reversed or impossible, a size is even, or the probabilities are
+            invalid.
 
-    Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833) and the draws of its released code's
-    data set; sigma is (0.2, 1.5) for its second blur.
+    Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833) and the data set of its released code;
+    sigma is (0.2, 1.5) in its second blur.
     """
 
     def __init__(
@@ -96,10 +97,10 @@ class Blur(KernelStage):
         self.sinc = check_probability(sinc, "sinc")
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """(B,) each: sizes, family (0 to 5), sigmas, rotation in radians, beta; sinc and cut-off.
+        """Draw (B,) each: size, family (0 to 5), sigmas, rotation in radians, beta; sinc, cut-off.
 
-        What an image's family does not use is written as what it amounts to: a round kernel's
-        second sigma is its first and its rotation 0, a Gaussian's beta is 1.
+        Parameters that a family does not use get their neutral values: an isotropic kernel has
+        equal sigmas and rotation 0, a Gaussian has beta 1.
         """
         size = _draw_sizes(draws, self.kernel_size)
         is_sinc = draws.bernoulli(self.sinc)
@@ -125,31 +126,28 @@ class Blur(KernelStage):
         }
 
     def psf(self, params: Params) -> Tensor:
-        """(B, K, K), K the largest size of the range."""
+        """Return (B, K, K), K being the largest size of the range."""
         n = self.kernel_size[1] // 2
-        squared = kernels.squared_distance(
-            params["sigma_x"], params["sigma_y"], params["rotation"], n
-        )
-        bell = kernels.bell(squared, params["beta"], params["family"] >= 4)
+        squared = squared_distance(params["sigma_x"], params["sigma_y"], params["rotation"], n)
+        kernel = bell(squared, params["beta"], params["family"] >= 4)
         if self.sinc > 0:
-            bell = torch.where(
-                params["sinc"].view(-1, 1, 1), kernels.sinc(params["cutoff"], n), bell
-            )
-        return kernels.normalized(bell, params["kernel_size"])
+            rings = params["sinc"].view(-1, 1, 1)
+            kernel = torch.where(rings, sinc(params["cutoff"], n), kernel)
+        return normalized(kernel, params["kernel_size"])
 
 
 class Sinc(KernelStage):
-    """Filter with an ideal low pass, which rings and overshoots at edges as sharpened files do.
+    """Filter with an ideal low pass, which rings and overshoots at edges like sharpened images.
 
     Args:
-        kernel_size: Range of the kernels' side in pixels; odd, both ends included.
-        cutoff: Range of the angular cut-off frequency in radians a pixel, up to pi.
+        kernel_size: Range of the kernel side in pixels; odd, both ends included.
+        cutoff: Range of the angular cut-off frequency in radians per pixel, up to pi.
 
     Raises:
-        ValueError: A range is reversed or impossible, or a size even.
+        ValueError: A range is reversed or impossible, or a size is even.
 
-    Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), the draws of its released code's
-    final sinc filter (which it applies with probability 0.8: `Sometimes` does that).
+    Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), the final sinc filter of its released
+    code (which applies it with probability 0.8, as `Sometimes` can).
     """
 
     def __init__(
@@ -159,34 +157,34 @@ class Sinc(KernelStage):
     ) -> None:
         super().__init__()
         self.kernel_size = check_sizes(kernel_size)
-        # A sliver above pi, for those who write 3.1416.
+        # Slightly above pi, so that 3.1416 is valid.
         self.cutoff = check_range(cutoff, "cutoff", low=1e-2, high=3.142)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`kernel_size` and `cutoff`, (B,) each."""
+        """Draw `kernel_size` and `cutoff`, (B,) each."""
         size = _draw_sizes(draws, self.kernel_size)
         return {"kernel_size": size, "cutoff": draws.uniform(*self.cutoff)}
 
     def psf(self, params: Params) -> Tensor:
-        """(B, K, K), K the largest size of the range."""
-        wide = kernels.sinc(params["cutoff"], self.kernel_size[1] // 2)
-        return kernels.normalized(wide, params["kernel_size"])
+        """Return (B, K, K), K being the largest size of the range."""
+        wide = sinc(params["cutoff"], self.kernel_size[1] // 2)
+        return normalized(wide, params["kernel_size"])
 
 
 class MotionBlur(KernelStage):
-    """Blur along a straight line, as a camera that moves during the exposure does.
+    """Blur along a straight line, like a camera that moves during the exposure.
 
     Args:
-        length: Range of the line's length in pixels; 0 leaves the image as it is.
+        length: Range of the length of the line in pixels; 0 does not change the image.
         angle: Range of its angle in degrees, counter-clockwise.
-        direction: Range of where the light is, within [-1, 1]: 0 spreads it evenly, 1 puts the
-            weight to the end at `angle`, -1 to the other.
+        direction: Range of the distribution of light, within [-1, 1]: 0 is even, 1 puts the weight
+            at the end at `angle`, -1 at the opposite end.
 
     Raises:
         ValueError: A range is reversed or impossible.
 
     Source: parameters as in kornia's RandomMotionBlur; the kernel is ours, for lines of any length
-    (`degradations.kernels.motion` says why).
+    (see `degradations.kernels.motion`).
     """
 
     def __init__(
@@ -201,7 +199,7 @@ class MotionBlur(KernelStage):
         self.direction = check_range(direction, "direction", low=-1.0, high=1.0)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`length`, `angle` and `direction`, (B,) each."""
+        """Draw `length`, `angle` and `direction`, (B,) each."""
         return {
             "length": draws.uniform(*self.length),
             "angle": draws.uniform(*self.angle),
@@ -209,23 +207,23 @@ class MotionBlur(KernelStage):
         }
 
     def psf(self, params: Params) -> Tensor:
-        """(B, K, K), K for the longest line."""
+        """Return (B, K, K), K large enough for the longest line."""
         extent = math.ceil(self.length[1] / 2) + 1
-        line = kernels.motion(params["length"], params["angle"], params["direction"], extent)
-        return kernels.normalized(line)
+        line = motion(params["length"], params["angle"], params["direction"], extent)
+        return normalized(line)
 
 
 class DefocusBlur(KernelStage):
-    """Blur with a disk, as an ideal lens out of focus does.
+    """Blur with a disk, like an ideal lens out of focus.
 
     Args:
-        radius: Range of the disk's radius in pixels, above 0; below 0.5 nothing changes.
+        radius: Range of the disk's radius in pixels, above 0; below 0.5 the image does not change.
 
     Raises:
         ValueError: The range is reversed or reaches 0.
 
-    Source: geometric optics. Each pixel of the kernel is the share of it that the disk covers, so
-    radii are continuous.
+    Source: geometric optics. Each kernel pixel is the share of it that the disk covers, so radii
+    are continuous.
     """
 
     def __init__(self, radius: tuple[float, float] = (0.5, 5.0)) -> None:
@@ -233,29 +231,27 @@ class DefocusBlur(KernelStage):
         self.radius = check_range(radius, "radius", low=1e-3)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`radius`, (B,)."""
+        """Draw `radius`, (B,)."""
         return {"radius": draws.uniform(*self.radius)}
 
     def psf(self, params: Params) -> Tensor:
-        """(B, K, K), K for the widest disk."""
-        return kernels.normalized(
-            kernels.disk(params["radius"], math.ceil(self.radius[1] - 0.5) or 1)
-        )
+        """Return (B, K, K), K large enough for the widest disk."""
+        return normalized(disk(params["radius"], math.ceil(self.radius[1] - 0.5) or 1))
 
 
 class MeasuredPSF(KernelStage):
-    """Blur with a kernel that was measured, each image with one from a folder.
+    """Blur each image with a measured kernel from a folder.
 
-    The files are read once, when the stage is made; each is divided by its sum. What is recorded
-    is the file's number in alphabetical order, so to replay needs the same folder.
+    The files are read once, when the stage is made; each kernel is divided by its sum. Recorded
+    parameters hold the file's number in alphabetical order, so a replay requires the same folder.
 
     Args:
-        folder: A folder of kernels, one a file: grey .png of 8 or 16 bits, or .npy of two
-            dimensions; both sides odd. May hold environment variables.
+        folder: A folder with one kernel per file: grey .png of 8 or 16 bits, or two-dimensional
+            .npy; both sides odd. May contain environment variables.
 
     Raises:
-        FileNotFoundError: There is no such folder, or no kernel in it.
-        ValueError: A file cannot be read, or holds no kernel; the message names it.
+        FileNotFoundError: The folder is missing or has no kernels.
+        ValueError: A file cannot be read or is not a kernel; the message names it.
     """
 
     def __init__(self, folder: str) -> None:
@@ -268,30 +264,30 @@ class MeasuredPSF(KernelStage):
         self._there: dict[torch.device, Tensor] = {}
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`which`, (B,): the number of the file, in alphabetical order."""
+        """Draw `which`, (B,): the number of the file in alphabetical order."""
         return {"which": draws.integers(0, len(self._psfs))}
 
     def psf(self, params: Params) -> Tensor:
-        """(B, K, K), K the largest side of all files."""
+        """Return (B, K, K), K being the largest side of all files."""
         which = params["which"]
-        if which.device not in self._there:  # a copy to the device only once
+        if which.device not in self._there:  # copied to each device once
             self._there[which.device] = self._psfs.to(which.device)
         return self._there[which.device].index_select(0, which)
 
     def __getstate__(self) -> dict[str, object]:
-        """Without the copies on devices."""
+        """Drop the copies on devices."""
         return {**self.__dict__, "_there": {}}
 
 
 def check_sizes(sizes: tuple[int, int], name: str = "kernel_size") -> tuple[int, int]:
-    """A range of kernels' sides, checked.
+    """Check and return a range of kernel sides.
 
     Raises:
-        ValueError: it is reversed, or an end is even or below 1.
+        ValueError: It is reversed, or an end is even or below 1.
     """
     expected = f"{name} is {list(sizes)}; expected [smallest, largest], both odd, such as [7, 21]"
     if len(sizes) != 2 or any(size != int(size) or size < 1 or size % 2 == 0 for size in sizes):
-        raise ValueError(f"{expected} (a kernel needs a middle)")
+        raise ValueError(f"{expected} (a kernel needs a centre)")
     if sizes[0] > sizes[1]:
         raise ValueError(f"{expected}: it is reversed")
     return int(sizes[0]), int(sizes[1])
@@ -305,8 +301,8 @@ def _check_beta(values: tuple[float, float], name: str) -> tuple[float, float]:
     low, high = check_range(values, name, low=1e-2, high=100.0)
     if not low <= 1.0 <= high:
         raise ValueError(
-            f"{name} is {[low, high]}; expected a range that holds 1: beta is drawn from below 1 "
-            "and from above 1 equally often ([1, 2] gives 1 itself half of the time)"
+            f"{name} is {[low, high]}; expected a range that contains 1: beta is drawn below 1 and "
+            "above 1 with equal probability ([1, 2] gives 1 itself half of the time)"
         )
     return low, high
 
@@ -314,24 +310,26 @@ def _check_beta(values: tuple[float, float], name: str) -> tuple[float, float]:
 def _psf_files(folder: str) -> list[Path]:
     root = Path(expand_path(folder, "folder"))
     if not root.is_dir():
-        raise FileNotFoundError(f"folder is {folder!r}; there is no such folder of kernels")
+        raise FileNotFoundError(
+            f"folder is {folder!r}, which is not a folder; expected one of kernels"
+        )
     paths = sorted(path for path in root.iterdir() if path.suffix.lower() in (".png", ".npy"))
     if not paths:
-        raise FileNotFoundError(f"folder is {folder!r}; it holds no kernel (.png or .npy)")
+        raise FileNotFoundError(f"folder is {folder!r}, which contains no kernel (.png or .npy)")
     return paths
 
 
 def _read_psf(path: Path) -> npt.NDArray[np.float64]:
-    """The kernel of a file, divided by its sum.
+    """Read the kernel of a file, divided by its sum.
 
     Raises:
-        ValueError: naming the file.
+        ValueError: The file is not a kernel; the message names it.
     """
     values = _read_npy(path) if path.suffix.lower() == ".npy" else _read_png(path)
     if values.ndim != 2 or any(side % 2 == 0 for side in values.shape):
         raise ValueError(
             f"{path} has the shape {values.shape}; expected two dimensions, both odd: a kernel "
-            "needs a middle (crop or pad it)"
+            "needs a centre (crop or pad it)"
         )
     psf = values.astype(np.float64)
     if not np.isfinite(psf).all() or psf.sum() <= 0:
@@ -353,13 +351,13 @@ def _read_npy(path: Path) -> npt.NDArray[np.generic]:
 def _read_png(path: Path) -> npt.NDArray[np.generic]:
     import cv2
 
-    # Through memory: OpenCV would not open a path that is not ASCII on every system.
+    # Through memory, because OpenCV cannot open non-ASCII paths on every system.
     data = np.frombuffer(read_bytes(path), np.uint8)
     values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     if values is None:
-        raise ValueError(f"{path} cannot be read as a kernel: it is no PNG")
+        raise ValueError(f"{path} cannot be read as a kernel: it is not a PNG")
     if values.ndim == 3:
         if (values != values[..., :1]).any():
-            raise ValueError(f"{path} is in colour; expected a grey picture of a kernel")
+            raise ValueError(f"{path} is in colour; expected a grey image of a kernel")
         values = values[..., 0]
     return values

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from degradations import kernels
 from degradations.base import Stage, check_probability, check_range, check_scale
 from degradations.blur import KernelStage, check_sizes
 from degradations.camera import Camera
@@ -16,23 +15,25 @@ from degradations.draws import Booleans, Draws, Floats, Integers
 from degradations.fields import seeded_randn_like
 from degradations.final import ToLR
 from degradations.jpeg import JPEG
+from degradations.kernels import normalized, squared_distance
 from degradations.params import Params
 from degradations.pipeline import Executor, Pipeline
 from degradations.resample import resample, resample_canvas
 from degradations.resize import Resize
 
 _MODES = ("area", "bilinear", "bicubic")
-_SIGMA, _VARIANCE, _SAMPLED = 0.1, 0.5, 0.1  # the lower ends; the upper ones depend on the scale
+_SIGMA, _VARIANCE, _SAMPLED = 0.1, 0.5, 0.1  # lower ends; the upper ends depend on the scale
 
 
 class GaussianBlur(KernelStage):
-    """Blur by a Gaussian that is round for half of the images and elliptic for the others.
+    """Blur by a Gaussian, isotropic for half of the images and anisotropic for the others.
 
     Args:
-        kernel_size: Range of the kernel's size; odd sizes are drawn.
-        sigma: Range of a round kernel's standard deviation in pixels.
-        variance: Range of an elliptic kernel's variances along its axes, whose direction is drawn.
-        isotropic: Probability of a round one.
+        kernel_size: Range of the kernel size; odd sizes are drawn.
+        sigma: Range of the standard deviation of an isotropic kernel in pixels.
+        variance: Range of the variances of an anisotropic kernel along its axes, whose rotation is
+            drawn.
+        isotropic: Probability of an isotropic kernel.
 
     Source: BSRGAN (Zhang et al., ICCV 2021; arXiv 2103.14006), section 3.1, numbers for x4.
     """
@@ -51,7 +52,7 @@ class GaussianBlur(KernelStage):
         self.isotropic = check_probabilities([isotropic, 1 - isotropic], 2, "isotropic")[0]
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """Size, `isotropic`, `sigma`, `variance_x`, `variance_y` and `rotation`, (B,) each."""
+        """Draw size, `isotropic`, `sigma`, `variance_x`, `variance_y`, `rotation`, (B,) each."""
         low, high = self.kernel_size
         return {
             "kernel_size": 2 * draws.integers(low // 2, high // 2 + 1) + 1,
@@ -63,21 +64,21 @@ class GaussianBlur(KernelStage):
         }
 
     def psf(self, params: Params) -> Tensor:
-        """(B, K, K), each with sum 1."""
+        """Return (B, K, K), each with sum 1."""
         x, y = (
             torch.where(params["isotropic"], params["sigma"], params[name].sqrt())
             for name in ("variance_x", "variance_y")
         )
-        squared = kernels.squared_distance(x, y, params["rotation"], self.kernel_size[1] // 2)
-        return kernels.normalized(torch.exp(-0.5 * squared), params["kernel_size"])
+        squared = squared_distance(x, y, params["rotation"], self.kernel_size[1] // 2)
+        return normalized(torch.exp(-0.5 * squared), params["kernel_size"])
 
 
 class Shrink(Resize):
     """Divide the sides by a drawn number.
 
     Args:
-        by: Range of the divisor, at least 1: it is drawn evenly, where `Resize` draws factors so.
-        modes: Kernels to choose from, as of `Resize`.
+        by: Range of the divisor, at least 1; the divisor is uniform, not the factor as in `Resize`.
+        modes: Kernels to choose from, as in `Resize`.
 
     Source: BSRGAN (Zhang et al., ICCV 2021; arXiv 2103.14006), section 3.2, numbers for x4.
     """
@@ -91,21 +92,21 @@ class Shrink(Resize):
         self.by = check_range(by, "by", low=1.0)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """As `Resize.draw`."""
+        """Draw as `Resize.draw`."""
         return {**super().draw(draws, shape), **_sides(1.0 / draws.uniform(*self.by), shape)}
 
 
 class SampleGaussian(KernelStage):
-    """Blur by a round Gaussian and take every n-th pixel, so that nothing shifts.
+    """Blur by an isotropic Gaussian and take every n-th pixel, without a shift.
 
     Args:
         divisor: The scale: the sides become those of the HR divided by it, rounded.
         sigma: Range of the standard deviation in pixels.
-        kernel_size: The kernel's size, odd.
+        kernel_size: Kernel size, odd.
 
-    Source: BSRGAN (Zhang et al., ICCV 2021; arXiv 2103.14006), section 3.2, numbers for x4. Where
-    the released code moves its kernel by linear interpolation, which widens it, this one is
-    evaluated where it belongs.
+    Source: BSRGAN (Zhang et al., ICCV 2021; arXiv 2103.14006), section 3.2, numbers for x4. The
+    released code shifts its kernel by linear interpolation, which widens it; this kernel is
+    evaluated at the shifted position.
     """
 
     resizes = True
@@ -119,36 +120,36 @@ class SampleGaussian(KernelStage):
         super().__init__()
         self.sigma = check_range(sigma, "sigma", low=0.01)
         if kernel_size < 1 or kernel_size % 2 != 1:
-            raise ValueError(f"kernel_size is {kernel_size}; expected an odd whole number")
+            raise ValueError(f"kernel_size is {kernel_size}; expected an odd integer")
         self.kernel_size = kernel_size
         self.to_lr = ToLR(divisor, ("nearest",))
-        # An even step has no middle pixel: the one below right of it is taken, so the kernel looks
-        # half a pixel up and left.
+        # An even step has no centre pixel: the one to the lower right is taken, so the kernel is
+        # shifted by half a pixel to the upper left.
         self.shift = 0.5 if divisor % 2 == 0 else 0.0
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`sigma` (B,), and `resize`, the size."""
+        """Draw `sigma` (B,), and `resize`, the size."""
         return {
             "sigma": draws.uniform(*self.sigma),
             "resize": self.to_lr.draw(draws.fold("resize"), shape),
         }
 
     def psf(self, params: Params) -> Tensor:
-        """(B, K, K), each with sum 1."""
+        """Return (B, K, K), each with sum 1."""
         n, sigma = self.kernel_size // 2, params["sigma"].view(-1, 1)
         axis = torch.arange(-n, n + 1, device=sigma.device) - self.shift
-        # Lifted by the largest: a narrow kernel between two pixels would vanish.
+        # Relative to the largest: a narrow kernel between two pixels would underflow.
         power = -0.5 * (axis / sigma).square()
         profile = torch.exp(power - power.amax(1, keepdim=True))
-        return kernels.normalized(profile.unsqueeze(2) * profile.unsqueeze(1))
+        return normalized(profile.unsqueeze(2) * profile.unsqueeze(1))
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """(B, C, H, W) to the LR's size."""
+        """Blur and sample (B, C, H, W) to the LR size."""
         h, w = (int(params["resize"][side][0].item()) for side in ("height", "width"))
         return resample(super().forward(x, params), (h, w), "nearest")
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """As `forward`."""
+        """Apply as `forward`."""
         size = params["resize"]["height"], params["resize"]["width"]
         extent = self.to_lr.extent(canvas.hr_size)
         blurred = super().on_canvas(canvas, params)
@@ -156,14 +157,14 @@ class SampleGaussian(KernelStage):
 
 
 class ChannelNoise(Stage):
-    """Add Gaussian noise: of each channel alone, the same in all, or correlated between them.
+    """Add Gaussian noise: independent channels, equal channels, or correlated channels.
 
     Args:
-        sigma: Range of the standard deviation in 8-bit levels; whole numbers are drawn.
-        p: Probabilities of independent channels, of equal ones, and of a random correlation.
+        sigma: Range of the standard deviation in 8-bit levels; integers are drawn.
+        p: Probabilities of independent, equal and randomly correlated channels.
 
-    Source: BSRGAN (Zhang et al., ICCV 2021; arXiv 2103.14006), section 3.3; the correlation as its
-    released code: the covariance is |U' diag(d) U| L^2 element by element, with d uniform in
+    Source: BSRGAN (Zhang et al., ICCV 2021; arXiv 2103.14006), section 3.3; the correlation as in
+    its released code: the covariance is |U' diag(d) U| L^2 element by element, with d uniform in
     [0, 1), U a random rotation and L always the largest standard deviation.
     """
 
@@ -180,9 +181,9 @@ class ChannelNoise(Stage):
         self.p = check_probabilities(p, 3)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`level` in 8-bit levels, `family` (a number of `p`), `field_seeds`, (B,) each.
+        """Draw `level` in 8-bit levels, `family` (an index of `p`) and `field_seeds`, (B,) each.
 
-        `factor` (B, 3, 3): what the field is multiplied by, in 8-bit levels.
+        Also `factor` (B, 3, 3), by which the field is multiplied, in 8-bit levels.
         """
         level = draws.integers(self.sigma[0], self.sigma[1] + 1)
         family = draws.choice([0, 1, 2], self.p)
@@ -197,22 +198,22 @@ class ChannelNoise(Stage):
         return {"level": level, "family": family, "factor": factor, "field_seeds": draws.seeds()}
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Add each image's field, (B, 3, H, W), and clamp to [0, 1]."""
+        """Add its field to each image, (B, 3, H, W), and clamp to [0, 1]."""
         field = seeded_randn_like(x, params["field_seeds"])
         noise = torch.matmul(params["factor"] / 255.0, field.flatten(2)).view(x.shape)
         return (x + noise).clamp(0.0, 1.0)
 
 
 class _ShuffledInOrder(Shuffled):
-    """Apply stages in an order that is drawn for each image, two of them in a fixed one.
+    """Apply stages in an order drawn per image, two of them in a fixed order.
 
     Args:
         stages: The stages, by name.
-        first: The name of a stage that comes before ``second``.
-        second: The name of that one.
+        first: Name of the stage that comes before ``second``.
+        second: Name of the stage that comes after ``first``.
 
     Raises:
-        ValueError: There is no stage of such a name.
+        ValueError: No stage has such a name.
     """
 
     def __init__(self, stages: Stages, first: str, second: str) -> None:
@@ -224,7 +225,7 @@ class _ShuffledInOrder(Shuffled):
         self.first, self.second = names.index(first), names.index(second)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """As `Shuffled.draw`; the two change places where they came the other way round."""
+        """Draw as `Shuffled.draw`; the two stages change places if their order is wrong."""
         params = super().draw(draws, shape)
         order: Integers = params["order"]
         places = [np.argmax(order == number, axis=1) for number in (self.first, self.second)]
@@ -235,31 +236,31 @@ class _ShuffledInOrder(Shuffled):
 
 
 class BSRGAN(Pipeline):
-    """Two blurs, two steps of shrinking, noise, JPEG and a camera in any order, then JPEG again.
+    """Two blurs, two resizes, noise, JPEG and a camera in any order, then JPEG again.
 
-    The streams are named `halve`, `shuffled` (with `blur`, `blur2`, `shrink`, `to_lr`, `noise`,
-    `jpeg`, `camera` in it) and `final_jpeg`.
+    The streams are named `halve`, `shuffled` (containing `blur`, `blur2`, `shrink`, `to_lr`,
+    `noise`, `jpeg`, `camera`) and `final_jpeg`.
 
-    Ranges are the paper's. The released code differs from it in: kernel sizes up to 25; variances
-    and deviations from 0; noise levels from 2; never a camera, unless it is given the authors'
-    network of one (here it is `Camera`). Here, kernels are not moved by interpolation.
+    Ranges are the paper's. The released code differs from the paper: kernel sizes up to 25;
+    variances and deviations from 0; noise levels from 2; no camera without the authors' network for
+    it (here `Camera`). Here, kernels are not shifted by interpolation.
 
-    On a canvas each of the shuffled stages runs seven times: this recipe is for the executor
-    ``images``, or for a device with time to spare.
+    On a canvas each of the shuffled stages runs seven times. Prefer the executor ``images``, unless
+    the device has time to spare.
 
     Args:
         scale: How many times smaller the LR is; any positive number. Linked to
             data.init_args.scale.
         halve: Probability that the image is halved first. Only at scale 4, as in the source; all
-            ranges are those of x2 then.
+            ranges are then those of x2.
         kernel_size: Range of the sizes of blur kernels; odd sizes are drawn.
-        sigma: Range of the noise's standard deviation in 8-bit levels; whole numbers are drawn.
+        sigma: Range of the standard deviation of the noise in 8-bit levels; integers are drawn.
         jpeg: Probability of the shuffled JPEG.
-        jpeg_quality: Range of the quality of both.
+        jpeg_quality: Range of the quality of both JPEGs.
         camera: Probability of the camera.
-        quantize: Round the LR to 8 bits, as a file of it would be.
-        executor: As of `Pipeline`.
-        compile: As of `Pipeline`.
+        quantize: Round the LR to 8 bits, like an 8-bit file.
+        executor: As in `Pipeline`.
+        compile: As in `Pipeline`.
 
     Source: Zhang et al., "Designing a Practical Degradation Model for Deep Blind Image
     Super-Resolution" (ICCV 2021; arXiv 2103.14006).
@@ -308,7 +309,7 @@ class BSRGAN(Pipeline):
         super().__init__(scale, stages, quantize=quantize, executor=executor, compile=compile)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """One entry a stage; the ranges of halved images are those of x2."""
+        """Draw one entry per stage; halved images have the ranges of x2."""
         params = super().draw(draws, shape)
         if "halve" not in params:
             return params
@@ -316,13 +317,13 @@ class BSRGAN(Pipeline):
         shuffled = params["shuffled"]
         for name in ("blur", "blur2"):
             blur = shuffled[name]
-            blur["sigma"] = _narrowed(halved, blur["sigma"], _SIGMA, 2.8, 2.4)
+            blur["sigma"] = _rescaled(halved, blur["sigma"], _SIGMA, 2.8, 2.4)
             for axis in ("variance_x", "variance_y"):
-                blur[axis] = _narrowed(halved, blur[axis], _VARIANCE, 8.0, 6.0)
+                blur[axis] = _rescaled(halved, blur[axis], _VARIANCE, 8.0, 6.0)
         sample = shuffled["shrink"]["sample"]
-        sample["sigma"] = _narrowed(halved, sample["sigma"], _SAMPLED, 2.4, 1.2)
+        sample["sigma"] = _rescaled(halved, sample["sigma"], _SAMPLED, 2.4, 1.2)
         resize = shuffled["shrink"]["resize"]
-        by = _narrowed(halved, 1.0 / resize["factor"], 1.0, 8.0, 4.0)
+        by = _rescaled(halved, 1.0 / resize["factor"], 1.0, 8.0, 4.0)
         resize.update(_sides(np.where(halved, 0.5, 1.0) / by, shape))
         return params
 
@@ -332,15 +333,15 @@ def _sides(factor: Floats, shape: torch.Size) -> Params:
     return {"height": H, "width": W, "factor": factor}
 
 
-def _narrowed(where: Booleans, values: Floats, low: float, high: float, to: float) -> Floats:
-    """Values drawn in [low, high] moved into [low, to], for some images."""
+def _rescaled(where: Booleans, values: Floats, low: float, high: float, to: float) -> Floats:
+    """Rescale values drawn in [low, high] to [low, to], for some images."""
     return np.where(where, low + (values - low) * ((to - low) / (high - low)), values)
 
 
 def _correlation(entries: Floats, d: Floats) -> Floats:
-    """(B, 3, 3) square roots of |U' diag(d) U|, U of the orthonormal bases of `entries`."""
+    """Return (B, 3, 3) square roots of |U' diag(d) U|, U orthonormal bases of `entries`."""
     bases = np.linalg.svd(entries)[0]
     covariance = np.abs(bases.transpose(0, 2, 1) @ (d[:, :, None] * bases))
-    # Taken element by element, the absolute values may leave a negative eigenvalue.
+    # The elementwise absolute value may leave a negative eigenvalue.
     values, vectors = np.linalg.eigh(covariance)
     return vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]

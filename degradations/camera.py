@@ -1,4 +1,4 @@
-"""Camera: what a sensor with colour filters, and the program behind it, make of a picture."""
+"""Camera: a sensor with colour filters and noise, and the development of its raw image."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from degradations.draws import Draws, Floats
 from degradations.fields import seeded_randn_like
 from degradations.params import Params, per_image
 
-# CIE XYZ to the camera's own colours: four cameras' matrices of Adobe's DNG files, as Brooks et al.
-# mix them; sRGB to XYZ under D65 (IEC 61966-2-1).
+# CIE XYZ to camera colours: matrices of four cameras from Adobe's DNG files, as mixed by Brooks et
+# al.; sRGB to XYZ under D65 (IEC 61966-2-1).
 _XYZ_TO_CAMERA = np.array(
     [
         [[1.0234, -0.2969, -0.2266], [-0.5625, 1.6328, -0.0469], [-0.0703, 0.2188, 0.6406]],
@@ -35,31 +35,31 @@ _GAMMA = 2.2
 
 
 class Camera(Stage):
-    """Take the picture again with a noisy sensor behind a Bayer filter.
+    """Capture the image again with a noisy sensor behind a Bayer filter.
 
-    The picture is made raw (inverse tone curve, colours of a camera, inverse white balance), gets
-    shot and read noise after its ISO speed, one colour a pixel, and whole numbers; then it is
-    developed again: bilinear demosaicing, white balance, colour matrix and tone curve. Colours,
-    gains, ISO and the filter's position are drawn for each image.
+    The image is inverted to raw (inverse tone curve, camera colours, inverse white balance), gets
+    shot and read noise by ISO speed, one colour per pixel and integer values, and is developed
+    again: bilinear demosaicing, white balance, colour matrix and tone curve. Colours, gains, ISO
+    and filter position are drawn per image.
 
-    Differs from the source in: the position of the Bayer filter is drawn too, the exposure never
-    exceeds 1, and the raw picture has whole numbers. Demosaicing is our own, equal to
-    `kornia.color.raw_to_rgb` to 1e-6 but for the lower right edges, where kornia repeats what ours
-    mirrors; kornia's takes one filter position a batch, refuses odd sides, and needed 3.5 ms for
-    512x512 px on one core where ours needed 1.8.
+    Differs from the source: the position of the Bayer filter is drawn, the exposure never exceeds
+    1, and raw values are integers. Demosaicing equals `kornia.color.raw_to_rgb` to 1e-6 except at
+    the lower and right edges, where kornia repeats pixels and this stage mirrors them. kornia's
+    function takes one filter position per batch, refuses odd sides, and took 3.5 ms for 512x512 px
+    on one core, this one 1.8 ms.
 
     Args:
-        iso: Range of the sensor's speed, drawn evenly on a logarithmic scale. The noise's variance
-            is shot * signal + read, with shot = 1e-6 * ISO and
+        iso: Range of the sensor's speed; its logarithm is uniform. The variance of the noise is
+            shot * signal + read, with shot = 1e-6 * ISO and
             log(read) = 2.18 log(shot) + 1.20 + N(0, 0.26).
-        exposure: Mean and standard deviation of the exposure, which is cut off at 0.2 and at 1,
-            where white reaches the sensor's limit.
-        red_gain: Range of the white balance's gain for red, green having 1.
-        blue_gain: Range of its gain for blue.
+        exposure: Mean and standard deviation of the exposure, which is clamped to [0.2, 1]; at 1
+            white saturates the sensor.
+        red_gain: Range of the white-balance gain of red, relative to green.
+        blue_gain: Range of the white-balance gain of blue, relative to green.
         bits: Range of the bits of a raw value.
 
     Raises:
-        ValueError: A range is reversed or makes no sense.
+        ValueError: A range is reversed or invalid.
 
     Source: Brooks et al., "Unprocessing Images for Learned Raw Denoising" (CVPR 2019; arXiv
     1811.11127), sections 3.1 to 3.6 and the ranges of its released code.
@@ -79,7 +79,7 @@ class Camera(Stage):
         self.blue_gain = check_range(blue_gain, "blue_gain", low=1.0, high=10.0)
         lower, upper = check_range(bits, "bits", low=4, high=16)
         if lower != int(lower) or upper != int(upper):
-            raise ValueError(f"bits is {list(bits)}; expected whole numbers")
+            raise ValueError(f"bits is {list(bits)}; expected integers")
         self.bits = int(lower), int(upper)
         mean, deviation = exposure
         if not (0.2 <= mean <= 1.0 and 0.0 <= deviation <= 0.5):
@@ -90,10 +90,10 @@ class Camera(Stage):
         self.exposure = float(mean), float(deviation)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """(B,) each: `iso`, the variances `shot` and `read`, gains, `pattern`, `bits`, seeds.
+        """Draw (B,) each: `iso`, variances `shot` and `read`, gains, `pattern`, `bits`, seeds.
 
-        `to_camera` and `to_rgb` are (B, 3, 3) matrices of linear colours. `pattern` is where red
-        lies in the filter's 2x2 cell: 2 * row + column.
+        `to_camera` and `to_rgb` are (B, 3, 3) matrices of linear colours. `pattern` is the place of
+        red in the filter's 2x2 cell: 2 * row + column.
         """
         low, high = self.iso
         iso = np.exp(draws.uniform(math.log(low), math.log(high)))
@@ -117,36 +117,36 @@ class Camera(Stage):
         }
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Clamp, make raw, take and develop: (B, 3, H, W) to the same shape, in [0, 1].
+        """Clamp, invert, capture and develop (B, 3, H, W); the output is in [0, 1].
 
         Raises:
-            ValueError: x has no three channels.
+            ValueError: `x` does not have 3 channels.
         """
-        return _photograph(x, params, _mirrored)
+        return _capture(x, params, _mirrored)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """As `forward`, each picture mirrored at its own edges."""
+        """Apply as `forward`, each image mirrored at its own edges."""
 
         def mirrored(planes: Tensor) -> Tensor:
             return canvas.with_pixels(planes).reflected(1)
 
-        return canvas.with_pixels(_photograph(canvas.pixels, params, mirrored))
+        return canvas.with_pixels(_capture(canvas.pixels, params, mirrored))
 
 
 def unprocess(x: Tensor, to_camera: Tensor, gains: Tensor) -> Tensor:
-    """From sRGB to a camera's linear raw colours.
+    """Convert sRGB to the linear raw colours of a camera.
 
     Args:
         x: (B, 3, H, W) in [0, 1].
-        to_camera: (B, 3, 3), linear sRGB to the camera's colours.
-        gains: (B, 3, 1, 1), by which raw colours are multiplied in `develop`.
+        to_camera: (B, 3, 3), linear sRGB to camera colours.
+        gains: (B, 3, 1, 1), the factors of raw colours in `develop`.
 
     Returns:
-        (B, 3, H, W) in [0, 1]. What is white stays at the sensor's limit: there the gains are not
-        divided out, or highlights would come back tinted.
+        (B, 3, H, W) in [0, 1]. White stays saturated: the gains are not divided out there, which
+        would tint highlights.
     """
     linear = (0.5 - ((1.0 - 2.0 * x).asin() / 3.0).sin()).clamp_min(1e-8) ** _GAMMA
-    colours = _times(to_camera, linear)
+    colours = _multiply(to_camera, linear)
     near_white = ((colours.mean(1, keepdim=True) - 0.9).clamp_min(0.0) / 0.1).square()
     inverse = 1.0 / gains
     kept = torch.maximum(near_white + (1.0 - near_white) * inverse, inverse)
@@ -154,28 +154,28 @@ def unprocess(x: Tensor, to_camera: Tensor, gains: Tensor) -> Tensor:
 
 
 def develop(raw: Tensor, to_rgb: Tensor, gains: Tensor) -> Tensor:
-    """From a camera's linear raw colours to sRGB: white balance, colour matrix, gamma, tone curve.
+    """Convert linear raw colours to sRGB: white balance, colour matrix, gamma, tone curve.
 
     Args:
-        raw: (B, 3, H, W), one value of each colour a pixel.
-        to_rgb: (B, 3, 3), the camera's colours to linear sRGB.
+        raw: (B, 3, H, W), all colours of each pixel.
+        to_rgb: (B, 3, 3), camera colours to linear sRGB.
         gains: (B, 3, 1, 1).
 
     Returns:
         (B, 3, H, W) in [0, 1].
     """
-    linear = _times(to_rgb, (raw * gains).clamp(0.0, 1.0)).clamp(1e-8, 1.0)
+    linear = _multiply(to_rgb, (raw * gains).clamp(0.0, 1.0)).clamp(1e-8, 1.0)
     y = linear ** (1.0 / _GAMMA)
-    return y * y * (3.0 - 2.0 * y)  # a smooth step, the tone curve of the source
+    return y * y * (3.0 - 2.0 * y)  # smoothstep, the tone curve of the source
 
 
 def bayer_masks(x: Tensor, pattern: Tensor) -> Tensor:
-    """(B, 3, H, W), 1 where a pixel sees that colour.
+    """Return (B, 3, H, W), 1 where a pixel measures that colour.
 
     Args:
-        x: (B, C, H, W), for the size.
-        pattern: (B,), where red lies in the cell of 2x2 pixels: 2 * row + column; blue lies
-            diagonally to it.
+        x: (B, C, H, W), for size and dtype.
+        pattern: (B,), the place of red in the cell of 2x2 pixels: 2 * row + column; blue is
+            diagonally opposite.
     """
     H, W = x.shape[-2:]
     top, left = (pattern // 2).view(-1, 1, 1), (pattern % 2).view(-1, 1, 1)
@@ -186,18 +186,18 @@ def bayer_masks(x: Tensor, pattern: Tensor) -> Tensor:
 
 
 def demosaic(mosaic: Tensor, masks: Tensor, mirrored: Callable[[Tensor], Tensor]) -> Tensor:
-    """Each colour from the mean of its two or four nearest pixels; for 2x2 pixels and more.
+    """Interpolate each colour by the mean of its two or four nearest pixels.
 
     Args:
-        mosaic: (B, 1, H, W), one value a pixel.
-        masks: (B, 3, H, W), which colour it is.
-        mirrored: Adds a margin of one pixel that mirrors the pictures, so that the filter's cells
-            go on beyond the edges.
+        mosaic: (B, 1, H, W), one value per pixel, at least 2x2 pixels.
+        masks: (B, 3, H, W), the colour of each pixel.
+        mirrored: Function that adds a mirrored margin of one pixel, which continues the pattern of
+            the filter beyond the edges.
 
     Returns:
         (B, 3, H, W).
     """
-    # Shifted sums: on a CPU a third of a grouped convolution's time, when compiled one kernel.
+    # Shifted sums take a third of the time of a grouped convolution on a CPU; compiled, one kernel.
     planes = mirrored(mosaic * masks)
     rows = planes[:, :, 1:-1] + 0.5 * (planes[:, :, :-2] + planes[:, :, 2:])
     red_blue = rows[..., 1:-1] + 0.5 * (rows[..., :-2] + rows[..., 2:])
@@ -208,9 +208,9 @@ def demosaic(mosaic: Tensor, masks: Tensor, mirrored: Callable[[Tensor], Tensor]
     return torch.cat([red_blue[:, :1], middle, red_blue[:, 2:]], dim=1)
 
 
-def _photograph(x: Tensor, params: Params, mirrored: Callable[[Tensor], Tensor]) -> Tensor:
+def _capture(x: Tensor, params: Params, mirrored: Callable[[Tensor], Tensor]) -> Tensor:
     if x.shape[1] != 3:
-        raise ValueError(f"Camera was given {x.shape[1]} channels; expected 3 (RGB)")
+        raise ValueError(f"Camera got {x.shape[1]} channels; expected 3 (RGB)")
     white = torch.stack(
         [params["red_gain"], torch.ones_like(params["red_gain"]), params["blue_gain"]], dim=1
     )
@@ -220,24 +220,24 @@ def _photograph(x: Tensor, params: Params, mirrored: Callable[[Tensor], Tensor])
     seen = (raw * masks).sum(1, keepdim=True)
     variance = seen * per_image(params["shot"], x) + per_image(params["read"], x)
     noisy = seen + variance.sqrt() * seeded_randn_like(seen, params["field_seeds"])
-    # Below black, noise stays: sensors have an offset for it. Above white there is nothing.
+    # Noise below black stays, as sensors have an offset for it; white saturates.
     steps = torch.exp2(per_image(params["bits"], x)).round() - 1.0
     mosaic = (noisy.clamp_max(1.0) * steps).round() / steps
     return develop(demosaic(mosaic, masks, mirrored), params["to_rgb"], gains)
 
 
 def _mirrored(planes: Tensor) -> Tensor:
-    if min(planes.shape[-2:]) < 2:  # there torch refuses
+    if min(planes.shape[-2:]) < 2:  # torch refuses these
         return Canvas.of(planes).reflected(1)
     return functional.pad(planes, (1, 1, 1, 1), mode="reflect")
 
 
-def _times(matrices: Tensor, x: Tensor) -> Tensor:
+def _multiply(matrices: Tensor, x: Tensor) -> Tensor:
     return torch.matmul(matrices, x.flatten(2)).view(x.shape)
 
 
 def _camera_colours(weights: Floats) -> Floats:
-    """(B, 4) weights of the four cameras to (B, 3, 3) linear sRGB to camera; rows have sum 1."""
+    """Mix (B, 4) weights of cameras to (B, 3, 3), linear sRGB to camera; rows have sum 1."""
     mixed = np.einsum("bk,kij->bij", weights / weights.sum(1, keepdims=True), _XYZ_TO_CAMERA)
     matrices = mixed @ _RGB_TO_XYZ
     return np.asarray(matrices / matrices.sum(axis=2, keepdims=True), np.float64)

@@ -1,4 +1,4 @@
-"""Image and video codecs themselves, on the CPU, whatever device the pictures are on."""
+"""Image and video codecs, on the CPU for images on any device."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from degradations.arrays import Bytes, each_alone, from_bytes, to_bytes
-from degradations.base import Stage
+from degradations.arrays import Bytes, from_bytes, to_bytes
+from degradations.base import Stage, each_alone
 from degradations.canvas import Canvas
 from degradations.draws import Draws
 from degradations.jpeg import (
@@ -22,44 +22,44 @@ from degradations.jpeg import (
     check_subsampling,
     draw_subsampling,
 )
-from degradations.params import Params, of_each_image
+from degradations.params import Params, split_params
 
 
 class _Codec(Stage):
-    """Picture by picture, as 8 bits, through a program: the host waits for the device."""
+    """A codec for 8-bit images, applied image by image; the host waits for the device."""
 
     waits = True
 
     @abstractmethod
-    def coded(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
-        """(H, W, 3) uint8 to the same, saved and loaded again."""
+    def encode_decode(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
+        """Save and load (H, W, 3) uint8."""
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """(B, 3, H, W) of any values to multiples of 1/255."""
+        """Code (B, 3, H, W) of any values; the output holds multiples of 1/255."""
         images = [
-            from_bytes(self.coded(to_bytes(image), {k: int(v) for k, v in own.items()}), x)
-            for image, own in zip(x, of_each_image(params, len(x)), strict=True)
+            from_bytes(self.encode_decode(to_bytes(image), {k: int(v) for k, v in own.items()}), x)
+            for image, own in zip(x, split_params(params, len(x)), strict=True)
         ]
         return torch.cat(images)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """Each picture cut out, so sizes and pixels are read back from the device."""
+        """Cut out each image; sizes and pixels are read back from the device."""
         return each_alone(canvas, params, self)
 
 
 class PillowJPEG(_Codec):
-    """Save as JPEG by Pillow and load again; on the CPU, also for pictures on a GPU.
+    """Save as JPEG by Pillow and load again; on the CPU, also for images on a GPU.
 
-    The pixels are those of `degradations.jpeg.JPEG`, which is quicker everywhere. This is what to
-    compare it with, and what to use if a future Pillow changes its codec.
+    The pixels equal those of `degradations.jpeg.JPEG`, which is faster everywhere. This stage is
+    its reference, and the choice if a future Pillow changes its codec.
 
     Args:
-        quality: Range of the quality, whole numbers from 1 to 100, both ends included.
+        quality: Range of the quality, integers from 1 to 100, both ends included.
         subsampling: Probabilities of ``"4:4:4"``, ``"4:2:2"`` and ``"4:2:0"``, by name; quoted in
             YAML, which reads 4:2:0 as a number.
 
     Raises:
-        ValueError: ``quality`` is no such range, or ``subsampling`` no probabilities of these.
+        ValueError: ``quality`` or ``subsampling`` is invalid.
     """
 
     def __init__(
@@ -73,29 +73,29 @@ class PillowJPEG(_Codec):
         _check_pillow("jpg", "JPEG")
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`quality` and `subsampling` (a number in `jpeg.SUBSAMPLINGS`), (B,) int each."""
+        """Draw `quality` and `subsampling` (index of `jpeg.SUBSAMPLINGS`), (B,) int each."""
         return {
             "quality": _drawn(draws, self.quality),
             "subsampling": draw_subsampling(draws, self.subsampling),
         }
 
-    def coded(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
-        """Through a file in memory."""
+    def encode_decode(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
+        """Save to a file in memory and load it."""
         subsampling = SUBSAMPLINGS[params["subsampling"]]
         return _by_pillow(pixels, "JPEG", quality=params["quality"], subsampling=subsampling)
 
 
 class WebP(_Codec):
-    """Save as lossy WebP by Pillow and load again; on the CPU, also for pictures on a GPU.
+    """Save as lossy WebP by Pillow and load again; on the CPU, also for images on a GPU.
 
     Its chroma is always 4:2:0.
 
     Args:
-        quality: Range of the quality, whole numbers from 0 to 100, both ends included.
-        method: How hard the encoder tries, from 0 to 6; Pillow's default is 4.
+        quality: Range of the quality, integers from 0 to 100, both ends included.
+        method: Effort of the encoder, from 0 to 6; Pillow's default is 4.
 
     Raises:
-        ValueError: an argument is out of its range, or the installed Pillow has no WebP.
+        ValueError: An argument is out of range, or the installed Pillow lacks WebP.
     """
 
     def __init__(self, quality: tuple[int, int] = (30, 95), method: int = 4) -> None:
@@ -105,25 +105,25 @@ class WebP(_Codec):
         _check_pillow("webp", "WebP")
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`quality`, (B,) int."""
+        """Draw `quality`, (B,) int."""
         return {"quality": _drawn(draws, self.quality)}
 
-    def coded(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
-        """Through a file in memory."""
+    def encode_decode(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
+        """Save to a file in memory and load it."""
         return _by_pillow(pixels, "WEBP", quality=params["quality"], method=self.method)
 
 
 class AVIF(_Codec):
-    """Save as AVIF by Pillow and load again; on the CPU, also for pictures on a GPU.
+    """Save as AVIF by Pillow and load again; on the CPU, also for images on a GPU.
 
     Args:
-        quality: Range of the quality, whole numbers from 0 to 100, both ends included.
+        quality: Range of the quality, integers from 0 to 100, both ends included.
         subsampling: Probabilities of ``"4:4:4"``, ``"4:2:2"`` and ``"4:2:0"``, by name; quoted in
             YAML, which reads 4:2:0 as a number.
-        speed: Of the encoder, from 0 (slow) to 10; Pillow's default is 6.
+        speed: Speed of the encoder, from 0 (slow) to 10; Pillow's default is 6.
 
     Raises:
-        ValueError: an argument is out of its range, or the installed Pillow has no AVIF.
+        ValueError: An argument is out of range, or the installed Pillow lacks AVIF.
     """
 
     def __init__(
@@ -139,14 +139,14 @@ class AVIF(_Codec):
         _check_pillow("avif", "AVIF")
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`quality` and `subsampling` (a number in `jpeg.SUBSAMPLINGS`), (B,) int each."""
+        """Draw `quality` and `subsampling` (index of `jpeg.SUBSAMPLINGS`), (B,) int each."""
         return {
             "quality": _drawn(draws, self.quality),
             "subsampling": draw_subsampling(draws, self.subsampling),
         }
 
-    def coded(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
-        """Through a file in memory, by one thread: the encoder's bits depend on their number."""
+    def encode_decode(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
+        """Save to a file in memory and load it; the result depends on the number of threads: 1."""
         return _by_pillow(
             pixels,
             "AVIF",
@@ -158,19 +158,19 @@ class AVIF(_Codec):
 
 
 class H264(_Codec):
-    """Code as one intra picture of an H.264 video and decode again; on the CPU, always.
+    """Code as one intra frame of an H.264 video and decode again; always on the CPU.
 
-    By x264 and FFmpeg, which PyAV brings (the extra ``video``). Colours are BT.601 of
-    limited range and 4:2:0. A picture with an odd side is coded with its last line repeated. The
-    way back to RGB is OpenCV's: FFmpeg's own, at its defaults, darkens pictures by 1 level or more.
+    Uses x264 and FFmpeg, which PyAV brings (the extra ``video``). Colours are BT.601 of limited
+    range and 4:2:0. The last line of an image with an odd side is repeated for coding. OpenCV
+    converts back to RGB: FFmpeg's defaults darken images by 1 level or more.
 
     Args:
-        crf: Range of x264's constant rate factor, whole numbers from 0 (nearly lossless) to 51,
-            both ends included.
-        preset: How hard the encoder tries, from ``ultrafast`` to ``veryslow``.
+        crf: Range of x264's constant rate factor, integers from 0 (nearly lossless) to 51, both
+            ends included.
+        preset: Effort of the encoder, from ``ultrafast`` to ``veryslow``.
 
     Raises:
-        ValueError: ``crf`` is no such range, ``preset`` is unknown, or PyAV is not installed.
+        ValueError: ``crf`` is invalid, ``preset`` is unknown, or PyAV is not installed.
     """
 
     def __init__(self, crf: tuple[int, int] = (18, 36), preset: str = "veryfast") -> None:
@@ -182,11 +182,11 @@ class H264(_Codec):
         _av()
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`crf`, (B,) int."""
+        """Draw `crf`, (B,) int."""
         return {"crf": _drawn(draws, self.crf)}
 
-    def coded(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
-        """Through packets in memory."""
+    def encode_decode(self, pixels: Bytes, params: dict[str, int]) -> Bytes:
+        """Code to packets in memory and decode them."""
         import cv2
 
         av = _av()
@@ -200,7 +200,7 @@ class H264(_Codec):
         packets = [*encoder.encode(frame.reformat(format="yuv420p")), *encoder.encode(None)]
         decoder = av.CodecContext.create("h264", "r")
         decoder.thread_count = 1
-        decoded = [picture for packet in [*packets, None] for picture in decoder.decode(packet)]
+        decoded = [frame for packet in [*packets, None] for frame in decoder.decode(packet)]
         planes = decoded[0].to_ndarray(format="yuv420p")
         rgb: Bytes = cv2.cvtColor(planes, cv2.COLOR_YUV2RGB_I420)
         return np.ascontiguousarray(rgb[:H, :W])
@@ -232,13 +232,13 @@ def _check_pillow(feature: str, name: str) -> None:
     if not features.check(feature):
         raise ValueError(
             f"the installed Pillow {PIL.__version__} was built without {name}; expected one with "
-            "it, as the wheels of Pillow 11.3 and later are"
+            "it, such as the wheels of Pillow 11.3 and later"
         )
 
 
 def _check_effort(value: int, name: str, high: int) -> int:
     if not 0 <= value <= high:
-        raise ValueError(f"{name} is {value}; expected a whole number from 0 to {high}")
+        raise ValueError(f"{name} is {value}; expected an integer from 0 to {high}")
     return value
 
 

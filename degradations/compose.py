@@ -1,4 +1,4 @@
-"""Stages made of stages: applied sometimes, one of several, in any order; chosen per image."""
+"""Stages of stages: applied sometimes, one of several, or in any order, chosen per image."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Sometimes(Stage):
 
     Args:
         stage: The stage.
-        p: Probability, for each image, that it is applied.
+        p: Probability that the stage is applied to an image.
 
     Raises:
-        ValueError: ``p`` is no probability.
+        ValueError: ``p`` is not a probability.
     """
 
     def __init__(self, stage: Stage, p: float = 0.5) -> None:
@@ -34,46 +34,46 @@ class Sometimes(Stage):
         self.resizes, self.waits = stage.resizes, stage.waits
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`applied` (B,) bool, and the stage's own parameters under `stage`."""
+        """Draw `applied` (B,) bool, and the parameters of the stage under `stage`."""
         applied = draws.bernoulli(self.p)
         return {"applied": applied, "stage": self.stage.draw(draws.fold("stage"), shape)}
 
     def prepare(self, params: Params) -> Params:
-        """The stage's."""
+        """Prepare the parameters of the stage."""
         return {**params, "stage": self.stage.prepare(params["stage"])}
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """(B, C, H, W), each image with or without the stage."""
+        """Apply the stage to some images of (B, C, H, W)."""
         if len(x) == 1:
             return self.stage(x, params["stage"]) if params["applied"].item() else x
         return torch.where(params["applied"].view(-1, 1, 1, 1), self.stage(x, params["stage"]), x)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """Both, and each picture from one of them; what is certain costs nothing."""
+        """Apply the stage to all images, then select; `p` of 0 or 1 needs no selection."""
         if self.p in (0.0, 1.0):
             return self.stage.run_on_canvas(canvas, params["stage"]) if self.p else canvas
         return select(params["applied"], self.stage.run_on_canvas(canvas, params["stage"]), canvas)
 
     @property
     def alone(self) -> bool:
-        """The stage's."""
+        """Whether the stage gets images one by one."""
         return self.stage.alone
 
 
 class _Several(Stage):
-    """What a stage has that chooses among others, or their order, by a parameter named `choice`."""
+    """Base of stages that draw which of several stages apply, or their order, as `choice`."""
 
     choice = ""
 
     def __init__(self, stages: Stages) -> None:
         super().__init__()
-        self.stages = nn.ModuleDict(named(stages, but=self.choice))
+        self.stages = nn.ModuleDict(name_stages(stages, but=self.choice))
         self.resizes = any(stage.resizes for _, stage in self._named())
         self.waits = any(stage.waits for _, stage in self._named())
 
     @property
     def alone(self) -> bool:
-        """Whether one of the stages is."""
+        """Whether any of the stages gets images one by one."""
         return any(stage.alone for _, stage in self._named())
 
     def _named(self) -> list[tuple[str, Stage]]:
@@ -84,19 +84,19 @@ class _Several(Stage):
         return {name: stage.draw(draws.fold(name), shape) for name, stage in self._named()}
 
     def prepare(self, params: Params) -> Params:
-        """The stages'."""
+        """Prepare the parameters of the stages."""
         return {**params, **{name: part.prepare(params[name]) for name, part in self._named()}}
 
 
 class OneOf(_Several):
-    """Apply one of several stages, each image its own.
+    """Apply one of several stages, chosen per image.
 
     Args:
-        stages: The stages, by name (the name is part of what they draw) or in a list.
-        p: Their probabilities, in the same order; equal ones by default.
+        stages: The stages, by name (which names their random stream) or in a list.
+        p: Their probabilities, in the same order; equal by default.
 
     Raises:
-        ValueError: There is no stage, or ``p`` is not one probability for each, with sum 1.
+        ValueError: There are no stages, or ``p`` is not one probability per stage with sum 1.
     """
 
     choice = "which"
@@ -107,12 +107,12 @@ class OneOf(_Several):
         self.p = check_probabilities(p if p is not None else [1 / max(count, 1)] * count, count)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`which` (B,), the number of the stage, and every stage's parameters under its name."""
+        """Draw `which` (B,), the index of the stage, and the parameters of all by their names."""
         which = draws.choice(np.arange(len(self.stages)), self.p)
         return {"which": which, **self._draw_each(draws, shape)}
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """(B, C, H, W), each image by its stage."""
+        """Apply to each image of (B, C, H, W) its stage."""
         named_stages = self._named()
         if len(x) == 1:
             name, stage = named_stages[int(params["which"].item())]
@@ -124,7 +124,7 @@ class OneOf(_Several):
         return y
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """All of them, and each picture from one."""
+        """Apply all stages, and select one for each image."""
         (first, stage), *others = self._named()
         result = stage.run_on_canvas(canvas, params[first])
         for number, (name, stage) in enumerate(others, start=1):
@@ -135,16 +135,16 @@ class OneOf(_Several):
 
 
 class Shuffled(_Several):
-    """Apply stages in an order that is drawn for each image.
+    """Apply stages in an order drawn per image.
 
-    On a canvas every stage runs once for every place in the order, so its cost grows with the
-    square of their number; picture by picture the order costs nothing.
+    On a canvas every stage runs once for every place in the order, so the cost is quadratic in the
+    number of stages; image by image the order costs nothing.
 
     Args:
-        stages: The stages, by name (the name is part of what they draw) or in a list.
+        stages: The stages, by name (which names their random stream) or in a list.
 
     Raises:
-        ValueError: There is no stage.
+        ValueError: There are no stages.
     """
 
     choice = "order"
@@ -155,12 +155,12 @@ class Shuffled(_Several):
             raise ValueError("stages is empty; expected one or more to shuffle")
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`order` (B, K): the numbers of the stages, first to last; and the stages' parameters."""
+        """Draw `order` (B, K), the indices of the stages, first to last, and their parameters."""
         keys = np.stack([draws.uniform() for _ in self.stages], axis=1)
         return {"order": np.argsort(keys, axis=1), **self._draw_each(draws, shape)}
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """(B, C, H, W), each image in its own order."""
+        """Apply the stages to each image of (B, C, H, W) in its own order."""
         named_stages = self._named()
         if len(x) == 1:
             for number in params["order"][0].tolist():
@@ -176,7 +176,7 @@ class Shuffled(_Several):
         return x
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """Every stage at every place, and each picture by its own order."""
+        """Apply every stage at every place of the order, and select one for each image."""
         for place in range(len(self.stages)):
             result = canvas
             for number, (name, stage) in enumerate(self._named()):
@@ -186,21 +186,21 @@ class Shuffled(_Several):
         return canvas
 
 
-def named(
+def name_stages(
     stages: Stages | Sequence[Stage] | Mapping[str, Stage], but: str = ""
 ) -> dict[str, Stage]:
-    """Stages by the names of their streams.
+    """Return stages by the names of their random streams.
 
-    In a list, a stage is named by its class, and by its number among the stages of that class from
-    the second on (`GaussianNoise`, `GaussianNoise#2`).
+    A stage in a list is named by its class, with a number from the second of that class on
+    (`GaussianNoise`, `GaussianNoise#2`).
 
     Args:
         stages: The stages.
-        but: A name that none may have, because a parameter beside theirs has it.
+        but: Reserved name of another parameter.
 
     Raises:
-        ValueError: a name cannot be one.
-        TypeError: one of them is no stage.
+        ValueError: A name is invalid.
+        TypeError: An entry is not a stage.
     """
     pairs: list[tuple[str, Stage]]
     if isinstance(stages, Mapping):
@@ -220,16 +220,16 @@ def named(
             )
         if not name or "." in name:
             raise ValueError(f"a stage is named {name!r}; expected a name without a dot")
-        if name == but or hasattr(nn.ModuleDict, name):  # such as `values`: torch refuses it
+        if name == but or hasattr(nn.ModuleDict, name):  # torch refuses e.g. `values`
             raise ValueError(f"a stage is named {name!r}, which is taken; choose another name")
     return dict(pairs)
 
 
 def check_probabilities(p: Sequence[float], count: int, name: str = "p") -> tuple[float, ...]:
-    """Probabilities of `count` things, checked.
+    """Check and return `count` probabilities.
 
     Raises:
-        ValueError: they are not one for each, none negative, with sum 1.
+        ValueError: Their number is another, one is negative, or their sum is not 1.
     """
     if count < 1 or len(p) != count or not min(p) >= 0.0 or not abs(sum(p) - 1.0) <= 1e-6:
         total = f" (it is {sum(p):g})" if p else ""

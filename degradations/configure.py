@@ -1,7 +1,7 @@
-"""A degradation from YAML files, for the tools that have no model and no data around it.
+"""Make a degradation from YAML files, for tools without a model or data.
 
 The files are those of the command line: a bare ``class_path`` with ``init_args``, or an experiment,
-whose key ``degradation`` alone is looked at. Several are merged in their order, the later wins.
+of which only the key ``degradation`` is used. Of several files, later ones win.
 """
 
 from __future__ import annotations
@@ -17,63 +17,62 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from degradations.base import Degradation
-from degradations.yaml_loader import NO_CONFIGURATION, open_configurations_alone, strict_loader
 from files.paths import CONFIGURATIONS, read_text
+from files.yaml_loader import NO_CONFIGURATION, open_configurations_alone, strict_loader
 
 open_configurations_alone()
 
-# Lines of a parser's message that are about its own workings.
+# Lines of a parser's message without information for the user.
 _NO_COMPLAINT = re.compile(
     r"Does not validate|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|$"
 )
 
 
 def degradation_of(paths: Sequence[str | Path], scale: float | None = None) -> Degradation:
-    """The degradation that configuration files describe.
+    """Make the degradation of configuration files.
 
     Args:
-        paths: The files, e.g. ``configs/degradation/bicubic.yaml``; later ones win. A path within
-            a file is relative to that file.
-        scale: How many times smaller the LR is; by default what `scale_in` finds.
+        paths: The files, e.g. ``configs/degradation/bicubic.yaml``; later ones win. Paths in a file
+            are relative to it.
+        scale: How many times smaller the LR is; by default the result of `scale_in`.
 
     Raises:
-        ValueError: a file cannot be read, or what is in it is wrong: the message names file, key
-            and value.
+        ValueError: A file cannot be read or is invalid; the message names file, key and value.
     """
     if not paths:
         raise ValueError("no configuration: name a file, e.g. configs/degradation/bicubic.yaml")
     scale = scale if scale is not None else scale_in(paths)
     if scale is None:
-        raise ValueError(f"{_listed(paths)}: no data.init_args.scale in it; give the scale")
+        raise ValueError(f"{_listed(paths)} has no data.init_args.scale: give the scale")
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
     parser.add_subclass_arguments(Degradation, "degradation")
     arguments: list[str] = []
     for path in paths:
-        # Unsorted: the order of stages, and of recipes with their weights, is that of the file.
-        text = yaml.safe_dump({"degradation": _own_part(Path(path))}, sort_keys=False)
+        # Unsorted, to keep the order of stages, and of recipes and their weights.
+        text = yaml.safe_dump({"degradation": _degradation_part(Path(path))}, sort_keys=False)
         arguments += ["--config", text]
     try:
         config = parser.parse_args([*arguments, "--degradation.init_args.scale", repr(scale)])
         degradation = parser.instantiate(config).degradation
     except (ArgumentError, TypeError, ValueError) as error:
-        raise ValueError(f"{_listed(paths)}: {_sentence(error)}") from error
+        raise ValueError(f"{_listed(paths)}: {_short_message(error)}") from error
     if not isinstance(degradation, Degradation):
         raise ValueError(f"{_listed(paths)}: no class_path of a degradation in it")
     return degradation
 
 
 def scale_in(paths: Sequence[str | Path]) -> float | None:
-    """The scale that experiments set, or None: the last ``data.init_args.scale`` of the files.
+    """Return the last ``data.init_args.scale`` of the files, or None.
 
     Raises:
-        ValueError: a file cannot be read.
+        ValueError: A file cannot be read.
     """
     scale = None
     for path in paths:
         content = _mapping(Path(path))
         data = content.get("data")
-        if isinstance(data, str):  # a file of its own, named relative to this one
+        if isinstance(data, str):  # a file, relative to this one
             data = _mapping(Path(path).parent / data)
         for part in (content if "class_path" in content else content.get("degradation"), data):
             arguments = part.get("init_args") if isinstance(part, dict) else None
@@ -82,8 +81,8 @@ def scale_in(paths: Sequence[str | Path]) -> float | None:
     return scale
 
 
-def _own_part(path: Path) -> Any:
-    # What a file says of the degradation, with the paths in it absolute.
+def _degradation_part(path: Path) -> Any:
+    # The degradation part of a file, with absolute paths.
     content = _mapping(path)
     if "degradation" in content:
         part = content["degradation"]
@@ -105,10 +104,10 @@ def _mapping(path: Path) -> dict[str, Any]:
         content = yaml.load(read_text(path), strict_loader())
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    except yaml.constructor.ConstructorError as error:  # it is YAML, but not what we take
+    except yaml.constructor.ConstructorError as error:  # valid YAML that the strict loader refuses
         raise ValueError(f"{path}: {_in_one_line(error)}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {_in_one_line(error)}") from error
+        raise ValueError(f"{path} is not YAML: {_in_one_line(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {content!r:.60}; expected keys with values")
     return content
@@ -119,14 +118,14 @@ def _in_one_line(error: Exception) -> str:
 
 
 def _with_absolute_paths(value: Any, folder: Path) -> Any:
-    # The files' texts are parsed away from where they lie; only recipes are found relative to them.
+    # The text is parsed outside its folder; only recipes are found relative to the file.
     if isinstance(value, dict):
         return {key: _with_absolute_paths(part, folder) for key, part in value.items()}
     if isinstance(value, list):
         return [_with_absolute_paths(part, folder) for part in value]
     if isinstance(value, str) and value.endswith((".yaml", ".yml")):
         if not (folder / value).is_file():
-            raise ValueError(f"{folder / value} is named in a configuration but is no file")
+            raise ValueError(f"{folder / value} is named in a configuration but is not a file")
         return str(folder / value)
     return value
 
@@ -135,11 +134,11 @@ def _listed(paths: Sequence[str | Path]) -> str:
     return " with ".join(str(path) for path in paths)
 
 
-def _sentence(error: BaseException) -> str:
-    # The innermost complaint, which the parser buries under every type that it tried.
+def _short_message(error: BaseException) -> str:
+    # The innermost error: the parser wraps it in one of each type that it tried.
     while str(error).startswith("Does not validate against any of the Union") and error.__cause__:
         error = error.__cause__
-    keys, class_path, leaf = _walk(str(error))
+    keys, class_path, leaf = _parse_message(str(error))
     where = ".init_args.".join(keys)
     if match := re.search(r"[Oo]ption '([^']+)'", leaf):
         name, takes = match[1], ", ".join(_arguments(class_path)) if class_path else ""
@@ -157,8 +156,8 @@ def _sentence(error: BaseException) -> str:
     return f"{where}: {leaf}" if where else leaf
 
 
-def _walk(message: str) -> tuple[list[str], str | None, str]:
-    # The chain of keys, the class that was tried last, the first complaint that is one.
+def _parse_message(message: str) -> tuple[list[str], str | None, str]:
+    # The chain of keys, the class tried last, and the first informative line.
     keys: list[str] = []
     class_path = None
     for line in (line.strip().removeprefix("- ") for line in message.splitlines()):

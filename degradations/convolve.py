@@ -1,10 +1,10 @@
-"""One kernel an image: the quickest convolution for one picture on a CPU, and that of a canvas.
+"""Convolve each image with its own kernel: the fastest way on a CPU, and that of a canvas.
 
-Borders are mirrored without repeating the pixel at the edge, as often as a small picture needs it.
-On one core of a Zen 5, for 3 channels of 256 px and 21 x 21 taps, in one run: 0.6 ms where the
-kernel is separable (OpenCV's row and column filters), 1.8 ms where it is not (FFT; at larger sizes
-the depthwise convolution of bands, equal here, falls behind), 5.2 ms for OpenCV's `filter2D`,
-6.5 ms for torch's `conv2d` and 6.7 ms for kornia's `filter2d`, which the canvas uses on a GPU.
+Borders are mirrored without repeating edge pixels, as often as a small image requires. On one core
+of a Zen 5, for 3 channels of 256 px and 21 x 21 taps, in one run: 0.6 ms for a separable kernel
+(OpenCV's row and column filters), 1.8 ms for others (FFT; the depthwise convolution of bands is
+equal here and slower for larger images), 5.2 ms by OpenCV's `filter2D`, 6.5 ms by torch's `conv2d`
+and 6.7 ms by kornia's `filter2d`, which the canvas uses on a GPU.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from torch import Tensor
 from torch.nn import functional
 
 from degradations.canvas import Canvas
-from degradations.params import Params, of_each_image
+from degradations.params import Params, split_params
 
-_TAIL = 1e-5  # outer rings of a kernel that hold less of its mass in all are left out
-_SEPARABLE = 1e-6  # sum of the differences from a product of a column and a row
+_TAIL = 1e-5  # outer rings of a kernel with less mass in total are dropped
+_SEPARABLE = 1e-6  # sum of absolute differences from the product of a column and a row
 _BAND = 16  # rows
-_ONE_TILE = 210  # largest side that OpenCV's transform takes at once
-_BANDED = 256  # largest side that goes by bands: larger ones are of many sizes, each compiled anew
+_ONE_TILE = 210  # largest side that OpenCV transforms at once
+_BANDED = 256  # largest side for bands: larger images have many sizes, each compiled separately
 
 
-def prepared(psf: Tensor) -> Params:
-    """What `convolve` and `convolve_canvas` need, from kernels that sum to 1.
+def prepare_kernels(psf: Tensor) -> Params:
+    """Prepare kernels for `convolve` and `convolve_canvas`.
 
     Args:
-        psf: (B, K, K), K odd: what each image makes of a bright point.
+        psf: (B, K, K), K odd, sum 1: the image of a point.
 
     Returns:
-        `kernels` (B, K, K), turned round for correlations; `radius` (B,) int64, the effective one;
-        `separable` (B,) bool: the product of a column and a row.
+        `kernels` (B, K, K), flipped for correlations; `radius` (B,) int64, the effective radius;
+        `separable` (B,) bool, whether the kernel is the product of a column and a row.
     """
     kernels = psf.flip((1, 2))
     n = psf.shape[-1] // 2
     axis = torch.arange(-n, n + 1, device=psf.device).abs()
     rings = torch.maximum(axis, axis.view(-1, 1)).view(-1, 1)
     outside = (rings >= torch.arange(n + 1, device=psf.device)).to(psf.dtype)
-    mass = kernels.abs().flatten(1) @ outside  # (B, n + 1): in the rings from each one outwards
+    mass = kernels.abs().flatten(1) @ outside  # (B, n + 1): from each ring outwards
     row, column = kernels[:, n : n + 1], kernels[:, :, n : n + 1]
-    product = column * row / kernels[:, n : n + 1, n : n + 1]  # NaN, so not separable, where 0 / 0
+    product = column * row / kernels[:, n : n + 1, n : n + 1]  # 0 / 0 is NaN, not separable
     return {
         "kernels": kernels,
         "radius": (mass > _TAIL).sum(1) - 1,
@@ -49,16 +49,16 @@ def prepared(psf: Tensor) -> Params:
 
 
 def convolve(x: Tensor, params: Params) -> Tensor:
-    """(B, C, H, W), each image with its own kernel.
+    """Convolve each image with its own kernel.
 
     Args:
         x: (B, C, H, W) float32.
-        params: What `prepared` returned.
+        params: The result of `prepare_kernels`.
     """
     if x.device.type != "cpu" or x.requires_grad:
         return convolve_canvas(Canvas.of(x), params).pixels
     if len(x) != 1:
-        own = of_each_image(params, len(x))
+        own = split_params(params, len(x))
         return torch.cat([convolve(x[i : i + 1], own[i]) for i in range(len(x))])
     radius, n = int(params["radius"].item()), params["kernels"].shape[-1] // 2
     if radius == 0:
@@ -78,11 +78,11 @@ def convolve(x: Tensor, params: Params) -> Tensor:
 
 
 def convolve_canvas(canvas: Canvas, params: Params) -> Canvas:
-    """Convolve all images at once with kornia's `filter2d`, however far their kernels reach.
+    """Convolve all images at once with kornia's `filter2d`, whatever their kernels' radii.
 
     Args:
-        canvas: The pictures.
-        params: What `prepared` returned.
+        canvas: The images.
+        params: The result of `prepare_kernels`.
     """
     from kornia.filters import filter2d
 
@@ -104,7 +104,7 @@ def _by_rows_and_columns(image: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _by_opencv(image: Tensor, kernel: Tensor) -> Tensor:
-    # Tap by tap up to 11 x 11; else by a transform, which is quick while one tile holds it all.
+    # Tap by tap up to 11 x 11; larger kernels by a transform, fast while one tile is enough.
     import cv2
 
     taps = kernel.contiguous().numpy()
@@ -115,13 +115,13 @@ def _by_opencv(image: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _by_bands(image: Tensor, kernel: Tensor) -> Tensor:
-    """Bands of rows become channels, for which the depthwise convolution has full registers."""
+    """Turn bands of rows into channels, so that the depthwise convolution fills its registers."""
     C, H, W = image.shape
     halo = len(kernel) - 1
-    # Rounded up to few numbers: every new shape costs oneDNN a compilation.
+    # Rounded up to few sizes, because oneDNN compiles for every new shape.
     bands, width = -(-H // (4 * _BAND)) * 4, -(-W // 64) * 64
     rows, columns = bands * _BAND + halo, width + halo
-    padded = mirrored(image, (halo // 2, halo // 2), (rows, columns))
+    padded = mirror(image, (halo // 2, halo // 2), (rows, columns))
     cut = padded.as_strided(
         (C, bands, _BAND + halo, columns), (rows * columns, _BAND * columns, columns, 1)
     )
@@ -134,18 +134,18 @@ def _by_bands(image: Tensor, kernel: Tensor) -> Tensor:
 def _by_fourier(image: Tensor, kernel: Tensor) -> Tensor:
     _, H, W = image.shape
     halo = len(kernel) - 1
-    grid = _quick_size(H + halo), _quick_size(W + halo)
-    # The rows that hold nothing are left out of the kernel's first transform.
+    grid = _fast_fft_size(H + halo), _fast_fft_size(W + halo)
+    # The kernel's first transform skips empty rows.
     response = torch.fft.fft(torch.fft.rfft(kernel, grid[1]), grid[0], dim=0).conj_physical_()
     y = torch.empty_like(image)
-    # Plane by plane, as one is what fits into the cache.
-    for plane, target in zip(mirrored(image, (halo // 2, halo // 2), grid), y, strict=True):
+    # Plane by plane, because one fits into the cache.
+    for plane, target in zip(mirror(image, (halo // 2, halo // 2), grid), y, strict=True):
         target.copy_(torch.fft.irfft2(torch.fft.rfft2(plane).mul_(response), grid)[:H, :W])
     return y
 
 
-def _quick_size(n: int) -> int:
-    """The next even length that is a product of 2, 3 and 5."""
+def _fast_fft_size(n: int) -> int:
+    """Return the next even length that is a product of 2, 3 and 5."""
     import cv2
 
     size = int(cv2.getOptimalDFTSize(n))
@@ -154,8 +154,8 @@ def _quick_size(n: int) -> int:
     return size
 
 
-def mirrored(image: Tensor, pad: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """An image on the CPU with mirrored borders: `pad` above and to the left, the rest opposite.
+def mirror(image: Tensor, pad: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Mirror the borders of an image on the CPU: `pad` above and left, the rest opposite.
 
     Args:
         image: (C, H, W) float32, contiguous.

@@ -1,7 +1,7 @@
-"""Random numbers that belong to the sample: one counter-based stream an image.
+"""Random numbers of a sample: one counter-based stream per image.
 
-Whatever happens to a sample follows from its 64-bit seed alone, so it is the same in any batch, on
-any rank and after any resume, with no generator's state to save. The n-th call of a stream is
+All draws for a sample follow from its 64-bit seed, so they are the same in any batch, on any rank
+and after any resume, without generator states to save. The n-th call of a stream is
 `mix(state + n * GAMMA)`, the splitmix64 generator, for all images at once.
 
 Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (OOPSLA 2014); the
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 GAMMA = 0x9E3779B97F4A7C15
-CODING = ("utf-8", "surrogatepass")  # names in tars and on disks may be of bytes that are no UTF-8
+CODING = ("utf-8", "surrogatepass")  # names in tars and on disks may not be UTF-8
 MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 SHIFTS = (30, 27, 31)
 
@@ -32,29 +32,28 @@ Booleans: TypeAlias = npt.NDArray[np.bool_]
 Seeds: TypeAlias = Tensor | Integers
 Number: TypeAlias = float | Floats | Integers  # one for all images, or (B,)
 
-_AHEAD = 4  # calls whose words are made together
+_AHEAD = 4  # calls computed together
 _M1, _M2 = (np.uint64(multiplier) for multiplier in MULTIPLIERS)
 _S1, _S2, _S3 = (np.uint64(shift) for shift in SHIFTS)
 _ELEVEN, _ONE = np.uint64(11), np.uint64(1)
 
 
 def mix(words: Words) -> Words:
-    """Scramble each 64-bit word, one to one (the finaliser of splitmix64)."""
+    """Scramble each 64-bit word bijectively (the finaliser of splitmix64)."""
     words = (words ^ (words >> _S1)) * _M1
     words = (words ^ (words >> _S2)) * _M2
     return words ^ (words >> _S3)
 
 
 def seed_of(*parts: int | str | bytes) -> int:
-    """A seed in [0, 2**63) that is the same on every machine and in every Python.
+    """Hash parts to a seed in [0, 2**63), the same on every machine and in every Python.
 
     Args:
-        parts: What the seed stands for, e.g. `seed_of(run_seed, epoch, position)`. Their order,
-            their borders and their types count: `("ab", "c")`, `("a", "bc")`, `(1,)`, `("1",)` and
-            `(b"1",)` all differ.
+        parts: Identity of the seed, e.g. `seed_of(run_seed, epoch, position)`. Order, borders and
+            types matter: `("ab", "c")`, `("a", "bc")`, `(1,)`, `("1",)` and `(b"1",)` all differ.
 
     Raises:
-        TypeError: a part is neither an integer, nor a string, nor bytes.
+        TypeError: A part is not an integer, a string or bytes.
     """
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
@@ -76,17 +75,17 @@ def _hash_of_name(name: str) -> np.uint64:
 
 
 class Draws:
-    """Arrays of B random numbers, one for each image, each from that image's own stream.
+    """Random streams of B images; each draw returns one number per image.
 
-    Limits and parameters of a call may be scalars or (B,) arrays. A stream never needs to be
-    rewound: take `fold(name)` for every independent purpose, and draw from that.
+    Limits and parameters of a draw may be scalars or (B,) arrays. Use a sub-stream `fold(name)` for
+    every independent purpose, so that a stream is never rewound.
 
     Args:
         seeds: (B,) int64, on the CPU.
 
     Raises:
-        TypeError: the seeds are not integers.
-        ValueError: the seeds are not one-dimensional, or lie on a GPU.
+        TypeError: The seeds are not integers.
+        ValueError: The seeds are not one-dimensional, or are on a GPU.
     """
 
     __slots__ = ("_ahead", "_calls", "_state")
@@ -95,24 +94,24 @@ class Draws:
         if isinstance(seeds, Tensor):
             if seeds.device.type != "cpu":
                 raise ValueError(
-                    f"seeds are on {seeds.device}; they must stay on the CPU, where parameters are "
-                    "drawn (reading them back would make the device wait)"
+                    f"seeds are on {seeds.device}; expected the CPU, where parameters are drawn "
+                    "(reading them back would make the host wait)"
                 )
             seeds = seeds.numpy()
         array = np.asarray(seeds)
         if array.dtype.kind not in "iu":
             raise TypeError(f"seeds are {array.dtype}; expected int64")
         if array.ndim != 1:
-            raise ValueError(f"seeds have the shape {array.shape}; expected (B,), one an image")
-        # Mixed, so that neighbouring seeds (0, 1, 2, ...) are as good as random ones.
+            raise ValueError(f"seeds have the shape {array.shape}; expected (B,), one per image")
+        # Mixed, so that consecutive seeds (0, 1, 2, ...) are as good as random ones.
         self._state: Words = mix(array.astype(np.uint64) + np.uint64(GAMMA))
         self._calls = 0
 
     def fold(self, name: str) -> Draws:
-        """An independent sub-stream for `name`.
+        """Return an independent sub-stream for `name`.
 
-        It depends on the seeds and on the names folded so far, not on what was drawn before: using
-        another name, or drawing more from this stream, changes nothing in it.
+        It depends on the seeds and the names folded so far only, not on earlier draws or other
+        names.
         """
         folded = object.__new__(Draws)
         folded._state = mix(self._state ^ _hash_of_name(name))
@@ -120,11 +119,10 @@ class Draws:
         return folded
 
     def shared(self) -> Draws:
-        """A sub-stream that is one and the same for all images of this batch.
+        """Return a sub-stream that all images of the batch share.
 
-        It gives B equal numbers, which follow from the seeds of all images together: what is drawn
-        here is no longer an image's own. Only for the exact reproduction of programs that draw
-        once a batch.
+        It draws B equal numbers, which follow from the seeds of all images together. Only for the
+        exact reproduction of programs that draw once per batch.
         """
         folded = object.__new__(Draws)
         state = np.zeros(1, np.uint64)
@@ -135,35 +133,35 @@ class Draws:
         return folded
 
     def words(self) -> Words:
-        """(B,) uint64, all 64 bits random. Every other method is a function of these."""
+        """Draw (B,) uint64, all 64 bits random; all other methods use these."""
         place = self._calls % _AHEAD
-        if place == 0:  # some calls at once: the arrays are so short that more costs hardly more
+        if place == 0:  # several calls at once: for short arrays this costs hardly more
             counts = np.arange(self._calls + 1, self._calls + 1 + _AHEAD, dtype=np.uint64)
             self._ahead = mix(self._state + (counts * np.uint64(GAMMA))[:, None])
         self._calls += 1
         return self._ahead[place]
 
     def uniform(self, low: Number = 0.0, high: Number = 1.0) -> Floats:
-        """(B,) float64, uniform in [low, high)."""
+        """Draw (B,) float64, uniform in [low, high)."""
         return np.asarray(low + (high - low) * self._unit(), np.float64)
 
     def integers(self, low: Number, high: Number) -> Integers:
-        """(B,) int64, uniform in {low, ..., high - 1}, as Python's `range` counts.
+        """Draw (B,) int64, uniform in {low, ..., high - 1}, like Python's `range`.
 
         Raises:
-            ValueError: there is no integer in the range of some image.
+            ValueError: The range of an image is empty.
         """
         if np.any(np.less_equal(high, low)):
-            raise ValueError(f"integers(low={low}, high={high}) is empty; high itself is left out")
-        # Below 2**53 values the product never rounds up to `high`, and no value is favoured.
+            raise ValueError(f"integers(low={low}, high={high}) is empty; high is exclusive")
+        # Below 2**53 values the product never rounds up to `high`: all are equally likely.
         return (low + np.floor((high - low) * self._unit())).astype(np.int64)
 
     def choice(self, values: npt.ArrayLike, p: Sequence[float] | None = None) -> npt.NDArray[Any]:
-        """(B,) of `values`' type, each image's own pick.
+        """Draw (B,) of the dtype of `values`, one value per image.
 
         Args:
-            values: (K,) numbers to pick from.
-            p: (K,) their probabilities; equal ones when left out.
+            values: (K,) numbers to choose from.
+            p: (K,) their probabilities; equal by default.
 
         Raises:
             ValueError: `p` has another length, a negative entry, or does not sum to 1.
@@ -172,29 +170,29 @@ class Draws:
         if p is None:
             return options[self.integers(0, len(options))]
         edges = np.cumsum(p)
-        # Written so that NaN fails.
+        # NaN fails, too.
         if not (len(edges) == len(options) and min(p) >= 0.0 and abs(edges[-1] - 1.0) <= 1e-6):
             raise ValueError(
                 f"probabilities {list(p)} of {len(options)} values: expected one for each value, "
                 f"none negative, sum 1 (it is {sum(p):g})"
             )
-        # Divided by the last edge: a sum just below 1 must not give a last value of p = 0 a chance.
+        # Divided by the last edge: a sum just below 1 must not select a last value of p = 0.
         return options[np.searchsorted(edges / edges[-1], self._unit(), side="right")]
 
     def bernoulli(self, p: Number) -> Booleans:
-        """(B,) bool, true with probability `p`."""
+        """Draw (B,) bool, true with probability `p`."""
         return np.less(self._unit(), p)
 
     def normal(self, mean: Number = 0.0, std: Number = 1.0) -> Floats:
-        """(B,) float64, normally distributed (Box-Muller, so it spends two calls)."""
+        """Draw (B,) float64, normally distributed (Box-Muller, which takes two calls)."""
         radius = np.sqrt(-2.0 * np.log1p(-self._unit()))
         normal = radius * np.cos(2.0 * np.pi * self._unit())
         return np.asarray(mean + std * normal, np.float64)
 
     def seeds(self) -> Integers:
-        """(B,) int64 in [0, 2**63), each the seed of a field or of another generator."""
+        """Draw (B,) int64 in [0, 2**63), seeds of fields or of other generators."""
         return (self.words() >> _ONE).view(np.int64)
 
     def _unit(self) -> Floats:
-        """(B,) float64 in [0, 1): every multiple of 2**-53 there, equally likely."""
+        """Draw (B,) float64 in [0, 1), a uniform multiple of 2**-53."""
         return (self.words() >> _ELEVEN).astype(np.float64) * 2.0**-53

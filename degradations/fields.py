@@ -1,9 +1,9 @@
-"""Noise fields from one seed an image: the field of an image is the same in any batch.
+"""Noise fields from one seed per image: the field of an image is the same in any batch.
 
-On the CPU each image has a generator of its own; on a GPU, where a generator an image would be a
-launch an image, an integer hash of (seed, channel, row, column) fills the whole batch in a few
-fused kernels. So a field is the same wherever it is made on one kind of device, not across the two
-kinds. Hashed, it does not depend on the size of the canvas it is made for either.
+On the CPU each image has its own generator. On a GPU, where that would need a launch per image, an
+integer hash of (seed, channel, row, column) fills the whole batch in a few fused kernels. A field
+is therefore the same on all devices of one kind, but differs between CPU and GPU. A hashed field
+does not depend on the size of the canvas either.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch import Tensor
 
 from degradations.draws import GAMMA, MULTIPLIERS, SHIFTS
 
-_NORMAL_BITS = 15  # of the numbers that look a normal one up
+_NORMAL_BITS = 15  # of the indices of normal quantiles
 
 _hash_everywhere = False
 
 
 @contextmanager
 def hashed_fields() -> Iterator[None]:
-    """Hash on the CPU too, to compare it with a GPU, or one executor with the other."""
+    """Hash on the CPU, too, to compare it with a GPU, or to compare the executors."""
     global _hash_everywhere
     before, _hash_everywhere = _hash_everywhere, True
     try:
@@ -36,19 +36,19 @@ def hashed_fields() -> Iterator[None]:
 
 
 def seeded_randn_like(x: Tensor, seeds: Tensor) -> Tensor:
-    """Standard normal noise of the shape, dtype and device of `x`.
+    """Return standard normal noise of the shape, dtype and device of `x`.
 
     Args:
-        x: (B, C, H, W), floating; its values and its memory format do not matter.
+        x: (B, C, H, W), floating; values and memory format do not matter.
         seeds: (B,) int64 on x's device, e.g. from `Draws.seeds`.
 
     Raises:
-        ValueError: `seeds` is not one integer an image.
+        ValueError: `seeds` is not one integer per image.
     """
     _check_seeds(x, seeds)
     if x.device.type != "cpu" or _hash_everywhere:
         return hashed_randn(x.shape, seeds).to(x.dtype)
-    # Contiguous whatever x is: the same generator fills strided memory in another order.
+    # Always contiguous: a generator fills strided memory in another order.
     fields = torch.empty(x.shape, dtype=torch.float32)
     generator = torch.Generator()
     for field, seed in zip(fields, seeds.tolist(), strict=True):
@@ -57,21 +57,21 @@ def seeded_randn_like(x: Tensor, seeds: Tensor) -> Tensor:
 
 
 def seeded_integers_like(x: Tensor, seeds: Tensor, bits: int) -> Tensor:
-    """Uniform whole numbers in [0, 2**bits), int32, of the shape and device of `x`.
+    """Return uniform int32 in [0, 2**bits), of the shape and device of `x`.
 
     Args:
-        x: (B, C, H, W); its values, type and memory format do not matter.
+        x: (B, C, H, W); values, dtype and memory format do not matter.
         seeds: (B,) int64 on x's device, e.g. from `Draws.seeds`.
         bits: 1 to 15.
 
     Raises:
-        ValueError: `seeds` is not one integer an image.
+        ValueError: `seeds` is not one integer per image.
     """
     _check_seeds(x, seeds)
     if x.device.type != "cpu" or _hash_everywhere:
         return hashed_integers(x.shape, seeds, bits)
     size = math.prod(x.shape[1:])
-    # SFC64, whose words NumPy promises to keep; made in half the time of torch's `random_`.
+    # SFC64, whose words NumPy keeps stable; takes half the time of torch's `random_`.
     generators = [np.random.SFC64(seed & 0xFFFFFFFFFFFFFFFF) for seed in seeds.tolist()]
     words = [generator.random_raw(-(-size // 4)) for generator in generators]
     halves = torch.from_numpy(words[0] if len(words) == 1 else np.stack(words)).view(torch.int16)
@@ -80,14 +80,14 @@ def seeded_integers_like(x: Tensor, seeds: Tensor, bits: int) -> Tensor:
 
 
 def quick_randn_like(x: Tensor, seeds: Tensor) -> Tensor:
-    """As `seeded_randn_like`, from a table of 32,768 quantiles, for pictures of 8 bits.
+    """Return noise as `seeded_randn_like`, from a table of 32,768 quantiles, for 8-bit images.
 
     Mean 0 and variance 1 are exact; the rarest 1 in 65,536 on either side (beyond 4.17 standard
     deviations) is missing. Takes 60 % of the time of torch's `normal_` on a CPU, and no logarithm
     or cosine elsewhere.
 
     Args:
-        x: (B, C, H, W); its values, type and memory format do not matter.
+        x: (B, C, H, W); values, dtype and memory format do not matter.
         seeds: (B,) int64 on x's device, e.g. from `Draws.seeds`.
 
     Returns:
@@ -97,30 +97,30 @@ def quick_randn_like(x: Tensor, seeds: Tensor) -> Tensor:
     return _normal_quantiles(str(x.device)).index_select(0, places.view(-1)).view(places.shape)
 
 
-# Compiled, the table is a constant of the graph: it must not be made anew in every batch.
+# A constant of the compiled graph, not computed again in every batch.
 @torch.compiler.assume_constant_result
 def _normal_quantiles(device: str) -> Tensor:
     return _normal_quantiles_on(device)
 
 
-@functools.lru_cache(maxsize=16)  # one a device
+@functools.lru_cache(maxsize=16)  # one per device
 def _normal_quantiles_on(device: str) -> Tensor:
     middles = (torch.arange(1 << _NORMAL_BITS, dtype=torch.float64) + 0.5) / (1 << _NORMAL_BITS)
     quantiles = torch.special.ndtri(middles)
     table = (quantiles / quantiles.square().mean().sqrt()).float()
-    # Pinned, or the host would wait for the copy.
+    # Pinned, so that the host does not wait for the copy.
     return table if device == "cpu" else table.pin_memory().to(device, non_blocking=True)
 
 
 def hashed_randn(shape: torch.Size, seeds: Tensor) -> Tensor:
-    """(B, C, H, W) float32 standard normal noise on the seeds' device, without synchronisation.
+    """Return (B, C, H, W) float32 standard normal noise on the seeds' device; no synchronisation.
 
-    Pixel pairs (2k, 2k + 1) of a row come by Box-Muller from one 64-bit word.
+    Box-Muller makes the pixels (2k, 2k + 1) of a row from one 64-bit word.
     """
     _, C, H, W = shape
     words = _hashed_words(seeds, C, H, (W + 1) // 2)
     upper, lower = (words >> 32) & 0xFFFFFFFF, words & 0xFFFFFFFF
-    # Half a step above 0, where the logarithm is infinite.
+    # Half a step above 0, to avoid log(0).
     radius = ((upper.float() + 0.5) * 2.0**-32).log().mul(-2.0).sqrt()
     angle = lower.float() * (2.0 * math.pi * 2.0**-32)
     pairs = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1)
@@ -128,13 +128,13 @@ def hashed_randn(shape: torch.Size, seeds: Tensor) -> Tensor:
 
 
 def hashed_integers(shape: torch.Size, seeds: Tensor, bits: int) -> Tensor:
-    """(B, C, H, W) int32 in [0, 2**bits) on the seeds' device, without synchronisation."""
+    """Return (B, C, H, W) int32 in [0, 2**bits) on the seeds' device; no synchronisation."""
     _, C, H, W = shape
     return ((_hashed_words(seeds, C, H, W) >> 32) & ((1 << bits) - 1)).to(torch.int32)
 
 
 def _hashed_words(seeds: Tensor, C: int, H: int, W: int) -> Tensor:
-    # Numbered by (channel, row, column) with fixed strides, so that the canvas does not count.
+    # Indexed by (channel, row, column) with fixed strides, independent of the canvas.
     channel, row, column = (
         torch.arange(n, device=seeds.device) << shift for n, shift in ((C, 48), (H, 24), (W, 0))
     )
@@ -144,7 +144,7 @@ def _hashed_words(seeds: Tensor, C: int, H: int, W: int) -> Tensor:
 
 
 def _generator_seed(seed: int) -> int:
-    # The generator reads 32 bits of its seed: let the upper half count too.
+    # The generator reads 32 bits of its seed: fold in the upper half.
     return (seed ^ (seed >> 32)) & 0xFFFFFFFF
 
 
@@ -152,18 +152,18 @@ def _check_seeds(x: Tensor, seeds: Tensor) -> None:
     if seeds.shape != x.shape[:1] or seeds.dtype != torch.int64:
         raise ValueError(
             f"field seeds are {seeds.dtype} of shape {tuple(seeds.shape)}; expected torch.int64 of "
-            f"shape ({x.shape[0]},), one an image (Draws.seeds() gives them)"
+            f"shape ({x.shape[0]},), one per image (Draws.seeds() gives them)"
         )
 
 
 def _signed(word: int) -> int:
-    """The int64 with the bits of a uint64: torch has no unsigned arithmetic, and wraps alike."""
+    """Return the int64 with the bits of a uint64; torch's int64 arithmetic wraps the same way."""
     return word - (1 << 64) if word >> 63 else word
 
 
 def _mix(words: Tensor) -> Tensor:
-    """`draws.mix` on int64 tensors."""
+    """Compute `draws.mix` on int64 tensors."""
     for shift, multiplier in zip(SHIFTS, (*MULTIPLIERS, 1), strict=True):
-        # >> copies the sign of an int64: mask it off for the logical shift.
+        # >> copies the sign of an int64: mask it for a logical shift.
         words = (words ^ ((words >> shift) & ((1 << (64 - shift)) - 1))) * _signed(multiplier)
     return words

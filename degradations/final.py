@@ -1,4 +1,4 @@
-"""The last step of second-order recipes: the LR's size, ringing, and one more JPEG."""
+"""The last step of second-order recipes: the LR size, a sinc filter, and one more JPEG."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from degradations.resize import Resize
 
 
 class ToLR(Resize):
-    """Resize to exactly the LR's size, each image with its own kernel.
+    """Resize to exactly the LR size, each image with its own kernel.
 
     Args:
         divisor: The scale: the sides become those of the HR divided by it, rounded.
-        modes: Kernels to choose from, as of `Resize`.
-        antialias: As of `Resize`.
+        modes: Kernels to choose from, as in `Resize`.
+        antialias: As in `Resize`.
 
     Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), the "resize back" of its released
     code.
@@ -40,30 +40,30 @@ class ToLR(Resize):
         super().__init__(p=(0.0, 0.0, 1.0), modes=modes, antialias=antialias, divisor=divisor)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """As `Resize.draw`, with the LR's sides."""
+        """Draw as `Resize.draw`, with the sides of the LR."""
         params = super().draw(draws, shape)
         params["height"][:], params["width"][:] = self.extent((shape[-2], shape[-1]))
         return params
 
     def extent(self, hr_size: tuple[int, int]) -> tuple[int, int]:
-        """(h, w) of the LR, which every picture fills."""
+        """Return (h, w) of the LR, which every image fills."""
         h, w = (max(round(n / self.divisor), 1) for n in hr_size)
         return h, w
 
 
 class SincAndJPEG(Stage):
-    """Make the LR's size, ring and compress: in this order, or with the compression first.
+    """Resize to the LR size, filter by a sinc and compress, or compress first.
 
-    On a canvas JPEG runs once, for either order, on the smaller canvas: it is the dearest part.
+    On a canvas JPEG, the most expensive part, runs once for both orders, on the smaller canvas.
 
     Args:
-        divisor: The scale, as of `ToLR`.
-        modes: Kernels of the resize, as of `Resize`.
+        divisor: The scale, as in `ToLR`.
+        modes: Kernels of the resize, as in `Resize`.
         sinc: Probability of the sinc filter, which follows the resize.
-        kernel_size: Range of that filter's size; odd sizes are drawn.
-        cutoff: Range of its cut-off frequency in radians a pixel.
+        kernel_size: Range of the size of that filter; odd sizes are drawn.
+        cutoff: Range of its cut-off frequency in radians per pixel.
         quality: Range of the JPEG quality.
-        jpeg_last: Probability that JPEG comes last; first, otherwise.
+        jpeg_last: Probability that JPEG comes last, not first.
 
     Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), section 3.4, and its released code.
     """
@@ -87,7 +87,7 @@ class SincAndJPEG(Stage):
         self.jpeg_last = check_probability(jpeg_last, "jpeg_last")
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`jpeg_last` (B,) bool, and the parameters of `resize`, `sinc` and `jpeg`."""
+        """Draw `jpeg_last` (B,) bool, and the parameters of `resize`, `sinc` and `jpeg`."""
         return {
             "jpeg_last": draws.bernoulli(self.jpeg_last),
             "resize": self.resize.draw(draws.fold("resize"), shape),
@@ -96,12 +96,12 @@ class SincAndJPEG(Stage):
         }
 
     def prepare(self, params: Params) -> Params:
-        """The parts'."""
+        """Prepare the parameters of the parts."""
         parts = {"resize": self.resize, "sinc": self.sinc, "jpeg": self.jpeg}
         return {**params, **{name: part.prepare(params[name]) for name, part in parts.items()}}
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """(B, C, *LR's size), each image in its order."""
+        """Return (B, C, h, w) of the LR size, each image in its own order."""
         if len(x) > 1:
             last = params["jpeg_last"].view(-1, 1, 1, 1)
             orders = (self._jpeg_last(x, params), self._jpeg_first(x, params))
@@ -117,7 +117,7 @@ class SincAndJPEG(Stage):
         return self.sinc(small, params["sinc"])
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """Both orders around one JPEG, and each picture by its own."""
+        """Apply both orders around one JPEG, and select one for each image."""
         last = params["jpeg_last"]
         compressed = self.jpeg.on_canvas(
             select(last, self._small(canvas, params), canvas), params["jpeg"]

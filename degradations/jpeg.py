@@ -1,4 +1,4 @@
-"""JPEG: a real codec on the CPU, the same arithmetic in torch elsewhere."""
+"""JPEG: a real codec on the CPU, and the same arithmetic in torch elsewhere."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from degradations import libjpeg
 from degradations.arrays import Bytes, from_bytes, to_bytes
 from degradations.base import Stage, check_range
 from degradations.canvas import Canvas
 from degradations.compose import check_probabilities
 from degradations.draws import Draws, Integers
+from degradations.libjpeg import jpeg
 from degradations.params import Params
 
-#: What the parameter `subsampling` counts.
+#: Values of the parameter `subsampling`, by index.
 SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 
 
 class JPEG(Stage):
-    """Save as baseline JPEG and load again, with a quality and chroma subsampling an image.
+    """Save as baseline JPEG and load again, with quality and chroma subsampling per image.
 
-    The picture is clamped and rounded to 8 bits, as a file of it would be. The pixels are Pillow's,
-    bit for bit, on every path. On a CPU a real codec makes them: OpenCV's, with the decoder of
-    simplejpeg (16 photographs of 256 pixels: 7.8 ms of one core; 8.2 with OpenCV's own, which
-    stands in where simplejpeg is missing, 11.0 by Pillow). On a GPU, and where gradients are
-    wanted, libjpeg's arithmetic in torch does (`degradations.libjpeg`). kornia's
-    `jpeg_codec_differentiable` takes as long as that on a CPU (196 ms; ours 165) and is on average
-    1.0 (quality 95) to 2.0 levels (quality 10) off Pillow's 4:2:0 on Kodak's photographs.
+    The image is clamped and rounded to 8 bits. All paths give the pixels of Pillow, bit for bit. On
+    a CPU a real codec is used: OpenCV's encoder and the decoder of simplejpeg (16 photographs of
+    256 pixels: 7.8 ms of one core; 8.2 with OpenCV's decoder, which is used if simplejpeg is
+    missing, 11.0 by Pillow). On a GPU, and for gradients, libjpeg's arithmetic runs in torch
+    (`degradations.libjpeg`). kornia's `jpeg_codec_differentiable` takes as long as that on a CPU
+    (196 ms; ours 165) and is on average 1.0 (quality 95) to 2.0 levels (quality 10) off Pillow's
+    4:2:0 on Kodak's photographs.
 
     Args:
-        quality: Range of the quality, whole numbers from 1 to 100, both ends included; the number
-            that Pillow, OpenCV and libjpeg call so.
+        quality: Range of the quality as in Pillow, OpenCV and libjpeg, integers from 1 to 100, both
+            ends included.
         subsampling: Probabilities of ``"4:4:4"``, ``"4:2:2"`` and ``"4:2:0"``, by name; quoted in
             YAML, which reads 4:2:0 as a number.
-        differentiable: Pass gradients on (straight through all rounding; clipping stops them). The
-            pixels are the same; on a CPU it takes 20 times as long.
+        differentiable: Pass gradients (straight through rounding; clipping stops them). The pixels
+            are the same; takes 20 times as long on a CPU.
 
     Raises:
-        ValueError: ``quality`` is no such range, or ``subsampling`` no probabilities of these.
+        ValueError: ``quality`` or ``subsampling`` is invalid.
 
     Source: ITU-T T.81; Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833) for the range of qualities
     and 4:2:0.
@@ -60,7 +60,7 @@ class JPEG(Stage):
         self.differentiable = differentiable
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`quality` and `subsampling` (a number in `SUBSAMPLINGS`), (B,) int each."""
+        """Draw `quality` and `subsampling` (index of `SUBSAMPLINGS`), (B,) int each."""
         low, high = self.quality
         return {
             "quality": draws.integers(low, high + 1),
@@ -68,31 +68,29 @@ class JPEG(Stage):
         }
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """(B, 3, H, W) of any values to multiples of 1/255."""
+        """Code (B, 3, H, W) of any values; the output holds multiples of 1/255."""
         if self.differentiable or x.device.type != "cpu":
             return self.on_canvas(Canvas.of(x), params).pixels
         qualities, subsamplings = params["quality"].tolist(), params["subsampling"].tolist()
         images = [
-            from_bytes(coded(to_bytes(image), quality, SUBSAMPLINGS[subsampling]), x)
+            from_bytes(encode_decode(to_bytes(image), quality, SUBSAMPLINGS[subsampling]), x)
             for image, quality, subsampling in zip(x, qualities, subsamplings, strict=True)
         ]
         return images[0] if len(images) == 1 else torch.cat(images)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """All pictures at once, in torch; their subsamplings are among those this stage draws."""
+        """Code all images at once in torch, with subsamplings that this stage can draw."""
         possible = [name for name, p in zip(SUBSAMPLINGS, self.subsampling, strict=True) if p > 0]
         halved = (all(name == "4:2:0" for name in possible), "4:4:4" not in possible)
         quality, subsampling = params["quality"], params["subsampling"]
-        return canvas.with_pixels(
-            libjpeg.jpeg(canvas, quality, subsampling, halved, self.differentiable)
-        )
+        return canvas.with_pixels(jpeg(canvas, quality, subsampling, halved, self.differentiable))
 
 
-def coded(pixels: Bytes, quality: int, subsampling: str) -> Bytes:
-    """(H, W, 3) uint8, saved as JPEG and loaded again by the quickest codec that is true.
+def encode_decode(pixels: Bytes, quality: int, subsampling: str) -> Bytes:
+    """Save (H, W, 3) uint8 as JPEG and load it by the fastest exact codec.
 
-    OpenCV's encoder and simplejpeg's decoder give Pillow's bits. simplejpeg's encoder does not: up
-    to quality 95 it takes libjpeg-turbo's inexact transform, whatever it is told.
+    OpenCV's encoder and simplejpeg's decoder are bit-equal to Pillow. simplejpeg's encoder is not:
+    up to quality 95 it always uses libjpeg-turbo's inexact transform.
     """
     import cv2
 
@@ -126,22 +124,22 @@ def _decoder() -> Callable[[Bytes], Bytes]:
 def check_quality(
     values: tuple[int, int], low: int, high: int, name: str = "quality"
 ) -> tuple[int, int]:
-    """A range of whole numbers, checked.
+    """Check and return a range of integers.
 
     Raises:
-        ValueError: it is reversed, leaves [low, high], or is not of whole numbers.
+        ValueError: It is reversed, leaves [low, high], or does not consist of integers.
     """
     lower, upper = check_range(values, name, low=low, high=high)
     if lower % 1 or upper % 1:
-        raise ValueError(f"{name} is {[lower, upper]}; expected whole numbers")
+        raise ValueError(f"{name} is {[lower, upper]}; expected integers")
     return int(lower), int(upper)
 
 
 def check_subsampling(probabilities: dict[str, float]) -> tuple[float, ...]:
-    """The probability of each of `SUBSAMPLINGS`.
+    """Return the probability of each of `SUBSAMPLINGS`.
 
     Raises:
-        ValueError: another one is named, or they are not probabilities with sum 1.
+        ValueError: Another key is given, or they are not probabilities with sum 1.
     """
     for name in probabilities:
         if name not in SUBSAMPLINGS:
@@ -154,5 +152,5 @@ def check_subsampling(probabilities: dict[str, float]) -> tuple[float, ...]:
 
 
 def draw_subsampling(draws: Draws, probabilities: tuple[float, ...]) -> Integers:
-    """(B,) numbers in `SUBSAMPLINGS`."""
+    """Draw (B,) indices of `SUBSAMPLINGS`."""
     return draws.choice(np.arange(len(SUBSAMPLINGS)), probabilities).astype(np.int64)

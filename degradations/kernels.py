@@ -1,8 +1,8 @@
-"""Blur kernels as plain functions of their parameters: a whole batch at once, on any device.
+"""Blur kernels as functions of their parameters, for a whole batch on any device.
 
-Every function gives (B, K, K) with K = 2 extent + 1 from (B,) tensors. Row and column numbers grow
-downwards and to the right, and the middle is at (extent, extent). What is returned is the picture
-of a bright point: `convolve` turns it round where its convolutions are correlations.
+Every function maps (B,) tensors to (B, K, K) with K = 2 extent + 1. Row and column numbers grow
+downwards and to the right; the centre is (extent, extent). A kernel is the image of a point:
+`convolve` flips it for correlations.
 """
 
 from __future__ import annotations
@@ -12,76 +12,78 @@ import math
 import torch
 from torch import Tensor
 
-_STEPS = 128  # points along a motion's path
+_STEPS = 128  # points along a motion path
 
 
 def squared_distance(sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor, extent: int) -> Tensor:
-    """Squared distance from the middle, in standard deviations: d' S^-1 d.
+    """Return the squared distance from the centre in standard deviations, d' S^-1 d.
 
     Args:
         sigma_x: (B,) standard deviation along the first axis, in pixels, above 0.
-        sigma_y: (B,) along the second.
-        rotation: (B,) radians, from the columns' axis towards the rows'; the covariance is
-            S = U diag(sigma_x^2, sigma_y^2) U' with U that rotation, for d = (column, row).
-        extent: The largest distance along a row.
+        sigma_y: (B,) standard deviation along the second axis.
+        rotation: (B,) radians, from the column axis towards the row axis; the covariance is
+            S = U diag(sigma_x^2, sigma_y^2) U' with rotation U, for d = (column, row).
+        extent: Largest distance along a row.
     """
     axis = _axis(extent, sigma_x)
     c, s = (part.view(-1, 1, 1) for part in (rotation.cos(), rotation.sin()))
-    # Rotated first and squared then: both terms are positive, so that nothing cancels.
+    # Rotated first, then squared: both terms are positive, which avoids cancellation.
     u = (c * axis + s * axis.view(-1, 1)) / sigma_x.view(-1, 1, 1)
     v = (c * axis.view(-1, 1) - s * axis) / sigma_y.view(-1, 1, 1)
     return u.square() + v.square()
 
 
 def bell(squared: Tensor, beta: Tensor, plateau: Tensor) -> Tensor:
-    """The generalised Gaussian exp(-q^beta / 2) or the plateau 1 / (1 + q^beta), not normalised.
+    """Return the generalised Gaussian exp(-q^beta / 2) or the plateau 1 / (1 + q^beta).
+
+    The kernels are not normalised.
 
     Args:
         squared: (B, K, K) squared distances q.
         beta: (B,) above 0. The generalised Gaussian is the Gaussian at 1, pointed at 0.5, almost a
-            disk at 4; the plateau is flat in the middle and has long tails, shorter at higher beta.
-        plateau: (B,) bool: which of both.
+            disk at 4; the plateau is flat in the centre and has long tails, shorter at higher beta.
+        plateau: (B,) bool, true for the plateau.
 
     Source: Pascal et al., "Parameter Estimation For Multivariate Generalized Gaussian
-    Distributions" (arXiv 1302.6498); the plateau as released code of BasicSR.
+    Distributions" (arXiv 1302.6498); the plateau as in BasicSR's released code.
     """
     power = squared.pow(beta.view(-1, 1, 1))
     return torch.where(plateau.view(-1, 1, 1), 1 / (1 + power), torch.exp(-0.5 * power))
 
 
 def sinc(cutoff: Tensor, extent: int) -> Tensor:
-    """The ideal circular low pass w J1(w r) / (2 pi r), not normalised; it rings.
+    """Return the ideal circular low-pass filter w J1(w r) / (2 pi r), not normalised.
 
     Args:
-        cutoff: (B,) angular frequency w in radians a pixel, up to pi.
-        extent: The largest distance along a row.
+        cutoff: (B,) angular frequency w in radians per pixel, up to pi.
+        extent: Largest distance along a row.
 
     Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), its sinc filter.
     """
-    # One quarter, mirrored: the Bessel function costs more than all the rest.
+    # One quarter, mirrored, because the Bessel function dominates the cost.
     square = torch.arange(extent + 1, device=cutoff.device, dtype=cutoff.dtype).square()
-    # In the middle the limit w^2 / (4 pi), to 1e-9, without a case of its own.
+    # The clamp gives the limit w^2 / (4 pi) in the centre, to 1e-9.
     radius = (square + square.view(-1, 1)).sqrt().clamp_min(1e-4)
     w = cutoff.view(-1, 1, 1)
     return _mirrored(w / (2 * math.pi) * torch.special.bessel_j1(w * radius) / radius)
 
 
 def motion(length: Tensor, angle: Tensor, direction: Tensor, extent: int) -> Tensor:
-    """What a point leaves that moves along a straight line; sums to 1.
+    """Return the path of a point along a straight line, with sum 1.
 
-    The light is spread over the nearest four pixels as bilinear interpolation would take it, so a
-    line at any angle and of any length, whole or not, has its true mass, middle and extent.
+    The light is spread bilinearly over the nearest four pixels, so that lines of any angle and
+    length have the exact mass, centre and extent.
 
     `kornia.filters.get_motion_kernel2d` rotates a row of pixels: all lengths of a batch must be
     one odd number, and its default copies the nearest pixel, so that the variance along the line
     is 0.64 to 1.21 times that of the line, by its angle (lengths 5 to 15); here 1.01 to 1.08 times.
 
     Args:
-        length: (B,) of the line in pixels, at most 2 (extent - 1); 0 leaves a point.
+        length: (B,) length of the line in pixels, at most 2 (extent - 1); 0 gives a point.
         angle: (B,) degrees, counter-clockwise as displayed.
-        direction: (B,) in [-1, 1]: the light falls off linearly towards one end; 1 puts all
-            weight to the end at `angle`, 0 is even.
-        extent: The largest distance along a row.
+        direction: (B,) in [-1, 1]: the light falls off linearly towards one end; 1 puts the weight
+            at the end at `angle`, 0 is even.
+        extent: Largest distance along a row.
     """
     axis = _axis(extent, length)
     steps = torch.arange(_STEPS, device=length.device, dtype=length.dtype)
@@ -96,15 +98,15 @@ def motion(length: Tensor, angle: Tensor, direction: Tensor, extent: int) -> Ten
 
 
 def disk(radius: Tensor, extent: int) -> Tensor:
-    """The share of each pixel that a disk covers, not normalised; its sum is the disk's area.
+    """Return the share of each pixel that a disk covers; the sum is the area of the disk.
 
     Args:
         radius: (B,) pixels, above 0, at most `extent`.
-        extent: The largest distance along a row.
+        extent: Largest distance along a row.
     """
-    # One quarter, mirrored, whose first row and column are halves of pixels. In a row of pixels
-    # the disk's edge runs from column x1 (at the row's far side) to x0; the integral of its height
-    # is closed.
+    # One quarter, mirrored; its first row and column are half pixels. In a row of pixels the edge
+    # of the disk runs from column x1 (at the far side of the row) to x0; the integral of its height
+    # has a closed form.
     edges = torch.arange(extent + 2, device=radius.device, dtype=radius.dtype) - 0.5
     near, far = edges[:-1].clamp_min(0), edges[1:]
     R = radius.view(-1, 1, 1)
@@ -122,11 +124,11 @@ def disk(radius: Tensor, extent: int) -> Tensor:
 
 
 def normalized(kernels: Tensor, size: Tensor | None = None) -> Tensor:
-    """Set to 0 what lies outside a square of `size` pixels, and divide by the sum.
+    """Set values outside a square of `size` pixels to 0, and divide by the sum.
 
     Args:
         kernels: (B, K, K).
-        size: (B,) odd; the whole kernel when left out.
+        size: (B,) odd; by default the whole kernel.
     """
     if size is not None:
         axis = torch.arange(kernels.shape[-1], device=kernels.device) - kernels.shape[-1] // 2

@@ -1,9 +1,8 @@
-"""JPEG in torch, bit for bit as libjpeg-turbo codes and decodes it: for GPUs, and for gradients.
+"""JPEG in torch, bit-equal to libjpeg-turbo, for GPUs and for gradients.
 
-Only what changes pixels is here; the lossless part of the format (its entropy coding) is left out.
-All arithmetic is exact: whole numbers below 2**24 in float32, and float64 around the transform,
-whose matrix products would round in float32 (and more so in TF32). Compiled, a call is 11 fused
-kernels and 4 matrix products, whatever the batch.
+The lossless part of the format (entropy coding) is omitted. All arithmetic is exact: integers below
+2**24 in float32, and float64 around the transform, whose matrix products would round in float32
+(and more so in TF32). Compiled, a call is 11 fused kernels and 4 matrix products for any batch.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from degradations.canvas import Canvas
 Rounding: TypeAlias = Callable[[Tensor], Tensor]
 
 # One pass of libjpeg's "slow integer" transform (jfdctint.c, jidctint.c; Loeffler, Ligtenberg and
-# Moschytz, 1989) is a matrix of whole numbers and one rounding. The matrix is 2**13 sqrt(2) times
-# the orthonormal DCT, up to the rounding of the constants it is made of. Here is its left half: the
-# right half mirrors it, with the other sign in odd rows. The inverse has the transposed matrix.
+# Moschytz, 1989) is an integer matrix and one rounding. The matrix is 2**13 sqrt(2) times the
+# orthonormal DCT, up to the rounding of its constants. This is its left half: the right half
+# mirrors it, with the opposite sign in odd rows. The inverse uses the transposed matrix.
 _DCT = (
     (8192, 8192, 8192, 8192),
     (11363, 9633, 6437, 2260),
@@ -33,7 +32,7 @@ _DCT = (
     (4433, -10704, 10704, -4433),
     (2260, -6436, 9633, -11363),
 )
-# The quantisation of luma and chroma at quality 50 (ITU-T T.81, tables K.1 and K.2).
+# Quantisation of luma and chroma at quality 50 (ITU-T T.81, tables K.1 and K.2).
 _LUMA = (
     (16, 11, 10, 16, 24, 40, 51, 61),
     (12, 12, 14, 19, 26, 58, 60, 55),
@@ -60,18 +59,18 @@ def jpeg(
     halved: tuple[bool, bool] = (False, False),
     differentiable: bool = False,
 ) -> Tensor:
-    """The pictures after JPEG; the host does not wait for the device.
+    """Return the images after JPEG; the host does not wait for the device.
 
-    Bit-equal to Pillow's, at every quality, subsampling and size.
+    Bit-equal to Pillow at every quality, subsampling and size.
 
     Args:
-        canvas: The pictures, (B, 3, H, W); clamped to [0, 1] and rounded to 8 bits first.
+        canvas: The images, (B, 3, H, W); clamped to [0, 1] and rounded to 8 bits first.
         quality: (B,) int64, 1 to 100.
         subsampling: (B,) int64: 0 is 4:4:4, 1 is 4:2:2, 2 is 4:2:0.
-        halved: Whether the chroma of *every* picture has half the rows, and half the columns: less
-            work where it is so, and wrong pixels where it is not.
-        differentiable: Rounding passes gradients on as if it were not there (straight-through);
-            the pixels are the same. Clamping stops them.
+        halved: Whether the chroma of *every* image has half the rows, and half the columns. This
+            saves work; wrong values give wrong pixels.
+        differentiable: Pass gradients straight through rounding; the pixels are the same. Clamping
+            stops gradients.
 
     Returns:
         (B, 3, H, W) float32, multiples of 1/255.
@@ -84,39 +83,41 @@ def jpeg(
 
     chroma = _Chroma(canvas.sizes, subsampling)
     height, width = canvas.sizes.chunk(2, 1)
-    row, column = _axes(_eights(H), _eights(W), levels.device)
-    luma = _taken(planes[:, :1], torch.minimum(row, height - 1), torch.minimum(column, width - 1))
+    row, column = _axes(_round_up_to_8(H), _round_up_to_8(W), levels.device)
+    luma = _gather(planes[:, :1], torch.minimum(row, height - 1), torch.minimum(column, width - 1))
     h, w = (-(-n // 2) if half else n for n, half in zip((H, W), halved, strict=True))
-    cb_cr = chroma.shrunk(planes[:, 1:], _eights(h), _eights(w), floor)
+    cb_cr = chroma.downsample(planes[:, 1:], _round_up_to_8(h), _round_up_to_8(w), floor)
 
     lumas = luma[0].numel() // 64
     blocks = torch.cat([_to_blocks(luma), _to_blocks(cb_cr)], 1)
     is_luma = torch.arange(blocks.shape[1], device=blocks.device) < lumas
-    of_luma, of_chroma = _steps(quality).chunk(2, 1)
-    blocks = _coded(blocks, torch.where(is_luma.view(-1, 1, 1), of_luma, of_chroma), floor)
+    of_luma, of_chroma = _quantisation_steps(quality).chunk(2, 1)
+    blocks = _quantise_blocks(
+        blocks, torch.where(is_luma.view(-1, 1, 1), of_luma, of_chroma), floor
+    )
 
     luma = _from_blocks(blocks[:, :lumas], luma.shape)[..., :H, :W]
-    cb_cr = chroma.grown(_from_blocks(blocks[:, lumas:], cb_cr.shape), H, W, floor)
+    cb_cr = chroma.upsample(_from_blocks(blocks[:, lumas:], cb_cr.shape), H, W, floor)
     return _to_rgb(luma, cb_cr - 128.0, floor).clamp(0.0, 255.0) / 255.0
 
 
 class _Chroma:
-    """Where the chroma samples of each picture lie: how they are made, and spread again.
+    """Chroma subsampling and upsampling of each image.
 
-    One formula does for all subsamplings: along an axis that is not halved, a sample is the mean of
-    two equal pixels, and a pixel is made of two equal samples.
+    One formula covers all subsamplings: along an axis that is not halved, a sample is the mean of
+    two equal pixels, and a pixel the mean of two equal samples.
     """
 
     def __init__(self, sizes: Tensor, subsampling: Tensor) -> None:
-        # All (B, 1): a picture's size, how many pixels a sample covers, how many samples there are.
+        # All (B, 1): size of the image, pixels per sample, number of samples.
         self.height, self.width = sizes.chunk(2, 1)
         self.tall = 1 + (subsampling > 1).long().unsqueeze(1)
         self.wide = 1 + (subsampling > 0).long().unsqueeze(1)
         self.rows = (self.height + self.tall - 1) // self.tall
         self.columns = (self.width + self.wide - 1) // self.wide
 
-    def shrunk(self, planes: Tensor, h: int, w: int, floor: Rounding) -> Tensor:
-        """(B, 2, H, W) pixels to (B, 2, h, w) samples, the edges repeated as far as that.
+    def downsample(self, planes: Tensor, h: int, w: int, floor: Rounding) -> Tensor:
+        """Average (B, 2, H, W) pixels to (B, 2, h, w) samples, extended by repeated edges.
 
         As in libjpeg, pixels are repeated to the right, but samples downwards.
         """
@@ -125,29 +126,28 @@ class _Chroma:
         left = self.wide * column
         rows = torch.stack([above, above + self.tall - 1], 2).flatten(1)
         columns = torch.stack([left, left + self.wide - 1], 2).flatten(1)
-        four = _taken(
+        four = _gather(
             planes, torch.minimum(rows, self.height - 1), torch.minimum(columns, self.width - 1)
         )
         total = four.view(len(four), 2, h, 2, w, 2).sum((3, 5))
-        # The bias alternates, so that on average halves are rounded neither up nor down.
+        # The alternating bias rounds halves up and down equally often.
         bias = torch.where(column % 2 == 0, self.tall - 1, 2).view(-1, 1, 1, w)
         return floor((total + bias) / 4.0)
 
-    def grown(self, samples: Tensor, H: int, W: int, floor: Rounding) -> Tensor:
-        """(B, 2, h, w) samples to (B, 2, H, W) pixels: 9, 3, 3 and 1 sixteenths of the nearest.
+    def upsample(self, samples: Tensor, H: int, W: int, floor: Rounding) -> Tensor:
+        """Upsample (B, 2, h, w) to (B, 2, H, W): 9, 3, 3 and 1 sixteenths of the nearest samples.
 
-        libjpeg's "fancy" upsampling, which leaves those whose chroma is at most two samples wide to
-        plain repetition.
+        This is libjpeg's "fancy" upsampling; chroma of at most two samples in width is repeated.
         """
         row, column = _axes(H, W, samples.device)
         smooth = (self.columns > 2).long()
-        # No further than the samples reach, though `halved` were wrong: a GPU does not forgive it.
+        # Within the samples even if `halved` is wrong: a GPU fails on indices out of range.
         h, w = samples.shape[-2:]
         y, other_y = _nearest_two(row, self.tall, self.rows.clamp_max(h), smooth)
         x, other_x = _nearest_two(column, self.wide, self.columns.clamp_max(w), smooth)
-        lines = 3.0 * _rows_taken(samples, y) + _rows_taken(samples, other_y)
-        total = 3.0 * _columns_taken(lines, x) + _columns_taken(lines, other_x)
-        # Again alternating; 4:2:2 rounds quarters, and the other way round.
+        lines = 3.0 * _gather_rows(samples, y) + _gather_rows(samples, other_y)
+        total = 3.0 * _gather_columns(lines, x) + _gather_columns(lines, other_x)
+        # Alternating again; 4:2:2 rounds quarters, with the opposite bias.
         bias = torch.where(column % 2 == 0, 4 * self.tall, 9 - self.tall).view(-1, 1, 1, W)
         return floor((total + bias) / 16.0)
 
@@ -155,14 +155,14 @@ class _Chroma:
 def _nearest_two(
     pixel: Tensor, step: Tensor, count: Tensor, smooth: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(B, n) numbers of the nearest sample of each pixel, and of the next nearest."""
+    """Return the (B, n) indices of the nearest and second nearest sample of each pixel."""
     near = torch.minimum(pixel // step, count - 1)
     far = near + (2 * (pixel % 2) - 1) * (step - 1) * smooth
     return near, torch.minimum(far.clamp_min(0), count - 1)
 
 
-def _coded(blocks: Tensor, steps: Tensor, floor: Rounding) -> Tensor:
-    """Transform, quantise and back: (B, N, 8, 8) float32 in [0, 255], all of them whole numbers.
+def _quantise_blocks(blocks: Tensor, steps: Tensor, floor: Rounding) -> Tensor:
+    """Transform, quantise and invert (B, N, 8, 8) float32, integers in [0, 255].
 
     Args:
         blocks: [row, column].
@@ -170,28 +170,28 @@ def _coded(blocks: Tensor, steps: Tensor, floor: Rounding) -> Tensor:
         floor: The rounding.
     """
     dct = _constants(blocks.device)[0]
-    # Each pass works along the last axis, so the blocks are transposed between them.
+    # Each pass works along the last axis, so blocks are transposed between passes.
     rows = floor((blocks.double() - 128.0) @ (dct.T * 2.0**-11) + 0.5)
     coefficients = floor(rows.transpose(-1, -2) @ (dct.T * 2.0**-15) + 0.5)
     ratio = coefficients / (8.0 * steps)
-    sign = torch.where(ratio < 0.0, -1.0, 1.0)  # never 0, which would stop gradients
+    sign = torch.where(ratio < 0.0, -1.0, 1.0)  # never 0, to keep gradients
     quantised = sign * floor(sign * ratio + 0.5) * steps
     columns = floor(quantised @ (dct * 2.0**-11) + 0.5)
     decoded = floor(columns.transpose(-1, -2) @ (dct * 2.0**-18) + 0.5)
     return (decoded + 128.0).clamp(0.0, 255.0).float()
 
 
-def _steps(quality: Tensor) -> Tensor:
-    """(B,) qualities to (B, 2, 8, 8) float64 quantisation of luma and chroma, transposed."""
+def _quantisation_steps(quality: Tensor) -> Tensor:
+    """Return the (B, 2, 8, 8) float64 quantisation of luma and chroma, transposed."""
     percent = torch.where(quality < 50, 5000 // quality, 200 - 2 * quality)
     base = _constants(quality.device)[1]
-    # In whole numbers: a division in float32 that is not exact would be rounded to another step.
+    # In integers: an inexact float32 division could round to another step.
     scaled = (base * percent.view(-1, 1, 1, 1) + 50) // 100
     return scaled.clamp(1, 255).double()
 
 
 def _to_y_cb_cr(levels: Tensor, floor: Rounding) -> Tensor:
-    """(B, 3, H, W) RGB to YCbCr in libjpeg's fixed point of 16 bits; whole numbers in [0, 255]."""
+    """Convert RGB (B, 3, H, W) to YCbCr in libjpeg's 16-bit fixed point; integers in [0, 255]."""
     r, g, b = levels.chunk(3, 1)
     y = 19595.0 * r + 38470.0 * g + 7471.0 * b + 32768.0
     cb = 8421375.0 - 11059.0 * r - 21709.0 * g + 32768.0 * b
@@ -200,7 +200,7 @@ def _to_y_cb_cr(levels: Tensor, floor: Rounding) -> Tensor:
 
 
 def _to_rgb(y: Tensor, cb_cr: Tensor, floor: Rounding) -> Tensor:
-    """(B, 1, H, W) and (B, 2, H, W), chroma about 0, to (B, 3, H, W) RGB that is not clamped."""
+    """Convert (B, 1, H, W) and (B, 2, H, W), chroma about 0, to RGB without clamping."""
     cb, cr = cb_cr.chunk(2, 1)
     differences = torch.cat([91881.0 * cr, -22554.0 * cb - 46802.0 * cr, 116130.0 * cb], 1)
     return y + floor((differences + 32768.0) * 2.0**-16)
@@ -208,7 +208,7 @@ def _to_rgb(y: Tensor, cb_cr: Tensor, floor: Rounding) -> Tensor:
 
 @torch.compiler.assume_constant_result
 def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
-    """The DCT's matrix (8, 8) float64, and the base quantisation (2, 8, 8) int64, transposed."""
+    """Return the DCT matrix (8, 8) float64 and base quantisation (2, 8, 8) int64, transposed."""
     return _cached_constants(device)
 
 
@@ -218,45 +218,45 @@ def _cached_constants(device: torch.device) -> tuple[Tensor, Tensor]:
     signs = 1.0 - 2.0 * (torch.arange(8) % 2).double().unsqueeze(1)
     dct = torch.cat([left, signs * left.flip(1)], 1)
     base = torch.tensor([_LUMA, _CHROMA]).transpose(-1, -2).contiguous()
-    if device.type == "cuda":  # from pinned memory, or the copy would make the host wait
+    if device.type == "cuda":  # pinned, so that the host does not wait for the copy
         dct, base = dct.pin_memory(), base.pin_memory()
     return dct.to(device, non_blocking=True), base.to(device, non_blocking=True)
 
 
 def _to_blocks(planes: Tensor) -> Tensor:
-    """(B, C, H, W), multiples of 8, to (B, N, 8, 8)."""
+    """Cut (B, C, H, W), multiples of 8, into (B, N, 8, 8)."""
     B, C, H, W = planes.shape
     return planes.reshape(B, C, H // 8, 8, W // 8, 8).transpose(3, 4).reshape(B, -1, 8, 8)
 
 
 def _from_blocks(blocks: Tensor, shape: torch.Size) -> Tensor:
-    """(B, N, 8, 8) to (B, C, H, W)."""
+    """Join (B, N, 8, 8) to (B, C, H, W)."""
     B, C, H, W = shape
     return blocks.reshape(B, C, H // 8, W // 8, 8, 8).transpose(3, 4).reshape(shape)
 
 
-def _taken(planes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(B, C, h, w) from (B, h) row and (B, w) column numbers."""
-    return _columns_taken(_rows_taken(planes, rows), columns)
+def _gather(planes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Gather (B, C, h, w) by (B, h) row and (B, w) column numbers."""
+    return _gather_columns(_gather_rows(planes, rows), columns)
 
 
-def _rows_taken(planes: Tensor, rows: Tensor) -> Tensor:
+def _gather_rows(planes: Tensor, rows: Tensor) -> Tensor:
     B, C, _, W = planes.shape
     return planes.gather(2, rows.view(-1, 1, rows.shape[1], 1).expand(B, C, -1, W))
 
 
-def _columns_taken(planes: Tensor, columns: Tensor) -> Tensor:
+def _gather_columns(planes: Tensor, columns: Tensor) -> Tensor:
     B, C, H, _ = planes.shape
     return planes.gather(3, columns.view(-1, 1, 1, columns.shape[1]).expand(B, C, H, -1))
 
 
 def _axes(h: int, w: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(1, h) and (1, w): 0, 1, 2, ..."""
+    """Return row numbers (1, h) and column numbers (1, w)."""
     return torch.arange(h, device=device).unsqueeze(0), torch.arange(w, device=device).unsqueeze(0)
 
 
-def _eights(n: int) -> int:
-    """`n` rounded up to whole blocks."""
+def _round_up_to_8(n: int) -> int:
+    """Round `n` up to a multiple of 8."""
     return -(-n // 8) * 8
 
 
@@ -265,5 +265,5 @@ def _floor_with_gradient(x: Tensor) -> Tensor:
 
 
 def _straight_through(rounded: Tensor, x: Tensor) -> Tensor:
-    """`rounded`, with the gradient of `x`. What is added is exactly zero."""
+    """Return `rounded` with the gradient of `x`; the added term is exactly zero."""
     return rounded.detach() + (x - x.detach())

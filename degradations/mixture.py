@@ -1,4 +1,4 @@
-"""Mixture: each image is degraded by one of several recipes."""
+"""Mixture: degrade each image by one of several recipes."""
 
 from __future__ import annotations
 
@@ -20,26 +20,23 @@ Recipes = list[RecipeCallable] | dict[str, RecipeCallable]
 
 
 class Mixture(Degradation):
-    """Degrade each image by one of several recipes, which take this one's scale.
+    """Degrade each image by one of several recipes of the same scale.
 
-    Each recipe runs once, on its own images alone, so a mixture costs what its recipes cost. Where
-    one of them is compiled (for one size of batches), all run on the whole batch instead, and each
-    image is taken from its own.
+    Each recipe runs once, on its own images only. If any of them is compiled (for one batch size),
+    all run on the whole batch instead, and each image is selected from its recipe.
 
-    Each recipe draws from a stream of its name, in a list of its number. What is done with whole
-    batches, recording, replaying and a pair pool, is done around a mixture, not within.
+    Each recipe draws from a stream of its name, or of its number in a list. Record, replay and pair
+    pool apply to whole batches, so they go around a mixture, not into it.
 
     Args:
         scale: How many times smaller the LR is; any positive number. Linked to
             data.init_args.scale.
-        recipes: The recipes, by name or in a list; each a class of which the first argument is the
-            scale.
-        weights: How often each is chosen, in the same order, relative to the others; equally often
-            by default.
+        recipes: The recipes, by name or in a list; classes whose first argument is the scale.
+        weights: Relative frequencies of the recipes, in the same order; equal by default.
 
     Raises:
-        TypeError: A recipe makes something that is no degradation.
-        ValueError: There is no recipe, its name cannot be one, it records, replays or has a pair
+        TypeError: A recipe does not make a degradation.
+        ValueError: There are no recipes, a name is invalid, a recipe records, replays or has a pair
             pool, or the weights do not fit.
     """
 
@@ -60,13 +57,13 @@ class Mixture(Degradation):
             if isinstance(recipe, Record | Replay):
                 kind = type(recipe).__name__
                 raise ValueError(
-                    f"recipes[{name}] is a {kind}, which would do nothing in a mixture: put the "
-                    f"mixture into the {kind}, as its recipe"
+                    f"recipes[{name}] is a {kind}, which has no effect in a mixture: make the "
+                    f"mixture the recipe of the {kind}"
                 )
             if recipe.pool:
                 raise ValueError(
                     f"recipes[{name}] has a pool of {recipe.pool} pairs, which a mixture does not "
-                    "keep: set its pool to 0"
+                    "support: set its pool to 0"
                 )
             if not name or "." in name or name == "which" or hasattr(nn.ModuleDict, name):
                 raise ValueError(f"a recipe is named {name!r}; choose another name, without a dot")
@@ -79,35 +76,37 @@ class Mixture(Degradation):
         return list(zip(self.recipes, recipes, strict=True))
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`which` (B,), the number of the recipe, and every recipe's parameters by its name."""
+        """Draw `which` (B,), the index of the recipe, and the parameters of all by their names."""
         params: Params = {"which": draws.choice(np.arange(len(self.recipes)), self.p)}
         for name, recipe in self._named():
             params[name] = recipe.draw(draws.fold(name), shape)
         return params
 
     def replay(self, hr: Tensor, params: Params) -> Tensor:
-        """Degrade by given parameters; as `Degradation.replay`."""
+        """Degrade by given parameters as `Degradation.replay`."""
         which = params["which"]
-        if self.compiled or isinstance(which, Tensor):  # a tensor is not read back
+        if self.compiled or isinstance(which, Tensor):  # tensors are not read back
             lr = super().replay(hr, params)
             for _, recipe in self._named():
-                recipe._checked = True  # by the first batch; to check makes the host wait
+                recipe._checked = True  # the first batch was checked; a check makes the host wait
             return lr
         check_images(hr)
         self.lr_size(hr.shape[-2:])
         groups = _groups(np.asarray(which), len(hr), len(self.recipes))
-        # One transfer, for which the host does not wait.
+        # One transfer; the host does not wait.
         places = to_device({"of": np.concatenate(groups)}, len(hr), hr.device)["of"]
         parts = []
         named_rows = zip(self._named(), groups, places.split([*map(len, groups)]), strict=True)
         for (name, recipe), rows, own in named_rows:
             if len(rows):
-                parts.append(recipe.replay(hr.index_select(0, own), _rows(params[name], rows)))
+                parts.append(
+                    recipe.replay(hr.index_select(0, own), _select_images(params[name], rows))
+                )
         lr = torch.cat(parts)
         return torch.empty_like(lr).index_copy_(0, places, lr)
 
     def degrade(self, hr: Tensor, params: Params) -> Tensor:
-        """All recipes on all images, and each image from its own: (B, 3, *lr_size((H, W)))."""
+        """Apply all recipes to all images, and select one for each: (B, 3, *lr_size((H, W)))."""
         (first, recipe), *others = self._named()
         lr = recipe.degrade(hr, params[first])
         for number, (name, recipe) in enumerate(others, start=1):
@@ -117,7 +116,7 @@ class Mixture(Degradation):
 
 
 def _groups(which: Integers, batch: int, count: int) -> list[Integers]:
-    """The numbers of each recipe's images."""
+    """Return the indices of the images of each recipe."""
     if which.shape != (batch,):
         raise ValueError(f"the parameter which has the shape {which.shape}; expected ({batch},)")
     groups = [np.flatnonzero(which == number) for number in range(count)]
@@ -128,12 +127,12 @@ def _groups(which: Integers, batch: int, count: int) -> list[Integers]:
     return groups
 
 
-def _rows(params: Params, rows: Integers) -> Params:
-    """Parameters of some images; what a batch shares stays."""
+def _select_images(params: Params, rows: Integers) -> Params:
+    """Select the parameters of some images; shared parameters are kept."""
 
     def part(value: Any) -> Any:
         if isinstance(value, dict):
-            return _rows(value, rows)
+            return _select_images(value, rows)
         return value[rows] if isinstance(value, np.ndarray) else value
 
     return {name: part(value) for name, value in params.items()}
@@ -146,7 +145,7 @@ def _probabilities(weights: list[float] | None, count: int) -> list[float]:
     usable = len(values) == count and all(math.isfinite(w) and w >= 0.0 for w in values)
     if not usable or not sum(values) > 0.0:
         raise ValueError(
-            f"weights is {weights}; expected {count} numbers, one a recipe, none negative and not "
+            f"weights is {weights}; expected {count} numbers, one per recipe, none negative, not "
             "all 0 (degradation.init_args.weights)"
         )
     return [value / sum(values) for value in values]

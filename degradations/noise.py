@@ -1,4 +1,4 @@
-"""Noise and coarse values: what sensors, amplifiers and converters leave in an image."""
+"""Noise and quantisation of sensors, amplifiers and converters."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from degradations.base import Stage, check_probability, check_range
 from degradations.canvas import Canvas
 from degradations.draws import Draws
 from degradations.fields import quick_randn_like, seeded_integers_like
-from degradations.params import Params, of_each_image, per_image
+from degradations.params import Params, per_image, split_params
 
-_LUMA = (0.2989, 0.587, 0.114)  # torchvision's, which the released code of Real-ESRGAN calls
-_BITS = 11  # of the random numbers that look a Poisson count up
+_LUMA = (0.2989, 0.587, 0.114)  # of torchvision, which the released code of Real-ESRGAN calls
+_BITS = 11  # of the indices of Poisson quantiles
 _POWERS = 9  # 1, 2, 4, ..., 256 levels
-_COINS = 15  # bits of the random number that decides about a pixel of salt or pepper
+_COINS = 15  # bits of the random number per pixel of salt and pepper
 
 
 class _Pointwise(Stage):
-    """A stage in which no pixel looks at its neighbours, so that a canvas needs no borders."""
+    """A stage whose pixels do not depend on neighbours, so that a canvas needs no borders."""
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """As `forward`."""
+        """Apply as `forward`."""
         return canvas.with_pixels(self(canvas.pixels, params))
 
 
 class GaussianNoise(_Pointwise):
-    """Add white noise, one level an image.
+    """Add white noise, with one level per image.
 
     Args:
         sigma: Range of the standard deviation in 8-bit levels.
@@ -39,7 +39,7 @@ class GaussianNoise(_Pointwise):
         clip: Clamp the sum to [0, 1].
 
     Raises:
-        ValueError: the range is reversed or negative, or ``grey`` is no probability.
+        ValueError: The range is reversed or negative, or ``grey`` is not a probability.
 
     Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), range of its released x4 options.
     """
@@ -52,7 +52,7 @@ class GaussianNoise(_Pointwise):
         self.grey, self.clip = check_probability(grey, "grey"), clip
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`levels` in 8-bit levels, `field_seeds` and `grey`, (B,) each."""
+        """Draw `levels` in 8-bit levels, `field_seeds` and `grey`, (B,) each."""
         return {
             "levels": draws.uniform(*self.sigma),
             "field_seeds": draws.seeds(),
@@ -60,13 +60,13 @@ class GaussianNoise(_Pointwise):
         }
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Add each image's field, (B, C, H, W)."""
+        """Add its field to each image, (B, C, H, W)."""
         field = _field(quick_randn_like, x, params)
-        return _sum(x, field.mul_(per_image(params["levels"] / 255, x)), self.clip)
+        return _add_noise(x, field.mul_(per_image(params["levels"] / 255, x)), self.clip)
 
 
 class Speckle(_Pointwise):
-    """Add white noise in proportion to the signal: x (1 + sigma n).
+    """Add white noise proportional to the signal: x (1 + sigma n).
 
     Args:
         sigma: Range of the standard deviation at white, in 8-bit levels.
@@ -74,7 +74,7 @@ class Speckle(_Pointwise):
         clip: Clamp the sum to [0, 1].
 
     Raises:
-        ValueError: the range is reversed or negative, or ``grey`` is no probability.
+        ValueError: The range is reversed or negative, or ``grey`` is not a probability.
 
     Source: BSRGAN (Zhang et al., 2021; arXiv 2103.14006), range of its released code.
     """
@@ -87,7 +87,7 @@ class Speckle(_Pointwise):
         self.grey, self.clip = check_probability(grey, "grey"), clip
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`levels` in 8-bit levels, `field_seeds` and `grey`, (B,) each."""
+        """Draw `levels` in 8-bit levels, `field_seeds` and `grey`, (B,) each."""
         return {
             "levels": draws.uniform(*self.sigma),
             "field_seeds": draws.seeds(),
@@ -95,35 +95,35 @@ class Speckle(_Pointwise):
         }
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Multiply by each image's field, (B, C, H, W)."""
+        """Multiply each image by its field, (B, C, H, W)."""
         field = _field(quick_randn_like, x, params)
-        return _sum(x, field.mul_(per_image(params["levels"] / 255, x)) * x, self.clip)
+        return _add_noise(x, field.mul_(per_image(params["levels"] / 255, x)) * x, self.clip)
 
 
 class PoissonNoise(Stage):
     """Replace each value by a random count of mean N times the value, divided by N.
 
-    So the variance is value / N. N is the number of different 8-bit values in the image, rounded
-    up to a power of two: 256 for most photographs, fewer for flat ones, whose noise is stronger.
-    Values are rounded to 8 bits to find their noise, which is then added to the unrounded ones.
+    The variance is value / N. N is the number of different 8-bit values in the image, rounded up to
+    a power of two: 256 for most photographs, fewer for flat ones, whose noise is stronger. The
+    noise is found for values rounded to 8 bits, and added to the unrounded ones.
 
-    Counts come from tables of 2048 quantiles for each of the 256 values. Against the exact
-    distribution the mean is off by at most 0.0004 standard deviations and the variance by at most
-    0.2 % where N is 256 (0.003 and 3.4 % where it is 1), and the rarest 1 in 4096 on either side is
-    missing. A table gives 16 images of 256 px their noise in 15 ms on one core (7 ms where grey);
-    torch.poisson takes 105 ms, and cannot be compiled for every memory format.
+    Counts come from tables of 2048 quantiles for each of the 256 values. Compared with the exact
+    distribution, the mean is off by at most 0.0004 standard deviations and the variance by at most
+    0.2 % for N = 256 (0.003 and 3.4 % for N = 1), and the rarest 1 in 4096 on either side is
+    missing. A table takes 15 ms for 16 images of 256 px on one core (7 ms if grey); torch.poisson
+    takes 105 ms, and cannot be compiled for every memory format.
 
     Args:
-        strength: Range of the factor that the noise is multiplied by.
+        strength: Range of the factor of the noise.
         grey: Probability that an image gets the noise of its luma, 0.2989 R + 0.587 G + 0.114 B,
-            in all channels; then N counts the luma's values.
+            in all channels; N then counts the values of the luma.
         clip: Clamp the sum to [0, 1].
 
     Raises:
-        ValueError: the range is reversed or negative, or ``grey`` is no probability.
+        ValueError: The range is reversed or negative, or ``grey`` is not a probability.
 
     Source: the released code of Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833) and BasicSR,
-    which gives N and the luma's weights.
+    for N and the weights of the luma.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class PoissonNoise(Stage):
         self.grey, self.clip = check_probability(grey, "grey"), clip
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`strength`, `field_seeds` and `grey`, (B,) each."""
+        """Draw `strength`, `field_seeds` and `grey`, (B,) each."""
         return {
             "strength": draws.uniform(*self.strength),
             "field_seeds": draws.seeds(),
@@ -142,17 +142,17 @@ class PoissonNoise(Stage):
         }
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Add each image's noise, (B, 3, H, W)."""
+        """Add its noise to each image, (B, 3, H, W)."""
         if x.device.type != "cpu":
             return self.on_canvas(Canvas.of(x), params).pixels
         if len(x) > 1:
-            own = of_each_image(params, len(x))
+            own = split_params(params, len(x))
             return torch.cat(
                 [self(image, p) for image, p in zip(torch.split(x, 1), own, strict=True)]
             )
         source = _luma(x) if params["grey"] else x
         values = source.detach().contiguous().mul(255.0).round_().clamp_(0.0, 255.0)
-        # As one whole number in place: value in the upper bits, random bits in the lower.
+        # One integer per pixel, in place: value in the upper bits, random bits in the lower.
         places = values.int()
         power = _power_above(places)
         places.bitwise_left_shift_(_BITS)
@@ -160,15 +160,15 @@ class PoissonNoise(Stage):
         counts = _poisson_table(power).index_select(0, places.view(-1)).view(places.shape)
         strength = float(params["strength"])
         noise = values.mul_(-strength / 255.0).add_(counts, alpha=strength / (1 << power))
-        return _sum(x, noise, self.clip)
+        return _add_noise(x, noise, self.clip)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """All pictures; the values outside a picture are not counted."""
+        """Add noise to all images; N does not count values outside an image."""
         x = canvas.pixels
         source = torch.where(per_image(params["grey"], x) > 0, _luma(x), x)
         rounded = source.detach().mul(255.0).round().clamp(0.0, 255.0)
         values = rounded.long()
-        # A 257th value for what is outside; whoever writes last into `seen` writes a 1 as well.
+        # A 257th value for pixels outside; repeated writes into `seen` all write 1.
         counted = torch.where(canvas.inside(), values, 256).flatten(1)
         seen = torch.zeros(len(x), 257, dtype=torch.int64, device=x.device)
         count = seen.scatter(1, counted, 1)[:, :256].sum(1, keepdim=True)
@@ -178,7 +178,7 @@ class PoissonNoise(Stage):
         places = ((power * 256 + values) << _BITS) + field
         counts = _poisson_tables(str(x.device))[places] / (1 << power)
         noise = (counts - rounded / 255.0) * per_image(params["strength"], x)
-        return canvas.with_pixels(_sum(x, noise, self.clip))
+        return canvas.with_pixels(_add_noise(x, noise, self.clip))
 
 
 class SaltAndPepper(_Pointwise):
@@ -187,11 +187,11 @@ class SaltAndPepper(_Pointwise):
     Args:
         amount: Range of the share of pixels that are set.
         salt: Range of the share of these that become white.
-        grey: Probability that an image has its pixels set in all channels at once; otherwise each
-            channel has its own, which shows as saturated colours.
+        grey: Probability that the pixels of an image are set in all channels at once; otherwise
+            each channel has its own, which gives saturated colours.
 
     Raises:
-        ValueError: a range is reversed or leaves [0, 1], or ``grey`` is no probability.
+        ValueError: A range is reversed or leaves [0, 1], or ``grey`` is not a probability.
 
     Source: Gonzalez and Woods, "Digital Image Processing", impulse noise.
     """
@@ -208,7 +208,7 @@ class SaltAndPepper(_Pointwise):
         self.grey = check_probability(grey, "grey")
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`amount`, `salt`, `field_seeds` and `grey`, (B,) each."""
+        """Draw `amount`, `salt`, `field_seeds` and `grey`, (B,) each."""
         return {
             "amount": draws.uniform(*self.amount),
             "salt": draws.uniform(*self.salt),
@@ -221,43 +221,42 @@ class SaltAndPepper(_Pointwise):
         field = _field(functools.partial(seeded_integers_like, bits=_COINS), x, params)
         both = per_image(params["amount"], x) * (1 << _COINS)
         salt = both * per_image(params["salt"], x)
-        # One number decides about both: [0, salt) is white, [salt, both) black.
+        # One number for both: [0, salt) is white, [salt, both) black.
         kept, white = field >= both.round().int(), field < salt.round().int()
         return (x * kept).add_(white)
 
 
 class Quantization(_Pointwise):
-    """Round to fewer levels: a converter of few bits, or posterisation.
+    """Round to fewer levels, like a converter of few bits or posterisation.
 
     Args:
         bits: Range of the number of bits, both ends included: 2**bits levels from 0 to 1.
 
     Raises:
-        ValueError: the range is reversed, leaves [1, 16] or is not of whole numbers.
+        ValueError: The range is reversed, leaves [1, 16] or does not consist of integers.
     """
 
     def __init__(self, bits: tuple[int, int] = (4, 8)) -> None:
         super().__init__()
         low, high = check_range(bits, "bits", low=1, high=16)
         if not (low.is_integer() and high.is_integer()):
-            raise ValueError(f"bits is {list(bits)}; expected whole numbers")
+            raise ValueError(f"bits is {list(bits)}; expected integers")
         self.bits = int(low), int(high)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`bits` (B,)."""
+        """Draw `bits` (B,)."""
         return {"bits": draws.integers(self.bits[0], self.bits[1] + 1)}
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Clamp to [0, 1] and round, (B, C, H, W)."""
+        """Clamp (B, C, H, W) to [0, 1] and round."""
         steps = per_image((1 << params["bits"]) - 1, x)
         return (x.clamp(0.0, 1.0) * steps).round() / steps
 
 
 class Banding(_Pointwise):
-    """Add an offset to every row, or to every column, that all its pixels share.
+    """Add an offset to every row, or to every column.
 
-    The offset is the sum of a random part, as row amplifiers leave it, and a sine, as
-    interference does.
+    The offset is the sum of a random part, as of row amplifiers, and a sine, as of interference.
 
     Args:
         sigma: Range of the standard deviation of the random part, in 8-bit levels.
@@ -267,7 +266,7 @@ class Banding(_Pointwise):
         clip: Clamp the sum to [0, 1].
 
     Raises:
-        ValueError: a range is reversed or negative, a period is below 2, or ``vertical`` is no
+        ValueError: A range is reversed or negative, a period is below 2, or ``vertical`` is not a
             probability.
     """
 
@@ -286,7 +285,7 @@ class Banding(_Pointwise):
         self.vertical, self.clip = check_probability(vertical, "vertical"), clip
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`levels`, `amplitude`, `period`, `phase`, `vertical` and `field_seeds`, (B,) each."""
+        """Draw `levels`, `amplitude`, `period`, `phase`, `vertical`, `field_seeds`, (B,) each."""
         low, high = (math.log(end) for end in self.period)
         return {
             "levels": draws.uniform(*self.sigma),
@@ -298,7 +297,7 @@ class Banding(_Pointwise):
         }
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Add each image's offsets, (B, C, H, W)."""
+        """Add its offsets to each image, (B, C, H, W)."""
         B, _, H, W = x.shape
         levels, amplitude, period, phase = (
             per_image(params[name], x) for name in ("levels", "amplitude", "period", "phase")
@@ -308,72 +307,74 @@ class Banding(_Pointwise):
         field = quick_randn_like(x.new_empty((B, 1, 1, max(H, W))), params["field_seeds"])
         line = (field * levels + sine * amplitude) / 255
         rows, columns = line.transpose(2, 3)[:, :, :H], line[..., :W]
-        return _sum(x, torch.where(per_image(params["vertical"], x) > 0, columns, rows), self.clip)
+        return _add_noise(
+            x, torch.where(per_image(params["vertical"], x) > 0, columns, rows), self.clip
+        )
 
 
 def _field(make: Callable[[Tensor, Tensor], Tensor], x: Tensor, params: Params) -> Tensor:
-    """Random numbers of x's shape by `make(x, seeds)`, the same for all channels where `grey`."""
+    """Return `make(x, seeds)` of x's shape, the same in all channels if `grey`."""
     seeds, grey, on_cpu = params["field_seeds"], params["grey"], x.device.type == "cpu"
     if len(x) == 1 and on_cpu and not torch.compiler.is_compiling():
         return make(x[:, :1] if grey else x, seeds)
     colour = make(x, seeds)
-    # Hashed fields do not depend on their size; a generator's do, in their last 16 values.
+    # Hashed fields do not depend on their size; those of a generator do, in the last 16 values.
     one = make(x[:, :1], seeds) if on_cpu else colour[:, :1]
     return torch.where(per_image(grey, x) > 0, one, colour)
 
 
-def _sum(x: Tensor, noise: Tensor, clip: bool) -> Tensor:
-    """Add noise, which is the caller's own and may be overwritten: new memory costs page faults."""
+def _add_noise(x: Tensor, noise: Tensor, clip: bool) -> Tensor:
+    """Add noise, in place of the noise where possible: new memory costs page faults."""
     noisy = noise.add_(x) if noise.shape == x.shape else x + noise
     return noisy.clamp_(0.0, 1.0) if clip else noisy
 
 
 def _luma(x: Tensor) -> Tensor:
-    """(B, 3, H, W) to (B, 1, H, W); of one channel, that channel."""
+    """Return the luma of (B, 3, H, W), or the channel of (B, 1, H, W), as (B, 1, H, W)."""
     if x.shape[1] != 3:
         return x[:, :1]
     from kornia.color import rgb_to_grayscale
 
-    # Filled on the device, not copied there, which would be a transfer.
+    # Filled on the device: a copy from the host would be a transfer.
     weights = torch.stack([x.new_full((), weight) for weight in _LUMA])
     return rgb_to_grayscale(x, weights)
 
 
 def _power_above(values: Tensor) -> int:
-    """The least e for which 2**e is at least the number of different `values` in [0, 256)."""
+    """Return the least e with 2**e at least the number of different `values` in [0, 256)."""
     flat = values.view(-1)
-    # With more than 128 in a part, e is 8 whatever the rest holds: counting all takes many times
-    # as long, and sorting them (`unique`) hundreds of times.
-    count = _different(flat[:: max(1, len(flat) // 4096)])
-    return _POWERS - 1 if count > 128 else (_different(flat) - 1).bit_length()
+    # More than 128 in a part already give e = 8: counting all takes many times as long, and sorting
+    # them (`unique`) hundreds of times.
+    count = _count_different(flat[:: max(1, len(flat) // 4096)])
+    return _POWERS - 1 if count > 128 else (_count_different(flat) - 1).bit_length()
 
 
-def _different(values: Tensor) -> int:
+def _count_different(values: Tensor) -> int:
     return int(torch.bincount(values, minlength=256).count_nonzero())
 
 
-@functools.lru_cache(maxsize=_POWERS)  # of 1 MB
+@functools.lru_cache(maxsize=_POWERS)  # 1 MB each
 def _poisson_table(power: int) -> Tensor:
-    """(256 << _BITS,) int16: for each 8-bit value, the counts at equally likely quantiles."""
+    """Return (256 << _BITS,) int16, the counts at equally likely quantiles of each value."""
     N = 1 << power
     mean = np.arange(256)[:, None] / 255 * N
     count = np.arange(1, math.ceil(N + 10 * math.sqrt(N) + 12))
-    # From each probability to the next: p(k) = p(k - 1) mean / k.
+    # Recursion of probabilities: p(k) = p(k - 1) mean / k.
     sums = np.concatenate((np.exp(-mean), mean / count), axis=1).cumprod(axis=1).cumsum(axis=1)
     quantiles = (np.arange(1 << _BITS) + 0.5) / (1 << _BITS)
     counts = np.stack([np.searchsorted(row, quantiles) for row in sums])
     return torch.from_numpy(counts.astype(np.int16).reshape(-1))
 
 
-# Compiled, the table is a constant of the graph: it must not be made anew in every batch.
+# A constant of the compiled graph, not computed again in every batch.
 @torch.compiler.assume_constant_result
 def _poisson_tables(device: str) -> Tensor:
     return _all_poisson_tables(device)
 
 
-@functools.lru_cache(maxsize=16)  # one a device
+@functools.lru_cache(maxsize=16)  # one per device
 def _all_poisson_tables(device: str) -> Tensor:
-    """(9 * 256 << _BITS,) int16, the tables of all powers on one device, 9 MB."""
+    """Return (9 * 256 << _BITS,) int16, the tables of all powers on one device, 9 MB."""
     tables = torch.cat([_poisson_table(power) for power in range(_POWERS)])
-    # Pinned, or the host would wait for the copy.
+    # Pinned, so that the host does not wait for the copy.
     return tables if device == "cpu" else tables.pin_memory().to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""How a picture lies in its file, as EXIF says, and how to turn it upright."""
+"""EXIF orientation of images, and how to turn them upright."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ UPRIGHT = 1
 
 
 def orientation_of(image: Image.Image) -> int:
-    """EXIF's number for how a picture lies in its file, 1 (upright) to 8.
+    """Return the EXIF orientation of an image, 1 (upright) to 8.
 
     Args:
-        image: With its pixels read, if it is a TIFF: Pillow turns that when it loads it, and then
-            forgets the tag.
+        image: The image; a TIFF with its pixels loaded, because Pillow turns it upright on loading
+            and drops the tag.
     """
     try:
         orientation = image.getexif().get(Base.Orientation, UPRIGHT)
-    except Exception as error:  # cameras write broken EXIF; no viewer refuses such a picture
-        log.debug("broken EXIF is taken as upright: %s", error)
+    except Exception as error:  # cameras write broken EXIF, which viewers accept
+        log.debug("broken EXIF is read as upright: %s", error)
         return UPRIGHT
     return orientation if orientation in range(1, 9) else UPRIGHT
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Turn pixels as they lie in the file: (H, W) or (H, W, C), with H and W exchanged from 5 on.
+    """Turn pixels (H, W) or (H, W, C) upright; H and W are exchanged from orientation 5 on.
 
     Args:
-        pixels: Of the file.
-        orientation: EXIF's number.
+        pixels: Pixels as stored in the file.
+        orientation: EXIF orientation.
     """
     if orientation > UPRIGHT:
-        import cv2  # it turns pictures twelve times as quickly as numpy
+        import cv2  # twelve times as fast as NumPy
 
         if orientation >= 5:
             pixels = cast(Pixels, cv2.transpose(pixels))

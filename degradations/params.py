@@ -1,11 +1,11 @@
-"""Parameters of a degradation: how they are drawn, how they reach the images' device.
+"""Parameters of a degradation, and their transfer to the images' device.
 
-`Params` is a dict with one entry a parameter, and a dict of such one level down for each stage.
+`Params` is a dict with one entry per parameter, and a nested dict for each stage.
 
-- As drawn, and as recorded: NumPy arrays of kind float, int or bool whose first dimension is the
-  batch, so that one image's part can be cut out, written as JSON and read back bit for bit.
-- As applied: float32, int64 and bool tensors on the images' device.
-- A Python number is shared by the whole batch and passes unchanged.
+- Drawn and recorded parameters are NumPy arrays of float, int or bool whose first dimension is the
+  batch, so that the part of an image can be cut out, written as JSON and read back bit for bit.
+- Applied parameters are float32, int64 and bool tensors on the images' device.
+- A Python number is shared by the whole batch and passed unchanged.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ _ON_DEVICE = {
     "i": (np.int64, torch.int64),
     "b": (np.bool_, torch.bool),
 }
-_ALIGNMENT = 16  # bytes; any of the types above may start there
+_ALIGNMENT = 16  # bytes, enough for all types above
 
 
 def to_device(params: Params, batch: int, device: torch.device) -> Params:
-    """Turn drawn arrays into tensors on `device`, in one transfer whatever their number.
+    """Convert drawn arrays to tensors on `device` in one transfer.
 
     Args:
-        params: As drawn; a tensor among them is only moved, a Python number left alone.
-        batch: The number of images, to check each array's first dimension.
-        device: Where the images are.
+        params: Drawn parameters; tensors are only moved, Python numbers kept.
+        batch: Number of images, to check the first dimension of each array.
+        device: Device of the images.
 
     Raises:
-        TypeError: a parameter is none of the kinds that can be recorded.
-        ValueError: an array is not one value (or one row) an image.
+        TypeError: A parameter has a type that cannot be recorded.
+        ValueError: An array does not have one value or row per image.
     """
     arrays: list[npt.NDArray[Any]] = [
         np.asarray(leaf, _ON_DEVICE[leaf.dtype.kind][0])
@@ -50,7 +50,7 @@ def to_device(params: Params, batch: int, device: torch.device) -> Params:
     starts = [0]
     for array in arrays:
         starts.append(starts[-1] + -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT)
-    # Pinned memory, or the copy would make the host wait for the device.
+    # Pinned, so that the host does not wait for the copy.
     host = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
     buffer = host.numpy()
     for array, start in zip(arrays, starts, strict=False):
@@ -64,11 +64,11 @@ def to_device(params: Params, batch: int, device: torch.device) -> Params:
 
 
 def leaves(params: Params, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Each parameter, with the names on the way to it.
+    """Yield the path and value of each parameter.
 
     Args:
-        params: Nested or not.
-        path: The names that lead to ``params``, with a dot behind each.
+        params: Parameters, nested or not.
+        path: Names that lead to ``params``, each followed by a dot.
     """
     for name, value in params.items():
         if isinstance(value, dict):
@@ -89,7 +89,7 @@ def _is_array(path: str, leaf: Any, batch: int) -> bool:
     if leaf.shape[:1] != (batch,):
         raise ValueError(
             f"the parameter {path} has the shape {leaf.shape}; expected first dimension {batch}, "
-            "one entry an image"
+            "one entry per image"
         )
     return True
 
@@ -107,7 +107,7 @@ def _with_tensors(params: Params, tensors: Iterator[Tensor], device: torch.devic
 
 
 def per_image(values: Tensor | float, x: Tensor) -> Tensor:
-    """Shape (B,) values so that they broadcast over the images `x`: (B, 1, 1, 1), x's dtype.
+    """Reshape (B,) values to (B, 1, 1, 1) of x's dtype, to broadcast over images `x`.
 
     Args:
         values: (B,) on x's device, or one Python number shared by the batch.
@@ -118,20 +118,20 @@ def per_image(values: Tensor | float, x: Tensor) -> Tensor:
     return values.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
 
 
-def of_each_image(params: Params, batch: int) -> list[Params]:
-    """Cut prepared parameters into those of each image, first dimension 1.
+def split_params(params: Params, batch: int) -> list[Params]:
+    """Split prepared parameters into those of each image, with first dimension 1.
 
     Args:
         params: Tensors with first dimension `batch`, Python numbers, and dicts of such.
-        batch: The number of images.
+        batch: Number of images.
     """
     images: list[Params] = [{} for _ in range(batch)]
     for name, value in params.items():
         parts: Sequence[Any]
         if isinstance(value, dict):
-            parts = of_each_image(value, batch)
+            parts = split_params(value, batch)
         elif isinstance(value, Tensor):
-            parts = value.unsqueeze(1).unbind()  # as `chunk`, in a third of its time
+            parts = value.unsqueeze(1).unbind()  # like `chunk`, in a third of its time
         else:
             parts = [value] * batch
         for image, part in zip(images, parts, strict=True):

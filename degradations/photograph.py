@@ -1,4 +1,4 @@
-"""Photograph: what a camera with as many pixels as the LR would have saved."""
+"""Photograph: the LR as the output of a camera with as many pixels."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from degradations.sharpen import USM
 
 
 class Photograph(Pipeline):
-    """A lens, a hand that moves, a sensor with its colour filter and noise, sharpening, JPEG.
+    """Lens blur, camera shake, a sensor with colour filter and noise, sharpening, JPEG.
 
     The streams are named `lens`, `defocus`, `motion`, `to_lr`, `camera`, `usm` and `jpeg`. Unlike
-    the second-order recipes, noise and demosaicing come at the LR's size, where a sensor has them.
-    All lengths are in pixels of the LR, so they mean the same at each scale. Ranges are ours, but
-    for those of `Camera`.
+    in second-order recipes, noise and demosaicing are applied at the LR size, as in a sensor. All
+    lengths are in LR pixels, so they do not depend on the scale. Ranges are ours, except those of
+    `Camera`.
 
     Args:
         scale: How many times smaller the LR is; any positive number. Linked to
             data.init_args.scale.
-        lens: Range of the standard deviation of the lens's blur.
-        elongated: Probability that it is elongated, as towards a picture's corners.
-        defocus: Range of the radius of the disk that a point out of focus leaves.
-        defocus_p: Probability that an image is out of focus.
-        motion: Range of the length of the path that the hand moves.
-        motion_p: Probability that it moves.
-        iso: Range of the sensor's speed, of which its noise follows; as of `Camera`.
-        sharpening: Weight of the unsharp mask, which looks at 5x5 pixels.
-        sharpening_p: Probability that the camera sharpens.
+        lens: Range of the standard deviation of the lens blur.
+        elongated: Probability that the lens blur is anisotropic, as near the corners of an image.
+        defocus: Range of the radius of the defocus disk.
+        defocus_p: Probability of defocus.
+        motion: Range of the length of the motion blur.
+        motion_p: Probability of motion blur.
+        iso: Range of the sensor's ISO speed, which determines its noise; as in `Camera`.
+        sharpening: Weight of the unsharp mask of 5x5 pixels.
+        sharpening_p: Probability of sharpening.
         quality: Range of the JPEG quality.
-        chroma: Probability that the JPEG has its colours at half the resolution (4:2:0).
-        quantize: Round the LR to 8 bits, as a file of it would be.
-        executor: As of `Pipeline`.
-        compile: As of `Pipeline`.
+        chroma: Probability that the JPEG has chroma of half the resolution (4:2:0).
+        quantize: Round the LR to 8 bits, like an 8-bit file.
+        executor: As in `Pipeline`.
+        compile: As in `Pipeline`.
 
     Raises:
-        ValueError: A range or a probability makes no sense.
+        ValueError: A range or probability is invalid.
 
     Source: Brooks et al., "Unprocessing Images for Learned Raw Denoising" (CVPR 2019; arXiv
     1811.11127), for the sensor and what follows it.

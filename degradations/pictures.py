@@ -1,4 +1,4 @@
-"""Pictures from files and into them, for the tools that have no data module around them."""
+"""Read and write image files, for tools without a data module."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from files.paths import IMAGE_EXTENSIONS, list_images
 from files.png_text import open_image
 
 
-def read_picture(path: Path) -> Tensor:
-    """A picture upright, in sRGB and without its alpha: (1, 3, H, W) float32 in [0, 1].
+def read_image(path: Path) -> Tensor:
+    """Read an image upright, in sRGB and without alpha: (1, 3, H, W) float32 in [0, 1].
 
-    Those of 8 bits are what training and evaluation make of the file; the colour profile of grey of
-    16 bits is not looked at.
+    Images of 8 bits equal those of training and evaluation; the colour profile of 16-bit grey is
+    ignored.
 
     Raises:
-        ValueError: there is no such file, or no picture in it.
+        ValueError: The file is missing, or is not an image.
     """
     try:
         with open_image(path) as image:
-            if image.mode.startswith("I"):  # 16 bits of grey, which convert would clip to 8
+            if image.mode.startswith("I"):  # 16-bit grey, which convert would clip to 8 bits
                 deep = np.asarray(image, np.float32) / 65535.0
                 pixels = np.repeat(deep[..., None], 3, axis=-1)
             else:
@@ -36,16 +36,16 @@ def read_picture(path: Path) -> Tensor:
                 pixels = _srgb(image, icc).astype(np.float32) / 255.0
             pixels = upright(pixels, orientation_of(image))
     except FileNotFoundError as error:
-        raise ValueError(f"there is no picture {path}") from error
+        raise ValueError(f"the image {path} does not exist") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(
-            f"{path} cannot be read as a picture ({error}): replace it, or take it out"
+            f"{path} cannot be read as an image ({error}): replace or remove it"
         ) from error
     return torch.from_numpy(pixels.clip(0.0, 1.0)).permute(2, 0, 1).unsqueeze(0)
 
 
 def _srgb(image: Image.Image, icc: bytes) -> NDArray[np.uint8]:
-    """(H, W, 3) by the colour profile of the file, where that is one for its kind of pixels."""
+    """Return (H, W, 3), converted by the colour profile if that fits the mode of the image."""
     space, rgb, described = space_of(icc), np.asarray(image.convert("RGB")), None
     if image.mode == "CMYK":
         described = np.asarray(image) if space == "CMYK" else None
@@ -57,62 +57,60 @@ def _srgb(image: Image.Image, icc: bytes) -> NDArray[np.uint8]:
     return rgb if converted is None else converted
 
 
-def cropped(
-    picture: Tensor, size: int, at: tuple[int, int] | None = None, name: str = ""
-) -> Tensor:
-    """A square of a picture: (1, 3, H, W) to (1, 3, size, size).
+def cropped(image: Tensor, size: int, at: tuple[int, int] | None = None, name: str = "") -> Tensor:
+    """Crop a square from an image: (1, 3, H, W) to (1, 3, size, size).
 
     Args:
-        picture: The picture.
+        image: The image.
         size: Side of the square in pixels.
-        at: Row and column of its upper left corner; the middle of the picture by default.
-        name: What to call the picture in a message.
+        at: Row and column of its upper left corner; by default a centre crop.
+        name: Name of the image in messages.
 
     Raises:
-        ValueError: the square is not within the picture.
+        ValueError: The square is not inside the image.
     """
-    H, W = picture.shape[-2:]
+    H, W = image.shape[-2:]
     top, left = at if at is not None else ((H - size) // 2, (W - size) // 2)
     if min(H, W) < size:
         raise ValueError(
-            f"{name or 'the picture'} is {H} x {W} px, smaller than the crop of {size} px: give "
-            f"a crop of at most {min(H, W)}"
+            f"{name or 'the image'} is {H} x {W} px, smaller than the crop of {size} px: set "
+            f"the crop to at most {min(H, W)}"
         )
     if size < 1 or min(top, left) < 0 or top + size > H or left + size > W:
         raise ValueError(
-            f"a crop of {size} px at row {top}, column {left} is not within {name or 'the picture'}"
+            f"a crop of {size} px at row {top}, column {left} is not inside {name or 'the image'}"
             f" of {H} x {W} px"
         )
-    return picture[..., top : top + size, left : left + size].contiguous()
+    return image[..., top : top + size, left : left + size].contiguous()
 
 
-def list_pictures(folder: Path) -> list[Path]:
-    """The pictures of a folder and its subfolders, in the order of their paths.
+def find_images(folder: Path) -> list[Path]:
+    """List the images of a folder and its subfolders, sorted by path.
 
-    As training finds them: folders behind links are followed, once each, and hidden files, such as
-    the ``._1.jpg`` of a Mac, are none.
+    As in training, links to folders are followed once each, and hidden files, such as the
+    ``._1.jpg`` of a Mac, are skipped.
 
     Raises:
-        ValueError: it is no folder, or holds no pictures.
+        ValueError: It is not a folder, or contains no images.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder")
+        raise ValueError(f"{folder} is not a folder")
     found = list_images(folder)
     if not found:
         endings = ", ".join(sorted(IMAGE_EXTENSIONS))
-        raise ValueError(f"{folder} holds no pictures (files ending in {endings})")
+        raise ValueError(f"{folder} contains no images (files ending in {endings})")
     return sorted(found)
 
 
-def as_image(picture: Tensor) -> Image.Image:
-    """(1, C, H, W) or (C, H, W), with one colour or three, clamped and rounded to 8 bits."""
-    pixels = picture.detach().reshape(picture.shape[-3:]).clamp(0.0, 1.0).mul(255.0).round()
+def as_image(image: Tensor) -> Image.Image:
+    """Convert (1, C, H, W) or (C, H, W), C = 1 or 3, to Pillow, clamped and rounded to 8 bits."""
+    pixels = image.detach().reshape(image.shape[-3:]).clamp(0.0, 1.0).mul(255.0).round()
     array = pixels.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array).convert("RGB")
 
 
-def png(image: Image.Image) -> bytes:
-    """The file of an image."""
+def encode_png(image: Image.Image) -> bytes:
+    """Encode an image as PNG."""
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return file.getvalue()

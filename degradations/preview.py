@@ -1,4 +1,4 @@
-"""A contact sheet of a degradation: ``python -m degradations.preview --config FILE IMAGE``."""
+"""Draw a contact sheet of a degradation: ``python -m degradations.preview --config FILE IMAGE``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from tqdm import tqdm
 from degradations.base import Degradation
 from degradations.compose import Sometimes
 from degradations.configure import degradation_of, scale_in
-from degradations.pictures import as_image, cropped, read_picture
+from degradations.pictures import as_image, cropped, read_image
 from degradations.sheet import Section, Tile, paths_of, write
-from degradations.trace import Step, Trace, trace
-from degradations.words import name_of, words_of
+from degradations.trace import Step, Trace, name_of, parameters_of, trace
 
 log = logging.getLogger(__name__)
 
@@ -25,13 +24,13 @@ SIDE = 256  # of a tile, in pixels
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command.
+    """Run the command.
 
     Args:
-        arguments: Of the command line; by default those of this process.
+        arguments: Command line; by default that of this process.
 
     Returns:
-        0, or 2 if something is wrong with what was asked for, which is logged in one sentence.
+        0; 2 after an error, which is logged in one sentence.
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -40,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"--rows is {options.rows}, more than the --draws {options.draws}")
         paths = paths_of(options.out, [options.image])
         degradation = degradation_of(options.config, scale_of(options))
-        picture = read_picture(options.image)
-        hr = cropped(picture, options.crop, options.at, str(options.image))
+        image = read_image(options.image)
+        hr = cropped(image, options.crop, options.at, str(options.image))
         seeds = range(options.seed, options.seed + options.draws)
         traces = [trace(degradation, hr, seed) for seed in tqdm(seeds, "draws", disable=None)]
         name = " with ".join(Path(path).stem for path in options.config)
@@ -58,16 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def preview(
     degradation: Degradation, hr: Tensor, traces: Sequence[Trace], rows: int = 1
 ) -> list[Section]:
-    """The sections of the sheet.
+    """Return the sections of the sheet.
 
     Args:
-        degradation: What was traced.
-        hr: (1, 3, H, W), the picture that it was given.
-        traces: Its ways through the degradation, one a draw.
+        degradation: The traced degradation.
+        hr: (1, 3, H, W), the image before it.
+        traces: One per draw.
         rows: How many of them are shown stage by stage.
     """
     sections = [_stage_by_stage(hr, each) for each in traces[:rows]]
-    grid = [Tile(as_image(each.lr), f"seed {each.seed}", _digest(each)) for each in traces]
+    grid = [Tile(as_image(each.lr), f"seed {each.seed}") for each in traces]
     side = max(1, round(192 / max(traces[0].lr.shape[-2:]))) * max(traces[0].lr.shape[-2:])
     kind = type(degradation).__name__
     heading = f"{len(traces)} draws of {kind} at scale {degradation.scale:g}"
@@ -77,64 +76,49 @@ def preview(
 def _stage_by_stage(hr: Tensor, each: Trace) -> Section:
     tiles = [Tile(as_image(hr), "HR", [_size(hr)])]
     tiles += [_tile(number, step) for number, step in enumerate(each.steps, 1)]
-    own = words_of(None, each.params)
-    tiles.append(Tile(as_image(each.lr), "LR", [_size(each.lr), *own]))
+    tiles.append(Tile(as_image(each.lr), "LR", [_size(each.lr), *parameters_of(each.params)]))
     return Section(f"Stage by stage, seed {each.seed}", tiles, SIDE)
 
 
 def _tile(number: int, step: Step) -> Tile:
     title = f"{number}. {step.name}"
-    if step.picture is None:
-        p = (
-            f", as in {1 - step.stage.p:.0%} of pictures"
-            if isinstance(step.stage, Sometimes)
-            else ""
-        )
-        return Tile(None, title, [f"left out{p}", *step.choices])
-    picture = as_image(step.picture)
-    words = [name_of(step.stage), *words_of(step.stage, step.params), *step.choices]
-    return Tile(picture, title, [*words, _size(step.picture)])
+    if step.image is None:
+        p = f" (probability {1 - step.stage.p:.0%})" if isinstance(step.stage, Sometimes) else ""
+        return Tile(None, title, [f"skipped{p}", *step.choices])
+    image = as_image(step.image)
+    words = [name_of(step.stage), *parameters_of(step.params), *step.choices]
+    return Tile(image, title, [*words, _size(step.image)])
 
 
-def _digest(each: Trace) -> list[str]:
-    # One line a stage that ran.
-    lines = []
-    for step in each.steps:
-        words = words_of(step.stage, step.params)
-        if step.picture is not None and words:
-            lines.append(f"{step.name}: {', '.join(words)}")
-    return lines or words_of(None, each.params)
-
-
-def _size(picture: Tensor) -> str:
-    H, W = picture.shape[-2:]
+def _size(image: Tensor) -> str:
+    H, W = image.shape[-2:]
     return f"{H} x {W} px"
 
 
 def positive(text: str) -> int:
-    """A whole number above 0, for argparse."""
+    """Parse a positive integer, for argparse."""
     if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
 
 
 def scale_of(options: argparse.Namespace) -> float:
-    """The scale of the command line, else of the configuration, else 4."""
+    """Return the scale of the command line, else of the configuration, else 4."""
     if options.scale is not None:
         return float(options.scale)
     found = scale_in(options.config)
     return 4.0 if found is None else found
 
 
-def add_common_arguments(parser: argparse.ArgumentParser, out: str) -> None:
-    """Those that `degradations.stats` has as well."""
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that `degradations.stats` has, too."""
     parser.add_argument(
         "--config",
         action="append",
         required=True,
         metavar="FILE",
-        help="a degradation (class_path and init_args), or an experiment whose key degradation is "
-        "taken; give several and later ones win, as with main.py",
+        help="a degradation (class_path and init_args), or an experiment with the key degradation; "
+        "of several, later ones win, as with main.py",
     )
     parser.add_argument(
         "--scale",
@@ -146,26 +130,26 @@ def add_common_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the first draw (default: 0)"
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(out),
-        metavar="PATH",
-        help=f"where to write PATH.png and PATH.html (default: {out})",
-    )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m degradations.preview",
-        description="Show what a degradation does to a picture: the picture, what each stage made "
-        "of it with the parameters that were drawn, and a grid of draws; as a PNG and as an HTML "
-        "page in one file, where the mouse enlarges the same place of all pictures.",
+        description="Show what a degradation does to an image: the output of each stage with its "
+        "drawn parameters, and a grid of draws. Writes a PNG, and an HTML page on which the mouse "
+        "enlarges the same place in all images.",
         epilog="example: python -m degradations.preview "
         "--config configs/degradation/real_esrgan.yaml photo.png --rows 3",
     )
-    parser.add_argument("image", metavar="IMAGE", type=Path, help="an HR picture")
-    add_common_arguments(parser, "preview")
+    parser.add_argument("image", metavar="IMAGE", type=Path, help="an HR image")
+    add_common_arguments(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("preview"),
+        metavar="PATH",
+        help="where to write PATH.png and PATH.html (default: preview)",
+    )
     parser.add_argument(
         "--draws", type=positive, default=16, metavar="N", help="draws in the grid (default: 16)"
     )
@@ -174,21 +158,21 @@ def _parser() -> argparse.ArgumentParser:
         type=positive,
         default=1,
         metavar="N",
-        help="draws that are shown stage by stage (default: 1)",
+        help="how many of them to show stage by stage (default: 1)",
     )
     parser.add_argument(
         "--crop",
         type=positive,
         default=256,
         metavar="PX",
-        help="side of the square that is cut out of the picture (default: 256)",
+        help="side of the square crop of the image (default: 256)",
     )
     parser.add_argument(
         "--at",
         type=int,
         nargs=2,
         metavar=("ROW", "COLUMN"),
-        help="upper left corner of that square (default: the middle of the picture)",
+        help="upper left corner of the crop (default: center crop)",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""Colour profiles: pixels of whatever RGB, grey or CMYK to sRGB."""
+"""Convert RGB, grey and CMYK pixels by their colour profile to sRGB."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from PIL import Image, ImageCms
 
 log = logging.getLogger(__name__)
 
-# The kinds of pixels that a profile can be about, by the colour space that it names.
+# Pillow modes by the colour space that a profile names.
 SPACES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
-# Profiles that say sRGB in other numbers (with a table for a curve, or with few digits) move no
-# colour by more. Display P3 moves some by 70.
+# Largest change of a colour, in levels, by variants of sRGB (a table for the curve, or few digits).
+# Display P3 changes some colours by 70.
 SAME = 2
 
 
 def space_of(icc: bytes) -> str | None:
-    """Mode of Pillow that a profile is for, or None if it is for none of RGB, grey and CMYK."""
+    """Return the Pillow mode of a profile, or None if it is not for RGB, grey or CMYK."""
     return SPACES.get(icc[16:20])
 
 
@@ -28,13 +28,12 @@ def to_srgb(pixels: NDArray[np.uint8], icc: bytes) -> NDArray[np.uint8] | None:
     """Convert pixels by their profile to sRGB, by relative colorimetry.
 
     Args:
-        pixels: (H, W, 3) RGB, (H, W) grey or (H, W, 4) CMYK with 255 for full ink: what
-            ``space_of`` says.
-        icc: The profile that describes them.
+        pixels: (H, W, 3) RGB, (H, W) grey or (H, W, 4) CMYK with 255 for full ink, as given by
+            ``space_of``.
+        icc: The profile of the pixels.
 
     Returns:
-        (H, W, 3); or None if the profile is sRGB itself, or broken: the pixels are to be taken as
-        they are.
+        (H, W, 3); or None if the profile is sRGB or broken, so that the pixels are used unchanged.
     """
     mode = space_of(icc)
     transform = _transform(icc, mode) if mode else None
@@ -44,17 +43,17 @@ def to_srgb(pixels: NDArray[np.uint8], icc: bytes) -> NDArray[np.uint8] | None:
 
 
 def image_of(pixels: NDArray[np.uint8], mode: str) -> Image.Image:
-    """Pillow's picture of these pixels, which it does not copy.
+    """Make a Pillow image of pixels without a copy.
 
     Args:
         pixels: (H, W) or (H, W, C) in [0, 255].
-        mode: Pillow's name of their kind; four samples may be RGBA or CMYK.
+        mode: Pillow mode; four channels may be RGBA or CMYK.
     """
     size = pixels.shape[1::-1]
     return Image.frombuffer(mode, size, np.ascontiguousarray(pixels), "raw", mode, 0, 1)
 
 
-@lru_cache(maxsize=16)  # a transform takes a millisecond to build, and a data set has few profiles
+@lru_cache(maxsize=16)  # building a transform takes a millisecond, and a data set has few profiles
 def _transform(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))

@@ -1,4 +1,4 @@
-"""Real-ESRGAN's degradation, and the light one of NSARM."""
+"""Real-ESRGAN's degradation, and NSARM's light variant."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from degradations.second_order import Order, SecondOrder
 class RealESRGAN(SecondOrder):
     """Real-ESRGAN's degradation, with its released x4 options.
 
-    With ``usm`` true, the default, it is what the released code makes LR of (of Real-ESRNet and
-    Real-ESRGAN, and NSARM's `realesrgan`). With ``usm`` false it is the same without sharpening, in
-    two thirds of the time on a CPU.
+    With ``usm`` true, the default, it is the degradation of the released code (of Real-ESRNet and
+    Real-ESRGAN, and NSARM's `realesrgan`). With ``usm`` false it omits sharpening and takes two
+    thirds of the time on a CPU.
 
     Args:
         scale: How many times smaller the LR is; any positive number. Linked to
             data.init_args.scale.
-        usm: Make the LR of a sharpened HR, as the released code does. The HR that the network is
-            trained towards stays as it is: sharpening that too is the model's affair.
+        usm: Make the LR from a sharpened HR, as the released code does. The HR target of the
+            network is not sharpened: that is up to the model.
         first: The first order.
         second: The second order.
         second_p: Probability of the second order.
         modes: Kernels of all resizes, equally likely.
-        jpeg_quality: Range of the first JPEG's quality; null for no first JPEG.
-        final_jpeg_quality: Range of the last JPEG's quality.
+        jpeg_quality: Range of the quality of the first JPEG; null for no first JPEG.
+        final_jpeg_quality: Range of the quality of the last JPEG.
         final_sinc: Probability of the last sinc filter.
-        final_kernel_size: Range of its size; odd sizes are drawn.
-        faithful: Draw once a batch what the released code draws once a batch: factors and kernels
-            of the resizes, the noise's family, whether there is a second order and a second blur,
-            the order of the last steps. The LR of an image then depends on its batch. Whether
-            noise is grey stays each image's own: the released code draws it so.
-        pool: How many pairs of earlier batches training exchanges its own against, in each process
+        final_kernel_size: Range of the size of that filter; odd sizes are drawn.
+        faithful: Share within a batch the draws that the released code shares: factors and kernels
+            of the resizes, the noise family, whether there is a second order and a second blur,
+            the order of the last steps. The LR of an image then depends on its batch. Grey noise
+            is drawn per image, as in the released code.
+        pool: Number of pairs of earlier batches, per process, that training exchanges with its own
             (released code: 180); 0 for no pool.
-        quantize: Round the LR to 8 bits, as a file of it would be.
-        executor: As of `Pipeline`.
-        compile: As of `Pipeline`.
+        quantize: Round the LR to 8 bits, like an 8-bit file.
+        executor: As in `Pipeline`.
+        compile: As in `Pipeline`.
 
     Source: Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure
     Synthetic Data" (ICCVW 2021; arXiv 2107.10833), options train_realesrgan_x4plus.
@@ -47,19 +47,19 @@ class RealESRGANLight(SecondOrder):
     Args:
         scale: How many times smaller the LR is; any positive number. Linked to
             data.init_args.scale.
-        usm: Make the LR of a sharpened HR, as the source does.
+        usm: Make the LR from a sharpened HR, as the source does.
         first: The only order.
         modes: Kernels of all resizes, equally likely.
-        final_jpeg_quality: Range of the only JPEG's quality.
+        final_jpeg_quality: Range of the quality of the only JPEG.
         final_sinc: Probability of the last sinc filter.
-        faithful: Draw once a batch what the source draws once a batch; as of `SecondOrder`.
-        pool: How many pairs of earlier batches training exchanges its own against, in each process
-            (as of `SecondOrder`); 0 for no pool.
-        quantize: Round the LR to 8 bits, as a file of it would be.
-        executor: As of `Pipeline`.
-        compile: As of `Pipeline`.
+        faithful: Share within a batch the draws that the source shares; as in `SecondOrder`.
+        pool: Number of pairs of earlier batches, per process, that training exchanges with its own
+            (as in `SecondOrder`); 0 for no pool.
+        quantize: Round the LR to 8 bits, like an 8-bit file.
+        executor: As in `Pipeline`.
+        compile: As in `Pipeline`.
 
-    Source: NSARM's degradation `realesrgan_light`, after its released code.
+    Source: NSARM's degradation `realesrgan_light`, from its released code.
     """
 
     def __init__(

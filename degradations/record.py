@@ -1,11 +1,11 @@
-"""Parameters in files: written down while a degradation runs, and applied again.
+"""Record the parameters of a degradation in files, and replay them.
 
-A file has one line of JSON a picture, in UTF-8, appended in the order of the batches:
+A file has one line of JSON per image, in UTF-8, appended in the order of the batches:
 
     {"seed": 17, "shape": [3, 256, 256], "scale": 4.0, "recipe": "my_sr.rain.Rain", "params": {...}}
 
-`params` is what the recipe drew for that picture, digit by digit: reading it back gives the same
-bits. What a stage draws once for a whole batch is in `shared` beside it.
+`params` holds the parameters of the image with all digits: reading them back gives the same bits.
+Parameters that a whole batch shares are in `shared` beside it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,15 +23,16 @@ from torch import Tensor
 from degradations.base import Degradation, check_images
 from degradations.draws import Draws, Seeds
 from degradations.params import Params, leaves
-from degradations.record_files import Index, Json, check_file, expanded, files_of, of_rank
+from degradations.record_files import Index, Json, check_file, files_of_ranks, path_of_rank
+from files.paths import expand_path
 
 Recipe = Callable[[float], Degradation]
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-class _Around(Degradation):
-    """A degradation that leaves all work to another one."""
+class _Wrapper(Degradation):
+    """A degradation that wraps another one."""
 
     def __init__(self, scale: float, recipe: Recipe) -> None:
         super().__init__(scale)
@@ -44,63 +46,62 @@ class _Around(Degradation):
         self.pool = made.pool
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """The recipe's."""
+        """Draw the parameters of the recipe."""
         return self.recipe.draw(draws, shape)
 
     def degrade(self, hr: Tensor, params: Params) -> Tensor:
-        """The recipe's."""
+        """Degrade by the recipe."""
         return self.recipe.degrade(hr, params)
 
     def params_of(self, seeds: Seeds, shape: torch.Size) -> Params:
-        """The recipe's: the same as without this wrapper."""
+        """Draw the same parameters as the recipe without this wrapper."""
         return self.recipe.params_of(seeds, shape)
 
     def replay(self, hr: Tensor, params: Params) -> Tensor:
-        """The recipe's, with its checks."""
+        """Replay by the recipe, with its checks."""
         return self.recipe.replay(hr, params)
 
 
-class Record(_Around):
-    """Degrade by another recipe, and append the parameters of every picture to a file.
+class Record(_Wrapper):
+    """Degrade by another recipe, and append the parameters of every image to a file.
 
-    LR is what it is without the recording. Process r > 0 of several writes to a file of its own
-    (``params.rank1.jsonl``). Lines are appended, one write a batch: a run that is continued goes on
-    in its file, and a seed that comes again (each validation) gives the same line again. With
-    Real-ESRGAN's recipe a line is of 1.4 kB, and a batch of 16 is recorded in 0.4 ms beside the
-    70 ms of its degradation (256 px, one core).
+    Recording does not change the LR. Rank r > 0 writes to its own file (``params.rank1.jsonl``).
+    Lines are appended with one write per batch: a resumed run continues its file, and a repeated
+    seed (in each validation) repeats its line. For Real-ESRGAN's recipe a line has 1.4 kB, and
+    recording a batch of 16 takes 0.4 ms, its degradation 70 ms (256 px, one core).
 
     Args:
         scale: How many times smaller the LR is; any positive number. Linked to
             data.init_args.scale.
-        recipe: What degrades; it takes this one's scale.
+        recipe: The recipe, made with the same scale.
         path: File of the records, e.g. ``runs/params.jsonl``; its folder is made.
 
     Raises:
-        TypeError: `recipe` makes something else.
-        ValueError: `path` is empty, names an environment variable that is not set, or is a file of
-            something else.
+        TypeError: `recipe` does not make a degradation.
+        ValueError: `path` is empty, contains an unset environment variable, or is a file without
+            records.
     """
 
     def __init__(self, scale: float, recipe: Recipe, path: str) -> None:
         super().__init__(scale, recipe)
-        self.path = expanded(path, "Record.path")
+        self.path = Path(expand_path(path, "Record.path"))
         self._begun = False
 
     def forward(self, hr: Tensor, seeds: Seeds) -> Tensor:
         """Degrade and record. Args, Returns and Raises as `Degradation.forward`."""
         check_images(hr, seeds)
         params = self.params_of(seeds, hr.shape)
-        lr = self.replay(hr, params)  # first, so that only what was degraded is recorded
+        lr = self.replay(hr, params)  # first, so that failures are not recorded
         self._append(b"".join(lines_of(seeds, hr.shape, self.recipe, params)))
         return lr
 
     def _append(self, data: bytes) -> None:
-        path = of_rank(self.path, _rank())
+        path = path_of_rank(self.path, _rank())
         if not self._begun:
             path.parent.mkdir(parents=True, exist_ok=True)
             check_file(path)
             self._begun = True
-        # Opened each time (20 us): nothing stays open that a fork or a copy would share.
+        # Opened each time (20 us), so that forks and copies share no open file.
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             while data:
@@ -109,29 +110,28 @@ class Record(_Around):
             os.close(descriptor)
 
 
-class Replay(_Around):
-    """Degrade by recorded parameters: the LR of the recorded run once more.
+class Replay(_Wrapper):
+    """Degrade by recorded parameters, to reproduce the LR of the recorded run.
 
-    On one kind of device and in batches of the same pictures the LR is equal bit for bit, whatever
-    the recipe would draw today; on a CPU in any batches. Records are found by the pictures' seeds,
-    in the file and in those of the other processes beside it; of several records of one picture,
-    the last counts.
+    The LR is bit-equal on the same kind of device in the same batches, and on a CPU in any batches,
+    even if the recipe draws differently now. Records are found by the seeds of the images, in the
+    file and in those of other ranks beside it; the last of several records of an image wins.
 
     Args:
         scale: How many times smaller the LR is; any positive number. Linked to
             data.init_args.scale.
-        recipe: What degrades: the recipe of the recording, with the same stages.
-        path: File that `Record` wrote.
+        recipe: The recipe of the recording, with the same stages.
+        path: File written by `Record`.
 
     Raises:
-        TypeError: `recipe` makes something else.
-        ValueError: there is no such file.
+        TypeError: `recipe` does not make a degradation.
+        ValueError: The file is missing.
     """
 
     def __init__(self, scale: float, recipe: Recipe, path: str) -> None:
         super().__init__(scale, recipe)
-        self.path = expanded(path, "Replay.path")
-        if not files_of(self.path):
+        self.path = Path(expand_path(path, "Replay.path"))
+        if not files_of_ranks(self.path):
             raise ValueError(
                 f"Replay.path {str(self.path)!r} does not exist; expected a file that "
                 "degradations.record.Record wrote"
@@ -140,32 +140,32 @@ class Replay(_Around):
         self._same_stages = False
 
     def params_of(self, seeds: Seeds, shape: torch.Size) -> Params:
-        """The recorded parameters of images of these seeds.
+        """Return the recorded parameters of images with these seeds.
 
         Raises:
-            ValueError: a seed was not recorded, or with another recipe, scale or size, or its line
+            ValueError: A seed was not recorded, or with another recipe, scale or size, or its line
                 is damaged; the message names file and line.
         """
         if self._index is None:
-            self._index = Index(files_of(self.path))
+            self._index = Index(files_of_ranks(self.path))
         image = tuple(shape[1:])
         found = [self._record(self._index, int(seed), image) for seed in seeds]
         if not self._same_stages:
             self._check_stages(found[0], self.recipe.params_of(seeds, shape))
             self._same_stages = True
-        return _batch_of(found)
+        return _stack_records(found)
 
-    def _record(self, index: Index, seed: int, image: tuple[int, ...]) -> _Found:
+    def _record(self, index: Index, seed: int, image: tuple[int, ...]) -> _Located:
         wanted = {"recipe": recipe_name(self.recipe), "scale": self.scale, "shape": list(image)}
         others: list[tuple[str, Json]] = []
         for where, record in index.of_seed(seed):
             if all(record[name] == value for name, value in wanted.items()):
-                return _Found(where, record)
+                return _Located(where, record)
             others.append((where, record))
         if not others:
             raise ValueError(
                 f"{self.path} has no record of the seed {seed} ({len(index)} records in "
-                f"{', '.join(map(str, index.paths))}): replay the pictures, the order and the seed "
+                f"{', '.join(map(str, index.paths))}): replay the images, the order and the seed "
                 "of the recorded run"
             )
         where, record = others[0]
@@ -176,15 +176,15 @@ class Replay(_Around):
         ]
         raise ValueError(f"{where}: the seed {seed} was recorded with {', '.join(differing)}")
 
-    def _check_stages(self, found: _Found, drawn: Params) -> None:
-        recorded = {path for path, _ in leaves(_whole(found.record))}
+    def _check_stages(self, found: _Located, drawn: Params) -> None:
+        recorded = {path for path, _ in leaves(_all_params(found.record))}
         drawn_now = {path for path, _ in leaves(drawn)}
         if recorded != drawn_now:
             names = [
                 f"{verb} {', '.join(sorted(paths)[:4])}"
                 for verb, paths in (
                     ("it lacks", drawn_now - recorded),
-                    ("it has besides", recorded - drawn_now),
+                    ("it also has", recorded - drawn_now),
                 )
                 if paths
             ]
@@ -194,31 +194,31 @@ class Replay(_Around):
             )
 
 
-class _Found(NamedTuple):
-    """A record, and where it was found."""
+class _Located(NamedTuple):
+    """A record and its place, as file and line."""
 
     where: str
     record: Json
 
 
 def lines_of(seeds: Seeds, shape: torch.Size, recipe: Degradation, params: Params) -> list[bytes]:
-    """The lines of a batch, each with its line feed."""
+    """Return the lines of a batch, each with a line feed."""
     return [
         (_encode(record) + "\n").encode() for record in records_of(seeds, shape, recipe, params)
     ]
 
 
 def records_of(seeds: Seeds, shape: torch.Size, recipe: Degradation, params: Params) -> list[Json]:
-    """What is recorded of each image.
+    """Return the record of each image.
 
     Args:
-        seeds: (B,) the images' seeds.
+        seeds: (B,) seeds of the images.
         shape: (B, C, H, W) of the batch that entered the degradation.
-        recipe: What drew the parameters.
-        params: As drawn for the batch.
+        recipe: The recipe that drew the parameters.
+        params: Drawn parameters of the batch.
 
     Raises:
-        TypeError: a parameter is neither a NumPy array nor a Python number.
+        TypeError: A parameter is neither a NumPy array nor a Python number.
     """
     head = {"shape": list(shape[1:]), "scale": recipe.scale, "recipe": recipe_name(recipe)}
     own, shared = _split(params, len(seeds))
@@ -230,14 +230,14 @@ def records_of(seeds: Seeds, shape: torch.Size, recipe: Degradation, params: Par
 
 
 def recipe_name(recipe: Degradation) -> str:
-    """The class path of a recipe, as in YAML; of what a `Record` or `Replay` is around."""
-    while isinstance(recipe, _Around):
+    """Return the class path of a recipe as in YAML, inside of `Record` and `Replay`."""
+    while isinstance(recipe, _Wrapper):
         recipe = recipe.recipe
     return f"{type(recipe).__module__}.{type(recipe).__qualname__}"
 
 
 def _split(params: Params, batch: int, path: str = "") -> tuple[list[Params], Params]:
-    # Each image's own parameters as plain numbers and lists, and those of the whole batch.
+    # Parameters of each image as plain numbers and lists, and those of the whole batch.
     own: list[Params] = [{} for _ in range(batch)]
     shared: Params = {}
     for name, value in params.items():
@@ -253,14 +253,14 @@ def _split(params: Params, batch: int, path: str = "") -> tuple[list[Params], Pa
         else:
             raise TypeError(
                 f"the parameter {path}{name} is {type(value).__name__}, which cannot be recorded; "
-                "expected a NumPy array with one entry an image, or a Python number"
+                "expected a NumPy array with one entry per image, or a Python number"
             )
         for image, part in zip(own, parts, strict=True):
             image[name] = part
     return own, shared
 
 
-def _whole(record: Json) -> Params:
+def _all_params(record: Json) -> Params:
     return _merged(record["params"], record.get("shared", {}))
 
 
@@ -271,8 +271,8 @@ def _merged(own: Params, shared: Params) -> Params:
     return merged
 
 
-def _batch_of(found: list[_Found]) -> Params:
-    # Records of the images of a batch as what the recipe drew for it.
+def _stack_records(found: list[_Located]) -> Params:
+    # Merge the records of images to the parameters of a batch.
     shared = [each.record.get("shared", {}) for each in found]
     for each, numbers in zip(found, shared, strict=True):
         if numbers != shared[0]:
@@ -281,7 +281,7 @@ def _batch_of(found: list[_Found]) -> Params:
                 "parameters: replay in the batches of the recorded run"
             )
     try:
-        return _merged(_stacked([each.record["params"] for each in found]), shared[0])
+        return _merged(_stack([each.record["params"] for each in found]), shared[0])
     except (KeyError, TypeError, ValueError) as error:
         where = ", ".join(each.where for each in found[:4])
         raise ValueError(
@@ -290,13 +290,13 @@ def _batch_of(found: list[_Found]) -> Params:
         ) from error
 
 
-def _stacked(rows: list[Params]) -> Params:
+def _stack(rows: list[Params]) -> Params:
     if any(row.keys() != rows[0].keys() for row in rows):
         raise ValueError(f"names differ: {', '.join(rows[0])}")
     stacked: Params = {}
     for name, value in rows[0].items():
         column = [row[name] for row in rows]
-        stacked[name] = _stacked(column) if isinstance(value, dict) else np.array(column)
+        stacked[name] = _stack(column) if isinstance(value, dict) else np.array(column)
     return stacked
 
 

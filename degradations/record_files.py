@@ -1,4 +1,4 @@
-"""The files of recorded parameters: one a process, indexed by the pictures' seeds."""
+"""Files of recorded parameters: one per rank, indexed by the seeds of the images."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from files.paths import expand_path, open_regular
+from files.paths import open_regular
 
 log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
-_SEED = re.compile(rb'\{"seed":(-?\d{1,19}),')  # how a line begins, so that a file is indexed fast
+_SEED = re.compile(rb'\{"seed":(-?\d{1,19}),')  # start of a line, for fast indexing
 _START = b'{"seed":'
 _FIELDS = frozenset({"seed", "shape", "scale", "recipe", "params"})
-_TAIL = 1 << 20  # bytes that are searched for the last whole line
+_TAIL = 1 << 20  # bytes that are searched for the last complete line
 
 
 class Index:
-    """Which lines of some files belong to a seed.
+    """Index of the lines of files by seed.
 
     Args:
         paths: The files.
@@ -44,7 +44,7 @@ class Index:
                 for line_number, line in enumerate(file, 1):
                     seed = _SEED.match(line)
                     if seed is None or not line.endswith(b"}\n"):
-                        raise _damaged(f"{path}:{line_number}", line)
+                        raise _damage_error(f"{path}:{line_number}", line)
                     seeds.append(int(seed[1]))
                     places.extend((number, line_number, offset))
                     offset += len(line)
@@ -56,7 +56,7 @@ class Index:
         return len(self._seeds)
 
     def of_seed(self, seed: int) -> Iterator[tuple[str, Json]]:
-        """Its records, the last written first, each with its file and line."""
+        """Yield the records of a seed with their file and line, the latest first."""
         first, end = np.searchsorted(self._seeds, [seed, seed + 1])
         for number, line_number, offset in self._places[first:end][::-1].tolist():
             path = self.paths[number]
@@ -67,21 +67,21 @@ class Index:
             try:
                 record = json.loads(line)
             except ValueError as error:
-                raise _damaged(where, line) from error
+                raise _damage_error(where, line) from error
             if not (
                 isinstance(record, dict) and record.keys() >= _FIELDS and record["seed"] == seed
             ):
-                raise _damaged(where, line)
+                raise _damage_error(where, line)
             yield where, record
 
 
-def of_rank(path: Path, rank: int) -> Path:
-    """The file of a process: the first one's has the name itself."""
+def path_of_rank(path: Path, rank: int) -> Path:
+    """Return the file of a rank; rank 0 has the path itself."""
     return path.with_name(f"{path.stem}.rank{rank}{path.suffix}") if rank else path
 
 
-def files_of(path: Path) -> list[Path]:
-    """Those of all processes that recorded to a path."""
+def files_of_ranks(path: Path) -> list[Path]:
+    """Return the files of all ranks that recorded to a path."""
     name = re.compile(rf"{re.escape(path.stem)}(\.rank\d+)?{re.escape(path.suffix)}")
     if not path.parent.is_dir():
         return []
@@ -89,10 +89,10 @@ def files_of(path: Path) -> list[Path]:
 
 
 def check_file(path: Path) -> None:
-    """See what is there already: records to go on with, or somebody's file that is left alone.
+    """Check that an existing file can be continued, and cut off an incomplete last line.
 
     Raises:
-        ValueError: It holds something else.
+        ValueError: It does not hold records.
     """
     if not path.exists():
         return
@@ -105,29 +105,16 @@ def check_file(path: Path) -> None:
         torn = tail[tail.rfind(b"\n") + 1 :]
         if not whole or not _START.startswith(torn[: len(_START)]):
             raise ValueError(
-                f"Record.path {str(path)!r} is there and holds no records: give another"
+                f"Record.path {str(path)!r} exists but holds no records: choose another path"
             )
         if torn:
-            # A run that was cut off in the middle of a write goes on from before that batch.
-            log.warning("%s: its last line was not written to its end, and is cut off", path)
+            # A run that was killed during a write repeats that batch.
+            log.warning("%s: its last line is incomplete and is removed", path)
             file.truncate(first + len(tail) - len(torn))
 
 
-def expanded(path: str, what: str) -> Path:
-    """A path as typed, with its variables filled in.
-
-    Args:
-        path: As typed.
-        what: The argument, for the message.
-
-    Raises:
-        ValueError: It is empty, or a variable is not set.
-    """
-    return Path(expand_path(path, what))
-
-
-def _damaged(where: str, line: bytes) -> ValueError:
+def _damage_error(where: str, line: bytes) -> ValueError:
     return ValueError(
-        f"{where} is damaged, or no record: {line[:60]!r}; expected a line of "
+        f"{where} is damaged, or not a record: {line[:60]!r}; expected a line of "
         '{"seed": ..., "shape": ..., "scale": ..., "recipe": ..., "params": {...}}'
     )

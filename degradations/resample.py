@@ -1,9 +1,8 @@
 """Resampling by any factor: five kernels, every image with its own factor and kernel.
 
-One definition of the kernels stands behind two ways to apply them: a few weighted pixels an output
-pixel, summed by torch's `embedding_bag`, for one picture on a CPU; a matrix a picture, for all
-pictures of a canvas at once. OpenCV does the two that it has alike, bilinear and bicubic without
-antialiasing, for small pictures on a CPU in 0.6 of the time.
+The kernels are applied in two ways: for one image on a CPU, torch's `embedding_bag` sums a few
+weighted pixels per output pixel; for all images of a canvas, each image has a matrix. OpenCV
+computes bilinear and bicubic without antialiasing for small images on a CPU, in 0.6 of the time.
 """
 
 from __future__ import annotations
@@ -23,31 +22,31 @@ from torch import Tensor
 from degradations.canvas import Canvas
 
 Mode: TypeAlias = Literal["area", "bilinear", "bicubic", "nearest", "lanczos"]
-#: What the numbers in recorded parameters mean, whatever the modes of a stage.
+#: Modes by the numbers in recorded parameters, independent of the modes of a stage.
 MODES: tuple[Mode, ...] = get_args(Mode)
 Bags: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 def resample(x: Tensor, size: Sequence[int], mode: Mode, antialias: bool = False) -> Tensor:
-    """Pictures of one size, resampled to another.
+    """Resample images of one size to another size.
 
-    ``area``: the mean of the pixels [floor(i n / m), ceil((i + 1) n / m)), as
-    `F.adaptive_avg_pool2d`. ``nearest``: the pixel under the new one's centre ("nearest-exact" of
-    `F.interpolate`: "nearest" moves the picture by up to half a pixel against the other modes).
-    ``bilinear``, ``bicubic``: as `F.interpolate` with align_corners=False, where bicubic has
-    a = -3/4, and with `antialias` a = -1/2 as Pillow. ``lanczos``: as Pillow.
+    ``area``: the mean of the pixels [floor(i n / m), ceil((i + 1) n / m)), as in
+    `F.adaptive_avg_pool2d`. ``nearest``: the pixel below the centre of the new one ("nearest-exact"
+    of `F.interpolate`; "nearest" shifts the image by up to half a pixel relative to other modes).
+    ``bilinear``, ``bicubic``: as `F.interpolate` with align_corners=False; bicubic has a = -3/4,
+    and with `antialias` a = -1/2 as in Pillow. ``lanczos``: as in Pillow.
 
     Args:
-        x: (B, C, H, W) floating. Results overshoot by bicubic and lanczos: nothing is clamped.
+        x: (B, C, H, W) floating. Bicubic and lanczos overshoot; nothing is clamped.
         size: (h, w) of the result, at least 1 each.
         mode: One of `MODES`.
-        antialias: Widen bilinear and bicubic where a side shrinks.
+        antialias: Widen bilinear and bicubic kernels if a side shrinks.
 
     Returns:
-        (B, C, h, w); `x` itself where that is its size.
+        (B, C, h, w); `x` itself if it has that size.
 
     Raises:
-        ValueError: the mode is unknown, or less than a pixel is asked for.
+        ValueError: The mode is unknown, or a side is less than a pixel.
     """
     h, w = size
     if mode not in MODES or min(h, w) < 1:
@@ -64,7 +63,7 @@ def resample(x: Tensor, size: Sequence[int], mode: Mode, antialias: bool = False
     small = max(H, W, h, w) <= _OPENCV_SIDE
     if small and mode in _OPENCV and not (antialias or x.requires_grad) and x.dtype == _OPENCV_TYPE:
         return _by_opencv(planes, (h, w), mode).view(*x.shape[:2], h, w)
-    if h < H:  # rows first: then the fewer are transposed
+    if h < H:  # rows first, so that less is transposed
         planes = _resampled_rows(planes, h, mode, antialias)
     if w != W:
         planes = _resampled_columns(planes, w, mode, antialias)
@@ -82,19 +81,19 @@ def resample_canvas(
     extent: tuple[int, int],
     possible: Sequence[Mode] = MODES,
 ) -> Canvas:
-    """`resample` of each picture to its own size by its own kernel, as two matrix products.
+    """Resample each image to its own size by its own kernel, by two matrix products.
 
     Args:
-        canvas: The pictures.
-        heights: (B,) int64 on the pictures' device, at most extent[0].
+        canvas: The images.
+        heights: (B,) int64 on the images' device, at most extent[0].
         widths: (B,), at most extent[1].
-        modes: (B,) numbers of `MODES`, or one mode for all.
+        modes: (B,) indices of `MODES`, or one mode for all.
         antialias: (B,) bool, or one for all.
         extent: (H, W) of the new canvas.
-        possible: Those that `modes` may hold; what is not in it costs nothing.
+        possible: The modes that may occur in `modes`; others cost nothing.
 
     Returns:
-        The pictures and their new sizes; beyond a picture its last pixels are repeated.
+        The images and their new sizes; edge pixels are repeated outside an image.
     """
     rows, columns = (
         _matrices(n, m, N, M, modes, antialias, possible)
@@ -107,10 +106,10 @@ def resample_canvas(
 
 
 def shrink_canvas(canvas: Canvas, size: tuple[int, int]) -> Tensor:
-    """`bicubic.resize` of pictures of differing sizes to one: antialiased, clamped after each pass.
+    """Resize images of differing sizes to one size as `bicubic.resize`, clamped after each pass.
 
     Args:
-        canvas: The pictures, in [0, 1].
+        canvas: The images, in [0, 1].
         size: (h, w) of the result.
 
     Returns:
@@ -124,8 +123,8 @@ def shrink_canvas(canvas: Canvas, size: tuple[int, int]) -> Tensor:
     return (rows.unsqueeze(1) @ narrow).clamp(0.0, 1.0)
 
 
-# The kernels: functions of the distance in (new, where antialiased) pixels, 0 beyond their radius.
-# NumPy's arrays and torch's tensors both pass through them.
+# Kernels are functions of the distance in pixels (new pixels if antialiased), 0 beyond their
+# radius, for NumPy arrays and torch tensors.
 
 
 def _triangle(d: Any) -> Any:
@@ -159,10 +158,10 @@ def _widened(mode: str, antialias: bool) -> bool:
     return mode == "lanczos" or (antialias and mode in _ANTIALIASED)
 
 
-# On the CPU: by OpenCV what it does alike (its area differs from torch's by up to half of white).
+# On the CPU: OpenCV for equal results (its area differs from torch's by up to half of white).
 
 _OPENCV = {"bilinear": "INTER_LINEAR", "bicubic": "INTER_CUBIC"}
-_OPENCV_SIDE = 512  # beyond, its coordinates are too coarse for 1e-5
+_OPENCV_SIDE = 512  # its coordinates are too coarse for 1e-5 beyond
 _OPENCV_TYPE = torch.float32
 
 
@@ -176,13 +175,13 @@ def _by_opencv(planes: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
     return y
 
 
-# Else T weighted pixels for each new one.
+# Otherwise T weighted pixels for each new one.
 
 
 def _taps(
     n: int, m: int, mode: Mode, antialias: bool
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """(m, T) numbers of the n pixels that each of m new ones is made of, and their weights."""
+    """Return (m, T) indices of the n pixels of which each of m new ones consists, and weights."""
     i = np.arange(m)[:, None]
     if mode == "nearest":
         return (2 * i + 1) * n // (2 * m), np.ones((m, 1))
@@ -206,8 +205,8 @@ def _taps(
     return np.clip(index, 0, n - 1).astype(np.int64), weight
 
 
-def _new_bags(n: int, m: int, mode: Mode, antialias: bool, planes: int) -> Bags:
-    """`_taps` for `planes` pictures one below the other, as `embedding_bag` takes them."""
+def _make_bags(n: int, m: int, mode: Mode, antialias: bool, planes: int) -> Bags:
+    """Return `_taps` of `planes` stacked images in the form of `embedding_bag`."""
     index, weight = _taps(n, m, mode, antialias)
     stacked = (index + n * np.arange(planes)[:, None, None]).reshape(-1)
     starts = np.arange(planes * m + 1) * index.shape[1]
@@ -215,14 +214,15 @@ def _new_bags(n: int, m: int, mode: Mode, antialias: bool, planes: int) -> Bags:
     return torch.from_numpy(stacked), torch.from_numpy(starts), torch.from_numpy(weights)
 
 
-class _Kept:
-    """What was asked for last, up to so many bytes.
+class _BagCache:
+    """Least-recently-used cache of bags, limited by bytes.
 
-    `functools.lru_cache` counts, but a whole picture takes some hundred kB where a crop takes ten.
+    `functools.lru_cache` limits the number of entries, but a whole image takes some hundred kB, a
+    crop ten.
 
     Args:
-        make: Gives what stands for some arguments.
-        room: Bytes that all of it may take.
+        make: Function that makes the bags of a key.
+        room: Limit in bytes.
     """
 
     def __init__(self, make: Callable[..., Bags], room: int) -> None:
@@ -251,46 +251,46 @@ def _bytes(bags: Bags) -> int:
     return sum(part.nbytes for part in bags)
 
 
-_bags = _Kept(_new_bags, 128 << 20)  # of 2,000 crops: of one size they meet the same factors again
+_bags = _BagCache(_make_bags, 128 << 20)  # 2,000 crops; crops of one size repeat factors
 
 
-def _summed(rows: Tensor, n: int, m: int, mode: Mode, antialias: bool) -> Tensor:
+def _sum_bags(rows: Tensor, n: int, m: int, mode: Mode, antialias: bool) -> Tensor:
     index, starts, weights = _bags(n, m, mode, antialias, len(rows) // n)
-    # What `functional.embedding_bag` calls (mode 0 sums), without its checks, which take as long.
+    # As `functional.embedding_bag` (mode 0 sums) without its checks, which take as long.
     weights = weights if rows.dtype == torch.float32 else weights.to(rows.dtype)
     bags: Tensor = torch.embedding_bag(rows, index, starts, False, 0, False, weights, True)[0]
     return bags
 
 
 def _resampled_rows(planes: Tensor, m: int, mode: Mode, antialias: bool) -> Tensor:
-    """(P, H, W) to (P, m, W)."""
+    """Resample (P, H, W) to (P, m, W)."""
     P, H, W = planes.shape
-    return _summed(planes.reshape(P * H, W), H, m, mode, antialias).view(P, m, W)
+    return _sum_bags(planes.reshape(P * H, W), H, m, mode, antialias).view(P, m, W)
 
 
 def _resampled_columns(planes: Tensor, m: int, mode: Mode, antialias: bool) -> Tensor:
-    """(P, H, W) to (P, H, m)."""
+    """Resample (P, H, W) to (P, H, m)."""
     P, H, W = planes.shape
     columns = _transposed(planes.reshape(P * H, W))
-    return _transposed(_summed(columns, W, m, mode, antialias)).view(P, H, m)
+    return _transposed(_sum_bags(columns, W, m, mode, antialias)).view(P, H, m)
 
 
 def _transposed(matrix: Tensor) -> Tensor:
     if matrix.requires_grad:
         return matrix.t().contiguous()
-    import cv2  # twice as quick
+    import cv2  # twice as fast
 
     result = matrix.new_empty(matrix.shape[::-1])
     cv2.transpose(matrix.numpy(), dst=result.numpy())
     return result
 
 
-# On a canvas: a matrix a picture. Positions are whole numbers and remainders of them, so that they
-# are exact for sides beyond 4096, where float32 would be 2e-4 pixels off.
+# On a canvas each image has a matrix. Positions are integers and remainders, to be exact for sides
+# beyond 4096, where float32 would be 2e-4 pixels off.
 
 
 def _by_columns(pixels: Tensor, matrices: Tensor) -> Tensor:
-    """(B, C, H, N) times (B, M, N): (B, C, H, M)."""
+    """Multiply (B, C, H, N) by (B, M, N) to (B, C, H, M)."""
     B, C, H, N = pixels.shape
     return (pixels.reshape(B, C * H, N) @ matrices.transpose(1, 2)).view(B, C, H, -1)
 
@@ -304,7 +304,7 @@ def _matrices(
     antialias: Tensor | bool,
     possible: Sequence[Mode] = MODES,
 ) -> Tensor:
-    """(B, M, N) float32 that make m of the first n pixels; rows beyond m repeat the last."""
+    """Return (B, M, N) float32 that map the first n pixels to m; rows beyond m repeat the last."""
     n, m = n.view(-1, 1, 1), m.view(-1, 1, 1)
     i = torch.minimum(torch.arange(M, device=n.device).view(-1, 1), m - 1)
     j = torch.arange(N, device=n.device)
@@ -320,7 +320,7 @@ def _matrices(
 def _matrix(
     mode: Mode, antialias: Tensor | bool, n: Tensor, m: Tensor, i: Tensor, j: Tensor
 ) -> Tensor:
-    """One mode for all; i (B, M, 1) numbers the new pixels, j (N,) the old ones."""
+    """Return the matrices of one mode; i (B, M, 1) indexes the new pixels, j (N,) the old ones."""
     if isinstance(antialias, Tensor):
         if mode not in _PLAIN:
             return _matrix(mode, False, n, m, i, j)
@@ -339,13 +339,13 @@ def _matrix(
     kernel, radius = _PLAIN[mode]
     first, rest = _divmod((2 * i + 1) * n - m, 2 * m)
     result = torch.zeros((), device=n.device)
-    for step in range(1 - radius, 1 + radius):  # beyond an edge counts for the edge's pixel
+    for step in range(1 - radius, 1 + radius):  # beyond an edge: the edge pixel
         place = torch.minimum((first + step).clamp_min(0), n - 1)
         result = result + (j == place) * kernel(step - rest)
     return result
 
 
 def _divmod(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The whole part of a / b, int64, and what is left of it, float32 in [0, 1)."""
+    """Return the integer part of a / b, int64, and the rest, float32 in [0, 1)."""
     whole = a.div(b, rounding_mode="floor")
     return whole, (a - whole * b) / b

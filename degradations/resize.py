@@ -1,4 +1,4 @@
-"""The stage that resizes: each image by its own factor and with its own kernel."""
+"""Resize stage: each image by its own factor and with its own kernel."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from degradations.base import Stage, check_range
 from degradations.canvas import Canvas
 from degradations.compose import check_probabilities
 from degradations.draws import Draws
-from degradations.params import Params, of_each_image
+from degradations.params import Params, split_params
 from degradations.resample import MODES, Mode, resample, resample_canvas
 
-_ALIGNMENT = 16  # of a canvas's sides: few kernels are compiled, and matrix products like it
+_ALIGNMENT = 16  # of canvas sides, so that few kernels are compiled; suits matrix products
 
 
 class Resize(Stage):
     """Enlarge or shrink by a random factor, each image by its own and with its own kernel.
 
-    The sides become floor(side / ``divisor`` * factor) of the HR's, whatever size the image has
-    when it comes here, and at least 1.
+    The sides become floor(HR side / ``divisor`` * factor), at least 1, whatever the size of the
+    image before this stage.
 
-    Picture by picture on a CPU it stands in for `F.interpolate`, being 1.1 to 2.7 times as quick
-    where it shrinks and 1.6 to 4.9 times where it enlarges (16 images of 256 px on one core, every
-    size met for the first time), nearer to the exact result (3e-7 off at most, against 4e-5 by
-    float positions), and right for antialiased results one pixel wide, which torch's are not.
+    Image by image on a CPU it replaces `F.interpolate`: it is 1.1 to 2.7 times as fast for
+    shrinking and 1.6 to 4.9 times for enlarging (16 images of 256 px on one core, every size for
+    the first time), closer to the exact result (3e-7 off at most, 4e-5 by float positions), and
+    correct for antialiased results one pixel wide, unlike torch's.
 
     Args:
         up: Range of the factor of images that are enlarged, at least 1.
         down: Range of the factor of images that are shrunk, at most 1.
         p: Probabilities that an image is enlarged, shrunk, or gets factor 1.
         modes: Kernels to choose from, equally likely, or each with its probability: ``area``
-            (the mean of the pixels that a new pixel touches), ``bilinear``, ``bicubic``,
+            (the mean of the pixels below a new pixel), ``bilinear``, ``bicubic``,
             ``nearest``, ``lanczos`` (three lobes).
-        antialias: Widen ``bilinear`` and ``bicubic`` by the factor where an image shrinks, as
-            Pillow does; a number is the probability, for each image, that they are. ``lanczos``
-            always is, ``area`` and ``nearest`` never.
-        divisor: What the HR's sides are divided by before the factor counts: the scale, for an
-            image that is about as small as the LR.
+        antialias: Widen ``bilinear`` and ``bicubic`` by the factor if an image shrinks, as in
+            Pillow; a number is the probability per image. ``lanczos`` is always widened, ``area``
+            and ``nearest`` never.
+        divisor: Divisor of the HR sides, to which the factor is relative: the scale, for an image
+            of about the LR size.
 
     Raises:
-        ValueError: a range is reversed or crosses 1, a mode is unknown, or probabilities do not
+        ValueError: A range is reversed or crosses 1, a mode is unknown, or probabilities do not
             fit.
 
     Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), the first resize of its released x4
-    options. Its code gives the factor itself to `F.interpolate` there, which then samples at steps
-    of 1 / factor and leaves less than one new pixel at the right and lower edge out; here, as in
-    its second resize, the steps are those of the two sizes.
+    options. Its code passes the factor itself to `F.interpolate` there, which then samples at steps
+    of 1 / factor and omits less than one new pixel at the right and lower edge; here, as in its
+    second resize, the steps follow from the two sizes.
     """
 
     resizes = True
@@ -79,7 +79,7 @@ class Resize(Stage):
         self.antialias, self.divisor = float(antialias), float(divisor)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """`height`, `width`, `factor`, `mode` (a number of `MODES`) and `antialias`, (B,) each."""
+        """Draw `height`, `width`, `factor`, `mode` (index of `MODES`), `antialias`, (B,) each."""
         kind = draws.choice([0, 1, 2], self.p)
         factor = np.choose(kind, [draws.uniform(*self.up), draws.uniform(*self.down), 1.0])
         H, W = shape[-2:]
@@ -92,32 +92,32 @@ class Resize(Stage):
         }
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """(B, C, height, width); images of one batch must agree in these.
+        """Resize to (B, C, height, width), equal for all images of the batch.
 
         Raises:
-            ValueError: they do not.
+            ValueError: The sizes differ.
         """
         if len(x) > 1:
-            own = of_each_image(params, len(x))
+            own = split_params(params, len(x))
             images = [self(image, part) for image, part in zip(torch.split(x, 1), own, strict=True)]
             if len({image.shape for image in images}) > 1:
                 sizes = [tuple(image.shape[-2:]) for image in images]
-                raise ValueError(f"one batch cannot hold pictures of the sizes {sizes}")
+                raise ValueError(f"one batch cannot hold images of the sizes {sizes}")
             return torch.cat(images)
         size = int(params["height"]), int(params["width"])
         return resample(x, size, MODES[int(params["mode"])], bool(params["antialias"]))
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """All pictures, on a canvas that holds the largest that can be drawn."""
+        """Resize all images, on a canvas for the largest size that can be drawn."""
         antialias = params["antialias"] if 0.0 < self.antialias < 1.0 else self.antialias > 0.0
         extent = self.extent(canvas.hr_size)
         size = params["height"], params["width"]
         return resample_canvas(canvas, *size, params["mode"], antialias, extent, self.modes)
 
     def extent(self, hr_size: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) of a canvas that holds every result for HR of this size.
+        """Return (H, W) of a canvas for every result for HR of this size.
 
-        Also one of the HR's size divided by `divisor` and rounded, up or down.
+        It also fits the HR size divided by `divisor` and rounded, up or down.
         """
         largest = max(self.up[1] if self.p[0] else 1.0, 1.0)
         height, width = (

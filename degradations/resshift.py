@@ -1,4 +1,4 @@
-"""The degradations of ResShift and InvSR: for training, and for their synthetic test set."""
+"""The degradations of ResShift and InvSR, for training and for their synthetic test set."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from degradations.second_order import SECOND, Order, SecondOrder
 
 
 class ResShift(SecondOrder):
-    """Real-ESRGAN's with smaller kernels and a second order in half of the images; no sharpening.
+    """Real-ESRGAN's with smaller kernels, a second order for half of the images, no sharpening.
 
-    Kernel sizes are odd from 3 to the options' largest less 2, as released: 3 to 19 in the first
-    order, 3 to 13 in the second and in the last sinc filter.
+    As in the released code, kernel sizes are odd from 3 to the largest of the options less 2: 3 to
+    19 in the first order, 3 to 13 in the second and in the last sinc filter.
 
     Args:
         scale: How many times smaller the LR is; any positive number. Linked to
@@ -19,16 +19,16 @@ class ResShift(SecondOrder):
         second: The second order.
         second_p: Probability of the second order.
         modes: Kernels of all resizes, equally likely.
-        jpeg_quality: Range of the first JPEG's quality; null for no first JPEG.
-        final_jpeg_quality: Range of the last JPEG's quality.
+        jpeg_quality: Range of the quality of the first JPEG; null for no first JPEG.
+        final_jpeg_quality: Range of the quality of the last JPEG.
         final_sinc: Probability of the last sinc filter.
-        final_kernel_size: Range of its size; odd sizes are drawn.
-        faithful: Draw once a batch what the source draws once a batch; as of `SecondOrder`.
-        pool: How many pairs of earlier batches training exchanges its own against, in each process
+        final_kernel_size: Range of the size of that filter; odd sizes are drawn.
+        faithful: Share within a batch the draws that the source shares; as in `SecondOrder`.
+        pool: Number of pairs of earlier batches, per process, that training exchanges with its own
             (released code: 10 batches); 0 for no pool.
-        quantize: Round the LR to 8 bits, as a file of it would be.
-        executor: As of `Pipeline`.
-        compile: As of `Pipeline`.
+        quantize: Round the LR to 8 bits, like an 8-bit file.
+        executor: As in `Pipeline`.
+        compile: As in `Pipeline`.
 
     Source: ResShift (Yue et al., NeurIPS 2023; arXiv 2307.12348) and InvSR (Yue et al., 2024; arXiv
     2412.09013), training options of their released code, which are the same.
@@ -79,23 +79,23 @@ class ResShift(SecondOrder):
 
 
 class ImageNetTest(SecondOrder):
-    """One mild order: how ResShift and InvSR made the LR of their ImageNet-Test.
+    """One mild order, with which ResShift and InvSR made the LR of their ImageNet-Test.
 
     Args:
         scale: How many times smaller the LR is; any positive number. Linked to
             data.init_args.scale.
         first: The only order.
         modes: Kernels of all resizes, equally likely.
-        jpeg_quality: Range of the first JPEG's quality; null for no first JPEG.
-        final_jpeg_quality: Range of the last JPEG's quality.
+        jpeg_quality: Range of the quality of the first JPEG; null for no first JPEG.
+        final_jpeg_quality: Range of the quality of the last JPEG.
         final_sinc: Probability of the last sinc filter.
-        final_kernel_size: Range of its size; odd sizes are drawn.
-        quantize: Round the LR to 8 bits, as a file of it would be.
-        executor: As of `Pipeline`.
-        compile: As of `Pipeline`.
+        final_kernel_size: Range of the size of that filter; odd sizes are drawn.
+        quantize: Round the LR to 8 bits, like an 8-bit file.
+        executor: As in `Pipeline`.
+        compile: As in `Pipeline`.
 
-    Source: the script of InvSR (Yue et al., 2024; arXiv 2412.09013) that made the set, picture by
-    picture. Its second order has ranges but probability 0, so there is none here.
+    Source: the script of InvSR (Yue et al., 2024; arXiv 2412.09013) that made the set, image by
+    image. Its second order has probability 0 and is omitted here.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The second-order degradation: twice blur, resize, noise and JPEG, then a ringing filter."""
+"""The second-order degradation: blur, resize, noise and JPEG, twice, then a sinc filter."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from degradations.sharpen import USM
 
 @dataclass(frozen=True)
 class Order:
-    """One round of the degradation: blur, resize, noise.
+    """One order of the degradation: blur, resize, noise.
 
     Args:
         blur: Probability that an image is blurred.
-        kernel_size: Range of the blur kernel's size; odd sizes are drawn, ends included.
-        families: Probabilities of the kernel's family: Gaussian (isotropic, anisotropic),
+        kernel_size: Range of the size of the blur kernel; odd sizes are drawn, ends included.
+        families: Probabilities of the kernel family: Gaussian (isotropic, anisotropic),
             generalised Gaussian (isotropic, anisotropic), plateau (isotropic, anisotropic).
-        sigma: Range of the kernel's standard deviations in pixels.
+        sigma: Range of the standard deviations of the kernel in pixels.
         beta_generalized: Range of the exponent of generalised Gaussian kernels.
         beta_plateau: Range of the exponent of plateau kernels.
-        sinc: Probability of a sinc kernel instead of all these.
-        resize: Range of the factor: enlarged images get one from 1 to its end, shrunk ones from its
-            beginning to 1. Of the first order relative to the HR, of the second to the LR.
+        sinc: Probability of a sinc kernel instead of these.
+        resize: Range of the factor: from 1 to its end for enlarged images, from its start to 1 for
+            shrunk ones. Relative to the HR in the first order, to the LR in the second.
         resize_p: Probabilities that an image is enlarged, shrunk, or kept.
         gaussian: Probability of Gaussian noise; Poisson noise otherwise.
-        gaussian_sigma: Range of the Gaussian noise's standard deviation in 8-bit levels.
-        poisson_strength: Range of the Poisson noise's strength.
+        gaussian_sigma: Range of the standard deviation of Gaussian noise in 8-bit levels.
+        poisson_strength: Range of the strength of Poisson noise.
         grey: Probability that the noise is the same in all three channels.
     """
 
@@ -60,15 +60,15 @@ class Order:
     def stages(
         self, name: str, modes: tuple[str, ...], divisor: float = 1.0
     ) -> tuple[Sometimes, Resize, OneOf]:
-        """Its blur, resize and noise.
+        """Make the stages blur, resize and noise.
 
         Args:
-            name: The argument that it is, for messages.
+            name: Name of the argument, for messages.
             modes: Kernels of the resize.
-            divisor: What the HR's sides are divided by before a factor counts.
+            divisor: Divisor of the HR sides, to which the factor is relative.
 
         Raises:
-            ValueError: A range or a probability makes no sense; the message names it.
+            ValueError: A range or probability is invalid; the message names it.
         """
         try:
             for key in ("blur", "sinc", "gaussian", "grey"):
@@ -108,8 +108,8 @@ SECOND = Order(
     gaussian_sigma=(1.0, 25.0),
     poisson_strength=(0.05, 2.5),
 )
-# What the released code draws once a batch; kernels, levels, grey and quality are each image's.
-_OF_THE_BATCH = (
+# Draws that the released code shares in a batch; kernels, levels, grey and quality are per image.
+_SHARED_DRAWS = (
     "resize",
     "noise.which",
     "blur2.applied",
@@ -124,38 +124,38 @@ class SecondOrder(Pipeline):
     """Blur, resize, noise and JPEG, twice, with a sinc filter around the last JPEG.
 
     The streams are named `usm`, `blur`, `resize`, `noise`, `jpeg`, `blur2`, `resize2`, `noise2` and
-    `final`; with or without one of them, the others draw the same.
+    `final`; omitting one does not change the draws of the others.
 
-    Differs from the source in: every choice is each image's own (but see ``faithful``); JPEG
-    qualities are whole numbers, and JPEG rounds to 8 bits as the codec does, where the released
-    code computes it in float with real qualities; resizing, see `Resize`; the crop itself is
-    degraded, not a 400 px image of which the crop is cut afterwards.
+    Differs from the source: every choice is drawn per image (but see ``faithful``); JPEG qualities
+    are integers, and JPEG rounds to 8 bits like the codec, while the released code computes it in
+    float with real qualities; resizing, see `Resize`; the crop itself is degraded, not a 400 px
+    image that is cropped afterwards.
 
     Args:
         scale: How many times smaller the LR is; any positive number. Linked to
             data.init_args.scale.
-        usm: Make the LR of a sharpened HR, as the released code does. The HR that the network is
-            trained towards stays as it is: sharpening that too is the model's affair.
+        usm: Make the LR from a sharpened HR, as the released code does. The HR target of the
+            network is not sharpened: that is up to the model.
         first: The first order.
         second: The second order.
         second_p: Probability of the second order.
         modes: Kernels of all resizes, equally likely.
-        jpeg_quality: Range of the first JPEG's quality; null for no first JPEG.
-        final_jpeg_quality: Range of the last JPEG's quality.
+        jpeg_quality: Range of the quality of the first JPEG; null for no first JPEG.
+        final_jpeg_quality: Range of the quality of the last JPEG.
         final_sinc: Probability of the last sinc filter.
-        final_kernel_size: Range of its size; odd sizes are drawn.
-        faithful: Draw once a batch what the released code draws once a batch: factors and kernels
-            of the resizes, the noise's family, whether there is a second order and a second blur,
-            the order of the last steps. The LR of an image then depends on its batch. Whether
-            noise is grey stays each image's own: the released code draws it so.
-        pool: How many pairs of earlier batches training exchanges its own against, in each process
+        final_kernel_size: Range of the size of that filter; odd sizes are drawn.
+        faithful: Share within a batch the draws that the released code shares: factors and kernels
+            of the resizes, the noise family, whether there is a second order and a second blur,
+            the order of the last steps. The LR of an image then depends on its batch. Grey noise
+            is drawn per image, as in the released code.
+        pool: Number of pairs of earlier batches, per process, that training exchanges with its own
             (released code: 180); 0 for no pool.
-        quantize: Round the LR to 8 bits, as a file of it would be.
-        executor: As of `Pipeline`.
-        compile: As of `Pipeline`.
+        quantize: Round the LR to 8 bits, like an 8-bit file.
+        executor: As in `Pipeline`.
+        compile: As in `Pipeline`.
 
     Raises:
-        ValueError: A range or a probability makes no sense; the message names it.
+        ValueError: A range or probability is invalid; the message names it.
 
     Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), with the released x4 options as
     defaults.
@@ -179,7 +179,7 @@ class SecondOrder(Pipeline):
         executor: Executor = "auto",
         compile: bool = False,
     ) -> None:
-        # Checked first: a wrong scale would be an error of the stages otherwise.
+        # Checked first, or the stages would report a wrong scale.
         divisor = check_scale(scale)
         check_probability(second_p, "second_p")
         check_probability(final_sinc, "final_sinc")
@@ -205,11 +205,11 @@ class SecondOrder(Pipeline):
         self.second_p, self.faithful, self.pool = float(second_p), faithful, check_pool(pool)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """One entry a stage; the stages of the second order agree on whether there is one."""
+        """Draw one entry per stage; the stages of the second order share whether it is applied."""
         params = super().draw(draws, shape)
         if self.faithful:
             of_the_batch = super().draw(draws.shared(), shape)
-            for path in _OF_THE_BATCH:
+            for path in _SHARED_DRAWS:
                 _replace(params, of_the_batch, path.split("."))
         if 0.0 < self.second_p < 1.0:
             whose = draws.shared() if self.faithful else draws
@@ -220,10 +220,10 @@ class SecondOrder(Pipeline):
 
 
 def check_pool(pool: int) -> int:
-    """The size of a pair pool, checked.
+    """Check and return the size of a pair pool.
 
     Raises:
-        ValueError: it is negative.
+        ValueError: It is negative.
     """
     if pool < 0:
         raise ValueError(f"pool is {pool}; expected a number of pairs, or 0 for no pool")
@@ -231,7 +231,7 @@ def check_pool(pool: int) -> int:
 
 
 def _replace(params: dict[str, Any], others: dict[str, Any], path: list[str]) -> None:
-    """Take what lies at the path, where it is there, from `others`."""
+    """Replace the entry at the path, if it exists, by that of `others`."""
     name, *rest = path
     if name not in params:
         return

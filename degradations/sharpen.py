@@ -10,33 +10,33 @@ from torch.nn import functional
 
 from degradations.base import Stage
 from degradations.canvas import Canvas
-from degradations.convolve import mirrored
+from degradations.convolve import mirror
 from degradations.draws import Draws
 from degradations.params import Params
 
-_LANES = 16  # floats of a vector register: columns come in multiples of it
+_LANES = 16  # floats of a vector register; columns are padded to multiples
 
 
 class USM(Stage):
-    """Sharpen by an unsharp mask, but not where there is little to sharpen.
+    """Sharpen by an unsharp mask where the difference exceeds a threshold.
 
     The difference from the blurred image is added, `weight` times, and the sum clamped to [0, 1].
-    Each channel takes that where its difference exceeds `threshold`, with a soft transition: the
-    mask is blurred by the same Gaussian.
+    This applies to each channel where its difference exceeds `threshold`, with a soft transition:
+    the mask is blurred by the same Gaussian.
 
     `kornia.filters.unsharp_mask` has no mask, weight or clamp; its `filter2d` blurs the canvas. On
     one core of a Zen 5 this takes 1.3 ms for an image of 256 px, the same steps by OpenCV 2.4 ms,
     the released code's two convolutions with 51 x 51 taps 140 ms.
 
     Args:
-        weight: How much of the difference is added.
-        radius: Side of the Gaussian in pixels; an even one is made odd by adding 1.
-        threshold: Least absolute difference that is sharpened, in 8-bit levels.
+        weight: Factor of the difference that is added.
+        radius: Side of the Gaussian in pixels; 1 is added to an even side.
+        threshold: Smallest absolute difference that is sharpened, in 8-bit levels.
 
     Raises:
-        ValueError: An argument is negative, or the radius below 1.
+        ValueError: An argument is negative, or the radius is below 1.
 
-    Source: as released code of Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), with OpenCV's
+    Source: released code of Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), with OpenCV's
     standard deviation for a Gaussian of that side: 0.3 ((side - 1) / 2 - 1) + 0.8.
     """
 
@@ -51,19 +51,19 @@ class USM(Stage):
         self.taps = gaussian_taps(radius + 1 - radius % 2)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """Nothing is drawn."""
+        """Draw nothing."""
         return {}
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """(B, C, H, W), sharpened; borders are mirrored for the blurs."""
+        """Sharpen (B, C, H, W); borders are mirrored for the blurs."""
         if x.device.type != "cpu" or x.requires_grad:
             return self.on_canvas(Canvas.of(x), params).pixels
         images = [self._sharpened(image.contiguous()) for image in x]
         return torch.stack(images) if len(images) != 1 else images[0].unsqueeze(0)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """All pictures by two convolutions a blur."""
-        # Made there, not copied, which would be a transfer.
+        """Sharpen all images, with two convolutions per blur."""
+        # Made on the device: a copy from the host would be a transfer.
         taps = gaussian_taps(len(self.taps), canvas.pixels.device)
         residual = canvas.pixels - _blurred_canvas(canvas, taps)
         mask = (residual.abs() * 255 > self.threshold).to(residual.dtype)
@@ -80,22 +80,22 @@ class USM(Stage):
         mask = cv2.absdiff(before, low)
         cv2.threshold(mask, self.threshold / 255, 1.0, cv2.THRESH_BINARY, dst=mask)
         soft = blurred(torch.from_numpy(mask).view(image.shape), self.taps)
-        # In the place of the smooth one: image + weight (image - smooth).
+        # In place of the smooth image: image + weight (image - smooth).
         cv2.addWeighted(before, 1 + self.weight, low, -self.weight, 0.0, dst=low)
         return image.lerp(smooth.clamp_(0, 1), soft)
 
 
 def gaussian_taps(side: int, device: torch.device | None = None) -> Tensor:
-    """(side,) Gaussian of OpenCV's default deviation for that side, with sum 1; float32."""
+    """Return (side,) float32 taps of a Gaussian of OpenCV's default deviation, with sum 1."""
     from kornia.filters import get_gaussian_kernel1d
 
-    # Filled on the device: kornia would copy a Python number there, and the host would wait.
+    # Filled on the device: kornia would copy a Python number, and the host would wait.
     sigma = torch.full((1, 1), 0.3 * ((side - 1) * 0.5 - 1) + 0.8, device=device)
     return get_gaussian_kernel1d(side, sigma)[0]
 
 
 def blurred(image: Tensor, taps: Tensor) -> Tensor:
-    """Convolve rows and columns with the same symmetric taps, borders mirrored; on the CPU.
+    """Convolve rows and columns with the same symmetric taps on the CPU; borders are mirrored.
 
     For 51 taps at 256 px this takes 0.4 ms, OpenCV's row and column filters 0.9 ms.
 
@@ -104,16 +104,16 @@ def blurred(image: Tensor, taps: Tensor) -> Tensor:
         taps: (side,), side odd.
     """
     (_, H, W), n = image.shape, len(taps) // 2
-    across = _along_columns(mirrored(image, (n, 0), (H + 2 * n, _whole(W))), taps)[:, :, :W]
-    if n < W and _whole(H) == H:
+    across = _along_columns(mirror(image, (n, 0), (H + 2 * n, _round_up(W))), taps)[:, :, :W]
+    if n < W and _round_up(H) == H:
         turned = _transposed_and_mirrored(across, n)
     else:
-        turned = mirrored(transposed(across), (n, 0), (W + 2 * n, _whole(H)))
+        turned = mirror(transposed(across), (n, 0), (W + 2 * n, _round_up(H)))
     return transposed(_along_columns(turned, taps)[:, :, :H])
 
 
 def transposed(image: Tensor) -> Tensor:
-    """(C, W, H), contiguous; four times as quick as torch's copy."""
+    """Transpose to (C, W, H), contiguous; four times as fast as torch's copy."""
     import cv2
 
     C, H, W = image.shape
@@ -124,7 +124,7 @@ def transposed(image: Tensor) -> Tensor:
 
 
 def _transposed_and_mirrored(image: Tensor, n: int) -> Tensor:
-    # (C, n + W + n, H), with one copy less: the borders are mirrored where they are.
+    # (C, n + W + n, H), with one copy less: borders are mirrored in place.
     import cv2
 
     C, H, W = image.shape
@@ -136,13 +136,13 @@ def _transposed_and_mirrored(image: Tensor, n: int) -> Tensor:
     return y
 
 
-def _whole(n: int) -> int:
+def _round_up(n: int) -> int:
     return -(-n // _LANES) * _LANES
 
 
 def _along_columns(padded: Tensor, taps: Tensor) -> Tensor:
-    # Pixels of a row lie side by side, as channels do in channels_last: the image is, as it is, a
-    # batch of sequences with W channels, for which the depthwise convolution is at its best.
+    # Pixels of a row are contiguous, like channels in channels_last: the same memory is a batch of
+    # sequences with W channels, for which the depthwise convolution is fastest.
     sequences = padded.unsqueeze(1).permute(0, 3, 1, 2)  # (C, W, 1, rows)
     width, side = padded.shape[2], len(taps)
     weights = taps.repeat(width, 1).view(width, 1, 1, side)

@@ -1,77 +1,75 @@
-"""Contact sheets: tiles of pictures with words beneath, as one PNG and as one HTML page."""
+"""Contact sheets: tiles of images with text beneath, as one PNG and as one HTML page."""
 
 from __future__ import annotations
 
 import base64
 import html
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from degradations.pictures import png
+from degradations.pictures import encode_png
 from files.owned import refuse_folder, write_whole
 
 GAP = 16  # pixels between tiles
-INK, GREY, PALE = (20, 20, 20), (95, 95, 95), (225, 225, 225)
+
+_INK, _GREY, _PALE = (20, 20, 20), (95, 95, 95), (225, 225, 225)
+_LETTER = 7  # mean width of a letter in pixels
+_LINE = 17  # height of a line in pixels
 
 
 @dataclass
 class Tile:
-    """A picture and what is written beneath.
+    """An image with text beneath.
 
-    picture: The picture at its own size; None leaves its place empty.
+    image: The image at its own size; None leaves its place empty.
     title: One line.
-    words: Further lines, broken where they are too long.
+    words: Further lines, wrapped to the width of the tile.
     """
 
-    picture: Image.Image | None
+    image: Image.Image | None
     title: str
     words: Sequence[str] = ()
 
 
 @dataclass
 class Section:
-    """Tiles side by side under a heading.
-
-    side: Width in pixels that their pictures are shown at, in squares unless `exact`.
-    exact: Show the pictures as they are, and never enlarged; for drawings.
-    """
+    """Tiles side by side under a heading; `side` is the size of their squares in pixels."""
 
     heading: str
     tiles: Sequence[Tile]
     side: int = 256
-    exact: bool = False
-    words: Sequence[str] = field(default_factory=tuple)
 
 
 def sheet(sections: Sequence[Section], width: int = 8 * (192 + GAP) + GAP) -> Image.Image:
-    """One picture with all sections below each other, `width` pixels wide."""
-    parts = [_drawn(section, width) for section in sections]
-    page = Image.new("RGB", (width, sum(part.height for part in parts) + GAP), "white")
+    """Draw all sections below each other in one image, `width` pixels wide."""
+    parts = [part for section in sections for part in _rows(section, width)]
+    drawing = Image.new("RGB", (width, sum(part.height for part in parts) + GAP), "white")
     top = 0
     for part in parts:
-        page.paste(part, (0, top))
+        drawing.paste(part, (0, top))
         top += part.height
-    return page
+    return drawing
 
 
 def page(title: str, sections: Sequence[Section]) -> str:
-    """A page of HTML with everything in it, pictures too: at rest it needs no script.
+    """Return a self-contained HTML page, images included.
 
-    With the mouse over a picture, all pictures of its section show the same place enlarged.
+    With the mouse over an image, all images of its section show the same place enlarged.
     """
     body = "".join(_html(section) for section in sections)
     return _PAGE.format(title=html.escape(title), body=body)
 
 
 def paths_of(out: Path, inputs: Iterable[Path]) -> tuple[Path, Path]:
-    """Return where the PNG and the page go, which is checked before any work.
+    """Return the paths of the PNG and the page, checked before any work.
 
     Args:
-        out: Their path without a suffix.
+        out: Their path, with or without a suffix.
         inputs: Images that are read.
 
     Raises:
@@ -85,7 +83,7 @@ def paths_of(out: Path, inputs: Iterable[Path]) -> tuple[Path, Path]:
     real = {os.path.realpath(path) for path in inputs}
     for path in paths:
         if os.path.realpath(path) in real:
-            raise ValueError(f"{path} is read, and would be overwritten: give another --out")
+            raise ValueError(f"{path} is an input and would be overwritten: give another --out")
     return paths
 
 
@@ -93,111 +91,69 @@ def write(paths: tuple[Path, Path], title: str, sections: Sequence[Section]) -> 
     """Write the PNG and the page.
 
     Args:
-        paths: Of ``paths_of``.
-        title: Of the page.
-        sections: What to show.
+        paths: The result of `paths_of`.
+        title: Title of the page.
+        sections: The content.
     """
-    write_whole(paths[0], png(sheet(sections)))
+    write_whole(paths[0], encode_png(sheet(sections)))
     write_whole(paths[1], page(title, sections))
 
 
-def _drawn(section: Section, width: int) -> Image.Image:
+def _rows(section: Section, width: int) -> list[Image.Image]:
     heading, title, small = (ImageFont.load_default(size) for size in (22, 15, 13))
+    top = Image.new("RGB", (width, 48), "white")
+    ImageDraw.Draw(top).text((GAP, 14), section.heading, _INK, heading)
+    rows = [top]
     columns = max(1, (width - GAP) // (section.side + GAP))
-    rows = [section.tiles[i : i + columns] for i in range(0, len(section.tiles), columns)]
-    intro = [line for text in section.words for line in _broken(text, small, width - 2 * GAP)]
-    drawing = Image.new("RGB", (width, 1), "white")
-    blocks: list[Image.Image] = []
-    top = Image.new("RGB", (width, 48 + 17 * len(intro)), "white")
-    draw = ImageDraw.Draw(top)
-    draw.text((GAP, 14), section.heading, INK, heading)
-    for number, line in enumerate(intro):
-        draw.text((GAP, 44 + 17 * number), line, GREY, small)
-    blocks.append(top)
-    for row in rows:
-        shown = [_shown(tile.picture, section) for tile in row]
-        lines = [
-            [line for text in tile.words for line in _broken(text, small, section.side)]
-            for tile in row
+    letters = section.side // _LETTER
+    for start in range(0, len(section.tiles), columns):
+        tiles = section.tiles[start : start + columns]
+        shown = [_shown(tile.image, section.side) for tile in tiles]
+        texts = [
+            [line for text in tile.words for line in textwrap.wrap(text, letters)] for tile in tiles
         ]
         high = max(image.height for image in shown)
-        block = Image.new("RGB", (width, high + 40 + 17 * max(map(len, lines))), "white")
-        draw = ImageDraw.Draw(block)
-        for column, (tile, image, texts) in enumerate(zip(row, shown, lines, strict=True)):
+        row = Image.new("RGB", (width, high + 40 + _LINE * max(map(len, texts))), "white")
+        draw = ImageDraw.Draw(row)
+        for column, (tile, image, lines) in enumerate(zip(tiles, shown, texts, strict=True)):
             left = GAP + column * (section.side + GAP)
-            block.paste(image, (left, 0))
-            name = _broken(tile.title, title, section.side)[0]
-            draw.text((left, high + 5), name, INK, title)
-            for number, line in enumerate(texts):
-                draw.text((left, high + 24 + 17 * number), line, GREY, small)
-        blocks.append(block)
-    drawing = Image.new("RGB", (width, sum(block.height for block in blocks)), "white")
-    y = 0
-    for block in blocks:
-        drawing.paste(block, (0, y))
-        y += block.height
-    return drawing
+            row.paste(image, (left, 0))
+            draw.text((left, high + 5), textwrap.shorten(tile.title, letters), _INK, title)
+            for number, line in enumerate(lines):
+                draw.text((left, high + 24 + _LINE * number), line, _GREY, small)
+        rows.append(row)
+    return rows
 
 
-def _shown(picture: Image.Image | None, section: Section) -> Image.Image:
-    side = section.side
-    if picture is None:
-        empty = Image.new("RGB", (side, side), PALE)
+def _shown(image: Image.Image | None, side: int) -> Image.Image:
+    if image is None:
+        empty = Image.new("RGB", (side, side), _PALE)
         ImageDraw.Draw(empty).line((0, side, side, 0), "white", 3)
         return empty
-    if section.exact:
-        return picture
-    factor = side / max(picture.size)
-    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
-    # Pixels that are enlarged are shown as they are.
+    factor = side / max(image.size)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    # Enlarged pixels stay squares.
     how = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BICUBIC
-    return picture.resize(size, how)
-
-
-def _broken(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    lines, line = [], ""
-    for word in _pieces(text, font, width):
-        longer = f"{line} {word}".strip()
-        if line and font.getlength(longer) > width:
-            lines.append(line)
-            line = word
-        else:
-            line = longer
-    return [*lines, line]
-
-
-def _pieces(
-    text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
-) -> Iterator[str]:
-    # Words, those that are wider than a line in parts.
-    for word in text.split():
-        while font.getlength(word) > width and len(word) > 1:
-            fits = next(n for n in range(len(word), 0, -1) if font.getlength(word[:n]) <= width)
-            yield word[: max(fits, 1)]
-            word = word[max(fits, 1) :]
-        yield word
+    return image.resize(size, how)
 
 
 def _html(section: Section) -> str:
     tiles = []
     for tile in section.tiles:
-        if tile.picture is None:
-            picture = '<div class="none"></div>'
-        else:
-            data = base64.b64encode(png(tile.picture)).decode()
-            size = f"{tile.picture.width} x {tile.picture.height} px"
-            picture = (
+        image = ""
+        if tile.image is not None:
+            data = base64.b64encode(encode_png(tile.image)).decode()
+            size = f"{tile.image.width} x {tile.image.height} px"
+            image = (
                 f'<img alt="{html.escape(tile.title)}, {size}" src="data:image/png;base64,{data}">'
             )
         words = "<br>".join(html.escape(line) for line in tile.words)
-        kind = "exact" if section.exact else "zoom"
         tiles.append(
-            f'<figure style="width:{section.side}px"><div class="{kind}">{picture}</div>'
+            f'<figure style="width:{section.side}px"><div class="zoom">{image}</div>'
             f"<figcaption><b>{html.escape(tile.title)}</b><br>{words}</figcaption></figure>"
         )
-    intro = "".join(f"<p>{html.escape(line)}</p>" for line in section.words)
     heading = html.escape(section.heading)
-    return f"<section><h2>{heading}</h2>{intro}<div>{''.join(tiles)}</div></section>\n"
+    return f"<section><h2>{heading}</h2><div>{''.join(tiles)}</div></section>\n"
 
 
 _PAGE = """<!doctype html>
@@ -205,7 +161,6 @@ _PAGE = """<!doctype html>
 <style>
 body {{ font: 14px/1.4 system-ui, sans-serif; margin: 16px; color: #141414; background: #fff; }}
 h1 {{ font-size: 22px; }} h2 {{ font-size: 18px; margin: 24px 0 8px; }}
-p {{ margin: 0 0 8px; color: #5f5f5f; }}
 section > div {{ display: flex; flex-wrap: wrap; gap: 16px; }}
 figure {{ margin: 0; }} figcaption {{ color: #5f5f5f; overflow-wrap: anywhere; }}
 figcaption b {{ color: #141414; }}
@@ -215,13 +170,13 @@ figcaption b {{ color: #141414; }}
 <h1>{title}</h1>
 {body}<script>
 for (const section of document.querySelectorAll("section")) {{
-  const pictures = section.querySelectorAll(".zoom img");
-  const show = (transform, origin) => pictures.forEach(picture => {{
-    picture.style.transform = transform;
-    picture.style.transformOrigin = origin;
+  const images = section.querySelectorAll(".zoom img");
+  const show = (transform, origin) => images.forEach(image => {{
+    image.style.transform = transform;
+    image.style.transformOrigin = origin;
   }});
-  pictures.forEach(picture => {{
-    const frame = picture.parentElement;
+  images.forEach(image => {{
+    const frame = image.parentElement;
     frame.addEventListener("mousemove", event => {{
       const box = frame.getBoundingClientRect();
       const x = 100 * (event.clientX - box.left) / box.width;

@@ -1,4 +1,4 @@
-"""Web: a picture that was posted, saved and posted again."""
+"""Web: an image that was uploaded, saved and uploaded again."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ _UPLOADS = 3
 
 
 class Web(Pipeline):
-    """One to three uploads: each resizes the picture and compresses it.
+    """One to three uploads, each of which resizes and compresses the image.
 
-    The picture is a JPEG first. Each upload gives it another size, about that of the LR, and the
-    last one the LR's; each saves it as JPEG or WebP. The last thing that happens to an LR is a
-    codec, as with pictures from the web. Ranges are ours.
+    The image is a JPEG first. Each upload resizes it to about the LR size, the last one to exactly
+    that size, and saves it as JPEG or WebP. As for images from the web, the last step is a codec.
+    Ranges are ours.
 
     The streams are named `saved`, `resize1`, `codec1`, `resize2`, `codec2`, `to_lr`, `codec` and
     `uploads`.
 
-    WebP is coded by the CPU: on a GPU, the host waits for the pictures, and the recipe cannot be
-    compiled, unless ``webp`` is 0.
+    WebP is coded on the CPU: unless ``webp`` is 0, the host waits for images on a GPU, and the
+    recipe cannot be compiled.
 
     Args:
         scale: How many times smaller the LR is; any positive number. Linked to
             data.init_args.scale.
         uploads: Probabilities of one, two and three uploads.
-        saved_quality: Range of the JPEG quality that the picture was first saved with.
-        sizes: Range of the size between two uploads, relative to the LR's.
-        resize_p: Probabilities that this size is larger than the LR's, smaller, or the same.
+        saved_quality: Range of the JPEG quality of the original file.
+        sizes: Range of the size between two uploads, relative to the LR.
+        resize_p: Probabilities that this size is larger than the LR, smaller, or the same.
         modes: Kernels of all resizes, equally likely; they are antialiased.
         quality: Range of the quality of the uploads' codecs.
-        webp: Probability, for each upload, of WebP; JPEG otherwise.
-        chroma: Probability that a JPEG has its colours at half the resolution (4:2:0).
-        quantize: Round the LR to 8 bits, as a file of it would be.
-        executor: As of `Pipeline`.
-        compile: As of `Pipeline`.
+        webp: Probability of WebP for each upload; JPEG otherwise.
+        chroma: Probability that a JPEG has chroma of half the resolution (4:2:0).
+        quantize: Round the LR to 8 bits, like an 8-bit file.
+        executor: As in `Pipeline`.
+        compile: As in `Pipeline`.
 
     Raises:
-        ValueError: A range or a probability makes no sense, or the installed Pillow lacks WebP.
+        ValueError: A range or probability is invalid, or the installed Pillow lacks WebP.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Web(Pipeline):
         s = check_scale(scale)
         low, high = check_range(sizes, "sizes", low=0.0)
         if not low <= 1.0 <= high:
-            raise ValueError(f"sizes is {[low, high]}; expected a range around 1, the LR's size")
+            raise ValueError(f"sizes is {[low, high]}; expected a range around 1, the LR size")
         probabilities = check_probabilities(uploads, _UPLOADS, "uploads")
         for name, share in (("webp", webp), ("chroma", chroma)):
             check_probability(share, name)
@@ -91,7 +91,7 @@ class Web(Pipeline):
         self.uploads = probabilities
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """One entry a stage; resizes and codecs agree on the number of uploads."""
+        """Draw one entry per stage; resizes and codecs share the number of uploads."""
         params = super().draw(draws, shape)
         count = draws.fold("uploads").choice([1, 2, 3], self.uploads)
         for number in range(1, _UPLOADS):

@@ -1,6 +1,6 @@
-"""The pictures of docs/degradations.md and of the README: ``python docs/make_degradations.py``.
+"""Make the images of docs/degradations.md and the README: ``python docs/make_degradations.py``.
 
-On the photographs inside scikit-image; all draws follow from the seeds below.
+From photographs of scikit-image; all draws follow from the seeds below.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ from degradations.resize import Resize  # noqa: E402
 from degradations.sharpen import USM  # noqa: E402
 from degradations.sheet import GAP, Section, Tile, sheet  # noqa: E402
 from degradations.trace import trace  # noqa: E402
-from degradations.words import words_of  # noqa: E402
 
 SIDE = 160  # of a tile, in pixels
 RECIPES = (
@@ -59,7 +58,7 @@ RECIPES = (
     "web",
     "mixture",
 )
-Shown = Sequence[tuple[Stage, list[str]]]  # a stage, and words beside its parameters
+Shown = Sequence[tuple[Stage, str]]  # each with its caption
 
 
 def photograph(name: str, top: int, left: int, side: int) -> Tensor:
@@ -69,13 +68,12 @@ def photograph(name: str, top: int, left: int, side: int) -> Tensor:
 
 
 def strip(out: Path, name: str, hr: Tensor, stages: Shown, seed: int = 1) -> None:
-    """One picture through each stage alone, side by side."""
-    tiles = [Tile(as_image(hr), "none", ["the picture itself"])]
-    for stage, words in stages:
+    """One image after each stage alone, side by side."""
+    tiles = [Tile(as_image(hr), "none", ["the image itself"])]
+    for stage, caption in stages:
         params = stage.draw(Draws(torch.tensor([seed])), hr.shape)
-        picture = stage(hr, stage.prepare(to_device(params, 1, hr.device)))
-        words = [*words, *words_of(stage, params)]
-        tiles.append(Tile(as_image(picture), type(stage).__name__, words))
+        made = stage(hr, stage.prepare(to_device(params, 1, hr.device)))
+        tiles.append(Tile(as_image(made), type(stage).__name__, [caption]))
     rows = -(-len(tiles) // 7)
     columns = -(-len(tiles) // rows)
     page = sheet([Section("", tiles, SIDE)], columns * (SIDE + GAP) + GAP)
@@ -83,7 +81,7 @@ def strip(out: Path, name: str, hr: Tensor, stages: Shown, seed: int = 1) -> Non
 
 
 def save(page: Image.Image, path: Path) -> None:
-    """A JPEG, as good as 150 kB allow."""
+    """Write a JPEG of at most 150 kB."""
     for quality in (92, 88, 84, 80, 75, 70, 65, 60):
         page.save(path, quality=quality, subsampling=0, optimize=True)
         if path.stat().st_size < 150_000:
@@ -92,7 +90,7 @@ def save(page: Image.Image, path: Path) -> None:
 
 
 def blurs(folder: Path) -> Shown:
-    """Each family of kernels with numbers that show."""
+    """Each family of kernels."""
 
     def family(number: int) -> Blur:
         chosen: Any = tuple(float(number == n) for n in range(6))
@@ -102,79 +100,80 @@ def blurs(folder: Path) -> Shown:
     for t in np.linspace(0, 2 * math.pi, 400):
         shaken[round(7 + 5 * math.sin(t)), round(7 + 6 * math.sin(2 * t + 0.6))] += 1
     np.save(folder / "shaken.npy", shaken)
-    stages = [
-        *(family(number) for number in range(6)),
-        Sinc((21, 21), (math.pi / 3, math.pi / 3)),
-        MotionBlur((12.0, 12.0)),
-        DefocusBlur((4.0, 4.0)),
-        MeasuredPSF(str(folder)),
+    families = (
+        *("isotropic Gaussian", "anisotropic Gaussian", "isotropic generalized Gaussian"),
+        *("anisotropic generalized Gaussian", "isotropic plateau", "anisotropic plateau"),
+    )
+    return [
+        *((family(number), f"{name}, 21 px") for number, name in enumerate(families)),
+        (Sinc((21, 21), (math.pi / 3, math.pi / 3)), "cut-off pi/3, 21 px"),
+        (MotionBlur((12.0, 12.0)), "12 px"),
+        (DefocusBlur((4.0, 4.0)), "radius 4 px"),
+        (MeasuredPSF(str(folder)), "a kernel from a file"),
     ]
-    return [(stage, []) for stage in stages]
 
 
 def resizes() -> Shown:
-    """Each kernel, and where antialiasing matters."""
+    """Each kernel, and two of them with antialiasing."""
     small = partial(Resize, down=(0.3, 0.3), p=(0.0, 1.0, 0.0))
     modes = ("area", "bilinear", "bicubic", "nearest", "lanczos")
-    plain = [small(modes=(mode,)) for mode in modes]
-    wide = [small(modes=(mode,), antialias=True) for mode in modes[1:3]]
-    return [(stage, []) for stage in (*plain, *wide)]
+    return [
+        *((small(modes=(mode,)), f"x 0.3, {mode}") for mode in modes),
+        *((small(modes=(m,), antialias=True), f"x 0.3, {m}, antialiased") for m in modes[1:3]),
+    ]
 
 
 def noises() -> Shown:
     """Each kind of noise."""
-    stages = [
-        GaussianNoise((20.0, 20.0)),
-        GaussianNoise((20.0, 20.0), grey=1.0),
-        PoissonNoise((2.0, 2.0)),
-        PoissonNoise((2.0, 2.0), grey=1.0),
-        Speckle((25.0, 25.0)),
-        SaltAndPepper((0.02, 0.02)),
-        Quantization((3, 3)),
-        Banding((4.0, 4.0), (6.0, 6.0), (20.0, 20.0), vertical=1.0),
-        *(Camera(iso=(iso, iso)) for iso in (400.0, 3200.0, 12000.0)),
+    return [
+        (GaussianNoise((20.0, 20.0)), "sigma 20 of 255"),
+        (GaussianNoise((20.0, 20.0), grey=1.0), "sigma 20 of 255, grey"),
+        (PoissonNoise((2.0, 2.0)), "strength 2"),
+        (PoissonNoise((2.0, 2.0), grey=1.0), "strength 2, grey"),
+        (Speckle((25.0, 25.0)), "sigma 25 of 255 at white"),
+        (SaltAndPepper((0.02, 0.02)), "2% of the pixels"),
+        (Quantization((3, 3)), "3 bits"),
+        (Banding((4.0, 4.0), (6.0, 6.0), (20.0, 20.0), vertical=1.0), "columns, 20 px period"),
+        *((Camera(iso=(iso, iso)), f"ISO {iso:.0f}") for iso in (400.0, 3200.0, 12000.0)),
     ]
-    return [(stage, []) for stage in stages]
 
 
 def codecs() -> Shown:
-    """Each codec that is installed here, at a low quality."""
-    stages = [
-        JPEG((60, 60)),
-        JPEG((20, 20)),
-        JPEG((20, 20), {"4:4:4": 1.0}),
-        WebP((10, 10)),
-        AVIF((20, 20)),
+    """Each installed codec at a low quality."""
+    stages: list[tuple[Stage, str]] = [
+        (JPEG((60, 60)), "quality 60"),
+        (JPEG((20, 20)), "quality 20"),
+        (JPEG((20, 20), {"4:4:4": 1.0}), "quality 20, 4:4:4"),
+        (WebP((10, 10)), "quality 10"),
+        (AVIF((20, 20)), "quality 20"),
     ]
     try:
-        stages.append(H264((40, 40)))
+        stages.append((H264((40, 40)), "crf 40"))
     except (ImportError, ValueError) as error:
         print(f"without H264: {error}")
-    return [(stage, []) for stage in stages]
+    return stages
 
 
 def others() -> Shown:
-    """Sharpening, and what the adapters can bring."""
+    """Sharpening, and functions of other libraries."""
     import albumentations
 
+    median = Kornia("kornia.filters.median_blur", fixed={"kernel_size": [5, 5]})
     return [
-        (USM(), ["weight 0.5, radius 50"]),
-        (USM(weight=1.5, radius=11, threshold=0.0), ["weight 1.5, radius 11"]),
+        (USM(), "weight 0.5, radius 50"),
+        (USM(weight=1.5, radius=11, threshold=0.0), "weight 1.5, radius 11"),
         (
             Kornia("kornia.enhance.posterize", integers={"bits": (3, 3)}),
-            ["kornia.enhance.posterize"],
+            "kornia.enhance.posterize, 3 bits",
         ),
-        (
-            Kornia("kornia.filters.median_blur", fixed={"kernel_size": [5, 5]}),
-            ["kornia.filters.median_blur"],
-        ),
-        (Albumentations(albumentations.RandomFog(p=1.0)), ["RandomFog"]),
-        (Albumentations(albumentations.GlassBlur(p=1.0)), ["GlassBlur"]),
+        (median, "kornia.filters.median_blur, 5 px"),
+        (Albumentations(albumentations.RandomFog(p=1.0)), "RandomFog"),
+        (Albumentations(albumentations.GlassBlur(p=1.0)), "GlassBlur"),
     ]
 
 
 def recipes(out: Path) -> None:
-    """A row of draws of each recipe."""
+    """Six draws of each recipe."""
     hr = photograph("astronaut", 0, 96, 256)
     sections = []
     for name in RECIPES:
@@ -185,23 +184,22 @@ def recipes(out: Path) -> None:
 
 
 def contact_sheet(path: Path, seed: int = 13) -> None:
-    """The README's picture: one draw stage by stage, and sixteen."""
+    """The README's image: one draw stage by stage, and sixteen draws."""
     hr = photograph("astronaut", 0, 96, 256)
     degradation = degradation_of([ROOT / "configs" / "degradation" / "real_esrgan.yaml"], 4.0)
     traces = [trace(degradation, hr, number) for number in range(seed, seed + 16)]
     steps, draws = preview(degradation, hr, traces)
-    draws.tiles = [dataclasses.replace(tile, words=()) for tile in draws.tiles]
     steps, draws = (
         dataclasses.replace(section, side=side) for section, side in ((steps, 152), (draws, 128))
     )
-    # 256 colours: noise in full colour would be some megabytes.
+    # 256 colours: noise in full colour would take some megabytes.
     page = sheet([steps, draws], 7 * (152 + GAP) + GAP).quantize(256, dither=Image.Dither.NONE)
     page.save(path, optimize=True)
     print(f"{path.relative_to(ROOT)} {page.size} {path.stat().st_size / 1000:.0f} kB")
 
 
 def main() -> None:
-    """Make all pictures."""
+    """Make all images."""
     out = ROOT / "docs" / "degradations"
     out.mkdir(exist_ok=True)
     face = photograph("astronaut", 20, 150, SIDE)

@@ -1,1 +1,1 @@
-"""Files and folders: how paths are read, and what may be deleted. The lowest layer."""
+"""Files and folders: reading paths, writing and deleting safely. The lowest layer."""

@@ -1,13 +1,13 @@
-"""Write files whole, and delete only what this program wrote.
+"""Write files atomically, and delete only files of this program.
 
-This is the only module that deletes or replaces anything on a disk; ``tests/files/test_owned.py``
-reads the code of all rooms and fails where another module does.
+Only this module deletes or replaces files; ``tests/files/test_owned.py`` reads the code of all
+rooms and fails if another module does.
 
-- A file is written under a hidden name beside its place, synced, and moved there (``whole_file``).
-- A folder is written in the same way (``whole_folder``). Until it is moved it is this process's
-  own, and is deleted with all that it holds if something fails.
-- Any other folder is deleted only if everything in it is known by name as the program's own
-  (``remove_folder``). One file of somebody else's, or one link, and nothing is deleted.
+- A file is written under a hidden name beside its path, synced, and moved (``whole_file``).
+- A folder is written the same way (``whole_folder``). Until it is moved it belongs to this process,
+  and is deleted with its contents on failure.
+- Any other folder is deleted only if the names of all its files are those of this program
+  (``remove_folder``). A single foreign file or link prevents it.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from typing import BinaryIO
 
 import xxhash
 
-UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.[0-9a-f]{8}\.tmp")  # names that `hidden` gives
+UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.[0-9a-f]{8}\.tmp")  # names made by `hidden`
 
-Known = Callable[[str], bool]  # whether a path below a folder is that of a file we wrote
+Known = Callable[[str], bool]  # whether a path below a folder is a file of this program
 
 
 class NotOursError(ValueError):
-    """Something was to be deleted that this program did not write."""
+    """Refusal to delete something that this program did not write."""
 
 
 # ------------------------------------------------------------------------------------------- names
 
 
 def hidden(path: Path) -> Path:
-    """Return an unused name beside a path, which no listing takes for an image or a clip."""
+    """Return an unused hidden path beside a path, which listings of images and clips skip."""
     return path.with_name(f".{_short(path)}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 def leftovers(path: Path) -> list[Path]:
-    """Return what killed processes left under hidden names of a path."""
+    """Return the hidden files of a path that killed processes left behind."""
     found = path.parent.glob(f".{_short(path)}.*.tmp")
     return sorted(left for left in found if UNFINISHED.fullmatch(left.name))
 
 
 def _short(path: Path) -> str:
-    # A hash: a name that the disk just accepts leaves no room for more characters.
+    # A hash, because the longest valid names leave no room for more characters.
     return xxhash.xxh3_64_hexdigest(os.fsencode(path.name))
 
 
@@ -58,17 +58,17 @@ def _short(path: Path) -> str:
 
 @contextlib.contextmanager
 def whole_file(path: Path, before: Callable[[], None] | None = None) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of ``path`` when it is complete, in one step.
+    """Open a file that replaces ``path`` atomically when complete.
 
     Args:
-        path: The file; its folder is made. If writing fails, what was there stays.
+        path: The file; its folder is made. If writing fails, an existing file is kept.
         before: Called when all bytes are on the disk, before they appear at ``path``.
 
     Yields:
-        The open file. Its ``name`` is where the bytes are until then.
+        The open file. Its ``name`` is the temporary path.
 
     Raises:
-        IsADirectoryError: The path is that of a folder.
+        IsADirectoryError: ``path`` is a folder.
         OSError: The file cannot be written.
     """
     refuse_folder(path)
@@ -78,7 +78,7 @@ def whole_file(path: Path, before: Callable[[], None] | None = None) -> Iterator
         with _naming(path), beside.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())  # or a power cut may leave the name without the content
+            os.fsync(file.fileno())  # a power cut must not leave the name without the content
         if before is not None:
             before()
         put_in_place(beside, path)
@@ -87,27 +87,27 @@ def whole_file(path: Path, before: Callable[[], None] | None = None) -> Iterator
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file, complete or not at all. Arguments and errors as of ``whole_file``."""
+    """Write a file atomically. Arguments and errors as in ``whole_file``."""
     with whole_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
 def whole_folder(path: Path, before: Callable[[], None] | None = None) -> Iterator[Path]:
-    """Make a folder that appears at ``path`` when all of it is written.
+    """Make a folder that appears at ``path`` when complete.
 
     Args:
-        path: The folder. Nothing, or an empty folder, may be there at the end.
+        path: The folder. At the end it must be missing or empty.
         before: Called when all is written, before it appears at ``path``.
 
     Yields:
-        Where to write until then.
+        The temporary folder to write to.
 
     Raises:
-        OSError: Something else is at ``path``, or the disk fails.
+        OSError: ``path`` exists and is not an empty folder, or the disk fails.
     """
     beside = hidden(path)
-    beside.mkdir(parents=True)  # fails if it exists: what is in it is this process's alone
+    beside.mkdir(parents=True)  # fails if it exists, so it belongs to this process
     try:
         yield beside
         if before is not None:
@@ -119,33 +119,33 @@ def whole_folder(path: Path, before: Callable[[], None] | None = None) -> Iterat
 
 
 def put_in_place(part: Path, path: Path) -> None:
-    """Move a complete file of this program to its place.
+    """Move a complete file of this program to its path.
 
     Args:
         part: The file, synced.
-        path: Its place. A file there is replaced.
+        path: Its path. An existing file is replaced.
 
     Raises:
-        IsADirectoryError: A folder is at ``path``.
+        IsADirectoryError: ``path`` is a folder.
     """
     refuse_folder(path)
     os.replace(part, path)
 
 
 def refuse_folder(path: Path) -> None:
-    """Raise if a folder lies in the place of a file.
+    """Raise if the path of a file is a folder.
 
     Raises:
-        IsADirectoryError: It does.
+        IsADirectoryError: It is a folder.
     """
     if path.is_dir():
         raise IsADirectoryError(
-            f"{path} is a folder, and a file is to be written there: move it away"
+            f"{path} is a folder, but a file must be written there: move it away"
         )
 
 
 def sync_folder(folder: Path) -> None:
-    """Sync the names in a folder to the disk; not every file system can."""
+    """Sync the names in a folder to the disk, if the file system supports it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -156,7 +156,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    # A full disk does not say which file it has no room for.
+    # Errors of a full disk do not name the file.
     try:
         yield
     except OSError as error:
@@ -169,22 +169,22 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def remove_file(path: Path) -> None:
-    """Delete one file that this program wrote, if it exists; of a link, only the link.
+    """Delete a file that this program wrote, if it exists; a link is deleted, not its target.
 
     Raises:
-        NotOursError: It is a folder, of which this program would know the contents.
+        NotOursError: It is a folder.
     """
     if path.is_dir() and not path.is_symlink():
-        raise NotOursError(f"{path} is a folder, and only a file of that name would be deleted")
+        raise NotOursError(f"{path} is a folder, but only a file of that name would be deleted")
     path.unlink(missing_ok=True)
 
 
 def foreign(folder: Path, known: Known) -> list[str]:
-    """Return what a folder holds that this program did not write, as paths below it.
+    """Return the contents of a folder that this program did not write, as paths below it.
 
     Args:
         folder: The folder.
-        known: Whether a path below it is that of a file of ours. Links never are.
+        known: Whether a path below it is a file of this program. Links never are.
     """
     if folder.is_symlink():
         return ["."]
@@ -201,21 +201,21 @@ def foreign(folder: Path, known: Known) -> list[str]:
 
 
 def remove_folder(folder: Path, known: Known) -> None:
-    """Delete a folder that holds files of this program alone.
+    """Delete a folder that contains only files of this program.
 
-    It disappears in one step, and then its files are deleted one by one.
+    It is renamed first, and then its files are deleted one by one.
 
     Args:
         folder: The folder.
-        known: As of ``foreign``.
+        known: As in ``foreign``.
 
     Raises:
-        NotOursError: Something else is in it; nothing is deleted.
+        NotOursError: It contains something else; nothing is deleted.
     """
     if others := foreign(folder, known):
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise NotOursError(
-            f"{folder} holds {others[0]}{more}, which Enlarger did not write: move the folder away"
+            f"{folder} holds {others[0]}{more}, which Enlarger did not write: move it away"
         )
     aside = folder if UNFINISHED.fullmatch(folder.name) else hidden(folder)
     if aside != folder:
@@ -230,17 +230,17 @@ def remove_folder(folder: Path, known: Known) -> None:
 
 
 def remove_leftovers(path: Path, known: Known = lambda name: False) -> None:
-    """Delete what killed processes left beside a path that they were writing.
+    """Delete unfinished files and folders of killed processes beside a path.
 
     Args:
         path: The file or folder that was being written.
-        known: As of ``foreign``, if it is a folder.
+        known: As in ``foreign``, for a folder.
     """
     for left in leftovers(path):
         if left.is_symlink() or not left.is_dir():
             remove_file(left)
         else:
-            with contextlib.suppress(NotOursError):  # something else is in it: it stays
+            with contextlib.suppress(NotOursError):  # it contains something else: keep it
                 remove_folder(left, lambda name: known(name) or _is_unfinished(name))
 
 
@@ -249,11 +249,11 @@ def _is_unfinished(name: str) -> bool:
 
 
 def move_aside(path: Path, word: str | None = None) -> Path:
-    """Rename a file or folder, so that nothing of it is lost, and return its path from then on.
+    """Rename a file or folder to keep it, and return its new path.
 
     Args:
         path: The file or folder.
-        word: What its name ends in from then on; by default the time.
+        word: Suffix of the new name; by default the time.
     """
     name = f"{path.name}.{word or time.strftime('%Y%m%d-%H%M%S')}"
     numbers = itertools.count(0 if word else 2)

@@ -1,9 +1,9 @@
-"""A path is a path: the one place where a path that a user wrote is expanded, listed and opened.
+"""Expand, list and open the paths of users. No other module does.
 
-What exists as written is taken as written, whatever its name looks like (``~x``, ``[hd]``, ``$a``).
-Only the rest of a path has a home directory, variables and wildcards. A folder that cannot be
-listed is an error that names it, and nothing but a regular file is opened: a named pipe would block
-until somebody writes to it.
+A part of a path that exists as written is used as written, even if it looks special (``~x``,
+``[hd]``, ``$a``). Only the rest may contain a home directory, variables and wildcards. A folder
+that cannot be listed is an error that names it. Only regular files are opened: a named pipe would
+block until something is written to it.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from typing import BinaryIO
 
 log = logging.getLogger(__name__)
 
-# Expected by the shipped configurations; part of the message if a variable is not set.
-BELONGS_THERE = {
+# Variables of the shipped configurations; part of the message if one is not set.
+VARIABLES = {
     "ENLARGER_DATA": "the folder of image sets (set5, set14, kodak24, ...)",
     "ENLARGER_WEIGHTS": "the folder of published weights (imdn-x2.pth, ...)",
 }
 VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
 WILDCARD = re.compile(r"[*?\[]")
-CONFIGURATIONS = (".yaml", ".yml", ".json")  # endings of the only files that hold configuration
+CONFIGURATIONS = (".yaml", ".yml", ".json")  # endings of configuration files
 
-# Image formats by Pillow's names, with the endings of their files. No other format is opened:
-# Pillow runs a foreign program to read some (EPS).
+# Image formats by Pillow's names, with the endings of their files. Other formats are not opened:
+# Pillow runs an external program to read some (EPS).
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo"),
     "PNG": (".png", ".apng"),
@@ -42,7 +42,7 @@ FORMATS = {
     "AVIF": (".avif", ".avifs"),
 }
 IMAGE_EXTENSIONS = frozenset(ending for endings in FORMATS.values() for ending in endings)
-KINDS = 8  # endings that are named where files are left out
+SHOWN_ENDINGS = 8  # endings that are named for skipped files
 
 _OTHER_KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -57,34 +57,33 @@ _OTHER_KINDS = (
 
 
 def expand_path(path: str, what: str, root: str = "") -> str:
-    """Replace ``$NAME``, ``${NAME}`` and a leading ``~``, except in what exists as written.
+    """Replace ``$NAME``, ``${NAME}`` and a leading ``~``, except in parts that exist as written.
 
     Args:
         path: The path as written, e.g. ``$ENLARGER_DATA/set5``.
-        what: The argument it was written for, for the message, e.g. ``Benchmark.root``.
-        root: Where a relative path starts.
+        what: Name of the argument, for the message, e.g. ``Benchmark.root``.
+        root: Folder of a relative path.
 
     Raises:
-        ValueError: The path is empty, or a variable is not set; the message says what belongs
-            there.
+        ValueError: The path is empty, or a variable is not set; the message explains its purpose.
     """
     if not path.strip():
         raise ValueError(f"{what} is empty; it should hold a path")
     head, rest = existing_part(path, root)
     filled = fill_variables(rest, what, path)
-    if not head:  # of an unknown user it stays as it is
+    if not head:  # unchanged for an unknown user
         filled = os.path.expanduser(filled)
     return str(Path(f"{head}/{filled}" if head and filled else head or filled))
 
 
 def fill_variables(text: str, what: str, whole: str | None = None) -> str:
-    """Replace ``$NAME`` and ``${NAME}`` in text that need not be a path, such as an address.
+    """Replace ``$NAME`` and ``${NAME}`` in text, e.g. a path or an address.
 
-    Other dollar signs (``$5``, ``cost$``) are text.
+    Other dollar signs (``$5``, ``cost$``) are kept.
 
     Args:
         text: The text as written.
-        what: The argument it was written for, for the message.
+        what: Name of the argument, for the message.
         whole: The value to show in the message; by default ``text``.
 
     Raises:
@@ -93,9 +92,7 @@ def fill_variables(text: str, what: str, whole: str | None = None) -> str:
     for match in VARIABLE.finditer(text):
         variable = match[1] or match[2]
         if not os.environ.get(variable):
-            content = BELONGS_THERE.get(
-                variable, f"the part of the path that ${variable} stands for"
-            )
+            content = VARIABLES.get(variable, f"the part of the path that ${variable} stands for")
             raise ValueError(
                 f"{what} is {text if whole is None else whole!r}, but the environment variable "
                 f"{variable} is not set; it should hold {content}: export "
@@ -109,7 +106,7 @@ def existing_part(path: str, root: str = "") -> tuple[str, str]:
 
     Args:
         path: The path.
-        root: Where a relative path starts.
+        root: Folder of a relative path.
     """
     parts = Path(path).parts
     for number in range(len(parts), 0, -1):
@@ -125,36 +122,36 @@ def existing_part(path: str, root: str = "") -> tuple[str, str]:
 def walk(root: str | os.PathLike[str]) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yield each folder below ``root`` with the sorted names of its subfolders and of its files.
 
-    Hidden folders are left out. Folders behind links are followed, each folder once. As with
-    ``os.walk``, names that are removed from the subfolders are not visited.
+    Hidden folders are skipped. Links to folders are followed, each folder once. As with
+    ``os.walk``, subfolders that are removed from the list are not visited.
 
     Raises:
         ValueError: A folder cannot be listed.
     """
     seen = set()
-    for folder, below, names in os.walk(root, followlinks=True, onerror=_refuse):
+    for folder, below, names in os.walk(root, followlinks=True, onerror=_raise_unlistable):
         real = os.path.realpath(folder)
         if real in seen:
-            below.clear()  # a link that leads back would never end
+            below.clear()  # a link to a parent would never end
             continue
         seen.add(real)
-        # If two ways lead to a folder, the first in order counts, not the first on the disk: keys
-        # would differ from one copy of a set to the next.
+        # If two paths lead to a folder, the first in sorted order is used, not the first on the
+        # disk: keys must not differ between copies of a set.
         below[:] = sorted(name for name in below if not name.startswith("."))
         yield Path(folder), below, sorted(names)
 
 
 def is_image(path: PurePath) -> bool:
-    """Return whether a name is that of an image; hidden files (``._1.jpg`` of a Mac) are none."""
+    """Return whether a name is that of an image; hidden files (``._1.jpg`` of a Mac) are not."""
     return path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith(".")
 
 
 def list_images(root: Path, recursive: bool = True) -> list[Path]:
-    """List the image files below a folder, sorted; other files are counted in the log by ending.
+    """List the image files below a folder, sorted; the log counts other files by ending.
 
     Args:
         root: An existing folder.
-        recursive: Also look into its subfolders.
+        recursive: Include subfolders.
 
     Raises:
         ValueError: A folder cannot be listed.
@@ -169,24 +166,24 @@ def list_images(root: Path, recursive: bool = True) -> list[Path]:
 
 
 def images_among(paths: Sequence[Path], where: str) -> list[Path]:
-    """Return the images among some files by their names; the log says what is left out.
+    """Return the images among some files by their names; the log counts skipped files.
 
     Args:
         paths: The files.
-        where: Where they were found, for the log.
+        where: Their place, for the log.
     """
     kept = [path for path in paths if is_image(path)]
     if len(kept) < len(paths):
-        left_out = shown_kinds(path for path in paths if not is_image(path))
+        left_out = count_by_ending(path for path in paths if not is_image(path))
         log.info("%s: not images by their names: %s", where, left_out)
     return kept
 
 
-def shown_kinds(paths: Iterable[Path]) -> str:
-    """Return how many files there are of each ending, as ``3 .heic, 2 .txt``."""
+def count_by_ending(paths: Iterable[Path]) -> str:
+    """Count files by ending, e.g. ``3 .heic, 2 .txt``."""
     counts = Counter(_ending(path) for path in paths).most_common()
-    shown = [f"{count} {ending}" for ending, count in counts[:KINDS]]
-    if more := sum(count for _, count in counts[KINDS:]):
+    shown = [f"{count} {ending}" for ending, count in counts[:SHOWN_ENDINGS]]
+    if more := sum(count for _, count in counts[SHOWN_ENDINGS:]):
         shown.append(f"{more} others")
     return ", ".join(shown)
 
@@ -195,29 +192,29 @@ def glob_paths(pattern: str, root: str = "") -> list[str]:
     """Return the paths that a pattern matches, sorted; relative to ``root``.
 
     ``*``, ``?`` and ``[...]`` match within one part, ``**`` any number of folders. A part that
-    exists as written means itself. Hidden names are only matched by a part that begins with a dot.
+    exists as written matches itself. Only a part that begins with a dot matches hidden names.
 
     Args:
         pattern: The pattern; ``~`` and variables are already expanded.
-        root: Where a relative pattern starts; ``*`` and the like in it mean nothing.
+        root: Folder of a relative pattern; wildcards in it have no meaning.
 
     Raises:
-        ValueError: A folder that the pattern leads through cannot be listed.
+        ValueError: A folder of the pattern cannot be listed.
     """
     return sorted(set(_matches("", Path(pattern).parts, root)))
 
 
 def has_wildcard(pattern: str) -> bool:
-    """Return whether a path may stand for several."""
+    """Return whether a path contains wildcards."""
     return WILDCARD.search(pattern) is not None
 
 
 def fixed_part(pattern: str, root: str = "") -> Path:
-    """Return the folder that a pattern searches: the part before its first wildcard.
+    """Return the folder that a pattern searches, i.e. the part before its first wildcard.
 
     Args:
-        pattern: As for ``glob_paths``.
-        root: As for ``glob_paths``.
+        pattern: As in ``glob_paths``.
+        root: As in ``glob_paths``.
     """
     parts = Path(pattern).parts
     for number, part in enumerate(parts):
@@ -230,10 +227,10 @@ def fixed_part(pattern: str, root: str = "") -> Path:
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
-    """Refuse to open what could block, never end, or act on being opened.
+    """Raise for paths that could block, never end, or have side effects when opened.
 
     Raises:
-        OSError: There is no such file, or it is no regular file.
+        OSError: The file is missing, or is not a regular file.
     """
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
@@ -243,34 +240,34 @@ def check_regular(path: str | os.PathLike[str]) -> None:
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a file of a user for reading.
+    """Open a user's file for reading.
 
     Raises:
-        OSError: It cannot be opened, or is no regular file.
+        OSError: It cannot be opened, or is not a regular file.
     """
     check_regular(path)
     return open(path, "rb")
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """Return the content of a file of a user. Raises as ``open_regular``."""
+    """Return the content of a user's file. Raises as ``open_regular``."""
     with open_regular(path) as file:
         return file.read()
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """Return the text of a file of a user, in UTF-8; a byte order mark at its start is dropped.
+    """Return the UTF-8 text of a user's file; a byte order mark is dropped.
 
     Raises:
         OSError: As ``open_regular``.
-        UnicodeDecodeError: It is not UTF-8.
+        UnicodeDecodeError: The file is not UTF-8.
     """
     text = read_bytes(path).decode("utf-8-sig")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def size_and_time(path: str) -> tuple[int, int] | None:
-    """Return the bytes of a file and its time of change in nanoseconds; None if it is unknown."""
+    """Return size in bytes and modification time in ns of a file, or None if unknown."""
     try:
         found = os.stat(path)
     except OSError:
@@ -281,7 +278,7 @@ def size_and_time(path: str) -> tuple[int, int] | None:
 # -------------------------------------------------------------------------------------------- parts
 
 
-def _refuse(error: OSError) -> None:
+def _raise_unlistable(error: OSError) -> None:
     raise ValueError(
         f"the folder {error.filename!r} cannot be listed ({error.strerror or error}): make it "
         "readable, or move it away"
@@ -332,5 +329,5 @@ def _names(folder: str) -> list[str]:
     try:
         return os.listdir(folder)
     except OSError as error:
-        _refuse(error)
+        _raise_unlistable(error)
         raise

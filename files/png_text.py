@@ -1,7 +1,7 @@
-"""Opening images whose PNG text or colour profile is larger than Pillow accepts.
+"""Open images whose PNG text or colour profile is larger than Pillow accepts.
 
-Programs keep whole workflows and editing histories in a PNG's text chunks. Pillow refuses a file
-with a megabyte in one of them, although no pixel depends on it.
+Some programs store workflows and editing histories in text chunks of a PNG. Pillow refuses a file
+with a megabyte in one of them, although pixels do not depend on it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 
 START = b"\x89PNG\r\n\x1a\n"
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-PROFILES = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # texts that are EXIF or XMP
-EXPANSION = 1032  # bytes that one byte of deflate can become at most
-TEXT = 1 << 20  # bytes of text that Pillow may expand, and of a profile that it reads itself
-MOST = 8_000_000  # bytes of a colour profile that are read, as by libpng
-MOST_TEXT = 1 << 22  # bytes of EXIF or XMP that are read
-MOST_PROFILES = 4
+PROFILES = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # texts with EXIF or XMP
+EXPANSION = 1032  # largest expansion of a byte by deflate
+MAX_TEXT = 1 << 20  # bytes of text, or of a profile, that Pillow may expand
+MAX_PROFILE = 8_000_000  # bytes of a colour profile that are read, as in libpng
+MAX_METADATA = 1 << 22  # bytes of EXIF or XMP that are read
+MAX_METADATA_CHUNKS = 4
 _head = struct.Struct(">I4s")
 
 
@@ -35,27 +35,27 @@ def open_image(
     formats: tuple[str, ...] | None = None,
     name: str = "",
 ) -> Image.Image:
-    """Open an image with Pillow; text in a PNG has no say in whether its pixels can be read.
+    """Open an image with Pillow, regardless of the size of text in a PNG.
 
     Args:
-        file: Its path, or the opened file.
-        formats: As of ``Image.open``; by default all that are known here.
-        name: What to call it in a warning about a colour profile that is left out; without, there
-            is none.
+        file: Path or open file.
+        formats: As in ``Image.open``; by default all of ``files.paths.FORMATS``.
+        name: Name of the image in a warning about an ignored colour profile; without it, there is
+            no warning.
 
     Raises:
-        OSError: It cannot be read, or is no image. Pillow raises others, too.
+        OSError: It cannot be read, or is not an image. Pillow raises other errors, too.
     """
     formats = tuple(FORMATS) if formats is None else formats
     if isinstance(file, str | os.PathLike):
         with open_regular(file) as opened:
-            lean = _lean(opened, name)
+            reduced = _without_large_chunks(opened, name)
     else:
-        lean = _lean(file, name)
+        reduced = _without_large_chunks(file, name)
         file.seek(0)
-    if lean is None:
+    if reduced is None:
         return Image.open(file, formats=formats)
-    data, profile = lean
+    data, profile = reduced
     image = Image.open(io.BytesIO(data), formats=formats)
     if profile is not None:
         image.info["icc_profile"] = profile
@@ -63,24 +63,24 @@ def open_image(
 
 
 def without_text(data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview:
-    """A PNG without the chunks that readers may refuse; any other file as it is.
+    """Drop chunks that readers may refuse from a PNG; return other files unchanged.
 
     Args:
         data: The whole file.
     """
-    lean = _lean(io.BytesIO(data), "")
-    return data if lean is None else lean[0]
+    reduced = _without_large_chunks(io.BytesIO(data), "")
+    return data if reduced is None else reduced[0]
 
 
-def _lean(file: IO[bytes], called: str) -> tuple[bytes, bytes | None] | None:
-    """A PNG without the chunks that Pillow would refuse, and its colour profile if that was one.
+def _without_large_chunks(file: IO[bytes], called: str) -> tuple[bytes, bytes | None] | None:
+    """Return a PNG without chunks that Pillow refuses, and its profile if that is among them.
 
-    None of any other file, and of a PNG without such chunks.
+    Return None for other files, and for a PNG without such chunks.
     """
     file.seek(0)
     if file.read(8) != START:
         return None
-    kept: list[tuple[int, int] | bytes] = [(0, 8)]  # stretches of the file, or other chunks
+    kept: list[tuple[int, int] | bytes] = [(0, 8)]  # spans of the file, or new chunks
     profile, text, profiles = None, 0, 0
     at, name = 8, b""
     while name != b"IEND":
@@ -89,21 +89,25 @@ def _lean(file: IO[bytes], called: str) -> tuple[bytes, bytes | None] | None:
         if len(head) < 8:
             break
         length, name = _head.unpack(head)
-        chunk: bytes | None = None  # instead of the one in the file
+        chunk: bytes | None = None  # replaces the chunk of the file
         if name in TEXTS and file.read(22).startswith(PROFILES):
             profiles += 1
-            chunk = _cut(name, _content(file, at, length)) if profiles <= MOST_PROFILES else b""
+            chunk = (
+                _truncated(name, _content(file, at, length))
+                if profiles <= MAX_METADATA_CHUNKS
+                else b""
+            )
         elif name in TEXTS:
             text += length
-            chunk = None if text * EXPANSION <= TEXT else b""
-        elif name == b"iCCP" and length * EXPANSION > TEXT:
+            chunk = None if text * EXPANSION <= MAX_TEXT else b""
+        elif name == b"iCCP" and length * EXPANSION > MAX_TEXT:
             found = _expanded(_content(file, at, length).partition(b"\0")[2][1:])
-            if len(found) > MOST:
+            if len(found) > MAX_PROFILE:
                 chunk = b""
                 if called:
                     message = "%s: its colour profile of more than %d MB is ignored"
-                    log.warning(message, called, MOST // 10**6)
-            elif len(found) > TEXT:
+                    log.warning(message, called, MAX_PROFILE // 10**6)
+            elif len(found) > MAX_TEXT:
                 profile, chunk = found, b""
         kept.append((at, 12 + length) if chunk is None else chunk)
         at += 12 + length
@@ -121,20 +125,20 @@ def _read(file: IO[bytes], piece: tuple[int, int] | bytes) -> bytes:
 
 def _content(file: IO[bytes], at: int, length: int) -> bytes:
     file.seek(at + 8)
-    return file.read(min(length, MOST))
+    return file.read(min(length, MAX_PROFILE))
 
 
-def _cut(name: bytes, content: bytes) -> bytes | None:
-    """The chunk of an EXIF or XMP that Pillow would refuse, without the rest; None of another."""
+def _truncated(name: bytes, content: bytes) -> bytes | None:
+    """Truncate an EXIF or XMP chunk that Pillow would refuse; None for other chunks."""
     key, _, rest = content.partition(b"\0")
     if name == b"zTXt":
         packed, plain = rest[1:], b"tEXt" + key + b"\0"
     elif name == b"iTXt" and rest[:1] == b"\1":
         packed, plain = rest[2:].split(b"\0", 2)[-1], b"iTXt" + key + bytes(5)
     else:  # not compressed
-        return _chunk(name + content[:MOST_TEXT]) if len(content) > MOST_TEXT else None
-    found = _expanded(packed) if len(packed) * EXPANSION > TEXT else b""
-    return _chunk(plain + found[:MOST_TEXT]) if len(found) > TEXT else None
+        return _chunk(name + content[:MAX_METADATA]) if len(content) > MAX_METADATA else None
+    found = _expanded(packed) if len(packed) * EXPANSION > MAX_TEXT else b""
+    return _chunk(plain + found[:MAX_METADATA]) if len(found) > MAX_TEXT else None
 
 
 def _chunk(body: bytes) -> bytes:
@@ -142,8 +146,8 @@ def _chunk(body: bytes) -> bytes:
 
 
 def _expanded(packed: bytes) -> bytes:
-    """What was compressed, up to one byte more than ``MOST``; empty if it is damaged."""
+    """Decompress up to one byte more than ``MAX_PROFILE``; empty if damaged."""
     try:
-        return zlib.decompressobj().decompress(packed, MOST + 1)
+        return zlib.decompressobj().decompress(packed, MAX_PROFILE + 1)
     except zlib.error:
         return b""

@@ -356,19 +356,19 @@ YAML: dict[str, tuple[str, tuple[str, ...]]] = {
         "degradation: {init_args: {scale: 3}}",
         ("degradation.init_args.scale is set to 3", "set data.init_args.scale instead"),
     ),
-    "a key that is there twice": (
+    "a duplicate key": (
         "data: {init_args: {batch_size: 2}}\ntrainer: {max_steps: 3}\n"
         "data: {init_args: {crop_size: 20}}",
-        ("the key 'data' is there twice, in line 1 already", "line 3"),
+        ("duplicate key 'data', first in line 1", "line 3"),
     ),
-    "one that is there twice within a list": (
+    "a duplicate key within a list": (
         "trainer:\n  callbacks:\n  - class_path: callbacks.psnr.PSNR\n"
         "    init_args: {border: 2, color: y, border: 3}",
-        ("the key 'border' is there twice", "line 4"),
+        ("duplicate key 'border'", "line 4"),
     ),
     "one that contains itself": (
         "trainer: {max_steps: 3}\ndata: &own {init_args: *own}",
-        ("what is named here by & contains itself by *", "line 2"),
+        ("this anchor (&) contains itself by an alias (*)", "line 2"),
     ),
     "null for a number": (
         "data: {init_args: {batch_size: null}}",

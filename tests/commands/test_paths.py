@@ -94,8 +94,8 @@ def test_the_ending_is_in_the_message(other: Path, refusal: Refusal) -> None:
     for key in ("config", "model", "data.init_args.train"):
         sentence = refusal("fit", "--config", "tiny.yaml", f"--{key}", "a.jpg")
         assert f"{key}" in sentence
-        assert "'a.jpg' is no configuration: the name of its file must end in .yaml" in sentence
-    with pytest.raises(ValueError, match=r"a\.jpg is no configuration"):
+        assert "'a.jpg' is not a configuration: its name must end in .yaml" in sentence
+    with pytest.raises(ValueError, match=r"a\.jpg is not a configuration"):
         degradation_of([other / "a.jpg"], 2)
 
 
@@ -272,12 +272,12 @@ def test_a_folder_that_cannot_be_listed(
 
 
 def test_a_format_that_runs_a_program_is_not_opened(tmp_path: Path) -> None:
-    from degradations.pictures import read_picture
+    from degradations.pictures import read_image
 
     Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="cannot be read as a picture"):
-        read_picture(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="cannot be read as an image"):
+        read_image(tmp_path / "a.png")
 
 
 # ---------------------------------------------------------------------------------------- modules

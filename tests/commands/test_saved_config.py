@@ -16,7 +16,7 @@ import yaml
 from lightning.pytorch import Callback
 
 from commands.saved_config import as_yaml
-from degradations.yaml_loader import strict_loader
+from files.yaml_loader import strict_loader
 
 Enlarger = Callable[..., None]
 Refusal = Callable[..., str]

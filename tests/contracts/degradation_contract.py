@@ -1,8 +1,8 @@
-"""What every Stage and every Degradation keeps, as test classes to run on yours.
+"""The contracts of Stage and Degradation, as test classes for your own classes, too.
 
 The classes of this repository and of `pytest tests/contracts --plugin my_sr.degradations` are found
-by test_degradations.py. A class that cannot be made without arguments is tested by a file of your
-own (run it with the repository on PYTHONPATH):
+by test_degradations.py. A class that requires arguments needs a test file of yours (run it with the
+repository on PYTHONPATH):
 
     from tests.contracts.degradation_contract import StageContract
 
@@ -32,7 +32,7 @@ from degradations.base import Degradation, Stage
 from degradations.canvas import Canvas
 from degradations.draws import Draws
 from degradations.fields import hashed_fields
-from degradations.params import Params, of_each_image, to_device
+from degradations.params import Params, split_params, to_device
 from degradations.pipeline import Pipeline
 from tests.contracts import discovery
 
@@ -42,12 +42,12 @@ CPU = torch.device("cpu")
 
 
 def build(cls: type, *arguments: Any) -> Any:
-    """An instance of a class that was found, or a failure that says how to test it all the same."""
+    """Make an instance of a found class, or fail and explain how to test it."""
     return discovery.made(cls, f"test it as the docstring of {__name__} shows", *arguments)
 
 
-def pictures(batch: int, size: tuple[int, int]) -> Tensor:
-    """(B, 3, H, W) in [0, 1]: smooth and rough parts, edges, clipped black and white."""
+def make_images(batch: int, size: tuple[int, int]) -> Tensor:
+    """Return (B, 3, H, W) in [0, 1]: smooth and rough parts, edges, clipped black and white."""
     generator = torch.Generator().manual_seed(1)
     H, W = size
     y, x = torch.linspace(0, 6, H).view(-1, 1), torch.linspace(0, 6, W)
@@ -57,7 +57,7 @@ def pictures(batch: int, size: tuple[int, int]) -> Tensor:
 
 
 def as_json_and_back(params: Params) -> Params:
-    """What a recorder does: arrays to lists of numbers in text, and arrays of them again."""
+    """Convert arrays to JSON and back, like a recorder."""
     text = json.dumps(params, default=np.ndarray.tolist)
 
     def arrays(value: Any) -> Any:
@@ -77,7 +77,7 @@ def flat(params: Params, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def assert_bit_equal(got: Params, expected: Params, images: slice = slice(None)) -> None:
-    """Equal parameters; `images` of the arrays of `expected` are compared."""
+    """Assert equal parameters; only `images` of the arrays of `expected` are compared."""
     got_flat, expected_flat = dict(flat(got)), dict(flat(expected))
     assert got_flat.keys() == expected_flat.keys()
     for path, value in expected_flat.items():
@@ -87,7 +87,7 @@ def assert_bit_equal(got: Params, expected: Params, images: slice = slice(None))
 
 @contextmanager
 def global_generators_untouched() -> Iterator[None]:
-    """Fail when the block draws from (or seeds) a generator that the process shares."""
+    """Fail if the block draws from, or seeds, a global generator."""
 
     def states() -> tuple[Any, ...]:
         key, position = np.random.get_state()[1:3]
@@ -100,13 +100,13 @@ def global_generators_untouched() -> Iterator[None]:
 
 
 def each(stage: Stage, x: Tensor, params: Params) -> list[Tensor]:
-    """What `forward` gives for each picture alone."""
-    own = of_each_image(stage.prepare(params), len(x))
+    """Apply `forward` to each image alone."""
+    own = split_params(stage.prepare(params), len(x))
     return [stage(image, part) for image, part in zip(x.split(1), own, strict=True)]
 
 
 def in_a_container(degradation: Stage | Degradation, x: Tensor) -> Tensor:
-    """What an `ImageSequential` of kornia gives, where it drew `SEEDS`."""
+    """Apply an `ImageSequential` of kornia that drew `SEEDS`."""
     from kornia.augmentation import ImageSequential
 
     container = ImageSequential(RandomDegradation(degradation))
@@ -117,7 +117,7 @@ def in_a_container(degradation: Stage | Degradation, x: Tensor) -> Tensor:
 
 
 def padded(images: list[Tensor]) -> Tensor:
-    """Pictures of differing sizes in one tensor, with 0 where there is none."""
+    """Pad images of differing sizes with 0 to one tensor."""
     height, width = (max(image.shape[axis] for image in images) for axis in (-2, -1))
     return torch.cat(
         [
@@ -131,15 +131,15 @@ def same(a: Any, b: Any) -> bool:
     return torch.equal(a, b) if isinstance(a, Tensor) else bool(a == b)
 
 
-def check_pictures(canvas: Canvas, expected: list[Tensor]) -> None:
-    """The pictures on a canvas are the expected ones.
+def check_images(canvas: Canvas, expected: list[Tensor]) -> None:
+    """Check the images on a canvas.
 
-    Equal to 1e-4; a stage that rounds to 8 bits may be one level off where two programs differ in
-    the last bit before they round, in 1 of 1000 values.
+    They must be equal to 1e-4. A stage that rounds to 8 bits may be one level off in 1 of 1000
+    values, if inputs of the rounding differ in the last bit.
 
     Args:
         canvas: The canvas.
-        expected: The pictures, (1, C, h, w) each.
+        expected: The images, (1, C, h, w) each.
     """
     assert canvas.pixels.dtype == torch.float32
     assert canvas.pixels.isfinite().all()
@@ -148,13 +148,13 @@ def check_pictures(canvas: Canvas, expected: list[Tensor]) -> None:
     for pixels, image in zip(canvas.pixels, expected, strict=True):
         h, w = image.shape[-2:]
         difference = (pixels[:, :h, :w] - image[0]).abs()
-        assert difference.max() <= 1.02 / 255, f"a picture is {difference.max():.2g} off"
+        assert difference.max() <= 1.02 / 255, f"an image is {difference.max():.2g} off"
         off, total = off + int((difference > 1e-4).sum()), total + difference.numel()
     assert off <= 1e-3 * total, f"{off} of {total} values are off by more than 1e-4"
 
 
 class StageContract:
-    """Subclass it and override the fixture `stage`."""
+    """Subclass this and override the fixture `stage`."""
 
     @pytest.fixture
     def stage(self) -> Stage:
@@ -166,7 +166,7 @@ class StageContract:
 
     @staticmethod
     def apply(stage: Stage, x: Tensor, params: Params) -> Tensor:
-        """What `forward` gives; pictures that come out with differing sizes are padded with 0."""
+        """Apply `forward`; images of differing output sizes are padded with 0."""
         there = to_device(params, len(x), x.device)
         if not stage.resizes:
             return stage(x, there)
@@ -180,7 +180,7 @@ class StageContract:
 
     @pytest.mark.parametrize("size", SIZES)
     def test_shape_dtype_and_values(self, stage, size):
-        y = self.run(stage, pictures(3, size))
+        y = self.run(stage, make_images(3, size))
         assert y.dtype == torch.float32
         assert y.ndim == 4
         assert len(y) == 3
@@ -192,8 +192,8 @@ class StageContract:
             pytest.param(torch.zeros(2, 3, 24, 24), id="black"),
             pytest.param(torch.ones(2, 3, 24, 24), id="white"),
             pytest.param(torch.full((2, 3, 24, 24), 0.3), id="grey"),
-            pytest.param(pictures(2, (24, 1)), id="one pixel wide"),
-            pytest.param(pictures(2, (1, 1)), id="one pixel"),
+            pytest.param(make_images(2, (24, 1)), id="one pixel wide"),
+            pytest.param(make_images(2, (1, 1)), id="one pixel"),
         ],
     )
     def test_hostile_images_give_finite_ones(self, stage, x):
@@ -202,25 +202,25 @@ class StageContract:
         assert y.isfinite().all()
 
     def test_same_seeds_give_the_same_bits(self, stage):
-        x = pictures(4, (32, 32))
+        x = make_images(4, (32, 32))
         assert torch.equal(self.run(stage, x), self.run(stage, x))
 
     @pytest.mark.parametrize("batch", [1, 3])
     def test_an_image_does_not_depend_on_its_batch(self, stage, batch):
-        x = pictures(16, (32, 32))
+        x = make_images(16, (32, 32))
         whole_params, whole = self.draw(stage, SEEDS, (32, 32)), self.run(stage, x)
         for start in range(0, 16, batch):
             part = slice(start, start + batch)
             params = self.draw(stage, SEEDS[part], (32, 32))
             assert_bit_equal(params, whole_params, part)
             y = self.apply(stage, x[part], params)
-            h, w = y.shape[-2:]  # pictures of differing sizes are padded to the largest of a batch
+            h, w = y.shape[-2:]  # images of differing sizes are padded to the largest of a batch
             torch.testing.assert_close(y, whole[part, :, :h, :w], rtol=0, atol=1e-5)
             assert not whole[part, :, h:].any()
             assert not whole[part, :, :, w:].any()
 
     def test_forward_is_pure(self, stage):
-        x = pictures(3, (32, 32))
+        x = make_images(3, (32, 32))
         if stage.resizes:
             x = x[:1]
         params = to_device(self.draw(stage, SEEDS[: len(x)], (32, 32)), len(x), CPU)
@@ -237,24 +237,24 @@ class StageContract:
 
     def test_no_global_generator_is_used(self, stage):
         with global_generators_untouched():
-            self.run(stage, pictures(3, (32, 32)))
+            self.run(stage, make_images(3, (32, 32)))
 
     def test_params_survive_json(self, stage):
-        x = pictures(3, (32, 32))
+        x = make_images(3, (32, 32))
         params = self.draw(stage, SEEDS[:3], (32, 32))
         expected = self.apply(stage, x, params)
         recorded = as_json_and_back(params)
         assert_bit_equal(recorded, params)
-        self.draw(stage, SEEDS[3:6], (32, 32))  # nothing of a draw may stay in the object
+        self.draw(stage, SEEDS[3:6], (32, 32))  # the object must not keep draws
         assert torch.equal(self.apply(stage, x, recorded), expected)
 
     def test_memory_format_does_not_matter(self, stage):
-        x = pictures(3, (32, 32))
+        x = make_images(3, (32, 32))
         y = self.run(stage, x.contiguous(memory_format=torch.channels_last))
         torch.testing.assert_close(y, self.run(stage, x), rtol=0, atol=1e-5)
 
     def test_pickles(self, stage):
-        x = pictures(2, (32, 32))
+        x = make_images(2, (32, 32))
         assert torch.equal(self.run(pickle.loads(pickle.dumps(stage)), x), self.run(stage, x))
 
     def test_prepare_keeps_the_drawn_parameters_and_is_idempotent(self, stage):
@@ -269,20 +269,20 @@ class StageContract:
 
     @pytest.mark.parametrize("size", SIZES)
     def test_a_canvas_gives_what_forward_gives(self, stage, size):
-        """Pictures that fill their canvas; the first size is that of many training crops."""
-        x = pictures(4, size)
+        """Images fill their canvas; the first size is common for training crops."""
+        x = make_images(4, size)
         with hashed_fields():
             params = stage.prepare(to_device(self.draw(stage, SEEDS[:4], size), 4, CPU))
             canvas = stage.on_canvas(Canvas.of(x), params)
             expected = each(stage, x, params)
         assert canvas.sizes.dtype == torch.int64
-        check_pictures(canvas, expected)
+        check_images(canvas, expected)
 
-    def test_pictures_of_differing_sizes_on_a_canvas(self, stage):
-        """Each as `forward` gives it alone: what a GPU makes after a stage that resizes."""
+    def test_images_of_differing_sizes_on_a_canvas(self, stage):
+        """Each image as by `forward` alone, as on a GPU after a stage that resizes."""
         sizes = [(40, 48), (33, 27), (17, 48), (40, 21)]
-        alone = [pictures(1, size) for size in sizes]
-        pixels = pictures(4, (40, 48))  # what lies outside a picture must not matter
+        alone = [make_images(1, size) for size in sizes]
+        pixels = make_images(4, (40, 48))  # pixels outside an image must not matter
         for image, x in zip(pixels, alone, strict=True):
             image[:, : x.shape[-2], : x.shape[-1]] = x[0]
         canvas = Canvas(pixels, torch.tensor(sizes), (40, 48))
@@ -290,7 +290,7 @@ class StageContract:
             params = stage.prepare(to_device(self.draw(stage, SEEDS[:4], (40, 48)), 4, CPU))
             got = stage.on_canvas(canvas, params)
             expected = [
-                stage(x, own) for x, own in zip(alone, of_each_image(params, 4), strict=True)
+                stage(x, own) for x, own in zip(alone, split_params(params, 4), strict=True)
             ]
         name = type(stage).__name__
         fix = (
@@ -301,19 +301,19 @@ class StageContract:
             "and images go through forward one by one"
         )
         try:
-            check_pictures(got, expected)
+            check_images(got, expected)
         except AssertionError as error:
             raise AssertionError(f"{fix} ({error})") from error
 
     def test_works_in_a_container_of_kornia(self, stage):
-        x = pictures(3, (32, 32))
+        x = make_images(3, (32, 32))
         y = in_a_container(stage, x)
         assert y.shape == x.shape
         assert torch.equal(y, Pipeline(1.0, [stage], quantize=False)(x, SEEDS[:3]))
 
     @pytest.mark.gpu
     def test_runs_on_cuda_with_the_same_params(self, stage):
-        x = pictures(3, (32, 32))
+        x = make_images(3, (32, 32))
         drawn = self.draw(stage, SEEDS[:3], (32, 32))
         with hashed_fields():
             expected = each(stage, x, stage.prepare(to_device(drawn, 3, CPU)))
@@ -323,11 +323,11 @@ class StageContract:
             canvas = stage.on_canvas(Canvas.of(x.cuda()), params)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        check_pictures(Canvas(*(part.cpu() for part in canvas[:2]), canvas.hr_size), expected)
+        check_images(Canvas(*(part.cpu() for part in canvas[:2]), canvas.hr_size), expected)
 
 
 class DegradationContract:
-    """Subclass it and override the fixture `make`: a function from the scale to a degradation."""
+    """Subclass this and override the fixture `make`, a function from scale to degradation."""
 
     @pytest.fixture
     def make(self) -> Callable[[Any], Degradation]:
@@ -341,7 +341,7 @@ class DegradationContract:
     @pytest.mark.parametrize("size", SIZES)
     def test_shape_dtype_and_range(self, make, scale, size):
         degradation = make(scale)
-        lr = degradation(pictures(3, size), SEEDS[:3])
+        lr = degradation(make_images(3, size), SEEDS[:3])
         assert lr.shape == (3, 3, round(size[0] / scale), round(size[1] / scale))
         assert lr.shape[-2:] == degradation.lr_size(size)
         assert lr.dtype == torch.float32
@@ -353,8 +353,8 @@ class DegradationContract:
         [
             pytest.param(torch.zeros(2, 3, 24, 24), id="black"),
             pytest.param(torch.ones(2, 3, 24, 24), id="white"),
-            pytest.param(pictures(2, (24, 2)), id="LR one pixel wide"),
-            pytest.param(pictures(2, (2, 2)), id="LR one pixel"),
+            pytest.param(make_images(2, (24, 2)), id="LR one pixel wide"),
+            pytest.param(make_images(2, (2, 2)), id="LR one pixel"),
         ],
     )
     def test_hostile_images_give_images(self, degradation, hr):
@@ -363,12 +363,12 @@ class DegradationContract:
         assert lr.max() <= 1
 
     def test_same_seeds_give_the_same_bits(self, make):
-        hr = pictures(4, (32, 32))
+        hr = make_images(4, (32, 32))
         assert torch.equal(make(2.0)(hr, SEEDS[:4]), make(2.0)(hr, SEEDS[:4]))
 
     @pytest.mark.parametrize("batch", [1, 3])
     def test_an_image_does_not_depend_on_its_batch(self, degradation, batch):
-        hr = pictures(16, (32, 32))
+        hr = make_images(16, (32, 32))
         whole_params, whole = degradation.params_of(SEEDS, hr.shape), degradation(hr, SEEDS)
         for start in range(0, 16, batch):
             part = slice(start, start + batch)
@@ -378,30 +378,30 @@ class DegradationContract:
             torch.testing.assert_close(lr, whole[part], rtol=0, atol=1e-5)
 
     def test_hr_is_left_alone(self, degradation):
-        hr = pictures(3, (32, 32))
+        hr = make_images(3, (32, 32))
         before = hr.clone()
         degradation(hr, SEEDS[:3])
         assert torch.equal(hr, before)
 
     def test_no_global_generator_is_used(self, degradation):
         with global_generators_untouched():
-            degradation(pictures(3, (32, 32)), SEEDS[:3])
+            degradation(make_images(3, (32, 32)), SEEDS[:3])
 
     def test_recorded_params_replay(self, degradation):
-        hr = pictures(3, (32, 32))
+        hr = make_images(3, (32, 32))
         expected = degradation(hr, SEEDS[:3])
         recorded = as_json_and_back(degradation.params_of(SEEDS[:3], hr.shape))
-        degradation.params_of(SEEDS[3:6], hr.shape)  # nothing of a draw may stay in the object
+        degradation.params_of(SEEDS[3:6], hr.shape)  # the object must not keep draws
         assert torch.equal(degradation.replay(hr, recorded), expected)
 
     def test_autocast_changes_nothing(self, degradation):
-        hr = pictures(3, (32, 32))
+        hr = make_images(3, (32, 32))
         with torch.autocast("cpu", torch.bfloat16):
             lr = degradation(hr, SEEDS[:3])
         assert torch.equal(lr, degradation(hr, SEEDS[:3]))
 
     def test_pickles(self, degradation):
-        hr = pictures(2, (32, 32))
+        hr = make_images(2, (32, 32))
         copy = pickle.loads(pickle.dumps(degradation))
         assert torch.equal(copy(hr, SEEDS[:2]), degradation(hr, SEEDS[:2]))
 
@@ -411,10 +411,10 @@ class DegradationContract:
             make(scale)
 
     def test_at_another_scale(self, make):
-        degradation, hr = make(2.0), pictures(2, (32, 32))
+        degradation, hr = make(2.0), make_images(2, (32, 32))
         assert degradation.at(2.0) is degradation
         if not degradation.any_scale:
-            with pytest.raises(ValueError, match=r"makes LR for its own scale only, 2, not for 3:"):
+            with pytest.raises(ValueError, match=r"supports only its own scale 2, not 3:"):
                 degradation.at(3.0)
             return
         expected = make(2.0)(hr, SEEDS[:2])
@@ -425,7 +425,7 @@ class DegradationContract:
         assert torch.equal(degradation(hr, SEEDS[:2]), expected)
 
     def test_refuses_what_is_no_float_image(self, degradation):
-        hr = pictures(2, (32, 32))
+        hr = make_images(2, (32, 32))
         with pytest.raises(TypeError, match=r"hr is torch\.uint8.*divide them by 255"):
             degradation((hr * 255).byte(), SEEDS[:2])
         with pytest.raises(TypeError, match=r"hr is torch\.float64; expected torch\.float32"):
@@ -435,15 +435,15 @@ class DegradationContract:
 
     def test_refuses_another_number_of_seeds(self, degradation):
         with pytest.raises(ValueError, match="3 seeds for 2 images"):
-            degradation(pictures(2, (32, 32)), SEEDS[:3])
+            degradation(make_images(2, (32, 32)), SEEDS[:3])
 
     def test_works_in_a_container_of_kornia(self, degradation):
-        hr = pictures(3, (32, 32))
+        hr = make_images(3, (32, 32))
         assert torch.equal(in_a_container(degradation, hr), degradation(hr, SEEDS[:3]))
 
     @pytest.mark.gpu
     def test_runs_on_cuda_with_the_same_params(self, degradation):
-        hr = pictures(3, (32, 32))
+        hr = make_images(3, (32, 32))
         lr = degradation(hr.cuda(), SEEDS[:3])
         assert lr.is_cuda
         params = degradation.params_of(SEEDS[:3], hr.shape)

@@ -1,4 +1,4 @@
-"""A folder of measured kernels, which no repository holds."""
+"""A folder of measured kernels, which the repository does not contain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CORNER = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 27]], np.float64)  # sum 63, no 
 
 
 def measured() -> MeasuredPSF:
-    """The stage of a folder with two kernels, of 3x3 and 1x7 pixels; the folder is gone by now."""
+    """Make the stage of a removed folder with two kernels of 3x3 and 1x7 pixels."""
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder, "corner.npy"), CORNER)
         np.save(Path(folder, "line.npy"), np.arange(1, 8)[None])

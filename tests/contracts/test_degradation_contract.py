@@ -1,4 +1,4 @@
-"""The contract can fail: stages that break it, each caught by the test that is meant to."""
+"""The contract can fail: each broken stage is caught by the intended test."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_broken_stage_is_caught(stage, check, error):
 
 
 class Darker(Plain):
-    """Looks at the places of pixels."""
+    """Depends on the places of pixels."""
 
     def forward(self, x, params):
         return x * torch.linspace(1, 0, x.shape[-1], device=x.device)
@@ -159,8 +159,8 @@ class OwnCanvas(Darker):
 )
 def test_what_a_canvas_breaks_is_told_with_its_fix(stage, fix):
     with pytest.raises(AssertionError, match=fix):
-        CHECK.test_pictures_of_differing_sizes_on_a_canvas(stage())
-    CHECK.test_pictures_of_differing_sizes_on_a_canvas(Darker())
+        CHECK.test_images_of_differing_sizes_on_a_canvas(stage())
+    CHECK.test_images_of_differing_sizes_on_a_canvas(Darker())
 
 
 class Corner(Degradation):

@@ -34,7 +34,7 @@ def jiggle():
 
 
 BLUR = {"choices": {"kernel_size": [3, 5]}, "fixed": {"border_type": "replicate"}}
-# How to make those of our classes that need arguments (beside the scale).
+# How to make classes that require arguments (beside the scale).
 STAGES = {
     H264: lambda: pytest.importorskip("av") and H264(),
     Kornia: lambda: Kornia("kornia.filters.box_blur", **BLUR),

@@ -352,7 +352,7 @@ def test_texts_of_a_png_have_no_say_in_its_pixels(kind, deep, late, tmp_path):
     assert read_size(tmp_path / "a.png") == (7, 5)
     assert pixels_of(data) == 35
     if not deep:
-        as_metrics_see_it = pictures.read_picture(tmp_path / "a.png")
+        as_metrics_see_it = pictures.read_image(tmp_path / "a.png")
         np.testing.assert_array_equal(as_metrics_see_it[0].permute(1, 2, 0) * 255, RGB)
 
 

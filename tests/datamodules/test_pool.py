@@ -95,7 +95,7 @@ def test_16_bits_are_refused():
 
 
 def test_an_lr_that_is_not_rounded_is_refused():
-    with pytest.raises(ValueError, match=r"keeps 8 bits, and lr has more.*quantize: true"):
+    with pytest.raises(ValueError, match=r"stores 8 bits, but lr has more.*quantize: true"):
         list(training(module(degradation=Pooled(2, quantize=False))))
 
 
@@ -144,7 +144,7 @@ def test_resuming_on_another_number_of_processes_is_refused(tmp_path):
     data = module()
     data.trainer = Stage("train", world=2)  # type: ignore[assignment]
     data.setup("fit")
-    with pytest.raises(ValueError, match="of 1 processes, and now there are 2"):
+    with pytest.raises(ValueError, match="of 1 processes, but there are 2 now"):
         data.load_state_dict(state)
 
 

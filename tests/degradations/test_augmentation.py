@@ -1,4 +1,4 @@
-"""Our degradations as augmentations of kornia."""
+"""Degradations as augmentations of kornia."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_same_on_batch(hr):
 
 
 def test_pairs_of_lr_and_hr(hr):
-    """The HR as a mask, so that both are flipped alike."""
+    """The HR is a mask, so that both get the same flips."""
     pairs = AugmentationSequential(
         RandomHorizontalFlip(p=0.5), RandomDegradation(Bicubic(2.0)), data_keys=["input", "mask"]
     )

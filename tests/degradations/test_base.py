@@ -1,4 +1,4 @@
-"""The contract's errors, each with its message, and what the base classes promise."""
+"""Errors of the base classes, and what they guarantee."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEEDS = torch.arange(2)
 
 
 class Probe(Stage):
-    """Returns what a function makes of x and the parameters."""
+    """Apply a function to x and the parameters."""
 
     def __init__(self, function):
         super().__init__()
@@ -37,7 +37,7 @@ class Probe(Stage):
 
 
 class Crop(Degradation):
-    """Returns whatever part of HR it is told to."""
+    """Return a given part of the HR."""
 
     def __init__(self, scale, part):
         super().__init__(scale)
@@ -71,8 +71,8 @@ class TestStagesAreChecked:
             through(function)(HR, SEEDS)
 
     def test_values_are_read_on_the_first_batch_only(self):
-        """Reading them makes a GPU wait; types and shapes cost nothing and are always checked."""
-        factors = iter([1.0, 1.0, math.nan, math.nan])  # for one picture each
+        """Reading values makes a GPU wait; types and shapes are always checked."""
+        factors = iter([1.0, 1.0, math.nan, math.nan])  # for one image each
         degradation = through(lambda x, params: x * next(factors))
         degradation(HR, SEEDS)
         assert degradation(HR, SEEDS).isnan().all()
@@ -179,7 +179,7 @@ class TestDegradation:
         assert (seen != Draws(SEEDS).uniform()).all()
 
     def test_gradients_pass(self):
-        """For methods that look through a degradation (guidance, cycle losses)."""
+        """For methods that differentiate a degradation (guidance, cycle losses)."""
         hr = HR.clone().requires_grad_()
         Pipeline(2.0, [Probe(lambda x, params: x * 0.5)], quantize=False)(
             hr, SEEDS
@@ -230,7 +230,7 @@ def test_quantize_8bit():
 
 
 def test_full_float32_on_cuda_and_only_there():
-    """The settings are the process's, so they are put back; no CUDA is needed to set them."""
+    """The settings of the process are restored; setting them requires no CUDA."""
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
     matmul.fp32_precision = "tf32"
@@ -247,7 +247,7 @@ def test_full_float32_on_cuda_and_only_there():
 
 @pytest.mark.parametrize("older", ["highest", "high", "medium"])
 def test_full_float32_whichever_way_the_precision_was_set(older):
-    """torch refuses to read a precision that was set by both ways, and so to compile."""
+    """torch cannot read a precision that was set in both ways, and cannot compile."""
     matmul, mkldnn = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
     before = matmul.fp32_precision, mkldnn.fp32_precision
     torch.set_float32_matmul_precision(older)
@@ -267,5 +267,5 @@ def test_a_stage_that_writes_to_hr_is_refused():
     stages = [Probe(lambda x, params: x.mul_(0.5))]
     with pytest.raises(ValueError, match="Pipeline changed the HR in place"):
         Pipeline(2.0, stages, executor="images")(HR.clone(), SEEDS)
-    with torch.inference_mode():  # which keeps no count of changes
+    with torch.inference_mode():  # which does not count changes
         Pipeline(2.0, [])(HR.clone(), SEEDS)

@@ -1,4 +1,4 @@
-"""Bicubic against Pillow, against MATLAB's files, against the published figures, and torch."""
+"""Bicubic compared with Pillow, MATLAB's files, published figures and torch."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class TestMatlab:
         for path in paths:
             lr = Bicubic(scale)(tensor(read(path)), SEED)
             file = tensor(read(path.parents[1] / "lr" / path.name))
-            assert psnr(lr, file, 1.0) > 53, path.name  # 53.4 to 57.7; 50 is asked for
+            assert psnr(lr, file, 1.0) > 53, path.name  # 53.4 to 57.7; 50 is required
 
     @pytest.mark.parametrize(
         ("name", "scale", "published"),
@@ -119,7 +119,7 @@ class TestKernel:
 
     @pytest.mark.parametrize("scale", [2, 3, 4])
     def test_is_keys_with_half(self, scale):
-        """An impulse gives the kernel's own values, Keys' Eq. 4 with a = -1/2, widened."""
+        """An impulse gives the values of the kernel, Keys' Eq. 4 with a = -1/2, widened."""
         n = 24 * scale
         impulse = torch.nn.functional.one_hot(torch.tensor(n // 2), n).float()
         out = resize(impulse.view(1, 1, 1, n).expand(1, 3, 1, n), (1, 24), clamp=False)[0, 0, 0]
@@ -189,7 +189,7 @@ class TestDegradation:
     ("size", "target"), [((24, 1), (6, 1)), ((1, 24), (1, 6)), ((8, 8), (4, 1))]
 )
 def test_one_column_or_row_is_as_any_other(size, target):
-    """torch reads beyond a picture of one column where it is antialiased."""
+    """torch reads beyond an image of one column with antialiasing."""
     image = torch.rand(1, 1, *size, generator=torch.Generator().manual_seed(0))
     mode = Image.Resampling.BICUBIC
     expected = np.asarray(Image.fromarray(image[0, 0].numpy()).resize(target[::-1], mode))

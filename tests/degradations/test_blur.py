@@ -1,4 +1,4 @@
-"""The blurs: what they draw, the kernels they make of it, measured kernels, bad input.
+"""Blurs: draws, kernels, measured kernels, bad input.
 
 Shapes and borders are tested in test_kernels.py and test_convolve.py.
 """
@@ -82,7 +82,7 @@ class TestDraws:
         uniform(plateau[plateau != 1], 1, 2)
 
     def test_images_of_a_batch_are_independent(self, drawn):
-        """Pairs of neighbours: what one draws says nothing of the other."""
+        """Draws of neighbouring images are independent."""
         for name, parts in (("family", 6), ("kernel_size", 8), ("sigma_x", 5), ("cutoff", 5)):
             values = np.unique(drawn[name], return_inverse=True)[1] if parts > 5 else drawn[name]
             if parts == 5:
@@ -119,7 +119,7 @@ class TestDraws:
 
 
 def by_hand(params, i, extent=10):
-    """The kernel of image `i`, pixel by pixel in double precision."""
+    """Return the kernel of image `i`, pixel by pixel in double precision."""
     c, s = math.cos(params["rotation"][i]), math.sin(params["rotation"][i])
     U = np.array([[c, -s], [s, c]])
     variances = [params["sigma_x"][i] ** 2, params["sigma_y"][i] ** 2]
@@ -179,7 +179,7 @@ class TestKernels:
             stage = DefocusBlur((radius, radius))
             psf = stage.psf(tensors(draw(stage, 1), 1))
             assert psf.shape[-1] == side
-            wanted = min(1.0, 1 / (math.pi * radius**2))  # in the middle, where all is covered
+            wanted = min(1.0, 1 / (math.pi * radius**2))  # in the centre, fully covered
             assert psf[0, side // 2, side // 2].item() == pytest.approx(wanted, rel=1e-5)
 
     def test_stages_blur_by_their_kernels(self):
@@ -191,7 +191,7 @@ class TestKernels:
             n = psf.shape[-1] // 2
             y = stage(x, params)[..., 20 - n : 21 + n, 20 - n : 21 + n]
             expected = psf.unsqueeze(1).expand(-1, 3, -1, -1)
-            torch.testing.assert_close(y, expected, rtol=0, atol=1e-5)  # left-out rings
+            torch.testing.assert_close(y, expected, rtol=0, atol=1e-5)  # skipped rings
 
 
 class TestMeasuredPSF:
@@ -220,10 +220,10 @@ class TestMeasuredPSF:
         assert MeasuredPSF("$MY_KERNELS").psf({"which": torch.tensor([0])}).shape == (1, 3, 3)
 
     def test_no_folder_and_an_empty_one(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="no such folder"):
+        with pytest.raises(FileNotFoundError, match="which is not a folder"):
             MeasuredPSF(str(tmp_path / "nowhere"))
         (tmp_path / "kernel.mat").write_bytes(b"MATLAB")
-        with pytest.raises(FileNotFoundError, match=r"holds no kernel \(\.png or \.npy\)"):
+        with pytest.raises(FileNotFoundError, match=r"contains no kernel \(\.png or \.npy\)"):
             MeasuredPSF(str(tmp_path))
 
     @pytest.mark.parametrize(
@@ -264,8 +264,8 @@ class TestMeasuredPSF:
         (Blur, {"families": (1.0,)}, "6 probabilities"),
         (Blur, {"sigma": (3.0, 0.2)}, "sigma is .*reversed"),
         (Blur, {"sigma": (0.0, 0.2)}, "sigma is"),
-        (Blur, {"beta_generalized": (1.5, 4.0)}, "beta_generalized is .*holds 1"),
-        (Blur, {"beta_plateau": (0.2, 0.5)}, "beta_plateau is .*holds 1"),
+        (Blur, {"beta_generalized": (1.5, 4.0)}, "beta_generalized is .*contains 1"),
+        (Blur, {"beta_plateau": (0.2, 0.5)}, "beta_plateau is .*contains 1"),
         (Blur, {"sinc": 1.5}, "sinc is 1.5; expected a probability"),
         (Sinc, {"kernel_size": (8, 8)}, "both odd"),
         (Sinc, {"cutoff": (1.0, 4.0)}, "cutoff is"),

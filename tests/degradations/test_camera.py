@@ -1,4 +1,4 @@
-"""Camera: the raw picture, its noise, the filter, and the way back."""
+"""Camera: the raw image, its noise, the filter, and development."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from degradations.camera import Camera, bayer_masks, demosaic, develop, unproces
 from degradations.canvas import Canvas
 from degradations.draws import Draws
 from degradations.fields import hashed_fields
-from degradations.params import of_each_image, to_device
+from degradations.params import split_params, to_device
 
 N = 10_000
 CPU = torch.device("cpu")
@@ -78,18 +78,18 @@ def test_white_is_white_in_both_colour_spaces():
 
 
 def test_developing_undoes_unprocessing():
-    """Below the highlights, whose gains are kept on purpose."""
+    """Below the highlights, which keep their gains."""
     params = drawn(8)
     to_camera, to_rgb = (torch.tensor(params[name]).float() for name in ("to_camera", "to_rgb"))
     x = 0.2 + 0.5 * torch.rand(8, 3, 9, 7, generator=torch.Generator().manual_seed(0))
-    x = 0.7 * x.mean(1, keepdim=True) + 0.3 * x  # colours that each of the cameras can see
+    x = 0.7 * x.mean(1, keepdim=True) + 0.3 * x  # colours in the gamut of all cameras
     y = develop(unprocess(x, to_camera, GAINS), to_rgb, GAINS)
     torch.testing.assert_close(y, x, rtol=0, atol=1e-4)
 
 
 def test_raw_values_in_closed_form():
     x = torch.tensor([0.5, 0.25, 0.75]).view(1, 3, 1, 1)
-    # The smooth step 3 t^2 - 2 t^3 maps 1/2 to itself; gamma 2.2 then.
+    # Smoothstep 3 t^2 - 2 t^3 maps 1/2 to itself; then gamma 2.2.
     raw = unprocess(x, PLAIN, GAINS)
     assert raw[0, 0].item() == pytest.approx(0.5**2.2 / 2.0, rel=1e-5)
     t = raw[0, 1].item() * 1.25
@@ -105,14 +105,14 @@ def test_white_stays_white():
 
 
 def test_white_reaches_the_limit_of_the_sensor():
-    """In all colours, whatever their gains; below the highlights gains are divided out."""
+    """White stays saturated in all colours; below the highlights gains are divided out."""
     assert torch.equal(unprocess(torch.ones(1, 3, 2, 2), PLAIN, GAINS), torch.ones(1, 3, 2, 2))
     grey = unprocess(torch.full((1, 3, 2, 2), 0.5), PLAIN, GAINS)
     torch.testing.assert_close(grey, (0.5**2.2 / GAINS).expand(1, 3, 2, 2))
 
 
 def test_noise_below_black_is_kept_until_development():
-    """So it averages out: half of the interpolated values, too, come out below black."""
+    """So it averages out: half of the interpolated values are below black, too."""
     changes = {"exposure": 1.0, "red_gain": 1.0, "blue_gain": 1.0, "bits": 14}
     params = applied(1, shot=0.0, read=1e-4, **changes)
     params["to_camera"] = params["to_rgb"] = PLAIN
@@ -146,7 +146,7 @@ def test_bayer(pattern):
 @pytest.mark.parametrize("size", [(2, 2), (7, 10), (8, 5)])
 @pytest.mark.parametrize("pattern", range(4))
 def test_demosaicing(pattern, size):
-    """What was seen is kept; what was not is the mean of its neighbours, so a ramp is exact."""
+    """Measured values are kept, others are the mean of their neighbours: a ramp is exact."""
     x = ramp(*size)
     masks = bayer_masks(x, torch.tensor([pattern]))
     y = demosaic((x * masks).sum(1, keepdim=True), masks, mirrored)
@@ -186,7 +186,7 @@ def test_noise_variance_is_shot_times_signal_plus_read(level):
     below_black = stats.norm.cdf(0.0, signal, np.sqrt(shot * signal + read))
     if below_black < 1e-3:
         assert raw.var().item() == pytest.approx(shot * signal + read, rel=0.03)
-    else:  # cut off at black: the upper half of the distribution is whole
+    else:  # clipped at black: the upper half of the distribution is complete
         upper = (raw - signal)[raw > signal]
         expected = shot * signal + read
         assert upper.square().mean().item() == pytest.approx(expected, rel=0.05)
@@ -214,13 +214,13 @@ def test_raw_values_are_whole_numbers():
 # ---------------------------------------------------------------------------------------- canvas
 
 
-def test_the_edge_of_a_picture_on_a_canvas():
+def test_the_edge_of_a_image_on_a_canvas():
     sizes = [(20, 18), (13, 18), (20, 9), (1, 5)]
     pixels = torch.rand(4, 3, 20, 18, generator=torch.Generator().manual_seed(3))
     params = applied(4)
     with hashed_fields():
         got = Camera().on_canvas(Canvas(pixels, torch.tensor(sizes), (20, 18)), params)
-        for n, (own, (h, w)) in enumerate(zip(of_each_image(params, 4), sizes, strict=True)):
+        for n, (own, (h, w)) in enumerate(zip(split_params(params, 4), sizes, strict=True)):
             expected = Camera()(pixels[n : n + 1, :, :h, :w], own)
             torch.testing.assert_close(
                 got.pixels[n : n + 1, :, :h, :w], expected, atol=2e-3, rtol=0
@@ -237,7 +237,7 @@ def test_the_edge_of_a_picture_on_a_canvas():
         ({"iso": (0, 100)}, "iso is"),
         ({"red_gain": (0.5, 2.0)}, "red_gain is"),
         ({"bits": (12, 20)}, "bits is"),
-        ({"bits": (12.5, 14)}, "bits is .*whole numbers"),
+        ({"bits": (12.5, 14)}, "bits is .*integers"),
         ({"exposure": (2.0, 0.1)}, "exposure is"),
     ],
 )
@@ -246,6 +246,6 @@ def test_refuses(arguments, message):
         Camera(**arguments)
 
 
-def test_refuses_grey_pictures():
-    with pytest.raises(ValueError, match="Camera was given 1 channels"):
+def test_refuses_grey_images():
+    with pytest.raises(ValueError, match="Camera got 1 channels"):
         Camera()(torch.rand(1, 1, 8, 8), applied(1))

@@ -19,7 +19,7 @@ from degradations.jpeg import JPEG
 HALF = {"subsampling": "4:2:0"}
 PILLOW = {
     WebP: ("WEBP", {"method": 4}),
-    # One thread: with more, the encoder's bits may be others.
+    # One thread: the bits of the encoder depend on their number.
     AVIF: ("AVIF", {"speed": 6, "max_threads": 1, **HALF}),
     PillowJPEG: ("JPEG", HALF),
 }
@@ -95,7 +95,7 @@ def test_brightness_and_place_are_kept(stage, size):
             assert error(y[..., 1:, 1:], x[..., 1:, 1:]) < error(y[..., 1:, 1:], shifted)
 
 
-def test_each_picture_has_its_own_quality(stage):
+def test_each_image_has_its_own_quality(stage):
     x = crop(40, 48) / 255
     low, _, high = (as_params(**own) for own in qualities(stage))
     both = {name: torch.cat([low[name], high[name]]) for name in low}
@@ -104,8 +104,8 @@ def test_each_picture_has_its_own_quality(stage):
     assert torch.equal(y[1:], stage(x, high))
 
 
-def test_pictures_on_a_canvas_are_cut_out(stage):
-    """Exactly as alone, whatever lies around them; and that is left as it is."""
+def test_images_on_a_canvas_are_cut_out(stage):
+    """Images on a canvas are coded as alone; pixels around them stay."""
     pixels = torch.rand(2, 3, 40, 48, generator=torch.Generator().manual_seed(0))
     sizes = [(40, 29), (17, 48)]
     own = as_params(**qualities(stage)[0])

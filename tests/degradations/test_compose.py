@@ -1,4 +1,4 @@
-"""Stages made of stages: who gets what, in which order, by either executor."""
+"""Stages of stages: selection and order, by both executors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 from degradations.base import Stage
 from degradations.canvas import Canvas
-from degradations.compose import OneOf, Shuffled, Sometimes, check_probabilities, named
+from degradations.compose import OneOf, Shuffled, Sometimes, check_probabilities, name_stages
 from degradations.draws import Draws
 from degradations.noise import GaussianNoise
-from degradations.params import of_each_image, to_device
+from degradations.params import split_params, to_device
 from degradations.pipeline import Pipeline
 
 N = 4000
@@ -53,7 +53,7 @@ class Square(Double):
 
 
 class Crop(Double):
-    """Leave the left half."""
+    """Keep the left half."""
 
     resizes = True
 
@@ -71,10 +71,10 @@ def draw(stage, count=N, first=0):
 
 
 def results(stage, x=X):
-    """Whole batch, picture by picture, and on a canvas, with the drawn parameters."""
+    """Return the results of a whole batch, image by image, and on a canvas, and the parameters."""
     drawn = draw(stage, len(x))
     params = stage.prepare(to_device(drawn, len(x), torch.device("cpu")))
-    own = of_each_image(params, len(x))
+    own = split_params(params, len(x))
     each = [stage(image, part) for image, part in zip(x.split(1), own, strict=True)]
     return drawn, each, stage.on_canvas(Canvas.of(x), params), params
 
@@ -225,7 +225,12 @@ def test_prepare_reaches_the_stage(make):
 
 def test_names_in_a_list():
     stages = [GaussianNoise(), Double(), GaussianNoise(), GaussianNoise()]
-    assert list(named(stages)) == ["GaussianNoise", "Double", "GaussianNoise#2", "GaussianNoise#3"]
+    assert list(name_stages(stages)) == [
+        "GaussianNoise",
+        "Double",
+        "GaussianNoise#2",
+        "GaussianNoise#3",
+    ]
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "values", "type"])

@@ -28,7 +28,7 @@ def pipeline(*stages):
 
 @pytest.fixture
 def file(tmp_path):
-    """A function that writes a configuration and gives its path."""
+    """Return a function that writes a configuration and returns its path."""
 
     def write(content, name="own.yaml"):
         path = tmp_path / name
@@ -40,7 +40,7 @@ def file(tmp_path):
 
 
 class Both(Degradation):
-    """Two recipes, whose scale is this one's.
+    """Two recipes of the same scale.
 
     Args:
         scale: The scale.
@@ -60,7 +60,7 @@ class Both(Degradation):
 
 @pytest.fixture
 def both(monkeypatch):
-    """The class path of `Both`, as that of a user's own file."""
+    """Return the class path of `Both` in a user's file."""
     module = types.ModuleType("plugin_of_both")
     module.Both = Both
     monkeypatch.setitem(sys.modules, "plugin_of_both", module)
@@ -78,7 +78,7 @@ def test_a_shipped_file():
     ("name", "recipe"), [("invsr", ResShift), ("invsr_imagenet_test", ImageNetTest)]
 )
 def test_the_files_of_invsr_are_the_recipes_as_they_are(name, recipe):
-    """Whose numbers test_recipes.py compares with the tables."""
+    """test_recipes.py compares their numbers with the tables."""
     path = REPO / f"configs/degradation/{name}.yaml"
     shipped, shape = degradation_of([path], 4.0), torch.Size((8, 3, 64, 64))
     assert type(shipped) is recipe
@@ -161,12 +161,12 @@ def test_recipes_in_a_recipe_take_its_scale(file, both):
         ({"init_args": {"quantize": True}}, "no class_path of a degradation"),
         ({"degradation": None}, "no class_path of a degradation"),
         ({"model": {}}, "has 'model' at its top; expected class_path"),
-        ({"degradation": "there.yaml"}, "there.yaml is named in a configuration but is no file"),
+        ({"degradation": "there.yaml"}, "there.yaml is named in a configuration but is not a file"),
         ("", "holds None; expected keys"),
-        ("a: [1", "is no YAML: .*line 1"),
+        ("a: [1", "is not YAML: .*line 1"),
         (
             f"class_path: {NOISE}\ninit_args: {{}}\nclass_path: {NOISE}",
-            r"own\.yaml: the key 'class_path' is there twice, in line 1 already, .* line 3",
+            r"own\.yaml: duplicate key 'class_path', first in line 1; .* line 3",
         ),
     ],
 )
@@ -181,7 +181,7 @@ def test_errors_name_the_file_and_the_key(file, content, message):
 def test_a_key_twice_in_a_recipe_in_a_recipe(file, both):
     file(f"class_path: {NOISE}\nclass_path: {NOISE}", "two.yaml")
     path = file({"class_path": both, "init_args": {"members": {"two": "two.yaml"}}})
-    with pytest.raises(ValueError, match="the key 'class_path' is there twice") as caught:
+    with pytest.raises(ValueError, match="duplicate key 'class_path'") as caught:
         degradation_of([path], 2.0)
     assert "two.yaml" in str(caught.value)
 
@@ -196,7 +196,7 @@ def test_an_unknown_key_of_a_recipe_in_a_recipe(file, both):
 def test_a_missing_file_and_a_missing_scale(file, tmp_path):
     with pytest.raises(ValueError, match=r"nowhere\.yaml cannot be read: No such file"):
         degradation_of([tmp_path / "nowhere.yaml"], 2.0)
-    with pytest.raises(ValueError, match=r"own\.yaml: no data\.init_args\.scale"):
+    with pytest.raises(ValueError, match=r"own\.yaml has no data\.init_args\.scale"):
         degradation_of([file(BICUBIC)])
     with pytest.raises(ValueError, match="name a file"):
         degradation_of([])

@@ -1,4 +1,4 @@
-"""docs/degradations.md: every stage and recipe is in it, and all that it names is there."""
+"""docs/degradations.md names every stage and recipe, and only things that exist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLOCKS = dict(re.findall(r"```yaml\n# (\S+)\n(.*?)```", TEXT, re.DOTALL))
 
 
 def stages():
-    """The public stages of the package."""
+    """Return the public stages of the package."""
     found = set()
     for module in pkgutil.iter_modules(degradations.__path__):
         members = vars(importlib.import_module(f"degradations.{module.name}"))
@@ -36,14 +36,14 @@ def stages():
     return sorted(found)
 
 
-def test_every_stage_and_every_recipe_is_there():
+def test_every_stage_and_recipe_is_named():
     assert len(stages()) > 20
     assert [name for name in stages() if f"`{name}`" not in TEXT] == []
     recipes = [path.stem for path in (REPO / "configs" / "degradation").glob("*.yaml")]
     assert [name for name in recipes if f"| `{name}` |" not in TEXT] == []
 
 
-def test_every_class_it_names_is_there():
+def test_named_classes_exist():
     members = set(dir(kornia.augmentation))
     for module in pkgutil.iter_modules(degradations.__path__):
         members |= vars(importlib.import_module(f"degradations.{module.name}")).keys()
@@ -52,10 +52,10 @@ def test_every_class_it_names_is_there():
     assert named - members == set()
 
 
-def test_all_pictures_are_there_and_small():
-    pictures = re.findall(r"!\[[^\]]+\]\((\S+)\)", TEXT)
-    assert len(pictures) > 5
-    for name in pictures:
+def test_images_exist_and_are_small():
+    images = re.findall(r"!\[[^\]]+\]\((\S+)\)", TEXT)
+    assert len(images) > 5
+    for name in images:
         assert (REPO / "docs" / name).stat().st_size < (
             400_000 if name.endswith("png") else 150_000
         )

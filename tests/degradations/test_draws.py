@@ -11,8 +11,8 @@ from degradations.draws import GAMMA, Draws, mix, seed_of
 
 N = 20_000
 SEEDS = np.arange(N)
-# All tests run at fixed seeds, so that they cannot fail by chance: this only says how extreme a
-# result would have to be for us to call the generator broken.
+# All tests run at fixed seeds, so they cannot fail by chance: this only sets how extreme a result
+# must be to call the generator broken.
 ALPHA = 1e-3
 
 
@@ -124,7 +124,7 @@ class TestDistributions:
         values = Draws(SEEDS).integers(-2, 5)
         assert values.dtype == np.int64
         counts = np.bincount(values + 2, minlength=7)
-        assert len(counts) == 7  # 5 itself is left out
+        assert len(counts) == 7  # 5 is exclusive
         assert stats.chisquare(counts).pvalue > ALPHA
 
     def test_integers_of_one_value_and_per_image(self):
@@ -135,7 +135,7 @@ class TestDistributions:
 
     @pytest.mark.parametrize("limits", [(5, 5), (5, 4), (0, np.array([1, 0, 1]))])
     def test_integers_refuses_an_empty_range(self, limits):
-        with pytest.raises(ValueError, match="is empty; high itself is left out"):
+        with pytest.raises(ValueError, match="is empty; high is exclusive"):
             first().integers(*limits)
 
     def test_choice(self):
@@ -148,7 +148,7 @@ class TestDistributions:
         assert stats.chisquare(equal).pvalue > ALPHA
 
     def test_choice_never_takes_what_has_no_probability(self, monkeypatch):
-        # The sum of these is just below 1; the largest number that a stream can give is above it.
+        # Their sum is just below 1; the largest number of a stream is above it.
         p = [0.0, 0.7, 0.2, 0.0999999, 0.0]
         for word in (0, 2**64 - 1):
             draws = first((1,))
@@ -183,7 +183,7 @@ class TestDistributions:
         assert seeds.min() >= 0
         assert len(np.unique(seeds)) == N
         assert stats.kstest(seeds / 2.0**63, "uniform").pvalue > ALPHA
-        # Generators that read the low half only must see different seeds, too.
+        # Generators that read only the low half must get different seeds, too.
         assert stats.kstest((seeds & 0xFFFFFFFF) / 2.0**32, "uniform").pvalue > ALPHA
 
 
@@ -214,14 +214,14 @@ class TestStreams:
         ],
     )
     def test_folds_are_independent(self, pair):
-        # Uniform over the unit square, not only each by itself.
+        # Uniform over the unit square, not only individually.
         x, y = (make(Draws(SEEDS)).uniform() for make in pair)
         counts = np.histogram2d(x, y, bins=8, range=[[0, 1], [0, 1]])[0].ravel()
         assert stats.chisquare(counts).pvalue > ALPHA
 
     @pytest.mark.parametrize("step", [1, 2**32, GAMMA - 2**64])
     def test_neighbouring_seeds_are_independent(self, step):
-        # Steps of GAMMA are the ones that a bare splitmix64 would turn into a shifted stream.
+        # A bare splitmix64 would turn steps of GAMMA into a shifted stream.
         with np.errstate(over="ignore"):
             x, y = Draws(SEEDS), Draws(SEEDS + step)
         a, b = np.stack([x.uniform() for _ in range(3)]), np.stack([y.uniform() for _ in range(3)])
@@ -259,14 +259,14 @@ class TestSeedsGiven:
 
     @pytest.mark.parametrize("seeds", [np.int64(3), np.zeros((2, 2), int)])
     def test_refuses_other_shapes(self, seeds):
-        with pytest.raises(ValueError, match=r"expected \(B,\), one an image"):
+        with pytest.raises(ValueError, match=r"expected \(B,\), one per image"):
             Draws(seeds)
 
     def test_refuses_seeds_on_another_device(self):
-        with pytest.raises(ValueError, match="seeds are on meta; they must stay on the CPU"):
+        with pytest.raises(ValueError, match="seeds are on meta; expected the CPU"):
             Draws(torch.zeros(3, dtype=torch.int64, device="meta"))
 
     @pytest.mark.gpu
     def test_refuses_seeds_on_a_gpu(self):
-        with pytest.raises(ValueError, match="must stay on the CPU"):
+        with pytest.raises(ValueError, match="expected the CPU"):
             Draws(torch.arange(3).cuda())

@@ -1,4 +1,4 @@
-"""Noise fields: per image, whatever the batch and the memory format; normal; independent."""
+"""Noise fields: per image in any batch and memory format; normal; independent."""
 
 from __future__ import annotations
 

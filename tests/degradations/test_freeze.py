@@ -1,4 +1,4 @@
-"""Frozen sets: what validation would have made, the same bytes again, nothing half or lost."""
+"""Frozen sets: equal to validation, reproducible, complete or absent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOISY = {
 SIZES = {"a": (24, 30), "b/c": (33, 47), "b/2020.01": (40, 40), "z": (25, 31)}
 
 
-def picture(folder: Path, name: str, size: tuple[int, int], mode: str = "RGB") -> None:
+def make_image(folder: Path, name: str, size: tuple[int, int], mode: str = "RGB") -> None:
     generator = np.random.default_rng(len(name))
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,12 +41,12 @@ def picture(folder: Path, name: str, size: tuple[int, int], mode: str = "RGB") -
 
 @pytest.fixture
 def images(tmp_path):
-    """RGB, RGBA, grey and palette PNG, a JPEG, a hidden file, and one that is no picture."""
+    """RGB, RGBA, grey and palette PNG, a JPEG, a hidden file, and a text file."""
     folder = tmp_path / "images"
     for (name, size), mode in zip(SIZES.items(), ("RGB", "RGBA", "L", "P"), strict=True):
-        picture(folder, f"{name}.png", size, mode)
-    picture(folder, "photo.jpg", (26, 22))
-    picture(folder, "._photo.png", (26, 22))
+        make_image(folder, f"{name}.png", size, mode)
+    make_image(folder, "photo.jpg", (26, 22))
+    make_image(folder, "._photo.png", (26, 22))
     (folder / "notes.txt").write_text("none")
     return folder
 
@@ -60,7 +60,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, config, images):
-    """Freeze into `out`; extra arguments; gives the shards."""
+    """Return a function that freezes into `out` with further arguments, and returns the shards."""
 
     def freeze_into(out: str, *arguments: object, status: int = 0) -> list[Path]:
         command = ["--config", config, "--out", tmp_path / out, images, "--name", "photos"]
@@ -101,16 +101,16 @@ def test_as_validation_would_have_made_it(run, images, config, scale):
 
 
 def test_colours_are_those_of_validation(run, images, config):
-    """Frozen pictures have no profile, so they have to be in sRGB."""
+    """Frozen images have no profile, so they must be in sRGB."""
     with_profile = {"RGB": rgb_profile(), "L": grey_profile(), "CMYK": ink_profile()}
     for name in SIZES:
         (images / f"{name}.png").unlink()
     for mode, profile in with_profile.items():
-        picture(images, f"{mode}.jpg", (24, 30), mode)
+        make_image(images, f"{mode}.jpg", (24, 30), mode)
         before = Image.open(images / f"{mode}.jpg")
         before.save(images / f"{mode}.jpg", icc_profile=profile)
         before.save(images / f"{mode}_of_another.jpg", icc_profile=b"no profile")
-    picture(images, "animation.gif", (24, 30), "P")
+    make_image(images, "animation.gif", (24, 30), "P")
     expected = batches(Folder(str(images)), config)
     got = batches(folder_of(run("out")), config)
     assert got.keys() == expected.keys()
@@ -120,8 +120,8 @@ def test_colours_are_those_of_validation(run, images, config):
 
 
 def test_linked_folders_are_those_of_validation(run, images, config, tmp_path):
-    picture(tmp_path / "elsewhere", "far.png", (24, 30))
-    picture(tmp_path / "elsewhere", ".hidden/of_a_tool.png", (24, 30))
+    make_image(tmp_path / "elsewhere", "far.png", (24, 30))
+    make_image(tmp_path / "elsewhere", ".hidden/of_a_tool.png", (24, 30))
     (images / "link").symlink_to(tmp_path / "elsewhere")
     (images / "again").symlink_to(images / "b")
     (tmp_path / "elsewhere" / "back").symlink_to(images)
@@ -151,7 +151,7 @@ def test_the_same_bytes_again(run, images):
     assert [path.read_bytes() for path in run("two", "--samples-per-shard", 2)] == first
     # An LR does not depend on what else is frozen.
     before = members(run("three"))
-    picture(images, "0.png", (24, 24))
+    make_image(images, "0.png", (24, 24))
     after = members(run("four"))
     assert {name: after[name] for name in before} == before
     assert len(after) == len(before) + 3
@@ -202,14 +202,14 @@ def test_a_crop_is_of_the_middle(run, images):
     files = members(run("out", "--crop", 21))
     got = np.array(Image.open(io.BytesIO(files["photo.hr.png"])))
     whole = np.array(Image.open(images / "photo.jpg"))
-    assert np.array_equal(got, whole[2:22, 0:20])  # 21 of the middle, of which 20 fit the scale
+    assert np.array_equal(got, whole[2:22, 0:20])  # centre crop of 21, of which 20 fit the scale
 
 
 def test_it_says_how_to_read_them(run, config, caplog):
     with caplog.at_level(logging.INFO):
         shards = run("out")
-    assert "5 pictures frozen into 1 shards" in caplog.messages
-    start = caplog.messages.index("to validate on them, at data.init_args.scale 2:") + 1
+    assert "5 images frozen into 1 shards" in caplog.messages
+    start = caplog.messages.index("to validate on them at data.init_args.scale 2:") + 1
     printed = yaml.safe_load("\n".join(caplog.messages[start:]))
     source = printed["data"]["init_args"]["val"]["photos"]
     assert source["class_path"] == "datamodules.shards.Shards"
@@ -226,14 +226,14 @@ class TestRefusals:
     def test_nothing_is_overwritten(self, run, caplog):
         shards = run("out")
         before = [path.read_bytes() for path in shards]
-        assert "is there already" in self.error(run, caplog, "--crop", 8)
+        assert "a frozen set is never overwritten" in self.error(run, caplog, "--crop", 8)
         assert [path.read_bytes() for path in shards] == before
         run("out", "--name", "another")
 
     def test_a_failure_leaves_nothing_behind(self, run, images, caplog, tmp_path):
-        (images / "y.png").write_bytes(b"no picture")
+        (images / "y.png").write_bytes(b"no image")
         message = self.error(run, caplog, "--samples-per-shard", 1)
-        assert "y.png cannot be read as a picture" in message
+        assert "y.png cannot be read as an image" in message
         assert list((tmp_path / "out").iterdir()) == []
 
     @pytest.mark.parametrize("kind", ["colour", "grey", "tiff"])
@@ -257,7 +257,7 @@ class TestRefusals:
         assert "is not rounded to 8 bits" in self.error(run, caplog)
 
     def test_less_than_a_pixel(self, run, images, caplog):
-        picture(images, "tiny.png", (1, 30))
+        make_image(images, "tiny.png", (1, 30))
         assert "tiny.png is 1 x 30 px, less than one LR pixel at scale 2" in self.error(run, caplog)
 
     def test_too_small_for_the_crop(self, run, caplog):
@@ -265,22 +265,22 @@ class TestRefusals:
             run, caplog, "--crop", 28
         )
 
-    def test_two_pictures_of_one_key(self, run, images, caplog):
-        picture(images, "a.jpg", (24, 24))
+    def test_two_images_of_one_key(self, run, images, caplog):
+        make_image(images, "a.jpg", (24, 24))
         assert "would both have the key 'a'" in self.error(run, caplog)
 
-    def test_two_pictures_of_one_key_without_dots(self, run, images, caplog):
-        picture(images, "b/2020_01.png", (24, 24))
+    def test_two_images_of_one_key_without_dots(self, run, images, caplog):
+        make_image(images, "b/2020_01.png", (24, 24))
         message = self.error(run, caplog)
         assert "'b/2020.01' and 'b/2020_01' would both have the key 'b/2020_01'" in message
 
-    def test_no_pictures(self, config, tmp_path, caplog):
+    def test_no_images(self, config, tmp_path, caplog):
         (tmp_path / "empty").mkdir()
         for folder in ("empty", "nowhere"):
             command = ["--config", config, "--scale", 2, "--out", tmp_path / "out"]
             assert freeze.main([str(a) for a in (*command, tmp_path / folder)]) == 2
-        assert "holds no pictures" in caplog.text
-        assert "is no folder" in caplog.text
+        assert "contains no images" in caplog.text
+        assert "is not a folder" in caplog.text
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize("name", ["a/b", ".a"])

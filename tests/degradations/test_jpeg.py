@@ -1,4 +1,4 @@
-"""JPEG: Pillow's bits from every path, what is drawn, and gradients."""
+"""JPEG: bit-equal to Pillow on every path; draws and gradients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from degradations.arrays import to_bytes
 from degradations.base import quantize_8bit
 from degradations.canvas import Canvas
 from degradations.draws import Draws
-from degradations.jpeg import JPEG, SUBSAMPLINGS, coded
+from degradations.jpeg import JPEG, SUBSAMPLINGS, encode_decode
 from degradations.params import to_device
 
 CPU = torch.device("cpu")
@@ -58,13 +58,13 @@ def as_params(quality, subsampling):
     return {name: torch.tensor(value) for name, value in numbers.items()}
 
 
-def on_one_canvas(stage, pictures, quality, subsampling):
-    """Each picture after the stage, (h, w, 3) uint8; around them on the canvas is noise."""
-    extent = tuple(max(p.shape[axis] for p in pictures) for axis in (0, 1))
-    pixels = torch.rand(len(pictures), 3, *extent, generator=torch.Generator().manual_seed(0))
-    for canvas, picture in zip(pixels, pictures, strict=True):
-        canvas[:, : picture.shape[0], : picture.shape[1]] = as_tensor(picture)[0]
-    sizes = torch.tensor([p.shape[:2] for p in pictures])
+def on_one_canvas(stage, images, quality, subsampling):
+    """Return each image after the stage, (h, w, 3) uint8, from a canvas with noise around them."""
+    extent = tuple(max(p.shape[axis] for p in images) for axis in (0, 1))
+    pixels = torch.rand(len(images), 3, *extent, generator=torch.Generator().manual_seed(0))
+    for canvas, image in zip(pixels, images, strict=True):
+        canvas[:, : image.shape[0], : image.shape[1]] = as_tensor(image)[0]
+    sizes = torch.tensor([p.shape[:2] for p in images])
     done = stage.on_canvas(Canvas(pixels, sizes, extent), as_params(quality, subsampling))
     return [to_bytes(y[:, :h, :w]) for y, (h, w) in zip(done.pixels, sizes.tolist(), strict=True)]
 
@@ -86,33 +86,33 @@ def test_the_real_codec_gives_the_bits_of_pillow(decoder, quality, subsampling):
     assert (jpeg._decoder().__module__ == "degradations.jpeg") == (decoder == "opencv")
     for number, (h, w) in enumerate([(200, 180), *SIZES]):
         for pixels in (crop(h, w, number), noise(h, w)):
-            got = coded(pixels, quality, subsampling)
+            got = encode_decode(pixels, quality, subsampling)
             np.testing.assert_array_equal(got, by_pillow(pixels, quality, subsampling))
 
 
 @pytest.mark.parametrize("differentiable", [False, True])
 @pytest.mark.parametrize("subsampling", [{s: 1.0} for s in SUBSAMPLINGS] + [ALL], ids=str)
 def test_the_torch_codec_gives_the_bits_of_pillow(subsampling, differentiable):
-    """Pictures of many sizes, qualities and, in the last case, subsamplings on one canvas."""
+    """Images of many sizes, qualities and, in the last case, subsamplings on one canvas."""
     stage = JPEG(subsampling=subsampling, differentiable=differentiable)
     names = list(subsampling)
     for start in range(1, 101, 9):
-        pictures = [crop(h, w, n) if n % 3 else noise(h, w) for n, (h, w) in enumerate(SIZES)]
+        images = [crop(h, w, n) if n % 3 else noise(h, w) for n, (h, w) in enumerate(SIZES)]
         quality = [(start + 10 * n - 1) % 100 + 1 for n in range(len(SIZES))]
         subsamplings = [names[(n + start) % len(names)] for n in range(len(SIZES))]
-        got = on_one_canvas(stage, pictures, quality, subsamplings)
-        for picture, q, s, y in zip(pictures, quality, subsamplings, got, strict=True):
-            np.testing.assert_array_equal(y, by_pillow(picture, q, s), err_msg=f"{q} {s}")
+        got = on_one_canvas(stage, images, quality, subsamplings)
+        for image, q, s, y in zip(images, quality, subsamplings, got, strict=True):
+            np.testing.assert_array_equal(y, by_pillow(image, q, s), err_msg=f"{q} {s}")
 
 
-def check_mean_difference(pictures):
-    """At most 0.5 of 255 is asked for; it is 0."""
+def check_mean_difference(images):
+    """The limit is 0.5 of 255; it is 0."""
     for subsampling in ("4:2:0", "4:4:4"):
         stage = JPEG(subsampling={subsampling: 1.0})
-        qualities = np.linspace(10, 95, len(pictures)).round().astype(int).tolist()
-        for picture, quality in zip(pictures, qualities, strict=True):
-            [got] = on_one_canvas(stage, [picture], [quality], [subsampling])
-            expected = by_pillow(picture, quality, subsampling)
+        qualities = np.linspace(10, 95, len(images)).round().astype(int).tolist()
+        for image, quality in zip(images, qualities, strict=True):
+            [got] = on_one_canvas(stage, [image], [quality], [subsampling])
+            expected = by_pillow(image, quality, subsampling)
             assert np.abs(got.astype(float) - expected).mean() == 0
 
 
@@ -136,14 +136,14 @@ def test_forward_is_the_codec_on_8_bits(memory_format):
     names = ("4:2:0", "4:4:4", "4:2:2")
     y = JPEG()(x, as_params([12, 70, 95], names))
     assert y.is_contiguous(memory_format=memory_format)
-    for image, picture, quality, name in zip(y, quantize_8bit(x), (12, 70, 95), names, strict=True):
-        pixels = (picture * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    for out, image, quality, name in zip(y, quantize_8bit(x), (12, 70, 95), names, strict=True):
+        pixels = (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
         expected = as_tensor(by_pillow(pixels, quality, name))
-        assert torch.equal(image, expected[0])
+        assert torch.equal(out, expected[0])
 
 
 def test_rounding_is_half_to_even_like_everywhere():
-    # Multiples of 1/510 that float32 holds so that times 255 they are exact halves.
+    # Multiples of 1/510 that times 255 are exact halves in float32.
     x = torch.arange(512).float() / 510
     x = x[(x * 255) % 1 == 0.5]
     assert len(x) > 100
@@ -152,7 +152,7 @@ def test_rounding_is_half_to_even_like_everywhere():
 
 
 def test_gradients_pass_straight_through():
-    """Without its rounding JPEG in 4:4:4 changes nothing, so each gradient arrives as it is."""
+    """Without rounding, JPEG in 4:4:4 is the identity, and so is its gradient."""
     x = (as_tensor(crop(40, 48)) * 0.4 + 0.3).requires_grad_()
     weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     stage = JPEG(differentiable=True, subsampling=ALL)
@@ -160,8 +160,8 @@ def test_gradients_pass_straight_through():
     torch.testing.assert_close(x.grad, weights, rtol=0, atol=2e-3)
 
 
-def test_gradients_of_subsampled_pictures():
-    """Chroma is averaged, so a gradient that is the same everywhere arrives unchanged."""
+def test_gradients_of_subsampled_images():
+    """Chroma is averaged, which keeps a constant gradient."""
     x = (as_tensor(crop(40, 48)) * 0.4 + 0.3).requires_grad_()
     stage = JPEG(differentiable=True, subsampling=ALL)
     stage(x, as_params([30], ["4:2:0"])).sum().backward()
@@ -180,7 +180,7 @@ def test_clipping_stops_gradients():
     assert x.grad[..., :8].count_nonzero() > 0
 
 
-def test_the_real_codec_takes_pictures_that_need_gradients():
+def test_the_real_codec_takes_images_that_need_gradients():
     x = as_tensor(crop(16, 16)).requires_grad_()
     assert not JPEG()(x, as_params([60], ["4:2:0"])).requires_grad
 
@@ -252,12 +252,12 @@ def test_refuses_probabilities(subsampling):
         JPEG(subsampling=subsampling)
 
 
-@pytest.mark.parametrize("name", ["4:1:1", 14520])  # the second is what YAML makes of 4:2:0
+@pytest.mark.parametrize("name", ["4:1:1", 14520])  # YAML reads 4:2:0 as the second one
 def test_refuses_an_unknown_subsampling(name):
     with pytest.raises(ValueError, match=r"subsampling has the key .*4:4:4, 4:2:2, 4:2:0.*quoted"):
         JPEG(subsampling={name: 1.0})
 
 
-def test_refuses_grey_pictures():
+def test_refuses_grey_images():
     with pytest.raises(ValueError, match="1 channels"):
         JPEG()(torch.rand(1, 1, 8, 8), as_params([50], ["4:2:0"]))

@@ -1,4 +1,4 @@
-"""Kernels against closed forms: moments, values at points, transforms, areas."""
+"""Kernels compared with closed forms: moments, values at points, transforms, areas."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def f64(*values):
 
 
 def moments(kernel):
-    """Mean (column, row) and covariance of a kernel with sum 1; columns right, rows down."""
+    """Return mean (column, row) and covariance of a kernel with sum 1; columns right, rows down."""
     axis = np.arange(len(kernel)) - len(kernel) // 2
     k = kernel.numpy()
     places = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
@@ -52,13 +52,13 @@ def test_generalized_gaussians_have_their_covariance(beta):
     squared = kernels.squared_distance(*f64(shape).T, 120)
     kernel = kernels.normalized(kernels.bell(squared, f64(beta), GAUSSIAN))[0]
     mean_q = 2 ** (1 / beta) * special.gamma(2 / beta) / special.gamma(1 / beta)
-    # A flat kernel ends within a pixel: there the sum is not quite the integral.
+    # A flat kernel ends within a pixel, where the sum approximates the integral.
     np.testing.assert_allclose(moments(kernel)[1], mean_q / 2 * covariance(*shape), rtol=1e-2)
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.0, 1.7, 4.0])
 def test_shapes_at_points(beta):
-    """Along the first axis of sigma 2, turned to point down: q = 0, 1/4, 1, 9/4 and 4."""
+    """Along the first axis of sigma 2, rotated to point down: q = 0, 1/4, 1, 9/4 and 4."""
     squared = kernels.squared_distance(f64(2.0), f64(1.0), f64(math.pi / 2), 4)
     down = np.array([0, 0.5, 1.0, 1.5, 2.0]) ** 2
     np.testing.assert_allclose(squared[0, 4:, 4], down, atol=1e-12)
@@ -144,7 +144,7 @@ class TestMotion:
 
     @pytest.mark.parametrize("angle", [0.0, 30.0, 100.0, 250.0])
     def test_conventions_are_kornias(self, angle):
-        """Kornia's kernels are for correlations, ours are what a point becomes: turned round."""
+        """Kornia's kernels are for correlations, ours are flipped: the image of a point."""
         from kornia.filters import get_motion_kernel2d
 
         theirs = get_motion_kernel2d(15, angle, 0.8, mode="bilinear")[0].double().flip(0, 1)
@@ -164,7 +164,7 @@ class TestDisk:
         covered = kernels.disk(f64(radius), 10)[0]
         assert covered.sum().item() == pytest.approx(math.pi * radius**2, rel=1e-12)
         torch.testing.assert_close(covered, covered.T)
-        # The second moment of the disk, and that of the square that a pixel is.
+        # Second moments of the disk and of the square pixel.
         found = moments(covered / covered.sum())[1]
         if radius > 0.5:
             np.testing.assert_allclose(found, (radius**2 / 4 + 1 / 12) * np.eye(2), atol=0.04)

@@ -49,7 +49,7 @@ def test_levels_cover_the_range_uniformly():
 def test_mean_and_deviation_are_the_drawn_ones():
     x = torch.full((8, 3, 96, 96), 0.5)
     y, params = noisy(GaussianNoise((1.0, 30.0), clip=False), x, torch.arange(8))
-    assert len(set(params["levels"])) == 8  # one an image
+    assert len(set(params["levels"])) == 8  # one per image
     noise = ((y - x) * 255).flatten(1).double()
     n = noise.shape[1]
     # Five standard errors of a sample's mean and of its deviation.
@@ -139,7 +139,7 @@ def test_poisson_counts_of_a_rich_image_have_the_exact_distribution(level):
 def test_number_of_levels_is_a_power_of_two_above_the_different_values(different, N, on_canvas):
     x = torch.full((1, 3, 80, 50), 100 / 255)
     others = torch.tensor([value for value in range(256) if value != 100][: different - 1])
-    # At odd places, so that every second value says nothing of them.
+    # At odd places, so that every second value is independent of them.
     x.view(-1)[3001 : 3001 + 2 * len(others) : 2] = others / 255
     stage = PoissonNoise((1.0, 1.0), clip=False)
     params = to_device(drawn(stage, [different], x.shape[1:]), 1, CPU)
@@ -152,8 +152,8 @@ def test_number_of_levels_is_a_power_of_two_above_the_different_values(different
         assert (halved - halved.round()).abs().max() > 0.4
 
 
-def test_poisson_counts_values_inside_the_picture_only():
-    """A flat picture on a canvas of many values: N is 1."""
+def test_poisson_counts_values_inside_the_image_only():
+    """A flat image on a canvas of many values: N is 1."""
     pixels = photo(2, 3, 48, 48)
     pixels[0, :, :20, :30] = 0.5
     sizes = torch.tensor([[20, 30], [48, 48]])
@@ -204,7 +204,7 @@ def test_poisson_noise_keeps_gradients_to_the_image():
     assert torch.equal(gradient, torch.ones_like(x))
 
 
-# What those that add noise share
+# Shared behaviour of stages that add noise
 
 
 @pytest.mark.parametrize("noise", ADDED)
@@ -259,7 +259,7 @@ def test_values_outside_the_range_do_no_harm(noise):
         (SaltAndPepper, {"amount": (0.0, 1.5)}, "amount is"),
         (SaltAndPepper, {"salt": (0.7, 0.3)}, "salt is .*reversed"),
         (Quantization, {"bits": (0, 8)}, "bits is"),
-        (Quantization, {"bits": (2.5, 8)}, "bits is .*whole"),
+        (Quantization, {"bits": (2.5, 8)}, "bits is .*integers"),
         (Banding, {"period": (1.0, 8.0)}, "period is"),
         (Banding, {"amplitude": (-1.0, 8.0)}, "amplitude is"),
         (Banding, {"vertical": -0.1}, "vertical is"),
@@ -357,7 +357,7 @@ def test_random_bands_have_the_drawn_deviation():
     y, params = noisy(stage, x, np.arange(6))
     rows = y[:, 0, :, 0].double().numpy() * 255
     np.testing.assert_allclose(rows.std(1), params["levels"], rtol=5 / 8000**0.5)
-    # White: neighbouring rows do not know of each other.
+    # White: neighbouring rows are independent.
     correlation = [np.corrcoef(row[1:], row[:-1])[0, 1] for row in rows]
     assert np.abs(correlation).max() < 5 / 4000**0.5
 

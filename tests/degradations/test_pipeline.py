@@ -1,4 +1,4 @@
-"""Pipeline: the order, the streams' names, what follows the stages."""
+"""Pipeline: order, names of streams, and the steps after the stages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SEEDS = torch.arange(3) + 11
 
 
 class Gain(Stage):
-    """Multiply by a factor, one an image."""
+    """Multiply by a factor per image."""
 
     def draw(self, draws, shape):
         return {"factor": draws.uniform(0.5, 1.0)}
@@ -87,7 +87,7 @@ def test_adding_removing_and_moving_a_stage_leaves_the_others():
     assert_same(draws_of(Gain(), noise)["GaussianNoise"], alone)
     assert_same(draws_of(noise, Gain(), Offset())["GaussianNoise"], alone)
     assert_same(draws_of(Offset(), noise, Gain())["GaussianNoise"], alone)
-    # Also one of its own class, after it.
+    # Also a second one of the same class.
     twice = draws_of(noise, Gain(), GaussianNoise())
     assert_same(twice["GaussianNoise"], alone)
     assert_same(twice["Gain"], draws_of(Gain())["Gain"])
@@ -104,7 +104,7 @@ def test_another_range_keeps_the_quantiles():
 
 
 def test_a_stage_draws_from_its_named_stream():
-    """Frozen: the name is part of what makes an LR."""
+    """Frozen: the LR depends on the name."""
     expected = Draws(SEEDS).fold("degradation").fold("GaussianNoise").uniform(1.0, 30.0)
     np.testing.assert_array_equal(draws_of(GaussianNoise())["GaussianNoise"]["levels"], expected)
 
@@ -114,7 +114,7 @@ def test_no_stages_are_bicubic():
 
 
 def test_what_the_stages_leave_is_clamped_before_it_shrinks():
-    """As a sensor or a file would: over-exposed pixels do not lend light to their neighbours."""
+    """Like a sensor or a file: overexposed pixels do not add light to their neighbours."""
     hr = torch.zeros(3, 3, 8, 8)
     hr[..., ::2] = 1
     assert Pipeline(8.0, [Offset()])(hr, SEEDS).max() < 1
@@ -144,7 +144,7 @@ def test_what_works_on_the_cpu_is_not_compiled():
 
     Pipeline(2.0, [Codec()], executor="canvas")
     stages = {"Gain": Codec(), "Sometimes": Sometimes(Codec()), "noise": GaussianNoise()}
-    with pytest.raises(ValueError, match="compile is true, but Gain, Sometimes work on the CPU"):
+    with pytest.raises(ValueError, match="Gain, Sometimes always work on the CPU"):
         Pipeline(2.0, stages, compile=True)
 
 
@@ -168,7 +168,7 @@ def test_a_stage_that_changes_sizes_without_saying_so():
 
 
 def test_many_sizes_do_not_end_a_compiled_run(monkeypatch):
-    """torch gives up for good after 8; whole pictures in validation have as many sizes."""
+    """torch stops compiling after 8 shapes, and whole images have as many sizes."""
     compiled = []
 
     def compile(function, **settings):
@@ -211,7 +211,7 @@ class RowNoise(Gain):
 
 
 class Border(Gain):
-    """Blacken what lies at an edge of each image, and mirror the rest: a crop that keeps sizes."""
+    """Blacken the edges of each image and mirror the rest: depends on places, keeps sizes."""
 
     def forward(self, x, params):
         y = torch.zeros_like(x)
@@ -220,7 +220,7 @@ class Border(Gain):
 
 
 class Contrast(Gain):
-    """Stretch each image to its own darkest and brightest pixel."""
+    """Stretch each image to the range of its pixels."""
 
     def forward(self, x, params):
         low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
@@ -235,7 +235,7 @@ class ReadsItsNumber(Gain):
 
 
 def vignette(x, strength):
-    """As a function, for the adapter."""
+    """A function for the adapter."""
     return Vignette()(x, {"factor": torch.as_tensor(strength).to(x)})
 
 
@@ -278,7 +278,7 @@ def test_an_lr_is_the_same_one_by_one_and_on_a_canvas(stage, first):
 
 
 def test_a_vignette_after_a_resize_darkens_the_corners_of_each_image():
-    """By hand: a white image shrunk to a half keeps white, and its corner loses all."""
+    """A white image shrunk to half its size stays white, and its corner becomes black."""
     pipeline = Pipeline(2.0, [Resize(down=(0.5, 0.5), p=(0, 1, 0)), Vignette()], executor="canvas")
     params = pipeline.params_of(torch.arange(2), torch.Size((2, 3, 40, 40)))
     params["Vignette"]["factor"][:] = [1.0, 0.5]
@@ -323,7 +323,7 @@ def test_a_size_that_changes_one_by_one_is_named():
         def forward(self, x, params):
             return x[..., :1, :1]
 
-    with pytest.raises(TypeError, match=r"Cut changed the size of its pictures: set `resizes"):
+    with pytest.raises(TypeError, match=r"Cut changed the size of its images: set `resizes"):
         Pipeline(2.0, [Resize(), Cut()], executor="canvas")(HR, SEEDS)
 
 

@@ -1,4 +1,4 @@
-"""The pair pool: what comes out went in, chance follows from seeds, a checkpoint holds it whole."""
+"""The pair pool: pairs are kept intact, draws follow from seeds, checkpoints are complete."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ B, SIZE = 4, 12
 
 
 def batch(number: int, count: int = B) -> Pairs:
-    """Pairs that show, in every pixel and note, which they are."""
+    """Return pairs whose pixels and notes hold their number."""
     names = [number * count + i for i in range(count)]
     assert names[-1] < 250
     level = torch.tensor(names).view(-1, 1, 1, 1)
@@ -33,7 +33,7 @@ def seeds(number: int, count: int = B) -> list[int]:
 
 
 def names(pairs: Pairs) -> list[int]:
-    """Which pairs these are, when everything of them still belongs together."""
+    """Return the numbers of pairs, and check that their parts belong together."""
     found = [round(value * 255) for value in pairs.hr[:, 0, 0, 0].tolist()]
     for name, hr, lr, key, text in zip(found, *pairs[:2], *pairs.notes.values(), strict=True):
         assert torch.equal(hr, torch.full((3, 8, 6), float(name)).div_(255))
@@ -55,7 +55,7 @@ def test_then_as_many_come_out_as_go_in():
     inside = set(range(SIZE))
     for number, out in enumerate(given[3:], 3):
         assert len(set(out)) == B
-        assert set(out) <= inside  # nothing of this batch itself, and nothing that has gone
+        assert set(out) <= inside  # neither pairs of this batch nor removed ones
         inside = inside - set(out) | set(range(number * B, number * B + B))
         assert len(inside) == SIZE
 
@@ -68,12 +68,12 @@ def test_the_smallest_pool_gives_the_batch_before():
 
 
 def test_every_pair_has_the_same_chance():
-    """Chi-square of where in the pool 4 of 12 come from, over 3000 batches."""
+    """Chi-square of the slots of 4 out of 12 pairs, over 3000 batches."""
     pool = PairPool(SIZE)
     run(pool, range(3))
     picked: Counter[int] = Counter()
     for number in range(3000):
-        pool.exchange(batch(number % 60), [number])  # the seeds decide
+        pool.exchange(batch(number % 60), [number])  # only the seeds matter
         picked.update(pool._last.slots)
     expected = 3000 * B / SIZE
     chi2 = sum((picked[slot] - expected) ** 2 / expected for slot in range(SIZE))
@@ -104,7 +104,7 @@ def test_what_was_given_is_not_the_pools_own():
 
 
 def saved(pool: PairPool) -> list[dict]:
-    """Through a file, as a checkpoint."""
+    """Save to a file and load it, like a checkpoint."""
     file = io.BytesIO()
     torch.save(pool.states(), file)
     file.seek(0)
@@ -114,7 +114,7 @@ def saved(pool: PairPool) -> list[dict]:
 @pytest.mark.parametrize("stop", [0, 1, 2, 3, 4, 9])
 @pytest.mark.parametrize("ahead", [False, True])
 def test_resume(stop, ahead):
-    """Also of a checkpoint that is written when the next batch has been through already."""
+    """Also for a checkpoint that is written after the next batch has passed."""
     whole = run(PairPool(SIZE), range(14))
     pool = PairPool(SIZE)
     assert run(pool, range(stop)) == whole[:stop]
@@ -132,14 +132,14 @@ def test_state_is_of_8_bits_and_no_larger_than_what_is_in_it():
     run(pool, range(2))
     state = saved(pool)[0]
     assert state["hr"].dtype == state["lr"].dtype == torch.uint8
-    assert len(state["hr"]) == B  # the second batch is only noted so far
+    assert len(state["hr"]) == B  # the second batch is not applied yet
     assert state["last_hr"].shape == (B, 3, 8, 6)
 
 
 def test_another_number_of_processes_is_refused():
     pool = PairPool(SIZE)
     run(pool, range(3))
-    with pytest.raises(ValueError, match=r"init_args\.pool\) of 1 processes, and now there are 2"):
+    with pytest.raises(ValueError, match=r"init_args\.pool\) of 1 processes, but there are 2 now"):
         PairPool(SIZE).load(pool.states(), 0, 2)
 
 
@@ -148,7 +148,7 @@ def test_more_than_8_bits_are_refused(name):
     pool = PairPool(SIZE)
     pool.exchange(batch(0), seeds(0))
     pairs = batch(1)._replace(**{name: getattr(batch(1), name) + 1e-4})
-    with pytest.raises(ValueError, match=rf"init_args\.pool\) keeps 8 bits, and {name} has more"):
+    with pytest.raises(ValueError, match=rf"init_args\.pool\) stores 8 bits, but {name} has more"):
         pool.exchange(pairs, seeds(1))
 
 
@@ -162,7 +162,7 @@ def test_all_8_bit_values_pass_unchanged():
 
 
 def test_sizes_that_do_not_fit():
-    with pytest.raises(ValueError, match="a pool of 10 pairs is not a multiple of 4"):
+    with pytest.raises(ValueError, match="10 pairs is not a multiple of the batch size 4"):
         PairPool(10).exchange(batch(0), seeds(0))
     with pytest.raises(ValueError, match="a pool of 0 pairs"):
         PairPool(0)

@@ -1,4 +1,4 @@
-"""The contact sheet: files, words, errors."""
+"""The contact sheet: files, parameters, errors."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from skimage import data
 
 from degradations import preview
 from degradations.configure import degradation_of
-from degradations.noise import GaussianNoise
 from degradations.sheet import Section, Tile, page, sheet
-from degradations.words import words_of
 
 NOISE = "degradations.noise.GaussianNoise"
 RECIPE = {
@@ -36,7 +34,7 @@ RECIPE = {
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder with a photograph and a recipe, to work in."""
+    """Work in a folder with a photograph and a recipe."""
     monkeypatch.chdir(tmp_path)
     Image.fromarray(data.astronaut()).save("photo.png")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
@@ -48,7 +46,7 @@ def run(*arguments):
 
 
 def embedded(html):
-    """The pictures of a page."""
+    """Return the images of a page."""
     return [
         np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
         for text in re.findall(r"data:image/png;base64,([^\"]+)", html)
@@ -61,19 +59,19 @@ def test_both_files_show_what_the_degradation_does(folder, caplog):
     assert {path.name for path in folder.iterdir()} >= {"preview.png", "preview.html"}
     assert "preview.html" in caplog.text
     html = (folder / "preview.html").read_text()
-    pictures = embedded(html)
+    images = embedded(html)
     hr = data.astronaut()[224:288, 224:288]
-    np.testing.assert_array_equal(pictures[0], hr)
+    np.testing.assert_array_equal(images[0], hr)
     # The LR of the draw that is shown stage by stage, and those of all draws.
     degradation = degradation_of(["recipe.yaml"], 4.0)
     x = torch.from_numpy(hr / 255.0).float().permute(2, 0, 1)[None]
-    for seed, picture in zip((7, 7, 8, 9), pictures[-4:], strict=True):
+    for seed, image in zip((7, 7, 8, 9), images[-4:], strict=True):
         lr = degradation(x, torch.tensor([seed]))[0].permute(1, 2, 0) * 255
-        np.testing.assert_array_equal(picture, lr.round().numpy())
-    assert "sigma 25.0 of 255" in html
+        np.testing.assert_array_equal(image, lr.round().numpy())
+    assert "levels 25<br>grey " in html
     assert "64 x 64 px" in html
     assert "16 x 16 px" in html
-    assert re.search(r"(applied|left out), as in 50% of pictures", html)
+    assert re.search(r"(applied|skipped) \(probability 50%\)", html)
 
 
 def test_a_page_needs_nothing_from_elsewhere(folder):
@@ -88,9 +86,9 @@ def test_options(folder):
     out = folder / "sub" / "sheet.png"
     options = ("--draws", "2", "--rows", "2", "--crop", "32", "--at", "5", "6", "--scale", "2")
     assert run("photo.png", *options, "--out", out) == 0
-    pictures = embedded((folder / "sub" / "sheet.html").read_text())
-    np.testing.assert_array_equal(pictures[0], data.astronaut()[5:37, 6:38])
-    assert pictures[-1].shape == (16, 16, 3)
+    images = embedded((folder / "sub" / "sheet.html").read_text())
+    np.testing.assert_array_equal(images[0], data.astronaut()[5:37, 6:38])
+    assert images[-1].shape == (16, 16, 3)
     assert out.is_file()
 
 
@@ -103,10 +101,10 @@ def test_a_degradation_that_is_no_pipeline(folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere.png"], "there is no picture nowhere.png"),
-        (["recipe.yaml"], "recipe.yaml cannot be read as a picture"),
+        (["nowhere.png"], "the image nowhere.png does not exist"),
+        (["recipe.yaml"], "recipe.yaml cannot be read as an image"),
         (["photo.png", "--crop", "600"], "512 x 512 px, smaller than the crop of 600 px"),
-        (["photo.png", "--at", "400", "0"], "at row 400, column 0 is not within photo.png"),
+        (["photo.png", "--at", "400", "0"], "at row 400, column 0 is not inside photo.png"),
         (["photo.png", "--config", "no.yaml"], "no.yaml cannot be read: No such file"),
         (["photo.png", "--scale", "0"], "scale is 0.0; expected a positive number"),
         (["photo.png", "--scale", "1000"], "less than one pixel"),
@@ -124,7 +122,7 @@ def test_the_photograph_is_never_overwritten(folder, caplog, out):
     (folder / "link.png").symlink_to("photo.png")
     before = (folder / "photo.png").read_bytes()
     assert run("photo.png", "--out", out) == 2
-    assert "is read, and would be overwritten: give another --out" in caplog.text
+    assert "is an input and would be overwritten: give another --out" in caplog.text
     assert (folder / "photo.png").read_bytes() == before
     assert not (folder / "photo.html").exists()
 
@@ -132,7 +130,7 @@ def test_the_photograph_is_never_overwritten(folder, caplog, out):
 def test_a_folder_in_the_place_of_the_sheet(folder, caplog):
     (folder / "preview.html").mkdir()
     assert run("photo.png") == 2
-    assert "preview.html is a folder, and a file is to be written there" in caplog.text
+    assert "preview.html is a folder, but a file must be written there" in caplog.text
     assert not (folder / "preview.png").exists()
 
 
@@ -143,7 +141,7 @@ def test_an_unknown_key(folder, caplog):
     assert "recipe.yaml: unknown key 'degradation.init_args.quantise'" in caplog.text
 
 
-def test_a_grey_picture_of_16_bits(folder):
+def test_a_grey_image_of_16_bits(folder):
     deep = (np.arange(64 * 64).reshape(64, 64) * 16).astype(np.uint16)
     Image.fromarray(deep).save("deep.png")
     assert run("deep.png", "--crop", "64", "--draws", "1") == 0
@@ -151,33 +149,16 @@ def test_a_grey_picture_of_16_bits(folder):
     np.testing.assert_array_equal(shown[..., 0], np.round(deep / 257))
 
 
-def test_a_sheet_shows_pictures_where_they_belong():
+def test_a_sheet_shows_images_where_they_belong():
     red, small = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (16, 16), "blue")
     tiles = [Tile(red, "one", ["a line"]), Tile(small, "two"), Tile(None, "three")]
-    picture = np.asarray(sheet([Section("All", tiles, side=64)], width=180))
-    assert picture.shape[1] == 180
-    assert (picture == (255, 0, 0)).all(-1).sum() == 64 * 64
-    assert (picture == (0, 0, 255)).all(-1).sum() == 64 * 64  # enlarged to its place
+    image = np.asarray(sheet([Section("All", tiles, side=64)], width=180))
+    assert image.shape[1] == 180
+    assert (image == (255, 0, 0)).all(-1).sum() == 64 * 64
+    assert (image == (0, 0, 255)).all(-1).sum() == 64 * 64  # enlarged to the side
     assert "<b>one</b>" in page("title", [Section("All", tiles)])
 
 
 def test_text_is_escaped():
     html = page("<b>&", [Section("<i>", [Tile(None, "<u>", ["<s>"])])])
     assert not re.search(r"<(i|u|s)>", html)
-
-
-def test_words_of_what_is_not_known():
-    class Haze(GaussianNoise):
-        pass
-
-    class Own(torch.nn.Module):
-        pass
-
-    assert words_of(Haze(), {"levels": np.array([3.0]), "grey": np.array([True])}) == [
-        "sigma 3.0 of 255",
-        "the same in all colours",
-    ]
-    drawn = {"depth": np.array([0.123456]), "on": np.array([False]), "field_seeds": np.array([1])}
-    assert words_of(Own(), drawn) == ["depth 0.123", "on: no"]
-    assert words_of(GaussianNoise(), {"depth": np.array([2])}) == ["depth 2"]
-    assert words_of(None, {"which": np.array([1]), "a": {}, "b": {}}) == ["which b"]

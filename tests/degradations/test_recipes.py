@@ -1,4 +1,4 @@
-"""Recipes: what they draw against the papers' tables, and both executors against each other."""
+"""Recipes: draws compared with the papers' tables, and both executors with each other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from degradations.canvas import Canvas
 from degradations.draws import Draws
 from degradations.fields import hashed_fields
 from degradations.mixture import Mixture
-from degradations.params import of_each_image, to_device
+from degradations.params import split_params, to_device
 from degradations.photograph import Photograph
 from degradations.pipeline import Pipeline
 from degradations.real_esrgan import RealESRGAN, RealESRGANLight
@@ -53,7 +53,7 @@ def name_of(cls: Any) -> str:
     return getattr(cls, "__name__", None) or cls.func.__name__
 
 
-def pictures(batch: int, size: tuple[int, int]) -> torch.Tensor:
+def make_images(batch: int, size: tuple[int, int]) -> torch.Tensor:
     """Smooth, rough and clipped parts."""
     generator = torch.Generator().manual_seed(batch)
     y, x = torch.linspace(0, 9, size[0]).view(-1, 1), torch.linspace(0, 7, size[1])
@@ -82,7 +82,7 @@ def is_uniform(values: Any, low: float, high: float) -> None:
 
 
 def is_often(values: Any, p: dict[Any, float]) -> None:
-    """Discrete values, and how often each should come."""
+    """Discrete values and their probabilities."""
     assert set(np.unique(values).tolist()) <= {key for key, share in p.items() if share > 0}
     share = np.array([value for value in p.values() if value > 0])
     counts = [np.sum(values == key) for key, value in p.items() if value > 0]
@@ -100,7 +100,7 @@ def is_chance(values: Any, p: float) -> None:
 
 
 class Table(NamedTuple):
-    """One order, as the papers' tables have it: largest and smallest kernel, and so on."""
+    """One order as in the papers' tables: largest and smallest kernel, and so on."""
 
     sizes: range
     sinc: float
@@ -135,7 +135,7 @@ IMAGENET = Table(
 
 
 class Expected(NamedTuple):
-    """A second-order recipe: orders, chance of the second and its blur, qualities, last sinc."""
+    """A second-order recipe: orders, probability of the second and its blur, qualities, sinc."""
 
     first: Table
     second: Table | None
@@ -377,7 +377,7 @@ def numbers(params: dict[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def dependent(recipe: Degradation, batches: int = 300) -> set[str]:
-    """Parameters of which the first two images of a batch know of each other."""
+    """Return parameters in which the first two images of a batch are dependent."""
     seeds = np.arange(batches * 3).reshape(batches, 3)
     shape = torch.Size((3, 3, 96, 96))
     drawn = [numbers(recipe.params_of(row, shape)) for row in seeds]
@@ -442,7 +442,7 @@ def test_second_order_probability_changes_no_other_draw() -> None:
 
 def test_the_last_steps_in_both_orders() -> None:
     recipe = RealESRGAN(2.0, quantize=False)
-    x = pictures(1, (32, 32))
+    x = make_images(1, (32, 32))
     params = to_device(recipe.params_of(np.array([3]), x.shape), 1, CPU)["final"]
     final: Any = recipe.stages["final"]
     for last in (True, False):
@@ -466,10 +466,10 @@ def canvas_of(images: list[torch.Tensor], hr_size: tuple[int, int]) -> Canvas:
 def each_stage(
     recipe: Pipeline, hr: torch.Tensor, seeds: Any
 ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-    """(name, levels between the executors, given the same pictures; the same, from the HR on)."""
+    """Yield name, difference of the executors for equal inputs, and from the HR on, in levels."""
     batch, size = len(hr), (hr.shape[-2], hr.shape[-1])
     prepared = recipe._prepared(to_device(recipe.params_of(seeds, hr.shape), batch, CPU))
-    own = of_each_image(prepared, batch)
+    own = split_params(prepared, batch)
     images, chain = list(hr.split(1)), Canvas.of(hr)
     with hashed_fields():
         for name, stage in recipe.named_stages():
@@ -493,13 +493,13 @@ ROUNDS = {"BSRGAN": "shuffled", "Photograph": "camera", "Web": "saved", "RealESR
 
 @pytest.mark.parametrize("recipe", ALL, ids=name_of)
 def test_each_stage_is_the_same_by_both_executors(recipe: Callable[..., Pipeline]) -> None:
-    """To 1e-4 until something rounds; there, and in each stage alone, to a level in 99.9 %.
+    """Equal to 1e-4 before the first rounding; then, and in each stage alone, a level in 99.9 %.
 
-    Poisson's noise is looked up by rounded values. The composed stages `final` and `shuffled` round
-    within: a value that two programs round to two sides of a half moves a whole block of JPEG.
+    Poisson noise depends on rounded values. The composed stages `final` and `shuffled` round
+    internally: a value near a half that is rounded differently changes a whole block of JPEG.
     """
     rounded = False
-    for name, alone, chain in each_stage(recipe(4.0), pictures(6, (160, 144)), np.arange(6)):
+    for name, alone, chain in each_stage(recipe(4.0), make_images(6, (160, 144)), np.arange(6)):
         composed = name in ("final", "shuffled")
         assert (alone > 1.02).float().mean() <= (0.03 if composed else 1e-3), name
         first = name == ROUNDS.get(recipe.__name__, "jpeg")
@@ -513,11 +513,11 @@ def test_each_stage_is_the_same_by_both_executors(recipe: Callable[..., Pipeline
 @pytest.mark.parametrize("scale", [4.0, 3.7])
 @pytest.mark.parametrize("recipe", [*ALL, mixed], ids=name_of)
 def test_both_executors(recipe: Callable[..., Degradation], scale: float) -> None:
-    """At the end of two to four codecs, each of which moves the blocks that differ further apart.
+    """After two to four codecs, each of which increases the difference of blocks.
 
     A wrong stage would differ in most values.
     """
-    hr, seeds = pictures(6, (160, 144)), torch.arange(6)
+    hr, seeds = make_images(6, (160, 144)), torch.arange(6)
     images, canvas = recipe(scale, executor="images"), recipe(scale, executor="canvas")
     params = images.params_of(seeds, hr.shape)
     with hashed_fields():
@@ -528,7 +528,7 @@ def test_both_executors(recipe: Callable[..., Degradation], scale: float) -> Non
 
 @pytest.mark.parametrize("recipe", [*ALL, mixed], ids=name_of)
 def test_the_same_lr_in_any_batch(recipe: Callable[..., Degradation]) -> None:
-    hr, seeds = pictures(16, (40, 36)), torch.arange(16) + 5
+    hr, seeds = make_images(16, (40, 36)), torch.arange(16) + 5
     degrade = recipe(3.0)
     whole = degrade(hr, seeds)
     for batch in (1, 3):
@@ -539,11 +539,11 @@ def test_the_same_lr_in_any_batch(recipe: Callable[..., Degradation]) -> None:
 @pytest.mark.parametrize("scale", [2.0, 3.0, 3.7])
 @pytest.mark.parametrize("executor", ["images", "canvas"])
 @pytest.mark.parametrize("recipe", [*ALL, mixed], ids=name_of)
-def test_hostile_pictures(recipe: Callable[..., Degradation], executor: str, scale: float) -> None:
+def test_hostile_images(recipe: Callable[..., Degradation], executor: str, scale: float) -> None:
     degrade = recipe(scale, executor=executor)
     hostile = [
         torch.full((3, 16, 12), 0.5),
-        (pictures(1, (16, 12))[0] * 8 - 3).clamp(0, 1),  # clipped at both ends
+        (make_images(1, (16, 12))[0] * 8 - 3).clamp(0, 1),  # clipped at both ends
         torch.cat([torch.zeros(3, 16, 6), torch.ones(3, 16, 6)], dim=2),
     ]
     lr = degrade(torch.stack(hostile), torch.arange(3))
@@ -551,12 +551,12 @@ def test_hostile_pictures(recipe: Callable[..., Degradation], executor: str, sca
     assert lr.min() >= 0  # NaN fails both
     assert lr.max() <= 1
     if executor == "images":  # an LR of one pixel
-        assert degrade(pictures(2, (4, 4)), torch.arange(2)).isfinite().all()
+        assert degrade(make_images(2, (4, 4)), torch.arange(2)).isfinite().all()
 
 
 @pytest.mark.parametrize("recipe", [*ON_DEVICE, mixed], ids=name_of)
 def test_a_canvas_never_waits(recipe: Callable[..., Any]) -> None:
-    hr, seeds = pictures(3, (40, 36)), torch.arange(3)
+    hr, seeds = make_images(3, (40, 36)), torch.arange(3)
     degrade = recipe(4.0, executor="canvas")
     degrade(hr, seeds)  # the first batch is checked, which waits once
     parts = degrade.recipes.values() if isinstance(degrade, Mixture) else [degrade]
@@ -589,7 +589,7 @@ def test_waiting_is_seen() -> None:
 @pytest.mark.parametrize("usm", [True, False])
 def test_launches_of_the_compiled_canvas(usm: bool) -> None:
     recipe = RealESRGAN(4.0, usm=usm, executor="canvas")
-    hr, seeds = pictures(4, (64, 64)), torch.arange(4)
+    hr, seeds = make_images(4, (64, 64)), torch.arange(4)
     launches = count_launches(recipe, hr, seeds)
     assert launches.total <= 150, launches
     off = (launches.lr - recipe(hr, seeds)).abs() * 255
@@ -660,7 +660,7 @@ def test_channel_noise() -> None:
 
 
 def test_each_image_gets_what_its_recipe_gives() -> None:
-    mixture, hr, seeds = mixed(2.0), pictures(12, (24, 20)), torch.arange(12)
+    mixture, hr, seeds = mixed(2.0), make_images(12, (24, 20)), torch.arange(12)
     params = mixture.params_of(seeds, hr.shape)
     lr = mixture(hr, seeds)
     assert len(set(params["which"])) == 3
@@ -679,7 +679,7 @@ def of_image(params: dict[str, Any], n: int) -> dict[str, Any]:
 
 
 class Counting(Stage):
-    """Count the pictures that come."""
+    """Count the images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -697,13 +697,13 @@ class Counting(Stage):
 def test_a_mixture_costs_what_its_recipes_cost(executor: Any) -> None:
     counting = [Counting(), Counting()]
     recipes = [lambda scale, s=stage: Pipeline(scale, [s], executor=executor) for stage in counting]
-    Mixture(2.0, recipes)(pictures(16, (8, 8)), torch.arange(16))
+    Mixture(2.0, recipes)(make_images(16, (8, 8)), torch.arange(16))
     assert sum(stage.came for stage in counting) == 16
     assert all(stage.came for stage in counting)
 
 
 def test_by_masks_as_by_groups() -> None:
-    mixture, hr, seeds = mixed(2.0, executor="canvas"), pictures(8, (24, 20)), torch.arange(8)
+    mixture, hr, seeds = mixed(2.0, executor="canvas"), make_images(8, (24, 20)), torch.arange(8)
     with hashed_fields():
         grouped = mixture(hr, seeds)
         mixture.compiled = True
@@ -712,8 +712,8 @@ def test_by_masks_as_by_groups() -> None:
 
 
 def test_by_masks_only_the_first_batch_is_checked() -> None:
-    mixture, hr, seeds = mixed(2.0, executor="canvas"), pictures(4, (24, 20)), torch.arange(4)
-    mixture.compiled = True  # only some of the recipes need to be
+    mixture, hr, seeds = mixed(2.0, executor="canvas"), make_images(4, (24, 20)), torch.arange(4)
+    mixture.compiled = True  # only some of the recipes
     mixture(hr, seeds)
     with Waits() as waits:
         mixture(hr, seeds)
@@ -722,7 +722,7 @@ def test_by_masks_only_the_first_batch_is_checked() -> None:
 
 def test_another_weight_changes_no_image_that_stays() -> None:
     recipes = {"bicubic": Bicubic, "light": RealESRGANLight}
-    hr, seeds = pictures(16, (16, 16)), torch.arange(16)
+    hr, seeds = make_images(16, (16, 16)), torch.arange(16)
     few, many = (Mixture(2.0, recipes, weights) for weights in ([0.2, 0.8], [0.8, 0.2]))
     before, after = (m.params_of(seeds, hr.shape)["which"] for m in (few, many))
     stay = before == after
@@ -760,7 +760,7 @@ def test_mixture_refuses_what_is_no_recipe() -> None:
 
 
 def test_mixture_refuses_unknown_numbers() -> None:
-    mixture, hr = mixed(2.0), pictures(2, (16, 16))
+    mixture, hr = mixed(2.0), make_images(2, (16, 16))
     params = mixture.params_of(torch.arange(2), hr.shape)
     with pytest.raises(ValueError, match="which holds"):
         mixture.replay(hr, {**params, "which": np.array([0, 7])})

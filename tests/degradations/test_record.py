@@ -1,4 +1,4 @@
-"""Recorded parameters: lines that say all, and LR that comes again from them bit for bit."""
+"""Recorded parameters: complete lines, and bit-equal LR from them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from degradations.noise import GaussianNoise
 from degradations.params import Params, per_image
 from degradations.pipeline import Pipeline
 from degradations.record import Record, Replay, lines_of, records_of
-from degradations.record_files import of_rank
+from degradations.record_files import path_of_rank
 from tests.contracts.degradation_contract import assert_bit_equal
 
 SEEDS = torch.arange(6) * 7919 + 5
@@ -29,7 +29,7 @@ SHAPE = HR.shape
 
 
 class Strange(Stage):
-    """Parameters of every kind there is."""
+    """Parameters of every kind."""
 
     resizes = False
 
@@ -54,7 +54,7 @@ class Strange(Stage):
 
 
 class Level(Stage):
-    """Two parameters an image."""
+    """Two parameters per image."""
 
     def draw(self, draws, shape):
         return {"level": draws.uniform(7.0, 7.0), "field_seeds": draws.seeds()}
@@ -82,7 +82,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def recorded(path):
-    """A file of two batches; gives their LR."""
+    """Record two batches in a file, and return their LR."""
     record = Record(2.0, recipe, str(path))
     return torch.cat([record(HR[:4], SEEDS[:4]), record(HR[4:], SEEDS[4:])])
 
@@ -168,13 +168,13 @@ class TestRecord:
         with caplog.at_level(logging.WARNING):
             Record(2.0, recipe, str(path))(HR[:1], SEEDS[:1])
         assert path.read_bytes() == before + before.splitlines(keepends=True)[0]
-        assert "cut off" in caplog.text
+        assert "its last line is incomplete and is removed" in caplog.text
 
     @pytest.mark.parametrize("content", [b"PK\x03\x04", b"text\n", b'{"a": 1}\n'])
     def test_a_file_of_something_else_is_left_alone(self, path, content):
         path.parent.mkdir()
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="is there and holds no records"):
+        with pytest.raises(ValueError, match="exists but holds no records"):
             Record(2.0, recipe, str(path))(HR, SEEDS)
         assert path.read_bytes() == content
 
@@ -186,7 +186,7 @@ class TestRecord:
         monkeypatch.setattr("degradations.record._rank", lambda: 1)
         Record(2.0, recipe, str(path))(HR, SEEDS)
         assert [p.name for p in path.parent.iterdir()] == ["params.rank1.jsonl"]
-        assert of_rank(path, 0) == path
+        assert path_of_rank(path, 0) == path
 
     def test_a_recipe_that_is_none(self, path):
         with pytest.raises(TypeError, match=r"Record\.recipe made GaussianNoise; expected a Degr"):
@@ -317,7 +317,7 @@ class TestWhatReplayRefuses:
     def test_other_stages(self, recorded, path):
         message = self.refusal(path, made=lambda scale: Pipeline(scale, [Level()]))
         assert f"{path}:1 was recorded with other stages" in message
-        assert "it lacks Level.field_seeds, Level.level; it has besides OneOf" in message
+        assert "it lacks Level.field_seeds, Level.level; it also has OneOf" in message
 
     @pytest.mark.parametrize(
         "damage",
@@ -334,7 +334,7 @@ class TestWhatReplayRefuses:
         lines = path.read_bytes().splitlines(keepends=True)
         lines[3] = damage(lines[3])
         path.write_bytes(b"".join(lines))
-        assert f"{path}:4 is damaged, or no record" in self.refusal(path)
+        assert f"{path}:4 is damaged, or not a record" in self.refusal(path)
 
     def test_a_torn_last_line(self, recorded, path):
         path.write_bytes(path.read_bytes()[:-1])
@@ -350,7 +350,7 @@ class TestWhatReplayRefuses:
 
 
 def test_in_yaml(tmp_path):
-    """As the command line reads it: the recipe gets this one's scale."""
+    """From the command line: the recipe gets the scale of the wrapper."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Degradation, "degradation")
     path = tmp_path / "p.jsonl"

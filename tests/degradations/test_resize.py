@@ -1,4 +1,4 @@
-"""Resize: its kernels against torch's and Pillow's, its draws, its two executors."""
+"""Resize: kernels compared with torch and Pillow, draws, both executors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from degradations.base import Stage
 from degradations.bicubic import resize
 from degradations.canvas import Canvas
 from degradations.draws import Draws
-from degradations.params import of_each_image, to_device
+from degradations.params import split_params, to_device
 from degradations.resample import MODES, resample, resample_canvas, shrink_canvas
 from degradations.resize import Resize
 
@@ -33,7 +33,7 @@ def noise(*shape):
 
 
 def pillow(x, size, mode):
-    """Each plane in Pillow's floating mode."""
+    """Resize each plane in Pillow's floating mode."""
     planes = [
         np.asarray(Image.fromarray(plane.numpy()).resize(size[::-1], PILLOW[mode]))
         for plane in x[0]
@@ -49,7 +49,7 @@ def drawn(stage, seeds, shape):
 @pytest.mark.parametrize("mode", ["area", "bilinear", "bicubic", "nearest-exact"])
 def test_equals_torch(mode, size):
     x = noise(1, 3, 37, 53)
-    # In float64: torch's float32 is itself 4e-5 off, by its float positions.
+    # In float64: torch's float32 is 4e-5 off, due to its float positions.
     expected = functional.interpolate(x.double(), size, mode=mode).float()
     got = resample(x, size, mode.removesuffix("-exact"))
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
@@ -61,7 +61,7 @@ def test_equals_pillow_where_antialiased(mode, size):
     x = noise(1, 3, 37, 53)
     got = resample(x, size, mode, antialias=True)
     torch.testing.assert_close(got, pillow(x, size, mode), rtol=0, atol=1e-5)
-    if mode != "lanczos" and size[1] > 1:  # torch is wrong for pictures one pixel wide
+    if mode != "lanczos" and size[1] > 1:  # torch is wrong for images one pixel wide
         expected = functional.interpolate(x.double(), size, mode=mode, antialias=True).float()
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
 
@@ -97,11 +97,11 @@ def test_what_is_kept_is_not_touched():
     assert resample(x, (20, 30), "lanczos") is x
 
 
-def test_what_is_kept_of_large_pictures_is_bounded_by_bytes(monkeypatch):
+def test_what_is_kept_of_large_images_is_bounded_by_bytes(monkeypatch):
     x = noise(1, 3, 700, 8)
     heights = (600, 601, 602, 600, 20, 21, 600, 601)
     expected = [resample(x, (height, 8), "bicubic", True) for height in heights]
-    bags = resample_module._Kept(resample_module._new_bags, 200_000)
+    bags = resample_module._BagCache(resample_module._make_bags, 200_000)
     monkeypatch.setattr(resample_module, "_bags", bags)
     for height, y in zip(heights, expected, strict=True):
         assert torch.equal(resample(x, (height, 8), "bicubic", True), y)
@@ -116,7 +116,7 @@ def test_what_was_used_last_is_kept():
         made.append(number)
         return (torch.zeros(10 * number, dtype=torch.uint8),)
 
-    bags = resample_module._Kept(make, 100)
+    bags = resample_module._BagCache(make, 100)
     for number in (
         3,
         4,
@@ -126,7 +126,7 @@ def test_what_was_used_last_is_kept():
         4,
         11,
         3,
-    ):  # 4 goes for 5, and all others for 11, which is too much
+    ):  # 4 is removed for 5, and all others for 11, which exceeds the limit
         assert bags(number)[0].numel() == 10 * number
     assert made == [3, 4, 5, 4, 11, 3]
     assert bags.taken == 30
@@ -146,7 +146,7 @@ def test_gradients_pass(mode):
     assert resample(x, (3, 8), mode).requires_grad
     ones = torch.ones(1, 1, 5, 6, dtype=torch.float64)
     (gradient,) = torch.autograd.grad(resample(x, (3, 8), mode).sum(), x)
-    # Linear: the gradient of the sum, times the picture, is the sum.
+    # Linear: the gradient of the sum, times the image, is the sum.
     total = resample(x.detach(), (3, 8), mode).sum()
     torch.testing.assert_close((gradient * x.detach()).sum(), total, rtol=1e-5, atol=0)
     torch.testing.assert_close((gradient * ones).sum().item(), 24.0, rtol=1e-5, atol=0)
@@ -173,7 +173,7 @@ def a_canvas_of_everything():
     return canvas, torch.tensor(modes), torch.tensor(antialias), torch.tensor(new)
 
 
-def test_a_canvas_equals_the_pictures_one_by_one():
+def test_a_canvas_equals_the_images_one_by_one():
     canvas, modes, antialias, new = a_canvas_of_everything()
     got = resample_canvas(canvas, *new.unbind(1), modes, antialias, (80, 80))
     assert got.pixels.shape == (len(modes), 3, 80, 80)
@@ -212,7 +212,7 @@ def test_large_sides_are_exact(mode, n, m):
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
 
 
-def test_kept_pictures_pass_a_canvas_bit_by_bit():
+def test_kept_images_pass_a_canvas_bit_by_bit():
     x = noise(4, 3, 40, 24)
     height, width = torch.full((4,), 40), torch.full((4,), 24)
     for mode in ("area", "bilinear", "bicubic", "nearest"):
@@ -223,7 +223,7 @@ def test_kept_pictures_pass_a_canvas_bit_by_bit():
 @pytest.mark.parametrize("size", [(12, 9), (1, 4), (40, 24), (50, 70)])
 def test_shrink_canvas_is_bicubic_resize(size):
     sizes = [(40, 24), (33, 20), (12, 9), (2, 3)]
-    pixels = noise(4, 3, 40, 24).round()  # edges, so that both clamps bite
+    pixels = noise(4, 3, 40, 24).round()  # edges, so that both clamps apply
     got = shrink_canvas(Canvas(pixels, torch.tensor(sizes), (40, 24)), size)
     assert got.shape == (4, 3, *size)
     for k, (h, w) in enumerate(sizes):
@@ -288,7 +288,7 @@ def test_recorded_sizes_are_those_of_the_factor_and_of_the_result(divisor):
     np.testing.assert_array_equal(params["width"], side[1])
     x, applied = noise(24, 3, 50, 3), to_device(params, 24, CPU)
     for image, own, *size in zip(
-        x.split(1), of_each_image(applied, 24), params["height"], params["width"], strict=True
+        x.split(1), split_params(applied, 24), params["height"], params["width"], strict=True
     ):
         assert stage(image, own).shape == (1, 3, *size)
 
@@ -299,7 +299,7 @@ def test_one_batch_holds_many_factors_and_modes(stage):
     params = to_device(drawn(stage, np.arange(16), x.shape), 16, CPU)
     assert len(set(params["height"].tolist())) > 8
     canvas = stage.on_canvas(Canvas.of(x), params)
-    for k, (image, own) in enumerate(zip(x.split(1), of_each_image(params, 16), strict=True)):
+    for k, (image, own) in enumerate(zip(x.split(1), split_params(params, 16), strict=True)):
         h, w = int(own["height"]), int(own["width"])
         expected = resample(image, (h, w), MODES[int(own["mode"])], bool(own["antialias"]))
         assert torch.equal(stage(image, own), expected)
@@ -310,7 +310,7 @@ def test_a_batch_of_one_size_passes_forward_and_others_do_not():
     x = noise(2, 3, 20, 20)
     keep, stage = Resize(p=(0.0, 0.0, 1.0)), Resize()
     assert torch.equal(keep(x, to_device(drawn(keep, [1, 2], x.shape), 2, CPU)), x)
-    with pytest.raises(ValueError, match="one batch cannot hold pictures of the sizes"):
+    with pytest.raises(ValueError, match="one batch cannot hold images of the sizes"):
         stage(x, to_device(drawn(stage, [1, 2], x.shape), 2, CPU))
 
 
@@ -328,7 +328,7 @@ def test_the_canvas_is_large_enough_and_not_much_larger(stage):
         params = drawn(stage, np.arange(2000), (2000, 3, *size))
         for n, extent, name in zip(size, stage.extent(size), ("height", "width"), strict=True):
             assert extent % 16 == 0
-            # A recipe may replace the size by the LR's, which is rounded.
+            # A recipe may set the LR size, which is rounded.
             largest = max(params[name].max(), round(n / stage.divisor))
             assert largest <= extent
             assert extent < n / stage.divisor * max(stage.up[1] * (stage.p[0] > 0), 1) + 17

@@ -1,4 +1,4 @@
-"""USM against the released formula in double precision."""
+"""USM compared with the released formula in double precision."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_is_the_formula(size, arguments):
 
 
 def test_sharpens_and_the_masks_count():
-    """The picture is one where each part of the formula changes something."""
+    """Each part of the formula changes this image."""
     x = photograph((96, 112))
     y = USM()(x, {})
     assert (y - x).abs().max() > 0.1

@@ -1,4 +1,4 @@
-"""Nothing but `files/` expands, searches or opens a user's path by itself."""
+"""Only `files/` expands, searches and opens paths of users."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.conftest import REPO
 
 ROOMS = ("callbacks", "commands", "datamodules", "degradations", "lightning_modules")
 CALLS = {"expandvars", "expanduser", "walk", "glob", "iglob", "rglob", "scandir"}
-# Calls that are no expansion or search of a path that a user wrote, with the reason.
+# Calls for other paths than those of users, with the reason.
 ALLOWED = {
     ("callbacks/reference.py", "expanduser"): "the cache's constant path",
     ("callbacks/weights.py", "glob"): "the cache of Hugging Face, whose place it says itself",
@@ -29,9 +29,8 @@ ALLOWED = {
     ("datamodules/shard_table.py", "glob"): "own files in the cache",
     ("datamodules/shard_writer.py", "glob"): "own files, a fixed pattern",
     ("degradations/freeze.py", "glob"): "own files of an earlier call",
-    ("degradations/yaml_loader.py", "expanduser"): "as the parser expands a configuration's path",
 }
-# Of what reads a user's images, lists and recipes, nothing opens a path but through `files/`.
+# Modules that read images, lists and recipes of users open paths only through `files/`.
 READERS = (
     *("datamodules/decode.py", "datamodules/prompts.py", "datamodules/triplets.py"),
     *("datamodules/pack_inputs.py", "datamodules/paths.py", "datamodules/pairs.py"),

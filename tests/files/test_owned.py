@@ -1,4 +1,4 @@
-"""Deleting and replacing: in one module, and only of what the program wrote."""
+"""Files are deleted and replaced by one module only, and only files of this program."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ CODE = ("benchmarks", "docs", "commands", "lightning_modules", "datamodules", "c
 CODE += ("degradations", "files")
 DELETES = {"rmtree", "removedirs", "unlink", "rmdir", "rename", "renames"}
 OF_OS = {"remove", "replace"}
-# Nothing of a user's can lie there.
+# No file of a user can be there.
 EXCEPTIONS = {("benchmarks/metrics_weights.py", "rename")}  # within its own temporary folder
 
 
 def found_in(path: Path) -> Iterator[tuple[str, str, int]]:
-    """Calls that delete or replace files: file, function and line."""
+    """Yield calls that delete or replace files: file, function and line."""
     name = path.relative_to(REPO).as_posix()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module in ("os", "shutil"):
@@ -123,7 +123,7 @@ def test_a_folder_in_the_place_of_a_file_stays(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     part = tmp_path / "part"
     part.touch()
-    with pytest.raises(IsADirectoryError, match="a is a folder, and a file is to be written there"):
+    with pytest.raises(IsADirectoryError, match="a is a folder, but a file must be written there"):
         write_whole(tmp_path / "a", "x")
     with pytest.raises(IsADirectoryError):
         put_in_place(part, tmp_path / "a")
@@ -200,7 +200,7 @@ def test_links_are_never_followed(folder: Path, tmp_path: Path) -> None:
 def test_a_file_that_comes_meanwhile_survives(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look and the deletion, another program writes into the folder."""
+    """Another program writes into the folder between check and deletion."""
     look = owned.foreign
 
     def and_then(*arguments: object) -> list[str]:

@@ -1,4 +1,4 @@
-"""A path is a path: what exists as written is taken as written, and only files are opened."""
+"""Paths that exist as written are used as written, and only files are opened."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class TestPatterns:
 
 @pytest.fixture
 def closed(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that cannot be listed, not even by root."""
+    """Make a folder that not even root can list."""
     folder = here / "set" / "closed"
     folder.mkdir(parents=True)
     (here / "set" / "a.png").touch()

@@ -1,4 +1,4 @@
-"""The loader of configurations: the parser's, which refuses what cannot be meant."""
+"""The YAML loader of the parser, made strict: it refuses duplicate keys and cycles."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from jsonargparse.typing import Path
 
 from files.paths import CONFIGURATIONS
 
-NO_CONFIGURATION = "is no configuration: the name of its file must end in .yaml, .yml or .json"
+NO_CONFIGURATION = "is not a configuration: its name must end in .yaml, .yml or .json"
 
 
 def is_configuration(path: str) -> bool:
-    """Return whether a value names a file that is opened as configuration: a regular one, by name.
+    """Return whether a value is the path of a regular file with a configuration's ending.
 
     Args:
         path: The value; a leading ``~`` is the home directory.
@@ -27,15 +27,15 @@ def is_configuration(path: str) -> bool:
 
 @cache
 def open_configurations_alone() -> None:
-    """From now on, the parser opens no other file as configuration.
+    """Let the parser open only files with the ending of a configuration, from now on.
 
-    The library opens any existing file that a value names and takes its text for configuration,
-    also an image: what is written in there would be instantiated.
+    The library reads any existing file that a value names as configuration, also an image, and
+    would instantiate classes named in it.
     """
     whole = Path.__init__
 
     def __init__(self: Path, path: Any, mode: str = "fr", *args: Any, **kwargs: Any) -> None:  # noqa: N807
-        # Types of paths are subclasses; other modes are not opened as configuration.
+        # Path types are subclasses; only readable files are opened as configuration.
         opened = type(self) is Path and isinstance(path, str | os.PathLike) and {*"fr"} <= {*mode}
         name = os.fspath(path) if opened and not isinstance(path, Path) else None
         whole(self, path, mode, *args, **kwargs)
@@ -49,17 +49,16 @@ def open_configurations_alone() -> None:
 
 @cache
 def strict_loader() -> Any:
-    """The class with which the parser reads YAML; from the first call on it refuses two things.
+    """Return the parser's YAML loader, which becomes strict with the first call.
 
-    Keys that stand twice, which YAML forbids and its library takes the last of: a second ``data:``
-    further down would drop the first one, with all that is set in it. And what contains itself by
-    an alias, which has no end.
+    It refuses duplicate keys, which YAML forbids but its library accepts: a second ``data:`` would
+    silently replace the first. It also refuses aliases to a parent, which never end.
     """
     loader: Any = get_yaml_default_loader()  # type: ignore[no-untyped-call]
     whole = loader.construct_document
 
     def construct_document(self: Any, node: yaml.Node) -> Any:
-        # Before `<<` is filled in, which may be overridden.
+        # Before merging `<<`, whose keys may be overridden.
         _check(node, set(), frozenset())
         return whole(self, node)
 
@@ -70,11 +69,12 @@ def strict_loader() -> Any:
 def _check(node: yaml.Node, seen: set[int], around: frozenset[int]) -> None:
     if id(node) in around:
         raise yaml.constructor.ConstructorError(
-            problem="what is named here by & contains itself by *", problem_mark=node.start_mark
+            problem="this anchor (&) contains itself by an alias (*)",
+            problem_mark=node.start_mark,
         )
     if id(node) in seen or isinstance(node, yaml.ScalarNode):
         return
-    seen.add(id(node))  # one that is named again by `*`
+    seen.add(id(node))  # may come again by `*`
     around |= {id(node)}
     first: dict[str, yaml.Mark] = {}
     for item in node.value:
@@ -82,8 +82,8 @@ def _check(node: yaml.Node, seen: set[int], around: frozenset[int]) -> None:
         if isinstance(key, yaml.ScalarNode):
             if key.value in first:
                 raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key.value!r} is there twice, in line "
-                    f"{first[key.value].line + 1} already, and only one of them would count",
+                    problem=f"duplicate key {key.value!r}, first in line "
+                    f"{first[key.value].line + 1}; only one of them would be used",
                     problem_mark=key.start_mark,
                 )
             first[key.value] = key.start_mark
