@@ -24,19 +24,20 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import torch
 import torchmetrics
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from callbacks.evaluation import (
     EvaluationCallback,
     Stage,
+    all_callbacks,
     at_least_one,
     evaluated_datasets,
     output_image,
 )
 from callbacks.finite_pixels import are_finite, spoiled
 from callbacks.processes import gather_on_first, on_all, on_first, sync_states
-from callbacks.tensorboard import DescribedLogger
+from callbacks.tensorboard import DescribedLogger, MetricProtocol
 from callbacks.too_small import TooSmall, warn_of_small
 from degradations.bicubic import resize
 from degradations.draws import CODING
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MetricProtocol = dict[str, str | int | float | bool | None]
 Measured = dict[str, Any]  # what was measured of each image: a number, or an array of features
 
 
@@ -469,30 +469,6 @@ class ImageMetric(Metric):
         if whole or message not in self._told:  # what spoils a mean is said each time
             log.warning("%s", message)
         self._told.add(message)
-
-
-def all_callbacks(trainer: Trainer) -> list[Callback]:
-    """The trainer's callbacks, which Lightning leaves untyped."""
-    return list(trainer.callbacks)  # type: ignore[attr-defined]
-
-
-def predicted_dataset(trainer: Trainer, index: int) -> Any:
-    """The dataset of the ``index``-th loader of ``predict``; None of one without."""
-    loaders: Any = trainer.predict_dataloaders
-    loader = loaders[index] if isinstance(loaders, list | tuple) else loaders
-    return getattr(loader, "dataset", None)
-
-
-def steps_done(trainer: Trainer, pl_module: LightningModule) -> int:
-    """Updates of the main optimiser so far; ``global_step`` also counts those of a second one."""
-    steps = getattr(pl_module, "steps", None)
-    return trainer.global_step if steps is None else int(steps)
-
-
-def accumulated(trainer: Trainer) -> int:
-    """Batches whose gradients make one step; methods with two optimisers count them themselves."""
-    own = getattr(trainer.lightning_module, "accumulate", None)
-    return trainer.accumulate_grad_batches if own is None else int(own)
 
 
 def as_float64(x: Tensor) -> Tensor:

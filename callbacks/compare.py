@@ -25,12 +25,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from callbacks.base import MetricProtocol
 from callbacks.bootstrap import FEWEST, mean_interval
 from callbacks.per_image import ImageNumbers
 from callbacks.protocols import differences
 from callbacks.results_file import Result, describe, identity, shown_value
 from callbacks.run_numbers import RunNumbers, load_run, only_one
+from callbacks.tensorboard import MetricProtocol
 
 log = logging.getLogger(__name__)
 

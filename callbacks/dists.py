@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from callbacks import weights
 from callbacks.backbones import load_features
-from callbacks.base import ImageMetric, MetricProtocol
+from callbacks.base import ImageMetric
+from callbacks.tensorboard import MetricProtocol
 from degradations.base import ieee_float32
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from callbacks.base import steps_done
+from callbacks.evaluation import steps_done
 
 
 class EMA(Callback):

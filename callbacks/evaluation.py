@@ -172,3 +172,27 @@ def output_image(outputs: Any) -> Tensor:
             'expected {"sr": image}, the image (B, 3, H, W) in [0, 1]'
         )
     return outputs["sr"]
+
+
+def all_callbacks(trainer: Trainer) -> list[Callback]:
+    """The trainer's callbacks, which Lightning leaves untyped."""
+    return list(trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def predicted_dataset(trainer: Trainer, index: int) -> Any:
+    """The dataset of the ``index``-th loader of ``predict``; None of one without."""
+    loaders: Any = trainer.predict_dataloaders
+    loader = loaders[index] if isinstance(loaders, list | tuple) else loaders
+    return getattr(loader, "dataset", None)
+
+
+def steps_done(trainer: Trainer, pl_module: LightningModule) -> int:
+    """Updates of the main optimiser so far; ``global_step`` also counts those of a second one."""
+    steps = getattr(pl_module, "steps", None)
+    return trainer.global_step if steps is None else int(steps)
+
+
+def accumulated(trainer: Trainer) -> int:
+    """Batches whose gradients make one step; methods with two optimisers count them themselves."""
+    own = getattr(trainer.lightning_module, "accumulate", None)
+    return trainer.accumulate_grad_batches if own is None else int(own)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
-from callbacks.base import MetricProtocol
 from callbacks.kid_thumb import KIDThumb
 from callbacks.swd import SWD
+from callbacks.tensorboard import MetricProtocol
 
 if TYPE_CHECKING:
     from datamodules.base import Batch

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from callbacks import weights as files
-from callbacks.base import MetricProtocol
 from callbacks.fid import frechet_distance
 from callbacks.inception import levels
 from callbacks.kid import polynomial_mmd
 from callbacks.sets import SetMetric
+from callbacks.tensorboard import MetricProtocol
 from files.paths import expand_path
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from callbacks.base import steps_done
+from callbacks.evaluation import steps_done
 from callbacks.guard_step import Loss, Statistics, is_sharded, measured, part_here
 from callbacks.processes import gather
 

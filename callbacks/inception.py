@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from callbacks import weights
-from callbacks.base import MetricProtocol, as_float64
+from callbacks.base import as_float64
 from callbacks.sets import SetMetric
+from callbacks.tensorboard import MetricProtocol
 from degradations.bicubic import resize
 
 if TYPE_CHECKING:

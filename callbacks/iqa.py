@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from callbacks import weights
-from callbacks.base import ImageMetric, MetricProtocol
+from callbacks.base import ImageMetric
 from callbacks.iqa_networks import Build, clipiqa, maniqa, missing_package, musiq, pi, topiq
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall
 from degradations.base import ieee_float32
 

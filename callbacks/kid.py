@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from callbacks.base import MetricProtocol
 from callbacks.inception import InceptionMetric, Preset
+from callbacks.tensorboard import MetricProtocol
 
 SEED = 2020  # torch-fidelity's
 

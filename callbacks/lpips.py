@@ -14,8 +14,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks import weights
-from callbacks.base import ImageMetric, MetricProtocol
+from callbacks.base import ImageMetric
 from callbacks.lpips_network import NETS, Kept, Net, Network
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall
 from degradations.base import ieee_float32
 

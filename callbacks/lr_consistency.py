@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from callbacks.base import ImageMetric, MetricProtocol
+from callbacks.base import ImageMetric
 from callbacks.pixels import to_pixels
 from callbacks.psnr import psnr
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall
 from degradations.bicubic import resize
 

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor
 
 from callbacks import weights
-from callbacks.base import ImageMetric, MetricProtocol
+from callbacks.base import ImageMetric
 from callbacks.niqe_features import BLOCK, block_features, distance
 from callbacks.niqe_model import fit_model, read_model, save_model
 from callbacks.picture_files import find_pictures
 from callbacks.pixels import to_pixels
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall
 from files.paths import expand_path
 

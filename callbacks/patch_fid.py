@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from callbacks.base import MetricProtocol
 from callbacks.fid import frechet_distance
 from callbacks.inception import SIDE, InceptionMetric, levels
 from callbacks.kid import SEED, kernel_distance
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall
 from degradations.draws import seed_of
 

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypedDict
 
-from callbacks.base import ImageMetric, Metric, MetricProtocol
+from callbacks.base import ImageMetric, Metric
 from callbacks.results_file import identity, set_aside, storable
+from callbacks.tensorboard import MetricProtocol
 from files.owned import write_whole
 
 log = logging.getLogger(__name__)

@@ -168,7 +168,7 @@ def _points(run: RunNumbers, pairs: Pairs, series: int, label: str | None) -> It
     several = sum(checkpoint != CONTROL for checkpoint in pairs) > 1
     for checkpoint, (x, y) in pairs.items():
         control = checkpoint == CONTROL
-        name = CONTROL if control else _named(run, checkpoint, label, several)
+        name = CONTROL if control else _point_label(run, checkpoint, label, several)
         spread = x.get("std", 0.0), y.get("std", 0.0)
         point = Point(None if control else series, name, (x["value"], y["value"]), spread)
         if all(map(math.isfinite, (*point.at, *point.spread))):
@@ -177,7 +177,7 @@ def _points(run: RunNumbers, pairs: Pairs, series: int, label: str | None) -> It
             log.warning("%s of %s is left out: a number is not finite", name, run.name)
 
 
-def _named(run: RunNumbers, checkpoint: str | None, label: str | None, several: bool) -> str:
+def _point_label(run: RunNumbers, checkpoint: str | None, label: str | None, several: bool) -> str:
     if label is not None:
         return f"{label.rpartition('.')[2]} {setting_of(run.folder, label)}"
     name = run.folder.resolve().name

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from callbacks.base import ImageMetric, MetricProtocol, as_float64
+from callbacks.base import ImageMetric, as_float64
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall
 
 if TYPE_CHECKING:

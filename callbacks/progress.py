@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from callbacks.base import accumulated, steps_done
+from callbacks.evaluation import accumulated, steps_done
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import yaml
 
-from callbacks.base import Metric, MetricProtocol
+from callbacks.base import Metric
+from callbacks.tensorboard import MetricProtocol
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from callbacks.base import MetricProtocol
+from callbacks.tensorboard import MetricProtocol
 from degradations.draws import CODING
 from files.owned import whole_file, write_whole
 

@@ -20,8 +20,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from callbacks.base import ImageMetric, all_callbacks, steps_done
-from callbacks.evaluation import EvaluationCallback, Stage, evaluated_datasets
+from callbacks.base import ImageMetric
+from callbacks.evaluation import (
+    EvaluationCallback,
+    Stage,
+    all_callbacks,
+    evaluated_datasets,
+    steps_done,
+)
 from callbacks.processes import gather_on_first
 from callbacks.provenance import Provenance, provenance
 from callbacks.report_page import MEGABYTE, Limits, page

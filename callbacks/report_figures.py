@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from callbacks.base import MetricProtocol
 from callbacks.markup import Attributes, Markup, element, joined
 from callbacks.report_pictures import Evaluation, Picture
 from callbacks.report_runs import Run
+from callbacks.tensorboard import MetricProtocol
 
 TITLES = {"bicubic": "LR, bicubic", "hr": "HR"}
 

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from callbacks.base import MetricProtocol
 from callbacks.provenance import Provenance
 from callbacks.results_file import storable
 from callbacks.sample_grid import most_detailed
+from callbacks.tensorboard import MetricProtocol
 from degradations.bicubic import resize
 from files.owned import remove_file, whole_file, write_whole
 
@@ -122,7 +122,7 @@ class PictureStore:
         if hr is not None and hr.shape != sr.shape:
             hr = None  # the metrics say so
         given = hr if lr is None else lr
-        digest = "" if given is None else _digest(levels(given))
+        digest = "" if given is None else _digest(to_8_bit(given))
         name = (dataset.name, float(dataset.scale), key)
         scene = self._scenes.get(name)
         if scene is None or not digest or scene.input != digest:
@@ -154,14 +154,14 @@ class PictureStore:
 
     def _write(self, image: Tensor, window: Window) -> str:
         top, left, height, width = window
-        pixels = levels(image[..., top : top + height, left : left + width])
+        pixels = to_8_bit(image[..., top : top + height, left : left + width])
         path = self.folder / f"{_digest(pixels)}.webp"
         if not path.exists():
             _save(path, pixels)
         return path.name
 
 
-def levels(image: Tensor) -> Pixels:
+def to_8_bit(image: Tensor) -> Pixels:
     """The 8-bit levels of (1, 3, H, W) in [0, 1]; a pixel that is not finite is black."""
     rounded = (image[0].detach().float().nan_to_num(0, 0, 0).clamp(0, 1) * 255).round()
     return rounded.to(torch.uint8).permute(1, 2, 0).cpu().numpy()

@@ -12,8 +12,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.base import Metric, all_callbacks, steps_done
+from callbacks.base import Metric
 from callbacks.csv_table import write_csv
+from callbacks.evaluation import all_callbacks, steps_done
 from callbacks.per_image import numbers_of, update_images
 from callbacks.processes import gather
 from callbacks.results_file import (

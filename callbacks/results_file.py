@@ -12,8 +12,9 @@ from typing import Any, NotRequired
 
 from filelock import FileLock, Timeout
 
-from callbacks.base import MetricProtocol, Record
+from callbacks.base import Record
 from callbacks.provenance import Provenance, provenance
+from callbacks.tensorboard import MetricProtocol
 from files.owned import move_aside, write_whole
 
 log = logging.getLogger(__name__)

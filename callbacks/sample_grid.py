@@ -17,13 +17,13 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
-from callbacks.base import steps_done
 from callbacks.evaluation import (
     EvaluationCallback,
     Stage,
     at_least_one,
     evaluated_datasets,
     output_image,
+    steps_done,
 )
 from callbacks.image_file import Extras, write_image
 from callbacks.pixels import to_pixels
@@ -118,7 +118,7 @@ class SampleGrid(EvaluationCallback):
             if hr is not None and name in ("bicubic", "ours"):
                 label += f"  {_psnr_y(image, hr, scale):.2f} dB (Y)"
             window = image[..., top : top + height, left : left + width]
-            panels.append((label, levels(window, self.zoom)))
+            panels.append((label, zoomed_levels(window, self.zoom)))
         return panels
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
@@ -193,7 +193,7 @@ def _psnr_y(image: Tensor, hr: Tensor, scale: float) -> float:
     return psnr(to_pixels(image, "y", border), to_pixels(hr, "y", border)).item()
 
 
-def levels(image: Tensor, zoom: int) -> NDArray[np.uint8]:
+def zoomed_levels(image: Tensor, zoom: int) -> NDArray[np.uint8]:
     """(H zoom, W zoom, 3) of (1, 3, H, W) in about [0, 1]: each pixel a square."""
     rounded = (image[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
     squares = rounded.repeat_interleave(zoom, dim=1).repeat_interleave(zoom, dim=2)

@@ -15,13 +15,18 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional
 
-from callbacks.base import steps_done
-from callbacks.evaluation import EvaluationCallback, Stage, at_least_one, evaluated_datasets
+from callbacks.evaluation import (
+    EvaluationCallback,
+    Stage,
+    at_least_one,
+    evaluated_datasets,
+    steps_done,
+)
 from callbacks.image_file import Extras, write_image
 from callbacks.pixels import to_pixels
 from callbacks.processes import gather
 from callbacks.psnr import psnr
-from callbacks.sample_grid import Panel, compose, levels
+from callbacks.sample_grid import Panel, compose, zoomed_levels
 from files.owned import write_whole
 
 if TYPE_CHECKING:
@@ -117,8 +122,10 @@ class ScaleReport(EvaluationCallback):
             )
             if key in self._drawn:
                 labels = [f"{code.shape[-2]}x{code.shape[-1]}" for code in codes]
-                panels = [(a, levels(b, self.zoom)) for a, b in zip(labels, pictures, strict=True)]
-                hr = [("HR", levels(one["hr"], self.zoom))] if "hr" in one else []
+                panels = [
+                    (a, zoomed_levels(b, self.zoom)) for a, b in zip(labels, pictures, strict=True)
+                ]
+                hr = [("HR", zoomed_levels(one["hr"], self.zoom))] if "hr" in one else []
                 self._strips[key] = [*panels, *hr]
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from callbacks.base import Measured, Metric, MetricProtocol, Record
+from callbacks.base import Measured, Metric, Record
 from callbacks.pixels import to_pixels
 from callbacks.ssim import ssim
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall, warn_of_small
 from degradations.bicubic import resize
 

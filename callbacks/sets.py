@@ -30,12 +30,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from callbacks.base import Measured, Metric, MetricProtocol, Record
+from callbacks.base import Measured, Metric, Record
 from callbacks.evaluation import Stage
 from callbacks.finite_pixels import are_finite
 from callbacks.processes import on_first
 from callbacks.reference import find_reference
 from callbacks.reference_files import Reference
+from callbacks.tensorboard import MetricProtocol
 from degradations.base import ieee_float32
 from degradations.draws import CODING
 

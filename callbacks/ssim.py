@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from callbacks.base import MetricProtocol
 from callbacks.pixels import PixelMetric
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall
 
 RADIUS, SIGMA = 5, 1.5

@@ -6,16 +6,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-if TYPE_CHECKING:
-    from callbacks.base import MetricProtocol
-
 log = logging.getLogger(__name__)
+
+MetricProtocol = dict[str, str | int | float | bool | None]
 
 PAUSE = 60.0  # seconds until a disk that was full is tried again
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from callbacks.base import steps_done
+from callbacks.evaluation import steps_done
 from callbacks.timeline import OF_TRAINING, OF_WORKERS, Budget, Timeline
 
 if TYPE_CHECKING:

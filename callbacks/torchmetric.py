@@ -19,11 +19,12 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from callbacks import weights
-from callbacks.base import ImageMetric, Measured, MetricProtocol, Record
+from callbacks.base import ImageMetric, Measured, Record
 from callbacks.evaluation import Stage
 from callbacks.finite_pixels import are_finite
 from callbacks.pixels import to_pixels
 from callbacks.processes import gather, sync_states
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall
 from degradations.base import ieee_float32
 

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.base import predicted_dataset
 from callbacks.clip_files import (
     Video,
     all_levels,
@@ -28,7 +27,7 @@ from callbacks.clip_files import (
     video_of,
     write_clip,
 )
-from callbacks.evaluation import output_image
+from callbacks.evaluation import output_image, predicted_dataset
 from callbacks.image_file import (
     EIGHT_BIT,
     OPAQUE,

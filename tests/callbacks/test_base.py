@@ -14,9 +14,11 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from callbacks.base import BICUBIC, OUTPUT, ImageMetric, Measurements, MetricProtocol, steps_done
+from callbacks.base import BICUBIC, OUTPUT, ImageMetric, Measurements
+from callbacks.evaluation import steps_done
 from callbacks.processes import sync_states
 from callbacks.psnr import PSNR
+from callbacks.tensorboard import MetricProtocol
 from tests.callbacks.tiny import Double, NoHR, Pictures, Tiny, collate, loader, trainer
 
 

@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks import reference as module
-from callbacks.base import MetricProtocol
 from callbacks.fid import FID
 from callbacks.kid import KID
 from callbacks.kid_thumb import KIDThumb
@@ -25,6 +24,7 @@ from callbacks.reference import centre, find_reference, main, reference_of
 from callbacks.reference_files import content_hash, load_reference, save_reference
 from callbacks.sets import SetMetric
 from callbacks.swd import SWD
+from callbacks.tensorboard import MetricProtocol
 from tests.callbacks.random_inception import inception, inception_file
 from tests.callbacks.test_sets import OneThread, Save, Sharded
 from tests.callbacks.tiny import Double, NoHR, Pictures, Tiny, loader, trainer

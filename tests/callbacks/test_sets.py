@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from callbacks.base import Metric, MetricProtocol
+from callbacks.base import Metric
 from callbacks.fid import FID
 from callbacks.kid import KID
 from callbacks.kid_thumb import KIDThumb
@@ -21,6 +21,7 @@ from callbacks.psnr import PSNR
 from callbacks.results import Results, load_results
 from callbacks.sets import SetMetric
 from callbacks.swd import SWD
+from callbacks.tensorboard import MetricProtocol
 from tests.callbacks.random_inception import inception, inception_file
 from tests.callbacks.tiny import Pictures, Tiny, collate, loader, trainer
 
