@@ -123,7 +123,8 @@ class ScaleReport(EvaluationCallback):
             if key in self._drawn:
                 labels = [f"{code.shape[-2]}x{code.shape[-1]}" for code in codes]
                 panels = [
-                    (a, zoomed_levels(b, self.zoom)) for a, b in zip(labels, pictures, strict=True)
+                    (label, zoomed_levels(picture, self.zoom))
+                    for label, picture in zip(labels, pictures, strict=True)
                 ]
                 hr = [("HR", zoomed_levels(one["hr"], self.zoom))] if "hr" in one else []
                 self._strips[key] = [*panels, *hr]
