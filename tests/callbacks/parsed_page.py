@@ -30,7 +30,8 @@ class Node:
     @property
     def text(self) -> str:
         """All text in it; that of elements after its own."""
-        return " ".join([*self.texts, *(child.text for child in self.children)]).strip()
+        parts = [*self.texts, *(child.text for child in self.children)]
+        return " ".join(" ".join(parts).split())
 
     def all(self, name: str, kind: str | None = None) -> list[Node]:
         """Elements below it with this name, or `*`, and this class."""

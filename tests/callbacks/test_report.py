@@ -222,7 +222,7 @@ def test_pictures_beyond_the_size_of_the_page_stay_beside_it(tmp_path: Path) -> 
     assert 2 <= len(shown) < 8
     counts = [sum(key.startswith(name) for key in shown) for name in "ab"]
     assert abs(counts[0] - counts[1]) <= 1  # of each set as many
-    assert f"{8 - len(shown)} more pictures" in page_of(tmp_path).text
+    assert f"{8 - len(shown)} more images" in page_of(tmp_path).text
     assert len(list((tmp_path / "report/pictures").iterdir())) == 3 * 4  # those of a are b's
 
 
@@ -247,7 +247,7 @@ def test_datasets_and_steps_of_others_are_left_alone(tmp_path: Path) -> None:
     plain = DataLoader([collate([Pictures()[0]])], batch_size=None)
     trainer(tmp_path / "a", Report()).test(Other(), plain, verbose=False)
     trainer(tmp_path / "b", Report()).test(Other(), loader(), verbose=False)
-    assert "No pictures were kept." in page_of(tmp_path / "a").text
+    assert "No images were kept." in page_of(tmp_path / "a").text
 
 
 def test_a_damaged_index_is_named_and_replaced(
@@ -302,5 +302,6 @@ def test_two_processes_write_the_page_of_one(tmp_path: Path) -> None:
         pages.append((root / "report.html").read_text())
     shown = [tiles(parse(text)) for text in pages]
     assert list(shown[0]) == [f"tiny/{i:02d}" for i in range(6)]
-    same = [re.sub(r"<header>.*?</header>", "", text) for text in pages]  # when they were written
+    # The header says when the page was written.
+    same = [re.sub(r"(?s)<header>.*?</header>", "", text) for text in pages]
     assert same[0] == same[1]

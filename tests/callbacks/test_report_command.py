@@ -86,7 +86,7 @@ def test_pictures_that_differ_do_not_stand_together(tmp_path: Path) -> None:
     one, two = run_of(tmp_path / "1", 0.5), run_of(tmp_path / "2", 0.5, loader(Other(3)))
     page = compared(tmp_path, one, two)
     assert list(tiles(page)) == ["tiny/00", "tiny/02"]
-    assert "6 pictures that one run alone has" in page.text
+    assert "6 images that only one run has" in page.text
 
 
 def test_inputs_that_differ_are_said(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_inputs_that_differ_are_said(tmp_path: Path) -> None:
     page = compared(
         tmp_path, run_of(tmp_path / "1", 0.5), run_of(tmp_path / "2", 0.5, loader(Darker()))
     )
-    assert "the runs had inputs that differ" in page.all("figure", "viewer")[0].text
+    assert "the inputs of the runs differ" in page.all("figure", "viewer")[0].text
 
 
 def test_runs_without_pictures_numbers_or_logs_still_appear(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_runs_without_pictures_numbers_or_logs_still_appear(tmp_path: Path) -> N
     assert [node.text for node in page.one("header").all("h3")] == ["whole", "begun", "numbers"]
     assert {row["run"] for row in table(page)} == {"bicubic", "whole", "numbers"}
     assert "seed_everything: 0 # <mine>" in page.one("pre").text
-    assert "No two runs show the same picture." in page.text
+    assert "No two runs show the same image." in page.text
 
 
 def test_scalars_of_one_value_are_no_curves(tmp_path: Path) -> None:
