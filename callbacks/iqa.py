@@ -106,8 +106,8 @@ class IQA(ImageMetric):
         """Build the network from its files.
 
         Raises:
-            FileNotFoundError: A file is missing.
-            ValueError: A file does not hold the weights of this metric.
+            FileNotFoundError: If a file is missing.
+            ValueError: If a file does not hold the weights of this metric.
         """
         paths = []
         for name in self.files:
@@ -127,7 +127,7 @@ class IQA(ImageMetric):
         self.sha256 = ", ".join(map(weights.digest_of, paths))
 
     def protocol(self) -> MetricProtocol:
-        """Name and version in pyiqa, rounding, range, and the files with their hashes."""
+        """Return name and version in pyiqa, rounding, range, and the files with their hashes."""
         on_y = self.metric == "pi"
         return {
             "implementation": f"pyiqa {_version()}, {self.metric}",
@@ -149,8 +149,8 @@ class IQA(ImageMetric):
         """Return the (B,) numbers; NaN for an image with a pixel that is not finite.
 
         Raises:
-            RuntimeError: The network is not loaded yet.
-            TooSmall: The images are too small for the metric.
+            RuntimeError: If the network is not loaded yet.
+            TooSmall: If the images are too small for the metric.
         """
         if self.network is None:
             raise RuntimeError(f"{self.name} has no network before `load` was called")
@@ -209,8 +209,8 @@ def missing_package(metric: str) -> str:
 def _build(metric: str, paths: list[Path]) -> nn.Module:
     """Return pyiqa's metric with the weights of these files, on the CPU; nothing is downloaded."""
     create = functools.partial(importlib.import_module("pyiqa").create_metric, device="cpu")
-    network: nn.Module
-    if metric == "clipiqa":  # nothing is trained for it beyond CLIP
+    network: Any
+    if metric == "clipiqa":  # it is CLIP itself, without further weights
         network = create(metric, backbone=str(paths[0]))
         return network
     if metric == "pi":

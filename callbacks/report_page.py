@@ -27,7 +27,7 @@ ORDER = ("train", "val", "throughput")  # of curves, by the first part of their 
 class Limits(NamedTuple):
     """How many images go into a page.
 
-    pictures: At most this many of each dataset; None for all that were kept.
+    images: At most this many of each dataset; None for all that were kept.
     megabytes: Images that would make the page larger than this are left out.
     """
 
@@ -104,7 +104,7 @@ def _policy(script: str) -> str:
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    """Commands with their commit and versions; those of the images only where they differ."""
+    """Return commands with their commit and versions; those of the images only if they differ."""
     found: list[tuple[str, str]] = []
     known: list[Provenance] = []
     for what, source in run.sources.items():

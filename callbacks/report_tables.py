@@ -94,7 +94,7 @@ def _arrow(column: str, results: list[Result]) -> str:
 
 
 def _rows(runs: Sequence[Run]) -> dict[Row, dict[str, Result]]:
-    """Numbers by row and column. Controls that all runs agree on share one row."""
+    """Return results by row and column. Controls that all runs agree on share one row."""
     controls: dict[tuple[str, float, str], set[float]] = {}
     for run in runs:
         for r in run.results:

@@ -41,7 +41,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder of weights, no other place to look in, and nothing said before."""
+    """An empty folder of weights as the only place to search, and no earlier warnings."""
     folder = tmp_path / "weights"
     folder.mkdir()
     monkeypatch.setenv("ENLARGER_WEIGHTS", str(folder))
@@ -53,7 +53,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def put(place: Path, monkeypatch: pytest.MonkeyPatch, **files: Path) -> None:
-    """Files under the official names, with their hashes in the manifest where it has any."""
+    """Put files under the official names, and their hashes into the manifest if it has any."""
     entries: dict[str, Any] = yaml.safe_load(weights.MANIFEST.read_text())
     for name, file in files.items():
         entry = entries[name.replace("_", "-")]
@@ -66,7 +66,7 @@ def put(place: Path, monkeypatch: pytest.MonkeyPatch, **files: Path) -> None:
 
 
 def pictures(count: int = 2, size: tuple[int, int] = (112, 208)) -> Tensor:
-    """Smooth pictures of whole levels with some noise."""
+    """Return smooth images of integer levels with some noise."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, size[0] // 8, size[1] // 8, generator=generator)
     smooth = nn.functional.interpolate(coarse, size, mode="bicubic", align_corners=False)
@@ -83,7 +83,7 @@ def compute(metric: IQA, images: Tensor) -> Tensor:
 
 
 def filled(network: nn.Module) -> dict[str, Tensor]:
-    """Its state, with random numbers for what its constructor leaves at 0 or 1."""
+    """Return its state, with random numbers for values that its constructor leaves at 0 or 1."""
     generator = torch.Generator().manual_seed(1)
     state = network.state_dict()
     for name, value in state.items():
@@ -119,7 +119,7 @@ def topiq_file(folder: Path) -> Path:
 
 
 def clip_file(folder: Path) -> Path:
-    """A CLIP of ResNet blocks with few channels, whose vocabulary is the real one."""
+    """Return a CLIP of ResNet blocks with few channels, whose vocabulary is the real one."""
     from pyiqa.archs.clip_model import CLIP
 
     network = CLIP(
@@ -134,7 +134,7 @@ def clip_file(folder: Path) -> Path:
         transformer_heads=1,
         transformer_layers=2,
     )
-    archive = nn.Module()  # the published file is TorchScript, of which the tensors are read
+    archive = nn.Module()  # the published file is TorchScript; its tensors are read
     for name, value in filled(network).items():
         *path, last = name.split(".")
         place = archive
@@ -148,7 +148,7 @@ def clip_file(folder: Path) -> Path:
 
 
 def forest(generator: np.random.Generator, features: int, trees: int = 3) -> dict[str, Any]:
-    """Trees of one question and two answers, in the layout of Ma et al.'s file."""
+    """Return trees with one node and two leaves, in the layout of Ma et al.'s file."""
     left, right = np.zeros((3, trees), np.int64), np.zeros((3, trees), np.int64)
     left[0], right[0] = 2, 3
     column = generator.integers(1, features + 1, (3, trees))
@@ -211,7 +211,7 @@ def made(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> tuple[IQA, dict[str, Path]]:
-    """A metric, loaded, and its files."""
+    """A loaded metric and its files."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         files = MAKE[request.param](tmp_path)
@@ -223,7 +223,7 @@ def made(
 
 
 def theirs(metric: IQA, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """pyiqa's own metric of the same files."""
+    """Return pyiqa's own metric of the same files."""
     import pyiqa
     from pyiqa.utils import download_util
 
@@ -311,7 +311,7 @@ def test_a_run(made: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
 
 
 @needs_pyiqa
-def test_small_pictures_are_left_out_and_named(
+def test_small_images_are_left_out_and_named(
     made: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     metric, _ = made
@@ -380,7 +380,7 @@ def test_strict(tmp_path: Path) -> None:
 
 
 def test_the_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine without it, or without one of the packages that it needs."""
+    """A machine without pyiqa, or without one of the packages that it needs."""
 
     def fail(name: str) -> None:
         raise ModuleNotFoundError("No module named 'facexlib'")

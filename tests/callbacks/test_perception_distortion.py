@@ -1,4 +1,4 @@
-"""The plot of two metrics: where points are, what is joined, named, left out and refused."""
+"""The plot of two metrics: points, lines, legend, and what is left out and refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = ("psnr", "lpips")
 
 
 def pair(psnr: float, lpips: float, **changes: Any) -> list[Result]:
-    """Two numbers of a checkpoint; ``std`` is of both."""
+    """Return two numbers of a checkpoint; ``std`` applies to both."""
     low = {"metric": "lpips", "higher_is_better": False, "protocol": {"net": "alex"}}
     return [result(value=psnr, **changes), result(value=lpips, **{**low, **changes})]
 
@@ -104,7 +104,7 @@ def test_no_corner_without_directions(tmp_path: Path, caplog: Any) -> None:
         del of_earlier_version["higher_is_better"]
     svg = drawn([run(tmp_path / "a", results)])
     assert not any("better" in text for text in texts(svg))
-    assert "which way psnr is better is not known: run test again" in caplog.text
+    assert "the direction of psnr is unknown: run test again" in caplog.text
 
 
 def test_names_cannot_break_the_file(tmp_path: Path) -> None:

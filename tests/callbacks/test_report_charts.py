@@ -23,7 +23,7 @@ def numbers(text: str | None) -> list[float]:
 
 
 def values_of(figure: Node) -> list[tuple[float, float]]:
-    """Points of the line, read back by the axes that the page carries."""
+    """Return the points of the line, read back by the axes in the page."""
     svg = figure.one("svg")
     x, y = numbers(svg.attributes["data-x"]), numbers(svg.attributes["data-y"])
     if "data-log" in svg.attributes:
