@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from benchmarks.memory import Peak
-from callbacks.base import Measured, Metric, MetricProtocol, Record
+from callbacks.base import Measured, Metric, Record
 from callbacks.evaluation import output_image
 from callbacks.image_file import Extras, write_image
+from callbacks.tensorboard import MetricProtocol
 
 if TYPE_CHECKING:
     from datamodules.base import Batch

@@ -1,4 +1,4 @@
-"""Networks of torchvision that metrics look through, from the files that torchvision publishes."""
+"""Torchvision's networks as feature extractors of metrics, from the published weights files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Backbone = Literal["alexnet", "vgg16", "squeezenet"]  # names in configs/weights
 
 
 def load_features(name: Backbone, path: Path) -> nn.Sequential:
-    """The convolutions of a network, without its classifier; frozen, in evaluation.
+    """Return the convolutions of a network, without its classifier; frozen, in evaluation.
 
     Args:
         name: Which network.
         path: The file of its weights.
 
     Raises:
-        ValueError: The file is damaged, or has the weights of another network.
+        ValueError: If the file is damaged, or has the weights of another network.
     """
     from torchvision import models  # here: it takes seconds to import
 
@@ -28,7 +28,7 @@ def load_features(name: Backbone, path: Path) -> nn.Sequential:
         "vgg16": models.vgg16,
         "squeezenet": models.squeezenet1_1,
     }[name]
-    with torch.device("meta"):  # random weights would take time, and global random numbers
+    with torch.device("meta"):  # random weights would take time and use global random numbers
         features: nn.Sequential = build(weights=None).features
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,7 +1,7 @@
 """The base of all metrics: `Metric`, and `ImageMetric` for a number that each image has.
 
 A metric of whole sets (FID) is a `SetMetric` of callbacks/sets.py. Numbers are exact on any number
-of processes. A metric of your own is one small class:
+of processes. To add a metric, write one small class:
 
     class MeanDifference(ImageMetric):
         name = "mae"
@@ -24,19 +24,20 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import torch
 import torchmetrics
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from callbacks.evaluation import (
     EvaluationCallback,
     Stage,
-    at_least_one,
+    all_callbacks,
+    check_at_least_one,
     evaluated_datasets,
     output_image,
 )
-from callbacks.finite_pixels import are_finite, spoiled
+from callbacks.finite_pixels import are_finite, nan_where_not_finite
 from callbacks.processes import gather_on_first, on_all, on_first, sync_states
-from callbacks.tensorboard import DescribedLogger
+from callbacks.tensorboard import DescribedLogger, MetricProtocol
 from callbacks.too_small import TooSmall, warn_of_small
 from degradations.bicubic import resize
 from degradations.draws import CODING
@@ -46,19 +47,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MetricProtocol = dict[str, str | int | float | bool | None]
 Measured = dict[str, Any]  # what was measured of each image: a number, or an array of features
 
 
 class Record(TypedDict):
-    """One number, with all that is needed to quote it.
+    """One number, with everything needed to quote it.
 
     dataset: Name of the source in the configuration, e.g. ``set5``.
-    scale: The factor its pictures were enlarged by.
+    scale: The factor its images were enlarged by.
     metric: Name of the metric in the logs.
-    value: The mean over the images whose number is finite.
+    value: Mean over the images whose number is finite.
     n: Number of images.
-    not_finite: How many of them have no finite number; only where there are some.
+    not_finite: Number of images without a finite number; absent if there are none.
     protocol: How the number was computed.
     """
 
@@ -75,9 +75,9 @@ OUTPUT, BICUBIC, FINITE = range(3)  # kinds of measurement; the last: whether an
 
 
 class Measurements(torchmetrics.Metric):
-    """What was measured of each image, as states that torchmetrics reduces over the processes.
+    """The measurements of each image, as states that torchmetrics reduces over the processes.
 
-    States are tensors, so batches of any shape follow one another in them, flat.
+    States are flat tensors, so batches of any shape are appended to them.
     """
 
     full_state_update = False
@@ -106,7 +106,7 @@ class Measurements(torchmetrics.Metric):
         self.values.append(values.detach().flatten())
 
     def join(self) -> None:
-        """Make each state one tensor on the CPU, by one transfer where all are on one device."""
+        """Make each state one tensor on the CPU, by one transfer if all are on one device."""
         for name, state in self.metric_state.items():
             if isinstance(state, list) and state:
                 alike = len({x.device for x in state}) == 1
@@ -119,7 +119,7 @@ class Measurements(torchmetrics.Metric):
 
     # Not `compute`, which warns of a process without images, and of a dataset without HR.
     def by_key(self) -> dict[tuple[int, int], Measured]:
-        """Return what was measured of each image by its key, for each dataset and kind."""
+        """Return the measurements of each image by its key, for each dataset and kind."""
         found: dict[tuple[int, int], Measured] = {}
         self.join()
         keys, layout, values = (
@@ -132,7 +132,7 @@ class Measurements(torchmetrics.Metric):
             shape = [count, *(next(sizes) for _ in range(dimensions))]
             batch, values = values.tensor_split([math.prod(shape)])
             images = found.setdefault((dataset, kind), {})
-            # By key: a picture that two processes have seen (padding repeats some) counts once.
+            # By key: an image that two processes saw (padding repeats some) counts once.
             images.update(
                 zip(itertools.islice(names, count), _items(batch.view(shape)), strict=True)
             )
@@ -140,32 +140,32 @@ class Measurements(torchmetrics.Metric):
 
 
 class Metric(EvaluationCallback):
-    """What all metrics share: when to compute, what to keep, the meeting of the processes.
+    """Base of all metrics: when to compute, what to keep, how processes combine their numbers.
 
-    A metric of your own is an ``ImageMetric`` or a ``SetMetric``. Its number is logged as
-    ``val/<name>`` or ``test/<name>``, with several datasets as ``val/<dataset>/<name>``. Every
-    image counts once, whatever the batch size, the order and the number of processes, which meet
-    only at the end of an evaluation. Nothing is computed in Lightning's sanity check.
+    Subclass ``ImageMetric`` or ``SetMetric``. The number is logged as ``val/<name>`` or
+    ``test/<name>``, with several datasets as ``val/<dataset>/<name>``. Every image counts once,
+    for any batch size, order and number of processes, which synchronise only at the end of an
+    evaluation. Nothing is computed in Lightning's sanity check.
 
     Args:
         every_n: In ``fit``, compute at the first validation and at every n-th after it; the
             commands ``validate`` and ``test`` always compute.
         limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice (say, on Y and on RGB).
+        label: Name in logs and results, if one metric is used twice (say, on Y and on RGB).
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
-            results, which a method has to beat.
+            results, which a method should beat.
 
     Raises:
         ValueError: ``every_n`` or ``limit`` is below 1.
-        TypeError: A subclass has no name.
+        TypeError: If a subclass has no name.
     """
 
     name: str = ""
     higher_is_better: bool = True
-    needs_hr: bool = True  # False: also for datasets without HR pictures; `hr` is then `sr` again
-    target: str = "hr"  # what of a batch the output is compared with; `clip` for videos
+    needs_hr: bool = True  # False: also for datasets without HR images, where `hr` is `sr`
+    target: str = "hr"  # key of the batch's reference; `clip` for videos
     strict_weights: bool = False  # True: missing weights are an error; an argument of metrics with
-    describing = ("_std", "_real")  # ends of further numbers that are neither good nor bad
+    describing = ("_std", "_real")  # suffixes of further numbers that have no direction
 
     def __init__(
         self,
@@ -175,13 +175,13 @@ class Metric(EvaluationCallback):
         control: bool = False,
     ) -> None:
         super().__init__(every_n)
-        at_least_one(self, limit=limit)
+        check_at_least_one(self, limit=limit)
         self.name = label or type(self).name
         if not self.name:
             kind = type(self).__name__
             raise TypeError(f"{kind} needs a class attribute `name`, its name in the logs")
         self.limit, self.control = limit, control
-        self.scale = 1.0  # of the dataset at hand, for `measure`
+        self.scale = 1.0  # of the current dataset, for `measure`
         self.records: list[Record] = []  # of the latest evaluation
         self.control_records: list[Record] = []  # likewise, of bicubic
         self.images: dict[str, dict[str, float]] = {}  # an ImageMetric's numbers by dataset and key
@@ -191,57 +191,57 @@ class Metric(EvaluationCallback):
         self._wanted: list[set[str] | None] = []
         self._measured = Measurements()
         self._broken: set[str] = set()  # keys, on the first process, of outputs that are not finite
-        self._told: set[str] = set()  # what is said once in a run
+        self._warned: set[str] = set()  # messages that appear once in a run
         self._small: list[Measured] = []  # windows of the images that were left out, by key
 
     @abstractmethod
     def protocol(self) -> MetricProtocol:
-        """How the number is computed: implementation, colour, border, range, weights, ..."""
+        """Return how the number is computed: implementation, colour, border, range, weights, ..."""
 
     @abstractmethod
     def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """What is kept of each image: (B, ...), which must not depend on the rest of the batch.
+        """Measure each image: (B, ...), which must not depend on the rest of the batch.
 
         Raises:
-            TooSmall: The images are below the metric's window. They are left out and named.
+            TooSmall: If the images are below the metric's window. They are skipped with a warning.
         """
 
     def measure_control(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """The same of bicubic."""
+        """Measure bicubic enlargements in the same way."""
         return self.measure(sr, hr, batch)
 
     @abstractmethod
     def summarise(self, dataset: Any, images: Measured) -> list[Record]:
-        """The numbers of a dataset, from what was measured of its images, by key and sorted."""
+        """Return the numbers of a dataset from its measurements, by key and sorted."""
 
     def is_higher_better(self, name: str) -> bool | None:
-        """Return the direction of one of its numbers; None for one that has none.
+        """Return the direction of one of its numbers; None if it has none.
 
         Args:
-            name: Its own, or that of a further number, e.g. ``kid_std``.
+            name: The metric's own name, or that of a further number, e.g. ``kid_std``.
         """
         plain = name == self.name or not name.endswith(self.describing)
         return self.higher_is_better if plain else None
 
     def absent(self) -> str:
-        """Why there can be no number here, in one line; empty where there can.
+        """Return in one line why the metric cannot be computed; empty if it can.
 
-        Asked at start-up. Metrics with weights name the missing file; they are then off, or stop
-        the run where ``strict_weights`` is set.
+        Called at start-up. Metrics with weights name the missing file; they are then off, or stop
+        the run if ``strict_weights`` is set.
         """
         return ""
 
     def load(self) -> None:
-        """Load the metric's networks: called once, at start-up, unless something is absent."""
+        """Load the metric's networks; called once, at start-up, unless something is absent."""
 
     # ------------------------------------------------------------------------- Lightning's hooks
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Load the networks that the metric holds, and move them to the device.
+        """Load the metric's networks and move them to the device.
 
         Raises:
-            ValueError: Another metric has the same name.
-            FileNotFoundError: Weights are missing, and ``strict_weights`` is set.
+            ValueError: If another metric has the same name.
+            FileNotFoundError: If weights are missing, and ``strict_weights`` is set.
         """
         metrics = [c for c in all_callbacks(trainer) if isinstance(c, Metric)]
         if any(other is not self and other.name == self.name for other in metrics):
@@ -251,7 +251,7 @@ class Metric(EvaluationCallback):
             )
         if stage == "predict":  # nothing is measured there
             return
-        # A file that is on one machine only must not leave the others waiting at the end.
+        # If one machine lacks a file, the others must not wait for it at the end.
         reasons = [reason for reason in on_all(self.absent) if reason]
         self._off = bool(reasons)
         if reasons and self.strict_weights:
@@ -267,7 +267,7 @@ class Metric(EvaluationCallback):
 
     @property
     def state_key(self) -> str:
-        """Where a checkpoint keeps the number of validations."""
+        """The key under which a checkpoint keeps the number of validations."""
         return f"{type(self).__qualname__}:{self.name}"
 
     # ---------------------------------------------------------------------------------- the work
@@ -308,11 +308,11 @@ class Metric(EvaluationCallback):
         if sr.shape != hr.shape:
             raise ValueError(
                 f"{self.name} of {', '.join(keys)}: the output is {tuple(sr.shape)}, the HR "
-                f"picture {tuple(hr.shape)}; expected equal sizes. Does data.init_args.scale (here "
-                f"{dataset.scale:g}) fit the pictures of {dataset.name!r} and the model?"
+                f"image {tuple(hr.shape)}; expected equal sizes. Does data.init_args.scale (here "
+                f"{dataset.scale:g}) fit the images of {dataset.name!r} and the model?"
             )
         self.scale = float(dataset.scale)
-        # All metrics are given the same pictures, and one of a user's may write into them.
+        # All metrics are given the same images, and a user's metric may write into them.
         own = type(self).__module__.startswith("callbacks.")
         given = (sr, hr) if own else (sr.clone(), hr.clone())
         try:
@@ -323,7 +323,7 @@ class Metric(EvaluationCallback):
         self._measured.update(dataloader_idx, FINITE, keys, are_finite(sr))
         if not self.control or "lr" not in batch:
             return
-        # Where LR is HR, as for a tokenizer, there is nothing to beat in being near to it.
+        # If LR is HR, as for a tokenizer, bicubic is no control.
         if not (self.needs_hr and torch.equal(batch["lr"], hr)):
             bicubic = resize(batch["lr"], hr.shape[-2:])
             truth = hr if own else hr.clone()
@@ -353,7 +353,7 @@ class Metric(EvaluationCallback):
             )
 
     def _summaries(self, small: list[list[Measured]]) -> tuple[list[Record], ...]:
-        """Records of the output and of bicubic, of all datasets."""
+        """Return the records of the output and of bicubic, for all datasets."""
         measured = self._measured.by_key()
         records: tuple[list[Record], ...] = ([], [])
         for index, (dataset, wanted) in enumerate(zip(self._datasets, self._wanted, strict=True)):
@@ -366,23 +366,23 @@ class Metric(EvaluationCallback):
             warn_of_small(self.name, dataset.name, left_out, len(output))
             for images, found in zip((output, control), records, strict=True):
                 if images is control:
-                    self._broken = set()  # bicubic makes none
+                    self._broken = set()  # bicubic is always finite
                 if self._are_enough(dataset, len(images), len(left_out)):
                     found += self.summarise(dataset, images)
                 elif images is output and not left_out:
-                    what = "picture with HR" if self.target == "hr" else self.target
+                    what = "image with HR" if self.target == "hr" else self.target
                     log.warning("no %s on %s: no %s", self.name, dataset.name, what)
         return records
 
     def _are_enough(self, dataset: Any, count: int, small: int) -> bool:
-        """Return whether there are enough images for a number, apart from the too small ones."""
+        """Return whether there are enough images for a number, not counting those too small."""
         return count > 0
 
     def record(self, dataset: Any, value: float, n: int, name: str | None = None) -> Record:
-        """One number of ``n`` images of a dataset, with the protocol."""
+        """Return one number of ``n`` images of a dataset, with the protocol."""
         protocol = dict(self.protocol())
         if n < len(dataset.keys):
-            protocol["images"] = n  # so that it replaces no number of the whole dataset
+            protocol["images"] = n  # so that it does not replace a number of the whole dataset
         return {
             "dataset": dataset.name,
             "scale": float(dataset.scale),
@@ -413,25 +413,25 @@ class ImageMetric(Metric):
 
     @abstractmethod
     def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """The number of each image.
+        """Return the number of each image.
 
         Args:
             sr: (B, 3, H, W) float32 in [0, 1], the output.
             hr: (B, 3, H, W) float32 in [0, 1], the reference.
-            batch: What else the data module gave; ``self.scale`` is the scale of its dataset.
+            batch: The rest of the batch; ``self.scale`` is the scale of its dataset.
 
         Returns:
             (B,) values, each of which must not depend on the rest of the batch.
 
         Raises:
-            TooSmall: The images are below the metric's window. They are left out and named.
+            TooSmall: If the images are below the metric's window. They are skipped with a warning.
         """
 
     def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """(B,) numbers; NaN for an output with a pixel that is not finite, wherever it lies.
+        """Return (B,) numbers; NaN for an output with any pixel that is not finite.
 
         Raises:
-            ValueError: ``compute`` gave something else.
+            ValueError: ``compute`` returned another shape.
         """
         values = self.compute(sr, hr, batch)
         if values.shape != (count := len(batch["key"]),):
@@ -439,16 +439,16 @@ class ImageMetric(Metric):
                 f"{type(self).__name__}.compute gave the shape {tuple(values.shape)}; "
                 f"expected one value an image, ({count},)"
             )
-        return spoiled(values, sr)
+        return nan_where_not_finite(values, sr)
 
     def summarise(self, dataset: Any, images: Measured) -> list[Record]:
-        """The mean of the finite ones; ``images`` of the first process keeps all of them."""
-        # A control comes after the output.
+        """Return the mean of the finite numbers; ``images`` keeps all, on the first process."""
+        # The control is summarised after the output.
         kept = self.control_images if dataset.name in self.images else self.images
         kept[dataset.name] = images
         finite = {key: value for key, value in images.items() if math.isfinite(value)}
         left_out = len(images) - len(finite)
-        # An output with a broken pixel is the model's fault: its number is not left out.
+        # An output with a pixel that is not finite is the model's fault, so its number counts.
         if left_out and (not finite or self._broken.intersection(images)):
             finite = images
         record = self.record(dataset, sum(finite.values()) / len(finite), len(images))
@@ -466,45 +466,21 @@ class ImageMetric(Metric):
             f"{self.name} is not finite for {len(bad)} of {len(images)} images of {dataset}, "
             f"{mean}: {shown}"
         )
-        if whole or message not in self._told:  # what spoils a mean is said each time
+        if whole or message not in self._warned:  # an undefined mean is reported each time
             log.warning("%s", message)
-        self._told.add(message)
-
-
-def all_callbacks(trainer: Trainer) -> list[Callback]:
-    """The trainer's callbacks, which Lightning leaves untyped."""
-    return list(trainer.callbacks)  # type: ignore[attr-defined]
-
-
-def predicted_dataset(trainer: Trainer, index: int) -> Any:
-    """The dataset of the ``index``-th loader of ``predict``; None of one without."""
-    loaders: Any = trainer.predict_dataloaders
-    loader = loaders[index] if isinstance(loaders, list | tuple) else loaders
-    return getattr(loader, "dataset", None)
-
-
-def steps_done(trainer: Trainer, pl_module: LightningModule) -> int:
-    """Updates of the main optimiser so far; ``global_step`` also counts those of a second one."""
-    steps = getattr(pl_module, "steps", None)
-    return trainer.global_step if steps is None else int(steps)
-
-
-def accumulated(trainer: Trainer) -> int:
-    """Batches whose gradients make one step; methods with two optimisers count them themselves."""
-    own = getattr(trainer.lightning_module, "accumulate", None)
-    return trainer.accumulate_grad_batches if own is None else int(own)
+        self._warned.add(message)
 
 
 def as_float64(x: Tensor) -> Tensor:
-    """``x`` in float64; on the CPU where the device has no float64 (Apple's)."""
+    """Return ``x`` in float64; on the CPU if the device has no float64 (Apple's)."""
     return (x.cpu() if x.device.type == "mps" else x).to(torch.float64)
 
 
 def _wanted(images: Measured, wanted: set[str] | None) -> Measured:
-    """Keep the wanted images, sorted: then even rounding is the same on any number of processes."""
+    """Return the wanted images, sorted, so that rounding is the same on any number of processes."""
     return {k: images[k] for k in sorted(images) if wanted is None or k in wanted}
 
 
 def _items(values: Tensor) -> Any:
-    """Python's own numbers, or an array for each image."""
+    """Return Python numbers, or an array for each image."""
     return values.tolist() if values.ndim == 1 else values.cpu().numpy()

@@ -1,4 +1,4 @@
-"""How far a mean over images may be from that over all images of their kind: the bootstrap.
+"""Bootstrap intervals of a mean over images.
 
 Source: Efron, "Bootstrap methods: another look at the jackknife" (1979); the correction for few
 images is the expanded percentile interval of Hesterberg, "What teachers should know about the
@@ -13,28 +13,28 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
-FEWEST = 5  # images: of fewer, resampling shows so few means that no interval of 95 % comes of it
-_TOGETHER = 4_000_000  # drawn indices at a time: 32 MB
+FEWEST = 5  # images: fewer have too few different resamples for an interval of 95 %
+_TOGETHER = 4_000_000  # indices drawn at a time: 32 MB
 
 
 def mean_interval(
     values: NDArray[np.float64], draws: int = 10_000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """An interval that holds the mean of what the values are a sample of.
+    """Return an interval of the mean of the distribution that the values are a sample of.
 
     For paired comparisons, the values are the differences of two methods, image by image.
 
     Args:
         values: (N,) finite, N at least ``FEWEST``.
         draws: Number of resamples.
-        seed: Of the resamples; the same for all metrics, so that they share them.
-        level: How often such an interval holds the mean.
+        seed: Seed of the resamples, which all metrics share.
+        level: Probability that such an interval holds the mean.
 
     Returns:
         Its lower and upper end.
 
     Raises:
-        ValueError: The values are too few or not finite, or ``draws`` too few for ``level``.
+        ValueError: If the values are too few or not finite, or ``draws`` too few for ``level``.
     """
     n = len(values)
     if n < FEWEST or not np.isfinite(values).all():
@@ -55,14 +55,14 @@ def mean_interval(
 
 
 def expanded_tail(n: int, level: float) -> float:
-    """The share of resampled means to leave out at each end.
+    """Return the share of resampled means to leave out at each end.
 
-    The means of resamples spread by sqrt((n - 1) / n) too little, and ``n`` values do not know
-    their own deviation: Student's quantile in place of the normal one makes up for both.
+    The means of resamples spread too little, by sqrt((n - 1) / n), and ``n`` values do not
+    determine their own deviation: Student's quantile instead of the normal one corrects both.
 
     Args:
         n: Number of values, 2 or more.
-        level: How often the interval is to hold the mean.
+        level: Probability that the interval holds the mean.
     """
     t = stdtrit(n - 1, 0.5 + level / 2)
     return float(ndtr(-math.sqrt(n / (n - 1)) * t))

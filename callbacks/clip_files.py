@@ -1,4 +1,4 @@
-"""Clips to files: a folder of frames each, and, if asked for, a video beside it."""
+"""Write clips: a folder of frames for each, and optionally a video beside it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from callbacks.image_file import (
     Extras,
     Format,
     Pixels,
-    short_enough,
-    there,
+    exists,
+    long_name_errors,
     write_image,
 )
-from callbacks.levels import levels_of
+from callbacks.levels import image_levels
 from files.owned import (
     Known,
     NotOursError,
@@ -40,76 +40,76 @@ log = logging.getLogger(__name__)
 
 Video = Literal["mp4", "gif"]
 FRAME = re.compile(r"([0-9]{4,})\.(?:png|jpg|webp|tiff)")  # names of frames
-CRF = "18"  # of x264: what eyes tell from the frames at a second glance
+CRF = "18"  # of x264: nearly indistinguishable from the frames
 
 
 def check_video(video: Video | None, fps: float) -> None:
-    """Refuse a kind of video that is none.
+    """Raise if the settings of videos are invalid.
 
     Raises:
-        ValueError: With the key to change.
+        ValueError: Names the key to change.
     """
     if video is not None and video not in get_args(Video):
-        raise ValueError(f"writer.video is {video!r}; expected {either(Video)}")
+        raise ValueError(f"writer.video is {video!r}; expected {choices_text(Video)}")
     if not 0 < fps <= 1000:
         raise ValueError(f"writer.fps is {fps:g}; expected a number above 0, up to 1000")
 
 
-def either(choices: Any) -> str:
-    """The values of a Literal, for a message."""
+def choices_text(choices: Any) -> str:
+    """Return the values of a Literal, for a message."""
     *others, last = get_args(choices)
     return f"{', '.join(others)} or {last}"
 
 
 def check_encoder(video: Video | None, of_clips: bool = True) -> None:
-    """See that such a video can be written here, and say where none will be.
+    """Raise if such a video cannot be written here, and warn if there will be none.
 
     Args:
-        video: Its kind; None for none.
-        of_clips: Whether clips are enlarged; of single pictures there is no video.
+        video: Its format; None for none.
+        of_clips: Whether clips are enlarged; single images have no video.
 
     Raises:
-        ValueError: PyAV is not installed.
+        ValueError: If PyAV is not installed.
     """
     if video is not None and not of_clips:
         log.warning(
-            "writer.video %s writes nothing here: these are single pictures, not clips "
-            "(docs/predict.md says how frames become a video)",
+            "writer.video %s writes nothing here: these are single images, not clips "
+            "(docs/predict.md shows how to make a video of frames)",
             video,
         )
     elif video == "mp4":
         _av()
 
 
-def all_levels(output: Tensor, meta: dict[str, Any]) -> Pixels:
-    """Whole levels of a picture, (H, W, C), or of a clip, (F, H, W, C).
+def output_levels(output: Tensor, meta: dict[str, Any]) -> Pixels:
+    """Return the levels of an image, (H, W, C), or of a clip, (F, H, W, C).
 
     Args:
         output: (3, H, W) or (F, 3, H, W) in [0, 1].
-        meta: As of ``levels_of``.
+        meta: As for ``image_levels``.
     """
     if output.ndim == 3:
-        return levels_of(output, meta)
-    return cast(Pixels, np.stack([levels_of(frame, meta) for frame in output]))
+        return image_levels(output, meta)
+    return cast(Pixels, np.stack([image_levels(frame, meta) for frame in output]))
 
 
 def video_of(folder: Path, video: Video) -> Path:
-    """The video beside a folder of frames."""
+    """Return the path of the video beside a folder of frames."""
     return folder.with_name(f"{folder.name}.{video}")
 
 
-def is_whole(target: Path, video: Video | None) -> bool:
-    """Whether a picture is there, or a clip with its video."""
-    if not there(target):
+def is_complete(target: Path, video: Video | None) -> bool:
+    """Return whether an image exists, or a clip with its video."""
+    if not exists(target):
         return False
-    return video is None or not target.is_dir() or there(video_of(target, video))
+    return video is None or not target.is_dir() or exists(video_of(target, video))
 
 
 def frames_of(count: int | None) -> Known:
-    """Return whether a name is that of one of the frames that ``write_clip`` wrote.
+    """Return a function that recognises names of frames of ``write_clip``.
 
     Args:
-        count: How many it wrote; None if that is unknown.
+        count: Number of frames; None if unknown.
     """
 
     def known(name: str) -> bool:
@@ -120,27 +120,27 @@ def frames_of(count: int | None) -> Known:
 
 
 def remove(target: Path, count: int | None, videos: Iterable[Video]) -> None:
-    """Remove a clip that was written here, in one step, and its videos before it.
+    """Remove a clip of ours in one step, and its videos before it.
 
     Args:
         target: The folder of frames; it may be missing.
-        count: Frames in it; None if that is unknown.
-        videos: Kinds that were written beside it.
+        count: Frames in it; None if unknown.
+        videos: Formats of the videos beside it.
 
     Raises:
-        NotOursError: The folder holds something else; nothing is removed.
+        NotOursError: If the folder holds something else; nothing is removed.
     """
-    if there(target) and (others := foreign(target, frames_of(count))):
-        raise NotOursError(not_only_frames(target, others))
-    for video in videos:  # before the frames: or it would pass for the next ones'
-        if there(video_of(target, video)):
+    if exists(target) and (others := foreign(target, frames_of(count))):
+        raise NotOursError(foreign_files_message(target, others))
+    for video in videos:  # before the frames, or it would seem to belong to the next ones
+        if exists(video_of(target, video)):
             remove_file(video_of(target, video))
-    if there(target):
+    if exists(target):
         remove_folder(target, frames_of(count))
 
 
-def not_only_frames(target: Path, others: list[str]) -> str:
-    """Return the message about a folder of frames that holds something else."""
+def foreign_files_message(target: Path, others: list[str]) -> str:
+    """Return the message about a folder of frames with other files."""
     more = f" and {len(others) - 1} more" if len(others) > 1 else ""
     return (
         f"the folder of frames {target} holds {others[0]}{more}, which Enlarger did not write, and "
@@ -148,7 +148,7 @@ def not_only_frames(target: Path, others: list[str]) -> str:
     )
 
 
-@short_enough()
+@long_name_errors()
 def write_clip(
     folder: Path,
     frames: Pixels,
@@ -157,25 +157,25 @@ def write_clip(
     video: tuple[Video | None, float],
     before: Callable[[], None],
 ) -> None:
-    """Write frames beside their place and move them there, all at once; then the video.
+    """Write frames to a temporary folder and move it to its place; then write the video.
 
     Args:
-        folder: Where the frames go, as ``0001.png`` and so on.
+        folder: The folder of the frames ``0001.png`` and so on.
         frames: (F, H, W, C) uint8 or uint16.
-        format: Kind of file of the frames.
-        quality: Of ``jpg`` and ``webp``.
-        video: Its kind, if there is to be one, and frames a second.
-        before: Called when all frames are on the disk; it removes what is in their place.
+        format: File format of the frames.
+        quality: Quality of ``jpg`` and ``webp``.
+        video: Format of the video, if any, and frames per second.
+        before: Called when all frames are on the disk; it removes older ones from their place.
 
     Raises:
-        ValueError: An encoder fails, or the name is too long for the disk.
-        OSError: A file could not be written.
+        ValueError: If an encoder fails, or the name is too long for the disk.
+        OSError: If a file could not be written.
     """
     kind, fps = video
-    film = None if kind is None else encoded(frames, kind, fps)
+    film = None if kind is None else encode_video(frames, kind, fps)
     remove_leftovers(folder, frames_of(None))  # by a killed run
     with whole_folder(folder, before) as beside:
-        if kind is not None:  # a name too long is told before anything is in its place
+        if kind is not None:  # raise for a name too long before anything is in its place
             with contextlib.suppress(FileNotFoundError):
                 video_of(folder, kind).stat()
         for number, frame in enumerate(frames, start=1):
@@ -184,8 +184,8 @@ def write_clip(
         write_whole(video_of(folder, kind), film)
 
 
-def encoded(frames: Pixels, kind: Video, fps: float) -> bytes:
-    """The bytes of a video of (F, H, W, C) frames."""
+def encode_video(frames: Pixels, kind: Video, fps: float) -> bytes:
+    """Return the bytes of a video of (F, H, W, C) frames."""
     rgb = _rgb(frames)
     return _gif(rgb, fps) if kind == "gif" else _mp4(rgb, fps)
 
@@ -207,7 +207,7 @@ def _gif(frames: NDArray[np.uint8], fps: float) -> bytes:
 def _mp4(frames: NDArray[np.uint8], fps: float) -> bytes:
     av, buffer = _av(), io.BytesIO()
     height, width = frames.shape[1:3]
-    # 4:2:0 takes even sides: the last row or column is there twice.
+    # 4:2:0 needs even sides: the last row or column is repeated.
     even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))

@@ -1,13 +1,13 @@
-"""Which run is better: the same pictures' numbers, compared in pairs.
+"""Compare runs by their numbers on the same images, in pairs.
 
     python -m callbacks.compare runs/a runs/b                      # the second against the first
     python -m callbacks.compare runs/a runs/a@bicubic              # against a metric's control
     python -m callbacks.compare runs/a runs/b runs/c --metric psnr --dataset set5
 
 The difference of two runs' means over the same images has an interval, from resampling the images
-(`callbacks/bootstrap.py`); of a stochastic method the mean over its seeds is taken first, image by
-image. A run is said to be better only where the interval excludes 0. Only numbers of one dataset,
-scale and protocol are compared; what is left out is named.
+(`callbacks/bootstrap.py`); for a stochastic method, each image's mean over the seeds comes first. A
+run is called better only if the interval excludes 0. Only numbers of one dataset, scale and
+protocol are compared; others are left out and named.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from callbacks.base import MetricProtocol
 from callbacks.bootstrap import FEWEST, mean_interval
 from callbacks.per_image import ImageNumbers
 from callbacks.protocols import differences
 from callbacks.results_file import Result, describe, identity, shown_value
 from callbacks.run_numbers import RunNumbers, load_run, only_one
+from callbacks.tensorboard import MetricProtocol
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +42,9 @@ class Comparison(NamedTuple):
 
     a: The first run's result; ``value`` is the mean over the common images.
     b: The second run's.
-    interval: Of ``a - b``; None where there is none.
-    verdict: What may be said.
-    notes: What is to be known of it.
+    interval: Interval of ``a - b``; None if there is none.
+    verdict: Which run is better, if the interval shows it.
+    notes: Remarks on the comparison.
     """
 
     a: Result
@@ -54,13 +54,13 @@ class Comparison(NamedTuple):
     notes: list[str]
 
 
-class Asked(NamedTuple):
-    """What of the runs is to be compared, and how.
+class Selection(NamedTuple):
+    """The numbers to compare, and how.
 
-    metrics: Names of metrics; all, if empty.
-    datasets: Names of datasets; all, if empty.
+    metrics: Names of metrics; all if empty.
+    datasets: Names of datasets; all if empty.
     draws: Number of resamples.
-    seed: Of the resamples.
+    seed: Seed of the resamples.
     """
 
     metrics: Sequence[str] = ()
@@ -69,29 +69,31 @@ class Asked(NamedTuple):
     seed: int = 0
 
     def wants(self, result: Result) -> bool:
-        """Whether this number was asked for."""
+        """Return whether this number is selected."""
         return (not self.metrics or result["metric"] in self.metrics) and (
             not self.datasets or result["dataset"] in self.datasets
         )
 
 
-ALL = Asked()
+ALL = Selection()
 
 
-def compare(a: RunNumbers, b: RunNumbers, asked: Asked = ALL) -> tuple[list[Comparison], list[str]]:
-    """Compare all that is comparable.
+def compare(
+    a: RunNumbers, b: RunNumbers, asked: Selection = ALL
+) -> tuple[list[Comparison], list[str]]:
+    """Compare all comparable numbers of two runs.
 
     Args:
         a: The first run.
         b: The second run.
-        asked: What of them.
+        asked: Which numbers.
 
     Returns:
-        The comparisons, and a line for each number that was left out, with the reason.
+        The comparisons, and a line for each number that is left out, with the reason.
 
     Raises:
-        FileNotFoundError: A run has no numbers of single images.
-        ValueError: Nothing that was asked for is there, or several checkpoints are.
+        FileNotFoundError: If a run has no numbers of single images.
+        ValueError: If no selected number exists, or several checkpoints have one.
     """
     for run in (a, b):
         if not any(asked.wants(result) for result in run.results):
@@ -114,8 +116,8 @@ def compare(a: RunNumbers, b: RunNumbers, asked: Asked = ALL) -> tuple[list[Comp
     return found, left_out
 
 
-def _results(run: RunNumbers, asked: Asked) -> Iterator[Result]:
-    """Those asked for, each once: several checkpoints of one number are an error."""
+def _results(run: RunNumbers, asked: Selection) -> Iterator[Result]:
+    """Yield the selected results, each once; several checkpoints of one number are an error."""
     groups: dict[str, list[Result]] = {}
     for result in run.results:
         if asked.wants(result):
@@ -126,9 +128,9 @@ def _results(run: RunNumbers, asked: Asked) -> Iterator[Result]:
 
 
 def _counterpart(result: Result, run: RunNumbers) -> tuple[Result | None, str]:
-    """The run's number to compare with, or None and the reason."""
+    """Return the run's number to compare with, or None and the reason."""
     same = [r for r in run.results if _place(r) == _place(result)]
-    for strict in (True, False):  # first those of equally many images
+    for strict in (True, False):  # first those with an equal number of images
         protocol = _protocol(result, strict)
         fitting = [r for r in same if _protocol(r, strict) == protocol]
         largest = {r["checkpoint"]: r for r in sorted(fitting, key=lambda r: r["n"])}
@@ -146,12 +148,12 @@ def _counterpart(result: Result, run: RunNumbers) -> tuple[Result | None, str]:
 
 
 def _protocol(result: Result, whole: bool) -> MetricProtocol:
-    # `images` says that a part of the dataset was measured; the common ones can be compared.
+    # With `images`, only a part of the dataset was measured; the common images can be compared.
     return {k: v for k, v in result["protocol"].items() if whole or k != "images"}
 
 
 def _compared(
-    a: Result, b: Result, of_a: list[ImageNumbers], of_b: list[ImageNumbers], asked: Asked
+    a: Result, b: Result, of_a: list[ImageNumbers], of_b: list[ImageNumbers], asked: Selection
 ) -> Comparison:
     if not of_a or not of_b:
         note = "a number of the whole set, not of its images"
@@ -170,11 +172,11 @@ def _compared(
         a, b = _on_part(a, values[:, 0]), _on_part(b, values[:, 1])
     finite = np.isfinite(values).all(1)
     bad = [key for key, sound in zip(keys, finite, strict=True) if not sound]
-    # A run whose mean is no number has an output with a broken pixel: no part of it is compared.
+    # A run whose mean is NaN has an output with a pixel that is not finite: nothing is compared.
     if bad and finite.any() and not (math.isnan(a["value"]) or math.isnan(b["value"])):
         notes.append(
-            f"{len(bad)} of {len(keys)} images are left out, for their number is not finite in "
-            f"A or B: {_some(_with_values(bad, first, second))}"
+            f"{len(bad)} of {len(keys)} images are left out: their number is not finite in A or B: "
+            f"{_some(_with_values(bad, first, second))}"
         )
         values = values[finite]
         a, b = _on_part(a, values[:, 0]), _on_part(b, values[:, 1])
@@ -193,11 +195,11 @@ def _with_values(keys: Sequence[str], a: dict[str, float], b: dict[str, float]) 
 
 
 def verdict(interval: tuple[float, float], higher_is_better: bool | None) -> str:
-    """What an interval of A - B allows to be said.
+    """Return what an interval of A - B shows.
 
     Args:
         interval: Lower and upper end.
-        higher_is_better: The metric's direction; None where it is not known.
+        higher_is_better: The metric's direction; None if unknown.
     """
     low, high = interval
     if low <= 0 <= high:
@@ -208,13 +210,13 @@ def verdict(interval: tuple[float, float], higher_is_better: bool | None) -> str
 
 
 def _over_seeds(numbers: list[ImageNumbers]) -> dict[str, float]:
-    """The mean over the seeds of each image that all of them have."""
+    """Return the mean over the seeds of each image that all of them have."""
     keys = set.intersection(*(set(n["values"]) for n in numbers))
     return {key: sum(n["values"][key] for n in numbers) / len(numbers) for key in keys}
 
 
 def _on_part(result: Result, values: NDArray[np.float64]) -> Result:
-    """The result on some of its images; its deviation over seeds is that of all of them."""
+    """Return the result on some of its images; its deviation over seeds is that of all of them."""
     value = float(values.mean()) if len(values) else math.nan
     part: Result = {**result, "value": value, "n": len(values)}
     part.pop("std", None)
@@ -233,7 +235,7 @@ def _some(names: Sequence[str] | dict[str, None], count: int = 5) -> str:
 
 
 def table(a: str, b: str, comparisons: Sequence[Comparison]) -> Table:
-    """The comparisons of two runs, with protocols and notes below.
+    """Return the comparisons of two runs, with protocols and notes below.
 
     Args:
         a: Name of the first run.
@@ -265,17 +267,17 @@ def _signed(value: float) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command.
+    """Run the command.
 
     Args:
-        arguments: Of the command line; by default those of this process.
+        arguments: Command-line arguments; those of this process by default.
 
     Returns:
-        0, or 2 where nothing could be compared.
+        0, or 2 if nothing could be compared.
     """
     parser = argparse.ArgumentParser(
         prog="python -m callbacks.compare",
-        description="Compare runs by their numbers on the same pictures; all with the first.",
+        description="Compare runs by their numbers on the same images; all with the first.",
     )
     parser.add_argument(
         "runs",
@@ -292,7 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if len(options.runs) < 2:
             raise ValueError(f"got one run; give two or more, or {options.runs[0]}@bicubic")
-        asked = Asked(options.metric, options.dataset, options.draws, options.seed)
+        asked = Selection(options.metric, options.dataset, options.draws, options.seed)
         first, *others = [load_run(run) for run in options.runs]
         for other in others:
             _show(first, other, asked)
@@ -302,14 +304,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _show(a: RunNumbers, b: RunNumbers, asked: Asked) -> None:
+def _show(a: RunNumbers, b: RunNumbers, asked: Selection) -> None:
     comparisons, left_out = compare(a, b, asked)
     for line in left_out:
         log.warning("%s", line)
     if not comparisons:
         raise ValueError(f"nothing of {a.name} and {b.name} is comparable")
     console = Console()
-    if not console.is_terminal:  # a file has room, and rows in one piece are easier to look for
+    if not console.is_terminal:  # a file can have any width, and unbroken rows are easier to find
         console = Console(width=160)
     console.print(table(a.name, b.name, comparisons))
 

@@ -15,17 +15,16 @@ log = logging.getLogger(__name__)
 
 
 def write_csv(path: Path, results: list[Result]) -> None:
-    """Write a table of all results, and beside it the protocols of its columns.
+    """Write a table of all results, and a second one of its columns' protocols.
 
-    The table has plain cells and one line of headings, and nothing else, so that pandas and
-    spreadsheets read it without being told anything. A row is a dataset, scale and checkpoint, a
-    column a metric of one protocol, with ``_n`` for how many images it is the mean of and, where
-    there are several seeds, ``_std``; ``_std_over_seeds`` where a metric has that name already, as
-    KID's deviation between subsets has.
+    The table has one line of headings and plain cells, so that pandas and spreadsheets read it
+    without options. A row is a dataset, scale and checkpoint, a column a metric of one protocol,
+    with ``_n`` for the number of images and, for several seeds, ``_std``; ``_std_over_seeds`` if a
+    metric already has that name, as KID's deviation between subsets.
 
     Args:
         path: The table; the protocols go to ``<name>_protocols.csv``.
-        results: As ``results.json`` has them.
+        results: As in ``results.json``.
     """
     headings = {column: heading for column, (heading, _) in columns(results).items()}
     taken = set(headings.values())
@@ -60,7 +59,7 @@ def write_csv(path: Path, results: list[Result]) -> None:
 
 
 def _write(path: Path, rows: Sequence[Sequence[object]]) -> None:
-    if path.is_dir():  # an evaluation, which has just come to its end, is not failed for that
+    if path.is_dir():  # no reason to fail a finished evaluation
         log.warning("%s is a folder; it was moved to %s", path, set_aside(path))
     write_whole(path, _csv(rows))
 

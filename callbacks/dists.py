@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from callbacks import weights
 from callbacks.backbones import load_features
-from callbacks.base import ImageMetric, MetricProtocol
+from callbacks.base import ImageMetric
+from callbacks.tensorboard import MetricProtocol
 from degradations.base import ieee_float32
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class DISTS(ImageMetric):
 
     Args:
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
-        strict_weights: Stop the run where VGG-16's weights are missing; else the metric is off.
+        strict_weights: Stop the run if VGG-16's weights are missing; otherwise the metric is off.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
         label: Name in logs and results.
@@ -59,14 +60,14 @@ class DISTS(ImageMetric):
         self.sha256: str | None = None
 
     def absent(self) -> str:
-        """The line about the missing network, if it is."""
+        """Name the missing network in one line; empty if found."""
         return "" if weights.obtain(WEIGHTS) else weights.missing(WEIGHTS)
 
     def load(self) -> None:
         """Load the network.
 
         Raises:
-            FileNotFoundError: It is missing.
+            FileNotFoundError: If it is missing.
         """
         path = weights.find(WEIGHTS)
         if path is None:
@@ -74,7 +75,7 @@ class DISTS(ImageMetric):
         self.network, self.sha256 = build(path), weights.digest_of(path)
 
     def protocol(self) -> MetricProtocol:
-        """Implementation, rounding, resize, range, and the weights with their hash."""
+        """Return implementation, rounding, resize, range, and the weights with their hash."""
         return {
             "implementation": f"torchmetrics {version('torchmetrics')} dists",
             "color": "rgb",
@@ -87,10 +88,10 @@ class DISTS(ImageMetric):
         }
 
     def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """(B,) distances.
+        """Return (B,) distances.
 
         Raises:
-            RuntimeError: The network is not loaded yet.
+            RuntimeError: If the network is not loaded yet.
         """
         if self.network is None:
             raise RuntimeError("DISTS has no network before `load` was called")
@@ -101,13 +102,13 @@ class DISTS(ImageMetric):
 
 
 def build(path: Path) -> nn.Module:
-    """The network of torchmetrics, on VGG-16 from a file.
+    """Return the network of torchmetrics, on VGG-16 from a file.
 
-    It would fetch VGG-16 itself, unasked and unverified, and draws numbers that it then replaces:
-    so it is made with its own function for that exchanged, and the global generator put back.
+    torchmetrics would download VGG-16 unverified, and draw random weights that it then replaces:
+    so its loading function is replaced meanwhile, and the global generator restored.
 
     Args:
-        path: The file of weights.
+        path: The weights file.
     """
     from torchmetrics.functional.image import dists  # here: it takes seconds to import
 

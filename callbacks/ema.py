@@ -16,27 +16,27 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from callbacks.base import steps_done
+from callbacks.evaluation import steps_done
 
 
 class EMA(Callback):
-    """Keep an average of the trained weights; validation in ``fit`` sees the average.
+    """Average the trained weights; validation in ``fit`` uses the average.
 
-    One update a step of the main optimiser: average += (1 - d) (weights - average), with
+    One update per step of the main optimiser: average += (1 - d) (weights - average), with
     d = min(decay, (1 + n) / (10 + n)), so that the first steps are soon forgotten; n is ``first``
-    in the first update and rises by one in each.
-    Frozen parameters are not averaged and not stored; buffers (running statistics) stay as they
-    are in the model. A checkpoint's ``state_dict`` always holds the raw weights; the averages lie
-    in its ``callbacks["EMA"]["weights"]``, from where ``test``, ``validate``, ``predict`` and
-    ``--model.init_args.weights`` take them.
+    in the first update and increases by one in each.
+    Frozen parameters are neither averaged nor stored; buffers (running statistics) are the model's.
+    A checkpoint's ``state_dict`` always holds the raw weights; the averages are in its
+    ``callbacks["EMA"]["weights"]``, which ``test``, ``validate``, ``predict`` and
+    ``--model.init_args.weights`` read.
 
     Args:
-        decay: Share of the average that a step keeps; 0.999 looks back about 1000 steps.
+        decay: Share of the average that a step keeps; 0.999 averages about 1000 steps.
         first: n of the first update; 1 in InvSR's released code. ``null``: always ``decay``, as in
             ResShift's.
 
     Raises:
-        ValueError: ``decay`` is not in [0, 1), ``first`` is negative, or a checkpoint holds
+        ValueError: If ``decay`` is not in [0, 1), ``first`` is negative, or a checkpoint holds
             averages of other parameters.
     """
 
@@ -59,17 +59,17 @@ class EMA(Callback):
     # -------------------------------------------------------------------------------- averaging
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with the weights as they are, or go on from a checkpoint's averages.
+        """Start with the current weights, or continue a checkpoint's averages.
 
         Raises:
-            ValueError: The strategy splits parameters, or the checkpoint's averages do not fit.
+            ValueError: If the strategy splits parameters, or the checkpoint's averages do not fit.
         """
         if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
             raise ValueError(
                 f"EMA needs whole parameters on each device, but trainer.strategy is "
                 f"{type(trainer.strategy).__name__}; use ddp, or drop EMA from trainer.callbacks"
             )
-        state = self._loaded or self.state_dict()  # a second `fit` of this object goes on, too
+        state = self._loaded or self.state_dict()  # a second `fit` of this object continues, too
         self.track(pl_module)
         self._step = steps_done(trainer, pl_module)
         if state:
@@ -86,16 +86,16 @@ class EMA(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Update if the batch completed a step; under accumulation not every batch does."""
+        """Update if the batch completed a step; with accumulation not every batch does."""
         step = steps_done(trainer, pl_module)
         if step != self._step:
             self._step = step
             self.update()
 
     def track(self, module: nn.Module) -> None:
-        """Average the trainable parameters of ``module`` from here on.
+        """Start averaging the trainable parameters of ``module``.
 
-        What is for training alone is left out: an average of discriminators has never judged.
+        Parts that only training uses, such as discriminators, are left out.
         """
         left: tuple[str, ...] = getattr(module, "training_only", ())
         positions: dict[nn.Parameter, int] = {}
@@ -105,7 +105,7 @@ class EMA(Callback):
             if p.requires_grad and not name.startswith(left)
         }
         self._parameters = list(positions)
-        # In bfloat16 a step of 0.001 would be rounded away.
+        # In bfloat16 a step of 0.001 would be lost by rounding.
         self._averages = [p.detach().to(_precise(p.dtype), copy=True) for p in self._parameters]
         self.updates = 0
 
@@ -123,30 +123,30 @@ class EMA(Callback):
     # --------------------------------------------------------------------------------- swapping
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the averages in place of the weights, in ``fit`` only."""
+        """Swap in the averages, in ``fit`` only."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self.swap_in(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the weights back; checkpoint callbacks come after this one."""
+        """Restore the weights; checkpoint callbacks come after this one."""
         self.swap_out()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Put the weights back, before a checkpoint of the failed run is written."""
+        """Restore the weights before a checkpoint of the failed run is written."""
         self.swap_out()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Put the weights back."""
+        """Restore the weights."""
         self.swap_out()
 
     def swap_in(self, module: nn.Module) -> None:
-        """Put the averages in place of the weights of ``module``: pointers move, no memory does."""
+        """Replace the weights of ``module`` by the averages: pointers are swapped, not copied."""
         if self._raw is not None or not self._averages:
             return
-        # All of the weights are noted before the first one is exchanged, and all are put back, so
-        # an interrupt at any point leaves nothing half done.
+        # All weights are stored before the first one is swapped, and all are restored, so an
+        # interrupt at any point leaves nothing half done.
         self._raw = [p.data for p in self._parameters]
         hook = partial(self._put_raw)  # torch sets an attribute on it, which no method takes
         self._hook = module.register_state_dict_post_hook(hook)  # type: ignore[no-untyped-call]
@@ -154,7 +154,7 @@ class EMA(Callback):
             parameter.data = average.to(parameter.dtype)
 
     def swap_out(self) -> None:
-        """Put the weights back; does nothing when they are in place."""
+        """Restore the weights, if they are swapped out."""
         if self._raw is None:
             return
         for parameter, raw in zip(self._parameters, self._raw, strict=True):
@@ -164,7 +164,7 @@ class EMA(Callback):
         self._raw, self._hook = None, None
 
     def _put_raw(self, module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-        # Whoever asks for a state_dict during a validation writes a checkpoint.
+        # A state_dict requested during a validation is for a checkpoint.
         for name, position in self._index.items():
             if self._raw is not None and prefix + name in state:
                 state[prefix + name] = self._raw[position]
@@ -173,11 +173,11 @@ class EMA(Callback):
 
     @property
     def state_key(self) -> str:
-        """Where a checkpoint keeps the averages."""
+        """The key under which a checkpoint keeps the averages."""
         return "EMA"
 
     def state_dict(self) -> dict[str, Any]:
-        """Averages by parameter name (no copies) and the counters; plain types and tensors."""
+        """Return averages by parameter name (no copies) and the counters."""
         if not self._averages:
             return self._loaded
         return {

@@ -1,7 +1,6 @@
-"""What callbacks of an evaluation share: the same work in validation and test, and what is there.
+"""Base of all callbacks that evaluate outputs, in validation and in test, and shared look-ups.
 
-A callback that looks at outputs is an `EvaluationCallback`: it starts, adds batch after batch, and
-finishes, whichever command evaluates.
+An `EvaluationCallback` starts, adds batch after batch, and finishes, whichever command evaluates.
 """
 
 from __future__ import annotations
@@ -18,25 +17,25 @@ Stage = Literal["val", "test"]
 
 
 class EvaluationCallback(Callback, ABC):
-    """Does the same in ``validate``, ``test`` and the validations of ``fit``.
+    """A callback that works alike in ``validate``, ``test`` and the validations of ``fit``.
 
     Args:
-        every_n: In ``fit``, at the first validation and at every n-th after it; a resumed run goes
-            on counting.
+        every_n: In ``fit``, run at the first validation and at every n-th after it; a resumed run
+            continues the count.
 
     Raises:
-        ValueError: ``every_n`` is below 1.
+        ValueError: If ``every_n`` is below 1.
     """
 
     def __init__(self, every_n: int = 1) -> None:
         super().__init__()
-        at_least_one(self, every_n=every_n)
+        check_at_least_one(self, every_n=every_n)
         self.every_n = every_n
-        self._validations = 0  # that have ended
+        self._validations = 0  # completed so far
 
     @abstractmethod
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """An evaluation begins, or Lightning's sanity check."""
+        """Start an evaluation, or Lightning's sanity check."""
 
     @abstractmethod
     def _add(
@@ -47,14 +46,14 @@ class EvaluationCallback(Callback, ABC):
         batch: Any,
         dataloader_idx: int,
     ) -> None:
-        """A batch is done; no process waits for another here."""
+        """Add a batch; no process may wait for another here."""
 
     @abstractmethod
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        """All are done: the place to bring processes together."""
+        """Finish the evaluation: the place to combine the numbers of all processes."""
 
     def _due(self, trainer: Trainer) -> bool:
-        """Whether this evaluation is one to work in; to be asked once, at its start."""
+        """Return whether this evaluation is due; to be called once, at its start."""
         if trainer.sanity_checking:
             return False
         if trainer.state.fn != TrainerFn.FITTING:
@@ -98,7 +97,7 @@ class EvaluationCallback(Callback, ABC):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring together what all processes saw."""
         self._finish(trainer, pl_module, "val")
-        # Only now: one that is broken off is done again by the continued run, under its own number.
+        # Only now: a resumed run repeats an interrupted validation under the same number.
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._validations += 1
 
@@ -106,32 +105,32 @@ class EvaluationCallback(Callback, ABC):
         """Bring together what all processes saw."""
         self._finish(trainer, pl_module, "test")
 
-    # Not in `state_dict`: Lightning would refuse two metrics of one class in words of its own,
-    # before `setup` can say which key to change.
+    # Not in `state_dict`: Lightning would refuse two metrics of one class with its own message,
+    # before `setup` can name the key to change.
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the number of validations, so that ``every_n`` goes on counting."""
+        """Store the number of validations for ``every_n``."""
         if self.every_n > 1:
             checkpoint["callbacks"][self.state_key] = {"validations": self._validations}
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Go on counting."""
+        """Restore the number of validations."""
         state = checkpoint["callbacks"].get(self.state_key, {})
         self._validations = state.get("validations", 0)
 
 
-def at_least_one(owner: object, **settings: int | None) -> None:
-    """Check arguments that count something; None is for those without a limit.
+def check_at_least_one(owner: object, **settings: int | None) -> None:
+    """Check counting arguments; None means no limit.
 
     Args:
-        owner: Whose they are.
-        settings: By name.
+        owner: The object that has the arguments.
+        settings: Their values by name.
 
     Raises:
-        ValueError: One is below 1.
+        ValueError: If one is below 1.
     """
     for key, value in settings.items():
         if value is not None and value < 1:
@@ -139,10 +138,10 @@ def at_least_one(owner: object, **settings: int | None) -> None:
 
 
 def evaluated_datasets(trainer: Trainer) -> list[Any]:
-    """The datasets of the evaluation that runs now, in the order of ``dataloader_idx``.
+    """Return the datasets of the current evaluation, in the order of ``dataloader_idx``.
 
     Raises:
-        TypeError: A dataset without ``name``, ``scale`` or ``keys``.
+        TypeError: If a dataset has no ``name``, ``scale`` or ``keys``.
     """
     found = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
     loaders = list(found.values()) if isinstance(found, Mapping) else found
@@ -161,10 +160,10 @@ def evaluated_datasets(trainer: Trainer) -> list[Any]:
 
 
 def output_image(outputs: Any) -> Tensor:
-    """The image that a step returned.
+    """Return the image that a step returned.
 
     Raises:
-        TypeError: The step returned something else than ``{"sr": image}``.
+        TypeError: If it is not ``{"sr": image}``.
     """
     if not isinstance(outputs, Mapping) or "sr" not in outputs:
         raise TypeError(
@@ -172,3 +171,27 @@ def output_image(outputs: Any) -> Tensor:
             'expected {"sr": image}, the image (B, 3, H, W) in [0, 1]'
         )
     return outputs["sr"]
+
+
+def all_callbacks(trainer: Trainer) -> list[Callback]:
+    """Return the trainer's callbacks, which Lightning leaves untyped."""
+    return list(trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def predicted_dataset(trainer: Trainer, index: int) -> Any:
+    """Return the dataset of the ``index``-th loader of ``predict``; None if it has none."""
+    loaders: Any = trainer.predict_dataloaders
+    loader = loaders[index] if isinstance(loaders, list | tuple) else loaders
+    return getattr(loader, "dataset", None)
+
+
+def steps_done(trainer: Trainer, pl_module: LightningModule) -> int:
+    """Return the main optimiser's updates; ``global_step`` also counts those of a second one."""
+    steps = getattr(pl_module, "steps", None)
+    return trainer.global_step if steps is None else int(steps)
+
+
+def accumulated(trainer: Trainer) -> int:
+    """Return the batches per step; methods with two optimisers count them themselves."""
+    own = getattr(trainer.lightning_module, "accumulate", None)
+    return trainer.accumulate_grad_batches if own is None else int(own)

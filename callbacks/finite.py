@@ -1,4 +1,4 @@
-"""Outputs with pixels that are not finite are counted and named."""
+"""Count and name outputs with pixels that are not finite."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from callbacks.processes import gather
 
 log = logging.getLogger(__name__)
 
-SHOWN = 5  # pictures in a message
+SHOWN = 5  # images in a message
 
 
 class FiniteOutputs(EvaluationCallback):
-    """Count the outputs with pixels that are NaN or infinite, and name them.
+    """Count and name the outputs with pixels that are NaN or infinite.
 
     In ``validate``, ``test`` and the validations of ``fit``, once for each dataset, over all
-    processes. Their numbers are NaN, and so are the means. The device is not waited for before the
+    processes. Their numbers are NaN, and so are the means. Nothing waits for the device before the
     end of an evaluation.
 
     Args:
-        strict: Fail where there are any: after the evaluation, whose numbers are stored first.
+        strict: Fail if there are any, after the evaluation, whose numbers are stored first.
 
     Raises:
-        ValueError: There are some, and ``strict`` is set.
+        ValueError: If there are any and ``strict`` is set.
     """
 
     def __init__(self, strict: bool = False) -> None:
@@ -37,15 +37,15 @@ class FiniteOutputs(EvaluationCallback):
         self.strict = strict
         self.found: dict[str, list[str]] = {}  # keys by dataset, of the latest evaluation
         self._seen: list[tuple[int, list[str], Tensor]] = []  # dataset, keys, whether finite
-        self._told = ""
+        self._problem = ""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop training, if so."""
+        """Stop training if an output is not finite and ``strict`` is set."""
         if trainer.state.fn == TrainerFn.FITTING:
             self._refuse()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Fail the command, if so: all other callbacks are through by now, in whatever order."""
+        """Fail the command likewise; all other callbacks are done by now."""
         if stage in ("validate", "test"):
             self._refuse()
 
@@ -60,7 +60,7 @@ class FiniteOutputs(EvaluationCallback):
         batch: Any,
         dataloader_idx: int,
     ) -> None:
-        if trainer.sanity_checking or outputs is None:  # or of a model that makes no pictures
+        if trainer.sanity_checking or outputs is None:  # or a model without image outputs
             return
         self._seen.append((dataloader_idx, batch["key"], are_finite(output_image(outputs))))
 
@@ -75,17 +75,17 @@ class FiniteOutputs(EvaluationCallback):
         ]
         self._seen = []
         everyones = {found for part in gather(mine) for found in part}
-        datasets, told = evaluated_datasets(trainer), []
+        datasets, lines = evaluated_datasets(trainer), []
         for number, dataset in enumerate(datasets):
             keys = sorted(key for place, key in everyones if place == number)
             if keys:
                 self.found[dataset.name] = keys
                 shown = ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
-                told.append(f"{len(keys)} of the {len(dataset.keys)} of {dataset.name} ({shown})")
-        self._told = f"outputs with pixels that are NaN or infinite: {'; '.join(told)}"
-        if told and trainer.is_global_zero:
-            log.warning("%s; so their numbers are not finite either", self._told)
+                lines.append(f"{len(keys)} of the {len(dataset.keys)} of {dataset.name} ({shown})")
+        self._problem = f"outputs with pixels that are NaN or infinite: {'; '.join(lines)}"
+        if lines and trainer.is_global_zero:
+            log.warning("%s; so their numbers are not finite either", self._problem)
 
     def _refuse(self) -> None:
         if self.strict and self.found:
-            raise ValueError(f"{self._told}; FiniteOutputs.strict allows none")
+            raise ValueError(f"{self._problem}; FiniteOutputs.strict allows none")

@@ -1,4 +1,4 @@
-"""What a pixel that is not finite does to a metric that would pass over it."""
+"""Make a metric NaN for images with pixels that are not finite."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from torch import Tensor
 
 
 def are_finite(images: Tensor) -> Tensor:
-    """Whether all pixels of an image are finite: (B,), of (B, 3, H, W) in about [0, 1]."""
+    """Return whether all pixels of an image are finite: (B,), of (B, 3, H, W) in about [0, 1]."""
     # A sum is finite only if all of its terms are, and takes a thirtieth of `isfinite().all()`.
     return images.flatten(1).sum(1, dtype=torch.float32).isfinite()
 
 
-def spoiled(values: Tensor, images: Tensor) -> Tensor:
-    """The numbers of images, but NaN for an image with any pixel that is not finite.
+def nan_where_not_finite(values: Tensor, images: Tensor) -> Tensor:
+    """Return the numbers of images, with NaN for an image with any pixel that is not finite.
 
-    For metrics that clamp, crop or leave out parts; the warning about numbers that are not finite
-    then names the image.
+    For metrics that clamp, crop or skip parts; the warning about numbers that are not finite then
+    names the image.
 
     Args:
         values: (B,) floating.

@@ -1,8 +1,8 @@
-"""Flicker: what changes from one frame to the next although nothing moves.
+"""Flicker: changes between consecutive frames that are not motion.
 
-Differences of consecutive frames after the motion was taken out, as in Lai et al., "Learning blind
-video temporal consistency" (ECCV 2018), section 4.1, whose flow is a network's; here it is
-Farneback's (SCIA 2003), which needs no weights, and each clip's own: what a generator makes has no
+Differences of consecutive frames after motion compensation, as in Lai et al., "Learning blind video
+temporal consistency" (ECCV 2018), section 4.1, whose flow is a network's. Here it is Farneback's
+(SCIA 2003), which needs no weights, and is computed on each clip itself: a generated clip has no
 real clip of the same motion.
 """
 
@@ -16,16 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from callbacks.base import MetricProtocol
 from callbacks.inception import levels
 from callbacks.sets import SetMetric
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
-STILL = 0.1  # pixels from frame to frame: less is no motion
-BORDER = 2  # pixels, where no window of the flow is whole
+STILL = 0.1  # pixels per frame: less is no motion
+BORDER = 2  # pixels, where no window of the flow is complete
 # pyr_scale, levels, winsize, iterations, poly_n, poly_sigma, flags: of cv2.calcOpticalFlowFarneback
 FLOW: tuple[Any, ...] = (0.5, 3, 9, 5, 5, 1.1, 0)
 
@@ -33,17 +33,17 @@ FLOW: tuple[Any, ...] = (0.5, 3, 9, 5, 5, 1.1, 0)
 class Flicker(SetMetric):
     """Mean absolute difference of consecutive frames, in levels of 8 bits; lower is steadier.
 
-    ``flicker`` is that of a frame and the one before it, moved along the optical flow between the
-    two; ``flicker_static`` that of places that do not move (less than 0.1 pixels by the flow),
-    as they are. Real clips are not at 0: ``flicker_real`` and ``flicker_static_real`` are those of
-    the batch's clips, whose content is another where clips are made from noise. A flow follows
-    small flicker of detail, so it is a lower bound; blurred clips hardly flicker: read it beside
+    ``flicker`` compares a frame with the previous one warped along the optical flow;
+    ``flicker_static`` compares places that do not move (less than 0.1 pixels by the flow) without
+    warping. Real clips are not at 0: ``flicker_real`` and ``flicker_static_real`` are those of
+    the batch's clips, whose content differs if clips are generated from noise. A flow follows small
+    flicker of detail, so it is a lower bound; blurred clips hardly flicker: compare
     ``frame_swd``. It reproduces no published number.
 
     Args:
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first clips of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice.
+        label: Name in logs and results, if one metric is used twice.
     """
 
     name = "flicker"
@@ -56,7 +56,7 @@ class Flicker(SetMetric):
         super().__init__(every_n, limit, label)
 
     def protocol(self) -> MetricProtocol:
-        """Implementation, colour, rounding, flow and border."""
+        """Return implementation, colour, rounding, flow and border."""
         return {
             "implementation": "enlarger flicker 1",
             "color": "rgb",
@@ -68,11 +68,11 @@ class Flicker(SetMetric):
         }
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:
-        """(B, 4): sum and number of differences along the flow, and of still places.
+        """Return (B, 4): sum and number of differences along the flow, and of still places.
 
         Raises:
-            TooSmall: Nothing is left of them without the border.
-            ValueError: They are no clips.
+            TooSmall: If nothing is left of them without the border.
+            ValueError: If they are not clips.
         """
         if images.ndim != 5 or images.shape[1] < 2:
             raise ValueError(
@@ -85,13 +85,13 @@ class Flicker(SetMetric):
         return torch.tensor(np.stack([_differences(clip) for clip in clips]))
 
     def distance(self, sr: Tensor, hr: Tensor) -> float:
-        """Along the flow, of the outputs alone."""
+        """Return the difference along the flow, of the outputs alone."""
         return self.distances(sr, hr)[self.name]
 
     def distances(self, sr: Tensor, hr: Tensor) -> dict[str, float]:
-        """Along the flow and of still places, of outputs and of real clips.
+        """Return differences along the flow and of still places, of outputs and of real clips.
 
-        None of still places where there are none.
+        Without still places their difference is absent.
         """
         found = {}
         for end, clips in (("", sr), ("_real", hr)):
@@ -103,7 +103,7 @@ class Flicker(SetMetric):
 
 
 def _differences(clip: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Sums and numbers, as ``Flicker.features``, of (T, H, W, 3)."""
+    """Return sums and counts of (T, H, W, 3), as ``Flicker.features``."""
     luma = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
     height, width = luma[0].shape
     rows, columns = np.mgrid[:height, :width].astype(np.float32)

@@ -1,4 +1,4 @@
-"""Metrics of sets of pictures, of the frames of clips."""
+"""Metrics of sets of images, applied to the frames of clips."""
 
 from __future__ import annotations
 
@@ -6,53 +6,52 @@ from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
-from callbacks.base import MetricProtocol
 from callbacks.kid_thumb import KIDThumb
 from callbacks.swd import SWD
+from callbacks.tensorboard import MetricProtocol
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
 
 class FrameSWD(SWD):
-    """SWD of all frames: how far their fine detail is distributed from that of the real clips'.
+    """SWD of all frames: the distance of their distribution of fine detail to that of real clips.
 
-    Says nothing about motion. ``patches`` are those of each frame: set it to 64 or so.
+    Ignores motion. ``patches`` counts those of each frame: set it to about 64.
 
     Args:
         color: ``y`` for the luma of BT.601 in [16, 235], or ``rgb``.
-        levels: Levels of the pyramid; a picture's smaller side must be 7 pixels on the coarsest.
-        patches: Patches of each picture and level; fewer for sets of thousands of pictures, since
-            all are kept until the end (0.3 MB a picture with the defaults).
+        levels: Levels of the pyramid; an image's smaller side must be 7 pixels on the coarsest.
+        patches: Patches of each image and level; fewer for sets of thousands of images, since
+            all are kept until the end (0.3 MB an image with the defaults).
         directions: Random directions.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice.
+        label: Name in logs and results, if one metric is used twice.
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
-        reference: What the outputs are compared with instead of their HR pictures: a folder of
-            pictures, or a file made by ``python -m callbacks.reference``.
+        reference: Compare the outputs with these instead of their HR images: a folder of
+            images, or a file made by ``python -m callbacks.reference``.
     """
 
     name = "frame_swd"
     target = "clip"
 
     def protocol(self) -> MetricProtocol:
-        """As ``SWD.protocol``, and that it is of frames."""
+        """Return ``SWD.protocol``, marked as one of frames."""
         return {**super().protocol(), "of": "all frames"}
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:
-        """(B, levels, F patches, D) patches of (B, F, 3, H, W) clips, or of pictures."""
+        """Return (B, levels, F patches, D) patches of (B, F, 3, H, W) clips, or of images."""
         found = super().features(*_frames(images, batch))
         by_clip = found.view(len(images), -1, *found.shape[1:])  # (B, F, levels, patches, D)
         return by_clip.transpose(1, 2).flatten(2, 3)
 
 
 class FrameKIDThumb(KIDThumb):
-    """KID-thumb of all frames: whether layout and colours are distributed as the real clips'.
+    """KID-thumb of all frames: compares the distributions of layout and colour with real clips.
 
-    Says nothing about motion; frames of a clip resemble each other, so it is noisier than for as
-    many pictures.
+    Ignores motion. Frames of a clip resemble each other, so it is noisier than for as many images.
 
     Args:
         side: Pixels of a thumbnail's side.
@@ -61,27 +60,27 @@ class FrameKIDThumb(KIDThumb):
             once.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice.
+        label: Name in logs and results, if one metric is used twice.
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
-        reference: What the outputs are compared with instead of their HR pictures: a folder of
-            pictures, or a file made by ``python -m callbacks.reference``.
+        reference: Compare the outputs with these instead of their HR images: a folder of
+            images, or a file made by ``python -m callbacks.reference``.
     """
 
     name = "frame_kid_thumb"
     target = "clip"
 
     def protocol(self) -> MetricProtocol:
-        """As ``KIDThumb.protocol``, and that it is of frames."""
+        """Return ``KIDThumb.protocol``, marked as one of frames."""
         return {**super().protocol(), "of": "all frames"}
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:
-        """(B, F, D) thumbnails of (B, F, 3, H, W) clips, or of pictures."""
+        """Return (B, F, D) thumbnails of (B, F, 3, H, W) clips, or of images."""
         found = super().features(*_frames(images, batch))
         return found.view(len(images), -1, found.shape[-1])
 
     def distance(self, sr: Tensor, hr: Tensor) -> float:
-        """The discrepancy of (N, F, D) and (M, F, D) thumbnails."""
+        """Return the discrepancy of (N, F, D) and (M, F, D) thumbnails."""
         return super().distance(sr.flatten(0, 1), hr.flatten(0, 1))
 
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from callbacks import weights as files
-from callbacks.base import MetricProtocol
 from callbacks.fid import frechet_distance
 from callbacks.inception import levels
 from callbacks.kid import polynomial_mmd
 from callbacks.sets import SetMetric
+from callbacks.tensorboard import MetricProtocol
 from files.paths import expand_path
 
 if TYPE_CHECKING:
@@ -32,23 +32,23 @@ OPTIONS = {"rescale": False, "resize": False, "return_features": True}
 class VideoMetric(SetMetric):
     """A distance of clips in the features of a network that the user gives.
 
-    A step returns ``{"sr": (B, T, 3, H, W)}`` in [0, 1], the batch has the real clips of the same
-    shape as ``clip``. The first ``frames`` frames, rounded to 8 bits and resized to 224x224 by
+    A step returns ``{"sr": (B, T, 3, H, W)}`` in [0, 1], and the batch has the real clips of the
+    same shape as ``clip``. The first ``frames`` frames, rounded to 8 bits and resized to 224x224 by
     antialiased bilinear interpolation, go to the network as (B, 3, T, 224, 224) in [-1, 1].
 
     Args:
-        weights: File of the network as TorchScript, which gives (B, D) features; environment
-            variables are expanded. Of ``i3d_torchscript.pt`` (I3D trained on Kinetics-400), as
-            StyleGAN-V uses it, the features before the softmax are taken, by its arguments
+        weights: TorchScript file of the network, which returns (B, D) features; environment
+            variables are expanded. For ``i3d_torchscript.pt`` (I3D trained on Kinetics-400), as
+            StyleGAN-V uses it, these are the features before the softmax, by its arguments
             ``rescale``, ``resize`` and ``return_features``. Run only files that you trust.
         frames: Frames of each clip; clips must not be shorter.
-        strict_weights: Stop the run where the file is missing; else the metric is off.
+        strict_weights: Stop the run if the file is missing; otherwise the metric is off.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first clips of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice.
+        label: Name in logs and results, if one metric is used twice.
 
     Raises:
-        ValueError: ``frames`` is below 1.
+        ValueError: If ``frames`` is below 1.
     """
 
     target = "clip"
@@ -73,10 +73,10 @@ class VideoMetric(SetMetric):
 
     @abstractmethod
     def distance(self, sr: Tensor, hr: Tensor) -> float:
-        """The number, from (N, D) and (M, D) features."""
+        """Return the number, from (N, D) and (M, D) features."""
 
     def absent(self) -> str:
-        """The line about the missing network, if it is."""
+        """Name the missing network in one line; empty if found."""
         try:
             if self.weights is not None and self._path().is_file():
                 return ""
@@ -95,7 +95,7 @@ class VideoMetric(SetMetric):
         self.net = _shared(path, self.sha256)
 
     def protocol(self) -> MetricProtocol:
-        """Implementation, frames, rounding, resize, and the network's file with its hash."""
+        """Return implementation, frames, rounding, resize, and the network's file with its hash."""
         return {
             "implementation": f"enlarger {type(self).name} 1",
             "color": "rgb",
@@ -109,10 +109,10 @@ class VideoMetric(SetMetric):
         }
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:
-        """(B, D) features of (B, T, 3, H, W) clips in [0, 1].
+        """Return (B, D) features of (B, T, 3, H, W) clips in [0, 1].
 
         Raises:
-            ValueError: No clips, or too short ones.
+            ValueError: If the images are not clips, or too short.
         """
         if images.ndim != 5 or images.shape[1] < self.frames:
             raise ValueError(
@@ -152,10 +152,10 @@ class FVD(VideoMetric):
         weights: File of the network as TorchScript, which gives (B, D) features; environment
             variables are expanded. Run only files that you trust.
         frames: Frames of each clip; clips must not be shorter.
-        strict_weights: Stop the run where the file is missing; else the metric is off.
+        strict_weights: Stop the run if the file is missing; otherwise the metric is off.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first clips of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice.
+        label: Name in logs and results, if one metric is used twice.
     """
 
     name = "fvd"
@@ -163,7 +163,7 @@ class FVD(VideoMetric):
     remark = "biased upward"
 
     def distance(self, sr: Tensor, hr: Tensor) -> float:
-        """Frechet distance of (N, D) and (M, D) features."""
+        """Return the Frechet distance of (N, D) and (M, D) features."""
         return frechet_distance(sr, hr)
 
 
@@ -176,10 +176,10 @@ class KVD(VideoMetric):
         weights: File of the network as TorchScript, which gives (B, D) features; environment
             variables are expanded. Run only files that you trust.
         frames: Frames of each clip; clips must not be shorter.
-        strict_weights: Stop the run where the file is missing; else the metric is off.
+        strict_weights: Stop the run if the file is missing; otherwise the metric is off.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first clips of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice.
+        label: Name in logs and results, if one metric is used twice.
     """
 
     name = "kvd"
@@ -187,16 +187,16 @@ class KVD(VideoMetric):
     remark = "noisy"
 
     def protocol(self) -> MetricProtocol:
-        """That of all video metrics, and the kernel."""
+        """Return that of all video metrics, and the kernel."""
         return {**super().protocol(), "kernel": "(x.y/D + 1)^3, unbiased"}
 
     def distance(self, sr: Tensor, hr: Tensor) -> float:
-        """Discrepancy of (N, D) and (M, D) features."""
+        """Return the discrepancy of (N, D) and (M, D) features."""
         return polynomial_mmd(sr, hr)
 
 
 @functools.lru_cache(maxsize=1)
 def _shared(path: Path, sha256: str) -> nn.Module:
-    """One network for all metrics of a run."""
+    """Return the network that all metrics of a run share."""
     net: nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     return net.eval()

@@ -1,14 +1,13 @@
-"""Steps whose loss or gradient is not finite are left out, by all processes together.
+"""Skip steps whose loss or gradient is not finite, on all processes together.
 
-A step is judged when its gradients are there and, with several processes, averaged: from the sum of
-its losses and the square of the gradient's norm, two numbers that are not finite if any part of
-them is not. Their sum over all processes is the same on each, and so is the verdict. That costs one
-pass over the gradients, one all-reduce of eight bytes, and the host waits for the device once a
-step, at the end of the backward pass: what comes next in the queue, the optimiser, is short.
+A step is judged when its gradients exist and, with several processes, are averaged: by the sum of
+its losses and the squared norm of the gradient, which are not finite if any part of them is not.
+Their sum over all processes is the same on each, and so is the decision. It costs one pass over the
+gradients, one all-reduce of eight bytes, and the host waits for the device once a step, at the end
+of the backward pass, when only the short optimiser step is left in the queue.
 
-A step is left out by taking its gradients away: no optimiser touches a parameter without one. What
-else a step would have moved is put back, so that the run goes on as if there had been no such
-batch.
+A step is skipped by removing its gradients: no optimiser changes a parameter without one. All other
+changes of the step are reverted, so that the run continues as if the batch had not existed.
 """
 
 from __future__ import annotations
@@ -25,45 +24,45 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from callbacks.base import steps_done
-from callbacks.guard_step import Loss, Statistics, is_sharded, measured, part_here
+from callbacks.evaluation import steps_done
+from callbacks.guard_step import Loss, Statistics, is_sharded, local_part, reduce_loss_and_norm
 from callbacks.processes import gather
 
 log = logging.getLogger(__name__)
 
-LEAST = 1000  # steps: a share of fewer would be a matter of luck
-TOLD, RARE = 20, 1000  # so many warnings, then one in so many
-SHOWN = 8  # pictures in a warning
-LEARNT = 100  # steps before norms are compared; their mean looks back as far
-UNSEEN = 1000  # backward passes without a step, after which steps must be taken elsewhere
-HELD = "held"  # interval of a schedule that does not move in this batch
+LEAST = 1000  # steps: a share of fewer would be too random
+WARNED, RARE = 20, 1000  # this many warnings, then one in this many
+SHOWN = 8  # images in a warning
+LEARNT = 100  # steps before norms are compared; also the length of their running mean
+UNSEEN = 1000  # backward passes without a step: the steps must be taken elsewhere
+HELD = "held"  # interval of a schedule that pauses in this batch
 
 
 class Guard(Callback):
-    """Leave out a step whose loss or gradient is not finite; stop a run that cannot go on so.
+    """Skip steps whose loss or gradient is not finite; stop the run if there are too many.
 
-    A step that is left out changes nothing, on any process: weights, the optimiser's state, running
+    A skipped step changes nothing, on any process: weights, the optimiser's state, running
     statistics, EMA, schedules and the count of steps stay as they were, and ``max_steps`` counts
-    those that were taken. It is counted as ``guard/skipped`` and logged with the pictures of the
-    process that saw it; under accumulation the step is all of its batches. Past a limit the run
+    only steps that were taken. It is counted as ``guard/skipped`` and logged with the images of the
+    process that had it; with accumulation a step is all of its batches. Beyond a limit the run
     stops, on all processes. No checkpoint is written with weights that are not finite.
 
-    With ``precision: 16-mixed`` the scaler still looks for its scale: a gradient that overflows by
-    that is left out as above, but counts only once the scale is below 1.
+    With ``precision: 16-mixed`` the scaler still searches its scale: a gradient that overflows by
+    the scale is skipped as above, but counts only once the scale is below 1.
 
     With manual optimisation each step through Lightning's optimiser is judged by its own gradients;
-    schedules and counts that the model keeps itself it has to hold back itself, and steps that go
-    round Lightning's optimiser are not seen, of which a warning says so.
+    the model itself must hold back its own schedules and counts, and steps that bypass Lightning's
+    optimiser cannot be seen, which a warning reports.
 
     Args:
-        limit: Stop the run when more than this share of its steps was left out. Below 1,000 steps
+        limit: Stop the run if more than this share of its steps was skipped. Below 1,000 steps
             it is this share of 1,000: at 0.01, the eleventh stops the run; at 0, the first.
-        in_a_row: Stop the run when so many steps in succession were left out.
-        norm_factor: Also leave out a step whose gradient has a norm of more than this many times
-            the mean of the last 100 steps or so; by default finite norms are all welcome.
+        in_a_row: Stop the run if this many consecutive steps were skipped.
+        norm_factor: Also skip a step whose gradient has a norm of more than this many times the
+            mean of about the last 100 steps; by default all finite norms are accepted.
 
     Raises:
-        ValueError: An argument is out of its range; the strategy or the optimiser cannot be
+        ValueError: If an argument is out of its range; the strategy or the optimiser cannot be
             guarded; a limit is passed; weights that are to be saved are not finite.
     """
 
@@ -81,18 +80,18 @@ class Guard(Callback):
         if norm_factor is not None and not norm_factor > 1:
             raise ValueError(f"`norm_factor` of Guard is {norm_factor}; it must be more than 1")
         self.limit, self.in_a_row, self.norm_factor = limit, in_a_row, norm_factor
-        self.steps = 0  # of the whole run, with those that were left out
-        self.skipped = 0  # those
-        self.row = 0  # how many of them came last, one after the other
-        self.norm = 0.0  # mean of the gradient's norm in the steps that were taken
-        self._keys: Sequence[str] = ()  # of the batch at hand
-        self._losses: list[Loss] = []  # of the step at hand
+        self.steps = 0  # of the whole run, including skipped ones
+        self.skipped = 0  # of the whole run
+        self.row = 0  # consecutive skipped steps at the end
+        self.norm = 0.0  # mean of the gradient's norm over the steps taken
+        self._keys: Sequence[str] = ()  # of the current batch
+        self._losses: list[Loss] = []  # of the current step
         self._statistics = Statistics(nn.Module())
         self._held: list[Any] = []  # schedules
         self._verdict = ""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the running statistics as they are."""
+        """Store the running statistics."""
         _check_guardable(trainer, self.norm_factor)
         self._losses, self._held, self._verdict = [], [], ""
         self._statistics = Statistics(pl_module)
@@ -101,10 +100,10 @@ class Guard(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Stop here, where all of the step before is done, if a limit was passed in it.
+        """Stop here, when the last step is complete, if it passed a limit.
 
         Raises:
-            ValueError: It was.
+            ValueError: If a limit was passed.
         """
         for schedule in self._held:
             schedule.interval = "step"
@@ -116,9 +115,9 @@ class Guard(Callback):
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        """Keep the loss; nothing looks at it yet."""
+        """Keep the loss for later."""
         if loss.dtype == torch.float16 and _scaler(trainer) is not None:
-            return  # multiplied by the scale, it may be beyond 65504; its gradients will tell
+            return  # multiplied by the scale, it may exceed 65504; its gradients are checked
         if len(self._losses) >= UNSEEN and not pl_module.automatic_optimization:
             return
         self._losses.append(Loss(self._keys, loss.detach()))
@@ -132,9 +131,9 @@ class Guard(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
     ) -> None:
-        """Judge the step, and leave it out if it must not be taken."""
+        """Judge the step, and skip it if necessary."""
         losses, self._losses = self._losses, []
-        loss, norm = measured(losses, optimizer, trainer)
+        loss, norm = reduce_loss_and_norm(losses, optimizer, trainer)
         wrong = self._wrong(loss, norm)
         if not wrong:
             if _counts(pl_module, optimizer):
@@ -145,7 +144,7 @@ class Guard(Callback):
         step = steps_done(trainer, pl_module)
         self._leave_out(trainer, pl_module, optimizer)
         if math.isfinite(loss) and not math.isfinite(norm) and _seeks_its_scale(trainer):
-            self._statistics.keep()  # the forward pass was sound
+            self._statistics.keep()  # the forward pass was finite
             return
         self._statistics.restore()
         counted = int(_counts(pl_module, optimizer))
@@ -195,11 +194,11 @@ class Guard(Callback):
     def _tell(
         self, trainer: Trainer, step: int, wrong: str, losses: list[Loss], everywhere: bool
     ) -> None:
-        if everywhere:  # averaged gradients do not say whose they were
+        if everywhere:  # the source of averaged gradients is unknown
             seen = losses if trainer.is_global_zero else []
         else:
             seen = [loss for loss in losses if not bool(loss.value.isfinite())]
-        if not seen or (self.skipped > TOLD and self.skipped % RARE):
+        if not seen or (self.skipped > WARNED and self.skipped % RARE):
             return
         keys = list(dict.fromkeys(key for loss in seen for key in loss.keys))
         shown = ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
@@ -210,7 +209,7 @@ class Guard(Callback):
         )
 
     def _judged(self, step: int) -> str:
-        """Why the run must stop, or nothing."""
+        """Return why the run must stop; empty if it need not."""
         if self.row >= self.in_a_row:
             passed = f"{self.row} steps in a row were left out, as many as `in_a_row` of Guard"
         elif self.skipped > self.limit * max(self.steps, LEAST):
@@ -222,9 +221,9 @@ class Guard(Callback):
             return ""
         return (
             f"stopped after step {step}, whose weights are still good: {passed}, because of their "
-            "loss or gradient (warnings above name the pictures); lower the learning rate, set "
+            "loss or gradient (warnings above name the images); lower the learning rate, set "
             "trainer.gradient_clip_val, train in another trainer.precision, or leave these "
-            "pictures out, and run the same command again"
+            "images out, and run the same command again"
         )
 
     @rank_zero_only
@@ -237,12 +236,12 @@ class Guard(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Refuse to save what cannot be trained on: a step may be finite and too large.
+        """Refuse to save weights that are not finite: a finite step may be too large.
 
         Raises:
-            ValueError: A weight is not finite.
+            ValueError: If a weight is not finite.
         """
-        trained = [part_here(p.detach()) for p in pl_module.parameters() if p.requires_grad]
+        trained = [local_part(p.detach()) for p in pl_module.parameters() if p.requires_grad]
         finite = math.isfinite(float(get_total_norm(trained)))
         if is_sharded(trainer):
             finite = all(gather(finite))
@@ -255,21 +254,21 @@ class Guard(Callback):
 
     @property
     def state_key(self) -> str:
-        """Where a checkpoint keeps the counts."""
+        """The key under which a checkpoint keeps the counts."""
         return "Guard"
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts and the mean norm."""
+        """Return the counts and the mean norm."""
         return {"steps": self.steps, "skipped": self.skipped, "row": self.row, "norm": self.norm}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the counts."""
         self.steps, self.skipped = state_dict["steps"], state_dict["skipped"]
         self.row, self.norm = state_dict["row"], state_dict["norm"]
 
 
 def _counts(pl_module: LightningModule, optimizer: Any) -> bool:
-    # Methods with two optimisers say whose updates are steps; else all are.
+    # Methods with two optimisers define whose updates are steps; otherwise all are.
     counts = getattr(pl_module, "counts", None)
     return counts is None or bool(counts(optimizer))
 

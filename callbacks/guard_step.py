@@ -1,4 +1,4 @@
-"""What a step is judged by, and what is put back after one that was not taken: for Guard."""
+"""For Guard: the numbers that a step is judged by, and the buffers that a skipped one restores."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from callbacks.processes import several
 
 
 class Loss(NamedTuple):
-    """A scalar on the device, and the pictures it is of."""
+    """A scalar on the device, and its images."""
 
     keys: Sequence[str]
     value: Tensor
 
 
 class Statistics:
-    """The buffers of a model as of its last good step: a forward pass changes those of its norms.
+    """The buffers of a model after its last good step; a forward pass changes those of its norms.
 
     Args:
         module: The model.
@@ -37,7 +37,7 @@ class Statistics:
         self.keep()
 
     def keep(self) -> None:
-        """A good step was taken."""
+        """Store the buffers after a good step."""
         now = [buffers.get(name) for buffers, name in self._places]
         if len(self._kept) < len(now) or not all(map(_alike, self._kept, now)):
             self._kept = [None if buffer is None else buffer.detach().clone() for buffer in now]
@@ -47,27 +47,29 @@ class Statistics:
             torch._foreach_copy_(kept, there)
 
     def restore(self) -> None:
-        """What has happened since is forgotten."""
+        """Restore the stored buffers."""
         for (buffers, name), kept in zip(self._places, self._kept, strict=True):
             now = buffers.get(name)
             if not _alike(now, kept):
                 buffers[name] = None if kept is None else kept.clone()
             elif now is not None and kept is not None and not torch.equal(now, kept):
-                now.copy_(kept)  # constants are not written to: they may be views that cannot be
+                now.copy_(kept)  # constants are not written: they may be read-only views
 
 
 def _alike(one: Tensor | None, other: Tensor | None) -> bool:
-    # A buffer may come, go, and be replaced by one of another size.
+    # A buffer may appear, disappear, or change its size.
     if one is None or other is None:
         return one is other
     return one.shape == other.shape
 
 
-def measured(losses: list[Loss], optimizer: Any, trainer: Trainer) -> tuple[float, float]:
-    """The sum of all losses of a step and the gradient's norm, of all processes together."""
+def reduce_loss_and_norm(
+    losses: list[Loss], optimizer: Any, trainer: Trainer
+) -> tuple[float, float]:
+    """Return the sum of all losses of a step and the gradient's norm, of all processes together."""
     device = trainer.strategy.root_device
     gradients = [
-        part_here(parameter.grad)
+        local_part(parameter.grad)
         for group in optimizer.param_groups
         for parameter in group["params"]
         if parameter.grad is not None
@@ -83,12 +85,12 @@ def measured(losses: list[Loss], optimizer: Any, trainer: Trainer) -> tuple[floa
     return total, math.sqrt(square / copies)
 
 
-def part_here(tensor: Tensor) -> Tensor:
-    """Of a tensor that is shared out among processes, the part of this one."""
+def local_part(tensor: Tensor) -> Tensor:
+    """Return this process's part of a sharded tensor."""
     part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return part
 
 
 def is_sharded(trainer: Trainer) -> bool:
-    """Whether each process holds a part of the parameters only."""
+    """Return whether each process holds a part of the parameters only."""
     return isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)

@@ -1,4 +1,4 @@
-"""Pixels to picture files, atomically: 8 and 16 bit, grey or RGB, with alpha, profile and EXIF."""
+"""Write image files atomically: 8 and 16 bit, grey or RGB, with alpha, profile and EXIF."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 EIGHT_BIT: tuple[Format, ...] = ("jpg", "webp")  # formats that hold no 16 bits
 OPAQUE: tuple[Format, ...] = ("jpg",)  # formats that hold no alpha
-LARGEST: dict[Format, int] = {"jpg": 65500, "webp": 16383}  # pixels of a side, as encoders have it
+LARGEST: dict[Format, int] = {"jpg": 65500, "webp": 16383}  # pixels of a side; limits of encoders
 LARGEST_EXIF = 65500  # bytes in a JPEG
 # Bytes of a colour profile: readers of PNG ignore larger ones, and JPEG has 255 segments for it.
 LARGEST_PROFILE: dict[Format, int] = {"png": 8_000_000, "jpg": 255 * 65519}
-CLASSIC_TIFF = b"II*\0"  # its first bytes, where numbers have their lowest byte first
+CLASSIC_TIFF = b"II*\0"  # its first bytes in little-endian files
 OPTIONS: dict[Format, dict[str, Any]] = {
     "png": {"format": "PNG"},
     "jpg": {"format": "JPEG", "subsampling": 0},
@@ -40,10 +40,10 @@ EXIF_START = b"Exif\0\0"
 
 
 class Extras(NamedTuple):
-    """What a file holds beside pixels.
+    """The content of a file besides pixels.
 
-    icc: Colour profile; left out if it is for another kind of pixels.
-    exif: As ``encode`` of Pillow takes it.
+    icc: Colour profile; left out if it is for other pixels.
+    exif: In the form that Pillow's ``encode`` takes.
     """
 
     icc: bytes | None = None
@@ -51,11 +51,11 @@ class Extras(NamedTuple):
 
 
 @contextlib.contextmanager
-def short_enough() -> Iterator[None]:
-    """Write under a name that the disk may not take: that is about this one output alone.
+def long_name_errors() -> Iterator[None]:
+    """Turn the disk's error for a long name into one about this output alone.
 
     Raises:
-        ValueError: The name is too long.
+        ValueError: If the name is too long.
     """
     try:
         yield
@@ -63,31 +63,31 @@ def short_enough() -> Iterator[None]:
         if error.errno != errno.ENAMETOOLONG:
             raise
         raise ValueError(
-            "the output's name or path is longer than the disk takes: rename the input, or set a "
+            "the output's name or path is longer than the disk allows: rename the input, or set a "
             "shorter writer.suffix or writer.folder"
         ) from error
 
 
 def check_folder(folder: Path, to_write: bool = False) -> None:
-    """Refuse a place where outputs cannot lie, before any work is done; nothing is made yet.
+    """Raise if outputs cannot be in a folder, before any work; nothing is created.
 
     Args:
         folder: It, or a part of its path, may be missing.
-        to_write: Whether something is to be written there.
+        to_write: Whether something will be written there.
 
     Raises:
-        ValueError: It is no folder, or must not be written.
+        ValueError: If it is not a folder, or not writable.
     """
     if problem := why_no_folder(folder, to_write):
         raise ValueError(f"writer.folder is {str(folder)!r}, and {problem}; set another one")
 
 
 def why_no_folder(folder: Path, to_write: bool) -> str:
-    """What is wrong with a folder that is there or is to be made; empty if nothing is.
+    """Return the problem of an existing or future folder; empty without any.
 
     Args:
         folder: It, or a part of its path, may be missing.
-        to_write: Whether something is to be written there.
+        to_write: Whether something will be written there.
     """
     at = folder
     while not os.path.lexists(at) and at != at.parent:
@@ -99,8 +99,8 @@ def why_no_folder(folder: Path, to_write: bool) -> str:
     return ""
 
 
-def there(path: Path) -> bool:
-    """Whether something is there; nothing is under a name that is longer than the disk takes."""
+def exists(path: Path) -> bool:
+    """Return whether a path exists; a name that is too long for the disk does not."""
     try:
         return path.exists()
     except OSError as error:
@@ -109,7 +109,7 @@ def there(path: Path) -> bool:
         return False
 
 
-@short_enough()
+@long_name_errors()
 def write_image(
     path: Path,
     pixels: Pixels,
@@ -118,19 +118,19 @@ def write_image(
     quality: int,
     before: Callable[[], None] | None = None,
 ) -> None:
-    """Write a picture beside its place and move it there: no half-written file is ever seen.
+    """Write an image to a temporary file and move it to its place.
 
     Args:
-        path: Where to; its folder is made.
+        path: The file; its folder is created.
         pixels: (H, W, C) uint8 or uint16; C is 1 (grey), 2 (with alpha), 3 (RGB) or 4 (with alpha).
-        extras: What else the file is to hold.
-        format: Kind of file. ``jpg`` holds no alpha; ``jpg`` and ``webp`` hold 8 bit only.
-        quality: Of ``jpg`` and ``webp``, 1 to 100.
-        before: Called when all bytes are on the disk, before the picture appears in its place.
+        extras: Other content of the file.
+        format: File format. ``jpg`` has no alpha; ``jpg`` and ``webp`` have 8 bits only.
+        quality: Quality of ``jpg`` and ``webp``, 1 to 100.
+        before: Called when all bytes are on the disk, before the image appears in its place.
 
     Raises:
-        ValueError: As of ``encode``, or the name is too long for the disk.
-        OSError: The file could not be written.
+        ValueError: As for ``encode``, or if the name is too long for the disk.
+        OSError: If the file could not be written.
     """
     data = encode(pixels, extras, format, quality)
     with whole_file(path, before) as file:
@@ -138,16 +138,16 @@ def write_image(
 
 
 def encode(pixels: Pixels, extras: Extras, format: Format, quality: int) -> bytes:
-    """The bytes of a picture file. Args as ``write_image``.
+    """Return the bytes of an image file. Args as ``write_image``.
 
     Raises:
-        ValueError: The format cannot hold these pixels, or its encoder fails.
+        ValueError: If the format cannot hold these pixels, or its encoder fails.
     """
     channels, deep = pixels.shape[2], pixels.dtype == np.uint16
     if (deep and format in EIGHT_BIT) or (channels in (2, 4) and format in OPAQUE):
         raise ValueError(f"{format} cannot hold {channels} channels of {pixels.dtype}")
     if deep and channels == 2:
-        pixels = pixels[..., [0, 0, 0, 1]]  # Pillow reads no 16-bit grey with alpha
+        pixels = pixels[..., [0, 0, 0, 1]]  # Pillow cannot read 16-bit grey with alpha
     icc = fitting_profile(extras.icc, pixels.shape[2])
     if deep:
         data = _png_16(pixels, icc, extras.exif) if format == "png" else _tiff_16(pixels, icc)
@@ -162,24 +162,24 @@ def encode(pixels: Pixels, extras: Extras, format: Format, quality: int) -> byte
     buffer = io.BytesIO()
     try:
         Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(buffer, **options)
-    except OSError as error:  # so Pillow calls what an encoder says; there is no disk here
+    except OSError as error:  # Pillow's class for encoder errors; no disk is involved
         raise ValueError(f"the encoder of {format} failed: {error}") from error
     return _tiff_with_exif(buffer.getvalue(), extras.exif)
 
 
 def fitting_profile(icc: bytes | None, channels: int) -> bytes | None:
-    """``icc`` if it describes pixels of this many channels (its header names a colour space)."""
+    """Return ``icc`` if its header's colour space has this many channels."""
     space = b"RGB " if channels >= 3 else b"GRAY"
     return icc if icc and icc[16:20] == space else None
 
 
-def why_not(pixels: Pixels, finite: bool, format: Format) -> str:
-    """Why a picture, or a clip, cannot be written; empty if it can.
+def unwritable_reason(pixels: Pixels, finite: bool, format: Format) -> str:
+    """Return why an image or a clip cannot be written; empty if it can.
 
     Args:
         pixels: (..., H, W, C).
-        finite: Whether the output that they were made from was.
-        format: Of the file.
+        finite: Whether the output before rounding was finite.
+        format: File format.
     """
     if not finite:
         return "the output has pixels that are not finite"
@@ -193,22 +193,22 @@ def why_not(pixels: Pixels, finite: bool, format: Format) -> str:
 
 
 def holds_exif(exif: bytes, format: Format) -> bool:
-    """Whether a file of this kind can hold it."""
+    """Return whether a file of this format can hold the EXIF."""
     return format != "jpg" or len(exif) <= LARGEST_EXIF
 
 
 def holds_profile(icc: bytes, format: Format) -> bool:
-    """Whether a file of this kind can hold a colour profile."""
+    """Return whether a file of this format can hold the colour profile."""
     return len(icc) <= LARGEST_PROFILE.get(format, len(icc))
 
 
 def fitted_exif(exif: bytes, size: tuple[int, int], place: bool) -> bytes | None:
-    """EXIF that says the size of the picture.
+    """Return EXIF with the size of the image.
 
     Args:
-        exif: As the data side leaves it: nothing in it is about the old size.
-        size: (H, W) of the picture.
-        place: Whether to keep where it was taken.
+        exif: From the data module, without the old size.
+        size: (H, W) of the image.
+        place: Whether to keep the place where it was taken.
     """
     tags = Image.Exif()
     tags.load(exif)
@@ -223,8 +223,8 @@ def fitted_exif(exif: bytes, size: tuple[int, int], place: bool) -> bytes | None
 
 
 def _png_16(pixels: Pixels, icc: bytes | None, exif: bytes | None) -> bytes:
-    # Pillow has no 16-bit colour. OpenCV has, but nothing else: chunks right after the header.
-    import cv2  # here, because it takes long to import and few pictures have 16 bits
+    # Pillow has no 16-bit colour. OpenCV has, but no extras: they are chunks after the header.
+    import cv2  # here, because it takes long to import and few images have 16 bits
 
     order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]
     done, encoded = cv2.imencode(".png", pixels[..., order])
@@ -261,10 +261,10 @@ def _tiff_16(pixels: Pixels, icc: bytes | None) -> bytes:
 
 
 def _tiff_with_exif(data: bytes, exif: bytes | None) -> bytes:
-    """A TIFF whose directory has the tags of EXIF; files of other kinds as they are.
+    """Return a TIFF with the tags of EXIF in its directory; other files unchanged.
 
-    Neither Pillow, where it compresses, nor tifffile writes directories in directories. They and a
-    new first directory come behind all else.
+    Neither Pillow, if it compresses, nor tifffile writes directories in directories. They and a new
+    first directory are appended.
     """
     if exif is None or data[:4] != CLASSIC_TIFF:
         return data

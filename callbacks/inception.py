@@ -1,4 +1,4 @@
-"""The Inception-v3 of FID and KID, and how each reference library prepares pictures for it.
+"""The Inception-v3 of FID and KID, and how each reference library prepares images for it.
 
 The network is torch-fidelity's, which has the weights of the original implementation in
 TensorFlow. Source: Heusel et al., "GANs trained by a two time-scale update rule converge to a local
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from callbacks import weights
-from callbacks.base import MetricProtocol, as_float64
+from callbacks.base import as_float64
 from callbacks.sets import SetMetric
+from callbacks.tensorboard import MetricProtocol
 from degradations.bicubic import resize
 
 if TYPE_CHECKING:
@@ -31,24 +32,24 @@ WEIGHTS = "fid-inception"  # the name in configs/weights.yaml
 
 
 class InceptionMetric(SetMetric):
-    """A distance of Inception's 2048 features. Subclasses give ``distance``.
+    """A distance of Inception's 2048 features. Subclasses implement ``distance``.
 
     Args:
-        preset: Whose preparation of pictures: ``clean-fid`` (antialiased bicubic, as papers since
+        preset: How images are prepared: ``clean-fid`` (antialiased bicubic, as papers since
             2022), ``torch-fidelity`` (TensorFlow's bilinear without antialiasing, as earlier
             papers), or ``torchmetrics`` (antialiased bilinear). Their numbers differ and must not
             be compared with one another.
-        strict_weights: Stop the run where the weights are missing; else the metric is off.
+        strict_weights: Stop the run if the weights are missing; otherwise the metric is off.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice (say, for two presets).
+        label: Name in logs and results, if one metric is used twice (say, for two presets).
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
-        reference: What the outputs are compared with instead of their HR pictures: a folder of
-            pictures, or a file made by ``python -m callbacks.reference``.
+        reference: Compare the outputs with these instead of their HR images: a folder of
+            images, or a file made by ``python -m callbacks.reference``.
 
     Raises:
-        ValueError: An unknown preset.
+        ValueError: If the preset is unknown.
     """
 
     def __init__(
@@ -73,14 +74,14 @@ class InceptionMetric(SetMetric):
         self.sha256: str | None = weights.entry_of(WEIGHTS)["sha256"]
 
     def absent(self) -> str:
-        """The line about the missing weights, if they are."""
+        """Name the missing weights in one line; empty if found."""
         return "" if weights.obtain(WEIGHTS) else weights.missing(WEIGHTS)
 
     def load(self) -> None:
         """Load the network.
 
         Raises:
-            FileNotFoundError: Its weights are missing.
+            FileNotFoundError: If its weights are missing.
         """
         path = weights.find(WEIGHTS)
         if path is None:
@@ -89,13 +90,13 @@ class InceptionMetric(SetMetric):
         self.net = _shared(path, self.sha256)
 
     def protocol(self) -> MetricProtocol:
-        """Implementation, preset, rounding, resize, antialiasing, network and weights."""
+        """Return implementation, preset, rounding, resize, antialiasing, network and weights."""
         library = version("torch-fidelity")
         made_by = {"implementation": f"enlarger {type(self).name} 1, torch-fidelity {library}"}
         return made_by | self.features_protocol()
 
     def features_protocol(self) -> MetricProtocol:
-        """Preset, rounding, resize, antialiasing, network and weights."""
+        """Return preset, rounding, resize, antialiasing, network and weights."""
         filter_, antialias, _ = PREPARATIONS[self.preset]
         return {
             "preset": self.preset,
@@ -110,20 +111,20 @@ class InceptionMetric(SetMetric):
         }
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:
-        """(B, 2048) features of whole images, brought to 299x299."""
+        """Return (B, 2048) features of whole images, resized to 299x299."""
         return self.extract(images)
 
     def extract(self, images: Tensor) -> Tensor:
-        """(B, 2048) float32 features of (B, 3, H, W) images in [0, 1]."""
+        """Return (B, 2048) float32 features of (B, 3, H, W) images in [0, 1]."""
         prepare = PREPARATIONS[self.preset][2]
         what = ("inception", self.preset, self.sha256)
         return self.once(images, what, lambda: self.embed(prepare(levels(images))))
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """(B, 2048) float32 features of (B, 3, 299, 299) pixels in [0, 255].
+        """Return (B, 2048) float32 features of (B, 3, 299, 299) pixels in [0, 255].
 
         Raises:
-            RuntimeError: The network is not loaded yet.
+            RuntimeError: If the network is not loaded yet.
         """
         if self.net is None:
             raise RuntimeError(f"{type(self).__name__} has no network before `load` was called")
@@ -141,14 +142,14 @@ class Inception(nn.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        # Here, for they take seconds to import.
+        # Here, because they take seconds to import.
         from torch.nn.utils import fuse_conv_bn_eval
         from torch_fidelity.feature_extractor_inceptionv3 import (
             BasicConv2d,
             FeatureExtractorInceptionV3,
         )
 
-        torch.load(path, weights_only=True)  # the library would run code that a pickle brings
+        torch.load(path, weights_only=True)  # the library would run a pickle's code
         net = FeatureExtractorInceptionV3("inception", ["2048"], str(path))
         for block in net.modules():
             if isinstance(block, BasicConv2d):
@@ -157,36 +158,36 @@ class Inception(nn.Module):
         self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 2048) features of (B, 3, 299, 299) pixels in [0, 255]."""
+        """Return (B, 2048) features of (B, 3, 299, 299) pixels in [0, 255]."""
         x = ((pixels - 128) / 128).contiguous(memory_format=torch.channels_last)
         return self.layers(x).flatten(1)
 
 
 @functools.lru_cache(maxsize=1)
 def _shared(path: Path, sha256: str) -> Inception:
-    """One network for all metrics of a run."""
+    """Return the network that all metrics of a run share."""
     return Inception(path)
 
 
 def levels(images: Tensor) -> Tensor:
-    """Images in [0, 1] rounded to whole levels in [0, 255], as saved files have them."""
+    """Round images in [0, 1] to whole levels in [0, 255], as in saved files."""
     return (images.clamp(0, 1) * 255).round()
 
 
 def bicubic(pixels: Tensor) -> Tensor:
-    """clean-fid's: Pillow's antialiased bicubic, a channel at a time in float, then clipped."""
-    # In float64, for Pillow places and weighs its taps so: float32 is 5e-3 of 255 away.
+    """Resize as clean-fid: Pillow's antialiased bicubic per channel in float, then clipped."""
+    # In float64 as Pillow's taps: float32 is 5e-3 of 255 away.
     resized = resize(as_float64(pixels), (SIDE, SIDE), clamp=False).clamp(0, 255)
     return resized.to(pixels)
 
 
 def bilinear(pixels: Tensor) -> Tensor:
-    """The default of torchmetrics: antialiased bilinear."""
+    """Resize as torchmetrics: antialiased bilinear."""
     return functional.interpolate(pixels, (SIDE, SIDE), mode="bilinear", antialias=True)
 
 
 def tensorflow_bilinear(pixels: Tensor) -> Tensor:
-    """The original's: bilinear as TensorFlow 1 had it, half a pixel off and not antialiased."""
+    """Resize as the original: TensorFlow 1's bilinear, half a pixel off and not antialiased."""
     from torch_fidelity.interpolate_compat_tensorflow import (
         interpolate_bilinear_2d_like_tensorflow1x,
     )

@@ -9,37 +9,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from callbacks.base import MetricProtocol
 from callbacks.inception import InceptionMetric, Preset
+from callbacks.tensorboard import MetricProtocol
 
 SEED = 2020  # torch-fidelity's
 
 
 class KID(InceptionMetric):
-    """Kernel Inception distance between the outputs and their HR pictures; lower is better.
+    """Kernel Inception distance between the outputs and their HR images; lower is better.
 
-    The mean over random subsets, as clean-fid, torch-fidelity and torchmetrics have it (not
-    multiplied by 1000); ``<name>_std`` is the deviation between subsets. Unbiased, so of use for
-    fewer images than FID; it may be slightly negative.
+    The mean over random subsets, as in clean-fid, torch-fidelity and torchmetrics (not multiplied
+    by 1000); ``<name>_std`` is the deviation between subsets. Unbiased, so it needs fewer images
+    than FID; it may be slightly negative.
 
     Args:
-        preset: Whose preparation of pictures: ``clean-fid`` (antialiased bicubic, as papers since
+        preset: How images are prepared: ``clean-fid`` (antialiased bicubic, as papers since
             2022), ``torch-fidelity`` (TensorFlow's bilinear without antialiasing, as earlier
             papers), or ``torchmetrics`` (antialiased bilinear).
         subsets: Number of subsets.
         subset_size: Images in each, at most. If there are no more images than that, all are used,
             once.
-        strict_weights: Stop the run where the weights are missing; else the metric is off.
+        strict_weights: Stop the run if the weights are missing; otherwise the metric is off.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice (say, for two presets).
+        label: Name in logs and results, if one metric is used twice (say, for two presets).
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
-        reference: What the outputs are compared with instead of their HR pictures: a folder of
-            pictures, or a file made by ``python -m callbacks.reference``.
+        reference: Compare the outputs with these instead of their HR images: a folder of
+            images, or a file made by ``python -m callbacks.reference``.
 
     Raises:
-        ValueError: ``subsets`` is below 1 or ``subset_size`` below 2.
+        ValueError: If ``subsets`` is below 1 or ``subset_size`` below 2.
     """
 
     name = "kid"
@@ -64,7 +64,7 @@ class KID(InceptionMetric):
         self.subsets, self.subset_size, self.enough = subsets, subset_size, subset_size
 
     def protocol(self) -> MetricProtocol:
-        """That of all Inception metrics, the kernel and the subsets."""
+        """Return that of all Inception metrics, the kernel and the subsets."""
         return {
             **super().protocol(),
             "kernel": "(x.y/2048 + 1)^3, unbiased",
@@ -72,11 +72,11 @@ class KID(InceptionMetric):
         }
 
     def distance(self, sr: Tensor, hr: Tensor) -> float:
-        """KID of (N, 2048) and (M, 2048) features."""
+        """Return the KID of (N, 2048) and (M, 2048) features."""
         return kernel_distance(sr, hr, self.subsets, self.subset_size)[0]
 
     def distances(self, sr: Tensor, hr: Tensor) -> dict[str, float]:
-        """The mean over subsets and, if there are several, their deviation."""
+        """Return the mean over subsets and, if there are several, their deviation."""
         mean, deviation = kernel_distance(sr, hr, self.subsets, self.subset_size)
         one = len(sr) <= self.subset_size and len(hr) <= self.subset_size
         return {self.name: mean} | ({} if one else {f"{self.name}_std": deviation})
@@ -85,19 +85,19 @@ class KID(InceptionMetric):
 def kernel_distance(
     a: Tensor, b: Tensor, subsets: int = 100, size: int = 1000
 ) -> tuple[float, float]:
-    """Mean and deviation over subsets of ``polynomial_mmd``; drawn as torch-fidelity draws them.
+    """Return mean and deviation of ``polynomial_mmd`` over subsets drawn as in torch-fidelity.
 
     Args:
         a: (N, D) float64, N at least 2.
         b: (M, D) float64, M at least 2.
         subsets: Number of subsets.
-        size: Images of each set in each subset. Where neither set has more, both are taken whole.
+        size: Images of each set in each subset. If neither set has more, both are used whole.
     """
     if max(len(a), len(b)) <= size:
         return polynomial_mmd(a, b), 0.0
     size = min(size, len(a), len(b))
     draws = np.random.RandomState(SEED)
-    # The kernel of all pairs once, while it fits: a tenth of the time of 100 subsets of 1000.
+    # The kernel of all pairs at once, if it fits: a tenth of the time of 100 subsets of 1000.
     whole = _kernels(a, b) if max(len(a), len(b)) <= 5000 else None
     values = []
     for _ in range(subsets):
@@ -111,7 +111,7 @@ def kernel_distance(
 
 
 def polynomial_mmd(a: Tensor, b: Tensor) -> float:
-    """Unbiased estimate of the squared discrepancy under the kernel (x.y / D + 1)^3.
+    """Return the unbiased estimate of the squared discrepancy under the kernel (x.y / D + 1)^3.
 
     Args:
         a: (N, D) float64, N at least 2.

@@ -1,7 +1,7 @@
-"""KID-thumb: whether the outputs' layout and colours are distributed as the references' are.
+"""KID-thumb: compare the distributions of layout and colour of outputs and references.
 
 The estimate of KID (Binkowski et al., ICLR 2018, Eq. 4) on small thumbnails instead of a network's
-features: the stand-in for KID where its weights are missing, or pictures are too small for it.
+features: a substitute for KID if its weights are missing or images are too small for it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.nn import functional
 
-from callbacks.base import MetricProtocol
 from callbacks.kid import SEED, kernel_distance
 from callbacks.sets import SetMetric
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class KIDThumb(SetMetric):
     """Maximum mean discrepancy of thumbnails under a cubic kernel; lower is better.
 
-    Each picture is brought to 8x8 RGB pixels by their area, in [-1, 1]. Unbiased, so it may be
-    slightly negative. It needs no weights. It reproduces no published number.
+    Each image is shrunk to 8x8 RGB pixels by area, in [-1, 1]. Unbiased, so it may be slightly
+    negative. It needs no weights, and reproduces no published number.
 
     Args:
         side: Pixels of a thumbnail's side.
@@ -33,14 +33,14 @@ class KIDThumb(SetMetric):
             once.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice.
+        label: Name in logs and results, if one metric is used twice.
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
-        reference: What the outputs are compared with instead of their HR pictures: a folder of
-            pictures, or a file made by ``python -m callbacks.reference``.
+        reference: Compare the outputs with these instead of their HR images: a folder of
+            images, or a file made by ``python -m callbacks.reference``.
 
     Raises:
-        ValueError: A value out of range.
+        ValueError: If a value is out of range.
     """
 
     name = "kid_thumb"
@@ -66,7 +66,7 @@ class KIDThumb(SetMetric):
         self.side, self.subsets, self.subset_size = side, subsets, subset_size
 
     def protocol(self) -> MetricProtocol:
-        """Implementation, colour, thumbnails, kernel and subsets."""
+        """Return implementation, colour, thumbnails, kernel and subsets."""
         return {
             "implementation": "enlarger kid_thumb 1",
             "color": "rgb",
@@ -78,15 +78,15 @@ class KIDThumb(SetMetric):
         }
 
     def features_protocol(self) -> MetricProtocol:
-        """Colour and thumbnails."""
+        """Return colour and thumbnails."""
         wanted = ("implementation", "color", "round_8bit", "data_range", "resize")
         return {key: value for key, value in self.protocol().items() if key in wanted}
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:
-        """(B, 3 side^2) thumbnails.
+        """Return (B, 3 side^2) thumbnails.
 
         Raises:
-            TooSmall: A picture is smaller than its thumbnail.
+            TooSmall: If an image is smaller than its thumbnail.
         """
         if min(images.shape[-2:]) < self.side:
             raise TooSmall(images, f"a thumbnail's {self.side}x{self.side} (`side`)")
@@ -94,5 +94,5 @@ class KIDThumb(SetMetric):
         return functional.adaptive_avg_pool2d(rounded * 2 - 1, self.side).flatten(1)
 
     def distance(self, sr: Tensor, hr: Tensor) -> float:
-        """The discrepancy of (N, D) and (M, D) thumbnails."""
+        """Return the discrepancy of (N, D) and (M, D) thumbnails."""
         return kernel_distance(sr, hr, self.subsets, self.subset_size)[0]

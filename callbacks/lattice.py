@@ -1,4 +1,4 @@
-"""The lattice that a decoder leaves: energy at its period, over that of frequencies beside."""
+"""The lattice artefact of a decoder: energy at its period over that of nearby frequencies."""
 
 from __future__ import annotations
 
@@ -7,36 +7,37 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from callbacks.base import ImageMetric, MetricProtocol
+from callbacks.base import ImageMetric
 from callbacks.pixels import to_pixels
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
 BESIDE = (-4, -3, -2, 2, 3, 4)  # bins; the window's own peak is one wide at each side
-PERIODS = 8  # an image has at least this many a side
+PERIODS = 8  # an image has at least this many per side
 
 
 class Lattice(ImageMetric):
-    """How much stronger the multiples of 1/period are than the frequencies beside; lower is better.
+    """Energy at multiples of 1/period relative to nearby frequencies; lower is better.
 
-    Energy of luma at both multiples at once, over that two to four bins away, averaged: about 1
-    means no lattice. White noise has 1.2, Kodak's photographs 0.8 to 1.7, and 5 (median; 1.5 to 61)
-    with one 8-bit level added on every eighth row and column. Decoders of latents with a factor of
-    8 may leave one of 8 pixels, which a sliced Wasserstein distance of patches takes for texture.
-    Images need 8 periods a side. No measure of quality: noise hides a lattice.
+    Energy of luma where both frequencies are multiples, over that two to four bins away, averaged:
+    about 1 means no lattice. White noise has 1.2, Kodak's photographs 0.8 to 1.7, and 5 (median;
+    1.5 to 61) with one 8-bit level added on every eighth row and column. Decoders of latents with a
+    factor of 8 may leave a lattice of 8 pixels, which a sliced Wasserstein distance of patches
+    counts as texture. Images need 8 periods a side. Not a quality metric: noise hides a lattice.
 
     Args:
-        period: Pixels of the lattice: the factor of the decoder.
+        period: Period of the lattice in pixels: the factor of the decoder.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice (say, for two periods).
+        label: Name in logs and results, if one metric is used twice (say, for two periods).
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
 
     Raises:
-        ValueError: ``period`` is below 2.
+        ValueError: If ``period`` is below 2.
     """
 
     name = "lattice"
@@ -57,7 +58,7 @@ class Lattice(ImageMetric):
         self.period = period
 
     def protocol(self) -> MetricProtocol:
-        """Implementation, colour, rounding, range, period and window."""
+        """Return implementation, colour, rounding, range, period and window."""
         return {
             "implementation": "enlarger lattice 1",
             "color": "y",
@@ -69,10 +70,10 @@ class Lattice(ImageMetric):
         }
 
     def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """(B,) ratios of energies.
+        """Return (B,) ratios of energies.
 
         Raises:
-            TooSmall: An image has fewer than 8 periods.
+            TooSmall: If an image has fewer than 8 periods.
         """
         least = PERIODS * self.period
         if min(sr.shape[-2:]) < least:
@@ -81,7 +82,7 @@ class Lattice(ImageMetric):
 
 
 def lattice(luma: Tensor, period: int) -> Tensor:
-    """Energy at the multiples of 1/period over that beside, averaged over the multiples.
+    """Return the energy at multiples of 1/period over that nearby, averaged over the multiples.
 
     Args:
         luma: (B, H, W) float64 in [0, 255].
@@ -98,7 +99,7 @@ def lattice(luma: Tensor, period: int) -> Tensor:
     )
     window = down[:, None] * across
     luma = (luma - luma.mean((1, 2), keepdim=True)) * window
-    # Rounding to 8 bit has this energy everywhere: the least there is, also in a flat image.
+    # Rounding to 8 bits adds this energy everywhere, also to a flat image.
     energy = torch.fft.fft2(luma).abs().square() + window.square().sum() / 12
     beside_rows, beside_columns = (
         torch.stack([energy.roll(step, dim) for step in BESIDE]).mean(0) for dim in (1, 2)

@@ -1,4 +1,4 @@
-"""Pictures of a method to the whole levels that a file holds."""
+"""Convert a method's images to the integer levels of a file."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from callbacks.image_file import Pixels
 from degradations.bicubic import resize
 
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")  # Pillow's modes
-LUMA = (0.299, 0.587, 0.114)  # BT.601 in full range, as Pillow's convert("L") has it
+LUMA = (0.299, 0.587, 0.114)  # BT.601 in full range, as in Pillow's convert("L")
 
 
-def levels_of(image: Tensor, meta: dict[str, Any]) -> Pixels:
-    """Whole levels of a picture, of the input's kind: grey or colour, 8 or 16 bit.
+def image_levels(image: Tensor, meta: dict[str, Any]) -> Pixels:
+    """Return the levels of an image as its input: grey or colour, 8 or 16 bit.
 
     Args:
         image: (3, H, W) in [0, 1].
-        meta: Of the input; ``mode`` and ``bit_depth`` are looked at.
+        meta: The input's ``mode`` and ``bit_depth``.
 
     Returns:
         (H, W, 1 or 3) uint8 or uint16.
@@ -30,12 +30,12 @@ def levels_of(image: Tensor, meta: dict[str, Any]) -> Pixels:
 
 
 def luma(image: Tensor) -> Tensor:
-    """(1, H, W) of a (3, H, W) image in [0, 1], in the same range."""
+    """Return the luma (1, H, W) of a (3, H, W) image in [0, 1], in the same range."""
     return (image * image.new_tensor(LUMA).view(3, 1, 1)).sum(0, keepdim=True)
 
 
 def to_pixels(image: Tensor, bit_depth: int) -> Pixels:
-    """Round an image to whole levels; this waits for the device.
+    """Round an image to integer levels; this waits for the device.
 
     Args:
         image: (C, H, W) in [0, 1].
@@ -51,8 +51,8 @@ def to_pixels(image: Tensor, bit_depth: int) -> Pixels:
 
 
 def enlarge_alpha(alpha: Pixels | Tensor, pixels: Pixels) -> Pixels:
-    """(h, w) alpha of the input, bicubic to the size and type of ``pixels``: (H, W, 1)."""
-    # torch's own collate makes tensors of arrays; ours does not.
+    """Resize the input's (h, w) alpha by bicubic to the size and type of ``pixels``: (H, W, 1)."""
+    # torch's own collate turns arrays into tensors; ours does not.
     alpha = alpha.cpu().numpy() if isinstance(alpha, Tensor) else alpha
     small = torch.from_numpy(alpha.astype(np.float32) / np.iinfo(alpha.dtype).max)
     large = resize(small[None, None], pixels.shape[:2])[0]

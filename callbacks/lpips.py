@@ -14,8 +14,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks import weights
-from callbacks.base import ImageMetric, MetricProtocol
-from callbacks.lpips_network import NETS, Kept, Net, Network
+from callbacks.base import ImageMetric
+from callbacks.lpips_network import NETS, FeatureCache, Net, Network
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall
 from degradations.base import ieee_float32
 
@@ -28,26 +29,26 @@ SMALLEST = 32
 class LPIPS(ImageMetric):
     """Learned perceptual image patch similarity, version 0.1; lower is better.
 
-    Computed by ``lpips.LPIPS(net=...)`` of the package lpips 0.1.4 for images in [-1, 1]: most
-    papers have AlexNet's. Its linear layers come with that package, the network from torchvision.
-    Images need 32x32 pixels. On a CPU the features of references are kept from one validation to
-    the next, which then takes 0.55 of the time.
+    The number of ``lpips.LPIPS(net=...)`` of the package lpips 0.1.4 for images in [-1, 1]; most
+    papers use AlexNet. Its linear layers come with that package, the network from torchvision.
+    Images need 32x32 pixels. On a CPU the features of references are kept for the next validation,
+    which then takes 0.55 of the time.
 
     Args:
         net: ``alex``, ``vgg`` or ``squeeze``; their numbers must not be compared.
         border: Pixels cut off at each side first; papers cut none.
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
-        cache: Megabytes that features of references may take; 0 keeps none.
-        strict_weights: Stop the run where the network's weights are missing; else the metric is
+        cache: Megabytes for kept features of references; 0 keeps none.
+        strict_weights: Stop the run if the network's weights are missing; otherwise the metric is
             off.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice (say, with two networks).
+        label: Name in logs and results, if one metric is used twice (say, with two networks).
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
 
     Raises:
-        ValueError: A value out of range.
+        ValueError: If a value is out of range.
     """
 
     name = "lpips"
@@ -76,17 +77,17 @@ class LPIPS(ImageMetric):
         self.weights = NETS[net]
         self.network: Network | None = None
         self.sha256: str | None = None
-        self._references = Kept(cache * 2**20)
+        self._references = FeatureCache(cache * 2**20)
 
     def absent(self) -> str:
-        """The line about the missing network, if it is."""
+        """Name the missing network in one line; empty if found."""
         return "" if weights.obtain(self.weights) else weights.missing(self.weights)
 
     def load(self) -> None:
         """Load the network.
 
         Raises:
-            FileNotFoundError: It is missing.
+            FileNotFoundError: If it is missing.
         """
         path = weights.find(self.weights)
         if path is None:
@@ -94,7 +95,7 @@ class LPIPS(ImageMetric):
         self.network, self.sha256 = Network(self.net, path), weights.digest_of(path)
 
     def protocol(self) -> MetricProtocol:
-        """Implementation, network, border, rounding, range, and the weights with their hash."""
+        """Return implementation, network, border, rounding, range, and the weights' hash."""
         return {
             "implementation": f"lpips {version('lpips')}, v0.1",
             "net": self.net,
@@ -107,11 +108,11 @@ class LPIPS(ImageMetric):
         }
 
     def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """(B,) distances.
+        """Return (B,) distances.
 
         Raises:
-            RuntimeError: The network is not loaded yet.
-            TooSmall: An image is below 32x32 pixels.
+            RuntimeError: If the network is not loaded yet.
+            TooSmall: If an image is below 32x32 pixels.
         """
         if self.network is None:
             raise RuntimeError("LPIPS has no network before `load` was called")
@@ -124,7 +125,7 @@ class LPIPS(ImageMetric):
             ours, theirs = (
                 self._prepared(x[..., cut : cut + height, cut : cut + width]) for x in (sr, hr)
             )
-            # Only on a CPU: on a GPU computing them again is quicker than fetching them.
+            # Only on a CPU: on a GPU it is quicker to compute them again.
             kept = self._references if device.type == "cpu" else None
             references = kept.get(theirs, self.network) if kept else self.network(theirs)
             return self.network.distances(self.network(ours), references)

@@ -1,4 +1,4 @@
-"""Whether the output, brought down again, is the input: what an enlargement must not invent."""
+"""Consistency with the input: the output, downscaled again, should equal the input."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from callbacks.base import ImageMetric, MetricProtocol
+from callbacks.base import ImageMetric
 from callbacks.pixels import to_pixels
 from callbacks.psnr import psnr
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall
 from degradations.bicubic import resize
 
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class LRConsistency(ImageMetric):
-    """PSNR in dB between the input and the output brought down to its size; higher is better.
+    """PSNR in dB between the input and the output downscaled to its size; higher is better.
 
-    Brought down by antialiased bicubic, so it says something about inputs that were made so; a
-    model that also removes blur, noise or JPEG has to depart from its input. Bicubic enlargement
-    of Set5 has 42.4 (x2) and 38.8 (x4), the HR pictures themselves 61.5 and 59.6, which the inputs'
-    rounding to 8 bit bounds. ``color: rgb`` is the LR-PSNR of NTIRE's challenges on the space of
+    Downscaled by antialiased bicubic, so it is meaningful for inputs that were made in this way; a
+    model that also removes blur, noise or JPEG must depart from its input. Bicubic enlargement of
+    Set5 has 42.4 (x2) and 38.8 (x4), the HR images themselves 61.5 and 59.6, limited by the inputs'
+    rounding to 8 bits. ``color: rgb`` is the LR-PSNR of NTIRE's challenges on the space of
     solutions, about 1.5 dB lower.
 
     Args:
@@ -36,7 +37,7 @@ class LRConsistency(ImageMetric):
             results.
 
     Raises:
-        ValueError: A value out of range.
+        ValueError: If a value is out of range.
     """
 
     name = "lr_psnr"
@@ -61,7 +62,7 @@ class LRConsistency(ImageMetric):
         self.border, self.round_8bit = border, round_8bit
 
     def protocol(self) -> MetricProtocol:
-        """Implementation, colour, border, rounding, resize and range."""
+        """Return implementation, colour, border, rounding, resize and range."""
         return {
             "implementation": "enlarger lr_psnr 1",
             "color": self.color,
@@ -73,11 +74,11 @@ class LRConsistency(ImageMetric):
         }
 
     def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """(B,) dB.
+        """Return (B,) dB.
 
         Raises:
-            TooSmall: Nothing is left of the input without its border.
-            ValueError: The batch has no input.
+            TooSmall: If nothing is left of the input without its border.
+            ValueError: If the batch has no input.
         """
         if "lr" not in batch:
             raise ValueError(

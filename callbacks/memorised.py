@@ -1,4 +1,4 @@
-"""Memorised: whether what a generator makes lies closer to its training pictures than others do."""
+"""Memorised: whether generated images lie closer to the training images than other images do."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional
 
-from callbacks.base import MetricProtocol
 from callbacks.processes import on_first
 from callbacks.reference import find_reference
 from callbacks.reference_files import Reference
 from callbacks.sets import SetMetric
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall
 
 if TYPE_CHECKING:
@@ -23,27 +23,26 @@ if TYPE_CHECKING:
 class Memorised(SetMetric):
     """Nearest-neighbour ratio: 1 means no memorisation, 0 copies.
 
-    The mean distance of the outputs to the nearest of the training pictures, over that of the
-    references, real pictures that were not trained on. Pictures are compared as RGB thumbnails of
-    16x16 pixels by their area; the distance is the root of the mean squared difference, in levels
-    of 8 bits. Blurred pictures lie closer to everything: a ratio somewhat below 1 may be that. It
-    is no published number.
+    The mean distance of the outputs to the nearest training image, over that of the references,
+    real images that were not trained on. Images are compared as RGB thumbnails of 16x16 pixels by
+    area; the distance is the root mean squared difference, in levels of 8 bits. Blurred images lie
+    closer to everything, which may cause a ratio somewhat below 1. It is no published number.
 
     Args:
-        training: What the generator was trained on: a folder of pictures (shards are tars, which
-            ``tar -xf`` makes one of), or a file made by ``python -m callbacks.reference IMAGES
+        training: The training images: a folder (``tar -xf`` extracts shards to one), or a file made
+            by ``python -m callbacks.reference IMAGES
             --metric callbacks.memorised.Memorised --set training=none``.
         side: Pixels of a thumbnail's side.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice.
+        label: Name in logs and results, if one metric is used twice.
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
-        reference: What the outputs are compared with instead of their HR pictures, a folder of
-            pictures or a file as for ``training``; of pictures that were not trained on.
+        reference: What the outputs are compared with instead of their HR images, a folder of
+            images or a file as for ``training``; of images that were not trained on.
 
     Raises:
-        ValueError: ``side`` is below 1.
+        ValueError: If ``side`` is below 1.
     """
 
     name = "memorised"
@@ -66,10 +65,10 @@ class Memorised(SetMetric):
         if side < 1:
             raise ValueError(f"`side` of Memorised is {side}; it must be at least 1")
         self.training, self.side = training, side
-        self._trained: Reference | None = None  # on the first process, which alone compares
+        self._trained: Reference | None = None  # on the first process only, which compares
 
     def protocol(self) -> MetricProtocol:
-        """Implementation, colour, thumbnails, and what was trained on."""
+        """Return implementation, colour, thumbnails, and what was trained on."""
         known = self._trained
         return self.features_protocol() | {
             "distance": "root mean square, to the nearest",
@@ -78,7 +77,7 @@ class Memorised(SetMetric):
         }
 
     def features_protocol(self) -> MetricProtocol:
-        """Implementation, colour and thumbnails."""
+        """Return implementation, colour and thumbnails."""
         return {
             "implementation": "enlarger memorised 1",
             "color": "rgb",
@@ -88,20 +87,20 @@ class Memorised(SetMetric):
         }
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """As all metrics of sets; also find the training pictures.
+        """Set up as all set metrics, and find the training images.
 
         Raises:
-            ValueError: They are missing, broken, or of another protocol.
+            ValueError: If they are missing, broken, or of another protocol.
         """
         super().setup(trainer, pl_module, stage)
         if self._loaded and not self._off:
             on_first(self._find_training)
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:
-        """(B, 3 side^2) thumbnails.
+        """Return (B, 3 side^2) thumbnails.
 
         Raises:
-            TooSmall: A picture is smaller than its thumbnail.
+            TooSmall: If an image is smaller than its thumbnail.
         """
         if min(images.shape[-2:]) < self.side:
             raise TooSmall(images, f"a thumbnail's {self.side}x{self.side} (`side`)")
@@ -109,12 +108,12 @@ class Memorised(SetMetric):
         return functional.adaptive_avg_pool2d(pixels, self.side).flatten(1)
 
     def distance(self, sr: Tensor, hr: Tensor) -> float:
-        """The ratio for (N, D) and (M, D) thumbnails."""
+        """Return the ratio for (N, D) and (M, D) thumbnails."""
         trained = self._training_features()
         return float(nearest(sr, trained).mean() / nearest(hr, trained).mean())
 
     def _find_training(self) -> None:
-        self._training()  # not given: it would be sent to all other processes
+        self._training()  # not returned: it would be sent to all other processes
 
     def _training(self) -> Reference:
         if self._trained is None:
@@ -125,18 +124,18 @@ class Memorised(SetMetric):
         return torch.from_numpy(self._training().features).to(torch.float64)
 
 
-def nearest(samples: Tensor, pictures: Tensor) -> Tensor:
-    """The distance of each to the nearest, root mean square over its numbers.
+def nearest(samples: Tensor, images: Tensor) -> Tensor:
+    """Return the root mean square distance of each sample to the nearest image.
 
     Args:
         samples: (N, D) float64.
-        pictures: (M, D) float64.
+        images: (M, D) float64.
 
     Returns:
         (N,).
     """
-    # Not by a product of matrices, by which a copy is not at 0; all distances at once are many.
+    # Not by a matrix product, where a copy would not be at 0; in parts, because of the memory.
     exact = "donot_use_mm_for_euclid_dist"
     parts = torch.split(samples, 256)
-    few = [torch.cdist(x, pictures, compute_mode=exact).amin(1) for x in parts]
+    few = [torch.cdist(x, images, compute_mode=exact).amin(1) for x in parts]
     return torch.cat(few) / samples.shape[1] ** 0.5

@@ -1,4 +1,4 @@
-"""Time and memory of one picture in ``predict``."""
+"""Time and memory of one image in ``predict``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import NamedTuple
 import torch
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-FORGET_PEAK = "5"  # what Linux wants to hear there
+FORGET_PEAK = "5"  # written to Linux's clear_refs
 
 
-class Used(NamedTuple):
-    """What a picture took.
+class Usage(NamedTuple):
+    """Time and memory of one image.
 
-    seconds: Of the clock on the wall.
-    peak_memory: Bytes; None where nothing tells.
+    seconds: Wall-clock time.
+    peak_memory: Bytes; None if unknown.
     """
 
     seconds: float
@@ -24,43 +24,42 @@ class Used(NamedTuple):
 
 
 class Meter:
-    """Measures from ``start`` to ``stop``.
+    """Measure time and memory from ``start`` to ``stop``.
 
-    On a GPU, memory is the most that tensors took at once. On a CPU it is the most that the process
-    had, which includes the weights, the libraries, and what is kept of earlier pictures; only Linux
-    tells.
+    On a GPU, memory is the peak of all tensors. On a CPU it is the peak of the process, which
+    includes the weights, the libraries, and leftovers of earlier images; only Linux reports it.
     """
 
     def __init__(self) -> None:
         self._device = torch.device("cpu")
         self._began = 0.0
-        self._told = False  # whether the system forgot the peak of what was before
+        self._reset = False  # whether the system reset the earlier peak
 
     def start(self, device: torch.device) -> None:
-        """Begin with a picture; the device has nothing left to do.
+        """Start with an image; the device must be idle.
 
         Args:
-            device: Where the model is.
+            device: The model's device.
         """
         self._device = device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
-            self._told = _forget_peak()
+            self._reset = _forget_peak()
         self._began = time.perf_counter()
 
-    def stop(self) -> Used:
-        """What was used since ``start``; the picture has come back to the host."""
+    def stop(self) -> Usage:
+        """Return time and memory since ``start``; the image must be on the host."""
         seconds = time.perf_counter() - self._began
         if self._device.type == "cuda":
-            return Used(seconds, torch.cuda.max_memory_allocated(self._device))
-        return Used(seconds, _peak() if self._device.type == "cpu" and self._told else None)
+            return Usage(seconds, torch.cuda.max_memory_allocated(self._device))
+        return Usage(seconds, _peak() if self._device.type == "cpu" and self._reset else None)
 
 
 def _forget_peak() -> bool:
     try:
         CLEAR.write_text(FORGET_PEAK, encoding="utf-8")
-    except OSError:  # no Linux, or a sandbox
+    except OSError:  # not Linux, or a sandbox
         return False
     return True
 

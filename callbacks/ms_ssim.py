@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from callbacks.base import MetricProtocol
 from callbacks.pixels import PixelMetric
 from callbacks.ssim import C1, C2, K1, K2, RADIUS, moments
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ SMALLEST = (2 * RADIUS + 1) * 2 ** (len(WEIGHTS) - 1)
 
 
 class MSSSIM(PixelMetric):
-    """Multi-scale structural similarity: SSIM's window on five scales, each half the one before.
+    """Multi-scale structural similarity: SSIM's window on five scales, each half the last.
 
-    Windows lie inside the image, as with SSIM; torchmetrics 1.9 averages the last scale over a
-    mirrored border as well, which makes 5e-5 on the pictures of our test. Images need 176x176
-    pixels without the border.
+    Windows lie inside the image, as with SSIM; torchmetrics 1.9 also averages the last scale over a
+    mirrored border, a difference of 5e-5 on the images of our test. Images need 176x176 pixels
+    without the border.
 
     Args:
         color: ``y`` for the luma of BT.601 in [16, 235], as papers on super-resolution do, or
@@ -39,7 +39,7 @@ class MSSSIM(PixelMetric):
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice (say, on Y and on RGB).
+        label: Name in logs and results, if one metric is used twice (say, on Y and on RGB).
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
     """
@@ -47,7 +47,7 @@ class MSSSIM(PixelMetric):
     name = "ms_ssim"
 
     def protocol(self) -> MetricProtocol:
-        """Implementation, colour, border, rounding, range, window and scales."""
+        """Return implementation, colour, border, rounding, range, window and scales."""
         return {
             **super().protocol(),
             "window": "gaussian 11x11 1.5 valid",
@@ -58,10 +58,10 @@ class MSSSIM(PixelMetric):
         }
 
     def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """The score of each image.
+        """Return the score of each image.
 
         Raises:
-            TooSmall: An image is too small for five scales.
+            TooSmall: If an image is too small for five scales.
         """
         border = self.margin()
         if min(sr.shape[-2:]) - 2 * border < SMALLEST:
@@ -69,12 +69,12 @@ class MSSSIM(PixelMetric):
         return super().compute(sr, hr, batch)
 
     def score(self, sr: Tensor, hr: Tensor) -> Tensor:
-        """(B,) values of two images (B, C, H, W) float64 in [0, 255]."""
+        """Return (B,) values of two images (B, C, H, W) float64 in [0, 255]."""
         return ms_ssim(sr, hr)
 
 
 def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
-    """MS-SSIM of each image; a scale whose contrast is negative counts as 0.
+    """Return the MS-SSIM of each image; a scale with negative contrast counts as 0.
 
     Args:
         a: (B, C, H, W) float64 in [0, 255].

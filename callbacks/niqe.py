@@ -1,6 +1,6 @@
-"""NIQE, how far an image's local statistics are from those of good photographs.
+"""NIQE, the distance of an image's local statistics from those of good photographs.
 
-python -m callbacks.niqe fit IMAGES --out mine.npz     a model of one's own photographs
+python -m callbacks.niqe fit IMAGES --out mine.npz     a model of your own photographs
 
 Source: Mittal, Soundararajan, Bovik, "Making a completely blind image quality analyzer", IEEE
 Signal Processing Letters 2013.
@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor
 
 from callbacks import weights
-from callbacks.base import ImageMetric, MetricProtocol
+from callbacks.base import ImageMetric
 from callbacks.niqe_features import BLOCK, block_features, distance
 from callbacks.niqe_model import fit_model, read_model, save_model
 from callbacks.picture_files import find_pictures
 from callbacks.pixels import to_pixels
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall
 from files.paths import expand_path
 
@@ -37,12 +38,12 @@ YIQ = (0.299, 0.587, 0.114)  # its Y, in [0, 255]
 
 
 class NIQE(ImageMetric):
-    """Natural image quality evaluator: needs no HR picture; lower is better.
+    """Natural image quality evaluator: needs no HR image; lower is better.
 
     The number of the authors' MATLAB release (5.7296 for USC-SIPI's baboon) and of BasicSR's
     ``calculate_niqe``, to 1e-3. MATLAB's own ``niqe`` has another model and gives other numbers.
-    Images of fewer than two blocks of 96x96 pixels (192x96) are left out and named. Left-over noise
-    lowers NIQE too: look at a measure with reference beside it.
+    Images of fewer than two blocks of 96x96 pixels (192x96) are skipped with a warning. Residual
+    noise lowers NIQE, too: also look at a metric with reference.
 
     Args:
         color: ``y`` for the luma of BT.601 in [16, 235], as the authors and BasicSR have it, or
@@ -51,15 +52,15 @@ class NIQE(ImageMetric):
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
         model: Statistics of good photographs: ``niqe-pristine``, those of the authors, or a file
             made by ``python -m callbacks.niqe fit``.
-        strict_weights: Stop the run where the model is missing; else the metric is off.
+        strict_weights: Stop the run if the model is missing; otherwise the metric is off.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice (say, with two models).
+        label: Name in logs and results, if one metric is used twice (say, with two models).
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
 
     Raises:
-        ValueError: A value out of range, or a model that is neither a name nor a file.
+        ValueError: If a value is out of range, or a model that is neither a name nor a file.
     """
 
     name = "niqe"
@@ -94,7 +95,7 @@ class NIQE(ImageMetric):
         self.sha256: str | None = None
 
     def absent(self) -> str:
-        """The line about the missing model, if it is."""
+        """Name the missing model in one line; empty if found."""
         if self.model != PRISTINE or weights.obtain(PRISTINE):
             return ""
         return weights.missing(PRISTINE)
@@ -103,7 +104,7 @@ class NIQE(ImageMetric):
         """Read the model.
 
         Raises:
-            FileNotFoundError: It is missing.
+            FileNotFoundError: If it is missing.
         """
         path = weights.find(PRISTINE) if self.model == PRISTINE else _path(self.model)
         if path is None:
@@ -111,7 +112,7 @@ class NIQE(ImageMetric):
         self.pristine, self.sha256 = read_model(path), weights.digest_of(path)
 
     def protocol(self) -> MetricProtocol:
-        """Implementation, colour, border, rounding, range, block, and the model with its hash."""
+        """Return implementation, colour, border, rounding, range, block, and the model's hash."""
         return {
             "implementation": "enlarger niqe 1",
             "color": self.color,
@@ -124,11 +125,11 @@ class NIQE(ImageMetric):
         }
 
     def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """(B,) distances from the model.
+        """Return (B,) distances from the model.
 
         Raises:
-            RuntimeError: The model is not loaded yet.
-            TooSmall: The images have fewer than two blocks.
+            RuntimeError: If the model is not loaded yet.
+            TooSmall: If the images have fewer than two blocks.
         """
         if self.pristine is None:
             raise RuntimeError("NIQE has no model before `load` was called")
@@ -143,7 +144,7 @@ class NIQE(ImageMetric):
         return distance(mean, covariance, block_features(luma)[0])
 
     def _luma(self, image: Tensor) -> Tensor:
-        """(B, H, W) float64, whole levels."""
+        """Return (B, H, W) float64, whole levels."""
         if self.color == "y":
             return to_pixels(image, "y", round_8bit=self.round_8bit)[:, 0].round()
         pixels = to_pixels(image, "rgb", round_8bit=self.round_8bit)
@@ -155,10 +156,10 @@ def _path(model: str) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command.
+    """Run the command.
 
     Args:
-        arguments: Of the command line; by default those of this process.
+        arguments: Command-line arguments; those of this process by default.
 
     Returns:
         0, or 2 after an error.

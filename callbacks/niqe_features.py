@@ -25,23 +25,23 @@ SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))  # to the neighbours: right, below, t
 
 
 def gaussian_taps() -> Tensor:
-    """(7,) float64: the window is their outer product."""
+    """Return the (7,) float64 factors whose outer product is the window."""
     places = torch.arange(-RADIUS, RADIUS + 1, dtype=torch.float64)
     taps = torch.exp(-places.square() / (2 * DEVIATION**2))
     return taps / taps.sum()
 
 
 def block_features(luma: Tensor) -> tuple[Tensor, Tensor]:
-    """The statistics of each block of 96x96 pixels; what is left at right and below is cut off.
+    """Return the statistics of each block of 96x96 pixels, cutting off the rest at right and below.
 
     Args:
         luma: (B, H, W) float64, whole levels in [0, 255]; H and W at least 96.
 
     Returns:
-        (B, N, 36) float64 statistics, NaN where a block is flat, and (B, N) float64 sharpness (the
+        (B, N, 36) float64 statistics, NaN if a block is flat, and (B, N) float64 sharpness (the
         mean deviation) of the blocks.
     """
-    # On a CPU a few pictures at a time, which stay in its cache: 1.3 ms each of 256 px, not 2.6.
+    # On a CPU a few images at a time, which stay in its cache: 1.3 ms each of 256 px, not 2.6.
     few = max(1, CACHED // luma[0].numel())
     parts = torch.split(luma, few) if luma.device.type == "cpu" else [luma]
     moments, sharpness = zip(*map(_measure, parts), strict=True)
@@ -49,14 +49,14 @@ def block_features(luma: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mean_and_covariance(features: Tensor) -> tuple[Tensor, Tensor]:
-    """The multivariate Gaussian of each picture's blocks.
+    """Return the multivariate Gaussian of each image's blocks.
 
     Args:
-        features: (B, N, D) float64, NaN where a block has none.
+        features: (B, N, D) float64, NaN if a block has none.
 
     Returns:
-        (B, D) means, of what is not NaN, and (B, D, D) covariances, of the blocks without any NaN;
-        NaN where fewer than two blocks are left.
+        (B, D) means, ignoring NaN, and (B, D, D) covariances of the blocks without any NaN; NaN if
+        fewer than two blocks are left.
     """
     whole = ~features.isnan().any(2, keepdim=True)  # (B, N, 1)
     count = whole.sum(1, keepdim=True).to(features.dtype)
@@ -68,20 +68,20 @@ def mean_and_covariance(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def distance(mean: Tensor, covariance: Tensor, features: Tensor) -> Tensor:
-    """How far each picture's blocks are from a pristine model (Eq. 10).
+    """Return the distance of each image's blocks from a pristine model (Eq. 10).
 
     Args:
         mean: (D,) float64 of the model.
         covariance: (D, D) float64 of the model.
-        features: (B, N, D) float64 of the pictures.
+        features: (B, N, D) float64 of the images.
 
     Returns:
-        (B,) float64; NaN where a picture has fewer than two blocks that are not flat.
+        (B,) float64; NaN if an image has fewer than two blocks that are not flat.
     """
     means, covariances = mean_and_covariance(features)
     pooled = (covariance + covariances) / 2
     sound = pooled.isfinite().all(2).all(1) & means.isfinite().all(1)
-    # One bad picture would make the decomposition fail for its whole batch.
+    # One bad image would make the decomposition fail for its whole batch.
     pooled = torch.where(sound.view(-1, 1, 1), pooled, torch.eye(len(mean)).to(pooled))
     difference = (mean - means).unsqueeze(1)
     inverse = torch.linalg.pinv(pooled, hermitian=True)
@@ -93,7 +93,7 @@ def distance(mean: Tensor, covariance: Tensor, features: Tensor) -> Tensor:
 
 
 def _measure(luma: Tensor) -> tuple[Tensor, Tensor]:
-    """Moments (B, N, 2 scales, 5 maps, 5) and sharpness (B, N) of all blocks, float64."""
+    """Return moments (B, N, 2 scales, 5 maps, 5) and sharpness (B, N) of all blocks, float64."""
     grid = luma.shape[-2] // BLOCK, luma.shape[-1] // BLOCK
     x = luma[:, : grid[0] * BLOCK, : grid[1] * BLOCK].float()
     normalised, sigma = _normalise(x)
@@ -104,17 +104,17 @@ def _measure(luma: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _normalise(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. 1 of (B, H, W) float32, and the local deviation."""
+    """Return Eq. 1 of (B, H, W) float32, and the local deviation."""
     mean, square = _smooth(torch.cat([x, x * x])).chunk(2)
     sigma = square.sub_(mean * mean).abs_().sqrt_()
     return (x - mean).div_(sigma + 1), sigma
 
 
 def _smooth(x: Tensor) -> Tensor:
-    """Gaussian window on (B, H, W) float32, the outermost pixels repeated beyond the border.
+    """Apply the Gaussian window to (B, H, W) float32, replicating the border.
 
     Summed in float64 and rounded to float32: in flat areas a pixel then equals its local mean
-    exactly, instead of being above or below by chance, which the statistics would count.
+    exactly. Random signs of the difference would count in the statistics.
     """
     taps = gaussian_taps().tolist()
     x = functional.pad(x[:, None], (RADIUS,) * 4, mode="replicate")[:, 0].double()
@@ -129,7 +129,7 @@ def _smooth(x: Tensor) -> Tensor:
 
 
 def _half(x: Tensor) -> Tensor:
-    """(B, H, W) float32 at half the size: antialiased bicubic, pixels mirrored at the border.
+    """Return (B, H, W) float32 at half the size: antialiased bicubic, mirrored at the border.
 
     MATLAB's `imresize`; the kernel is the same for all pixels: 8 taps, cubic with a = -1/2.
     """
@@ -155,7 +155,7 @@ def _shrink(x: Tensor, taps: list[float], dim: int) -> Tensor:
 
 
 def _blocks(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(B, H, W) to (B * N, h, w), row by row."""
+    """Split (B, H, W) into (B * N, h, w), row by row."""
     rows, columns = grid
     batch, height, width = x.shape
     x = x.view(batch, rows, height // rows, columns, width // columns)
@@ -166,16 +166,16 @@ def _blocks(x: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _maps(blocks: Tensor) -> Tensor:
-    """Moments (N, 5 maps, 5) of blocks (N, h, w), and of their products with four neighbours."""
+    """Return moments (N, 5 maps, 5) of blocks (N, h, w) and of products with four neighbours."""
     products = (blocks * blocks.roll(shift, (1, 2)) for shift in SHIFTS)
     return torch.stack([_moments(blocks), *map(_moments, products)], dim=1)
 
 
 def _moments(x: Tensor) -> Tensor:
-    """Means (N, 5) float64 of sign, sign^2, |x|, x^2 and x^2 below 0, of (N, h, w) float32.
+    """Return means (N, 5) float64 of sign, sign^2, |x|, x^2 and x^2 below 0, of (N, h, w) float32.
 
-    Summed in float64: by the rounding of float32 sums a block's shape is a step of 0.001 off now
-    and then, which was seen to move a picture's number by 6e-4.
+    Summed in float64: rounding of float32 sums sometimes moves a block's shape by a step of 0.001,
+    and has moved an image's number by 6e-4.
     """
     x = x.flatten(1)
     negative, sign = x.clamp(max=0), x.sign()
@@ -185,7 +185,7 @@ def _moments(x: Tensor) -> Tensor:
 
 
 def _statistics(moments: Tensor) -> Tensor:
-    """Of moments (B, N, 2, 5, 5) the 36: two of the pixels, four of each product, on two scales."""
+    """Return the 36 features of the moments (B, N, 2, 5, 5): 2 of pixels, 4 of each product."""
     alpha, left, right = _fit(moments)  # (B, N, 2, 5) each
     mean = (right - left) * (torch.lgamma(2 / alpha) - torch.lgamma(1 / alpha)).exp()
     pixels = torch.stack([alpha, (left + right) / 2], dim=-1)[..., 0, :]
@@ -194,7 +194,7 @@ def _statistics(moments: Tensor) -> Tensor:
 
 
 def _fit(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Shape alpha, scales beta_l and beta_r (...) of AGGDs with the moments (..., 5)."""
+    """Return shape alpha and scales beta_l, beta_r (...) of AGGDs with the moments (..., 5)."""
     signs, signed, absolute, square, square_left = moments.unbind(-1)
     deviation_left = (square_left / (signed - signs) * 2).sqrt()
     deviation_right = ((square - square_left) / (signed + signs) * 2).sqrt()
@@ -207,18 +207,18 @@ def _fit(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _shape(moment: Tensor) -> Tensor:
-    """The shape, 0.2 to 10 in steps of 0.001, whose ratio of moments is the nearest."""
+    """Return the shape, 0.2 to 10 in steps of 0.001, with the nearest ratio of moments."""
     shapes, middles = _table(moment.device)
     found = shapes[torch.searchsorted(middles, moment)]
-    # All are as near to a flat block's NaN: the first, as in the authors' release.
+    # A flat block's NaN gives the first, as in the authors' release.
     return torch.where(moment.isnan(), shapes[0], found)
 
 
 @functools.cache
 def _table(device: torch.device) -> tuple[Tensor, Tensor]:
-    """All shapes, and the ratios of moments half-way between one shape and the next."""
+    """Return all shapes, and the ratios of moments half-way between one shape and the next."""
     shapes = torch.arange(200, 10_001, dtype=torch.float64) / 1000
     lgamma = torch.lgamma
     ratios = (2 * lgamma(2 / shapes) - lgamma(1 / shapes) - lgamma(3 / shapes)).exp()
-    # They grow with the shape, so that the nearest is found by bisection.
+    # The ratios grow with the shape, so bisection finds the nearest.
     return shapes.to(device), ((ratios[1:] + ratios[:-1]) / 2).to(device)

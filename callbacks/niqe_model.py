@@ -1,4 +1,4 @@
-"""The pristine model of NIQE: read from a file, or made of photographs."""
+"""The pristine model of NIQE: read from a file, or fitted to photographs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from callbacks.pixels import to_pixels
 
 
 def read_model(path: Path) -> tuple[Tensor, Tensor]:
-    """Mean (36,) and covariance (36, 36) float64 of a pristine model.
+    """Read the mean (36,) and covariance (36, 36) float64 of a pristine model.
 
     Raises:
-        ValueError: The file is damaged, or no such model.
+        ValueError: If the file is damaged or not such a model.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -46,16 +46,16 @@ def read_model(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def fit_model(paths: Sequence[Path]) -> tuple[Tensor, Tensor, int]:
-    """The model of photographs: of the sharp blocks of each, as in the paper.
+    """Fit a model to the sharp blocks of photographs, as in the paper.
 
     Args:
-        paths: Pictures, each of at least one block.
+        paths: Images, each of at least one block.
 
     Returns:
         Mean (36,) and covariance (36, 36) float64, and the number of blocks.
 
     Raises:
-        ValueError: A picture is too small or cannot be read, or all of them have too few blocks.
+        ValueError: If an image is too small or cannot be read, or all of them have too few blocks.
     """
     kept = []
     for path in tqdm(paths, desc="photographs"):
@@ -77,7 +77,7 @@ def fit_model(paths: Sequence[Path]) -> tuple[Tensor, Tensor, int]:
 
 
 def save_model(path: Path, mean: Tensor, covariance: Tensor) -> None:
-    """Write a model under the names of the authors' release, so that other programs can read it."""
+    """Write a model with the names of the authors' release, readable by other programs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(
         path,

@@ -1,4 +1,4 @@
-"""Where outputs may lie: never on an input or around one, and never on what is not an output."""
+"""Check where outputs are written: never over inputs, nor over anything that is not an output."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from pathlib import Path
 OTHER = "set another writer.folder, or a writer.suffix"
 
 
-class Places:
-    """The places of outputs, checked before any work and without changing anything.
+class OutputPlaces:
+    """Check the places of outputs before any work, without changing anything.
 
     Args:
         root: The writer's folder.
-        inputs: Files that are read.
+        inputs: The input files.
     """
 
     def __init__(self, root: Path, inputs: Iterable[str]) -> None:
         self.root = root
         self._inputs = {os.path.realpath(path): path for path in inputs}
-        self._parents: set[Path] = set()  # folders that were found to be possible
+        self._parents: set[Path] = set()  # folders already checked
 
     def check_all(self, targets: Mapping[str, Path], folders: bool) -> None:
-        """Check every output of a run, and that they leave one another room.
+        """Check every output of a run, and that no two of them collide.
 
         Args:
-            targets: Places by key.
+            targets: OutputPlaces by key.
             folders: Whether outputs are folders of frames, not files.
 
         Raises:
-            ValueError: As of ``check``; or an output would be a folder above another output.
+            ValueError: As for ``check``, or if an output is a folder above another output.
         """
         for key, target in targets.items():
             self.check(key, target, folders)
@@ -55,8 +55,8 @@ class Places:
             folder: Whether the output is a folder of frames, not a file.
 
         Raises:
-            ValueError: It is the place of an input, or lies below a file, or something else than an
-                output lies there.
+            ValueError: If the place is an input's, lies below a file, or holds anything other
+                than an output.
         """
         real = os.path.realpath(target)
         if real in self._inputs:
@@ -119,7 +119,7 @@ class Places:
 
     @cached_property
     def _by_number(self) -> dict[tuple[int, int], str]:
-        # Hard links, and names on a disk that takes a and A for one.
+        # Hard links, and names on a case-insensitive disk.
         found = {}
         for path in self._inputs.values():
             if (state := _state(Path(path))) is not None:

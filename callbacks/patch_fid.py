@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from callbacks.base import MetricProtocol
 from callbacks.fid import frechet_distance
 from callbacks.inception import SIDE, InceptionMetric, levels
 from callbacks.kid import SEED, kernel_distance
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall
 from degradations.draws import seed_of
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 
 class PatchMetric(InceptionMetric):
-    """A distance of Inception's features of random crops that are not resized.
+    """A distance of Inception features of random crops, which are not resized.
 
     Args:
-        crops: Crops of 299x299 pixels from each picture.
-        strict_weights: Stop the run where the weights are missing; else the metric is off.
+        crops: Crops of 299x299 pixels from each image.
+        strict_weights: Stop the run if the weights are missing; otherwise the metric is off.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice.
+        label: Name in logs and results, if one metric is used twice.
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
-        reference: What the outputs are compared with instead of their HR pictures: a folder of
-            pictures, or a file made by ``python -m callbacks.reference``.
+        reference: Compare the outputs with these instead of their HR images: a folder of
+            images, or a file made by ``python -m callbacks.reference``.
 
     Raises:
-        ValueError: ``crops`` is below 1.
+        ValueError: If ``crops`` is below 1.
     """
 
     def __init__(
@@ -64,17 +64,17 @@ class PatchMetric(InceptionMetric):
         self.crops = crops
 
     def features_protocol(self) -> MetricProtocol:
-        """Crops, rounding, network and weights; nothing is resized, so there is no preset."""
+        """Return crops, rounding, network and weights; there is no preset without resizing."""
         whole = super().features_protocol()
         resizing = ("preset", "resize", "antialias")
         crops = f"{self.crops} of {SIDE}x{SIDE} from each picture, not resized, seeded by its name"
         return {"crops": crops} | {k: v for k, v in whole.items() if k not in resizing}
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:
-        """(B, crops, 2048) features.
+        """Return (B, crops, 2048) features.
 
         Raises:
-            TooSmall: A picture is smaller than a crop.
+            TooSmall: If an image is smaller than a crop.
         """
         if min(images.shape[-2:]) < SIDE:
             raise TooSmall(images, f"a crop's {SIDE}x{SIDE}")
@@ -95,19 +95,19 @@ class PatchMetric(InceptionMetric):
 class PatchFID(PatchMetric):
     """Frechet Inception distance of seeded 299x299 crops, which are not resized; lower is better.
 
-    The pFID of Self-Cascade's tables, which takes 3 crops of each picture. An output and its HR are
+    The pFID of Self-Cascade's tables, which takes 3 crops of each image. An output and its HR are
     cropped at the same places.
 
     Args:
-        crops: Crops of 299x299 pixels from each picture.
-        strict_weights: Stop the run where the weights are missing; else the metric is off.
+        crops: Crops of 299x299 pixels from each image.
+        strict_weights: Stop the run if the weights are missing; otherwise the metric is off.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice.
+        label: Name in logs and results, if one metric is used twice.
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
-        reference: What the outputs are compared with instead of their HR pictures: a folder of
-            pictures, or a file made by ``python -m callbacks.reference``.
+        reference: Compare the outputs with these instead of their HR images: a folder of
+            images, or a file made by ``python -m callbacks.reference``.
     """
 
     name = "pfid"
@@ -115,7 +115,7 @@ class PatchFID(PatchMetric):
     remark = "biased upward"
 
     def distance(self, sr: Tensor, hr: Tensor) -> float:
-        """FID of all crops, (N, crops, 2048) and (M, crops, 2048)."""
+        """Return the FID of all crops, (N, crops, 2048) and (M, crops, 2048)."""
         return frechet_distance(sr.flatten(0, 1), hr.flatten(0, 1))
 
 
@@ -125,15 +125,15 @@ class PatchKID(PatchMetric):
     The pKID of Self-Cascade's tables: the mean over 100 subsets of up to 1000 crops.
 
     Args:
-        crops: Crops of 299x299 pixels from each picture.
-        strict_weights: Stop the run where the weights are missing; else the metric is off.
+        crops: Crops of 299x299 pixels from each image.
+        strict_weights: Stop the run if the weights are missing; otherwise the metric is off.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice.
+        label: Name in logs and results, if one metric is used twice.
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
-        reference: What the outputs are compared with instead of their HR pictures: a folder of
-            pictures, or a file made by ``python -m callbacks.reference``.
+        reference: Compare the outputs with these instead of their HR images: a folder of
+            images, or a file made by ``python -m callbacks.reference``.
     """
 
     name = "pkid"
@@ -141,7 +141,7 @@ class PatchKID(PatchMetric):
     remark = "noisy"
 
     def protocol(self) -> MetricProtocol:
-        """That of the crops, the kernel and the subsets."""
+        """Return that of the crops, the kernel and the subsets."""
         return {
             **super().protocol(),
             "kernel": "(x.y/2048 + 1)^3, unbiased",
@@ -149,5 +149,5 @@ class PatchKID(PatchMetric):
         }
 
     def distance(self, sr: Tensor, hr: Tensor) -> float:
-        """KID of all crops, (N, crops, 2048) and (M, crops, 2048)."""
+        """Return the KID of all crops, (N, crops, 2048) and (M, crops, 2048)."""
         return kernel_distance(sr.flatten(0, 1), hr.flatten(0, 1))[0]

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypedDict
 
-from callbacks.base import ImageMetric, Metric, MetricProtocol
+from callbacks.base import ImageMetric, Metric
 from callbacks.results_file import identity, set_aside, storable
+from callbacks.tensorboard import MetricProtocol
 from files.owned import write_whole
 
 log = logging.getLogger(__name__)
@@ -21,11 +22,11 @@ class ImageNumbers(TypedDict):
     """A metric's number of each image of a dataset.
 
     dataset: Name of the source in the configuration.
-    scale: The factor its pictures were enlarged by.
+    scale: The factor its images were enlarged by.
     metric: Name of the metric in the logs.
     protocol: How the numbers were computed.
     checkpoint: As in ``results.json``.
-    seed: Of a stochastic method: the seed of its noise; else None.
+    seed: Noise seed of a stochastic method; else None.
     values: The number of each image, by its key.
     """
 
@@ -38,15 +39,15 @@ class ImageNumbers(TypedDict):
     values: dict[str, float]
 
 
-def numbers_of(
+def image_numbers(
     metrics: Iterable[Metric], checkpoint: str | None, seed: int | None
 ) -> list[ImageNumbers]:
-    """What an evaluation found, of the metrics that have a number for each image.
+    """Return the numbers of an evaluation, for metrics with a number for each image.
 
     Args:
-        metrics: Those of the trainer; on the first process, which alone has the numbers.
+        metrics: The trainer's metrics; only those of the first process have the numbers.
         checkpoint: The weights that were evaluated.
-        seed: Of the method's noise; None for a method without any.
+        seed: Seed of the method's noise; None for a method without any.
     """
     found: list[ImageNumbers] = []
     for metric in metrics:
@@ -74,24 +75,24 @@ def numbers_of(
 
 
 def merge_images(old: list[ImageNumbers], new: list[ImageNumbers]) -> list[ImageNumbers]:
-    """``new``, and of ``old`` what it does not measure again.
+    """Return ``new``, and the numbers of ``old`` that it does not replace.
 
-    All seeds of a number are replaced together: those of another evaluation may be of other
-    settings of the method, and a mean over both would be of neither.
+    All seeds of a number are replaced together: another evaluation may have used other settings of
+    the method, and a mean over both would be meaningless.
     """
     again = {identity(numbers) for numbers in new}
     return [numbers for numbers in old if identity(numbers) not in again] + new
 
 
 def load_images(run: str | Path) -> list[ImageNumbers]:
-    """The numbers of single images of a run.
+    """Return the numbers of single images of a run.
 
     Args:
         run: The run's directory.
 
     Raises:
-        FileNotFoundError: There is no ``images.json``.
-        ValueError: It is damaged, or a folder.
+        FileNotFoundError: If there is no ``images.json``.
+        ValueError: If it is damaged, or a folder.
     """
     path = Path(run, FILENAME)
     if not path.exists():
@@ -106,17 +107,17 @@ def load_images(run: str | Path) -> list[ImageNumbers]:
             numbers["values"] = {key: float(v) for key, v in numbers["values"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, IsADirectoryError) as error:
         raise ValueError(
-            f"{path} is damaged ({error!r}): run test (or validate) again, which writes it anew"
+            f"{path} is damaged ({error!r}): run test (or validate) again, which writes it again"
         ) from error
     return images
 
 
 def write_images(run: Path, images: list[ImageNumbers]) -> None:
-    """Write ``images.json``, an entry a line; whole or not at all.
+    """Write ``images.json`` atomically, one entry per line.
 
     Args:
         run: The run's directory.
-        images: All that is to be in it.
+        images: All numbers of the file.
     """
     lines = [
         json.dumps(
@@ -129,13 +130,13 @@ def write_images(run: Path, images: list[ImageNumbers]) -> None:
 
 
 def update_images(run: Path, new: list[ImageNumbers]) -> None:
-    """Put new numbers into a run's ``images.json``; one that is damaged is moved aside.
+    """Merge new numbers into a run's ``images.json``; a damaged one is moved aside.
 
-    To be called within ``one_writer``, or what another process adds meanwhile is lost.
+    Call it within ``one_writer``, or numbers that another process adds meanwhile are lost.
 
     Args:
         run: The run's directory.
-        new: What an evaluation found.
+        new: The numbers of an evaluation.
     """
     old: list[ImageNumbers] = []
     if (run / FILENAME).exists():
@@ -143,22 +144,22 @@ def update_images(run: Path, new: list[ImageNumbers]) -> None:
             old = load_images(run)
         except ValueError as error:
             log.warning("%s; it was moved to %s", error, set_aside(run / FILENAME))
-    _tell_of_others(old, new)
+    _warn_of_other_images(old, new)
     write_images(run, merge_images(old, new))
 
 
-def _tell_of_others(old: list[ImageNumbers], new: list[ImageNumbers]) -> None:
-    # Whoever gives the pictures of validation and those of test one name loses one of the two.
+def _warn_of_other_images(old: list[ImageNumbers], new: list[ImageNumbers]) -> None:
+    # With one name for the images of validation and of test, the numbers of one would be lost.
     before = {identity(numbers): numbers["values"].keys() for numbers in old}
-    told: set[str] = set()
+    warned: set[str] = set()
     for numbers in new:
         names, now = before.get(identity(numbers)), numbers["values"].keys()
         place = f"{numbers['dataset']} x{numbers['scale']:g}"
-        if not names or names == now or place in told:
+        if not names or names == now or place in warned:
             continue
-        told.add(place)
+        warned.add(place)
         log.warning(
-            "the numbers of %s replace those of other pictures of the same dataset: of %d (%s, "
+            "the numbers of %s replace those of other images of the same dataset: of %d (%s, "
             "...) before, of %d (%s, ...) now; to keep those of validation and of test, give the "
             "two different names in data.init_args.val and data.init_args.test",
             *(place, len(names), min(names), len(now), min(now)),

@@ -3,9 +3,9 @@
     python -m callbacks.perception_distortion runs/a runs/b --x psnr --y lpips --out trade.svg
     python -m callbacks.perception_distortion runs/steps_* --label model.init_args.steps
 
-A point is a checkpoint of a run, with bars for the deviation over seeds; checkpoints of one run are
-joined by a line. With `--label` all runs are one method at several settings: they are joined, and
-each is named by its value of that key. Bicubic is shown where a metric has that control.
+A point is a checkpoint of a run, with bars for the deviation over seeds; a line joins the
+checkpoints of one run. With `--label` all runs are one method at several settings: a line joins
+them, and each is named by its value of that key. Bicubic is shown if a metric has that control.
 
 Source: Blau and Michaeli, "The perception-distortion tradeoff" (CVPR 2018).
 """
@@ -39,7 +39,7 @@ Pairs = dict[str | None, tuple[Result, Result]]  # the two numbers of each check
 
 
 class Place(NamedTuple):
-    """Which pictures the numbers are of."""
+    """The dataset and scale of the numbers."""
 
     dataset: str
     scale: float
@@ -57,16 +57,17 @@ def plot(
     """Draw two metrics of runs against each other.
 
     Args:
-        runs: With bicubic, if it is to be shown.
-        names: Of the two metrics; with several protocols as tables head them: ``psnr (2)``.
-        place: Dataset and scale; needed where the runs have several.
+        runs: The runs, with bicubic to show it.
+        names: Names of the two metrics; with several protocols as in tables: ``psnr (2)``.
+        place: Dataset and scale; required if the runs have several.
         label: A key of the configuration that the runs differ in.
 
     Returns:
-        A file of SVG.
+        The text of an SVG file.
 
     Raises:
-        ValueError: Nothing to draw, or the numbers are not of one dataset, scale or protocol.
+        ValueError: If there is nothing to draw, or the numbers have several datasets, scales or
+            protocols.
     """
     everything = [result for run in runs for result in run.results]
     chosen = _column(everything, names[0]), _column(everything, names[1])
@@ -88,14 +89,14 @@ def plot(
 
 
 def setting_of(run: Path, key: str) -> str:
-    """A key's value in the command that measured a run, else in the run's configuration.
+    """Return a key's value in the command that measured a run, or else in its configuration.
 
     Args:
         run: The run's directory.
         key: E.g. ``model.init_args.steps``.
 
     Raises:
-        ValueError: Neither has it.
+        ValueError: If neither has it.
     """
     words = shlex.split(load_results(run / "results.json").get("command", ""))
     for position in reversed(range(len(words))):
@@ -115,7 +116,7 @@ def setting_of(run: Path, key: str) -> str:
 
 
 def _column(results: list[Result], name: str) -> str:
-    """The column of a heading, or of a metric that has only one protocol."""
+    """Return the column of a heading, or of a metric that has only one protocol."""
     headings = {heading: column for column, (heading, _) in columns(results).items()}
     if name in headings:
         return headings[name]
@@ -132,7 +133,7 @@ def _column(results: list[Result], name: str) -> str:
 def _where(
     results: list[Result], chosen: tuple[str, str], asked: tuple[str | None, float | None]
 ) -> Place:
-    """The dataset and scale that both numbers are of."""
+    """Return the dataset and scale that both numbers are of."""
     having = [
         {Place(r["dataset"], r["scale"]): None for r in results if column_of(r) == column}
         for column in chosen
@@ -152,7 +153,7 @@ def _where(
 
 
 def _pairs(run: RunNumbers, where: Place, chosen: tuple[str, str]) -> Pairs:
-    """The two results of each checkpoint that has both."""
+    """Return the two results of each checkpoint that has both."""
     found: dict[str | None, dict[str, Result]] = {}
     for result in run.results:
         if Place(result["dataset"], result["scale"]) == where:
@@ -168,7 +169,7 @@ def _points(run: RunNumbers, pairs: Pairs, series: int, label: str | None) -> It
     several = sum(checkpoint != CONTROL for checkpoint in pairs) > 1
     for checkpoint, (x, y) in pairs.items():
         control = checkpoint == CONTROL
-        name = CONTROL if control else _named(run, checkpoint, label, several)
+        name = CONTROL if control else _point_label(run, checkpoint, label, several)
         spread = x.get("std", 0.0), y.get("std", 0.0)
         point = Point(None if control else series, name, (x["value"], y["value"]), spread)
         if all(map(math.isfinite, (*point.at, *point.spread))):
@@ -177,7 +178,7 @@ def _points(run: RunNumbers, pairs: Pairs, series: int, label: str | None) -> It
             log.warning("%s of %s is left out: a number is not finite", name, run.name)
 
 
-def _named(run: RunNumbers, checkpoint: str | None, label: str | None, several: bool) -> str:
+def _point_label(run: RunNumbers, checkpoint: str | None, label: str | None, several: bool) -> str:
     if label is not None:
         return f"{label.rpartition('.')[2]} {setting_of(run.folder, label)}"
     name = run.folder.resolve().name
@@ -187,18 +188,18 @@ def _named(run: RunNumbers, checkpoint: str | None, label: str | None, several: 
 def _quantity(name: str, results: list[Result]) -> Quantity:
     known = {r["higher_is_better"] for r in results if "higher_is_better" in r}
     if not known:
-        log.warning("which way %s is better is not known: run test again with this version", name)
+        log.warning("the direction of %s is unknown: run test again with this version", name)
     return Quantity(name, known.pop() if len(known) == 1 else None)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command.
+    """Run the command.
 
     Args:
-        arguments: Of the command line; by default those of this process.
+        arguments: Command-line arguments; those of this process by default.
 
     Returns:
-        0, or 2 where nothing could be drawn.
+        0, or 2 if nothing could be drawn.
     """
     parser = argparse.ArgumentParser(
         prog="python -m callbacks.perception_distortion",

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from callbacks.base import ImageMetric, MetricProtocol, as_float64
+from callbacks.base import ImageMetric, as_float64
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ Y_WEIGHTS = (65.481, 128.553, 24.966)  # BT.601 in studio range, as MATLAB's rgb
 
 
 class PixelMetric(ImageMetric):
-    """A metric on the literature's pixels. Subclasses give ``score``.
+    """A metric on the literature's pixels. Subclasses implement ``score``.
 
     Args:
         color: ``y`` for the luma of BT.601 in [16, 235], as papers on super-resolution do, or
@@ -28,12 +29,12 @@ class PixelMetric(ImageMetric):
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice (say, on Y and on RGB).
+        label: Name in logs and results, if one metric is used twice (say, on Y and on RGB).
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
 
     Raises:
-        ValueError: A value out of range.
+        ValueError: If a value is out of range.
     """
 
     def __init__(
@@ -58,10 +59,10 @@ class PixelMetric(ImageMetric):
 
     @abstractmethod
     def score(self, sr: Tensor, hr: Tensor) -> Tensor:
-        """(B,) values of two images (B, C, H, W) float64 in [0, 255]."""
+        """Return (B,) values of two images (B, C, H, W) float64 in [0, 255]."""
 
     def protocol(self) -> MetricProtocol:
-        """Implementation, colour, border, rounding and range."""
+        """Return implementation, colour, border, rounding and range."""
         return {
             "implementation": f"enlarger {type(self).name} 1",
             "color": self.color,
@@ -71,16 +72,16 @@ class PixelMetric(ImageMetric):
         }
 
     def margin(self) -> int:
-        """Pixels to cut off at each side of the dataset at hand."""
+        """Return the pixels to cut off at each side for the current dataset."""
         if isinstance(self.border, int):
             return self.border
         return math.ceil(self.scale) + (6 if self.border == "scale+6" else 0)
 
     def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """The score of each image.
+        """Return the score of each image.
 
         Raises:
-            TooSmall: Nothing is left of an image without its border.
+            TooSmall: If nothing is left of an image without its border.
         """
         border = self.margin()
         if min(sr.shape[-2:]) <= 2 * border:
@@ -94,13 +95,13 @@ class PixelMetric(ImageMetric):
 def to_pixels(
     image: Tensor, color: Literal["y", "rgb"], border: int = 0, round_8bit: bool = True
 ) -> Tensor:
-    """Pixels as papers compare them.
+    """Return pixels as papers compare them.
 
     Args:
         image: (B, 3, H, W) in [0, 1].
         color: ``y`` or ``rgb``.
         border: Pixels to cut off at each side.
-        round_8bit: Whether to round to whole levels, which comes before the conversion to Y.
+        round_8bit: Whether to round to whole levels, before the conversion to Y.
 
     Returns:
         (B, 1 or 3, H - 2 border, W - 2 border) float64 in [0, 255].

@@ -1,4 +1,4 @@
-"""``predictions.jsonl``: a line for each picture of ``predict``, by which a next run knows it."""
+"""``predictions.jsonl``: a line for each image of ``predict``, read by later runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from files.paths import open_regular
 NAME = "predictions.jsonl"
 Changed = Literal["refuse", "keep", "renew"]
 
-# Groups of the configuration that do not decide how an output looks, or are stored otherwise.
+# Groups of the configuration that do not change outputs, or are stored separately.
 OTHER_GROUPS = frozenset(
     {"config", "run", "checkpoint", "writer", "degradation", "trainer", "data", "seed_everything"}
     | {"ckpt_path", "weights_only", "return_predictions"}
@@ -30,7 +30,7 @@ OTHER_GROUPS = frozenset(
 ITSELF = frozenset({"trainer.precision"}) | {
     f"data.init_args.{name}" for name in ("scale", "size", "degradation_seed")
 }
-# Of a Source to enlarge all but which pictures it has, where they lie and how they come from there.
+# Of a Source to enlarge all but which images it has, where they lie and how they come from there.
 SOURCE = "data.init_args.predict.init_args."
 WHERE = frozenset({"count", "samples", "names", "root", "files", "file", "recursive", "urls"}) | {
     *("shard_in_key", "index_cache", "cache_dir", "cache_size", "read_ahead", "retries"),
@@ -45,13 +45,13 @@ SHOWN = 4  # differences in a refusal
 Options = dict[str, Any]
 
 
-class Made(TypedDict):
-    """What all pictures of a run have in common.
+class RunProperties(TypedDict):
+    """The properties that all images of a run share.
 
     model: Import path of the method's class.
     weights: File or name of the weights; None for a method without any.
     weights_digest: Hash of all tensors of the model; None without any.
-    options: Settings that decide how an output looks, by their keys on the command line.
+    options: Settings that change outputs, by their keys on the command line.
     commit: The commit of the code, ``-dirty`` with local changes; None outside of git.
     """
 
@@ -63,27 +63,27 @@ class Made(TypedDict):
 
 
 class Line(TypedDict, total=False):
-    """One picture; a failed one has ``key``, ``input``, ``output`` and ``error``, and not the rest.
+    """One image; a failed one only has ``key``, ``input``, ``output`` and ``error``.
 
-    key: The picture's name below its root.
+    key: The image's name below its root.
     input: Its file, if it has one.
-    output: The file that was made, below the folder in which the lines lie.
-    error: Why there is none.
+    output: The output file, below the folder of the lines.
+    error: Why there is no output.
     lr_size: Height and width of the input, upright.
     size: Height and width of the output.
-    scale: Factor that was asked for.
-    seconds: From the picture on the device to whole levels on the host; neither reading nor
-        encoding, which go on beside it.
-    peak_memory: Bytes: on a GPU the most that tensors took on it meanwhile; on a CPU the most
-        memory that the process had meanwhile, with all that it keeps; None where nothing tells.
+    scale: The requested factor.
+    seconds: From the image on the device to integer levels on the host, without reading and
+        encoding, which run concurrently.
+    peak_memory: Bytes: on a GPU the peak of all tensors; on a CPU the peak of the whole process;
+        None if unknown.
     device: Name of the device.
-    tiles: Tiles that it went through, 1 for a whole picture; None where the method does not say.
-    seed: Which of its outputs a stochastic method gave; None for one that drew nothing.
-    frames: Of a clip, how many it has.
-    video: Kind of the video beside a clip's frames; None for none.
+    tiles: Number of tiles, 1 for a whole image; None if the method does not report it.
+    seed: Seed of a stochastic method's noise; None if it drew none.
+    frames: Number of frames of a clip.
+    video: Format of the video beside a clip's frames; None for none.
     input_bytes: Size of the input's file when it was read.
-    input_modified: When it had been changed then, in nanoseconds since 1970.
-    input_digest: Hash of its bytes; None if it was changed before they could be hashed.
+    input_modified: Its modification time then, in nanoseconds since 1970.
+    input_digest: Hash of its bytes; None if it changed before they could be hashed.
     """
 
     key: str
@@ -106,9 +106,9 @@ class Line(TypedDict, total=False):
 
 
 class _Known(NamedTuple):
-    """What is kept of a line in memory: large folders have many."""
+    """The part of a line that is kept in memory: large folders have many."""
 
-    made: int  # number of what it was made by
+    made: int  # index of the options it was made with
     seed: int | None
     input_bytes: int | None
     input_modified: int | None
@@ -120,24 +120,24 @@ class _Known(NamedTuple):
 class Predictions:
     """The lines of one folder of outputs.
 
-    A line is written in one go, behind all others, under a lock of the file: threads and processes
-    do not mix theirs. It is there before its picture: a picture without a line was made by nobody
-    that is known. Of several lines of one output the last holds.
+    A line is appended in one write under a lock of the file, so that threads and processes do not
+    mix theirs. It is written before its image: the origin of an image without a line is unknown. If
+    an output has several lines, the last one is valid.
 
     Args:
-        folder: Where the outputs lie.
-        made: What this run's pictures have in common.
-        seed: Which of its outputs a stochastic method gives in this run.
+        folder: The folder of the outputs.
+        made: The properties that this run's images share.
+        seed: Seed of a stochastic method's noise in this run.
 
     Raises:
-        ValueError: A folder lies in the file's place.
+        ValueError: If its path is a folder.
     """
 
-    def __init__(self, folder: Path, made: Made, seed: int = 0) -> None:
+    def __init__(self, folder: Path, made: RunProperties, seed: int = 0) -> None:
         self.path = folder / NAME
         self.made, self.seed = made, seed
         self._now = _compared(made)
-        self._ways: list[Options] = []  # in which the pictures of the lines were made
+        self._ways: list[Options] = []  # in which the images of the lines were made
         self._numbers: dict[str, int] = {}  # of them
         self._known: dict[str, _Known] = {}
         self._errors: dict[str, str] = {}
@@ -146,18 +146,18 @@ class Predictions:
             self._keep(line)
 
     def differences(self, output: str, source: str | None) -> list[str]:
-        """In what the picture that lies there differs from one that this run would make.
+        """Return the differences of an existing output from one that this run would make.
 
         Args:
             output: Its file below the folder.
             source: File of the input, if it has one.
 
         Returns:
-            One entry a difference; none if it can stay.
+            One entry per difference; empty if it can be kept.
         """
         known = self._known.get(output)
         if known is None:
-            return [f"no line of {NAME} says how it was made"]
+            return [f"no line of {NAME} describes it"]
         then, now = self._ways[known.made], self._now
         found = [
             f"{key}: {_shown(then.get(key))} -> {_shown(now.get(key))}"
@@ -167,18 +167,18 @@ class Predictions:
         if known.seed not in (None, self.seed):
             found.append(f"seed_everything: {known.seed} -> {self.seed}")
         if not _same_input(known, source):
-            found.append("it was made of another picture of the same name")
+            found.append("it was made of another image of the same name")
         return found
 
     def written(self, output: str) -> tuple[int | None, str | None] | None:
-        """Return the number of frames and the kind of video that an earlier run wrote.
+        """Return the number of frames and the video format that an earlier run wrote.
 
         Args:
             output: The output's path below the folder.
 
         Returns:
             Each None if there are none, or the line is of an earlier version. None instead of both
-            without a line: then nothing there is known to be an output.
+            without a line: then it is not known to be an output.
         """
         known = self._known.get(output)
         if known is None:
@@ -186,18 +186,18 @@ class Predictions:
         frames = known.frames if isinstance(known.frames, int) else None
         return frames, known.video if isinstance(known.video, str) else None
 
-    def named_otherwise(self, keys: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-        """Find outputs of inputs whose key is another one now, with or without the extension.
+    def renamed_inputs(self, keys: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+        """Find outputs of inputs whose key has changed, by gaining or losing the extension.
 
-        ``a.jpg`` alone has the key ``a``, and beside ``a.png`` it has ``a.jpg``: the output from
-        before looks as if it were made of the other file.
+        ``a.jpg`` alone has the key ``a``, but beside ``a.png`` it has ``a.jpg``: the earlier output
+        then seems to belong to the other file.
 
         Args:
-            keys: Of the inputs of this run, by their files.
+            keys: Keys of the inputs of this run, by file.
 
         Returns:
-            For each output that is still there and belongs to no input of this run: the file it was
-            made of, and its key now.
+            For each existing output that belongs to no input of this run: its input file and that
+            file's key now.
         """
         now = {os.path.abspath(source): key for source, key in keys.items()}
         found: dict[str, tuple[str, str]] = {}
@@ -211,20 +211,20 @@ class Predictions:
             if other and key in (f"{then}{suffix}", f"{then}".removesuffix(suffix)):
                 found[line["output"]] = (str(source), str(key))
             else:
-                found.pop(line["output"], None)  # of several lines the last holds
+                found.pop(line["output"], None)  # of several lines the last one is valid
         folder = self.path.parent
         return {name: of for name, of in found.items() if (folder / name).exists()}
 
     def add(self, line: Line) -> None:
-        """Write a line; on the disk's cache when this returns."""
+        """Write a line; it is in the disk's cache when this returns."""
         with self._lock:
             if "error" in line:
                 if self._errors.get(line["output"]) == line["error"]:
-                    return  # told by an earlier run
+                    return  # reported by an earlier run
                 self._errors[line["output"]] = line["error"]
                 self._append(dict(line))
             else:
-                self._errors.pop(line["output"], None)  # the same error later is news
+                self._errors.pop(line["output"], None)  # the same error is reported again later
                 self._append({**line, **self.made})
 
     def _keep(self, line: dict[str, Any]) -> None:
@@ -244,27 +244,27 @@ class Predictions:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
-            # A disk that several machines share knows only by the lock where the end is now. Where
-            # there are no locks, one machine's writes to the end still come one after another. Not
-            # lockf: a process loses that lock when any thread of it closes the file.
+            # On a disk that several machines share, the end is only known under a lock. Without
+            # locks, appends of one machine are still sequential. Not lockf: a process loses that
+            # lock when any of its threads closes the file.
             with contextlib.suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             size = os.fstat(descriptor).st_size
-            if size and os.pread(descriptor, 1, size - 1) != b"\n":  # a full disk cut it off
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":  # truncated by a full disk
                 data = b"\n" + data
             if os.write(descriptor, data) != len(data):
                 raise OSError(f"{self.path}: a line could not be written whole; is the disk full?")
         finally:
-            with contextlib.suppress(OSError):  # itself: a child forked meanwhile has it open, too
+            with contextlib.suppress(OSError):  # explicitly: a forked child may have it open, too
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
 
 def options_of(config: Mapping[str, Any]) -> Options:
-    """The settings that decide how an output looks, flat, by their keys on the command line.
+    """Return the settings that change outputs, flat, by their keys on the command line.
 
-    All of the model's but those of its training, and of any group that is not known to have no
-    influence; what is None is left out.
+    These are all of the model's except those of training, and all groups except those known to have
+    no influence; None values are left out.
 
     Args:
         config: The configuration of ``predict``, as plain values.
@@ -280,7 +280,7 @@ def options_of(config: Mapping[str, Any]) -> Options:
 
 
 def digest_of(model: nn.Module) -> str | None:
-    """Hash of all tensors of a model that a checkpoint could hold; None where there are none."""
+    """Return a hash of all tensors of a model that a checkpoint could hold; None without any."""
     hashed, found = xxhash.xxh3_64(), False
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, Tensor):
@@ -291,21 +291,21 @@ def digest_of(model: nn.Module) -> str | None:
     return hashed.hexdigest() if found else None
 
 
-def facts_of(source: str | None, read: Sequence[int] | None = None) -> Line:
-    """Size, time and hash of an input's file, as far as they can be had; for a line of its output.
+def input_facts(source: str | None, read: Sequence[int] | None = None) -> Line:
+    """Return size, time and hash of an input's file, as far as available, for its output's line.
 
     Args:
         source: The file, if there is one.
         read: Its size in bytes and its time in nanoseconds when its pixels were read; by default
-            those it has now. A file that has others by now is not hashed.
+            the current ones. A file that has changed since is not hashed.
     """
     if source is None:
         return {}
     try:
         digest: str | None = xxhash.xxh3_64_hexdigest(Path(source).read_bytes())
-        found = os.stat(source)  # after the bytes: what changes between the two is seen
+        found = os.stat(source)  # after the bytes, to notice changes between the two
         now = [found.st_size, found.st_mtime_ns]
-    except OSError:  # the picture has been read before: what happened since is not our matter
+    except OSError:  # the image has been read; later changes of the file do not matter
         digest, now = None, []
     then = now if read is None else list(read)
     if not then:
@@ -318,20 +318,20 @@ def facts_of(source: str | None, read: Sequence[int] | None = None) -> Line:
 
 
 def outputs_in(folder: Path) -> set[str]:
-    """Files below a folder that its lines name as made, whether or not they are still there.
+    """Return the output files of a folder according to its lines, whether or not they exist.
 
     Raises:
-        ValueError: A folder lies in the place of the file with the lines.
+        ValueError: If the path of the file is a folder.
     """
     return {line["output"] for line in _lines(folder / NAME) if "error" not in line}
 
 
 def refusal(folder: Path, there: int, others: dict[str, list[str]]) -> str:
-    """What to say where pictures are there that this run would have made otherwise.
+    """Return the message about existing outputs that this run would make differently.
 
     Args:
-        folder: Where they lie.
-        there: How many are there.
+        folder: Their folder.
+        there: Number of existing outputs.
         others: Their differences, by key; at least one.
     """
     counted = Counter(difference for found in others.values() for difference in found)
@@ -340,19 +340,19 @@ def refusal(folder: Path, there: int, others: dict[str, list[str]]) -> str:
     return (
         f"{len(others)} of {there} outputs in {folder} were made otherwise than now, such as "
         f"{next(iter(others))!r}:\n  " + "\n  ".join(shown + more) + "\nTake another "
-        "--writer.folder or --writer.suffix, make those anew (--writer.changed renew), or keep "
+        "--writer.folder or --writer.suffix, write those again (--writer.changed renew), or keep "
         "them as they are (--writer.changed keep)"
     )
 
 
 def _of_source(key: str) -> bool:
     parts = key.removeprefix(SOURCE).split(".")
-    # What is enlarged is not degraded before.
+    # Inputs of predict are not degraded.
     return key.startswith(SOURCE) and parts[-1] not in WHERE and "degradation" not in parts
 
 
 def _compared(made: Mapping[str, Any]) -> Options:
-    # Weights are compared by what is in them, wherever they came from.
+    # Weights are compared by content, not by path.
     own = {k: v for k, v in made["options"].items() if not k.endswith("weights")}
     first = {"model.class_path": made["model"], "digest of the weights": made["weights_digest"]}
     return {**first, **own}
@@ -369,7 +369,7 @@ def _same_input(known: _Known, source: str | None) -> bool:
         return False
     if found.st_mtime_ns == known.input_modified:
         return True
-    return facts_of(source).get("input_digest") == known.input_digest  # it may have been copied
+    return input_facts(source).get("input_digest") == known.input_digest  # it may have been copied
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -394,7 +394,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 if not isinstance(line["output"], str):
                     continue
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                continue  # cut off by a full disk, or of other origin: as if it were not there
+                continue  # truncated by a full disk, or of other origin: ignored
             yield line
 
 

@@ -1,6 +1,6 @@
-"""What the processes of a run do together, at the end of an evaluation: bring numbers together.
+"""Collective operations at the end of an evaluation: gather numbers from all processes.
 
-Every function here is a collective: all processes must come to it.
+All processes must call each function here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def gather(mine: T) -> list[T]:
-    """What all processes have, by rank."""
+    """Return the values of all processes, by rank."""
     if not several():
         return [mine]
     everyones: list[Any] = [None] * dist.get_world_size()
@@ -26,7 +26,7 @@ def gather(mine: T) -> list[T]:
 
 
 def gather_on_first(mine: T) -> list[T]:
-    """What all processes have, by rank, on the first of them; an empty list on the others."""
+    """Return the values of all processes, by rank, on the first; an empty list on the others."""
     if not several():
         return [mine]
     first = dist.get_rank() == 0
@@ -36,13 +36,13 @@ def gather_on_first(mine: T) -> list[T]:
 
 
 def on_first(work: Callable[[], T]) -> T:
-    """What ``work`` gives on the first process, on all of them; an error is raised on all.
+    """Call ``work`` on the first process and return its result on all; errors are raised on all.
 
     Args:
-        work: Called on the first process only; what it gives is sent to the others.
+        work: Called on the first process only.
 
     Raises:
-        RuntimeError: The work failed; the first process raises the error itself.
+        RuntimeError: If it failed; the first process raises the error itself.
     """
     if not several():
         return work()
@@ -51,7 +51,7 @@ def on_first(work: Callable[[], T]) -> T:
     if dist.get_rank() == 0:
         try:
             sent[0] = work()
-        except Exception as caught:  # whatever it is, the others must not wait for ever
+        except Exception as caught:  # whatever it is, the others must not wait forever
             error, sent[1] = caught, f"{type(caught).__name__} on the first process: {caught}"
     dist.broadcast_object_list(sent)
     if error is not None:
@@ -62,50 +62,49 @@ def on_first(work: Callable[[], T]) -> T:
 
 
 def on_all(work: Callable[[], T]) -> list[T]:
-    """What ``work`` gives on each process, by rank; an error of one is raised on all.
+    """Call ``work`` on each process and return all results by rank; errors are raised on all.
 
     Args:
         work: Called on every process.
 
     Raises:
-        RuntimeError: The work failed on another process; one where it failed raises its own error.
+        RuntimeError: If it failed on another process; a failing process raises its own error.
     """
     error: Exception | None = None
     mine: tuple[T | None, str] = (None, "")
     try:
         mine = work(), ""
-    except Exception as caught:  # whatever it is, the others must not wait for ever
+    except Exception as caught:  # whatever it is, the others must not wait forever
         error, mine = caught, (None, f"{type(caught).__name__}: {caught}")
     everyones = gather(mine)
     if error is not None:
         raise error
-    for rank, (_, told) in enumerate(everyones):
-        if told:
-            raise RuntimeError(f"process {rank} failed: {told}")
-    return [found for found, _ in everyones]  # type: ignore[misc]  # no error: no None of ours
+    for rank, (_, problem) in enumerate(everyones):
+        if problem:
+            raise RuntimeError(f"process {rank} failed: {problem}")
+    return [found for found, _ in everyones]  # type: ignore[misc]  # without an error, no None
 
 
 def sync_states(metric: torchmetrics.Metric) -> None:
-    """Bring the states of a metric together on the first process, by their ``dist_reduce_fx``.
+    """Reduce the states of a metric to the first process by their ``dist_reduce_fx``.
 
-    The first process has the whole afterwards, with lists as if it had updated them with all
-    images; the others keep their own states. Processes may have unequal numbers of updates, of any
-    shapes, or none.
+    The first process then holds the states of all images; the others keep their own. Processes may
+    have different numbers of updates, of any shapes, or none.
 
     Raises:
-        RuntimeError: The states cannot be reduced; raised on all processes.
+        RuntimeError: If the states cannot be reduced; raised on all processes.
     """
     if not several():
         return
-    # Not torchmetrics' own: that needs equal numbers, dimensions and types of tensors, which a
-    # process without images cannot know.
+    # torchmetrics' own sync needs equal numbers, dimensions and types of tensors, which a process
+    # without images cannot know.
     mine = {name: _moved(state, "cpu") for name, state in metric.metric_state.items()}
     everyones = gather_on_first((mine, metric.update_count))
 
     def reduce() -> None:
         for name, reduction in metric._reductions.items() if everyones else ():
             parts: Any = [_moved(states[name], metric.device) for states, _ in everyones]
-            if isinstance(parts[0], list):  # of tensors of any shape, and stays one
+            if isinstance(parts[0], list):  # of tensors of any shape; it stays a list
                 parts = [x for part in parts for x in part]
                 reduction = None if reduction is dim_zero_cat else reduction
             else:
@@ -121,5 +120,5 @@ def _moved(state: Any, device: torch.device | str) -> Any:
 
 
 def several() -> bool:
-    """Whether there is more than one process."""
+    """Return whether there is more than one process."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -1,4 +1,4 @@
-"""How far a run is: a bar in a terminal, a line now and then in a log file."""
+"""The progress of a run: a bar in a terminal, occasional lines in a log file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from callbacks.base import accumulated, steps_done
+from callbacks.evaluation import accumulated, steps_done
 
 log = logging.getLogger(__name__)
 
@@ -19,18 +19,17 @@ REFRESH = 0.5  # seconds; reading the values for the bar waits for the device
 
 
 class Progress(ProgressBar):
-    """Steps done, steps a second, time left and the latest logged values.
+    """Show steps done, steps per second, time left and the latest logged values.
 
-    Training counts steps of the whole run, not batches of an epoch: after a resume the bar stands
-    where the run stands. Where the output is no terminal (SLURM, CI), a line is logged instead of a
-    bar that is drawn over itself.
+    Training counts steps of the whole run, not batches of an epoch: after a resume the bar
+    continues. If the output is not a terminal (SLURM, CI), lines are logged instead of a bar.
 
     Args:
-        every_n_seconds: Time between two lines where there is no terminal.
+        every_n_seconds: Time between two lines without a terminal.
     """
 
-    # Lightning passes over what is not callable; its dispatch of an empty hook costs more than all
-    # that is done here in a step.
+    # Lightning skips hooks that are not callable; dispatching an empty one costs more than all work
+    # here in a step.
     on_train_batch_start = on_before_zero_grad = None  # type: ignore[assignment]
     on_before_backward = on_after_backward = on_before_optimizer_step = None  # type: ignore[assignment]
 
@@ -43,11 +42,11 @@ class Progress(ProgressBar):
         self._shown = 0.0
 
     def disable(self) -> None:
-        """Called on all ranks but the first."""
+        """Disable the bar; called on all ranks except the first."""
         self._enabled = False
 
     def enable(self) -> None:
-        """Called on the first rank."""
+        """Enable the bar; called on the first rank."""
         self._enabled = True
 
     def print(self, *args: Any, **kwargs: Any) -> None:
@@ -57,13 +56,13 @@ class Progress(ProgressBar):
     # ------------------------------------------------------------------------------------- training
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the bar at the step that the run is at."""
+        """Open the bar at the run's current step."""
         self._open("fit", _total_steps(trainer), "step", steps_done(trainer, pl_module))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Advance to the step that the run is at."""
+        """Advance to the run's current step."""
         self._advance(trainer, steps_done(trainer, pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -73,7 +72,7 @@ class Progress(ProgressBar):
     # ----------------------------------------------------------------------------------- evaluation
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open a bar over all validation pictures."""
+        """Open a bar over all validation images."""
         if not trainer.sanity_checking:
             self._open("validate", _total(trainer.num_val_batches), "batch")
 
@@ -90,7 +89,7 @@ class Progress(ProgressBar):
             self._close(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open a bar over all test pictures."""
+        """Open a bar over all test images."""
         self._open("test", _total(trainer.num_test_batches), "batch")
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -102,13 +101,13 @@ class Progress(ProgressBar):
         self._close(trainer)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open a bar over all pictures to enlarge."""
+        """Open a bar over all images to enlarge."""
         self._open("predict", _total(trainer.num_predict_batches), "picture")
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any
     ) -> None:
-        """Advance by a picture."""
+        """Advance by an image."""
         self._advance(trainer)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -118,7 +117,7 @@ class Progress(ProgressBar):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Leave the terminal in order."""
+        """Restore the terminal."""
         while self._bars:
             self._bars.pop().close()
 
@@ -138,7 +137,7 @@ class Progress(ProgressBar):
             dynamic_ncols=True,
             mininterval=REFRESH,
         )
-        # A disabled bar keeps none of these, and a log line needs them.
+        # A disabled bar does not keep these, and a log line needs them.
         bar.n, bar.initial, bar.total, bar.desc, bar.unit = initial, initial, total, title, unit
         bar.start_t = time.time()
         self._bars.append(bar)
@@ -187,7 +186,7 @@ class Progress(ProgressBar):
             self._bars.pop().close()
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Values that were logged with ``prog_bar=True``."""
+        """Return the values logged with ``prog_bar=True``."""
         metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics

@@ -1,11 +1,11 @@
 """Presets: the metrics of a paper or a library, with its protocol.
 
-    python -m callbacks.protocols                          all of them
-    python -m callbacks.protocols liif-div2k               what it measures, and how
-    python -m callbacks.protocols liif-div2k resshift      how they differ, metric by metric
+    python -m callbacks.protocols                          show all presets
+    python -m callbacks.protocols liif-div2k               show its metrics and protocols
+    python -m callbacks.protocols liif-div2k resshift      show the differences, metric by metric
 
 A preset is a file in configs/callbacks/: name it under `trainer.callbacks`. Numbers of two presets
-are comparable only where this command finds no difference.
+are comparable only if this command finds no difference.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import yaml
 
-from callbacks.base import Metric, MetricProtocol
+from callbacks.base import Metric
+from callbacks.tensorboard import MetricProtocol
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class Preset(NamedTuple):
     """A file of metrics.
 
     name: Its name, without suffix.
-    about: What its comment says: paper, tables, caveats.
+    about: Its comment: paper, tables, caveats.
     metrics: The metrics, ready for a trainer.
     """
 
@@ -51,10 +52,10 @@ class Preset(NamedTuple):
 
 
 def load_preset(name: str) -> Preset:
-    """Read a preset and make its metrics.
+    """Read a preset and build its metrics.
 
     Raises:
-        ValueError: There is no such preset.
+        ValueError: If there is no such preset.
     """
     if name not in NAMES:
         raise ValueError(f"there is no preset {name!r}; there are {', '.join(NAMES)}")
@@ -70,13 +71,13 @@ def load_preset(name: str) -> Preset:
 
 
 def differences(one: MetricProtocol, two: MetricProtocol) -> list[str]:
-    """What two protocols disagree on; empty if their numbers are comparable."""
+    """Return the differences of two protocols; empty if their numbers are comparable."""
     names = [name for name in {**one, **two} if one.get(name) != two.get(name)]
     return [f"{name}: {one.get(name)} / {two.get(name)}" for name in names]
 
 
-def described(preset: Preset) -> list[str]:
-    """A preset in lines: what it is, then each metric with its protocol."""
+def describe_preset(preset: Preset) -> list[str]:
+    """Return a preset in lines: its description, then each metric with its protocol."""
     lines = [f"{preset.name}: {preset.about}"]
     for metric in preset.metrics:
         protocol = ", ".join(f"{key} {value}" for key, value in metric.protocol().items())
@@ -84,8 +85,8 @@ def described(preset: Preset) -> list[str]:
     return lines
 
 
-def compared(one: Preset, two: Preset) -> list[str]:
-    """How two presets differ, in a line for each metric of either."""
+def compare_presets(one: Preset, two: Preset) -> list[str]:
+    """Return the differences of two presets, one line for each metric."""
     first, second = ({m.name: m.protocol() for m in p.metrics} for p in (one, two))
     lines = []
     for name in {**first, **second}:
@@ -98,10 +99,10 @@ def compared(one: Preset, two: Preset) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command.
+    """Run the command.
 
     Args:
-        arguments: Of the command line; by default those of this process.
+        arguments: Command-line arguments; those of this process by default.
 
     Returns:
         0, or 2 for an unknown name.
@@ -121,9 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("error: %s", error)
         return 2
     if len(options.names) == 2:
-        lines = compared(*presets)
+        lines = compare_presets(*presets)
     else:
-        lines = [line for preset in presets for line in described(preset)]
+        lines = [line for preset in presets for line in describe_preset(preset)]
     for line in lines:
         log.info("%s", line)
     return 0

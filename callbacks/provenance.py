@@ -1,4 +1,4 @@
-"""Where a file of a run comes from: the command, the commit and the versions that wrote it."""
+"""The command, commit and versions that wrote a file of a run."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Provenance(TypedDict):
 
 
 def provenance() -> Provenance:
-    """That of this process."""
+    """Return the provenance of this process."""
     return {"command": shlex.join(sys.argv), "commit": commit(), "versions": versions()}
 
 
 def commit() -> str | None:
-    """The commit of the code in this folder."""
+    """Return the commit of the code in this folder."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
@@ -48,7 +48,7 @@ def commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what numbers depend on."""
+    """Return the versions of Python and of the packages that numbers depend on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -1,13 +1,13 @@
-"""References of FID and its family: features of a folder of pictures, computed once.
+"""References of FID and its family: features of a folder of images, computed once.
 
     python -m callbacks.reference IMAGES                                for FID and KID, clean-fid
     python -m callbacks.reference IMAGES --set preset=torch-fidelity
     python -m callbacks.reference IMAGES --side 1024 --out real.npz     cropped, to be shared
     python -m callbacks.reference IMAGES --metric callbacks.swd.SWD
 
-The file serves a metric's argument ``reference``; a folder given there is computed likewise. It is
-kept under the hash of the pictures' content, and refused by a metric of another protocol. Their
-bytes are read again only where a file has another size or time.
+The file is for a metric's argument ``reference``; a folder given there is computed likewise. It is
+kept under the hash of the images' content, and refused by a metric of another protocol. Images are
+hashed again only if a file's size or time changes.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from callbacks.reference_files import (
     Reference,
     check_protocol,
     content_hash,
+    hash_file,
     load_hash,
     load_reference,
-    place_of_hash,
     protocol_hash,
     save_hash,
     save_reference,
@@ -53,60 +53,60 @@ log = logging.getLogger(__name__)
 
 CACHE = "~/.cache/enlarger/references"
 BATCH = 8
-READING = 2  # how pictures are read: since 2 by their colour profiles, in all formats of training
+READING = 2  # version of image reading: since 2 with colour profiles, in all formats of training
 READERS = 4
-MANY = 5000  # pictures: other processes wait half an hour, which more may take on a CPU
+MANY = 5000  # images: more may take a CPU over half an hour, the time that other processes wait
 
 
 def find_reference(metric: SetMetric, place: str, key: str = "reference") -> Reference:
-    """The features that a metric's argument ``reference`` means.
+    """Return the features that a metric's argument ``reference`` stands for.
 
     Args:
         metric: Ready to compute features.
-        place: A file of features, or a folder of pictures; environment variables are expanded.
-        key: The argument's name, where it is another.
+        place: A file of features, or a folder of images; environment variables are expanded.
+        key: The argument's name, if it is another.
 
     Raises:
-        ValueError: No such place, a file of another protocol or a damaged one, a broken picture;
-            or many pictures whose features other processes would wait for.
+        ValueError: If the place is missing, the file is damaged or of another protocol, an image is
+            broken, or other processes would wait too long for the features.
     """
     path = Path(expand_path(place, f"`{key}` of {type(metric).__name__}"))
     if path.is_dir():
         check = partial(_check_waiting, metric, place, key) if several() else None
-        return reference_of([path], metric, check=check)[1]
+        return cached_reference([path], metric, check=check)[1]
     if not path.is_file():
         raise ValueError(
             f"`{key}` of {type(metric).__name__} is {place!r}, where there is neither a folder "
-            "of pictures nor a file of `python -m callbacks.reference`"
+            "of images nor a file of `python -m callbacks.reference`"
         )
     reference = load_reference(path)
     check_protocol(path, reference, metric.features_protocol())
     return reference
 
 
-def reference_of(
+def cached_reference(
     places: Sequence[str | Path],
     metric: SetMetric,
     side: int | None = None,
     check: Callable[[int], None] | None = None,
 ) -> tuple[Path, Reference]:
-    """Features of all pictures below some places, from the cache if they are there.
+    """Return the features of all images below some places, from the cache if possible.
 
     Args:
         places: Folders or files.
         metric: Ready to compute features.
-        side: Bring each picture's shorter side to this many pixels, and cut out the centre.
-        check: Called with the number of pictures before all of them are read; may refuse.
+        side: Resize each image's shorter side to this many pixels, and cut out the centre.
+        check: Called with the number of images before all of them are read; may raise.
 
     Returns:
-        The file in the cache, and what it holds.
+        The file in the cache, and its content.
 
     Raises:
-        ValueError: A picture is broken, or a place holds none.
+        ValueError: If an image is broken, or a place holds none.
     """
-    pictures = named_pictures(places)
+    pictures = images_by_name(places)
     check = check or (lambda count: None)
-    known = place_of_hash(pictures, Path(CACHE).expanduser() / "contents")
+    known = hash_file(pictures, Path(CACHE).expanduser() / "contents")
     content, protocol = load_hash(known), metric.features_protocol()
     if content is None:
         check(len(pictures))
@@ -120,11 +120,11 @@ def reference_of(
             reference = load_reference(path)
             check_protocol(path, reference, protocol)
             return path, reference
-        except ValueError as error:  # a damaged cache is no reason to stop
+        except ValueError as error:  # a damaged cache must not stop the run
             log.warning("computed again: %s", error)
     check(len(pictures))
     features = compute(metric, pictures, side)
-    # Of a name whose bytes are no UTF-8, which no table can show, they are spelt out.
+    # Bytes of a name that are not UTF-8, which no table can show, are spelt out.
     names = [os.fsencode(Path(place).resolve().name) for place in places]
     title = ", ".join(name.decode("utf-8", "backslashreplace") for name in names)
     reference = Reference(features, title, content, prepared, protocol)
@@ -138,7 +138,7 @@ def _check_waiting(metric: SetMetric, place: str, key: str, count: int) -> None:
     kind = type(metric)
     needed = "" if key == "reference" else f" --set {key}=none"
     raise ValueError(
-        f"`{key}` of {kind.__name__} is {place!r}, {count} pictures whose features are not there "
+        f"`{key}` of {kind.__name__} is {place!r}, {count} images whose features are not there "
         "yet: all other processes would wait for the first one until they give up. Compute them "
         f"before, by `python -m callbacks.reference {place} --metric {kind.__module__}."
         f"{kind.__qualname__}{needed}` on the first node, with --set NAME=VALUE for each other "
@@ -146,11 +146,11 @@ def _check_waiting(metric: SetMetric, place: str, key: str, count: int) -> None:
     )
 
 
-def named_pictures(places: Sequence[str | Path]) -> dict[str, Path]:
-    """Pictures by their path below their folder, without suffix.
+def images_by_name(places: Sequence[str | Path]) -> dict[str, Path]:
+    """Return images by their path below their folder, without suffix.
 
     Raises:
-        ValueError: Two have one name, or a place holds none.
+        ValueError: If two have one name, or a place holds none.
     """
     named: dict[str, Path] = {}
     for place in map(Path, places):
@@ -164,10 +164,10 @@ def named_pictures(places: Sequence[str | Path]) -> dict[str, Path]:
 
 
 def compute(metric: SetMetric, pictures: dict[str, Path], side: int | None) -> Any:
-    """(N, ...) float32 features of pictures, sorted by name.
+    """Compute the (N, ...) float32 features of images, sorted by name.
 
     Raises:
-        ValueError: Pictures are broken; all of them are named.
+        ValueError: If images are broken; all of them are named.
     """
     found: dict[str, Any] = {}
     broken: list[str] = []
@@ -178,7 +178,7 @@ def compute(metric: SetMetric, pictures: dict[str, Path], side: int | None) -> A
             names, images = [name for name, _ in batch], torch.cat([x for _, x in batch])
             try:
                 features = metric.finite_features(images.to(device_of(metric)), {"key": names})
-            except TooSmall as error:  # a set that is quoted by name and count is whole
+            except TooSmall as error:  # a set quoted by name and count must be complete
                 broken.extend(f"{pictures[name]}: {error}; remove it" for name in names)
             else:
                 found.update(zip(names, features.float().numpy(), strict=True))
@@ -200,7 +200,7 @@ def compute(metric: SetMetric, pictures: dict[str, Path], side: int | None) -> A
 
 
 def centre(picture: Tensor, side: int) -> Tensor:
-    """(1, 3, side, side): the shorter side resized by antialiased bicubic, the middle cut out."""
+    """Resize the shorter side by antialiased bicubic, and cut out the centre (1, 3, side, side)."""
     height, width = picture.shape[-2:]
     factor = side / min(height, width)
     resized = resize(picture, (max(side, round(height * factor)), max(side, round(width * factor))))
@@ -209,13 +209,13 @@ def centre(picture: Tensor, side: int) -> Tensor:
 
 
 def device_of(metric: SetMetric) -> torch.device:
-    """Where the metric's networks are."""
+    """Return the device of the metric's networks."""
     nets = [value for value in vars(metric).values() if isinstance(value, nn.Module)]
     return next((p.device for net in nets for p in net.parameters()), torch.device("cpu"))
 
 
 def _read(pictures: dict[str, Path]) -> Iterator[tuple[str, Tensor | ValueError]]:
-    """Pictures in order, read some ahead by threads; an error in the place of a broken one."""
+    """Yield images in order, read ahead by threads; an error instead of a broken one."""
     ahead: deque[tuple[str, Future[Tensor]]] = deque()
     with ThreadPoolExecutor(READERS) as pool:
         for name, path in sorted(pictures.items()):
@@ -237,10 +237,10 @@ def _result(name: str, reading: Future[Tensor]) -> tuple[str, Tensor | ValueErro
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command.
+    """Run the command.
 
     Args:
-        arguments: Of the command line; by default those of this process.
+        arguments: Command-line arguments; those of this process by default.
 
     Returns:
         0, or 2 after an error.
@@ -260,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for value in vars(metric).values():
             if isinstance(value, nn.Module):
                 value.to(device)
-        path, reference = reference_of(options.images, metric, options.side)
+        path, reference = cached_reference(options.images, metric, options.side)
         if options.out is not None:
             path = options.out
             save_reference(path, reference)
@@ -268,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("error: %s", error)
         return 2
     count, kind = len(reference.features), options.metric
-    log.info("%d pictures (%s) for %s: %s", count, reference.pictures, kind, path)
+    log.info("%d images (%s) for %s: %s", count, reference.pictures, kind, path)
     log.info("in trainer.callbacks: {class_path: %s, init_args: {reference: %s}}", kind, path)
     return 0
 
@@ -276,12 +276,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m callbacks.reference",
-        description="Compute the features of reference pictures, which FID and its family compare "
+        description="Compute the features of reference images, which FID and its family compare "
         "outputs with.",
         epilog="The result is kept in "
-        f"{CACHE} under a hash of the pictures, so a second call is quick.",
+        f"{CACHE} under a hash of the images, so a second call is quick.",
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help="folders or files of pictures")
+    parser.add_argument("images", nargs="+", metavar="IMAGES", help="folders or files of images")
     parser.add_argument(
         "--metric",
         default="callbacks.fid.FID",
@@ -298,8 +298,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--side",
         type=int,
-        help="bring each picture's shorter side to this many pixels and cut out the centre; by "
-        "default pictures are taken as they are",
+        help="bring each image's shorter side to this many pixels and cut out the centre; by "
+        "default images are taken as they are",
     )
     parser.add_argument("--out", type=Path, help="also write the file here (.npz), to share it")
     return parser
@@ -325,7 +325,7 @@ def _made(class_path: str, settings: Sequence[str]) -> SetMetric:
         arguments[key] = yaml.safe_load(value)
     try:
         return kind(**arguments)
-    except TypeError as error:  # an argument that it does not have
+    except TypeError as error:  # an unknown argument
         raise ValueError(f"--set: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""Files of reference features: safe to share, whole or absent, of one protocol each."""
+"""Files of reference features: safe to share, written atomically, of one protocol each."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from callbacks.base import MetricProtocol
+from callbacks.tensorboard import MetricProtocol
 from degradations.draws import CODING
 from files.owned import whole_file, write_whole
 
 VERSION = 1
 HEADER = "enlarger reference"
-SETTLED = 2 * 10**9  # nanoseconds: the coarsest that a disk's times are, those of FAT
+SETTLED = 2 * 10**9  # nanoseconds: the coarsest time resolution of a disk, that of FAT
 
 
 class Reference(NamedTuple):
-    """Features of a set of pictures.
+    """Features of a set of images.
 
-    features: (N, ...) float32, one entry a picture.
-    name: Of the set, for readers.
-    content: Hash of the pictures' names and bytes.
+    features: (N, ...) float32, one entry per image.
+    name: Name of the set, for readers.
+    content: Hash of the images' names and bytes.
     pictures: How they were prepared: ``as they are``, or cropped.
     protocol: What the features depend on.
     """
@@ -43,7 +43,7 @@ class Reference(NamedTuple):
 
 
 def save_reference(path: Path, reference: Reference) -> None:
-    """Write a file, whole or not at all; its folder is made."""
+    """Write a file atomically; its folder is created."""
     about = {
         "kind": HEADER,
         "version": VERSION,
@@ -55,12 +55,12 @@ def save_reference(path: Path, reference: Reference) -> None:
 
 
 def load_reference(path: Path) -> Reference:
-    """Read a file that ``save_reference`` wrote, here or elsewhere. Nothing in it is executed.
+    """Read a file of ``save_reference``. Nothing in it is executed.
 
     Raises:
-        ValueError: It is damaged, or something else.
+        ValueError: If it is damaged, or not such a file.
     """
-    mend = "make it again by `python -m callbacks.reference IMAGES`"
+    fix = "make it again by `python -m callbacks.reference IMAGES`"
     try:
         with np.load(path, allow_pickle=False) as content:
             features, about = content["features"], json.loads(str(content["about"]))
@@ -70,7 +70,7 @@ def load_reference(path: Path) -> Reference:
         if _digest(features) != about["digest"]:
             raise ValueError("its features are not those that were written")
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no file of reference features ({error}); {mend}") from error
+        raise ValueError(f"{path} is no file of reference features ({error}); {fix}") from error
     return Reference(features, **fields)
 
 
@@ -78,7 +78,7 @@ def check_protocol(path: Path, reference: Reference, wanted: Mapping[str, Any]) 
     """Compare what a file's features depend on with what a metric computes.
 
     Raises:
-        ValueError: They differ; the message says in what.
+        ValueError: If they differ; the message names the differences.
     """
     found = reference.protocol
     names = [n for n in {**found, **wanted} if found.get(n) != wanted.get(n)]
@@ -93,7 +93,7 @@ def check_protocol(path: Path, reference: Reference, wanted: Mapping[str, Any]) 
 
 
 def content_hash(pictures: Iterable[tuple[str, Path]]) -> str:
-    """A hash of names and bytes, wherever the files lie."""
+    """Return a hash of names and bytes, independent of the folder."""
     whole = xxhash.xxh3_128()
     for name, path in sorted(pictures):
         part = xxhash.xxh3_128()
@@ -104,15 +104,15 @@ def content_hash(pictures: Iterable[tuple[str, Path]]) -> str:
     return whole.hexdigest()
 
 
-def place_of_hash(pictures: Mapping[str, Path], folder: Path) -> Path | None:
-    """Where the ``content_hash`` of files is kept while their paths, sizes and times are as now.
+def hash_file(pictures: Mapping[str, Path], folder: Path) -> Path | None:
+    """Return where the ``content_hash`` of files is cached, by their paths, sizes and times.
 
     Args:
         pictures: The files by name.
-        folder: In which all hashes are kept.
+        folder: The folder of all hashes.
 
     Returns:
-        The place, or None where a file is so young that its time would not tell of a change.
+        The place, or None if a file is so new that a change might not change its time.
     """
     listing, newest = xxhash.xxh3_128(), 0
     for name, path in sorted(pictures.items()):
@@ -126,7 +126,7 @@ def place_of_hash(pictures: Mapping[str, Path], folder: Path) -> Path | None:
 
 
 def load_hash(place: Path | None) -> str | None:
-    """The hash that is kept there; None where there is none, or something else."""
+    """Return the cached hash; None if there is none, or something else."""
     try:
         text = "" if place is None else place.read_text("ascii")
     except (OSError, ValueError):
@@ -135,7 +135,7 @@ def load_hash(place: Path | None) -> str | None:
 
 
 def save_hash(place: Path | None, content: str) -> None:
-    """Keep a hash, where that is possible: without it the files are only read once more."""
+    """Cache a hash if possible; without it the files are merely read again."""
     if place is None:
         return
     with contextlib.suppress(OSError):
@@ -143,7 +143,7 @@ def save_hash(place: Path | None, content: str) -> None:
 
 
 def protocol_hash(*parts: Any) -> str:
-    """A short hash of what a file's features depend on, for its name."""
+    """Return a short hash of the protocol of a file's features, for its name."""
     return xxhash.xxh3_64_hexdigest(json.dumps(parts, sort_keys=True).encode())
 
 

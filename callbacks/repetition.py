@@ -1,7 +1,7 @@
-"""Repetition: whether pictures larger than a generator was trained for show their object twice.
+"""Repetition: whether images larger than a generator was trained for repeat their object.
 
-The stand-in for what readers see in Self-Cascade's figures (Guo et al., ECCV 2024; arXiv
-2402.10491): small copies at a distance of the size that the network knows.
+Measures what Self-Cascade's figures show (Guo et al., ECCV 2024; arXiv 2402.10491): small copies at
+a distance of the size that the network was trained for.
 """
 
 from __future__ import annotations
@@ -12,50 +12,50 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from callbacks.base import MetricProtocol
 from callbacks.pixels import to_pixels
 from callbacks.sets import SetMetric
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
-SIDE = 16  # of the base's picture, to which all are brought: what repeats is no fine detail
-NEAR = range(SIDE - 2, SIDE + 3)  # shifts that are looked at
-LEAST = 1.5  # base's sides a picture has at least
+SIDE = 16  # pixels of the base's side after shrinking: fine detail does not matter
+NEAR = range(SIDE - 2, SIDE + 3)  # shifts that are compared
+LEAST = 1.5  # smallest side of an image, in sides of the base
 
 
 class Repetition(SetMetric):
     """Autocorrelation at shifts near the base's side, above that of the references.
 
-    With x the luma of a picture, averaged over areas so that the base's side is 16 pixels, and y
-    what is left of x without the mean of each column, the vertical part of a picture's number is
+    With x the luma of an image, averaged over areas so that the base's side is 16 pixels, and y
+    equal to x minus the mean of each column, the vertical part of an image's number is
 
         mean over s = 14 ... 18 of  sum_p y(p) y(p + s) / sqrt(sum_p y(p)^2 sum_p y(p + s)^2)
 
-    where p runs over all pixels for which p + s lies in the picture, s pixels below. The horizontal
-    part is that of the picture turned on its side; the number is the mean of the two, in [-1, 1],
-    and what is logged is its mean over the outputs minus its mean over the references. 0 is as
-    little repetition as they have; a picture of four equal quarters is at about 0.9 with
-    CIFAR-10's automobiles as references.
+    where p runs over all pixels for which p + s lies in the image, s pixels below. The horizontal
+    part is that of the transposed image; the number is the mean of the two, in [-1, 1]. The logged
+    value is its mean over the outputs minus its mean over the references. 0 is as little repetition
+    as in the references; an image of four equal quarters has about 0.9 with CIFAR-10's automobiles
+    as references.
 
-    Without the means of lines, a level ground or sky, which real pictures have, is no repetition;
-    a blur, which makes neighbours alike, does not raise it (it lowers it by 0.06 there, where
-    quarters of four other automobiles have +0.13). It is no published number.
+    Without the means of lines, a level ground or sky, as in real images, does not count as
+    repetition; blur, which makes neighbours alike, does not raise the number (it lowers it by 0.06
+    on that data, where quarters of four other automobiles have +0.13). It is no published number.
 
     Args:
-        base: Side of the pictures that the generator was trained for, in pixels; where it is not
-            square, the shorter one.
+        base: Side of the images that the generator was trained for, in pixels; the shorter one if
+            they are not square.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice.
+        label: Name in logs and results, if one metric is used twice.
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
-        reference: What the outputs are compared with instead of their HR pictures: a folder of
-            pictures, or a file made by ``python -m callbacks.reference``.
+        reference: Compare the outputs with these instead of their HR images: a folder of
+            images, or a file made by ``python -m callbacks.reference``.
 
     Raises:
-        ValueError: ``base`` is below 16.
+        ValueError: If ``base`` is below 16.
     """
 
     name = "repetition"
@@ -78,7 +78,7 @@ class Repetition(SetMetric):
         self.base = base
 
     def protocol(self) -> MetricProtocol:
-        """Implementation, colour, rounding, the base's side and the shifts."""
+        """Return implementation, colour, rounding, the base's side and the shifts."""
         return {
             "implementation": "enlarger repetition 1",
             "color": "y",
@@ -89,10 +89,10 @@ class Repetition(SetMetric):
         }
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:
-        """(B, 1) numbers of the pictures.
+        """Return (B, 1) numbers of the images.
 
         Raises:
-            TooSmall: A picture has less than one and a half of the base's sides.
+            TooSmall: If an image has less than one and a half of the base's sides.
         """
         height, width = images.shape[-2:]
         if min(height, width) < LEAST * self.base:
@@ -104,19 +104,19 @@ class Repetition(SetMetric):
         return torch.stack(parts, 1).mean(1, keepdim=True)
 
     def distance(self, sr: Tensor, hr: Tensor) -> float:
-        """The mean of (N, 1) numbers minus that of (M, 1)."""
+        """Return the mean of (N, 1) numbers minus that of (M, 1)."""
         return float(sr.mean() - hr.mean())
 
 
 def autocorrelation(x: Tensor, shifts: range) -> Tensor:
-    """Of what columns are without their means, with itself further down.
+    """Return the vertical autocorrelation of columns minus their means.
 
     Args:
         x: (B, H, W).
         shifts: In pixels, below H.
 
     Returns:
-        (B, shifts) in [-1, 1]; 0 where a part is flat.
+        (B, shifts) in [-1, 1]; 0 if a part is flat.
     """
     y = x - x.mean(1, keepdim=True)
     found = []

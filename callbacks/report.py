@@ -1,10 +1,10 @@
-"""One page about a run, `report.html`: numbers with protocols, curves, pictures to compare.
+"""The page of a run, `report.html`: numbers with protocols, curves, images to compare.
 
     python -m callbacks.report runs/a                  write the page of one run again
     python -m callbacks.report runs/a runs/b           several side by side, in ./report.html
     python -m callbacks.report runs/* --out all.html --limit 4
 
-A page needs no network and nothing beside itself. docs/report.md shows one.
+A page is one file that needs no network. docs/report.md shows one.
 """
 
 from __future__ import annotations
@@ -20,8 +20,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from callbacks.base import ImageMetric, all_callbacks, steps_done
-from callbacks.evaluation import EvaluationCallback, Stage, evaluated_datasets
+from callbacks.base import ImageMetric
+from callbacks.evaluation import (
+    EvaluationCallback,
+    Stage,
+    all_callbacks,
+    evaluated_datasets,
+    steps_done,
+)
 from callbacks.processes import gather_on_first
 from callbacks.provenance import Provenance, provenance
 from callbacks.report_page import MEGABYTE, Limits, page
@@ -39,19 +45,19 @@ NAME = "report.html"
 
 
 class Report(EvaluationCallback):
-    """Keep pictures of each evaluation, and write ``report.html`` at the end of each command.
+    """Keep images of each evaluation, and write ``report.html`` at the end of each command.
 
-    Of the first pictures of each dataset, bicubic, output and HR are kept in ``report/pictures``
-    of the run's directory, lossless; in ``fit`` those of the latest validation. Nothing here ends
-    a run: what cannot be written is a warning.
+    Bicubic, output and HR of each dataset's first images are kept in ``report/pictures`` of the
+    run's directory, lossless; in ``fit`` those of the latest validation. Errors never end a run:
+    they are warnings.
 
     Args:
-        limit: Pictures kept of each dataset, the first ones; 0 keeps none.
-        side: Pictures larger than this are cut to the window of this side with the most detail.
-        megabytes: Pictures beyond this size of the page stay beside it.
+        limit: Images kept of each dataset, the first ones; 0 keeps none.
+        side: Images larger than this are cut to the window of this side with the most detail.
+        megabytes: Images that would make the page larger than this are left out of it.
 
     Raises:
-        ValueError: A setting out of range.
+        ValueError: If a setting is out of range.
     """
 
     def __init__(self, limit: int = 8, side: int = 384, megabytes: float = 32.0) -> None:
@@ -67,28 +73,28 @@ class Report(EvaluationCallback):
         self._wanted: list[list[str]] = []
         self._kept: list[dict[str, Picture]] = []
         self._source: Provenance | None = None
-        self._worth = False  # whether there is anything new to show
+        self._has_news = False  # whether there is anything new to show
 
     # ------------------------------------------------------------------------- Lightning's hooks
 
     # At the very end, when all metrics have their numbers.
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the processes' pictures together."""
+        """Bring the processes' images together."""
         self._bring_together(trainer, pl_module, "validation")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the processes' pictures together."""
+        """Bring the processes' images together."""
         self._bring_together(trainer, pl_module, "test")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """There are curves."""
-        self._worth = True
+        """Note that there are curves."""
+        self._has_news = True
 
-    # Here and not in a hook before it, when results.json is written.
+    # In this hook, because results.json is written in an earlier one.
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the page."""
-        worth, self._worth = self._worth, False
-        if worth and trainer.is_global_zero and not _trial(trainer):
+        has_news, self._has_news = self._has_news, False
+        if has_news and trainer.is_global_zero and not _trial(trainer):
             self._write(trainer)
 
     # ---------------------------------------------------------------------------------- the work
@@ -99,8 +105,8 @@ class Report(EvaluationCallback):
             return
         try:
             self._datasets = evaluated_datasets(trainer)
-        except TypeError as error:  # not of our data module: metrics refuse it, a page need not
-            log.warning("the report has no pictures: %s", error)
+        except TypeError as error:  # another data module: metrics refuse it, a page need not
+            log.warning("the report has no images: %s", error)
         self._wanted = [list(dataset.keys[: self.limit]) for dataset in self._datasets]
         self._kept = [{} for _ in self._datasets]
         run = Path(trainer.default_root_dir)
@@ -125,16 +131,16 @@ class Report(EvaluationCallback):
             try:
                 if sr is not None:
                     kept[key] = self._store.keep(dataset, key, sr, lr, hr)
-            except Exception as error:  # a picture to look at is not worth a run
-                log.warning("the report lacks the picture %s: %r", key, error)
+            except Exception as error:  # must not end the run
+                log.warning("the report lacks the image %s: %r", key, error)
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        """Nothing: metrics do not have their numbers yet."""
+        """Do nothing: metrics do not have their numbers yet."""
 
     def _bring_together(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.sanity_checking:
             return
-        self._worth |= trainer.state.fn != TrainerFn.FITTING
+        self._has_news |= trainer.state.fn != TrainerFn.FITTING
         if not self._datasets:
             return
         all_ = gather_on_first(self._kept)
@@ -149,7 +155,7 @@ class Report(EvaluationCallback):
                 with one_writer(run):
                     write_index(run, evaluations, self._source)
             except OSError as error:
-                log.warning("the report will have no pictures of this %s: %s", stage, error)
+                log.warning("the report will have no images of this %s: %s", stage, error)
         self._datasets, self._kept = [], []
 
     def _evaluation(
@@ -189,24 +195,24 @@ class Report(EvaluationCallback):
         try:
             text = page([read_run(run, run.resolve().name)], Limits(None, self.megabytes))
             write_page(run / NAME, text)
-        except Exception as error:  # the run is done and well, whatever its page is not
+        except Exception as error:  # must not fail a finished run
             log.warning("%s was not written: %r", run / NAME, error)
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write a page, whole or not at all, and say where it is."""
+    """Write a page atomically, and log its path."""
     write_whole(path, text)
     log.info("report: %s (%.1f MB)", path, path.stat().st_size / MEGABYTE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command.
+    """Run the command.
 
     Args:
-        arguments: Of the command line; by default those of this process.
+        arguments: Command-line arguments; those of this process by default.
 
     Returns:
-        0, or 2 for what is no run.
+        0, or 2 for a path that is not a run.
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -231,10 +237,10 @@ def _parser() -> argparse.ArgumentParser:
         "--out", help=f"the page; by default {NAME} in the run, or here for several runs"
     )
     parser.add_argument(
-        "--limit", type=_positive, help="pictures of each dataset; by default all that were kept"
+        "--limit", type=_positive, help="images of each dataset; by default all that were kept"
     )
     parser.add_argument(
-        "--megabytes", type=_positive, default=32, help="size of all pictures on the page (32)"
+        "--megabytes", type=_positive, default=32, help="size of all images on the page (32)"
     )
     return parser
 
@@ -251,7 +257,7 @@ def _trial(trainer: Trainer) -> bool:
 
 
 def _one(images: Any, index: int) -> Tensor | None:
-    """One picture of a batch, (1, 3, H, W); None for what is no picture, such as a clip."""
+    """Return one image of a batch, (1, 3, H, W); None for anything else, such as a clip."""
     if not isinstance(images, Tensor) or images.ndim != 4:
         return None
     return images[index : index + 1]

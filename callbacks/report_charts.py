@@ -1,4 +1,4 @@
-"""Curves as inline SVG: axes, a line a run, and the spread of what a line is the mean of."""
+"""The curves of a report: axes, a line for each run, and the spread of averaged values."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from callbacks.markup import Attributes, Markup, element
 from callbacks.report_runs import Curve
 
-WIDTH, HEIGHT = 360.0, 200.0
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 10.0, 24.0  # margins
+WIDTH, HEIGHT = 360, 200
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 24  # margins
 POINTS = 200  # of a line; more values are averaged
 COLORS = 8  # classes `series-0` ... of report.css
-LOGARITHMIC = 20.0  # a range of positive values so wide has a logarithmic axis
+LOGARITHMIC = 20.0  # a positive range with at least this ratio has a logarithmic axis
+
+Places = list[tuple[float, float]]  # x and y in the drawing
 
 
 class Line(NamedTuple):
-    """A curve as it is drawn: each point stands for one value or for several, then a mean."""
+    """A curve as it is drawn: each point is one value, or the mean of several."""
 
     steps: list[float]
     means: list[float]
@@ -28,7 +29,7 @@ class Line(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """From values to a place on the page; on logarithms where ``log`` is set."""
+    """Map values to places in a drawing, on a logarithmic scale if ``log`` is set."""
 
     low: float
     high: float
@@ -37,7 +38,7 @@ class Axis(NamedTuple):
     log: bool = False
 
     def place(self, value: float) -> float:
-        """Where a value lies, in units of the drawing."""
+        """Return the place of a value, in units of the drawing."""
         low, high, at = (
             (math.log10(v) for v in (self.low, self.high, value))
             if self.log
@@ -45,43 +46,66 @@ class Axis(NamedTuple):
         )
         return self.start + (at - low) / (high - low) * (self.end - self.start)
 
+    def ticks(self, count: int = 4) -> list[tuple[float, str]]:
+        """Return the place and the text of about ``count`` ticks."""
+        found = log_ticks(self.low, self.high) if self.log else ticks(self.low, self.high, count)
+        return [(self.place(value), short(value)) for value in found]
 
-def chart(title: str, curves: Mapping[int, Curve]) -> Markup:
-    """A drawing of one scalar.
+
+class Series(NamedTuple):
+    """One run's line in a chart.
+
+    color: Its number; ``COLORS`` of them exist.
+    line: Places of its points; a single one is drawn as a dot.
+    band: Outline of the least and greatest of averaged values; empty for none.
+    """
+
+    color: int
+    line: Places
+    band: Places
+
+
+class Chart(NamedTuple):
+    """The drawing of one scalar.
+
+    title: Name of the scalar.
+    latest: The last value of each run.
+    summary: The last values with their steps, for screen readers.
+    note: What the drawing leaves out or averages; may be empty.
+    """
+
+    title: str
+    latest: str
+    summary: str
+    x: Axis
+    y: Axis
+    series: list[Series]
+    note: str
+
+
+def chart(title: str, curves: Mapping[int, Curve]) -> Chart:
+    """Lay out the drawing of one scalar.
 
     Args:
         title: Name of the scalar.
         curves: By the run's number, which chooses the colour; each has at least one value.
     """
-    lines = {number: thinned(curve) for number, curve in curves.items()}
+    lines = {number: averaged(curve) for number, curve in curves.items()}
     x, y = _axes(list(lines.values()))
-    last = "; ".join(f"{c.values[-1]:.4g} at step {c.steps[-1]}" for c in curves.values())
-    attributes: Attributes = {
-        "viewBox": f"0 0 {WIDTH:g} {HEIGHT:g}",
-        "role": "img",
-        "aria-label": f"{title}: {last}",
-        "data-x": f"{x.low:.9g} {x.high:.9g} {x.start:g} {x.end:g}",
-        "data-y": f"{y.low:.9g} {y.high:.9g} {y.start:g} {y.end:g}",
-        "data-log": y.log,
-    }
-    parts = [*_grid(x, y)]
-    for number, line in lines.items():
-        parts += _drawn(line, x, y, f"series-{number % COLORS}", band=len(lines) == 1)
-    picture = element("svg", attributes, *parts)
-    note = _note(curves, y.log)
-    heading = element("span", {"class": "name"}, title)
-    value = element("output", {"class": "value"}, latest(curves))
-    caption = element("figcaption", None, heading, value)
-    return element("figure", {"class": "chart"}, caption, picture, *note)
+    summary = "; ".join(f"{c.values[-1]:.4g} at step {c.steps[-1]}" for c in curves.values())
+    series = [
+        _series(number, line, x, y, with_band=len(lines) == 1) for number, line in lines.items()
+    ]
+    return Chart(title, latest(curves), summary, x, y, series, _note(curves, y.log))
 
 
 def latest(curves: Mapping[int, Curve]) -> str:
-    """The last value of each run."""
+    """Return the last value of each run."""
     return " · ".join(f"{curve.values[-1]:.4g}" for curve in curves.values())
 
 
-def thinned(curve: Curve, points: int = POINTS) -> Line:
-    """A curve of at most twice as many points, each of them the mean of its neighbours."""
+def averaged(curve: Curve, points: int = POINTS) -> Line:
+    """Reduce a curve of more than ``2 * points`` values to ``points`` means of neighbours."""
     if len(curve.steps) <= 2 * points:
         values = list(map(float, curve.values))
         return Line(list(map(float, curve.steps)), values, values, values)
@@ -96,7 +120,7 @@ def thinned(curve: Curve, points: int = POINTS) -> Line:
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers from ``low`` to ``high``, about ``count`` of them."""
+    """Return about ``count`` round numbers from ``low`` to ``high``."""
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
@@ -105,7 +129,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten from ``low`` to ``high``, and twice and five times them where these are few."""
+    """Return the powers of ten in a range, with multiples in between if there are few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1,), (1, 3), (1, 2, 5)):
         found = [f * 10.0**p for p in powers for f in factors if low <= f * 10.0**p <= high]
@@ -115,7 +139,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def short(value: float) -> str:
-    """A number on an axis: 500000 is ``500k``."""
+    """Format a number for an axis: 500000 is ``500k``."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
             divisor = 1e3 if letter == "k" else size
@@ -129,51 +153,26 @@ def _axes(lines: Sequence[Line]) -> tuple[Axis, Axis]:
     low, high = min(min(line.lows) for line in lines), max(max(line.highs) for line in lines)
     log = low > 0 and high / low >= LOGARITHMIC
     if not log:
-        # A constant has a range, too, and no line lies on the frame.
+        # A constant gets a range, too, and no line lies on the frame.
         margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
         low, high = low - margin, high + margin
     x = Axis(first, last if last > first else first + 1, LEFT, WIDTH - RIGHT)
     return x, Axis(low, high, HEIGHT - BOTTOM, TOP, log)
 
 
-def _grid(x: Axis, y: Axis) -> list[Markup]:
-    parts = []
-    place: Attributes
-    for value in log_ticks(y.low, y.high) if y.log else ticks(y.low, y.high):
-        at = round(y.place(value), 1)
-        ends = {"x1": LEFT, "x2": WIDTH - RIGHT, "y1": at, "y2": at}
-        parts.append(element("line", {"class": "grid", **ends}))
-        place = {"class": "tick end", "x": LEFT - 6, "y": at + 3.5}
-        parts.append(element("text", place, short(value)))
-    for value in ticks(x.low, x.high):
-        place = {"class": "tick middle", "x": round(x.place(value), 1), "y": HEIGHT - 7}
-        parts.append(element("text", place, short(value)))
-    return parts
+def _series(number: int, line: Line, x: Axis, y: Axis, with_band: bool) -> Series:
+    def places(values: Sequence[float]) -> Places:
+        return [(x.place(s), y.place(v)) for s, v in zip(line.steps, values, strict=True)]
+
+    spread = with_band and line.lows is not line.highs
+    band = places(line.highs) + places(line.lows)[::-1] if spread else []
+    return Series(number % COLORS, places(line.means), band)
 
 
-def _drawn(line: Line, x: Axis, y: Axis, series: str, band: bool) -> list[Markup]:
-    at = [x.place(step) for step in line.steps]
-
-    def points(values: Sequence[float]) -> list[str]:
-        return [f"{a:.1f},{y.place(v):.1f}" for a, v in zip(at, values, strict=True)]
-
-    if len(at) == 1:
-        middle = {"cx": round(at[0], 1), "cy": round(y.place(line.means[0]), 1)}
-        return [element("circle", {"class": f"dot {series}", "r": 3, **middle})]
-    parts = []
-    if band and line.lows is not line.highs:
-        outline = "M" + "L".join(points(line.highs) + points(line.lows)[::-1]) + "Z"
-        parts.append(element("path", {"class": f"band {series}", "d": outline}))
-    means = " ".join(points(line.means))
-    return [*parts, element("polyline", {"class": f"line {series}", "points": means})]
-
-
-def _note(curves: Mapping[int, Curve], log: bool) -> list[Markup]:
-    words = ["logarithmic"] if log else []
-    many = [c for c in curves.values() if len(c.steps) > 2 * POINTS]
-    if many:
-        spread = " of their least and greatest" if len(curves) == 1 else ""
-        words.append(f"means{' over the spread' + spread if spread else ''}")
+def _note(curves: Mapping[int, Curve], log: bool) -> str:
+    notes = ["logarithmic"] if log else []
+    if any(len(curve.steps) > 2 * POINTS for curve in curves.values()):
+        notes.append("means over a band from least to greatest" if len(curves) == 1 else "means")
     if left_out := sum(curve.left_out for curve in curves.values()):
-        words.append(f"{left_out} values that are not finite left out")
-    return [element("p", {"class": "note"}, "; ".join(words))] if words else []
+        notes.append(f"{left_out} values that are not finite are left out")
+    return "; ".join(notes)

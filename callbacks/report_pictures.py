@@ -1,8 +1,8 @@
-"""Pictures that a run keeps for its report: bicubic, output and HR, lossless, with an index.
+"""Images that a run keeps for its report: bicubic, output and HR, lossless, with an index.
 
-<run>/report/pictures.json        what there is: `Index`
-<run>/report/pictures/<hash>.webp named by a hash of the pixels, so that what has not changed
-                                  since the last validation is not written again
+<run>/report/pictures.json        the index, `Index`
+<run>/report/pictures/<hash>.webp named by a hash of the pixels, so that an image that has not
+                                  changed since the last validation is not written again
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from callbacks.base import MetricProtocol
 from callbacks.provenance import Provenance
 from callbacks.results_file import storable
 from callbacks.sample_grid import most_detailed
+from callbacks.tensorboard import MetricProtocol
 from degradations.bicubic import resize
 from files.owned import remove_file, whole_file, write_whole
 
 VERSION = 1
 INDEX, FOLDER = "report/pictures.json", "report/pictures"
 
-# 25 % smaller than PNG, and quicker; twice to ten times the effort would save another 5 to 10 %.
+# 25 % smaller than PNG, and faster; two to ten times the effort would save another 5 to 10 %.
 WEBP: dict[str, Any] = {"format": "WEBP", "lossless": True, "quality": 50, "method": 0}
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
@@ -39,14 +39,14 @@ Window = tuple[int, int, int, int]  # top, left, height, width
 
 
 class Picture(TypedDict):
-    """One picture of a dataset.
+    """One image of a dataset.
 
     key: Its name in the dataset.
     size: Width and height of the whole output.
-    window: What is shown of it: top, left, height, width.
-    input: Hash of the LR picture in 8 bit; None where there is none.
-    files: Of ``bicubic``, ``sr`` and ``hr``, those there are: names in the folder of pictures.
-    numbers: The whole picture's numbers, by metric: of ``sr``, and of ``bicubic`` where measured.
+    window: The part that is shown: top, left, height, width.
+    input: Hash of the LR image in 8 bits; None without one.
+    files: File names of ``bicubic``, ``sr`` and ``hr``, as far as they exist.
+    numbers: The whole image's numbers by metric, of ``sr`` and, if measured, of ``bicubic``.
     """
 
     key: str
@@ -58,13 +58,13 @@ class Picture(TypedDict):
 
 
 class Evaluation(TypedDict):
-    """The pictures of one dataset in one evaluation, which replaces that before.
+    """The images of one dataset in one evaluation, which replaces the last one.
 
     dataset: Name of the source in the configuration.
-    scale: The factor its pictures were enlarged by.
+    scale: The factor its images were enlarged by.
     stage: ``validation`` or ``test``.
-    step: Steps of training that were done.
-    checkpoint: File or name of the weights; None while they are trained.
+    step: Number of training steps so far.
+    checkpoint: File or name of the weights; None during training.
     protocols: How the numbers were computed, by metric.
     pictures: In the dataset's order.
     """
@@ -79,7 +79,7 @@ class Evaluation(TypedDict):
 
 
 class Index(Provenance):
-    """What ``report/pictures.json`` holds: the latest evaluation of each dataset and scale."""
+    """The content of ``report/pictures.json``: the latest evaluation of each dataset and scale."""
 
     version: int
     evaluations: list[Evaluation]
@@ -87,7 +87,7 @@ class Index(Provenance):
 
 @dataclass(frozen=True)
 class _Scene:
-    """What does not depend on the method: remembered from one validation to the next."""
+    """The part that is independent of the method, kept for the next validation."""
 
     input: str
     window: Window
@@ -95,11 +95,11 @@ class _Scene:
 
 
 class PictureStore:
-    """Writes the pictures of a run.
+    """Write the images of a run.
 
     Args:
         run: The run's directory.
-        side: Larger pictures are cut to the window of this side with the most detail.
+        side: Larger images are cut to the window of this side with the most detail.
     """
 
     def __init__(self, run: Path, side: int) -> None:
@@ -110,19 +110,19 @@ class PictureStore:
     def keep(
         self, dataset: Any, key: str, sr: Tensor, lr: Tensor | None, hr: Tensor | None
     ) -> Picture:
-        """Write what is new of one picture.
+        """Write the new files of one image.
 
         Args:
             dataset: Has ``name`` and ``scale``.
-            key: Name of the picture.
+            key: Name of the image.
             sr: (1, 3, H, W) in [0, 1], the output.
             lr: (1, 3, h, w) in [0, 1], the input, if there is one.
             hr: (1, 3, H, W) in [0, 1], the reference, if there is one.
         """
         if hr is not None and hr.shape != sr.shape:
-            hr = None  # the metrics say so
+            hr = None  # the metrics report it
         given = hr if lr is None else lr
-        digest = "" if given is None else _digest(levels(given))
+        digest = "" if given is None else _digest(to_8_bit(given))
         name = (dataset.name, float(dataset.scale), key)
         scene = self._scenes.get(name)
         if scene is None or not digest or scene.input != digest:
@@ -141,7 +141,7 @@ class PictureStore:
     ) -> _Scene:
         size = (sr.shape[-2], sr.shape[-1])
         bicubic = None if lr is None else resize(lr, size)
-        # Detail that is left in the LR, so that all methods show the same window.
+        # Detail in the LR, so that all methods show the same window.
         reference = next(x for x in (bicubic, hr, sr) if x is not None)
         shown = (min(self.side, size[0]), min(self.side, size[1]))
         corner = (0, 0)
@@ -154,15 +154,15 @@ class PictureStore:
 
     def _write(self, image: Tensor, window: Window) -> str:
         top, left, height, width = window
-        pixels = levels(image[..., top : top + height, left : left + width])
+        pixels = to_8_bit(image[..., top : top + height, left : left + width])
         path = self.folder / f"{_digest(pixels)}.webp"
         if not path.exists():
             _save(path, pixels)
         return path.name
 
 
-def levels(image: Tensor) -> Pixels:
-    """The 8-bit levels of (1, 3, H, W) in [0, 1]; a pixel that is not finite is black."""
+def to_8_bit(image: Tensor) -> Pixels:
+    """Return the 8-bit levels of (1, 3, H, W) in [0, 1]; a pixel that is not finite is black."""
     rounded = (image[0].detach().float().nan_to_num(0, 0, 0).clamp(0, 1) * 255).round()
     return rounded.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
@@ -173,10 +173,10 @@ def _save(path: Path, pixels: Pixels) -> None:
 
 
 def load_index(run: Path) -> Index | None:
-    """The index of a run's pictures, or None where it keeps none.
+    """Read the index of a run's images; None if it has none.
 
     Raises:
-        ValueError: The index is damaged.
+        ValueError: If the index is damaged.
     """
     path = run / INDEX
     if not path.exists():
@@ -194,9 +194,9 @@ def load_index(run: Path) -> Index | None:
 
 
 def write_index(run: Path, evaluations: list[Evaluation], source: Provenance) -> None:
-    """Put new evaluations into the index, and remove the pictures that nothing names any more.
+    """Merge new evaluations into the index, and remove images that are not in it any more.
 
-    To be called within ``one_writer``, or what another process adds meanwhile is lost.
+    Call it within ``one_writer``, or evaluations that another process adds meanwhile are lost.
 
     Args:
         run: The run's directory.
@@ -206,12 +206,12 @@ def write_index(run: Path, evaluations: list[Evaluation], source: Provenance) ->
     try:
         found = load_index(run)
     except ValueError:
-        found = None  # nothing in it can be used, and it is made again here
+        found = None  # it is unusable, and written again here
     old = found["evaluations"] if found else []
     merged = {_identity(e): e for e in old} | {_identity(e): e for e in evaluations}
     index: Index = {**source, "version": VERSION, "evaluations": list(merged.values())}
     write_whole(run / INDEX, json.dumps(_storable(index), indent=1) + "\n")
-    # Only what the old index named: another process may be writing new files at this moment.
+    # Only files of the old index: another process may be writing new files at this moment.
     for name in _named(old) - _named(index["evaluations"]):
         remove_file(run / FOLDER / name)
 

@@ -1,4 +1,4 @@
-"""A run as its report shows it: read from the files in its directory."""
+"""Read what a report shows of a run from the files in its directory."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ PATIENCE = 2.0  # seconds before a progress bar appears
 class Curve(NamedTuple):
     """A scalar over the steps of training.
 
-    steps: Rising.
-    values: As many, all finite.
-    left_out: Number of values that were not.
+    steps: Increasing.
+    values: One per step, all finite.
+    left_out: Number of values that were not finite.
     """
 
     steps: list[int]
@@ -40,16 +40,16 @@ class Curve(NamedTuple):
 
 @dataclass
 class Run:
-    """What is known of a run; whatever is missing is empty.
+    """A run; missing parts are empty.
 
-    name: Its directory's name, or as much of the path as tells it from the others.
-    results: Of ``results.json``.
-    evaluations: Whose pictures were kept.
+    name: Its directory's name, or the shortest end of its path that is unique.
+    results: Content of ``results.json``.
+    evaluations: Evaluations with images.
     curves: Scalars of its record and of its TensorBoard files, by name.
     config: The text of ``config.yaml``.
-    sources: What wrote the numbers, and the pictures.
+    sources: What wrote the numbers, and the images.
     written: When the latest of its files was written.
-    remarks: What could not be read.
+    remarks: Errors of reading.
     """
 
     path: Path
@@ -63,7 +63,7 @@ class Run:
     remarks: list[str] = field(default_factory=list)
 
     def picture_file(self, name: str) -> Path:
-        """Where a picture of an evaluation is."""
+        """Return the path of an image of an evaluation."""
         return self.path / FOLDER / name
 
 
@@ -71,7 +71,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     """Read several runs.
 
     Raises:
-        ValueError: One of them is no run's directory, or named twice.
+        ValueError: If one of them is not a run's directory, or given twice.
     """
     for path in paths:
         check_run(path)
@@ -81,10 +81,10 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 
 
 def check_run(path: Path) -> None:
-    """Refuse what is no run's directory.
+    """Raise if a path is not a run's directory.
 
     Raises:
-        ValueError: Saying what is missing and how to come by it.
+        ValueError: Names what is missing and how to get it.
     """
     if not path.is_dir():
         raise ValueError(f"{path} is no directory; give directories of runs, such as runs/NAME")
@@ -102,10 +102,10 @@ def _event_files(path: Path) -> list[Path]:
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
-    """Of each path the last part, or as few as tell it from the others.
+    """Return the shortest end of each path that is unique among them.
 
     Raises:
-        ValueError: Two paths are one directory.
+        ValueError: If two paths are one directory.
     """
     parts = [path.resolve().parts for path in paths]
     if len(set(parts)) < len(parts):
@@ -121,7 +121,7 @@ def _shortest(own: tuple[str, ...], parts: Sequence[tuple[str, ...]]) -> str:
 
 
 def read_run(path: Path, name: str) -> Run:
-    """Read a run; what is damaged becomes a remark, and the rest is shown."""
+    """Read a run; a damaged file becomes a remark, and the rest is shown."""
     run = Run(path, name)
     readers = (_read_results, _read_pictures, _read_config, _read_curves)
     for read in readers:
@@ -165,8 +165,7 @@ def _read_config(run: Run) -> None:
 
 
 def _read_curves(run: Run) -> None:
-    # Runs of version 0.1.0 began without a record, and what is written to TensorBoard alone is in
-    # its files alone.
+    # Early runs of version 0.1.0 have no record, and some scalars are in TensorBoard's files only.
     recorded = read_record(run.path)
     found = dict(recorded)
     try:
@@ -193,17 +192,17 @@ def _curve(found: dict[int, float]) -> Curve:
 
 
 def _scalars(folder: Path) -> dict[str, dict[int, float]]:
-    """Scalars by tag and step; of a step that was logged twice (after a resume), the later."""
+    """Return scalars by tag and step; if a step was logged twice (after a resume), the later."""
     # Half a second, and not needed for a run without logs.
     from tensorboard.backend.event_processing import (
         event_accumulator,
     )
     from tensorboard.util.tensor_util import make_ndarray
 
-    # 0 keeps all. Of the rest as little as may be: pictures are not looked at.
+    # 0 keeps all. Of the rest, such as images, as little as possible.
     kinds = dict.fromkeys(event_accumulator.DEFAULT_SIZE_GUIDANCE, 1)
     kinds |= {event_accumulator.SCALARS: 0, event_accumulator.TENSORS: 0}
-    logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells of each file
+    logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it logs each file
     events: Any = event_accumulator.EventAccumulator(str(folder), size_guidance=kinds)
     events.Reload()
     tags = events.Tags()

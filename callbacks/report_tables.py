@@ -1,4 +1,4 @@
-"""Tables of a report: numbers, one protocol a column, and shares of time."""
+"""The tables of a report: results with one protocol per column, and shares of time."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from callbacks.markup import Markup, element
-from callbacks.report_charts import COLORS
 from callbacks.report_runs import Run
 from callbacks.results_file import Result, column_of, columns, counts_of, describe, shown_value
 
@@ -16,7 +14,7 @@ SHARE = "throughput/share_"  # scalars of callbacks/throughput.py
 
 
 class Row(NamedTuple):
-    """What numbers share that stand in one row; ``run`` is its number, None for a control."""
+    """What the numbers of one row share; ``run`` is the run's number, None for a control."""
 
     dataset: str
     scale: float
@@ -24,48 +22,79 @@ class Row(NamedTuple):
     checkpoint: str | None
 
 
-def numbers(runs: Sequence[Run]) -> list[Markup]:
-    """A table of all results, and below it the protocol of each column."""
+class Cells(NamedTuple):
+    """A row as it is shown.
+
+    weights: The full name of the checkpoint.
+    values: One text per metric.
+    images: Number of images.
+    """
+
+    dataset: str
+    scale: float
+    run: int | None
+    weights: str
+    name: str
+    values: list[str]
+    images: str
+    control: bool
+
+
+class ResultsTable(NamedTuple):
+    """All results of the runs.
+
+    metrics: Headings of the metrics' columns, with an arrow to the better direction.
+    protocols: For each heading, how it was measured.
+    note: What ± means; empty without deviations.
+    """
+
+    metrics: list[str]
+    rows: list[Cells]
+    protocols: list[tuple[str, str]]
+    note: str
+
+
+class Share(NamedTuple):
+    """One bar: a run's share of time, in [0, 1]."""
+
+    name: str
+    run: int
+    value: float
+
+
+def results_table(runs: Sequence[Run]) -> ResultsTable | None:
+    """Return the table of all results; None without any."""
     results = [result for run in runs for result in run.results]
     if not results:
-        text = "No numbers yet: validate and test write results.json."
-        return [element("p", {"class": "muted"}, text)]
+        return None
     headings = columns(results)
-    names = [f"{heading}{_arrow(c, results)}" for c, (heading, _) in headings.items()]
-    first = ["dataset", "scale", *(["run"] if len(runs) > 1 else []), "weights"]
-    head = [element("th", {"scope": "col"}, name) for name in first]
-    head += [element("th", {"scope": "col", "class": "number"}, n) for n in [*names, "n"]]
     rows = _rows(runs)
-    body = [_row(row, rows[row], headings, runs) for row in sorted(rows, key=_order)]
-    table = element(
-        "table",
-        None,
-        element("thead", None, element("tr", None, *head)),
-        element("tbody", None, *body),
+    return ResultsTable(
+        [f"{heading}{_arrow(column, results)}" for column, (heading, _) in headings.items()],
+        [_cells(row, rows[row], list(headings)) for row in sorted(rows, key=_order)],
+        [(heading, describe(protocol)) for heading, protocol in headings.values()],
+        _seeds_note(results),
     )
-    return [_scrolling(table), *_protocols(results), *_seeds(results)]
 
 
-def shares(runs: Sequence[Run]) -> Markup | None:
-    """Bars of the scalars ``throughput/share_...``, which are of a whole run; None without."""
-    rows = []
+def shares(runs: Sequence[Run]) -> list[Share]:
+    """Return the last values of the scalars ``throughput/share_...``."""
     tags = dict.fromkeys(tag for run in runs for tag in run.curves if tag.startswith(SHARE))
-    for tag in tags:
-        for number, run in enumerate(runs):
-            if tag in run.curves and (values := run.curves[tag].values):
-                name = run.name if len(runs) > 1 else ""
-                rows.append(_share(number, name, tag.removeprefix(SHARE), values[-1]))
-    return _scrolling(element("table", {"class": "shares"}, *rows)) if rows else None
+    return [
+        Share(tag.removeprefix(SHARE), number, run.curves[tag].values[-1])
+        for tag in tags
+        for number, run in enumerate(runs)
+        if tag in run.curves and run.curves[tag].values
+    ]
 
 
 def _arrow(column: str, results: list[Result]) -> str:
-    """Which way is better, where the file says so."""
     found = next(r for r in results if column_of(r) == column).get("higher_is_better")
     return "" if found is None else " ↑" if found else " ↓"
 
 
 def _rows(runs: Sequence[Run]) -> dict[Row, dict[str, Result]]:
-    """Numbers by row and column. Controls that runs agree on have a row of their own, once."""
+    """Return results by row and column. Controls that all runs agree on share one row."""
     controls: dict[tuple[str, float, str], set[float]] = {}
     for run in runs:
         for r in run.results:
@@ -86,61 +115,19 @@ def _order(row: Row) -> tuple[str, float, int, str]:
     return row.dataset, row.scale, -1 if row.run is None else row.run, row.checkpoint or ""
 
 
-def _row(
-    row: Row,
-    found: dict[str, Result],
-    headings: dict[str, tuple[str, dict[str, str | int | float | bool | None]]],
-    runs: Sequence[Run],
-) -> Markup:
-    cells = [element("th", {"scope": "row"}, row.dataset), element("td", None, f"x{row.scale:g}")]
-    if len(runs) > 1:
-        cells.append(element("td", None, *_key(row.run, runs)))
+def _cells(row: Row, found: dict[str, Result], metrics: list[str]) -> Cells:
     weights = row.checkpoint or "none"
-    cells.append(element("td", {"title": weights}, Path(weights).name))
-    for column in headings:
-        text = shown_value(found[column]) if column in found else "-"
-        cells.append(element("td", {"class": "number"}, text))
-    cells.append(element("td", {"class": "number"}, counts_of(found)))
-    return element("tr", {"class": "control"} if row.checkpoint == CONTROL else None, *cells)
+    values = [shown_value(found[metric]) if metric in found else "-" for metric in metrics]
+    return Cells(
+        *(row.dataset, row.scale, row.run, weights, Path(weights).name, values),
+        images=counts_of(found),
+        control=row.checkpoint == CONTROL,
+    )
 
 
-def _key(number: int | None, runs: Sequence[Run]) -> list[str]:
-    if number is None:
-        return [CONTROL]
-    return [element("span", {"class": f"key series-{number % COLORS}"}), runs[number].name]
-
-
-def _protocols(results: list[Result]) -> list[Markup]:
-    entries = []
-    for heading, protocol in columns(results).values():
-        entries.append(element("dt", None, heading))
-        entries.append(element("dd", None, describe(protocol)))
-    summary = element("summary", None, "Protocols: how each column was measured")
-    return [element("details", {"open": True}, summary, element("dl", None, *entries))]
-
-
-def _seeds(results: list[Result]) -> list[Markup]:
+def _seeds_note(results: list[Result]) -> str:
     known = [r.get("seeds") for r in results if r.get("std") is not None]
     counts = sorted({len(seeds) for seeds in known if seeds})
     if not counts:
-        return []
-    many = ", ".join(map(str, counts))
-    text = f"±: standard deviation over {many} seeds, of which the number is the mean."
-    return [element("p", {"class": "muted"}, text)]
-
-
-def _share(number: int, run: str, name: str, share: float) -> Markup:
-    percent = 100 * min(max(share, 0.0), 1.0)
-    look = {"class": f"bar series-{number % COLORS}", "style": f"width: {percent:.4g}%"}
-    bar = element("div", look)
-    cells = [element("th", {"scope": "row"}, name)]
-    if run:
-        cells.append(element("td", None, run))
-    cells.append(element("td", {"class": "room"}, bar))
-    cells.append(element("td", {"class": "number"}, f"{share:.1%}"))
-    return element("tr", None, *cells)
-
-
-def _scrolling(table: Markup) -> Markup:
-    # Wide tables scroll by themselves, also by the keyboard; the page never does sideways.
-    return element("div", {"class": "scroll", "tabindex": 0}, table)
+        return ""
+    return f"Mean ± standard deviation over {', '.join(map(str, counts))} seeds."

@@ -1,4 +1,4 @@
-"""Numbers of ``validate`` and ``test``: a table, and files in the run's directory."""
+"""Store and show the numbers of ``validate`` and ``test``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.base import Metric, all_callbacks, steps_done
+from callbacks.base import Metric
 from callbacks.csv_table import write_csv
-from callbacks.per_image import numbers_of, update_images
+from callbacks.evaluation import all_callbacks, steps_done
+from callbacks.per_image import image_numbers, update_images
 from callbacks.processes import gather
 from callbacks.results_file import (
     Result,
@@ -45,7 +46,7 @@ __all__ = [
     "margins",
     "merge",
     "table",
-    "turned_table",
+    "transposed_table",
     "write_results",
 ]
 
@@ -53,12 +54,12 @@ log = logging.getLogger(__name__)
 
 
 class Results(Callback):
-    """Keep the numbers of ``validate`` and ``test`` in the run's directory, and show them.
+    """Store the numbers of ``validate`` and ``test`` in the run's directory, and show them.
 
     A new number replaces that of the same dataset, scale, metric, protocol and checkpoint; all
-    others stay. Beside ``results.json``, ``images.json`` has the numbers of single images, and
+    others stay. Besides ``results.json``, ``images.json`` has the numbers of single images, and
     ``results.csv`` a table for papers. The validations within ``fit`` are in the logs instead; a
-    line says how far the model is from bicubic, where a metric has that control.
+    line compares the model with bicubic, if a metric has that control.
 
     Args:
         filename: Name of the file in the run's directory.
@@ -67,12 +68,12 @@ class Results(Callback):
     def __init__(self, filename: str = "results.json") -> None:
         super().__init__()
         self.filename = filename
-        self.repeats = 1  # evaluations, a seed each, that follow and are to be one; `--run.seeds`
+        self.repeats = 1  # evaluations, one per seed, to be combined; `--run.seeds`
         self.drew_noise = False  # whether the latest evaluation depended on the seed
-        self._evaluations: list[Evaluation] = []  # of the seeds so far, on the first process
+        self._evaluations: list[Evaluation] = []  # one per seed so far, on the first process
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Store and show what ``validate`` found; in ``fit``, say how far it is from bicubic."""
+        """Store and show the numbers of ``validate``; in ``fit``, compare them with bicubic."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._report(trainer, pl_module)
         elif not trainer.sanity_checking and trainer.is_global_zero:
@@ -80,11 +81,11 @@ class Results(Callback):
                 log.info("step %d, %s", steps_done(trainer, pl_module), line)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Store and show what ``test`` found."""
+        """Store and show the numbers of ``test``."""
         self._report(trainer, pl_module)
 
     def _report(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A process without pictures has not seen the method draw.
+        # On a process without images the method drew nothing.
         self.drew_noise = any(gather(bool(getattr(pl_module, "drew_noise", False))))
         if not trainer.is_global_zero:
             return
@@ -93,7 +94,7 @@ class Results(Callback):
         results = over_seeds(self._evaluations)
         path = Path(trainer.default_root_dir, self.filename)
         if results:
-            # After each seed, so that an interrupt leaves the numbers of those before it.
+            # After each seed, so that an interrupt keeps the numbers of earlier ones.
             with one_writer(path.parent):
                 stored = merge(_readable(path), results)
                 write_results(path, stored)
@@ -118,11 +119,11 @@ def _evaluation(trainer: Trainer, pl_module: LightningModule, seed: int | None) 
                 if (higher := metric.is_higher_better(record["metric"])) is not None:
                     more["higher_is_better"] = higher
                 results.append(cast(Result, {**record, **more}))
-    return Evaluation(seed, results, numbers_of(metrics, checkpoint, seed))
+    return Evaluation(seed, results, image_numbers(metrics, checkpoint, seed))
 
 
 def margins(callbacks: list[Callback]) -> list[str]:
-    """A line for each metric and dataset with a control: its value, and how it compares."""
+    """Return a line for each metric and dataset with a control: its value and the difference."""
     lines = []
     for metric in callbacks:
         if not isinstance(metric, Metric):
@@ -147,7 +148,7 @@ def margins(callbacks: list[Callback]) -> list[str]:
 
 
 def _on_shared(metric: Metric, dataset: str, value: float, bicubic: float) -> tuple[float, float]:
-    """Both means over the images that have a finite number in both, where both are finite."""
+    """Return both means over the images that have a finite number in both."""
     own, control = metric.images.get(dataset, {}), metric.control_images.get(dataset, {})
     shared = [k for k in own if math.isfinite(own[k]) and math.isfinite(control.get(k, math.nan))]
     if not shared or not (math.isfinite(value) and math.isfinite(bicubic)):
@@ -156,7 +157,7 @@ def _on_shared(metric: Metric, dataset: str, value: float, bicubic: float) -> tu
 
 
 def table(results: list[Result]) -> Table:
-    """Rows are datasets, columns metrics of one protocol each; the protocols stand below."""
+    """Return a table of datasets by metrics, one protocol per column; protocols stand below."""
     headings = columns(results)
     shown = Table(caption=_protocols(results), caption_justify="left")
     shown.add_column("dataset")
@@ -169,8 +170,8 @@ def table(results: list[Result]) -> Table:
     return shown
 
 
-def turned_table(results: list[Result]) -> Table:
-    """Metrics are rows, for a window in which they cannot stand side by side."""
+def transposed_table(results: list[Result]) -> Table:
+    """Return a table with metrics as rows, for a narrow window."""
     rows = rows_of(results)
     shown = Table()  # too narrow for a caption
     shown.add_column("")
@@ -186,14 +187,14 @@ def turned_table(results: list[Result]) -> Table:
 
 def _show(results: list[Result]) -> None:
     console = Console()
-    if not console.is_terminal:  # a file has room
+    if not console.is_terminal:  # a file can have any width
         console = Console(width=160)
     wide = table(results)
-    anyhow = console.options.update(width=10_000)  # or nothing would be wider than the window
-    if console.measure(wide, options=anyhow).maximum <= console.width:
+    unlimited = console.options.update(width=10_000)  # or the width would be the window's
+    if console.measure(wide, options=unlimited).maximum <= console.width:
         console.print(wide)
         return
-    console.print(turned_table(results))
+    console.print(transposed_table(results))
     console.print(_protocols(results), highlight=False, markup=False)
 
 
@@ -203,7 +204,7 @@ def _protocols(results: list[Result]) -> str:
 
 
 def _readable(path: Path) -> list[Result]:
-    """The results at ``path``, or none; a damaged file is moved aside, never overwritten."""
+    """Read the results at ``path``, if any; a damaged file is moved aside, never overwritten."""
     if not path.exists():
         return []
     try:

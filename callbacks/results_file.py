@@ -12,15 +12,16 @@ from typing import Any, NotRequired
 
 from filelock import FileLock, Timeout
 
-from callbacks.base import MetricProtocol, Record
+from callbacks.base import Record
 from callbacks.provenance import Provenance, provenance
+from callbacks.tensorboard import MetricProtocol
 from files.owned import move_aside, write_whole
 
 log = logging.getLogger(__name__)
 
 LOCK = ".results.lock"
-PATIENCE = 60.0  # seconds for the others' writing, which takes far less than one
-_UNLOCKED: set[Path] = set()  # runs for which there was no lock
+PATIENCE = 60.0  # seconds to wait for other writers, which take far less than one
+_UNLOCKED: set[Path] = set()  # runs that could not be locked
 IDENTITY = ("dataset", "scale", "metric", "protocol", "checkpoint")
 
 
@@ -29,9 +30,9 @@ class Result(Record):
 
     checkpoint: File or name of the weights, with the options that change their outputs; None for a
         method without any; ``bicubic`` for a metric's control.
-    higher_is_better: The metric's direction; not in files of earlier versions.
-    seeds: Of a stochastic method: the seeds of its noise; ``value`` is the mean over them.
-    std: With several seeds: the sample deviation of the dataset's number over them.
+    higher_is_better: The metric's direction; absent in files of earlier versions.
+    seeds: Noise seeds of a stochastic method; ``value`` is the mean over them.
+    std: Sample deviation of the dataset's number over several seeds.
     """
 
     checkpoint: str | None
@@ -41,7 +42,7 @@ class Result(Record):
 
 
 class ResultsFile(Provenance):
-    """What ``results.json`` holds, and what wrote it last.
+    """The content of ``results.json``, and what wrote it last.
 
     results: One entry for each dataset, scale, metric, protocol and checkpoint.
     """
@@ -50,10 +51,10 @@ class ResultsFile(Provenance):
 
 
 def made_by(model: Any) -> str | None:
-    """What a model's numbers stand for: its weights, and the options that change their outputs.
+    """Return a model's weights and the options that change its outputs, in one text.
 
     Args:
-        model: A LightningModule; ours say both (``weights_source`` and ``options``).
+        model: A LightningModule; ours have ``weights_source`` and ``options``.
     """
     options: dict[str, Any] = getattr(model, "options", {})
     parts = [getattr(model, "weights_source", None), *(f"{k} {v}" for k, v in options.items())]
@@ -64,7 +65,7 @@ def load_results(path: str | Path) -> ResultsFile:
     """Read a ``results.json``.
 
     Raises:
-        ValueError: The file is damaged, or no file of results, or a folder.
+        ValueError: If the file is damaged, not a file of results, or a folder.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -87,34 +88,34 @@ def _check_fields(result: Any) -> None:
 
 
 def write_results(path: Path, results: list[Result]) -> None:
-    """Write ``results`` with command, commit and versions; whole or not at all.
+    """Write ``results`` with command, commit and versions, atomically.
 
     Args:
-        path: The file; its folder is made.
-        results: All that is to be in it.
+        path: The file; its folder is created.
+        results: All results of the file.
     """
     content = {"results": [_storable(result) for result in results], **provenance()}
     write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def merge(old: list[Result], new: list[Result]) -> list[Result]:
-    """``old``, with what ``new`` measures again replaced in its place, and the rest appended."""
+    """Return ``old`` with numbers of ``new`` replaced in place, and the rest appended."""
     merged = {identity(result): result for result in old}
     merged.update((identity(result), result) for result in new)
     return list(merged.values())
 
 
 def identity(result: Any) -> str:
-    """What two numbers must have in common for one to replace the other."""
+    """Return a key that is equal for two numbers if one replaces the other."""
     return json.dumps([result[key] for key in IDENTITY], sort_keys=True)
 
 
 def columns(results: list[Result]) -> dict[str, tuple[str, MetricProtocol]]:
-    """Columns of a table: numbers of different protocols never share one.
+    """Return the columns of a table: numbers of different protocols never share one.
 
     Returns:
-        Of each metric and protocol, by ``column_of`` of any of its results: the heading, which is
-        the metric's name, with a number where it has several protocols; and the protocol.
+        For each metric and protocol, by ``column_of`` of its results: the heading, which is the
+        metric's name, numbered if it has several protocols; and the protocol.
     """
     protocols: dict[str, dict[str, MetricProtocol]] = {}
     for result in results:
@@ -128,7 +129,7 @@ def columns(results: list[Result]) -> dict[str, tuple[str, MetricProtocol]]:
 
 
 def rows_of(results: list[Result]) -> dict[tuple[str, float, str | None], dict[str, Result]]:
-    """The rows of a table, by dataset, scale and checkpoint: what stands in one, by its columns."""
+    """Return the rows of a table by dataset, scale and checkpoint: results by column."""
     rows: dict[tuple[str, float, str | None], dict[str, Result]] = {}
     for r in results:
         row = rows.setdefault((r["dataset"], r["scale"], r["checkpoint"]), {})
@@ -137,45 +138,45 @@ def rows_of(results: list[Result]) -> dict[tuple[str, float, str | None], dict[s
 
 
 def counts_of(row: dict[str, Result]) -> str:
-    """How many images the numbers of a row are of, each count once."""
+    """Return the numbers of images of a row's results, each count once."""
     return "/".join(dict.fromkeys(count_of(result) for result in row.values()))
 
 
 def count_of(result: Result) -> str:
-    """How many images a number is of; where some have no finite number, ``4 of 5``."""
+    """Return the number of images of a result; ``4 of 5`` if some have no finite number."""
     left_out = result.get("not_finite", 0)
     return f"{result['n'] - left_out} of {result['n']}" if left_out else str(result["n"])
 
 
 def column_of(result: Any) -> str:
-    """What a number must share with others to stand in one column with them."""
+    """Return a key that is equal for numbers of one column."""
     return json.dumps([result["metric"], result["protocol"]], sort_keys=True)
 
 
 def describe(protocol: MetricProtocol) -> str:
-    """A protocol in one line."""
+    """Return a protocol in one line."""
     return ", ".join(f"{key} {value}" for key, value in protocol.items())
 
 
 def shown_value(result: Result) -> str:
-    """The number for a table, with its deviation over seeds."""
+    """Return the number for a table, with its deviation over seeds."""
     deviation = f" ± {result['std']:.4f}" if "std" in result else ""
     return f"{result['value']:.4f}{deviation}"
 
 
 def storable(value: float) -> float | str:
-    """A number as JSON can have it: ``nan`` and ``inf`` as strings."""
+    """Return a number for JSON: ``nan`` and ``inf`` as strings."""
     return value if math.isfinite(value) else str(value)
 
 
 @contextmanager
 def one_writer(run: Path) -> Iterator[None]:
-    """Keep other evaluations of a run from changing its files between reading and writing them.
+    """Lock a run's files against other evaluations while they are read and written.
 
-    Where that cannot be had, they are written all the same, after one warning.
+    If that fails, they are written nevertheless, after one warning.
 
     Args:
-        run: The run's directory; it is made.
+        run: The run's directory; it is created.
     """
     with ExitStack() as held:
         try:
@@ -185,15 +186,15 @@ def one_writer(run: Path) -> Iterator[None]:
         except (Timeout, OSError, NotImplementedError) as error:  # not every file system has locks
             _UNLOCKED.add(run)
             log.warning(
-                "%s cannot be locked (%s): of evaluations that end at the same moment, one may "
-                "undo what the other has written",
+                "%s cannot be locked (%s): evaluations that end at the same moment may overwrite "
+                "each other's numbers",
                 *(run / LOCK, error),
             )
         yield
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file, or a folder in its place; gives the name under which all of it is."""
+    """Rename a damaged file, or a folder in its place, and return its new path."""
     return move_aside(path, "damaged")
 
 

@@ -1,4 +1,4 @@
-"""What a run measured, as the commands that compare runs need it."""
+"""The numbers of a run, for the commands that compare runs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ CONTROL = "bicubic"
 class RunNumbers(NamedTuple):
     """The numbers of a run, or of one checkpoint in it.
 
-    name: As it was asked for.
+    name: The run as given by the user.
     folder: The run's directory.
-    results: Those of whole datasets.
+    results: Numbers of whole datasets.
     """
 
     name: str
@@ -25,11 +25,11 @@ class RunNumbers(NamedTuple):
     results: list[Result]
 
     def images(self) -> dict[str, list[ImageNumbers]]:
-        """The numbers of single images, one entry a seed, by ``identity`` of their result.
+        """Read the numbers of single images, one entry per seed, by ``identity`` of their result.
 
         Raises:
-            FileNotFoundError: The run has none.
-            ValueError: Their file is damaged.
+            FileNotFoundError: If the run has none.
+            ValueError: If their file is damaged.
         """
         found: dict[str, list[ImageNumbers]] = {}
         for numbers in load_images(self.folder):
@@ -41,12 +41,12 @@ def load_run(asked: str, control: bool = False) -> RunNumbers:
     """Read a run's numbers.
 
     Args:
-        asked: The run's directory; behind an ``@`` a part of a checkpoint's name.
+        asked: The run's directory; after an ``@`` a part of a checkpoint's name.
         control: Whether bicubic belongs to them where no checkpoint is named.
 
     Raises:
-        FileNotFoundError: There are no results.
-        ValueError: They are damaged, or none are of that checkpoint.
+        FileNotFoundError: If there are no results.
+        ValueError: If they are damaged, or none are of that checkpoint.
     """
     folder, part = Path(asked), ""
     if not folder.exists():
@@ -64,14 +64,14 @@ def load_run(asked: str, control: bool = False) -> RunNumbers:
 
 
 def only_one(name: str, results: Iterable[Result]) -> Result | None:
-    """The one result of several checkpoints' that is there; None without any.
+    """Return the only result; None without any.
 
     Args:
-        name: Of the run, as it was asked for.
-        results: Of one dataset, scale, metric and protocol.
+        name: The run as given by the user.
+        results: Results of one dataset, scale, metric and protocol, by checkpoint.
 
     Raises:
-        ValueError: There are several.
+        ValueError: If there are several.
     """
     found = list(results)
     if len(found) > 1:

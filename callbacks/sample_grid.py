@@ -1,4 +1,4 @@
-"""Pictures to look at: LR, bicubic, ours and HR side by side."""
+"""Sample images: LR, bicubic, output and HR side by side."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
-from callbacks.base import steps_done
 from callbacks.evaluation import (
     EvaluationCallback,
     Stage,
-    at_least_one,
+    check_at_least_one,
     evaluated_datasets,
     output_image,
+    steps_done,
 )
 from callbacks.image_file import Extras, write_image
 from callbacks.pixels import to_pixels
@@ -45,26 +45,26 @@ class SampleGrid(EvaluationCallback):
     """Draw the first images of each dataset: LR, bicubic, ours and HR, with PSNR-Y below.
 
     One PNG for each validation or test, in ``samples`` of the run's directory, and in TensorBoard
-    where that is the logger. What is shown is the window with the most detail, enlarged; the
-    numbers are of the whole images (Y, 8 bit, border = scale).
+    if that is the logger. It shows the window with the most detail, enlarged; the numbers are of
+    the whole images (Y, 8 bit, border = scale).
 
     Args:
-        images: Images shown of each dataset, the first ones.
+        images: Number of images shown of each dataset, the first ones.
         crop: Side of the window in output pixels; ``null`` shows whole images.
         zoom: Enlarge each shown pixel to a square of this side.
         every_n: In ``fit``, draw at the first validation and at every n-th after it.
 
     Raises:
-        ValueError: A setting below 1.
+        ValueError: If a setting is below 1.
     """
 
     def __init__(
         self, images: int = 4, crop: int | None = 96, zoom: int = 3, every_n: int = 1
     ) -> None:
         super().__init__(every_n)
-        at_least_one(self, images=images, crop=crop, zoom=zoom)
+        check_at_least_one(self, images=images, crop=crop, zoom=zoom)
         self.images, self.crop, self.zoom = images, crop, zoom
-        self.path: Path | None = None  # the picture drawn last
+        self.path: Path | None = None  # of the last grid
         self._active = False
         self._wanted: list[str] = []
         self._rows: dict[str, list[Panel]] = {}
@@ -108,8 +108,8 @@ class SampleGrid(EvaluationCallback):
         top, left, height, width = 0, 0, *size
         if self.crop is not None:
             height, width = min(self.crop, height), min(self.crop, width)
-            # Detail that is left in the LR: edges that a method can restore, rather than fine
-            # texture. It does not depend on the method, so all methods show the same windows.
+            # Detail in the LR: edges that a method can restore, rather than fine texture. It is
+            # independent of the method, so all methods show the same windows.
             reference = images.get("bicubic", sr)
             top, left = most_detailed(reference, (height, width), math.ceil(scale))
         panels = []
@@ -118,13 +118,13 @@ class SampleGrid(EvaluationCallback):
             if hr is not None and name in ("bicubic", "ours"):
                 label += f"  {_psnr_y(image, hr, scale):.2f} dB (Y)"
             window = image[..., top : top + height, left : left + width]
-            panels.append((label, levels(window, self.zoom)))
+            panels.append((label, zoomed_levels(window, self.zoom)))
         return panels
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         if not self._active:
             return
-        # Gathered, so that the picture is the same on any number of processes.
+        # Gathered, so that the grid is the same for any number of processes.
         rows = {key: row for part in gather(self._rows) for key, row in part.items()}
         self._rows = {}
         rows = {key: rows[key] for key in self._wanted if key in rows}
@@ -135,23 +135,23 @@ class SampleGrid(EvaluationCallback):
         path = Path(trainer.default_root_dir, "samples", f"{name}.png")
         try:
             write_image(path, picture, Extras(), "png", quality=100)
-        except OSError as error:  # pictures to look at are not worth a run
+        except OSError as error:  # must not end the run
             log.warning("%s could not be written (%s)", path, error)
             return
         self.path = path
-        log.info("pictures side by side: %s", self.path)
+        log.info("images side by side: %s", self.path)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(f"samples/{stage}", picture, step, dataformats="HWC")
 
 
 def most_detailed(image: Tensor, size: tuple[int, int], step: int) -> tuple[int, int]:
-    """Where the window with the strongest gradients lies.
+    """Return the position of the window with the strongest gradients.
 
     Args:
         image: (1, 3, H, W).
         size: (h, w) of the window, at most (H, W).
-        step: Round the corner down to a multiple of this, so that LR pixels are shown whole.
+        step: Round the position down to a multiple of this, so that LR pixels are shown whole.
 
     Returns:
         (top, left) of the window.
@@ -167,7 +167,7 @@ def most_detailed(image: Tensor, size: tuple[int, int], step: int) -> tuple[int,
 
 
 def compose(rows: dict[str, list[Panel]]) -> NDArray[np.uint8]:
-    """Rows of labelled panels under their keys, as one (H, W, 3) picture."""
+    """Draw rows of labelled panels under their keys, as one (H, W, 3) image."""
     font = ImageFont.load_default(FONT_SIZE)
     width = max(sum(image.shape[1] + GAP for _, image in panels) for panels in rows.values()) + GAP
     height = sum(panels[0][1].shape[0] + 2 * LINE + GAP for panels in rows.values()) + GAP
@@ -189,12 +189,12 @@ def compose(rows: dict[str, list[Panel]]) -> NDArray[np.uint8]:
 def _psnr_y(image: Tensor, hr: Tensor, scale: float) -> float:
     border = math.ceil(scale)
     if min(hr.shape[-2:]) <= 2 * border:
-        border = 0  # a picture of a few pixels
+        border = 0  # an image of a few pixels
     return psnr(to_pixels(image, "y", border), to_pixels(hr, "y", border)).item()
 
 
-def levels(image: Tensor, zoom: int) -> NDArray[np.uint8]:
-    """(H zoom, W zoom, 3) of (1, 3, H, W) in about [0, 1]: each pixel a square."""
+def zoomed_levels(image: Tensor, zoom: int) -> NDArray[np.uint8]:
+    """Return (H zoom, W zoom, 3) of (1, 3, H, W) in about [0, 1]: each pixel a square."""
     rounded = (image[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
     squares = rounded.repeat_interleave(zoom, dim=1).repeat_interleave(zoom, dim=2)
     return squares.permute(1, 2, 0).cpu().numpy()

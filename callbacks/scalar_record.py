@@ -1,7 +1,7 @@
-"""A run's own light record of what is logged, whichever logger it has: the report's curves.
+"""A run's own record of logged scalars, for the report's curves, with any logger or none.
 
-A line of JSON a step in ``report/scalars.jsonl`` of the run's directory. A line is on its way to
-the disk as soon as it is logged, so that a killed process loses one at most.
+One line of JSON per step in ``report/scalars.jsonl`` of the run's directory. Each line is written
+as soon as it is logged, so that a killed process loses one at most.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BEGIN = "begin"
 
 
 class ScalarRecord(DummyLogger):
-    """A logger that writes down scalars, and nothing else.
+    """A logger that records scalars only.
 
     Args:
         run: The run's directory.
@@ -36,16 +36,16 @@ class ScalarRecord(DummyLogger):
         super().__init__()
         self._run = run
         self._file: TextIOWrapper | None = None
-        self._told = False  # that it cannot be written
+        self._failed = False  # whether an error was reported
 
     @property
     def save_dir(self) -> str:
-        """The run's directory, also where a user has no logger."""
+        """The run's directory, even if a user has no logger."""
         return str(self._run)
 
     @rank_zero_only
     def begin(self, step: int) -> None:
-        """Note that training goes on from a step: what was logged of later ones is replaced."""
+        """Record that training continues from a step: scalars of later steps are replaced."""
         self._write({BEGIN: step})
 
     @rank_zero_only
@@ -64,11 +64,11 @@ class ScalarRecord(DummyLogger):
                 self._file = _opened(self._run / FILE)
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
-        except OSError as error:  # curves are not worth a run
+        except OSError as error:  # must not end the run
             self._file = None
-            if not self._told:
+            if not self._failed:
                 log.error("the report's curves could not be written: %s", error)
-            self._told = True
+            self._failed = True
 
 
 def with_record(given: Any, run: Path) -> list[Any]:
@@ -83,13 +83,13 @@ def with_record(given: Any, run: Path) -> list[Any]:
 
 
 def read_record(run: Path) -> dict[str, dict[int, float]]:
-    """Read what was logged: values by name and step, the later of what was logged again.
+    """Read the logged values by name and step; if a step was logged again, the later value.
 
     Args:
         run: The run's directory.
 
     Raises:
-        OSError: There is a record, which cannot be read.
+        OSError: If the record exists but cannot be read.
     """
     found: dict[str, dict[int, float]] = {}
     if not (run / FILE).exists():
@@ -105,7 +105,7 @@ def read_record(run: Path) -> dict[str, dict[int, float]]:
                 for name, value in values:
                     found.setdefault(str(name), {})[step] = float(value)
             except (ValueError, KeyError, TypeError, AttributeError):
-                continue  # cut short by the end of its process
+                continue  # truncated, as its process was killed
     return found
 
 
@@ -117,7 +117,7 @@ def _forget_after(step: int, found: dict[str, dict[int, float]]) -> None:
 def _opened(path: Path) -> TextIOWrapper:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a+b")
-    # A line that was cut short ends here.
+    # Ends a truncated line.
     if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) and file.read() != b"\n":
         file.write(b"\n")
     return TextIOWrapper(file, encoding="utf-8")
@@ -126,5 +126,5 @@ def _opened(path: Path) -> TextIOWrapper:
 def _number(value: Any) -> float | None:
     try:
         return float(value)
-    except (TypeError, ValueError, RuntimeError):  # a picture, a text, a tensor of several
+    except (TypeError, ValueError, RuntimeError):  # an image, a text, a tensor of several
         return None

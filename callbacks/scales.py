@@ -1,4 +1,4 @@
-"""What each scale of a next-scale model says: pictures, PSNR, and how bits are used."""
+"""The scales of a next-scale model: images, PSNR and use of bits after each scale."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional
 
-from callbacks.base import steps_done
-from callbacks.evaluation import EvaluationCallback, Stage, at_least_one, evaluated_datasets
+from callbacks.evaluation import (
+    EvaluationCallback,
+    Stage,
+    check_at_least_one,
+    evaluated_datasets,
+    steps_done,
+)
 from callbacks.image_file import Extras, write_image
 from callbacks.pixels import to_pixels
 from callbacks.processes import gather
 from callbacks.psnr import psnr
-from callbacks.sample_grid import Panel, compose, levels
+from callbacks.sample_grid import Panel, compose, zoomed_levels
 from files.owned import write_whole
 
 if TYPE_CHECKING:
@@ -30,50 +35,50 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class SpeaksInBits(Protocol):
-    """What a model has to have."""
+class BitwiseModel(Protocol):
+    """The methods that a model needs."""
 
     def bits_of(self, batch: Batch) -> list[Tensor] | None:
-        """(B, d, h_k, w_k) of each scale: the codes of the outputs; 0 where nothing is said.
+        """Return (B, d, h_k, w_k) for each scale: the codes of the outputs; 0 without a prediction.
 
-        None for pictures that are not made in one piece.
+        None for images that are not generated in one piece.
         """
 
     def decoded(self, total: Tensor) -> Tensor:
-        """(B, 3, H, W) in about [0, 1] of (B, d, h, w), the sum of codes at full size."""
+        """Return (B, 3, H, W) in about [0, 1] of (B, d, h, w), the sum of codes at full size."""
 
     def encoded(self, pictures: Tensor) -> Tensor:
-        """(B, d, h, w) of (B, 3, H, W), not quantised."""
+        """Return (B, d, h, w) of (B, 3, H, W), not quantised."""
 
 
 class ScaleReport(EvaluationCallback):
-    """For the first images of each dataset: the output decoded after each scale, and numbers.
+    """Decode the output after each scale, for the first images of each dataset, and measure it.
 
-    In ``samples`` of the run's directory a strip of pictures, ``scales-<what>.png``, and
+    In ``samples`` of the run's directory a strip of images, ``scales-<what>.png``, and
     ``scales-<what>.json`` with, for each scale of each dataset,
 
     psnr          of the output decoded after it, to HR, in dB (Y, 8 bit, no border)
-    bit_accuracy  share of its bits that are those of what the scales before left out of HR
+    bit_accuracy  share of its bits equal to those of the part of HR that earlier scales lack
     bits_used     information of a bit over the places of all images, the mean over channels: 1
-                  where each is as often 1 as 0, 0 where it never changes
+                  if it is 1 as often as 0, 0 if it never changes
 
-    Where there is no HR, only the strip and ``bits_used``. Logged are ``val/bit_accuracy`` and
-    ``val/bits_used``, with several datasets as ``val/<dataset>/...``, the means over all bits.
-    Models that do not speak in bits are passed over, and pictures that go through tiles.
+    Without HR there are only the strip and ``bits_used``. The means over all bits are logged as
+    ``val/bit_accuracy`` and ``val/bits_used``, with several datasets as ``val/<dataset>/...``.
+    Models without bits are skipped, and so are images that are enlarged in tiles.
 
     Args:
-        images: Images of each dataset that are looked at; their outputs are computed once more.
-        shown: Images of each dataset in the strip.
+        images: Number of images of each dataset; their outputs are computed once more.
+        shown: Number of images of each dataset in the strip.
         zoom: Enlarge each shown pixel to a square of this side.
-        every_n: In ``fit``, at the first validation and at every n-th after it.
+        every_n: In ``fit``, run at the first validation and at every n-th after it.
 
     Raises:
-        ValueError: A setting below 1.
+        ValueError: If a setting is below 1.
     """
 
     def __init__(self, images: int = 16, shown: int = 4, zoom: int = 2, every_n: int = 1) -> None:
         super().__init__(every_n)
-        at_least_one(self, images=images, shown=shown, zoom=zoom)
+        check_at_least_one(self, images=images, shown=shown, zoom=zoom)
         self.images, self.shown, self.zoom = images, shown, zoom
         self._active = False
         self._wanted: list[str] = []
@@ -101,7 +106,7 @@ class ScaleReport(EvaluationCallback):
     ) -> None:
         if not self._active:
             return
-        model = cast(SpeaksInBits, pl_module)
+        model = cast(BitwiseModel, pl_module)
         for n, key in enumerate(batch["key"]):
             if key not in self._wanted:
                 continue
@@ -111,14 +116,19 @@ class ScaleReport(EvaluationCallback):
                 if codes is None:
                     continue
                 f = model.encoded(one["hr"]) if "hr" in one else None
-                pictures = [model.decoded(total).float().clamp(0, 1) for total in totals(codes)]
+                images = [
+                    model.decoded(total).float().clamp(0, 1) for total in cumulative_sums(codes)
+                ]
             self._found.append(
-                (self._names[dataloader_idx], _measured(codes, pictures, f, one.get("hr")))
+                (self._names[dataloader_idx], _measured(codes, images, f, one.get("hr")))
             )
             if key in self._drawn:
                 labels = [f"{code.shape[-2]}x{code.shape[-1]}" for code in codes]
-                panels = [(a, levels(b, self.zoom)) for a, b in zip(labels, pictures, strict=True)]
-                hr = [("HR", levels(one["hr"], self.zoom))] if "hr" in one else []
+                panels = [
+                    (label, zoomed_levels(image, self.zoom))
+                    for label, image in zip(labels, images, strict=True)
+                ]
+                hr = [("HR", zoomed_levels(one["hr"], self.zoom))] if "hr" in one else []
                 self._strips[key] = [*panels, *hr]
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
@@ -131,7 +141,7 @@ class ScaleReport(EvaluationCallback):
             return
         by_dataset = {dataset: [e for d, e in found if d == dataset] for dataset in self._names}
         summaries: dict[str, Any] = {
-            dataset: {"images": len(each), "scales": summarised(each)}
+            dataset: {"images": len(each), "scales": summarise_scales(each)}
             for dataset, each in by_dataset.items()
             if each
         }
@@ -141,7 +151,7 @@ class ScaleReport(EvaluationCallback):
             rows = {key: strips[key] for key in self._wanted if key in strips}
             try:
                 self._write(Path(trainer.default_root_dir, "samples"), name, rows, summaries)
-            except OSError as error:  # pictures to look at are not worth a run
+            except OSError as error:  # must not end the run
                 log.warning("scales-%s could not be written (%s)", name, error)
         for dataset, summary in summaries.items():
             middle = f"{dataset}/" if len(self._names) > 1 else ""
@@ -154,7 +164,7 @@ class ScaleReport(EvaluationCallback):
         path = folder / f"scales-{name}.png"
         write_image(path, compose(rows), Extras(), "png", quality=100)
         write_whole(path.with_suffix(".json"), json.dumps(summaries, indent=1) + "\n")
-        log.info("pictures after each scale: %s", path)
+        log.info("images after each scale: %s", path)
 
 
 def _over_all_bits(scales: list[dict[str, Any]]) -> dict[str, float]:
@@ -166,8 +176,8 @@ def _over_all_bits(scales: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def totals(codes: list[Tensor]) -> list[Tensor]:
-    """(B, d, h, w), the sum of the codes of the first one, the first two, and so on."""
+def cumulative_sums(codes: list[Tensor]) -> list[Tensor]:
+    """Return cumulative sums of the codes at full size, (B, d, h, w) for each scale."""
     size = codes[-1].shape[-2:]
     full = [
         functional.interpolate(code, size, mode="bilinear") if code.shape[-2:] != size else code
@@ -176,12 +186,12 @@ def totals(codes: list[Tensor]) -> list[Tensor]:
     return list(accumulate(full))
 
 
-def summarised(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Numbers of each scale over all images.
+def summarise_scales(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the numbers of each scale over all images.
 
     Args:
-        found: Of each image, by scale: how many places its bits have, how often each is 1, and,
-            where there is HR, how many are right, and its squared error.
+        found: For each image, by scale: the number of places, how often each bit is 1, and, with
+            HR, the number of correct bits and the squared error.
     """
     scales = []
     for n in range(len(found[0]["places"])):
@@ -203,9 +213,9 @@ def summarised(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _measured(
-    codes: list[Tensor], pictures: list[Tensor], f: Tensor | None, hr: Tensor | None
+    codes: list[Tensor], images: list[Tensor], f: Tensor | None, hr: Tensor | None
 ) -> dict[str, Any]:
-    # Of one image, in plain numbers and small tensors that processes can exchange.
+    # For one image, in plain numbers and small tensors that processes can exchange.
     signs = [code > 0 for code in codes]
     found: dict[str, Any] = {
         "sizes": [[code.shape[-2], code.shape[-1]] for code in codes],
@@ -215,7 +225,7 @@ def _measured(
     }
     if f is None or hr is None:
         return found
-    after = totals(codes)
+    after = cumulative_sums(codes)
     before = [torch.zeros_like(after[0]), *after[:-1]]
     left = [
         functional.interpolate(f - total, code.shape[-2:], mode="area")
@@ -223,16 +233,16 @@ def _measured(
     ]
     found["right"] = [int(((r > 0) == s).sum()) for r, s in zip(left, signs, strict=True)]
     y = to_pixels(hr, "y")
-    found["psnr"] = [float(psnr(to_pixels(picture, "y"), y)) for picture in pictures]
+    found["psnr"] = [float(psnr(to_pixels(image, "y"), y)) for image in images]
     return found
 
 
 def _information(share: Tensor) -> Tensor:
-    # Of a coin, in bits.
+    # Entropy of a coin, in bits.
     nats = -(torch.xlogy(share, share) + torch.xlogy(1 - share, 1 - share))
     return nats / math.log(2)
 
 
 def _only(value: Any, n: int) -> Any:
-    # The n-th sample's part of what a batch has.
+    # The n-th sample of a batch's value.
     return value[n : n + 1] if isinstance(value, Tensor | list) else value

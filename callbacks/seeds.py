@@ -1,4 +1,4 @@
-"""Evaluations of a stochastic method that differ in the seed of its noise, as one result."""
+"""Combine evaluations of a stochastic method over the seeds of its noise."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from callbacks.results_file import Result, identity
 
 
 class Evaluation(NamedTuple):
-    """What one pass over the pictures found.
+    """The numbers of one pass over the images.
 
-    seed: Of the method's noise; None for a method without any.
-    results: The datasets' numbers, those of bicubic among them.
+    seed: Seed of the method's noise; None for a method without any.
+    results: The datasets' numbers, including those of bicubic.
     images: The numbers of single images.
     """
 
@@ -25,17 +25,17 @@ class Evaluation(NamedTuple):
 
 
 def over_seeds(evaluations: Sequence[Evaluation]) -> list[Result]:
-    """The mean of each number over the seeds, and its deviation where there are several.
+    """Return the mean of each number over the seeds, and its deviation if there are several.
 
     Args:
         evaluations: At least one; of the same metrics, in the order of their seeds.
 
     Returns:
-        Results as of one evaluation. Bicubic draws nothing, so its numbers are those of the first.
+        Results as of one evaluation. Bicubic has no noise, so its numbers are those of the first.
     """
     seeds = [evaluation.seed for evaluation in evaluations if evaluation.seed is not None]
     values: dict[str, list[float]] = {}
-    left_out: dict[str, int] = {}  # the most that a seed's number is without
+    left_out: dict[str, int] = {}  # the largest number of images without a finite number
     for evaluation in evaluations:
         for result in evaluation.results:
             values.setdefault(place := identity(result), []).append(result["value"])
@@ -56,13 +56,13 @@ def over_seeds(evaluations: Sequence[Evaluation]) -> list[Result]:
 
 
 def images_of(evaluations: Sequence[Evaluation]) -> list[ImageNumbers]:
-    """The numbers of single images of all seeds; those of bicubic once."""
+    """Return the numbers of single images of all seeds; those of bicubic once."""
     later = [n for e in evaluations[1:] for n in e.images if n["seed"] is not None]
     return evaluations[0].images + later
 
 
 def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)  # not fsum, which refuses inf and -inf
+    return sum(values) / len(values)  # not fsum, which fails for inf and -inf
 
 
 def _deviation(values: list[float]) -> float:

@@ -1,8 +1,8 @@
-"""SelfSSIM, whether outputs of one picture at several scales agree with one another.
+"""SelfSSIM, the agreement of outputs of one image at several scales.
 
-Source: after the use of it in Ntavelis et al., "Arbitrary-scale image synthesis" (CVPR 2022); the
-details are ours. That paper's code takes MS-SSIM of RGB, after resizing by nearest neighbour and
-cutting decimals off, so no published number compares with these.
+Source: after its use in Ntavelis et al., "Arbitrary-scale image synthesis" (CVPR 2022); the details
+are ours. That paper's code computes MS-SSIM of RGB after nearest-neighbour resizing and truncation,
+so published numbers are not comparable.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from callbacks.base import Measured, Metric, MetricProtocol, Record
+from callbacks.base import Measured, Metric, Record
 from callbacks.pixels import to_pixels
 from callbacks.ssim import ssim
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall, warn_of_small
 from degradations.bicubic import resize
 
@@ -28,12 +29,12 @@ log = logging.getLogger(__name__)
 
 
 class SelfSSIM(Metric):
-    """SSIM of the output at one scale, resized to another's size, with the output there.
+    """SSIM between the outputs at two scales, the first resized to the second's size.
 
-    For datasets of the same pictures (names below the dataset's) at different scales, as several
-    sources of one evaluation: ``self_ssim_from_x2`` of the x4 dataset compares the outputs at x2,
-    enlarged by bicubic, with those at x4. Not symmetric; higher is better. Outputs of all datasets
-    are kept in memory till the end, 3 bytes a pixel: mind ``limit``.
+    For datasets of the same images (with equal names in each dataset) at different scales, as
+    several sources of one evaluation: ``self_ssim_from_x2`` of the x4 dataset compares the outputs
+    at x2, enlarged by bicubic, with those at x4. Not symmetric; higher is better. Outputs of all
+    datasets are kept in memory until the end, 3 bytes per pixel: see ``limit``.
 
     Args:
         color: ``y`` for the luma of BT.601 in [16, 235], or ``rgb``.
@@ -59,7 +60,7 @@ class SelfSSIM(Metric):
         self._seen: list[tuple[Any, Measured]] = []  # datasets of this evaluation so far
 
     def protocol(self) -> MetricProtocol:
-        """Implementation, colour, border, rounding, resize, range and window."""
+        """Return implementation, colour, border, rounding, resize, range and window."""
         return {
             "implementation": "enlarger self_ssim 1",
             "color": self.color,
@@ -72,13 +73,13 @@ class SelfSSIM(Metric):
         }
 
     def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """(B, 3, H + 1, W) uint8 outputs; the last row is 1 where all pixels are finite, else 0."""
+        """Return (B, 3, H + 1, W) uint8 outputs; the last row is 1 if all pixels are finite."""
         finite = sr.flatten(1).isfinite().all(1).view(-1, 1, 1, 1).expand(-1, 3, 1, sr.shape[-1])
         pixels = (sr.nan_to_num().clamp(0, 1) * 255).round()
         return torch.cat([pixels, finite.to(pixels)], dim=2).to(torch.uint8)
 
     def summarise(self, dataset: Any, images: Measured) -> list[Record]:
-        """The numbers of this dataset with each that came before, both ways."""
+        """Return the numbers of this dataset with each earlier one, both ways."""
         named = {key.removeprefix(f"{dataset.name}/"): x for key, x in images.items()}
         records = []
         for other, others in self._seen:
@@ -127,15 +128,15 @@ class SelfSSIM(Metric):
         self._seen = []
         times = Counter((r["dataset"], r["metric"]) for r in found[0])
         for (dataset, metric), count in times.items():
-            if count > 1:  # of which nobody can say which one has the same pictures
+            if count > 1:  # it is unknown which of them has the same images
                 log.warning(
-                    "no %s of %s: %d datasets of that scale have pictures of the same names; take "
-                    "the others out, or rename their pictures",
+                    "no %s of %s: %d datasets of that scale have images of the same names; take "
+                    "the others out, or rename their images",
                     *(metric, dataset, count),
                 )
         kept = [r for r in found[0] if times[r["dataset"], r["metric"]] == 1]
         if not found[0]:
             log.warning(
-                "no %s: it needs datasets of the same pictures at two scales or more", self.name
+                "no %s: it needs datasets of the same images at two scales or more", self.name
             )
         return kept, *found[1:]

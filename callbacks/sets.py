@@ -30,12 +30,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from callbacks.base import Measured, Metric, MetricProtocol, Record
+from callbacks.base import Measured, Metric, Record
 from callbacks.evaluation import Stage
 from callbacks.finite_pixels import are_finite
 from callbacks.processes import on_first
 from callbacks.reference import find_reference
 from callbacks.reference_files import Reference
+from callbacks.tensorboard import MetricProtocol
 from degradations.base import ieee_float32
 from degradations.draws import CODING
 
@@ -44,32 +45,32 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Features of the images of the batch at hand: FID and KID of one preset are the work of one.
+# Features of the current batch's images, so that FID and KID of one preset compute them once.
 _SEEN: Any = WeakTensorKeyDictionary()
 
 
 class SetMetric(Metric):
-    """A distance between the set of outputs and that of their HR pictures, or of other references.
+    """A distance between the set of outputs and that of their HR images, or of other references.
 
-    Features are computed image by image as batches come; those of references are kept from one
-    validation to the next while their pixels stay the same. At the end they are brought together
-    by key on the first process, sorted, so that each image counts once and the number depends
-    neither on batches nor on processes nor on the order; there the distance is computed in float64.
+    Features are computed image by image as batches come; those of references are kept for the next
+    validation while their pixels stay the same. At the end they are gathered by key on the first
+    process, sorted, so that each image counts once and the number depends neither on batches nor on
+    processes nor on the order; there the distance is computed in float64.
 
     Args:
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice.
+        label: Name in logs and results, if one metric is used twice.
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
-        reference: What the outputs are compared with instead of their HR pictures: a folder of
-            pictures, or a file made by ``python -m callbacks.reference``.
+        reference: Compare the outputs with these instead of their HR images: a folder of
+            images, or a file made by ``python -m callbacks.reference``.
     """
 
     higher_is_better = False
-    minimum = 2  # images without which there is no number
-    enough = 0  # images from which on the number needs no remark
-    remark = ""  # what else is to be said of fewer
+    minimum = 2  # images needed for a number
+    enough = 0  # images needed for a number without a remark
+    remark = ""  # what the remark adds
 
     def __init__(
         self,
@@ -81,25 +82,25 @@ class SetMetric(Metric):
     ) -> None:
         super().__init__(every_n, limit, label, control)
         self.reference, self.needs_hr = reference, reference is None
-        self._reference: Reference | None = None  # on the first process, which alone compares
+        self._reference: Reference | None = None  # on the first process only, which compares
         self._known: dict[bytes, NDArray[Any]] = {}  # features of references seen before, ...
-        self._used: dict[bytes, NDArray[Any]] = {}  # ... and in the evaluation that runs now
+        self._used: dict[bytes, NDArray[Any]] = {}  # ... and in the current evaluation
 
     @abstractmethod
     def features(self, images: Tensor, batch: Batch) -> Tensor:
-        """What stands for each image.
+        """Compute the features of each image.
 
         Args:
             images: (B, 3, H, W) float32 in [0, 1], outputs or references.
-            batch: What else the data module gave: ``key``, ``seed``, ...
+            batch: The rest of the batch: ``key``, ``seed``, ...
 
         Returns:
-            (B, D), or (B, K, D) for K crops of each; none may depend on the rest of the batch.
+            (B, D), or (B, K, D) for K crops of each; they must not depend on the rest of the batch.
         """
 
     @abstractmethod
     def distance(self, sr: Tensor, hr: Tensor) -> float:
-        """The number.
+        """Return the number.
 
         Args:
             sr: (N, ...) float64 on the CPU, the features of all outputs.
@@ -107,20 +108,20 @@ class SetMetric(Metric):
         """
 
     def distances(self, sr: Tensor, hr: Tensor) -> dict[str, float]:
-        """The number by its name, and others, if the metric has more of them. Args as above."""
+        """Return the number by its name, and any further ones. Args as above."""
         return {self.name: self.distance(sr, hr)}
 
     def features_protocol(self) -> MetricProtocol:
-        """What of the protocol the features depend on; files of references are made for that."""
+        """Return the part of the protocol that features, and files of references, depend on."""
         return self.protocol()
 
     @staticmethod
     def once(images: Tensor, what: object, work: Callable[[], Tensor]) -> Tensor:
-        """Features that another metric of the run may have computed for these very images.
+        """Return features, computed once for all metrics of the run that need them.
 
         Args:
-            images: Those of the batch.
-            what: Says which features: network, its weights, preparation.
+            images: The batch's images.
+            what: Identifies the features: network, its weights, preparation.
             work: Computes them.
         """
         seen = _SEEN.setdefault(images, {})
@@ -131,36 +132,36 @@ class SetMetric(Metric):
     # ---------------------------------------------------------------------------------- the work
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """As all metrics; also find the references, if they are not the HR pictures.
+        """Set up as all metrics, and find the references, if they are not the HR images.
 
         Raises:
-            ValueError: They are missing, broken, too few, or of another protocol.
+            ValueError: If they are missing, broken, too few, or of another protocol.
         """
         super().setup(trainer, pl_module, stage)
         if self.reference is not None and self._loaded and not self._off:
             on_first(self._find_reference)
 
     def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """(B, 2, ...) features of the output and of its HR; (B, 1, ...) with other references."""
+        """Return (B, 2, ...) features of output and HR; (B, 1, ...) with other references."""
         return self._paired(self.finite_features(sr, batch), hr, batch)
 
     def measure_control(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """The same of bicubic, which the next validation enlarges to the same pixels again."""
+        """Measure bicubic likewise, cached: the next validation has the same pixels."""
         return self._paired(self._remembered(sr, batch), hr, batch)
 
     def _are_enough(self, dataset: Any, count: int, small: int) -> bool:
         if not small or count >= self.minimum:
             return count > 0
-        if count:  # where it has none at all, that was said
+        if count:  # a dataset without any has its own warning
             message = "no %s of %s: %d of its images is large enough, and it needs %d"
             log.warning(message, self.name, dataset.name, count, self.minimum)
         return False
 
     def summarise(self, dataset: Any, images: Measured) -> list[Record]:
-        """The distances; none is a number if an image is not.
+        """Return the distances; all are NaN if an image is not finite.
 
         Raises:
-            ValueError: The images are too few for any number.
+            ValueError: If the images are too few for any number.
         """
         self._refuse_few(dataset, len(images))
         bad = [key for key, features in images.items() if not np.isfinite(features).all()]
@@ -173,7 +174,7 @@ class SetMetric(Metric):
         return [self.record(dataset, value, len(images), name) for name, value in found.items()]
 
     def record(self, dataset: Any, value: float, n: int, name: str | None = None) -> Record:
-        """One number with its protocol, and a remark where the images were few."""
+        """Return one number with its protocol, and a remark if the images are few."""
         record = super().record(dataset, value, n, name)
         if self._reference is not None:
             known = self._reference
@@ -185,8 +186,8 @@ class SetMetric(Metric):
             record["protocol"]["remark"] = f"few images (below {self.enough}){meaning}"
         return record
 
-    # Old features are dropped only when an evaluation has ended: one that an error cuts short
-    # must not make the next compute all of them again.
+    # Old features are dropped only at the end of an evaluation: after an interrupted one, the next
+    # must not compute all of them again.
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super()._start(trainer, pl_module)
         self._used = {}
@@ -200,7 +201,7 @@ class SetMetric(Metric):
         dataloader_idx: int,
     ) -> None:
         if not self._off and (self.target in batch or not self.needs_hr):
-            # Before anything is measured, and in the sanity check: not after hours.
+            # Before anything is measured, also in the sanity check, and not after hours.
             dataset = self._datasets[dataloader_idx]
             self._refuse_few(dataset, len(dataset.keys[: self.limit]))
         super()._add(trainer, pl_module, outputs, batch, dataloader_idx)
@@ -224,7 +225,7 @@ class SetMetric(Metric):
             if len(found.features) < self.minimum:
                 raise ValueError(
                     f"`reference` of {type(self).__name__}, {self.reference!r}, has "
-                    f"{len(found.features)} pictures; it needs at least {self.minimum}"
+                    f"{len(found.features)} images; it needs at least {self.minimum}"
                 )
             self._reference = found
 
@@ -234,11 +235,11 @@ class SetMetric(Metric):
         return torch.stack([features, self._remembered(hr, batch)], 1)
 
     def finite_features(self, images: Tensor, batch: Batch) -> Tensor:
-        """Features on the CPU; not numbers where pixels are not, which rounding would hide.
+        """Return features on the CPU; NaN if pixels are not finite, which rounding would hide.
 
         Args:
             images: (B, 3, H, W) in [0, 1].
-            batch: What else the data module gave; references have a ``key`` only.
+            batch: The rest of the batch; references have a ``key`` only.
         """
         device = images.device
         with torch.no_grad(), torch.autocast(device.type, enabled=False), ieee_float32(device):
@@ -249,7 +250,7 @@ class SetMetric(Metric):
         return features.detach().cpu()
 
     def _remembered(self, images: Tensor, batch: Batch) -> Tensor:
-        """``_checked``, or what it gave for the same pixels under the same key."""
+        """Return the features, cached by pixels and key."""
         digests = [
             xxhash.xxh3_128_digest(key.encode(*CODING) + pixels.tobytes())
             for key, pixels in zip(batch["key"], images.cpu().numpy(), strict=True)

@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from callbacks.base import MetricProtocol
 from callbacks.pixels import PixelMetric
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall
 
 RADIUS, SIGMA = 5, 1.5
@@ -23,8 +23,8 @@ C1, C2 = (K1 * 255) ** 2, (K2 * 255) ** 2
 class SSIM(PixelMetric):
     """Structural similarity: mean over images of the mean over windows (and RGB channels).
 
-    Gaussian window of 11x11 pixels, sigma 1.5, wherever it lies inside the image. By default the
-    SSIM-Y of the papers' tables: IMDN on Set5 gives 0.9605 (x2), 0.8948 (x4).
+    Gaussian window of 11x11 pixels, sigma 1.5, at all places inside the image. The defaults give
+    the SSIM-Y of the papers' tables: IMDN on Set5 has 0.9605 (x2), 0.8948 (x4).
 
     Args:
         color: ``y`` for the luma of BT.601 in [16, 235], as papers on super-resolution do, or
@@ -34,7 +34,7 @@ class SSIM(PixelMetric):
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice (say, on Y and on RGB).
+        label: Name in logs and results, if one metric is used twice (say, on Y and on RGB).
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
     """
@@ -42,20 +42,20 @@ class SSIM(PixelMetric):
     name = "ssim"
 
     def protocol(self) -> MetricProtocol:
-        """Implementation, colour, border, rounding, range and window."""
+        """Return implementation, colour, border, rounding, range and window."""
         return {**super().protocol(), "window": "gaussian 11x11 1.5 valid", "k1": K1, "k2": K2}
 
     def score(self, sr: Tensor, hr: Tensor) -> Tensor:
-        """(B,) values of two images (B, C, H, W) float64 in [0, 255].
+        """Return (B,) values of two images (B, C, H, W) float64 in [0, 255].
 
         Raises:
-            TooSmall: The images are smaller than the window.
+            TooSmall: If the images are smaller than the window.
         """
         return ssim(sr, hr)
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """SSIM of each image.
+    """Return the SSIM of each image.
 
     Args:
         a: (B, C, H, W) float64 in [0, 255], H and W at least 11.
@@ -65,7 +65,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
         (B,) values, at most 1.
 
     Raises:
-        TooSmall: The images are smaller than the window.
+        TooSmall: If the images are smaller than the window.
     """
     if min(a.shape[-2:]) < 2 * RADIUS + 1:
         raise TooSmall(a, "11x11 pixels without the border")
@@ -77,16 +77,16 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 def moments(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-    """Local means of ``a``, ``b``, ``a * a``, ``b * b`` and ``a * b`` under the window.
+    """Return local means of ``a``, ``b``, ``a * a``, ``b * b`` and ``a * b`` under the window.
 
     Args:
         a: (B, C, H, W) float64, H and W at least 11.
         b: The same.
 
     Returns:
-        Five of (B, C, H - 10, W - 10): wherever the window lies inside the image.
+        Five of (B, C, H - 10, W - 10): all places of the window inside the image.
     """
-    # float64 is exact enough for variances as differences of means, so five blurs will do.
+    # float64 is exact enough for variances as differences of means, so five blurs suffice.
     return _blur(_blur(torch.stack([a, b, a * a, b * b, a * b]), dim=-2), dim=-1).unbind()
 
 

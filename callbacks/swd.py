@@ -2,7 +2,7 @@
 
 Source: Rabin et al., "Wasserstein barycenter and its application to texture mixing" (SSVM 2011);
 patches of a pyramid's levels after Karras et al., "Progressive growing of GANs" (ICLR 2018), but
-not normalised by the set: how strong the detail is, is what super-resolution is asked for.
+not normalised by the set, because the strength of detail matters in super-resolution.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from callbacks.base import MetricProtocol
 from callbacks.pixels import to_pixels
 from callbacks.sets import SetMetric
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall
 from degradations.draws import seed_of
 
@@ -28,37 +28,37 @@ BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
 
 class SWD(SetMetric):
-    """How far the outputs' fine detail is distributed from that of HR; lower is better.
+    """Distance of the outputs' distribution of fine detail to that of HR; lower is better.
 
-    Patches of 7x7 pixels, the same places in the output and in its HR, of the picture minus its
+    Patches of 7x7 pixels, the same places in the output and in its HR, of the image minus its
     blur (5x5, binomial), are projected on random directions; along each, the sorted values of
     both sets are compared (the 1-Wasserstein distance, in levels of 8 bits). ``<name>`` is that of
-    the picture itself, ``<name>_2``, ``<name>_3``, ... those of the picture blurred and halved once
-    more each. It needs no weights. It rewards a decoder's lattice: watch ``callbacks.lattice`` too.
+    the image itself, ``<name>_2``, ``<name>_3``, ... those of the image blurred and halved once
+    more each. It needs no weights. It rewards a decoder's lattice: also use ``callbacks.lattice``.
 
-    On Y, bicubic (LR of MATLAB) has about 2.0 on Set5 x2 and 3.1 on Set5 x4; with five pictures
-    other places of the patches make a difference of up to 0.2.
+    On Y, bicubic (LR of MATLAB) has about 2.0 on Set5 x2 and 3.1 on Set5 x4; with five images,
+    other patch positions change it by up to 0.2.
 
     Args:
         color: ``y`` for the luma of BT.601 in [16, 235], or ``rgb``.
-        levels: Levels of the pyramid; a picture's smaller side must be 7 pixels on the coarsest.
-        patches: Patches of each picture and level; fewer for sets of thousands of pictures, since
-            all are kept until the end (0.3 MB a picture with the defaults).
+        levels: Levels of the pyramid; an image's smaller side must be 7 pixels on the coarsest.
+        patches: Patches of each image and level; fewer for sets of thousands of images, since
+            all are kept until the end (0.3 MB an image with the defaults).
         directions: Random directions.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
-        label: Name in logs and results, where one metric is used twice.
+        label: Name in logs and results, if one metric is used twice.
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results.
-        reference: What the outputs are compared with instead of their HR pictures: a folder of
-            pictures, or a file made by ``python -m callbacks.reference``.
+        reference: Compare the outputs with these instead of their HR images: a folder of
+            images, or a file made by ``python -m callbacks.reference``.
 
     Raises:
-        ValueError: A value out of range.
+        ValueError: If a value is out of range.
     """
 
     name = "swd"
-    minimum = 1  # of whose patches there are hundreds
+    minimum = 1  # image, which has hundreds of patches
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class SWD(SetMetric):
         self.levels, self.patches, self.directions = levels, patches, directions
 
     def protocol(self) -> MetricProtocol:
-        """Implementation, colour, rounding, patches and directions."""
+        """Return implementation, colour, rounding, patches and directions."""
         return {
             "implementation": "enlarger swd 1",
             "color": self.color,
@@ -95,15 +95,15 @@ class SWD(SetMetric):
         }
 
     def features_protocol(self) -> MetricProtocol:
-        """All but the directions, and the levels."""
+        """Return all but the directions, and the levels."""
         protocol = {key: value for key, value in self.protocol().items() if key != "directions"}
         return protocol | {"levels": self.levels}
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:
-        """(B, levels, patches, D) patches; D is 49, times 3 in RGB.
+        """Return (B, levels, patches, D) patches; D is 49, times 3 in RGB.
 
         Raises:
-            TooSmall: A picture is smaller than a patch on the coarsest level.
+            TooSmall: If an image is smaller than a patch on the coarsest level.
         """
         if min(images.shape[-2:]) < (least := SIDE * 2 ** (self.levels - 1)):
             raise TooSmall(images, f"the {least}x{least} that {self.levels} `levels` need")
@@ -116,17 +116,17 @@ class SWD(SetMetric):
         return torch.stack(found, 1)
 
     def distance(self, sr: Tensor, hr: Tensor) -> float:
-        """The distance of the finest level, from (N, levels, patches, D) patches."""
+        """Return the distance of the finest level, from (N, levels, patches, D) patches."""
         return self._by_level(sr[:, :1], hr[:, :1])[0]
 
     def distances(self, sr: Tensor, hr: Tensor) -> dict[str, float]:
-        """The distance of each level, the finest first."""
+        """Return the distance of each level, the finest first."""
         values = self._by_level(sr, hr)
         names = [self.name, *(f"{self.name}_{level}" for level in range(2, len(values) + 1))]
         return dict(zip(names, values, strict=True))
 
     def _cut(self, bands: Tensor, keys: list[str], level: int) -> Tensor:
-        """(B, patches, D) at places that belong to each picture's key."""
+        """Return (B, patches, D) at places that depend on each image's key only."""
         height, width = bands.shape[-2:]
         within = torch.arange(SIDE, device=bands.device)
         cut = []
@@ -150,7 +150,7 @@ class SWD(SetMetric):
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, lines: Tensor) -> float:
-    """Mean over directions of the 1-Wasserstein distance of the projections.
+    """Return the mean over directions of the 1-Wasserstein distance of the projections.
 
     Args:
         a: (N, D) float64 points.
@@ -158,19 +158,19 @@ def sliced_wasserstein(a: Tensor, b: Tensor, lines: Tensor) -> float:
         lines: (D, L) float64 directions of length 1.
     """
     total = 0.0
-    for start in range(0, lines.shape[1], 16):  # a few: the projections of a large set are many
+    for start in range(0, lines.shape[1], 16):  # a few at a time, because of the memory
         few = lines[:, start : start + 16]
         total += float(wasserstein((a @ few).sort(0).values, (b @ few).sort(0).values).sum())
     return total / lines.shape[1]
 
 
 def wasserstein(a: Tensor, b: Tensor) -> Tensor:
-    """(L,) 1-Wasserstein distances of columns (N, L) and (M, L), each sorted."""
+    """Return (L,) 1-Wasserstein distances of columns (N, L) and (M, L), each sorted."""
     n, m = len(a), len(b)
     if n == m:
         return (a - b).abs().mean(0)
     # Between two neighbouring steps of either distribution function, both quantiles are constant.
-    # (A step of both is there twice: of no width the second time.)
+    # (A step of both counts twice, the second time with width 0.)
     steps = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).sort().values
     starts = torch.cat([steps.new_zeros(1), steps[:-1]])
     apart = (a[(starts // m).clamp(max=n - 1)] - b[(starts // n).clamp(max=m - 1)]).abs()
@@ -178,7 +178,7 @@ def wasserstein(a: Tensor, b: Tensor) -> Tensor:
 
 
 def blur(x: Tensor) -> Tensor:
-    """(B, C, H, W) under the 5x5 binomial kernel, mirrored at the border."""
+    """Blur (B, C, H, W) by the 5x5 binomial kernel, mirrored at the border."""
     taps = x.new_tensor(BINOMIAL).repeat(x.shape[1], 1, 1, 1)
     x = functional.pad(x, (2, 2, 2, 2), mode="reflect")
     x = functional.conv2d(x, taps, groups=x.shape[1])

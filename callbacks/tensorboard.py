@@ -1,4 +1,4 @@
-"""TensorBoard's files, in which a metric's curve says how its numbers were computed."""
+"""TensorBoard's logger with protocols: each metric's curve shows how its numbers are computed."""
 
 from __future__ import annotations
 
@@ -6,53 +6,52 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-if TYPE_CHECKING:
-    from callbacks.base import MetricProtocol
-
 log = logging.getLogger(__name__)
 
-PAUSE = 60.0  # seconds until a disk that was full is tried again
+MetricProtocol = dict[str, str | int | float | bool | None]
+
+PAUSE = 60.0  # seconds until writing to a full disk is tried again
 
 
 class Events:
-    """TensorBoard's writer, without its errors: curves are not worth a run whose disk is full.
+    """TensorBoard's writer without its errors: a full disk must not end a run.
 
-    The thread that writes ends at its first error, and every later call would raise that error. So
-    what comes is left out for a while, and then another file of events is begun.
+    The writing thread ends at its first error, and every later call would raise that error. So
+    events are dropped for a while, and then a new file of events is started.
 
     Args:
-        writer: TensorBoard's own.
+        writer: TensorBoard's own writer.
     """
 
     def __init__(self, writer: Any) -> None:
         self._writer = writer
-        self._again = 0.0  # when to begin another file; 0 while this one is well
+        self._again = 0.0  # when to start another file; 0 while this one works
 
     def add_event(self, event: Any) -> None:
-        """Write an event, or leave it out."""
+        """Write an event, or drop it."""
         if self._again and time.monotonic() >= self._again:
             self._try(self._renew)
         if not self._again:
             self._try(lambda: self._writer.add_event(event))
 
     def flush(self) -> None:
-        """Have on the disk what was written."""
+        """Write everything to the disk."""
         if not self._again:
             self._try(self._writer.flush)
 
     def close(self) -> None:
-        """End."""
+        """Close the file."""
         if not self._again:
             self._try(self._writer.close)
 
     def get_logdir(self) -> str:
-        """The folder of its files."""
+        """Return the folder of its files."""
         return str(self._writer.get_logdir())
 
     def _renew(self) -> None:
@@ -72,7 +71,7 @@ class Events:
 
 
 def _leave_to_events() -> None:
-    # The thread's own end is printed by Python with a traceback, of which `Events` says all.
+    # Python would print a traceback of the ended thread, which `Events` already reports.
     before = threading.excepthook
 
     def hook(ended: threading.ExceptHookArgs) -> None:
@@ -87,7 +86,7 @@ def _leave_to_events() -> None:
 
 
 class DescribedLogger(TensorBoardLogger):
-    """TensorBoard's logger, with a description for a tag; see ``describe``. Args as Lightning's.
+    """TensorBoard's logger with descriptions of tags; see ``describe``. Args as Lightning's.
 
     Args:
         save_dir: Folder of all runs' logs.
@@ -97,13 +96,13 @@ class DescribedLogger(TensorBoardLogger):
 
     def __init__(self, save_dir: str, name: str = "", version: str = "tensorboard") -> None:
         super().__init__(save_dir, name=name, version=version)
-        self._descriptions: dict[str, str] = {}  # of tags that were not written yet
+        self._descriptions: dict[str, str] = {}  # of tags without a value so far
         self._described: set[str] = set()
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The writer of torch, whose errors end no run."""
+        """The writer of torch, whose errors never end a run."""
         begun = self._experiment is None
         experiment = super().experiment
         if begun:
@@ -113,11 +112,11 @@ class DescribedLogger(TensorBoardLogger):
         return experiment
 
     def describe(self, tag: str, protocol: MetricProtocol) -> None:
-        """Say how a tag's numbers are computed, before the first of them is logged.
+        """Describe how a tag's numbers are computed, before the first of them is logged.
 
         Args:
             tag: Its name in the logs.
-            protocol: Shown by TensorBoard behind the (i) of the curve, one line an entry.
+            protocol: Shown by TensorBoard behind the (i) of the curve, one line per entry.
         """
         if tag not in self._described:
             self._descriptions[tag] = "\n".join(f"- {k}: {v}" for k, v in protocol.items())
@@ -131,7 +130,7 @@ class DescribedLogger(TensorBoardLogger):
         super().log_metrics({k: v for k, v in metrics.items() if k not in new}, step)
 
     def _write_described(self, tag: str, value: float, step: int | None) -> None:
-        # torch's writer has no argument for it. TensorBoard keeps what came with the first value.
+        # torch's writer has no argument for it. TensorBoard keeps the first value's description.
         from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 
         description = self._descriptions.pop(tag)

@@ -1,4 +1,4 @@
-"""How fast training goes, and what its time goes into."""
+"""The speed of training, and the shares of its time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from callbacks.base import steps_done
+from callbacks.evaluation import steps_done
 from callbacks.timeline import OF_TRAINING, OF_WORKERS, Budget, Timeline
 
 if TYPE_CHECKING:
@@ -18,27 +18,26 @@ log = logging.getLogger(__name__)
 
 
 class Throughput(Callback):
-    """Log images/s over all processes, seconds a step, and the shares of a run's time.
+    """Log images/s over all processes, seconds per step, and the shares of a run's time.
 
-    ``throughput/images_per_second`` and ``throughput/seconds_per_step`` are of the steps since the
-    number before, without validation. ``throughput/share_...`` are of all the time since training
-    began in this process, its first batch left out, and of the first process:
+    ``throughput/images_per_second`` and ``throughput/seconds_per_step`` are averages over the steps
+    since the last number, without validation. ``throughput/share_...`` are shares of the first
+    process's time since training began, without its first batch:
 
     - ``waiting`` for the next batch, ``degrading`` (with the copy to the device), ``stepping``,
-      ``validating`` and ``saving`` checkpoints come one after the other; what is missing to 1 is
-      the loop around them. On a GPU they are its own time, by events in its queue: it had nothing
-      to do while it was waiting.
-    - ``reading``, ``decoding`` and ``cropping`` are of the workers' time, who work beside that: the
-      closer to 1 they are together, the nearer the workers are to being the limit. Without workers
-      they are of the training process, which does not count them as waiting.
+      ``validating`` and ``saving`` checkpoints follow one another; the rest to 1 is the loop around
+      them. On a GPU it is the GPU's time, by events in its queue: while waiting it was idle.
+    - ``reading``, ``decoding`` and ``cropping`` are shares of the workers' concurrent time: the
+      closer their sum is to 1, the closer the workers are to limiting the speed. Without workers
+      they belong to the training process, and do not count as waiting.
 
-    The device is waited for once an interval.
+    The host waits for the device once an interval.
 
     Args:
-        every_n_steps: Steps from one number to the next; ``trainer.log_every_n_steps`` by default.
+        every_n_steps: Steps between two numbers; ``trainer.log_every_n_steps`` by default.
 
     Raises:
-        ValueError: ``every_n_steps`` is below 1.
+        ValueError: If ``every_n_steps`` is below 1.
     """
 
     # Not dispatched, see `callbacks/progress.py`.
@@ -52,14 +51,14 @@ class Throughput(Callback):
                 f"`every_n_steps` of Throughput is {every_n_steps}; it must be at least 1"
             )
         self.every_n_steps = every_n_steps
-        self._line: Timeline | None = None  # from the end of the first batch on
+        self._line: Timeline | None = None  # None before the end of the first batch
         self._budget = Budget(0)
         self._step = self._images = 0  # at the interval's start; of this process since then
-        self._saved = False  # a checkpoint was written in this batch
-        self._listens = False  # the data module tells of each batch
+        self._saved = False  # whether a checkpoint was written in this batch
+        self._listens = False  # whether the data module reports each batch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ask the data module to tell of each batch; the first one only warms up."""
+        """Make the data module report each batch; the first one only warms up."""
         self._line = None
         data: Any = getattr(trainer, "datamodule", None)
         self._listens = hasattr(data, "listener")
@@ -69,7 +68,7 @@ class Throughput(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """The step begins."""
+        """Mark the begin of the step."""
         self._mark("other" if self._listens else "waiting")
 
     def on_train_batch_end(
@@ -81,7 +80,7 @@ class Throughput(Callback):
         batch_idx: int,
     ) -> None:
         """Count the images; log at the end of an interval."""
-        # Nothing says when a checkpoint is written, but it is before the step of a batch.
+        # The time of writing a checkpoint is unknown, except that it precedes a batch's step.
         self._mark("saving" if self._saved else "stepping")
         self._budget.count(saved=self._saved)
         self._saved = False
@@ -97,21 +96,21 @@ class Throughput(Callback):
             self._step, self._images = step, 0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validation begins."""
+        """Mark the begin of validation."""
         self._mark("other")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validation ends."""
+        """Mark the end of validation."""
         self._mark("validating")
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Note that one is written."""
+        """Note that a checkpoint is written."""
         self._saved = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the shares of the whole run, and say them."""
+        """Log the shares of the whole run."""
         if self._line is None:
             return
         self._budget.add(self._line.read())
@@ -120,7 +119,7 @@ class Throughput(Callback):
             log.info("%s", sentence)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listen no more."""
+        """Stop the reports of the data module."""
         data: Any = getattr(trainer, "datamodule", None)
         if getattr(data, "listener", None) is self:
             data.listener = None
@@ -128,13 +127,13 @@ class Throughput(Callback):
     # -------------------------------------------------------------- what the data module tells of
 
     def arrived(self, seconds: list[Seconds]) -> None:
-        """A batch came out of the loader, and its workers took so long for it."""
+        """Count a batch from the loader, with the seconds that its workers spent on it."""
         self._mark("waiting")
         if self._line is not None:
             self._budget.add_prepared(seconds)
 
     def degraded(self) -> None:
-        """It is on the device, with its LR."""
+        """Mark that the batch is on the device, with its LR."""
         self._mark("degrading")
 
     # -------------------------------------------------------------------------------- the numbers
@@ -148,7 +147,7 @@ class Throughput(Callback):
         self._budget.add(spent)
         seconds = sum(spent.values()) - spent.get("validating", 0.0)
         values = {
-            # Every process has as many images: their number is global by design.
+            # All processes have equally many images.
             "throughput/images_per_second": self._images * trainer.world_size / seconds,
             "throughput/seconds_per_step": seconds / (step - self._step),
         }
@@ -161,6 +160,6 @@ class Throughput(Callback):
 
     @rank_zero_only
     def _log(self, trainer: Trainer, values: dict[str, float], step: int) -> None:
-        # Not by pl_module.log, which would cost something at every step.
+        # Not with pl_module.log, which would cost time at every step.
         for logger in trainer.loggers:
             logger.log_metrics(values, step=step)

@@ -1,4 +1,4 @@
-"""What the time of a run goes into: marks on a line, and the shares of what lies between them."""
+"""Shares of a run's time, from marks on a timeline."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ OF_WORKERS = ("reading", "decoding", "cropping")
 
 
 class Timeline:
-    """Seconds between marks, by the clock of the device that does the work.
+    """Seconds between marks, by the clock of the training device.
 
-    On a GPU marks are events in its queue: the host, which runs ahead, waits for none of them until
+    On a GPU marks are events in its queue: the host, which runs ahead, does not wait for them until
     they are read.
 
     Args:
-        device: That trains.
+        device: The training device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -32,11 +32,11 @@ class Timeline:
         self._marks: list[tuple[str, Any]] = [("", self._now())]
 
     def mark(self, part: str) -> None:
-        """All since the mark before was ``part``."""
+        """Assign the time since the last mark to ``part``."""
         self._marks.append((part, self._now()))
 
     def read(self) -> dict[str, float]:
-        """Seconds by part between the latest marks of this reading and the last; waits for them."""
+        """Return seconds by part since the last reading; waits for the marks."""
         if self._stream is not None:
             self._marks[-1][1].synchronize()
         spent: defaultdict[str, float] = defaultdict(float)
@@ -59,17 +59,17 @@ class Budget:
     """Seconds of a run so far, by part.
 
     Args:
-        workers: Processes that prepare batches beside this one; 0: this one does.
+        workers: Processes that prepare batches; 0 if this one does.
     """
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self._spent: defaultdict[str, float] = defaultdict(float)  # by this process, one by one
-        self._prepared: defaultdict[str, float] = defaultdict(float)  # by the workers, beside it
+        self._spent: defaultdict[str, float] = defaultdict(float)  # by this process, in sequence
+        self._prepared: defaultdict[str, float] = defaultdict(float)  # by workers, concurrently
         self._steps = self._saves = 0  # batches
 
     def add(self, spent: dict[str, float]) -> None:
-        """Count what a timeline gave."""
+        """Add the seconds of a timeline."""
         for part, seconds in spent.items():
             self._spent[part] += seconds
 
@@ -79,18 +79,18 @@ class Budget:
         self._steps += not saved
 
     def add_prepared(self, batch: Iterable[Seconds]) -> None:
-        """Count what workers say of a batch."""
+        """Add the seconds that workers spent on a batch."""
         for piece in batch:
             for part, seconds in piece._asdict().items():
                 self._prepared[part] += seconds
 
     def shares(self) -> dict[str, float]:
-        """Of all the time, by part; those of workers are of their time."""
+        """Return shares of all the time by part; those of workers are shares of their time."""
         whole = sum(self._spent.values())
         if not whole:
             return {}
         spent = {"waiting": 0.0, "stepping": 0.0, "validating": 0.0, "saving": 0.0, **self._spent}
-        # A batch with a checkpoint is one that stepped as long as the others, and the rest is it.
+        # A batch with a checkpoint steps as long as the others; the rest of its time is saving.
         each = spent["stepping"] / max(self._steps, 1)
         stepped = min(self._saves * each, spent["saving"])
         spent["stepping"] += stepped
@@ -101,7 +101,7 @@ class Budget:
         return {part: seconds / whole for part, seconds in {**spent, **prepared}.items()}
 
     def sentence(self) -> str:
-        """The shares in one line; empty where nothing was timed, as in a run of one step."""
+        """Return the shares in one line; empty if nothing was timed, as in a run of one step."""
         shares = self.shares()
         if not shares:
             return ""

@@ -1,4 +1,4 @@
-"""One rule for images below a metric's window: left out of its number, named and counted."""
+"""Images below a metric's window: skipped, counted and named."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 
-class TooSmall(ValueError):  # noqa: N818  (it says what the images are)
+class TooSmall(ValueError):  # noqa: N818  (it describes the images)
     """Raised by a metric whose window is larger than an image.
 
-    An evaluation goes on: the image counts in no number of that metric, and a warning names it.
+    The evaluation continues without the image, and a warning names it.
 
     Args:
         images: (..., H, W), of one size.
-        window: The smallest image, in words, such as ``11x11 pixels without the border``.
+        window: The smallest possible image, such as ``11x11 pixels without the border``.
     """
 
     def __init__(self, images: Tensor, window: str) -> None:
@@ -26,13 +26,13 @@ class TooSmall(ValueError):  # noqa: N818  (it says what the images are)
 
 
 def warn_of_small(metric: str, dataset: str, small: Mapping[str, str], kept: int) -> None:
-    """Name the images that were left out of a number.
+    """Warn of the images that a metric skipped.
 
     Args:
         metric: Its name in the logs.
         dataset: The dataset's name.
-        small: For each image that was left out, by key, the window.
-        kept: How many others there are.
+        small: The window by the key of each skipped image.
+        kept: Number of the other images.
     """
     if not small:
         return

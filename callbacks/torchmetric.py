@@ -19,11 +19,12 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from callbacks import weights
-from callbacks.base import ImageMetric, Measured, MetricProtocol, Record
+from callbacks.base import ImageMetric, Measured, Record
 from callbacks.evaluation import Stage
 from callbacks.finite_pixels import are_finite
 from callbacks.pixels import to_pixels
 from callbacks.processes import gather, sync_states
+from callbacks.tensorboard import MetricProtocol
 from callbacks.too_small import TooSmall
 from degradations.base import ieee_float32
 
@@ -51,8 +52,8 @@ class TorchMetric(ImageMetric):
     """A metric of torchmetrics, or of your own on its base class, by class path.
 
     With ``per: image`` the metric is reset, updated and computed for each image; the numbers are
-    stored by image, and their mean is logged, as papers have it (torchmetrics by itself often pools
-    over all pixels instead). With ``per: set`` the states accumulate over all images, and one
+    stored by image, and their mean is logged, as in papers (torchmetrics itself often pools over
+    all pixels instead). With ``per: set`` the states accumulate over all images, and one
     number is computed at the end; torchmetrics reduces the states over the processes. A pair, such
     as KID's, is logged as ``<name>`` and ``<name>_std``, a dictionary as ``<name>_<key>``.
 
@@ -68,8 +69,8 @@ class TorchMetric(ImageMetric):
             or ``uint8`` (rounded to 0 ... 255).
         color: ``rgb``, or ``y`` for the luma of BT.601, as one channel.
         round_8bit: Clamp and round images to 8 bit first, as numbers from saved PNG files are.
-        smallest: Side in pixels that the metric needs. Smaller images are left out, and named.
-        higher_is_better: The direction; by default the class's own. Required where it has none.
+        smallest: Side in pixels that the metric needs. Smaller images are skipped with a warning.
+        higher_is_better: The direction; by default the class's own. Required if it has none.
         every_n: In ``fit``, compute at the first validation and at every n-th after it.
         limit: Use only the first images of each dataset, this many; all of them by default.
         label: Name in logs and results; by default the class name, as in
@@ -78,8 +79,8 @@ class TorchMetric(ImageMetric):
             results.
 
     Raises:
-        ValueError: A value out of range, or a direction that is missing.
-        TypeError: ``metric`` is not a class of torchmetrics.
+        ValueError: If a value is out of range, or the direction is missing.
+        TypeError: If ``metric`` is not a class of torchmetrics.
     """
 
     name = "torchmetric"
@@ -108,26 +109,26 @@ class TorchMetric(ImageMetric):
         direction = self.kind.higher_is_better if higher_is_better is None else higher_is_better
         if direction is None:
             raise ValueError(
-                f"{self.kind.__name__} does not say whether higher is better: set "
+                f"{self.kind.__name__} does not declare whether higher is better: set "
                 "`higher_is_better` of TorchMetric in trainer.callbacks"
             )
         self.higher_is_better = direction
         self.needs_hr = "hr" in self.inputs
         self.metric: torchmetrics.Metric | None = None
-        self._sets: list[list[Accumulated]] = []  # of each dataset: of the output, of bicubic
-        self._current: Accumulated | None = None  # what `compute` adds to, with `per: set`
+        self._sets: list[list[Accumulated]] = []  # for each dataset: output, bicubic
+        self._current: Accumulated | None = None  # where `compute` adds to, with `per: set`
         self._dataset = 0
 
     def load(self) -> None:
         """Construct the metric, without downloads and without global random numbers.
 
         Raises:
-            FileNotFoundError: Its weights are missing; nothing is computed with random ones.
-            TypeError: The class does not pass its arguments to ``torchmetrics.Metric``, or holds
+            FileNotFoundError: If its weights are missing; nothing is computed with random ones.
+            TypeError: If the class does not pass its arguments to ``torchmetrics.Metric``, or holds
                 other metrics.
         """
         with self._enclosed():
-            # No collective within a step: the states are reduced once, at the end.
+            # No collective operation within a step: states are reduced once, at the end.
             metric = self.kind(**self.arguments | {"sync_on_compute": False})
         if sum(isinstance(part, torchmetrics.Metric) for part in metric.modules()) > 1:
             raise TypeError(
@@ -137,7 +138,7 @@ class TorchMetric(ImageMetric):
         self.metric = metric.eval()
 
     def protocol(self) -> MetricProtocol:
-        """Class and version, arguments, inputs, colour, rounding and range."""
+        """Return class and version, arguments, inputs, colour, rounding and range."""
         bound = inspect.signature(self.kind).bind(**self.arguments)
         bound.apply_defaults()
         own = {k: v for k, v in bound.arguments.items() if k not in ("args", "kwargs")}
@@ -152,12 +153,12 @@ class TorchMetric(ImageMetric):
         }
 
     def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """(B,) numbers; with ``per: set`` zeros, since the states hold what was measured.
+        """Return (B,) numbers; with ``per: set`` zeros, because the states hold the measurements.
 
         Raises:
-            RuntimeError: The metric is not loaded yet.
-            TooSmall: The images are below ``smallest``.
-            ValueError: The metric refuses an image, or gives several numbers for it.
+            RuntimeError: If the metric is not loaded yet.
+            TooSmall: If the images are below ``smallest``.
+            ValueError: If the metric refuses an image, or gives several numbers for it.
         """
         metric, current = self.metric, self._current
         if metric is None:
@@ -192,17 +193,17 @@ class TorchMetric(ImageMetric):
         return torch.tensor(values, dtype=torch.float64)
 
     def measure_control(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """The same of bicubic, in states of its own."""
+        """Measure bicubic likewise, with separate states."""
         if self._current:
             self._current = self._sets[self._dataset][1]
         return super().measure_control(sr, hr, batch)
 
     def summarise(self, dataset: Any, images: Measured) -> list[Record]:
-        """The mean over the images, or the numbers of the set."""
+        """Return the mean over the images, or the numbers of the set."""
         if self.per == "image":
             return super().summarise(dataset, images)
         index = next(i for i, known in enumerate(self._datasets) if known is dataset)
-        metric = self._sets[index].pop(0).metric  # first that of the output, then that of bicubic
+        metric = self._sets[index].pop(0).metric  # first the output, then bicubic
         bad = [key for key, value in images.items() if not math.isfinite(value)]
         if bad:
             return [self.undefined(dataset, bad, len(images))]
@@ -252,7 +253,7 @@ class TorchMetric(ImageMetric):
         self._sets = []
 
     def _check_shares(self, dataset: str, everyones: list[list[str]]) -> None:
-        """Refuse an image of two processes: what a sum holds twice cannot be taken out of it."""
+        """Refuse an image that two processes saw: it cannot be subtracted from a sum."""
         seen: set[str] = set()
         for keys in everyones:
             if twice := seen.intersection(keys):
@@ -265,7 +266,7 @@ class TorchMetric(ImageMetric):
             seen.update(keys)
 
     def _alone(self, metric: torchmetrics.Metric, images: list[Tensor]) -> float:
-        """The number of one image."""
+        """Return the number of one image."""
         metric.reset()
         self._update(metric, images)
         numbers = self._numbers(metric.compute())
@@ -300,7 +301,7 @@ class TorchMetric(ImageMetric):
         return {name: float(number) for name, number in named.items()}
 
     def _prepared(self, images: Any) -> Tensor:
-        """Images as the metric expects them."""
+        """Return images as the metric expects them."""
         x: Tensor = images.float()
         if self.color == "y":
             x = to_pixels(x.clamp(0, 1) if self.round_8bit else x, "y", 0, self.round_8bit) / 255
@@ -314,7 +315,7 @@ class TorchMetric(ImageMetric):
 
     @contextmanager
     def _enclosed(self) -> Iterator[None]:
-        """No download; random numbers from a seed, and the global generator left as it was."""
+        """Forbid downloads, seed random numbers, and restore the global generator."""
         with weights.local_only(self.kind.__name__), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(SEED)
             yield
@@ -356,7 +357,7 @@ class TorchMetric(ImageMetric):
 
 
 def _class_of(metric: Any) -> tuple[type[torchmetrics.Metric], dict[str, Any]]:
-    """The class and the arguments of a factory, which the parser gives as a ``partial``."""
+    """Return the class and the arguments of a factory; the parser passes a ``partial``."""
     parts = (*metric.args, metric.func) if isinstance(metric, partial) else (metric,)
     for part in parts:
         if isinstance(part, type) and issubclass(part, torchmetrics.Metric):
@@ -377,7 +378,7 @@ def _snake_case(name: str) -> str:
 
 
 def _plain(value: Any) -> str | int | float | bool | None:
-    """An argument as a protocol can have it; a network by its class and a hash of its weights."""
+    """Return an argument for the protocol; for a network, its class and a hash of its weights."""
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, list | tuple):
@@ -393,5 +394,5 @@ def _plain(value: Any) -> str | int | float | bool | None:
 
 
 def _copied(metric: torchmetrics.Metric) -> torchmetrics.Metric:
-    """A metric with states of its own, and the same networks."""
+    """Return a metric with states of its own, and the same networks."""
     return copy.deepcopy(metric, {id(network): network for network in metric.children()})

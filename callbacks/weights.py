@@ -1,11 +1,11 @@
-"""Weights by name: ``configs/weights.yaml`` says what a file is; here it is found or fetched.
+"""Find or fetch weights by their name in ``configs/weights.yaml``.
 
-    python -m callbacks.weights                     what is there, what is missing
-    python -m callbacks.weights --fetch             fetch all that is missing
-    python -m callbacks.weights --fetch alexnet     or only what is named
+    python -m callbacks.weights                     list found and missing files
+    python -m callbacks.weights --fetch             fetch all missing files
+    python -m callbacks.weights --fetch alexnet     fetch only these
 
-A file is looked for in ``$ENLARGER_WEIGHTS``, then in the caches of torch and of Hugging Face, and
-is used only if its SHA-256 is the published one. Nothing is fetched where ``HF_HUB_OFFLINE=1``.
+Files are searched in ``$ENLARGER_WEIGHTS``, then in the caches of torch and of Hugging Face, and
+used only if their SHA-256 is the published one. With ``HF_HUB_OFFLINE=1`` nothing is fetched.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from files.paths import expand_path
 log = logging.getLogger(__name__)
 
 MANIFEST = Path(__file__).resolve().parents[1] / "configs" / "weights.yaml"
-PATIENCE = 20  # seconds without an answer, after which a source counts as out of reach
+PATIENCE = 20  # seconds without an answer until a source counts as unreachable
 
 
 class Entry(TypedDict):
     """One file of the manifest.
 
-    file: Its official name, under which it is looked for.
-    sha256: Of the published file; None where that is not known: then it is not verified.
-    licence: What its authors say.
-    source: Where it can be had.
-    used_by: Who needs it.
+    file: Its official name.
+    sha256: Hash of the published file; None if unknown, and then it is not verified.
+    licence: The licence that its authors state.
+    source: Its URL.
+    used_by: The class that needs it.
     """
 
     file: str
@@ -53,27 +53,27 @@ class Entry(TypedDict):
 
 
 class WrongWeightsError(ValueError):
-    """A file has the right name and another content."""
+    """A file has the right name but the wrong content."""
 
 
 class UnavailableError(OSError):
-    """A file is nowhere on this machine and could not be fetched."""
+    """A file is missing on this machine and could not be fetched."""
 
 
 # -------------------------------------------------------------------------------- by name
 
 
 def manifest(path: Path | None = None) -> dict[str, Entry]:
-    """All weights that the project knows, by name."""
+    """Return all weights that the project knows, by name."""
     entries: dict[str, Entry] = yaml.safe_load((path or MANIFEST).read_text(encoding="utf-8"))
     return entries
 
 
 def entry_of(name: str) -> Entry:
-    """What the manifest says of a name.
+    """Return the manifest's entry of a name.
 
     Raises:
-        ValueError: It has no such name.
+        ValueError: If the manifest has no such name.
     """
     entries = manifest()
     if name not in entries:
@@ -84,7 +84,7 @@ def entry_of(name: str) -> Entry:
 
 
 def find(name: str) -> Path | None:
-    """The file of a name, where this machine has it.
+    """Find the file of a name on this machine.
 
     Args:
         name: A name of the manifest.
@@ -93,14 +93,14 @@ def find(name: str) -> Path | None:
         The verified file, or None.
 
     Raises:
-        ValueError: There is no such name.
-        WrongWeightsError: The file that is there is not the published one.
+        ValueError: If the manifest has no such name.
+        WrongWeightsError: If the file found is not the published one.
     """
     return locate(entry_of(name))
 
 
 def obtain(name: str) -> Path | None:
-    """The file of a name, fetched if need be; None where it cannot be had. Args as ``find``."""
+    """Find the file of a name, or fetch it; None if neither works. Args as ``find``."""
     entry = entry_of(name)
     if (path := locate(entry)) is not None:
         return path
@@ -109,8 +109,8 @@ def obtain(name: str) -> Path | None:
 
 @functools.cache
 def _fetched(name: str) -> bool:
-    # Several metrics may want one file: a source that is out of reach is waited for, and told, once
-    # a process. Who lacks the file says where to get it.
+    # Several metrics may need one file: wait for an unreachable source, and log it, once a process.
+    # The caller's message says where to get the file.
     entry = entry_of(name)
     try:
         fetch(entry)
@@ -121,7 +121,7 @@ def _fetched(name: str) -> bool:
 
 
 def missing(name: str) -> str:
-    """One line for who lacks a file: which, from where it can be had, and where it belongs."""
+    """Return one line on a missing file: its name, its source and where to put it."""
     entry = entry_of(name)
     return (
         f"{entry['file']} is neither in $ENLARGER_WEIGHTS nor in the caches of torch and Hugging "
@@ -131,16 +131,16 @@ def missing(name: str) -> str:
 
 @contextmanager
 def local_only(who: str) -> Iterator[None]:
-    """Let a library that would fetch weights find those of this machine, and fetch nothing.
+    """Let a library find local weights instead of downloading them.
 
-    A file of the manifest must have the published hash; of others there must be no code in them.
+    A file of the manifest must have the published hash; other files must not contain code.
 
     Args:
         who: What needs the weights, for the message.
 
     Raises:
-        FileNotFoundError: A file is missing.
-        WrongWeightsError: The file that exists is not the published one.
+        FileNotFoundError: If a file is missing.
+        WrongWeightsError: If a file is not the published one.
     """
     import torch
     from huggingface_hub import constants
@@ -164,7 +164,7 @@ def local_only(who: str) -> Iterator[None]:
 
     hub = torch.hub.download_url_to_file, torch.hub.get_dir
     offline, printed = constants.HF_HUB_OFFLINE, io.StringIO()
-    with tempfile.TemporaryDirectory() as empty:  # a hub that has to ask for each file
+    with tempfile.TemporaryDirectory() as empty:  # a hub folder without any file
         try:
             torch.hub.download_url_to_file, torch.hub.get_dir = take, lambda: empty
             constants.HF_HUB_OFFLINE = True
@@ -178,7 +178,7 @@ def local_only(who: str) -> Iterator[None]:
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal; read once a process while the file stays as it is."""
+    """Return the SHA-256 of a file in hexadecimal; cached while the file is unchanged."""
     state = path.stat()
     return _digest(str(path.resolve()), state.st_size, state.st_mtime_ns)
 
@@ -187,10 +187,10 @@ def digest_of(path: Path) -> str:
 
 
 def locate(entry: Entry) -> Path | None:
-    """The first place that has the file of a manifest's entry.
+    """Return the verified file of a manifest's entry, or None.
 
     Raises:
-        WrongWeightsError: The file of that name has another hash.
+        WrongWeightsError: If the file of that name has another hash.
     """
     path = place_of(entry)
     if path is not None:
@@ -199,7 +199,7 @@ def locate(entry: Entry) -> Path | None:
 
 
 def place_of(entry: Entry) -> Path | None:
-    """The first place that has a file of this name, whatever is in it."""
+    """Return the first file of this name, unverified, or None."""
     for folder in folders():
         path = folder / entry["file"]
         if path.is_file():
@@ -214,7 +214,7 @@ def fetch(entry: Entry) -> Path:
         The verified file.
 
     Raises:
-        UnavailableError: It cannot be had; the message says where to get it and to put it.
+        UnavailableError: If it fails; the message says where to get the file and to put it.
     """
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
@@ -227,7 +227,7 @@ def fetch(entry: Entry) -> Path:
             if not path.is_file():  # another process may have fetched it meanwhile
                 _download(entry, path)
         _verify(path, entry)
-    except Exception as error:  # urllib, ssl, hash and disk errors alike: the file is not there
+    except Exception as error:  # urllib, ssl, hash and disk errors alike
         raise UnavailableError(
             f"{entry['file']} is missing and could not be fetched ({error}): {_mend(entry)}"
         ) from error
@@ -235,14 +235,14 @@ def fetch(entry: Entry) -> Path:
 
 
 def folders() -> list[Path]:
-    """Where files lie under their own names: ``$ENLARGER_WEIGHTS``, and torch's cache."""
+    """Return the folders of files under their own names: ``$ENLARGER_WEIGHTS``, torch's cache."""
     own = os.environ.get("ENLARGER_WEIGHTS")
     return [*([Path(expand_path(own, "ENLARGER_WEIGHTS"))] if own else []), torch_cache()]
 
 
 def torch_cache() -> Path:
-    """Where torchvision and ``torch.hub`` keep what they have fetched."""
-    import torch  # here: it takes long to import
+    """Return the folder where torchvision and ``torch.hub`` keep their downloads."""
+    import torch  # here, because it takes long to import
 
     return Path(torch.hub.get_dir()) / "checkpoints"
 
@@ -288,7 +288,7 @@ def _digest(path: str, size: int, mtime_ns: int) -> str:
 
 @contextmanager
 def _patience() -> Iterator[None]:
-    # torch's download waits for ever where a firewall drops packets.
+    # torch's download waits forever if a firewall drops packets.
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
     try:
@@ -301,14 +301,13 @@ def _patience() -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command.
+    """Run the command.
 
     Args:
-        arguments: Of the command line; by default those of this process.
+        arguments: Command-line arguments; those of this process by default.
 
     Returns:
-        0; 1 if something that was to be fetched could not be had, or a file is not the published
-        one; 2 for an unknown name.
+        0; 1 if a file could not be fetched or is not the published one; 2 for an unknown name.
     """
     parser = argparse.ArgumentParser(
         prog="python -m callbacks.weights",

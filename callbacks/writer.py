@@ -1,4 +1,4 @@
-"""Write what ``predict`` makes: one file a picture, named after its input, and a line about it."""
+"""Write the outputs of ``predict``: a file per image, named after its input, and a line on it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.base import predicted_dataset
 from callbacks.clip_files import (
     Video,
-    all_levels,
     check_encoder,
     check_video,
-    either,
+    choices_text,
+    foreign_files_message,
     frames_of,
-    is_whole,
-    not_only_frames,
+    is_complete,
+    output_levels,
     remove,
     video_of,
     write_clip,
 )
-from callbacks.evaluation import output_image
+from callbacks.evaluation import output_image, predicted_dataset
 from callbacks.image_file import (
     EIGHT_BIT,
     OPAQUE,
@@ -36,24 +35,24 @@ from callbacks.image_file import (
     Format,
     Pixels,
     check_folder,
+    exists,
     fitted_exif,
     holds_exif,
     holds_profile,
-    there,
-    why_not,
+    unwritable_reason,
     write_image,
 )
 from callbacks.levels import enlarge_alpha
-from callbacks.meter import Meter, Used
-from callbacks.output_places import Places
+from callbacks.meter import Meter, Usage
+from callbacks.output_places import OutputPlaces
 from callbacks.predictions import (
     NAME,
     Changed,
     Line,
-    Made,
     Predictions,
+    RunProperties,
     digest_of,
-    facts_of,
+    input_facts,
     options_of,
     refusal,
 )
@@ -69,32 +68,32 @@ ExifPart = Literal["keep", "no_place", "drop"]
 
 
 class Writer(Callback):
-    """Write the enlarged pictures of ``predict``; what an earlier run has written is skipped.
+    """Write the enlarged images of ``predict``, skipping outputs of earlier runs.
 
-    Files are ``<folder>/<key><suffix>.<format>``, the key being the input's path below its root
+    Files are ``<folder>/<key><suffix>.<format>``, where the key is the input's path below its root
     without the extension. Alpha, 16 bit (``png``, ``tiff``), colour profile, EXIF and grey are
-    kept. A picture that cannot be read or written is reported and counted. Files appear whole or
-    not at all, so an interrupted run can be started again. Encoding runs beside the model in
-    threads. Each picture has a line in ``<folder>/predictions.jsonl``. A clip is a folder,
-    ``<folder>/<key><suffix>``, of frames ``0001.<format>`` and so on, and appears whole, too.
+    kept. An image that cannot be read or written is reported and counted. Files are written
+    atomically, so an interrupted run can be started again. Encoding runs in threads beside the
+    model. Each image has a line in ``<folder>/predictions.jsonl``. A clip is a folder,
+    ``<folder>/<key><suffix>``, of frames ``0001.<format>`` and so on, written atomically, too.
 
     Args:
         folder: Where to write; by default ``predict`` in the run's directory.
         suffix: Added to each name, e.g. ``_x2``.
-        format: Kind of file.
-        overwrite: Write anew what exists already. An input is never overwritten.
-        quality: Of ``jpg`` and ``webp``, 1 to 100.
-        changed: What to do where outputs are there that were made with other weights or options,
-            of other inputs, or nobody knows how: ``refuse`` to start, ``keep`` them, or make them
-            anew (``renew``).
-        profile: ``keep`` the colours' numbers and profile, or first ``convert`` them to sRGB.
-        exif: ``keep`` camera, exposure, dates, author and place; or these but the place
+        format: File format.
+        overwrite: Write existing outputs again. An input is never overwritten.
+        quality: Quality of ``jpg`` and ``webp``, 1 to 100.
+        changed: What to do if outputs exist that were made with other weights, options or inputs,
+            or in an unknown way: ``refuse`` to start, ``keep`` them, or write them again
+            (``renew``).
+        profile: ``keep`` pixel values and colour profile, or first ``convert`` them to sRGB.
+        exif: ``keep`` camera, exposure, dates, author and place; or these except the place
             (``no_place``); or ``drop`` all.
-        video: Of a clip also write a video: ``mp4`` (H.264; needs the extra ``video``) or ``gif``.
-        fps: Frames a second of that; a GIF counts in hundredths of a second.
+        video: Also write a video of a clip: ``mp4`` (H.264; needs the extra ``video``) or ``gif``.
+        fps: Frames per second of the video; a GIF counts in hundredths of a second.
 
     Raises:
-        ValueError: A setting out of range, or an output in the place of an input.
+        ValueError: If a setting is out of range, or an output in the place of an input.
     """
 
     def __init__(
@@ -112,19 +111,19 @@ class Writer(Callback):
     ) -> None:
         super().__init__()
         if "/" in suffix or os.sep in suffix:
-            raise ValueError(f"writer.suffix is {suffix!r}; it is part of a file's name: no /")
+            raise ValueError(f"writer.suffix is {suffix!r}; a part of a file name has no /")
         if not 1 <= quality <= 100:
             raise ValueError(f"writer.quality is {quality}; expected 1 to 100")
         chosen = (("changed", changed, Changed), ("profile", profile, Profile))
         for name, value, choices in (*chosen, ("exif", exif, ExifPart)):
             if value not in get_args(choices):
-                raise ValueError(f"writer.{name} is {value!r}; expected {either(choices)}")
+                raise ValueError(f"writer.{name} is {value!r}; expected {choices_text(choices)}")
         check_video(video, fps)
         self.folder, self.suffix, self.format = folder, suffix, format
         self.overwrite, self.quality, self.changed = overwrite, quality, changed
         self.profile, self.exif, self.video, self.fps = profile, exif, video, fps
         self.config: Mapping[str, Any] = {}  # of the command; see commands/cli.py
-        # Of this process, in this run.
+        # For this process and run.
         self.written, self.skipped, self.unusable, self.failed = 0, 0, 0, 0
         self._root, self._of_clips = Path(), False
         self._lost: Counter[str] = Counter()
@@ -137,10 +136,10 @@ class Writer(Callback):
     # ------------------------------------------------------------------------- Lightning's hooks
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Look at what is to be written before any work is done.
+        """Check all outputs before any work is done.
 
         Raises:
-            ValueError: An output would take the place of an input; or outputs are there that were
+            ValueError: If an output would replace an input; or outputs exist that were
                 made otherwise; or none can be written.
         """
         if stage != "predict":
@@ -152,7 +151,7 @@ class Writer(Callback):
         check_folder(self._root)
         datamodule: Any = getattr(trainer, "datamodule", None)
         self._of_clips = getattr(datamodule, "predict_frames", None) is not None
-        known = hasattr(datamodule, "predict_keys")  # else a plain DataLoader: told by each batch
+        known = hasattr(datamodule, "predict_keys")  # else a plain DataLoader: each batch has them
         check_encoder(self.video, self._of_clips or not known)
         self._lines = self._open_lines(pl_module)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="writer")
@@ -164,11 +163,11 @@ class Writer(Callback):
         paths = getattr(datamodule, "predict_paths", [None] * len(keys))
         self._sources = dict(zip(keys, paths, strict=True))
         targets = {key: self._target(key) for key in keys}
-        places = Places(self._root, (path for path in paths if path is not None))
+        places = OutputPlaces(self._root, (path for path in paths if path is not None))
         places.check_all(targets, self._of_clips)
         if trainer.is_global_zero:
             self._warn_of_other_names({self._name(key) for key in keys})
-        done = self._done({key for key, path in targets.items() if is_whole(path, self.video)})
+        done = self._done({key for key, path in targets.items() if is_complete(path, self.video)})
         for key in keys if self._of_clips else ():
             self._check_clip(key, places, replaced=key not in done)
         self.skipped = len(done)
@@ -195,7 +194,7 @@ class Writer(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Hand the pictures of one batch to the threads that write."""
+        """Submit the images of one batch to the writing threads."""
         dataset = predicted_dataset(trainer, dataloader_idx)
         keys = [key.removeprefix(f"{getattr(dataset, 'name', '')}/") for key in batch["key"]]
         if "error" in batch:
@@ -209,26 +208,26 @@ class Writer(Callback):
         images = list(output_image(outputs))
         sound = [bool(image.isfinite().all()) for image in images]
         self._of_clips = output_image(outputs).ndim == 5
-        levels = [all_levels(image, meta) for image, meta in zip(images, metas, strict=True)]
-        used = self._meter.stop()  # all has come to the host
-        common = self._common(pl_module, batch, Used(used.seconds / len(keys), used.peak_memory))
+        levels = [output_levels(image, meta) for image, meta in zip(images, metas, strict=True)]
+        used = self._meter.stop()  # everything is on the host
+        common = self._common(pl_module, batch, Usage(used.seconds / len(keys), used.peak_memory))
         common["scale"] = getattr(dataset, "scale", None)
         for key, pixels, meta, finite in zip(keys, levels, metas, sound, strict=True):
             self._submit(key, pixels, meta, common, finite)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Wait for the last files and say what was done."""
+        """Wait for the last files and log a summary."""
         if stage != "predict" or self._pool is None:
             return
         while self._pending:
             self._settle(*self._pending.popleft())
         self._close()
         for what, count in self._lost.items():
-            log.warning("%d pictures lost their %s: %s cannot hold it", count, what, self.format)
+            log.warning("%d images lost their %s: %s cannot hold it", count, what, self.format)
         idle = self.skipped and not (self.written or self.unusable or self.failed)
         log.log(
             logging.WARNING if self.unusable or self.failed else logging.INFO,
-            "%s%s: %d pictures written, %d skipped (done before), %d unusable%s; a line for each "
+            "%s%s: %d images written, %d skipped (done before), %d unusable%s; a line for each "
             "in %s",
             *("nothing to do, all outputs are there: " if idle else "", self._root),
             *(self.written, self.skipped, self.unusable),
@@ -238,16 +237,16 @@ class Writer(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Drop what was not begun; a next run writes it."""
+        """Drop pending images; the next run writes them."""
         self._close()
 
     # ------------------------------------------------------------------------- names, what is done
 
     def output_folder(self, trainer: Trainer) -> Path:
-        """Where outputs go in a run of this trainer.
+        """Return the folder of outputs in a run of this trainer.
 
         Raises:
-            ValueError: ``folder`` is empty, or names an environment variable that is not set.
+            ValueError: If ``folder`` is empty, or names an environment variable that is not set.
         """
         if self.folder is None:
             return Path(trainer.default_root_dir, "predict").absolute()
@@ -257,9 +256,9 @@ class Writer(Callback):
         own: dict[str, Any] = {"writer.profile": self.profile, "writer.exif": self.exif}
         if self.format in ("jpg", "webp"):
             own["writer.quality"] = self.quality
-        if self._of_clips:  # whose names do not say it
+        if self._of_clips:  # their names do not show it
             own |= {"writer.format": self.format, "writer.fps": self.fps}
-        made = Made(
+        made = RunProperties(
             model=f"{type(pl_module).__module__}.{type(pl_module).__qualname__}",
             weights=getattr(pl_module, "weights_source", None),
             weights_digest=digest_of(pl_module),
@@ -276,19 +275,19 @@ class Writer(Callback):
             raise ValueError(f"the key {key!r} leads out of the folder {self._root}")
         return self._root / self._name(key)
 
-    def _check_clip(self, key: str, places: Places, replaced: bool) -> None:
-        """Refuse to replace frames or a video that no line says we wrote."""
+    def _check_clip(self, key: str, places: OutputPlaces, replaced: bool) -> None:
+        """Refuse to replace frames or a video without a line of ours."""
         target = self._target(key)
         if self.video is not None:
             places.check(key, video_of(target, self.video), folder=False)
         if not replaced or self._lines is None:
             return
         written = self._lines.written(self._name(key))
-        if there(target):
+        if exists(target):
             others = foreign(target, frames_of(0 if written is None else written[0]))
             if others:
-                raise ValueError(not_only_frames(target, others))
-        elif self.video is not None and there(video := video_of(target, self.video)):
+                raise ValueError(foreign_files_message(target, others))
+        elif self.video is not None and exists(video := video_of(target, self.video)):
             own = written is not None and written[1] == self.video
             if not (own or self.overwrite or self.changed == "renew"):
                 raise ValueError(
@@ -298,14 +297,14 @@ class Writer(Callback):
 
     def _warn_of_other_names(self, names: set[str]) -> None:
         keys = {path: key for key, path in self._sources.items() if path is not None}
-        found = {} if self._lines is None else self._lines.named_otherwise(keys)
+        found = {} if self._lines is None else self._lines.renamed_inputs(keys)
         for name, (source, key) in found.items():
-            if name not in names:  # else it is compared, as all outputs that are there
+            if name not in names:  # else it is compared, as all existing outputs
                 message = "%s was made of %s, whose output is now %s: remove it"
                 log.warning(message, self._root / name, source, self._name(key))
 
     def _done(self, there: set[str]) -> set[str]:
-        """Of the keys whose outputs are there, those that are left alone."""
+        """Return the keys of existing outputs that are kept."""
         if self.overwrite or self._lines is None:
             return set()
         if self.changed == "keep":
@@ -319,10 +318,10 @@ class Writer(Callback):
             raise ValueError(refusal(self._root, len(there), others))
         return there - others.keys()
 
-    # ------------------------------------------------------------------------------ the pictures
+    # ------------------------------------------------------------------------------ the images
 
     def _fitting(self, meta: dict[str, Any]) -> dict[str, Any]:
-        """What of a picture's extras this kind of file can hold; the rest is counted."""
+        """Return the extras of an image that the format can hold; count the rest."""
         meta = dict(meta)
         if meta.get("bit_depth") == 16 and self.format in EIGHT_BIT:
             self._lost["16 bit"] += 1
@@ -338,7 +337,7 @@ class Writer(Callback):
             meta["exif"] = None
         return meta
 
-    def _common(self, pl_module: LightningModule, batch: Any, used: Used) -> Line:
+    def _common(self, pl_module: LightningModule, batch: Any, used: Usage) -> Line:
         lr, tiles = batch.get("lr"), getattr(pl_module, "tiles", None)
         drew = getattr(pl_module, "drew_noise", False)
         device = pl_module.device
@@ -357,30 +356,30 @@ class Writer(Callback):
     ) -> None:
         target, source = self._target(key), meta.get("path") or self._sources.get(key)
         if not self._sources or "path" in meta:  # or it was checked in `setup`
-            places = Places(self._root, [meta["path"]] if "path" in meta else [])
+            places = OutputPlaces(self._root, [meta["path"]] if "path" in meta else [])
             places.check(key, target, folder=pixels.ndim == 4)
-        if not self._sources and is_whole(target, self.video) and self._done({key}):
+        if not self._sources and is_complete(target, self.video) and self._done({key}):
             self.skipped += 1
             return
         if not self._sources and pixels.ndim == 4:
             self._check_clip(key, places, replaced=True)
-        if reason := why_not(pixels, finite, self.format):
+        if reason := unwritable_reason(pixels, finite, self.format):
             self._fail(key, source, reason)
             return
         if self._pool is None:
-            raise RuntimeError("Writer got a picture before `setup` or after `teardown`")
+            raise RuntimeError("Writer got an image before `setup` or after `teardown`")
         named = Line(key=key, input=source, output=self._name(key))
         line = Line(**{**named, "size": list(pixels.shape[-3:-1]), **common})
         self._pending.append((self._pool.submit(self._write, target, pixels, meta, line), named))
-        # A few pictures may wait, no more: they are large.
+        # Only a few images may wait: they are large.
         while len(self._pending) > 2 * THREADS or (self._pending and self._pending[0][0].done()):
             self._settle(*self._pending.popleft())
 
     def _settle(self, writing: Future[bool], named: Line) -> None:
-        """Wait for a picture to be written; one that cannot be encoded does not end the run."""
+        """Wait for an image to be written; an encoder's error does not end the run."""
         try:
             lost_exif = writing.result()
-        except OSError:  # of the disk, where no other picture will fare better
+        except OSError:  # a disk error, which other images will have, too
             raise
         except Exception as error:  # whatever encoders raise
             reason = f"it cannot be written as {self.format}: {type(error).__name__}: {error}"
@@ -400,7 +399,7 @@ class Writer(Callback):
             self._lines.add(Line(key=key, input=source, output=self._name(key), error=reason))
 
     def _write(self, target: Path, pixels: Pixels, meta: dict[str, Any], line: Line) -> bool:
-        """Write a picture and its line; whether its EXIF is more than the file can hold."""
+        """Write an image and its line; return whether its EXIF is too large for the format."""
         if meta.get("alpha") is not None:
             alpha = enlarge_alpha(meta["alpha"], pixels)
             pixels = np.concatenate([pixels, alpha], axis=2)
@@ -408,13 +407,13 @@ class Writer(Callback):
         if exif is not None:
             exif = fitted_exif(exif, pixels.shape[:2], self.exif == "keep")
         lost_exif = exif is not None and not holds_exif(exif, self.format)
-        facts = facts_of(line["input"], meta.get("read"))
+        facts = input_facts(line["input"], meta.get("read"))
 
         def note() -> None:
-            # The new picture is whole on the disk. The old one goes before the line is there and
-            # the line comes before the new one, so that whenever this is killed, no picture of
-            # another run lies below this line, and none without a line: at worst it is missing,
-            # and the next run makes it.
+            # The new image is complete on the disk. The old one is removed before the line is
+            # written, and the line before the new one appears. So a kill at any time leaves no
+            # image of another run with this line, and none without a line: at worst the image is
+            # missing, and the next run writes it.
             if pixels.ndim == 4:
                 remove(target, *self._written(line["output"]))
                 own = Line(frames=len(pixels), video=self.video)
@@ -433,7 +432,7 @@ class Writer(Callback):
         return lost_exif
 
     def _written(self, output: str) -> tuple[int | None, set[Video]]:
-        """Return how many frames an earlier run wrote, and the videos that are to go with them."""
+        """Return the number of frames of an earlier run, and the videos to remove with them."""
         count, video = (self._lines and self._lines.written(output)) or (0, None)
         return count, {kind for kind in get_args(Video) if kind in (video, self.video)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
-from callbacks.base import accumulated, all_callbacks
+from callbacks.evaluation import accumulated, all_callbacks
 
 
 def batches_done(trainer: Trainer) -> int:

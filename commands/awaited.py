@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
-from callbacks.base import all_callbacks
+from callbacks.evaluation import all_callbacks
 
 
 def awaited_values(trainer: Trainer) -> dict[str, float]:

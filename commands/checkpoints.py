@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from callbacks.base import accumulated, all_callbacks
+from callbacks.evaluation import accumulated, all_callbacks
 from commands.accumulation import (
     batches_done,
     follow_schedule,

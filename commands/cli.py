@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from callbacks.base import all_callbacks
+from callbacks.evaluation import all_callbacks
 from callbacks.finite import FiniteOutputs
 from callbacks.predictions import outputs_in
 from callbacks.progress import Progress

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback, Trainer
 
-from callbacks.base import Metric, all_callbacks
+from callbacks.base import Metric
+from callbacks.evaluation import all_callbacks
 from commands.errors import ConfigurationError
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BackboneFinetuning
 
-from callbacks.base import all_callbacks
+from callbacks.evaluation import all_callbacks
 from commands.errors import ConfigurationError
 from lightning_modules.image_model import ImageModel
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from lightning.pytorch import Trainer
 
-from callbacks.base import all_callbacks
+from callbacks.evaluation import all_callbacks
 from callbacks.results import Results
 from lightning_modules.image_model import ImageModel
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
-from callbacks.base import all_callbacks
+from callbacks.evaluation import all_callbacks
 from commands.accumulation import batches_done, gradients_pending
 from commands.checkpoints import Checkpoints
 from commands.signals import Stopped

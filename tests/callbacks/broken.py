@@ -1,4 +1,4 @@
-"""Models with what can go wrong in training, for the guard's tests; also by name on the CLI."""
+"""Models with faults in training, for the guard's tests; also by name on the CLI."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Blow(torch.autograd.Function):
 
 
 class HalfGradient(torch.autograd.Function):
-    """Identity whose gradient overflows where half precision would."""
+    """Identity whose gradient overflows as in half precision."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -42,11 +42,11 @@ FAULTS = ("nan loss", "inf loss", "nan beside it", "inf gradient", "nan input")
 
 
 class Poisoned(Tiny):
-    """With running statistics, Adam and a schedule; the pictures named in ``bad`` go wrong.
+    """A model with running statistics, Adam and a schedule; the images in ``bad`` cause the fault.
 
     Args:
         fault: One of ``FAULTS``.
-        bad: Keys.
+        bad: Keys of images.
     """
 
     def __init__(self, fault: str = "nan loss", bad: tuple[str, ...] = ()) -> None:
@@ -81,8 +81,8 @@ class SometimesNaN(Regression):
         scale: As ``Regression``.
         network: As ``Regression``.
         lr_scheduler: As ``Regression``.
-        after: None of the first batches has, this many in each process.
-        always: All of the others have.
+        after: Number of first batches in each process without NaN.
+        always: Whether all later batches have NaN.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class SometimesNaN(Regression):
 
 
 class NaNOutputs(Bicubic):
-    """Bicubic, with a pixel that is NaN in the pictures whose names end in 3 or 4."""
+    """Bicubic, with a pixel that is NaN in the images whose names end in 3 or 4."""
 
     def restore(self, batch: Any, noise: Any) -> Tensor:
         sr = super().restore(batch, noise).clone()

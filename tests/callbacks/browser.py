@@ -1,4 +1,4 @@
-"""Headless Chromium, driven over WebDriver's plain HTTP: nothing to install beside the browser."""
+"""Headless Chromium, driven over WebDriver's plain HTTP: needs no package, only the browser."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FLAGS = (
 
 
 def chromium() -> str | None:
-    """Where the browser is, if its driver is there, too."""
+    """Return the path of the browser, if its driver exists, too."""
     names = ("chromium", "chromium-browser", "google-chrome")
     found = next((path for name in names if (path := shutil.which(name))), None)
     return found if shutil.which("chromedriver") else None
@@ -83,11 +83,11 @@ class Browser:
         self._post("/url", {"url": page.as_uri()})
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """What a function's body returns in the page."""
+        """Run a function's body in the page, and return its result."""
         return self._post("/execute/sync", {"script": script, "args": list(arguments)})
 
     def find(self, selector: str) -> dict[str, str]:
-        """The first element of a selector, to be given to the others."""
+        """Return the first element of a selector, for the other methods."""
         return self._post("/element", {"using": "css selector", "value": selector})
 
     def click(self, selector: str) -> None:
@@ -95,13 +95,13 @@ class Browser:
         self._post(f"/element/{self.find(selector)[ELEMENT]}/click", {})
 
     def type(self, selector: str, keys: str) -> None:
-        """Press keys, as somebody does who came to an element without a mouse."""
+        """Press keys on an element that has the focus."""
         self.run("document.querySelector(arguments[0]).focus()", selector)
         actions = [{"type": f"key{way}", "value": key} for key in keys for way in ("Down", "Up")]
         self._post("/actions", {"actions": [{"type": "key", "id": "keys", "actions": actions}]})
 
     def drag(self, selector: str, *offsets: tuple[int, int]) -> None:
-        """Press in the middle of an element, move by each offset from there, let go."""
+        """Press in the middle of an element, move by each offset from there, release."""
         origin = self.find(selector)
         moves = [
             {"type": "pointerMove", "duration": 50, "x": x, "y": y, "origin": origin}
@@ -113,17 +113,17 @@ class Browser:
         self._post("/actions", {"actions": [{**mouse, "actions": actions}]})
 
     def pixels(self, selector: str) -> NDArray[np.uint8]:
-        """(H, W, 3): an element as it is on the screen; it has to be smaller than the window."""
+        """Return (H, W, 3): an element as shown; it must be smaller than the window."""
         self.run("document.querySelector(arguments[0]).scrollIntoView()", selector)
         shot = self._call("GET", f"/element/{self.find(selector)[ELEMENT]}/screenshot", None)
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(shot))).convert("RGB"))
 
     def command(self, name: str, **parameters: Any) -> None:
-        """A command of the DevTools protocol."""
+        """Run a command of the DevTools protocol."""
         self._post("/goog/cdp/execute", {"cmd": name, "params": parameters})
 
     def log(self, kind: str) -> list[dict[str, Any]]:
-        """Lines of a log, `browser` or `performance`, since it was last asked for."""
+        """Return lines of a log, `browser` or `performance`, since the last call."""
         return self._post("/se/log", {"type": kind})
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""A page as a browser would read it, without one: elements in a tree that has to be well nested."""
+"""Parse a page without a browser: a tree of elements, which must be well nested."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VOID = {"br", "img", "input", "link", "meta"}
 
 @dataclass
 class Node:
-    """An element: its name, attributes, and what is in it."""
+    """An element: its name, attributes and content."""
 
     name: str
     attributes: dict[str, str | None] = field(default_factory=dict)
@@ -29,11 +29,12 @@ class Node:
 
     @property
     def text(self) -> str:
-        """All text in it; that of elements after its own."""
-        return " ".join([*self.texts, *(child.text for child in self.children)]).strip()
+        """All text in it; the element's own comes before that of its children."""
+        parts = [*self.texts, *(child.text for child in self.children)]
+        return " ".join(" ".join(parts).split())
 
     def all(self, name: str, kind: str | None = None) -> list[Node]:
-        """Elements below it with this name, or `*`, and this class."""
+        """Return elements below it with this name, or `*`, and this class."""
         found = []
         for child in self.children:
             if name in (child.name, "*") and (kind is None or kind in child.classes):
@@ -78,14 +79,14 @@ def parse(text: str) -> Node:
 
 
 def pixels(image: Node) -> np.ndarray[Any, Any]:
-    """(H, W, 3) uint8 of an `img` whose source is inside the page."""
+    """Return (H, W, 3) uint8 of an `img` whose source is inside the page."""
     head, _, data = (image.attributes["src"] or "").partition(",")
     assert head == "data:image/webp;base64"
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data, validate=True))))
 
 
 def tiles(page: Node) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
-    """Of each picture's name, the pixels of each method."""
+    """Return the pixels of each method, by the image's name."""
     return {
         figure.one("figcaption").one("b").text: {
             tile.one("button").text: pixels(tile.one("img")) for tile in figure.all("div", "tile")
@@ -95,7 +96,7 @@ def tiles(page: Node) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
 
 
 def table(page: Node) -> list[dict[str, str]]:
-    """Rows of the table of numbers, by heading."""
+    """Return the rows of the table of results, by heading."""
     found = page.all("table")[0]
     heading = [cell.text for cell in found.one("thead").all("th")]
     rows = []

@@ -1,4 +1,4 @@
-"""A file like Inception's with random weights, which the real loading code finds and verifies."""
+"""A file of Inception with random weights, which the real loading code finds and verifies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / NAME
     extractor = library.FeatureExtractorInceptionV3
     with (
-        mock.patch.object(library, "load_state_dict_from_url"),  # nothing is fetched
+        mock.patch.object(library, "load_state_dict_from_url"),  # no download
         mock.patch.object(extractor, "load_state_dict"),
         torch.random.fork_rng(),
     ):
@@ -44,7 +44,7 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def inception(inception_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """That file where the project looks, its hash in the manifest."""
+    """Put that file where the project searches, and its hash into the manifest."""
     entries: dict[str, Any] = yaml.safe_load(weights.MANIFEST.read_text())
     digest = hashlib.sha256(inception_file.read_bytes()).hexdigest()
     entries["fid-inception"] |= {"sha256": digest}

@@ -14,9 +14,11 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from callbacks.base import BICUBIC, OUTPUT, ImageMetric, Measurements, MetricProtocol, steps_done
+from callbacks.base import BICUBIC, OUTPUT, ImageMetric, Measurements
+from callbacks.evaluation import steps_done
 from callbacks.processes import sync_states
 from callbacks.psnr import PSNR
+from callbacks.tensorboard import MetricProtocol
 from tests.callbacks.tiny import Double, NoHR, Pictures, Tiny, collate, loader, trainer
 
 
@@ -40,7 +42,7 @@ class Brightness(MeanDifference):
 
 
 class Calls(MeanDifference):
-    """Notes the keys it is asked for."""
+    """A dataset that records the requested keys."""
 
     def __init__(self, every_n: int = 1, limit: int | None = None) -> None:
         super().__init__(every_n, limit)
@@ -52,7 +54,7 @@ class Calls(MeanDifference):
 
 
 def expected(n: int = 7) -> float:
-    """The mean absolute error of Tiny, one image at a time."""
+    """Return the mean absolute error of Tiny, one image at a time."""
     model, values = Tiny().eval(), []
     for sample in (Pictures(n)[i] for i in range(n)):
         with torch.no_grad():
@@ -92,7 +94,7 @@ def test_names_of_several_datasets(tmp_path: Path) -> None:
     ]
 
 
-def test_a_metric_of_a_user_may_write_into_the_pictures(tmp_path: Path) -> None:
+def test_a_metric_of_a_user_may_write_into_the_images(tmp_path: Path) -> None:
     class Spoils(MeanDifference):
         def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
             difference = hr.sub_(sr).abs().mean((1, 2, 3))
@@ -143,7 +145,7 @@ def test_states_of_any_shape_and_name(tmp_path: Path) -> None:
     assert {len(state) for state in measured.metric_state.values()} == {1}  # one transfer each
 
 
-def test_a_repeated_picture_counts_once(tmp_path: Path) -> None:
+def test_a_repeated_image_counts_once(tmp_path: Path) -> None:
     padded = DataLoader(Pictures(), 2, sampler=[0, 1, 2, 3, 4, 5, 6, 0], collate_fn=collate)
     metric = MeanDifference()
     trainer(tmp_path, metric).validate(Tiny(), padded, verbose=False)
@@ -206,14 +208,14 @@ def test_records_are_of_the_latest_evaluation(tmp_path: Path) -> None:
     assert len(metric.records) == 1
 
 
-def test_pictures_without_hr(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_without_hr(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with_reference, without = MeanDifference(), Brightness()
     run = trainer(tmp_path, with_reference, without)
     with caplog.at_level(logging.WARNING):
         run.validate(Double(), loader(NoHR()), verbose=False)
     assert with_reference.records == []
     assert without.records[0]["n"] == 7
-    assert "no mae on tiny: no picture with HR" in caplog.text
+    assert "no mae on tiny: no image with HR" in caplog.text
 
 
 def test_values_that_are_not_finite_are_named(
@@ -250,7 +252,7 @@ def test_where_no_value_is_finite_the_mean_is_not(
 
 
 def test_an_output_with_a_broken_pixel_is_not_left_out_of_the_mean(tmp_path: Path) -> None:
-    """Or a model that fails at hard images would be the best one."""
+    """Otherwise a model that fails at hard images would be the best one."""
 
     class Half(Tiny):
         def validation_step(self, batch: Any, *indices: int) -> dict[str, Tensor]:
@@ -272,7 +274,7 @@ def test_networks_move_to_the_device(tmp_path: Path) -> None:
             self.net = nn.Linear(1, 1, device="meta")
 
     metric = WithNet()
-    with pytest.raises(NotImplementedError, match="meta"):  # it did try to move it
+    with pytest.raises(NotImplementedError, match="meta"):  # it tried to move it
         trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
 
 
@@ -281,9 +283,7 @@ def test_sizes_that_differ(tmp_path: Path) -> None:
         def validation_step(self, *args: Any) -> dict[str, Tensor]:
             return {"sr": super().validation_step(*args)["sr"][..., :-1]}
 
-    message = (
-        r"mae of tiny/00, tiny/01: the output is \(2, 3, 24, 23\), the HR picture \(2, 3, 24, "
-    )
+    message = r"mae of tiny/00, tiny/01: the output is \(2, 3, 24, 23\), the HR image \(2, 3, 24, "
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path, MeanDifference()).validate(Wrong(), loader(), verbose=False)
 
@@ -341,5 +341,5 @@ def test_steps_are_the_models_own_count_where_it_has_one(tmp_path: Path) -> None
 
     run = trainer(tmp_path)
     run.fit(Tiny(), loader())
-    assert steps_done(run, Tiny()) == 4  # 7 pictures in batches of 2
+    assert steps_done(run, Tiny()) == 4  # 7 images in batches of 2
     assert steps_done(run, Counting()) == 42

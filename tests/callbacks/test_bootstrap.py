@@ -20,7 +20,7 @@ def test_equal_values_have_no_width() -> None:
 
 
 def test_all_resamples_of_five() -> None:
-    """The 5^5 resamples can be listed: their quantiles are what drawing comes near to."""
+    """The 5^5 resamples can be listed: drawing approaches their quantiles."""
     values = np.array([0.0, 1.0, 2.0, 4.0, 8.0])
     means = np.array([np.mean(chosen) for chosen in itertools.product(values, repeat=5)])
     tail = expanded_tail(5, 0.8)

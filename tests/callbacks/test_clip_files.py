@@ -1,4 +1,4 @@
-"""Clips that predict writes: frames, videos, what is done before, and what was cut off."""
+"""Clips of predict: frames, videos, earlier outputs, and interrupted ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks import clip_files
-from callbacks.clip_files import encoded, write_clip
+from callbacks.clip_files import encode_video, write_clip
 from callbacks.picture_files import find_pictures
 from callbacks.predictions import NAME
 from callbacks.writer import Writer
@@ -28,7 +28,7 @@ from tests.callbacks.tiny import Tiny, trainer
 
 
 class Clips(Tiny):
-    """Frames whose red tells the frame, and green the seed."""
+    """Frames with the frame's number as red, and the seed as green."""
 
     made = 0
 
@@ -106,7 +106,7 @@ def test_mp4_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert not (tmp_path / "out").exists()
 
 
-def test_a_video_of_single_pictures_is_said_to_be_none(
+def test_a_video_of_single_images_is_said_to_be_none(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     Image.new("RGB", (9, 6)).save(tmp_path / "a.png")
@@ -156,24 +156,24 @@ def test_another_format_or_rate_is_noticed(tmp_path: Path) -> None:
     for settings in ({"format": "jpg", "video": "gif", "fps": 10.0}, {"video": "gif", "fps": 5.0}):
         with pytest.raises(ValueError, match=r"writer\.(format|fps): .* -> "):
             predict(tmp_path, **settings)
-    assert predict(tmp_path, fps=10.0).made == 0  # a video too many is no reason
+    assert predict(tmp_path, fps=10.0).made == 0  # an extra video changes nothing
     assert predict(tmp_path, format="jpg", changed="renew").made == 2
     assert names(tmp_path)[:3] == [f"000000/{n:04}.jpg" for n in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("kind", ["gif", "mp4"])
 def test_no_video_of_other_frames_is_left(tmp_path: Path, kind: Any) -> None:
-    """Killed between the frames and their video, the old one must not pass for it."""
+    """After a kill between the frames and their video, the old video must not seem to be theirs."""
     frames, target = np.zeros((3, 4, 5, 3), np.uint8), tmp_path / "a"
     old = tmp_path / f"a.{kind}"
     write_clip(target, frames, "png", 95, (None, 8.0), lambda: None)
     old.write_bytes(b"of other frames")
     write_clip(target, frames, "png", 95, (None, 8.0), lambda: clip_files.remove(target, 3, [kind]))
     assert not old.exists()
-    assert not clip_files.is_whole(target, kind)
+    assert not clip_files.is_complete(target, kind)
 
 
-def test_what_a_killed_run_left_is_no_picture_and_goes(tmp_path: Path) -> None:
+def test_what_a_killed_run_left_is_no_image_and_goes(tmp_path: Path) -> None:
     left = hidden(tmp_path / "a")
     left.mkdir()
     write_clip(tmp_path / "b", np.zeros((2, 4, 5, 3), np.uint8), "png", 95, (None, 8), list)
@@ -184,9 +184,9 @@ def test_what_a_killed_run_left_is_no_picture_and_goes(tmp_path: Path) -> None:
 
 
 def test_a_clip_whose_video_has_too_long_a_name_is_not_written(tmp_path: Path) -> None:
-    """Disks take 255 bytes in a name."""
+    """Disks allow 255 bytes in a name."""
     target, frames = tmp_path / ("x" * 252), np.zeros((2, 4, 5, 3), np.uint8)
-    with pytest.raises(ValueError, match="longer than the disk takes"):
+    with pytest.raises(ValueError, match="longer than the disk allows"):
         write_clip(target, frames, "png", 95, ("gif", 8.0), list)
     assert not list(tmp_path.iterdir())
     for _ in range(2):
@@ -194,8 +194,8 @@ def test_a_clip_whose_video_has_too_long_a_name_is_not_written(tmp_path: Path) -
             target, frames, "png", 95, (None, 8), lambda: clip_files.remove(target, None, ())
         )
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
-    assert clip_files.is_whole(target, None)
-    assert not clip_files.is_whole(target, "gif")
+    assert clip_files.is_complete(target, None)
+    assert not clip_files.is_complete(target, "gif")
 
 
 def test_frames_go_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +214,7 @@ def test_frames_go_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_grey_and_16_bits_in_a_video(tmp_path: Path) -> None:
     grey = np.full((2, 4, 4, 1), 257 * 80, np.uint16)
     grey[1] = 0
-    (tmp_path / "a.gif").write_bytes(encoded(grey, "gif", 5))
+    (tmp_path / "a.gif").write_bytes(encode_video(grey, "gif", 5))
     with Image.open(tmp_path / "a.gif") as film:
         assert film.convert("RGB").getpixel((0, 0)) == (80, 80, 80)
 
@@ -223,7 +223,7 @@ def test_grey_and_16_bits_in_a_video(tmp_path: Path) -> None:
 
 
 def test_frames_of_others_stay(tmp_path: Path) -> None:
-    """A folder of frames, in the place of a clip, that no line names."""
+    """A folder of frames without a line, in the place of a clip."""
     (tmp_path / "out/000001").mkdir(parents=True)
     shutil.copy(frame(tmp_path), tmp_path / "out/000001/0001.png")
     for settings in ({"overwrite": True}, {"changed": "renew"}, {"video": "gif"}):
@@ -231,7 +231,7 @@ def test_frames_of_others_stay(tmp_path: Path) -> None:
             ValueError, match=r"000001 holds 0001\.png, which Enlarger did not write"
         ):
             predict(tmp_path, **settings)
-    with pytest.raises(ValueError, match=r"no line of predictions\.jsonl says how it was made"):
+    with pytest.raises(ValueError, match=r"no line of predictions\.jsonl describes it"):
         predict(tmp_path)
     assert names(tmp_path) == ["000001/0001.png"]
     assert predict(tmp_path, changed="keep").made == 1
@@ -282,7 +282,7 @@ def test_a_video_of_another_stays(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"000000\.gif exists, and no line of predictions\.jsonl"):
         predict(tmp_path, video="gif")
     predict(tmp_path)
-    assert predict(tmp_path, overwrite=True).made == 2  # no video is asked for
+    assert predict(tmp_path, overwrite=True).made == 2  # without a video
     assert mine.read_bytes() == b"mine"
 
 

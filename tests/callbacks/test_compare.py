@@ -1,4 +1,4 @@
-"""Comparing runs: what may be said, what is left out, and what goes wrong."""
+"""Comparing runs: verdicts, numbers that are left out, and errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from callbacks.compare import ALL, Asked, compare, main, verdict
+from callbacks.compare import ALL, Selection, compare, main, verdict
 from callbacks.per_image import write_images
 from callbacks.results import write_results
 from callbacks.run_numbers import load_run
@@ -27,7 +27,7 @@ def run(
     keys: list[str] = KEYS,
     **changes: Any,
 ) -> str:
-    """A run with one metric; ``values`` of each image, or of each seed and image."""
+    """Return a run with one metric; ``values`` of each image, or of each seed and image."""
     found = np.broadcast_to(np.asarray(values, float), (len(seeds), len(keys)))
     add(folder, [(seeds, found, keys, changes)])
     return str(folder)
@@ -48,7 +48,7 @@ def add(folder: Path, measured: list[Any]) -> None:
     write_images(folder, images)
 
 
-def compared(a: str, b: str, asked: Asked = ALL) -> Any:
+def compared(a: str, b: str, asked: Selection = ALL) -> Any:
     return compare(load_run(a), load_run(b), asked)
 
 
@@ -60,7 +60,7 @@ def noise(seed: int = 0) -> np.ndarray:
 
 
 def test_the_pairs_count_not_the_spread(tmp_path: Path) -> None:
-    """Pictures differ by far more than the methods do; in pairs that does not matter."""
+    """Images differ by far more than the methods; in pairs that does not matter."""
     pictures = 10 * noise(1)
     a = run(tmp_path / "a", 30 + pictures + 0.1 + 0.02 * noise(2))
     b = run(tmp_path / "b", 30 + pictures)
@@ -69,7 +69,7 @@ def test_the_pairs_count_not_the_spread(tmp_path: Path) -> None:
     assert found.interval[0] < 0.1 < found.interval[1]
     assert found.interval[1] - found.interval[0] < 0.1
     assert left_out == found.notes == []
-    # Against pictures in another order there is nothing to be seen.
+    # Against images in another order there is no significant difference.
     shuffled = run(tmp_path / "c", 30 + np.roll(pictures, 1))
     assert compared(a, shuffled)[0][0].verdict == "no difference shown"
 
@@ -115,11 +115,11 @@ def test_turned_around(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_no_difference_is_claimed_where_there_is_none(tmp_path: Path) -> None:
-    """About one in twenty may be claimed; four in a hundred above that would be too many."""
+    """About one in twenty may be significant; four in a hundred more would be too many."""
     claimed = 0
     for seed in range(100):
         a, b = (run(tmp_path / n, noise(2 * seed + i)) for i, n in enumerate("ab"))
-        claimed += compared(a, b, Asked(draws=1000))[0][0].verdict != "no difference shown"
+        claimed += compared(a, b, Selection(draws=1000))[0][0].verdict != "no difference shown"
     assert claimed <= 13
 
 
@@ -134,7 +134,7 @@ def test_the_mean_over_seeds_comes_first(tmp_path: Path) -> None:
 
 def test_the_same_seed_is_the_same_interval(tmp_path: Path) -> None:
     a, b = run(tmp_path / "a", noise() + 0.3), run(tmp_path / "b", noise(1))
-    first, again, other = (compared(a, b, Asked(seed=s))[0][0].interval for s in (1, 1, 2))
+    first, again, other = (compared(a, b, Selection(seed=s))[0][0].interval for s in (1, 1, 2))
     assert first == again != other
 
 
@@ -162,7 +162,7 @@ def test_images_that_are_equal_to_hr_are_left_out_of_both(tmp_path: Path, mean: 
     assert found.a["value"] - found.b["value"] == pytest.approx(1.0)
     assert (found.a["n"], found.b["n"]) == (11, 11)
     assert found.notes[0].startswith(
-        "1 of 12 images are left out, for their number is not finite in A or B: set5/3 (inf, "
+        "1 of 12 images are left out: their number is not finite in A or B: set5/3 (inf, "
     )
 
 
@@ -255,7 +255,7 @@ def test_what_only_the_second_has_is_named_too(tmp_path: Path) -> None:
     found, left_out = compared(a, str(tmp_path / "b"))
     assert len(found) == 1
     assert left_out == [f"ssim on set5 x2 is left out: {a} does not have it"]
-    assert compared(a, str(tmp_path / "b"), Asked(metrics=["psnr"]))[1] == []
+    assert compared(a, str(tmp_path / "b"), Selection(metrics=["psnr"]))[1] == []
 
 
 # ------------------------------------------------------------------------------------ checkpoints

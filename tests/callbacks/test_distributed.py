@@ -1,4 +1,4 @@
-"""Two processes: one fit with metrics, pictures and EMA, against one process with its weights."""
+"""Two processes: one fit with metrics, images and EMA, against one process with its weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.callbacks.tiny import Pictures, Tiny, collate, loader, trainer
 
 
 class Sharded(Tiny):
-    """Validates on every world-th of 7 pictures: 4 and 3, so 4 and 3 batches of one."""
+    """Validates on every world-th of 7 images: 4 and 3, so 4 and 3 batches of one."""
 
     def train_dataloader(self) -> DataLoader[Any]:
         own = range(self.trainer.global_rank, 8, self.trainer.world_size)
@@ -34,7 +34,7 @@ class Sharded(Tiny):
 
 
 class Save(Callback):
-    """Each process writes down what it holds at the end."""
+    """Write what each process holds at the end."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -67,7 +67,7 @@ def test_two_processes_are_as_one(tmp_path: Path) -> None:
         assert torch.equal(average, second["ema"]["weights"][name])
         assert not torch.equal(average, first["raw"][name])
 
-    # Both processes hold the same numbers, bit for bit those of one process on the averages.
+    # Both processes hold the same numbers, bit-equal to those of one process on the averages.
     assert first["records"] == second["records"]
     assert first["logged"] == second["logged"]
     model, alone, grid = Tiny(), metrics(), SampleGrid()
@@ -79,6 +79,6 @@ def test_two_processes_are_as_one(tmp_path: Path) -> None:
     logged = {k: v for k, v in first["logged"].items() if k.startswith("val/")}
     assert logged == {k: v.item() for k, v in run.callback_metrics.items()}
 
-    # The picture has the images of both processes.
+    # The grid has the images of both processes.
     drawn = np.asarray(Image.open(tmp_path / "samples/val-00000004.png"))
     assert np.array_equal(drawn, np.asarray(Image.open(tmp_path / "alone/samples/val.png")))

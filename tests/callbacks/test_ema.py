@@ -17,7 +17,7 @@ from tests.callbacks.tiny import Tiny, loader, trainer
 
 
 class Note(Callback):
-    """The trained weight after each batch, and what validation saw."""
+    """Record the trained weight after each batch, and the one that validation used."""
 
     def __init__(self) -> None:
         self.raw: list[Tensor] = []
@@ -36,7 +36,7 @@ class Note(Callback):
 
 
 def reference(weights: list[Tensor], decay: float) -> Tensor:
-    """The average of weights[1:], beginning at weights[0], in float64."""
+    """Return the average of weights[1:], starting at weights[0], in float64."""
     average = weights[0].double()
     for n, weight in enumerate(weights[1:]):
         d = min(decay, (1 + n) / (10 + n))
@@ -162,7 +162,7 @@ def test_a_checkpoint_written_while_swapped_holds_raw_weights(
     trainer(tmp_path, note, EMA(), SavesEarly()).fit(model, loader(), loader())
     state = torch.load(tmp_path / "early.ckpt", weights_only=True)["state_dict"]
     assert torch.equal(state["net.weight"], note.raw[-1])
-    assert not torch.equal(note.seen[-1], note.raw[-1])  # it was swapped indeed
+    assert not torch.equal(note.seen[-1], note.raw[-1])  # the weights were swapped
     assert torch.equal(model.state_dict()["net.weight"], note.raw[-1])
     assert not model._state_dict_hooks
 

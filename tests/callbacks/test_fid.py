@@ -30,11 +30,11 @@ from tests.callbacks.random_inception import NAME, inception, inception_file
 from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
 
 __all__ = ["inception", "inception_file"]
-pytestmark = pytest.mark.filterwarnings("ignore:Matrix is singular")  # that is what is tested
+pytestmark = pytest.mark.filterwarnings("ignore:Matrix is singular")  # as tested here
 
 
 def by_scipy(a: Tensor, b: Tensor) -> float:
-    """The formula as pytorch-fid and clean-fid compute it, by the root of a matrix."""
+    """Compute the formula as pytorch-fid and clean-fid, by the root of a matrix."""
     x, y = a.numpy(), b.numpy()
     one, two = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
     root = np.trace(sqrtm(one @ two)).real
@@ -68,7 +68,7 @@ def test_the_distance_is_scipys_also_for_singular_covariances(
 
 @pytest.mark.parametrize(("n", "m"), [(200, 300), (20, 300), (20, 30)])
 def test_features_that_are_never_on(n: int, m: int) -> None:
-    """Zero columns, as ReLU gives them, in one set and in the other."""
+    """Zero columns, as ReLU produces, in either set."""
     a, b = gaussian(n, 40, 40, 0), gaussian(m, 40, 40, 1)
     a[:, :10], b[:, 5:20] = 0, 0
     a[:, 38] = a[:, 39]
@@ -152,7 +152,7 @@ def test_the_network_is_torch_fidelitys(inception: Path) -> None:
     metric = FID("torch-fidelity")
     metric.load()
     ours = metric.extract(images / 255)
-    assert theirs.std() > 0.01  # random, but alive
+    assert theirs.std() > 0.01  # random, but not constant
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
@@ -175,7 +175,7 @@ def test_the_distance_is_the_libraries() -> None:
 
 
 def test_fid_is_torch_fidelitys(inception: Path) -> None:
-    """From pictures to the number."""
+    """From images to the number."""
     sr, hr = two_sets()
     theirs = calculate_metrics(
         input1=Images(sr),
@@ -203,7 +203,7 @@ def test_fid_is_torchmetrics(inception: Path, antialias: bool) -> None:
 
 
 def test_pixels_are_rounded_not_cut_off(inception: Path) -> None:
-    """What torchmetrics' `normalize=True` does otherwise."""
+    """torchmetrics' `normalize=True` truncates instead."""
     metric = FID()
     metric.load()
     images = pixels(40, 40)
@@ -228,14 +228,14 @@ def test_a_run_stores_number_and_protocol(inception: Path, tmp_path: Path) -> No
     assert protocol["sha256"] == hashlib.sha256(inception.read_bytes()).hexdigest()
     assert protocol["remark"] == "few images (below 5000): biased upward"
     assert protocol["antialias"] is True
-    # The weights are in no checkpoint.
+    # A checkpoint does not hold the weights.
     run.save_checkpoint(tmp_path / "a.ckpt")
     assert (tmp_path / "a.ckpt").stat().st_size < 100_000
 
 
 @pytest.fixture
 def without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine without the weights, and without a net."""
+    """A machine without the weights and without a network."""
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("ENLARGER_WEIGHTS", str(tmp_path / "empty"))
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))

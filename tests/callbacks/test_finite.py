@@ -1,4 +1,4 @@
-"""Outputs with pixels that are not finite: counted, named once, and an error where that is set."""
+"""Outputs with pixels that are not finite: counted, named once, and an error if set."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BROKEN = {
 
 
 class Broken(Tiny):
-    """Spoils one pixel of chosen outputs.
+    """A model that corrupts one pixel of chosen outputs.
 
     Args:
         bad: Value by key.
@@ -97,7 +97,7 @@ def test_large_sums_are_finite() -> None:
 
 @pytest.mark.parametrize("verb", ["validate", "test"])
 def test_strict_fails_after_the_numbers_are_stored(tmp_path: Path, verb: str) -> None:
-    """It comes first here, and its error last."""
+    """The callback comes first, and its error last."""
     run = trainer(tmp_path, FiniteOutputs(strict=True), PSNR(), Results())
     with pytest.raises(ValueError, match=r"1 of the 7 of tiny \(tiny/01\); FiniteOutputs.strict"):
         getattr(run, verb)(Broken({"tiny/01": float("nan")}), loader(), verbose=False)
@@ -110,7 +110,7 @@ def test_strict_stops_training_at_the_validation(tmp_path: Path) -> None:
     run = trainer(tmp_path, callback, max_epochs=3, num_sanity_val_steps=2)
     with pytest.raises(ValueError, match="strict allows none"):
         run.fit(Broken(BAD), loader(), loader())
-    assert run.global_step == 4  # an epoch; the sanity check says nothing
+    assert run.global_step == 4  # an epoch; the sanity check does not count
 
 
 def test_training_goes_on_otherwise(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -120,7 +120,7 @@ def test_training_goes_on_otherwise(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 
 class Sharded(Broken):
-    """Each process has every second picture: 4 and 3."""
+    """A dataset of which each process has every second image: 4 and 3."""
 
     def test_dataloader(self) -> DataLoader[Any]:
         own = range(self.trainer.global_rank, 7, self.trainer.world_size)
@@ -128,7 +128,7 @@ class Sharded(Broken):
 
 
 class Save(Callback):
-    """Each process writes down what it knows and says."""
+    """Write what each process found and logged."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

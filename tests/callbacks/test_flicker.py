@@ -19,14 +19,14 @@ from tests.callbacks.tiny import Pictures, Tiny, trainer
 
 
 def smooth(seed: int, side: int = 80) -> Tensor:
-    """(3, side, side), in [0.2, 0.8]."""
+    """Return (3, side, side), in [0.2, 0.8]."""
     draws = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, side // 5, side // 5, generator=draws)
     return functional.interpolate(coarse, (side, side), mode="bicubic")[0] * 0.6 + 0.2
 
 
 def moving(seed: int, step: int, frames: int = 4, side: int = 40) -> Tensor:
-    """A window that goes to the right, (F, 3, side, side)."""
+    """Return a window that moves to the right, (F, 3, side, side)."""
     picture = smooth(seed)
     return torch.stack([picture[:, 9 : 9 + side, n * step :][..., :side] for n in range(frames)])
 
@@ -55,7 +55,7 @@ def test_what_stands_still() -> None:
     assert list(found) == ["flicker", "flicker_static", "flicker_real", "flicker_static_real"]
     assert found["flicker_static"] == 0
     assert found["flicker"] < 0.05  # OpenCV moves by 32nds of a pixel
-    # Light goes up and down by 10 levels; a flow has nothing to follow.
+    # Brightness alternates by 10 levels; there is no motion.
     light = torch.tensor([0.0, 10, 0, 10]).view(1, -1, 1, 1, 1) / 255
     found = flicker(clips + light)
     assert found["flicker_static"] == pytest.approx(10, abs=0.5)
@@ -77,7 +77,7 @@ def test_a_clip_is_its_own() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 1, 3, 8, 8)])
-def test_pictures_are_refused(shape: tuple[int, ...]) -> None:
+def test_images_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"flicker of 0, 1: got the shape .*; expected clips"):
         Flicker().features(torch.zeros(shape), keys(2))
 
@@ -115,13 +115,13 @@ def test_in_a_validation(tmp_path: Path) -> None:
     ("of_frames", "of_pictures"),
     [(FrameSWD(levels=2, patches=9), SWD(levels=2, patches=9)), (FrameKIDThumb(), KIDThumb())],
 )
-def test_frames_are_measured_as_pictures(of_frames: Any, of_pictures: Any) -> None:
+def test_frames_are_measured_as_images(of_frames: Any, of_pictures: Any) -> None:
     clips = torch.stack([moving(n, 1) for n in range(6)])
     named: Any = {"key": [f"{n}/{t}" for n in range(6) for t in range(4)]}
     sr, hr = (of_frames.features(x, keys(6)).double() for x in (clips * 0.8, clips))
     frames = [of_pictures.features(x.flatten(0, 1), named).double() for x in (clips * 0.8, clips)]
     assert len(sr) == 6
     assert of_frames.distance(sr, hr) == pytest.approx(of_pictures.distance(*frames), rel=1e-6)
-    # A reference may be of pictures.
+    # A reference may be of images.
     other = of_frames.features(clips[:, 0], keys(6)).double()
     assert of_frames.distance(sr, other) > 0

@@ -1,4 +1,4 @@
-"""FVD and KVD with a small network of our own: what it is given, the numbers, what is refused."""
+"""FVD and KVD with a small network: its inputs, the numbers, and refusals."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 
 
 class Plain(nn.Module):
-    """Means of colours in two halves of the time: (B, 6)."""
+    """Mean colours in the two halves of the time: (B, 6)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (2, -1)).mean((3, 4, 5)).flatten(1)
 
 
 class LikeI3D(nn.Module):
-    """With the arguments of the file that is passed around."""
+    """A network with the arguments of the usual I3D file."""
 
     def forward(
         self,

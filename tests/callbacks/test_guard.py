@@ -1,4 +1,4 @@
-"""Guard: what a left-out step leaves behind (nothing), on one process and two; limits; resuming."""
+"""Guard: a skipped step leaves no trace, on one process and two; limits; resuming."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LIMIT = 150  # seconds for processes that would wait for each other
 
 
 def batches(numbers: list[int], size: int = 2) -> DataLoader[Any]:
-    """The batches of 12 pictures with these numbers, in this order."""
+    """Return the batches of 12 images with these numbers, in this order."""
     chosen = [[size * n, size * n + 1] for n in numbers]
     return DataLoader(Pictures(12), batch_sampler=chosen, collate_fn=collate)
 
@@ -50,7 +50,7 @@ def key(number: int) -> str:
 def fit(
     folder: Path, model: LightningModule, data: Any, *callbacks: Callback, **settings: Any
 ) -> dict[str, Any]:
-    """What a checkpoint holds afterwards."""
+    """Return the content of the checkpoint after a run."""
     run = trainer(folder, *callbacks, **settings)
     run.fit(model, data)
     run.save_checkpoint(folder / "end.ckpt")
@@ -73,7 +73,7 @@ def test_a_left_out_step_leaves_nothing_behind(
 ) -> None:
     """Weights, statistics, Adam's moments, EMA, schedule and count are those of the other steps."""
     guard, model = Guard(), Poisoned(fault, (key(0), key(5), key(6)))  # the batches 0, 2 and 3
-    # The guard comes last: what it does must not depend on the order.
+    # The guard comes last: its effect must not depend on the order.
     guarded = fit(tmp_path / "a", model, batches([0, 1, 2, 3, 4, 5]), EMA(), guard, **settings)
     plain = fit(tmp_path / "b", Poisoned(), batches([1, 4, 5]), EMA(), **settings)
     assert_equal(guarded, plain)
@@ -85,7 +85,7 @@ def test_a_left_out_step_leaves_nothing_behind(
 
 
 def test_without_it_a_nan_spreads(tmp_path: Path) -> None:
-    """The tests above can fail."""
+    """Check that the tests above can fail."""
     saved = fit(tmp_path, Poisoned("nan loss", (key(5),)), batches([0, 1, 2, 3, 4, 5]))
     assert saved["state_dict"]["net.weight"].isnan().all()
 
@@ -131,7 +131,7 @@ def test_a_sound_run_is_as_without_it(tmp_path: Path) -> None:
     assert_equal(guarded, fit(tmp_path / "b", Poisoned(), batches([0, 1, 2]), **settings), "loops")
 
 
-def test_pictures_are_named_and_the_count_is_logged(
+def test_images_are_named_and_the_count_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     found: list[tuple[dict[str, float], int | None]] = []
@@ -219,7 +219,7 @@ def test_a_gradient_far_above_the_mean(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 class Overflows(Poisoned):
-    """Of a scaled loss, the gradient overflows until the scale is low enough."""
+    """The gradient of a scaled loss overflows until the scale is low enough."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return HalfGradient.apply(super().training_step(batch, batch_idx)) * 4
@@ -243,7 +243,7 @@ def test_the_scaler_may_look_for_its_scale(tmp_path: Path) -> None:
     trained = [name for name in guarded["state_dict"] if not name.startswith("norm")]
     for name in trained:
         torch.testing.assert_close(guarded["state_dict"][name], plain["state_dict"][name])
-    # Its statistics have seen all four batches, as without a guard.
+    # Its statistics include all four batches, as without a guard.
     assert guarded["state_dict"]["norm.num_batches_tracked"] == 4
 
 
@@ -267,7 +267,7 @@ def test_nan_losses_count_with_a_scaler(tmp_path: Path) -> None:
 
 
 class Manual(Tiny):
-    """Two optimisers; the loss of the second one may be NaN. ``raw`` goes round Lightning's."""
+    """Two optimisers; the loss of the second may be NaN. ``raw`` bypasses Lightning's optimiser."""
 
     def __init__(self, bad: int = -1, raw: bool = False) -> None:
         super().__init__()
@@ -301,7 +301,7 @@ def test_manual_optimisation_is_judged_step_by_step(tmp_path: Path) -> None:
         assert torch.equal(value, reference["state_dict"][name])
 
 
-def test_steps_that_are_not_seen_are_told(
+def test_steps_that_are_not_seen_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "UNSEEN", 4)
@@ -329,7 +329,7 @@ def test_what_it_cannot_guard(tmp_path: Path) -> None:
 
 
 class Sharded(Poisoned):
-    """Each process has every second of the batches."""
+    """A model of which each process has every second batch."""
 
     def __init__(self, fault: str, bad: tuple[str, ...], numbers: list[int]) -> None:
         super().__init__(fault, bad)
@@ -340,7 +340,7 @@ class Sharded(Poisoned):
 
 
 class Save(Callback):
-    """Each process writes down what it holds at the end."""
+    """Write what each process holds at the end."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -352,7 +352,7 @@ class Save(Callback):
 
 
 def two(folder: Path, model: LightningModule, *callbacks: Callback) -> list[dict[str, Any]]:
-    """What each of two processes holds after a fit."""
+    """Return what each of two processes holds after a fit."""
     run = trainer(folder, *callbacks, Save(folder), devices=2, strategy="ddp_spawn")
     run.fit(model)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
@@ -362,7 +362,7 @@ def two(folder: Path, model: LightningModule, *callbacks: Callback) -> list[dict
 @pytest.mark.distributed
 @pytest.mark.parametrize("fault", ["nan loss", "nan beside it"])
 def test_both_processes_leave_out_what_one_has_seen(tmp_path: Path, fault: str) -> None:
-    """``nan beside it`` has finite gradients everywhere: only the agreement tells of it."""
+    """``nan beside it`` has finite gradients everywhere: only the shared decision shows it."""
     model = Sharded(fault, (key(6),), [0, 1, 2, 3, 4, 5])  # the second batch of rank 1
     guarded = two(tmp_path / "a", model, EMA(), Guard())
     plain = two(tmp_path / "b", Sharded(fault, (), [0, 1, 4, 5]), EMA())
@@ -393,7 +393,7 @@ def launch(*args: object, processes: int) -> subprocess.CompletedProcess[str]:
 
 
 def overlay(folder: Path, name: str, model: dict[str, Any], guard: dict[str, Any]) -> Path:
-    """A configuration with a model of `broken.py` and a guard."""
+    """Return a configuration with a model of `broken.py` and a guard."""
     path = folder / name
     callbacks = ["callbacks.ema.EMA", {"class_path": "callbacks.guard.Guard", "init_args": guard}]
     content = {
@@ -457,7 +457,7 @@ def test_a_run_ends_with_one_sentence_and_its_last_good_checkpoint(
     saved, plain = newest("a"), newest("b")
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         torch.testing.assert_close(saved[part], plain[part], rtol=0, atol=0)
-    # Of the validation between the first and the second of them; the same batches come again.
+    # From the validation between the first two of them; the same batches come again.
     assert saved["callbacks"]["Guard"] == {"steps": 5, "skipped": 1, "row": 1, "norm": 0.0}
 
 

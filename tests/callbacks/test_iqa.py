@@ -17,11 +17,10 @@ from scipy.io import savemat
 from torch import Tensor, nn
 
 from callbacks import iqa, weights
-from callbacks.iqa import CLIPIQA, MANIQA, MUSIQ, PI, TOPIQ, IQAMetric
+from callbacks.iqa import FILES, IQA
 from callbacks.niqe_model import save_model
 from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
 
-METRICS: list[Callable[..., IQAMetric]] = [MUSIQ, MANIQA, CLIPIQA, TOPIQ, PI]
 needs_pyiqa = pytest.mark.skipif(
     importlib.util.find_spec("pyiqa") is None, reason="needs the optional package pyiqa"
 )
@@ -42,19 +41,19 @@ SMALL: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder of weights, no other place to look in, and nothing said before."""
+    """An empty folder of weights as the only place to search, and no earlier warnings."""
     folder = tmp_path / "weights"
     folder.mkdir()
     monkeypatch.setenv("ENLARGER_WEIGHTS", str(folder))
     monkeypatch.setattr(weights, "torch_cache", lambda: tmp_path / "nowhere")
     weights._fetched.cache_clear()
-    iqa._say_licence.cache_clear()
-    iqa._say_unverified.cache_clear()
+    iqa._warn_of_licence.cache_clear()
+    iqa._warn_if_unverified.cache_clear()
     return folder
 
 
 def put(place: Path, monkeypatch: pytest.MonkeyPatch, **files: Path) -> None:
-    """Files under the official names, with their hashes in the manifest where it has any."""
+    """Put files under the official names, and their hashes into the manifest if it has any."""
     entries: dict[str, Any] = yaml.safe_load(weights.MANIFEST.read_text())
     for name, file in files.items():
         entry = entries[name.replace("_", "-")]
@@ -67,7 +66,7 @@ def put(place: Path, monkeypatch: pytest.MonkeyPatch, **files: Path) -> None:
 
 
 def pictures(count: int = 2, size: tuple[int, int] = (112, 208)) -> Tensor:
-    """Smooth pictures of whole levels with some noise."""
+    """Return smooth images of integer levels with some noise."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, size[0] // 8, size[1] // 8, generator=generator)
     smooth = nn.functional.interpolate(coarse, size, mode="bicubic", align_corners=False)
@@ -75,7 +74,7 @@ def pictures(count: int = 2, size: tuple[int, int] = (112, 208)) -> Tensor:
     return (noisy.clamp(0, 1) * 255).round() / 255
 
 
-def compute(metric: IQAMetric, images: Tensor) -> Tensor:
+def compute(metric: IQA, images: Tensor) -> Tensor:
     batch: Any = {"key": [f"a/{i}" for i in range(len(images))]}
     return metric.compute(images, images, batch)
 
@@ -84,7 +83,7 @@ def compute(metric: IQAMetric, images: Tensor) -> Tensor:
 
 
 def filled(network: nn.Module) -> dict[str, Tensor]:
-    """Its state, with random numbers for what its constructor leaves at 0 or 1."""
+    """Return its state, with random numbers for values that its constructor leaves at 0 or 1."""
     generator = torch.Generator().manual_seed(1)
     state = network.state_dict()
     for name, value in state.items():
@@ -120,7 +119,7 @@ def topiq_file(folder: Path) -> Path:
 
 
 def clip_file(folder: Path) -> Path:
-    """A CLIP of ResNet blocks with few channels, whose vocabulary is the real one."""
+    """Return a CLIP of ResNet blocks with few channels, whose vocabulary is the real one."""
     from pyiqa.archs.clip_model import CLIP
 
     network = CLIP(
@@ -135,7 +134,7 @@ def clip_file(folder: Path) -> Path:
         transformer_heads=1,
         transformer_layers=2,
     )
-    archive = nn.Module()  # the published file is TorchScript, of which the tensors are read
+    archive = nn.Module()  # the published file is TorchScript; its tensors are read
     for name, value in filled(network).items():
         *path, last = name.split(".")
         place = archive
@@ -149,7 +148,7 @@ def clip_file(folder: Path) -> Path:
 
 
 def forest(generator: np.random.Generator, features: int, trees: int = 3) -> dict[str, Any]:
-    """Trees of one question and two answers, in the layout of Ma et al.'s file."""
+    """Return trees with one node and two leaves, in the layout of Ma et al.'s file."""
     left, right = np.zeros((3, trees), np.int64), np.zeros((3, trees), np.int64)
     left[0], right[0] = 2, 3
     column = generator.integers(1, features + 1, (3, trees))
@@ -195,12 +194,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", create_small)
 
 
-MAKE: dict[str, tuple[Callable[..., IQAMetric], Callable[[Path], dict[str, Path]]]] = {
-    "musiq": (MUSIQ, lambda folder: {"musiq_koniq": musiq_file(folder)}),
-    "maniqa": (MANIQA, lambda folder: {"maniqa_koniq": maniqa_file(folder)}),
-    "clipiqa": (CLIPIQA, lambda folder: {"clip_rn50": clip_file(folder)}),
-    "topiq_nr": (TOPIQ, lambda folder: {"topiq_koniq": topiq_file(folder)}),
-    "pi": (PI, lambda folder: {"nrqm": ma_file(folder), "niqe_pristine": pristine_file(folder)}),
+MAKE: dict[str, Callable[[Path], dict[str, Path]]] = {
+    "musiq": lambda folder: {"musiq_koniq": musiq_file(folder)},
+    "maniqa": lambda folder: {"maniqa_koniq": maniqa_file(folder)},
+    "clipiqa": lambda folder: {"clip_rn50": clip_file(folder)},
+    "topiq_nr": lambda folder: {"topiq_koniq": topiq_file(folder)},
+    "pi": lambda folder: {"nrqm": ma_file(folder), "niqe_pristine": pristine_file(folder)},
 }
 
 
@@ -211,21 +210,20 @@ def made(
     place: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> tuple[IQAMetric, dict[str, Path]]:
-    """A metric, loaded, and its files."""
-    make, files_in = MAKE[request.param]
+) -> tuple[IQA, dict[str, Path]]:
+    """A loaded metric and its files."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        files = files_in(tmp_path)
+        files = MAKE[request.param](tmp_path)
     put(place, monkeypatch, **files)
-    metric = make()
+    metric = IQA(request.param)
     assert metric.absent() == ""
     metric.load()
     return metric, files
 
 
-def theirs(metric: IQAMetric, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """pyiqa's own metric of the same files."""
+def theirs(metric: IQA, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return pyiqa's own metric of the same files."""
     import pyiqa
     from pyiqa.utils import download_util
 
@@ -234,12 +232,12 @@ def theirs(metric: IQAMetric, files: dict[str, Path], monkeypatch: pytest.Monkey
         "musiq": {"pretrained_model_path": file},
         "clipiqa": {"backbone": file},
         "topiq_nr": {"pretrained_model_path": file, "backbone_pretrain": False},
-    }.get(metric.model, {})
-    if metric.model == "maniqa":  # whose constructor expects another layout of a local file
+    }.get(metric.metric, {})
+    if metric.metric == "maniqa":  # whose constructor expects another layout of a local file
         found = pyiqa.create_metric("maniqa", device="cpu", pretrained=False)
         found.load_weights(file, weight_keys=None)
         return found
-    if metric.model == "pi":
+    if metric.metric == "pi":
         cache = files["nrqm"].parent / "cache"
         cache.mkdir()
         (cache / "NRQM_model.mat").write_bytes(files["nrqm"].read_bytes())
@@ -248,7 +246,7 @@ def theirs(metric: IQAMetric, files: dict[str, Path], monkeypatch: pytest.Monkey
             content = {name: model[key] for name, key in names.items()}
         savemat(cache / "niqe_modelparameters.mat", content)
         monkeypatch.setattr(download_util, "DEFAULT_CACHE_DIR", str(cache))
-    return pyiqa.create_metric(metric.model, device="cpu", **options)
+    return pyiqa.create_metric(metric.metric, device="cpu", **options)
 
 
 # ------------------------------------------------------------------------------- with the package
@@ -297,15 +295,15 @@ def test_the_process_is_left_as_it_was(made: Any) -> None:
 def test_a_run(made: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     metric, files = made
-    iqa._say_licence.cache_clear()
-    again = type(metric)(label="again")
+    iqa._warn_of_licence.cache_clear()
+    again = IQA(metric.metric, label="again")
     data = Pictures(2, side=200)
     trainer(tmp_path, metric, again).test(Tiny(), loader(data), verbose=False)
     (record,) = metric.records
     assert record["n"] == 2
     assert record["value"] == again.records[0]["value"]
     protocol = record["protocol"]
-    assert f"pyiqa {iqa._version()}, {metric.model}" == protocol["implementation"]
+    assert f"pyiqa {iqa._version()}, {metric.metric}" == protocol["implementation"]
     for name, file in files.items():
         assert hashlib.sha256(file.read_bytes()).hexdigest() in str(protocol["sha256"])
         assert weights.entry_of(name.replace("_", "-"))["file"] in str(protocol["weights"])
@@ -313,7 +311,7 @@ def test_a_run(made: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
 
 
 @needs_pyiqa
-def test_small_pictures_are_left_out_and_named(
+def test_small_images_are_left_out_and_named(
     made: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     metric, _ = made
@@ -331,7 +329,7 @@ def test_a_file_without_a_known_hash_is_said_to_be_unverified(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     put(place, monkeypatch, nrqm=ma_file(tmp_path), niqe_pristine=pristine_file(tmp_path))
-    PI().load()
+    IQA("pi").load()
     lines = [line for line in caplog.messages if "not verified" in line]
     assert len(lines) == 1
     assert "NRQM_model.mat" in lines[0]
@@ -353,18 +351,18 @@ def test_a_wrong_file(
     else:
         file.write_bytes(content)
     put(place, monkeypatch, musiq_koniq=file)
-    with pytest.raises(ValueError, match=r"musiq_koniq_ckpt.*\.pth has no weights of MUSIQ: "):
-        MUSIQ().load()
+    with pytest.raises(ValueError, match=r"musiq_koniq_ckpt.*\.pth: no weights of pyiqa's musiq: "):
+        IQA("musiq").load()
 
 
 # ------------------------------------------------------------------------------------- without it
 
 
-@pytest.mark.parametrize("make", METRICS)
+@pytest.mark.parametrize("name", FILES)
 def test_without_weights_it_is_off_in_one_line(
-    make: Callable[..., IQAMetric], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    name: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    metric = make()
+    metric = IQA(name)
     trainer(tmp_path, metric).test(Tiny(), loader(Pictures(2)), verbose=False)
     assert metric.records == []
     (line,) = (line for line in caplog.messages if "is off" in line)
@@ -378,26 +376,34 @@ def test_without_weights_it_is_off_in_one_line(
 
 def test_strict(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="strict_weights is set"):
-        trainer(tmp_path, MUSIQ(strict_weights=True)).test(Tiny(), loader(), verbose=False)
+        trainer(tmp_path, IQA("musiq", strict_weights=True)).test(Tiny(), loader(), verbose=False)
 
 
 def test_the_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine without it, or without one of the packages that it needs."""
+    """A machine without pyiqa, or without one of the packages that it needs."""
 
     def fail(name: str) -> None:
         raise ModuleNotFoundError("No module named 'facexlib'")
 
-    monkeypatch.setattr("callbacks.iqa_networks.importlib.import_module", fail)
-    line = TOPIQ().absent()
+    monkeypatch.setattr("callbacks.iqa.importlib.import_module", fail)
+    line = IQA("topiq_nr").absent()
     assert line.startswith("pyiqa cannot be imported (ModuleNotFoundError: No module named 'facex")
     assert line.endswith("install the extra: pip install -c constraints.txt -e '.[iqa]'")
 
 
-def test_what_maniqa_was_trained_on() -> None:
-    assert MANIQA().protocol()["implementation"] != MANIQA("pipal").protocol()["implementation"]
-    assert MANIQA("pipal").files == ("maniqa-pipal",)
-    with pytest.raises(ValueError, match="`trained_on` of MANIQA is 'kadid'"):
-        MANIQA("kadid")  # type: ignore[arg-type]
+def test_names_and_protocols() -> None:
+    koniq, pipal = IQA("maniqa"), IQA("maniqa-pipal")
+    assert koniq.name == pipal.name == "maniqa"
+    assert koniq.protocol()["implementation"] != pipal.protocol()["implementation"]
+    assert (koniq.higher_is_better, IQA("pi").higher_is_better) == (True, False)
+    index = IQA("pi", label="index")
+    assert index.name == "index"
+    assert [index.protocol()[key] for key in ("color", "border", "data_range")] == ["y", 4, 255]
+
+
+def test_an_unknown_metric_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"`metric` of IQA is 'maniqa-kadid'; .* maniqa-pipal, "):
+        IQA("maniqa-kadid")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -405,9 +411,8 @@ def test_what_maniqa_was_trained_on() -> None:
     [((104, 200), True), ((200, 104), True), ((103, 200), False), ((104, 199), False)],
 )
 def test_what_pi_needs(size: tuple[int, int], fits: bool) -> None:
-    assert PI().fits(*size) is fits
+    assert IQA("pi").fits(*size) is fits
 
 
 def test_every_file_is_in_the_manifest() -> None:
-    names = {name for make in METRICS for name in make().files} | set(MANIQA("pipal").files)
-    assert names <= set(weights.manifest())
+    assert {name for names in FILES.values() for name in names} <= set(weights.manifest())

@@ -1,4 +1,4 @@
-"""KID: the estimate by hand, subsets as torch-fidelity draws them, the libraries' numbers."""
+"""KID: the estimate by hand, subsets as in torch-fidelity, the libraries' numbers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_estimate_is_the_papers(n: int, m: int) -> None:
 
 
 def test_it_is_unbiased() -> None:
-    """Of 60 pairs of small samples of one distribution, the mean is near 0."""
+    """The mean over 60 pairs of small samples of one distribution is near 0."""
     whole = gaussian(1200, 3, 3, 7)
     parts = whole.unflatten(0, (120, 10))
     pairs = zip(parts[::2], parts[1::2], strict=True)
@@ -127,5 +127,5 @@ def test_fid_and_kid_of_a_preset_are_the_work_of_one(
     trainer(tmp_path, fid, kid).validate(Tiny(), loader(Pictures(2)), verbose=False)
     assert calls == [2, 2] * 2
     trainer(tmp_path, fid, other).validate(Tiny(), loader(Pictures(2)), verbose=False)
-    assert calls == [2, 2] * 2 + [2, 2, 2]  # another preset, and the first one's HR remembered
+    assert calls == [2, 2] * 2 + [2, 2, 2]  # another preset, and the first one's HR cached
     assert fid.records == alone.records

@@ -1,4 +1,4 @@
-"""KID-thumb: thumbnails by area, and which sets it tells apart."""
+"""KID-thumb: thumbnails by area, and which sets it distinguishes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lattice: found where there is one, at its period only."""
+"""The lattice: found only if it exists, and only at its period."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_bad_pixel_at_the_edge_is_seen_too() -> None:
 
 
 def test_the_values_of_kodak(data_root: Path) -> None:
-    """Those of docs/metrics.md."""
+    """The numbers of docs/metrics.md."""
     found: list[list[float]] = []
     for path in sorted((data_root / "kodak24").glob("*.png")):
         picture = Image.open(path).convert("RGB")

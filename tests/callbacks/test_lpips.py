@@ -16,7 +16,7 @@ from torchvision import models
 from callbacks import weights
 from callbacks.backbones import load_features
 from callbacks.lpips import LPIPS
-from callbacks.lpips_network import Kept, Perceptual
+from callbacks.lpips_network import FeatureCache, Perceptual
 from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
 
 BUILD = {"alex": models.alexnet, "squeeze": models.squeezenet1_1, "vgg": models.vgg16}
@@ -28,7 +28,7 @@ def net(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     """A network's name, a file of random weights as torchvision publishes it, and its features."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        # Without the classifier's 120 million random weights: a file may have any of them.
+        # Without the classifier's 120 million random weights, which do not matter.
         with torch.device("meta"):
             features = BUILD[request.param](weights=None).features
         features.to_empty(device="cpu")
@@ -41,7 +41,7 @@ def net(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def loaded(monkeypatch: pytest.MonkeyPatch, net: Any, **arguments: Any) -> LPIPS:
-    """Ours with that file for the published one."""
+    """Return our metric with that file instead of the published one."""
     name, file, _ = net
     monkeypatch.setattr(weights, "find", {NAMES[name]: file}.get)
     monkeypatch.setattr(weights, "obtain", {NAMES[name]: file}.get)
@@ -51,7 +51,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, net: Any, **arguments: Any) -> LPIPS
 
 
 def reference(net: Any) -> lpips.LPIPS:
-    """The package's, with the same weights."""
+    """Return the package's network with the same weights."""
     name, _, features = net
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
@@ -220,7 +220,7 @@ def test_a_bad_pixel_names_its_image_and_spoils_no_other(
 
 
 class Counts(nn.Module):
-    """Sums of images, and how often it was asked."""
+    """Return sums of images, and count the calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -232,7 +232,7 @@ class Counts(nn.Module):
 
 
 def test_features_are_kept_while_pixels_stay_the_same() -> None:
-    kept, network, images = Kept(10**6), Counts(), pair()[1]
+    kept, network, images = FeatureCache(10**6), Counts(), pair()[1]
     first = kept.get(images, network)
     again = kept.get(images[[2, 0]], network)  # in any order
     assert network.calls == 1
@@ -249,7 +249,7 @@ def test_features_are_kept_while_pixels_stay_the_same() -> None:
 def test_what_has_no_room_is_computed_again() -> None:
     network, images = Counts(), pair(4)[1]
     one = 4 + images[0].nbytes
-    kept = Kept(2 * one)
+    kept = FeatureCache(2 * one)
     for _ in range(3):
         for image in images.split(1):
             assert torch.equal(kept.get(image, network)[0], image.sum((1, 2, 3)))
@@ -258,7 +258,7 @@ def test_what_has_no_room_is_computed_again() -> None:
 
 
 def test_what_an_evaluation_did_not_use_is_dropped() -> None:
-    kept, network, images = Kept(10**6), Counts(), pair(4)[1]
+    kept, network, images = FeatureCache(10**6), Counts(), pair(4)[1]
     kept.get(images, network)
     kept.begin()
     kept.get(images[:2], network)
@@ -270,15 +270,15 @@ def test_what_an_evaluation_did_not_use_is_dropped() -> None:
 
 def test_the_room_of_what_is_dropped_is_free_again() -> None:
     network, images = Counts(), pair(6)[1]
-    kept = Kept(2 * (4 + images[0].nbytes))
+    kept = FeatureCache(2 * (4 + images[0].nbytes))
     for few in (images[:2], images[2:4], images[4:], images[4:]):
         kept.begin()
         kept.get(few, network)
-    assert network.calls == 3  # the first two went when the third evaluation began
+    assert network.calls == 3  # the first two were dropped when the third evaluation began
 
 
 class Weighed(Tensor):
-    """Features that count how often their size is looked at."""
+    """Features that count reads of their size."""
 
     looked = 0
 
@@ -289,7 +289,7 @@ class Weighed(Tensor):
 
 
 def test_many_images_are_not_weighed_again_for_each_other() -> None:
-    kept = Kept(10**6)
+    kept = FeatureCache(10**6)
     for number in range(50):
         kept.get(torch.full((1, 3, 2, 2), float(number)), lambda x: [x.as_subclass(Weighed)])
     assert len(kept.found) == 50

@@ -1,4 +1,4 @@
-"""LR-consistency: what it compares, its numbers on Set5, and what goes wrong."""
+"""LR-consistency: what it compares, its numbers on Set5, and errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read(path: Path) -> Tensor:
 
 @pytest.mark.parametrize(("scale", "bicubic", "hr"), [(2, 42.4, 61.5), (4, 38.8, 59.6)])
 def test_set5(data_root: Path, scale: int, bicubic: float, hr: float) -> None:
-    """Bicubic's numbers are those of a first, independent script: 42.3 and 38.8."""
+    """Bicubic's numbers equal those of an independent script: 42.3 and 38.8."""
     values = []
     for path in sorted((data_root / f"set5/x{scale}/hr").glob("*.png")):
         picture, lr = read(path), read(data_root / f"set5/x{scale}/lr" / path.name)
@@ -98,7 +98,7 @@ def test_bad_arguments_and_sizes() -> None:
         compute(LRConsistency(border=4), torch.rand(1, 3, 16, 18), torch.rand(1, 3, 8, 9))
 
 
-def test_pictures_without_hr(tmp_path: Path) -> None:
+def test_images_without_hr(tmp_path: Path) -> None:
     metric = LRConsistency()
     trainer(tmp_path, metric).validate(Double(), loader(NoHR()), verbose=False)
     assert metric.records[0]["n"] == 7

@@ -1,4 +1,4 @@
-"""Memorised: copies are told from samples of the same kind, and what is compared is named."""
+"""Memorised: copies are distinguished from new samples, and the protocol names the training set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHAPE = (32, 32, 3)
 
 @pytest.fixture
 def training(tmp_path: Path) -> Path:
-    """Nine pictures of 32 px."""
+    """Nine images of 32 px."""
     folder = tmp_path / "training"
     folder.mkdir()
     for number in range(9):
@@ -72,7 +72,7 @@ def test_features_are_not_sent_to_other_processes(
     assert metric.records[0]["protocol"]["training_n"] == 9
 
 
-def test_the_training_pictures_from_a_file(training: Path, tmp_path: Path) -> None:
+def test_the_training_images_from_a_file(training: Path, tmp_path: Path) -> None:
     arguments = ["--metric", "callbacks.memorised.Memorised", "--set", "training=none"]
     file = tmp_path / "training.npz"
     assert reference.main([str(training), *arguments, "--out", str(file)]) == 0

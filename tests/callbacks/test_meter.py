@@ -33,7 +33,7 @@ def test_seconds() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
-def test_a_peak_is_that_of_its_own_picture() -> None:
+def test_a_peak_is_that_of_its_own_image() -> None:
     small, large, after = peak_of(1), peak_of(LARGE), peak_of(1)
     if small is None or large is None or after is None:
         pytest.skip("this kernel forgets no peak")

@@ -17,7 +17,7 @@ from callbacks.pixels import to_pixels
 
 
 def pair(size: tuple[int, int] = (190, 210)) -> tuple[Tensor, Tensor]:
-    """A smooth picture in 8 bit, and a disturbed one in floats."""
+    """Return a smooth image in 8 bit, and a disturbed one in floats."""
     generator = torch.Generator().manual_seed(1)
     coarse = torch.rand(2, 3, 24, 24, generator=generator)
     hr = functional.interpolate(coarse, size=size, mode="bilinear").mul(255).round().div(255)

@@ -185,7 +185,7 @@ def test_the_luma_of_yiq(metric: NIQE, pristine: Path) -> None:
     assert metric.protocol()["color"] == "yiq"
 
 
-def test_worse_pictures_have_higher_numbers(metric: NIQE) -> None:
+def test_worse_images_have_higher_numbers(metric: NIQE) -> None:
     for name in PICTURES:
         clean = photograph(name)
         values = compute(metric, tensor(clean, bicubic(clean), jpeg(clean, 10)))

@@ -1,4 +1,4 @@
-"""Where outputs may lie: inputs and what others wrote survive, whatever is asked for."""
+"""OutputPlaces of outputs: inputs and other files survive, for any settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from callbacks.output_places import Places
+from callbacks.output_places import OutputPlaces
 from callbacks.writer import Writer
 from datamodules.base import SRDataModule
 from lightning_modules.bicubic import Bicubic
@@ -36,7 +36,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def refused(folder: Path, out: Path, sentence: str) -> None:
-    """Whatever is asked for, nothing is touched."""
+    """Nothing is changed, for any settings."""
     before = files(folder), files(out)
     for settings in EVERY:
         with pytest.raises(ValueError, match=sentence):
@@ -90,7 +90,7 @@ def test_an_input_where_an_output_needs_a_folder(tmp_path: Path) -> None:
 
 
 def test_one_output_in_the_place_of_the_folder_of_another(tmp_path: Path) -> None:
-    """In an empty folder, what comes second would fail, or replace what came first."""
+    """In an empty folder, the second output would fail or replace the first one."""
     save(tmp_path / "in/a.jpg")
     save(tmp_path / "in/a.png/1.jpg")
     refused(
@@ -118,13 +118,13 @@ def test_a_linked_folder_of_inputs(tmp_path: Path) -> None:
 def test_a_disk_that_takes_a_and_A_for_one(  # noqa: N802
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There, both names lead to one file, whose path `realpath` gives as it was typed."""
+    """On such a disk both names are one file, whose path `realpath` returns as typed."""
     found = save(tmp_path / "in/A.png").stat()
     stat = Path.stat
     monkeypatch.setattr(
         Path, "stat", lambda self, **how: found if self.name == "a.png" else stat(self, **how)
     )
-    places = Places(tmp_path / "in", [str(tmp_path / "in/A.png")])
+    places = OutputPlaces(tmp_path / "in", [str(tmp_path / "in/A.png")])
     with pytest.raises(ValueError, match=r"would overwrite the input .*A\.png, as .*a\.png is ano"):
         places.check("a", tmp_path / "in/a.png", folder=False)
 

@@ -1,4 +1,4 @@
-"""pFID and pKID: which crops, and their numbers from the parts of FID and KID."""
+"""pFID and pKID: their crops, and their numbers from the parts of FID and KID."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def pictures(n: int = 3, height: int = 310, width: int = 320) -> Tensor:
 
 
 class Corners(PatchFID):
-    """The corner of each crop instead of features of it."""
+    """Return the corner of each crop instead of its features."""
 
     def embed(self, pixels: Tensor) -> Tensor:
         assert pixels.shape[1:] == (3, 299, 299)
         return pixels[:, :, 0, 0]
 
 
-def test_crops_belong_to_the_picture_and_are_not_resized() -> None:
+def test_crops_belong_to_the_image_and_are_not_resized() -> None:
     metric, images = Corners(crops=4), pictures()
     batch: Any = {"key": ["a", "b", "c"]}
     found = metric.features(images, batch)
@@ -44,11 +44,11 @@ def test_crops_belong_to_the_picture_and_are_not_resized() -> None:
         possible = image[:, :12, :22].flatten(1).T
         assert all((possible == corner).all(1).any() for corner in corners)
     assert len(found[0].unique(dim=0)) > 1  # not one place four times
-    # An output and its HR are cut at the same places.
+    # An output and its HR are cropped at the same places.
     assert torch.equal(metric.features((images * 255).round() / 255, batch), found)
 
 
-def test_a_picture_of_one_crop(inception: Path) -> None:
+def test_a_image_of_one_crop(inception: Path) -> None:
     images = pictures(2, 299, 299)
     metric, whole = PatchFID(crops=1), FID("torch-fidelity")
     for each in (metric, whole):
@@ -82,7 +82,7 @@ def test_a_run(inception: Path, tmp_path: Path) -> None:
         assert "few images" in protocol["remark"]
 
 
-def test_pictures_smaller_than_a_crop(
+def test_images_smaller_than_a_crop(
     inception: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer(tmp_path, metric := PatchFID()).validate(Tiny(), loader(), verbose=False)

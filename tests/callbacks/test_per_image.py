@@ -1,4 +1,4 @@
-"""Numbers of single images: what is stored, what replaces what, damaged files; the CSV beside."""
+"""Numbers of single images: stored, replaced, damaged files; and the CSV table."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def numbers(**changes: Any) -> ImageNumbers:
 
 
 class Stochastic(Tiny):
-    """Says that its outputs depend on a seed, as methods with noise do."""
+    """A model whose outputs depend on a seed, as of methods with noise."""
 
     noise_seed, drew_noise = 0, True
 
@@ -69,7 +69,7 @@ def test_every_image_and_those_of_bicubic(tmp_path: Path) -> None:
     assert all(n["seed"] is None for n in images)
     assert all(n["protocol"] == metric.protocol() for n in images)
     assert list(images[0]["values"]) == Pictures().keys
-    # They are what the datasets' numbers are the means of.
+    # Their means are the datasets' numbers.
     results = load_results(tmp_path / "results.json")["results"]
     for stored, found in zip(results, images, strict=True):
         assert stored["checkpoint"] == found["checkpoint"]
@@ -112,10 +112,10 @@ def test_only_what_is_measured_again_is_replaced() -> None:
     assert merge_images([numbers(), other], [new]) == [other, new]
 
 
-def test_numbers_of_other_pictures_are_replaced_with_a_line(
+def test_numbers_of_other_images_are_replaced_with_a_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As of validation and of test, where both call their dataset photos."""
+    """For example, validation and test may both name their dataset photos."""
     write_images(tmp_path, [numbers(), numbers(metric="ssim")])
     update_images(tmp_path, [numbers(), numbers(scale=4.0, values={"set5/head": 1.0})])
     assert not caplog.records
@@ -123,12 +123,12 @@ def test_numbers_of_other_pictures_are_replaced_with_a_line(
         tmp_path, [numbers(metric=m, values={"set5/head": 1.0}) for m in ("psnr", "ssim")]
     )
     (told,) = [record.getMessage() for record in caplog.records]
-    assert "set5 x2 replace those of other pictures" in told
+    assert "set5 x2 replace those of other images" in told
     assert "of 2 (set5/baby, ...) before, of 1 (set5/head, ...) now" in told
 
 
 def test_seeds_of_an_earlier_evaluation_do_not_stay() -> None:
-    """They may be of other settings of the method: a mean over both would be of neither."""
+    """They may have other settings of the method: a mean over both would be meaningless."""
     old = [numbers(seed=seed) for seed in range(5)]
     new = [numbers(seed=seed, values={"set5/baby": 20.0}) for seed in range(2)]
     assert merge_images(old, new) == new
@@ -213,7 +213,7 @@ def test_evaluations_that_belong_together(tmp_path: Path, capsys: Any) -> None:
     assert sorted(map(str, seeds)) == ["4", "5", "6", "None"]
     assert capsys.readouterr().out.count("checkpoint") == 1  # one table, at the end
 
-    # What follows is another evaluation: it replaces them.
+    # Another evaluation replaces them.
     run.test(model, loader(), verbose=False)
     assert load_results(tmp_path / "results.json")["results"][0]["seeds"] == [6]
 

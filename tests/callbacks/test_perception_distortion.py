@@ -1,4 +1,4 @@
-"""The plot of two metrics: where points are, what is joined, named, left out and refused."""
+"""The plot of two metrics: points, lines, legend, and what is left out and refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = ("psnr", "lpips")
 
 
 def pair(psnr: float, lpips: float, **changes: Any) -> list[Result]:
-    """Two numbers of a checkpoint; ``std`` is of both."""
+    """Return two numbers of a checkpoint; ``std`` applies to both."""
     low = {"metric": "lpips", "higher_is_better": False, "protocol": {"net": "alex"}}
     return [result(value=psnr, **changes), result(value=lpips, **{**low, **changes})]
 
@@ -39,8 +39,13 @@ def texts(svg: ElementTree.Element) -> list[str]:
     return [element.text or "" for element in svg.iter(f"{SVG}text")]
 
 
+def groups(svg: ElementTree.Element, kind: str) -> list[ElementTree.Element]:
+    return [group for group in svg.iter(f"{SVG}g") if group.get("class") == kind]
+
+
 def circles(svg: ElementTree.Element) -> list[tuple[float, float]]:
-    return [(float(c.attrib["cx"]), float(c.attrib["cy"])) for c in svg.iter(f"{SVG}circle")]
+    found = [next(point.iter(f"{SVG}circle")) for point in groups(svg, "point")]
+    return [(float(c.attrib["cx"]), float(c.attrib["cy"])) for c in found]
 
 
 # --------------------------------------------------------------------------------------- drawing
@@ -49,8 +54,8 @@ def circles(svg: ElementTree.Element) -> list[tuple[float, float]]:
 def test_points_lie_where_their_numbers_are(tmp_path: Path) -> None:
     svg = drawn([run(tmp_path / n, pair(*at)) for n, at in (("a", (30, 0.1)), ("b", (32, 0.3)))])
     (first, second), (across, up) = circles(svg), axes([point(30, 0.1), point(32, 0.3)])
-    assert first == pytest.approx((across.place(30), up.place(0.1)), abs=1e-3)
-    assert second == pytest.approx((across.place(32), up.place(0.3)), abs=1e-3)
+    assert first == pytest.approx((across.place(30), up.place(0.1)), abs=0.01)
+    assert second == pytest.approx((across.place(32), up.place(0.3)), abs=0.01)
     assert first[0] < second[0]
     assert first[1] > second[1]  # SVG counts downwards
     for x, y in (first, second):
@@ -70,8 +75,8 @@ def test_bars_are_as_long_as_deviations(tmp_path: Path) -> None:
     assert len(bars) == 2  # those of the checkpoint with several seeds
     width = float(bars[0]["x2"]) - float(bars[0]["x1"])
     height = float(bars[1]["y1"]) - float(bars[1]["y2"])
-    assert width == pytest.approx(across.place(0.04) - across.place(0), rel=1e-3)
-    assert height == pytest.approx(up.place(0) - up.place(0.04), rel=1e-3)
+    assert width == pytest.approx(across.place(0.04) - across.place(0), abs=0.02)
+    assert height == pytest.approx(up.place(0) - up.place(0.04), abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +91,9 @@ def test_bars_are_as_long_as_deviations(tmp_path: Path) -> None:
 def test_the_better_corner(higher: tuple[bool, bool], arrow: str, anchor: str) -> None:
     x, y = (Quantity(name, is_) for name, is_ in zip("xy", higher, strict=True))
     svg = ElementTree.fromstring(scatter([point(1, 1), point(2, 2)], x, y, []))
-    (marked,) = [e for e in svg.iter(f"{SVG}text") if e.get("class") == "better"]
-    assert (marked.text, marked.get("text-anchor")) == (f"better {arrow}", anchor)
+    (marked,) = [e for e in svg.iter(f"{SVG}text") if "better" in (e.get("class") or "")]
+    assert marked.text == f"better {arrow}"
+    assert ("end" in (marked.get("class") or "").split()) == (anchor == "end")
     high = float(marked.attrib["y"]) < HEIGHT / 2
     assert high == higher[1]
 
@@ -98,12 +104,30 @@ def test_no_corner_without_directions(tmp_path: Path, caplog: Any) -> None:
         del of_earlier_version["higher_is_better"]
     svg = drawn([run(tmp_path / "a", results)])
     assert not any("better" in text for text in texts(svg))
-    assert "which way psnr is better is not known: run test again" in caplog.text
+    assert "the direction of psnr is unknown: run test again" in caplog.text
 
 
 def test_names_cannot_break_the_file(tmp_path: Path) -> None:
     svg = drawn([run(tmp_path / "a<b&c", pair(30, 0.1))])
     assert "a<b&c" in texts(svg)
+
+
+@pytest.mark.parametrize("count", [3, 9])
+def test_the_legend_names_each_point_by_its_number_and_colour(count: int) -> None:
+    points = [Point(i, f"<method> {i}", (30.0, 0.5 + i)) for i in range(count - 1)]
+    points.append(Point(None, "bicubic", (20.0, 0.1)))
+    svg = ElementTree.fromstring(scatter(points, Quantity("x", True), Quantity("y", None), []))
+    number, label = (f"{SVG}text[@class='{kind}']" for kind in ("number", "label"))
+    shown, legend = groups(svg, "point"), groups(svg, "legend")
+    assert [entry.findtext(label) for entry in legend] == [point.label for point in points]
+    for i, (group, entry) in enumerate(zip(shown, legend, strict=True), start=1):
+        assert group.findtext(number) == entry.findtext(number) == str(i)
+        fills = [node.find(f"{SVG}circle").get("fill") for node in (group, entry)]  # type: ignore[union-attr]
+        assert fills[0] == fills[1]
+        assert (fills[0] == "white") == (i == count)
+    rows = [float(entry.find(f"{SVG}circle").get("cy")) for entry in legend]  # type: ignore[union-attr, arg-type]
+    assert HEIGHT < min(rows) < max(rows) < float(svg.get("height") or 0)
+    assert len(set(rows)) == (3 if count == 3 else 5)  # two columns if there are many
 
 
 def test_protocols_stand_below(tmp_path: Path) -> None:

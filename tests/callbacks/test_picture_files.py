@@ -1,4 +1,4 @@
-"""Pictures as the commands of callbacks read them."""
+"""Image files as read by the commands of callbacks."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ RGB = np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8)
     [(k, w) for k in ("PNG", "TIFF", "WEBP") for w in ("orientation", "profile", "grey profile")]
     + [("PNG", "broken exif"), ("WEBP", "broken exif")],  # a TIFF's is its own directory
 )
-def test_a_picture_is_read_as_evaluation_reads_it(tmp_path: Path, kind: str, what: str) -> None:
+def test_a_image_is_read_as_evaluation_reads_it(tmp_path: Path, kind: str, what: str) -> None:
     exif = Image.Exif()
     exif[274] = 6
     options = {
@@ -67,7 +67,7 @@ def test_a_picture_is_read_as_evaluation_reads_it(tmp_path: Path, kind: str, wha
     np.testing.assert_array_equal(found, expected)
 
 
-def test_pictures_are_found_as_training_finds_them(tmp_path: Path) -> None:
+def test_images_are_found_as_training_finds_them(tmp_path: Path) -> None:
     there, elsewhere = tmp_path / "there", tmp_path / "elsewhere"
     for folder in (there, elsewhere):
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""predictions.jsonl: whole lines from many hands, and what a next run concludes from them."""
+"""predictions.jsonl: complete lines from many writers, and the decisions of later runs."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from torch import nn
 from callbacks.predictions import (
     NAME,
     Line,
-    Made,
     Predictions,
+    RunProperties,
     digest_of,
-    facts_of,
+    input_facts,
     options_of,
     outputs_in,
     refusal,
 )
 
 
-def made(**changed: Any) -> Made:
+def made(**changed: Any) -> RunProperties:
     options = {"model.init_args.steps": 15, "data.init_args.scale": 4.0}
     fields: dict[str, Any] = {
         **{"model": "a.Model", "weights": "w.ckpt", "weights_digest": "ab", "commit": "c"},
         "options": {**options, **changed.pop("options", {})},
     }
-    return Made(**{**fields, **changed})
+    return RunProperties(**{**fields, **changed})
 
 
 def line(source: Path | None = None, **changed: Any) -> Line:
     fields: dict[str, Any] = {"key": "a", "output": "a.png", "seed": None}
-    return Line(**{**fields, **facts_of(source and str(source)), **changed})
+    return Line(**{**fields, **input_facts(source and str(source)), **changed})
 
 
 def stored(folder: Path) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ def test_a_line_tells_all(tmp_path: Path) -> None:
     ]
 
 
-def test_errors_are_told_once(tmp_path: Path) -> None:
+def test_errors_are_reported_once(tmp_path: Path) -> None:
     for _ in range(2):  # in the same run, and in the next
         predictions = Predictions(tmp_path, made())
         for _ in range(2):
@@ -65,7 +65,7 @@ def test_errors_are_told_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_an_error_that_comes_back_after_a_success_is_told(tmp_path: Path, again: bool) -> None:
+def test_an_error_that_comes_back_after_a_success_is_reported(tmp_path: Path, again: bool) -> None:
     predictions = Predictions(tmp_path, made())
     for told in (line(error="cut off"), line(), line(error="cut off")):
         predictions.add(told)
@@ -81,7 +81,7 @@ def write_many(folder: Path, name: str, count: int) -> None:
 
 
 def test_processes_and_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
-    fork = multiprocessing.get_context("fork")  # as quick as can be, so that they do meet
+    fork = multiprocessing.get_context("fork")  # fast, so that they run at the same time
     hands: list[Any] = [
         kind(target=write_many, args=(tmp_path, f"{kind.__name__}{number}", 50))
         for number in range(3)
@@ -113,7 +113,7 @@ ODD = ["[]", "3", '{"output": "a.png"}', '{"key": 1}', "\x00\x01", NESTED]
 def test_lines_of_another_origin_say_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / NAME).write_text(text + "\n")
     assert Predictions(tmp_path, made()).differences("a.png", None) == [
-        f"no line of {NAME} says how it was made"
+        f"no line of {NAME} describes it"
     ]
 
 
@@ -134,13 +134,15 @@ def test_a_disk_that_is_full_is_an_error(tmp_path: Path, monkeypatch: pytest.Mon
 # ---------------------------------------------------------------------------- what a next run does
 
 
-def differences(folder: Path, now: Made, source: Path | None = None, seed: int = 0) -> list[str]:
+def differences(
+    folder: Path, now: RunProperties, source: Path | None = None, seed: int = 0
+) -> list[str]:
     return Predictions(folder, now, seed).differences("a.png", source and str(source))
 
 
 def test_the_same_run_again_makes_the_same(tmp_path: Path) -> None:
     Predictions(tmp_path, made()).add(line())
-    # Wherever the weights came from, and by whichever commit.
+    # Independent of the weights' path and of the commit.
     now = made(weights="elsewhere.ckpt", commit="d", options={"model.init_args.base_weights": "b"})
     assert differences(tmp_path, now) == []
 
@@ -177,7 +179,7 @@ def test_the_last_line_of_an_output_holds(tmp_path: Path) -> None:
 
 
 def test_another_input_of_the_same_name(tmp_path: Path) -> None:
-    source, other = tmp_path / "a.jpg", ["it was made of another picture of the same name"]
+    source, other = tmp_path / "a.jpg", ["it was made of another image of the same name"]
     source.write_bytes(b"first")
     Predictions(tmp_path, made()).add(line(source))
     assert differences(tmp_path, made(), source) == []
@@ -191,23 +193,23 @@ def test_another_input_of_the_same_name(tmp_path: Path) -> None:
     assert differences(tmp_path, made(), source) == other
 
 
-def test_an_input_that_changed_while_its_picture_was_made(tmp_path: Path) -> None:
-    """Its line is about the file that was read; the one that lies there now is another."""
+def test_an_input_that_changed_while_its_image_was_made(tmp_path: Path) -> None:
+    """The line describes the file that was read, not the current one."""
     source = tmp_path / "a.jpg"
     source.write_bytes(b"first")
     read = [5, source.stat().st_mtime_ns]
     source.write_bytes(b"secon")  # as long as the first
     os.utime(source, ns=(0, 0))
-    facts = facts_of(str(source), read)
+    facts = input_facts(str(source), read)
     assert (facts["input_bytes"], facts["input_modified"]) == tuple(read)
     assert facts["input_digest"] is None
     Predictions(tmp_path, made()).add(line(**facts))
     assert differences(tmp_path, made(), source) == [
-        "it was made of another picture of the same name"
+        "it was made of another image of the same name"
     ]
     source.unlink()
-    assert facts_of(str(source), read) == facts
-    assert facts_of(str(source)) == {}
+    assert input_facts(str(source), read) == facts
+    assert input_facts(str(source)) == {}
 
 
 def test_what_the_lines_name_as_made(tmp_path: Path) -> None:
@@ -259,7 +261,7 @@ def test_options_are_what_changes_an_output() -> None:
     }
 
 
-def test_options_of_a_source_are_what_changes_a_picture() -> None:
+def test_options_of_a_source_are_what_changes_a_image() -> None:
     def options(**init_args: Any) -> dict[str, Any]:
         source = {"class_path": "datamodules.prompts.Seeds", "init_args": init_args}
         return options_of({"data": {"init_args": {"predict": source}}})

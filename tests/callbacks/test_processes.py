@@ -1,4 +1,4 @@
-"""What processes do together: an error of one must not leave the others waiting."""
+"""Collective operations: an error of one process must not leave the others waiting."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from callbacks.psnr import PSNR
 
 
 class Fails(PSNR):
-    """On the second process only, as where a file is damaged on one machine."""
+    """Fail on the second process only, as if a file were damaged on one machine."""
 
     def __init__(self, where: str) -> None:
         super().__init__()

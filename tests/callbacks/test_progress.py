@@ -1,4 +1,4 @@
-"""Progress: steps of the whole run, in lines or a bar, at the price of next to nothing."""
+"""Progress: steps of the whole run, in lines or a bar, at almost no cost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.callbacks.tiny import Pictures, Tiny, loader
 
 
 class Logging(Tiny):
-    """Logs two values for the bar and one that is not for it."""
+    """A model that logs two values for the bar, and one not for it."""
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss = super().training_step(batch, batch_idx)
@@ -43,7 +43,7 @@ class Interruption(Callback):
 
 
 class Terminal(io.StringIO):
-    """Takes what is drawn."""
+    """A stream that collects the drawn text."""
 
     def isatty(self) -> bool:
         return True
@@ -88,7 +88,7 @@ def test_test_and_predict(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     assert closing == ["test: batch 6 of 6", "predict: picture 7 of 7"]
 
 
-def test_the_sanity_check_is_not_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_sanity_check_is_not_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     progress = Progress(0)
     run = trainer(tmp_path, progress, max_epochs=1, limit_val_batches=2, num_sanity_val_steps=2)
     run.fit(Logging(), loader(), loader())
@@ -128,7 +128,7 @@ def test_stands_where_the_run_stands_after_a_resume(
 def test_the_rate_is_of_this_process(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Steps of the run before a resume were not made in the time of this one."""
+    """Steps before a resume do not count for this process's speed."""
     now = [100.0]
     monkeypatch.setattr("callbacks.progress.time.time", lambda: now[0])
     progress = Progress(0)

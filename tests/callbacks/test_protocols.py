@@ -1,4 +1,4 @@
-"""Presets: each makes its metrics, with what its paper says; differences are found."""
+"""Presets: each builds its metrics as in its paper; differences are found."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from callbacks.base import Metric
-from callbacks.protocols import NAMES, compared, differences, load_preset, main
+from callbacks.protocols import NAMES, compare_presets, differences, load_preset, main
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -53,10 +53,12 @@ def test_differences() -> None:
         "color: y / rgb",
         "border: None / 0",
     ]
-    lines = compared(load_preset("liif-div2k"), load_preset("resshift"))
+    lines = compare_presets(load_preset("liif-div2k"), load_preset("resshift"))
     assert lines[0] == "psnr: color: rgb / y; border: scale+6 / 0; round_8bit: False / True"
     assert "ssim: only in resshift" in lines
-    assert "psnr: comparable" in compared(load_preset("invsr-imagenet"), load_preset("resshift"))
+    assert "psnr: comparable" in compare_presets(
+        load_preset("invsr-imagenet"), load_preset("resshift")
+    )
 
 
 def test_the_command(caplog: Any) -> None:

@@ -23,7 +23,7 @@ from tests.callbacks.tiny import Tiny, loader, trainer
 
 
 def pair(n: int = 3, size: tuple[int, int] = (40, 31)) -> tuple[Tensor, Tensor]:
-    """A smooth picture in 8 bit, and a disturbed one in floats."""
+    """Return a smooth image in 8 bits, and a noisy one in floats."""
     generator = torch.Generator().manual_seed(1)
     coarse = torch.rand(n, 3, 8, 8, generator=generator)
     hr = functional.interpolate(coarse, size=size, mode="bilinear").mul(255).round().div(255)
@@ -32,7 +32,7 @@ def pair(n: int = 3, size: tuple[int, int] = (40, 31)) -> tuple[Tensor, Tensor]:
 
 
 def reference_pixels(image: Tensor, color: str, border: int) -> list[np.ndarray[Any, Any]]:
-    """(H, W, C) of each image, by numpy and scikit-image."""
+    """Compute from (H, W, C) of each image, with numpy and scikit-image."""
     out = []
     for x in image.permute(0, 2, 3, 1).numpy():
         levels = np.round(x.astype(np.float64) * 255)
@@ -111,7 +111,7 @@ def test_border_of_the_scale_is_rounded_up(scale: float, cut: int) -> None:
 
 def test_mean_over_images_is_not_pooled(tmp_path: Path) -> None:
     class Shifted(Tiny):
-        """Wrong by 25.5 levels in one picture and by 2.55 in the others."""
+        """Wrong by 25.5 levels in one image and by 2.55 in the others."""
 
         def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
             wrong = torch.tensor([0.1 if key == "tiny/00" else 0.01 for key in batch["key"]])
@@ -184,7 +184,7 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
 
 
 def test_bicubic_on_set5_is_the_published_number(data_root: Path) -> None:
-    """33.67 dB: Pillow's bicubic stands in for MATLAB's, whose rounding differs a little."""
+    """33.67 dB with Pillow's bicubic, whose rounding differs slightly from MATLAB's."""
     values = []
     for path in sorted((data_root / "set5/x2/hr").glob("*.png")):
         hr = Image.open(path)

@@ -1,4 +1,4 @@
-"""References: what is computed, kept, shared and refused; metrics that compare with them."""
+"""References: computed, cached, shared and refused; metrics that compare with them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks import reference as module
-from callbacks.base import MetricProtocol
 from callbacks.fid import FID
 from callbacks.kid import KID
 from callbacks.kid_thumb import KIDThumb
 from callbacks.memorised import Memorised
-from callbacks.reference import centre, find_reference, main, reference_of
+from callbacks.reference import cached_reference, centre, find_reference, main
 from callbacks.reference_files import content_hash, load_reference, save_reference
 from callbacks.sets import SetMetric
 from callbacks.swd import SWD
+from callbacks.tensorboard import MetricProtocol
 from tests.callbacks.random_inception import inception, inception_file
 from tests.callbacks.test_sets import OneThread, Save, Sharded
 from tests.callbacks.tiny import Double, NoHR, Pictures, Tiny, loader, trainer
@@ -33,7 +33,7 @@ __all__ = ["inception", "inception_file"]
 
 
 class Color(SetMetric):
-    """Mean colours; counts what it computes."""
+    """Mean colours, with a count of computed images."""
 
     name = "color"
 
@@ -60,7 +60,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Eleven pictures of two sizes, two of them deeper."""
+    """Eleven images of two sizes, two of them deeper."""
     place = tmp_path / "real"
     (place / "more").mkdir(parents=True)
     generator = np.random.default_rng(0)
@@ -71,9 +71,9 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
-def test_features_of_each_picture_by_name(folder: Path, cache: Path) -> None:
+def test_features_of_each_image_by_name(folder: Path, cache: Path) -> None:
     metric = Color()
-    path, found = reference_of([folder], metric)
+    path, found = cached_reference([folder], metric)
     assert path.parent == cache
     assert (found.name, found.pictures) == ("real", "as they are")
     files = sorted(folder.rglob("*.png"), key=lambda p: p.relative_to(folder).as_posix())
@@ -83,15 +83,15 @@ def test_features_of_each_picture_by_name(folder: Path, cache: Path) -> None:
 
 def test_computed_once_for_the_same_content(folder: Path, tmp_path: Path) -> None:
     metric = Color()
-    first, _ = reference_of([folder], metric)
+    first, _ = cached_reference([folder], metric)
     assert metric.asked == 11
     folder.rename(tmp_path / "elsewhere")
-    assert reference_of([tmp_path / "elsewhere"], metric)[0] == first
+    assert cached_reference([tmp_path / "elsewhere"], metric)[0] == first
     assert metric.asked == 11
-    assert reference_of([tmp_path / "elsewhere"], Color("other"))[0] != first
-    assert reference_of([tmp_path / "elsewhere"], metric, side=20)[0] != first
+    assert cached_reference([tmp_path / "elsewhere"], Color("other"))[0] != first
+    assert cached_reference([tmp_path / "elsewhere"], metric, side=20)[0] != first
     Image.new("RGB", (32, 40)).save(tmp_path / "elsewhere" / "3.png")
-    assert reference_of([tmp_path / "elsewhere"], metric)[0] != first
+    assert cached_reference([tmp_path / "elsewhere"], metric)[0] != first
 
 
 def test_the_hash_knows_names_and_bytes(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_the_hash_knows_names_and_bytes(tmp_path: Path) -> None:
 
 
 def settle(folder: Path) -> None:
-    """Pictures of long ago: they are not about to change again."""
+    """Give images an old time: they do not seem to be changing."""
     for path in folder.rglob("*.png"):
         os.utime(path, (10**9, 10**9))
 
@@ -122,22 +122,22 @@ def test_bytes_are_read_once_while_sizes_and_times_stay(
     monkeypatch.setattr(module, "content_hash", counted)
     settle(folder)
     for _ in range(3):
-        reference_of([folder], Color())
+        cached_reference([folder], Color())
     assert len(read) == 1
     os.utime(folder / "3.png", (10**9, 10**9 + 1))  # as if it had been changed
-    reference_of([folder], Color())
+    cached_reference([folder], Color())
     assert len(read) == 2
     for text in ("", "0" * 31, "\xe9"):  # cut off, or something else
         for kept in (cache / "contents").iterdir():
             kept.write_bytes(text.encode("latin-1"))
-        reference_of([folder], Color())
+        cached_reference([folder], Color())
     assert len(read) == 5
     assert len(set(read)) == 1
-    # Younger than any disk's clock can tell apart: it may change again, and nobody would see.
+    # Newer than a disk's time resolution: another change would not be noticed.
     later = time.time() + 3600
     os.utime(folder / "3.png", (later, later))
     for _ in range(2):
-        reference_of([folder], Color())
+        cached_reference([folder], Color())
     assert len(read) == 7
 
 
@@ -145,29 +145,27 @@ def test_a_hash_that_cannot_be_kept_is_no_error(folder: Path, cache: Path) -> No
     settle(folder)
     cache.mkdir()
     (cache / "contents").write_text("a file, where the folder should be")
-    assert len(reference_of([folder], Color())[1].features) == 11
+    assert len(cached_reference([folder], Color())[1].features) == 11
 
 
 def waited_for(metric: SetMetric, place: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What is found where other processes wait, who would not wait for eleven pictures."""
+    """Find references while other processes wait, which give up after eleven images."""
     monkeypatch.setattr(module, "several", lambda: True)
     monkeypatch.setattr(module, "MANY", 10)
     return find_reference(metric, str(place), key)
 
 
-def test_others_do_not_wait_for_many_pictures(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_others_do_not_wait_for_many_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(folder)
     metric = KIDThumb(reference=str(folder))
-    with pytest.raises(ValueError, match=r"`reference` of KIDThumb is .* 11 pictures") as refused:
+    with pytest.raises(ValueError, match=r"`reference` of KIDThumb is .* 11 images") as refused:
         waited_for(metric, folder, "reference", monkeypatch)
     [command] = re.findall(r"`python -m callbacks.reference (.*?)`", str(refused.value))
     assert main(command.split()) == 0
     assert len(waited_for(metric, folder, "reference", monkeypatch).features) == 11
 
 
-def test_others_do_not_wait_for_training_pictures(
+def test_others_do_not_wait_for_training_images(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle(folder)
@@ -182,29 +180,29 @@ def test_others_do_not_wait_for_training_pictures(
 
 def test_a_damaged_file_of_the_cache_is_made_again(folder: Path, caplog: Any) -> None:
     metric = Color()
-    path, first = reference_of([folder], metric)
+    path, first = cached_reference([folder], metric)
     path.write_bytes(path.read_bytes()[:-40])
     with caplog.at_level(logging.WARNING):
-        _, again = reference_of([folder], metric)
+        _, again = cached_reference([folder], metric)
     assert np.array_equal(first.features, again.features)
     assert "computed again" in caplog.text
     there = [p for p in path.parent.iterdir() if p.is_file()]
-    assert there == [path]  # nothing half-written is left
+    assert there == [path]  # no half-written file is left
 
 
-def test_all_broken_pictures_are_named(folder: Path, cache: Path) -> None:
+def test_all_broken_images_are_named(folder: Path, cache: Path) -> None:
     (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:100])
     (folder / "more" / "9.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"1\.png cannot be read") as error:
-        reference_of([folder], Color())
+        cached_reference([folder], Color())
     assert "9.png cannot be read" in str(error.value)
     assert not cache.exists()
 
 
-def test_pictures_of_one_name(folder: Path) -> None:
+def test_images_of_one_name(folder: Path) -> None:
     Image.new("RGB", (8, 8)).save(folder / "1.jpg")
     with pytest.raises(ValueError, match=r"1\.png and .*1\.jpg have one name, '1'; rename one"):
-        reference_of([folder], Color())
+        cached_reference([folder], Color())
 
 
 def test_the_centre_is_cut_out() -> None:
@@ -229,7 +227,7 @@ def expected(folder: Path) -> float:
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
-def test_outputs_against_other_pictures(tmp_path: Path, folder: Path, kind: str) -> None:
+def test_outputs_against_other_images(tmp_path: Path, folder: Path, kind: str) -> None:
     place = folder
     if kind == "file":
         assert main([str(folder), "--metric", f"{__name__}.Color", "--out", f"{folder}.npz"]) == 0
@@ -251,7 +249,7 @@ def test_no_hr_is_needed(tmp_path: Path, folder: Path) -> None:
 
 
 def test_another_protocol_is_refused(tmp_path: Path, folder: Path) -> None:
-    path, _ = reference_of([folder], Color("other"))
+    path, _ = cached_reference([folder], Color("other"))
     message = r"made under another protocol: it has kind 'other'; the metric here has kind 'mean'"
     run = trainer(tmp_path, Color(reference=str(path)))
     with pytest.raises(ValueError, match=message):
@@ -263,7 +261,7 @@ def test_another_protocol_is_refused(tmp_path: Path, folder: Path) -> None:
     [
         (b"no archive", "is no file of reference features"),
         (b"", "is no file of reference features"),
-        (None, "where there is neither a folder of pictures nor a file"),
+        (None, "where there is neither a folder of images nor a file"),
     ],
 )
 def test_what_is_no_reference(tmp_path: Path, content: bytes | None, message: str) -> None:
@@ -286,7 +284,7 @@ def test_a_variable_in_the_place(folder: Path, tmp_path: Path, monkeypatch: Any)
 
 
 def test_a_file_that_was_changed(folder: Path) -> None:
-    path, found = reference_of([folder], Color())
+    path, found = cached_reference([folder], Color())
     with np.load(path) as content:
         about = content["about"]
     np.savez(path, features=found.features + 1, about=about)
@@ -298,22 +296,22 @@ def test_a_file_that_was_changed(folder: Path) -> None:
 
 
 def test_pickles_are_not_read(folder: Path, tmp_path: Path) -> None:
-    path, _ = reference_of([folder], Color())
+    path, _ = cached_reference([folder], Color())
     np.savez(path, features=np.array([{"a": 1}], dtype=object), about="{}")
     with pytest.raises(ValueError, match="is no file of reference features"):
         load_reference(path)
 
 
-def test_one_picture_is_no_reference(tmp_path: Path) -> None:
+def test_one_image_is_no_reference(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     Image.new("RGB", (40, 40)).save(tmp_path / "one" / "a.png")
     metric = Color(reference=str(tmp_path / "one"))
-    with pytest.raises(ValueError, match="has 1 pictures; it needs at least 2"):
+    with pytest.raises(ValueError, match="has 1 images; it needs at least 2"):
         trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
 
 
 def test_a_failed_write_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    _, found = reference_of([folder], Color())
+    _, found = cached_reference([folder], Color())
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -366,7 +364,7 @@ def test_the_command_says_where_the_file_is(folder: Path, tmp_path: Path, caplog
     command = [str(folder), "--metric", "callbacks.kid_thumb.KIDThumb", "--set", "side=4"]
     out = tmp_path / "out" / "thumbs.npz"
     assert main([*command, "--side", "32", "--out", str(out)]) == 0
-    said = f"11 pictures (shorter side to 32, centre 32x32) for callbacks.kid_thumb.KIDThumb: {out}"
+    said = f"11 images (shorter side to 32, centre 32x32) for callbacks.kid_thumb.KIDThumb: {out}"
     assert said in caplog.text
     assert load_reference(out).features.shape == (11, 48)
     assert f"init_args: {{reference: {out}}}" in caplog.text

@@ -1,4 +1,4 @@
-"""Repetition: what is there twice at the base's distance, and what is not taken for it."""
+"""Repetition: what counts as repeated at the base's distance, and what does not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
 
 
 def scenes(count: int, seed: int, side: int = 32) -> Tensor:
-    """One bright object on a ground below a sky, each picture with another."""
+    """Images of one bright object each, on a ground below a sky."""
     draws = torch.Generator().manual_seed(seed)
     sky = torch.linspace(0.8, 0.2, side).view(1, 1, side, 1).expand(count, 3, side, side)
     objects = torch.rand(count, 3, side // 4, side // 4, generator=draws) - 0.5
@@ -41,7 +41,7 @@ def test_the_formula() -> None:
     assert float(found[1, 1]) == pytest.approx(expected)
 
 
-def test_quarters_of_a_picture_repeat_it() -> None:
+def test_quarters_of_a_image_repeat_it() -> None:
     whole = scenes(20, 0)
     once = number(whole)
     four = functional.avg_pool2d(whole, 2).tile(1, 1, 2, 2)
@@ -58,7 +58,7 @@ def test_a_level_ground_is_no_repetition_and_neither_is_blur() -> None:
     assert abs(number(blurred) - number(whole)) < 0.05
 
 
-def test_pictures_of_any_size_are_brought_to_one() -> None:
+def test_images_of_any_size_are_brought_to_one() -> None:
     whole = scenes(4, 1)
     large = functional.interpolate(whole, scale_factor=4.0, mode="nearest")
     assert number(large, base=64) == pytest.approx(number(whole), abs=1e-6)
@@ -83,7 +83,7 @@ def test_a_run(tmp_path: Path) -> None:
 
 
 def test_the_values_of_automobiles(data_root: Path) -> None:
-    """Those of docs/metrics.md."""
+    """The numbers of docs/metrics.md."""
     path = data_root / "cifar10" / "test-automobile-000.tar"
     if not path.is_file():
         pytest.skip(f"needs {path}")

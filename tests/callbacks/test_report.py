@@ -1,4 +1,4 @@
-"""Report: what is kept of a run, and the page that is written at its end."""
+"""Report: the images that a run keeps, and the page at its end."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def bytes_of(image: Tensor) -> np.ndarray[Any, Any]:
 
 
 def run_of(root: Path, *data: Any, **settings: Any) -> Path:
-    """A run that was tested."""
+    """Test a run, and return its directory."""
     callbacks = [PSNR(control=True), Results(), Report(**settings)]
     trainer(root, *callbacks).test(Tiny(), list(data) or loader(), verbose=False)
     return root
 
 
-def test_pictures_are_those_that_were_measured_to_the_bit(tmp_path: Path) -> None:
+def test_images_are_those_that_were_measured_to_the_bit(tmp_path: Path) -> None:
     shown = tiles(page_of(run_of(tmp_path, limit=3)))
     assert list(shown) == ["tiny/00", "tiny/01", "tiny/02"]
     sample = collate([Pictures()[1]])
@@ -99,7 +99,7 @@ def test_fit_shows_the_latest_validation_and_the_curves(tmp_path: Path) -> None:
     assert len((losses.attributes["points"] or "").split()) == 8
     shares = {row.one("th").text: row.all("td")[-1].text for row in page.one("table").all("tr")}
     assert shares["stepping"].endswith("%")
-    # What the first validation left and the second replaced is gone.
+    # Files of the first validation that the second one replaced are removed.
     assert len(list((tmp_path / "report/pictures").iterdir())) == 3
 
 
@@ -117,7 +117,7 @@ def test_the_sanity_check_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_large_pictures_are_cut_to_the_same_window_in_all_methods(tmp_path: Path) -> None:
+def test_large_images_are_cut_to_the_same_window_in_all_methods(tmp_path: Path) -> None:
     data = loader(Pictures(1, side=80), batch_size=1)
     index = load_index(run_of(tmp_path, data, side=16))
     assert index is not None
@@ -194,7 +194,7 @@ def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     page = page_of(run_of(root, loader(Hostile())))
     assert list(tiles(page)) == Hostile().keys
     assert len(page.all("script")) == 1
-    assert len(page.all("style")) == 2  # and one for browsers that run no script
+    assert len(page.all("style")) == 2  # one is for browsers without scripts
     assert not page.all("b", "run")
     for node in page.all("*"):
         assert not [name for name in node.attributes if name.startswith("on")]
@@ -216,13 +216,13 @@ def test_the_page_needs_no_network(tmp_path: Path) -> None:
     assert policy.startswith("default-src 'none'; img-src data:;")
 
 
-def test_pictures_beyond_the_size_of_the_page_stay_beside_it(tmp_path: Path) -> None:
+def test_images_beyond_the_size_of_the_page_stay_beside_it(tmp_path: Path) -> None:
     sets = [loader(Pictures(4, name)) for name in "ab"]
     shown = tiles(page_of(run_of(tmp_path, *sets, megabytes=0.02)))
     assert 2 <= len(shown) < 8
     counts = [sum(key.startswith(name) for key in shown) for name in "ab"]
-    assert abs(counts[0] - counts[1]) <= 1  # of each set as many
-    assert f"{8 - len(shown)} more pictures" in page_of(tmp_path).text
+    assert abs(counts[0] - counts[1]) <= 1  # equally many of each set
+    assert f"{8 - len(shown)} more images" in page_of(tmp_path).text
     assert len(list((tmp_path / "report/pictures").iterdir())) == 3 * 4  # those of a are b's
 
 
@@ -235,7 +235,7 @@ def test_nothing_that_fails_here_ends_the_run(
     trainer(tmp_path, metric, Results(), Report()).test(Tiny(), loader(), verbose=False)
     assert metric.records
     assert (tmp_path / "results.json").exists()
-    assert "the report lacks the picture tiny/00" in caplog.text
+    assert "the report lacks the image tiny/00" in caplog.text
     assert "report.html was not written" in caplog.text
 
 
@@ -247,7 +247,7 @@ def test_datasets_and_steps_of_others_are_left_alone(tmp_path: Path) -> None:
     plain = DataLoader([collate([Pictures()[0]])], batch_size=None)
     trainer(tmp_path / "a", Report()).test(Other(), plain, verbose=False)
     trainer(tmp_path / "b", Report()).test(Other(), loader(), verbose=False)
-    assert "No pictures were kept." in page_of(tmp_path / "a").text
+    assert "No images were kept." in page_of(tmp_path / "a").text
 
 
 def test_a_damaged_index_is_named_and_replaced(
@@ -272,14 +272,14 @@ def test_settings_out_of_range(settings: dict[str, Any], words: str) -> None:
         Report(**settings)
 
 
-def test_no_pictures_if_none_are_wanted(tmp_path: Path) -> None:
+def test_no_images_if_none_are_wanted(tmp_path: Path) -> None:
     run_of(tmp_path, limit=0)
     assert not (tmp_path / "report").exists()
     assert len(table(page_of(tmp_path))) == 2
 
 
 class Zeros(Sharded):
-    """Its weights are given, so that processes need no training to agree."""
+    """A model with fixed weights, so that processes agree without training."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -302,5 +302,6 @@ def test_two_processes_write_the_page_of_one(tmp_path: Path) -> None:
         pages.append((root / "report.html").read_text())
     shown = [tiles(parse(text)) for text in pages]
     assert list(shown[0]) == [f"tiny/{i:02d}" for i in range(6)]
-    same = [re.sub(r"<header>.*?</header>", "", text) for text in pages]  # when they were written
+    # The header says when the page was written.
+    same = [re.sub(r"(?s)<header>.*?</header>", "", text) for text in pages]
     assert same[0] == same[1]

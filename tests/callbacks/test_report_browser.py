@@ -1,4 +1,4 @@
-"""The page in a real browser: slider, zoom, keys, themes, a telephone's width, no network."""
+"""The page in a real browser: slider, zoom, keys, themes, a phone's width, no network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FIRST = "#picture-1"
 
 
 class Colored(Pictures):
-    """Squares of 1 pixel in black and white as HR; as LR what bicubic makes evenly red."""
+    """A checkerboard of single pixels as HR, and a red LR."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = super().__getitem__(index)
@@ -74,7 +74,7 @@ def page(chrome: Browser, pages: tuple[Path, Path]) -> Browser:
 
 
 def share(page: Browser, color: tuple[int, int, int]) -> float:
-    """How much of the slider's picture has a colour, along a line below its handle and names."""
+    """Return the share of a colour in the slider's image, along a line below handle and names."""
     row = page.pixels(f"{FIRST} .stage")[-6].astype(int)
     return float((np.abs(row - color).max(1) < 40).mean())
 
@@ -84,7 +84,7 @@ def text(page: Browser, selector: str) -> str:
 
 
 def transforms(page: Browser) -> list[str]:
-    """Zoom of each picture, and its place in shares of its size: whatever size a frame has."""
+    """Return the zoom of each image, and its offset relative to its size."""
     script = """
       return [...document.querySelectorAll(arguments[0])].map((image) => {
         const matrix = new DOMMatrix(getComputedStyle(image).transform);
@@ -122,7 +122,7 @@ def test_hr_is_the_third_choice(page: Browser) -> None:
     assert text(page, pressed) == "LR, bicubic"
 
 
-def test_a_picture_is_not_compared_with_itself(page: Browser) -> None:
+def test_a_image_is_not_compared_with_itself(page: Browser) -> None:
     page.click(f"{FIRST} .tile:nth-child(1) .pick")
     assert (text(page, f"{FIRST} .tag.left"), text(page, f"{FIRST} .tag.right")) == (
         "output",
@@ -153,7 +153,7 @@ def test_the_point_under_the_mouse_stays_there(page: Browser) -> None:
     assert page.run(script, f"{FIRST} .stage", False), "a wheel alone scrolls the page"
     assert set(transforms(page)) == {"1.000 0.00 0.00"}
     assert not page.run(script, f"{FIRST} .stage", True)
-    # At 2x the picture is moved by 0.75 and 0.25 of its sides.
+    # At 2x the image is moved by 0.75 and 0.25 of its sides.
     assert set(transforms(page)) == {"2.000 -0.75 -0.25"}
 
 

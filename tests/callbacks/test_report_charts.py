@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
-from callbacks.report_charts import POINTS, chart, log_ticks, short, thinned, ticks
-from callbacks.report_runs import Curve
+from callbacks.report_charts import POINTS, averaged, log_ticks, short, ticks
+from callbacks.report_page import Limits, page
+from callbacks.report_runs import Curve, Run
 from tests.callbacks.parsed_page import Node, parse
 
 
 def drawn(*curves: Curve) -> Node:
-    return parse(chart("train/loss", dict(enumerate(curves)))).one("figure")
+    runs = [Run(Path(), str(i), curves={"train/loss": c}) for i, c in enumerate(curves)]
+    return parse(page(runs, Limits())).one("figure")
 
 
 def numbers(text: str | None) -> list[float]:
@@ -20,7 +23,7 @@ def numbers(text: str | None) -> list[float]:
 
 
 def values_of(figure: Node) -> list[tuple[float, float]]:
-    """Points of the line, read back by the axes that the page carries."""
+    """Return the points of the line, read back by the axes in the page."""
     svg = figure.one("svg")
     x, y = numbers(svg.attributes["data-x"]), numbers(svg.attributes["data-y"])
     if "data-log" in svg.attributes:
@@ -47,13 +50,13 @@ def test_points_lie_where_the_axes_say(values: list[float]) -> None:
 
 def test_a_constant_and_a_single_value_have_axes() -> None:
     assert values_of(drawn(Curve([0, 5], [2.0, 2.0])))[1] == pytest.approx((5, 2))
-    assert drawn(Curve([7], [0.0])).all("circle", "dot")
+    assert drawn(Curve([7], [0.0]), Curve([0, 5], [2.0, 2.0])).all("circle", "dot")
 
 
 def test_many_values_are_means_with_their_spread() -> None:
     count = 1000
     curve = Curve(list(range(count)), [float(n % 2) for n in range(count)])
-    line = thinned(curve)
+    line = averaged(curve)
     assert len(line.steps) == POINTS
     assert all(mean == pytest.approx(0.5, abs=0.11) for mean in line.means)
     assert (set(line.lows), set(line.highs)) == ({0.0}, {1.0})
@@ -66,7 +69,7 @@ def test_runs_have_colours_and_latest_values() -> None:
     figure = drawn(Curve([1, 2], [1.0, 2.0]), Curve([1, 2], [3.0, 2.5], left_out=1))
     assert [line.classes[1] for line in figure.all("polyline")] == ["series-0", "series-1"]
     assert figure.one("output").text == "2 · 2.5"
-    assert "1 values that are not finite left out" in figure.text
+    assert "1 values that are not finite are left out" in figure.text
 
 
 def test_ticks_are_round_and_inside() -> None:
@@ -82,3 +85,7 @@ def test_ticks_are_round_and_inside() -> None:
 )
 def test_short_numbers(value: float, text: str) -> None:
     assert short(value) == text
+
+
+def test_a_name_that_is_not_utf_8_is_spelt_out() -> None:
+    assert parse(page([Run(Path(), "<caf\udce9> é")], Limits())).one("h1").text == r"<caf\udce9> é"

@@ -1,4 +1,4 @@
-"""`python -m callbacks.report`: several runs side by side, and what is no run."""
+"""`python -m callbacks.report`: several runs side by side, and paths that are not runs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_row_a_run_and_bicubic_once(tmp_path: Path) -> None:
     assert [row["weights"] for row in rows] == ["bicubic", "level-0.25.ckpt", "level-0.75.ckpt"]
 
 
-def test_all_outputs_of_a_picture_stand_together(tmp_path: Path) -> None:
+def test_all_outputs_of_a_image_stand_together(tmp_path: Path) -> None:
     page = compared(tmp_path, *(run_of(tmp_path / str(v), v / 100) for v in (25, 75)), limit=2)
     shown = tiles(page)
     assert list(shown) == ["tiny/00", "tiny/01"]
@@ -73,11 +73,11 @@ def test_other_protocols_have_columns_of_their_own(tmp_path: Path) -> None:
         ("y", False, True),
         ("rgb", True, False),
     ]
-    # And below pictures, where there are no columns, no number.
+    # Images have no columns, and so no number.
     assert "psnr" not in page.all("div", "tiles")[0].text
 
 
-def test_pictures_that_differ_do_not_stand_together(tmp_path: Path) -> None:
+def test_images_that_differ_do_not_stand_together(tmp_path: Path) -> None:
     class Other(Pictures):
         def __getitem__(self, index: int) -> dict[str, Any]:
             other = super().__getitem__(index + (index == 1))  # another HR under the name of one
@@ -86,7 +86,7 @@ def test_pictures_that_differ_do_not_stand_together(tmp_path: Path) -> None:
     one, two = run_of(tmp_path / "1", 0.5), run_of(tmp_path / "2", 0.5, loader(Other(3)))
     page = compared(tmp_path, one, two)
     assert list(tiles(page)) == ["tiny/00", "tiny/02"]
-    assert "6 pictures that one run alone has" in page.text
+    assert "6 images that only one run has" in page.text
 
 
 def test_inputs_that_differ_are_said(tmp_path: Path) -> None:
@@ -98,10 +98,10 @@ def test_inputs_that_differ_are_said(tmp_path: Path) -> None:
     page = compared(
         tmp_path, run_of(tmp_path / "1", 0.5), run_of(tmp_path / "2", 0.5, loader(Darker()))
     )
-    assert "the runs had inputs that differ" in page.all("figure", "viewer")[0].text
+    assert "the inputs of the runs differ" in page.all("figure", "viewer")[0].text
 
 
-def test_runs_without_pictures_numbers_or_logs_still_appear(tmp_path: Path) -> None:
+def test_runs_without_images_numbers_or_logs_still_appear(tmp_path: Path) -> None:
     whole = run_of(tmp_path / "whole", 0.5)
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun/config.yaml").write_text("seed_everything: 0 # <mine>\n")
@@ -110,7 +110,7 @@ def test_runs_without_pictures_numbers_or_logs_still_appear(tmp_path: Path) -> N
     assert [node.text for node in page.one("header").all("h3")] == ["whole", "begun", "numbers"]
     assert {row["run"] for row in table(page)} == {"bicubic", "whole", "numbers"}
     assert "seed_everything: 0 # <mine>" in page.one("pre").text
-    assert "No two runs show the same picture." in page.text
+    assert "No two runs show the same image." in page.text
 
 
 def test_scalars_of_one_value_are_no_curves(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_step_that_was_logged_twice_counts_as_the_later(tmp_path: Path) -> Non
     assert (curve.steps, curve.values, curve.left_out) == ([0, 10], [1.0, 20.0], 1)
 
 
-def test_a_picture_that_was_removed_is_said(tmp_path: Path) -> None:
+def test_a_image_that_was_removed_is_said(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", 0.5)
     index = load_index(run)
     assert index is not None
@@ -156,7 +156,7 @@ def test_a_picture_that_was_removed_is_said(tmp_path: Path) -> None:
     assert list(tiles(page))[1:] == [f"tiny/{i:02d}" for i in range(2, 7)]
 
 
-def test_a_picture_that_one_run_lacks_is_taken_from_another(tmp_path: Path) -> None:
+def test_a_image_that_one_run_lacks_is_taken_from_another(tmp_path: Path) -> None:
     runs = [run_of(tmp_path / name, 0.5) for name in ("a", "b")]
     index = load_index(runs[0])
     assert index is not None

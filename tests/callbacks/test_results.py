@@ -1,4 +1,4 @@
-"""Results: what is stored, what replaces what, the table, damaged files."""
+"""Results: stored and replaced numbers, the table, damaged files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from callbacks.results import (
     margins,
     merge,
     table,
-    turned_table,
+    transposed_table,
     write_results,
 )
 from callbacks.results_file import made_by
@@ -153,7 +153,7 @@ def test_a_damaged_file_is_moved_aside(
 def test_folders_in_the_place_of_the_files_are_moved_aside(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They were found when all had been measured, and ended it in a traceback."""
+    """Once they were only found after all measurements, and caused a traceback."""
     for name in FILES:
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine.txt").touch()
@@ -174,7 +174,7 @@ def test_folders_in_the_place_of_the_files_are_moved_aside(
     "changed", [{"n": None}, {"n": "5"}, {"scale": "2"}, {"dataset": None}, {"protocol": ["y"]}]
 )
 def test_a_field_of_another_kind_is_damage(tmp_path: Path, changed: dict[str, Any]) -> None:
-    """As of a file that was written by hand; else it is found when the tables are made."""
+    """For example in a file edited by hand; the tables would fail later."""
     path = tmp_path / "results.json"
     write_results(path, [result(), {**result(), **changed}])  # type: ignore[typeddict-item]
     with pytest.raises(ValueError, match=f"damaged: .*{next(iter(changed))} is"):
@@ -303,7 +303,7 @@ def test_the_turned_table_has_the_same_numbers() -> None:
         result(metric="ssim", value=0.96, checkpoint="runs/a/last.ckpt"),
         result(checkpoint="bicubic", value=33.7, n=4),
     ]
-    text = shown(results, turned_table)
+    text = shown(results, transposed_table)
     rows = [[c.strip() for c in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
     assert rows == [
         ["psnr", "38.0000 ± 0.5000", "33.7000"],
@@ -366,7 +366,7 @@ def test_a_number_without_direction_is_neither_better_nor_worse() -> None:
 
 
 def test_where_lr_is_hr_there_is_no_control(tmp_path: Path, caplog: Any) -> None:
-    """As of a tokenizer: bicubic of it would be infinitely good, and warned of."""
+    """For a tokenizer, whose LR is HR, bicubic would be infinitely good, with a warning."""
     metric = PSNR(control=True)
     pictures = loader(Pictures(scale=1))
     trainer(tmp_path, metric, Results()).test(Tiny(), pictures, verbose=False)

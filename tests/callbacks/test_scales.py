@@ -1,4 +1,4 @@
-"""ScaleReport: numbers of each scale, strips of pictures, on any number of batches."""
+"""ScaleReport: numbers of each scale, strips of images, on any number of batches."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch.nn import functional
 
 from callbacks.pixels import to_pixels
 from callbacks.psnr import psnr
-from callbacks.scales import ScaleReport, summarised, totals
+from callbacks.scales import ScaleReport, cumulative_sums, summarise_scales
 from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
 
 SIZES = [(1, 1), (2, 2), (4, 4)]
 
 
 class Speaking(Tiny):
-    """Says whether an area is brighter than 0.5; its latent has one channel a colour."""
+    """A model whose bits are 1 if an area is brighter than 0.5; one latent channel per colour."""
 
     said = 3
 
@@ -72,7 +72,7 @@ def test_numbers_of_each_scale(tmp_path):
         hr = sample["hr"][None]
         codes = model.bits_of({"hr": hr})
         y = to_pixels(hr, "y")
-        made = [to_pixels(model.decoded(t).clamp(0, 1), "y") for t in totals(codes)]
+        made = [to_pixels(model.decoded(t).clamp(0, 1), "y") for t in cumulative_sums(codes)]
         expected.append([float(psnr(each, y)) for each in made])
         ones.append((codes[2][0] > 0).flatten(1).double())
     assert [scale["psnr"] for scale in about["scales"]] == pytest.approx(
@@ -106,7 +106,7 @@ def test_datasets_apart_and_one_without_hr(tmp_path):
     other = found(tmp_path, dataset="other")
     assert other["images"] == 3
     assert "psnr" not in other["scales"][0]
-    assert other["scales"][2]["bits_used"] == 0  # flat pictures
+    assert other["scales"][2]["bits_used"] == 0  # flat images
     assert "test/tiny/bit_accuracy" in runner.callback_metrics
     assert "test/other/bits_used" in runner.callback_metrics
     assert "test/other/bit_accuracy" not in runner.callback_metrics
@@ -133,7 +133,7 @@ def test_scales_in_which_nothing_is_said(tmp_path):
     assert float(runner.callback_metrics["test/bit_accuracy"]) == pytest.approx(1)
 
 
-def test_strips_of_the_first_pictures(tmp_path):
+def test_strips_of_the_first_images(tmp_path):
     ran(tmp_path, Speaking(), images=3, shown=2, zoom=2)
     assert found(tmp_path)["images"] == 3
     with Image.open(tmp_path / "samples" / "scales-test.png") as strip:
@@ -170,7 +170,7 @@ def test_parts_of_several_processes():
         }
         for n in (0, 1)
     ]
-    (scale,) = summarised(parts)
+    (scale,) = summarise_scales(parts)
     assert scale["psnr"] == 20.5
     assert scale["bit_accuracy"] == 0.25
     assert scale["bits_used"] == pytest.approx(0.5)  # one even, one that never changes

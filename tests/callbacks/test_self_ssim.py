@@ -1,4 +1,4 @@
-"""SelfSSIM: pairs of scales, what is compared, and what goes wrong."""
+"""SelfSSIM: pairs of scales, what is compared, and errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.callbacks.tiny import Pictures, loader, trainer
 
 
 class Sized(Pictures):
-    """The same pictures at each scale, 16 times the scale wide."""
+    """The same images at each scale, 16 times the scale wide."""
 
     def __init__(self, name: str, scale: float, n: int = 3) -> None:
         super().__init__(n, name, scale)
@@ -105,7 +105,7 @@ def test_every_pair_of_scales_both_ways(tmp_path: Path) -> None:
     assert expected(2, 4) != pytest.approx(expected(4, 2), abs=1e-4)
 
 
-def test_only_pictures_that_both_have(tmp_path: Path) -> None:
+def test_only_images_that_both_have(tmp_path: Path) -> None:
     metric = SelfSSIM()
     validate(tmp_path, Enlarges(), metric, Sized("a", 2, 3), Sized("b", 4, 2))
     assert [r["n"] for r in metric.records] == [2, 2]
@@ -117,7 +117,7 @@ def test_only_pictures_that_both_have(tmp_path: Path) -> None:
 
 
 def test_names_that_two_sets_share(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """As of Set5 and Set14, both at two scales, whose pictures have numbers for names."""
+    """For example Set5 and Set14 at two scales each, if their images are named by numbers."""
     metric = SelfSSIM()
     sets = Sized("a", 2), Sized("a_x4", 4), Sized("b", 2), Sized("c", 3)
     with caplog.at_level(logging.WARNING):
@@ -138,7 +138,7 @@ def test_no_pair_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
         with caplog.at_level(logging.WARNING):
             validate(tmp_path, Enlarges(), metric, *sets)
         assert metric.records == []
-        assert "no self_ssim: it needs datasets of the same pictures at two scales" in caplog.text
+        assert "no self_ssim: it needs datasets of the same images at two scales" in caplog.text
 
 
 def test_bad_pixels_name_their_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

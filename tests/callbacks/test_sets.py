@@ -1,4 +1,4 @@
-"""SetMetric: every image once on any number of processes, references remembered, refusals."""
+"""SetMetric: every image once on any number of processes, cached references, refusals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from callbacks.base import Metric, MetricProtocol
+from callbacks.base import Metric
 from callbacks.fid import FID
 from callbacks.kid import KID
 from callbacks.kid_thumb import KIDThumb
@@ -21,6 +21,7 @@ from callbacks.psnr import PSNR
 from callbacks.results import Results, load_results
 from callbacks.sets import SetMetric
 from callbacks.swd import SWD
+from callbacks.tensorboard import MetricProtocol
 from tests.callbacks.random_inception import inception, inception_file
 from tests.callbacks.tiny import Pictures, Tiny, collate, loader, trainer
 
@@ -107,7 +108,7 @@ def test_references_are_computed_once_while_they_stay_the_same(tmp_path: Path) -
     before = again.records[0]["value"]
     run.validate(Tiny(), loader(Brighter()), verbose=False)  # the same keys, other pixels
     assert again.records[0]["value"] != before
-    assert len(again._known) == 7  # what was not seen again is forgotten
+    assert len(again._known) == 7  # others are dropped
 
 
 def test_limit_is_in_the_protocol(tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ def test_one_image_is_refused_before_anything_is_measured(
 
 
 def test_half_precision_is_finite() -> None:
-    """Its own sum of a bright picture is beyond 65504."""
+    """The sum of a bright image exceeds 65504."""
     images = torch.ones(2, 3, 300, 300, dtype=torch.float16)
     images[1, 0, 7, 7] = torch.nan
     features = Color().finite_features(images, {"key": ["a", "b"]})  # type: ignore[typeddict-item]
@@ -221,7 +222,7 @@ def test_networks_are_loaded_once_and_only_when_a_run_starts(tmp_path: Path) -> 
     metric = Loads(reference="/nowhere")
     run = trainer(tmp_path, metric)
     run.predict(Predicts(), loader(), return_predictions=False)
-    assert metric.loaded == 0  # nothing is measured there
+    assert metric.loaded == 0  # predict measures nothing
     metric.reference = None
     run.fit(Tiny(), loader(), loader())
     run.test(Tiny(), loader(), verbose=False)
@@ -232,7 +233,7 @@ def test_networks_are_loaded_once_and_only_when_a_run_starts(tmp_path: Path) -> 
 
 
 class Sharded(Tiny):
-    """Tests on every world-th of 7 pictures, in batches of 2; the ranks' lengths differ."""
+    """Tests on every world-th of 7 images, in batches of 2; the ranks' lengths differ."""
 
     def test_dataloader(self) -> DataLoader[Any]:
         own = list(range(self.trainer.global_rank, 7, self.trainer.world_size))
@@ -242,7 +243,7 @@ class Sharded(Tiny):
 
 
 class Save(PSNR):
-    """Each process writes down what all metrics hold at the end."""
+    """Write what all metrics hold at the end, on each process."""
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         records = [r for c in trainer.callbacks if isinstance(c, Metric) for r in c.records]
@@ -256,7 +257,7 @@ class Fails(Color):
 
 
 class AbsentOnOne(Color):
-    """As on a machine that lacks a file which the others have."""
+    """Fail as on a machine that lacks a file."""
 
     def absent(self) -> str:
         import torch.distributed as dist
@@ -266,7 +267,7 @@ class AbsentOnOne(Color):
 
 
 class OneThread(Callback):
-    """A forked process has no pool of threads, and would wait for it for ever."""
+    """Use one thread: a forked process has no pool of threads, and would wait for it forever."""
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if trainer.world_size > 1:

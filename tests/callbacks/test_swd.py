@@ -1,4 +1,4 @@
-"""SWD: the distance against scipy, what it tells apart, its patches, its published values."""
+"""SWD: the distance against scipy, what it distinguishes, its patches, its documented values."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def test_detail_that_is_missing_or_too_much_by_level() -> None:
     noise = torch.randn(hr.shape, generator=torch.Generator().manual_seed(0)) * 0.1
     noisy = number(SWD(), (hr + noise).clamp(0, 1), hr)
     assert noisy["swd"] > noisy["swd_2"] > noisy["swd_3"] > 0
-    # Colour alone is none of its business.
+    # Colour alone does not matter.
     assert number(SWD(), (hr * 255 - 10).clamp(0) / 255, (hr * 255).clamp(10) / 255)["swd"] < 0.05
 
 
-def test_places_belong_to_the_picture() -> None:
+def test_places_belong_to_the_image() -> None:
     metric, images = SWD(patches=9), photographs()
     batch: Any = {"key": ["a", "b", "c", "d"]}
     whole = metric.features(images, batch)
@@ -77,7 +77,7 @@ def test_places_belong_to_the_picture() -> None:
     turned: Any = {"key": ["d", "c", "b", "a"]}
     assert torch.equal(metric.features(images.flip(0), turned), whole.flip(0))
     assert SWD("rgb", patches=9).features(images, batch).shape == (4, 3, 9, 147)
-    # Patches of the finest level are pieces of the picture minus its blur.
+    # Patches of the finest level are pieces of the image minus its blur.
     gray = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     band = (SWD("rgb", levels=1, patches=9).features(gray, batch))[0, 0, 0].view(3, 7, 7)
     levels = (gray[:1] * 255).round()
@@ -85,7 +85,7 @@ def test_places_belong_to_the_picture() -> None:
     assert (pieces - band).abs().amax((1, 2, 3)).min() < 1e-3
 
 
-def test_pictures_that_are_too_small(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_that_are_too_small(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trainer(tmp_path, metric := SWD()).validate(Tiny(), loader(), verbose=False)
     assert metric.records == []
     assert "images are smaller than the 28x28 that 3 `levels` need and left out" in caplog.text
@@ -113,7 +113,7 @@ def test_numbers_below_one(key: str) -> None:
 def test_the_value_of_bicubic_on_set5(
     data_root: Path, scale: int, value: float, least: float, most: float
 ) -> None:
-    """Those of docs/metrics.md: with the keys that a run has, and with others."""
+    """The numbers of docs/metrics.md: with the keys of a run, and with others."""
     pairs = {k: (resize(lr, hr.shape[-2:]), hr) for k, (lr, hr) in set5(data_root, scale).items()}
     found = [
         distance({name.replace("set5/", prefix): pair for name, pair in pairs.items()})

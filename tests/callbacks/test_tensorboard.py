@@ -1,4 +1,4 @@
-"""TensorBoard shows how a metric was computed beside its curve."""
+"""TensorBoard shows how a metric was computed, next to its curve."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_run_has_it(tiny, enlarger):
     assert "- implementation: enlarger psnr 1\n- color: y\n- border: scale" in found
 
 
-def test_a_full_disk_is_told_without_a_traceback(tmp_path, monkeypatch, caplog):
+def test_a_full_disk_is_reported_without_a_traceback(tmp_path, monkeypatch, caplog):
     def fail(writer, data):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -101,7 +101,7 @@ def test_a_full_disk_costs_curves_and_no_run(tmp_path, monkeypatch, caplog):
 
     assert caplog.text.count("No space left on device): training goes on without them") == 2
     steps = set()
-    for path in (tmp_path / "tensorboard").iterdir():  # a file each, as after a restart
+    for path in (tmp_path / "tensorboard").iterdir():  # one file each, as after a restart
         events = EventAccumulator(str(path))
         events.Reload()
         steps |= (

@@ -1,4 +1,4 @@
-"""Throughput: the numbers and shares on a clock that the test moves, and when they are logged."""
+"""Throughput: numbers and shares on a clock that the test moves, and when they are logged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.callbacks.tiny import Pictures, Tiny, loader, trainer
 
 
 class Clock:
-    """Stands still unless it is moved."""
+    """A clock that stands still unless it is moved."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -45,7 +45,7 @@ def still(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 class Memory(DummyLogger):
-    """Keeps what is logged."""
+    """A logger that keeps the logged values."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Memory(DummyLogger):
 
 
 class Slow(Source):
-    """Pictures that take 2 s to read and 1 s to decode."""
+    """Images that take 2 s to read and 1 s to decode."""
 
     def __init__(self, still: Clock, count: int = 24) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Slow(Source):
 
 
 class SlowBicubic(Bicubic):
-    """5 s a batch."""
+    """A degradation of 5 s per batch."""
 
     def __init__(self, still: Clock) -> None:
         super().__init__(2)
@@ -92,7 +92,7 @@ class SlowBicubic(Bicubic):
 
 
 class Model(Tiny):
-    """7 s a step, 12 s for a picture of the validation, with 8 s for its LR 20."""
+    """A model of 7 s per step, and 12 s per image of the validation (20 s with 8 s for its LR)."""
 
     def __init__(self, still: Clock) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Model(Tiny):
 
 
 class Saves(Callback):
-    """Write a checkpoint of 11 s where ours are written, at the start of the batches 3 and 5."""
+    """Write a checkpoint of 11 s as ours, at the start of batches 3 and 5."""
 
     def __init__(self, still: Clock) -> None:
         self.still = still
@@ -122,7 +122,7 @@ class Saves(Callback):
 
 
 def fit(folder: Path, still: Clock, *callbacks: Callback, **settings: Any) -> Memory:
-    """One epoch of 6 batches of 4 pictures: 4 x 3 + 5 + 7 = 24 s each, without workers."""
+    """One epoch of 6 batches of 4 images: 4 x 3 + 5 + 7 = 24 s each, without workers."""
     memory = Memory()
     data = SRDataModule(
         2,
@@ -214,7 +214,7 @@ def test_of_workers() -> None:
 
 
 class Dozing(Source):
-    """Reads slowly by the clock on the wall: workers are processes of their own."""
+    """A source that reads slowly in real time: workers are separate processes."""
 
     @property
     def keys(self) -> Sequence[str]:
@@ -277,7 +277,7 @@ def test_of_calls_within_calls_the_outermost_counts(still: Clock) -> None:
     assert watch.seconds == 5
 
 
-def test_a_batch_is_told_apart_from_the_one_before(still: Clock) -> None:
+def test_a_batch_is_reported_apart_from_the_one_before(still: Clock) -> None:
     @DECODING
     def decode() -> None:
         still.now += 3
@@ -295,7 +295,7 @@ def test_a_batch_is_told_apart_from_the_one_before(still: Clock) -> None:
 
 
 def test_a_plain_loader(tmp_path: Path, still: Clock) -> None:
-    """Nobody tells what is between two batches: all of it is waiting."""
+    """Without reports, all time between two batches is waiting."""
     memory = Memory()
 
     class SlowPictures(Pictures):

@@ -1,4 +1,4 @@
-"""Evaluations of one run that end at the same moment: none undoes what another has written."""
+"""Evaluations of one run that end at the same moment keep each other's numbers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def evaluate(run: Path, dataset: str) -> None:
 def test_nothing_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
 ) -> None:
-    """The second one begins when the first has read what is there, and not written yet."""
+    """The second one starts when the first has read the files, but not yet written them."""
     there, original = threading.Event(), getattr(module, name)
 
     def second() -> None:

@@ -67,7 +67,7 @@ OF_A_SET: dict[str, Any] = {"per": "set", "pixels": "uint8"}
 
 
 def outputs(n: int = 7, rounded: bool = True) -> tuple[Tensor, Tensor]:
-    """What the tiny model makes of its pictures, and HR."""
+    """Return the tiny model's outputs, and HR."""
     samples, model = [Pictures(n, side=SIDE)[i] for i in range(n)], Tiny().eval()
     with torch.no_grad():
         sr = [model(s["lr"][None], (SIDE, SIDE)).clamp(0, 1) for s in samples]
@@ -76,7 +76,7 @@ def outputs(n: int = 7, rounded: bool = True) -> tuple[Tensor, Tensor]:
 
 
 def by_hand(make: Any, sr: Tensor, hr: Tensor) -> list[float]:
-    """The library's number of each image."""
+    """Return the library's number of each image."""
     found = []
     for a, b in zip(sr.split(1), hr.split(1), strict=True):
         metric = make()
@@ -410,7 +410,7 @@ def test_weights_of_this_machine_are_verified_and_used(
 
 
 class Sharded(Tiny):
-    """Tests on every world-th picture, in batches of 2; the ranks' lengths differ."""
+    """Tests on every world-th image, in batches of 2; the ranks' lengths differ."""
 
     repeat = False
 
@@ -466,7 +466,7 @@ def length_of(sr: Tensor) -> int:
 
 
 class OfLists(torchmetrics.Metric):
-    """Keeps a number and the first row of each image, of whatever length."""
+    """A metric that keeps a number and the first row of each image, of any length."""
 
     higher_is_better = True
     numbers: list[Tensor]
@@ -510,7 +510,7 @@ class Wide(Sharded):
 @pytest.mark.distributed
 @pytest.mark.parametrize("world", [1, 2])
 def test_images_of_differing_sizes_that_a_metric_keeps(tmp_path: Path, world: int) -> None:
-    """On no process it waits for another one that has stopped."""
+    """No process may wait for another one that has stopped."""
     metric = TorchMetric(SpectralDistortionIndex, per="set", label="d")
     with pytest.raises(Exception, match=r"d of tiny, 7 images: Sizes of tensors must match"):
         on(world, tmp_path / "one", Wide(), metric)
@@ -532,7 +532,7 @@ class NoDirection(TotalVariation):
 @pytest.mark.parametrize(
     ("make", "arguments", "message"),
     [
-        (NoDirection, {"inputs": ("sr",)}, "NoDirection does not say whether higher is better"),
+        (NoDirection, {"inputs": ("sr",)}, "NoDirection does not declare whether higher is better"),
         (FID, {"pixels": "uint8"}, "compares two sets: set `per: set`"),
         (FID, {"per": "set", "inputs": ("sr",)}, "compares two sets: set `per: set`"),
         (TotalVariation, {}, r"`inputs` of TorchMetric is sr, hr, but TotalVariation takes .*img"),

@@ -1,4 +1,4 @@
-"""Weights by name: where a file is looked for, what is refused, and the command."""
+"""Weights by name: where files are searched, what is refused, and the command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REAL = weights.MANIFEST
 
 @pytest.fixture(autouse=True)
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
-    """A manifest of three files, empty places to look in, and no network."""
+    """A manifest of three files, empty folders, and no network."""
     entries: dict[str, Any] = {
         name: {
             "file": f"{name}-1.pth",
@@ -59,7 +59,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
 
 
 def online(monkeypatch: pytest.MonkeyPatch, content: bytes = CONTENT["net"]) -> list[str]:
-    """A network that has every file; returns what is asked of it."""
+    """Fake a network that has every file, and return the list of requests."""
     asked = []
 
     def download(url: str, path: str, digest: str) -> None:
@@ -169,10 +169,10 @@ def test_offline_there_is_none_and_fetching_says_why() -> None:
         fetch(weights.entry_of("net"))
 
 
-def test_a_source_out_of_reach_is_asked_and_told_once(
+def test_a_source_out_of_reach_is_asked_and_reported_once(
     places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However many metrics want the file: each would wait for it in turn."""
+    """Otherwise each metric that needs the file would wait in turn."""
     caplog.set_level(logging.INFO)
     asked = []
 

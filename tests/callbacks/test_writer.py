@@ -1,4 +1,4 @@
-"""Writer: pixels of every kind, names, skipping, lines, inputs that must survive, threads."""
+"""Writer: pixels of all types, names, skipping, lines, inputs that must survive, threads."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Inputs(Dataset[dict[str, Any]]):
 
 
 class Data(LightningDataModule):
-    """What our data module has for the writer."""
+    """The attributes of our data module that the writer uses."""
 
     def __init__(self, samples: dict[str, dict[str, Any]], paths: list[str] | None = None) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Data(LightningDataModule):
 
 
 class Double(Tiny):
-    """Twice the size by repeating pixels, so outputs are known to the level."""
+    """A model that doubles the size by repeating pixels, so outputs are known exactly."""
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
         if "error" in batch:
@@ -80,7 +80,7 @@ class Double(Tiny):
 
 
 def picture(**meta: Any) -> dict[str, Any]:
-    """A batch of one picture of whole levels; with a grey mode, of equal channels."""
+    """Return a batch of one image of whole levels; with a grey mode, of equal channels."""
     generator = torch.Generator().manual_seed(3)
     top = 2 ** meta.setdefault("bit_depth", 8) - 1
     levels = torch.randint(0, top + 1, (1, 3, 6, 5), generator=generator)
@@ -90,7 +90,7 @@ def picture(**meta: Any) -> dict[str, Any]:
 
 
 def doubled(sample: dict[str, Any]) -> np.ndarray[Any, Any]:
-    """(H, W, 3) levels that are expected in the file."""
+    """Return the (H, W, 3) levels expected in the file."""
     depth = sample["meta"][0]["bit_depth"]
     levels = (sample["lr"][0] * (2**depth - 1)).round().permute(1, 2, 0).numpy()
     return levels.astype(f"uint{depth}").repeat(2, 0).repeat(2, 1)
@@ -175,7 +175,7 @@ def test_16_bit_rgb_tiff_with_profile(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["L", "LA"])
 @pytest.mark.parametrize("bit_depth", [8, 16])
 def test_grey_profile(tmp_path: Path, mode: str, bit_depth: int) -> None:
-    """Where grey is written as colour, because Pillow reads no 16-bit grey with alpha, it goes."""
+    """It is dropped if grey is written as colour, as Pillow cannot read 16-bit grey with alpha."""
     alpha = np.full((6, 5), 9, f"uint{bit_depth}") if mode == "LA" else None
     sample = picture(mode=mode, icc=grey_profile(), bit_depth=bit_depth, alpha=alpha)
     kept = Image.open(one(tmp_path, sample)).info.get("icc_profile")
@@ -222,8 +222,8 @@ def test_what_a_format_cannot_hold_is_said(
     with caplog.at_level(logging.WARNING):
         image = Image.open(one(tmp_path, sample, "jpg"))
     assert image.mode == "RGB"
-    assert "1 pictures lost their transparency: jpg cannot hold it" in caplog.text
-    assert "1 pictures lost their 16 bit: jpg cannot hold it" in caplog.text
+    assert "1 images lost their transparency: jpg cannot hold it" in caplog.text
+    assert "1 images lost their 16 bit: jpg cannot hold it" in caplog.text
     with pytest.raises(ValueError, match="jpg cannot hold 4 channels of uint8"):
         encode(np.zeros((2, 2, 4), np.uint8), Extras(), "jpg", 90)
 
@@ -270,7 +270,7 @@ def test_exif_that_a_format_cannot_hold_is_counted(
 ) -> None:
     sample = picture(exif=some_exif(bytes(70_000)))
     path = one(tmp_path, sample, "jpg")
-    assert "1 pictures lost their EXIF: jpg cannot hold it" in caplog.text
+    assert "1 images lost their EXIF: jpg cannot hold it" in caplog.text
     assert Base.Make not in Image.open(path).getexif()
 
 
@@ -285,7 +285,7 @@ def test_a_colour_profile_that_a_format_cannot_hold_is_counted(
         path = one(tmp_path / str(size), picture(icc=icc), format)
         held = most is None or size <= most
         assert (open_image(path).info.get("icc_profile") == icc) == held
-        lost = f"1 pictures lost their colour profile: {format} cannot hold it"
+        lost = f"1 images lost their colour profile: {format} cannot hold it"
         assert (lost in caplog.text) != held
 
 
@@ -293,14 +293,14 @@ def test_a_colour_profile_that_a_format_cannot_hold_is_counted(
 def test_exif_is_counted_as_it_would_be_written(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, place: str, beyond: int, kept: bool
 ) -> None:
-    """The size of the picture comes in, and the place may go."""
+    """The size of the image comes in, and the place may go."""
     size = LARGEST_EXIF + beyond
     exif = some_exif(bytes(size - len(some_exif(b""))))
     assert size - 8 < len(exif) <= size
     predict(tmp_path, Writer(format="jpg", exif=place), Data({"a": picture(exif=exif)}))
     made = Image.open(tmp_path / "predict/a.jpg").getexif()
     assert made.get(Base.Make) == ("Maker" if kept else None)
-    assert ("1 pictures lost their EXIF: jpg cannot hold it" in caplog.text) != kept
+    assert ("1 images lost their EXIF: jpg cannot hold it" in caplog.text) != kept
 
 
 def test_a_side_that_a_format_cannot_have(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -332,8 +332,8 @@ def test_values_out_of_range_do_not_wrap_around(tmp_path: Path) -> None:
     assert np.asarray(Image.open(one(tmp_path, sample)))[0, 0].tolist() == [0, 128, 255]
 
 
-@pytest.mark.parametrize("count", [1, 12])  # the last picture, and one in the middle
-def test_a_picture_that_cannot_be_encoded_does_not_end_the_run(tmp_path: Path, count: int) -> None:
+@pytest.mark.parametrize("count", [1, 12])  # the last image, and one in the middle
+def test_a_image_that_cannot_be_encoded_does_not_end_the_run(tmp_path: Path, count: int) -> None:
     broken = picture(exif=b"Exif\0\0no tags at all")  # a plug-in's Source may give anything
     data = Data({"a": broken} | {str(number): picture() for number in range(count - 1)})
     writer = Writer()
@@ -356,7 +356,7 @@ def test_a_name_that_is_too_long_does_not_end_the_run(tmp_path: Path, length: in
     assert sorted(pictures_in(tmp_path / "predict")) == sorted(f"{k}.png" for k in data.left_out)
     said = [line["error"] for line in lines(tmp_path / "predict") if "error" in line]
     assert len(said) == writer.failed
-    assert all("name or path is longer than the disk takes: rename" in error for error in said)
+    assert all("name or path is longer than the disk allows: rename" in error for error in said)
 
 
 def test_other_errors_of_a_disk_are_not_taken_for_a_long_name(tmp_path: Path) -> None:
@@ -365,11 +365,11 @@ def test_other_errors_of_a_disk_are_not_taken_for_a_long_name(tmp_path: Path) ->
         image_file.write_image(
             tmp_path / "file/a.png", np.zeros((4, 4, 3), np.uint8), Extras(), "png", 90
         )
-    with pytest.raises(PermissionError), image_file.short_enough():
+    with pytest.raises(PermissionError), image_file.long_name_errors():
         raise PermissionError(errno.EACCES, "not yours")
 
 
-def test_a_full_disk_is_told_with_the_picture(
+def test_a_full_disk_is_reported_with_the_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(file: int) -> None:
@@ -424,20 +424,20 @@ def test_what_is_done_is_skipped_unless_overwritten(
 ) -> None:
     predict(tmp_path, Writer(), Data({"a": picture()}))
     done = tmp_path / "predict/a.png"
-    done.write_text("made smaller by another program")  # which is none of our business
+    done.write_text("made smaller by another program")  # which is allowed
     data, writer = Data({"a": picture(), "b": picture()}), Writer()
     with caplog.at_level(logging.INFO):
         predict(tmp_path, writer, data)
     assert data.left_out == {"a"}
     assert done.read_text() == "made smaller by another program"
     assert (writer.written, writer.skipped, writer.unusable) == (1, 1, 0)
-    assert "1 pictures written, 1 skipped (done before), 0 unusable" in caplog.text
+    assert "1 images written, 1 skipped (done before), 0 unusable" in caplog.text
     predict(tmp_path, Writer(overwrite=True), Data({"a": picture()}))
     assert Image.open(done).size == (10, 12)
 
 
 class Stepped(Double):
-    """A method with noise, an option, and weights that are told."""
+    """A method with noise, an option, and known weights."""
 
     def __init__(self, width: int = 3) -> None:
         super().__init__(width)
@@ -451,7 +451,7 @@ def configured(**options: Any) -> Writer:
     return writer
 
 
-def test_a_line_for_each_picture(tmp_path: Path) -> None:
+def test_a_line_for_each_image(tmp_path: Path) -> None:
     source = tmp_path / "in.jpg"
     source.write_bytes(b"a picture")
     samples = {"a/b": picture(path=str(source)), "c": {"error": ["c.jpg: truncated"]}}
@@ -514,19 +514,19 @@ def test_other_weights_are_seen(tmp_path: Path) -> None:
         trainer(tmp_path, Writer()).predict(model, Data({"a": picture()}))
 
 
-def test_a_picture_of_which_nobody_knows_how_it_was_made(tmp_path: Path) -> None:
+def test_a_image_of_which_nobody_knows_how_it_was_made(tmp_path: Path) -> None:
     there = tmp_path / "predict/a.png"
     there.parent.mkdir()
     there.write_bytes(b"precious")
-    with pytest.raises(ValueError, match=r"no line of predictions.jsonl says how it was made"):
+    with pytest.raises(ValueError, match=r"no line of predictions.jsonl describes it"):
         predict(tmp_path, Writer(), Data({"a": picture()}))
     assert there.read_bytes() == b"precious"
 
 
-def test_a_picture_is_never_below_the_line_of_another(
+def test_a_image_is_never_below_the_line_of_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed between the line and the picture, the next run makes the picture."""
+    """After a kill between the line and the image, the next run writes the image."""
     predict(tmp_path, configured(steps=15), Data({"a": picture()}))
 
     def killed(source: Any, target: Any) -> None:
@@ -551,10 +551,10 @@ def test_a_run_with_nothing_left_to_do_says_so(
         caplog.clear()
         with caplog.at_level(logging.INFO):
             predict(tmp_path, Writer(), Data({"a": picture()}))
-    assert "0 pictures written, 1 skipped" in caplog.text
+    assert "0 images written, 1 skipped" in caplog.text
 
 
-def test_a_plain_dataloader_is_skipped_picture_by_picture(tmp_path: Path) -> None:
+def test_a_plain_dataloader_is_skipped_image_by_image(tmp_path: Path) -> None:
     for expected in ((1, 0), (0, 1)):
         writer = Writer()
         loader = DataLoader(Inputs({"a": picture()}), batch_size=None)
@@ -575,7 +575,7 @@ def test_a_read_only_folder_is_refused_unless_all_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predict(tmp_path, Writer(), Data({"a": picture()}))
-    monkeypatch.setattr("os.access", lambda *_: False)  # tests may run as root, who may do all
+    monkeypatch.setattr("os.access", lambda *_: False)  # tests may run as root
     predict(tmp_path, Writer(), Data({"a": picture()}))
     with pytest.raises(ValueError, match=r"nothing can be written in .*predict: it is read-only"):
         predict(tmp_path, Writer(), Data({"a": picture(), "b": picture()}))
@@ -615,7 +615,7 @@ def test_keys_that_lead_out_of_the_folder(tmp_path: Path, key: str) -> None:
 # ---------------------------------------------------------------------------------- what goes wrong
 
 
-def test_unreadable_pictures_are_reported_and_counted(
+def test_unreadable_images_are_reported_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = Data({"a": {"error": ["photos/a.jpg: truncated"]}, "b": picture()})
@@ -623,11 +623,11 @@ def test_unreadable_pictures_are_reported_and_counted(
     with caplog.at_level(logging.WARNING):
         predict(tmp_path, writer, data)
     assert "unusable, left out: photos/a.jpg: truncated" in caplog.text
-    assert "1 pictures written, 0 skipped (done before), 1 unusable" in caplog.text
+    assert "1 images written, 0 skipped (done before), 1 unusable" in caplog.text
     assert pictures_in(tmp_path / "predict") == ["b.png"]
 
 
-@pytest.mark.parametrize("count", [1, 12])  # the last picture, and one in the middle
+@pytest.mark.parametrize("count", [1, 12])  # the last image, and one in the middle
 def test_a_full_disk_stops_the_run_and_leaves_no_half_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
@@ -640,7 +640,7 @@ def test_a_full_disk_stops_the_run_and_leaves_no_half_file(
     assert list((tmp_path / "predict").iterdir()) == []
 
 
-def test_few_pictures_wait_and_threads_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_images_wait_and_threads_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate, most = threading.Event(), 0
 
     class Counts(Writer):
@@ -661,7 +661,7 @@ def test_few_pictures_wait_and_threads_end(tmp_path: Path, monkeypatch: pytest.M
     writer = Counts()
     predict(tmp_path, writer, Data({str(i): picture() for i in range(20)}))
     assert writer.written == len(pictures_in(tmp_path / "predict")) == 20
-    assert most == 4  # it went on while pictures were being encoded, but not for ever
+    assert most == 4  # it continued while images were being encoded, but not without limit
     assert not [t for t in threading.enumerate() if t.name.startswith("writer")]
 
 
@@ -688,7 +688,7 @@ def test_an_exception_elsewhere_ends_the_threads(
     assert all(name.endswith(".png") for name in pictures_in(tmp_path / "predict"))
 
 
-def test_temporary_files_are_hidden_and_no_pictures_by_name(
+def test_temporary_files_are_hidden_and_no_images_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []

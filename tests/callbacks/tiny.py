@@ -1,4 +1,4 @@
-"""A tiny model and tiny pictures for the tests of callbacks; spawned processes import them too."""
+"""A tiny model and tiny images for the tests of callbacks; spawned processes import them too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 
 class Pictures(Dataset[dict[str, Any]]):
-    """Random pictures with the attributes that our data module's datasets have."""
+    """Random images with the attributes that our data module's datasets have."""
 
     def __init__(self, n: int = 7, name: str = "tiny", scale: float = 2, side: int = 24) -> None:
         self.name, self.scale, self.side = name, scale, side
@@ -30,7 +30,7 @@ class Pictures(Dataset[dict[str, Any]]):
 
 
 class NoHR(Pictures):
-    """Pictures of which there is LR alone."""
+    """Images with LR only."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = super().__getitem__(index)
@@ -84,7 +84,7 @@ class Tiny(LightningModule):
 
 
 class Double(Tiny):
-    """Its step enlarges pictures that have no HR."""
+    """A model whose step enlarges images without HR."""
 
     def validation_step(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0

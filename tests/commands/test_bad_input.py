@@ -220,7 +220,7 @@ def test_broken_pictures_do_not_stop_prediction(
     enlarger("predict", "--config", "tiny.yaml", *BICUBIC, "--data.init_args.predict", folder)
     written = sorted(p.name for p in Path("runs/tiny/predict").glob("*.png"))
     assert written == ["0.png", "1.png", "2.png"]
-    assert "3 pictures written, 0 skipped (done before), 1 unusable" in caplog.text
+    assert "3 images written, 0 skipped (done before), 1 unusable" in caplog.text
     warnings = [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert any("bad." in r.getMessage() for r in warnings)
 

@@ -20,6 +20,8 @@ from PIL import Image
 import callbacks
 from callbacks.base import Metric
 from callbacks.flicker import Flicker
+from callbacks.iqa import FILES as IQA_FILES
+from callbacks.iqa import IQA
 from callbacks.kid_thumb import KIDThumb
 from callbacks.psnr import PSNR
 from callbacks.swd import SWD
@@ -250,7 +252,7 @@ def own_metrics() -> list[type[Metric]]:
 def test_names_agree_with_the_metrics() -> None:
     metrics = own_metrics()
     assert len(metrics) > 20
-    for metric in metrics:
+    for metric in [*metrics, *map(IQA, IQA_FILES)]:
         assert KNOWN.get(metric.name) == ("max" if metric.higher_is_better else "min"), metric.name
 
 

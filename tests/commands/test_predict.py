@@ -171,7 +171,7 @@ def test_to_a_size_that_is_smaller_than_a_picture(
     smooth((10, 10)).save(folder / "a.png")
     predict(enlarger, folder, "--data.init_args.size", "[30,19]")
     assert written() == ["a.png"]
-    assert "1 pictures written, 0 skipped (done before), 1 unusable" in caplog.text
+    assert "1 images written, 0 skipped (done before), 1 unusable" in caplog.text
     (line,) = (line for line in lines() if "error" in line)
     assert line["error"].startswith("predict/sub/b.c is 20x24 pixels, larger than the 19x30 of ")
 
@@ -193,10 +193,10 @@ def test_what_is_done_is_skipped(
     before = (OUT / "a.png").stat().st_mtime_ns
     predict(enlarger, folder)
     assert (OUT / "a.png").stat().st_mtime_ns == before
-    assert "1 pictures written, 1 skipped (done before), 0 unusable" in caplog.text
+    assert "1 images written, 1 skipped (done before), 0 unusable" in caplog.text
     caplog.clear()
     predict(enlarger, folder, "--run.name", "tiny", "--trainer.accelerator", "cpu")
-    assert "0 pictures written, 2 skipped (done before), 0 unusable" in caplog.text
+    assert "0 images written, 2 skipped (done before), 0 unusable" in caplog.text
     assert len(lines()) == 2
     predict(enlarger, folder, "--writer.overwrite", "true")
     assert pixels(OUT / "a.png").shape == (40, 48, 3)
@@ -327,7 +327,7 @@ def test_outputs_among_the_inputs_are_not_enlarged(
         caplog.clear()
         predict(enlarger, inputs, *command)
         assert written(folder) == first
-        assert "0 pictures written, 2 skipped (done before), 0 unusable" in caplog.text
+        assert "0 images written, 2 skipped (done before), 0 unusable" in caplog.text
         assert "left out 2 pictures in writer.folder" in caplog.text
     smooth().save(folder / "new.png")
     predict(enlarger, folder, *command)
@@ -344,7 +344,7 @@ def test_an_output_beside_its_input_does_not_change_its_name(
         predict(enlarger, tiny / "in", "--writer.folder", "in")
         made = ["a.jpg", "a.png", "b.jpg", "b.jpg.png", "b.webp", "b.webp.png"]
         assert written(tiny / "in") == made
-    assert "0 pictures written, 3 skipped (done before), 0 unusable" in caplog.text
+    assert "0 images written, 3 skipped (done before), 0 unusable" in caplog.text
 
 
 def test_an_output_that_is_named_is_enlarged(
@@ -365,8 +365,8 @@ def test_one_broken_picture(
     for workers in (0, 1):
         predict(enlarger, folder, "--data.init_args.workers", workers)
         assert written() == ["a.png", "sub/b.c.png"]
-    assert "2 pictures written, 0 skipped (done before), 1 unusable" in caplog.text
-    assert "0 pictures written, 2 skipped (done before), 1 unusable" in caplog.text
+    assert "2 images written, 0 skipped (done before), 1 unusable" in caplog.text
+    assert "0 images written, 2 skipped (done before), 1 unusable" in caplog.text
     assert any("broken.png" in r.getMessage() for r in caplog.records if r.levelname == "WARNING")
 
 

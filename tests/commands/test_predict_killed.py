@@ -70,7 +70,7 @@ def test_kill_and_go_on(
     finally:
         sys.path.remove(str(tiny))
         sys.modules.pop("slow", None)
-    assert f"{COUNT - len(done)} pictures written, {len(done)} skipped" in caplog.text
+    assert f"{COUNT - len(done)} images written, {len(done)} skipped" in caplog.text
     names = sorted(path.name for path in OUT.glob("*.png"))
     assert names == [f"{number:02d}.png" for number in range(COUNT)]
     text = (OUT / NAME).read_text()

@@ -23,4 +23,4 @@ def test_two_processes_write_one_file_of_lines(
     lines = [json.loads(text) for text in Path("out", NAME).read_text().splitlines()]
     assert sorted(line["output"] for line in lines) == [f"{number}.png" for number in range(10)]
     enlarger(*command)  # on one process, which finds nothing to do
-    assert "0 pictures written, 10 skipped" in caplog.text
+    assert "0 images written, 10 skipped" in caplog.text
