@@ -13,7 +13,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import asks the
 
 from albumentations import BaseCompose, BasicTransform
 
-from datamodules.base import Augmentation
+from datamodules.source import Augmentation
 from degradations.draws import seed_of
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from datamodules.paired import Paired
 from datamodules.pairs import with_scale
@@ -14,11 +15,11 @@ class Benchmark(Paired):
 
     Args:
         root: The set's folder. May hold environment variables: ``$ENLARGER_DATA/set5``.
-        scale: Scale of this source alone, in an evaluation over several scales.
     """
 
-    def __init__(self, root: str, scale: float | None = None) -> None:
-        super().__init__(hr=f"{root}/x{{scale}}/hr", lr=f"{root}/x{{scale}}/lr", scale=scale)
+    def __init__(self, root: str, **kwargs: Any) -> None:
+        hr, lr = f"{root}/x{{scale}}/hr", f"{root}/x{{scale}}/lr"
+        super().__init__(hr=hr, lr=lr, lr_suffix="", **kwargs)
         self.root = root
 
     def prepare(self, scale: float) -> None:

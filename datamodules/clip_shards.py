@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,10 +41,6 @@ class ClipShards(RecordedClips):
     Args:
         urls: Tars: a path or an address (``file:``, ``http(s)://``, ``s3://``, ``gs://``), with
             ``{000..099}`` or ``*`` for several, or a list of these. May hold environment variables.
-        frames: Frames of a clip.
-        stride: Every how manieth of the recorded frames is one.
-        side: Reduce or enlarge the frames until their shorter side has this many pixels (bicubic,
-            antialiased), and cut the square in the middle; by default they stay as they are.
         short: What to do with a clip that has too few frames: ``skip`` it, which is counted and
             logged, or ``error``.
         shard_in_key: Put the shard's name in front of every key: for shards that all number their
@@ -59,16 +56,14 @@ class ClipShards(RecordedClips):
     def __init__(
         self,
         urls: str | list[str],
-        frames: int = 16,
-        stride: int = 1,
-        side: int | None = None,
         short: Short = "skip",
         shard_in_key: bool = False,
         index_cache: str = "~/.cache/enlarger/shards",
         cache_dir: str = "~/.cache/enlarger/tars",
         cache_size: str | int = "50G",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(frames, stride, side, short)
+        super().__init__(short=short, **kwargs)
         places = {"index_cache": index_cache, "cache_dir": cache_dir, "cache_size": cache_size}
         self._frames = _Frames(urls, shard_in_key, **places)  # type: ignore[arg-type]
         self._keys = Names.of([])

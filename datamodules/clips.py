@@ -46,7 +46,7 @@ class ClipSource(Source):
 
     frames: int
 
-    def __init__(self, frames: int) -> None:
+    def __init__(self, frames: int = 16) -> None:
         super().__init__()
         if frames < 2:
             raise ValueError(
@@ -77,7 +77,6 @@ class RecordedClips(ClipSource):
     """Base of the sources of clips that were recorded as frames, from which a run is taken.
 
     Args:
-        frames: Frames of a clip.
         stride: Every how manieth of the recorded frames is one.
         side: Reduce or enlarge the frames until their shorter side has this many pixels (bicubic,
             antialiased), and cut the square in the middle; by default they stay as they are.
@@ -87,8 +86,10 @@ class RecordedClips(ClipSource):
         ValueError: A number is out of range, or ``short`` unknown.
     """
 
-    def __init__(self, frames: int, stride: int, side: int | None, short: Short) -> None:
-        super().__init__(frames)
+    def __init__(
+        self, stride: int = 1, side: int | None = None, short: Short = "error", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
         name = type(self).__name__
         if stride < 1 or (side is not None and side < 1):
             raise ValueError(f"{name}.stride is {stride} and side {side}; expected 1 or more")
@@ -170,30 +171,16 @@ class Clips(RecordedClips):
 
     Args:
         root: Folder of the clips. May hold environment variables, ``$ENLARGER_DATA/clips``.
-        frames: Frames of a clip.
-        stride: Every how manieth of the recorded frames is one.
-        side: Reduce or enlarge the frames until their shorter side has this many pixels (bicubic,
-            antialiased), and cut the square in the middle; by default they stay as they are.
         pattern: Where the frames of several clips lie in one folder: a regular expression of a
             frame's path below ``root`` without extension, whose group ``clip`` is the clip's name,
             such as ``(?P<clip>.+)_[0-9]+``. Files that it does not match are left out.
-        short: What to do with a clip that has too few frames: ``error``, or ``skip`` it. A folder
-            was put together by hand, so one is a mistake more likely than in large shards.
 
     Raises:
         ValueError: A number is out of range, ``short`` unknown, or ``pattern`` has no such group.
     """
 
-    def __init__(
-        self,
-        root: str,
-        frames: int = 16,
-        stride: int = 1,
-        side: int | None = None,
-        pattern: str | None = None,
-        short: Short = "error",
-    ) -> None:
-        super().__init__(frames, stride, side, short)
+    def __init__(self, root: str, pattern: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.root, self.pattern = root, pattern
         self._keys: list[str] = []
         self._files: list[list[str]] = []

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from datamodules.interleave import Mixture
 from datamodules.names import Names
 from datamodules.source import Sample, Source, prepare_within
-from degradations.base import Degradation
 from degradations.draws import Draws, seed_of
 
 
@@ -24,22 +24,15 @@ class Crops(Source):
         source: Where the pictures come from; HR only.
         size: Side of the squares in HR pixels.
         per_picture: Squares of each picture; they may overlap.
-        scale: Scale of this source alone, in an evaluation over several scales.
-        degradation: Makes the LR of this source alone; by default the run's ``degradation``.
 
     Raises:
         ValueError: ``size`` or ``per_picture`` is below 1.
     """
 
     def __init__(
-        self,
-        source: Source,
-        size: int = 192,
-        per_picture: int = 4,
-        scale: float | None = None,
-        degradation: Degradation | None = None,
+        self, source: Source, size: int = 192, per_picture: int = 4, **kwargs: Any
     ) -> None:
-        super().__init__(scale, degradation)
+        super().__init__(**kwargs)
         for name, value in (("size", size), ("per_picture", per_picture)):
             if value < 1:
                 raise ValueError(f"{name} of Crops is {value}; it must be at least 1")

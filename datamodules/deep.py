@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules import jpeg
+from datamodules.deep_profiles import TOP
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
-
-TOP = 65535
 # What the fourth sample of a TIFF's pixel is (its tag ExtraSamples); where nothing is said, alpha.
 NO_ALPHA, PREMULTIPLIED, ALPHA = 0, 1, 2
 

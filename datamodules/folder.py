@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from datamodules.decode import FORMATS, read_picture
 from datamodules.names import Names
 from datamodules.outputs import Outputs
 from datamodules.paths import by_key, image_key, images_of, searched_folder
 from datamodules.source import Sample, Source
-from degradations.base import Degradation
 from files.paths import expand_path, has_wildcard, size_and_time
 
 
@@ -24,8 +24,6 @@ class Folder(Source):
             ``**/*.jpg``. They are relative to ``root`` if that is given. Without ``root``, keys are
             relative to the named folder, or to the part of a pattern before its first ``*``.
         recursive: Look into subfolders.
-        scale: Scale of this source alone, in an evaluation over several scales.
-        degradation: Makes the LR of this source alone; by default the run's ``degradation``.
 
     Raises:
         ValueError: Neither ``root`` nor ``files`` is given.
@@ -36,10 +34,9 @@ class Folder(Source):
         root: str | None = None,
         files: list[str] | None = None,
         recursive: bool = True,
-        scale: float | None = None,
-        degradation: Degradation | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, degradation)
+        super().__init__(**kwargs)
         if root is None and not files:
             raise ValueError("Folder needs pictures: set its root to a folder, or files to a list")
         self.root, self.files, self.recursive = root, files, recursive

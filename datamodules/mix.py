@@ -6,12 +6,12 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 from datamodules.interleave import BLOCK, Mixture
 from datamodules.keys import Keys
 from datamodules.latents import Latents
 from datamodules.source import Sample, Source
-from degradations.base import Degradation
 
 FIELDS = ("lr", "text", "text_features")  # which a batch needs of all its samples or of none
 
@@ -33,8 +33,6 @@ class Mix(Source):
             picture comes equally often.
         samples: Pictures an epoch (each ``data.init_args.crops_per_image`` times); by default as
             many as the sources have together.
-        scale: Scale of all these sources, in an evaluation over several scales.
-        degradation: Makes the LR of all these sources; by default the run's ``degradation``.
 
     Raises:
         ValueError: A weight that is missing or not positive, or ``samples`` below 1.
@@ -45,10 +43,9 @@ class Mix(Source):
         sources: dict[str, Source],
         weights: dict[str, float] | None = None,
         samples: int | None = None,
-        scale: float | None = None,
-        degradation: Degradation | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, degradation)
+        super().__init__(**kwargs)
         _check_names(sources)
         if weights is not None:
             _check_weights(weights, sources)

@@ -27,7 +27,6 @@ class MovingCrops(ClipSource):
     Args:
         source: Where the pictures come from; HR only.
         side: Side of a frame in pixels.
-        frames: Frames of a clip.
         reduce: Pixels of the picture, along a side, whose mean is a pixel of a frame.
         speed: Most pixels of a frame by which the window moves from one frame to the next, along
             each axis; a picture without room for that is gone over more slowly.
@@ -41,12 +40,12 @@ class MovingCrops(ClipSource):
         self,
         source: Source,
         side: int,
-        frames: int = 16,
         reduce: int = 1,
         speed: float = 1.0,
         per_picture: int = 1,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(frames)
+        super().__init__(**kwargs)
         least = {"side": side, "reduce": reduce, "per_picture": per_picture}
         for name, value in least.items():
             if value < 1:

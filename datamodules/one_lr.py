@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,7 +23,6 @@ class OneLR(Source):
     Args:
         source: Where the pictures come from; HR only, 8 bits, no smaller than the HR that is made.
         lr_side: Side of the LR of square pictures, or its height and width.
-        scale: Scale of this source alone, in an evaluation over several scales.
 
     Raises:
         ValueError: ``lr_side`` is below 1.
@@ -30,10 +30,8 @@ class OneLR(Source):
 
     shares_seeds = True
 
-    def __init__(
-        self, source: Source, lr_side: int | tuple[int, int], scale: float | None = None
-    ) -> None:
-        super().__init__(scale)
+    def __init__(self, source: Source, lr_side: int | tuple[int, int], **kwargs: Any) -> None:
+        super().__init__(degradation=None, **kwargs)
         size = (lr_side, lr_side) if isinstance(lr_side, int) else tuple(lr_side)
         if len(size) != 2 or min(size) < 1:
             raise ValueError(

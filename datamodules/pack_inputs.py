@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
-from datamodules import pack_lmdb
+from datamodules.pack_lmdb import is_lmdb, list_records
 from datamodules.pairs import match
 from datamodules.paths import braced, by_key, image_key, images_of
 from datamodules.shard_index import build_index, same_key_in_tars, split_name
@@ -206,7 +206,7 @@ def _entries_of(source: Source, refused: list[Refused], shard_in_key: bool) -> l
 
 
 def _is_list(path: Path) -> bool:
-    return path.is_file() and not is_image(path) and not pack_lmdb.is_lmdb(path)
+    return path.is_file() and not is_image(path) and not is_lmdb(path)
 
 
 def _pictures_of(wanted: Source, what: str, refused: list[Refused]) -> dict[str, Member]:
@@ -217,7 +217,7 @@ def _pictures_of(wanted: Source, what: str, refused: list[Refused]) -> dict[str,
             f"{what} {source!r} is a tar; pairs in tars are members hr.png and lr.png of one "
             "sample: give these tars as SOURCE alone, without --lr"
         )
-    if pack_lmdb.is_lmdb(path):
+    if is_lmdb(path):
         return dict(_from_lmdb(path, refused))
     if path.is_dir() or (has_wildcard(str(path)) and not path.exists()):
         found = by_key(images_of(str(path)), what)
@@ -350,7 +350,7 @@ def _lines(path: Path, what: str, folder: Path) -> Iterator[tuple[int, str]]:
 
 
 def _from_lmdb(path: Path, refused: list[Refused]) -> Iterator[tuple[str, Member]]:
-    for key, extension, record in pack_lmdb.list_records(path):
+    for key, extension, record in list_records(path):
         if key is None:
             message = f"{record.where}: its key is no UTF-8 text"
             refused.append(Refused(repr(record.key), record.where, "unsafe name", message))

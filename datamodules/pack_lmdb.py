@@ -68,7 +68,7 @@ def list_records(path: Path) -> Iterator[tuple[str | None, str, Record]]:
     """
     if path.name == DATA:
         path = path.parent
-    environment = _checked(path)
+    environment = _environment(path)
     meta = path / META
     if path.is_dir() and meta.is_file():
         yield from _from_meta(meta, str(path))
@@ -107,7 +107,7 @@ def _from_meta(meta: Path, path: str) -> Iterator[tuple[str, str, Record]]:
         yield match["key"], match["extension"].lower(), Record(path, match["key"].encode())
 
 
-def _checked(path: Path) -> Any:
+def _environment(path: Path) -> Any:
     import_lmdb()
     import lmdb
 

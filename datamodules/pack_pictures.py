@@ -11,11 +11,18 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from datamodules import pack_encode
 from datamodules.captions import caption_of
 from datamodules.decode import Picture, UnreadableImage, decode
 from datamodules.pack_cut import Grid, Planes, bounded, resized, squares
-from datamodules.pack_encode import KEEP, Encoding, Refusal
+from datamodules.pack_encode import (
+    KEEP,
+    Encoding,
+    Job,
+    Refusal,
+    encode,
+    extension_of,
+    pixels_of,
+)
 from datamodules.pack_inputs import Entry, File, Place, role_of
 from datamodules.pairs import misfit
 from files.paths import read_bytes
@@ -150,7 +157,7 @@ def _decoded(
                 "several pictures", f"{place.where}: the sample has another {role}picture"
             )
         picture = _picture(data, place.where, recipe, role)
-        kind = f"{role}{pack_encode.extension_of(data)}" if suffix == role else suffix
+        kind = f"{role}{extension_of(data)}" if suffix == role else suffix
         found[role] = _Shot(place, kind, data, picture)
     if "" in found and "hr." in found:
         raise Refusal("several pictures", f"{found[''].place.where}: beside it is an hr picture")
@@ -167,7 +174,7 @@ def _decoded(
 
 
 def _picture(data: bytes, where: str, recipe: Recipe, role: str) -> Picture:
-    pixels = pack_encode.pixels_of(data)
+    pixels = pixels_of(data)
     if pixels is not None and pixels > recipe.max_pixels:
         raise Refusal(
             "too large",
@@ -337,8 +344,8 @@ def _encoded(
     for role, shot in shots.items():
         kept_offsets = companions.pop(f"{role}rst", None)
         planes = None if changed is None else changed[role]
-        made = pack_encode.encode(
-            pack_encode.Job(
+        made = encode(
+            Job(
                 where=shot.place.where,
                 extension=shot.suffix.removeprefix(role),
                 data=shot.data,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from datamodules.decode import read_picture
 from datamodules.pairs import Pair, check_sizes, match_pairs, with_scale
@@ -21,11 +22,10 @@ class Paired(Source):
         lr: Folder of the LR pictures, with the same subfolders.
         lr_suffix: What follows the HR picture's name in the LR picture's: ``x{scale}`` if the LR of
             ``0001.png`` is ``0001x4.png``.
-        scale: Scale of this source alone, in an evaluation over several scales.
     """
 
-    def __init__(self, hr: str, lr: str, lr_suffix: str = "", scale: float | None = None) -> None:
-        super().__init__(scale)
+    def __init__(self, hr: str, lr: str, lr_suffix: str = "", **kwargs: Any) -> None:
+        super().__init__(degradation=None, **kwargs)
         self.hr, self.lr, self.lr_suffix = hr, lr, lr_suffix
         self._pairs: list[Pair] = []
         self._keys: list[str] = []

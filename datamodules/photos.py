@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from datamodules.decode import read_picture
 from datamodules.source import Sample, Source
-from degradations.base import Degradation
 
 SKIMAGE, SKLEARN = "skimage/data", "sklearn/datasets/images"
 DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
@@ -60,20 +59,13 @@ class Photos(Source):
         names: Some of astronaut, brick, camera, chelsea, china, coffee, coins, flower, grass,
             gravel, hubble_deep_field, ihc, moon, motorcycle_left, motorcycle_right, retina, rocket;
             by default all. The motorcycles are a stereo pair: keep them on one side of a split.
-        scale: Scale of this source alone, in an evaluation over several scales.
-        degradation: Makes the LR of this source alone; by default the run's ``degradation``.
 
     Raises:
         ValueError: An unknown name, or one that is given twice.
     """
 
-    def __init__(
-        self,
-        names: list[str] | None = None,
-        scale: float | None = None,
-        degradation: Degradation | None = None,
-    ) -> None:
-        super().__init__(scale, degradation)
+    def __init__(self, names: list[str] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.names = list(PHOTOS) if names is None else names
         check_names(self.names)
         self._paths: list[str] = []

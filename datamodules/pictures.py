@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,9 @@ from datamodules.exif import lasting_exif
 from datamodules.keys import Keys
 from datamodules.order import Item, Plan
 from datamodules.policy import SMALL, Skipped, Small
+from datamodules.source import Augmentation, Pixels, Sample, Source
 from datamodules.transparency import without_hidden_colours
 from degradations.base import cut_size
-
-if TYPE_CHECKING:
-    from datamodules.source import Augmentation, Pixels, Sample, Source
 
 ATTEMPTS = 300  # replacements looked for before the run stops: 9 of 10 pictures may be too small
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from pathlib import Path
+from typing import Any
 
 from datamodules.source import Sample, Source
 from files.paths import expand_path, read_text
@@ -22,7 +23,6 @@ class Seeds(Source):
     Args:
         count: How many.
         size: Side, or height and width, of the pictures.
-        scale: Scale of this source alone, in an evaluation over several scales.
         frames: Frames of each clip, for a model of video; ``null`` for pictures.
 
     Raises:
@@ -33,10 +33,10 @@ class Seeds(Source):
         self,
         count: int,
         size: int | tuple[int, int],
-        scale: float | None = None,
         frames: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale)
+        super().__init__(degradation=None, **kwargs)
         if count < 1:
             raise ValueError(f"Seeds.count is {count}; expected 1 or more")
         self.frames, self._wanted = frames, _wanted("Seeds", size, frames)
@@ -61,7 +61,6 @@ class Prompts(Source):
     Args:
         file: The file, in UTF-8. May hold environment variables.
         size: Side, or height and width, of the pictures.
-        scale: Scale of this source alone, in an evaluation over several scales.
         frames: Frames of each clip, for a model of video; ``null`` for pictures.
 
     Raises:
@@ -72,10 +71,10 @@ class Prompts(Source):
         self,
         file: str,
         size: int | tuple[int, int],
-        scale: float | None = None,
         frames: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale)
+        super().__init__(degradation=None, **kwargs)
         self.file, self.frames = file, frames
         self._wanted = _wanted("Prompts", size, frames)
         self._texts: dict[str, str] = {}  # by key

@@ -33,7 +33,6 @@ from datamodules.shard_table import VERSION, Column, Table, joined, load_table, 
 from datamodules.shard_urls import is_remote, list_shards
 from datamodules.shuffle import permutation
 from datamodules.source import Pixels, Sample, Source
-from degradations.base import Degradation
 from degradations.draws import seed_of
 from files.paths import expand_path
 
@@ -61,8 +60,6 @@ class Shards(Source):
         shard_in_key: Put the shard's name in front of every key: for shards that all number their
             samples from 0.
         index_cache: Folder for the indices of shards whose own folder cannot be written.
-        scale: Scale of this source alone, in an evaluation over several scales.
-        degradation: Makes the LR of this source alone; by default the run's ``degradation``.
         cache_dir: Folder in which remote shards are kept; all processes of a node should share it.
         cache_size: Bytes that they may take there, such as ``500M`` or ``50G``; those that were
             used least recently make room.
@@ -79,16 +76,15 @@ class Shards(Source):
         urls: str | list[str],
         shard_in_key: bool = False,
         index_cache: str = "~/.cache/enlarger/shards",
-        scale: float | None = None,
-        degradation: Degradation | None = None,
         cache_dir: str = "~/.cache/enlarger/tars",
         cache_size: str | int = "50G",
         read_ahead: int = 2,
         retries: int = 8,
         deadline: float = 300.0,
         allow_pipes: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, degradation)
+        super().__init__(**kwargs)
         self.urls, self.shard_in_key, self.index_cache = urls, shard_in_key, index_cache
         self.cache_dir, self.allow_pipes = cache_dir, allow_pipes
         self.cache_size = parse_bytes(cache_size, "Shards.cache_size")

@@ -56,7 +56,9 @@ def folder(tmp_path):
 def inputs(tmp_path):
     good, bad = write(tmp_path / "good"), write(tmp_path / "bad", damaged=True)
     return SourceExample(
-        lambda: Inputs(good), lambda: Inputs(bad), lambda: Inputs(f"{tmp_path}/none")
+        lambda: Inputs(root=good),
+        lambda: Inputs(root=bad),
+        lambda: Inputs(root=f"{tmp_path}/none"),
     )
 
 

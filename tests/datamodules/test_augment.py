@@ -14,7 +14,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from datamodules.augment import Albumentations
-from datamodules.base import Augmentation
+from datamodules.source import Augmentation
 from tests.datamodules.pictures import pixels
 
 HR = pixels((48, 48))

@@ -22,7 +22,7 @@ def resized(side: tuple[int, int]) -> np.ndarray:
 
 def test_faces_at_all_their_scales():
     source = Memory({"face": {"hr": FACE, "text": "a face"}})
-    sources = {str(scale): OneLR(source, 16, scale) for scale in FACES}
+    sources = {str(scale): OneLR(source, 16, scale=scale) for scale in FACES}
     batches = list(evaluation(SRDataModule(10, test=sources, workers=0), "test"))
     for side, batch in zip(FACES.values(), batches, strict=True):
         assert batch["size"] == (side, side)
@@ -35,7 +35,7 @@ def test_faces_at_all_their_scales():
 
 
 def test_pictures_that_are_no_squares():
-    lr = OneLR(Memory({"a": {"hr": FACE[:171]}}), (24, 36), 2.7)
+    lr = OneLR(Memory({"a": {"hr": FACE[:171]}}), (24, 36), scale=2.7)
     lr.prepare(2.7)
     sample = lr.read(0)
     assert sample["hr"].shape == (65, 97, 3)  # 64.8 and 97.2
