@@ -33,7 +33,9 @@ class Albumentations(Augmentation):
 
     def __init__(self, transforms: list[BasicTransform | BaseCompose]) -> None:
         if not transforms:
-            raise ValueError("Albumentations.transforms is empty; leave data.init_args.augment out")
+            raise ValueError(
+                "Albumentations.transforms is empty; leave data.init_args.crops.augment out"
+            )
         self.transforms = transforms
         # All transforms share two generators that are put back to the start of the transform's own
         # stream before it runs (4 us); making new ones, as its set_random_seed does, takes 9 us.
@@ -62,7 +64,7 @@ class Albumentations(Augmentation):
         """
         if hr.dtype != np.uint8:
             raise ValueError(
-                f"data.init_args.augment works on 8-bit pictures, and one of {hr.dtype} is in the "
+                f"data.init_args.crops.augment works on 8-bit pictures, and one of {hr.dtype} is in the "
                 "training set: convert that, or leave augment out"
             )
         image = hr.copy()  # some transforms work in place
@@ -71,7 +73,7 @@ class Albumentations(Augmentation):
             image = transform(image=image)["image"]
             if image.shape != hr.shape or image.dtype != hr.dtype:
                 raise ValueError(
-                    f"data.init_args.augment: {type(transform).__name__} made {image.dtype} "
+                    f"data.init_args.crops.augment: {type(transform).__name__} made {image.dtype} "
                     f"{image.shape} of {hr.dtype} {hr.shape}; only transforms that keep size and "
                     "type can be used (for the size of crops, set data.init_args.crop_size)"
                 )

@@ -30,14 +30,13 @@ from datamodules.order_state import check_same_order, order_state
 from datamodules.outputs import Outputs
 from datamodules.pictures import Pictures, PredictPictures, TrainingPictures
 from datamodules.pieces import Pieces
-from datamodules.policy import Small, Tally
-from datamodules.scales import Scales
+from datamodules.policy import Tally
 from datamodules.sequential import SequentialPictures
 from datamodules.settings import (
+    CropSettings,
     check_crop,
     check_least,
     check_output_size,
-    check_policy,
     check_streams,
     checked_scale,
 )
@@ -63,11 +62,8 @@ class SRDataModule(LightningDataModule):
         predict: Pictures to enlarge: a folder, a file, a list of both, or a Source.
         batch_size: Training crops of one micro-batch, over all processes together.
         crop_size: Side of the training crops in HR pixels; a multiple of an integer scale. With
-            ``scales``, the largest HR side that may be drawn, at least.
-        crops_per_image: Crops taken from each training picture an epoch.
-        flips: Flip and transpose training crops at random.
-        augment: A further change of training crops, on the CPU.
-        scales: Train at arbitrary scales instead of ``scale``: another one for each batch.
+            ``crops.scales``, the largest HR side that may be drawn, at least.
+        crops: How training crops are taken from pictures.
         size: Height and width to which ``predict`` enlarges every picture, whatever ``scale`` is;
             the other commands do not look at it.
         degradation: Makes LR from HR; set it by the top-level key ``degradation``.
@@ -81,12 +77,6 @@ class SRDataModule(LightningDataModule):
         streams: Number of canonical streams of the training order; the number of processes must
             divide it, so that a run can be continued on another number of processes. By default the
             largest divisor of batch_size up to 64.
-        small: What to do with training pictures smaller than crop_size: ``error``; ``pad``, mirror
-            them at their lower and right border; or ``skip``, put other pictures in their places.
-        unreadable_limit: Stop the run when more than this share of the training samples of a
-            process had a picture that cannot be read (another one was put in its place). Below
-            1,000 samples it is this share of 1,000: at 0.01, the eleventh stops the run; at 0, the
-            first.
 
     Raises:
         ValueError: Settings that do not fit together; the message names the keys.
@@ -101,42 +91,34 @@ class SRDataModule(LightningDataModule):
         predict: Source | list[str] | str | None = None,
         batch_size: int = 16,
         crop_size: int = 96,
-        crops_per_image: int = 1,
-        flips: bool = True,
-        augment: Augmentation | None = None,
+        crops: CropSettings = CropSettings(),  # noqa: B008  (frozen)
         degradation: Degradation | None = None,
         degradation_seed: int = 0,
         seed: int | None = None,
         workers: int = 2,
         eval_batch_size: int = 1,
         streams: int | None = None,
-        small: Small = "error",
-        unreadable_limit: float = 0.01,
-        scales: Scales | None = None,
         size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.scale = checked_scale(scale)
         check_least("batch_size", batch_size, 1)
         check_least("crop_size", crop_size, 1)
-        check_least("crops_per_image", crops_per_image, 1)
         check_least("eval_batch_size", eval_batch_size, 1)
         check_least("streams", 1 if streams is None else streams, 1)
         check_least("workers", workers, 0)
         check_output_size(size)
         self.train, self.val, self.test, self.predict = train, val or {}, test or {}, predict
         self.batch_size, self.crop_size = batch_size, crop_size
-        self.crops_per_image, self.flips, self.augment = crops_per_image, flips, augment
-        self.scales, self.size = scales, size
+        self.crops, self.size = crops, size
         self.degradation, self.degradation_seed = degradation, degradation_seed
         self.seed = seed or 0
         self.workers, self.eval_batch_size = workers, eval_batch_size
         self.streams = streams or default_streams(batch_size)
         check_streams(self.streams, batch_size)
-        check_policy(small, unreadable_limit)
-        if scales is not None:
-            scales.check_crop(crop_size)
-        self.small, self.tally = small, Tally(unreadable_limit)  # of this process
+        if crops.scales is not None:
+            crops.scales.check_crop(crop_size)
+        self.tally = Tally(crops.unreadable_limit)  # of this process
         self.listener: Listener | None = None  # of training batches; a callback that measures
         self.outputs: Outputs | None = None  # of predict; see commands/cli.py
         self._fingerprint = ""  # of the training pictures' keys
@@ -159,7 +141,7 @@ class SRDataModule(LightningDataModule):
         if stage == "fit":
             self._datasets["train"] = [self._training_pictures()]
             degradation = self._datasets["train"][0].source.degradation or self.degradation
-            if self.scales is not None:
+            if self.crops.scales is not None:
                 check_any_scale(degradation)
             self._pool = new_pool(degradation, self.batch_size, self._ranks()[1])
         if stage in ("fit", "validate"):
@@ -186,11 +168,12 @@ class SRDataModule(LightningDataModule):
         if self.train is None:
             raise ValueError("fit needs pictures to train on: set data.init_args.train to a Source")
         scale = self._scale_of(self.train)
-        if self.scales is None:
+        if self.crops.scales is None:
             check_crop(self.crop_size, scale)  # here, for predict and test may have another scale
         self.train.prepare(scale)
-        settings = ("train", scale, self.crop_size, self.flips, self.augment, self.small)
-        order = (self.seed, self.batch_size, self.streams, self.crops_per_image)
+        crops = self.crops
+        settings = ("train", scale, self.crop_size, crops.flips, crops.augment, crops.small)
+        order = (self.seed, self.batch_size, self.streams, crops.per_image)
         pictures, self._fingerprint = training_pictures(self.train, settings, order)
         self._plan = pictures.plan
         return pictures
@@ -354,12 +337,13 @@ class SRDataModule(LightningDataModule):
     def _to_pictures(self, batch: dict[str, Any]) -> float | None:
         """Make float32 of the pictures; the scale of this batch alone, if it has one."""
         place = batch.pop("place", None)
-        if self.scales is None or place is None:
+        scales = self.crops.scales
+        if scales is None or place is None:
             to_floats(batch)
             return None
         epoch, position = place[0]
-        sides = self.scales.sides(self.seed, epoch, self.plan().batch_of(position))
-        self.scales.to_pictures(batch, sides.hr)
+        sides = scales.sides(self.seed, epoch, self.plan().batch_of(position))
+        scales.to_pictures(batch, sides.hr)
         return sides.hr / sides.lr
 
     def _part(self) -> str:

@@ -53,13 +53,13 @@ def check_any_scale(degradation: Degradation | None) -> None:
     name = type(degradation).__name__
     if not degradation.any_scale:
         raise ValueError(
-            f"data.init_args.scales draws a scale for each batch, and {name} makes LR for its own "
+            f"data.init_args.crops.scales draws a scale for each batch, and {name} makes LR for its own "
             "scale only: set degradation.class_path to degradations.bicubic.Bicubic, or unset "
             "scales"
         )
     if degradation.pool:
         raise ValueError(
-            f"data.init_args.scales gives each batch other sizes, and the pair pool of {name} "
+            f"data.init_args.crops.scales gives each batch other sizes, and the pair pool of {name} "
             f"keeps pairs of one size: set its pool to 0 (it is {degradation.pool}), or unset "
             "scales"
         )

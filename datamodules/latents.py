@@ -110,7 +110,7 @@ class TrainingLatents(TrainingPictures):
     def __getitems__(self, items: list[Any]) -> Any:
         """A batch of samples."""
         if self.augment is not None:
-            raise ValueError("data.init_args.augment changes pictures, not latents: unset it")
+            raise ValueError("data.init_args.crops.augment changes pictures, not latents: unset it")
         return [self._sample(item, None) for item in items]
 
     def _crop(self, index: int, draws: SampleDraws, out: Pixels | None) -> Sample:

@@ -31,7 +31,7 @@ class Mix(Source):
             ``degradation`` of its own.
         weights: Share of each source, in any unit, such as photos 3 and faces 1; by default each
             picture comes equally often.
-        samples: Pictures an epoch (each ``data.init_args.crops_per_image`` times); by default as
+        samples: Pictures an epoch (each ``data.init_args.crops.per_image`` times); by default as
             many as the sources have together.
 
     Raises:

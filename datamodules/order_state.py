@@ -10,6 +10,7 @@ from datamodules.source import Source
 NAMES = {
     "groups": "the number of pictures in data.init_args.train",
     "pictures": "the hash of the names of the pictures in data.init_args.train",
+    "crops_per_image": "data.init_args.crops.per_image",
     "mixture": "the weights and samples of data.init_args.train",
     "shuffle": "the share of a stream in data.init_args.train.init_args.shuffle",
     "seed": "seed_everything",
@@ -32,8 +33,8 @@ def new_plan(source: Source, seed: int, batch_size: int, streams: int, repeats: 
     plan = Plan(groups, seed, batch_size, streams, repeats, mixture=source.mixture)
     if not len(plan):
         raise ValueError(
-            f"data.init_args.train has {plan.total // repeats} pictures (crops_per_image "
-            f"{repeats}), fewer than data.init_args.batch_size {batch_size}: raise crops_per_image "
+            f"data.init_args.train has {plan.total // repeats} pictures (crops.per_image "
+            f"{repeats}), fewer than data.init_args.batch_size {batch_size}: raise crops.per_image "
             "or lower batch_size"
         )
     return plan

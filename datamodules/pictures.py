@@ -275,7 +275,7 @@ class TrainingPictures(Pictures):
         return _TooSmallError(
             f"{self.keys[index]} is {size[1]}x{size[0]} pixels, smaller than "
             f"data.init_args.crop_size {self.crop_size}: lower the crop size, leave such pictures "
-            "out, or set data.init_args.small to pad or skip"
+            "out, or set data.init_args.crops.small to pad or skip"
         )
 
     def _augmented(self, sample: Sample, index: int, seed: int) -> None:
@@ -283,7 +283,7 @@ class TrainingPictures(Pictures):
             return
         if "lr" in sample:
             raise ValueError(
-                f"{self.keys[index]} comes with its own LR, so data.init_args.augment would change "
+                f"{self.keys[index]} comes with its own LR, so data.init_args.crops.augment would change "
                 "only one of the two: unset it"
             )
         sample["hr"] = self.augment(cast(NDArray[np.uint8], sample["hr"]), seed)

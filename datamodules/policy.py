@@ -88,7 +88,7 @@ class Tally:
         return (
             f"{self.failed} of the {self.samples} training samples that this process has had so "
             f"far could not be read ({self.summary()}), more than the {int(self.limit * of)} "
-            f"that data.init_args.unreadable_limit allows ({self.limit:g} of {of}): mend these "
+            f"that data.init_args.crops.unreadable_limit allows ({self.limit:g} of {of}): mend these "
             "pictures, leave them out, or raise the limit:\n  "
             + "\n  ".join(self.pictures.values())
         )

@@ -60,7 +60,7 @@ class Scales:
     whole: bool = False
 
     def __post_init__(self) -> None:
-        where = "data.init_args.scales"
+        where = "data.init_args.crops.scales"
         if not 1 <= self.lowest <= self.fixed < math.inf:  # NaN fails as well
             raise ValueError(
                 f"{where}: lowest is {self.lowest:g} and fixed {self.fixed:g}; expected "
@@ -91,7 +91,7 @@ class Scales:
         if crop_size < self.largest:
             raise ValueError(
                 f"data.init_args.crop_size is {crop_size}, less than the largest HR side that "
-                f"data.init_args.scales draws: make it at least {self.largest}"
+                f"data.init_args.crops.scales draws: make it at least {self.largest}"
             )
 
     def sides(self, seed: int, epoch: int, batch: int) -> Sides:
@@ -126,7 +126,7 @@ class Scales:
         if given:
             raise ValueError(
                 f"{batch['key'][0]} comes with its own {given[0]}, which has one size, and "
-                "data.init_args.scales draws others: train on HR alone, or unset scales"
+                "data.init_args.crops.scales draws others: train on HR alone, or unset scales"
             )
         if not self.whole:
             batch["hr"] = batch["hr"][..., :side, :side]

@@ -3,9 +3,51 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import get_args
 
 from datamodules.policy import Small
+from datamodules.scales import Scales
+from datamodules.source import Augmentation
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """How training crops are taken from images.
+
+    Args:
+        per_image: Crops of each training image in an epoch.
+        flips: Flip and transpose the crops at random.
+        augment: A further change of the crops, on the CPU.
+        small: What to do with training images smaller than crop_size: ``error``; ``pad``, mirror
+            them at their lower and right border; or ``skip``, take other images instead.
+        scales: Train at arbitrary scales instead of ``scale``: another one for each batch.
+        unreadable_limit: Stop the run when more than this share of the training samples of a
+            process had an unreadable image (another one replaces it). Below 1,000 samples it is
+            this share of 1,000: at 0.01, the eleventh stops the run; at 0, the first.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    per_image: int = 1
+    flips: bool = True
+    augment: Augmentation | None = None
+    small: Small = "error"
+    scales: Scales | None = None
+    unreadable_limit: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_least("crops.per_image", self.per_image, 1)
+        if self.small not in get_args(Small):
+            raise ValueError(
+                f"data.init_args.crops.small is {self.small!r}; expected error, pad or skip"
+            )
+        if not 0 <= self.unreadable_limit <= 1:
+            raise ValueError(
+                f"data.init_args.crops.unreadable_limit is {self.unreadable_limit}; expected a "
+                "share in [0, 1]"
+            )
 
 
 def checked_scale(scale: float, whose: str = "data.init_args.") -> float:
@@ -57,20 +99,6 @@ def check_output_size(size: tuple[int, int] | None) -> None:
         raise ValueError(
             f"data.init_args.size is {list(size)}; expected [height, width] in pixels, such as "
             "[768, 1024]"
-        )
-
-
-def check_policy(small: str, unreadable_limit: float) -> None:
-    """Refuse what is no policy for pictures that cannot be used.
-
-    Raises:
-        ValueError: With what was expected.
-    """
-    if small not in get_args(Small):
-        raise ValueError(f"data.init_args.small is {small!r}; expected error, pad or skip")
-    if not 0 <= unreadable_limit <= 1:
-        raise ValueError(
-            f"data.init_args.unreadable_limit is {unreadable_limit}; expected a share in [0, 1]"
         )
 
 

@@ -100,7 +100,9 @@ class TrainingTriplets(TrainingPictures):
             ValueError: A crop is smaller than ``crop_size``, or only one picture would be changed.
         """
         if self.augment is not None:
-            raise ValueError("data.init_args.augment would change a triplet's reference: unset it")
+            raise ValueError(
+                "data.init_args.crops.augment would change a triplet's reference: unset it"
+            )
         return [self._sample(item, None) for item in items]
 
     def _crop(self, index: int, draws: SampleDraws, out: Pixels | None) -> Sample:

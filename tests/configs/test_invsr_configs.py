@@ -186,7 +186,7 @@ def test_the_constants_of_the_paper() -> None:
     averaged = content(CONFIGS / "callbacks/quality_invsr.yaml")
     assert {"class_path": "callbacks.ema.EMA", "init_args": {"first": 1}} in averaged
     assert (data["scale"], data["batch_size"], data["crop_size"]) == (4, 64, 512)
-    assert data["flips"] is False  # which would transpose, too
+    assert data["crops"]["flips"] is False  # which would transpose, too
 
 
 @pytest.fixture(scope="module")

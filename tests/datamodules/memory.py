@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import ProgressBar
 
 from datamodules.base import Batch, Sample, Source, SRDataModule
 from datamodules.decode import UnreadableImage
+from datamodules.settings import CropSettings
 from degradations.base import Degradation
 from degradations.noise import GaussianNoise
 from degradations.pipeline import Pipeline
@@ -48,6 +50,13 @@ def picture(height: int, width: int, seed: int = 0, dtype: Any = np.uint8) -> np
     """Random pixels (H, W, 3)."""
     generator = np.random.default_rng(seed)
     return generator.integers(0, np.iinfo(dtype).max, (height, width, 3), dtype, endpoint=True)
+
+
+def with_crops(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of `SRDataModule`, with those of `CropSettings` among them put into one."""
+    names = {field.name for field in fields(CropSettings)} & settings.keys()
+    crops = CropSettings(**{name: settings[name] for name in names})
+    return {**{n: value for n, value in settings.items() if n not in names}, "crops": crops}
 
 
 def pictures(count: int, height: int = 32, width: int = 40) -> Memory:

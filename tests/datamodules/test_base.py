@@ -35,13 +35,14 @@ from tests.datamodules.memory import (
     picture,
     pictures,
     training,
+    with_crops,
 )
 from tests.datamodules.pictures import save
 
 
 def data_of(train: Source, **settings: object) -> SRDataModule:
     defaults = {"scale": 2, "batch_size": 4, "crop_size": 16, "workers": 0, "degradation": noisy()}
-    return SRDataModule(train=train, **defaults | settings)
+    return SRDataModule(train=train, **with_crops(defaults | settings))
 
 
 def by_name(batches, name: str) -> dict:
@@ -55,7 +56,7 @@ def by_name(batches, name: str) -> dict:
 
 @pytest.fixture(scope="module")
 def expected():
-    (batch,) = training(data_of(pictures(12), batch_size=48, crops_per_image=4))
+    (batch,) = training(data_of(pictures(12), batch_size=48, per_image=4))
     return {name: by_name([batch], name) for name in ("hr", "lr")}
 
 
@@ -65,7 +66,7 @@ class TestTheSampleDecides:
     @pytest.mark.parametrize("workers", [0, 2])
     @pytest.mark.parametrize("batch_size", [1, 3, 16])
     def test_training_in_any_batches(self, expected, batch_size, workers):
-        data = data_of(pictures(12), batch_size=batch_size, crops_per_image=4, workers=workers)
+        data = data_of(pictures(12), batch_size=batch_size, per_image=4, workers=workers)
         batches = list(training(data))
         assert {len(b["key"]) for b in batches} == {batch_size}
         for name, images in expected.items():
@@ -83,7 +84,7 @@ class TestTheSampleDecides:
             small = {f"small{i}": {"hr": picture(9, 40)} for i in range(2)}
             data = data_of(
                 Memory({**pictures(11).samples, **broken, **small}),
-                crops_per_image=3,
+                per_image=3,
                 workers=workers,
                 small="skip",
                 unreadable_limit=1,
@@ -237,7 +238,7 @@ class TestCrops:
         assert len(crops) == 8  # nothing but its orientations
 
     def test_crops_of_one_picture_differ_by_their_seeds(self):
-        data = data_of(pictures(1), crops_per_image=16, batch_size=16)
+        data = data_of(pictures(1), per_image=16, batch_size=16)
         (batch,) = training(data)
         assert set(batch["key"]) == {"train/p00"}
         assert len({image.numpy().tobytes() for image in batch["hr"]}) == 16
@@ -391,7 +392,7 @@ class TestUnreadable:
 
     def run(self, workers):
         data = data_of(
-            self.source(), batch_size=4, crops_per_image=4, workers=workers, unreadable_limit=1.0
+            self.source(), batch_size=4, per_image=4, workers=workers, unreadable_limit=1.0
         )
         batches = list(training(data))
         return data.unreadable, [b["key"] for b in batches], by_name(batches, "lr")
@@ -414,7 +415,7 @@ class TestUnreadable:
 
     def test_replacements_differ(self):
         good = pictures(20).samples
-        data = data_of(Memory({**good, "bad": "bad.jpg: empty"}), batch_size=21, crops_per_image=9)
+        data = data_of(Memory({**good, "bad": "bad.jpg: empty"}), batch_size=21, per_image=9)
         keys = [key for batch in training(data) for key in batch["key"]]
         assert len({key for key in keys if keys.count(key) > 9}) > 3
 
@@ -536,7 +537,7 @@ class TestAugment:
 
     def test_belongs_to_the_sample(self):
         def run(**settings):
-            data = data_of(pictures(4), crops_per_image=3, augment=self.adapter(), **settings)
+            data = data_of(pictures(4), per_image=3, augment=self.adapter(), **settings)
             return by_name(training(data), "hr")
 
         expected = run()
@@ -546,7 +547,7 @@ class TestAugment:
 
     def test_pairs_are_refused(self):
         source = Memory({"a": {"hr": picture(32, 32), "lr": picture(16, 16)}})
-        with pytest.raises(ValueError, match=r"own LR, so data\.init_args\.augment"):
+        with pytest.raises(ValueError, match=r"own LR, so data\.init_args\.crops\.augment"):
             list(training(data_of(source, batch_size=1, augment=self.adapter())))
 
     def test_16_bits_are_refused(self):
@@ -622,12 +623,12 @@ class TestMessages:
 
     def test_fewer_pictures_than_a_batch(self):
         message = (
-            r"data\.init_args\.train has 3 pictures \(crops_per_image 1\), fewer than "
-            r"data\.init_args\.batch_size 4: raise crops_per_image or lower batch_size"
+            r"data\.init_args\.train has 3 pictures \(crops\.per_image 1\), fewer than "
+            r"data\.init_args\.batch_size 4: raise crops.per_image or lower batch_size"
         )
         with pytest.raises(ValueError, match=message):
             data_of(pictures(3)).setup("fit")
-        data_of(pictures(3), crops_per_image=2).setup("fit")
+        data_of(pictures(3), per_image=2).setup("fit")
 
     def test_nothing_makes_lr(self):
         data = SRDataModule(2, val={"set5": pictures(1)}, workers=0)
@@ -656,7 +657,7 @@ class TestMessages:
         [
             ("batch_size", 0, 1),
             ("crop_size", 0, 1),
-            ("crops_per_image", 0, 1),
+            ("crops.per_image", 0, 1),
             ("eval_batch_size", 0, 1),
             ("streams", 0, 1),
             ("workers", -1, 0),
@@ -665,7 +666,7 @@ class TestMessages:
     def test_numbers_out_of_range(self, name, value, least):
         message = rf"data\.init_args\.{name} is {value}; it must be at least {least}"
         with pytest.raises(ValueError, match=message):
-            SRDataModule(2, **{name: value})
+            SRDataModule(2, **with_crops({name.removeprefix("crops."): value}))
 
     def test_streams_that_do_not_divide_the_batch(self):
         with pytest.raises(ValueError, match=r"streams is 3, which does not divide .*batch_size 4"):
@@ -709,7 +710,7 @@ class TestPlugIns:
         }
         before = {k: {n: np.copy(v) for n, v in s.items()} for k, s in samples.items()}
         source = Memory(samples)
-        data = data_of(source, batch_size=2, crops_per_image=4, val={"v": source}, predict=source)
+        data = data_of(source, batch_size=2, per_image=4, val={"v": source}, predict=source)
         for _ in range(2):
             list(training(data))
             list(evaluation(data, "val"))
@@ -889,7 +890,7 @@ class TestState:
             (None, {"seed": 3}, r"seed_everything was 0, now it is 3"),
             (None, {"batch_size": 8}, r"data\.init_args\.batch_size was 4, now it is 8"),
             (None, {"streams": 2}, r"data\.init_args\.streams was 4, now it is 2"),
-            (None, {"crops_per_image": 2}, r"data\.init_args\.crops_per_image was 1, now it is 2"),
+            (None, {"per_image": 2}, r"data\.init_args\.crops\.per_image was 1, now it is 2"),
         ],
     )
     def test_other_data_is_refused(self, source, settings, message):

@@ -24,7 +24,7 @@ from datamodules.photos import Photos
 from datamodules.prompts import Prompts, Seeds
 from datamodules.scales import Scales
 from tests.contracts.arguments import check_arguments
-from tests.datamodules.memory import Memory, evaluation, picture, training
+from tests.datamodules.memory import Memory, evaluation, picture, training, with_crops
 
 SIDE = 20
 
@@ -84,7 +84,7 @@ def prepared(source: Any) -> Any:
 
 def module(train: Any, **settings: Any) -> SRDataModule:
     given: dict[str, Any] = {"batch_size": 3, "crop_size": 8, "workers": 0, "train": train}
-    return SRDataModule(settings.pop("scale", 1.0), **given | settings)
+    return SRDataModule(settings.pop("scale", 1.0), **with_crops(given | settings))
 
 
 def numbers_of(clip: Any) -> list[int]:
@@ -186,7 +186,7 @@ def test_unequal_frames(root: Path, caplog: Any) -> None:
     message = "b has frames of 20x20 and 24x20; expected one size in all frames of a clip"
     with pytest.raises(UnreadableImage, match=message):
         prepared(Clips(str(root), frames=4)).read(1)
-    data = module(Clips(str(root), frames=6), crops_per_image=3, unreadable_limit=1.0)
+    data = module(Clips(str(root), frames=6), per_image=3, unreadable_limit=1.0)
     keys = [key for batch in training(data) for key in batch["key"]]
     assert len(keys) == 9
     assert "train/b" not in keys
@@ -200,7 +200,7 @@ def test_unequal_frames(root: Path, caplog: Any) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_of_training(root: Path, workers: int) -> None:
-    data = module(Clips(str(root), frames=4), workers=workers, crops_per_image=4)
+    data = module(Clips(str(root), frames=4), workers=workers, per_image=4)
     batches = list(training(data))
     for batch in batches:
         assert not {"hr", "lr"} & batch.keys()
@@ -213,9 +213,9 @@ def test_batches_of_training(root: Path, workers: int) -> None:
             assert steps.tolist() == [1, 1, 1]
     places = {tuple(clip[0, 1:].flatten().tolist()) for batch in batches for clip in batch["clip"]}
     assert len(places) == 12
-    again = list(training(module(Clips(str(root), frames=4), crops_per_image=4)))
+    again = list(training(module(Clips(str(root), frames=4), per_image=4)))
     assert all(torch.equal(a["clip"], b["clip"]) for a, b in zip(batches, again, strict=True))
-    other = next(iter(training(module(Clips(str(root), frames=4), crops_per_image=4, seed=1))))
+    other = next(iter(training(module(Clips(str(root), frames=4), per_image=4, seed=1))))
     assert not torch.equal(other["clip"], batches[0]["clip"])
 
 
@@ -377,7 +377,7 @@ def test_an_evaluation_has_the_same_windows() -> None:
     assert list(one.keys) == ["p/0", "p/1"]
     assert np.array_equal(one.read(1)["clip"], two.read(1)["clip"])
     assert not np.array_equal(one.read(0)["clip"], one.read(1)["clip"])
-    data = module(moving(), crops_per_image=6, crop_size=10)
+    data = module(moving(), per_image=6, crop_size=10)
     clips = [clip for batch in training(data) for clip in batch["clip"]]
     assert len({tuple(clip[:, 0, 0, 0].tolist()) for clip in clips}) > 1
 

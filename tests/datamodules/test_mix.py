@@ -58,7 +58,7 @@ class TestTraining:
     def test_an_epoch_by_default(self):
         data = data_of(mixed(), batch_size=5)
         assert len(list(training(data))) == 10
-        data = data_of(mixed(), batch_size=5, crops_per_image=3)
+        data = data_of(mixed(), batch_size=5, per_image=3)
         assert len(list(training(data))) == 30
 
     def test_by_default_each_picture_comes_equally_often(self):

@@ -124,7 +124,7 @@ class TestSmallPictures:
     def test_error(self, source):
         message = (
             r"train/wide is 30x4 pixels, smaller than data\.init_args\.crop_size 12: lower .* set "
-            r"data\.init_args\.small to pad or skip"
+            r"data\.init_args\.crops\.small to pad or skip"
         )
         with pytest.raises(ValueError, match=message):
             crops(source(SMALL), plan=PLAN)

@@ -10,7 +10,8 @@ import pytest
 from datamodules.base import SRDataModule
 from datamodules.decode import UnreadableImage
 from datamodules.policy import LISTED, Skipped, Tally
-from tests.datamodules.memory import Memory, evaluation, noisy, picture, pictures, training
+from datamodules.settings import CropSettings
+from tests.datamodules.memory import Memory, evaluation, picture, pictures, training
 from tests.datamodules.test_base import data_of
 
 
@@ -87,7 +88,7 @@ def one_in(count: int, reason: str = "truncated") -> Memory:
 
 class TestLimit:
     def data(self, source: Memory, **settings: object) -> SRDataModule:
-        defaults = {"batch_size": 10, "crop_size": 8, "crops_per_image": 50}
+        defaults = {"batch_size": 10, "crop_size": 8, "per_image": 50}
         return data_of(source, **defaults | settings)
 
     @pytest.mark.parametrize("workers", [0, 2])
@@ -127,9 +128,11 @@ class TestLimit:
 
     @pytest.mark.parametrize("limit", [-0.1, 1.1, float("nan")])
     def test_no_limit(self, limit):
-        with pytest.raises(ValueError, match=r"data\.init_args\.unreadable_limit is .*\[0, 1\]"):
+        with pytest.raises(
+            ValueError, match=r"data\.init_args\.crops\.unreadable_limit is .*\[0, 1\]"
+        ):
             self.data(pictures(1), unreadable_limit=limit)
 
     def test_no_policy(self):
         with pytest.raises(ValueError, match="small is 'crop'; expected error, pad or skip"):
-            SRDataModule(2, small="crop", degradation=noisy())
+            CropSettings(small="crop")

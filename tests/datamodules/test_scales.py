@@ -23,6 +23,7 @@ from tests.datamodules.memory import (
     pictures,
     trainer,
     training,
+    with_crops,
 )
 from tests.lightning_modules.tiny import Resizing
 
@@ -95,7 +96,7 @@ class TestSides:
         ],
     )
     def test_what_cannot_be(self, arguments, message):
-        with pytest.raises(ValueError, match=r"data\.init_args\.scales.*" + message):
+        with pytest.raises(ValueError, match=r"data\.init_args\.crops\.scales.*" + message):
             Scales(**arguments)
 
 
@@ -106,12 +107,12 @@ def data_of(train: Any = None, **settings: Any) -> SRDataModule:
     defaults: dict[str, Any] = {
         "batch_size": 4,
         "crop_size": 16,
-        "crops_per_image": 3,
+        "per_image": 3,
         "workers": 0,
         "degradation": Bicubic(2),
         "scales": SCALES,
     }
-    return SRDataModule(2, train=train or pictures(12), **defaults | settings)
+    return SRDataModule(2, train=train or pictures(12), **with_crops(defaults | settings))
 
 
 def sides(batch: Any) -> tuple[int, int]:
@@ -228,7 +229,7 @@ class TestSameEverywhere:
         def run(ckpt_path: Path | None = None, **settings: Any) -> Any:
             run = trainer(tmp_path, **{"max_epochs": 2, "num_sanity_val_steps": 0} | settings)
             model = Regression(2, Resizing)
-            data = data_of(crops_per_image=1)
+            data = data_of(per_image=1)
             run.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
             return run, list(model.parameters())
 
@@ -259,7 +260,7 @@ class TestMessages:
 
     def test_pictures_with_an_lr_of_their_own(self):
         source = Memory({"a": {"hr": picture(32, 32), "lr": picture(16, 16)}})
-        message = r"train/a comes with its own LR, .* data\.init_args\.scales draws others"
+        message = r"train/a comes with its own LR, .* data\.init_args\.crops\.scales draws others"
         with pytest.raises(ValueError, match=message):
             list(training(data_of(source, batch_size=1)))
 
@@ -270,7 +271,9 @@ class TestMessages:
             SCALES.to_pictures(batch, 8)
 
     def test_a_degradation_of_one_scale(self):
-        message = r"data\.init_args\.scales draws a scale .* Pipeline makes LR for its own scale"
+        message = (
+            r"data\.init_args\.crops\.scales draws a scale .* Pipeline makes LR for its own scale"
+        )
         with pytest.raises(ValueError, match=message):
             data_of(degradation=Pipeline(2, [])).setup("fit")
 

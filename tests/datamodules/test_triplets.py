@@ -13,7 +13,7 @@ from datamodules.base import SRDataModule
 from datamodules.decode import UnreadableImage
 from datamodules.triplets import PARTS, Triplets
 from tests.contracts.arguments import check_arguments
-from tests.datamodules.memory import evaluation, training
+from tests.datamodules.memory import evaluation, training, with_crops
 
 SIDE = 20
 
@@ -39,7 +39,7 @@ def prepared(root: Path) -> Triplets:
 def module(root: Path, **arguments: object) -> SRDataModule:
     settings = {"batch_size": 3, "crop_size": 8, "workers": 0, "eval_batch_size": 2, **arguments}
     train, val = Triplets(str(root)), {"judged": Triplets(str(root))}
-    return SRDataModule(1.0, train=train, val=val, **settings)
+    return SRDataModule(1.0, train=train, val=val, **with_crops(settings))
 
 
 def test_arguments_are_typed_and_explained() -> None:
@@ -91,7 +91,9 @@ def test_evaluations_have_whole_pictures(tmp_path: Path) -> None:
 
 def test_an_augmentation_is_refused(tmp_path: Path) -> None:
     augment = {"augment": lambda hr, seed: hr}
-    with pytest.raises(ValueError, match=r"data\.init_args\.augment would change a triplet's ref"):
+    with pytest.raises(
+        ValueError, match=r"data\.init_args\.crops\.augment would change a triplet's ref"
+    ):
         next(iter(training(module(write(tmp_path / "set"), **augment))))
 
 
