@@ -1,4 +1,4 @@
-"""Benchmark sets with a folder a scale, such as Set5 and Set14."""
+"""Benchmark sets with a folder for each scale, such as Set5 and Set14."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Benchmark(Paired):
         self.root = root
 
     def prepare(self, scale: float) -> None:
-        """Find the scale's folder, and pair its pictures. Args as ``Source.prepare``.
+        """Find the scale's folder, and pair its images. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: The set has no folder for this scale (those it has are listed), or as for
-                ``Paired``.
+            ValueError: If the set has no folder for this scale (the message lists those it has),
+                or as for ``Paired``.
         """
         root = Path(expand_path(self.root, "Benchmark.root"))
         if not root.is_dir():
@@ -38,6 +38,6 @@ class Benchmark(Paired):
             there = f"it has {', '.join(found)}" if found else "it has none such as x2/hr"
             raise ValueError(
                 f"Benchmark.root {str(root)!r} has no folder {wanted} for data.init_args.scale "
-                f"{scale:g}: {there} (a plain folder of pictures is a datamodules.folder.Folder)"
+                f"{scale:g}: {there} (a plain folder of images is a datamodules.folder.Folder)"
             )
         super().prepare(scale)

@@ -1,4 +1,4 @@
-"""Pictures to enlarge that have no HR: real photographs, for metrics that need no reference."""
+"""Images to enlarge that have no HR, such as real photographs, for metrics without reference."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datamodules.source import Sample
 
 
 class Inputs(Folder):
-    """A folder of LR pictures, in ``test`` and ``validate``; HR nobody has.
+    """A folder of LR images without HR references, for ``test`` and ``validate``.
 
     Metrics that compare with HR give no number on it.
     """
@@ -18,6 +18,6 @@ class Inputs(Folder):
         super().__init__(degradation=None, **kwargs)
 
     def read(self, index: int) -> Sample:
-        """The picture ``keys[index]``, as LR."""
+        """Return the image ``keys[index]`` as LR."""
         sample = super().read(index)
         return {"lr": sample["hr"], "meta": sample["meta"]}

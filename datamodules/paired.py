@@ -1,4 +1,4 @@
-"""HR and LR pictures in two folders, matched by name."""
+"""HR and LR images in two folders, matched by name."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from files.paths import expand_path
 
 
 class Paired(Source):
-    """Pictures that come with their own LR, in a folder beside them with the same names.
+    """Images that come with their own LR, in a folder beside them with the same names.
 
     All three texts may hold ``{scale}``, which becomes 2 for scale 2.0. For DIV2K they are
     ``$DIV2K/DIV2K_train_HR``, ``$DIV2K/DIV2K_train_LR_bicubic/X{scale}`` and ``x{scale}``.
 
     Args:
-        hr: Folder of the HR pictures, with subfolders.
-        lr: Folder of the LR pictures, with the same subfolders.
-        lr_suffix: What follows the HR picture's name in the LR picture's: ``x{scale}`` if the LR of
+        hr: Folder of the HR images, with subfolders.
+        lr: Folder of the LR images, with the same subfolders.
+        lr_suffix: What follows the HR image's name in the LR image's: ``x{scale}`` if the LR of
             ``0001.png`` is ``0001x4.png``.
     """
 
@@ -34,7 +34,7 @@ class Paired(Source):
         """Match the names and compare the sizes. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: A folder is missing or empty, a picture has no partner, or a pair's sizes do
+            ValueError: A folder is missing or empty, an image has no partner, or a pair's sizes do
                 not fit the scale.
         """
         name = type(self).__name__
@@ -46,7 +46,7 @@ class Paired(Source):
 
     @property
     def keys(self) -> list[str]:
-        """Path of each HR picture below its folder, without its extension."""
+        """Path of each HR image below its folder, without its extension."""
         return self._keys
 
     def read(self, index: int) -> Sample:

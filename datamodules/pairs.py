@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Pair(NamedTuple):
-    """Files of one picture."""
+    """Files of one image."""
 
     key: str
     hr: Path
@@ -28,12 +28,12 @@ def with_scale(text: str, scale: float) -> str:
 
 
 def match_pairs(hr: Path, lr: Path, lr_suffix: str = "") -> list[Pair]:
-    """Find the LR picture of every HR picture.
+    """Find the LR image of every HR image.
 
     Args:
-        hr: Folder of the HR pictures.
-        lr: Folder of the LR pictures.
-        lr_suffix: What an LR name has after the HR picture's name.
+        hr: Folder of the HR images.
+        lr: Folder of the LR images.
+        lr_suffix: What an LR name has after the HR image's name.
 
     Raises:
         ValueError: A folder is missing or empty, or names without a partner, listed.
@@ -70,8 +70,8 @@ def match(
             problems.append(f"{len(extra)} of {names[1]} have no HR: {_shown(extra)}")
         suffix = f" followed by {lr_suffix!r}" if lr_suffix else ""
         raise ValueError(
-            f"names of HR and LR do not match. {'; '.join(problems)}. An LR picture has the name "
-            f"of its HR picture{suffix} (lr_suffix), whatever its extension"
+            f"names of HR and LR do not match. {'; '.join(problems)}. An LR image has the name "
+            f"of its HR image{suffix} (lr_suffix), whatever its extension"
         )
     return {key: (found, small[key + lr_suffix]) for key, found in large.items()}
 
@@ -80,8 +80,8 @@ def misfit(large: tuple[int, int], small: tuple[int, int], scale: float) -> str 
     """How the sizes of a pair contradict the scale.
 
     Args:
-        large: (W, H) of the HR picture.
-        small: (W, H) of the LR picture.
+        large: (W, H) of the HR image.
+        small: (W, H) of the LR image.
         scale: HR must be ``scale`` times LR, rounded; less than ``scale`` further pixels are cut
             off by whoever reads them.
 
@@ -126,10 +126,10 @@ def check_sizes(pairs: Iterable[Pair], scale: float) -> None:
 
 def _pictures(root: Path, kind: str) -> dict[str, Path]:
     if not root.is_dir():
-        raise ValueError(f"the folder of {kind} pictures, {str(root)!r}, does not exist")
+        raise ValueError(f"the folder of {kind} images, {str(root)!r}, does not exist")
     found = by_key(((image_key(path, root), path) for path in list_images(root)), str(root))
     if not found:
-        raise ValueError(f"the folder of {kind} pictures, {str(root)!r}, holds no pictures")
+        raise ValueError(f"the folder of {kind} images, {str(root)!r}, holds no images")
     return found
 
 

@@ -12,12 +12,12 @@ from files.paths import existing_part, fixed_part, glob_paths, images_among, lis
 
 
 def image_key(path: Path, root: Path) -> str:
-    """Name of a picture: its path below ``root`` without the extension, with ``/`` everywhere."""
+    """Name of an image: its path below ``root`` without the extension, with ``/`` everywhere."""
     return path.relative_to(root).with_suffix("").as_posix()
 
 
 def images_of(pattern: str, recursive: bool = True, root: str = "") -> Iterator[tuple[str, Path]]:
-    """Keys and paths of the pictures that a path stands for, which has no variables any more.
+    """Keys and paths of the images that a path stands for, which has no variables any more.
 
     Args:
         pattern: A folder (keys are relative to it), a file (its key is its name), or a pattern with
@@ -57,10 +57,10 @@ def braced(path: str) -> list[str]:
 
 
 def by_key(pictures: Iterable[tuple[str, Path]], what: str) -> dict[str, Path]:
-    """Pictures in the order of their keys.
+    """Images in the order of their keys.
 
     Args:
-        pictures: Keys and paths; the same file may come twice.
+        images: Keys and paths; the same file may come twice.
         what: Where they were asked for, for the message.
 
     Raises:

@@ -15,9 +15,9 @@ DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 
 
 class Photo(NamedTuple):
-    """Where one picture is, and what is on it.
+    """Where one image is, and what is on it.
 
-    Pictures of one ``scene`` show the same thing: they belong on one side of a split.
+    Images of one ``scene`` show the same thing: they belong on one side of a split.
     """
 
     folder: str
@@ -90,7 +90,7 @@ class Photos(Source):
         return self.names
 
     def read(self, index: int) -> Sample:
-        """The picture ``keys[index]``."""
+        """The image ``keys[index]``."""
         if index not in self._known:
             picture = read_picture(self._paths[index], self.srgb)
             picture.rgb.setflags(write=False)  # the next one gets it, too

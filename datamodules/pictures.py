@@ -1,4 +1,4 @@
-"""A Source as the DataLoader sees it: crops in training, whole pictures else, and their batches."""
+"""A Source as the DataLoader sees it: crops in training, whole images else, and their batches."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from datamodules.source import Augmentation, Pixels, Sample, Source
 from datamodules.transparency import without_hidden_colours
 from degradations.base import cut_size
 
-ATTEMPTS = 300  # replacements looked for before the run stops: 9 of 10 pictures may be too small
+ATTEMPTS = 300  # replacements looked for before the run stops: 9 of 10 images may be too small
 
 
 class _TooSmallError(ValueError):
-    """A picture that is smaller than the crop."""
+    """An image that is smaller than the crop."""
 
 
 class Pictures(Dataset[dict[str, Any]]):
-    """A Source as the DataLoader of an evaluation sees it: whole pictures, cut to the scale.
+    """A Source as the DataLoader of an evaluation sees it: whole images, cut to the scale.
 
     Args:
-        source: Where the pictures come from, prepared.
+        source: Where the images come from, prepared.
         name: Name of the source in the configuration, e.g. ``set5``; callbacks group their numbers
             by it.
-        scale: The scale the pictures are used at.
+        scale: The scale the images are used at.
     """
 
     def __init__(self, source: Source, name: str, scale: float) -> None:
@@ -47,25 +47,25 @@ class Pictures(Dataset[dict[str, Any]]):
     def _found(self) -> Sequence[str]:
         keys = Keys({self.name: self.source.keys})
         if not keys:
-            raise ValueError(f"source {self.name!r} ({type(self.source).__name__}) has no pictures")
+            raise ValueError(f"source {self.name!r} ({type(self.source).__name__}) has no images")
         twice = keys.duplicates()
         if twice is not None:
             count = sum(key == twice for key in keys)
             raise ValueError(
-                f"source {self.name!r} has {count} pictures with the key {twice!r}; keys must be "
+                f"source {self.name!r} has {count} images with the key {twice!r}; keys must be "
                 "unique"
             )
         return keys
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.keys)
 
     def __getitem__(self, item: Item) -> dict[str, Any]:
-        """One picture, ready to be collated.
+        """One image, ready to be collated.
 
         Raises:
-            ValueError: The picture has less than one LR pixel, or HR and LR do not fit.
+            ValueError: The image has less than one LR pixel, or HR and LR do not fit.
         """
         key = self.keys[item.picture]
         sample = self.read(item.picture)
@@ -87,10 +87,10 @@ class Pictures(Dataset[dict[str, Any]]):
         return round(lr[0] * self.scale), round(lr[1] * self.scale)
 
     def read(self, index: int) -> Sample:
-        """What the source gives for one picture, checked; a copy, for the source may keep its own.
+        """What the source gives for one image, checked; a copy, for the source may keep its own.
 
         Raises:
-            UnreadableImage: The picture is broken.
+            UnreadableImage: The image is broken.
             ValueError: What the source gives is not what ``Sample`` says.
         """
         return self._checked(self._read(index), index)
@@ -116,14 +116,14 @@ class TrainingPictures(Pictures):
     """A Source as the DataLoader of training sees it: random crops, flipped and transposed.
 
     Args:
-        source: Where the pictures come from, prepared.
+        source: Where the images come from, prepared.
         name: Name of the source in the configuration.
-        scale: The scale the pictures are used at.
+        scale: The scale the images are used at.
         crop_size: Side of the HR crop in pixels.
         flips: Whether to flip and transpose at random.
         augment: A further change of the crop.
-        small: What to do with a picture that is smaller than the crop.
-        plan: Where a picture that cannot be used is replaced from; without it, it is an error.
+        small: What to do with an image that is smaller than the crop.
+        plan: Where an image that cannot be used is replaced from; without it, it is an error.
     """
 
     def __init__(
@@ -153,10 +153,10 @@ class TrainingPictures(Pictures):
         return samples
 
     def __getitem__(self, item: Item) -> dict[str, Any]:
-        """One crop; a picture that cannot be used is replaced by another one of the plan.
+        """One crop; an image that cannot be used is replaced by another one of the plan.
 
         Raises:
-            UnreadableImage: The picture is broken, and there is no plan.
+            UnreadableImage: The image is broken, and there is no plan.
             ValueError: It is smaller than the crop, or what the source gives does not fit; or no
                 replacement could be used.
         """
@@ -171,7 +171,7 @@ class TrainingPictures(Pictures):
         return {**sample, "key": key, "seed": seed, "place": place, "skipped": skipped}
 
     def _usable(self, item: Item, out: Pixels | None) -> tuple[Sample, int, list[Skipped]]:
-        """The crop, the number of its picture, and what was skipped until it was found."""
+        """The crop, the number of its image, and what was skipped until it was found."""
         skipped: list[Skipped] = []
         tried: set[int] = set()
         for attempt in range(ATTEMPTS):
@@ -200,7 +200,7 @@ class TrainingPictures(Pictures):
         sample = self.read(index)
         sample.pop("meta", None)  # of the file, not of the crop: alpha alone would outweigh it
         if "hr" not in sample:
-            raise ValueError(f"{self.keys[index]} has no HR picture, which training needs")
+            raise ValueError(f"{self.keys[index]} has no HR image, which training needs")
         if "lr" in sample:
             return self._pair(sample, index, draws, out)
         top, left, turn = self._place(sample["hr"].shape[:2], self.crop_size, index, draws)
@@ -210,7 +210,7 @@ class TrainingPictures(Pictures):
     def _crop_alone(
         self, index: int, size: tuple[int, int], draws: SampleDraws, out: Pixels | None
     ) -> Sample:
-        """The crop of a picture whose size is known, without the rest of it if that can be."""
+        """The crop of an image whose size is known, without the rest of it if that can be."""
         side = self.crop_size
         top, left, turn = self._place(size, side, index, draws)
         sample = self._checked(self._read_crop(index, top, left), index)
@@ -274,7 +274,7 @@ class TrainingPictures(Pictures):
     def _too_small(self, index: int, size: tuple[int, ...]) -> _TooSmallError:
         return _TooSmallError(
             f"{self.keys[index]} is {size[1]}x{size[0]} pixels, smaller than "
-            f"data.init_args.crop_size {self.crop_size}: lower the crop size, leave such pictures "
+            f"data.init_args.crop_size {self.crop_size}: lower the crop size, leave such images "
             "out, or set data.init_args.crops.small to pad or skip"
         )
 
@@ -290,14 +290,14 @@ class TrainingPictures(Pictures):
 
 
 class PredictPictures(Pictures):
-    """Pictures to enlarge, whole; one that cannot be becomes a batch that says so.
+    """Images to enlarge, whole; one that cannot be becomes a batch that says so.
 
     What nobody sees, under fully transparent pixels, has no part in what is made of the rest.
 
     Args:
-        source: Where the pictures come from, prepared.
+        source: Where the images come from, prepared.
         name: Name of the source in the configuration.
-        scale: By how much pictures are enlarged.
+        scale: By how much images are enlarged.
         size: (H, W) to which they are enlarged, instead.
     """
 
@@ -308,11 +308,11 @@ class PredictPictures(Pictures):
         self.size = size
 
     def output_size(self, lr: Sequence[int]) -> tuple[int, int]:
-        """(H, W) of what is made of a picture of (h, w)."""
+        """(H, W) of what is made of an image of (h, w)."""
         return super().output_size(lr) if self.size is None else self.size
 
     def __getitem__(self, item: Item) -> dict[str, Any]:
-        """One picture as ``lr``, or its ``error``.
+        """One image as ``lr``, or its ``error``.
 
         Raises:
             ValueError: It is a pair of HR and LR.
@@ -327,7 +327,7 @@ class PredictPictures(Pictures):
         if "hr" in sample and "lr" in sample:
             raise ValueError(
                 f"{key} is a pair of HR and LR: set data.init_args.predict to a folder of the "
-                "pictures that are to be enlarged"
+                "images that are to be enlarged"
             )
         if "hr" in sample:
             sample["lr"] = sample.pop("hr")
@@ -345,7 +345,7 @@ class PredictPictures(Pictures):
 
 
 def _prepare(sample: Sample) -> None:
-    """Leave in a picture to enlarge what is seen of it, and in its EXIF what will still hold."""
+    """Leave in an image to enlarge what is seen of it, and in its EXIF what will still hold."""
     meta = dict(sample["meta"])
     if meta.get("alpha") is not None:
         sample["lr"] = without_hidden_colours(sample["lr"], meta["alpha"])
@@ -374,7 +374,7 @@ def _all_in_a_row(skipped: list[Skipped]) -> str:
     reasons = Counter(picture.reason for picture in skipped).most_common()
     counts = ", ".join(f"{reason} {count}" for reason, count in reasons)
     return (
-        f"{len(skipped)} pictures of data.init_args.train in a row could not be used ({counts}); "
+        f"{len(skipped)} images of data.init_args.train in a row could not be used ({counts}); "
         f"the first: {skipped[0].message}"
     )
 

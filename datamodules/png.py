@@ -1,6 +1,6 @@
 """The chunks of a PNG: their checksums, and what comes behind the pixels.
 
-Pillow does not look at the checksums of the pixels: it makes a wrong picture of a file that ends in
+Pillow does not look at the checksums of the pixels: it makes a wrong image of a file that ends in
 zeros.
 """
 
@@ -12,7 +12,7 @@ from typing import IO
 
 from files.png_text import PROFILES, TEXTS
 
-ANCILLARY = 32  # this bit of a chunk's name says that a picture can be made without it
+ANCILLARY = 32  # this bit of a chunk's name says that an image can be made without it
 _chunk = struct.Struct(">I4s").unpack_from
 _checksum = struct.Struct(">I").unpack_from
 

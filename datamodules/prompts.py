@@ -1,4 +1,4 @@
-"""What generators make pictures of: seeds alone, or captions. For ``test`` and ``predict``."""
+"""What generators make images of: seeds alone, or captions. For ``test`` and ``predict``."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ LONGEST = 10_000  # characters of a prompt
 
 
 class Seeds(Source):
-    """Pictures that a generator makes of noise alone; there is no HR and no LR.
+    """Images that a generator makes of noise alone; there is no HR and no LR.
 
-    The n-th key is n, so that more of them begin with the same pictures.
+    The n-th key is n, so that more of them begin with the same images.
 
     Args:
         count: How many.
-        size: Side, or height and width, of the pictures.
-        frames: Frames of each clip, for a model of video; ``null`` for pictures.
+        size: Side, or height and width, of the images.
+        frames: Frames of each clip, for a model of video; ``null`` for images.
 
     Raises:
         ValueError: ``count`` or ``size`` is below 1, or ``frames`` below 2.
@@ -53,15 +53,15 @@ class Seeds(Source):
 
 
 class Prompts(Source):
-    """Pictures that a generator makes of captions, one a line of a text file.
+    """Images that a generator makes of captions, one a line of a text file.
 
-    A key is the line's number with a hash of its text, so another text is another picture. Empty
+    A key is the line's number with a hash of its text, so another text is another image. Empty
     lines are skipped, and counted in the log.
 
     Args:
         file: The file, in UTF-8. May hold environment variables.
-        size: Side, or height and width, of the pictures.
-        frames: Frames of each clip, for a model of video; ``null`` for pictures.
+        size: Side, or height and width, of the images.
+        frames: Frames of each clip, for a model of video; ``null`` for images.
 
     Raises:
         ValueError: ``size`` is below 1, or ``frames`` below 2.
@@ -134,5 +134,5 @@ def _wanted(name: str, size: int | tuple[int, int], frames: int | None) -> Sampl
     if frames is None:
         return {"size": (height, width)}
     if frames < 2:
-        raise ValueError(f"{name}.frames is {frames}; expected 2 or more, or null for pictures")
+        raise ValueError(f"{name}.frames is {frames}; expected 2 or more, or null for images")
     return {"size": (height, width), "frames": frames}

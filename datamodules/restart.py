@@ -3,14 +3,14 @@
 A JPEG may carry a restart marker every so many blocks (MCUs: 16x16 pixels with the usual halved
 chroma). What lies between two of them, a segment, can be decoded by itself. So a crop is the header
 with another size, the segments around the crop with their markers renumbered, and the end marker:
-a small JPEG for any decoder. The time it takes depends on the crop's size, not on the picture's.
+a small JPEG for any decoder. The time it takes depends on the crop's size, not on the image's.
 
 Segments must not straddle the rows of blocks. So their length is a divisor of the blocks of a row,
 the nearest to the wanted one: 1 where their number is prime, which costs up to 17 % more bytes, or
-a whole short row. The file stays an ordinary JPEG of the picture's own size. Padding the picture to
+a whole short row. The file stays an ordinary JPEG of the image's own size. Padding the image to
 whole segments would give every width short segments, but show its padding to every other reader.
 
-Where the segments begin is found once, when a shard is written, and kept beside the picture.
+Where the segments begin is found once, when a shard is written, and kept beside the image.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _Grid(NamedTuple):
 def encode_jpeg(
     rgb: NDArray[np.uint8], quality: int, blocks: int = 8, subsampling: str = "4:2:0"
 ) -> bytes:
-    """Encode a picture with restart markers.
+    """Encode an image with restart markers.
 
     Args:
         rgb: (H, W, 3) in [0, 255].
@@ -213,7 +213,7 @@ def decode_crop(
     Args:
         data: The whole file. Of a memory map, only the pages of the crop are read.
         offsets: Of ``restart_offsets``.
-        top: First row of the crop in the upright picture.
+        top: First row of the crop in the upright image.
         left: Its first column.
         height: Its rows.
         width: Its columns.
@@ -225,7 +225,7 @@ def decode_crop(
 
     Raises:
         UnreadableImage: The crop's part of the file is damaged, or the offsets are not this file's.
-        ValueError: The crop is not inside the picture.
+        ValueError: The crop is not inside the image.
     """
     header = jpeg.read_header(data)
     if header is None or _unfit(data, header):
@@ -239,7 +239,7 @@ def decode_crop(
     ):
         raise ValueError(
             f"{name}: a crop of {height}x{width} at row {top} and column {left} is not inside the "
-            f"picture of {upright[0]}x{upright[1]}"
+            f"image of {upright[0]}x{upright[1]}"
         )
     box = _lying(Box(top, left, height, width), turn, upright)
     part, region = _part(data, header, offsets, box, name)
@@ -302,7 +302,7 @@ def _region(header: jpeg.Header, grid: _Grid, box: Box) -> tuple[Box, range, ran
 
 
 def _orientation(data: jpeg.Bytes, header: jpeg.Header, name: str) -> int:
-    head = _head(data, header, (1, 1))  # Pillow refuses to open very large pictures
+    head = _head(data, header, (1, 1))  # Pillow refuses to open very large images
     try:
         return orientation_of(Image.open(io.BytesIO(head), formats=("JPEG",)))
     except (OSError, ValueError, SyntaxError) as error:
@@ -310,14 +310,14 @@ def _orientation(data: jpeg.Bytes, header: jpeg.Header, name: str) -> int:
 
 
 def _head(data: jpeg.Bytes, header: jpeg.Header, size: tuple[int, int]) -> bytearray:
-    """All before the pixels, for a picture of another (H, W) size."""
+    """All before the pixels, for an image of another (H, W) size."""
     head = bytearray(data[: header.scan])
     head[header.frame + 5 : header.frame + 9] = struct.pack(">HH", *size)
     return head
 
 
 def _turned(box: Box, orientation: int, size: tuple[int, int]) -> Box:
-    """Where a box of the pixels as they lie is in the upright picture of (H, W) ``size``."""
+    """Where a box of the pixels as they lie is in the upright image of (H, W) ``size``."""
     top, left, height, width = box
     if orientation >= 5:
         top, left, height, width = left, top, width, height
@@ -329,7 +329,7 @@ def _turned(box: Box, orientation: int, size: tuple[int, int]) -> Box:
 
 
 def _lying(box: Box, orientation: int, size: tuple[int, int]) -> Box:
-    """The other way: where a box of the upright picture of (H, W) ``size`` is in the file."""
+    """The other way: where a box of the upright image of (H, W) ``size`` is in the file."""
     top, left, height, width = box
     if orientation in (2, 3, 6, 7):
         left = size[1] - left - width

@@ -19,8 +19,8 @@ GIVEN = {"lr": "LR", "latent": "latent", "clip": "frames"}  # what has sides of 
 class Sides(NamedTuple):
     """Of one batch, in pixels.
 
-    lr: Side of the LR pictures.
-    hr: Side of the HR pictures; larger.
+    lr: Side of the LR images.
+    hr: Side of the HR images; larger.
     """
 
     lr: int
@@ -31,7 +31,7 @@ class Sides(NamedTuple):
 class Scales:
     """Another scale for each training batch, for methods that enlarge by any factor.
 
-    The pictures of a batch share their sides, which follow from the run's seed, the epoch and the
+    The images of a batch share their sides, which follow from the run's seed, the epoch and the
     number of the global batch alone: they are the same on any number of processes, and after a
     resume.
 

@@ -87,7 +87,7 @@ def check_streams(streams: int, batch_size: int) -> None:
 
 
 def check_output_size(size: tuple[int, int] | None) -> None:
-    """Refuse what is no size of a picture.
+    """Refuse what is no size of an image.
 
     Args:
         size: (H, W) in pixels, or None.

@@ -1,6 +1,6 @@
 """Where all samples of a set lie, in a few arrays that forked processes share.
 
-A sample of one picture takes 24 bytes beside its key; see ``Column``. The arrays of a large set are
+A sample of one image takes 24 bytes beside its key; see ``Column``. The arrays of a large set are
 kept in one file, because reading a thousand indices takes seconds.
 """
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset(extension.removeprefix(".") for extension in IMAGE_EXTENSIONS)
 FIELDS = ("hr", "lr", "txt", "json", "rst", "latent", "lr_latent", "text_features")
-# Suffixes of fields that are no pictures.
+# Suffixes of fields that are no images.
 RULE = "a key ends at the first dot of the file name"
 OTHERS = ("txt", "json", "latent.npy", "lr_latent.npy", "text_features.npy")
 VERSION = 3  # of the file; up to 2, members that lay apart in a tar were not joined
@@ -72,7 +72,7 @@ class Table:
         sizes: Bytes of each shard.
         checksums: xxh3_128 of each shard in hexadecimal, where it is known.
         columns: By field, out of ``FIELDS``; only those that some sample has.
-        sides: (n, 2) of unsigned integers: height and width of the upright HR picture, 0 where they
+        sides: (n, 2) of unsigned integers: height and width of the upright HR image, 0 where they
             are unknown; None if all are.
         notes: What was passed over, to be told at every start.
     """
@@ -93,16 +93,16 @@ class Table:
 
 
 def table_of(shard: str, index: ShardIndex, prefix: str = "", needed: str = "hr") -> Table:
-    """The samples of one shard that have a picture; the others are counted in the notes.
+    """The samples of one shard that have an image; the others are counted in the notes.
 
     Args:
         shard: Its path or address, for messages.
         index: What lies where in it.
         prefix: Put in front of every key.
-        needed: The field that a sample must have: ``hr``, or ``latent`` in place of a picture.
+        needed: The field that a sample must have: ``hr``, or ``latent`` in place of an image.
 
     Raises:
-        ValueError: No sample has it, or one has several pictures of a kind.
+        ValueError: No sample has it, or one has several images of a kind.
     """
     keys, samples, others = [], [], []
     for key, members in zip(index.keys, index.members, strict=True):
@@ -116,11 +116,11 @@ def table_of(shard: str, index: ShardIndex, prefix: str = "", needed: str = "hr"
         raise ValueError(f"shard {shard} has no latents: main.py encode writes shards with them")
     if not samples:
         raise ValueError(
-            f"shard {shard}: none of its {len(others)} samples has a picture (the first is "
+            f"shard {shard}: none of its {len(others)} samples has an image (the first is "
             f"{others[0]}); expected a member hr.<ext> or <ext>, with an extension out of "
             f"{', '.join(sorted(SUFFIXES))} ({RULE})"
         )
-    note = f"{shard}: left out {len(others)} samples without a picture: {others[:3]} ({RULE})"
+    note = f"{shard}: left out {len(others)} samples without an image: {others[:3]} ({RULE})"
     present = set().union(*samples)
     return Table(
         keys=Names.of(keys),
@@ -137,7 +137,7 @@ def _fields(shard: str, key: str, members: dict[str, Member]) -> dict[str, Membe
     roles = roles_of(tuple(members))
     for name, suffixes in roles:
         if len(suffixes) > 1:
-            raise ValueError(f"shard {shard}: {key!r} has several {name} pictures: {suffixes}")
+            raise ValueError(f"shard {shard}: {key!r} has several {name} images: {suffixes}")
     return {name: members[suffixes[0]] for name, suffixes in roles}
 
 

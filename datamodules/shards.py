@@ -1,4 +1,4 @@
-"""Pictures in WebDataset tars, read by offset, from this host or from far away."""
+"""Images in WebDataset tars, read by offset, from this host or from far away."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ log = logging.getLogger(__name__)
 
 LARGE = 50_000  # samples; the table of a smaller set is made as quickly as it is read
 AT_ONCE = 16  # requests to servers
-MANY = 4  # times the crop's pixels; of a smaller picture, decoding the whole is as quick
+MANY = 4  # times the crop's pixels; of a smaller image, decoding the whole is as quick
 
 
 class Shards(Source):
     """Samples of WebDataset tars.
 
-    A sample has a picture ``hr.<ext>`` or ``<ext>`` (jpg, png, webp, tif, bmp, gif, avif), and may
+    A sample has an image ``hr.<ext>`` or ``<ext>`` (jpg, png, webp, tif, bmp, gif, avif), and may
     have its LR in ``lr.<ext>``, a caption in ``txt`` or ``caption``, what an encoder said of it in
     ``text_features.npy``, and anything in ``json``, which goes to ``meta["json"]``. Nothing else of
     it is read, least of all pickles. Where samples lie is kept in
@@ -104,7 +104,7 @@ class Shards(Source):
         """Read or make the indices. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: No shard, a broken one, no pictures in them, or two samples with one key.
+            ValueError: No shard, a broken one, no images in them, or two samples with one key.
             RemoteError: A server cannot be reached, or refuses.
         """
         folder = Path(expand_path(self.index_cache, "Shards.index_cache"))
@@ -202,7 +202,7 @@ class Shards(Source):
         return self._table.counts
 
     def size(self, index: int) -> tuple[int, int] | None:
-        """(H, W) of the picture, where the index has it."""
+        """(H, W) of the image, where the index has it."""
         if self._table.sides is None or "lr" in self._table.columns:
             return None
         height, width = self._table.sides[index].tolist()
@@ -218,7 +218,7 @@ class Shards(Source):
         """The sample ``keys[index]``.
 
         Raises:
-            UnreadableImage: A picture or a caption is broken, or its checksum differs.
+            UnreadableImage: An image or a caption is broken, or its checksum differs.
             ValueError: A shard is not the one that was indexed.
             RemoteError: A server cannot be reached.
         """
@@ -234,7 +234,7 @@ class Shards(Source):
         return sample
 
     def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> Sample:
-        """A part of the picture, of which no more is decoded than has to be.
+        """A part of the image, of which no more is decoded than has to be.
 
         Of a large one with restart markers, that is what lies around the part; of another JPEG, all
         above its lower edge.

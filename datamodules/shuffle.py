@@ -1,6 +1,6 @@
-"""Pictures in groups, shuffled over and over: the order of one source, computed where it is needed.
+"""Images in groups, shuffled over and over: the order of one source, computed where it is needed.
 
-A pass goes through every virtual sample (a picture, or one of its repeats) once: groups are
+A pass goes through every virtual sample (an image, or one of its repeats) once: groups are
 shuffled, and samples within a window of so many groups. Pass follows pass without an end, so a
 place in the order is one number, and whatever lies there is found without going through what lies
 before it.
@@ -42,12 +42,12 @@ class Shuffle:
     """The endless order of one source.
 
     Args:
-        groups: Number of pictures of each group.
-        repeats: How often a pass takes each picture.
+        groups: Number of images of each group.
+        repeats: How often a pass takes each image.
         window: Samples are shuffled within so many groups.
         seed: Of the order.
         first_group: What the first of these groups is called, where they are some of many.
-        first_picture: The same for pictures.
+        first_picture: The same for images.
         keep: Number of windows that are kept once they were computed; no more than two epochs
             have.
         epoch: Places of the order that an epoch takes; by default a pass.
@@ -78,7 +78,7 @@ class Shuffle:
         self._window = lru_cache(keep)(self._new_window)
 
     def take(self, start: int, stop: int) -> Integers:
-        """Virtual samples ``start`` to ``stop`` of the order, as picture * repeats + repeat."""
+        """Virtual samples ``start`` to ``stop`` of the order, as image * repeats + repeat."""
         parts: list[Integers] = []
         while start < stop:
             number, window, first, end = self._at(start)

@@ -17,13 +17,13 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
 class Sample(TypedDict, total=False):
-    """What a Source gives for one picture.
+    """What a Source gives for one image.
 
-    hr: (H, W, 3) uint8 or uint16, RGB. In ``predict`` this is the picture to enlarge.
+    hr: (H, W, 3) uint8 or uint16, RGB. In ``predict`` this is the image to enlarge.
     lr: (h, w, 3), for paired data only.
     text: A caption.
     text_features: (n, W) floats, what an encoder said of the caption, of shards only.
-    size: (H, W) of a picture that is to be made; of sources without ``hr`` and ``lr`` only.
+    size: (H, W) of an image that is to be made; of sources without ``hr`` and ``lr`` only.
     frames: Number of frames of a clip that is to be made; beside ``size`` only.
     clip: (T, H, W, 3) uint8, of sources of clips only, which have no ``hr``.
     meta: Anything that has to reach the writer (path, alpha, icc, bit_depth, mode, exif; ``read``,
@@ -74,7 +74,7 @@ class Batch(TypedDict, total=False):
     ref: (B, 3, H, W) float32 in [0, 1], of ``Triplets`` only; so, too, ``p0`` and ``p1``, of its
         size. There is no ``hr``, ``lr`` or ``size`` then.
     judge: (B,) float32 in [0, 1]: share of people who found ``p1`` nearer to ``ref``.
-    error: ``predict`` only: why the batch's one picture cannot be enlarged; nothing but ``key`` is
+    error: ``predict`` only: why the batch's one image cannot be enlarged; nothing but ``key`` is
         beside it.
     """
 
@@ -100,7 +100,7 @@ class Batch(TypedDict, total=False):
 
 
 class Source(ABC):
-    """Where pictures come from. A dataset of your own is one subclass with ``keys`` and ``read``.
+    """Where images come from. A dataset of your own is one subclass with ``keys`` and ``read``.
 
     Args:
         scale: Scale of this source alone, in an evaluation over several scales; by default
@@ -111,12 +111,12 @@ class Source(ABC):
     scale: float | None = None
     degradation: Degradation | None = None
     srgb: bool = True
-    """Convert pixels from a file's colour profile to sRGB, so that all pictures of a batch mean the
+    """Convert pixels from a file's colour profile to sRGB, so that all images of a batch mean the
     same; unset in ``predict``, where the profile goes with the result."""
     frames: int | None = None
     """Frames of a clip, for a source of clips."""
     shares_seeds: bool = False
-    """Whether a picture has the seed that one of its key has in other such sources of an
+    """Whether an image has the seed that one of its key has in other such sources of an
     evaluation, so that a method's noise is the same at several scales."""
 
     def __init__(self, scale: float | None = None, degradation: Degradation | None = None) -> None:
@@ -124,7 +124,7 @@ class Source(ABC):
         self.degradation = degradation
 
     def prepare(self, scale: float) -> None:  # noqa: B027  (optional to override)
-        """Find the pictures; called once in each process before anything else.
+        """Find the images; called once in each process before anything else.
 
         Args:
             scale: The scale this source is used at.
@@ -136,40 +136,40 @@ class Source(ABC):
     @property
     @abstractmethod
     def keys(self) -> Sequence[str]:
-        """One unique name a picture, such as its path below the root without the extension."""
+        """One unique name an image, such as its path below the root without the extension."""
 
     @abstractmethod
     def read(self, index: int) -> Sample:
-        """The picture ``keys[index]``.
+        """The image ``keys[index]``.
 
         Raises:
-            UnreadableImage: The picture is broken.
+            UnreadableImage: The image is broken.
         """
 
     def path(self, index: int) -> str | None:
-        """File of the picture ``keys[index]``, if it has one; ``predict`` never overwrites it."""
+        """File of the image ``keys[index]``, if it has one; ``predict`` never overwrites it."""
         return None
 
     def size(self, index: int) -> tuple[int, int] | None:
-        """(H, W) of the upright picture ``keys[index]``, where that is known without reading it.
+        """(H, W) of the upright image ``keys[index]``, where that is known without reading it.
 
-        None where it is not, and for pictures that come with their own LR: training then reads the
-        whole picture, and otherwise no more than the crop it wants, by ``read_crop``.
+        None where it is not, and for images that come with their own LR: training then reads the
+        whole image, and otherwise no more than the crop it wants, by ``read_crop``.
         """
         return None
 
     def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> Sample:
-        """A part of the picture ``keys[index]``: what ``read`` gives, with ``hr`` cut.
+        """A part of the image ``keys[index]``: what ``read`` gives, with ``hr`` cut.
 
         Args:
-            index: Number of the picture.
-            top: First row of the part in the upright picture.
+            index: Number of the image.
+            top: First row of the part in the upright image.
             left: First column.
-            height: Number of rows; the part lies inside of the picture.
+            height: Number of rows; the part lies inside of the image.
             width: Number of columns.
 
         Raises:
-            UnreadableImage: The picture is broken.
+            UnreadableImage: The image is broken.
         """
         sample = self.read(index).copy()
         sample["hr"] = sample["hr"][top : top + height, left : left + width]
@@ -177,12 +177,12 @@ class Source(ABC):
 
     @property
     def groups(self) -> list[int]:
-        """Sizes of the runs of pictures that lie together (shards), which training keeps near."""
+        """Sizes of the runs of images that lie together (shards), which training keeps near."""
         return [len(self.keys)]
 
     @property
     def mixture(self) -> Mixture | None:
-        """How training mixes the groups; None to take each picture once an epoch."""
+        """How training mixes the groups; None to take each image once an epoch."""
         return None
 
     def upcoming(self, groups: Sequence[int]) -> None:  # noqa: B027  (optional to override)
@@ -221,16 +221,16 @@ def prepare_within(source: Source, around: Source, scale: float) -> None:
 
 
 class Augmentation(ABC):
-    """A change of training pictures in the worker, before the crop is degraded."""
+    """A change of training images in the worker, before the crop is degraded."""
 
     @abstractmethod
     def __call__(self, hr: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-        """Change one picture.
+        """Change one image.
 
         Args:
             hr: (H, W, 3) uint8.
             seed: The sample's seed, the only source of randomness.
 
         Returns:
-            A picture of the same size and type.
+            An image of the same size and type.
         """

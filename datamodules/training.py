@@ -24,15 +24,15 @@ def evaluation_pictures(source: Source, name: str, scale: float) -> Pictures:
 def training_pictures(
     source: Source, settings: tuple[Any, ...], order: tuple[int, int, int, int]
 ) -> tuple[TrainingPictures, str]:
-    """The dataset, with its plan, and the fingerprint of its pictures.
+    """The dataset, with its plan, and the fingerprint of its images.
 
     Args:
         source: Prepared.
         settings: Arguments of ``TrainingPictures`` after the source.
-        order: Seed, batch size, streams, and crops of each picture.
+        order: Seed, batch size, streams, and crops of each image.
 
     Raises:
-        ValueError: There are too few pictures for one batch.
+        ValueError: There are too few images for one batch.
     """
     pictures: TrainingPictures
     if isinstance(source, Sequential):

@@ -26,13 +26,13 @@ def without_hidden_colours(rgb: Pixels, alpha: Pixels) -> Pixels:
     """
     if alpha.shape != rgb.shape[:2]:
         raise ValueError(
-            f"a Source gave meta['alpha'] as {alpha.shape} with a picture of {rgb.shape}: its "
-            "height and width are to be the picture's, and nothing more"
+            f"a Source gave meta['alpha'] as {alpha.shape} with an image of {rgb.shape}: its "
+            "height and width are to be the image's, and nothing more"
         )
     hidden = alpha == 0
     if not hidden.any() or hidden.all():
         return rgb
-    import cv2  # here, because it takes long to import and few pictures are transparent
+    import cv2  # here, because it takes long to import and few images are transparent
 
     _, nearest = cv2.distanceTransformWithLabels(
         hidden.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL

@@ -1,7 +1,7 @@
-"""Judged triplets of pictures: a reference, two distortions of it, and which one is nearer to it.
+"""Judged triplets of images: a reference, two distortions of it, and which one is nearer to it.
 
 As the data set BAPPS has them (Zhang et al., CVPR 2018; arXiv 1801.03924): folders `ref`, `p0` and
-`p1` of pictures with equal names, and `judge` with a `.npy` of one number for each: the share of
+`p1` of images with equal names, and `judge` with a `.npy` of one number for each: the share of
 people who found `p1` nearer.
 """
 
@@ -27,7 +27,7 @@ PARTS = ("ref", "p0", "p1")
 class Triplets(Source):
     """Judged triplets, for ``lightning_modules.latent_perceptual.LatentPerceptual`` alone.
 
-    Crops of the three pictures of a triplet lie in one place and are turned alike.
+    Crops of the three images of a triplet lie in one place and are turned alike.
 
     Args:
         root: Folder that holds ``ref``, ``p0``, ``p1`` and ``judge``, or has folders below it, at
@@ -61,7 +61,7 @@ class Triplets(Source):
             within = place.relative_to(root)
             found |= {(within / name).as_posix(): files for name, files in _of(place).items()}
         if not found:
-            raise ValueError(f"Triplets.root {str(root)!r} holds no pictures")
+            raise ValueError(f"Triplets.root {str(root)!r} holds no images")
         self._places = list(found.items())
 
     @property
@@ -73,7 +73,7 @@ class Triplets(Source):
         """The triplet ``keys[index]``.
 
         Raises:
-            UnreadableImage: A picture or the number is broken, or sizes differ.
+            UnreadableImage: An image or the number is broken, or sizes differ.
         """
         key, files = self._places[index]
         pictures = {part: read_picture(files[part], self.srgb).rgb for part in PARTS}
@@ -97,7 +97,7 @@ class TrainingTriplets(TrainingPictures):
         """A batch of triplets.
 
         Raises:
-            ValueError: A crop is smaller than ``crop_size``, or only one picture would be changed.
+            ValueError: A crop is smaller than ``crop_size``, or only one image would be changed.
         """
         if self.augment is not None:
             raise ValueError(

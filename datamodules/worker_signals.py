@@ -23,7 +23,7 @@ def leave_signals_to_the_owner() -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     # The second one counts: with that the owner ends a worker that hangs.
     signal.signal(signal.SIGTERM, _once)
-    # An orphan would wait for ever until its pictures are read: it holds both ends of the pipe.
+    # An orphan would wait for ever until its images are read: it holds both ends of the pipe.
     # Before what multiprocessing itself does at a worker's end, which has a priority below zero.
     multiprocessing.util.Finalize(None, _end_orphan, (os.getppid(),), exitpriority=0)
 

@@ -20,7 +20,7 @@ from degradations.pipeline import Pipeline
 
 
 class Memory(Source):
-    """Pictures from a dict; a string in the place of a sample is why it cannot be read."""
+    """Images from a dict; a string in the place of a sample is why it cannot be read."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ def with_crops(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def pictures(count: int, height: int = 32, width: int = 40) -> Memory:
-    """Random pictures p00, p01, ..."""
+    """Random images p00, p01, ..."""
     return Memory({f"p{i:02d}": {"hr": picture(height, width, i)} for i in range(count)})
 
 

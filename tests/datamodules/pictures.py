@@ -1,4 +1,4 @@
-"""Small picture files for the tests of this folder."""
+"""Small image files for the tests of this folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def pixels(size: tuple[int, int] = (8, 6), seed: int = 0) -> np.ndarray:
 
 
 def save(path: Path, size: tuple[int, int] = (8, 6), seed: int = 0) -> Path:
-    """Write a random picture of a (W, H) size."""
+    """Write a random image of a (W, H) size."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels(size, seed)).save(path)
     return path

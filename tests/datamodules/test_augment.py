@@ -21,7 +21,7 @@ HR = pixels((48, 48))
 
 
 class Stamp(albumentations.ImageOnlyTransform):
-    """Writes its draws into the picture, in place."""
+    """Writes its draws into the image, in place."""
 
     def apply(self, img, **params):
         img[0, 0] = [self.py_random.randrange(256) for _ in range(3)]
@@ -127,7 +127,7 @@ def test_transform_that_changes_the_type():
 
 
 def test_pictures_of_16_bits():
-    with pytest.raises(ValueError, match="8-bit pictures, and one of uint16"):
+    with pytest.raises(ValueError, match="8-bit images, and one of uint16"):
         adapter()(HR.astype(np.uint16), 0)
 
 

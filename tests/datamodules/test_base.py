@@ -77,7 +77,7 @@ class TestTheSampleDecides:
                 torch.testing.assert_close(got[sample], image, rtol=0, atol=tolerance)
 
     def test_any_number_of_workers(self):
-        """Batch by batch and bit by bit, with broken, small and replaced pictures among them."""
+        """Batch by batch and bit by bit, with broken, small and replaced images among them."""
 
         def batches(workers):
             broken = {f"bad{i}": f"bad{i}.jpg: truncated" for i in range(3)}
@@ -405,7 +405,7 @@ class TestUnreadable:
         assert not any("bad" in key for key in keys)
         assert count >= 16  # a replacement may be broken, too
         told = [record.getMessage() for record in caplog.records]
-        assert told[0].startswith("skipped an unreadable training picture (1 so far): /photos/bad")
+        assert told[0].startswith("skipped an unreadable training image (1 so far): /photos/bad")
         assert len(told) == min(count, 20)
 
     def test_the_replacement_does_not_depend_on_the_workers(self):
@@ -422,7 +422,7 @@ class TestUnreadable:
     def test_nothing_but_broken_ones_stops(self):
         data = data_of(Memory({f"{i}": f"{i}.jpg: empty" for i in range(4)}))
         with pytest.raises(
-            ValueError, match=r"4 pictures of data\.init_args\.train in a row.*\(damaged 4\).*: \d"
+            ValueError, match=r"4 images of data\.init_args\.train in a row.*\(damaged 4\).*: \d"
         ):
             list(training(data))
 
@@ -552,7 +552,7 @@ class TestAugment:
 
     def test_16_bits_are_refused(self):
         source = Memory({"a": {"hr": picture(32, 32, dtype=np.uint16)}})
-        with pytest.raises(ValueError, match=r"augment works on 8-bit pictures"):
+        with pytest.raises(ValueError, match=r"augment works on 8-bit images"):
             list(training(data_of(source, batch_size=1, augment=self.adapter())))
 
 
@@ -592,7 +592,7 @@ class TestMessages:
                 return ["a", "b", "a"]
 
         data = SRDataModule(2, val={"mine": Twins({})}, workers=0)
-        with pytest.raises(ValueError, match=r"'mine' has 2 pictures with the key 'mine/a'"):
+        with pytest.raises(ValueError, match=r"'mine' has 2 images with the key 'mine/a'"):
             data.setup("validate")
 
     def test_an_empty_folder(self, tmp_path):
@@ -600,12 +600,12 @@ class TestMessages:
             data_of(Folder(str(tmp_path))),
             data_of(pictures(8), val={"a": Folder(str(tmp_path))}),
         ):
-            with pytest.raises(ValueError, match="holds no pictures"):
+            with pytest.raises(ValueError, match="holds no images"):
                 data.setup("fit")
 
     def test_a_plug_in_without_pictures(self):
         data = SRDataModule(2, val={"mine": Memory({})}, workers=0)
-        with pytest.raises(ValueError, match=r"'mine' \(Memory\) has no pictures"):
+        with pytest.raises(ValueError, match=r"'mine' \(Memory\) has no images"):
             data.setup("validate")
 
     def test_a_picture_of_one_pixel(self, tmp_path):
@@ -623,7 +623,7 @@ class TestMessages:
 
     def test_fewer_pictures_than_a_batch(self):
         message = (
-            r"data\.init_args\.train has 3 pictures \(crops\.per_image 1\), fewer than "
+            r"data\.init_args\.train has 3 images \(crops\.per_image 1\), fewer than "
             r"data\.init_args\.batch_size 4: raise crops.per_image or lower batch_size"
         )
         with pytest.raises(ValueError, match=message):
@@ -639,7 +639,7 @@ class TestMessages:
         ("stage", "key"), [("fit", "train"), ("validate", "val"), ("test", "test")]
     )
     def test_nothing_to_read(self, stage, key):
-        with pytest.raises(ValueError, match=rf"{stage} needs pictures.*data\.init_args\.{key}"):
+        with pytest.raises(ValueError, match=rf"{stage} needs images.*data\.init_args\.{key}"):
             SRDataModule(2).setup(stage)
 
     @pytest.mark.parametrize("scale", [None, 0.5, 0, -2, float("nan"), float("inf"), "2", True])
@@ -742,7 +742,7 @@ class TestPlugIns:
         (batch,) = evaluation(SRDataModule(3, val={"v": source}, workers=0), "val")
         assert batch["size"] == (24, 24)
         assert "hr" not in batch
-        with pytest.raises(ValueError, match=r"train/a has no HR picture"):
+        with pytest.raises(ValueError, match=r"train/a has no HR image"):
             list(training(data_of(source, batch_size=1)))
 
     @pytest.mark.parametrize("name", ["text", "lr"])
@@ -881,11 +881,11 @@ class TestState:
     @pytest.mark.parametrize(
         ("source", "settings", "message"),
         [
-            (pictures(9), {}, r"the number of pictures in data\.init_args\.train was \[8\], now"),
+            (pictures(9), {}, r"the number of images in data\.init_args\.train was \[8\], now"),
             (
                 Memory({f"q{i}": {"hr": picture(32, 32)} for i in range(8)}),
                 {},
-                r"the names of the pictures in data\.init_args\.train was",
+                r"the names of the images in data\.init_args\.train was",
             ),
             (None, {"seed": 3}, r"seed_everything was 0, now it is 3"),
             (None, {"batch_size": 8}, r"data\.init_args\.batch_size was 4, now it is 8"),
@@ -914,7 +914,7 @@ class TestState:
             save(tmp_path / f"{name}.png", (20, 20))
         state = self.module(Folder(str(tmp_path))).state_dict()
         (tmp_path / "a.png").rename(tmp_path / "e.png")
-        with pytest.raises(ValueError, match="names of the pictures"):
+        with pytest.raises(ValueError, match="names of the images"):
             self.module(Folder(str(tmp_path))).load_state_dict(state)
 
 

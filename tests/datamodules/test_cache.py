@@ -570,7 +570,7 @@ def test_closed_at_once():
 
 @pytest.fixture
 def source(server, tmp_path):
-    """Six shards of one picture over HTTP, in a cache that has room for two."""
+    """Six shards of one image over HTTP, in a cache that has room for two."""
     sizes = []
     for number in range(6):
         path = write(

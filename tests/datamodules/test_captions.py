@@ -1,4 +1,4 @@
-"""Captions: every encoding that says what it is, by every reader; two of one picture are kept."""
+"""Captions: every encoding that says what it is, by every reader; two of one image are kept."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_several_beside_a_picture_are_counted(tmp_path, caplog):
     (tmp_path / "in" / "a.txt").write_text("one")
     (tmp_path / "in" / "a.caption").write_text("two")
     assert pack.main([str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1"]) == 0
-    assert "further txt files beside a picture, left out: 1" in caplog.text
+    assert "further txt files beside an image, left out: 1" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.json"])

@@ -334,7 +334,7 @@ def test_a_clip_in_two_shards(tmp_path: Path) -> None:
 def test_shards_of_single_pictures(tmp_path: Path) -> None:
     """They would all be frames of one clip without a name."""
     path = pack(tmp_path / "x.tar", {f"{name}.png": png(1) for name in "abc"})
-    with pytest.raises(ValueError, match=r"'a' is a picture that belongs to no clip; expected fra"):
+    with pytest.raises(ValueError, match=r"'a' is an image that belongs to no clip; expected fra"):
         prepared(ClipShards(path, frames=2))
 
 
@@ -349,7 +349,7 @@ def test_a_damaged_frame_of_a_shard(tmp_path: Path) -> None:
 
 
 def moving(**settings: Any) -> MovingCrops:
-    """Over a picture whose pixels tell their place."""
+    """Over an image whose pixels tell their place."""
     rows, columns = np.mgrid[:60, :90]
     place = np.stack([rows, columns, rows * 0], -1).astype(np.uint8)
     given = {"source": Memory({"p": {"hr": place}}), "side": 10, "frames": 5}

@@ -13,7 +13,7 @@ from degradations.bicubic import Bicubic
 
 
 class Numbered(Source):
-    """Pictures in which every pixel says which picture, row and column it is."""
+    """Images in which every pixel says which image, row and column it is."""
 
     def __init__(self, sizes=((40, 60), (64, 48)), pairs=False):
         super().__init__()
@@ -76,7 +76,7 @@ def test_a_picture_is_read_once_for_all_its_squares():
 
 
 def test_keys_are_made_once():
-    """They are asked for with each sample, and of many pictures take a while."""
+    """They are asked for with each sample, and of many images take a while."""
 
     class Counted(Numbered):
         asked = 0

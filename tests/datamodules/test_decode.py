@@ -1,4 +1,4 @@
-"""Every kind of picture file gives the right pixels or a reason."""
+"""Every kind of image file gives the right pixels or a reason."""
 
 from __future__ import annotations
 
@@ -530,7 +530,7 @@ def test_srgb_in_any_wording_changes_nothing():
         b"no profile at all",
         rgb_profile()[:200],
         rgb_profile().replace(b"rTRC", b"????"),
-        grey_profile(),  # of a colour picture
+        grey_profile(),  # of a colour image
         ink_profile(),
     ],
 )
@@ -671,7 +671,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("options", [{}, {"exif": exif(6)}])
 def test_a_damaged_jpeg_is_refused(damage, options):
-    """Pillow and OpenCV give a picture that is grey from there on."""
+    """Pillow and OpenCV give an image that is grey from there on."""
     simplejpeg_or_skip()
     data = DAMAGES[damage](photograph(**options))
     np.asarray(Image.open(io.BytesIO(data)))
@@ -722,17 +722,17 @@ LARGE_TIFF = encoded(LARGE, "TIFF")
 
 BAD = {
     "empty": (b"", "the file is empty", "empty"),
-    "text": (b"hello world\n" * 9, r"no picture.*b'hello wo'", "not a picture"),
-    "mp4": (b"\0\0\0 ftypisom\0\0\2\0" + bytes(9), "a video: split it", "not a picture"),
-    "webm": (b"\x1aE\xdf\xa3" + bytes(9), "a video: split it", "not a picture"),
-    "one byte": (b"\xff", "no picture", "not a picture"),
+    "text": (b"hello world\n" * 9, r"no image.*b'hello wo'", "not an image"),
+    "mp4": (b"\0\0\0 ftypisom\0\0\2\0" + bytes(9), "a video: split it", "not an image"),
+    "webm": (b"\x1aE\xdf\xa3" + bytes(9), "a video: split it", "not an image"),
+    "one byte": (b"\xff", "no image", "not an image"),
     "truncated png": (large_png()[:4000], "truncated", "truncated"),
     "truncated 16-bit png": (png_16(LARGE_16, 2)[:9000], "truncated", "truncated"),
     "damaged 16-bit png": (png_16(LARGE_16, 2)[:-16] + bytes(16), "damaged", "damaged"),
     "damaged png": (large_png()[:5000] + b"?" + large_png()[5001:], "checksum of its", "damaged"),
     "png that ends in zeros": (large_png()[:-40] + bytes(40), "checksum of its", "damaged"),
     "truncated header": (large_png()[:20], "truncated", "truncated"),
-    "broken header": (b"PNG" + large_png()[3:], "no picture, or its header is", "not a picture"),
+    "broken header": (b"PNG" + large_png()[3:], "no image, or its header is", "not an image"),
     "truncated jpeg": (LARGE_JPEG[:900], "truncated", "truncated"),
     "jpeg cut in its header": (LARGE_JPEG[:200], "truncated", "truncated"),
     "truncated webp": (encoded(LARGE, "WEBP")[:-30], "truncated", "truncated"),
@@ -743,7 +743,7 @@ BAD = {
     "truncated avif": (encoded(LARGE, "AVIF")[:-100], "truncated|Truncated", "truncated"),
     "bomb": (png((60000, 60000), 8, 2, b""), "refused because of its size", "too large"),
     "jpeg bomb": (size_in_jpeg(LARGE_JPEG, 60000, 60000), "because of its size", "too large"),
-    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture", "not a picture"),
+    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image", "not an image"),
     "12-bit jpeg": (precision_in_jpeg(LARGE_JPEG, 12), "JPEG of 12 bits", "unsupported"),
 }
 
@@ -808,7 +808,7 @@ def test_missing_file(read):
 @pytest.mark.parametrize(("case", "reason"), [("bomb", "too large"), ("text", "damaged")])
 def test_the_size_of_a_file_that_is_open(case, reason):
     assert read_size(io.BytesIO(encoded(Image.fromarray(RGB)))) == (7, 5)
-    with pytest.raises(UnreadableImage, match=r"^the picture: ") as caught:
+    with pytest.raises(UnreadableImage, match=r"^the image: ") as caught:
         read_size(io.BytesIO(BAD[case][0]))
     assert caught.value.reason == reason
 

@@ -1,4 +1,4 @@
-"""What of EXIF lasts: all that describes the picture, nothing that describes the old file."""
+"""What of EXIF lasts: all that describes the image, nothing that describes the old file."""
 
 from __future__ import annotations
 

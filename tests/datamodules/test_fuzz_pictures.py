@@ -1,4 +1,4 @@
-"""Mutated picture files give a reason or a picture: never a crash, a hang or a flood of memory.
+"""Mutated image files give a reason or an image: never a crash, a hang or a flood of memory.
 
 The mutations run in a process of their own, whose memory is limited and whose death shows.
 """
@@ -32,7 +32,7 @@ CHECKED = ("png", "png of 16 bits")  # the formats with a checksum of every byte
 
 
 def pixels(dtype=np.uint8):
-    """Noise over a gradient, so that a shifted picture differs."""
+    """Noise over a gradient, so that a shifted image differs."""
     noise = np.random.default_rng(0).integers(0, 32, (HEIGHT, WIDTH, 3))
     gradient = np.linspace(0, 200, HEIGHT * WIDTH * 3).reshape(HEIGHT, WIDTH, 3)
     return ((noise + gradient) * np.iinfo(dtype).max / 255).astype(dtype)
@@ -174,7 +174,7 @@ def mutated_pictures(rounds):
                 assert result in REASONS, (kind, number, result)
                 outcomes[result] += 1
                 continue
-            outcomes["a picture"] += 1
+            outcomes["an image"] += 1
             declared = Image.open(io.BytesIO(changed)).size
             assert sorted(result.rgb.shape[:2]) == sorted(declared), (kind, number)
             if kind in CHECKED:
@@ -203,7 +203,7 @@ def mutated_crops(rounds):
             outcomes[getattr(error, "reason", "not inside")] += 1
             continue
         assert crop.shape == (height, width, 3), number
-        outcomes["a picture"] += 1
+        outcomes["an image"] += 1
         if changed is data:  # offsets that are not the file's are seen, or were not needed
             whole = decode(data, "a").rgb
             top, left = box[:2]
@@ -225,7 +225,7 @@ def limited(run, rounds):
 @pytest.mark.parametrize(
     ("run", "rounds", "seen"),
     [
-        ("mutated_pictures", 27, {"truncated", "damaged", "empty", "not a picture", "too large"}),
+        ("mutated_pictures", 27, {"truncated", "damaged", "empty", "not an image", "too large"}),
         ("mutated_crops", 300, {"truncated", "damaged"}),
     ],
 )
@@ -244,5 +244,5 @@ def test_mutated_files(run, rounds, seen):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     outcomes = json.loads(done.stdout)
-    assert seen | {"a picture"} <= set(outcomes), outcomes
+    assert seen | {"an image"} <= set(outcomes), outcomes
     assert sum(outcomes.values()) >= 300

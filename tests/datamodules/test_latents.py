@@ -120,7 +120,7 @@ def test_no_mixture_of_latents(tmp_path: Path) -> None:
 
 
 def test_no_pool_beside_latents() -> None:
-    with pytest.raises(ValueError, match=r"exchanges pictures, .* set pool to 0"):
+    with pytest.raises(ValueError, match=r"exchanges images, .* set pool to 0"):
         check_pooled({"latent": 0})
 
 

@@ -1,4 +1,4 @@
-"""SRDataModule under Lightning: empty sets, resuming, prediction, processes without a picture."""
+"""SRDataModule under Lightning: empty sets, resuming, prediction, processes without an image."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class TestFit:
 
     @pytest.mark.parametrize("verb", ["validate", "test"])
     def test_an_evaluation_of_nothing(self, tmp_path, verb):
-        with pytest.raises(ValueError, match=rf"{verb} needs pictures"):
+        with pytest.raises(ValueError, match=rf"{verb} needs images"):
             getattr(trainer(tmp_path), verb)(Bicubic(2), datamodule=module())
 
 
@@ -170,7 +170,7 @@ class TestPredict:
 
 
 class Report(Callback):
-    """Each process writes down what it has at the end, and which pictures it saw."""
+    """Each process writes down what it has at the end, and which images it saw."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.keys = folder, []
@@ -186,7 +186,7 @@ class Report(Callback):
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_a_process_without_a_picture_does_not_keep_the_others_waiting(tmp_path):
-    """Two processes, sets of one and of three pictures: each counts once, and the run ends."""
+    """Two processes, sets of one and of three images: each counts once, and the run ends."""
 
     def run(root: Path, **settings: Any) -> None:
         root.mkdir()

@@ -74,7 +74,7 @@ class TestTraining:
         data = data_of(Mix({"mixed": inner, "rest": Sharded(10, 200)}, samples=512), batch_size=16)
         each = Counter(key.rpartition("/")[0] for b in training(data) for key in b["key"])
         assert sum(each.values()) == 512
-        # 50 pictures of 60, of which three quarters; exact to one in each block of 256.
+        # 50 images of 60, of which three quarters; exact to one in each block of 256.
         for name, share in (("mixed/photos", 320), ("mixed/faces", 320 / 3), ("rest", 256 / 3)):
             assert abs(each[f"train/{name}"] - share) <= 1
 
@@ -131,7 +131,7 @@ class TestTraining:
             plain.load_state_dict(before)
 
     def test_too_few_samples(self):
-        with pytest.raises(ValueError, match=r"has 3 pictures .* fewer than .*batch_size 4"):
+        with pytest.raises(ValueError, match=r"has 3 images .* fewer than .*batch_size 4"):
             data_of(mixed(samples=3)).setup("fit")
 
 
@@ -174,7 +174,7 @@ class TestWhatCannotBeMixed:
         [
             (Memory(pictures(1).samples, scale=3), "'b' has scale 3, but the mixture is used at 2"),
             (Memory(pictures(1).samples, degradation=Bicubic(2)), "'b' has a degradation of its o"),
-            (Memory({}), r"'b' \(Memory\) has 0 pictures"),
+            (Memory({}), r"'b' \(Memory\) has 0 images"),
         ],
     )
     def test_sources(self, source, message):
@@ -204,5 +204,5 @@ class TestWhatCannotBeMixed:
                 return ["x", "x"]
 
         mix = Mix({"a": pictures(2), "b": Twins({})})
-        with pytest.raises(ValueError, match="2 pictures with the key 'train/b/x'"):
+        with pytest.raises(ValueError, match="2 images with the key 'train/b/x'"):
             data_of(mix, batch_size=2).setup("fit")

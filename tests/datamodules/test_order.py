@@ -75,7 +75,7 @@ def epoch_of(plan: Plan, epoch: int = 0, start: int = 0, rank: int = 0, world: i
 
 
 def sequence_of(plan, epoch):
-    """(samples,) of picture * repeats + repeat, in order.
+    """(samples,) of image * repeats + repeat, in order.
 
     Of a mixture those that the epoch takes; else all, and those that it leaves out come last.
     """
@@ -252,7 +252,7 @@ class TestPlan:
                 assert {plan.batch_of(item.position) for item in batch} == {number}
 
     def test_what_was_computed_for_past_epochs_is_not_kept(self):
-        """A folder is one window: an epoch of a million pictures is 5 MB in each process."""
+        """A folder is one window: an epoch of a million images is 5 MB in each process."""
         plan = Plan((1000,), 0, 64, 64)
         for epoch in range(10):
             assert len(epoch_of(plan, epoch)) == 15

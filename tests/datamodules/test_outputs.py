@@ -1,4 +1,4 @@
-"""Outputs: what a Folder leaves out of the pictures to enlarge, because `predict` has made it."""
+"""Outputs: what a Folder leaves out of the images to enlarge, because `predict` has made it."""
 
 from __future__ import annotations
 
@@ -54,6 +54,6 @@ def test_files_that_are_named_stay(tree: Path) -> None:
 
 
 def test_nothing_but_outputs(tree: Path) -> None:
-    message = r"all 1 pictures found in '.*out' are outputs in writer.folder '.*out': set another"
+    message = r"all 1 images found in '.*out' are outputs in writer.folder '.*out': set another"
     with pytest.raises(ValueError, match=message):
         keys(str(tree / "sub" / "out"), tree / "sub" / "out", "c.png")

@@ -1,4 +1,4 @@
-"""What the packer does to a picture: every encoding, cutting and shrinking, and what is refused."""
+"""What the packer does to an image: every encoding, cutting and shrinking, and what is refused."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_alpha_in_jpeg_is_counted(tmp_path):
     image = Image.fromarray(np.dstack([pixels(), pixels()[..., 0]]))
     image.save(tmp_path / "a.png")
     found = outcome(tmp_path / "a.png", Recipe(encoding=JPEG))
-    assert found.notes == ("pictures whose alpha was left out, as JPEG has none",)
+    assert found.notes == ("images whose alpha was left out, as JPEG has none",)
 
 
 def test_webp_has_limits(tmp_path):
@@ -196,7 +196,7 @@ def test_jpegs_without_jpegtran_are_kept_and_counted(tmp_path, monkeypatch):
     recipe = Recipe(encoding=JPEG, restart_markers=True)
     found = outcome(path, recipe)
     assert only(found)[1] == {"jpg": path.read_bytes()}
-    assert found.notes == ("pictures kept without restart markers",)
+    assert found.notes == ("images kept without restart markers",)
 
 
 def test_jpegs_that_have_markers_need_no_jpegtran(tmp_path, monkeypatch):
@@ -301,7 +301,7 @@ def test_only_large_pictures_are_shrunk(tmp_path):
     large = save(tmp_path / "large.jpg", (60, 40))
     found = outcome(large, Recipe(long_side=30))
     _, members = only(found)
-    assert found.notes == ("pictures shrunk",)
+    assert found.notes == ("images shrunk",)
     expected = Image.fromarray(decode(large.read_bytes(), "").rgb)
     expected = np.asarray(expected.resize((30, 20), Image.Resampling.LANCZOS))
     assert list(members) == ["png"]
@@ -343,7 +343,7 @@ def test_sidecars(tmp_path):
     assert only(outcome(path, Recipe(captions="caption")))[1]["txt"] == b"a blue barn"
     found = outcome(path, Recipe(captions="title"))
     assert "txt" not in only(found)[1]
-    assert found.notes == ("pictures without a caption",)
+    assert found.notes == ("images without a caption",)
     assert list(only(outcome(path, Recipe(sidecars=False)))[1]) == ["png"]
     cut = outcome(path, Recipe(crop=4, step=4)).samples
     assert all(members["txt"] == b"a red barn" for _, members in cut)
@@ -371,7 +371,7 @@ def test_further_pictures_of_a_sample(tmp_path):
     path, mask = save(tmp_path / "a.png"), save(tmp_path / "mask.png")
     entry = Entry("a", {"png": File(str(path)), "mask.png": File(str(mask))})
     assert list(only(process(Recipe(), entry))[1]) == ["png", "mask.png"]
-    assert process(Recipe(crop=4, step=4), entry).reason == "further pictures"
+    assert process(Recipe(crop=4, step=4), entry).reason == "further images"
 
 
 def test_equal_pictures_have_equal_digests(tmp_path):
@@ -390,4 +390,4 @@ def test_broken_pictures(tmp_path, cut):
     for recipe in (Recipe(), Recipe(encoding=WEBP), Recipe(encoding=JPEG, restart_markers=True)):
         found = outcome(path, recipe)
         assert found.samples == []
-        assert found.reason in ("empty", "truncated", "damaged", "not a picture")
+        assert found.reason in ("empty", "truncated", "damaged", "not an image")

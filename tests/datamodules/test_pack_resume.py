@@ -32,7 +32,7 @@ def _log(caplog):
 
 @pytest.fixture
 def images(tmp_path):
-    """Pictures of 2 squares each, so that some begin in one shard and end in the next."""
+    """Images of 2 squares each, so that some begin in one shard and end in the next."""
     for number in range(12):
         save(tmp_path / "images" / f"{number:02d}.png", (16, 8), seed=number)
     broken = tmp_path / "images" / "05.png"
@@ -183,7 +183,7 @@ def test_finished_inputs_are_not_read_again(images, tmp_path, monkeypatch):
     monkeypatch.undo()
     journal = (out / "shard.journal.jsonl").read_text().splitlines()
     last = json.loads(journal[-1])["next"]
-    assert last[1] == 1  # in the middle of a picture, which has to be read once more
+    assert last[1] == 1  # in the middle of an image, which has to be read once more
     for path in sorted(images.iterdir())[: last[0]]:
         path.write_bytes(b"changed")
     assert run(images, out) == 1
@@ -328,7 +328,7 @@ def test_other_options_are_refused_by_name(images, tmp_path, caplog):
     assert f"SOURCE was '{images}', now it is '{tmp_path / 'copy'}'" in caplog.text
     (images / "05.png").unlink()
     assert run(images, out) == 2
-    assert "SOURCE held 13 pictures, now it holds 12" in caplog.text
+    assert "SOURCE held 13 images, now it holds 12" in caplog.text
     assert content(out) == before
     assert run(images, out, "--name", "other") == 1
     assert run(images, out, "--overwrite") == 1

@@ -18,7 +18,7 @@ def test_each_photograph_can_be_read(name):
     hr = source.read(0)["hr"]
     assert hr.ndim == 3
     assert min(hr.shape[:2]) >= 300
-    assert hr.std() > 5  # a picture, not a blank
+    assert hr.std() > 5  # an image, not a blank
 
 
 def test_all_by_default():

@@ -1,4 +1,4 @@
-"""Crops without the whole picture, pictures smaller than the crop, turns, and single draws."""
+"""Crops without the whole image, images smaller than the crop, turns, and single draws."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ class TestSmallPictures:
 
     def test_a_picture_is_tried_once_for_a_place(self):
         source = Sized({f"{i}": f"{i}.jpg: empty" for i in range(5)})
-        message = r"5 pictures of .* in a row could not be used \(damaged 5\); the first: 0\.jpg"
+        message = r"5 images of .* in a row could not be used \(damaged 5\); the first: 0\.jpg"
         with pytest.raises(ValueError, match=message):
             crops(source, plan=PLAN)
         assert sorted(source.reads) == [0, 1, 2, 3, 4]
@@ -294,7 +294,7 @@ class TestShards:
         pack(tmp_path / "a.tar", members, sizes=False)
         pack(tmp_path / "b.tar", members, sizes=True)
         whole = self.crops(tmp_path / "a.tar")
-        monkeypatch.setattr("datamodules.shards.decode", None)  # which reads the whole picture
+        monkeypatch.setattr("datamodules.shards.decode", None)  # which reads the whole image
         alone = self.crops(tmp_path / "b.tar")
         for a, b in zip(whole, alone, strict=True):
             np.testing.assert_array_equal(a["hr"], b["hr"])

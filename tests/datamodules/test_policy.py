@@ -1,4 +1,4 @@
-"""Pictures that cannot be used: counted by reason, told now and then, and a limit."""
+"""Images that cannot be used: counted by reason, told now and then, and a limit."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class TestTally:
         told = [record.getMessage() for record in caplog.records]
         unreadable = [message for message in told if "unreadable" in message]
         assert len(unreadable) == len(told) - len(unreadable) == 22
-        assert unreadable[20].startswith("skipped an unreadable training picture (1000 so far): /p")
+        assert unreadable[20].startswith("skipped an unreadable training image (1000 so far): /p")
         assert "too small (2000 so far)" in told[-1]
 
 

@@ -98,7 +98,7 @@ def test_as_every_source(file):
 def test_it_cannot_be_trained_on(file):
     data = SRDataModule(2.0, train=Seeds(4, 32), batch_size=2, crop_size=16, workers=0)
     data.setup("fit")
-    with pytest.raises(ValueError, match="has no HR picture, which training needs"):
+    with pytest.raises(ValueError, match="has no HR image, which training needs"):
         next(iter(data.train_dataloader()))
 
 

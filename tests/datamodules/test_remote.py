@@ -44,7 +44,7 @@ def server(tmp_path):
 
 @pytest.fixture
 def two(server, tmp_path):
-    """Two tars with their indices, of 3 and 2 pictures."""
+    """Two tars with their indices, of 3 and 2 images."""
     for shard, numbers in enumerate([(0, 1, 2), (3, 4)]):
         members = [(f"k{n}.png", picture(tmp_path, n)) for n in numbers]
         indexed(write(server.root / f"t-{shard:03d}.tar", members))

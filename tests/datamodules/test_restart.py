@@ -1,4 +1,4 @@
-"""Crops by restart markers have the bits of the whole picture, and misfits are refused."""
+"""Crops by restart markers have the bits of the whole image, and misfits are refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def tags(orientation):
 
 
 def boxes(height, width):
-    """(top, left, height, width) inside a picture, often at its edges."""
+    """(top, left, height, width) inside an image, often at its edges."""
     rows = st.tuples(st.integers(0, height - 1), st.integers(0, height - 1))
     columns = st.tuples(st.integers(0, width - 1), st.integers(0, width - 1))
     return st.tuples(rows, columns).map(
@@ -272,14 +272,14 @@ def test_files_without_usable_markers(file, reason):
 )
 def test_a_crop_outside_the_picture(box):
     file = encode_jpeg(smooth(64, 128), 90)
-    with pytest.raises(ValueError, match=r"of .*at row .* is not inside the picture of 64x128"):
+    with pytest.raises(ValueError, match=r"of .*at row .* is not inside the image of 64x128"):
         decode_crop(file, restart_offsets(file), *box)
 
 
 def test_the_size_in_that_message_is_the_upright_one():
     file = saved(smooth(64, 128), exif=tags(6), restart_marker_blocks=4)
     decode_crop(file, restart_offsets(file), 120, 56, 8, 8)
-    with pytest.raises(ValueError, match="the picture of 128x64"):
+    with pytest.raises(ValueError, match="the image of 128x64"):
         decode_crop(file, restart_offsets(file), 56, 120, 8, 8)
 
 

@@ -1,4 +1,4 @@
-"""Shards: tars of webdataset are read, broken ones are named, nothing but pictures is opened."""
+"""Shards: tars of webdataset are read, broken ones are named, nothing but images is opened."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write(path, members):
 
 @pytest.fixture
 def two(tmp_path):
-    """Two tars of 3 and 2 pictures."""
+    """Two tars of 3 and 2 images."""
     for shard, numbers in enumerate([(0, 1, 2), (3, 4)]):
         members = [(f"k{n}.png", picture(tmp_path, n)) for n in numbers]
         write(tmp_path / f"t-{shard:03d}.tar", members)
@@ -254,7 +254,7 @@ def test_survives_pickling(two):
 
 @pytest.fixture
 def seven(tmp_path):
-    """Seven tars of one picture."""
+    """Seven tars of one image."""
     image = picture(tmp_path, 0)
     for number in range(7):
         write(tmp_path / f"t-{number:03d}.tar", [(f"k{number}.png", image)])
@@ -434,7 +434,7 @@ def test_tar_without_members(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "at", ["in a header", "after a header", "in a picture", "between", "at the end"]
+    "at", ["in a header", "after a header", "in an image", "between", "at the end"]
 )
 def test_truncated_tar(two, at):
     path = two / "t-000.tar"
@@ -443,7 +443,7 @@ def test_truncated_tar(two, at):
     end = {
         "in a header": offset - 100,
         "after a header": offset,
-        "in a picture": offset + size // 2,
+        "in an image": offset + size // 2,
         "between": offset - 512,
         "at the end": offset + -(-size // 512) * 512,
     }[at]
@@ -507,7 +507,7 @@ def test_one_member_twice(two):
 def apart(tmp_path):
     """As ``tar`` packs a folder that the disk lists by kind: one member of all samples, the next.
 
-    The members of a sample are an HR and an LR picture, a caption and notes.
+    The members of a sample are an HR and an LR image, a caption and notes.
     """
     kinds = {
         "hr.png": lambda n: picture(tmp_path, n),
@@ -572,7 +572,7 @@ def test_a_member_twice_after_others(tmp_path):
 
 def test_several_pictures_in_a_sample(two):
     image = picture(two, 0)
-    with pytest.raises(ValueError, match=r"'a' has several hr pictures: \['jpg', 'png'\]"):
+    with pytest.raises(ValueError, match=r"'a' has several hr images: \['jpg', 'png'\]"):
         prepared(write(two / "d.tar", [("a.jpg", image), ("a.png", image)]))
 
 
@@ -594,11 +594,9 @@ def test_samples_without_a_picture_are_counted(two, caplog):
         two / "d.tar", [("README.txt", b"x"), ("a.png", picture(two, 0)), ("LICENSE", b"x")]
     )
     assert prepared(path).keys == ["a"]
-    assert "left out 1 samples without a picture" in caplog.text
+    assert "left out 1 samples without an image" in caplog.text
     assert "passed over 1 members" in caplog.text
-    with pytest.raises(
-        ValueError, match=r"none of its 1 samples has a picture .*'a' with cls, pyd"
-    ):
+    with pytest.raises(ValueError, match=r"none of its 1 samples has an image .*'a' with cls, pyd"):
         prepared(write(two / "e.tar", [("a.cls", b"1"), ("a.pyd", b"x")]))
 
 
@@ -663,7 +661,7 @@ def test_changed_bytes_are_not_taken_for_a_picture(two):
 
 
 def test_shard_written_over_while_in_use(two):
-    """Its bytes differ, and so does its time: that is no damaged picture."""
+    """Its bytes differ, and so does its time: that is no damaged image."""
     source = prepared(indexed(two / "t-000.tar"))
     source.read(0)
     flip(two / "t-000.tar", load_index(two / "t-000.tar", two).members[1]["png"].offset)
@@ -807,7 +805,7 @@ def test_table_is_the_same_as_the_indices(kept, monkeypatch, caplog):
     monkeypatch.setattr(shards, "load_index", None)  # would fail if one were read
     caplog.clear()
     again = prepared(**kept)
-    assert "left out 1 samples without a picture" in caplog.text
+    assert "left out 1 samples without an image" in caplog.text
     assert again.keys == first.keys == [f"k{n}" for n in (0, 1, 2, 3, 4, 9)]
     assert again.groups == first.groups == [3, 2, 1]
     assert again.size(5) == first.size(5) == pixels().shape[:2]

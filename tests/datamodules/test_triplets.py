@@ -105,7 +105,7 @@ def test_what_is_not_whole(tmp_path: Path) -> None:
     (folder / "judge/e.npy").unlink()
     with pytest.raises(ValueError, match=r"2 triplets of .*torn are not in all of .*: b, e: unp"):
         prepared(folder)
-    with pytest.raises(ValueError, match="holds no pictures"):
+    with pytest.raises(ValueError, match="holds no images"):
         prepared(write(tmp_path / "empty", ""))
 
 
