@@ -74,8 +74,8 @@ class Albumentations(Augmentation):
             if image.shape != hr.shape or image.dtype != hr.dtype:
                 raise ValueError(
                     f"data.init_args.crops.augment: {type(transform).__name__} returned "
-                    f"{image.dtype} {image.shape} for {hr.dtype} {hr.shape}; only transforms that keep size and "
-                    "type can be used (for the size of crops, set data.init_args.crop_size)"
+                    f"{image.dtype} {image.shape} for {hr.dtype} {hr.shape}; expected transforms "
+                    "that keep size and type (for the size of crops, set data.init_args.crop_size)"
                 )
         return image
 

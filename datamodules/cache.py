@@ -130,22 +130,22 @@ class DiskCache:
             RemoteError: If the download fails.
         """
         path = self.folder / wanted.name
-        if self._there(path, wanted):
+        if self._has(path, wanted):
             return path
         # Without this pause, each sample would wait for the locks and list the folder.
         if time.monotonic() < max(self._full_until, self._not_before.get(wanted.name, 0.0)):
             return None
         with self._lock(wanted.name):
-            if self._there(path, wanted):  # another process was faster
+            if self._has(path, wanted):  # another process was faster
                 return path
-            return path if self._get(wanted, path, stopped) else None
+            return path if self._download(wanted, path, stopped) else None
 
     def drop(self, wanted: Wanted) -> None:
         """Remove a file that is damaged on the disk."""
         with self._lock(wanted.name):
             remove_file(self.folder / wanted.name)
 
-    def _there(self, path: Path, wanted: Wanted) -> bool:
+    def _has(self, path: Path, wanted: Wanted) -> bool:
         try:
             state = path.stat()
             if wanted.size is not None and state.st_size != wanted.size:
@@ -155,11 +155,11 @@ class DiskCache:
             return False
         return True
 
-    def _get(self, wanted: Wanted, path: Path, stopped: Callable[[], bool]) -> bool:
+    def _download(self, wanted: Wanted, path: Path, stopped: Callable[[], bool]) -> bool:
         part = path.with_name(f"{path.name}.{wanted.size or 0}.part")
         unknown = wanted.size is None
         if not self._make_room(wanted.size or 0, part, anyway=unknown):
-            self._no_room(wanted)
+            self._warn_no_room(wanted)
             return False
         attempts = Attempts(wanted.url, self.patience)
         while not stopped():
@@ -174,7 +174,7 @@ class DiskCache:
                 return True
             except WrongContent as error:
                 remove_file(part)
-                if not self._go_on(attempts, error, wanted):
+                if not self._retry(attempts, error, wanted):
                     return False
             except RemoteError as error:
                 if error.kind != "content" or wanted.size is None:
@@ -182,26 +182,26 @@ class DiskCache:
                         remove_file(part)
                     raise
                 remove_file(part)
-                self._give_up(wanted, error)
+                self._refuse_file(wanted, error)
                 return False
             except OSError as error:
                 if error.errno not in FULL:
                     raise
                 if not self._make_room(_missing(part, wanted), part, full=True):
                     remove_file(part)
-                    self._disk_is_full(wanted)
+                    self._warn_disk_full(wanted)
                     return False
         return False
 
-    def _go_on(self, attempts: Attempts, error: WrongContent, wanted: Wanted) -> bool:
+    def _retry(self, attempts: Attempts, error: WrongContent, wanted: Wanted) -> bool:
         try:
             attempts.failed(error)
         except RemoteError as last:
-            self._give_up(wanted, last)
+            self._refuse_file(wanted, last)
             return False
         return True
 
-    def _give_up(self, wanted: Wanted, error: RemoteError) -> None:
+    def _refuse_file(self, wanted: Wanted, error: RemoteError) -> None:
         self._not_before[wanted.name] = math.inf
         log.warning(
             "%s is not the file that was indexed; its samples are read one by one, and samples "
@@ -269,12 +269,12 @@ class DiskCache:
         except Timeout:
             return True
 
-    def _no_room(self, wanted: Wanted) -> None:
+    def _warn_no_room(self, wanted: Wanted) -> None:
         self._not_before[wanted.name] = time.monotonic() + ROOM_PAUSE
         with self._lock("evict"):
             claimed = self._claimed_by_all()
         total = sum(file.size for file in self._files() if file.path.name in claimed)
-        self._say_once(
+        self._warn_once(
             "room",
             f"the cache {self.folder} of {self.limit} bytes is smaller than what is read at the "
             f"same time: {max(len(claimed), 1)} shards are in use or next on this node, and the "
@@ -283,16 +283,16 @@ class DiskCache:
             "as each stream reads its own shards",
         )
 
-    def _disk_is_full(self, wanted: Wanted) -> None:
+    def _warn_disk_full(self, wanted: Wanted) -> None:
         self._full_until = time.monotonic() + FULL_PAUSE
-        self._say_once(
+        self._warn_once(
             "full",
             f"the disk of {self.folder} is full, and nothing in the cache can be removed: "
             f"{shown(wanted.url)} and others are read from the server, sample by sample; free "
             "some space, or put Shards.cache_dir on another disk",
         )
 
-    def _say_once(self, what: str, message: str) -> None:
+    def _warn_once(self, what: str, message: str) -> None:
         if what not in self._said:
             self._said.add(what)
             log.warning(message)

@@ -38,7 +38,9 @@ class Crops(Source):
                 raise ValueError(f"{name} of Crops is {value}; it must be at least 1")
         self.source, self.side, self.per_picture = source, size, per_picture
         self._keys = Names.of([])
-        self._latest: tuple[int, Sample] | None = None  # an image's crops are read one after another
+        self._latest: tuple[int, Sample] | None = (
+            None  # an image's crops are read one after another
+        )
 
     def prepare(self, scale: float) -> None:
         """Find the images. Args as ``Source.prepare``.

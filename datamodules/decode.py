@@ -31,7 +31,7 @@ from datamodules.clock import DECODING
 from datamodules.deep import Pixels, Unsupported, bits_of_tiff, kind_of_tiff, png_16, tiff_16
 from datamodules.deep_profiles import to_srgb_16
 from datamodules.exif import tiff_exif
-from datamodules.png import check_png, told_late
+from datamodules.png import check_png, metadata_after_pixels
 from degradations.orientation import orientation_of, upright
 from degradations.profiles import image_of, space_of, to_srgb
 from files.paths import FORMATS as KNOWN
@@ -64,7 +64,7 @@ TRUNCATED = re.compile(r"[Tt]runcat|Premature end of JPEG|failed to read \d+ byt
 UNSUPPORTED = re.compile(r"(?i)unsupported|not supported|not implemented|not available")
 
 
-class UnreadableImage(ValueError):  # noqa: N818  (it says what the image is)
+class UnreadableImage(ValueError):  # noqa: N818  (names the state)
     """An image that cannot be read.
 
     Args:
@@ -162,8 +162,10 @@ def _size(file: IO[bytes]) -> tuple[int, int]:
     with open_image(file, FORMATS) as image:
         width, height = image.size
         # A PNG's getexif may load the pixels, so it is called only if there is something to find.
-        told = image.info.keys() & ORIENTED or (image.format == "PNG" and told_late(file))
-        turned = told and orientation_of(image) >= 5
+        tagged = image.info.keys() & ORIENTED or (
+            image.format == "PNG" and metadata_after_pixels(file)
+        )
+        turned = tagged and orientation_of(image) >= 5
     return (height, width) if turned else (width, height)
 
 

@@ -14,11 +14,11 @@ from datamodules import jpeg
 from datamodules.deep_profiles import TOP
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
-# Meaning of the fourth sample of a TIFF's pixel (its tag ExtraSamples); alpha if the tag is missing.
+# Meaning of the fourth sample of a TIFF's pixel (tag ExtraSamples); alpha if the tag is missing.
 NO_ALPHA, PREMULTIPLIED, ALPHA = 0, 1, 2
 
 
-class Unsupported(ValueError):  # noqa: N818  (it says what the image is)
+class Unsupported(ValueError):  # noqa: N818  (names the state)
     """An intact image of a kind that is not supported."""
 
 

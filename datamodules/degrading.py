@@ -54,14 +54,14 @@ def check_any_scale(degradation: Degradation | None) -> None:
     if not degradation.any_scale:
         raise ValueError(
             f"data.init_args.crops.scales draws a scale for each batch, but {name} makes LR for "
-            "its own scale only: set degradation.class_path to degradations.bicubic.Bicubic, or unset "
-            "scales"
+            "its own scale only: set degradation.class_path to degradations.bicubic.Bicubic, or "
+            "unset scales"
         )
     if degradation.pool:
         raise ValueError(
-            f"data.init_args.crops.scales changes the sizes in each batch, but the pair pool of "
-            f"{name} keeps pairs of one size: set its pool to 0 (it is {degradation.pool}), or unset "
-            "scales"
+            "data.init_args.crops.scales changes the sizes in each batch, but the pair pool of "
+            f"{name} keeps pairs of one size: set its pool to 0 (it is {degradation.pool}), or "
+            "unset scales"
         )
 
 

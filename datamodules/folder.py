@@ -41,7 +41,7 @@ class Folder(Source):
             raise ValueError("Folder needs images: set its root to a folder, or files to a list")
         self.root, self.files, self.recursive = root, files, recursive
         self.outputs: Outputs | None = None  # predict's own outputs, which are not inputs
-        self._apart = False  # whether keys have the extension if only that differs
+        self._distinct = False  # whether keys have the extension if only that differs
         self._keys, self._paths = Names.of([]), Names.of([])
 
     @classmethod
@@ -55,13 +55,13 @@ class Folder(Source):
             paths: As ``files``.
         """
         folder = cls(files=[paths] if isinstance(paths, str) else paths)
-        folder._apart = True
+        folder._distinct = True
         return folder
 
     def prepare(self, scale: float) -> None:
         """List the files. Args and Raises as ``Source.prepare``."""
         what = "Folder.files" if self.root is None else "Folder.root"
-        listed = _told_apart(self._list()) if self._apart else self._list()
+        listed = _with_distinct_keys(self._list()) if self._distinct else self._list()
         found = by_key(listed, what)
         self._keys, self._paths = Names.of(found), Names.of(map(str, found.values()))
 
@@ -89,7 +89,7 @@ class Folder(Source):
                 yield image_key(path, Path(root)), path
 
     def _found(self, pattern: str, what: str, root: str = "") -> list[tuple[str, Path]]:
-        pictures = _pictures(pattern, self.recursive, what, root)
+        pictures = _images_or_error(pattern, self.recursive, what, root)
         searched = searched_folder(pattern, root)
         if self.outputs is None or searched is None:
             return pictures
@@ -132,7 +132,7 @@ def source_to_enlarge(given: Source | list[str] | str | None, outputs: Outputs |
     return source
 
 
-def _told_apart(pictures: Iterable[tuple[str, Path]]) -> list[tuple[str, Path]]:
+def _with_distinct_keys(pictures: Iterable[tuple[str, Path]]) -> list[tuple[str, Path]]:
     """Add the extension to keys that files would share, until all keys differ."""
     listed = list(pictures)
     keys = [key for key, _ in listed]
@@ -149,7 +149,7 @@ def _told_apart(pictures: Iterable[tuple[str, Path]]) -> list[tuple[str, Path]]:
         keys = longer
 
 
-def _pictures(pattern: str, recursive: bool, what: str, root: str) -> list[tuple[str, Path]]:
+def _images_or_error(pattern: str, recursive: bool, what: str, root: str) -> list[tuple[str, Path]]:
     pictures = list(images_of(pattern, recursive, root))
     if not pictures:
         path = Path(root, pattern)

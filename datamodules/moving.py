@@ -55,11 +55,11 @@ class MovingCrops(ClipSource):
         self.source, self.side, self.reduce = source, side, reduce
         self.speed, self.per_picture = speed, per_picture
         self._keys: list[str] = []
-        self._known: OrderedDict[int, Sample] = OrderedDict()
+        self._decoded: OrderedDict[int, Sample] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without pixels: each worker decodes its own."""
-        return {**self.__dict__, "_known": OrderedDict()}
+        return {**self.__dict__, "_decoded": OrderedDict()}
 
     def prepare(self, scale: float) -> None:
         """Find the images. Args as ``Source.prepare``.
@@ -69,7 +69,7 @@ class MovingCrops(ClipSource):
         """
         prepare_within(self.source, self, scale)
         self._keys = [f"{key}/{n}" for key in self.source.keys for n in range(self.per_picture)]
-        self._known.clear()
+        self._decoded.clear()
 
     @property
     def keys(self) -> list[str]:
@@ -108,7 +108,7 @@ class MovingCrops(ClipSource):
                 f"{window} that MovingCrops.side {self.side} and reduce {self.reduce} make: lower "
                 "these, or leave such images out"
             )
-        rows, columns = (self._way(length - window, own) for length in (height, width))
+        rows, columns = (self._starts(length - window, own) for length in (height, width))
         frames = [
             _averaged(sample["hr"][top : top + window, left : left + window], self.reduce)
             for top, left in zip(rows, columns, strict=True)
@@ -116,7 +116,7 @@ class MovingCrops(ClipSource):
         found = cast(Sample, {"clip": np.stack(frames)})
         return {**found, "text": sample["text"]} if "text" in sample else found
 
-    def _way(self, room: int, draws: SampleDraws) -> list[int]:
+    def _starts(self, room: int, draws: SampleDraws) -> list[int]:
         """Return the window's start along an axis in each frame, of ``room`` + 1 positions."""
         most = min(int(self.speed * self.reduce * (self.frames - 1)), room)
         length = draws.integer(-most, most + 1)
@@ -125,18 +125,18 @@ class MovingCrops(ClipSource):
         return [start + (2 * length * n + steps) // (2 * steps) for n in range(self.frames)]
 
     def _picture(self, number: int) -> Sample:
-        if number not in self._known:
+        if number not in self._decoded:
             sample = self.source.read(number)
             if "hr" not in sample or "lr" in sample:
                 raise ValueError(
                     f"{self.source.keys[number]} is not a single image, which MovingCrops needs: "
                     "set its source to a folder or shards of images"
                 )
-            self._known[number] = sample
-        self._known.move_to_end(number)
-        while len(self._known) > KEPT:
-            self._known.popitem(last=False)
-        return self._known[number]
+            self._decoded[number] = sample
+        self._decoded.move_to_end(number)
+        while len(self._decoded) > KEPT:
+            self._decoded.popitem(last=False)
+        return self._decoded[number]
 
 
 def _averaged(window: Pixels, factor: int) -> NDArray[np.uint8]:

@@ -107,7 +107,9 @@ class Names(Sequence[str]):
         self._again = None
 
     @cached_property
-    def _again(self) -> str | None:  # cached: it takes a second for a million, and has several callers
+    def _again(
+        self,
+    ) -> str | None:  # cached: it takes a second for a million, and has several callers
         hashed = np.fromiter(
             map(xxhash.xxh3_64_intdigest, self._parts()), dtype=np.uint64, count=len(self)
         )

@@ -89,7 +89,9 @@ def _check_apart(entries: list[Entry], out: Path, name: str) -> None:
     read = {p.path for entry in entries for p in entry.members.values() if isinstance(p, Stretch)}
     for path in sorted(read):
         if Path(path).resolve() in ours:
-            raise ValueError(f"{path} is an input and would be replaced: give another OUT or --name")
+            raise ValueError(
+                f"{path} is an input and would be replaced: give another OUT or --name"
+            )
 
 
 def _pair(entry: Entry) -> list[Place]:

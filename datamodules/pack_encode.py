@@ -27,7 +27,7 @@ WEBP_EFFORT = {"method": 2, "quality": 50}  # in lossless mode, quality is effor
 PNG_EFFORT = {"compress_level": 3}
 
 
-class Refusal(ValueError):  # noqa: N818  (it says what happens)
+class Refusal(ValueError):  # noqa: N818  (names the outcome)
     """An input is refused: the reason in a word or two, and a message."""
 
     def __init__(self, reason: str, message: str) -> None:
@@ -194,8 +194,8 @@ def _webp(job: Job, planes: list[Pixels]) -> bytes:
     if max(planes[0].shape) > WEBP_SIDE:
         raise Refusal(
             "too large for WebP",
-            f"{job.where}: {planes[0].shape[1]}x{planes[0].shape[0]}, but a WebP's sides have at most "
-            f"{WEBP_SIDE} pixels: use --encode png, --crop or --max-long-side",
+            f"{job.where}: {planes[0].shape[1]}x{planes[0].shape[0]}, but a WebP's sides have at "
+            f"most {WEBP_SIDE} pixels: use --encode png, --crop or --max-long-side",
         )
     # exact: training sees the colours of transparent pixels.
     options = {"lossless": True, "exact": True, "icc_profile": job.picture.icc or b""}
@@ -210,7 +210,7 @@ def _check_depth(job: Job, planes: list[Pixels], kind: str) -> None:
 def _png(planes: list[Pixels], icc: bytes | None) -> bytes:
     if planes[0].dtype == np.uint8:
         return _saved(_joined(planes), "PNG", {"icc_profile": icc, **PNG_EFFORT})
-    # Pillow writes no 16-bit colour. OpenCV does, but no profile, which is a chunk after the header.
+    # Pillow writes no 16-bit colour. OpenCV does, but no profile: a chunk after the header.
     import cv2  # here, as its import is slow and few images have 16 bits
 
     planes = [planes[0][..., ::-1], *planes[1:]]

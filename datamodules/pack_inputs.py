@@ -304,8 +304,8 @@ def _line(text: str, folder: Path, where: str) -> Line | Refused:
     for path in paths:
         if not is_image(path):
             message = (
-                f"{where}: {path}: not the name of an image; expected one of {EXPECTED}, alone, with "
-                "its size as 'a.png (480,480,3)', or HR and LR as 'gt/a.png, lq/a.png'"
+                f"{where}: {path}: not the name of an image; expected one of {EXPECTED}, alone, "
+                "with its size as 'a.png (480,480,3)', or HR and LR as 'gt/a.png, lq/a.png'"
             )
             return Refused(str(path), where, "unsupported", message)
     return Line(where, paths[0], paths[1] if len(paths) > 1 else None)
@@ -393,7 +393,7 @@ def _tar_files(source: str) -> Iterator[Path]:
 def _checked(
     entries: Iterable[Entry], refused: list[Refused], source: str, shard_in_key: bool
 ) -> Inputs:
-    """Leave out what cannot be a key in a tar, and make sure that the others are unique."""
+    """Refuse keys that a tar cannot hold, and raise unless the others are unique."""
     kept: dict[str, Entry] = {}
     renamed = []
     for entry in entries:
@@ -404,7 +404,9 @@ def _checked(
         if problem:
             message = f"{place.where}: its key {key!r} {problem}; rename it"
             refused.append(
-                Refused(_shown(key), _shown(place.where), "unsafe name", _shown(message))
+                Refused(
+                    _printable(key), _printable(place.where), "unsafe name", _printable(message)
+                )
             )
             continue
         if key != entry.key:
@@ -413,12 +415,12 @@ def _checked(
         if other is not entry:
             first = next(iter(other.members.values()))
             dots = ", as a key cannot have dots" if other.key != entry.key else ""
-            mend = "rename one"
+            fix = "rename one"
             if isinstance(first, Stretch) and isinstance(place, Stretch):
-                mend = same_key_in_tars(first.path, place.path, "--shard-in-key", shard_in_key)
+                fix = same_key_in_tars(first.path, place.path, "--shard-in-key", shard_in_key)
             raise ValueError(
                 f"two images would have the key {key!r}{dots} ({first.where} and "
-                f"{place.where}): {mend}"
+                f"{place.where}): {fix}"
             )
     if renamed:
         log.info("%d keys had dots, which were replaced by _: %s, ...", len(renamed), renamed[0])
@@ -447,6 +449,6 @@ def _problem(key: str) -> str | None:
     return None
 
 
-def _shown(text: str) -> str:
+def _printable(text: str) -> str:
     # A report cannot hold line ends, or the surrogates of a name that is not UTF-8.
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

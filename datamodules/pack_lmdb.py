@@ -148,7 +148,7 @@ def _opened(path: str) -> Any:
         path,
         subdir=Path(path).is_dir(),
         readonly=True,
-        lock=False,  # its folder may be read-only, and the database does not change while it is packed
+        lock=False,  # its folder may be read-only, and it does not change while it is packed
         readahead=False,
         create=False,
     )

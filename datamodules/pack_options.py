@@ -76,7 +76,9 @@ def _scale(text: str) -> float:
     except ValueError:
         scale = 0.0
     if not 1 <= scale < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a scale; expected a number of at least 1")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a scale; expected a number of at least 1"
+        )
     return scale
 
 
@@ -273,7 +275,9 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError("--lr-suffix applies to --lr, which is not given")
     shrunk = options.max_long_side is not None or options.max_short_side is not None
     if options.lr is not None and shrunk:
-        raise ValueError("--max-long-side and --max-short-side would misalign HR and --lr: drop them")
+        raise ValueError(
+            "--max-long-side and --max-short-side would misalign HR and --lr: drop them"
+        )
     if options.crop is None and (options.step is not None or options.thresh):
         raise ValueError("--step and --thresh apply to --crop, which is not given")
     if options.crop is not None and options.lr is not None:

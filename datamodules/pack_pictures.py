@@ -128,8 +128,8 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
         where = f"{error.filename}: " if error.filename else ""
         return Outcome([], reason="unreadable", message=f"{where}{error.strerror or error}")
     caption = others.get("txt")
-    told = hashlib.blake2b(caption, digest_size=8).hexdigest() if caption else ""
-    return Outcome(samples, _digest(shots), caption=told, notes=tuple(notes))
+    digest = hashlib.blake2b(caption, digest_size=8).hexdigest() if caption else ""
+    return Outcome(samples, _digest(shots), caption=digest, notes=tuple(notes))
 
 
 def _digest(shots: dict[str, _Shot]) -> str:

@@ -32,22 +32,22 @@ def usable_cores() -> int:
 def in_order(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int
 ) -> Generator[Result, None, None]:
-    """``map(function, items)`` by several processes, which end with this one, however it ends.
+    """``map(function, items)`` in several processes, which end with this one, however it ends.
 
     Args:
-        function: Can be pickled, and depends on nothing but its argument.
-        items: What to do it to; few of them are done here.
-        workers: Processes, at most; with 1, all is done here.
+        function: A picklable function that depends only on its argument.
+        items: Its arguments; a few are processed in this process.
+        workers: Largest number of processes; with 1, everything runs in this process.
 
     Raises:
-        ValueError: A worker died.
+        ValueError: If a worker died.
     """
     workers = min(workers, -(-len(items) // FEW))
     if workers <= 1:
         yield from map(function, items)
         return
-    # Not a fork of this process, which has threads (of the progress bar), and whose open ends of
-    # pipes would keep orphans waiting.
+    # Not a fork of this process, which has threads (of the progress bar), and whose open pipe ends
+    # would keep orphans waiting.
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=_start)

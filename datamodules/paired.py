@@ -12,15 +12,15 @@ from files.paths import expand_path
 
 
 class Paired(Source):
-    """Images that come with their own LR, in a folder beside them with the same names.
+    """Images with their own LR, in a second folder with the same names.
 
-    All three texts may hold ``{scale}``, which becomes 2 for scale 2.0. For DIV2K they are
+    All three arguments may contain ``{scale}``, which becomes 2 for scale 2.0. For DIV2K they are
     ``$DIV2K/DIV2K_train_HR``, ``$DIV2K/DIV2K_train_LR_bicubic/X{scale}`` and ``x{scale}``.
 
     Args:
         hr: Folder of the HR images, with subfolders.
         lr: Folder of the LR images, with the same subfolders.
-        lr_suffix: What follows the HR image's name in the LR image's: ``x{scale}`` if the LR of
+        lr_suffix: Suffix of the LR image's name after the HR image's: ``x{scale}`` if the LR of
             ``0001.png`` is ``0001x4.png``.
     """
 
@@ -34,8 +34,8 @@ class Paired(Source):
         """Match the names and compare the sizes. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: A folder is missing or empty, an image has no partner, or a pair's sizes do
-                not fit the scale.
+            ValueError: If a folder is missing or empty, an image has no partner, or a pair's sizes
+                do not fit the scale.
         """
         name = type(self).__name__
         hr = Path(expand_path(with_scale(self.hr, scale), f"{name}.hr"))
@@ -50,7 +50,7 @@ class Paired(Source):
         return self._keys
 
     def read(self, index: int) -> Sample:
-        """The pair ``keys[index]``."""
+        """Return the pair ``keys[index]``."""
         pair = self._pairs[index]
         hr, lr = (read_picture(path, self.srgb) for path in (pair.hr, pair.lr))
         return {"hr": hr.rgb, "lr": lr.rgb, "meta": hr.meta(pair.hr)}

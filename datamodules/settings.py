@@ -1,4 +1,4 @@
-"""Checks of the DataModule's own settings; each message names the key."""
+"""Settings of the DataModule, and their checks; each message names the key."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class CropSettings:
     """How training crops are taken from images.
 
     Args:
-        per_image: Crops of each training image in an epoch.
+        per_image: Crops of each training image per epoch.
         flips: Flip and transpose the crops at random.
         augment: A further change of the crops, on the CPU.
         small: What to do with training images smaller than crop_size: ``error``; ``pad``, mirror
             them at their lower and right border; or ``skip``, take other images instead.
-        scales: Train at arbitrary scales instead of ``scale``: another one for each batch.
+        scales: Train at arbitrary scales instead of ``scale``, drawn for each batch.
         unreadable_limit: Stop the run when more than this share of the training samples of a
             process had an unreadable image (another one replaces it). Below 1,000 samples it is
             this share of 1,000: at 0.01, the eleventh stops the run; at 0, the first.
@@ -51,10 +51,10 @@ class CropSettings:
 
 
 def checked_scale(scale: float, whose: str = "data.init_args.") -> float:
-    """A scale as a float.
+    """Return a scale as a float.
 
     Raises:
-        ValueError: It is none.
+        ValueError: If it is not a number of at least 1.
     """
     number = isinstance(scale, int | float) and not isinstance(scale, bool)
     if not (number and math.isfinite(scale) and scale >= 1):
@@ -64,20 +64,20 @@ def checked_scale(scale: float, whose: str = "data.init_args.") -> float:
 
 
 def check_least(name: str, value: int, least: int) -> None:
-    """Refuse a number below its least value.
+    """Check that a number is not below its minimum.
 
     Raises:
-        ValueError: With both.
+        ValueError: If it is below.
     """
     if value < least:
         raise ValueError(f"data.init_args.{name} is {value}; it must be at least {least}")
 
 
 def check_streams(streams: int, batch_size: int) -> None:
-    """Refuse a number of streams that cannot share a batch evenly.
+    """Check that streams can share a batch evenly.
 
     Raises:
-        ValueError: With both.
+        ValueError: If ``streams`` does not divide ``batch_size``.
     """
     if batch_size % streams:
         raise ValueError(
@@ -87,13 +87,13 @@ def check_streams(streams: int, batch_size: int) -> None:
 
 
 def check_output_size(size: tuple[int, int] | None) -> None:
-    """Refuse what is no size of an image.
+    """Check the size of an image.
 
     Args:
         size: (H, W) in pixels, or None.
 
     Raises:
-        ValueError: With what was expected.
+        ValueError: If a side is below 1.
     """
     if size is not None and min(size) < 1:
         raise ValueError(
@@ -103,10 +103,10 @@ def check_output_size(size: tuple[int, int] | None) -> None:
 
 
 def check_crop(crop_size: int, scale: float) -> None:
-    """Refuse a crop that an integer scale does not divide.
+    """Check that an integer scale divides the crop size.
 
     Raises:
-        ValueError: Naming both keys and the nearest sizes that fit.
+        ValueError: If it does not; the message has both keys and the nearest valid sizes.
     """
     step = int(scale)
     if scale == step and crop_size % step:
