@@ -84,7 +84,7 @@ def print_report(report: dict[str, Any], path: Path) -> None:
         one = duplicates[0]
         log.info(
             "%s: the same bytes as an earlier one, and %s, such as %s, which is %s",
-            counted(len(duplicates), "picture"),
+            counted(len(duplicates), "image"),
             "kept" if report["options"]["--keep-duplicates"] else "left out",
             one["key"],
             one["same_as"],
@@ -96,7 +96,7 @@ def print_report(report: dict[str, Any], path: Path) -> None:
         samples = f" as {counted(counts['samples'], 'sample')}"
     log.info(
         "%s packed%s into %s (%.1f MB), %d refused",
-        counted(counts["packed"], "picture"),
+        counted(counts["packed"], "image"),
         samples,
         counted(counts["shards"], "shard"),
         counts["bytes"] / 1e6,

@@ -142,7 +142,7 @@ def test_a_batch_larger_than_the_data(tiny: Path, refusal: Refusal) -> None:
 
 def test_an_empty_folder(tiny: Path, refusal: Refusal) -> None:
     Path("empty").mkdir()
-    assert "'empty' holds no pictures; expected a folder of pictures" in refusal(
+    assert "'empty' has no images; expected a folder of images" in refusal(
         *FIT, *root(Path("empty"))
     )
 

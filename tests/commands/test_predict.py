@@ -355,7 +355,7 @@ def test_an_output_that_is_named_is_enlarged(
     predict(enlarger, "out/a_x2.png", *again)
     assert pixels(Path("out/a_x2_x4.png")).shape == (80, 96, 3)
     sentence = refusal(*PREDICT, "--data.init_args.predict", "out", *again)
-    assert "all 3 pictures found in 'out' are outputs in writer.folder" in sentence
+    assert "all 3 images found in 'out' are outputs in writer.folder" in sentence
 
 
 def test_one_broken_picture(

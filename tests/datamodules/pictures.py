@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def pixels(size: tuple[int, int] = (8, 6), seed: int = 0) -> np.ndarray:
-    """Random (H, W, 3) uint8 of a (W, H) size."""
+    """Return random (H, W, 3) uint8 of a (W, H) size."""
     width, height = size
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 

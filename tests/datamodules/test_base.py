@@ -1,4 +1,4 @@
-"""SRDataModule: the same sample in any batch, crops that fit, and messages that help."""
+"""SRDataModule: the same sample in any batch, matching crops, and helpful messages."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def expected():
 
 
 class TestTheSampleDecides:
-    """What happens to a sample is drawn from its seed: not from its batch, worker or rank."""
+    """All that is random about a sample is drawn from its seed, not its batch, worker or rank."""
 
     @pytest.mark.parametrize("workers", [0, 2])
     @pytest.mark.parametrize("batch_size", [1, 3, 16])
@@ -77,7 +77,7 @@ class TestTheSampleDecides:
                 torch.testing.assert_close(got[sample], image, rtol=0, atol=tolerance)
 
     def test_any_number_of_workers(self):
-        """Batch by batch and bit by bit, with broken, small and replaced images among them."""
+        """Bit-equal batches, with broken, small and replaced images among them."""
 
         def batches(workers):
             broken = {f"bad{i}": f"bad{i}.jpg: truncated" for i in range(3)}
@@ -91,7 +91,7 @@ class TestTheSampleDecides:
             )
             data.setup("fit")
             loader = data.train_dataloader()
-            for epoch in (0, 1):  # the workers live on
+            for epoch in (0, 1):  # the workers persist
                 data._position = lambda epoch=epoch: (epoch, 0)
                 yield from (on_device(data, batch) for batch in loader)
             yield data.tally.reasons
@@ -183,7 +183,7 @@ class TestTheSampleDecides:
             list(evaluation(data, "val"))
 
 
-# Each pixel of LR says where it is, and HR repeats it: so a pair fits exactly or not at all.
+# Each pixel of LR encodes its position, and HR repeats it: a pair fits exactly or not at all.
 def located(height: int, width: int) -> np.ndarray:
     y, x = np.mgrid[:height, :width]
     return np.stack([y, x, np.zeros_like(x)], axis=2).astype(np.uint8)
@@ -235,7 +235,7 @@ class TestCrops:
     def test_a_crop_as_large_as_the_picture(self):
         dataset = TrainingPictures(Memory({"a": {"hr": located(8, 8)}}), "train", 2.0, 8, True)
         crops = {dataset[item]["hr"].tobytes() for item in self.items(60)}
-        assert len(crops) == 8  # nothing but its orientations
+        assert len(crops) == 8  # its orientations only
 
     def test_crops_of_one_picture_differ_by_their_seeds(self):
         data = data_of(pictures(1), per_image=16, batch_size=16)
@@ -308,7 +308,7 @@ class TestEvaluation:
     def test_differing_sizes_in_one_batch_say_what_to_set(self):
         source = Memory({"a": {"hr": picture(8, 8)}, "b": {"hr": picture(8, 10)}})
         data = SRDataModule(2, val={"x": source}, degradation=noisy(), workers=0, eval_batch_size=2)
-        message = r"differing sizes in one batch \(x/a, x/b.*set data\.init_args\.eval_batch_size 1"
+        message = r"different sizes in one batch \(x/a, x/b.*set data\.init_args\.eval_batch_size 1"
         with pytest.raises(ValueError, match=message):
             list(evaluation(data, "val"))
 
@@ -353,7 +353,7 @@ class TestEvaluation:
         assert not torch.allclose(plain["lr"], x2["lr"], atol=1e-3)
 
     def test_many_scales_of_one_degradation(self):
-        """A source of another scale gets the run's bicubic at that scale, fractional ones too."""
+        """A source of another scale, fractional or not, gets the run's bicubic at that scale."""
         scales = [1, 2, 2.7, 4, 5.3, 8, 12]
         sources = {str(x): Memory(pictures(1, 192, 192).samples, scale=x) for x in scales}
         data = SRDataModule(2, test=sources, degradation=Bicubic(2), workers=0)
@@ -403,7 +403,7 @@ class TestUnreadable:
         keys = [key for batch in keys for key in batch]
         assert len(images) == len(keys) == 48
         assert not any("bad" in key for key in keys)
-        assert count >= 16  # a replacement may be broken, too
+        assert count >= 16  # replacements may be broken, too
         told = [record.getMessage() for record in caplog.records]
         assert told[0].startswith("skipped an unreadable training image (1 so far): /photos/bad")
         assert len(told) == min(count, 20)
@@ -445,7 +445,7 @@ class TestPredict:
         data = SRDataModule(2.5, predict=source, workers=0)
         a, b, c = evaluation(data, "predict")
         assert a["key"] == ["predict/a"]
-        assert a["size"] == (22, 18)  # 22.5 and 17.5, to even
+        assert a["size"] == (22, 18)  # 22.5 and 17.5, rounded to even
         assert a["meta"] == [{"path": "/in/a.png", "alpha": None}]
         assert "hr" not in a
         assert b == {"key": ["predict/b"], "error": ["/in/b.jpg: truncated"]}
@@ -552,7 +552,7 @@ class TestAugment:
 
     def test_16_bits_are_refused(self):
         source = Memory({"a": {"hr": picture(32, 32, dtype=np.uint16)}})
-        with pytest.raises(ValueError, match=r"augment works on 8-bit images"):
+        with pytest.raises(ValueError, match=r"augment requires 8-bit images"):
             list(training(data_of(source, batch_size=1, augment=self.adapter())))
 
 
@@ -566,7 +566,7 @@ class TestMessages:
         data = data_of(pictures(1), scale=4, crop_size=crop)
         with pytest.raises(ValueError, match=message):
             data.setup("fit")
-        check_crop(crop, 4.5)  # a fractional scale divides nothing, and need not
+        check_crop(crop, 4.5)  # a fractional scale need not divide it
 
     def test_the_crop_is_of_training_alone(self):
         data = data_of(pictures(1), scale=3, crop_size=64, predict=pictures(1))
@@ -600,7 +600,7 @@ class TestMessages:
             data_of(Folder(str(tmp_path))),
             data_of(pictures(8), val={"a": Folder(str(tmp_path))}),
         ):
-            with pytest.raises(ValueError, match="holds no images"):
+            with pytest.raises(ValueError, match="has no images"):
                 data.setup("fit")
 
     def test_a_plug_in_without_pictures(self):
@@ -632,7 +632,7 @@ class TestMessages:
 
     def test_nothing_makes_lr(self):
         data = SRDataModule(2, val={"set5": pictures(1)}, workers=0)
-        with pytest.raises(ValueError, match=r"'set5' gives no LR.*set degradation\.class_path"):
+        with pytest.raises(ValueError, match=r"'set5' has no LR.*set degradation\.class_path"):
             list(evaluation(data, "val"))
 
     @pytest.mark.parametrize(
@@ -685,7 +685,7 @@ class TestMessages:
 
 
 class TestPlugIns:
-    """Sources that others write, more and less careful ones."""
+    """Sources of plugins, correct and incorrect ones."""
 
     def test_the_least_there_is(self):
         class Mine(Source):
@@ -775,7 +775,7 @@ class TestPlugIns:
         data.setup("fit")
         batches = itertools.islice(data.plan().batches(0, 0, 0, 1), 12)
         first = [item.picture // 10 for batch in batches for item in batch]
-        assert 14 <= len(set(first)) <= 16  # the window; of 40 shards of ten
+        assert 14 <= len(set(first)) <= 16  # the window, of 40 shards of ten
 
 
 class TestOnDevice:
@@ -919,7 +919,7 @@ class TestState:
 
 
 def test_pairs_in_folders(tmp_path):
-    """`Paired`, training: the whole way from files to a batch."""
+    """`Paired` in training: from files to a batch."""
     for i in range(4):
         lr = picture(12, 12, i)
         for folder, pixels in (("lr", lr), ("hr", repeated(lr, 2))):

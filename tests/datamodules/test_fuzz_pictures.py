@@ -1,6 +1,6 @@
-"""Mutated image files give a reason or an image: never a crash, a hang or a flood of memory.
+"""Mutated image files give an error or an image: never a crash, a hang or excessive memory.
 
-The mutations run in a process of their own, whose memory is limited and whose death shows.
+The mutations run in a separate process with limited memory, whose death is noticed.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from datamodules.decode import REASONS, UnreadableImage, decode
 from datamodules.restart import decode_crop, encode_jpeg, restart_offsets
 
 REPO = Path(__file__).resolve().parents[2]
-MEMORY = 1 << 30  # beyond what the process has when its libraries are loaded
-SECONDS = 300  # for all, which take three
+MEMORY = 1 << 30  # beyond the process's memory after its imports
+SECONDS = 300  # for all mutations, which take three
 HEIGHT, WIDTH = 40, 56
 CHECKED = ("png", "png of 16 bits")  # the formats with a checksum of every byte
 
@@ -111,7 +111,7 @@ def wrong_magic(data, draw):
 
 
 def huge(data, draw):
-    """Wherever the size stands in the header, in whatever order of bytes, it is enormous."""
+    """An enormous size in the header, at every place and in both byte orders."""
     for kind, most in (("H", 65535), ("I", draw.choice((0x7FFFFFFF, 0xFFFFFFF0, 100_000)))):
         for order in "<>":
             for side in (HEIGHT, WIDTH):
@@ -204,7 +204,7 @@ def mutated_crops(rounds):
             continue
         assert crop.shape == (height, width, 3), number
         outcomes["an image"] += 1
-        if changed is data:  # offsets that are not the file's are seen, or were not needed
+        if changed is data:  # wrong offsets are detected, or were not needed
             whole = decode(data, "a").rgb
             top, left = box[:2]
             assert np.array_equal(crop, whole[top : top + height, left : left + width]), number

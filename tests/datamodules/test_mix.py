@@ -1,4 +1,4 @@
-"""Mix: keys, shares, order and resume as one source; and what cannot be mixed."""
+"""Mix: keys, shares, order and resume as one source; and sources that cannot be mixed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.datamodules.test_base import data_of
 
 
 class Sharded(Memory):
-    """Groups of five; remembers what it is told."""
+    """Groups of five; records announced groups."""
 
     def __init__(self, count, seed=0):
         super().__init__({f"s{i:02d}": {"hr": picture(16, 20, seed + i)} for i in range(count)})
@@ -74,7 +74,7 @@ class TestTraining:
         data = data_of(Mix({"mixed": inner, "rest": Sharded(10, 200)}, samples=512), batch_size=16)
         each = Counter(key.rpartition("/")[0] for b in training(data) for key in b["key"])
         assert sum(each.values()) == 512
-        # 50 images of 60, of which three quarters; exact to one in each block of 256.
+        # 50 of 60 images, three quarters of them; exact to one in each block of 256.
         for name, share in (("mixed/photos", 320), ("mixed/faces", 320 / 3), ("rest", 256 / 3)):
             assert abs(each[f"train/{name}"] - share) <= 1
 
@@ -173,7 +173,7 @@ class TestWhatCannotBeMixed:
         ("source", "message"),
         [
             (Memory(pictures(1).samples, scale=3), "'b' has scale 3, but the mixture is used at 2"),
-            (Memory(pictures(1).samples, degradation=Bicubic(2)), "'b' has a degradation of its o"),
+            (Memory(pictures(1).samples, degradation=Bicubic(2)), "'b' has its own degradation"),
             (Memory({}), r"'b' \(Memory\) has 0 images"),
         ],
     )
@@ -194,7 +194,7 @@ class TestWhatCannotBeMixed:
 
     def test_too_many_parts(self):
         inner = [Mix({f"{n}": pictures(1) for n in range(129)}) for _ in range(2)]
-        with pytest.raises(ValueError, match=r"has 258 sources; there can be up to 256"):
+        with pytest.raises(ValueError, match=r"has 258 sources; expected 256 at most"):
             Mix({"a": inner[0], "b": inner[1]}).prepare(2.0)
 
     def test_two_equal_keys_in_a_source(self):

@@ -1,4 +1,4 @@
-"""The packer: its shards are plain WebDataset tars, whole or not there."""
+"""The packer: its shards are plain WebDataset tars, complete or absent."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_index_is_written_and_fresh(images, tmp_path, monkeypatch):
     pack.main([str(images), str(tmp_path / "out")])
     from datamodules import shard_index
 
-    monkeypatch.setattr(shard_index, "build_index", None)  # would fail if it were made again
+    monkeypatch.setattr(shard_index, "build_index", None)  # fails if it is made again
     assert len(source(tmp_path / "out").keys) == 5
 
 
@@ -193,7 +193,7 @@ def test_nothing_but_refused_pictures(tmp_path, caplog):
     [
         (["--lr", "x"], "--lr needs --scale"),
         (["--lr-suffix", "x2"], "--lr, which is not given"),
-        (["--lr", "x", "--scale", "2", "--max-long-side", "9"], "would part HR from --lr"),
+        (["--lr", "x", "--scale", "2", "--max-long-side", "9"], "would misalign HR and --lr"),
         (["--step", "4"], "--crop, which is not given"),
         (["--thresh", "4"], "--crop, which is not given"),
         (["--lr", "x", "--scale", "4", "--crop", "30"], "give 28 or 32"),
@@ -202,8 +202,8 @@ def test_nothing_but_refused_pictures(tmp_path, caplog):
         (["--restart-markers", "--encode", "webp"], "--encode is webp"),
         (["--restart-markers", "--crop", "8"], "--encode jpeg:97"),
         (["--captions", "text", "--no-sidecars"], "drop --no-sidecars"),
-        (["--shard-in-key"], "SOURCE is none"),
-        (["--min-side", "9", "--max-short-side", "8"], "it is about the result"),
+        (["--shard-in-key"], "SOURCE is not one"),
+        (["--min-side", "9", "--max-short-side", "8"], "it applies to the result"),
     ],
 )
 def test_options_that_contradict_each_other(images, tmp_path, options, words, caplog):
@@ -241,7 +241,7 @@ def test_broken_files_are_refused_and_listed(images, tmp_path, caplog):
     (images / "b.png").write_bytes(whole[: len(whole) // 2])
     assert pack.main([str(images), str(tmp_path / "out")]) == 1
     assert source(tmp_path / "out").keys == ["a", "deep/c", "deep/d", "e"]
-    assert "text.jpg: no image" in caplog.text
+    assert "text.jpg: not an image" in caplog.text
     assert "b.png: " in caplog.text
     assert "4 images packed into 1 shard (0.0 MB), 2 refused" in caplog.text
 
@@ -261,7 +261,7 @@ def test_all_kinds_of_pictures_are_packed(tmp_path):
 
 
 def test_no_shard_is_ever_half_written(images, tmp_path, monkeypatch):
-    """A kill in the middle leaves whole shards, and a part that no reader takes for one."""
+    """A kill leaves complete shards, and a part that no reader takes for a shard."""
 
     class Killed(BaseException):
         pass
@@ -293,7 +293,7 @@ def test_earlier_shards_are_not_mixed_in(images, tmp_path, caplog):
     pack.main([str(images), str(out), "--samples-per-shard", "1"])
     other = save(out / "mine.png")
     assert pack.main([str(images), str(out)]) == 2
-    assert "already holds shards called shard-*.tar" in caplog.text
+    assert "already has shards named shard-*.tar" in caplog.text
     assert pack.main([str(images), str(out), "--overwrite"]) == 0
     assert sorted(p.name for p in out.iterdir()) == [
         "mine.png",
@@ -309,7 +309,7 @@ def test_earlier_shards_are_not_mixed_in(images, tmp_path, caplog):
     "name", ["shard-000000.tar", "shard-000007.tar.idx.json", "shard-000000.tar.part"]
 )
 def test_shards_of_others_are_never_removed(images, tmp_path, caplog, name):
-    """Not even by --overwrite: no journal says that they were written here."""
+    """Not even by --overwrite: no journal lists them."""
     out = tmp_path / "out"
     out.mkdir()
     (out / name).write_bytes(b"mine")
@@ -352,7 +352,7 @@ def test_dots_in_names(tmp_path, caplog):
 
 def test_nothing_to_pack(tmp_path, caplog):
     assert pack.main([str(tmp_path), str(tmp_path / "out")]) == 2
-    assert "holds no images" in caplog.text
+    assert "has no images" in caplog.text
     assert pack.main([str(tmp_path / "nowhere"), str(tmp_path / "out")]) == 2
     assert "is not a folder" in caplog.text
     save(tmp_path / "a.png")
@@ -382,7 +382,7 @@ def test_bad_numbers(images, tmp_path, options, capsys):
 
 @pytest.mark.parametrize(
     ("more", "words"),
-    [(["c.jpg", "d.jpg"], "put a pattern in quotes"), (["--crops", "3"], "there is no --crops 3")],
+    [(["c.jpg", "d.jpg"], "quote a pattern"), (["--crops", "3"], "unknown arguments: --crops 3")],
 )
 def test_too_many_arguments(images, tmp_path, more, words, capsys):
     with pytest.raises(SystemExit):

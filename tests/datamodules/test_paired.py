@@ -94,5 +94,5 @@ def test_folders_that_are_missing_or_empty(root):
     with pytest.raises(ValueError, match=r"folder of LR images, '.*nowhere', does not exist"):
         Paired(str(root / "hr"), str(root / "nowhere")).prepare(2.0)
     (root / "none").mkdir()
-    with pytest.raises(ValueError, match=r"folder of HR images, '.*none', holds no images"):
+    with pytest.raises(ValueError, match=r"folder of HR images, '.*none', has no images"):
         Paired(str(root / "none"), str(root / "lr")).prepare(2.0)

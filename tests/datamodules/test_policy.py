@@ -1,4 +1,4 @@
-"""Images that cannot be used: counted by reason, told now and then, and a limit."""
+"""Unusable images: counted by reason, logged now and then, and limited."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class TestLimit:
         data.teardown("validate")
         with caplog.at_level(logging.WARNING, "datamodules.base"):
             data.teardown("fit")
-        message = r"were not used in 500 samples of this process: small 5\d"
+        message = r"not used in 500 samples of this process: small 5\d"
         assert re.search(message, caplog.text)
 
     def test_an_evaluation_counts_nothing(self):

@@ -1,4 +1,4 @@
-"""Judged triplets: found, read, cut alike, and refused where they are not whole."""
+"""Judged triplets: found, read, cropped alike, and refused if incomplete."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIDE = 20
 
 
 def write(folder: Path, names: str = "abcdef", judge: float = 0.25) -> Path:
-    """p0 is ref with all colours 1 higher, p1 is ref with all 2 higher; `ref` tells the name."""
+    """p0 is ref with all colours 1 higher, p1 with all 2 higher; `ref` encodes the name."""
     for part in (*PARTS, "judge"):
         (folder / part).mkdir(parents=True)
     for name in names:
@@ -98,14 +98,14 @@ def test_an_augmentation_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_not_whole(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no folder in which there are ref, p0, p1 and judge"):
+    with pytest.raises(ValueError, match="no folder with ref, p0, p1 and judge"):
         prepared(tmp_path / "none")
     folder = write(tmp_path / "torn")
     (folder / "p1/b.png").unlink()
     (folder / "judge/e.npy").unlink()
     with pytest.raises(ValueError, match=r"2 triplets of .*torn are not in all of .*: b, e: unp"):
         prepared(folder)
-    with pytest.raises(ValueError, match="holds no images"):
+    with pytest.raises(ValueError, match="has no images"):
         prepared(write(tmp_path / "empty", ""))
 
 
