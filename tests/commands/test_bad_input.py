@@ -136,7 +136,7 @@ def test_a_scale_that_does_not_divide_the_crop(tiny: Path, refusal: Refusal) -> 
 
 def test_a_batch_larger_than_the_data(tiny: Path, refusal: Refusal) -> None:
     sentence = refusal(*FIT, "--data.init_args.batch_size", 100)
-    assert "10 pictures" in sentence
+    assert "10 images" in sentence
     assert "data.init_args.batch_size 100" in sentence
 
 

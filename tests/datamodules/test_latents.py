@@ -100,7 +100,7 @@ def test_what_is_no_latent(tmp_path: Path) -> None:
 def test_encode_json(tmp_path: Path) -> None:
     z = {"latent.npy": npy(np.zeros((1, 2, 2), np.float32))}
     urls = write(tmp_path / "pairs", z, {**ABOUT_OURS, "scale": 4.0})
-    with pytest.raises(ValueError, match=r"of scale 4, and data\.init_args\.scale is 2"):
+    with pytest.raises(ValueError, match=r"of scale 4, but data\.init_args\.scale is 2"):
         Latents(urls).prepare(2.0)
     (tmp_path / "pairs" / ABOUT).write_text("{}")
     with pytest.raises(ValueError, match="has no factor, scale, space"):
