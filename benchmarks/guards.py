@@ -24,6 +24,7 @@ from callbacks.guard import Guard
 from callbacks.throughput import Throughput
 from datamodules.base import SRDataModule
 from datamodules.clock import Stopwatch
+from datamodules.settings import CropSettings
 from degradations.bicubic import Bicubic
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.regression import Regression
@@ -73,7 +74,7 @@ def in_a_run() -> dict[str, float]:
         *(2, pictures(64, 128, 128)),
         batch_size=16,
         crop_size=96,
-        crops_per_image=40,
+        crops=CropSettings(per_image=40),
         workers=0,
         degradation=Bicubic(2),
     )

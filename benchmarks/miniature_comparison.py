@@ -15,7 +15,7 @@ _PHOTOGRAPHS = (
     *("--data.init_args.train.init_args.root", "$ENLARGER_DATA/bsds400"),
 )
 # A recipe makes LR for one scale; a stage of CasArbi's enlarges by 2.
-_ONE_SCALE = (*_PHOTOGRAPHS, *_DEGRADED, "--data.init_args.scales", "null")
+_ONE_SCALE = (*_PHOTOGRAPHS, *_DEGRADED, "--data.init_args.crops.scales", "null")
 _STAGE = (*_ONE_SCALE, "--data.init_args.scale", "2")
 _ENCODED = ("--encode.crop", "64", "--encode.crops_per_image", "24", "--encode.flips", "true")
 _READS = ("--data.init_args.train.init_args.urls", "{invsr_latents}/*.tar")

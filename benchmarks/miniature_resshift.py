@@ -20,7 +20,7 @@ _ENCODED = (
     *("--encode.flips", "true", "--encode.pairs", "true"),
 )
 _READS = (
-    *("--data.init_args.crops_per_image", "1"),
+    *("--data.init_args.crops.per_image", "1"),
     *("--data.init_args.train", "datamodules.latents.Latents"),
     *("--data.init_args.train.init_args.urls", "{latents}/*.tar"),
 )

@@ -49,7 +49,7 @@ data:
     scale: 2
     batch_size: {batch}
     crop_size: 32
-    crops_per_image: {crops}
+    crops: {{per_image: {crops}}}
     workers: {workers}
     train:
       class_path: datamodules.mix.Mix

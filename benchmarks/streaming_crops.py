@@ -26,6 +26,7 @@ from benchmarks.streaming_loaders import decode
 from datamodules import pack
 from datamodules.base import SRDataModule
 from datamodules.restart import decode_crop
+from datamodules.settings import CropSettings
 from datamodules.shards import Shards
 
 SIZES = {"0.15 MP": (321, 481), "1 MP": (896, 1152), "2K, 2.8 MP": (1356, 2040)}
@@ -81,8 +82,7 @@ def loader(out: Path) -> SRDataModule:
         train=Shards(str(out / "shard-*.tar")),
         batch_size=BATCH,
         crop_size=CROP,
-        crops_per_image=CROPS,
-        flips=False,
+        crops=CropSettings(per_image=CROPS, flips=False),
         workers=0,
     )
     data.setup("fit")

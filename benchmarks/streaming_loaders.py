@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 
 from datamodules import pack
 from datamodules.base import SRDataModule
+from datamodules.settings import CropSettings
 from datamodules.shards import Shards
 
 try:
@@ -172,8 +173,7 @@ def ours(pictures: Path, place: Path, flips: bool = False) -> Loader:
         train=Shards(shards(pictures, place)),
         batch_size=BATCH,
         crop_size=CROP,
-        crops_per_image=COPIES,
-        flips=flips,
+        crops=CropSettings(per_image=COPIES, flips=flips),
         seed=0,
     )
     data.setup("fit")

@@ -12,15 +12,15 @@ from datamodules.decode import UnreadableImage
 
 
 def array_of(data: bytes, name: str, dimensions: int) -> NDArray[np.floating[Any]]:
-    """Floats of a ``.npy`` member.
+    """Return the floats of a ``.npy`` member.
 
     Args:
-        data: Its bytes.
-        name: Of the member, for messages.
-        dimensions: How many it has.
+        data: The member's bytes.
+        name: The member's name, for messages.
+        dimensions: The expected number of dimensions.
 
     Raises:
-        UnreadableImage: It is broken, or something else.
+        UnreadableImage: If the member is broken, or not floats of that many dimensions.
     """
     try:
         found = np.load(io.BytesIO(data), allow_pickle=False)

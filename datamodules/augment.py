@@ -9,40 +9,42 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import asks the internet for news
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import checks for updates online
 
 from albumentations import BaseCompose, BasicTransform
 
-from datamodules.base import Augmentation
+from datamodules.source import Augmentation
 from degradations.draws import seed_of
 
 
 class Albumentations(Augmentation):
     """Transforms of albumentations, one after the other, each with its own probability ``p``.
 
-    They change the HR crop before LR is made from it: the model learns to restore what they give.
-    There is no need for a ``Compose`` around them.
+    They change the HR crop before LR is made from it, so the model learns to restore their output.
+    They need no ``Compose`` around them.
 
     Args:
         transforms: Any transforms that keep the size, by class path, for example
             ``albumentations.HueSaturationValue``, or groups such as ``albumentations.OneOf``.
 
     Raises:
-        ValueError: ``transforms`` is empty.
+        ValueError: If ``transforms`` is empty.
     """
 
     def __init__(self, transforms: list[BasicTransform | BaseCompose]) -> None:
         if not transforms:
-            raise ValueError("Albumentations.transforms is empty; leave data.init_args.augment out")
+            raise ValueError(
+                "Albumentations.transforms is empty; leave data.init_args.crops.augment out"
+            )
         self.transforms = transforms
-        # All transforms share two generators that are put back to the start of the transform's own
-        # stream before it runs (4 us); making new ones, as its set_random_seed does, takes 9 us.
+        # All transforms share two generators, which are reset to the start of the transform's own
+        # stream before it runs (4 us); new ones, as set_random_seed makes them, take 9 us.
         self._generator = np.random.Generator(np.random.Philox(key=0))
         self._start = self._generator.bit_generator.state
         self._random = random.Random(0)
         for transform in transforms:
             transform.set_random_state(self._generator, self._random)
-        # A stream belongs to a transform's name, so that adding another one changes nothing for it.
+        # A stream belongs to a transform's name, so adding another transform does not change it.
         seen: Counter[str] = Counter()
         self._streams = []
         for transform in transforms:
@@ -51,19 +53,19 @@ class Albumentations(Augmentation):
             seen[name] += 1
 
     def __call__(self, hr: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-        """Transform one picture.
+        """Transform one image.
 
         Args:
-            hr: (H, W, 3) uint8; not changed.
+            hr: (H, W, 3) uint8; not modified.
             seed: The sample's seed, not negative.
 
         Raises:
-            ValueError: ``hr`` is no 8-bit picture, or a transform changed its size or type.
+            ValueError: If ``hr`` is not 8-bit, or a transform changed its size or type.
         """
         if hr.dtype != np.uint8:
             raise ValueError(
-                f"data.init_args.augment works on 8-bit pictures, and one of {hr.dtype} is in the "
-                "training set: convert that, or leave augment out"
+                f"data.init_args.crops.augment requires 8-bit images, and the training set has "
+                f"one of {hr.dtype}: convert it, or leave augment out"
             )
         image = hr.copy()  # some transforms work in place
         for transform, stream in zip(self.transforms, self._streams, strict=True):
@@ -71,9 +73,9 @@ class Albumentations(Augmentation):
             image = transform(image=image)["image"]
             if image.shape != hr.shape or image.dtype != hr.dtype:
                 raise ValueError(
-                    f"data.init_args.augment: {type(transform).__name__} made {image.dtype} "
-                    f"{image.shape} of {hr.dtype} {hr.shape}; only transforms that keep size and "
-                    "type can be used (for the size of crops, set data.init_args.crop_size)"
+                    f"data.init_args.crops.augment: {type(transform).__name__} returned "
+                    f"{image.dtype} {image.shape} for {hr.dtype} {hr.shape}; expected transforms "
+                    "that keep size and type (for the size of crops, set data.init_args.crop_size)"
                 )
         return image
 

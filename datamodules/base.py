@@ -1,6 +1,6 @@
-"""The data side of every run: Sources of pictures, the batch contract, and the one DataModule.
+"""The DataModule of every run.
 
-A picture's way: ``Source.read`` (decode) -> crop and flips in the worker, and ``collate``
+An image passes ``Source.read`` (decode) -> crop and flips in the worker, and ``collate``
 (``pictures.py``) -> the device -> ``SRDataModule.on_after_batch_transfer`` (float32 in [0, 1], then
 the degradation) -> the model.
 """
@@ -30,14 +30,13 @@ from datamodules.order_state import check_same_order, order_state
 from datamodules.outputs import Outputs
 from datamodules.pictures import Pictures, PredictPictures, TrainingPictures
 from datamodules.pieces import Pieces
-from datamodules.policy import Small, Tally
-from datamodules.scales import Scales
+from datamodules.policy import Tally
 from datamodules.sequential import SequentialPictures
 from datamodules.settings import (
+    CropSettings,
     check_crop,
     check_least,
     check_output_size,
-    check_policy,
     check_streams,
     checked_scale,
 )
@@ -52,44 +51,33 @@ log = logging.getLogger(__name__)
 
 
 class SRDataModule(LightningDataModule):
-    """Pictures for training, validation, test and prediction, degraded on the device.
+    """Images for training, validation, test and prediction, degraded on the device.
 
     Args:
-        scale: Factor by which pictures are enlarged; the one place where it is set. May be
-            fractional.
-        train: Pictures to train on.
+        scale: Factor by which images are enlarged, possibly fractional. It is set here only.
+        train: Images to train on.
         val: Sources to validate on, by name.
         test: Sources to test on, by name.
-        predict: Pictures to enlarge: a folder, a file, a list of both, or a Source.
-        batch_size: Training crops of one micro-batch, over all processes together.
+        predict: Images to enlarge: a folder, a file, a list of both, or a Source.
+        batch_size: Training crops in one micro-batch, summed over all processes.
         crop_size: Side of the training crops in HR pixels; a multiple of an integer scale. With
-            ``scales``, the largest HR side that may be drawn, at least.
-        crops_per_image: Crops taken from each training picture an epoch.
-        flips: Flip and transpose training crops at random.
-        augment: A further change of training crops, on the CPU.
-        scales: Train at arbitrary scales instead of ``scale``: another one for each batch.
-        size: Height and width to which ``predict`` enlarges every picture, whatever ``scale`` is;
-            the other commands do not look at it.
+            ``crops.scales``, at least the largest HR side that may be drawn.
+        crops: How training crops are taken from images.
+        size: Height and width to which ``predict`` enlarges every image, whatever ``scale`` is.
+            Other commands ignore it.
         degradation: Makes LR from HR; set it by the top-level key ``degradation``.
-        degradation_seed: Seed of the LR of validation and test, the same for all runs that are to
-            be compared.
+        degradation_seed: Seed of the LR in validation and test. Runs that are compared need the
+            same one.
         seed: Seed of order, crops and degradations in training; set it by ``seed_everything``.
-        workers: Processes that read pictures, for each process that trains; 0 reads in the training
-            process.
-        eval_batch_size: Pictures a batch in validation and test; more than 1 needs pictures of one
-            size.
-        streams: Number of canonical streams of the training order; the number of processes must
-            divide it, so that a run can be continued on another number of processes. By default the
-            largest divisor of batch_size up to 64.
-        small: What to do with training pictures smaller than crop_size: ``error``; ``pad``, mirror
-            them at their lower and right border; or ``skip``, put other pictures in their places.
-        unreadable_limit: Stop the run when more than this share of the training samples of a
-            process had a picture that cannot be read (another one was put in its place). Below
-            1,000 samples it is this share of 1,000: at 0.01, the eleventh stops the run; at 0, the
-            first.
+        workers: Reader processes for each training process; 0 reads in the training process.
+        eval_batch_size: Images per batch in validation and test; more than 1 requires images of
+            one size.
+        streams: Number of canonical streams of the training order. The number of processes must
+            divide it; a run can then resume on another number of processes. By default the largest
+            divisor of batch_size up to 64.
 
     Raises:
-        ValueError: Settings that do not fit together; the message names the keys.
+        ValueError: If settings do not fit together; the message names the keys.
     """
 
     def __init__(
@@ -101,45 +89,37 @@ class SRDataModule(LightningDataModule):
         predict: Source | list[str] | str | None = None,
         batch_size: int = 16,
         crop_size: int = 96,
-        crops_per_image: int = 1,
-        flips: bool = True,
-        augment: Augmentation | None = None,
+        crops: CropSettings = CropSettings(),  # noqa: B008  (frozen)
         degradation: Degradation | None = None,
         degradation_seed: int = 0,
         seed: int | None = None,
         workers: int = 2,
         eval_batch_size: int = 1,
         streams: int | None = None,
-        small: Small = "error",
-        unreadable_limit: float = 0.01,
-        scales: Scales | None = None,
         size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.scale = checked_scale(scale)
         check_least("batch_size", batch_size, 1)
         check_least("crop_size", crop_size, 1)
-        check_least("crops_per_image", crops_per_image, 1)
         check_least("eval_batch_size", eval_batch_size, 1)
         check_least("streams", 1 if streams is None else streams, 1)
         check_least("workers", workers, 0)
         check_output_size(size)
         self.train, self.val, self.test, self.predict = train, val or {}, test or {}, predict
         self.batch_size, self.crop_size = batch_size, crop_size
-        self.crops_per_image, self.flips, self.augment = crops_per_image, flips, augment
-        self.scales, self.size = scales, size
+        self.crops, self.size = crops, size
         self.degradation, self.degradation_seed = degradation, degradation_seed
         self.seed = seed or 0
         self.workers, self.eval_batch_size = workers, eval_batch_size
         self.streams = streams or default_streams(batch_size)
         check_streams(self.streams, batch_size)
-        check_policy(small, unreadable_limit)
-        if scales is not None:
-            scales.check_crop(crop_size)
-        self.small, self.tally = small, Tally(unreadable_limit)  # of this process
-        self.listener: Listener | None = None  # of training batches; a callback that measures
-        self.outputs: Outputs | None = None  # of predict; see commands/cli.py
-        self._fingerprint = ""  # of the training pictures' keys
+        if crops.scales is not None:
+            crops.scales.check_crop(crop_size)
+        self.tally = Tally(crops.unreadable_limit)  # counts of this process
+        self.listener: Listener | None = None  # a callback that measures training batches
+        self.outputs: Outputs | None = None  # where predict writes; see commands/cli.py
+        self._fingerprint = ""  # of the training images' keys
         self._datasets: dict[str, list[Pictures]] = {}
         self._left_out: set[str] = set()
         self._pool: PairPool | None = None
@@ -154,12 +134,12 @@ class SRDataModule(LightningDataModule):
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
 
         Raises:
-            ValueError: A source is missing, empty or unusable.
+            ValueError: If a source is missing, empty or unusable.
         """
         if stage == "fit":
             self._datasets["train"] = [self._training_pictures()]
             degradation = self._datasets["train"][0].source.degradation or self.degradation
-            if self.scales is not None:
+            if self.crops.scales is not None:
                 check_any_scale(degradation)
             self._pool = new_pool(degradation, self.batch_size, self._ranks()[1])
         if stage in ("fit", "validate"):
@@ -169,7 +149,7 @@ class SRDataModule(LightningDataModule):
         for verb, part in (("validate", "val"), ("test", "test")):
             if stage == verb and not self._datasets[part]:
                 raise ValueError(
-                    f"{verb} needs pictures: set data.init_args.{part} to a dict of name: Source"
+                    f"{verb} needs images: set data.init_args.{part} to a dict of name: Source"
                 )
         if stage == "predict":
             self._datasets["predict"] = [self._predict_pictures()]
@@ -184,13 +164,14 @@ class SRDataModule(LightningDataModule):
 
     def _training_pictures(self) -> TrainingPictures:
         if self.train is None:
-            raise ValueError("fit needs pictures to train on: set data.init_args.train to a Source")
+            raise ValueError("fit needs images to train on: set data.init_args.train to a Source")
         scale = self._scale_of(self.train)
-        if self.scales is None:
-            check_crop(self.crop_size, scale)  # here, for predict and test may have another scale
+        if self.crops.scales is None:
+            check_crop(self.crop_size, scale)  # here: predict and test may use another scale
         self.train.prepare(scale)
-        settings = ("train", scale, self.crop_size, self.flips, self.augment, self.small)
-        order = (self.seed, self.batch_size, self.streams, self.crops_per_image)
+        crops = self.crops
+        settings = ("train", scale, self.crop_size, crops.flips, crops.augment, crops.small)
+        order = (self.seed, self.batch_size, self.streams, crops.per_image)
         pictures, self._fingerprint = training_pictures(self.train, settings, order)
         self._plan = pictures.plan
         return pictures
@@ -204,22 +185,22 @@ class SRDataModule(LightningDataModule):
 
     @property
     def predict_keys(self) -> list[str]:
-        """Keys of all pictures that ``predict`` would enlarge, without the source's name."""
+        """Keys of all images that ``predict`` enlarges, without the source's name."""
         return list(self._datasets["predict"][0].source.keys)
 
     @property
     def predict_paths(self) -> list[str | None]:
-        """Files of these pictures, in the same order; None of those that have none."""
+        """Files of these images in the same order; None for an image without a file."""
         source = self._datasets["predict"][0].source
         return [source.path(index) for index in range(len(source.keys))]
 
     @property
     def predict_frames(self) -> int | None:
-        """Frames of the clips that ``predict`` would make; None where it makes pictures."""
+        """Number of frames of the clips that ``predict`` makes; None if it makes images."""
         return self._datasets["predict"][0].source.frames
 
     def skip_in_predict(self, keys: set[str]) -> None:
-        """Leave pictures out of ``predict``, for example those that are done.
+        """Leave images out of ``predict``, for example finished ones.
 
         Args:
             keys: Keys as in ``predict_keys``.
@@ -227,22 +208,22 @@ class SRDataModule(LightningDataModule):
         self._left_out = keys
 
     def convert_in_predict(self) -> None:
-        """Convert the pictures of ``predict`` from their colour profiles to sRGB."""
+        """Convert the images of ``predict`` from their colour profiles to sRGB."""
         self._datasets["predict"][0].source.srgb = True
 
     def plan(self) -> Plan:
-        """The order of training samples.
+        """Return the order of training samples.
 
         Raises:
-            ValueError: ``setup`` has not found the training pictures yet.
+            ValueError: If ``setup`` has not found the training images yet.
         """
         if self._plan is None:
-            raise ValueError("the plan is there after setup('fit'), which finds the pictures")
+            raise ValueError("the plan exists after setup('fit'), which finds the images")
         return self._plan
 
     @property
     def unreadable(self) -> int:
-        """How often this process skipped an unreadable training picture."""
+        """How often this process skipped an unreadable training image."""
         return self.tally.unreadable
 
     # -------------------------------------------------------------------------------- dataloaders
@@ -257,12 +238,12 @@ class SRDataModule(LightningDataModule):
         return loader_of(dataset, sampler, self.workers, self._on_cuda(), persistent)
 
     def _on_cuda(self) -> bool:
-        # Lightning copies to a GPU without waiting, which is so only from pinned memory.
+        # Lightning's copies to a GPU are asynchronous only from pinned memory.
         device = getattr(getattr(self.trainer, "strategy", None), "root_device", None)
         return device is not None and device.type == "cuda"
 
     def train_dataloader(self) -> Loader:
-        """Batches of crops in the plan's order, from where the run stands."""
+        """Return batches of crops in the plan's order, from the run's current position."""
         dataset = self._datasets["train"][0]
         sampler = PlanSampler(
             self.plan(), *self._ranks(), position=self._position, tell=dataset.source.upcoming
@@ -277,15 +258,15 @@ class SRDataModule(LightningDataModule):
         return [self._loader(x, evaluation_sampler(x, *order)) for x in self._datasets[part]]
 
     def val_dataloader(self) -> list[Loader]:
-        """One loader a source of ``val``, in the configuration's order."""
+        """Return one loader for each source of ``val``, in the configuration's order."""
         return self._evaluation("val", self.eval_batch_size)
 
     def test_dataloader(self) -> list[Loader]:
-        """One loader a source of ``test``, in the configuration's order."""
+        """Return one loader for each source of ``test``, in the configuration's order."""
         return self._evaluation("test", self.eval_batch_size)
 
     def predict_dataloader(self) -> list[Loader]:
-        """One loader over the pictures to enlarge, one picture a batch."""
+        """Return one loader over the images to enlarge, one image per batch."""
         return self._evaluation("predict", 1)
 
     # ---------------------------------------------------------------------------------- on device
@@ -293,10 +274,10 @@ class SRDataModule(LightningDataModule):
     def on_before_batch_transfer(
         self, batch: dict[str, Any], dataloader_idx: int
     ) -> dict[str, Any]:
-        """Count and tell which training pictures were replaced in this batch.
+        """Count the training images that were replaced in this batch.
 
         Raises:
-            ValueError: More than ``unreadable_limit`` could not be read; they are listed.
+            ValueError: If more than ``crops.unreadable_limit`` were unreadable; they are listed.
         """
         skipped, seconds = batch.pop("skipped", []), batch.pop("seconds", [])
         if self._part() == "train":
@@ -306,10 +287,10 @@ class SRDataModule(LightningDataModule):
         return batch
 
     def teardown(self, stage: str) -> None:
-        """Say how many training pictures were not used, and why."""
+        """Log how many training images were not used, and why."""
         if stage == "fit" and self.tally.reasons:
             log.warning(
-                "training pictures that were not used in %d samples of this process: %s",
+                "training images not used in %d samples of this process: %s",
                 self.tally.samples,
                 self.tally.summary(),
             )
@@ -317,17 +298,17 @@ class SRDataModule(LightningDataModule):
     def transfer_batch_to_device(
         self, batch: dict[str, Any], device: torch.device, dataloader_idx: int
     ) -> Any:
-        """Move the tensors, but leave ``seed`` on the CPU, where everything is drawn from it."""
+        """Move the tensors except ``seed``, which stays on the CPU, where it is used."""
         seed = batch.pop("seed")
         moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
         moved["seed"] = seed
         return moved
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Batch:
-        """Make float32 in [0, 1] and, of HR without LR, the LR; check each source's first batch.
+        """Convert to float32 in [0, 1], make missing LR, and check each source's first batch.
 
         Raises:
-            ValueError: There is nothing that makes LR, or it makes it for another scale.
+            ValueError: If no degradation makes LR, or it makes LR for another scale.
         """
         if "error" in batch:
             return {"key": batch["key"], "error": batch["error"]}
@@ -336,7 +317,7 @@ class SRDataModule(LightningDataModule):
         pool = self._pool if part == "train" and "lr" not in batch else None
         if pool is not None:
             check_pooled(batch)
-        # A run that goes on begins anywhere, also at a batch that Guard has to leave out.
+        # A resumed run may begin at any batch, also at one that Guard must skip.
         finite = dataset.checked or part != "train" or self._position() == (0, 0)
         scale = self._to_pictures(batch)
         if "lr" not in batch and "hr" in batch:
@@ -352,14 +333,15 @@ class SRDataModule(LightningDataModule):
         return cast(Batch, batch)
 
     def _to_pictures(self, batch: dict[str, Any]) -> float | None:
-        """Make float32 of the pictures; the scale of this batch alone, if it has one."""
+        """Convert the images to float32; return the scale of this batch, if it has its own."""
         place = batch.pop("place", None)
-        if self.scales is None or place is None:
+        scales = self.crops.scales
+        if scales is None or place is None:
             to_floats(batch)
             return None
         epoch, position = place[0]
-        sides = self.scales.sides(self.seed, epoch, self.plan().batch_of(position))
-        self.scales.to_pictures(batch, sides.hr)
+        sides = scales.sides(self.seed, epoch, self.plan().batch_of(position))
+        scales.to_pictures(batch, sides.hr)
         return sides.hr / sides.lr
 
     def _part(self) -> str:
@@ -371,7 +353,7 @@ class SRDataModule(LightningDataModule):
     # -------------------------------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Any]:
-        """What fixes the order of the samples, and the pair pools; all processes call it together.
+        """Return what fixes the sample order, and the pair pools. All processes must call it.
 
         The position itself is in the loops' counters.
         """
@@ -385,14 +367,14 @@ class SRDataModule(LightningDataModule):
         return order_state(self.plan(), self._fingerprint, pool)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to continue on data that would give another order.
+        """Refuse to resume on data that would give another order.
 
         Args:
-            state_dict: As ``state_dict`` gave it.
+            state_dict: The result of ``state_dict``.
 
         Raises:
-            ValueError: The pictures, the seed or the batch size are others than those of the
-                checkpoint, or the number of processes with a pair pool.
+            ValueError: If the images, the seed or the batch size differ from the checkpoint's, or,
+                with a pair pool, the number of processes.
         """
         if "train" in self._datasets:
             check_same_order(state_dict, self._order())

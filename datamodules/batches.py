@@ -1,4 +1,4 @@
-"""Samples put together into one batch, and the check that it is as the contract has it."""
+"""Collate samples into a batch, and check a batch against the contract."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from torch.utils.data import default_collate, get_worker_info
 from datamodules.clock import Preparation
 from datamodules.source import Batch, Pixels
 
-PICTURES = ("hr", "lr", "ref", "p0", "p1")  # of a batch, where they are
+PICTURES = ("hr", "lr", "ref", "p0", "p1")  # of a batch, where present
 CLIP = "clip"
 WHOLE = ("text", "meta", "error")  # lists as they are
-COMMON = ("size", "frames")  # equal for all of a batch
-TEXTS = ("text_features", "text_lengths")  # of captions of differing lengths
+COMMON = ("size", "frames")  # equal in all samples of a batch
+TEXTS = ("text_features", "text_lengths")  # of captions of different lengths
 
 
 class Crops(list[dict[str, Any]]):
-    """Training samples whose ``hr`` lie together already.
+    """Training samples whose ``hr`` share one array, so that stacking them copies nothing.
 
     Args:
-        count: How many there will be.
-        side: Of each, in pixels.
+        count: Number of samples.
+        side: Side of each crop in pixels.
     """
 
     def __init__(self, count: int, side: int) -> None:
@@ -36,13 +36,13 @@ class Crops(list[dict[str, Any]]):
         size = (count, side, side, 3)
         if get_worker_info() is None:
             self.hr = torch.empty(size, dtype=torch.uint8)
-        else:  # shared at once: what a worker sends would be copied
+        else:  # shared from the start: else sending it from a worker copies it
             memory = cast(Any, torch.UntypedStorage)._new_shared(count * side * side * 3)
             self.hr = torch.empty(0, dtype=torch.uint8).set_(memory).view(size)
         self.rows: NDArray[np.uint8] = self.hr.numpy()
 
     def add(self, sample: dict[str, Any]) -> None:
-        """The next sample; its ``hr`` is copied unless it is in its place."""
+        """Add the next sample; its ``hr`` is copied unless it already lies in its row."""
         self.append(sample)
         row, hr = self.rows[len(self) - 1], sample["hr"]
         if hr.dtype == np.uint8 and hr is not row:
@@ -50,24 +50,24 @@ class Crops(list[dict[str, Any]]):
             sample["hr"] = row
 
     def together(self) -> Tensor | None:
-        """(B, 3, side, side); None where some have 16 bits."""
+        """Return (B, 3, side, side); None if some crops have 16 bits."""
         if any(sample["hr"].dtype != np.uint8 for sample in self):
             return None
         return self.hr.permute(0, 3, 1, 2)
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Put samples together into one batch.
+    """Collate samples into one batch.
 
     Args:
-        samples: As the datasets above give them.
+        samples: Samples of the datasets in ``pictures.py``.
 
     Returns:
-        Pictures as uint8 tensors or, where one of them has 16 bits, as float32 in [0, 1]; (B, 3, H,
-        W), but not contiguous: in memory colours come last, as they were decoded.
+        Images as uint8 tensors or, if one of them has 16 bits, as float32 in [0, 1]; (B, 3, H, W),
+        but not contiguous: in memory the channels come last, as they were decoded.
 
     Raises:
-        ValueError: Pictures of differing sizes, or samples with and without LR (or text).
+        ValueError: If images differ in size, or only some samples have LR (or text).
     """
     keys = [s["key"] for s in samples]
     batch: dict[str, Any] = {
@@ -81,7 +81,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         if len(values) < len(samples):
             raise ValueError(
                 f"only {len(values)} of {len(samples)} samples in one batch ({', '.join(keys[:3])}"
-                f", ...) have {name!r}: a Source gives it for all pictures, or for none"
+                f", ...) have {name!r}: a Source gives it for all images, or for none"
             )
         ready = samples.together() if name == "hr" and isinstance(samples, Crops) else None
         if ready is not None:
@@ -111,7 +111,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 def _equal(values: list[Any], keys: list[str], what: str) -> Any:
     if len(set(values)) > 1:
         raise ValueError(
-            f"outputs of differing {what} are wanted in one batch ({', '.join(keys[:3])}, ...): "
+            f"one batch asks for outputs of different {what} ({', '.join(keys[:3])}, ...): "
             "set data.init_args.eval_batch_size 1"
         )
     return values[0]
@@ -121,7 +121,7 @@ def _stack(pictures: list[Pixels], keys: list[str]) -> Tensor:
     shapes = {picture.shape for picture in pictures}
     if len(shapes) > 1:
         raise ValueError(
-            f"pictures of differing sizes in one batch ({', '.join(keys[:3])}, ...): set "
+            f"images of different sizes in one batch ({', '.join(keys[:3])}, ...): set "
             "data.init_args.eval_batch_size 1"
         )
     arrays: list[NDArray[Any]] = list(pictures)
@@ -133,22 +133,22 @@ def _stack(pictures: list[Pixels], keys: list[str]) -> Tensor:
 def _latents(values: list[NDArray[Any]], keys: list[str]) -> Tensor:
     if len({value.shape for value in values}) > 1:
         raise ValueError(
-            f"latents of differing sizes in one batch ({', '.join(keys[:3])}, ...): encode squares "
+            f"latents of different sizes in one batch ({', '.join(keys[:3])}, ...): encode squares "
             "with --encode.crop, or set data.init_args.batch_size 1"
         )
     return _stacked(values)
 
 
 def _filled(texts: Sequence[Tensor], keys: list[str]) -> Tensor:
-    # (B, n, W) of (n_i, W) or (B_i, n_i, W), with zeros behind the shorter ones.
+    # (B, n, W) from (n_i, W) or (B_i, n_i, W); shorter ones are padded with zeros.
     if len({text.shape[-1] for text in texts}) > 1:
         raise ValueError(
-            f"features of texts of differing widths in one batch ({', '.join(keys[:3])}, ...): "
+            f"text features of different widths in one batch ({', '.join(keys[:3])}, ...): "
             "encode all shards with one encoder"
         )
     if not all(text.shape[-2] for text in texts):
         raise ValueError(
-            f"a caption of {', '.join(keys[:3])}, ... has no token: leave it out, or encode anew"
+            f"a caption of {', '.join(keys[:3])}, ... has no token: leave it out, or encode again"
         )
     longest = max(text.shape[-2] for text in texts)
     filled = [functional.pad(text, (0, 0, 0, longest - text.shape[-2])) for text in texts]
@@ -157,16 +157,16 @@ def _filled(texts: Sequence[Tensor], keys: list[str]) -> Tensor:
 
 def _stacked(arrays: list[NDArray[Any]]) -> Tensor:
     arrays = [a if a.flags.writeable else a.copy() for a in arrays]  # torch would warn
-    # torch's own function: in a worker it writes to the memory that the processes share.
+    # torch's own function: in a worker it writes to shared memory.
     stacked: Tensor = default_collate([torch.from_numpy(np.ascontiguousarray(a)) for a in arrays])
     return stacked
 
 
 def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """One batch out of those of its parts, as ``collate`` would make it of all samples.
+    """Join the parts of a batch, with the result of ``collate`` on all samples.
 
     Raises:
-        ValueError: Parts with and without LR (or text).
+        ValueError: If only some parts have LR (or text).
     """
     batch: dict[str, Any] = {}
     for name in dict.fromkeys(name for part in parts for name in part):
@@ -175,7 +175,7 @@ def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
             keys = [key for part in parts for key in part["key"]]
             raise ValueError(
                 f"only some of {len(keys)} samples in one batch ({', '.join(keys[:3])}, ...) have "
-                f"{name!r}: a Source gives it for all pictures, or for none"
+                f"{name!r}: a Source gives it for all images, or for none"
             )
         if not isinstance(values[0], Tensor):
             batch[name] = [value for part in values for value in part]
@@ -191,13 +191,13 @@ def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def to_floats(batch: dict[str, Any]) -> None:
-    """Make the pictures and clips of a batch float32 in [0, 1] and contiguous, where they are."""
+    """Convert the images and clips of a batch to contiguous float32 in [0, 1], in place."""
     if "size" in batch:
-        batch["size"] = tuple(batch["size"])  # pinned memory had made a list of it
+        batch["size"] = tuple(batch["size"])  # pinning memory made it a list
     for name in (*PICTURES, CLIP):
         if name in batch:
             image = batch[name]
-            # Colours come last in memory until here: one pass converts and sorts them.
+            # Until here channels come last in memory: one pass converts and reorders them.
             floats = image.to(torch.float32, memory_format=torch.contiguous_format)
             batch[name] = floats.div_(255) if image.dtype == torch.uint8 else floats
 
@@ -205,11 +205,11 @@ def to_floats(batch: dict[str, Any]) -> None:
 def add_size(
     batch: dict[str, Any], output_size: Callable[[Sequence[int]], tuple[int, int]]
 ) -> None:
-    """Say how large the output is, and of how many frames; unless that is what was asked for.
+    """Add the output size, and the number of frames, unless the batch asks for its own.
 
     Args:
-        batch: On its device.
-        output_size: (H, W) of what is made of an LR of (h, w) that has no HR.
+        batch: The batch on its device.
+        output_size: Returns (H, W) of the output for an LR of (h, w) without HR.
     """
     if "hr" in batch:
         batch["size"] = tuple(batch["hr"].shape[-2:])
@@ -220,14 +220,14 @@ def add_size(
 
 
 def check_batch(batch: Batch, finite: bool = True) -> None:
-    """Check shapes, types and ranges of a batch, once a source.
+    """Check shapes, types and ranges of a batch.
 
     Args:
-        batch: On its device.
-        finite: Whether NaN and infinity are refused, too.
+        batch: The batch on its device.
+        finite: Whether to refuse NaN and infinity, too.
 
     Raises:
-        ValueError: Saying which part of the batch is not as the contract has it.
+        ValueError: If a part of the batch breaks the contract; the message names it.
     """
     count = len(batch["key"])
     for name in (*PICTURES, CLIP):

@@ -1,8 +1,9 @@
-"""Benchmark sets with a folder a scale, such as Set5 and Set14."""
+"""Benchmark sets with a folder for each scale, such as Set5 and Set14."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from datamodules.paired import Paired
 from datamodules.pairs import with_scale
@@ -14,19 +15,19 @@ class Benchmark(Paired):
 
     Args:
         root: The set's folder. May hold environment variables: ``$ENLARGER_DATA/set5``.
-        scale: Scale of this source alone, in an evaluation over several scales.
     """
 
-    def __init__(self, root: str, scale: float | None = None) -> None:
-        super().__init__(hr=f"{root}/x{{scale}}/hr", lr=f"{root}/x{{scale}}/lr", scale=scale)
+    def __init__(self, root: str, **kwargs: Any) -> None:
+        hr, lr = f"{root}/x{{scale}}/hr", f"{root}/x{{scale}}/lr"
+        super().__init__(hr=hr, lr=lr, lr_suffix="", **kwargs)
         self.root = root
 
     def prepare(self, scale: float) -> None:
-        """Find the scale's folder, and pair its pictures. Args as ``Source.prepare``.
+        """Find the scale's folder, and pair its images. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: The set has no folder for this scale (those it has are listed), or as for
-                ``Paired``.
+            ValueError: If the set has no folder for this scale (the message lists those it has),
+                or as for ``Paired``.
         """
         root = Path(expand_path(self.root, "Benchmark.root"))
         if not root.is_dir():
@@ -37,6 +38,6 @@ class Benchmark(Paired):
             there = f"it has {', '.join(found)}" if found else "it has none such as x2/hr"
             raise ValueError(
                 f"Benchmark.root {str(root)!r} has no folder {wanted} for data.init_args.scale "
-                f"{scale:g}: {there} (a plain folder of pictures is a datamodules.folder.Folder)"
+                f"{scale:g}: {there} (a plain folder of images is a datamodules.folder.Folder)"
             )
         super().prepare(scale)

@@ -1,4 +1,4 @@
-"""Numbers of bytes as people write them: 500M, 50G."""
+"""Byte sizes as users write them: 500M, 50G."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def parse_bytes(text: str | int, what: str) -> int:
-    """Bytes from ``50G``.
+    """Parse a number of bytes such as ``50G``.
 
     Args:
-        text: A number, or one with a unit (K, M, G, T; powers of 1024).
-        what: Where it was written, for the message.
+        text: A number, optionally with a unit (K, M, G, T; powers of 1024).
+        what: The key that was set, for the message.
 
     Raises:
-        ValueError: It is no such number.
+        ValueError: If it is not such a number.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(text).strip(), re.IGNORECASE)
     if match is None:

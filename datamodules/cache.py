@@ -1,9 +1,9 @@
-"""Remote shards on the node's disk: shared by its processes, limited in size, checked.
+"""Disk cache of remote shards: shared by the processes of a node, limited in size, checked.
 
-A folder holds whole files under their names, ``*.part`` files of downloads (the expected size is in
-the name, so that others leave room for them; a download that was killed is continued), and in
-``locks`` and ``claims`` what the processes tell each other. A lock is held by the kernel for a
-process: it ends with it, however it ends.
+A folder holds complete files under their names, ``*.part`` files of downloads (the expected size is
+in the name, so that other processes leave room for them; a killed download is continued), and the
+processes' ``locks`` and ``claims``. The kernel holds a lock for a process and releases it when the
+process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from files.owned import put_in_place, remove_file
 log = logging.getLogger(__name__)
 
 PART = re.compile(r"\.(\d+)\.part$")
-OLD_PART = 24 * 3600.0  # seconds: nobody comes back for it
-FULL_PAUSE = 60.0  # seconds during which a full disk is not tried again
-ROOM_PAUSE = 2.0  # seconds during which a file that had no room is not tried again
+OLD_PART = 24 * 3600.0  # seconds after which a partial download counts as abandoned
+FULL_PAUSE = 60.0  # seconds before a full disk is tried again
+ROOM_PAUSE = 2.0  # seconds before a file that did not fit is tried again
 
 
 class Wanted(NamedTuple):
     """A remote file.
 
     Args:
-        url: Where it is.
-        version: What the server said about its version; another version is another file.
-        size: Its bytes, where they are known.
-        checksum: xxh3_128 of them in hexadecimal, where it is known.
+        url: Its address.
+        version: The version that the server reports; another version is another file.
+        size: Size in bytes, if known.
+        checksum: Hexadecimal xxh3_128 of the content, if known.
     """
 
     url: str
@@ -58,27 +58,27 @@ class Wanted(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its name in the cache."""
+        """The file's name in the cache."""
         digest = hashlib.blake2b(f"{self.url}\n{self.version}".encode(), digest_size=8).hexdigest()
         file = re.sub(r"[^\w.-]", "_", shown(self.url).rpartition("/")[2])[-80:]
         return f"{digest}-{file}"
 
 
 class _File(NamedTuple):
-    used: float  # when, in seconds
+    used: float  # time of the last use, in seconds
     size: int
     path: Path
     part: bool
 
 
 class DiskCache:
-    """Files of one folder that never take more than a given size.
+    """Files in one folder whose total size never exceeds a limit.
 
     Args:
-        folder: Where they are; made if it is not there.
-        limit: Bytes that they may take, together.
-        patience: How long to try to get one.
-        downloads: How many files are fetched ahead at a time; 0 for none.
+        folder: The folder; created if missing.
+        limit: Total size in bytes.
+        patience: When to give up on a download.
+        downloads: Number of files fetched ahead at a time; 0 for none.
     """
 
     def __init__(self, folder: Path, limit: int, patience: Patience, downloads: int = 2) -> None:
@@ -92,13 +92,13 @@ class DiskCache:
                     remove_file(file.path)
 
     def _forget(self) -> None:
-        """Begin as a process that has claimed nothing and fetches nothing ahead."""
+        """Reset to a process that has claimed nothing and fetches nothing ahead."""
         self._pid = os.getpid()
         self._ahead: ReadAhead[Wanted] | None = None
-        self._claims: tuple[int, Path] | None = None  # descriptor that is locked, its list
+        self._claims: tuple[int, Path] | None = None  # the locked descriptor, and its list
         self._claimed: list[str] = []
         self._full_until = 0.0
-        self._not_before: dict[str, float] = {}  # files that had no room, and when to try again
+        self._not_before: dict[str, float] = {}  # when to try files again that did not fit
         self._said: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -116,50 +116,50 @@ class DiskCache:
     # ------------------------------------------------------------------------------------- fetch
 
     def fetch(self, wanted: Wanted, stopped: Callable[[], bool] = lambda: False) -> Path | None:
-        """The file on this disk, fetched if it is not there.
+        """Return the file on this disk, downloaded if missing.
 
         Args:
-            wanted: Which one.
-            stopped: Asked while it is fetched; None is returned soon after it says so.
+            wanted: The remote file.
+            stopped: Polled during the download; None is returned soon after it returns True.
 
         Returns:
-            None if the file cannot be kept: there is no room, or the server gives another content
-            than that which was indexed. What is wanted of it is then to be read from the server.
+            None if the file cannot be kept: it does not fit, or the server sends other content
+            than was indexed. The caller then reads its samples from the server.
 
         Raises:
-            RemoteError: It cannot be got.
+            RemoteError: If the download fails.
         """
         path = self.folder / wanted.name
-        if self._there(path, wanted):
+        if self._has(path, wanted):
             return path
-        # Otherwise each sample would wait for the locks and look through the folder.
+        # Without this pause, each sample would wait for the locks and list the folder.
         if time.monotonic() < max(self._full_until, self._not_before.get(wanted.name, 0.0)):
             return None
         with self._lock(wanted.name):
-            if self._there(path, wanted):  # another process was quicker
+            if self._has(path, wanted):  # another process was faster
                 return path
-            return path if self._get(wanted, path, stopped) else None
+            return path if self._download(wanted, path, stopped) else None
 
     def drop(self, wanted: Wanted) -> None:
-        """Remove a file that turned out to be damaged on the disk."""
+        """Remove a file that is damaged on the disk."""
         with self._lock(wanted.name):
             remove_file(self.folder / wanted.name)
 
-    def _there(self, path: Path, wanted: Wanted) -> bool:
+    def _has(self, path: Path, wanted: Wanted) -> bool:
         try:
             state = path.stat()
             if wanted.size is not None and state.st_size != wanted.size:
                 return False
-            os.utime(path)  # it was used
+            os.utime(path)  # the time of its last use
         except FileNotFoundError:
             return False
         return True
 
-    def _get(self, wanted: Wanted, path: Path, stopped: Callable[[], bool]) -> bool:
+    def _download(self, wanted: Wanted, path: Path, stopped: Callable[[], bool]) -> bool:
         part = path.with_name(f"{path.name}.{wanted.size or 0}.part")
         unknown = wanted.size is None
         if not self._make_room(wanted.size or 0, part, anyway=unknown):
-            self._no_room(wanted)
+            self._warn_no_room(wanted)
             return False
         attempts = Attempts(wanted.url, self.patience)
         while not stopped():
@@ -168,13 +168,13 @@ class DiskCache:
                 if stopped():
                     break
                 _verify(part, wanted)
-                if unknown:  # until now: nothing was reserved for it
+                if unknown:  # until now, so nothing was reserved for it
                     self._make_room(_written(part), part, anyway=True)
                 put_in_place(part, path)
                 return True
             except WrongContent as error:
                 remove_file(part)
-                if not self._go_on(attempts, error, wanted):
+                if not self._retry(attempts, error, wanted):
                     return False
             except RemoteError as error:
                 if error.kind != "content" or wanted.size is None:
@@ -182,30 +182,30 @@ class DiskCache:
                         remove_file(part)
                     raise
                 remove_file(part)
-                self._give_up(wanted, error)
+                self._refuse_file(wanted, error)
                 return False
             except OSError as error:
                 if error.errno not in FULL:
                     raise
                 if not self._make_room(_missing(part, wanted), part, full=True):
                     remove_file(part)
-                    self._disk_is_full(wanted)
+                    self._warn_disk_full(wanted)
                     return False
         return False
 
-    def _go_on(self, attempts: Attempts, error: WrongContent, wanted: Wanted) -> bool:
+    def _retry(self, attempts: Attempts, error: WrongContent, wanted: Wanted) -> bool:
         try:
             attempts.failed(error)
         except RemoteError as last:
-            self._give_up(wanted, last)
+            self._refuse_file(wanted, last)
             return False
         return True
 
-    def _give_up(self, wanted: Wanted, error: RemoteError) -> None:
+    def _refuse_file(self, wanted: Wanted, error: RemoteError) -> None:
         self._not_before[wanted.name] = math.inf
         log.warning(
-            "%s is not the file that was indexed; its samples are read one by one, and those whose "
-            "bytes differ are counted as broken: %s",
+            "%s is not the file that was indexed; its samples are read one by one, and samples "
+            "with other bytes count as broken: %s",
             shown(wanted.url),
             error,
         )
@@ -213,13 +213,13 @@ class DiskCache:
     # -------------------------------------------------------------------------------------- room
 
     def _make_room(self, needed: int, part: Path, full: bool = False, anyway: bool = False) -> bool:
-        """Remove what was not used for longest until ``needed`` bytes are free; reserve ``part``.
+        """Remove the least recently used files until ``needed`` bytes are free; reserve ``part``.
 
         Args:
-            needed: Bytes.
-            part: The file that they are for.
-            full: The disk was found to be full, whatever the limit says.
-            anyway: Remove what can be, and go on, even if that is not enough.
+            needed: Bytes to free.
+            part: The file that needs them.
+            full: Whether the disk is full, whatever the limit is.
+            anyway: Remove what can be removed, and continue even if that is not enough.
         """
         with self._lock("evict"):
             files = [file for file in self._files() if file.path != part]
@@ -237,7 +237,7 @@ class DiskCache:
             if over > 0 and not anyway:
                 return False
             for path in chosen:
-                remove_file(path)  # who has it open reads on
+                remove_file(path)  # processes that have it open can still read it
             part.touch()
         return True
 
@@ -245,7 +245,7 @@ class DiskCache:
         locks = set(os.listdir(self.folder / "locks"))
         for entry in os.scandir(self.folder):
             with suppress(FileNotFoundError):
-                # Each file was fetched under a lock, which stays: others in the folder have none.
+                # Each download leaves its lock; a file without one is not ours.
                 name = PART.sub("", entry.name)
                 own = re.match(r"[0-9a-f]{16}-", name) and f"{name}.lock" in locks
                 if own and entry.is_file(follow_symlinks=False):
@@ -259,7 +259,7 @@ class DiskCache:
     def _in_use(self, file: _File, claimed: set[str], own: Path) -> bool:
         if not file.part:
             return file.path.name in claimed
-        # We hold the lock of another size's part of our own file.
+        # This process holds the lock of its own file's part, whatever size that has.
         return PART.sub("", file.path.name) != PART.sub("", own.name) and self._busy(file.path)
 
     def _busy(self, part: Path) -> bool:
@@ -269,30 +269,30 @@ class DiskCache:
         except Timeout:
             return True
 
-    def _no_room(self, wanted: Wanted) -> None:
+    def _warn_no_room(self, wanted: Wanted) -> None:
         self._not_before[wanted.name] = time.monotonic() + ROOM_PAUSE
         with self._lock("evict"):
             claimed = self._claimed_by_all()
         total = sum(file.size for file in self._files() if file.path.name in claimed)
-        self._say_once(
+        self._warn_once(
             "room",
             f"the cache {self.folder} of {self.limit} bytes is smaller than what is read at the "
-            f"same time: {max(len(claimed), 1)} shards are in use or next on this node, and those "
-            f"that are here take {total} bytes; {shown(wanted.url)} and others are read from the "
-            "server, sample by sample: raise Shards.cache_size, or lower data.init_args.streams: "
-            "each stream reads in shards of its own",
+            f"same time: {max(len(claimed), 1)} shards are in use or next on this node, and the "
+            f"cached ones take {total} bytes; {shown(wanted.url)} and others are read from the "
+            "server, sample by sample: raise Shards.cache_size, or lower data.init_args.streams, "
+            "as each stream reads its own shards",
         )
 
-    def _disk_is_full(self, wanted: Wanted) -> None:
+    def _warn_disk_full(self, wanted: Wanted) -> None:
         self._full_until = time.monotonic() + FULL_PAUSE
-        self._say_once(
+        self._warn_once(
             "full",
-            f"the disk of {self.folder} is full, and nothing of the cache can be removed: "
+            f"the disk of {self.folder} is full, and nothing in the cache can be removed: "
             f"{shown(wanted.url)} and others are read from the server, sample by sample; free "
             "some space, or put Shards.cache_dir on another disk",
         )
 
-    def _say_once(self, what: str, message: str) -> None:
+    def _warn_once(self, what: str, message: str) -> None:
         if what not in self._said:
             self._said.add(what)
             log.warning(message)
@@ -300,11 +300,11 @@ class DiskCache:
     # ------------------------------------------------------------------------------ what is next
 
     def read_ahead(self, wanted: Sequence[Wanted]) -> None:
-        """Fetch files in the background, and keep them: the cache's other users leave them there.
+        """Download files in the background, and claim them, so that no process removes them.
 
         Args:
-            wanted: Those in use and those that are next, soonest first; each call replaces the one
-                before it.
+            wanted: The files in use and the next ones, soonest first. Each call replaces the
+                previous one.
         """
         if self._pid != os.getpid():
             self._forget()
@@ -318,7 +318,7 @@ class DiskCache:
             self._ahead.ask(wanted)
 
     def close(self) -> None:
-        """Stop fetching ahead, and give up what was claimed."""
+        """Stop fetching ahead, and release the claims."""
         if self.__dict__.get("_pid") != os.getpid():
             return
         if self._ahead is not None:
@@ -333,10 +333,10 @@ class DiskCache:
     def _claim(self, names: list[str]) -> None:
         if self._claims is None:
             path = self.folder / "claims" / f"{uuid.uuid4().hex}.json"
-            with self._lock("evict"):  # nobody is to take it for a dead one's meanwhile
+            with self._lock("evict"):  # so that no process takes it for a dead one's
                 flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
                 descriptor = os.open(path.with_suffix(".lock"), flags, 0o666)
-                # Not a FileLock: a forked worker that forgets its copy would unlock it for all.
+                # Not a FileLock: a forked worker that drops its copy would unlock it for all.
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             self._claims = (descriptor, path)
         path = self._claims[1]
@@ -352,7 +352,7 @@ class DiskCache:
                 continue
             path = lock.with_suffix(".json")
             try:
-                with FileLock(lock, timeout=0):  # nobody holds it: its process is dead
+                with FileLock(lock, timeout=0):  # no process holds it: its owner is dead
                     remove_file(path)
                     remove_file(lock)
             except Timeout:
@@ -373,13 +373,13 @@ def _stop_fetching() -> None:
 def _fetch_of(
     cache: weakref.ref[DiskCache],
 ) -> Callable[[Wanted, Callable[[], bool]], bool]:
-    """Its ``fetch``, for threads, which would otherwise keep the cache alive for ever."""
+    """Return the cache's ``fetch`` for threads, without keeping the cache alive."""
 
     def fetch(wanted: Wanted, stopped: Callable[[], bool]) -> bool:
         alive = cache()
         if alive is None:
             return False
-        # What was given up is not to keep those that come after it from being fetched.
+        # A failed download must not stop the following ones.
         kept = alive.fetch(wanted, stopped) is not None
         return kept or alive._not_before.get(wanted.name) == math.inf
 
@@ -390,7 +390,7 @@ def _verify(part: Path, wanted: Wanted) -> None:
     if wanted.checksum is not None:
         found = checksum_of(part)
         if found != wanted.checksum:
-            raise WrongContent(f"its checksum is {found}, and should be {wanted.checksum}")
+            raise WrongContent(f"its checksum is {found}; expected {wanted.checksum}")
 
 
 def _written(part: Path) -> int:

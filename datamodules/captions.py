@@ -1,10 +1,10 @@
-"""Captions: bytes of a text file to the text that models get."""
+"""Captions: from the bytes of a text file to text."""
 
 from __future__ import annotations
 
 import codecs
 
-# The marks that editors put in front; that of UTF-32 begins with that of UTF-16.
+# Byte order marks; UTF-32's begins with UTF-16's.
 MARKS = {
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF32_LE: "utf-32-le",
@@ -21,7 +21,7 @@ def caption_of(data: bytes) -> str:
         data: The file: UTF-8, or UTF-16 or UTF-32 with a byte order mark.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: If it is neither.
     """
     mark = next((mark for mark in MARKS if data.startswith(mark)), b"")
     encoding = MARKS.get(mark, "utf-8")
@@ -29,12 +29,12 @@ def caption_of(data: bytes) -> str:
         text = data[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"its caption is no {encoding.upper()} text (byte {len(mark) + error.start}): convert "
+            f"its caption is not {encoding.upper()} text (byte {len(mark) + error.start}): convert "
             "it, e.g. iconv -f latin1 -t utf-8"
         ) from error
     if "\0" in text:
         raise ValueError(
-            "its caption has bytes of zero, as UTF-16 without a byte order mark: convert it, e.g. "
+            "its caption has zero bytes, as UTF-16 without a byte order mark: convert it, e.g. "
             "iconv -f utf-16le -t utf-8"
         )
     return text.replace("\r\n", "\n").replace("\r", "\n").strip()

@@ -1,10 +1,9 @@
 """Clips in WebDataset tars, read by offset.
 
-A sample of WebDataset is all members whose names agree up to the first dot. So a clip is a sample
+A WebDataset sample is all members whose names agree up to the first dot. A clip is either a sample
 whose members are its frames, ``name.0001.png``, ``name.0002.png`` and so on, with a caption in
-``name.txt``; or, as ``tar`` makes it of folders of frames, all pictures of one folder,
-``name/0001.png``, whose caption is the first frame's (``name/0001.txt``) or beside the folder
-(``name.txt``).
+``name.txt``; or, as ``tar`` packs folders of frames, all images of one folder, ``name/0001.png``,
+with the first frame's caption (``name/0001.txt``) or one beside the folder (``name.txt``).
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,56 +32,51 @@ log = logging.getLogger(__name__)
 
 
 class ClipShards(RecordedClips):
-    """Clips of WebDataset tars: samples of several pictures, ``clip.0001.png``, ``clip.0002.png``.
+    """Clips of WebDataset tars: samples of several images, ``clip.0001.png``, ``clip.0002.png``.
 
-    Tars of folders, ``clip/0001.png``, are read, too. Frames are in the order of the numbers in
-    their names. A caption is ``clip.txt``, or beside the first frame ``clip/0001.txt``.
+    Tars of folders, ``clip/0001.png``, are read, too. Frames are ordered by the numbers in their
+    names. A caption is ``clip.txt``, or ``clip/0001.txt`` beside the first frame.
 
     Args:
         urls: Tars: a path or an address (``file:``, ``http(s)://``, ``s3://``, ``gs://``), with
-            ``{000..099}`` or ``*`` for several, or a list of these. May hold environment variables.
-        frames: Frames of a clip.
-        stride: Every how manieth of the recorded frames is one.
-        side: Reduce or enlarge the frames until their shorter side has this many pixels (bicubic,
-            antialiased), and cut the square in the middle; by default they stay as they are.
-        short: What to do with a clip that has too few frames: ``skip`` it, which is counted and
-            logged, or ``error``.
-        shard_in_key: Put the shard's name in front of every key: for shards that all number their
-            clips from 0.
-        index_cache: Folder for the indices of shards whose own folder cannot be written.
-        cache_dir: Folder in which remote shards are kept; all processes of a node should share it.
-        cache_size: Bytes that they may take there, such as ``500M`` or ``50G``.
+            ``{000..099}`` or ``*`` for several, or a list of these. May contain environment
+            variables.
+        short: What to do with a clip that has too few frames: ``skip`` it (counted and logged), or
+            ``error``.
+        shard_in_key: Prefix every key with the shard's name, for shards that all number their clips
+            from 0.
+        index_cache: Folder for the indices of shards in folders that are not writable.
+        cache_dir: Cache folder for remote shards; all processes of a node should share it.
+        cache_size: Largest size of that cache in bytes, such as ``500M`` or ``50G``.
 
     Raises:
-        ValueError: A number is out of range, or ``short`` unknown.
+        ValueError: If a number is out of range, or ``short`` is unknown.
     """
 
     def __init__(
         self,
         urls: str | list[str],
-        frames: int = 16,
-        stride: int = 1,
-        side: int | None = None,
         short: Short = "skip",
         shard_in_key: bool = False,
         index_cache: str = "~/.cache/enlarger/shards",
         cache_dir: str = "~/.cache/enlarger/tars",
         cache_size: str | int = "50G",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(frames, stride, side, short)
+        super().__init__(short=short, **kwargs)
         places = {"index_cache": index_cache, "cache_dir": cache_dir, "cache_size": cache_size}
         self._frames = _Frames(urls, shard_in_key, **places)  # type: ignore[arg-type]
         self._keys = Names.of([])
         self._order = np.zeros(0, np.int64)  # numbers of all frames, clip after clip
-        self._ends = np.zeros(0, np.int64)  # of each clip in that
+        self._ends = np.zeros(0, np.int64)  # of each clip in _order
         self._groups: list[int] = []
 
     def prepare(self, scale: float) -> None:
         """Read or make the indices. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: No shard, a broken one, no frames in them, or two clips with one key.
-            RemoteError: A server cannot be reached, or refuses.
+            ValueError: If there is no shard, a broken one, no frames, or two clips with one key.
+            RemoteError: If a server cannot be reached, or refuses.
         """
         self._frames.srgb = self.srgb
         self._frames.prepare(scale)
@@ -94,9 +89,9 @@ class ClipShards(RecordedClips):
             for name, run in runs:
                 if not name:
                     raise ValueError(
-                        f"ClipShards.urls: {keys[next(run)]!r} is a picture that belongs to no "
-                        "clip; expected frames called clip.0001.png or clip/0001.png (for single "
-                        "pictures there is datamodules.shards.Shards)"
+                        f"ClipShards.urls: {keys[next(run)]!r} is an image that belongs to no "
+                        "clip; expected frames named clip.0001.png or clip/0001.png (for single "
+                        "images use datamodules.shards.Shards)"
                     )
                 shards[-1].setdefault(name, []).extend(run)
             start += count
@@ -120,7 +115,7 @@ class ClipShards(RecordedClips):
         for shard in shards:
             clips |= {name: numbers for name, numbers in shard.items() if name in wanted}
         ordered = [sorted(n, key=lambda number: in_order(name_of[number])) for n in clips.values()]
-        # In arrays, as all of Shards is, for processes to share.
+        # In arrays, as in Shards, which processes share.
         self._keys = Names.of(clips)
         self._order = np.fromiter((number for n in ordered for number in n), np.int64)
         self._ends = np.cumsum([len(numbers) for numbers in ordered])
@@ -128,12 +123,12 @@ class ClipShards(RecordedClips):
 
     @property
     def keys(self) -> Names:
-        """What the names of a clip's frames begin with."""
+        """Name of each clip: the beginning of its frames' names."""
         return self._keys
 
     @property
     def groups(self) -> list[int]:
-        """Number of clips of each shard that has some."""
+        """Number of clips of each shard that has any."""
         return self._groups
 
     def recorded(self, index: int) -> Sequence[int]:
@@ -146,7 +141,7 @@ class ClipShards(RecordedClips):
         return self._frames.read(frame)["hr"]
 
     def caption(self, index: int) -> str | None:
-        """The text of the first frame."""
+        """Return the text of the first frame."""
         return self._frames.caption(self.recorded(index)[0])
 
 
@@ -163,17 +158,17 @@ class _Frames(Shards):
 
     def _place(self, tars: Sequence[Tar], folder: Path) -> Path:
         place = super()._place(tars, folder)
-        return place.with_name(f"frames-{place.name}")  # another table than that of pictures
+        return place.with_name(f"frames-{place.name}")  # not the table of images
 
     def caption(self, index: int) -> str | None:
-        """The text beside a frame, where the set has texts."""
+        """Return the text beside a frame, if the set has texts."""
         sample, tar = Sample(meta={}), self._tars[bisect_right(self._ends, index)]
         self._add_text(sample, tar, index, f"{tar.name}: {self.keys[index]}")
         return sample.get("text")
 
 
 def _by_frame(index: ShardIndex) -> ShardIndex:
-    """The index of a tar whose every picture is a sample."""
+    """Return the index with each image as a sample of its own."""
     keys: list[str] = []
     members: list[dict[str, Member]] = []
     captions = {

@@ -1,7 +1,7 @@
 """Clips: runs of frames that belong together, for models of video.
 
-Whatever is drawn for a clip, its first frame, its crop, how it is turned, is drawn once, from the
-sample's seed, and is the same for all of its frames.
+A clip's first frame, crop and orientation are drawn once from the sample's seed, so they are the
+same for all of its frames.
 """
 
 from __future__ import annotations
@@ -35,60 +35,61 @@ SHOWN = 3  # clips in a message
 
 
 class ClipSource(Source):
-    """Base of the sources of clips, which give ``clip`` and neither HR nor LR.
+    """Base class of clip sources, which give ``clip`` instead of HR and LR.
 
     Args:
-        frames: Frames of a clip.
+        frames: Frames per clip.
 
     Raises:
-        ValueError: Fewer than two frames.
+        ValueError: If there are fewer than two frames.
     """
 
     frames: int
 
-    def __init__(self, frames: int) -> None:
+    def __init__(self, frames: int = 16) -> None:
         super().__init__()
         if frames < 2:
             raise ValueError(
-                f"{type(self).__name__}.frames is {frames}; expected 2 or more: one frame is a "
-                "picture, for which there are other sources"
+                f"{type(self).__name__}.frames is {frames}; expected 2 or more: for "
+                "images use another source"
             )
         self.frames = frames
 
     @abstractmethod
     def clip(self, index: int, draws: SampleDraws | None) -> Sample:
-        """A clip out of ``keys[index]``: ``clip``, (frames, H, W, 3) uint8, and ``text``.
+        """Return a clip of ``keys[index]``: ``clip``, (frames, H, W, 3) uint8, and ``text``.
 
         Args:
             index: Number of the clip.
-            draws: Of the training sample, which has a part of the clip at random; None in
-                evaluation, where it is always the same part.
+            draws: Draws of a training sample, which gets a random part of the clip; None in
+                evaluation, which always gets the same part.
 
         Raises:
-            UnreadableImage: A frame is broken, or of another size than the others.
+            UnreadableImage: If a frame is broken, or frames differ in size.
         """
 
     def read(self, index: int) -> Sample:
-        """The clip of an evaluation. As ``clip``."""
+        """Return the clip for evaluation. As ``clip``."""
         return self.clip(index, None)
 
 
 class RecordedClips(ClipSource):
-    """Base of the sources of clips that were recorded as frames, from which a run is taken.
+    """Base class of clip sources that take clips from longer recorded sequences of frames.
 
     Args:
-        frames: Frames of a clip.
-        stride: Every how manieth of the recorded frames is one.
-        side: Reduce or enlarge the frames until their shorter side has this many pixels (bicubic,
-            antialiased), and cut the square in the middle; by default they stay as they are.
+        stride: Take every stride-th of the recorded frames.
+        side: Resize the frames until their shorter side has this many pixels (bicubic,
+            antialiased), and cut the central square; by default they stay as they are.
         short: What to do with a clip that has too few frames: ``error``, or ``skip`` it.
 
     Raises:
-        ValueError: A number is out of range, or ``short`` unknown.
+        ValueError: If a number is out of range, or ``short`` is unknown.
     """
 
-    def __init__(self, frames: int, stride: int, side: int | None, short: Short) -> None:
-        super().__init__(frames)
+    def __init__(
+        self, stride: int = 1, side: int | None = None, short: Short = "error", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
         name = type(self).__name__
         if stride < 1 or (side is not None and side < 1):
             raise ValueError(f"{name}.stride is {stride} and side {side}; expected 1 or more")
@@ -98,27 +99,27 @@ class RecordedClips(ClipSource):
 
     @property
     def span(self) -> int:
-        """Recorded frames from the first of a clip to its last."""
+        """Number of recorded frames from a clip's first frame to its last."""
         return (self.frames - 1) * self.stride + 1
 
     @abstractmethod
     def recorded(self, index: int) -> Sequence[Any]:
-        """The recorded frames of ``keys[index]``, as ``frame`` takes them."""
+        """Return the recorded frames of ``keys[index]``, as ``frame`` takes them."""
 
     @abstractmethod
     def frame(self, frame: Any) -> Pixels:
-        """(H, W, 3) of one of ``recorded``.
+        """Return (H, W, 3) of one of ``recorded``.
 
         Raises:
-            UnreadableImage: It is broken.
+            UnreadableImage: If it is broken.
         """
 
     def caption(self, index: int) -> str | None:
-        """Of ``keys[index]``, where the source has captions."""
+        """Return the caption of ``keys[index]``, if the source has captions."""
         return None
 
     def clip(self, index: int, draws: SampleDraws | None) -> Sample:
-        """As ``ClipSource.clip``; in evaluation from the first recorded frame."""
+        """As ``ClipSource.clip``; evaluation starts at the first recorded frame."""
         recorded = self.recorded(index)
         start = 0 if draws is None else draws.integer(0, len(recorded) - self.span + 1)
         chosen = recorded[start : start + self.span : self.stride]
@@ -139,13 +140,13 @@ class RecordedClips(ClipSource):
         return np.stack(levels)
 
     def _long_enough(self, counts: dict[str, int]) -> tuple[list[str], str]:
-        """Keys of the clips that have enough frames, and a line about the others.
+        """Return the keys of clips with enough frames, and a line about the others.
 
         Args:
-            counts: Recorded frames by key.
+            counts: Number of recorded frames by key.
 
         Raises:
-            ValueError: A clip is too short, and ``short`` is ``error``; or all are.
+            ValueError: If a clip is too short and ``short`` is ``error``, or all are too short.
         """
         few = {key: count for key, count in counts.items() if count < self.span}
         if not few:
@@ -157,43 +158,30 @@ class RecordedClips(ClipSource):
         )
         if self.short == "error" or len(few) == len(counts):
             raise ValueError(
-                f"{type(self).__name__}: {what}: ask for fewer frames, or set short to skip where "
-                "others are long enough"
+                f"{type(self).__name__}: {what}: lower frames or stride, or set short to skip if "
+                "other clips are long enough"
             )
         return [key for key in counts if key not in few], what
 
 
 class Clips(RecordedClips):
-    """Folders of frames: each folder that has pictures is a clip, named by its path below ``root``.
+    """Folders of frames: each folder with images is a clip, named by its path below ``root``.
 
-    Frames are in the order of the numbers in their names: 9 comes before 10.
+    Frames are ordered by the numbers in their names: 9 comes before 10.
 
     Args:
-        root: Folder of the clips. May hold environment variables, ``$ENLARGER_DATA/clips``.
-        frames: Frames of a clip.
-        stride: Every how manieth of the recorded frames is one.
-        side: Reduce or enlarge the frames until their shorter side has this many pixels (bicubic,
-            antialiased), and cut the square in the middle; by default they stay as they are.
-        pattern: Where the frames of several clips lie in one folder: a regular expression of a
-            frame's path below ``root`` without extension, whose group ``clip`` is the clip's name,
-            such as ``(?P<clip>.+)_[0-9]+``. Files that it does not match are left out.
-        short: What to do with a clip that has too few frames: ``error``, or ``skip`` it. A folder
-            was put together by hand, so one is a mistake more likely than in large shards.
+        root: Folder of the clips. May contain environment variables, ``$ENLARGER_DATA/clips``.
+        pattern: If several clips share a folder: a regular expression for a frame's path below
+            ``root`` without extension, whose group ``clip`` is the clip's name, such as
+            ``(?P<clip>.+)_[0-9]+``. Files that do not match are left out.
 
     Raises:
-        ValueError: A number is out of range, ``short`` unknown, or ``pattern`` has no such group.
+        ValueError: If a number is out of range, ``short`` is unknown, or ``pattern`` has no such
+            group.
     """
 
-    def __init__(
-        self,
-        root: str,
-        frames: int = 16,
-        stride: int = 1,
-        side: int | None = None,
-        pattern: str | None = None,
-        short: Short = "error",
-    ) -> None:
-        super().__init__(frames, stride, side, short)
+    def __init__(self, root: str, pattern: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.root, self.pattern = root, pattern
         self._keys: list[str] = []
         self._files: list[list[str]] = []
@@ -201,22 +189,24 @@ class Clips(RecordedClips):
             try:
                 groups = re.compile(pattern).groupindex
             except re.error as error:
-                raise ValueError(f"Clips.pattern {pattern!r} is no pattern: {error}") from error
+                raise ValueError(
+                    f"Clips.pattern {pattern!r} is not a regular expression: {error}"
+                ) from error
             if "clip" not in groups:
                 raise ValueError(
-                    f"Clips.pattern {pattern!r} has no group of the clip's name: write "
-                    "(?P<clip>...) around that part"
+                    f"Clips.pattern {pattern!r} has no group named clip: write (?P<clip>...) "
+                    "around the clip's name"
                 )
 
     def prepare(self, scale: float) -> None:
         """Find the frames. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: There are no clips, or some are too short.
+            ValueError: If there are no clips, or some are too short.
         """
         root = Path(expand_path(self.root, "Clips.root"))
         if not root.is_dir():
-            raise ValueError(f"Clips.root {str(root)!r} is no folder; expected one of clips")
+            raise ValueError(f"Clips.root {str(root)!r} is not a folder; expected one of clips")
         found: dict[str, list[str]] = {}
         for path in list_images(root):
             name = self._clip_of(image_key(path, root))
@@ -224,8 +214,8 @@ class Clips(RecordedClips):
                 found.setdefault(name or root.name, []).append(str(path))
         if not found:
             raise ValueError(
-                f"Clips.root {str(root)!r} holds no frames; expected a folder of pictures for each "
-                "clip, or Clips.pattern for several clips in one"
+                f"Clips.root {str(root)!r} has no frames; expected a folder of images for each "
+                "clip, or Clips.pattern for several clips in one folder"
             )
         keys, note = self._long_enough({key: len(paths) for key, paths in found.items()})
         if note:
@@ -241,7 +231,7 @@ class Clips(RecordedClips):
 
     @property
     def keys(self) -> list[str]:
-        """Path of each clip below the root, or what the pattern has for its name."""
+        """Path of each clip below the root, or its name by the pattern."""
         return self._keys
 
     def recorded(self, index: int) -> list[str]:
@@ -254,14 +244,14 @@ class Clips(RecordedClips):
 
 
 class ClipPictures(Pictures):
-    """Clips as the DataLoader of an evaluation sees them: whole frames, cut to the scale."""
+    """Dataset of clips for evaluation: whole frames, cut to a multiple of the scale."""
 
     def __getitem__(self, item: Item) -> dict[str, Any]:
-        """One clip, ready to be collated.
+        """Return one clip, ready to be collated.
 
         Raises:
-            UnreadableImage: A frame is broken, or of another size than the others.
-            ValueError: Its frames have less than one pixel at the scale, or it is no clip.
+            UnreadableImage: If a frame is broken, or frames differ in size.
+            ValueError: If its frames have less than one pixel at the scale, or it is not a clip.
         """
         sample: Any = self.read(item.picture)
         height, width = cut_size(sample["clip"].shape[1:3], self.scale)
@@ -278,13 +268,13 @@ class ClipPictures(Pictures):
 
 
 class TrainingClips(TrainingPictures):
-    """Clips as the DataLoader of training sees them; args as ``TrainingPictures``."""
+    """Dataset of clips for training; args as ``TrainingPictures``."""
 
     def __getitems__(self, items: list[Item]) -> Any:
-        """A batch of clips.
+        """Return the samples of a batch.
 
         Raises:
-            ValueError: Frames are smaller than ``crop_size``, or what the source gives is no clip.
+            ValueError: If frames are smaller than ``crop_size``, or the source gives no clip.
         """
         return [self._sample(item, None) for item in items]
 
@@ -297,13 +287,13 @@ class TrainingClips(TrainingPictures):
         return cast(Sample, {**sample, "clip": np.stack(cuts)})
 
     def _augmented(self, sample: Any, index: int, seed: int) -> None:
-        # By the seed alone, so all frames are changed alike.
+        # From the seed alone, so all frames change alike.
         if self.augment is not None:
             sample["clip"] = np.stack([self.augment(frame, seed) for frame in sample["clip"]])
 
 
 def in_order(name: str) -> list[tuple[int, str]]:
-    """To sort names of frames by the numbers in them."""
+    """Return a sort key that orders names by the numbers in them."""
     return [
         (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
     ]

@@ -1,8 +1,7 @@
-"""What a training batch costs before it is on the device: told by its worker, with the batch.
+"""Time that workers spend on a training batch, sent with the batch.
 
-Workers run beside the step, so no clock of the training process sees what they do. Each one counts
-its own seconds, some tenths of a microsecond a picture, and they travel in the batch as the
-unreadable pictures do.
+Workers run in parallel to the step, so the training process cannot time them. Each worker counts
+its own seconds, which costs some tenths of a microsecond per image, and sends them in the batch.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ T = TypeVar("T")
 
 
 class Seconds(NamedTuple):
-    """What a worker took for one batch, on the clock; waiting for a disk counts.
+    """Wall-clock seconds of a worker for one batch; waiting for a disk counts.
 
-    reading: Bytes from a disk or a server, and all else that a source does but decode.
-    decoding: Bytes to pixels.
-    cropping: Crop, flips, augmentation, and what makes a batch of samples.
+    reading: Read bytes from a disk or a server, and all else of a source except decoding.
+    decoding: Decode bytes to pixels.
+    cropping: Crop, flip, augment and collate.
     """
 
     reading: float = 0.0
@@ -30,29 +29,29 @@ class Seconds(NamedTuple):
 
 
 class Listener(Protocol):
-    """Who is told what happens to training batches; see ``SRDataModule.listener``."""
+    """Receiver of events of training batches; see ``SRDataModule.listener``."""
 
     def arrived(self, seconds: list[Seconds]) -> None:
-        """A batch came out of the loader; a part for each worker that prepared some of it."""
+        """Called when the loader returns a batch, with an entry for each worker that made it."""
 
     def degraded(self) -> None:
-        """It is on the device and has its LR: that is queued, not done, on a GPU."""
+        """Called when the LR is made: on a GPU that is queued, not done."""
 
 
 class Stopwatch:
-    """Decorator: seconds in some functions of this process; of calls within calls, the outermost.
+    """Decorator that sums the seconds in functions of this process; nested calls count once.
 
-    Not for functions that several threads call.
+    Not thread-safe.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        # Where set, it is given each of these calls to make, as a function and its arguments.
+        # If set, it makes each of these calls, given the function and its arguments.
         self.around: Callable[..., Any] | None = None
         self._within = False
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
-        """The same function, timed."""
+        """Return the function, timed."""
 
         @functools.wraps(function)
         def timed(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -70,19 +69,19 @@ class Stopwatch:
         return timed
 
 
-READING = Stopwatch()  # with what is decoded meanwhile
+READING = Stopwatch()  # includes decoding within it
 DECODING = Stopwatch()
 
 
 class Preparation:
-    """The clock of one batch, from when it is made to when it is read."""
+    """The clock of one batch, started when it is created."""
 
     def __init__(self) -> None:
         self._begun = time.perf_counter()
         self._read, self._decoded = READING.seconds, DECODING.seconds
 
     def seconds(self) -> Seconds:
-        """So far."""
+        """Return the seconds since the start."""
         whole = time.perf_counter() - self._begun
         given = READING.seconds - self._read
         decoding = DECODING.seconds - self._decoded

@@ -1,57 +1,52 @@
-"""Squares cut from another source: many small pictures to evaluate on, instead of few."""
+"""Squares cut from another source: many small images to evaluate on, instead of a few large."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from datamodules.interleave import Mixture
 from datamodules.names import Names
 from datamodules.source import Sample, Source, prepare_within
-from degradations.base import Degradation
 from degradations.draws import Draws, seed_of
 
 
 class Crops(Source):
-    """Squares from the pictures of another source, at places that are drawn once and for all.
+    """Squares from the images of another source, at fixed random positions.
 
-    Each is a picture of its own, with its own degradation. So a set of few photographs, each
-    degraded once, becomes one whose mean does not hang on a single draw; and all pictures have one
-    size, so that ``data.init_args.eval_batch_size`` may be more than 1.
+    Each square is an image with a degradation of its own. So the mean over a few photographs does
+    not depend on one draw for each; and all images have one size, so
+    ``data.init_args.eval_batch_size`` may be more than 1.
 
     Args:
-        source: Where the pictures come from; HR only.
+        source: Source of the images; HR only.
         size: Side of the squares in HR pixels.
-        per_picture: Squares of each picture; they may overlap.
-        scale: Scale of this source alone, in an evaluation over several scales.
-        degradation: Makes the LR of this source alone; by default the run's ``degradation``.
+        per_picture: Squares per image; they may overlap.
 
     Raises:
-        ValueError: ``size`` or ``per_picture`` is below 1.
+        ValueError: If ``size`` or ``per_picture`` is below 1.
     """
 
     def __init__(
-        self,
-        source: Source,
-        size: int = 192,
-        per_picture: int = 4,
-        scale: float | None = None,
-        degradation: Degradation | None = None,
+        self, source: Source, size: int = 192, per_picture: int = 4, **kwargs: Any
     ) -> None:
-        super().__init__(scale, degradation)
+        super().__init__(**kwargs)
         for name, value in (("size", size), ("per_picture", per_picture)):
             if value < 1:
                 raise ValueError(f"{name} of Crops is {value}; it must be at least 1")
         self.source, self.side, self.per_picture = source, size, per_picture
         self._keys = Names.of([])
-        self._latest: tuple[int, Sample] | None = None  # crops of a picture are asked for in a row
+        self._latest: tuple[int, Sample] | None = (
+            None  # an image's crops are read one after another
+        )
 
     def prepare(self, scale: float) -> None:
-        """Find the pictures. Args as ``Source.prepare``.
+        """Find the images. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: The source has a scale or a degradation of its own, or as its ``prepare``.
+            ValueError: If the source has its own scale or degradation, or as its ``prepare``.
         """
         prepare_within(self.source, self, scale)
         numbers = range(self.per_picture)
@@ -59,30 +54,30 @@ class Crops(Source):
 
     @property
     def keys(self) -> Names:
-        """The picture's key and the square's number, such as ``rocket/0``."""
+        """The image's key and the square's number, such as ``rocket/0``."""
         return self._keys
 
     @property
     def groups(self) -> list[int]:
-        """Those of the source, in squares."""
+        """The source's groups, in squares."""
         return [self.per_picture * size for size in self.source.groups]
 
     @property
     def mixture(self) -> Mixture | None:
-        """That of the source, in squares."""
+        """The source's mixture, in squares."""
         mixture = self.source.mixture
         return None if mixture is None else mixture.times(self.per_picture)
 
     def upcoming(self, groups: Sequence[int]) -> None:
-        """Tell the source. Args as ``Source.upcoming``."""
+        """Notify the source. Args as ``Source.upcoming``."""
         self.source.upcoming(groups)
 
     def read(self, index: int) -> Sample:
-        """The square ``keys[index]``; its place follows from its name alone.
+        """Return the square ``keys[index]``; its position depends on its name alone.
 
         Raises:
-            UnreadableImage: The picture is broken.
-            ValueError: The picture is smaller than the square, or has an LR of its own.
+            UnreadableImage: If the image is broken.
+            ValueError: If the image is smaller than the square, or has its own LR.
         """
         number, square = divmod(index, self.per_picture)
         key = self.source.keys[number]
@@ -95,7 +90,7 @@ class Crops(Source):
         if min(height, width) < self.side:
             raise ValueError(
                 f"{key} is {width}x{height} pixels, smaller than Crops.size {self.side}: lower "
-                "that, or leave such pictures out"
+                "that, or leave such images out"
             )
         draws = Draws(np.array([seed_of("crops", key, square)]))
         top, left = (int(draws.integers(0, n - self.side + 1)[0]) for n in (height, width))

@@ -1,4 +1,4 @@
-"""Where a crop lies, how it is turned, and how a picture that is too small is continued."""
+"""Position and orientation of a crop, and padding of images that are too small."""
 
 from __future__ import annotations
 
@@ -16,59 +16,59 @@ _WORD = (1 << 64) - 1
 
 
 class SampleDraws:
-    """What ``Draws`` gives for one sample, ten times as quick: arrays of one number are slow.
+    """The numbers of ``Draws`` for one sample, ten times as fast as arrays of one number.
 
     Args:
         seed: The sample's seed.
-        name: As of ``Draws.fold``.
+        name: As in ``Draws.fold``.
     """
 
     def __init__(self, seed: int, name: str) -> None:
         self._state = _mix(_mix((seed + GAMMA) & _WORD) ^ _hash_of_name(name))
 
     def integer(self, low: int, high: int) -> int:
-        """A number of {low, ..., high - 1}, each equally likely; ``high`` is above ``low``."""
+        """Draw uniformly from {low, ..., high - 1}; ``high`` is above ``low``."""
         self._state = (self._state + GAMMA) & _WORD
         return low + int((high - low) * ((_mix(self._state) >> 11) * 2.0**-53))
 
 
-def turned(picture: Pixels, turn: int, out: Pixels | None = None) -> Pixels:
-    """A copy, flipped and transposed.
+def turned(image: Pixels, turn: int, out: Pixels | None = None) -> Pixels:
+    """Return a copy, flipped and transposed.
 
-    OpenCV, because NumPy goes pixel by pixel: a fortieth of the time for a crop of 256 pixels.
+    By OpenCV, as NumPy goes pixel by pixel: a fortieth of the time for a crop of 256 pixels.
 
     Args:
-        picture: (H, W, 3).
+        image: (H, W, 3).
         turn: 0 to 7: 1 flips left and right, 2 top and bottom, 4 swaps the axes after that.
-        out: Where the copy goes, if it is of the same type; contiguous.
+        out: Array for the copy, contiguous; used if it has the same type.
     """
-    if out is None or out.dtype != picture.dtype:
-        out = np.empty((*picture.shape[:2][:: -1 if turn & 4 else 1], 3), picture.dtype)
+    if out is None or out.dtype != image.dtype:
+        out = np.empty((*image.shape[:2][:: -1 if turn & 4 else 1], 3), image.dtype)
     code = (0, 1, 0, -1)[turn & 3]
     if turn & 4:
-        cv2.transpose(cv2.flip(picture, code) if turn & 3 else picture, out)
+        cv2.transpose(cv2.flip(image, code) if turn & 3 else image, out)
     elif turn:
-        cv2.flip(picture, code, out)
+        cv2.flip(image, code, out)
     else:
-        out[...] = picture
+        out[...] = image
     return out
 
 
-def continued(picture: Pixels, height: int, width: int) -> Pixels:
-    """A picture that is mirrored at its lower and right border until it has a size.
+def continued(image: Pixels, height: int, width: int) -> Pixels:
+    """Pad an image by mirroring it at its lower and right border.
 
-    The mirror is the border itself, not the middle of the last pixel: so HR and LR of a pair stay
+    The mirror axis is the border, not the centre of the last pixel, so HR and LR of a pair stay
     aligned.
 
     Args:
-        picture: (H, W, 3).
-        height: Of the result; no less than H.
-        width: The same for columns.
+        image: (H, W, 3).
+        height: Rows of the result; at least H.
+        width: Columns of the result; at least W.
     """
-    down, right = height - picture.shape[0], width - picture.shape[1]
+    down, right = height - image.shape[0], width - image.shape[1]
     if not (down or right):
-        return picture
-    return cast(Pixels, np.pad(picture, ((0, down), (0, right), (0, 0)), mode="symmetric"))
+        return image
+    return cast(Pixels, np.pad(image, ((0, down), (0, right), (0, 0)), mode="symmetric"))
 
 
 @cache

@@ -1,15 +1,15 @@
-"""Bytes of a picture file to RGB pixels: the one place that knows file formats.
+"""Decode the bytes of an image file to RGB pixels: the one module that knows file formats.
 
-Pillow reads the header of most files and the pixels of most. It would cut 16-bit colour down to 8
-bits in silence, so OpenCV reads 16-bit PNG and tifffile 16-bit TIFF. simplejpeg reads the pixels of
-8-bit JPEG, for two reasons. It is the quickest: 633 us for a photograph of 481x321, against 641
-with OpenCV or torchvision and 765 with Pillow; all four are libjpeg-turbo and gave the same bits
-for 6,400 photographs and for all chroma samplings (test_decode.py keeps watch). And it refuses what
-libjpeg only warns about, such as a picture that ends too early, where the others paint the rest
-grey. A file of a kind that it does not know is left to Pillow, and so are all on a platform without
-a wheel of it: the same pixels, later, and without that strictness.
+Pillow reads the headers and pixels of most files. It silently reduces 16-bit colour to 8 bits, so
+OpenCV reads 16-bit PNG and tifffile 16-bit TIFF. simplejpeg reads the pixels of 8-bit JPEG for two
+reasons. It is the fastest: 633 us for a photograph of 481x321, against 641 with OpenCV or
+torchvision and 765 with Pillow; all four use libjpeg-turbo and gave the same bits for 6,400
+photographs and for all chroma samplings (test_decode.py checks that). And it refuses what libjpeg
+only warns about, such as an image that ends too early, where the others paint the rest grey. Pillow
+reads the files that simplejpeg does not know, and all files on platforms without a wheel of it: the
+same pixels, slower, and without that strictness.
 
-Of a file with several frames or pages, the first is the picture.
+If a file has several frames or pages, the first one is the image.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from datamodules.clock import DECODING
 from datamodules.deep import Pixels, Unsupported, bits_of_tiff, kind_of_tiff, png_16, tiff_16
 from datamodules.deep_profiles import to_srgb_16
 from datamodules.exif import tiff_exif
-from datamodules.png import check_png, told_late
+from datamodules.png import check_png, metadata_after_pixels
 from degradations.orientation import orientation_of, upright
 from degradations.profiles import image_of, space_of, to_srgb
 from files.paths import FORMATS as KNOWN
@@ -44,32 +44,32 @@ FORMATS = tuple(KNOWN)
 QUICK_JPEG = jpeg.AVAILABLE and features.check("libjpeg_turbo")
 REASONS = (
     "empty",  # no bytes
-    "not a picture",  # of none of the formats
+    "not an image",  # in none of the formats
     "truncated",  # the end is missing
-    "damaged",  # the bytes are not what they should be
-    "too large",  # more pixels than a file of honest intent would have
+    "damaged",  # the bytes are wrong
+    "too large",  # so many pixels that it may be a decompression bomb
     "unsupported",  # whole, but of a kind that has no RGB form here
-    "checksum",  # not the bytes that the index of the shard promises
+    "checksum",  # not the bytes in the shard's index
     "missing",  # cannot be opened
 )
 
-# Where Pillow finds how a picture lies, by the names that it has for them.
+# Pillow's names of the metadata that hold an image's orientation.
 ORIENTED = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})
 # The first two bytes of a file; AVIF has its name further on.
 PNG, GIF, RIFF, BMP, TIFF_LITTLE, TIFF_BIG = b"\x89P", b"GI", b"RI", b"BM", b"II", b"MM"
 STARTS = (jpeg.START, PNG, GIF, RIFF, BMP, TIFF_LITTLE, TIFF_BIG)
 VIDEO = re.compile(rb"(?s)....ftyp(isom|iso\d|mp4|M4V|avc1|qt  )|\x1aE\xdf\xa3|RIFF....AVI ")
-# What decoders say.
+# Messages of decoders.
 TRUNCATED = re.compile(r"[Tt]runcat|Premature end of JPEG|failed to read \d+ bytes")
 UNSUPPORTED = re.compile(r"(?i)unsupported|not supported|not implemented|not available")
 
 
-class UnreadableImage(ValueError):  # noqa: N818  (it says what the picture is)
-    """A picture that cannot be read.
+class UnreadableImage(ValueError):  # noqa: N818  (names the state)
+    """An image that cannot be read.
 
     Args:
-        message: Names the file and says what is wrong.
-        reason: One of ``REASONS``, to count by.
+        message: The file and the problem.
+        reason: One of ``REASONS``, for counting.
     """
 
     def __init__(self, message: str, reason: str = "damaged") -> None:
@@ -79,18 +79,18 @@ class UnreadableImage(ValueError):  # noqa: N818  (it says what the picture is)
 
 @dataclass(frozen=True)
 class Picture:
-    """One decoded picture, upright (EXIF orientation is applied).
+    """One decoded image, upright (EXIF orientation is applied).
 
     Args:
-        rgb: (H, W, 3), of 8 or 16 bits; not to be written to, it may lie in the decoder's memory.
+        rgb: (H, W, 3) of 8 or 16 bits; read-only, as it may lie in the decoder's memory.
         alpha: (H, W) of the same type, or None if the file has no transparency.
-        icc: The file's colour profile, if it describes ``rgb`` (a profile for grey or CMYK does not
-            fit the pixels any more, nor does any after a conversion to sRGB).
+        icc: The file's colour profile, if it describes ``rgb``; a profile for grey or CMYK does
+            not, nor does any profile after a conversion to sRGB.
         bit_depth: 8 or 16.
-        mode: The kind of pixels in the file, as Pillow names it, e.g. ``P`` or ``CMYK``.
+        mode: Pillow's mode of the file's pixels, e.g. ``P`` or ``CMYK``.
         grey_icc: The file's colour profile, if it describes one of the three equal channels.
-        exif: The file's EXIF as it is there; of a TIFF, whose tags are its EXIF, what describes the
-            picture and not the file.
+        exif: The file's EXIF, unchanged; for a TIFF, whose tags are its EXIF, the tags that
+            describe the image and not the file.
     """
 
     rgb: Pixels
@@ -102,10 +102,10 @@ class Picture:
     exif: bytes | None = None
 
     def meta(self, path: str | os.PathLike[str]) -> dict[str, Any]:
-        """All but the colours, for the writer of results.
+        """Return everything except the colours, for the writer of results.
 
         Args:
-            path: Where the picture came from.
+            path: The image's file.
         """
         return {
             "path": os.fspath(path),
@@ -125,7 +125,7 @@ def read_picture(path: str | os.PathLike[str], srgb: bool = False) -> Picture:
         srgb: As for ``decode``.
 
     Raises:
-        UnreadableImage: The file cannot be read or decoded.
+        UnreadableImage: If the file cannot be read or decoded.
     """
     try:
         data = read_bytes(path)
@@ -136,13 +136,13 @@ def read_picture(path: str | os.PathLike[str], srgb: bool = False) -> Picture:
 
 
 def read_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int]:
-    """(W, H) of a picture when it is upright, from the header of its file.
+    """Return (W, H) of the upright image from the file's header.
 
     Args:
         file: Its path, or the opened file.
 
     Raises:
-        UnreadableImage: The header cannot be read.
+        UnreadableImage: If the header cannot be read.
     """
     try:
         if isinstance(file, str | os.PathLike):
@@ -152,7 +152,7 @@ def read_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int]:
     except Exception as error:  # as in decode
         reason = "missing" if getattr(error, "errno", None) else "damaged"
         reason = "too large" if isinstance(error, Image.DecompressionBombError) else reason
-        name = os.fspath(file) if isinstance(file, str | os.PathLike) else "the picture"
+        name = os.fspath(file) if isinstance(file, str | os.PathLike) else "the image"
         raise UnreadableImage(
             f"{name}: {getattr(error, 'strerror', None) or error}", reason
         ) from error
@@ -161,58 +161,59 @@ def read_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int]:
 def _size(file: IO[bytes]) -> tuple[int, int]:
     with open_image(file, FORMATS) as image:
         width, height = image.size
-        # A PNG's getexif may load the pixels: only where there is something to find.
-        told = image.info.keys() & ORIENTED or (image.format == "PNG" and told_late(file))
-        turned = told and orientation_of(image) >= 5
+        # A PNG's getexif may load the pixels, so it is called only if there is something to find.
+        tagged = image.info.keys() & ORIENTED or (
+            image.format == "PNG" and metadata_after_pixels(file)
+        )
+        turned = tagged and orientation_of(image) >= 5
     return (height, width) if turned else (width, height)
 
 
 @DECODING
 def decode(data: jpeg.Bytes, name: str, srgb: bool = False) -> Picture:
-    """Decode a picture file.
+    """Decode an image file.
 
     Args:
         data: The whole file.
-        name: What to call it in the message if it is broken.
-        srgb: Convert pixels from the colour profile in the file to sRGB, by relative colorimetry:
-            training and evaluation need one colour space. A profile that is sRGB already changes
-            nothing, a broken one is ignored. Pixels of 16 bits stay as they are, with their profile
-            in ``icc``, if it is one of tables. CMYK is converted in any case: there is no RGB of it
-            but by a profile.
+        name: The image's name in error messages.
+        srgb: Convert pixels from the file's colour profile to sRGB, by relative colorimetry, as
+            training and evaluation need one colour space. An sRGB profile changes nothing, and a
+            broken one is ignored. 16-bit pixels with a profile of tables stay unchanged, with the
+            profile in ``icc``. CMYK is always converted, as its RGB depends on a profile.
 
     Raises:
-        UnreadableImage: ``data`` is no picture, or a broken one, or of a kind that has no RGB form.
+        UnreadableImage: If ``data`` is not an image, is broken, or is of a kind without RGB form.
     """
     try:
         return _plain_jpeg(data) or _any_picture(data, srgb, name)
-    # A decoder that is fed foreign bytes raises anything, from struct.error to MemoryError.
+    # Decoders raise anything on arbitrary bytes, from struct.error to MemoryError.
     except Exception as error:
         reason, text = _diagnosis(data, error)
         raise UnreadableImage(f"{name}: {text}", reason) from error
 
 
 def _plain_jpeg(data: jpeg.Bytes) -> Picture | None:
-    """A grey or colour JPEG without EXIF or profile: nothing that would take Pillow, or its time.
+    """Decode a grey or colour JPEG without EXIF or profile, which does not need Pillow.
 
-    What it costs beside simplejpeg is 4 us; to open the file with Pillow as well, 20 more.
+    This costs 4 us beside simplejpeg; opening the file with Pillow as well costs 20 more.
     """
     header = jpeg.read_header(data) if QUICK_JPEG else None
     if header is None or header.tagged or header.components not in (1, 3):
         return None
     if header.height * header.width > most_pixels():
-        return None  # Pillow says what is wrong with it
+        return None  # Pillow finds what is wrong with it
     rgb = jpeg.read_strictly(data)
     mode = "RGB" if header.components == 3 else "L"
     return None if rgb is None else Picture(rgb, None, None, 8, mode)
 
 
 def most_pixels() -> float:
-    """Pixels of the largest picture that is decoded: twice the limit from which Pillow warns."""
+    """Return the most pixels that are decoded: twice the limit at which Pillow warns."""
     return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else float("inf")
 
 
 def _diagnosis(data: jpeg.Bytes, error: Exception) -> tuple[str, str]:
-    """Which of ``REASONS`` it is, and what to tell."""
+    """Return one of ``REASONS``, and the message."""
     data, text = bytes(data), str(error) or type(error).__name__
     if not data:
         return "empty", "the file is empty"
@@ -220,19 +221,19 @@ def _diagnosis(data: jpeg.Bytes, error: Exception) -> tuple[str, str]:
         return "too large", f"refused because of its size: {text}"
     header = jpeg.read_header(data)
     if header is not None and header.precision != 8:
-        return "unsupported", f"a JPEG of {header.precision} bits; only those of 8 can be read"
+        return "unsupported", f"a JPEG of {header.precision} bits; only 8 bits can be read"
     if isinstance(error, Unsupported | NotImplementedError) or UNSUPPORTED.search(text):
         return "unsupported", text
     known = data[:2] in STARTS or data[4:8] == b"ftyp"
     if VIDEO.match(data):
-        return "not a picture", "a video: split it into frames first, as docs/predict.md shows"
+        return "not an image", "a video: split it into frames first, as docs/predict.md shows"
     if isinstance(error, UnidentifiedImageError):
         text = (
-            f"no picture, or its header is broken: it starts with {data[:8]!r}; expected "
+            f"not an image, or its header is broken: it starts with {data[:8]!r}; expected "
             "one of " + ", ".join(FORMATS)
         )
         if not known:
-            return "not a picture", text
+            return "not an image", text
         kind = kind_of_tiff(data)
         if kind is not None:
             return "unsupported", kind
@@ -242,7 +243,7 @@ def _diagnosis(data: jpeg.Bytes, error: Exception) -> tuple[str, str]:
 
 
 def _cut_short(data: bytes) -> bool:
-    """Whether the end is missing that the format prescribes."""
+    """Return whether the end is missing that the format requires."""
     start = data[:2]
     if start == jpeg.START:
         header = jpeg.read_header(data)
@@ -254,7 +255,7 @@ def _cut_short(data: bytes) -> bool:
     if start in (TIFF_LITTLE, TIFF_BIG):  # the offset of its directory
         order = "<" if start == TIFF_LITTLE else ">"
         return len(data) < 8 or struct.unpack_from(order + "I", data, 4)[0] >= len(data)
-    sizes = {RIFF: (4, 8), BMP: (2, 0)}  # where the file's size is, and what it leaves out
+    sizes = {RIFF: (4, 8), BMP: (2, 0)}  # offset of the file's size, and what it omits
     if start not in sizes:
         return False
     at, more = sizes[start]
@@ -262,7 +263,7 @@ def _cut_short(data: bytes) -> bool:
 
 
 class _Raw(NamedTuple):
-    """Pixels as they lie in the file, with alpha if there is any, and the profile of ``rgb``."""
+    """Pixels as stored in the file, with alpha if it has any, and the profile of ``rgb``."""
 
     rgb: Pixels
     alpha: Pixels | None = None
@@ -314,7 +315,7 @@ def _converted_16(raw: _Raw, srgb: bool) -> _Raw:
 def _pixels_8(
     image: Image.Image, data: jpeg.Bytes
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """RGB and, if there is one, alpha."""
+    """Return RGB and, if the image has one, alpha."""
     if image.has_transparency_data:
         rgba = np.asarray(image.convert("RGBA"))
         return np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
@@ -326,13 +327,13 @@ def _pixels_8(
 
 def _from_cmyk(image: Image.Image, data: jpeg.Bytes, icc: bytes | None) -> NDArray[np.uint8]:
     ink = _strictly(image, data, "cmyk")
-    # Adobe's inverted numbers are the custom in JPEG; Pillow turns them round by itself.
+    # CMYK JPEGs usually hold Adobe's inverted values, which Pillow inverts.
     ink = np.asarray(image) if ink is None else 255 - ink
     converted = None if icc is None else to_srgb(ink, icc)
     return np.asarray(image_of(ink, "CMYK").convert("RGB")) if converted is None else converted
 
 
 def _strictly(image: Image.Image, data: jpeg.Bytes, colors: str) -> NDArray[np.uint8] | None:
-    # MPO: what Pillow calls a JPEG with further pictures behind the first.
+    # MPO is Pillow's name for a JPEG with further images after the first.
     quick = QUICK_JPEG and image.format in ("JPEG", "MPO")
     return jpeg.read_strictly(data, colors) if quick else None

@@ -1,4 +1,4 @@
-"""Pixels of 16 bits: PNG by OpenCV and TIFF by tifffile, for Pillow would cut them down to 8."""
+"""16-bit images: PNG by OpenCV and TIFF by tifffile, as Pillow would reduce them to 8 bits."""
 
 from __future__ import annotations
 
@@ -11,31 +11,30 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules import jpeg
+from datamodules.deep_profiles import TOP
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
-
-TOP = 65535
-# What the fourth sample of a TIFF's pixel is (its tag ExtraSamples); where nothing is said, alpha.
+# Meaning of the fourth sample of a TIFF's pixel (tag ExtraSamples); alpha if the tag is missing.
 NO_ALPHA, PREMULTIPLIED, ALPHA = 0, 1, 2
 
 
-class Unsupported(ValueError):  # noqa: N818  (it says what the picture is)
-    """A whole picture of a kind that is not read."""
+class Unsupported(ValueError):  # noqa: N818  (names the state)
+    """An intact image of a kind that is not supported."""
 
 
 def png_16(image: Image.Image, data: jpeg.Bytes) -> tuple[Pixels, Pixels | None]:
-    """RGB and, if there is one, alpha of a PNG of 16 bits.
+    """Return RGB and, if it has one, alpha of a 16-bit PNG.
 
     Args:
-        image: The opened picture.
+        image: The opened image.
         data: The whole file.
 
     Raises:
-        ValueError: It is damaged; or what Pillow says of it.
+        ValueError: If it is damaged; or any error of Pillow.
     """
     pixels = _opencv_16(data)
     if pixels is None:
-        image.load()  # says what is wrong; OpenCV does not
+        image.load()  # its error names the problem; OpenCV's does not
         raise ValueError("the 16-bit PNG is damaged")
     rgb, alpha = _split(pixels)
     hidden = image.info.get("transparency")
@@ -45,22 +44,22 @@ def png_16(image: Image.Image, data: jpeg.Bytes) -> tuple[Pixels, Pixels | None]
 
 
 def bits_of_tiff(image: Image.Image) -> tuple[int, ...]:
-    """Bits of each sample of an opened TIFF."""
+    """Return the bits of each sample of an opened TIFF."""
     return tuple(image.tag_v2.get(258, (1,)))  # type: ignore[attr-defined]  # BitsPerSample
 
 
 def tiff_16(image: Image.Image, data: jpeg.Bytes) -> tuple[Pixels, Pixels | None]:
-    """RGB and, if there is one, alpha of a TIFF of more than 8 bits.
+    """Return RGB and, if it has one, alpha of a TIFF of more than 8 bits.
 
     Args:
-        image: The opened picture.
+        image: The opened image.
         data: The whole file.
 
     Raises:
-        Unsupported: Its samples are no unsigned integers of 16 bits, or neither grey nor RGB.
-        ValueError: It is damaged; tifffile raises other errors, too.
+        Unsupported: If its samples are not 16-bit unsigned integers, or neither grey nor RGB.
+        ValueError: If it is damaged; tifffile raises other errors, too.
     """
-    import tifffile  # here, because it takes long to import and few pictures have 16 bits
+    import tifffile  # here, as its import is slow and few images have 16 bits
 
     bits, kinds = bits_of_tiff(image), image.tag_v2.get(339, (1,))  # type: ignore[attr-defined]
     if set(bits) != {16} or set(kinds) != {1} or image.mode[:4] not in ("I;16", "RGB", "RGBA"):
@@ -72,13 +71,13 @@ def tiff_16(image: Image.Image, data: jpeg.Bytes) -> tuple[Pixels, Pixels | None
         try:
             pixels = page.asarray()
         except ValueError as error:
-            # tifffile knows LZW only with a further package; OpenCV knows it, but not planes.
+            # tifffile reads LZW only with a further package; OpenCV reads it, but not planes.
             read = None if planar or "imagecodecs" not in str(error) else _opencv_16(data)
             if read is None:
                 raise
             pixels = read
     pixels = np.moveaxis(pixels, 0, -1) if planar and pixels.ndim == 3 else pixels
-    pixels = pixels.astype(np.uint16)  # out of big-endian files, too
+    pixels = pixels.astype(np.uint16)  # big-endian files, too
     rgb, alpha = _split(TOP - pixels if inverted else pixels)
     if alpha is None or extra == NO_ALPHA:
         return rgb, None
@@ -86,7 +85,7 @@ def tiff_16(image: Image.Image, data: jpeg.Bytes) -> tuple[Pixels, Pixels | None
 
 
 def kind_of_tiff(data: bytes) -> str | None:
-    """What a TIFF is that Pillow does not open, for a message; None if it is none, or broken."""
+    """Describe a TIFF that Pillow cannot open; None if it is not a TIFF, or broken."""
     import tifffile  # as above
 
     try:
@@ -95,12 +94,12 @@ def kind_of_tiff(data: bytes) -> str | None:
             if page.dtype is None or file.is_bigtiff or not _is_whole(page, data):
                 return None
             return _unsupported(f"{page.samplesperpixel} samples of {page.dtype} a pixel")
-    except Exception:  # fed with foreign bytes it raises anything
+    except Exception:  # on arbitrary bytes it raises anything
         return None
 
 
 def _is_whole(page: Any, data: bytes) -> bool:
-    """Whether a page's directory (of no BigTIFF), what it points at, and its pixels are there."""
+    """Return whether a page's directory (not of a BigTIFF), its values and pixels are complete."""
     (count,) = struct.unpack_from(page.parent.byteorder + "H", data, page.offset)
     ends = [page.offset + 2 + 12 * count + 4]
     ends += [tag.valueoffset + tag.valuebytecount for tag in page.tags]
@@ -110,8 +109,8 @@ def _is_whole(page: Any, data: bytes) -> bool:
 
 def _unsupported(kind: str) -> str:
     return (
-        f"TIFF of {kind}; of TIFFs with more than 8 bits, those of 16-bit unsigned integers in "
-        "grey or RGB can be read: convert it"
+        f"TIFF of {kind}; above 8 bits, only TIFFs of 16-bit unsigned integers in grey or RGB can "
+        "be read: convert it"
     )
 
 
@@ -134,6 +133,6 @@ def _split(pixels: NDArray[np.uint16]) -> tuple[NDArray[np.uint16], NDArray[np.u
 
 
 def _divided(rgb: NDArray[np.uint16], alpha: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Colours as they are, of those that were multiplied by alpha; 0 where nothing is seen."""
+    """Divide premultiplied colours by alpha; 0 where alpha is 0."""
     share = np.maximum(alpha, 1).astype(np.float64)[..., None] / TOP
     return np.minimum(np.rint(rgb / share), TOP).astype(np.uint16) * (alpha > 0)[..., None]

@@ -1,7 +1,7 @@
-"""Colour profiles of 16-bit pixels: the common kind, of curves and a matrix, to sRGB.
+"""Convert 16-bit pixels to sRGB by the common kind of colour profile: curves and a matrix.
 
-Pillow's converter knows 8 bits only. Profiles of cameras and of editing spaces (Adobe RGB, Display
-P3, ProPhoto) are three curves and a matrix (ICC.1:2022, 8.3.3 and annex F.3), which are arithmetic.
+Pillow converts 8 bits only. Profiles of cameras and of editing spaces (Adobe RGB, Display P3,
+ProPhoto) are three curves and a matrix (ICC.1:2022, 8.3.3 and annex F.3).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from degradations.profiles import SAME, space_of
 log = logging.getLogger(__name__)
 
 TOP = 65535
-ROWS = 256  # that are converted at once: floats take six times the memory of the pixels
-# sRGB's primaries under D50, the white of profiles, with the digits that its own profile has.
+ROWS = 256  # converted at a time: floats take six times the memory of the pixels
+# sRGB's primaries under D50, the white point of profiles, with the digits of sRGB's own profile.
 SRGB = np.array(
     [
         [0.43606567, 0.38514709, 0.14306641],
@@ -28,21 +28,21 @@ SRGB = np.array(
         [0.01391602, 0.09707642, 0.71409607],
     ]
 )
-# Of a parametric curve of each type: the names of its numbers, in their order (10.18).
+# Parameters of a parametric curve of each type, in their order (10.18).
 PARAMETERS = ("g", "gab", "gabc", "gabcd", "gabcdef")
 Floats = NDArray[np.floating[Any]]
 
 
 def to_srgb_16(pixels: NDArray[np.uint16], icc: bytes) -> NDArray[np.uint16] | None:
-    """Convert 16-bit pixels by their profile to sRGB, by relative colorimetry.
+    """Convert 16-bit pixels from their profile to sRGB, by relative colorimetry.
 
     Args:
-        pixels: (H, W, 3); where the profile is for grey, of three equal channels.
-        icc: The profile that describes them.
+        pixels: (H, W, 3); three equal channels if the profile is for grey.
+        icc: Their profile.
 
     Returns:
-        (H, W, 3); None if the profile is sRGB itself, broken, or one of tables: then the pixels
-        stay as they are.
+        (H, W, 3); None if the profile is sRGB itself, broken, or one of tables: the pixels are
+        then used unchanged.
     """
     try:
         convert = _conversion(icc)
@@ -73,7 +73,7 @@ def _conversion(icc: bytes) -> Callable[[NDArray[np.uint16]], NDArray[np.uint16]
     def convert(pixels: NDArray[np.uint16]) -> NDArray[np.uint16]:
         linear = np.stack([curve[pixels[..., n]] for n, curve in enumerate(curves)], axis=-1)
         linear = np.clip(linear @ turned, 0, 1)
-        # The standard's formula.
+        # The sRGB standard's transfer function.
         curved = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
         return np.rint(TOP * curved).astype(np.uint16)
 
@@ -93,7 +93,7 @@ def _fixed(tag: bytes, start: int, count: int) -> Floats:
 
 
 def _curve(tag: bytes) -> Floats:
-    """(65536,) linear light of each level."""
+    """Return (65536,), the linear light of each level."""
     levels = np.linspace(0, 1, TOP + 1)
     if tag[:4] == b"para":
         (kind,) = struct.unpack_from(">H", tag, 8)

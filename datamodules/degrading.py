@@ -1,4 +1,4 @@
-"""Which degradation makes the LR of a batch, and the pool that mixes the pairs of batches."""
+"""Make the LR of a batch by its degradation, and mix pairs of batches in a pool."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from degradations.pool import PairPool, Pairs
 def degradation_of(
     dataset: Pictures, default: Degradation | None, scale: float | None = None
 ) -> Degradation:
-    """What makes LR of a dataset's HR: its source's own degradation, or the run's.
+    """Return the degradation of a dataset's HR: its source's own, or the run's.
 
     Args:
-        dataset: The pictures.
-        default: The run's degradation, which is taken to the dataset's scale where it can be.
-        scale: The scale of this batch, where that is not the dataset's.
+        dataset: The images.
+        default: The run's degradation, adapted to the dataset's scale if possible.
+        scale: The scale of this batch, if it differs from the dataset's.
 
     Raises:
-        ValueError: There is none, or it makes LR for another scale.
+        ValueError: If there is none, or it makes LR for another scale.
     """
     own = dataset.source.degradation
     degradation = own or default
     if degradation is None:
         raise ValueError(
-            f"source {dataset.name!r} gives no LR pictures and nothing makes them: set "
+            f"source {dataset.name!r} has no LR images and no degradation makes them: set "
             "degradation.class_path"
         )
     if degradation.scale != dataset.scale and (own is not None or not degradation.any_scale):
@@ -40,41 +40,41 @@ def degradation_of(
 
 
 def check_any_scale(degradation: Degradation | None) -> None:
-    """Refuse what cannot make the LR of batches of differing scales.
+    """Refuse a degradation that cannot make LR at several scales.
 
     Args:
-        degradation: That of training.
+        degradation: The degradation of training.
 
     Raises:
-        ValueError: It makes LR for one scale, or keeps pairs of one size.
+        ValueError: If it makes LR for one scale, or keeps pairs of one size.
     """
     if degradation is None:
         return
     name = type(degradation).__name__
     if not degradation.any_scale:
         raise ValueError(
-            f"data.init_args.scales draws a scale for each batch, and {name} makes LR for its own "
-            "scale only: set degradation.class_path to degradations.bicubic.Bicubic, or unset "
-            "scales"
+            f"data.init_args.crops.scales draws a scale for each batch, but {name} makes LR for "
+            "its own scale only: set degradation.class_path to degradations.bicubic.Bicubic, or "
+            "unset scales"
         )
     if degradation.pool:
         raise ValueError(
-            f"data.init_args.scales gives each batch other sizes, and the pair pool of {name} "
-            f"keeps pairs of one size: set its pool to 0 (it is {degradation.pool}), or unset "
-            "scales"
+            "data.init_args.crops.scales changes the sizes in each batch, but the pair pool of "
+            f"{name} keeps pairs of one size: set its pool to 0 (it is {degradation.pool}), or "
+            "unset scales"
         )
 
 
 def new_pool(degradation: Degradation | None, batch_size: int, world: int) -> PairPool | None:
-    """The pair pool of this process, if there is one.
+    """Return the pair pool of this process, or None.
 
     Args:
-        degradation: That of training, which says how many pairs are in it.
-        batch_size: Crops of a global batch.
+        degradation: The degradation of training, which sets the number of pairs.
+        batch_size: Crops in a global batch.
         world: Number of processes.
 
     Raises:
-        ValueError: They are no multiple of a process's share of a batch.
+        ValueError: If the pool is not a multiple of a process's share of a batch.
     """
     size = 0 if degradation is None else degradation.pool
     share = batch_size // world
@@ -88,23 +88,23 @@ def new_pool(degradation: Degradation | None, batch_size: int, world: int) -> Pa
 
 
 def check_pooled(batch: dict[str, Any]) -> None:
-    """Refuse pictures that a pool cannot keep.
+    """Refuse images that a pool cannot keep.
 
     Args:
-        batch: As it comes to the device.
+        batch: The batch as it arrives on the device.
 
     Raises:
-        ValueError: There are pictures of 16 bits, or latents, which would stay behind.
+        ValueError: If it has 16-bit images, or latents, which the pool would not exchange.
     """
     if "latent" in batch:
         raise ValueError(
-            "degradation.init_args.pool exchanges pictures, and data.init_args.train gives latents "
-            "beside them: set pool to 0"
+            "degradation.init_args.pool exchanges images, but data.init_args.train gives latents "
+            "with them: set pool to 0"
         )
     if batch["hr"].dtype != torch.uint8:
         raise ValueError(
-            "degradation.init_args.pool keeps pictures of 8 bits, and there are some of 16 in "
-            f"data.init_args.train ({', '.join(batch['key'][:3])}, ...): convert them, or set pool "
+            "degradation.init_args.pool keeps 8-bit images, but data.init_args.train has 16-bit "
+            f"images ({', '.join(batch['key'][:3])}, ...): convert them, or set pool "
             "to 0"
         )
 
@@ -112,16 +112,16 @@ def check_pooled(batch: dict[str, Any]) -> None:
 def make_lr(
     batch: dict[str, Any], degradation: Degradation, pool: PairPool | None, finite: bool = True
 ) -> None:
-    """Degrade the HR of a batch; with a pool, put others in the pairs' places.
+    """Degrade the HR of a batch in place; with a pool, exchange its pairs for earlier ones.
 
-    What belongs to a pair goes with it. ``seed`` stays: it is what the model draws from, and a pair
-    that was trained on before would meet the same noise once more.
+    Keys and captions move with their pair. ``seed`` stays: the model draws from it, and a pair
+    that comes again would get the same noise.
 
     Args:
-        batch: With ``hr`` in float32; ``lr`` is put into it.
+        batch: Has ``hr`` in float32; gets ``lr``.
         degradation: Makes the LR.
-        pool: That of training, if there is one.
-        finite: Whether NaN and infinity are refused in a degradation's first batch.
+        pool: The pool of training, or None.
+        finite: Whether to refuse NaN and infinity in a degradation's first batch.
     """
     if not finite:
         degradation.skip_first_batch_checks()

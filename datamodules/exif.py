@@ -1,4 +1,4 @@
-"""EXIF: what of it still holds when the picture is enlarged."""
+"""Keep the EXIF that still holds after enlargement."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from degradations.orientation import UPRIGHT
 
 log = logging.getLogger(__name__)
 
-# Of the first directory, in a TIFF that of its file too: what is about the picture.
+# Tags of the first directory (in a TIFF also the file's own) that describe the image.
 DESCRIPTIVE = frozenset(
     {Base.ImageDescription, Base.Make, Base.Model, Base.Software, Base.DateTime, Base.Artist}
     | {Base.HostComputer, Base.Copyright, Base.Rating, Base.RatingPercent}
     | {Base.XResolution, Base.YResolution, Base.ResolutionUnit}
     | {Base.XPTitle, Base.XPComment, Base.XPAuthor, Base.XPKeywords, Base.XPSubject}
 )
-SUBJECT_AREA = 0x9214  # without a name in Pillow's list
-# Of the second: what speaks of pixels of the old size, or of places in the old file.
+SUBJECT_AREA = 0x9214  # missing in Pillow's list
+# Tags of the second directory that refer to pixels of the old size, or to offsets in the old file.
 STALE = frozenset(
     {Base.ExifImageWidth, Base.ExifImageHeight, Base.SubjectLocation, SUBJECT_AREA}
     | {Base.FocalPlaneXResolution, Base.FocalPlaneYResolution, Base.FocalPlaneResolutionUnit}
     | {Base.CompressedBitsPerPixel, Base.ComponentsConfiguration, Base.MakerNote}
 )
 
-# How descriptions begin in which programs of microscopes and tifffile count pixels and frames: who
-# reads them again takes the enlarged picture for one of the old size, or for one of many.
+# Beginnings of descriptions in which microscope software and tifffile count pixels and frames: they
+# would describe the enlarged image with the old size, or as one of many.
 COUNTING = ('{"shape":', "ImageJ=", "<?xml", "<OME")
 
 
 def lasting_exif(exif: bytes | None) -> bytes | None:
-    """What of a file's EXIF describes the picture in any size, in an upright file.
+    """Return the part of a file's EXIF that holds for the upright image at any size.
 
     Description, camera, exposure, dates, author and place are kept. Orientation becomes 1;
-    thumbnail, maker's note and all that counts pixels are left out.
+    thumbnail, maker's note and all counts of pixels are removed.
 
     Args:
-        exif: As it is in the file.
+        exif: The file's EXIF.
 
     Returns:
-        The same in the same form; None if nothing is left, or the EXIF is broken.
+        EXIF in the same form; None if nothing is left, or the EXIF is broken.
     """
     if not exif:
         return None
@@ -56,10 +56,10 @@ def lasting_exif(exif: bytes | None) -> bytes | None:
 
 
 def tiff_exif(image: Image.Image) -> bytes | None:
-    """As ``lasting_exif``, of a TIFF, in which it lies among the file's own tags.
+    """As ``lasting_exif``, for a TIFF, whose EXIF is among the file's own tags.
 
     Args:
-        image: The opened picture.
+        image: The opened image.
     """
     try:
         return _lasting(image.getexif())
@@ -74,7 +74,7 @@ def _lasting(found: Image.Exif) -> bytes | None:
         if tag != Base.ImageDescription or not str(found[tag]).startswith(COUNTING):
             kept[tag] = found[tag]
     details = {k: v for k, v in found.get_ifd(IFD.Exif).items() if k not in STALE}
-    details.pop(IFD.Interop, None)  # a place in the old file, if the program that wrote it knew it
+    details.pop(IFD.Interop, None)  # may be an offset in the old file
     with contextlib.suppress(Exception):
         if interop := dict(found.get_ifd(IFD.Interop)):
             details[IFD.Interop] = interop

@@ -1,34 +1,32 @@
-"""A tree of pictures, or a list of files."""
+"""A tree of images, or a list of files."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from datamodules.decode import FORMATS, read_picture
 from datamodules.names import Names
 from datamodules.outputs import Outputs
 from datamodules.paths import by_key, image_key, images_of, searched_folder
 from datamodules.source import Sample, Source
-from degradations.base import Degradation
 from files.paths import expand_path, has_wildcard, size_and_time
 
 
 class Folder(Source):
-    """Pictures of a folder and its subfolders; a key is the path below it without extension.
+    """Images of a folder and its subfolders; a key is the path below it without extension.
 
     Args:
-        root: The folder, or one picture. May hold environment variables, ``$ENLARGER_DATA/set``.
-        files: Instead of all of ``root``, these: files, folders, or patterns such as ``1*.png`` and
-            ``**/*.jpg``. They are relative to ``root`` if that is given. Without ``root``, keys are
+        root: The folder, or one image. May contain environment variables, ``$ENLARGER_DATA/set``.
+        files: Files, folders, or patterns such as ``1*.png`` and ``**/*.jpg``, instead of all of
+            ``root``. They are relative to ``root`` if it is given. Without ``root``, keys are
             relative to the named folder, or to the part of a pattern before its first ``*``.
-        recursive: Look into subfolders.
-        scale: Scale of this source alone, in an evaluation over several scales.
-        degradation: Makes the LR of this source alone; by default the run's ``degradation``.
+        recursive: Search subfolders.
 
     Raises:
-        ValueError: Neither ``root`` nor ``files`` is given.
+        ValueError: If neither ``root`` nor ``files`` is given.
     """
 
     def __init__(
@@ -36,35 +34,34 @@ class Folder(Source):
         root: str | None = None,
         files: list[str] | None = None,
         recursive: bool = True,
-        scale: float | None = None,
-        degradation: Degradation | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, degradation)
+        super().__init__(**kwargs)
         if root is None and not files:
-            raise ValueError("Folder needs pictures: set its root to a folder, or files to a list")
+            raise ValueError("Folder needs images: set its root to a folder, or files to a list")
         self.root, self.files, self.recursive = root, files, recursive
-        self.outputs: Outputs | None = None  # of predict, which are none of its inputs
-        self._apart = False  # whether files that differ only by their extension are told apart
+        self.outputs: Outputs | None = None  # predict's own outputs, which are not inputs
+        self._distinct = False  # whether keys have the extension if only that differs
         self._keys, self._paths = Names.of([]), Names.of([])
 
     @classmethod
     def of(cls, paths: str | list[str]) -> Folder:
-        """The pictures of a folder, a file, a pattern, or a list of these.
+        """Return the images of a folder, a file, a pattern, or a list of these.
 
-        Of files that differ only by their extension, ``a.jpg`` and ``a.png``, keys have it too, and
-        so has that of ``a.jpg.png`` beside them.
+        Files that differ only by their extension, ``a.jpg`` and ``a.png``, have it in their keys,
+        and so has ``a.jpg.png`` beside them.
 
         Args:
             paths: As ``files``.
         """
         folder = cls(files=[paths] if isinstance(paths, str) else paths)
-        folder._apart = True
+        folder._distinct = True
         return folder
 
     def prepare(self, scale: float) -> None:
         """List the files. Args and Raises as ``Source.prepare``."""
         what = "Folder.files" if self.root is None else "Folder.root"
-        listed = _told_apart(self._list()) if self._apart else self._list()
+        listed = _with_distinct_keys(self._list()) if self._distinct else self._list()
         found = by_key(listed, what)
         self._keys, self._paths = Names.of(found), Names.of(map(str, found.values()))
 
@@ -81,8 +78,7 @@ class Folder(Source):
             yield from self._found(root, "Folder.root")
 
     def _below(self, root: str, files: list[str]) -> Iterator[tuple[str, Path]]:
-        # Keys are relative to the root whatever the pattern, so that a picture's key is the same in
-        # every selection.
+        # Keys are relative to the root, so an image's key is the same in every selection.
         for file in files:
             pattern = os.path.normpath(expand_path(file, "Folder.files", root))
             if os.path.isabs(pattern) or Path(pattern).parts[0] == "..":
@@ -93,7 +89,7 @@ class Folder(Source):
                 yield image_key(path, Path(root)), path
 
     def _found(self, pattern: str, what: str, root: str = "") -> list[tuple[str, Path]]:
-        pictures = _pictures(pattern, self.recursive, what, root)
+        pictures = _images_or_error(pattern, self.recursive, what, root)
         searched = searched_folder(pattern, root)
         if self.outputs is None or searched is None:
             return pictures
@@ -101,34 +97,34 @@ class Folder(Source):
 
     @property
     def keys(self) -> Names:
-        """Path of each picture below the root, without its extension."""
+        """Path of each image below the root, without its extension."""
         return self._keys
 
     def path(self, index: int) -> str:
-        """File of the picture ``keys[index]``."""
+        """Return the file of the image ``keys[index]``."""
         return self._paths[index]
 
     def read(self, index: int) -> Sample:
-        """The picture ``keys[index]``, with all that a writer of results needs in ``meta``."""
+        """Return the image ``keys[index]``; ``meta`` has what a writer of results needs."""
         path = self._paths[index]
-        read = size_and_time(path)  # before its bytes: a change meanwhile is seen
+        read = size_and_time(path)  # before its bytes, so a later change is noticed
         picture = read_picture(path, self.srgb)
         return {"hr": picture.rgb, "meta": {**picture.meta(path), "read": read}}
 
 
 def source_to_enlarge(given: Source | list[str] | str | None, outputs: Outputs | None) -> Source:
-    """What ``predict`` reads.
+    """Return the source that ``predict`` reads.
 
     Args:
-        given: As ``data.init_args.predict``.
-        outputs: Where it writes, which a folder of pictures leaves out.
+        given: The value of ``data.init_args.predict``.
+        outputs: Where ``predict`` writes; a folder of images skips its outputs.
 
     Raises:
-        ValueError: Nothing is given.
+        ValueError: If no images are given.
     """
     if given is None:
         raise ValueError(
-            "predict needs pictures: set data.init_args.predict to a folder, a file, or a Source"
+            "predict needs images: set data.init_args.predict to a folder, a file, or a Source"
         )
     source = given if isinstance(given, Source) else Folder.of(given)
     if isinstance(source, Folder):
@@ -136,8 +132,8 @@ def source_to_enlarge(given: Source | list[str] | str | None, outputs: Outputs |
     return source
 
 
-def _told_apart(pictures: Iterable[tuple[str, Path]]) -> list[tuple[str, Path]]:
-    """Give files that would share a key one with their extension, until no two of them do."""
+def _with_distinct_keys(pictures: Iterable[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    """Add the extension to keys that files would share, until all keys differ."""
     listed = list(pictures)
     keys = [key for key, _ in listed]
     while True:
@@ -153,15 +149,15 @@ def _told_apart(pictures: Iterable[tuple[str, Path]]) -> list[tuple[str, Path]]:
         keys = longer
 
 
-def _pictures(pattern: str, recursive: bool, what: str, root: str) -> list[tuple[str, Path]]:
+def _images_or_error(pattern: str, recursive: bool, what: str, root: str) -> list[tuple[str, Path]]:
     pictures = list(images_of(pattern, recursive, root))
     if not pictures:
         path = Path(root, pattern)
-        problem = "holds no pictures" if path.exists() else "does not exist"
+        problem = "has no images" if path.exists() else "does not exist"
         if has_wildcard(pattern):
-            problem = "matches no pictures"
+            problem = "matches no images"
         raise ValueError(
-            f"{what} {str(path)!r} {problem}; expected a folder of pictures "
+            f"{what} {str(path)!r} {problem}; expected a folder of images "
             f"({', '.join(FORMATS)}), the path of one, or a pattern such as /photos/**/*.jpg"
         )
     return pictures

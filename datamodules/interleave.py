@@ -1,10 +1,10 @@
-"""Sources mixed by weight: one endless sequence in which each has its exact share.
+"""Sources mixed by weight: one endless sequence in which each source has its exact share.
 
-Source i plays its own endless order (``shuffle.py``), so that it gives every picture once before
-any comes again. The mixture deals from them in blocks of some 256 places: by the end of block b,
-source i gave floor(256 b w_i) samples, w_i being its share. Within a block places are shuffled. So
-the share of a source is exact to one sample at each block's end, for ever, and nothing is drawn
-with replacement.
+Source i follows its own endless order (``shuffle.py``), so it gives every image once before any
+image again. The mixture takes from the sources in blocks of about 256 places: by the end of block
+b, source i gave floor(256 b w_i) samples, where w_i is its share. Places within a block are
+shuffled. So a source's share is exact to one sample at each block's end, and nothing is drawn with
+replacement.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Mixture(NamedTuple):
 
     groups: Number of groups of each part, in order.
     weights: The parts' shares, in any unit.
-    samples: Pictures an epoch.
+    samples: Images per epoch.
     """
 
     groups: tuple[int, ...]
@@ -37,7 +37,7 @@ class Mixture(NamedTuple):
     samples: int
 
     def times(self, count: int) -> Mixture:
-        """The same of so many samples for each picture."""
+        """Return the mixture with ``count`` samples for each image."""
         return self._replace(samples=self.samples * count)
 
 
@@ -45,12 +45,12 @@ class Interleave:
     """The endless order of a mixture.
 
     Args:
-        groups: Number of pictures of each group, of all parts.
+        groups: Number of images of each group, of all parts.
         mixture: How they are mixed.
-        repeats: How often a pass over a part takes each picture.
-        window: Samples of a part are shuffled within so many of its groups.
-        seed: Of the order.
-        keep: As in ``Shuffle``, of each part; and twice as many blocks.
+        repeats: How often a pass over a part takes each image.
+        window: Number of a part's groups within which its samples are shuffled.
+        seed: Seed of the order.
+        keep: As in ``Shuffle``, for each part; twice as many blocks are kept.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Interleave:
         self._block = lru_cache(2 * keep)(self._new_block)
 
     def take(self, start: int, stop: int) -> Integers:
-        """Virtual samples ``start`` to ``stop`` of the order, as picture * repeats + repeat."""
+        """Return samples ``start`` to ``stop`` of the order, as image * repeats + repeat."""
         parts: list[Integers] = []
         block = self._block_of(start)
         while start < stop:
@@ -96,10 +96,10 @@ class Interleave:
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
     def ahead(self, start: int, stop: int) -> Ahead:
-        """The groups that are needed next by a reader at ``start`` who goes as far as ``stop``."""
+        """Return the groups that a reader from ``start`` to ``stop`` needs next."""
         block = self._block_of(start)
         first, samples = self._block(block)
-        end = first + len(samples)  # of this block, of which the groups are found by its samples
+        end = first + len(samples)  # of this block, whose samples give the groups
         now, following, until = [self._groups_of(samples[start - first : stop - first])], [], stop
         if end < stop:
             given, last = self._given(block + 1), self._given(self._block_of(stop) + 1)
@@ -108,14 +108,14 @@ class Interleave:
             ]
             now += [spot.now for spot in spots]
             following = [spot.next for spot in spots]
-            # The last block before one of them goes on to another window.
+            # The last block before a part moves to another window.
             ends = zip(spots, self._shares, strict=True)
             whole = min(-(-(spot.until + 1) // (BLOCK * share)) - 1 for spot, share in ends)
             until = min(stop, max(end, sum(self._given(whole))))
         return Ahead(_dealt(now), _dealt(following), until)
 
     def groups_at(self, start: int) -> list[int]:
-        """Groups of the windows that ``start`` is in, without working out their samples."""
+        """Return the groups of the windows at ``start``, without computing their samples."""
         given = self._given(self._block_of(start))
         return [g for part, at in zip(self._parts, given, strict=True) for g in part.groups_at(at)]
 
@@ -124,22 +124,22 @@ class Interleave:
         return list(dict.fromkeys(groups.tolist()))
 
     def _given(self, block: int) -> list[int]:
-        """Samples that each part gave before a block."""
+        """Return how many samples each part gave before a block."""
         return [int(block * BLOCK * share) for share in self._shares]
 
     def _block_of(self, place: int) -> int:
-        # Rounding down leaves a block's begin up to as many places early as there are parts.
+        # Rounding down starts a block early, by at most as many places as there are parts.
         block = place // BLOCK
         while sum(self._given(block + 1)) <= place:
             block += 1
         return block
 
     def _new_block(self, block: int) -> tuple[int, Integers]:
-        """Where a block begins, and its samples."""
+        """Return the start of a block, and its samples."""
         given, then = self._given(block), self._given(block + 1)
         parts = [part.take(*ends) for part, *ends in zip(self._parts, given, then, strict=True)]
         samples = np.concatenate(parts)
-        # Parts keep their own order: what is shuffled is whose turn it is.
+        # Parts keep their own order: only their turns are shuffled.
         turns = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         turns = turns[permutation(len(turns), seed_of(self.seed, "block", block))]
         dealt = np.empty_like(samples)
@@ -148,5 +148,5 @@ class Interleave:
 
 
 def _dealt(lists: list[list[int]]) -> list[int]:
-    """One of each list in turn, each once."""
+    """Take from the lists in turn, each value once."""
     return [item for item in dict.fromkeys(chain(*zip_longest(*lists))) if item is not None]

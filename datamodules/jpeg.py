@@ -1,8 +1,8 @@
-"""JPEG at the level of its markers: what the header says, and pixels that are read strictly.
+"""JPEG at the level of its markers: the header, and strict decoding.
 
-libjpeg, which every decoder here is made of, only warns where data end too early or make no sense,
-and paints the rest grey. Pillow drops its warnings; simplejpeg can raise them, at no cost. Some are
-harmless (bytes between the segments of a header, zeros before the end): those bytes are taken out,
+libjpeg, on which every decoder here is built, only warns if data end too early or are invalid, and
+paints the rest grey. Pillow drops its warnings; simplejpeg can raise them at no cost. Some are
+harmless (bytes between the segments of a header, zeros before the end): those bytes are removed,
 and the file is read again, as strictly.
 """
 
@@ -32,7 +32,7 @@ START, END = b"\xff\xd8", b"\xff\xd9"
 FRAME_HEADERS = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}
 SCAN_HEADER, RESTART_INTERVAL, EXIF, PROFILE = 0xFFDA, 0xFFDD, 0xFFE1, 0xFFE2
 WITHOUT_LENGTH = frozenset(range(0xFFD0, 0xFFDA))
-# What libjpeg says of data that it could not make sense of, where it goes on regardless.
+# libjpeg's warnings about invalid data, after which it continues.
 DAMAGE = re.compile(
     r"[Pp]remature end|bad (Huffman|arithmetic) code|instead of RST|extraneous bytes|progression"
 )
@@ -42,18 +42,18 @@ _number = struct.Struct(">H").unpack_from
 
 
 class Header(NamedTuple):
-    """What is known of a JPEG before its pixels.
+    """The header of a JPEG.
 
     Attributes:
-        height: In pixels, as they lie in the file.
-        width: In pixels, as they lie in the file.
+        height: In pixels, as stored.
+        width: In pixels, as stored.
         components: 1 for grey, 3 for colour, 4 for CMYK.
-        precision: Bits a sample.
+        precision: Bits per sample.
         frame: Offset of the frame header's marker.
         process: That marker, 0xFFC0 for baseline.
         scan: Offset of the first entropy-coded byte.
         interval: MCUs between two restart markers, 0 without them.
-        tagged: There are segments that may hold EXIF, XMP, a colour profile or further pictures.
+        tagged: Whether segments may hold EXIF, XMP, a colour profile or further images.
     """
 
     height: int
@@ -68,14 +68,14 @@ class Header(NamedTuple):
 
 
 def read_header(data: Bytes) -> Header | None:
-    """Walk over the segments before the first scan.
+    """Parse the segments before the first scan.
 
     Args:
-        data: The file, or so much of it.
+        data: The file, or at least its header.
 
     Returns:
-        None if this is no JPEG, or one whose header is not laid out as they all are: its reader has
-        to be more patient.
+        None if this is not a JPEG, or its header has an unusual layout, which a more tolerant
+        reader must handle.
     """
     if data[:2] != START:
         return None
@@ -99,13 +99,13 @@ def read_header(data: Bytes) -> Header | None:
                 break
     except struct.error:  # the end of the file
         return None
-    if not height or not width or at > len(data):  # some give the height behind the pixels
+    if not height or not width or at > len(data):  # some files give the height after the pixels
         return None
     return Header(height, width, components, precision, frame, process, at, interval, tagged)
 
 
 def read_strictly(data: Bytes, colors: str = "rgb") -> NDArray[np.uint8] | None:
-    """Pixels of a JPEG of 8 bits, or an error if any of them may be wrong.
+    """Decode an 8-bit JPEG, or raise if any pixel may be wrong.
 
     Args:
         data: The whole file.
@@ -115,7 +115,7 @@ def read_strictly(data: Bytes, colors: str = "rgb") -> NDArray[np.uint8] | None:
         (H, W, 3 or 4) in [0, 255]; None if simplejpeg does not read such files.
 
     Raises:
-        ValueError: The file is truncated or damaged.
+        ValueError: If the file is truncated or damaged.
     """
     try:
         return simplejpeg.decode_jpeg(data, colors)
@@ -131,18 +131,18 @@ def read_strictly(data: Bytes, colors: str = "rgb") -> NDArray[np.uint8] | None:
 
 @DECODING
 def read_rows(data: bytes, bottom: int, most: float) -> NDArray[np.uint8] | None:
-    """The upper part of a plain JPEG: decoding ends where the crop does.
+    """Decode the upper rows of a plain JPEG, no further than a crop needs.
 
-    The header is told a smaller height. libjpeg then warns of the bytes that are left over, so its
-    other warnings cannot be told apart: only for files that are known to be whole.
+    A smaller height is written into the header. libjpeg then warns of the remaining bytes, which
+    hides its other warnings: use this only for files that are known to be intact.
 
     Args:
-        data: The whole file, of which the checksum was compared.
-        bottom: Rows that are needed.
-        most: Pixels that the whole picture may have.
+        data: The whole file, whose checksum was compared.
+        bottom: Number of rows needed.
+        most: Largest number of pixels of the whole image.
 
     Returns:
-        (at least `bottom`, W, 3) in [0, 255]; None for files that this is not meant for.
+        (at least `bottom`, W, 3) in [0, 255]; None for other kinds of files.
     """
     header = read_header(data)
     if simplejpeg is None or header is None or header.tagged or header.process != 0xFFC0:
@@ -158,10 +158,10 @@ def read_rows(data: bytes, bottom: int, most: float) -> NDArray[np.uint8] | None
 
 
 def without_stray_bytes(data: bytes) -> bytes:
-    """The same JPEG without the bytes that belong to nothing.
+    """Return the JPEG without stray bytes.
 
-    Cameras and editors leave them between the segments of the header, and zeros before the end of
-    the picture. They change no pixel.
+    Cameras and editors leave such bytes between the segments of the header, and zeros before the
+    end of the image. They change no pixel.
 
     Args:
         data: The whole file.
@@ -185,5 +185,5 @@ def without_stray_bytes(data: bytes) -> bytes:
     if end < at:
         return data
     pixels = data[at:end].rstrip(b"\0")
-    stuffed = b"\0" if pixels.endswith(b"\xff") else b""  # a coded 255 has a zero behind it
+    stuffed = b"\0" if pixels.endswith(b"\xff") else b""  # a coded 255 is followed by a zero
     return b"".join([*kept, pixels, stuffed, END])

@@ -1,4 +1,4 @@
-"""Sequences of keys that are made when they are asked for: no process holds a million texts."""
+"""Sequences of keys that are made on demand, so no process holds a million strings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from degradations.draws import CODING
 
 
 class Keys(Sequence[str]):
-    """The keys of one source or several, each behind its source's name: ``set5/0001``.
+    """The keys of one or several sources, prefixed with the source's name: ``set5/0001``.
 
     Args:
         sources: Keys by the source's name.
@@ -32,14 +32,14 @@ class Keys(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
-        """A key, or a list of some."""
+        """Return a key, or a list of keys."""
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         number, within = self.place(index)
         return f"{self._names[number]}/{self._keys[number][within]}"
 
     def __iter__(self) -> Iterator[str]:
-        """All keys in their order."""
+        """Iterate over all keys in order."""
         for name, keys in zip(self._names, self._keys, strict=True):
             yield from (f"{name}/{key}" for key in keys)
 
@@ -51,10 +51,10 @@ class Keys(Sequence[str]):
     __hash__ = None  # type: ignore[assignment]  # as a list
 
     def place(self, index: int) -> tuple[int, int]:
-        """Number of the source of a key, and of the key in it.
+        """Return the number of a key's source, and the key's number in it.
 
         Raises:
-            IndexError: There is no such key.
+            IndexError: If there is no such key.
         """
         number = index + len(self) if index < 0 else index
         if not 0 <= number < len(self):
@@ -63,21 +63,21 @@ class Keys(Sequence[str]):
         return source, number - (self._ends[source - 1] if source else 0)
 
     def duplicates(self) -> str | None:
-        """A key that is there twice; None if all differ."""
-        for name, keys in zip(self._names, self._keys, strict=True):  # no two names are equal
+        """Return a key that occurs twice; None if all differ."""
+        for name, keys in zip(self._names, self._keys, strict=True):  # names are distinct
             twice = first_duplicate(keys)
             if twice is not None:
                 return f"{name}/{twice}"
         return None
 
     def digest(self) -> str:
-        """Hash of all sources' names and keys in their order."""
+        """Return the hash of all sources' names and keys in order."""
         parts = [f"{n}/{digest_of(k)}" for n, k in zip(self._names, self._keys, strict=True)]
         return digest_of(parts)
 
 
 def first_duplicate(keys: Sequence[str]) -> str | None:
-    """A key that is there twice; None if all differ."""
+    """Return a key that occurs twice; None if all differ."""
     if isinstance(keys, Names | Keys):
         return keys.duplicates()
     seen: set[str] = set()
@@ -89,7 +89,7 @@ def first_duplicate(keys: Sequence[str]) -> str | None:
 
 
 def digest_of(keys: Sequence[str]) -> str:
-    """Hash of keys in their order, as hexadecimal digits."""
+    """Return the hash of keys in order, as hexadecimal digits."""
     if isinstance(keys, Names | Keys):
         return keys.digest()
     return hashlib.blake2b("\n".join(keys).encode(*CODING), digest_size=8).hexdigest()

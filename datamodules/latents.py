@@ -1,10 +1,10 @@
 """Latents that ``main.py encode`` has written into shards, so that training need not encode.
 
-Beside the shards lies ``encode.json``: whose latents they are, and how they were made. A sample has
+``encode.json`` beside the shards names the autoencoder and the settings. A sample has
 ``latent.npy``, (C, h, w) float16 or float32 as the autoencoder gives it, not standardised; with
-pairs also the LR picture, ``lr.png``, and the latent of its enlargement, ``lr_latent.npy``; with
-pictures HR itself, ``png``; with texts what an encoder says of the caption, ``text_features.npy``,
-(n, W) of any n.
+pairs also the LR image, ``lr.png``, and the latent of its enlargement, ``lr_latent.npy``; with
+images HR itself, ``png``; with texts the text encoder's features of the caption,
+``text_features.npy``, (n, W) with any n.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from datamodules.shard_urls import is_remote, list_shards
 from datamodules.shards import Shards
 from datamodules.source import Pixels, Sample
 
-ABOUT = "encode.json"  # beside the shards, when all of them are written
+ABOUT = "encode.json"  # beside the shards, written after all of them
 LATENTS = ("latent", "lr_latent")
 TEXT = "text_features"
 
 
 class Latents(Shards):
-    """Samples that ``main.py encode`` has written; for ``data.init_args.train`` alone.
+    """Samples that ``main.py encode`` has written; for ``data.init_args.train`` only.
 
-    They are taken as they are: ``data.init_args.crop_size``, ``flips`` and ``small`` have no effect
-    on them. The model refuses them when its autoencoder is another one.
+    They are used as they are: ``data.init_args.crop_size``, ``crops.flips`` and ``crops.small``
+    have no effect on them. The model refuses latents of another autoencoder.
 
     Args:
-        urls: Tars: a path with ``{000..099}`` or ``*`` for several, or a list of these. May hold
+        urls: Tars: a path with ``{000..099}`` or ``*`` for several, or a list of these. May contain
             environment variables.
-        index_cache: Folder for the indices of shards whose own folder cannot be written.
+        index_cache: Folder for the indices of shards in folders that are not writable.
     """
 
     def __init__(
@@ -50,28 +50,28 @@ class Latents(Shards):
         self.about: dict[str, Any] = {}
 
     def prepare(self, scale: float) -> None:
-        """Read the indices, and whose latents they are. Args as ``Source.prepare``.
+        """Read the indices, and the description of the latents. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: No shard, a broken one, or not all of the set was written; or the LR that
-                they hold is of another scale.
+            ValueError: If there is no shard, a broken one, or the set is incomplete; or its LR has
+                another scale.
         """
         names = list_shards(self.urls, False, self.patience)
         far = [name for name in names if is_remote(name)]
         if far:
-            raise ValueError(f"Latents.urls: {far[0]} is far away; copy the shards to this host")
+            raise ValueError(f"Latents.urls: {far[0]} is remote; copy the shards to this host")
         self.about = _about(Path(names[0]).parent / ABOUT)
         made = self.about["scale"]
         if made is not None and made != scale:
             raise ValueError(
-                f"Latents.urls: {names[0]} holds LR pictures of scale {made:g}, and "
-                f"data.init_args.scale is {scale:g}: set that, or encode anew"
+                f"Latents.urls: {names[0]} holds LR images of scale {made:g}, but "
+                f"data.init_args.scale is {scale:g}: set that, or encode again"
             )
         super().prepare(scale)
 
     def _place(self, tars: Any, folder: Path) -> Path:
         place = super()._place(tars, folder)
-        return place.with_name(f"latents-{place.name}")  # another table than that of the pictures
+        return place.with_name(f"latents-{place.name}")  # not the table of images
 
     def _part(self, tar: Tar, folder: Path, cache: DiskCache | None) -> Table:
         return table_of(tar.name, load_index(Path(tar.path), folder), needed="latent")
@@ -80,15 +80,15 @@ class Latents(Shards):
         return "list each tar once; to train on several sets, encode them together"
 
     def size(self, index: int) -> tuple[int, int] | None:
-        """None: nothing is cut."""
+        """Return None: latents are not cropped."""
         return None
 
     def read(self, index: int) -> Sample:
-        """The sample ``keys[index]``, whole.
+        """Return the sample ``keys[index]``, uncropped.
 
         Raises:
-            UnreadableImage: A part of it is broken, or its checksum differs.
-            ValueError: A shard is not the one that was indexed.
+            UnreadableImage: If a part of it is broken, or its checksum differs.
+            ValueError: If a shard changed after it was indexed.
         """
         tar = self._tars[bisect_right(self._ends, index)]
         sample: dict[str, Any] = {}
@@ -105,12 +105,12 @@ class Latents(Shards):
 
 
 class TrainingLatents(TrainingPictures):
-    """``Latents`` as the DataLoader of training sees them; args as ``TrainingPictures``."""
+    """Dataset of ``Latents`` for training; args as ``TrainingPictures``."""
 
     def __getitems__(self, items: list[Any]) -> Any:
-        """A batch of samples."""
+        """Return the samples of a batch."""
         if self.augment is not None:
-            raise ValueError("data.init_args.augment changes pictures, not latents: unset it")
+            raise ValueError("data.init_args.crops.augment changes images, not latents: unset it")
         return [self._sample(item, None) for item in items]
 
     def _crop(self, index: int, draws: SampleDraws, out: Pixels | None) -> Sample:
@@ -121,10 +121,10 @@ class TrainingLatents(TrainingPictures):
 
 
 def add_latents(batch: dict[str, Any], source: Any) -> None:
-    """Complete a batch of latents: float32, the size of its pictures, and whose latents they are.
+    """Complete a batch of latents: float32, the size of its images, and the latents' space.
 
     Args:
-        batch: On its device.
+        batch: The batch on its device.
         source: The ``Latents``.
     """
     for name in LATENTS:
@@ -141,11 +141,11 @@ def _about(path: Path) -> dict[str, Any]:
         missing = {"space", "factor", "scale"} - about.keys()
     except FileNotFoundError as error:
         raise ValueError(
-            f"there is no {path}, which main.py encode writes when all is done: give the same "
-            "encode command again, and it goes on; or set Latents.urls to other shards"
+            f"{path}, which main.py encode writes at its end, is missing: run the same encode "
+            "command again to finish, or set Latents.urls to other shards"
         ) from error
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): encode anew") from error
+        raise ValueError(f"{path} is damaged ({error}): encode again") from error
     if missing:
-        raise ValueError(f"{path} does not say {', '.join(sorted(missing))}: encode anew")
+        raise ValueError(f"{path} has no {', '.join(sorted(missing))}: encode again")
     return about

@@ -1,4 +1,4 @@
-"""The DataLoaders of a run: in the plan's order for training, once through for an evaluation."""
+"""The DataLoaders of a run: in the plan's order for training, one pass for evaluation."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Loader = DataLoader[dict[str, Any]]
 def loader_of(
     dataset: Pictures, sampler: Any, workers: int, pin_memory: bool, persistent: bool = False
 ) -> Loader:
-    """A loader whose batches are as ``collate`` makes them.
+    """Return a loader of collated batches.
 
     Args:
-        dataset: The pictures.
+        dataset: The images.
         sampler: Gives the items of whole batches, or ``Pieces`` of them.
-        workers: Processes that read; 0 to read in this one.
+        workers: Number of reader processes; 0 reads in this process.
         pin_memory: Whether batches go to a GPU.
-        persistent: Whether the workers live on from epoch to epoch.
+        persistent: Whether to keep the workers from epoch to epoch.
     """
     if workers:
         end_workers_at_exit()
@@ -43,21 +43,21 @@ def loader_of(
         pin_memory=pin_memory,
         persistent_workers=persistent and workers > 0,
         worker_init_fn=start_worker,
-        generator=torch.Generator(),  # or each pass draws a seed from the global one
+        generator=torch.Generator(),  # else each pass draws a seed from the global generator
     )
 
 
 def evaluation_sampler(
     dataset: Pictures, left_out: set[str], seed: int, batch_size: int, ranks: tuple[int, int]
 ) -> EvaluationSampler:
-    """The order in which the pictures of a source are evaluated, and their seeds.
+    """Return the order in which a source's images are evaluated, and their seeds.
 
     Args:
-        dataset: The pictures.
-        left_out: Keys of the source that are not wanted.
+        dataset: The images.
+        left_out: Keys of the source to skip.
         seed: ``data.init_args.degradation_seed``.
-        batch_size: Pictures a batch on each process.
-        ranks: Number of this process, and of all.
+        batch_size: Images per batch on each process.
+        ranks: Rank of this process, and number of processes.
     """
     keys: Sequence[str] = dataset.source.keys if left_out else ()
     done = {index for index, key in enumerate(keys) if key in left_out}
@@ -67,19 +67,19 @@ def evaluation_sampler(
 
 
 def position_of(trainer: Any) -> tuple[int, int]:
-    """Where a run stands: its epoch, and how many global batches of it are done.
+    """Return a run's position: its epoch, and the number of global batches done in it.
 
-    With ``trainer.overfit_batches`` it is the first epoch again and again, of the same batches.
+    With ``trainer.overfit_batches`` the first epoch repeats, with the same batches.
     """
     # Lightning restores these counters before it asks the loader for the first batch; the
-    # checkpoint callback makes sure that a checkpoint holds them as of the last whole step.
+    # checkpoint callback stores them as of the last complete step.
     if trainer is None:
         return 0, 0
     epoch, loop = trainer.current_epoch, trainer.fit_loop
-    # Between two epochs, the number of batches is still that of the one before.
+    # Between two epochs, the number of batches is still the previous epoch's.
     begun = loop.epoch_progress.current.ready > epoch
     done = loop.epoch_loop.batch_progress.current.completed if begun else 0
-    # Lightning takes only so many batches of an epoch; here each epoch has others.
+    # Lightning takes the first batches of an epoch, and here each epoch has other batches.
     return 0 if trainer.overfit_batches else epoch, done
 
 
@@ -88,12 +88,12 @@ def _seed(seed: int, keys: Sequence[str], index: int) -> int:
 
 
 def start_worker(worker: int) -> None:
-    """What each worker of a DataLoader does first.
+    """Initialise a worker of a DataLoader.
 
     Args:
         worker: Its number.
     """
     leave_signals_to_the_owner()
-    # One thread a worker: OpenCV would otherwise start as many as there are cores in each of them.
+    # One thread per worker: else OpenCV starts one per core in each worker.
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(0)

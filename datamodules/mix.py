@@ -6,38 +6,35 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 from datamodules.interleave import BLOCK, Mixture
 from datamodules.keys import Keys
 from datamodules.latents import Latents
 from datamodules.source import Sample, Source
-from degradations.base import Degradation
 
-FIELDS = ("lr", "text", "text_features")  # which a batch needs of all its samples or of none
+FIELDS = ("lr", "text", "text_features")  # which all samples of a batch must have, or none
 
 
 class Mix(Source):
     """Several sources, mixed by weight.
 
-    Training takes from each source its share of the samples, exact to one sample in about every
-    256, and every picture of a source once before any of it again; a source that is smaller than
-    its share comes more often, a larger one goes on in the next epoch where it stopped in this one.
-    A key is the source's name and the picture's key there. Evaluation goes through all pictures.
-    A source that is a mixture itself keeps its own shares of what it gives.
+    In training each source gives its share of the samples, exact to one sample in about every 256,
+    and every image once before any image again. A source smaller than its share repeats; a larger
+    one continues in the next epoch where it stopped. A key is the source's name and the image's key
+    there. Evaluation uses all images once. A source that is itself a mixture keeps its own shares.
 
     Args:
-        sources: The sources, by names of your own. They are of one kind: all with captions or none,
-            all with their own LR or none, none of ``Latents``, and none with a ``scale`` or
-            ``degradation`` of its own.
-        weights: Share of each source, in any unit, such as photos 3 and faces 1; by default each
-            picture comes equally often.
-        samples: Pictures an epoch (each ``data.init_args.crops_per_image`` times); by default as
-            many as the sources have together.
-        scale: Scale of all these sources, in an evaluation over several scales.
-        degradation: Makes the LR of all these sources; by default the run's ``degradation``.
+        sources: The sources, by names of your choice. All or none may have captions, all or none
+            their own LR; ``Latents`` and sources with their own ``scale`` or ``degradation`` are
+            refused.
+        weights: Share of each source, in any unit, such as photos 3 and faces 1; by default all
+            images are equally frequent.
+        samples: Images per epoch (each ``data.init_args.crops.per_image`` times); by default the
+            number of images in all sources.
 
     Raises:
-        ValueError: A weight that is missing or not positive, or ``samples`` below 1.
+        ValueError: If a weight is missing or not positive, or ``samples`` is below 1.
     """
 
     def __init__(
@@ -45,10 +42,9 @@ class Mix(Source):
         sources: dict[str, Source],
         weights: dict[str, float] | None = None,
         samples: int | None = None,
-        scale: float | None = None,
-        degradation: Degradation | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, degradation)
+        super().__init__(**kwargs)
         _check_names(sources)
         if weights is not None:
             _check_weights(weights, sources)
@@ -57,23 +53,23 @@ class Mix(Source):
         self.sources, self.weights, self.samples = sources, weights, samples
         self._sources = list(sources.values())
         self._keys, self._groups = Keys({}), [[0] for _ in sources]
-        self._fields: dict[str, tuple[str, bool]] = {}  # a source, and whether it gives the field
+        self._fields: dict[str, tuple[str, bool]] = {}  # a source, and whether it has the field
 
     def prepare(self, scale: float) -> None:
-        """Find the pictures of all sources. Args as ``Source.prepare``.
+        """Find the images of all sources. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: A source has no pictures, a scale or degradation of its own, or latents.
+            ValueError: If a source has no images, its own scale or degradation, or latents.
         """
         for name, source in self.sources.items():
             if isinstance(source, Latents):
                 raise ValueError(
-                    f"Mix.sources: {name!r} holds latents, which are not mixed: name all shards in "
-                    "the urls of one Latents"
+                    f"Mix.sources: {name!r} holds latents, which cannot be mixed: list all shards "
+                    "in the urls of one Latents"
                 )
             if source.degradation is not None:
                 raise ValueError(
-                    f"Mix.sources: {name!r} has a degradation of its own, but a batch is degraded "
+                    f"Mix.sources: {name!r} has its own degradation, but a batch is degraded "
                     "as a whole: give it to the Mix, or to the run as the key degradation"
                 )
             if source.scale is not None and source.scale != scale:
@@ -90,17 +86,17 @@ class Mix(Source):
             if sum(groups) != len(source.keys) or not sum(groups):
                 raise ValueError(
                     f"Mix.sources: {name!r} ({type(source).__name__}) has {len(source.keys)} "
-                    f"pictures, in groups of {sum(groups)} together; expected at least one"
+                    f"images, in groups of {sum(groups)} together; expected at least one"
                 )
 
     @property
     def keys(self) -> Sequence[str]:
-        """Name of the source and key of the picture in it, such as ``photos/0001``."""
+        """Name of the source and key of the image in it, such as ``photos/0001``."""
         return self._keys
 
     @property
     def groups(self) -> list[int]:
-        """Those of all sources."""
+        """The groups of all sources."""
         return [size for groups in self._groups for size in groups]
 
     @property
@@ -120,7 +116,7 @@ class Mix(Source):
         )
 
     def upcoming(self, groups: Sequence[int]) -> None:
-        """Tell every source which of its groups are read next. Args as ``Source.upcoming``."""
+        """Notify every source. Args as ``Source.upcoming``."""
         ends = list(accumulate(len(sizes) for sizes in self._groups))
         lists: list[list[int]] = [[] for _ in self._sources]
         for group in groups:
@@ -130,27 +126,27 @@ class Mix(Source):
             source.upcoming(own)
 
     def path(self, index: int) -> str | None:
-        """File of the picture ``keys[index]``, if it has one."""
+        """Return the file of the image ``keys[index]``, if it has one."""
         number, within = self._keys.place(index)
         return self._sources[number].path(within)
 
     def size(self, index: int) -> tuple[int, int] | None:
-        """(H, W) of the picture ``keys[index]``, where its source knows it."""
+        """Return (H, W) of the image ``keys[index]``, if its source knows it."""
         number, within = self._keys.place(index)
         return self._sources[number].size(within)
 
     def read(self, index: int) -> Sample:
-        """The picture ``keys[index]``.
+        """Return the image ``keys[index]``.
 
         Raises:
-            UnreadableImage: The picture is broken.
-            ValueError: One source gives captions or LR, and another one does not.
+            UnreadableImage: If the image is broken.
+            ValueError: If only some sources have captions or LR.
         """
         number, within = self._keys.place(index)
         return self._checked(self._sources[number].read(within), number)
 
     def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> Sample:
-        """A part of the picture ``keys[index]``. Args and Raises as ``Source.read_crop``."""
+        """Return a part of the image ``keys[index]``. Args and Raises as ``Source.read_crop``."""
         number, within = self._keys.place(index)
         sample = self._sources[number].read_crop(within, top, left, height, width)
         return self._checked(sample, number)
@@ -163,8 +159,8 @@ class Mix(Source):
             if given != expected:
                 has, lacks = (name, other) if given else (other, name)
                 raise ValueError(
-                    f"Mix.sources: {has!r} gives {field!r} and {lacks!r} does not; a batch needs "
-                    "it of all its samples or of none: mix sources of one kind"
+                    f"Mix.sources: {has!r} gives {field!r} and {lacks!r} does not; all samples of "
+                    "a batch must have it, or none: mix sources of one kind"
                 )
         return sample
 
@@ -183,7 +179,7 @@ def _check_names(sources: dict[str, Source]) -> None:
 
 def _check_count(count: int) -> None:
     if count > BLOCK:
-        raise ValueError(f"Mix.sources has {count} sources; there can be up to {BLOCK}")
+        raise ValueError(f"Mix.sources has {count} sources; expected {BLOCK} at most")
 
 
 def _check_weights(weights: dict[str, float], sources: dict[str, Source]) -> None:
@@ -195,6 +191,6 @@ def _check_weights(weights: dict[str, float], sources: dict[str, Source]) -> Non
     for name, weight in weights.items():
         if not (math.isfinite(weight) and weight > 0):
             raise ValueError(
-                f"Mix.weights.{name} is {weight}; it must be above 0 (leave a source out of "
-                "Mix.sources to take nothing of it)"
+                f"Mix.weights.{name} is {weight}; it must be above 0 (to use nothing of a source, "
+                "remove it from Mix.sources)"
             )

@@ -1,4 +1,4 @@
-"""Clips of a window that moves over photographs: video without videos, for small trainings."""
+"""Clips of a window that moves over photographs: video data without videos, for small trainings."""
 
 from __future__ import annotations
 
@@ -15,38 +15,37 @@ from datamodules.interleave import Mixture
 from datamodules.source import Pixels, Sample, Source, prepare_within
 from degradations.draws import seed_of
 
-KEPT = 64  # decoded pictures, 30 MB of 480x320
+KEPT = 64  # decoded images; 30 MB at 480x320
 
 
 class MovingCrops(ClipSource):
-    """A window that pans over each picture of another source, at an even speed.
+    """A window that pans over each image of another source at constant speed.
 
-    The way is drawn from the sample's seed in training, and from the key in evaluation: the speed
-    along both axes, then where it begins, so that the window stays inside of the picture.
+    The path is drawn from the sample's seed in training and from the key in evaluation: the speed
+    along both axes, then the start, so that the window stays inside the image.
 
     Args:
-        source: Where the pictures come from; HR only.
+        source: Source of the images; HR only.
         side: Side of a frame in pixels.
-        frames: Frames of a clip.
-        reduce: Pixels of the picture, along a side, whose mean is a pixel of a frame.
-        speed: Most pixels of a frame by which the window moves from one frame to the next, along
-            each axis; a picture without room for that is gone over more slowly.
-        per_picture: Clips of each picture.
+        reduce: Side in image pixels of the square whose mean is one pixel of a frame.
+        speed: Largest movement from frame to frame along each axis, in pixels of a frame; smaller
+            if the image has no room for it.
+        per_picture: Clips per image.
 
     Raises:
-        ValueError: A number is out of range.
+        ValueError: If a number is out of range.
     """
 
     def __init__(
         self,
         source: Source,
         side: int,
-        frames: int = 16,
         reduce: int = 1,
         speed: float = 1.0,
         per_picture: int = 1,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(frames)
+        super().__init__(**kwargs)
         least = {"side": side, "reduce": reduce, "per_picture": per_picture}
         for name, value in least.items():
             if value < 1:
@@ -56,48 +55,48 @@ class MovingCrops(ClipSource):
         self.source, self.side, self.reduce = source, side, reduce
         self.speed, self.per_picture = speed, per_picture
         self._keys: list[str] = []
-        self._known: OrderedDict[int, Sample] = OrderedDict()
+        self._decoded: OrderedDict[int, Sample] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the pixels: a worker decodes its own."""
-        return {**self.__dict__, "_known": OrderedDict()}
+        """Return the state without pixels: each worker decodes its own."""
+        return {**self.__dict__, "_decoded": OrderedDict()}
 
     def prepare(self, scale: float) -> None:
-        """Find the pictures. Args as ``Source.prepare``.
+        """Find the images. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: The source has a scale or a degradation of its own, or as its ``prepare``.
+            ValueError: If the source has its own scale or degradation, or as its ``prepare``.
         """
         prepare_within(self.source, self, scale)
         self._keys = [f"{key}/{n}" for key in self.source.keys for n in range(self.per_picture)]
-        self._known.clear()
+        self._decoded.clear()
 
     @property
     def keys(self) -> list[str]:
-        """The picture's key and the clip's number, such as ``rocket/0``."""
+        """The image's key and the clip's number, such as ``rocket/0``."""
         return self._keys
 
     @property
     def groups(self) -> list[int]:
-        """Those of the source, in clips."""
+        """The source's groups, in clips."""
         return [self.per_picture * size for size in self.source.groups]
 
     @property
     def mixture(self) -> Mixture | None:
-        """That of the source, in clips."""
+        """The source's mixture, in clips."""
         mixture = self.source.mixture
         return None if mixture is None else mixture.times(self.per_picture)
 
     def upcoming(self, groups: Sequence[int]) -> None:
-        """Tell the source. Args as ``Source.upcoming``."""
+        """Notify the source. Args as ``Source.upcoming``."""
         self.source.upcoming(groups)
 
     def clip(self, index: int, draws: SampleDraws | None) -> Sample:
         """As ``ClipSource.clip``.
 
         Raises:
-            UnreadableImage: The picture is broken.
-            ValueError: It is smaller than the window, or a pair.
+            UnreadableImage: If the image is broken.
+            ValueError: If it is smaller than the window, or a pair.
         """
         sample = self._picture(index // self.per_picture)
         own = draws or SampleDraws(seed_of("moving", self.keys[index]), "path")
@@ -107,9 +106,9 @@ class MovingCrops(ClipSource):
             raise ValueError(
                 f"{self.keys[index]} is {width}x{height} pixels, smaller than the window of "
                 f"{window} that MovingCrops.side {self.side} and reduce {self.reduce} make: lower "
-                "these, or leave such pictures out"
+                "these, or leave such images out"
             )
-        rows, columns = (self._way(length - window, own) for length in (height, width))
+        rows, columns = (self._starts(length - window, own) for length in (height, width))
         frames = [
             _averaged(sample["hr"][top : top + window, left : left + window], self.reduce)
             for top, left in zip(rows, columns, strict=True)
@@ -117,8 +116,8 @@ class MovingCrops(ClipSource):
         found = cast(Sample, {"clip": np.stack(frames)})
         return {**found, "text": sample["text"]} if "text" in sample else found
 
-    def _way(self, room: int, draws: SampleDraws) -> list[int]:
-        """Where the window begins along an axis, in each frame, with so many places for it."""
+    def _starts(self, room: int, draws: SampleDraws) -> list[int]:
+        """Return the window's start along an axis in each frame, of ``room`` + 1 positions."""
         most = min(int(self.speed * self.reduce * (self.frames - 1)), room)
         length = draws.integer(-most, most + 1)
         start = draws.integer(max(0, -length), room - max(0, length) + 1)
@@ -126,22 +125,22 @@ class MovingCrops(ClipSource):
         return [start + (2 * length * n + steps) // (2 * steps) for n in range(self.frames)]
 
     def _picture(self, number: int) -> Sample:
-        if number not in self._known:
+        if number not in self._decoded:
             sample = self.source.read(number)
             if "hr" not in sample or "lr" in sample:
                 raise ValueError(
-                    f"{self.source.keys[number]} is no single picture, which MovingCrops needs: "
-                    "set its source to a folder or shards of pictures"
+                    f"{self.source.keys[number]} is not a single image, which MovingCrops needs: "
+                    "set its source to a folder or shards of images"
                 )
-            self._known[number] = sample
-        self._known.move_to_end(number)
-        while len(self._known) > KEPT:
-            self._known.popitem(last=False)
-        return self._known[number]
+            self._decoded[number] = sample
+        self._decoded.move_to_end(number)
+        while len(self._decoded) > KEPT:
+            self._decoded.popitem(last=False)
+        return self._decoded[number]
 
 
 def _averaged(window: Pixels, factor: int) -> NDArray[np.uint8]:
-    """Means of squares, rounded to 8 bits."""
+    """Return the means of squares, rounded to 8 bits."""
     if window.dtype == np.uint8 and factor == 1:
         return cast("NDArray[np.uint8]", window)
     side = window.shape[0] // factor

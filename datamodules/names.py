@@ -16,14 +16,14 @@ from degradations.draws import CODING
 
 
 class Names(Sequence[str]):
-    r"""A sequence of texts that is kept as the bytes of ``"\n".join(texts)`` and their starts.
+    r"""A sequence of strings, stored as the bytes of ``"\n".join(texts)`` and their starts.
 
-    A list of a million ``str`` would take 60 MB in each process: counting references writes to the
-    pages, so that forked processes do not share them.
+    A list of a million ``str`` takes 60 MB in each process: reference counting writes to the pages,
+    so forked processes do not share them.
 
     Args:
-        blob: (bytes,) uint8: the texts in UTF-8, with one byte between two.
-        starts: (n + 1,) of unsigned integers: where each begins; the last is ``len(blob) + 1``.
+        blob: (bytes,) uint8: the texts in UTF-8, with one byte between two texts.
+        starts: (n + 1,) unsigned integers: the start of each text; the last is ``len(blob) + 1``.
     """
 
     def __init__(self, blob: NDArray[np.uint8], starts: NDArray[np.unsignedinteger]) -> None:
@@ -32,7 +32,7 @@ class Names(Sequence[str]):
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Names:
-        """The names of an iterable, which is gone through once."""
+        """Return the names of an iterable, which is iterated over once."""
         parts = [text.encode(*CODING) for text in texts]
         ends = np.cumsum([0] + [len(part) + 1 for part in parts])
         kind = np.uint32 if ends[-1] < 1 << 32 else np.uint64
@@ -40,7 +40,7 @@ class Names(Sequence[str]):
 
     @classmethod
     def concatenate(cls, parts: Sequence[Names]) -> Names:
-        """One sequence out of several, without making their texts."""
+        """Concatenate sequences, without decoding their texts."""
         parts = [part for part in parts if len(part)]
         blobs, starts, before = [], [np.zeros(1, np.int64)], 0
         for part in parts:
@@ -65,7 +65,7 @@ class Names(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
-        """A name, or a list of some."""
+        """Return a name, or a list of names."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         number = int(index)
@@ -75,7 +75,7 @@ class Names(Sequence[str]):
         return str(self._bytes(number), *CODING)
 
     def __iter__(self) -> Iterator[str]:
-        """All names in their order."""
+        """Iterate over all names in order."""
         return (str(part, *CODING) for part in self._parts())
 
     def __eq__(self, other: object) -> bool:
@@ -95,19 +95,21 @@ class Names(Sequence[str]):
 
     @property
     def nbytes(self) -> int:
-        """Memory of the arrays."""
+        """Memory of the arrays in bytes."""
         return self.blob.nbytes + self.starts.nbytes
 
     def duplicates(self) -> str | None:
-        """The first name that was there before; None if all differ."""
+        """Return the first name that occurred before; None if all differ."""
         return self._again
 
     def assume_distinct(self) -> None:
-        """Do not look for duplicates any more: these names were looked through before."""
+        """Skip the search for duplicates: these names are known to be distinct."""
         self._again = None
 
     @cached_property
-    def _again(self) -> str | None:  # a second for a million, and not only a source asks
+    def _again(
+        self,
+    ) -> str | None:  # cached: it takes a second for a million, and has several callers
         hashed = np.fromiter(
             map(xxhash.xxh3_64_intdigest, self._parts()), dtype=np.uint64, count=len(self)
         )
@@ -120,7 +122,7 @@ class Names(Sequence[str]):
         return None
 
     def digest(self) -> str:
-        r"""Hash of all names in their order: that of ``"\n".join(names)``, blake2b of 8 bytes."""
+        r"""Return the 8-byte blake2b hash of ``"\n".join(names)``."""
         return hashlib.blake2b(self._view, digest_size=8).hexdigest()
 
     def _parts(self) -> Iterator[memoryview]:

@@ -1,8 +1,9 @@
-"""One LR picture for many scales: LR and HR are both shrunk from a larger picture."""
+"""One LR image for many scales: LR and HR are both downsampled from a larger image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,41 +13,38 @@ from datamodules.source import Pixels, Sample, Source, prepare_within
 
 
 class OneLR(Source):
-    """Pictures of another source as pairs whose LR has one size, whatever the scale.
+    """Images of another source as pairs whose LR has the same size at every scale.
 
-    LR is the picture, shrunk to ``lr_side`` by Pillow's bicubic, and HR the same picture, shrunk to
-    ``lr_side`` times the scale, rounded. So faces are evaluated at many scales (IDM, Kim & Kim),
-    and ``SelfSSIM`` has outputs of one LR to compare. A picture's seed is the same at all scales:
-    what CasArbi draws for the stages that two of them share is, too.
+    LR is the image downsampled to ``lr_side`` by Pillow's bicubic, and HR the image downsampled to
+    ``lr_side`` times the scale, rounded. Faces are evaluated at many scales like this (IDM, Kim &
+    Kim), and ``SelfSSIM`` can compare outputs of one LR. An image has the same seed at all scales,
+    so CasArbi draws the same noise for stages that two scales share.
 
     Args:
-        source: Where the pictures come from; HR only, 8 bits, no smaller than the HR that is made.
-        lr_side: Side of the LR of square pictures, or its height and width.
-        scale: Scale of this source alone, in an evaluation over several scales.
+        source: Source of the images; HR only, 8 bits, at least as large as the HR.
+        lr_side: Side of the LR of square images, or its height and width.
 
     Raises:
-        ValueError: ``lr_side`` is below 1.
+        ValueError: If ``lr_side`` is below 1.
     """
 
     shares_seeds = True
 
-    def __init__(
-        self, source: Source, lr_side: int | tuple[int, int], scale: float | None = None
-    ) -> None:
-        super().__init__(scale)
+    def __init__(self, source: Source, lr_side: int | tuple[int, int], **kwargs: Any) -> None:
+        super().__init__(degradation=None, **kwargs)
         size = (lr_side, lr_side) if isinstance(lr_side, int) else tuple(lr_side)
         if len(size) != 2 or min(size) < 1:
             raise ValueError(
                 f"OneLR.lr_side is {lr_side}; expected a side of at least 1, or [height, width]"
             )
         self.source, self.lr_size = source, size
-        self.hr_size = (0, 0)  # known when the scale is
+        self.hr_size = (0, 0)  # set by prepare, which knows the scale
 
     def prepare(self, scale: float) -> None:
-        """Find the pictures. Args as ``Source.prepare``.
+        """Find the images. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: The source has a scale or a degradation of its own, or as its ``prepare``.
+            ValueError: If the source has its own scale or degradation, or as its ``prepare``.
         """
         h, w = self.lr_size
         self.hr_size = round(h * scale), round(w * scale)
@@ -54,33 +52,33 @@ class OneLR(Source):
 
     @property
     def keys(self) -> Sequence[str]:
-        """Those of the source: the same at all scales."""
+        """The source's keys, the same at all scales."""
         return self.source.keys
 
     @property
     def groups(self) -> list[int]:
-        """Those of the source."""
+        """The source's groups."""
         return self.source.groups
 
     @property
     def mixture(self) -> Mixture | None:
-        """That of the source."""
+        """The source's mixture."""
         return self.source.mixture
 
     def upcoming(self, groups: Sequence[int]) -> None:
-        """Tell the source. Args as ``Source.upcoming``."""
+        """Notify the source. Args as ``Source.upcoming``."""
         self.source.upcoming(groups)
 
     def path(self, index: int) -> str | None:
-        """File of the picture ``keys[index]``, if it has one."""
+        """Return the file of the image ``keys[index]``, if it has one."""
         return self.source.path(index)
 
     def read(self, index: int) -> Sample:
-        """The pair ``keys[index]``.
+        """Return the pair ``keys[index]``.
 
         Raises:
-            UnreadableImage: The picture is broken.
-            ValueError: It is a pair already, has 16 bits, is smaller than the HR, or would be
+            UnreadableImage: If the image is broken.
+            ValueError: If it is already a pair, has 16 bits, is smaller than the HR, or would be
                 distorted.
         """
         sample = self.source.read(index)
@@ -96,17 +94,17 @@ class OneLR(Source):
         return pair
 
     def _wrong(self, sample: Sample) -> str | None:
-        """Why no pair can be made of it, if that is so."""
+        """Return why the image cannot become a pair, or None."""
         if "lr" in sample:
-            return "is a pair of HR and LR, of which OneLR cannot make another LR"
+            return "is already a pair of HR and LR, so OneLR cannot make its LR"
         picture = sample["hr"]
         if picture.dtype != np.uint8:
-            return "has 16 bits, which OneLR does not take: convert it to 8"
+            return "has 16 bits, but OneLR requires 8: convert it"
         (height, width), (h, w), (H, W) = picture.shape[:2], self.lr_size, self.hr_size
         if height < H or width < W:
             return (
-                f"is {width}x{height} pixels, smaller than the HR of {W}x{H} that OneLR is to make "
-                "of it: lower the scale or OneLR.lr_side"
+                f"is {width}x{height} pixels, smaller than the HR of {W}x{H} that OneLR makes "
+                "from it: lower the scale or OneLR.lr_side"
             )
         if abs(height * w / width - h) >= 1 and abs(width * h / height - w) >= 1:
             return (
@@ -117,6 +115,6 @@ class OneLR(Source):
 
 
 def shrunk(picture: Pixels, size: tuple[int, int]) -> Pixels:
-    """An (h, w, 3) uint8 picture of an (H, W, 3) one, by Pillow's bicubic, which is antialiased."""
+    """Downsample (H, W, 3) uint8 to ``size`` (h, w) by Pillow's bicubic, which is antialiased."""
     resized = Image.fromarray(picture).resize(size[::-1], Image.Resampling.BICUBIC)
     return np.asarray(resized)

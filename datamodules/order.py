@@ -1,7 +1,7 @@
 """The order of training samples as a plan: a pure function of (sizes, seed, epoch).
 
-Nothing about the order is state. A run that is stopped and continued, on the same number of
-processes or another one, asks the same plan for the next global batch and gets the same samples.
+The order has no state. A run that is stopped and resumed, on any number of processes, asks the same
+plan for the next global batch and gets the same samples.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from datamodules.shuffle import Ahead, Integers, Shuffle
 from degradations.draws import mix, seed_of
 
 MAX_STREAMS = 64
-AHEAD = 4096  # samples of a process that are worked out together
-NEAR = 256  # places on each side that a replacement is looked for in
+AHEAD = 4096  # samples of a process that are computed together
+NEAR = 256  # places on each side that are searched for a replacement
 ATTEMPTS_NEAR, ATTEMPTS_IN_STREAM = 8, 100
 
 
 class Item(NamedTuple):
-    """What a worker needs for a sample.
+    """A sample of the plan.
 
-    picture: Number of the picture in the source.
-    seed: Of all that happens to it.
-    epoch: The epoch of training it is planned for.
+    picture: Number of the image in the source.
+    seed: Seed of everything random about it.
+    epoch: Its epoch of training.
     position: Its place in that epoch.
     """
 
@@ -41,7 +41,7 @@ class Item(NamedTuple):
 
 
 def default_streams(batch_size: int) -> int:
-    """Number of canonical streams of a plan: the largest divisor of ``batch_size`` up to 64."""
+    """Return the number of canonical streams: the largest divisor of ``batch_size`` up to 64."""
     return max(d for d in range(1, min(batch_size, MAX_STREAMS) + 1) if batch_size % d == 0)
 
 
@@ -51,21 +51,21 @@ class Plan:
 
     Groups (shards) are shuffled, samples are shuffled within a window of groups, and the resulting
     sequence is cut into ``streams`` contiguous streams of equal length. Global batch k takes
-    ``batch_size / streams`` samples from each stream, and a process owns whole streams: so it reads
+    ``batch_size / streams`` samples from each stream, and a process owns whole streams. So it reads
     only its own part of the shards, and global batch k holds the same samples on any number of
     processes that divides ``streams``.
 
-    No more of an epoch's order is computed than the windows that are asked for.
+    Only the windows that are used of an epoch's order are computed.
 
     Args:
         groups: Number of samples of each group, in the source's order.
         seed: The run's seed.
-        batch_size: Samples of one micro-batch over all processes together.
+        batch_size: Samples of one micro-batch over all processes.
         streams: Number of canonical streams; divides ``batch_size``.
-        repeats: How often each picture is taken an epoch, with another seed each time.
-        window: Samples are shuffled within so many groups.
-        mixture: Where the groups are those of several sources: how these are mixed. An epoch is
-            then ``mixture.samples`` pictures long, and begins where the one before it ended.
+        repeats: How often an epoch takes each image, with another seed each time.
+        window: Number of groups within which samples are shuffled.
+        mixture: How the sources are mixed, if the groups belong to several. An epoch then has
+            ``mixture.samples`` images, and begins where the previous one ended.
     """
 
     groups: tuple[int, ...]
@@ -77,37 +77,37 @@ class Plan:
     mixture: Mixture | None = None
 
     def __len__(self) -> int:
-        """Number of global batches an epoch; at most ``batch_size - 1`` samples are left out."""
+        """Number of global batches per epoch; it omits at most ``batch_size - 1`` samples."""
         return self.total // self.batch_size
 
     def __reduce__(self) -> tuple[type[Plan], tuple[Any, ...]]:
-        """Without what it has computed: a worker makes what it needs itself."""
+        """Pickle without computed windows: each worker computes its own."""
         return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     @cached_property
     def total(self) -> int:
-        """Virtual samples (each picture ``repeats`` times) that an epoch chooses from."""
+        """Number of samples (each image ``repeats`` times) that an epoch chooses from."""
         pictures = sum(self.groups) if self.mixture is None else self.mixture.samples
         return pictures * self.repeats
 
     @property
     def stream_length(self) -> int:
-        """Samples of one stream in an epoch."""
+        """Number of samples of one stream in an epoch."""
         return len(self) * self.batch_size // self.streams
 
     def batches(self, epoch: int, start: int, rank: int, world: int) -> Iterator[list[Item]]:
-        """Micro-batches of one process, from global batch ``start`` of ``epoch`` on.
+        """Iterate over the micro-batches of one process, from global batch ``start`` on.
 
         Args:
             epoch: Number of the epoch, from 0.
-            start: Number of global batches of this epoch that were consumed already.
-            rank: Number of this process.
+            start: Number of global batches of this epoch that are done.
+            rank: Rank of this process.
             world: Number of processes; divides ``streams``.
         """
         share = self.batch_size // self.streams
         base = np.uint64(seed_of(self.seed, "sample", epoch))
         own = self.own_streams(rank, world)
-        step = max(1, AHEAD // (share * len(own)))  # batches that are worked out together
+        step = max(1, AHEAD // (share * len(own)))  # batches computed together
         for first in range(start, len(self), step):
             count = min(step, len(self) - first)
             begins = [stream * self.stream_length + first * share for stream in own]
@@ -120,28 +120,27 @@ class Plan:
                 yield [Item(i, s, epoch, p) for i, s, p in zip(*row, strict=True)]
 
     def own_streams(self, rank: int, world: int) -> range:
-        """The streams of one process out of ``world``."""
+        """Return the streams of one process out of ``world``."""
         return range(rank * self.streams // world, (rank + 1) * self.streams // world)
 
     def batch_of(self, position: int) -> int:
-        """Number of the global batch that holds a place of an epoch."""
+        """Return the number of the global batch that holds a place of an epoch."""
         return position % self.stream_length // (self.batch_size // self.streams)
 
     def replacement(self, epoch: int, position: int, attempt: int) -> int:
-        """Another picture for a place whose own cannot be used.
+        """Return another image for a place whose own image cannot be used.
 
-        It comes from around the place, so from shards that are being read, and of a mixture from
-        the same source; after some attempts from anywhere in the stream, and after many, or where
-        the stream has no other picture, from anywhere in the epoch. It is one that the epoch has at
-        another place, too.
+        It is taken from near the place, so from shards in use, and in a mixture from the same
+        source; after some attempts from anywhere in the stream, and after many, or if the stream
+        has no other image, from anywhere in the epoch. The epoch has it at its own place, too.
 
         Args:
             epoch: Number of the epoch.
             position: The place in it.
-            attempt: How many replacements were tried already.
+            attempt: Number of replacements tried before.
 
         Returns:
-            Number of the picture; the place's own only if the source has no other one.
+            Number of the image; the place's own only if the source has no other.
         """
         length = self.stream_length
         first = position // length * length
@@ -161,9 +160,9 @@ class Plan:
         return own
 
     def ahead(self, epoch: int, position: int) -> Ahead:
-        """The groups that are needed next in the stream of ``position``, from there on.
+        """Return the groups that the stream of ``position`` needs next.
 
-        ``until`` is the position where this should be asked again, at most the stream's end.
+        ``until`` is the position at which to ask again, at most the stream's end.
         """
         length, base = self.stream_length, epoch * self._epoch_length
         end = (position // length + 1) * length
@@ -185,7 +184,7 @@ class Plan:
 
     @cached_property
     def _source_ends(self) -> NDArray[np.int64]:
-        """Number of pictures of a mixture up to the end of each source."""
+        """Cumulative number of images at the end of each source of a mixture."""
         groups = () if self.mixture is None else self.mixture.groups
         return np.cumsum(self.groups)[np.cumsum(groups, dtype=np.int64) - 1]
 
@@ -195,12 +194,12 @@ class Plan:
 
     @property
     def _epoch_length(self) -> int:
-        """Places of the endless order between the begins of two epochs."""
+        """Places of the endless order from one epoch's start to the next."""
         return self.total if self.mixture is None else len(self) * self.batch_size
 
     @cached_property
     def _order(self) -> Shuffle | Interleave:
-        keep = 2 * self.streams + 2  # a stream may be at the border of two windows
+        keep = 2 * self.streams + 2  # a stream may straddle two windows
         arguments = (self.repeats, self.window, self.seed)
         if self.mixture is None:
             return Shuffle(self.groups, *arguments, keep=keep)
@@ -211,26 +210,27 @@ def check_world(plan: Plan, world: int) -> None:
     """Refuse a number of processes that cannot share the plan's streams evenly.
 
     Raises:
-        ValueError: ``world`` does not divide the plan's streams; the legal numbers are listed.
+        ValueError: If ``world`` does not divide the plan's streams; the message lists valid
+            numbers.
     """
     if plan.streams % world:
         legal = [d for d in range(1, plan.streams + 1) if plan.streams % d == 0]
         raise ValueError(
             f"{world} processes cannot share data.init_args.batch_size {plan.batch_size} evenly "
-            f"({plan.streams} streams): use a number of processes out of {legal}, or another "
+            f"({plan.streams} streams): use one of these numbers of processes: {legal}, or another "
             "batch_size"
         )
 
 
 class Announcements:
-    """Tells a Source which of its groups one process reads next.
+    """Notifies a Source of the groups that one process reads next.
 
     Args:
         plan: The order of the samples.
-        rank: Number of this process.
+        rank: Rank of this process.
         world: Number of processes.
-        tell: Takes the numbers of the groups, soonest first: those of the windows in which this
-            process's streams are, and of the windows after these.
+        tell: Called with the numbers of the groups, soonest first: the windows that this process's
+            streams are in, and the windows after these.
     """
 
     def __init__(
@@ -239,10 +239,10 @@ class Announcements:
         self.plan, self.tell = plan, tell
         self._streams = plan.own_streams(rank, world)
         self._spots: list[Ahead] = []
-        self._epoch, self._next = -1, 0  # when there will be something new
+        self._epoch, self._next = -1, 0  # position of the next announcement
 
     def before(self, epoch: int, batch: int) -> None:
-        """Say what is new, if anything is: call it before each batch.
+        """Announce new groups, if any; call this before each batch.
 
         Args:
             epoch: Number of the epoch.
@@ -255,7 +255,7 @@ class Announcements:
         if epoch != self._epoch:
             self._spots = [Ahead([], [], -1)] * len(places)
         for number, (spot, place) in enumerate(zip(self._spots, places, strict=True)):
-            if spot.until < place + share:  # the batch is not in the windows that were told
+            if spot.until < place + share:  # the batch is beyond the announced windows
                 self._spots[number] = self._ahead(epoch, place, place + share)
         left = [spot.until - place for spot, place in zip(self._spots, places, strict=True)]
         self._epoch, self._next = epoch, batch + min(left) // share
@@ -264,7 +264,7 @@ class Announcements:
         self.tell([g for g in dict.fromkeys(chain(now, following)) if g is not None])
 
     def _ahead(self, epoch: int, start: int, stop: int) -> Ahead:
-        """What the stream needs from ``start`` to ``stop`` at least."""
+        """Return what the stream needs at least from ``start`` to ``stop``."""
         spot = self.plan.ahead(epoch, start)
         while spot.until < stop:
             further = self.plan.ahead(epoch, spot.until)
@@ -273,17 +273,17 @@ class Announcements:
 
 
 class PlanSampler:
-    """The batch sampler that the DataLoader takes: the plan, read from where the run stands.
+    """The batch sampler of training: the plan, from the run's position on.
 
-    It is no subclass of ``BatchSampler`` on purpose: Lightning takes those apart and rebuilds them.
+    It is not a subclass of ``BatchSampler``, because Lightning takes those apart and rebuilds them.
 
     Args:
         plan: The order of the samples.
-        rank: Number of this process.
+        rank: Rank of this process.
         world: Number of processes.
-        position: Asked when an epoch begins: its number, and how many of its global batches were
-            consumed already.
-        tell: Told which groups this process reads next, as ``Source.upcoming`` is.
+        position: Called when an epoch begins; returns its number, and how many of its global
+            batches are done.
+        tell: Called with the groups that this process reads next, as ``Source.upcoming``.
     """
 
     def __init__(
@@ -299,11 +299,11 @@ class PlanSampler:
         self.tell = tell
 
     def __len__(self) -> int:
-        """Number of batches of a whole epoch, also when it was entered in its middle."""
+        """Number of batches of a whole epoch, even if it was resumed in its middle."""
         return len(self.plan)
 
     def __iter__(self) -> Iterator[list[Item]]:
-        """The epoch's batches from where the run stands."""
+        """Iterate over the epoch's batches from the run's position on."""
         return self._batches(*self.position())
 
     def _batches(self, epoch: int, start: int) -> Iterator[list[Item]]:
@@ -318,13 +318,13 @@ class PlanSampler:
 
 
 class EvaluationSampler:
-    """Every picture exactly once: process r takes pictures r, r + world, ...; ranks may be uneven.
+    """Every image exactly once: process r takes images r, r + world, ...; ranks may be uneven.
 
     Args:
-        indices: The pictures to go through.
-        seed: Gives the seed of a picture.
-        batch_size: Pictures a batch on each process.
-        rank: Number of this process.
+        indices: Numbers of the images.
+        seed: Returns the seed of an image.
+        batch_size: Images per batch on each process.
+        rank: Rank of this process.
         world: Number of processes.
     """
 
@@ -339,20 +339,20 @@ class EvaluationSampler:
         self.own, self.seed, self.batch_size = indices[rank::world], seed, batch_size
 
     def __len__(self) -> int:
-        """Number of batches on this process, and 1 where there is none.
+        """Number of batches on this process, or 1 if it has none.
 
-        Lightning leaves a whole evaluation out on a process whose loaders are empty; the others
-        would wait for it forever, for metrics are brought together at the evaluation's end.
+        Lightning skips the whole evaluation on a process whose loaders are empty; the other
+        processes would wait for it forever, as metrics are reduced at the evaluation's end.
         """
         return max(1, -(-len(self.own) // self.batch_size))
 
     def __iter__(self) -> Iterator[list[Item]]:
-        """The batches, in the source's order."""
+        """Iterate over the batches in the source's order."""
         for start in range(0, len(self.own), self.batch_size):
             yield [Item(i, self.seed(i)) for i in self.own[start : start + self.batch_size]]
 
 
 def _by_batch(streams: list[Integers], count: int) -> Integers:
-    """(batches, samples of all streams) out of one array a stream."""
+    """Return (batches, samples of all streams) from one array per stream."""
     rows = [stream.reshape(count, -1) for stream in streams]
     return np.concatenate(rows, axis=1)

@@ -1,4 +1,4 @@
-"""What ``predict`` has made, where that lies among the pictures to enlarge."""
+"""Skip outputs of ``predict`` that lie among the images to enlarge."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ Listed = list[tuple[str, Path]]
 
 
 class Outputs(NamedTuple):
-    """Where the writer of ``predict`` writes, so that a next run does not enlarge its outputs.
+    """Where the writer of ``predict`` writes, so that a later run does not enlarge its outputs.
 
-    folder: The writer's folder; it may not be there yet.
-    names: Gives the files below it that are known as outputs.
+    folder: The writer's folder; it may not exist yet.
+    names: Returns the files below it that are known to be outputs.
     """
 
     folder: Path
     names: Callable[[], Collection[str]]
 
     def left_out_of(self, pictures: Listed, searched: Path, what: str) -> Listed:
-        """Pictures without outputs.
+        """Return the images that are not outputs.
 
-        Below the folder that was searched, all that lies in the writer's folder counts as such;
-        where the writer's folder itself was searched, or one below it, those that are known.
+        If the writer's folder lies below the searched folder, all files in it count as outputs; if
+        the writer's folder itself was searched, or a folder below it, only known outputs do.
 
         Args:
-            pictures: Keys and paths, as they were found.
-            searched: The folder in which they were found.
-            what: Where they were asked for, for the message.
+            pictures: Keys and paths of the images.
+            searched: The folder that was searched.
+            what: The key that named it, for the message.
 
         Raises:
-            ValueError: Nothing is left.
+            ValueError: If no image is left.
         """
         own = os.path.realpath(self.folder)
         known = None
         if _lies_in(os.path.realpath(searched), own):
             known = {os.path.join(own, name) for name in self.names()}
-        real: dict[Path, str] = {}  # of folders: asking for that of each picture takes long
+        real: dict[Path, str] = {}  # of folders: resolving each image's path is slow
 
         def is_output(path: Path) -> bool:
             if path.parent not in real:
@@ -54,12 +54,12 @@ class Outputs(NamedTuple):
         left = [(key, path) for key, path in pictures if not is_output(path)]
         if not left:
             raise ValueError(
-                f"{what}: all {len(pictures)} pictures found in {str(searched)!r} are outputs in "
+                f"{what}: all {len(pictures)} images found in {str(searched)!r} are outputs in "
                 f"writer.folder {str(self.folder)!r}: set another writer.folder to enlarge them"
             )
         if len(left) < len(pictures):
             count = len(pictures) - len(left)
-            log.info("%s: left out %d pictures in writer.folder %s", searched, count, self.folder)
+            log.info("%s: left out %d images in writer.folder %s", searched, count, self.folder)
         return left
 
 

@@ -1,4 +1,4 @@
-"""Pack pictures into WebDataset shards: ``python -m datamodules.pack SOURCE OUT``."""
+"""Pack images into WebDataset shards: ``python -m datamodules.pack SOURCE OUT``."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ __all__ = ["main", "parse_size"]
 
 log = logging.getLogger(__name__)
 
-SILENCE = 60  # seconds between two lines in a file, where no progress bar is
-LOST = "other captions of pictures that were left out as equal (--keep-duplicates keeps them)"
-FIRST = 20  # pairs whose sizes are looked at before anything is packed
+SILENCE = 60  # seconds between log lines if there is no progress bar
+LOST = "other captions of images that were left out as equal (--keep-duplicates keeps them)"
+FIRST = 20  # pairs whose sizes are checked before anything is packed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command.
+    """Run the command.
 
     Args:
-        arguments: Of the command line; by default those of this process.
+        arguments: Command-line arguments; by default those of this process.
 
     Returns:
-        0 if all pictures were packed, 1 if some were refused, 2 after an error, 130 after Ctrl-C.
+        0 if all images were packed, 1 if some were refused, 2 after an error, 130 after Ctrl-C.
     """
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("error: %s", error)
         return 2
     except KeyboardInterrupt:
-        log.error("stopped: the same command goes on after the last finished shard")
+        log.error("stopped: the same command continues after the last finished shard")
         return 130
 
 
@@ -71,7 +71,7 @@ def _run(options: argparse.Namespace) -> int:
     with Journal(out / f"{options.name}.journal.jsonl") as journal:
         _begin(journal, inputs, out, options)
         if journal.done:
-            log.info("all of it was packed already")
+            log.info("everything was packed already")
         else:
             _pack(journal, inputs, out, options)
         report, path = make_report(journal, inputs), out / f"{options.name}.report.json"
@@ -84,23 +84,25 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check_apart(entries: list[Entry], out: Path, name: str) -> None:
-    """No tar that is read may lie where one is written."""
+    """Raise if a tar to read would be overwritten."""
     ours = {path.resolve() for path in find_shards(out, name)}
     read = {p.path for entry in entries for p in entry.members.values() if isinstance(p, Stretch)}
     for path in sorted(read):
         if Path(path).resolve() in ours:
-            raise ValueError(f"{path} is read, and would be replaced: give another OUT or --name")
+            raise ValueError(
+                f"{path} is an input and would be replaced: give another OUT or --name"
+            )
 
 
 def _pair(entry: Entry) -> list[Place]:
-    """Where HR and LR are; empty of an input without LR."""
+    """Return the places of HR and LR; empty for an input without LR."""
     by_role = {role_of(suffix): place for suffix, place in entry.members.items()}
     large = by_role.get("hr.", by_role.get(""))
     return [large, by_role["lr."]] if large is not None and "lr." in by_role else []
 
 
 def _check_scale(entries: list[Entry], scale: float) -> None:
-    """Notice a wrong scale at once: if none of the first pairs fits, none will."""
+    """Raise early if the scale is wrong: if none of the first pairs fits, none will."""
     problems = []
     for entry in [entry for entry in entries if _pair(entry)][:FIRST]:
         try:
@@ -122,7 +124,7 @@ def _check_scale(entries: list[Entry], scale: float) -> None:
 
 
 def _begin(journal: Journal, inputs: Inputs, out: Path, options: argparse.Namespace) -> None:
-    """Compare with what is there, and clear away what is not to be kept."""
+    """Compare with existing shards, and remove those that are not kept."""
     job = {
         "options": described(options),
         "inputs": {"count": len(inputs.entries), "digest": inputs.digest()},
@@ -134,13 +136,13 @@ def _begin(journal: Journal, inputs: Inputs, out: Path, options: argparse.Namesp
             if path.suffix == ".part":
                 remove_file(path)
         if journal.finished and not journal.done:
-            log.info("going on after %s", counted(len(journal.finished), "finished shard"))
+            log.info("continuing after %s", counted(len(journal.finished), "finished shard"))
         return
     if find_shards(out, options.name) and not options.overwrite:
         how = f" (made otherwise: {'; '.join(differences)})" if journal.job else ""
         raise ValueError(
-            f"{out} already holds shards called {options.name}-*.tar{how}: give the same command "
-            "as before to go on, another OUT or --name, or --overwrite to replace them"
+            f"{out} already has shards named {options.name}-*.tar{how}: run the same command as "
+            "before to continue, or give another OUT or --name, or --overwrite to replace them"
         )
     report = out / f"{options.name}.report.json"
     for path in own_shards(out, options.name, journal, [report]):
@@ -157,7 +159,7 @@ def _differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
     if not found and then.get("inputs") != now["inputs"]:
         counts = [job.get("inputs", {}).get("count") for job in (then, now)]
-        found.append(f"SOURCE held {counts[0]} pictures, now it holds {counts[1]}, other ones")
+        found.append(f"SOURCE had {counts[0]} images, now it has {counts[1]} others")
     return found
 
 
@@ -166,9 +168,9 @@ def _check_finished(finished: list[Stage], out: Path) -> None:
         path = out / stage.shard
         size = path.stat().st_size if path.is_file() else None
         if size != stage.size:
-            found = "is gone" if size is None else f"has {size} bytes, and had {stage.size}"
+            found = "is missing" if size is None else f"has {size} bytes instead of {stage.size}"
             raise ValueError(
-                f"{path} was finished, and {found}: put it back, or give --overwrite to start anew"
+                f"{path} was finished but {found}: restore it, or give --overwrite to start again"
             )
 
 
@@ -184,7 +186,7 @@ def _pack(journal: Journal, inputs: Inputs, out: Path, options: argparse.Namespa
     work = partial(process, recipe_of(options))
     packing = _Packing(journal, writer, inputs.entries, options.keep_duplicates)
     said = time.monotonic()
-    bar = tqdm(total=len(inputs.entries), initial=start, unit=" pictures", disable=None)
+    bar = tqdm(total=len(inputs.entries), initial=start, unit=" images", disable=None)
     with bar, closing(in_order(work, inputs.entries[start:], options.workers)) as outcomes:
         try:
             for number, outcome in enumerate(outcomes, start):
@@ -192,7 +194,7 @@ def _pack(journal: Journal, inputs: Inputs, out: Path, options: argparse.Namespa
                 bar.update()
                 if bar.disable and time.monotonic() - said > SILENCE:
                     said = time.monotonic()
-                    log.info("%d of %d pictures", number + 1, len(inputs.entries))
+                    log.info("%d of %d images", number + 1, len(inputs.entries))
             packing.end()
         except OSError as error:  # of writing: what could not be read is an outcome
             raise ValueError(
@@ -247,7 +249,7 @@ class _Packing:
             self.writer.add(key, members)
 
     def _first(self, digest: str, caption: str, number: int) -> int:
-        """The first input with these pictures; its caption is the one that they have."""
+        """The first input with these images; its caption is the one that they have."""
         first = self.known.setdefault(digest, number)
         if first == number:
             self.captions[digest] = caption

@@ -1,4 +1,4 @@
-"""Shrinking of pictures, and cutting of them into squares."""
+"""Shrink images, and cut them into squares."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from PIL import Image
 
 from datamodules.pack_encode import Pixels
 
-Planes = list[Pixels]  # colours (H, W, 3), and (H, W) alpha if there is one
+Planes = list[Pixels]  # colours (H, W, 3), and alpha (H, W) if present
 
 
 class Grid(NamedTuple):
-    """Where squares are.
+    """A grid of squares.
 
     Attributes:
         size: Side of a square.
-        step: From one to the next.
-        thresh: Pixels that may be left over at the end; for more, one more square ends there.
+        step: Distance from one square to the next.
+        thresh: Pixels that may remain at the end; if more remain, one more square ends there.
     """
 
     size: int
@@ -30,12 +30,12 @@ class Grid(NamedTuple):
 def bounded(
     size: tuple[int, int], long_side: int | None, short_side: int | None
 ) -> tuple[int, int]:
-    """The (W, H) of a picture after it was shrunk to bounds.
+    """Return the (W, H) of an image that is shrunk to bounds.
 
     Args:
-        size: Its (W, H) before.
-        long_side: What its long side is to be at most, or None.
-        short_side: What its short side is to be at most, or None.
+        size: (W, H) before.
+        long_side: Largest long side, or None.
+        short_side: Largest short side, or None.
     """
     ratios = [1.0]
     if long_side is not None:
@@ -47,7 +47,7 @@ def bounded(
 
 
 def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Pixels by Pillow's Lanczos; alpha comes apart, and does not change the colours.
+    """Resize pixels by Pillow's Lanczos; alpha is resized separately, without effect on colours.
 
     Args:
         pixels: (H, W, 3) or (H, W), of 8 or 16 bits.
@@ -56,7 +56,7 @@ def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     lanczos = Image.Resampling.LANCZOS
     if pixels.dtype == np.uint8:
         return np.asarray(Image.fromarray(pixels).resize(size, lanczos))
-    # Pillow has no colour of 16 bits, but single planes of float.
+    # Pillow has no 16-bit colour, but single float planes.
     planes = np.atleast_3d(pixels).astype(np.float32)
     small = [
         np.asarray(Image.fromarray(np.ascontiguousarray(planes[..., n])).resize(size, lanczos))
@@ -67,11 +67,11 @@ def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 def places(length: int, grid: Grid) -> list[int]:
-    """Where squares begin along one side, as BasicSR's ``extract_subimages`` has them.
+    """Return the starts of squares along one side, as in BasicSR's ``extract_subimages``.
 
     Args:
-        length: Of the side, at least that of a square.
-        grid: Where squares are.
+        length: Length of the side, at least the square's.
+        grid: The grid of squares.
     """
     found = list(range(0, length - grid.size + 1, grid.step))
     if length - (found[-1] + grid.size) > grid.thresh:
@@ -82,12 +82,12 @@ def places(length: int, grid: Grid) -> list[int]:
 def squares(
     whole: Mapping[str, Planes], factors: Mapping[str, int], grid: Grid
 ) -> Iterator[dict[str, Planes]]:
-    """Cut the pictures of one sample alike, row by row.
+    """Cut the images of one sample alike, row by row.
 
     Args:
-        whole: The pictures by their role.
-        factors: How many times larger than the smallest each is.
-        grid: On the smallest.
+        whole: The images by their role.
+        factors: Size of each image relative to the smallest.
+        grid: The grid on the smallest image.
     """
     smallest = min(whole, key=lambda role: factors[role])
     height, width = whole[smallest][0].shape[:2]

@@ -1,4 +1,4 @@
-"""How the packer writes a picture: its bytes as they are, or WebP (lossless), PNG, JPEG."""
+"""Encode an image for a shard: the file's own bytes, or WebP (lossless), PNG, JPEG."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from files.png_text import open_image
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
-EXTENSIONS = {"JPEG": "jpg", "TIFF": "tif"}  # of Pillow's formats, where they differ from the name
+EXTENSIONS = {"JPEG": "jpg", "TIFF": "tif"}  # of Pillow's formats, if not the lower-case name
 PNG_HEADER = 33  # bytes of the signature and of the IHDR chunk
-WEBP_SIDE = 16383  # pixels of a WebP's side, at most
+WEBP_SIDE = 16383  # largest side of a WebP in pixels
 # On photographs, a third of the time of Pillow's defaults (54 ms of 162 for a WebP of a fifth of a
 # megapixel, 22 of 57 for a PNG) for 1 % more bytes.
-WEBP_EFFORT = {"method": 2, "quality": 50}  # without loss, this quality is effort as well
+WEBP_EFFORT = {"method": 2, "quality": 50}  # in lossless mode, quality is effort as well
 PNG_EFFORT = {"compress_level": 3}
 
 
-class Refusal(ValueError):  # noqa: N818  (it says what happens)
-    """An input that is not packed, and why: in a word or two, and in a sentence."""
+class Refusal(ValueError):  # noqa: N818  (names the outcome)
+    """An input is refused: the reason in a word or two, and a message."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -36,13 +36,13 @@ class Refusal(ValueError):  # noqa: N818  (it says what happens)
 
 
 class Encoding(NamedTuple):
-    """How pictures are written: ``keep``, ``webp``, ``png`` or ``jpeg``, which has a quality."""
+    """The encoding of images: ``keep``, ``webp``, ``png`` or ``jpeg``, which has a quality."""
 
     kind: str
     quality: int = 0
 
     def __str__(self) -> str:
-        """As it is given on the command line."""
+        """Return the encoding as on the command line."""
         return f"{self.kind}:{self.quality}" if self.kind == "jpeg" else self.kind
 
 
@@ -50,29 +50,29 @@ KEEP = Encoding("keep")
 
 
 def parse_encoding(text: str) -> Encoding:
-    """An encoding from ``keep``, ``webp``, ``png`` or ``jpeg:QUALITY``.
+    """Parse ``keep``, ``webp``, ``png`` or ``jpeg:QUALITY``.
 
     Raises:
-        ArgumentTypeError: ``text`` is none of them.
+        ArgumentTypeError: If ``text`` is none of them.
     """
     match = re.fullmatch(r"(keep|webp|png)|jpeg:(\d{1,3})", text)
     if match is None or (match[2] and not 1 <= int(match[2]) <= 100):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no encoding; expected keep, webp, png, or jpeg:1 to jpeg:100"
+            f"{text!r} is not an encoding; expected keep, webp, png, or jpeg:1 to jpeg:100"
         )
     return Encoding(match[1]) if match[1] else Encoding("jpeg", int(match[2]))
 
 
 class Job(NamedTuple):
-    """A picture to write.
+    """An image to write.
 
     Attributes:
-        where: What to call it in a message.
-        extension: Of its file.
-        data: Its file.
-        picture: Its pixels.
-        planes: Its colours, and alpha if there is one, after they were changed; or None.
-        lossless: Whatever the encoding is, lose nothing.
+        where: Its name in messages.
+        extension: Extension of its file.
+        data: Content of its file.
+        picture: The decoded image.
+        planes: Its changed colours, and alpha if present; None if it is unchanged.
+        lossless: Whether to encode without loss, whatever the encoding is.
     """
 
     where: str
@@ -84,13 +84,13 @@ class Job(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A picture that was written.
+    """An encoded image.
 
     Attributes:
-        extension: Of its file.
-        data: Its file.
-        offsets: Of its restart markers, as they go into a shard, or None.
-        notes: What is to be counted.
+        extension: Extension of its file.
+        data: Content of its file.
+        offsets: Offsets of its restart markers, as stored in a shard, or None.
+        notes: Events to count.
     """
 
     extension: str
@@ -100,15 +100,15 @@ class Made(NamedTuple):
 
 
 def encode(job: Job, encoding: Encoding, restart_markers: bool) -> Made:
-    """Write a picture. What is of the wanted kind already, and unchanged, is kept as it is.
+    """Encode an image. The file of an unchanged image is kept if it has the wanted format.
 
     Args:
-        job: The picture.
-        encoding: How.
-        restart_markers: Whether a JPEG is to have restart markers.
+        job: The image.
+        encoding: The wanted encoding.
+        restart_markers: Whether to give a JPEG restart markers.
 
     Raises:
-        Refusal: The encoding cannot hold the picture.
+        Refusal: If the encoding cannot hold the image.
     """
     format_ = format_of(job.data)
     if job.planes is None:
@@ -116,7 +116,7 @@ def encode(job: Job, encoding: Encoding, restart_markers: bool) -> Made:
             return _transcoded(job)
         same = encoding.kind.upper() == format_ and encoding.kind != "jpeg"
         if same or encoding.kind == "keep" or (job.lossless and encoding.kind == "jpeg"):
-            notes = ("pictures kept without restart markers",) if restart_markers else ()
+            notes = ("images kept without restart markers",) if restart_markers else ()
             return Made(job.extension, job.data, notes=notes)
     planes = job.planes
     if planes is None:
@@ -132,22 +132,22 @@ def encode(job: Job, encoding: Encoding, restart_markers: bool) -> Made:
 
 
 def format_of(data: bytes) -> str:
-    """Pillow's name for the kind of a picture file, or "" if it is none."""
+    """Return Pillow's name of an image file's format, or "" if it is not an image."""
     try:
         with open_image(io.BytesIO(data), FORMATS) as image:
             return image.format or ""
-    except Exception:  # a broken header raises anything; who decodes it says what is wrong
+    except Exception:  # a broken header raises anything; the decoder reports the problem
         return ""
 
 
 def extension_of(data: bytes) -> str:
-    """Extension for a picture file, from its bytes."""
+    """Return the extension for an image file, from its bytes."""
     format_ = format_of(data)
     return EXTENSIONS.get(format_, format_.lower())
 
 
 def pixels_of(data: bytes) -> int | None:
-    """Pixels of a picture, from its header; None if that is broken."""
+    """Return the number of pixels from an image's header; None if the header is broken."""
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None  # Pillow's refusal would hide the number
     try:
@@ -169,14 +169,14 @@ def _transcoded(job: Job) -> Made:
     try:
         offsets = restart_offsets(data if data is not None else job.data)
     except ValueError:
-        return Made(job.extension, job.data, notes=("pictures kept without restart markers",))
+        return Made(job.extension, job.data, notes=("images kept without restart markers",))
     return Made(job.extension, data if data is not None else job.data, _packed(offsets))
 
 
 def _jpeg(job: Job, planes: list[Pixels], quality: int, restart_markers: bool) -> Made:
     _check_depth(job, planes, "JPEG")
     rgb = cast(NDArray[np.uint8], np.ascontiguousarray(planes[0]))
-    notes = ("pictures whose alpha was left out, as JPEG has none",) if len(planes) > 1 else ()
+    notes = ("images whose alpha was left out, as JPEG has none",) if len(planes) > 1 else ()
     if not restart_markers:
         return Made("jpg", _saved(rgb, "JPEG", {"quality": quality}), notes=notes)
     from datamodules.restart import encode_jpeg, restart_offsets
@@ -194,24 +194,24 @@ def _webp(job: Job, planes: list[Pixels]) -> bytes:
     if max(planes[0].shape) > WEBP_SIDE:
         raise Refusal(
             "too large for WebP",
-            f"{job.where}: {planes[0].shape[1]}x{planes[0].shape[0]}, and a WebP has at most "
-            f"{WEBP_SIDE} pixels a side: --encode png, --crop or --max-long-side",
+            f"{job.where}: {planes[0].shape[1]}x{planes[0].shape[0]}, but a WebP's sides have at "
+            f"most {WEBP_SIDE} pixels: use --encode png, --crop or --max-long-side",
         )
-    # exact: colours below transparent pixels are what training sees.
+    # exact: training sees the colours of transparent pixels.
     options = {"lossless": True, "exact": True, "icc_profile": job.picture.icc or b""}
     return _saved(_joined(planes), "WEBP", {**options, **WEBP_EFFORT})
 
 
 def _check_depth(job: Job, planes: list[Pixels], kind: str) -> None:
     if planes[0].dtype != np.uint8:
-        raise Refusal("16 bits", f"{job.where}: has 16 bits, and {kind} holds 8: --encode png")
+        raise Refusal("16 bits", f"{job.where}: has 16 bits, but {kind} holds 8: use --encode png")
 
 
 def _png(planes: list[Pixels], icc: bytes | None) -> bytes:
     if planes[0].dtype == np.uint8:
         return _saved(_joined(planes), "PNG", {"icc_profile": icc, **PNG_EFFORT})
-    # Pillow has no 16-bit colour. OpenCV has, but no profile: a chunk right after the header.
-    import cv2  # here, because it takes long to import and few pictures have 16 bits
+    # Pillow writes no 16-bit colour. OpenCV does, but no profile: a chunk after the header.
+    import cv2  # here, as its import is slow and few images have 16 bits
 
     planes = [planes[0][..., ::-1], *planes[1:]]
     done, encoded = cv2.imencode(".png", _joined(planes))

@@ -1,4 +1,4 @@
-"""What the packer reads: folders, lists of paths, LMDB and tars, alone or HR with LR."""
+"""Inputs of the packer: folders, lists of paths, LMDB and tars, alone or HR with LR."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
-from datamodules import pack_lmdb
+from datamodules.pack_lmdb import is_lmdb, list_records
 from datamodules.pairs import match
 from datamodules.paths import braced, by_key, image_key, images_of
 from datamodules.shard_index import build_index, same_key_in_tars, split_name
@@ -29,24 +29,24 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset(extension.removeprefix(".") for extension in IMAGE_EXTENSIONS)
 EXPECTED = ", ".join(sorted(SUFFIXES))
-ROLES = ("", "hr.", "lr.")  # of a picture in a sample, as they stand before the extension
+ROLES = ("", "hr.", "lr.")  # of an image in a sample, before the extension
 REMOTE = re.compile(r"(pipe:|[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 SIZED = re.compile(r"(.+?)\s+\(\d+(?:\s*,\s*\d+){1,2}\)(?:\s+\d+)?")  # BasicSR's meta_info
-TEXT = 4096  # bytes of a list that are looked at before it is read
+TEXT = 4096  # bytes of a list that are checked before it is read
 
 
 class Place(Protocol):
-    """Where the bytes of one member come from."""
+    """A place with the bytes of one member."""
 
     @property
     def where(self) -> str:
-        """What to call it in a message."""
+        """Its name in messages."""
 
     def read(self) -> bytes:
-        """The bytes.
+        """Return the bytes.
 
         Raises:
-            OSError: They cannot be read.
+            OSError: If they cannot be read.
         """
 
 
@@ -61,7 +61,7 @@ class File(NamedTuple):
         return self.path
 
     def read(self) -> bytes:
-        """The whole file."""
+        """Return the whole file."""
         return read_bytes(self.path)
 
 
@@ -79,24 +79,24 @@ class Stretch(NamedTuple):
         return f"{self.path}: {self.name}"
 
     def read(self) -> bytes:
-        """The member's bytes.
+        """Return the member's bytes.
 
         Raises:
-            OSError: The tar ends before them.
+            OSError: If the tar ends before them.
         """
         with open_regular(self.path) as file:
             file.seek(self.offset)
             data = file.read(self.size)
         if len(data) != self.size:
-            raise OSError(f"{self.where}: the tar was cut off since it was looked through")
+            raise OSError(f"{self.where}: the tar was truncated after it was listed")
         return data
 
 
 class Entry(NamedTuple):
     """One input: its key, and its members by suffix (``png``, ``hr.png``, ``txt``).
 
-    A suffix that ends with a role alone (empty, ``hr.``, ``lr.``) is a picture of a kind that its
-    bytes will tell.
+    A suffix that ends with a role alone (empty, ``hr.``, ``lr.``) is an image whose format is known
+    from its bytes only.
     """
 
     key: str
@@ -104,7 +104,7 @@ class Entry(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """An input that is not packed: its key, where it is, and why, in a word and in a sentence."""
+    """A refused input: its key, its place, the reason in a word or two, and a message."""
 
     key: str
     path: str
@@ -113,13 +113,13 @@ class Refused(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What there is to pack, in the order of packing, and what was refused by its name alone."""
+    """The inputs in the order of packing, and those that were refused by name."""
 
     entries: list[Entry]
     refused: list[Refused]
 
     def digest(self) -> str:
-        """Hash of what would be packed: of the keys and of where their members are."""
+        """Return the hash of the keys and of their members' places."""
         whole = hashlib.blake2b(digest_size=16)
         for entry in self.entries:
             names = [entry.key, *(f"{suffix}={p.where}" for suffix, p in entry.members.items())]
@@ -128,7 +128,7 @@ class Inputs(NamedTuple):
 
 
 def role_of(suffix: str) -> str | None:
-    """What a member is: ``""`` or ``hr.`` the picture, ``lr.`` its LR, None no picture."""
+    """Return a member's role: ``""`` or ``hr.`` is the image, ``lr.`` its LR, None no image."""
     role, extension = suffix[:3], suffix[3:]
     if role not in ROLES[1:]:
         role, extension = "", suffix
@@ -142,29 +142,29 @@ def find_inputs(
     shard_in_key: bool = False,
     root: str | None = None,
 ) -> Inputs:
-    """List what to pack. Nothing but names is read.
+    """List what to pack. Only names are read.
 
     Args:
-        source: A folder, a pattern of pictures, a text file of paths, an LMDB, or tars.
-        lr: The same for the LR pictures of ``source``, but no tars.
-        lr_suffix: What an LR key has after the HR's key.
-        shard_in_key: Put a tar's name in front of its keys.
+        source: A folder, a pattern of images, a text file of paths, an LMDB, or tars.
+        lr: The LR images of ``source``, in the same forms except tars.
+        lr_suffix: Suffix of an LR key after the HR's key.
+        shard_in_key: Prefix keys with their tar's name.
         root: Folder to which the paths in a text file are relative; its own folder by default.
 
     Raises:
-        ValueError: There is nothing, it cannot be read, keys are not unique, or HR and LR do not
-            match.
+        ValueError: If there are no images, they cannot be read, keys are not unique, or HR and LR
+            do not match.
     """
     for one in (source, lr or ""):
         if REMOTE.match(one) and not os.path.lexists(one):
-            raise ValueError(f"{one} is not on this machine: download it first, and pack the files")
+            raise ValueError(f"{one} is remote: download it first, and pack the files")
     refused: list[Refused] = []
     if lr is None:
         entries = _entries_of(Source(source, root), refused, shard_in_key)
     else:
         large = _pictures_of(Source(source, root), "SOURCE", refused)
         small = _pictures_of(Source(lr, root), "--lr", refused)
-        # What was refused in one has no partner in the other by this fault alone.
+        # A refused image leaves its partner without one, which is not another error.
         gone = {entry.key for entry in refused}
         partners = gone | {key + lr_suffix for key in gone}
         large = {key: member for key, member in large.items() if key + lr_suffix not in gone}
@@ -174,11 +174,11 @@ def find_inputs(
     return _checked(entries, refused, source, shard_in_key)
 
 
-Member = tuple[str, Place]  # extension, or "" if only the bytes tell; where it is
+Member = tuple[str, Place]  # extension, or "" if only its bytes show it; place
 
 
 class Source(NamedTuple):
-    """What was given as SOURCE or --lr, and as --root."""
+    """The values of SOURCE or --lr, and of --root."""
 
     given: str
     root: str | None
@@ -206,7 +206,7 @@ def _entries_of(source: Source, refused: list[Refused], shard_in_key: bool) -> l
 
 
 def _is_list(path: Path) -> bool:
-    return path.is_file() and not is_image(path) and not pack_lmdb.is_lmdb(path)
+    return path.is_file() and not is_image(path) and not is_lmdb(path)
 
 
 def _pictures_of(wanted: Source, what: str, refused: list[Refused]) -> dict[str, Member]:
@@ -217,7 +217,7 @@ def _pictures_of(wanted: Source, what: str, refused: list[Refused]) -> dict[str,
             f"{what} {source!r} is a tar; pairs in tars are members hr.png and lr.png of one "
             "sample: give these tars as SOURCE alone, without --lr"
         )
-    if pack_lmdb.is_lmdb(path):
+    if is_lmdb(path):
         return dict(_from_lmdb(path, refused))
     if path.is_dir() or (has_wildcard(str(path)) and not path.exists()):
         found = by_key(images_of(str(path)), what)
@@ -230,7 +230,7 @@ def _pictures_of(wanted: Source, what: str, refused: list[Refused]) -> dict[str,
             "not exist"
         )
     if is_image(path):
-        raise ValueError(f"{what} {source!r} is a single picture; expected its folder or a list")
+        raise ValueError(f"{what} {source!r} is a single image; expected its folder or a list")
     listed = _from_list(path, wanted, what, refused)
     if any(lr is not None for _, _, lr in listed):
         raise ValueError(f"{what} {source!r} lists HR and LR: give it as SOURCE, without --lr")
@@ -242,12 +242,12 @@ def _member(path: Path) -> Member:
 
 
 def _no_pictures(path: Path, source: str, what: str) -> str:
-    message = f"{what} {source!r} holds no pictures"
+    message = f"{what} {source!r} has no images"
     if path.is_dir():
         if next(path.glob("*.tar"), None):
             return f"{message}, but tars: give them as {str(path / '*.tar')!r}"
         if path.suffix == ".lmdb":
-            return f"{message}, and is no LMDB either: it has no data.mdb"
+            return f"{message}, and is not an LMDB either: it has no data.mdb"
     return f"{message} ({EXPECTED})"
 
 
@@ -263,15 +263,15 @@ class Line(NamedTuple):
 
 
 def _from_list(path: Path, source: Source, what: str, refused: list[Refused]) -> list[Listed]:
-    """The images a text file names, in its order.
+    """Return the images that a text file names, in its order.
 
-    A line is a path, a path and its size as BasicSR writes it (``a.png (480,480,3)``), or HR and LR
-    as Real-ESRGAN does (``gt/a.png, lq/a.png``); all lines are of one kind.
+    A line is a path, a path and its size as in BasicSR (``a.png (480,480,3)``), or HR and LR as in
+    Real-ESRGAN (``gt/a.png, lq/a.png``); all lines are of one kind.
     """
     folder = path.parent if source.root is None else Path(expand_path(source.root, "--root"))
     read = [_line(text, folder, f"{path}, line {n}") for n, text in _lines(path, what, folder)]
     if not read:
-        raise ValueError(f"{what} {str(path)!r} is an empty list; expected one path a line")
+        raise ValueError(f"{what} {str(path)!r} is an empty list; expected one path per line")
     lines = [line for line in read if isinstance(line, Line)]
     refused += [line for line in read if isinstance(line, Refused)]
     root = Path(os.path.abspath(folder))
@@ -281,15 +281,15 @@ def _from_list(path: Path, source: Source, what: str, refused: list[Refused]) ->
     for line in lines:
         if (line.lr is None) != (lines[0].lr is None):
             kinds = ("a pair", "one image") if line.lr else ("one image", "a pair")
-            message = f"{line.where}: it names {kinds[0]}, and {lines[0].where} {kinds[1]}"
+            message = f"{line.where}: it names {kinds[0]}, but {lines[0].where} {kinds[1]}"
             refused.append(Refused(str(line.hr), line.where, "mixed list", message))
             continue
         key = image_key(line.hr, root)
         other = listed.setdefault(key, (key, line.hr, line.lr))
         if other[1] != line.hr:
-            by_key([(key, other[1]), (key, line.hr)], what)  # which says how to fix it
+            by_key([(key, other[1]), (key, line.hr)], what)  # its error says how to fix it
         if other[2] != line.lr:
-            message = f"{line.where}: {line.hr} has the LR {other[2]} already, in an earlier line"
+            message = f"{line.where}: {line.hr} already has the LR {other[2]} in an earlier line"
             refused.append(Refused(key, line.where, "listed twice", message))
     return list(listed.values())
 
@@ -304,15 +304,15 @@ def _line(text: str, folder: Path, where: str) -> Line | Refused:
     for path in paths:
         if not is_image(path):
             message = (
-                f"{where}: {path}: no picture by its name; expected one of {EXPECTED}, alone, with "
-                "its size as 'a.png (480,480,3)', or HR and LR as 'gt/a.png, lq/a.png'"
+                f"{where}: {path}: not the name of an image; expected one of {EXPECTED}, alone, "
+                "with its size as 'a.png (480,480,3)', or HR and LR as 'gt/a.png, lq/a.png'"
             )
             return Refused(str(path), where, "unsupported", message)
     return Line(where, paths[0], paths[1] if len(paths) > 1 else None)
 
 
 def _pairs_in(text: str, folder: Path) -> list[tuple[str, ...]]:
-    """The ways to read a line as two images; the line alone if there is none, or such a file."""
+    """Return the ways to read a line as two images; the line itself if it is one image."""
     commas = [at for at, character in enumerate(text) if character == ","]
     pairs = [(text[:at].strip(), text[at + 1 :].strip()) for at in commas]
     pairs = [pair for pair in pairs if all(is_image(Path(part)) for part in pair)]
@@ -333,13 +333,13 @@ def _lines(path: Path, what: str, folder: Path) -> Iterator[tuple[int, str]]:
     try:
         with open_regular(path) as file:
             if b"\0" in file.read(TEXT):
-                raise ValueError("it has bytes of zero")
+                raise ValueError("it has zero bytes")
         text = read_text(path)
     except ValueError as error:  # of UTF-8, too
         raise ValueError(
-            f"{what} {str(path)!r} is neither a tar nor an LMDB nor a text of paths ({error})"
+            f"{what} {str(path)!r} is neither a tar nor an LMDB nor a list of paths ({error})"
         ) from error
-    # Not splitlines, which also splits at characters that a name may have.
+    # Not splitlines, which also splits at characters that names may contain.
     lines = ((number, line.strip()) for number, line in enumerate(text.split("\n"), start=1))
     for number, line in lines:
         if line and not (line.startswith("#") and not (folder / line).is_file()):
@@ -350,9 +350,9 @@ def _lines(path: Path, what: str, folder: Path) -> Iterator[tuple[int, str]]:
 
 
 def _from_lmdb(path: Path, refused: list[Refused]) -> Iterator[tuple[str, Member]]:
-    for key, extension, record in pack_lmdb.list_records(path):
+    for key, extension, record in list_records(path):
         if key is None:
-            message = f"{record.where}: its key is no UTF-8 text"
+            message = f"{record.where}: its key is not UTF-8 text"
             refused.append(Refused(repr(record.key), record.where, "unsafe name", message))
         else:
             yield key, (extension, record)
@@ -362,7 +362,7 @@ def _from_lmdb(path: Path, refused: list[Refused]) -> Iterator[tuple[str, Member
 
 
 def is_tars(source: str) -> bool:
-    """Whether a source is a tar, or a pattern of tars."""
+    """Return whether a source is a tar, or a pattern of tars."""
     return source.lower().endswith((".tar", ".tar}", ".tar.gz", ".tgz"))
 
 
@@ -393,7 +393,7 @@ def _tar_files(source: str) -> Iterator[Path]:
 def _checked(
     entries: Iterable[Entry], refused: list[Refused], source: str, shard_in_key: bool
 ) -> Inputs:
-    """Leave out what cannot be a key in a tar, and make sure that the others are unique."""
+    """Refuse keys that a tar cannot hold, and raise unless the others are unique."""
     kept: dict[str, Entry] = {}
     renamed = []
     for entry in entries:
@@ -404,7 +404,9 @@ def _checked(
         if problem:
             message = f"{place.where}: its key {key!r} {problem}; rename it"
             refused.append(
-                Refused(_shown(key), _shown(place.where), "unsafe name", _shown(message))
+                Refused(
+                    _printable(key), _printable(place.where), "unsafe name", _printable(message)
+                )
             )
             continue
         if key != entry.key:
@@ -413,17 +415,17 @@ def _checked(
         if other is not entry:
             first = next(iter(other.members.values()))
             dots = ", as a key cannot have dots" if other.key != entry.key else ""
-            mend = "rename one"
+            fix = "rename one"
             if isinstance(first, Stretch) and isinstance(place, Stretch):
-                mend = same_key_in_tars(first.path, place.path, "--shard-in-key", shard_in_key)
+                fix = same_key_in_tars(first.path, place.path, "--shard-in-key", shard_in_key)
             raise ValueError(
-                f"two pictures would have the key {key!r}{dots} ({first.where} and "
-                f"{place.where}): {mend}"
+                f"two images would have the key {key!r}{dots} ({first.where} and "
+                f"{place.where}): {fix}"
             )
     if renamed:
-        log.info("%d keys had dots, which become _: %s, ...", len(renamed), renamed[0])
+        log.info("%d keys had dots, which were replaced by _: %s, ...", len(renamed), renamed[0])
     if not kept and not refused:
-        raise ValueError(f"SOURCE {source!r} holds no pictures")
+        raise ValueError(f"SOURCE {source!r} has no images")
     return Inputs([Entry(key, entry.members) for key, entry in kept.items()], refused)
 
 
@@ -433,20 +435,20 @@ def _dotless(key: str) -> str:
 
 
 def _problem(key: str) -> str | None:
-    """Why a name can be no key, or None."""
+    """Return why a name cannot be a key, or None."""
     if key.startswith("/") or ".." in PurePosixPath(key).parts:
         return "leads out of the folder"
     try:
         key.encode()
     except UnicodeEncodeError:
-        return "is no UTF-8 text"
+        return "is not UTF-8 text"
     if not key.isprintable():
-        return "has characters that cannot be printed"
+        return "has unprintable characters"
     if split_name(f"{key}.x") != (key, "x"):
-        return "is one that readers of WebDataset pass over"
+        return "is one that WebDataset readers skip"
     return None
 
 
-def _shown(text: str) -> str:
-    # A line's end, or the half characters of a name that is no UTF-8, can go into no report.
+def _printable(text: str) -> str:
+    # A report cannot hold line ends, or the surrogates of a name that is not UTF-8.
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,9 +1,8 @@
-"""How far the packer is: a file of JSON lines beside the shards, from which a killed one goes on.
+"""The packer's progress: a file of JSON lines beside the shards, from which a killed run resumes.
 
-The first line says what is packed and how. Then there is a line for each finished shard, written
-when the shard has its final name, with everything that is known since the shard before: the inputs
-that are in it, by their hashes, and those that were refused or left out. The last line says that
-all is done.
+The first line has the inputs and options. Each finished shard adds a line, written when the shard
+has its final name: the inputs in it, by their hashes, and the inputs that were refused or left out
+since the previous shard. The last line marks the end.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from files.owned import remove_file
 
 try:
     import fcntl
-except ImportError:  # Windows has none
+except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
@@ -33,17 +32,17 @@ BEGINNING = b'{"journal":'  # of the first line
 
 @dataclass
 class Stage:
-    """What happened from one finished shard to the next.
+    """The work from one finished shard to the next.
 
     Attributes:
-        next: Input, and the sample of it, that the next shard begins with.
-        shard: Name of the shard; "" in the last line, after which nothing comes.
-        size: Its bytes.
-        samples: In it.
+        next: The input, and the sample of it, with which the next shard begins.
+        shard: Name of the shard; "" in the last line.
+        size: Size of the shard in bytes.
+        samples: Number of samples in it.
         kept: Number and hash of each input that begins in it.
-        refused: Number, reason and message of inputs.
-        duplicates: Number of an input, and that of the one it equals.
-        notes: What is counted.
+        refused: Number, reason and message of each refused input.
+        duplicates: Number of each duplicate, and number of the input it equals.
+        notes: Counted events.
     """
 
     next: tuple[int, int] = (0, 0)
@@ -57,13 +56,13 @@ class Stage:
 
 
 class Journal:
-    """The file, open for one process.
+    """The journal's file, open for one process.
 
     Args:
-        path: Where it is; its folder is made.
+        path: Path of the file; its folder is created.
 
     Raises:
-        ValueError: Another process has it open.
+        ValueError: If another process has it open.
     """
 
     def __init__(self, path: Path) -> None:
@@ -85,14 +84,14 @@ class Journal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close it, and leave nothing of a journal that was never begun."""
+        """Close the file; remove it if the journal was never begun."""
         if not self._file.closed and os.fstat(self._file.fileno()).st_size == 0:
             remove_file(self.path)
         self._file.close()
 
     @property
     def done(self) -> bool:
-        """Whether all is packed."""
+        """Whether everything is packed."""
         return bool(self.stages) and not self.stages[-1].shard
 
     @property
@@ -101,17 +100,17 @@ class Journal:
         return [stage for stage in self.stages if stage.shard]
 
     def begin(self, job: dict[str, Any]) -> None:
-        """Forget what it holds, and start with a first line.
+        """Clear the journal, and write its first line.
 
         Args:
-            job: What is packed, and how; as JSON gives it back.
+            job: Inputs and options, in types that JSON keeps.
         """
         self._file.truncate(0)
         self.job, self.stages = job, []
         self._write({"journal": VERSION, "job": job})
 
     def append(self, stage: Stage) -> None:
-        """Write what happened; it is on the disk when this returns."""
+        """Append a stage; it is on the disk when this returns."""
         self._write(vars(stage))
         self.stages.append(stage)
 
@@ -142,14 +141,14 @@ class Journal:
         if lines and not lines[0].startswith(BEGINNING[: len(lines[0])]):
             self._file.close()
             raise ValueError(
-                f"{self.path} is another program's file, and would be replaced: move it away, or "
+                f"{self.path} is another program's file and would be replaced: move it away, or "
                 "give another folder or name"
             )
         if first is None or first.get("journal") != VERSION:
             return
         self.job, good = first["job"], len(lines[0])
         for line in lines[1:]:
-            # A line that a kill or a full disk has cut off is as if it had not been written.
+            # A line that a kill or a full disk cut off does not count.
             stage = _stage(_parsed(line) or {})
             if stage is None:
                 break

@@ -1,4 +1,4 @@
-"""Pictures in an LMDB: BasicSR's with its ``meta_info.txt``, or plain keys to encoded files."""
+"""Images in an LMDB: BasicSR's with its ``meta_info.txt``, or plain keys to encoded files."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Record(NamedTuple):
 
     @property
     def where(self) -> str:
-        """The database and the key."""
+        """Name of the database, and the key."""
         return f"{self.path}: {self.key.decode(errors='backslashreplace')}"
 
     def read(self) -> bytes:
-        """The value.
+        """Return the value.
 
         Raises:
-            FileNotFoundError: The database has no such key.
-            OSError: The database is damaged.
+            FileNotFoundError: If the database has no such key.
+            OSError: If the database is damaged.
         """
         import lmdb
 
@@ -46,29 +46,29 @@ class Record(NamedTuple):
 
 
 def is_lmdb(path: Path) -> bool:
-    """Whether a path is the folder of an LMDB, or the file of one."""
+    """Return whether a path is the folder or the file of an LMDB."""
     if path.is_dir():
         return (path / DATA).is_file()
     return path.is_file() and path.suffix.lower() in (".lmdb", ".mdb")
 
 
 def list_records(path: Path) -> Iterator[tuple[str | None, str, Record]]:
-    """The pictures of an LMDB, in the order of its ``meta_info.txt`` or of its keys.
+    """Iterate over the images of an LMDB, in the order of its ``meta_info.txt`` or of its keys.
 
     Args:
         path: Its folder, or its file.
 
     Yields:
-        The key without an extension (None if it is no UTF-8 text), the extension as far as it is
-        known, and the record.
+        The key without an extension (None if it is not UTF-8), the extension if known, and the
+        record.
 
     Raises:
-        ValueError: It cannot be opened, is cut off or empty, or its ``meta_info.txt`` is broken, or
-            the package ``lmdb`` is missing.
+        ValueError: If it cannot be opened, is truncated or empty, or its ``meta_info.txt`` is
+            broken, or the package ``lmdb`` is missing.
     """
     if path.name == DATA:
         path = path.parent
-    environment = _checked(path)
+    environment = _environment(path)
     meta = path / META
     if path.is_dir() and meta.is_file():
         yield from _from_meta(meta, str(path))
@@ -96,7 +96,7 @@ def _from_meta(meta: Path, path: str) -> Iterator[tuple[str, str, Record]]:
     try:
         lines = read_text(meta).rstrip("\n").split("\n")
     except ValueError as error:
-        raise ValueError(f"{meta} is no UTF-8 text: {error}") from error
+        raise ValueError(f"{meta} is not UTF-8 text: {error}") from error
     for number, line in enumerate(lines, start=1):
         match = LINE.fullmatch(line.strip())
         if match is None or f".{match['extension'].lower()}" not in IMAGE_EXTENSIONS:
@@ -107,7 +107,7 @@ def _from_meta(meta: Path, path: str) -> Iterator[tuple[str, str, Record]]:
         yield match["key"], match["extension"].lower(), Record(path, match["key"].encode())
 
 
-def _checked(path: Path) -> Any:
+def _environment(path: Path) -> Any:
     import_lmdb()
     import lmdb
 
@@ -118,18 +118,18 @@ def _checked(path: Path) -> Any:
     except lmdb.Error as error:
         raise ValueError(_broken(path, error)) from error
     size = (path / DATA if path.is_dir() else path).stat().st_size
-    if size < expected:  # pages beyond the end of a mapped file kill the process that looks at them
-        raise ValueError(_broken(path, f"it is cut off at byte {size} of {expected}"))
+    if size < expected:  # reading pages beyond the end of a mapped file kills the process
+        raise ValueError(_broken(path, f"it is truncated at byte {size} of {expected}"))
     if not entries:
-        raise ValueError(f"the LMDB {path} holds no pictures: it is empty")
+        raise ValueError(f"the LMDB {path} has no images: it is empty")
     return environment
 
 
 def import_lmdb() -> None:
-    """Make sure that the optional package is there.
+    """Import the optional package.
 
     Raises:
-        ValueError: It is not.
+        ValueError: If it is not installed.
     """
     try:
         import lmdb  # noqa: F401
@@ -140,7 +140,7 @@ def import_lmdb() -> None:
         ) from error
 
 
-@lru_cache(maxsize=4)  # a process may open a database once only
+@lru_cache(maxsize=4)  # a process may open a database only once
 def _opened(path: str) -> Any:
     import lmdb
 
@@ -148,11 +148,11 @@ def _opened(path: str) -> Any:
         path,
         subdir=Path(path).is_dir(),
         readonly=True,
-        lock=False,  # its folder may be read-only, and nobody writes it while it is packed
+        lock=False,  # its folder may be read-only, and it does not change while it is packed
         readahead=False,
         create=False,
     )
 
 
 def _broken(path: Path, error: object) -> str:
-    return f"{path} is no LMDB that can be read ({error}): get it again, or make it again"
+    return f"{path} is not a readable LMDB ({error}): download or create it again"

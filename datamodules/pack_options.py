@@ -18,45 +18,45 @@ from files.paths import expand_path
 
 DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 DESCRIPTION = """\
-Pack pictures into WebDataset shards (tars), each with its index. Every picture is decoded once, and
-broken ones are refused and listed. Without further options the files are kept as they are, in the
-order of their paths."""
+Pack images into WebDataset shards (tars), each with its index. Every image is decoded once, and
+broken ones are refused and listed. By default the files are kept unchanged, in the order of their
+paths."""
 EXAMPLES = """\
 examples:
-  a folder, its files as they are, shards of at most 300 MB:
+  a folder with its files unchanged, in shards of at most 300 MB:
     python -m datamodules.pack my/photos my/shards --shard-size 300M
-  2K pictures of which training reads crops alone, without decoding the rest:
+  2K images from which training decodes crops only:
     python -m datamodules.pack DIV2K_train_HR shards --encode jpeg:97 --restart-markers
   sub-images of pairs, as BasicSR cuts them:
     python -m datamodules.pack DIV2K_train_HR shards --lr DIV2K_train_LR_bicubic/X2 \\
       --lr-suffix x2 --scale 2 --crop 480 --step 240 --encode webp
 
-A command that was killed, or whose disk was full, goes on when it is given again. The same input
-and options give the same bytes, whatever the workers and the interruptions.
+A command that was killed, or stopped at a full disk, continues when it is run again. The same input
+and options give the same bytes, for any number of workers and interruptions.
 
 exit status: 0 all packed, 1 some inputs were refused, 2 an error stopped it, 130 Ctrl-C
 """
 
 
 def parse_size(text: str) -> int:
-    """Bytes from ``300M``.
+    """Parse a size in bytes such as ``300M``.
 
     Raises:
-        ArgumentTypeError: ``text`` is not such a number.
+        ArgumentTypeError: If ``text`` is not such a number.
     """
     try:
         size = parse_bytes(text, "it")
     except ValueError:
         size = 0
     if size == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected e.g. 300M or 2G")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; expected e.g. 300M or 2G")
     return size
 
 
 def _pixels(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)", text.strip(), re.IGNORECASE)
     if match is None or float(match[1]) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of pixels; expected e.g. 200M")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels; expected e.g. 200M")
     return int(float(match[1]) * DECIMAL[match[2].upper()])
 
 
@@ -76,33 +76,35 @@ def _scale(text: str) -> float:
     except ValueError:
         scale = 0.0
     if not 1 <= scale < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no scale; expected a number of at least 1")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a scale; expected a number of at least 1"
+        )
     return scale
 
 
 def _name(text: str) -> str:
     if not re.fullmatch(r"\w[\w.-]*", text, re.ASCII):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no name for shards; expected letters, digits, and _ . - within"
+            f"{text!r} is not a valid name of shards; expected letters, digits, and _ . - within"
         )
     return text
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options of a command line, or the end of the process with a message.
+    """Parse a command line; exit with a message if it is wrong.
 
     Args:
-        arguments: By default those of this process.
+        arguments: Command-line arguments; by default those of this process.
     """
     made = _parser()
     options, more = made.parse_known_args(arguments)
     if more and not any(one.startswith("-") for one in more):
         made.error(
-            f"{len(more) + 2} paths where SOURCE and OUT were expected: put a pattern in quotes, "
-            "so that the shell leaves it alone, as in 'photos/*.jpg'"
+            f"{len(more) + 2} paths where SOURCE and OUT were expected: quote a pattern, so that "
+            "the shell does not expand it, as in 'photos/*.jpg'"
         )
     if more:
-        made.error(f"there is no {' '.join(more)}")
+        made.error(f"unknown arguments: {' '.join(more)}")
     return options
 
 
@@ -118,26 +120,26 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument(
         "source",
         metavar="SOURCE",
-        help="a folder (with its subfolders), a pattern of pictures, a text file with a path on "
+        help="a folder (with its subfolders), a pattern of images, a text file with a path on "
         "each line (also BasicSR's and Real-ESRGAN's meta_info, with sizes or pairs), an LMDB, or "
         "tars: 'old/train-{000..099}.tar'",
     )
     made.add_argument("out", metavar="OUT", help="folder to write the shards to")
-    _add_inputs(made.add_argument_group("what is packed"))
-    _add_pictures(made.add_argument_group("what happens to a picture, in this order"))
+    _add_inputs(made.add_argument_group("inputs"))
+    _add_pictures(made.add_argument_group("processing of an image, in this order"))
     _add_shards(made.add_argument_group("shards"))
     return made
 
 
 def _add_inputs(group: Any) -> None:
     group.add_argument(
-        "--lr", metavar="SOURCE", help="the LR pictures, with the same names; needs --scale"
+        "--lr", metavar="SOURCE", help="the LR images, with the same names; needs --scale"
     )
     group.add_argument(
         "--scale",
         type=_scale,
         metavar="N",
-        help="how many times larger than their LR pictures are; pairs of other sizes are refused",
+        help="how many times larger than their LR images are; pairs of other sizes are refused",
     )
     group.add_argument(
         "--lr-suffix",
@@ -148,16 +150,16 @@ def _add_inputs(group: Any) -> None:
     group.add_argument(
         "--captions",
         metavar="KEY",
-        help="take the caption from this key of the JSON beside a picture. By default it is the "
-        "text file: a.txt is the caption of a.jpg. a.json goes into the shard as it is",
+        help="take the caption from this key of the JSON beside an image. By default the text "
+        "file a.txt is the caption of a.jpg. a.json goes into the shard unchanged",
     )
     group.add_argument(
-        "--no-sidecars", action="store_true", help="look for no text or JSON beside pictures"
+        "--no-sidecars", action="store_true", help="ignore text and JSON beside images"
     )
     group.add_argument(
         "--keep-duplicates",
         action="store_true",
-        help="keep pictures whose files are equal to an earlier one; by default they are left out",
+        help="keep images whose file equals an earlier one; by default they are left out",
     )
     group.add_argument(
         "--root",
@@ -167,14 +169,14 @@ def _add_inputs(group: Any) -> None:
     group.add_argument(
         "--shard-in-key",
         action="store_true",
-        help="put a tar's name in front of its keys, for tars that all count from 0",
+        help="prefix keys with their tar's name, for tars that all count from 0",
     )
     group.add_argument(
         "--max-pixels",
         type=_pixels,
         default=MAX_PIXELS,
         metavar="N",
-        help="refuse pictures with more, e.g. 400M, before they are decoded (default: 179M)",
+        help="refuse images with more pixels, e.g. 400M, before decoding (default: 179M)",
     )
 
 
@@ -183,7 +185,7 @@ def _add_pictures(group: Any) -> None:
         "--max-long-side",
         type=_positive,
         metavar="N",
-        help="shrink pictures whose long side is longer, by Lanczos",
+        help="shrink images with a longer long side, by Lanczos",
     )
     group.add_argument(
         "--max-short-side", type=_positive, metavar="N", help="the same for the short side"
@@ -193,23 +195,23 @@ def _add_pictures(group: Any) -> None:
         type=_positive,
         default=1,
         metavar="N",
-        help="refuse pictures whose short side is then shorter",
+        help="refuse images whose short side is then below this",
     )
     group.add_argument(
         "--crop",
         type=_positive,
         metavar="N",
-        help="cut pictures into squares of this side, as BasicSR's extract_subimages: a_s001, ...",
+        help="cut images into squares of this side, as BasicSR's extract_subimages: a_s001, ...",
     )
     group.add_argument(
-        "--step", type=_positive, metavar="N", help="from one square to the next (default: --crop)"
+        "--step", type=_positive, metavar="N", help="distance between squares (default: --crop)"
     )
     group.add_argument(
         "--thresh",
         type=_natural,
         default=0,
         metavar="N",
-        help="pixels that may be left over at the border; for more, another square ends there "
+        help="pixels that may remain at the border; if more remain, another square ends there "
         "(default: %(default)s)",
     )
     group.add_argument(
@@ -217,14 +219,14 @@ def _add_pictures(group: Any) -> None:
         type=parse_encoding,
         default=KEEP,
         metavar="HOW",
-        help="keep: files as they are, and PNG for what was shrunk or cut (default); webp: without "
-        "loss; png; jpeg:QUALITY, for HR only: LR never loses anything",
+        help="keep: unchanged files, and PNG for shrunk or cut images (default); webp: lossless; "
+        "png; jpeg:QUALITY, for HR only: LR is always lossless",
     )
     group.add_argument(
         "--restart-markers",
         action="store_true",
-        help="give JPEGs restart markers, so that crops are read without the rest: those that are "
-        "JPEG already lose nothing (by jpegtran, else they are kept), others become so by --encode "
+        help="give JPEGs restart markers, so that crops are read without the rest: JPEG files are "
+        "converted without loss (by jpegtran, else they are kept), others are encoded by --encode "
         "jpeg:QUALITY",
     )
 
@@ -247,43 +249,45 @@ def _add_shards(group: Any) -> None:
         "--name",
         type=_name,
         default="shard",
-        help="shards are called NAME-000000.tar (default: %(default)s)",
+        help="shards are named NAME-000000.tar (default: %(default)s)",
     )
     group.add_argument(
-        "--overwrite", action="store_true", help="start anew, and replace shards of this name"
+        "--overwrite", action="store_true", help="start again, and replace shards of this name"
     )
     group.add_argument(
         "--workers",
         type=_positive,
         default=usable_cores(),
         metavar="N",
-        help="processes (default: one for each core, here %(default)s)",
+        help="processes (default: one per core, here %(default)s)",
     )
 
 
 def check(options: argparse.Namespace) -> None:
-    """Refuse options that contradict each other.
+    """Check that options fit together.
 
     Raises:
-        ValueError: They do.
+        ValueError: If they contradict each other.
     """
     if options.lr is not None and options.scale is None:
         raise ValueError("--lr needs --scale, to check the sizes of the pairs")
     if options.lr is None and options.lr_suffix:
-        raise ValueError("--lr-suffix is part of the names in --lr, which is not given")
+        raise ValueError("--lr-suffix applies to --lr, which is not given")
     shrunk = options.max_long_side is not None or options.max_short_side is not None
     if options.lr is not None and shrunk:
-        raise ValueError("--max-long-side and --max-short-side would part HR from --lr: drop them")
+        raise ValueError(
+            "--max-long-side and --max-short-side would misalign HR and --lr: drop them"
+        )
     if options.crop is None and (options.step is not None or options.thresh):
-        raise ValueError("--step and --thresh are about the squares of --crop, which is not given")
+        raise ValueError("--step and --thresh apply to --crop, which is not given")
     if options.crop is not None and options.lr is not None:
         _check_grid(options)
     kind = options.encode.kind
     if options.restart_markers and kind in ("webp", "png"):
-        raise ValueError(f"--restart-markers is about JPEG, and --encode is {kind}: drop one")
+        raise ValueError(f"--restart-markers requires JPEG, but --encode is {kind}: drop one")
     if options.restart_markers and kind == "keep" and (shrunk or options.crop is not None):
         raise ValueError(
-            "--restart-markers with --crop or a bounded side writes new JPEGs: give their quality, "
+            "--restart-markers with --crop or a bounded side writes new JPEGs: set their quality, "
             "--encode jpeg:97"
         )
     for name in ("max_long_side", "max_short_side"):
@@ -291,14 +295,14 @@ def check(options: argparse.Namespace) -> None:
         if most is not None and most < options.min_side:
             raise ValueError(
                 f"--min-side {options.min_side} refuses what --{name.replace('_', '-')} {most} has "
-                "shrunk: it is about the result"
+                "shrunk: it applies to the result"
             )
     if options.captions is not None and options.no_sidecars and not is_tars(options.source):
-        raise ValueError("--captions reads the JSON beside pictures: drop --no-sidecars")
+        raise ValueError("--captions reads the JSON beside images: drop --no-sidecars")
     if options.root is not None and is_tars(options.source):
-        raise ValueError("--root is about the paths in a text file, and SOURCE is tars: drop it")
+        raise ValueError("--root applies to the paths in a text file, but SOURCE is tars: drop it")
     if options.shard_in_key and not is_tars(options.source):
-        raise ValueError("--shard-in-key is about tars, and SOURCE is none: drop it")
+        raise ValueError("--shard-in-key applies to tars, but SOURCE is not one: drop it")
 
 
 def _check_grid(options: argparse.Namespace) -> None:
@@ -308,13 +312,13 @@ def _check_grid(options: argparse.Namespace) -> None:
     for name, value in (("--crop", options.crop), ("--step", options.step)):
         if value is not None and value % unit:
             raise ValueError(
-                f"{name} is {value}, no multiple of the scale {unit}, so that the LR would be cut "
+                f"{name} is {value}, not a multiple of the scale {unit}, so the LR would be cut "
                 f"between pixels: give {value - value % unit or unit} or {value + -value % unit}"
             )
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
-    """What happens to a picture."""
+    """Return the processing of an image."""
     return Recipe(
         scale=options.scale,
         crop=options.crop,
@@ -332,16 +336,16 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
 
 
 def suffix_of(options: argparse.Namespace) -> str:
-    """What an LR name has after the HR's."""
+    """Return the suffix of an LR name after the HR's."""
     return with_scale(options.lr_suffix, options.scale) if options.lr_suffix else ""
 
 
 def described(options: argparse.Namespace) -> dict[str, Any]:
-    """The options that the shards depend on, as they are called on the command line."""
+    """Return the options that the shards depend on, by their command-line names."""
     names = dict(vars(options))
     for name in ("overwrite", "workers", "out", "source", "lr"):
         del names[name]
-    if names["root"] is None:  # as in journals that know no such option
+    if names["root"] is None:  # as in journals from before this option
         del names["root"]
     names["encode"] = str(names["encode"])
     source = os.path.abspath(expand_path(options.source, "SOURCE"))

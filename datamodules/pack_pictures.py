@@ -1,4 +1,4 @@
-"""What the packer does to one input: check, shrink, cut and encode its pictures; pure and local."""
+"""Process one input of the packer: check, shrink, cut and encode its images; pure and local."""
 
 from __future__ import annotations
 
@@ -11,17 +11,24 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from datamodules import pack_encode
 from datamodules.captions import caption_of
 from datamodules.decode import Picture, UnreadableImage, decode
 from datamodules.pack_cut import Grid, Planes, bounded, resized, squares
-from datamodules.pack_encode import KEEP, Encoding, Refusal
+from datamodules.pack_encode import (
+    KEEP,
+    Encoding,
+    Job,
+    Refusal,
+    encode,
+    extension_of,
+    pixels_of,
+)
 from datamodules.pack_inputs import Entry, File, Place, role_of
 from datamodules.pairs import misfit
 from files.paths import read_bytes
 
-MAX_PIXELS = 2 * 89_478_485  # where Pillow takes a picture for a decompression bomb
-# Reading one runs what it says: no reader of ours looks at them, and other readers should not.
+MAX_PIXELS = 2 * 89_478_485  # where Pillow reports a decompression bomb
+# Reading a pickle executes its code: our readers never do, and others should not.
 SIDECARS = {"txt": (".txt", ".TXT", ".caption"), "json": (".json", ".JSON")}
 PICKLES = frozenset({"pyd", "pkl", "pickle", "pt", "pth"})
 
@@ -30,22 +37,22 @@ Members = dict[str, bytes]  # suffix: content
 
 @dataclass(frozen=True)
 class Recipe:
-    """What happens to every input.
+    """Settings for processing every input.
 
     Args:
-        scale: How many times larger than its LR a picture is, if there are LR pictures.
-        crop: Side of the squares that pictures are cut into, or None to leave them whole.
+        scale: How many times larger than its LR an image is, if there are LR images.
+        crop: Side of the squares that images are cut into, or None to leave them whole.
         step: Pixels from one square to the next.
-        thresh: Pixels that may be left over at the right and the bottom; for more, one more square
-            is put at the border.
-        long_side: Pictures are shrunk until their long side is at most this.
-        short_side: The same for their short side.
-        min_side: Pictures whose short side is then below this are refused.
-        max_pixels: Pictures with more are refused before they are decoded.
-        encoding: How pictures are written.
+        thresh: Pixels that may remain at the right and the bottom; if more remain, one more square
+            lies at the border.
+        long_side: Largest long side; longer images are shrunk.
+        short_side: Largest short side; longer ones are shrunk.
+        min_side: Images whose short side is then below this are refused.
+        max_pixels: Images with more pixels are refused before decoding.
+        encoding: Encoding of images.
         restart_markers: Write JPEG with restart markers and their offsets.
-        captions: Key of a caption in the JSON, or None to take the text file.
-        sidecars: Look for text and JSON beside a picture.
+        captions: Key of a caption in the JSON, or None to use the text file.
+        sidecars: Use text and JSON beside an image.
     """
 
     scale: float | None = None
@@ -63,21 +70,21 @@ class Recipe:
 
     @property
     def writes(self) -> bool:
-        """Whether pictures may be written anew, rather than kept as they are."""
+        """Whether images may be encoded again, instead of kept unchanged."""
         changes = (self.crop, self.long_side, self.short_side)
         return self.encoding != KEEP or any(side is not None for side in changes)
 
 
 class Outcome(NamedTuple):
-    """What became of one input.
+    """The result of one input.
 
     Attributes:
         samples: Keys, and members by suffix; none if it was refused.
-        digest: Hash of the bytes of its pictures, hexadecimal; empty if it was refused.
+        digest: Hash of the bytes of its images, hexadecimal; empty if it was refused.
         caption: Hash of its caption, hexadecimal; empty without one.
         reason: Why it was refused, in a word or two, or "".
-        message: The same in a sentence.
-        notes: What was done to it that is to be counted.
+        message: The reason in a sentence.
+        notes: Events to count.
     """
 
     samples: list[tuple[str, Members]]
@@ -89,7 +96,7 @@ class Outcome(NamedTuple):
 
 
 class _Shot(NamedTuple):
-    """One picture on its way."""
+    """One image of an input."""
 
     place: Place
     suffix: str
@@ -101,8 +108,8 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
     """Read an input and make its samples.
 
     Args:
-        recipe: What happens to it.
-        entry: Which it is.
+        recipe: Settings of the processing.
+        entry: The input.
     """
     notes: list[str] = []
     try:
@@ -121,8 +128,8 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
         where = f"{error.filename}: " if error.filename else ""
         return Outcome([], reason="unreadable", message=f"{where}{error.strerror or error}")
     caption = others.get("txt")
-    told = hashlib.blake2b(caption, digest_size=8).hexdigest() if caption else ""
-    return Outcome(samples, _digest(shots), caption=told, notes=tuple(notes))
+    digest = hashlib.blake2b(caption, digest_size=8).hexdigest() if caption else ""
+    return Outcome(samples, _digest(shots), caption=digest, notes=tuple(notes))
 
 
 def _digest(shots: dict[str, _Shot]) -> str:
@@ -138,7 +145,7 @@ def _digest(shots: dict[str, _Shot]) -> str:
 def _decoded(
     entry: Entry, content: dict[str, bytes], recipe: Recipe
 ) -> Iterator[tuple[str, _Shot]]:
-    """The pictures by their role, checked."""
+    """Return the checked images by their role."""
     found: dict[str, _Shot] = {}
     for suffix, data in content.items():
         role = role_of(suffix)
@@ -146,17 +153,15 @@ def _decoded(
             continue
         place = entry.members[suffix]
         if role in found:
-            raise Refusal(
-                "several pictures", f"{place.where}: the sample has another {role}picture"
-            )
+            raise Refusal("several images", f"{place.where}: the sample has another {role}image")
         picture = _picture(data, place.where, recipe, role)
-        kind = f"{role}{pack_encode.extension_of(data)}" if suffix == role else suffix
+        kind = f"{role}{extension_of(data)}" if suffix == role else suffix
         found[role] = _Shot(place, kind, data, picture)
     if "" in found and "hr." in found:
-        raise Refusal("several pictures", f"{found[''].place.where}: beside it is an hr picture")
+        raise Refusal("several images", f"{found[''].place.where}: its sample also has an hr image")
     if not found.keys() & {"", "hr."}:
         where = next(iter(entry.members.values())).where
-        raise Refusal("no picture", f"{where}: its sample has no picture, nor one called hr.<ext>")
+        raise Refusal("no image", f"{where}: its sample has no image, nor one named hr.<ext>")
     large, small = found.get("hr.") or found[""], found.get("lr.")
     if small is not None and recipe.scale is not None:
         problem = misfit(_size(large.picture), _size(small.picture), recipe.scale)
@@ -167,20 +172,20 @@ def _decoded(
 
 
 def _picture(data: bytes, where: str, recipe: Recipe, role: str) -> Picture:
-    pixels = pack_encode.pixels_of(data)
+    pixels = pixels_of(data)
     if pixels is not None and pixels > recipe.max_pixels:
         raise Refusal(
             "too large",
             f"{where}: {pixels / 1e6:.0f} megapixels, more than --max-pixels "
             f"{recipe.max_pixels / 1e6:.0f}M: a decompression bomb, or raise it",
         )
-    # Our JPEGs have no profile, so their pixels are those that every reader takes them for.
+    # Our JPEGs have no profile, so their pixels must be sRGB.
     jpeg = recipe.encoding.kind == "jpeg" and role != "lr."
     limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None  # ours was just checked, and may be higher
+    Image.MAX_IMAGE_PIXELS = None  # our own limit was just checked, and may be higher
     try:
         picture = decode(data, where, srgb=jpeg)
-        # Other kinds keep the profile, unless it is one for ink or grey: we write RGB.
+        # Other formats keep the profile, unless it is for CMYK or grey: we write RGB.
         if not jpeg and picture.mode[:3] != "RGB" and recipe.writes:
             return decode(data, where, srgb=True)
         return picture
@@ -193,7 +198,7 @@ def _size(picture: Picture) -> tuple[int, int]:
 
 
 def _others(entry: Entry, content: dict[str, bytes], recipe: Recipe, notes: list[str]) -> Members:
-    """What goes with the picture: caption, metadata, and whatever else a tar has."""
+    """Return the members beside the image: caption, metadata, and others of a tar."""
     others = {suffix: data for suffix, data in content.items() if role_of(suffix) is None}
     for suffix in PICKLES & others.keys():
         notes.append(f"members {suffix} (pickles) left out")
@@ -206,7 +211,7 @@ def _others(entry: Entry, content: dict[str, bytes], recipe: Recipe, notes: list
         caption = _caption(_json(others, where), recipe.captions, where)
         others.pop("txt", None)
         if caption is None:
-            notes.append("pictures without a caption")
+            notes.append("images without a caption")
         else:
             others["txt"] = caption.encode()
     _json(others, where)
@@ -219,7 +224,7 @@ def _others(entry: Entry, content: dict[str, bytes], recipe: Recipe, notes: list
 
 
 def _sidecars(picture: Path, notes: list[str]) -> Members:
-    """The caption and the notes beside a picture; their names may end otherwise, too."""
+    """Return the caption and JSON beside an image; several extensions are possible."""
     found: Members = {}
     for suffix, endings in SIDECARS.items():
         for path in [
@@ -231,7 +236,7 @@ def _sidecars(picture: Path, notes: list[str]) -> Members:
             except (FileNotFoundError, IsADirectoryError):
                 continue
             if found.setdefault(suffix, data) != data:
-                notes.append(f"further {suffix} files beside a picture, left out")
+                notes.append(f"further {suffix} files beside an image, left out")
     return found
 
 
@@ -267,20 +272,20 @@ def _samples(
         )
     shrunk = size != _size(picture)
     if shrunk and "lr." in shots:
-        raise Refusal("cannot be shrunk", f"{shots[hr].place.where}: its LR would not fit any more")
+        raise Refusal("cannot be shrunk", f"{shots[hr].place.where}: its LR would no longer fit")
     if recipe.crop is None and not shrunk:
         yield key, _encoded(shots, None, others, recipe, notes)
         return
     _check_cut(shots[hr], others)
     whole = {role: _planes(shot.picture) for role, shot in shots.items()}
     if shrunk:
-        notes.append("pictures shrunk")
+        notes.append("images shrunk")
         whole[hr] = [resized(plane, size) for plane in whole[hr]]
     if recipe.crop is None:
         yield key, _encoded(shots, whole, others, recipe, notes)
         return
     for number, cut in enumerate(_squares(whole, shots[hr], recipe, recipe.crop), start=1):
-        done = notes if number == 1 else []  # counted once a picture
+        done = notes if number == 1 else []  # counted once per image
         yield f"{key}_s{number:03d}", _encoded(shots, cut, others, recipe, done)
 
 
@@ -288,9 +293,9 @@ def _check_cut(shot: _Shot, others: Members) -> None:
     further = [suffix for suffix in others if role_of(suffix.rpartition(".")[2]) is not None]
     if further:
         raise Refusal(
-            "further pictures",
-            f"{shot.place.where}: its sample has a picture {further[0]}, of which nobody knows "
-            "whether it is to be cut and shrunk too: pack it whole, or without that member",
+            "further images",
+            f"{shot.place.where}: its sample has another image {further[0]}, which may or may not "
+            "need the same cut: pack it whole, or without that member",
         )
 
 
@@ -305,7 +310,7 @@ def _squares(
     factors = {role: 1 if role == "lr." else unit for role in whole}
     grid = Grid(crop // unit, recipe.step // unit, recipe.thresh / unit)
     height, width = next(planes for role, planes in whole.items() if role != "lr.")[0].shape[:2]
-    # By the LR too: HR may have some pixels more than it.
+    # Limited by the LR, too: HR may have some pixels more.
     if min(height, width) < crop or min(min(p[0].shape[:2]) for p in whole.values()) < grid.size:
         raise Refusal("too small", f"{shot.place.where}: {width}x{height}; --crop is {crop}")
     yield from squares(whole, factors, grid)
@@ -315,12 +320,12 @@ def _whole_scale(shot: _Shot, recipe: Recipe, crop: int) -> int:
     scale = recipe.scale
     if scale is None or scale != round(scale):
         raise Refusal(
-            "no scale", f"{shot.place.where}: has an LR; to cut it needs a whole number as --scale"
+            "no scale", f"{shot.place.where}: has an LR; to cut it, --scale must be a whole number"
         )
     unit = round(scale)
     for name, value in (("--crop", crop), ("--step", recipe.step)):
         if value % unit:
-            raise Refusal("no scale", f"{name} is {value}, no multiple of the scale {unit}")
+            raise Refusal("no scale", f"{name} is {value}, not a multiple of the scale {unit}")
     return unit
 
 
@@ -331,14 +336,14 @@ def _encoded(
     recipe: Recipe,
     notes: list[str],
 ) -> Members:
-    """The members of a sample, pictures first."""
+    """Return the members of a sample, images first."""
     members: Members = {}
     companions = dict(others)
     for role, shot in shots.items():
         kept_offsets = companions.pop(f"{role}rst", None)
         planes = None if changed is None else changed[role]
-        made = pack_encode.encode(
-            pack_encode.Job(
+        made = encode(
+            Job(
                 where=shot.place.where,
                 extension=shot.suffix.removeprefix(role),
                 data=shot.data,

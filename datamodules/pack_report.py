@@ -1,4 +1,4 @@
-"""What the packer did: a few lines for the screen, and all of it in ``NAME.report.json``."""
+"""Report of a packing: a few lines on the screen, and everything in ``NAME.report.json``."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SHOWN = 5  # refused inputs on the screen; all are in the file
 
 
 def make_report(journal: Journal, inputs: Inputs) -> dict[str, Any]:
-    """Everything that is known about a packing that is done.
+    """Return the report of a finished packing.
 
     Args:
-        journal: Of it.
-        inputs: What was packed.
+        journal: Its journal.
+        inputs: Its inputs.
     """
     refused = list(inputs.refused)
     duplicates, notes = [], Counter[str]()
@@ -59,20 +59,20 @@ def _path(entry: Entry) -> str:
 
 
 def save_report(report: dict[str, Any], path: Path) -> None:
-    """Write it in one piece.
+    """Write the report atomically.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: If it cannot be written.
     """
     write_whole(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
 
 
 def print_report(report: dict[str, Any], path: Path) -> None:
-    """Say the most important of it.
+    """Log a summary of the report.
 
     Args:
-        report: As ``make_report`` gives it.
-        path: Where all of it is.
+        report: The result of ``make_report``.
+        path: File of the whole report.
     """
     counts, refused, duplicates = report["counts"], report["refused"], report["duplicates"]
     for one in refused[:SHOWN]:
@@ -84,7 +84,7 @@ def print_report(report: dict[str, Any], path: Path) -> None:
         one = duplicates[0]
         log.info(
             "%s: the same bytes as an earlier one, and %s, such as %s, which is %s",
-            counted(len(duplicates), "picture"),
+            counted(len(duplicates), "image"),
             "kept" if report["options"]["--keep-duplicates"] else "left out",
             one["key"],
             one["same_as"],
@@ -96,7 +96,7 @@ def print_report(report: dict[str, Any], path: Path) -> None:
         samples = f" as {counted(counts['samples'], 'sample')}"
     log.info(
         "%s packed%s into %s (%.1f MB), %d refused",
-        counted(counts["packed"], "picture"),
+        counted(counts["packed"], "image"),
         samples,
         counted(counts["shards"], "shard"),
         counts["bytes"] / 1e6,
@@ -105,5 +105,5 @@ def print_report(report: dict[str, Any], path: Path) -> None:
 
 
 def counted(number: int, what: str) -> str:
-    """``1 shard`` or ``2 shards``."""
+    """Return ``1 shard`` or ``2 shards``."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,4 +1,4 @@
-"""The same work in several processes, with results in the order of the inputs."""
+"""Map a function over inputs in several processes, with results in order."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-CHUNK = 4  # inputs that go to a worker at once: a message costs as much as a tiny picture
-AHEAD = 3  # chunks a worker has been given, or has ready; more would only take memory
-FEW = 16  # inputs for which starting a process does not pay
+CHUNK = 4  # inputs sent to a worker at once: a message costs as much as a tiny image
+AHEAD = 3  # chunks queued or finished per worker; more would only take memory
+FEW = 16  # so few inputs do not justify starting processes
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
@@ -32,22 +32,22 @@ def usable_cores() -> int:
 def in_order(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int
 ) -> Generator[Result, None, None]:
-    """``map(function, items)`` by several processes, which end with this one, however it ends.
+    """``map(function, items)`` in several processes, which end with this one, however it ends.
 
     Args:
-        function: Can be pickled, and depends on nothing but its argument.
-        items: What to do it to; few of them are done here.
-        workers: Processes, at most; with 1, all is done here.
+        function: A picklable function that depends only on its argument.
+        items: Its arguments; a few are processed in this process.
+        workers: Largest number of processes; with 1, everything runs in this process.
 
     Raises:
-        ValueError: A worker died.
+        ValueError: If a worker died.
     """
     workers = min(workers, -(-len(items) // FEW))
     if workers <= 1:
         yield from map(function, items)
         return
-    # Not a fork of this process, which has threads (of the progress bar), and whose open ends of
-    # pipes would keep orphans waiting.
+    # Not a fork of this process, which has threads (of the progress bar), and whose open pipe ends
+    # would keep orphans waiting.
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=_start)
@@ -55,9 +55,9 @@ def in_order(
         yield from _ordered(pool, function, items, workers)
     except BrokenProcessPool as error:
         raise ValueError(
-            "a worker process died, perhaps for want of memory: give the same command with fewer "
-            "--workers; it goes on where it was (with --workers 1 a picture that kills its "
-            "decoder shows itself)"
+            "a worker process died, perhaps out of memory: run the same command with fewer "
+            "--workers; it continues where it stopped (--workers 1 shows an image that kills its "
+            "decoder)"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -85,7 +85,7 @@ def _each(function: Callable[[Item], Result], items: list[Item]) -> list[Result]
 
 
 def _start() -> None:
-    # The terminal sends Ctrl-C to all processes of the command; the first one ends the others.
+    # The terminal sends Ctrl-C to all processes of the command; the main one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -94,4 +94,4 @@ def _start() -> None:
 
 def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
     parent.join()
-    os._exit(1)  # it was killed, so nobody waits for what is being done here
+    os._exit(1)  # the parent was killed, so this work is not needed

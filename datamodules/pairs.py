@@ -1,4 +1,4 @@
-"""Matching of HR and LR files by name, and of their sizes by the scale."""
+"""Match HR and LR files by name, and check their sizes against the scale."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from datamodules.decode import UnreadableImage, read_size
 from datamodules.paths import by_key, image_key
 from files.paths import list_images
 
-SHOWN = 5  # names in a message; the rest is counted
+SHOWN = 5  # names in a message; the others are counted
 T = TypeVar("T")
 
 
 class Pair(NamedTuple):
-    """Files of one picture."""
+    """The HR and LR files of one image."""
 
     key: str
     hr: Path
@@ -23,20 +23,20 @@ class Pair(NamedTuple):
 
 
 def with_scale(text: str, scale: float) -> str:
-    """Put the scale in the place of ``{scale}``, without a trailing .0: ``x{scale}`` is ``x2``."""
+    """Replace ``{scale}`` by the scale, without a trailing .0: ``x{scale}`` becomes ``x2``."""
     return text.replace("{scale}", f"{scale:g}")
 
 
 def match_pairs(hr: Path, lr: Path, lr_suffix: str = "") -> list[Pair]:
-    """Find the LR picture of every HR picture.
+    """Find the LR image of every HR image.
 
     Args:
-        hr: Folder of the HR pictures.
-        lr: Folder of the LR pictures.
-        lr_suffix: What an LR name has after the HR picture's name.
+        hr: Folder of the HR images.
+        lr: Folder of the LR images.
+        lr_suffix: Suffix of an LR name after the HR image's name.
 
     Raises:
-        ValueError: A folder is missing or empty, or names without a partner, listed.
+        ValueError: If a folder is missing or empty, or names lack a partner; they are listed.
     """
     pairs = match(_pictures(hr, "HR"), _pictures(lr, "LR"), (str(hr), str(lr)), lr_suffix)
     return [Pair(key, *paths) for key, paths in pairs.items()]
@@ -50,14 +50,14 @@ def match(
     Args:
         large: The HR by key.
         small: The LR by key.
-        names: Where HR and LR come from, for the message.
-        lr_suffix: What an LR key has after the HR's key.
+        names: Origins of HR and LR, for the message.
+        lr_suffix: Suffix of an LR key after the HR's key.
 
     Returns:
         HR and LR by the HR's key, in the order of ``large``.
 
     Raises:
-        ValueError: Keys without a partner, listed.
+        ValueError: If keys lack a partner; they are listed.
     """
     wanted = {key + lr_suffix for key in large}
     missing = [key for key in large if key + lr_suffix not in small]
@@ -70,23 +70,23 @@ def match(
             problems.append(f"{len(extra)} of {names[1]} have no HR: {_shown(extra)}")
         suffix = f" followed by {lr_suffix!r}" if lr_suffix else ""
         raise ValueError(
-            f"names of HR and LR do not match. {'; '.join(problems)}. An LR picture has the name "
-            f"of its HR picture{suffix} (lr_suffix), whatever its extension"
+            f"names of HR and LR do not match. {'; '.join(problems)}. An LR image has the name "
+            f"of its HR image{suffix} (lr_suffix), whatever its extension"
         )
     return {key: (found, small[key + lr_suffix]) for key, found in large.items()}
 
 
 def misfit(large: tuple[int, int], small: tuple[int, int], scale: float) -> str | None:
-    """How the sizes of a pair contradict the scale.
+    """Return how the sizes of a pair contradict the scale.
 
     Args:
-        large: (W, H) of the HR picture.
-        small: (W, H) of the LR picture.
-        scale: HR must be ``scale`` times LR, rounded; less than ``scale`` further pixels are cut
-            off by whoever reads them.
+        large: (W, H) of the HR image.
+        small: (W, H) of the LR image.
+        scale: HR must be ``scale`` times LR, rounded; fewer than ``scale`` further pixels are cut
+            off when the pair is read.
 
     Returns:
-        Both sizes and the one that was expected; None if they fit.
+        Both sizes and the expected one; None if they fit.
     """
     rests = [side - round(scale * low) for side, low in zip(large, small, strict=True)]
     if all(0 <= rest < scale for rest in rests):
@@ -101,12 +101,12 @@ def check_sizes(pairs: Iterable[Pair], scale: float) -> None:
     """Compare the sizes in the files' headers.
 
     Args:
-        pairs: The files; those with a broken header are left to whoever reads them.
-        scale: HR must be ``scale`` times LR, rounded; less than ``scale`` further pixels are cut
-            off by whoever reads them.
+        pairs: The files; those with a broken header are skipped, as reading them raises.
+        scale: HR must be ``scale`` times LR, rounded; fewer than ``scale`` further pixels are cut
+            off when the pair is read.
 
     Raises:
-        ValueError: Sizes that do not fit.
+        ValueError: If sizes do not fit.
     """
     wrong = []
     for pair in pairs:
@@ -126,10 +126,10 @@ def check_sizes(pairs: Iterable[Pair], scale: float) -> None:
 
 def _pictures(root: Path, kind: str) -> dict[str, Path]:
     if not root.is_dir():
-        raise ValueError(f"the folder of {kind} pictures, {str(root)!r}, does not exist")
+        raise ValueError(f"the folder of {kind} images, {str(root)!r}, does not exist")
     found = by_key(((image_key(path, root), path) for path in list_images(root)), str(root))
     if not found:
-        raise ValueError(f"the folder of {kind} pictures, {str(root)!r}, holds no pictures")
+        raise ValueError(f"the folder of {kind} images, {str(root)!r}, has no images")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Keys of image files, and the files that a path or a pattern stands for."""
+"""Keys of image files, and the files that a path or a pattern matches."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from files.paths import existing_part, fixed_part, glob_paths, images_among, lis
 
 
 def image_key(path: Path, root: Path) -> str:
-    """Name of a picture: its path below ``root`` without the extension, with ``/`` everywhere."""
+    """Return an image's key: its path below ``root`` without extension, with ``/`` everywhere."""
     return path.relative_to(root).with_suffix("").as_posix()
 
 
 def images_of(pattern: str, recursive: bool = True, root: str = "") -> Iterator[tuple[str, Path]]:
-    """Keys and paths of the pictures that a path stands for, which has no variables any more.
+    """Iterate over keys and paths of the images of a path, whose variables are expanded already.
 
     Args:
         pattern: A folder (keys are relative to it), a file (its key is its name), or a pattern with
             ``* ? [ ]`` and ``**`` (keys are relative to the part before the first of these).
         recursive: Whether a folder is searched below its first level.
-        root: Where a relative pattern starts; ``*`` and the like in it mean nothing.
+        root: Start of a relative pattern; ``*`` and the like in it are literal.
 
     Raises:
-        ValueError: A folder cannot be listed.
+        ValueError: If a folder cannot be listed.
     """
     path = Path(root, pattern)
     if path.is_dir():
@@ -41,7 +41,7 @@ def images_of(pattern: str, recursive: bool = True, root: str = "") -> Iterator[
 
 
 def searched_folder(pattern: str, root: str = "") -> Path | None:
-    """The folder that ``images_of`` would search; None of a file, which is named. Args as there."""
+    """Return the folder that ``images_of`` searches, or None for a file. Args as there."""
     path = Path(root, pattern)
     if path.is_dir():
         return path
@@ -49,7 +49,7 @@ def searched_folder(pattern: str, root: str = "") -> Path | None:
 
 
 def braced(path: str) -> list[str]:
-    """Return the paths that ``{000..099}`` stands for, in what does not exist as written."""
+    """Expand ``{000..099}`` in a path that does not exist as written."""
     head, rest = existing_part(path)
     if not rest:
         return [head]
@@ -57,21 +57,21 @@ def braced(path: str) -> list[str]:
 
 
 def by_key(pictures: Iterable[tuple[str, Path]], what: str) -> dict[str, Path]:
-    """Pictures in the order of their keys.
+    """Return images by key, sorted.
 
     Args:
-        pictures: Keys and paths; the same file may come twice.
-        what: Where they were asked for, for the message.
+        pictures: Keys and paths; the same file may occur twice.
+        what: The key that named them, for the message.
 
     Raises:
-        ValueError: Two files have one key; both are named.
+        ValueError: If two files have the same key; both are named.
     """
     found: dict[str, Path] = {}
     for key, path in pictures:
         other = found.setdefault(key, path)
         if other != path:
             raise ValueError(
-                f"{what}: {other} and {path} would both have the key {key!r}, and keys must be "
+                f"{what}: {other} and {path} would both have the key {key!r}, but keys must be "
                 "unique: rename or move one of them"
             )
     return dict(sorted(found.items()))

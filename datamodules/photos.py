@@ -1,4 +1,4 @@
-"""Photographs that come inside scikit-image and scikit-learn: data without a download."""
+"""Photographs of scikit-image and scikit-learn: data without a download."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from typing import Any, NamedTuple
 
 from datamodules.decode import read_picture
 from datamodules.source import Sample, Source
-from degradations.base import Degradation
 
 SKIMAGE, SKLEARN = "skimage/data", "sklearn/datasets/images"
 DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 
 
 class Photo(NamedTuple):
-    """Where one picture is, and what is on it.
+    """Place and content of one image.
 
-    Pictures of one ``scene`` show the same thing: they belong on one side of a split.
+    Images of one ``scene`` show the same thing: keep them on one side of a split.
     """
 
     folder: str
@@ -27,9 +26,9 @@ class Photo(NamedTuple):
     content: str
 
 
-# Each was looked at. Left out, of what the two packages bring: drawings (the chessboards, color,
-# horse, logo, phantom), a reconstructed phase (cell), multi-page test files, and photographs that
-# are blurred or tiny and would teach a wrong prior (clock_motion, text, page, microaneurysms, GIF).
+# Each was inspected. Left out from the two packages: drawings (the chessboards, color, horse, logo,
+# phantom), a reconstructed phase (cell), multi-page test files, and photographs that are blurred or
+# tiny and would teach a wrong prior (clock_motion, text, page, microaneurysms, GIF).
 PHOTOS = {
     "astronaut": Photo(SKIMAGE, "astronaut.png", "astronaut", "portrait, 512x512"),
     "brick": Photo(SKIMAGE, "brick.png", "brick", "texture, grey, digitally tilted, 512x512"),
@@ -54,92 +53,85 @@ PHOTOS = {
 
 
 class Photos(Source):
-    """Photographs inside scikit-image and scikit-learn, by name.
+    """Photographs of scikit-image and scikit-learn, by name.
 
     Args:
         names: Some of astronaut, brick, camera, chelsea, china, coffee, coins, flower, grass,
             gravel, hubble_deep_field, ihc, moon, motorcycle_left, motorcycle_right, retina, rocket;
             by default all. The motorcycles are a stereo pair: keep them on one side of a split.
-        scale: Scale of this source alone, in an evaluation over several scales.
-        degradation: Makes the LR of this source alone; by default the run's ``degradation``.
 
     Raises:
-        ValueError: An unknown name, or one that is given twice.
+        ValueError: If a name is unknown, or given twice.
     """
 
-    def __init__(
-        self,
-        names: list[str] | None = None,
-        scale: float | None = None,
-        degradation: Degradation | None = None,
-    ) -> None:
-        super().__init__(scale, degradation)
+    def __init__(self, names: list[str] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.names = list(PHOTOS) if names is None else names
         check_names(self.names)
         self._paths: list[str] = []
-        self._known: dict[int, Sample] = {}  # 30 MB for all; decoding them for each crop took more
+        self._decoded: dict[int, Sample] = {}  # 30 MB for all; decoding them for each crop is slow
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the pixels: a worker decodes its own."""
-        return {**self.__dict__, "_known": {}}
+        """Return the state without pixels: each worker decodes its own."""
+        return {**self.__dict__, "_decoded": {}}
 
     def prepare(self, scale: float) -> None:
         """Find the files. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: The package or the file is not there.
+            ValueError: If the package or the file is missing.
         """
         self._paths = [str(photo_path(name)) for name in self.names]
-        self._known = {}
+        self._decoded = {}
 
     @property
     def keys(self) -> list[str]:
-        """The names, in the order they were given."""
+        """The names in the given order."""
         return self.names
 
     def read(self, index: int) -> Sample:
-        """The picture ``keys[index]``."""
-        if index not in self._known:
+        """Return the image ``keys[index]``."""
+        if index not in self._decoded:
             picture = read_picture(self._paths[index], self.srgb)
-            picture.rgb.setflags(write=False)  # the next one gets it, too
-            self._known[index] = {"hr": picture.rgb, "meta": picture.meta(self._paths[index])}
-        return self._known[index].copy()
+            picture.rgb.setflags(write=False)  # later reads return the same array
+            self._decoded[index] = {"hr": picture.rgb, "meta": picture.meta(self._paths[index])}
+        return self._decoded[index].copy()
 
 
 def check_names(names: list[str]) -> None:
-    """Refuse names that ``PHOTOS`` does not have.
+    """Check names of photographs.
 
     Raises:
-        ValueError: With the nearest name.
+        ValueError: If a name is unknown (the message has the nearest one), or given twice.
     """
     if not names:
         raise ValueError("Photos.names is empty; leave it out for all photographs")
     for number, name in enumerate(names):
         if name not in PHOTOS:
             near = get_close_matches(name, PHOTOS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(PHOTOS)}"
-            raise ValueError(f"Photos.names has {name!r}, which is none of the photographs: {hint}")
+            hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(PHOTOS)}"
+            raise ValueError(f"Photos.names has the unknown name {name!r}: {hint}")
         if name in names[:number]:
             raise ValueError(f"Photos.names has {name!r} twice")
 
 
 def photo_path(name: str) -> Path:
-    """File of a photograph. The package is not imported: that would take seconds.
+    """Return the file of a photograph, without importing its package, which takes seconds.
 
     Raises:
-        ValueError: The package or the file is not there.
+        ValueError: If the package or the file is missing.
     """
     photo = PHOTOS[name]
     package, _, below = photo.folder.partition("/")
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
-            f"photograph {name!r} is inside {DISTRIBUTIONS[package]}, which is not installed"
+            f"photograph {name!r} is part of {DISTRIBUTIONS[package]}, which is not installed"
         )
     path = Path(spec.submodule_search_locations[0], below, photo.file)
     if not path.is_file():
         raise ValueError(
             f"photograph {name!r} is missing from the installed {DISTRIBUTIONS[package]}: {path}; "
-            "install the version that constraints.txt names, or leave this name out of Photos.names"
+            "install the version in constraints.txt, or leave this name out of Photos.names"
         )
     return path

@@ -1,10 +1,10 @@
-"""A Source as the DataLoader sees it: crops in training, whole pictures else, and their batches."""
+"""Datasets over a Source: random crops for training, whole images for evaluation and predict."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,56 +18,53 @@ from datamodules.exif import lasting_exif
 from datamodules.keys import Keys
 from datamodules.order import Item, Plan
 from datamodules.policy import SMALL, Skipped, Small
+from datamodules.source import Augmentation, Pixels, Sample, Source
 from datamodules.transparency import without_hidden_colours
 from degradations.base import cut_size
 
-if TYPE_CHECKING:
-    from datamodules.source import Augmentation, Pixels, Sample, Source
-
-ATTEMPTS = 300  # replacements looked for before the run stops: 9 of 10 pictures may be too small
+ATTEMPTS = 300  # replacements tried before the run stops: 9 of 10 images may be too small
 
 
 class _TooSmallError(ValueError):
-    """A picture that is smaller than the crop."""
+    """An image that is smaller than the crop."""
 
 
 class Pictures(Dataset[dict[str, Any]]):
-    """A Source as the DataLoader of an evaluation sees it: whole pictures, cut to the scale.
+    """Dataset of a Source for evaluation: whole images, cut to a multiple of the scale.
 
     Args:
-        source: Where the pictures come from, prepared.
-        name: Name of the source in the configuration, e.g. ``set5``; callbacks group their numbers
-            by it.
-        scale: The scale the pictures are used at.
+        source: Prepared source of the images.
+        name: Name of the source in the configuration, e.g. ``set5``; callbacks group numbers by it.
+        scale: The scale at which the images are used.
     """
 
     def __init__(self, source: Source, name: str, scale: float) -> None:
         self.source, self.name, self.scale = source, name, scale
-        self.checked = False  # whether a batch of it was found to be as the contract has it
+        self.checked = False  # whether a batch was checked against the contract
         self.keys = self._found()
 
     def _found(self) -> Sequence[str]:
         keys = Keys({self.name: self.source.keys})
         if not keys:
-            raise ValueError(f"source {self.name!r} ({type(self.source).__name__}) has no pictures")
+            raise ValueError(f"source {self.name!r} ({type(self.source).__name__}) has no images")
         twice = keys.duplicates()
         if twice is not None:
             count = sum(key == twice for key in keys)
             raise ValueError(
-                f"source {self.name!r} has {count} pictures with the key {twice!r}; keys must be "
+                f"source {self.name!r} has {count} images with the key {twice!r}; keys must be "
                 "unique"
             )
         return keys
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.keys)
 
     def __getitem__(self, item: Item) -> dict[str, Any]:
-        """One picture, ready to be collated.
+        """Return one image, ready to be collated.
 
         Raises:
-            ValueError: The picture has less than one LR pixel, or HR and LR do not fit.
+            ValueError: If the image has less than one LR pixel, or HR and LR do not fit.
         """
         key = self.keys[item.picture]
         sample = self.read(item.picture)
@@ -85,15 +82,15 @@ class Pictures(Dataset[dict[str, Any]]):
         return {**sample, "key": key, "seed": item.seed}
 
     def output_size(self, lr: Sequence[int]) -> tuple[int, int]:
-        """(H, W) of what is made of an LR of (h, w) that has no HR."""
+        """Return (H, W) of the output for an LR of (h, w) without HR."""
         return round(lr[0] * self.scale), round(lr[1] * self.scale)
 
     def read(self, index: int) -> Sample:
-        """What the source gives for one picture, checked; a copy, for the source may keep its own.
+        """Return a checked copy of the source's sample, as the source may keep its own.
 
         Raises:
-            UnreadableImage: The picture is broken.
-            ValueError: What the source gives is not what ``Sample`` says.
+            UnreadableImage: If the image is broken.
+            ValueError: If the sample breaks the contract of ``Sample``.
         """
         return self._checked(self._read(index), index)
 
@@ -115,17 +112,17 @@ class Pictures(Dataset[dict[str, Any]]):
 
 
 class TrainingPictures(Pictures):
-    """A Source as the DataLoader of training sees it: random crops, flipped and transposed.
+    """Dataset of a Source for training: random crops, flipped and transposed.
 
     Args:
-        source: Where the pictures come from, prepared.
+        source: Prepared source of the images.
         name: Name of the source in the configuration.
-        scale: The scale the pictures are used at.
+        scale: The scale at which the images are used.
         crop_size: Side of the HR crop in pixels.
         flips: Whether to flip and transpose at random.
         augment: A further change of the crop.
-        small: What to do with a picture that is smaller than the crop.
-        plan: Where a picture that cannot be used is replaced from; without it, it is an error.
+        small: What to do with an image that is smaller than the crop.
+        plan: Gives replacements for unusable images; without it, they raise an error.
     """
 
     def __init__(
@@ -144,10 +141,10 @@ class TrainingPictures(Pictures):
         self.small, self.plan = small, plan
 
     def __getitems__(self, items: list[Item]) -> Crops:
-        """A batch of crops, each written where it is to lie.
+        """Return a batch of crops, each written directly to its row.
 
         Raises:
-            ValueError: As for one.
+            ValueError: As ``__getitem__``.
         """
         samples = Crops(len(items), self.crop_size)
         for item, row in zip(items, samples.rows, strict=True):
@@ -155,12 +152,12 @@ class TrainingPictures(Pictures):
         return samples
 
     def __getitem__(self, item: Item) -> dict[str, Any]:
-        """One crop; a picture that cannot be used is replaced by another one of the plan.
+        """Return one crop; the plan replaces an unusable image by another one.
 
         Raises:
-            UnreadableImage: The picture is broken, and there is no plan.
-            ValueError: It is smaller than the crop, or what the source gives does not fit; or no
-                replacement could be used.
+            UnreadableImage: If the image is broken, and there is no plan.
+            ValueError: If it is smaller than the crop, breaks the contract, or no replacement can
+                be used.
         """
         return self._sample(item, None)
 
@@ -173,7 +170,7 @@ class TrainingPictures(Pictures):
         return {**sample, "key": key, "seed": seed, "place": place, "skipped": skipped}
 
     def _usable(self, item: Item, out: Pixels | None) -> tuple[Sample, int, list[Skipped]]:
-        """The crop, the number of its picture, and what was skipped until it was found."""
+        """Return the crop, the number of its image, and the images skipped before it."""
         skipped: list[Skipped] = []
         tried: set[int] = set()
         for attempt in range(ATTEMPTS):
@@ -200,9 +197,9 @@ class TrainingPictures(Pictures):
         if size is not None and self.small != "pad":
             raise self._too_small(index, size)
         sample = self.read(index)
-        sample.pop("meta", None)  # of the file, not of the crop: alpha alone would outweigh it
+        sample.pop("meta", None)  # describes the file, not the crop: alpha alone would outweigh it
         if "hr" not in sample:
-            raise ValueError(f"{self.keys[index]} has no HR picture, which training needs")
+            raise ValueError(f"{self.keys[index]} has no HR image, which training needs")
         if "lr" in sample:
             return self._pair(sample, index, draws, out)
         top, left, turn = self._place(sample["hr"].shape[:2], self.crop_size, index, draws)
@@ -212,14 +209,14 @@ class TrainingPictures(Pictures):
     def _crop_alone(
         self, index: int, size: tuple[int, int], draws: SampleDraws, out: Pixels | None
     ) -> Sample:
-        """The crop of a picture whose size is known, without the rest of it if that can be."""
+        """Return the crop of an image of known size, if possible without decoding the rest."""
         side = self.crop_size
         top, left, turn = self._place(size, side, index, draws)
         sample = self._checked(self._read_crop(index, top, left), index)
         sample.pop("meta", None)
         if sample["hr"].shape[:2] != (side, side) or "lr" in sample:
             raise ValueError(
-                f"{self.keys[index]}: {type(self.source).__name__}.size says {size[1]}x{size[0]}, "
+                f"{self.keys[index]}: {type(self.source).__name__}.size is {size[1]}x{size[0]}, "
                 f"but read_crop gave {_size(sample['hr'])} {'and an LR ' if 'lr' in sample else ''}"
                 f"for a crop of {side} pixels at row {top}, column {left}"
             )
@@ -235,7 +232,7 @@ class TrainingPictures(Pictures):
         height, width = _paired_size(sample, self.scale, key)
         if self.scale != step:
             raise ValueError(
-                f"{key} comes with its own LR, and crops of the two fit only at an integer "
+                f"{key} comes with its own LR, and crops of HR and LR fit only at an integer "
                 f"data.init_args.scale, not {self.scale:g}"
             )
         side = self.crop_size // step
@@ -253,7 +250,7 @@ class TrainingPictures(Pictures):
         draws: SampleDraws,
         step: int = 1,
     ) -> tuple[int, int, int]:
-        """Row, column and turn of a crop, drawn in this order whatever the policy."""
+        """Return row, column and turn of a crop, drawn in this order under every policy."""
         rows, columns = (length - side for length in size)
         if (rows < 0 or columns < 0) and self.small != "pad":
             raise self._too_small(index, (size[0] * step, size[1] * step))
@@ -276,8 +273,8 @@ class TrainingPictures(Pictures):
     def _too_small(self, index: int, size: tuple[int, ...]) -> _TooSmallError:
         return _TooSmallError(
             f"{self.keys[index]} is {size[1]}x{size[0]} pixels, smaller than "
-            f"data.init_args.crop_size {self.crop_size}: lower the crop size, leave such pictures "
-            "out, or set data.init_args.small to pad or skip"
+            f"data.init_args.crop_size {self.crop_size}: lower the crop size, leave such images "
+            "out, or set data.init_args.crops.small to pad or skip"
         )
 
     def _augmented(self, sample: Sample, index: int, seed: int) -> None:
@@ -285,22 +282,22 @@ class TrainingPictures(Pictures):
             return
         if "lr" in sample:
             raise ValueError(
-                f"{self.keys[index]} comes with its own LR, so data.init_args.augment would change "
-                "only one of the two: unset it"
+                f"{self.keys[index]} comes with its own LR, so data.init_args.crops.augment would "
+                "change only one of them: unset it"
             )
         sample["hr"] = self.augment(cast(NDArray[np.uint8], sample["hr"]), seed)
 
 
 class PredictPictures(Pictures):
-    """Pictures to enlarge, whole; one that cannot be becomes a batch that says so.
+    """Dataset of whole images for ``predict``; an unreadable image becomes a batch with its error.
 
-    What nobody sees, under fully transparent pixels, has no part in what is made of the rest.
+    Hidden colours of fully transparent pixels do not influence the output.
 
     Args:
-        source: Where the pictures come from, prepared.
+        source: Prepared source of the images.
         name: Name of the source in the configuration.
-        scale: By how much pictures are enlarged.
-        size: (H, W) to which they are enlarged, instead.
+        scale: Factor by which images are enlarged.
+        size: (H, W) to which they are enlarged instead.
     """
 
     def __init__(
@@ -310,26 +307,26 @@ class PredictPictures(Pictures):
         self.size = size
 
     def output_size(self, lr: Sequence[int]) -> tuple[int, int]:
-        """(H, W) of what is made of a picture of (h, w)."""
+        """Return (H, W) of the output for an image of (h, w)."""
         return super().output_size(lr) if self.size is None else self.size
 
     def __getitem__(self, item: Item) -> dict[str, Any]:
-        """One picture as ``lr``, or its ``error``.
+        """Return one image as ``lr``, or its ``error``.
 
         Raises:
-            ValueError: It is a pair of HR and LR.
+            ValueError: If it is a pair of HR and LR.
         """
         key = self.keys[item.picture]
         try:
             sample = self.read(item.picture)
         except UnreadableImage as unreadable:
             return {"key": key, "seed": item.seed, "error": str(unreadable)}
-        if "size" in sample:  # to be made of nothing
+        if "size" in sample:  # to be generated
             return {**sample, "size": self.size or sample["size"], "key": key, "seed": item.seed}
         if "hr" in sample and "lr" in sample:
             raise ValueError(
                 f"{key} is a pair of HR and LR: set data.init_args.predict to a folder of the "
-                "pictures that are to be enlarged"
+                "images to enlarge"
             )
         if "hr" in sample:
             sample["lr"] = sample.pop("hr")
@@ -340,14 +337,15 @@ class PredictPictures(Pictures):
         if height < h or width < w:
             error = (
                 f"{key} is {w}x{h} pixels, larger than the {width}x{height} of "
-                f"data.init_args.size [{height}, {width}]: nothing is made smaller here; raise size"
+                f"data.init_args.size [{height}, {width}]: predict does not shrink images, so "
+                "raise size"
             )
             return {"key": key, "seed": item.seed, "error": error}
         return {**sample, "key": key, "seed": item.seed}
 
 
 def _prepare(sample: Sample) -> None:
-    """Leave in a picture to enlarge what is seen of it, and in its EXIF what will still hold."""
+    """Remove hidden colours from an image to enlarge, and EXIF that will no longer hold."""
     meta = dict(sample["meta"])
     if meta.get("alpha") is not None:
         sample["lr"] = without_hidden_colours(sample["lr"], meta["alpha"])
@@ -376,7 +374,7 @@ def _all_in_a_row(skipped: list[Skipped]) -> str:
     reasons = Counter(picture.reason for picture in skipped).most_common()
     counts = ", ".join(f"{reason} {count}" for reason, count in reasons)
     return (
-        f"{len(skipped)} pictures of data.init_args.train in a row could not be used ({counts}); "
+        f"{len(skipped)} images of data.init_args.train in a row could not be used ({counts}); "
         f"the first: {skipped[0].message}"
     )
 

@@ -1,7 +1,7 @@
-"""The chunks of a PNG: their checksums, and what comes behind the pixels.
+"""The chunks of a PNG: check their checksums, and find metadata after the pixels.
 
-Pillow does not look at the checksums of the pixels: it makes a wrong picture of a file that ends in
-zeros.
+Pillow does not check the checksums of the pixels: it decodes a file that ends in zeros to a wrong
+image.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import IO
 
 from files.png_text import PROFILES, TEXTS
 
-ANCILLARY = 32  # this bit of a chunk's name says that a picture can be made without it
+ANCILLARY = 32  # this bit of a chunk's name marks chunks that decoding does not need
 _chunk = struct.Struct(">I4s").unpack_from
 _checksum = struct.Struct(">I").unpack_from
 
@@ -20,13 +20,13 @@ _checksum = struct.Struct(">I").unpack_from
 def check_png(data: bytes | bytearray | memoryview) -> None:
     """Compare the checksum of every chunk that the pixels depend on.
 
-    It takes a hundredth of the time of decoding.
+    This takes a hundredth of the time of decoding.
 
     Args:
         data: The whole file.
 
     Raises:
-        ValueError: A checksum does not fit, or a chunk is not whole.
+        ValueError: If a checksum does not fit, or a chunk is incomplete.
     """
     view, at, name = memoryview(data), 8, b""
     while name != b"IEND" and at + 8 <= len(view):
@@ -41,11 +41,11 @@ def check_png(data: bytes | bytearray | memoryview) -> None:
         at = end + 4
 
 
-def told_late(file: IO[bytes]) -> bool:
-    """Whether EXIF or XMP comes behind the pixels, as ImageMagick writes it; nothing is decoded.
+def metadata_after_pixels(file: IO[bytes]) -> bool:
+    """Return whether EXIF or XMP follows the pixels, as ImageMagick writes it, without decoding.
 
     Args:
-        file: The PNG; it is then at another place than before.
+        file: The PNG; its position changes.
     """
     at, pixels = 8, False
     while True:

@@ -1,4 +1,4 @@
-"""Training pictures that cannot be used: counted and told, and too many of them stop the run."""
+"""Count and report unusable training images; too many stop the run."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Literal, NamedTuple
 log = logging.getLogger(__name__)
 
 Small = Literal["error", "pad", "skip"]
-SMALL = "small"  # the reason of a picture that is smaller than the crop
-LEAST = 1000  # samples: a share of fewer would be a matter of luck
-TOLD = 20  # warnings before they become rare
-LISTED = 50  # pictures in the error
+SMALL = "small"  # the reason of an image that is smaller than the crop
+LEAST = 1000  # samples: a share of fewer would be mostly chance
+WARNINGS = 20  # warnings before they become rare
+LISTED = 50  # images in the error
 
 
 class Skipped(NamedTuple):
-    """A picture that could not be used.
+    """An image that could not be used.
 
     key: Its key.
-    reason: One word or two, to count by.
-    message: What was wrong, with the file or the shard.
-    planned: Whether the plan had it there; else it was to replace one.
+    reason: One word or two, for counting.
+    message: The problem, with the file or the shard.
+    planned: Whether it was planned; else it was a replacement.
     """
 
     key: str
@@ -31,64 +31,63 @@ class Skipped(NamedTuple):
 
 
 class Tally:
-    """Counts the training pictures of one process that could not be used.
+    """Counts the training images of one process that could not be used.
 
     Args:
-        limit: The run stops when more than this share of the samples had an unreadable picture.
-            Below 1,000 samples it is this share of 1,000: at 0.01, the eleventh stops the run.
+        limit: The run stops if more than this share of the samples had an unreadable image. Below
+            1,000 samples it is this share of 1,000: at 0.01, the eleventh stops the run.
     """
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
-        self.samples = 0  # all that this process had
-        self.failed = 0  # those of them whose own picture could not be read
-        self.reasons: Counter[str] = Counter()  # of each time a picture was skipped
-        self.pictures: dict[str, str] = {}  # message by key, of the first unreadable ones
+        self.samples = 0  # of this process
+        self.failed = 0  # samples whose planned image was unreadable
+        self.reasons: Counter[str] = Counter()  # of all skipped images
+        self.pictures: dict[str, str] = {}  # message by key, of the first unreadable images
 
     @property
     def unreadable(self) -> int:
-        """How often an unreadable picture was skipped, as a replacement too."""
+        """How often an unreadable image was skipped, including replacements."""
         return self.reasons.total() - self.reasons[SMALL]
 
     def add(self, samples: int, skipped: list[Skipped]) -> None:
         """Count one batch.
 
         Args:
-            samples: How many it has.
-            skipped: What was skipped until they were found.
+            samples: Number of its samples.
+            skipped: Images that were skipped for them.
 
         Raises:
-            ValueError: The limit is passed; with the pictures and the counts.
+            ValueError: If the limit is exceeded; the message has the images and the counts.
         """
         self.samples += samples
         for picture in skipped:
             self.reasons[picture.reason] += 1
             if picture.reason == SMALL:
-                self._tell("skipped a training picture, too small (%d so far): %s", picture)
+                self._warn("skipped a training image, too small (%d so far): %s", picture)
                 continue
-            self._tell("skipped an unreadable training picture (%d so far): %s", picture)
+            self._warn("skipped an unreadable training image (%d so far): %s", picture)
             self.failed += picture.planned
             if len(self.pictures) < LISTED:
                 self.pictures.setdefault(picture.key, picture.message)
         if self.failed > self.limit * max(self.samples, LEAST):
-            raise ValueError(self._verdict())
+            raise ValueError(self._message())
 
     def summary(self) -> str:
-        """The counts by reason; empty if there are none."""
+        """Return the counts by reason; empty if there are none."""
         return ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common())
 
-    def _tell(self, message: str, picture: Skipped) -> None:
+    def _warn(self, message: str, picture: Skipped) -> None:
         small = picture.reason == SMALL
         count = self.reasons[SMALL] if small else self.unreadable
-        if count <= TOLD or count % 1000 == 0:
+        if count <= WARNINGS or count % 1000 == 0:
             log.warning(message, count, picture.message)
 
-    def _verdict(self) -> str:
+    def _message(self) -> str:
         of = max(self.samples, LEAST)
         return (
-            f"{self.failed} of the {self.samples} training samples that this process has had so "
-            f"far could not be read ({self.summary()}), more than the {int(self.limit * of)} "
-            f"that data.init_args.unreadable_limit allows ({self.limit:g} of {of}): mend these "
-            "pictures, leave them out, or raise the limit:\n  "
-            + "\n  ".join(self.pictures.values())
+            f"{self.failed} of the {self.samples} training samples of this process so far could "
+            f"not be read ({self.summary()}), more than the {int(self.limit * of)} that "
+            f"data.init_args.crops.unreadable_limit allows ({self.limit:g} of {of}): fix these "
+            "images, leave them out, or raise the limit:\n  " + "\n  ".join(self.pictures.values())
         )

@@ -20,17 +20,17 @@ SCHEMES = (*HTTP, "s3", "gs")
 CHUNK = 1 << 20
 OBJECT_CHUNK = 8 << 20  # one request to an object store
 LARGEST_INDEX = 1 << 30
-# What tells one version of a file from the next, best first: entity tags differ between mirrors.
+# Fields that identify a file's version, best first: entity tags differ between mirrors.
 STATES = ("Last-Modified", "LastModified", "updated", "mtime", "ETag", "etag", "created")
 
 
 @dataclass(frozen=True)
 class RemoteState:
-    """What a server says about a file.
+    """State of a file on its server.
 
     Args:
-        size: Its bytes, if the server tells.
-        version: Something that changes when the file does, or an empty text.
+        size: Size in bytes, if the server reports it.
+        version: A string that changes when the file does, or an empty one.
     """
 
     size: int | None
@@ -38,17 +38,17 @@ class RemoteState:
 
 
 def scheme_of(url: str) -> str:
-    """``s3`` of ``s3://bucket/a.tar``, ``pipe`` of a command, an empty text of a path."""
+    """Return ``s3`` for ``s3://bucket/a.tar``, ``pipe`` for a command, "" for a path."""
     scheme, colon, rest = url.partition(":")
     known = rest.startswith("//") or scheme.lower() in ("pipe", "file")
     return scheme.lower() if colon and known else ""
 
 
 def look_up(url: str, patience: Patience) -> RemoteState:
-    """Size and version of a file.
+    """Return the size and version of a file.
 
     Raises:
-        RemoteError: It cannot be reached, or is not there.
+        RemoteError: If it cannot be reached, or does not exist.
     """
     if scheme_of(url) == "pipe":
         return RemoteState(None, "")
@@ -63,10 +63,10 @@ def look_up(url: str, patience: Patience) -> RemoteState:
 
 
 def list_urls(pattern: str, patience: Patience) -> list[str]:
-    """Addresses that a pattern with ``*`` stands for, sorted.
+    """Return the sorted addresses that match a pattern with ``*``.
 
     Raises:
-        RemoteError: The place cannot be reached or listed.
+        RemoteError: If the server cannot be reached, or the folder cannot be listed.
     """
 
     def ask() -> list[str]:
@@ -78,10 +78,10 @@ def list_urls(pattern: str, patience: Patience) -> list[str]:
 
 
 def read_small(url: str, patience: Patience) -> bytes | None:
-    """A whole file of moderate size; None if it is not there.
+    """Return a whole file of moderate size; None if it does not exist.
 
     Raises:
-        RemoteError: It cannot be reached.
+        RemoteError: If it cannot be reached.
     """
 
     def ask() -> bytes:
@@ -90,28 +90,28 @@ def read_small(url: str, patience: Patience) -> bytes | None:
             content += block
             if len(content) > LARGEST_INDEX:
                 raise RemoteError(
-                    f"{shown(url)} is larger than {LARGEST_INDEX} bytes: it is no index"
+                    f"{shown(url)} is larger than {LARGEST_INDEX} bytes: it is not an index"
                 )
         return bytes(content)
 
     try:
         return persistently(ask, url, patience)
     except RemoteError as error:
-        # Object stores answer "forbidden" for what is not there to those who may not list.
+        # Object stores answer "forbidden" for a missing file if listing is not allowed.
         if error.kind in ("missing", "denied"):
             return None
         raise
 
 
 def read_range(url: str, offset: int, size: int, patience: Patience) -> bytes:
-    """Some bytes of a file.
+    """Return some bytes of a file.
 
     Raises:
-        RemoteError: It cannot be reached, or gives no parts of files; of the kind ``content`` if
-            the file ends before.
+        RemoteError: If the server cannot be reached, or sends no parts of files; of the kind
+            ``content`` if the file ends before.
     """
     if scheme_of(url) == "pipe":
-        raise RemoteError(f"{url} has to be kept to be read: give Shards.cache_size more room")
+        raise RemoteError(f"{url} can be read only from the cache: raise Shards.cache_size")
 
     def ask() -> bytes:
         system, path = _system(url)
@@ -128,7 +128,7 @@ def read_range(url: str, offset: int, size: int, patience: Patience) -> bytes:
     data = persistently(ask, url, patience) if size else b""
     if len(data) != size:
         raise RemoteError(
-            f"{shown(url)} gave {len(data)} of the {size} bytes from {offset} on: get or pack it "
+            f"{shown(url)} sent {len(data)} of the {size} bytes from {offset} on: get or pack it "
             "again",
             "content",
         )
@@ -142,18 +142,18 @@ def download(
     patience: Patience,
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Write a remote file to ``part``, going on where an earlier attempt ended.
+    """Download a remote file to ``part``, continuing where an earlier attempt ended.
 
     Args:
-        url: What to get.
-        part: Where to; what is in it already is taken for the file's beginning.
-        size: Bytes to expect, if that is known.
-        patience: How long to try, from the last progress on.
-        stopped: Asked after each block; the download ends early when it says so.
+        url: The file's address.
+        part: The target; existing content must be the file's beginning.
+        size: Expected size in bytes, if known.
+        patience: When to give up, counted from the last progress.
+        stopped: Called after each block; the download ends early if it returns True.
 
     Raises:
-        RemoteError: It could not be got; of the kind ``content`` if it is shorter or longer.
-        OSError: ``part`` cannot be written.
+        RemoteError: If the download fails; of the kind ``content`` if the file has another size.
+        OSError: If ``part`` cannot be written.
     """
     attempts, best = Attempts(url, patience), -1
     with part.open("ab") as file:
@@ -181,14 +181,14 @@ def download(
 def _check_length(have: int, size: int | None, over: bool) -> None:
     if size is not None and (have > size if over else have != size):
         more = "at least " if over else ""
-        raise WrongContent(f"it has {more}{have} bytes, and should have {size}")
+        raise WrongContent(f"it has {more}{have} bytes; expected {size}")
 
 
 # ------------------------------------------------------------------------------------------ streams
 
 
 def _system(url: str) -> tuple[Any, str]:
-    # Asked for each time: fsspec keeps the instances, and makes others after a fork.
+    # Requested each time: fsspec caches the instances, and makes new ones after a fork.
     return fsspec.core.url_to_fs(url)
 
 
@@ -201,7 +201,7 @@ def _takes_timeout(system: Any) -> bool:
 
 
 def blocks_from(url: str, start: int, patience: Patience) -> Iterator[bytes]:
-    """The bytes of a file from ``start`` on."""
+    """Iterate over the bytes of a file from ``start`` on."""
     if scheme_of(url) == "pipe":
         return _skipping(_pipe_blocks(url.removeprefix("pipe:")), start)
     system, path = _system(url)
@@ -212,7 +212,7 @@ def blocks_from(url: str, start: int, patience: Patience) -> Iterator[bytes]:
 
 def _object_blocks(system: Any, path: str, start: int, patience: Patience) -> Iterator[bytes]:
     limits = _limited(system, patience)
-    system.invalidate_cache()  # of what it was told about sizes
+    system.invalidate_cache()  # which holds old sizes
     size = system.info(path, **limits)["size"]
     for first in range(start, size, OBJECT_CHUNK):
         end = min(first + OBJECT_CHUNK, size)
@@ -222,7 +222,7 @@ def _object_blocks(system: Any, path: str, start: int, patience: Patience) -> It
 def _http_blocks(
     system: Any, url: str, start: int, end: int | None, patience: Patience
 ) -> Iterator[bytes]:
-    import aiohttp  # here, because it takes 0.2 s to import, and most sets are local
+    import aiohttp  # here, as its import takes 0.2 s and most sets are local
 
     headers = {"Accept-Encoding": "identity"}
     if start or end is not None:
@@ -240,21 +240,21 @@ def _http_blocks(
         whole = response.status == 200 and "Range" in headers
         if whole and end is not None:
             raise RemoteError(
-                f"{shown(url)}: its server gives no parts of files, so it must be kept: give "
-                "Shards.cache_size and its disk more room"
+                f"{shown(url)}: its server sends no parts of files, so it must be cached: raise "
+                "Shards.cache_size, or free space on its disk"
             )
         blocks = chain([first], iter(lambda: sync(loop, response.content.read, CHUNK), b""))
         yield from _skipping(blocks, start if whole else 0)
-    finally:  # not waited for: the collector may run this in any thread
+    finally:  # without waiting: the garbage collector may run this in any thread
         loop.call_soon_threadsafe(response.close)
 
 
 async def _request(system: Any, url: str, options: dict[str, Any]) -> tuple[Any, bytes]:
-    """A response and its first bytes.
+    """Return a response and its first bytes.
 
-    Both are taken without leaving the event loop: aiohttp hands out nothing any more once a
-    connection broke, not even what it has received, and an attempt that got many bytes would
-    count as one without progress if this thread came back for them too late.
+    Both are read without leaving the event loop: once a connection breaks, aiohttp returns nothing,
+    not even received bytes, so an attempt that got many bytes would count as one without progress
+    if this thread asked for them too late.
     """
     session = await system.set_session()
     response = await session.get(system.encode_url(url), **options)

@@ -1,4 +1,4 @@
-"""Indices of remote shards: the one beside the shard, or one that is made of it."""
+"""Indices of remote shards: the file beside the shard, or an index made from the shard."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from datamodules.shard_index import (
 
 log = logging.getLogger(__name__)
 
-FEW = 4  # shards of unknown size that are fetched at a time: no room can be reserved for them
+FEW = 4  # shards of unknown size fetched at a time: no room can be reserved for them
 _TURNS = BoundedSemaphore(FEW)
 
 
 def wanted_of(url: str, patience: Patience) -> Wanted:
-    """A remote shard as it is now.
+    """Return the current state of a remote shard.
 
     Raises:
-        RemoteError: It is not there, or cannot be reached.
+        RemoteError: If it does not exist, or cannot be reached.
     """
     state: RemoteState = look_up(url, patience)
     return Wanted(url, state.version, state.size)
 
 
 def load_remote_index(wanted: Wanted, folder: Path, cache: DiskCache) -> ShardIndex:
-    """The index of a remote shard: kept here, or beside it, or a new one; then it is kept here.
+    """Return the index of a remote shard: stored here, beside the shard, or made and stored here.
 
     Args:
         wanted: The shard.
-        folder: Where indices are kept.
-        cache: Where the shard goes if its index has to be made.
+        folder: Folder of stored indices.
+        cache: Holds the shard if its index must be made.
 
     Raises:
-        RemoteError: It cannot be got.
-        ValueError: The shard is broken, or cannot be kept.
+        RemoteError: If it cannot be downloaded.
+        ValueError: If the shard is broken, or cannot be kept.
     """
     place = folder / f"{wanted.name}.idx.json"
     index = read_index(place)
@@ -57,7 +57,7 @@ def load_remote_index(wanted: Wanted, folder: Path, cache: DiskCache) -> ShardIn
     try:
         save_index(index, place)
     except OSError as error:
-        log.warning("the index of %s cannot be kept: %s", shown(wanted.url), error)
+        log.warning("the index of %s cannot be stored: %s", shown(wanted.url), error)
     return index
 
 
@@ -75,7 +75,7 @@ def _beside(wanted: Wanted, patience: Patience) -> ShardIndex | None:
         return None
     if index is not None and wanted.size not in (None, index.size):
         log.warning(
-            "the index beside %s is of a tar of %d bytes, and that one has %s: it is made again",
+            "the index beside %s is of a tar of %d bytes, but that tar has %s: making a new one",
             shown(wanted.url),
             index.size,
             wanted.size,
@@ -85,7 +85,7 @@ def _beside(wanted: Wanted, patience: Patience) -> ShardIndex | None:
 
 
 def _made(wanted: Wanted, cache: DiskCache) -> ShardIndex:
-    log.info("%s has no index beside it: it is fetched, once", shown(wanted.url))
+    log.info("%s has no index beside it: downloading it once", shown(wanted.url))
     while (path := cache.fetch(wanted)) is not None:
         try:
             return build_index(path, checksums=True)
@@ -95,7 +95,7 @@ def _made(wanted: Wanted, cache: DiskCache) -> ShardIndex:
             cache.drop(wanted)
             raise ValueError(str(error).replace(str(path), shown(wanted.url))) from error
     raise ValueError(
-        f"{shown(wanted.url)} has no index beside it, and cannot be kept in {cache.folder} to make "
+        f"{shown(wanted.url)} has no index beside it, and does not fit into {cache.folder} to make "
         f"one: put {shown(wanted.url)}.idx.json there, or raise Shards.cache_size ({cache.limit} "
         "bytes)"
     )

@@ -1,16 +1,17 @@
 """Crops of a JPEG without decoding the rest of it.
 
-A JPEG may carry a restart marker every so many blocks (MCUs: 16x16 pixels with the usual halved
-chroma). What lies between two of them, a segment, can be decoded by itself. So a crop is the header
-with another size, the segments around the crop with their markers renumbered, and the end marker:
-a small JPEG for any decoder. The time it takes depends on the crop's size, not on the picture's.
+A JPEG may have a restart marker after every few blocks (MCUs: 16x16 pixels with the usual halved
+chroma). A segment between two markers can be decoded by itself. So a crop is the header with
+another size, the segments around the crop with renumbered markers, and the end marker: a small JPEG
+for any decoder. The time depends on the crop's size, not on the image's.
 
-Segments must not straddle the rows of blocks. So their length is a divisor of the blocks of a row,
-the nearest to the wanted one: 1 where their number is prime, which costs up to 17 % more bytes, or
-a whole short row. The file stays an ordinary JPEG of the picture's own size. Padding the picture to
-whole segments would give every width short segments, but show its padding to every other reader.
+Segments must not straddle the rows of blocks. So their length is the divisor of a row's number of
+blocks that is nearest to the wanted length: 1 if the number is prime, which costs up to 17 % more
+bytes, or a whole short row. The file stays an ordinary JPEG of the image's own size. Padding the
+image to whole segments would give every width short segments, but all other readers would show the
+padding.
 
-Where the segments begin is found once, when a shard is written, and kept beside the picture.
+The starts of the segments are found once, when a shard is written, and stored beside the image.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from datamodules.clock import DECODING
 from datamodules.decode import UnreadableImage, decode
 from degradations.orientation import orientation_of
 
-# Pixels of chroma are made from their neighbours: two of a crop's neighbours take part, and in a
-# row of four pixels or fewer libjpeg makes them otherwise.
+# Chroma pixels are interpolated from their neighbours: two neighbours of a crop contribute, and
+# libjpeg treats rows of four pixels or fewer differently.
 MARGIN, NARROW = 2, 8
-BASELINE, EXTENDED = 0xFFC0, 0xFFC1  # the processes with one scan and Huffman's code
+BASELINE, EXTENDED = 0xFFC0, 0xFFC1  # the processes with one scan and Huffman coding
 JPEGTRAN_SECONDS = 60
 
 
@@ -48,7 +49,7 @@ class Box(NamedTuple):
 
 
 class _Grid(NamedTuple):
-    """How a JPEG is cut into segments."""
+    """The segments of a JPEG."""
 
     unit: tuple[int, int]  # (H, W) of a block (MCU) in pixels
     rows: int  # of blocks
@@ -59,19 +60,19 @@ class _Grid(NamedTuple):
 def encode_jpeg(
     rgb: NDArray[np.uint8], quality: int, blocks: int = 8, subsampling: str = "4:2:0"
 ) -> bytes:
-    """Encode a picture with restart markers.
+    """Encode an image with restart markers.
 
     Args:
         rgb: (H, W, 3) in [0, 255].
         quality: 1 to 100.
-        blocks: How many blocks (MCUs) a segment should have; the nearest possible number is taken.
-            Fewer make quicker crops and larger files.
-        subsampling: Of the chroma: ``4:2:0``, ``4:2:2`` or ``4:4:4``.
+        blocks: Wanted number of blocks (MCUs) per segment; the nearest possible number is used.
+            Fewer blocks make faster crops and larger files.
+        subsampling: Chroma subsampling: ``4:2:0``, ``4:2:2`` or ``4:4:4``.
 
     Raises:
-        ValueError: ``blocks`` or ``subsampling`` is none of these.
+        ValueError: If ``blocks`` or ``subsampling`` has another value.
     """
-    import cv2  # here, because it takes long to import; Pillow's encoder fails on some large noise
+    import cv2  # here, as its import is slow; Pillow's encoder fails on some large noise images
 
     samplings = {
         "4:2:0": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
@@ -93,16 +94,16 @@ def encode_jpeg(
 
 
 def transcode_jpeg(data: bytes, blocks: int = 8) -> bytes | None:
-    """Put restart markers into a JPEG without a change of any pixel, by libjpeg's ``jpegtran``.
+    """Add restart markers to a JPEG without changing any pixel, by libjpeg's ``jpegtran``.
 
-    Metadata are kept; a progressive file becomes a sequential one.
+    Metadata are kept; a progressive file becomes sequential.
 
     Args:
         data: The whole file.
         blocks: As for ``encode_jpeg``.
 
     Returns:
-        None if jpegtran is not installed, or refuses the file, or has a warning about it.
+        None if jpegtran is not installed, refuses the file, or warns about it.
     """
     header, program = jpeg.read_header(data), shutil.which("jpegtran")
     if header is None or program is None:
@@ -118,9 +119,9 @@ def transcode_jpeg(data: bytes, blocks: int = 8) -> bytes | None:
 
 
 def _segment_blocks(columns: int, wanted: int) -> int:
-    """The divisor of a row's blocks that is nearest to a number, by ratio.
+    """Return the divisor of a row's blocks that is nearest to the wanted number, by ratio.
 
-    Never one above four times that: crops would be no quicker than the whole.
+    It is at most four times that number: else crops would be no faster than the whole image.
     """
     if wanted < 1:
         raise ValueError(f"blocks is {wanted}; expected at least 1, such as 8")
@@ -129,46 +130,46 @@ def _segment_blocks(columns: int, wanted: int) -> int:
 
 
 def restart_offsets(data: bytes) -> NDArray[np.uint32]:
-    """Where the segments of a JPEG are, for ``decode_crop``.
+    """Return the offsets of a JPEG's segments, for ``decode_crop``.
 
     Args:
         data: The whole file.
 
     Returns:
-        Offsets of the frame header's marker, of the first coded byte, and of the marker behind each
+        Offsets of the frame header's marker, of the first coded byte, and of the marker after each
         segment, row by row.
 
     Raises:
-        ValueError: The file has no restart markers that crops could be made with.
+        ValueError: If the file has no restart markers that allow crops.
     """
     header = jpeg.read_header(data)
-    problem = "it is no JPEG with an ordinary header" if header is None else _unfit(data, header)
+    problem = "it is not a JPEG with an ordinary header" if header is None else _unfit(data, header)
     if header is None or problem:
         raise ValueError(f"crops cannot be decoded by themselves: {problem}")
     grid = _grid(data, header)
     coded = np.frombuffer(data, np.uint8, offset=header.scan)
     second = coded[1:]
-    # In the code a 255 is followed by 0 (it is data) or by another 255 (fills up space).
+    # In coded data, 255 is followed by 0 (it is data) or by another 255 (padding).
     markers = np.flatnonzero((coded[:-1] == 255) & (second != 0) & (second != 255))
     count = grid.rows * grid.across
     if len(markers) < count or (second[markers[:count]] != _marker_codes(count)).any():
         raise ValueError(
             f"crops cannot be decoded by themselves: the markers of its {count} segments are not "
-            "in their order"
+            "in order"
         )
     ends = markers[:count] + header.scan
     return np.concatenate([[header.frame, header.scan], ends]).astype(np.uint32)
 
 
 def _unfit(data: jpeg.Bytes, header: jpeg.Header) -> str:
-    """Why a JPEG cannot be cut, or nothing."""
+    """Return why crops of a JPEG cannot be decoded by themselves, or ""."""
     if header.process not in (BASELINE, EXTENDED):
         return "it is progressive or of another process with several scans"
     if header.precision != 8:
         return f"it has {header.precision} bits"
     if not header.interval:
         return "it has no restart markers"
-    # The scan header ends the header: a count, two bytes a component, three more.
+    # The scan header ends the header: a count, two bytes per component, three more.
     if header.components != data[header.scan - 4 - 2 * header.components]:
         return "its colours are in several scans"
     columns = _grid(data, header).columns
@@ -182,7 +183,7 @@ def _unfit(data: jpeg.Bytes, header: jpeg.Header) -> str:
 
 def _grid(data: jpeg.Bytes, header: jpeg.Header) -> _Grid:
     factors = data[header.frame + 11 : header.frame + 10 + 3 * header.components : 3]
-    # A single component has blocks of its own, whatever its factor.
+    # A single component has its own blocks, whatever its factor.
     across = max((factor >> 4 for factor in factors), default=1) if len(factors) > 1 else 1
     down = max((factor & 15 for factor in factors), default=1) if len(factors) > 1 else 1
     unit = 8 * max(down, 1), 8 * max(across, 1)
@@ -191,7 +192,7 @@ def _grid(data: jpeg.Bytes, header: jpeg.Header) -> _Grid:
 
 
 def _marker_codes(count: int) -> NDArray[np.uint8]:
-    """Second bytes of the markers behind so many segments: RST0 to RST7 in turn, then the end."""
+    """Return the second bytes of the markers after the segments: RST0 to RST7 in turn, then EOI."""
     codes = (0xD0 | np.arange(count) & 7).astype(np.uint8)
     codes[-1:] = jpeg.END[1]
     return codes
@@ -208,28 +209,29 @@ def decode_crop(
     srgb: bool = False,
     name: str = "the JPEG",
 ) -> NDArray[np.uint8]:
-    """Decode a rectangle of a JPEG: the bits that ``decode`` gives there.
+    """Decode a rectangle of a JPEG, bit-equal to that part of ``decode``.
 
     Args:
-        data: The whole file. Of a memory map, only the pages of the crop are read.
-        offsets: Of ``restart_offsets``.
-        top: First row of the crop in the upright picture.
-        left: Its first column.
-        height: Its rows.
-        width: Its columns.
+        data: The whole file. Of a memory map, only the crop's pages are read.
+        offsets: Result of ``restart_offsets``.
+        top: First row of the crop in the upright image.
+        left: First column of the crop.
+        height: Number of rows.
+        width: Number of columns.
         srgb: As for ``decode``.
-        name: What to call the file in the message if it is broken.
+        name: The file's name in error messages.
 
     Returns:
-        (height, width, 3) in [0, 255], not to be written to; it may be a view of a larger array.
+        (height, width, 3) in [0, 255], read-only; it may be a view of a larger array.
 
     Raises:
-        UnreadableImage: The crop's part of the file is damaged, or the offsets are not this file's.
-        ValueError: The crop is not inside the picture.
+        UnreadableImage: If the crop's part of the file is damaged, or the offsets belong to another
+            file.
+        ValueError: If the crop is not inside the image.
     """
     header = jpeg.read_header(data)
     if header is None or _unfit(data, header):
-        raise UnreadableImage(f"{name}: its header is damaged, or has no restart markers any more")
+        raise UnreadableImage(f"{name}: its header is damaged, or no longer has restart markers")
     turn = _orientation(data, header, name) if header.tagged else 1
     upright = (header.width, header.height) if turn >= 5 else (header.height, header.width)
     if (
@@ -239,34 +241,34 @@ def decode_crop(
     ):
         raise ValueError(
             f"{name}: a crop of {height}x{width} at row {top} and column {left} is not inside the "
-            f"picture of {upright[0]}x{upright[1]}"
+            f"image of {upright[0]}x{upright[1]}"
         )
-    box = _lying(Box(top, left, height, width), turn, upright)
+    box = _to_stored(Box(top, left, height, width), turn, upright)
     part, region = _part(data, header, offsets, box, name)
     rgb = decode(part, name, srgb).rgb
     within = box._replace(top=box.top - region.top, left=box.left - region.left)
-    at = _turned(within, turn, cast(tuple[int, int], rgb.shape[:2]))
+    at = _to_upright(within, turn, cast(tuple[int, int], rgb.shape[:2]))
     return cast(NDArray[np.uint8], rgb[at.top : at.top + height, at.left : at.left + width])
 
 
 def _part(
     data: jpeg.Bytes, header: jpeg.Header, offsets: NDArray[np.uint32], box: Box, name: str
 ) -> tuple[bytearray, Box]:
-    """The small JPEG around a box of the pixels as they lie, and what it shows of them."""
+    """Return the small JPEG around a box of the stored pixels, and the box that it shows."""
     grid = _grid(data, header)
     region, rows, columns = _region(header, grid, box)
     file = np.frombuffer(data, np.uint8)
     count = grid.rows * grid.across
     if len(offsets) != 2 + count or tuple(offsets[:2].tolist()) != (header.frame, header.scan):
-        raise UnreadableImage(f"{name}: its restart offsets are those of another file")
-    # By row of blocks: the marker before its segments, and the one behind each of them.
+        raise UnreadableImage(f"{name}: its restart offsets belong to another file")
+    # By row of blocks: the marker before its segments, and the marker after each segment.
     firsts = np.arange(rows.start, rows.stop) * grid.across + columns.start
     markers = firsts[:, None] + np.arange(-1, len(columns))
     places = offsets[2 + markers].astype(np.int64)
     expected = 0xD0 | markers & 7
     if markers[-1, -1] == count - 1:
         expected[-1, -1] = jpeg.END[1]
-    if not firsts[0]:  # before the first segment is none but the file's first
+    if not firsts[0]:  # no marker precedes the file's first segment
         places[0, 0], expected[0, 0] = 0, jpeg.START[1]
     if places.max() + 2 > len(data):
         raise UnreadableImage(f"{name}: it ends before its restart offsets do", "truncated")
@@ -274,7 +276,7 @@ def _part(
     found &= file[places + 1] == expected
     if not found.all() or (np.diff(places.ravel()) < 0).any():
         raise UnreadableImage(f"{name}: its restart markers are not where its offsets say")
-    # A row's segments are neighbours, so they are copied at once, with the marker behind each.
+    # A row's segments are contiguous, so they are copied at once, with the marker after each.
     starts, stops = places[:, 0] + 2, places[:, -1] + 2
     starts[0] = starts[0] if firsts[0] else header.scan
     head = _head(data, header, (region.height, region.width))
@@ -288,7 +290,7 @@ def _part(
 
 
 def _region(header: jpeg.Header, grid: _Grid, box: Box) -> tuple[Box, range, range]:
-    """Whole segments around a box with its margin: their pixels, rows of blocks, and columns."""
+    """Return the segments around a box with margin: their pixels, rows of blocks, and columns."""
     high, wide = grid.unit[0], grid.unit[1] * grid.columns // grid.across
     rows = range(
         max(box.top - MARGIN, 0) // high,
@@ -302,7 +304,7 @@ def _region(header: jpeg.Header, grid: _Grid, box: Box) -> tuple[Box, range, ran
 
 
 def _orientation(data: jpeg.Bytes, header: jpeg.Header, name: str) -> int:
-    head = _head(data, header, (1, 1))  # Pillow refuses to open very large pictures
+    head = _head(data, header, (1, 1))  # Pillow refuses to open very large images
     try:
         return orientation_of(Image.open(io.BytesIO(head), formats=("JPEG",)))
     except (OSError, ValueError, SyntaxError) as error:
@@ -310,14 +312,14 @@ def _orientation(data: jpeg.Bytes, header: jpeg.Header, name: str) -> int:
 
 
 def _head(data: jpeg.Bytes, header: jpeg.Header, size: tuple[int, int]) -> bytearray:
-    """All before the pixels, for a picture of another (H, W) size."""
+    """Return all bytes before the pixels, for an image of another size (H, W)."""
     head = bytearray(data[: header.scan])
     head[header.frame + 5 : header.frame + 9] = struct.pack(">HH", *size)
     return head
 
 
-def _turned(box: Box, orientation: int, size: tuple[int, int]) -> Box:
-    """Where a box of the pixels as they lie is in the upright picture of (H, W) ``size``."""
+def _to_upright(box: Box, orientation: int, size: tuple[int, int]) -> Box:
+    """Map a box of the stored pixels to the upright image of (H, W) ``size``."""
     top, left, height, width = box
     if orientation >= 5:
         top, left, height, width = left, top, width, height
@@ -328,8 +330,8 @@ def _turned(box: Box, orientation: int, size: tuple[int, int]) -> Box:
     return Box(top, left, height, width)
 
 
-def _lying(box: Box, orientation: int, size: tuple[int, int]) -> Box:
-    """The other way: where a box of the upright picture of (H, W) ``size`` is in the file."""
+def _to_stored(box: Box, orientation: int, size: tuple[int, int]) -> Box:
+    """Map a box of the upright image of (H, W) ``size`` to the stored pixels."""
     top, left, height, width = box
     if orientation in (2, 3, 6, 7):
         left = size[1] - left - width

@@ -1,4 +1,4 @@
-"""Trying again: what is worth another attempt, how long to wait, and what to say in the end."""
+"""Retries of remote reads: which errors are retried, how long to wait, and the final message."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-PASSING = frozenset({408, 416, 425, 429})  # of HTTP's 4xx, those that another attempt may mend
+PASSING = frozenset({408, 416, 425, 429})  # HTTP 4xx errors that a retry may fix
 NO_CREDENTIALS = re.compile("Credentials|TokenRetrieval|RefreshError|ProfileNotFound")
 CREDENTIALS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket "
@@ -30,12 +30,12 @@ T = TypeVar("T")
 
 
 class RemoteError(OSError):
-    """Something remote could not be read; the message names it, the attempts, the cause, the mend.
+    """A remote file could not be read; the message has its address, attempts, cause and fix.
 
     Args:
-        message: The sentence for the user.
-        kind: ``missing``, ``denied``, ``unreachable``, ``content`` (it answers, but not with the
-            bytes that were expected) or ``setup`` (a package is missing here).
+        message: The message for the user.
+        kind: ``missing``, ``denied``, ``unreachable``, ``content`` (the server sends other bytes
+            than expected) or ``setup`` (a package is missing on this host).
     """
 
     def __init__(self, message: str, kind: str = "unreachable") -> None:
@@ -46,16 +46,16 @@ class RemoteError(OSError):
         return RemoteError, (str(self), self.kind)  # workers send their errors to the trainer
 
 
-class WrongContent(ValueError):  # noqa: N818  (it says what the content is)
-    """A remote file gave other bytes than those that were expected; another attempt may mend it."""
+class WrongContent(ValueError):  # noqa: N818  (names the state)
+    """A remote file has other bytes than expected; a retry may fix it."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to try.
+    """When to give up on a remote read.
 
     Args:
-        retries: Further attempts after a failed one without any progress.
+        retries: Further attempts after one that failed without progress.
         deadline: Seconds without progress after which no further attempt is made.
         stall: Seconds without a byte after which a connection counts as failed.
     """
@@ -66,11 +66,11 @@ class Patience:
 
 
 class Attempts:
-    """The attempts at one thing.
+    """The attempts at one remote read.
 
     Args:
-        url: What is to be read.
-        patience: How long to try.
+        url: Address of the file.
+        patience: When to give up.
     """
 
     def __init__(self, url: str, patience: Patience) -> None:
@@ -78,33 +78,33 @@ class Attempts:
         self.progress()
 
     def progress(self) -> None:
-        """Start to count anew: something was read."""
+        """Reset the count, as something was read."""
         self.count, self._began = 0, time.monotonic()
 
     def failed(self, error: Exception) -> None:
         """Wait for the next attempt.
 
         Args:
-            error: What happened.
+            error: The error of the last attempt.
 
         Raises:
-            RemoteError: There is to be no further one.
-            OSError: ``error`` itself, if the disk is full here.
+            RemoteError: If no further attempt follows.
+            OSError: ``error`` itself, if this host's disk is full.
         """
         if isinstance(error, RemoteError) or getattr(error, "errno", None) in FULL:
             raise error
         self.count += 1
-        _refuse(error, self.url)
+        _raise_permanent(error, self.url)
         waited = time.monotonic() - self._began
         pause = min(FIRST_PAUSE * 2 ** (self.count - 1), LONGEST_PAUSE)
-        # Processes that failed together should not come back together.
+        # Jitter, so that processes that failed together do not retry together.
         pause *= (1 + seed_of(self.url, self.count, os.getpid()) / 2**63) / 2
         if self.count > self.patience.retries or waited + pause > self.patience.deadline:
             wrong = isinstance(error, WrongContent)
-            mend = "get or pack the file again" if wrong else "check the address and the network"
+            fix = "get or pack the file again" if wrong else "check the address and the network"
             raise RemoteError(
                 f"{shown(self.url)} could not be read: {self.count} attempts in {waited:.0f} s, "
-                f"the last ended with {_cause(error)}; {mend}, or raise Shards.retries "
+                f"the last ended with {_cause(error)}; {fix}, or raise Shards.retries "
                 f"({self.patience.retries}) or Shards.deadline ({self.patience.deadline:g} s)",
                 "content" if wrong else "unreachable",
             ) from error
@@ -119,10 +119,10 @@ class Attempts:
 
 
 def persistently(action: Callable[[], T], url: str, patience: Patience) -> T:
-    """What ``action`` returns, in the first attempt that succeeds.
+    """Call ``action`` until it succeeds, and return its result.
 
     Raises:
-        RemoteError: None did.
+        RemoteError: If no attempt succeeds.
     """
     attempts = Attempts(url, patience)
     while True:
@@ -133,17 +133,17 @@ def persistently(action: Callable[[], T], url: str, patience: Patience) -> T:
 
 
 def shown(url: str) -> str:
-    """An address without what may be secret in it: the query (of signed addresses), a password."""
+    """Return an address without secrets: the query (of signed addresses) and a password."""
     if url.startswith("pipe:"):
         return url
     address, query, _ = url.partition("?")
     return re.sub(r"//[^/@]+@", "//", address) + ("?..." if query else "")
 
 
-def _refuse(error: Exception, url: str) -> None:
-    """Raise what no further attempt can mend."""
+def _raise_permanent(error: Exception, url: str) -> None:
+    """Raise an error that a retry cannot fix."""
     scheme = url.partition(":")[0].lower()
-    true = _true(error)
+    true = _root_cause(error)
     status = _status(true)
     if isinstance(true, ImportError):
         package = PACKAGES.get(scheme, "the package for it")
@@ -156,14 +156,14 @@ def _refuse(error: Exception, url: str) -> None:
         or status in (401, 403, 407)
         or NO_CREDENTIALS.search(type(true).__name__)
     ):
-        mend = CREDENTIALS.get(scheme, "this address needs a login, or a signed address")
+        fix = CREDENTIALS.get(scheme, "this address needs a login, or a signed address")
         raise RemoteError(
-            f"{shown(url)} may not be read without other credentials ({_cause(true)}): {mend}",
+            f"{shown(url)} requires other credentials ({_cause(true)}): {fix}",
             "denied",
         ) from error
     if isinstance(true, FileNotFoundError) or status in (404, 410):
         raise RemoteError(
-            f"{shown(url)} does not exist ({_cause(true)}): correct Shards.urls, or put it there",
+            f"{shown(url)} does not exist ({_cause(true)}): correct Shards.urls, or upload it",
             "missing",
         ) from error
     if status is not None and 400 <= status < 500 and status not in PASSING:
@@ -172,8 +172,8 @@ def _refuse(error: Exception, url: str) -> None:
         ) from error
 
 
-def _true(error: BaseException) -> BaseException:
-    # fsspec's HTTP calls everything FileNotFoundError in some of its methods.
+def _root_cause(error: BaseException) -> BaseException:
+    # Some methods of fsspec's HTTP raise FileNotFoundError for every error.
     return error.__cause__ or error if isinstance(error, FileNotFoundError) else error
 
 
@@ -183,9 +183,9 @@ def _status(error: BaseException) -> int | None:
 
 
 def _cause(error: BaseException) -> str:
-    error = _true(error)
+    error = _root_cause(error)
     status, text = _status(error), str(error).strip()
-    if status is not None:  # aiohttp's text holds the whole address
+    if status is not None:  # aiohttp's text has the whole address
         return f"HTTP status {status} {getattr(error, 'message', '')}".strip()
     text = re.sub(r"\?\S+", "?...", text.splitlines()[0]) if text else ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

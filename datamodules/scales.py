@@ -1,4 +1,4 @@
-"""Training at arbitrary scales: the sides of each batch, and how its crops are brought to them."""
+"""Training at arbitrary scales: the sides of each batch, and the resizing of its crops."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from degradations.base import quantize_8bit
 from degradations.bicubic import resize
 from degradations.draws import Draws, seed_of
 
-GIVEN = {"lr": "LR", "latent": "latent", "clip": "frames"}  # what has sides of its own
+GIVEN = {"lr": "LR", "latent": "latent", "clip": "frames"}  # fields with sides of their own
 
 
 class Sides(NamedTuple):
-    """Of one batch, in pixels.
+    """Sides of one batch, in pixels.
 
-    lr: Side of the LR pictures.
-    hr: Side of the HR pictures; larger.
+    lr: Side of the LR images.
+    hr: Side of the HR images; larger.
     """
 
     lr: int
@@ -29,25 +29,24 @@ class Sides(NamedTuple):
 
 @dataclass(frozen=True)
 class Scales:
-    """Another scale for each training batch, for methods that enlarge by any factor.
+    """A random scale for each training batch, for methods that enlarge by any factor.
 
-    The pictures of a batch share their sides, which follow from the run's seed, the epoch and the
-    number of the global batch alone: they are the same on any number of processes, and after a
-    resume.
+    The images of a batch share their sides, which depend only on the run's seed, the epoch and the
+    number of the global batch: they are the same on any number of processes, and after a resume.
 
     Args:
-        fixed: The factor that a batch has with ``probability``, and the largest one.
-        probability: How often the factor is exactly ``fixed``; else it is uniform between
+        fixed: The largest factor, which a batch has with ``probability``.
+        probability: Probability of the factor ``fixed``; else the factor is uniform between
             ``lowest`` and ``fixed``.
-        lowest: The least factor, at least 1.
-        lr_sides: Sides of the LR in pixels, of which each batch draws one. The HR side is that
-            times the factor, rounded, and at least one pixel more.
-        hr_side: Instead of lr_sides, the side of all HR in pixels. The LR side is that divided by
-            the factor, rounded, and at least one pixel less.
-        whole: Bring the whole crop to the HR side by bicubic, as for faces, instead of cutting it.
+        lowest: The smallest factor, at least 1.
+        lr_sides: Sides of the LR in pixels; each batch draws one. The HR side is the LR side times
+            the factor, rounded, and at least one pixel more.
+        hr_side: Side of all HR in pixels, instead of lr_sides. The LR side is the HR side divided
+            by the factor, rounded, and at least one pixel less.
+        whole: Resize the whole crop to the HR side by bicubic, as for faces, instead of cutting it.
 
     Raises:
-        ValueError: A number out of its range.
+        ValueError: If a number is out of range.
 
     Source: CasArbi (arXiv 2506.07813), its mixture of a fixed factor and a smaller arbitrary range.
     """
@@ -60,7 +59,7 @@ class Scales:
     whole: bool = False
 
     def __post_init__(self) -> None:
-        where = "data.init_args.scales"
+        where = "data.init_args.crops.scales"
         if not 1 <= self.lowest <= self.fixed < math.inf:  # NaN fails as well
             raise ValueError(
                 f"{where}: lowest is {self.lowest:g} and fixed {self.fixed:g}; expected "
@@ -77,25 +76,25 @@ class Scales:
 
     @property
     def largest(self) -> int:
-        """The largest HR side that a batch may have."""
+        """Largest HR side of a batch."""
         if self.hr_side is not None:
             return self.hr_side
         return max(max(round(side * self.fixed), side + 1) for side in self.lr_sides)
 
     def check_crop(self, crop_size: int) -> None:
-        """Refuse crops that are smaller than what is cut or shrunk from them.
+        """Check that crops are large enough for the largest HR side.
 
         Raises:
-            ValueError: Naming the least size that will do.
+            ValueError: If they are not; the message has the smallest valid size.
         """
         if crop_size < self.largest:
             raise ValueError(
                 f"data.init_args.crop_size is {crop_size}, less than the largest HR side that "
-                f"data.init_args.scales draws: make it at least {self.largest}"
+                f"data.init_args.crops.scales draws: make it at least {self.largest}"
             )
 
     def sides(self, seed: int, epoch: int, batch: int) -> Sides:
-        """The sides of one batch; the factor is that of the two.
+        """Return the sides of one batch; the factor is their ratio.
 
         Args:
             seed: The run's seed.
@@ -111,26 +110,26 @@ class Scales:
         return Sides(lr, max(round(lr * factor), lr + 1))
 
     def to_pictures(self, batch: dict[str, Any], side: int) -> None:
-        """Make the HR of a batch float32 in [0, 1], of the given side.
+        """Convert the HR of a batch to float32 in [0, 1] and to the given side, in place.
 
-        What is cut is the upper left corner: the crop's place, which is random, is that of the cut.
+        A cut takes the upper left corner, as the crop's position is random already.
 
         Args:
-            batch: ``hr`` (B, 3, crop_size, crop_size), as it comes to the device.
-            side: In pixels.
+            batch: ``hr`` (B, 3, crop_size, crop_size), as it arrives on the device.
+            side: The HR side in pixels.
 
         Raises:
-            ValueError: The batch has an LR of its own, or latents.
+            ValueError: If the batch has its own LR, or latents.
         """
         given = [what for name, what in GIVEN.items() if name in batch]
         if given:
             raise ValueError(
-                f"{batch['key'][0]} comes with its own {given[0]}, which has one size, and "
-                "data.init_args.scales draws others: train on HR alone, or unset scales"
+                f"{batch['key'][0]} comes with its own {given[0]}, which has one size, but "
+                "data.init_args.crops.scales draws others: train on HR alone, or unset scales"
             )
         if not self.whole:
             batch["hr"] = batch["hr"][..., :side, :side]
         to_floats(batch)
         if self.whole:
-            # Rounded, as the files are that such models are evaluated on.
+            # Rounded to 8 bits, as the files are on which such models are evaluated.
             batch["hr"] = quantize_8bit(resize(batch["hr"], (side, side)))

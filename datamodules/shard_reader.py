@@ -1,4 +1,4 @@
-"""Bytes of shards by offset: from files that are kept open, from the cache, or from the server."""
+"""Read bytes of shards by offset: from open files, from the cache, or from the server."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from datamodules.remote import read_range
 from datamodules.retry import RemoteError, shown
 
 MOST_FILES = 1 << 16
-LOOK_PAUSE = 5.0  # seconds between two looks for open files that the cache has removed
+LOOK_PAUSE = 5.0  # seconds between checks for open files that the cache has removed
 
 
 @dataclass(frozen=True)
 class Tar:
-    """A shard as it was when it was indexed.
+    """A shard in the state in which it was indexed.
 
     Args:
-        path: Where it is: a path, or the address of ``wanted``.
-        size: Its bytes.
-        mtime_ns: Time of modification of a local one.
-        wanted: What to ask the cache for, if it is a remote one.
+        path: Its path, or the address of ``wanted``.
+        size: Size in bytes.
+        mtime_ns: Time of modification of a local shard.
+        wanted: The file for the cache, if the shard is remote.
     """
 
     path: str
@@ -38,15 +38,15 @@ class Tar:
 
     @property
     def name(self) -> str:
-        """What to call it in messages."""
+        """Its name in messages."""
         return self.path if self.wanted is None else shown(self.path)
 
 
-class WrongBytes(ValueError):  # noqa: N818  (it says what they are)
-    """The bytes of a member are not those that were indexed.
+class WrongBytes(ValueError):  # noqa: N818  (names the state)
+    """The bytes of a member differ from the index.
 
     Args:
-        message: What is wrong.
+        message: The problem.
         reason: ``checksum`` or ``truncated``.
     """
 
@@ -56,30 +56,30 @@ class WrongBytes(ValueError):  # noqa: N818  (it says what they are)
 
 
 def most_open_files() -> int:
-    """How many shards one reader may keep open: half of what the system lets a process open."""
+    """Return how many shards a reader may keep open: half of the system's limit per process."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST_FILES if soft == resource.RLIM_INFINITY else min(max(soft // 2, 8), MOST_FILES)
 
 
 class Reader:
-    """Reads members, and keeps files open, the least recently used one closed first.
+    """Reads members, and keeps files open; closes the least recently used file first.
 
-    ``pread`` has no position to share, so a forked worker may use its parent's files; and a file
-    that shrinks gives an error, where a memory map would kill the process.
+    ``pread`` shares no position, so a forked worker may use its parent's files; and a file that
+    shrinks gives an error, whereas a memory map would kill the process.
 
     Args:
-        cache: Keeps the remote shards.
+        cache: Cache of the remote shards.
     """
 
     def __init__(self, cache: DiskCache | None = None) -> None:
         self.cache = cache
         self._open: OrderedDict[str, int] = OrderedDict()
-        self._of_cache: set[str] = set()  # which of them are the cache's
+        self._of_cache: set[str] = set()  # files of the cache among them
         self._dropped: set[tuple[str, int]] = set()  # members for which a cached file was dropped
-        self._looked = 0.0  # when, for files that the cache has removed
+        self._looked = 0.0  # time of the last check for removed files
 
     def __getstate__(self) -> dict[str, Any]:
-        # File descriptors mean nothing in another process.
+        # File descriptors are invalid in another process.
         state: dict[str, Any] = {"cache": self.cache, "_open": OrderedDict()}
         return state | {"_of_cache": set(), "_dropped": set(), "_looked": 0.0}
 
@@ -92,20 +92,20 @@ class Reader:
             os.close(self._open.popitem()[1])
 
     def read(self, tar: Tar, offset: int, size: int, checksum: int = 0) -> bytes:
-        """The bytes of a member.
+        """Return the bytes of a member.
 
         Args:
             tar: The shard.
-            offset: Where they begin.
-            size: How many there are.
-            checksum: xxh3_64 of them; 0 if it is unknown.
+            offset: Offset of the first byte.
+            size: Number of bytes.
+            checksum: xxh3_64 of the bytes; 0 if unknown.
 
         Raises:
-            WrongBytes: They are not those that were indexed.
-            ValueError: The shard was replaced, cut off or removed.
-            RemoteError: It cannot be got.
+            WrongBytes: If the bytes differ from the index.
+            ValueError: If the shard was replaced, truncated or removed.
+            RemoteError: If it cannot be downloaded.
         """
-        # For a whole window a worker may read in shards that it has open, while others are removed.
+        # A worker may read from open shards for a whole window, while the cache removes others.
         if self._of_cache and time.monotonic() - self._looked >= LOOK_PAUSE:
             self._close_removed()
         descriptor = self._open.get(tar.path)
@@ -122,17 +122,17 @@ class Reader:
     def _explained(
         self, tar: Tar, descriptor: int, member: tuple[int, int, int], count: int
     ) -> bytes:
-        """Try once more where that may help; otherwise say what is wrong."""
+        """Try again if that may help; else raise an error with the cause."""
         if tar.wanted is None:
             if count != member[1]:
-                raise ValueError(f"shard {tar.path} was cut off while it was in use: start again")
+                raise ValueError(f"shard {tar.path} was truncated while it was in use: start again")
             _check_same(tar, os.fstat(descriptor))
         elif self.cache is not None and (tar.path, member[0]) not in self._dropped:
             self._dropped.add((tar.path, member[0]))
             os.close(self._open.pop(tar.path))
             self.cache.drop(tar.wanted)
             data = self.read(tar, *member)
-            # The disk was wrong, and may be again; what the server has wrong stays in the set.
+            # The disk was at fault, and may be again; an error on the server stays in the set.
             self._dropped.discard((tar.path, member[0]))
             return data
         reason = "truncated" if count != member[1] else "checksum"
@@ -152,7 +152,7 @@ class Reader:
         return data
 
     def _opened(self, tar: Tar) -> int | None:
-        """A descriptor of the shard; None if it is not on this host."""
+        """Return a descriptor of the shard; None if it is not on this host."""
         descriptor = self._local(tar) if tar.wanted is None else self._cached(tar.wanted)
         if descriptor is None:
             return None
@@ -171,7 +171,7 @@ class Reader:
         return descriptor
 
     def _close_removed(self) -> None:
-        """Close what the cache has removed: the disk has its room only when nobody has it open."""
+        """Close files that the cache has removed, as open files still take space on the disk."""
         self._looked = time.monotonic()
         self._of_cache &= self._open.keys()
         for path in list(self._of_cache):
@@ -183,7 +183,7 @@ class Reader:
             return self._descriptor(tar.path)
         except FileNotFoundError as error:
             raise ValueError(
-                f"shard {tar.path} was removed while it was in use: put it back, and start again"
+                f"shard {tar.path} was removed while it was in use: restore it, and start again"
             ) from error
 
     def _cached(self, wanted: Wanted) -> int | None:
@@ -201,7 +201,7 @@ class Reader:
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._open:
                 raise
-            # Others in this process have files open, too.
+            # Other code in this process has files open, too.
             for _ in range(len(self._open) // 2 + 1):
                 os.close(self._open.popitem(last=False)[1])
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -214,6 +214,6 @@ def _check_same(tar: Tar, state: os.stat_result) -> None:
 
 def _differs(member: tuple[int, int, int]) -> str:
     return (
-        f"the {member[1]} bytes from {member[0]} on are not those that were indexed (their "
-        "checksum differs): get or pack the shard again"
+        f"the {member[1]} bytes from {member[0]} on differ from the index (by their checksum): "
+        "download or pack the shard again"
     )

@@ -1,7 +1,7 @@
-"""Where all samples of a set lie, in a few arrays that forked processes share.
+"""Places of all samples of a set, in a few arrays that forked processes share.
 
-A sample of one picture takes 24 bytes beside its key; see ``Column``. The arrays of a large set are
-kept in one file, because reading a thousand indices takes seconds.
+A sample of one image takes 24 bytes beside its key; see ``Column``. The arrays of a large set are
+kept in one file, as reading a thousand indices takes seconds.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset(extension.removeprefix(".") for extension in IMAGE_EXTENSIONS)
 FIELDS = ("hr", "lr", "txt", "json", "rst", "latent", "lr_latent", "text_features")
-# Suffixes of fields that are no pictures.
+# Suffixes of fields that are not images.
 RULE = "a key ends at the first dot of the file name"
 OTHERS = ("txt", "json", "latent.npy", "lr_latent.npy", "text_features.npy")
-VERSION = 3  # of the file; up to 2, members that lay apart in a tar were not joined
+VERSION = 3  # of the file; until 2, members apart in a tar were not joined
 LISTS = ("counts", "sizes", "checksums", "notes")
 KEPT = 16  # files of tables in a folder
-OWN_NAME = re.compile(r"[0-9a-f]{32}\.table\.npz")  # as `Shards` names them
+OWN_NAME = re.compile(r"[0-9a-f]{32}\.table\.npz")  # the names that `Shards` gives them
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Column:
     """One field of all samples.
 
     Args:
-        offsets: (n,) int64, first byte in the shard; 0 where a sample has no such field.
+        offsets: (n,) int64, first byte in the shard; 0 if a sample lacks the field.
         sizes: (n,) uint32, number of bytes.
-        checksums: (n,) uint64, xxh3_64 of the bytes, 0 where it is unknown; None if all are.
+        checksums: (n,) uint64, xxh3_64 of the bytes, 0 if unknown; None if all are unknown.
     """
 
     offsets: NDArray[np.int64]
@@ -53,7 +53,7 @@ class Column:
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The arrays by name."""
+        """Return the arrays by name."""
         named: dict[str, NDArray[Any] | None] = {
             "offsets": self.offsets,
             "sizes": self.sizes,
@@ -64,17 +64,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """The samples of some shards, in their order.
+    """The samples of some shards, in order.
 
     Args:
         keys: (n) names of the samples.
         counts: Number of samples of each shard.
-        sizes: Bytes of each shard.
-        checksums: xxh3_128 of each shard in hexadecimal, where it is known.
-        columns: By field, out of ``FIELDS``; only those that some sample has.
-        sides: (n, 2) of unsigned integers: height and width of the upright HR picture, 0 where they
-            are unknown; None if all are.
-        notes: What was passed over, to be told at every start.
+        sizes: Size of each shard in bytes.
+        checksums: Hexadecimal xxh3_128 of each shard, if known.
+        columns: Columns by field of ``FIELDS``, for fields that some sample has.
+        sides: (n, 2) unsigned integers: height and width of the upright HR image, 0 if unknown;
+            None if all are unknown.
+        notes: Warnings about skipped samples, logged at every start.
     """
 
     keys: Names
@@ -87,22 +87,22 @@ class Table:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the arrays."""
+        """Memory of the arrays in bytes."""
         columns = sum(a.nbytes for column in self.columns.values() for a in column.arrays.values())
         return self.keys.nbytes + columns + (0 if self.sides is None else self.sides.nbytes)
 
 
 def table_of(shard: str, index: ShardIndex, prefix: str = "", needed: str = "hr") -> Table:
-    """The samples of one shard that have a picture; the others are counted in the notes.
+    """Return the samples of one shard that have an image; the notes count the others.
 
     Args:
         shard: Its path or address, for messages.
-        index: What lies where in it.
-        prefix: Put in front of every key.
-        needed: The field that a sample must have: ``hr``, or ``latent`` in place of a picture.
+        index: Its index.
+        prefix: Prefix of every key.
+        needed: The field that a sample must have: ``hr``, or ``latent`` instead of an image.
 
     Raises:
-        ValueError: No sample has it, or one has several pictures of a kind.
+        ValueError: If no sample has it, or one has several images of a kind.
     """
     keys, samples, others = [], [], []
     for key, members in zip(index.keys, index.members, strict=True):
@@ -116,11 +116,11 @@ def table_of(shard: str, index: ShardIndex, prefix: str = "", needed: str = "hr"
         raise ValueError(f"shard {shard} has no latents: main.py encode writes shards with them")
     if not samples:
         raise ValueError(
-            f"shard {shard}: none of its {len(others)} samples has a picture (the first is "
+            f"shard {shard}: none of its {len(others)} samples has an image (the first is "
             f"{others[0]}); expected a member hr.<ext> or <ext>, with an extension out of "
             f"{', '.join(sorted(SUFFIXES))} ({RULE})"
         )
-    note = f"{shard}: left out {len(others)} samples without a picture: {others[:3]} ({RULE})"
+    note = f"{shard}: left out {len(others)} samples without an image: {others[:3]} ({RULE})"
     present = set().union(*samples)
     return Table(
         keys=Names.of(keys),
@@ -137,13 +137,13 @@ def _fields(shard: str, key: str, members: dict[str, Member]) -> dict[str, Membe
     roles = roles_of(tuple(members))
     for name, suffixes in roles:
         if len(suffixes) > 1:
-            raise ValueError(f"shard {shard}: {key!r} has several {name} pictures: {suffixes}")
+            raise ValueError(f"shard {shard}: {key!r} has several {name} images: {suffixes}")
     return {name: members[suffixes[0]] for name, suffixes in roles}
 
 
 @functools.lru_cache
 def roles_of(suffixes: tuple[str, ...]) -> list[tuple[str, list[str]]]:
-    """For each field, the suffixes of the members that could be it."""
+    """Return for each field the suffixes of the members that could be it."""
     roles: dict[str, list[str]] = {name: [] for name in FIELDS}
     bare = []
     for suffix in suffixes:
@@ -166,7 +166,7 @@ def _column(shard: str, field: str, samples: Sequence[dict[str, Member]]) -> Col
     sizes = np.array([member.size for member in members], dtype=np.int64)
     if sizes.max() >= 1 << 32:
         raise ValueError(
-            f"shard {shard} has a {field} of {sizes.max()} bytes; 4 GiB are the most that are read"
+            f"shard {shard} has a {field} of {sizes.max()} bytes; expected 4 GiB at most"
         )
     known = any(member.checksum is not None for member in members)
     return Column(
@@ -186,7 +186,7 @@ def _narrow(sides: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
 
 
 def joined(tables: Iterable[Table]) -> Table:
-    """One table of the samples of several."""
+    """Join tables into one."""
     tables = list(tables)
     lengths = [len(table.keys) for table in tables]
     columns = {}
@@ -229,10 +229,10 @@ def _or_zeros(
 
 
 def save_table(table: Table, place: Path) -> None:
-    """Write a table in one piece, and remove the oldest of many.
+    """Write a table atomically, and remove the oldest if there are too many.
 
     Raises:
-        OSError: The folder cannot be written.
+        OSError: If the folder is not writable.
     """
     lists = {name: getattr(table, name) for name in LISTS}
     arrays: dict[str, NDArray[Any]] = {
@@ -252,7 +252,7 @@ def save_table(table: Table, place: Path) -> None:
 
 
 def load_table(place: Path) -> Table | None:
-    """The table in a file; None if there is none, or one of another version, or a damaged one."""
+    """Load a table; return None if it is missing, of another version, or damaged."""
     try:
         with np.load(place, allow_pickle=False) as arrays:
             about = json.loads(arrays["about"].tobytes())
@@ -275,5 +275,5 @@ def load_table(place: Path) -> Table | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        log.warning("the table %s is damaged (%s) and is made again", place, error)
+        log.warning("the table %s is damaged (%s): making a new one", place, error)
         return None

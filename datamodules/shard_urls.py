@@ -1,4 +1,4 @@
-"""The shards that ``Shards.urls`` stands for."""
+"""Expand ``Shards.urls`` into shards."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ EXPECTED = "expected tars, e.g. /data/train-{000..099}.tar"
 
 
 def list_shards(urls: str | list[str], allow_pipes: bool, patience: Patience) -> list[str]:
-    """Paths, addresses and commands: a list keeps its order, a pattern is sorted.
+    """Return paths, addresses and commands: a list keeps its order, a pattern is sorted.
 
     Args:
-        urls: As ``Shards.urls``.
+        urls: The value of ``Shards.urls``.
         allow_pipes: Whether commands (``pipe:``) may be run.
-        patience: How long to try to list a remote place.
+        patience: When to give up listing a remote folder.
 
     Raises:
-        ValueError: Nothing is there, or it is of a kind that is not read.
+        ValueError: If there are no shards, or some of an unsupported kind.
     """
     found = [
         name
@@ -33,12 +33,12 @@ def list_shards(urls: str | list[str], allow_pipes: bool, patience: Patience) ->
         for name in _expanded(url, allow_pipes, patience)
     ]
     if not found:
-        raise ValueError("Shards.urls is empty; it should hold the path of at least one tar")
+        raise ValueError("Shards.urls is empty; expected the path of at least one tar")
     return found
 
 
 def is_remote(name: str) -> bool:
-    """Whether an element of ``list_shards`` is an address or a command, and no path."""
+    """Return whether an element of ``list_shards`` is an address or a command, not a path."""
     return bool(scheme_of(name))
 
 
@@ -47,19 +47,19 @@ def _expanded(url: str, allow_pipes: bool, patience: Patience) -> list[str]:
         return _local(url, url)
     if not scheme_of(url) and not existing_part(url)[0]:
         expanded = fill_variables(url, "Shards.urls")
-        url = expanded if scheme_of(expanded) else url  # the address is in a variable
+        url = expanded if scheme_of(expanded) else url  # a variable holds the address
     scheme = scheme_of(url)
     if scheme == "pipe":
         if not allow_pipes:
             raise ValueError(
                 f"Shards.urls has {url!r}, which would run a command: set Shards.allow_pipes: true "
-                "if you trust whoever wrote it, or give the address of the tars"
+                "if you trust its author, or give the address of the tars"
             )
         return list(braceexpand(url, escape=False))
     if scheme == "file":
         host, _, path = url.partition(":")[2].removeprefix("//").partition("/")
         if host not in ("", "localhost"):
-            raise ValueError(f"Shards.urls has {url!r}; expected a file of this host: file:///...")
+            raise ValueError(f"Shards.urls has {url!r}; expected a file on this host: file:///...")
         return _local(url2pathname(f"/{path}"), url)
     if not scheme:
         return _local(expand_path(url, "Shards.urls"), url)
@@ -80,7 +80,7 @@ def _remote(url: str, patience: Patience) -> list[str]:
     if missing:
         raise ValueError(
             f"Shards.urls: nothing matches {', '.join(missing[:3])}; {EXPECTED} (web servers that "
-            "list no folders need {000..099} instead of *)"
+            "do not list folders require {000..099} instead of *)"
         )
     return found
 
@@ -97,7 +97,7 @@ def _local(path: str, url: str) -> list[str]:
     for name in names:
         matches = [name] if Path(name).is_file() else glob_paths(name)
         matches = [match for match in matches if Path(match).is_file()]
-        # The name of a file, such as `pipe:rm.tar`, must never become an address or a command.
+        # A file's name, such as `pipe:rm.tar`, must never become an address or a command.
         found += [os.path.abspath(match) if scheme_of(match) else match for match in matches]
         missing += [] if matches else [name]
     if missing:

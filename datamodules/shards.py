@@ -1,4 +1,4 @@
-"""Pictures in WebDataset tars, read by offset, from this host or from far away."""
+"""Images in WebDataset tars, local or remote, read by offset."""
 
 from __future__ import annotations
 
@@ -33,45 +33,41 @@ from datamodules.shard_table import VERSION, Column, Table, joined, load_table, 
 from datamodules.shard_urls import is_remote, list_shards
 from datamodules.shuffle import permutation
 from datamodules.source import Pixels, Sample, Source
-from degradations.base import Degradation
 from degradations.draws import seed_of
 from files.paths import expand_path
 
 log = logging.getLogger(__name__)
 
-LARGE = 50_000  # samples; the table of a smaller set is made as quickly as it is read
-AT_ONCE = 16  # requests to servers
-MANY = 4  # times the crop's pixels; of a smaller picture, decoding the whole is as quick
+LARGE = 50_000  # samples; a smaller set's table is made as fast as it is read
+AT_ONCE = 16  # parallel requests to servers
+MANY = 4  # times the crop's pixels; decoding all of a smaller image is as fast
 
 
 class Shards(Source):
     """Samples of WebDataset tars.
 
-    A sample has a picture ``hr.<ext>`` or ``<ext>`` (jpg, png, webp, tif, bmp, gif, avif), and may
-    have its LR in ``lr.<ext>``, a caption in ``txt`` or ``caption``, what an encoder said of it in
-    ``text_features.npy``, and anything in ``json``, which goes to ``meta["json"]``. Nothing else of
-    it is read, least of all pickles. Where samples lie is kept in
-    ``<shard>.idx.json``, and found again when the shard changes. Where that index has checksums,
-    every member is compared with its own when it is read.
+    A sample has an image ``hr.<ext>`` or ``<ext>`` (jpg, png, webp, tif, bmp, gif, avif), and may
+    have its LR in ``lr.<ext>``, a caption in ``txt`` or ``caption``, its features from a text
+    encoder in ``text_features.npy``, and any ``json``, which becomes ``meta["json"]``. Other
+    members, such as pickles, are never read. The places of samples are stored in
+    ``<shard>.idx.json``, which is made again when the shard changes. If that index has checksums,
+    every member is verified when it is read.
 
     Args:
         urls: Tars: a path or an address (``file:``, ``http(s)://``, ``s3://``, ``gs://``), with
-            ``{000..099}`` or ``*`` for several, or a list of these. May hold environment variables:
-            ``$ENLARGER_DATA/cifar10/train-*.tar``.
-        shard_in_key: Put the shard's name in front of every key: for shards that all number their
+            ``{000..099}`` or ``*`` for several, or a list of these. May contain environment
+            variables: ``$ENLARGER_DATA/cifar10/train-*.tar``.
+        shard_in_key: Prefix every key with the shard's name, for shards that all number their
             samples from 0.
-        index_cache: Folder for the indices of shards whose own folder cannot be written.
-        scale: Scale of this source alone, in an evaluation over several scales.
-        degradation: Makes the LR of this source alone; by default the run's ``degradation``.
-        cache_dir: Folder in which remote shards are kept; all processes of a node should share it.
-        cache_size: Bytes that they may take there, such as ``500M`` or ``50G``; those that were
-            used least recently make room.
-        read_ahead: How many of the remote shards that are needed next are fetched at a time,
-            before they are needed; 0: none.
-        retries: How often a request to a server is repeated, with growing pauses.
-        deadline: Seconds without progress after which a request is given up all the same.
-        allow_pipes: Run urls of the form ``pipe:COMMAND``, and keep their output as if it were a
-            remote shard. Commands in a configuration run with your rights.
+        index_cache: Folder for the indices of shards in folders that are not writable.
+        cache_dir: Cache folder for remote shards; all processes of a node should share it.
+        cache_size: Largest size of that cache in bytes, such as ``500M`` or ``50G``; the least
+            recently used shards are removed first.
+        read_ahead: Number of remote shards that are downloaded ahead at a time; 0 for none.
+        retries: How often a failed request to a server is repeated, with growing pauses.
+        deadline: Seconds without progress after which a request fails, whatever ``retries`` is.
+        allow_pipes: Run urls of the form ``pipe:COMMAND``, and cache their output like a remote
+            shard. Commands in a configuration run with your permissions.
     """
 
     def __init__(
@@ -79,16 +75,15 @@ class Shards(Source):
         urls: str | list[str],
         shard_in_key: bool = False,
         index_cache: str = "~/.cache/enlarger/shards",
-        scale: float | None = None,
-        degradation: Degradation | None = None,
         cache_dir: str = "~/.cache/enlarger/tars",
         cache_size: str | int = "50G",
         read_ahead: int = 2,
         retries: int = 8,
         deadline: float = 300.0,
         allow_pipes: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, degradation)
+        super().__init__(**kwargs)
         self.urls, self.shard_in_key, self.index_cache = urls, shard_in_key, index_cache
         self.cache_dir, self.allow_pipes = cache_dir, allow_pipes
         self.cache_size = parse_bytes(cache_size, "Shards.cache_size")
@@ -102,34 +97,34 @@ class Shards(Source):
         self._reader = Reader()
         self._tars: list[Tar] = []
         self._table = joined([])
-        self._ends: list[int] = []  # of each shard, in numbers of samples
+        self._ends: list[int] = []  # cumulative number of samples at the end of each shard
 
     def prepare(self, scale: float) -> None:
         """Read or make the indices. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: No shard, a broken one, no pictures in them, or two samples with one key.
-            RemoteError: A server cannot be reached, or refuses.
+            ValueError: If there is no shard, a broken one, no image, or two samples with one key.
+            RemoteError: If a server cannot be reached, or refuses.
         """
         folder = Path(expand_path(self.index_cache, "Shards.index_cache"))
         names = list_shards(self.urls, self.allow_pipes, self.patience)
         cache = self._cache() if any(map(is_remote, names)) else None
-        with _mapper(cache is not None) as apply:
+        with _parallel_map(cache is not None) as apply:
             tars = list(apply(self._tar, names))
             table = load_table(self._place(tars, folder))
             if table is None:
-                order = _own_order(len(tars)) if cache is None else list(range(len(tars)))
+                order = _shuffled_order(len(tars)) if cache is None else list(range(len(tars)))
                 parts = apply(lambda number: self._part(tars[number], folder, cache), order)
                 made = dict(zip(order, parts, strict=True))
-                table = self._made([made[number] for number in range(len(tars))])
-                _keep(table, self._place(tars, folder))  # now with the indices that were made
+                table = self._join([made[number] for number in range(len(tars))])
+                _store(table, self._place(tars, folder))  # now with the new indices
             table.keys.assume_distinct()  # else it would not have been kept
         for note in table.notes:
             log.warning(note)
         if "txt" in table.columns and (without := (table.columns["txt"].offsets == 0).sum()):
             of = f"{without} of {len(table.keys)}"
             log.warning("Shards.urls: %s samples have no txt; their caption is empty", of)
-        self._tars = list(map(_known, tars, table.sizes, table.checksums))
+        self._tars = list(map(_completed, tars, table.sizes, table.checksums))
         self._table, self._ends = table, list(accumulate(table.counts))
         self._reader.close()
         self._reader = Reader(cache)
@@ -146,7 +141,7 @@ class Shards(Source):
         return Tar(name, state.st_size, state.st_mtime_ns)
 
     def _place(self, tars: Sequence[Tar], folder: Path) -> Path:
-        """File of the table, named by all that it is made of."""
+        """Return the file of the table, named by the hash of all its inputs."""
         parts: list[object] = [VERSION, self.shard_in_key]
         for tar in tars:
             parts.append((tar.path, tar.size, tar.mtime_ns, tar.wanted))
@@ -166,7 +161,7 @@ class Shards(Source):
         name = tar.name.partition("?")[0].rpartition("/")[2].removesuffix(".tar")
         return table_of(tar.name, index, f"{name}/" if self.shard_in_key else "")
 
-    def _made(self, parts: list[Table]) -> Table:
+    def _join(self, parts: list[Table]) -> Table:
         table = joined(parts)
         key = table.keys.duplicates()
         if key is not None:
@@ -176,7 +171,7 @@ class Shards(Source):
             if absent.any():
                 raise ValueError(
                     f"Shards.urls: {absent.sum()} of {len(absent)} samples have no lr.<ext>, such "
-                    f"as {table.keys[int(absent.argmax())]!r}; all have to have one, or none"
+                    f"as {table.keys[int(absent.argmax())]!r}; all must have one, or none"
                 )
         return table
 
@@ -190,14 +185,14 @@ class Shards(Source):
         )
 
     def _advice(self, where: list[str]) -> str:
-        """Return what to do about tars that share a key, or about one that has it twice."""
+        """Return the fix for tars that share a key, or for a tar that has it twice."""
         if len(where) == 1:
             return "rename one of the members"
         return same_key_in_tars(where[0], where[1], "shard_in_key: true", self.shard_in_key)
 
     @property
     def keys(self) -> Names:
-        """Key of each sample, as WebDataset has it: its members' name up to the first dot."""
+        """Key of each sample, as in WebDataset: its members' name up to the first dot."""
         return self._table.keys
 
     @property
@@ -206,7 +201,7 @@ class Shards(Source):
         return self._table.counts
 
     def size(self, index: int) -> tuple[int, int] | None:
-        """(H, W) of the picture, where the index has it."""
+        """Return (H, W) of the image, if the index has it."""
         if self._table.sides is None or "lr" in self._table.columns:
             return None
         height, width = self._table.sides[index].tolist()
@@ -219,12 +214,12 @@ class Shards(Source):
             self._reader.cache.read_ahead(wanted)
 
     def read(self, index: int) -> Sample:
-        """The sample ``keys[index]``.
+        """Return the sample ``keys[index]``.
 
         Raises:
-            UnreadableImage: A picture or a caption is broken, or its checksum differs.
-            ValueError: A shard is not the one that was indexed.
-            RemoteError: A server cannot be reached.
+            UnreadableImage: If an image or a caption is broken, or its checksum differs.
+            ValueError: If a shard changed after it was indexed.
+            RemoteError: If a server cannot be reached.
         """
         tar = self._tars[bisect_right(self._ends, index)]
         name = f"{tar.name}: {self._table.keys[index]}"
@@ -238,10 +233,10 @@ class Shards(Source):
         return sample
 
     def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> Sample:
-        """A part of the picture, of which no more is decoded than has to be.
+        """Return a part of the image, decoding as little as possible.
 
-        Of a large one with restart markers, that is what lies around the part; of another JPEG, all
-        above its lower edge.
+        For a large image with restart markers that is the part's surroundings; for another JPEG,
+        all rows above the part's lower edge.
 
         Args and errors as ``Source.read_crop`` and ``read``.
         """
@@ -259,7 +254,7 @@ class Shards(Source):
             marks = np.frombuffer(self._bytes(rst, tar, index, name), dtype="<u4")
             part: Pixels = decode_crop(data, marks, top, left, height, width, self.srgb, name)
         else:
-            # Only of what is known to be whole: damage cannot be told from what is left out.
+            # Only if the file is known to be intact: damage looks like the rows that are left out.
             known = hr.checksums is not None and bool(hr.checksums[index])
             above = read_rows(data, top + height, most_pixels()) if known else None
             rows = decode(data, name, self.srgb).rgb if above is None else above
@@ -275,7 +270,7 @@ class Shards(Source):
                 sample["text"] = caption_of(self._bytes(columns["txt"], tar, index, name))
             if "text_features" in columns:
                 features = self._bytes(columns["text_features"], tar, index, name)
-                if features:  # else a batch will say that some have them
+                if features:  # else collate reports that only some have them
                     sample["text_features"] = array_of(features, f"{name} (text_features)", 2)
             if "json" in columns:
                 note = self._bytes(columns["json"], tar, index, name)
@@ -297,8 +292,8 @@ class Shards(Source):
 
 
 @contextmanager
-def _mapper(far: bool) -> Iterator[Callable[..., Iterable[Any]]]:
-    """``map``, for many requests at a time if they go far; threads would slow down what is near."""
+def _parallel_map(far: bool) -> Iterator[Callable[..., Iterable[Any]]]:
+    """Yield ``map``, parallel for remote shards; for local ones threads would be slower."""
     if not far:
         yield map
         return
@@ -306,18 +301,18 @@ def _mapper(far: bool) -> Iterator[Callable[..., Iterable[Any]]]:
         yield pool.map
 
 
-def _own_order(count: int) -> list[int]:
-    """Numbers of shards, in another order in each process that prepares the same ones.
+def _shuffled_order(count: int) -> list[int]:
+    """Return the numbers of shards, in another order in each process that prepares them.
 
-    What is to be done about them, as after a copy, takes long: so they share it, for each finds
-    what the others have kept. No lock is needed, which a network disk might not know.
+    Making indices, as after a copy, is slow. So the processes share the work, as each finds the
+    indices that the others have stored, without locks, which a network disk may not support.
     """
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return list(range(count))
     return permutation(count, seed_of("indices", dist.get_rank())).tolist()
 
 
-def _known(tar: Tar, size: int, checksum: str | None) -> Tar:
+def _completed(tar: Tar, size: int, checksum: str | None) -> Tar:
     if tar.wanted is None:
         return tar
     return replace(tar, size=size, wanted=tar.wanted._replace(size=size, checksum=checksum))
@@ -331,7 +326,7 @@ def _state(path: Path) -> tuple[int, int] | None:
     return state.st_size, state.st_mtime_ns
 
 
-def _keep(table: Table, place: Path) -> None:
+def _store(table: Table, place: Path) -> None:
     if len(table.keys) >= LARGE:
         try:
             save_table(table, place)

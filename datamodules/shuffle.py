@@ -1,9 +1,8 @@
-"""Pictures in groups, shuffled over and over: the order of one source, computed where it is needed.
+"""The endless shuffled order of one source's images in groups, computed on demand.
 
-A pass goes through every virtual sample (a picture, or one of its repeats) once: groups are
-shuffled, and samples within a window of so many groups. Pass follows pass without an end, so a
-place in the order is one number, and whatever lies there is found without going through what lies
-before it.
+A pass takes every sample (an image, or one of its repeats) once: groups are shuffled, and samples
+within a window of groups. Passes follow each other without end, so a place in the order is one
+number, and its sample is found without computing the places before it.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ Integers = NDArray[np.signedinteger[Any]]
 
 
 class Ahead(NamedTuple):
-    """Groups that a reader needs from some place of the order on.
+    """Groups that a reader needs from a place of the order on.
 
-    now: Those of the window it is in, by their first use.
-    next: Those of the window after it.
-    until: The place where it leaves the window it is in.
+    now: Groups of the current window, by their first use.
+    next: Groups of the next window.
+    until: The place where the current window ends.
     """
 
     now: list[int]
@@ -42,15 +41,14 @@ class Shuffle:
     """The endless order of one source.
 
     Args:
-        groups: Number of pictures of each group.
-        repeats: How often a pass takes each picture.
-        window: Samples are shuffled within so many groups.
-        seed: Of the order.
-        first_group: What the first of these groups is called, where they are some of many.
-        first_picture: The same for pictures.
-        keep: Number of windows that are kept once they were computed; no more than two epochs
-            have.
-        epoch: Places of the order that an epoch takes; by default a pass.
+        groups: Number of images of each group.
+        repeats: How often a pass takes each image.
+        window: Number of groups within which samples are shuffled.
+        seed: Seed of the order.
+        first_group: Number of the first of these groups, if there are others before them.
+        first_picture: Number of the first image, if there are others before.
+        keep: Number of computed windows to keep, at most those of two epochs.
+        epoch: Places of the order in an epoch; by default a pass.
     """
 
     def __init__(
@@ -71,14 +69,14 @@ class Shuffle:
         self.length = int(self._starts[-1]) * repeats
         last = first_picture * repeats + self.length
         self._type = np.int32 if last <= 2**31 else np.int64
-        # A set in few windows, as a folder in one, would otherwise keep those of many past epochs.
+        # A set with few windows, such as a folder with one, would else keep many past epochs.
         passes = 2 if epoch is None else -(-2 * epoch // max(1, self.length))
         keep = min(keep, passes * -(-len(self._sizes) // window) + 2)
         self._pass = lru_cache(keep)(self._new_pass)
         self._window = lru_cache(keep)(self._new_window)
 
     def take(self, start: int, stop: int) -> Integers:
-        """Virtual samples ``start`` to ``stop`` of the order, as picture * repeats + repeat."""
+        """Return samples ``start`` to ``stop`` of the order, as image * repeats + repeat."""
         parts: list[Integers] = []
         while start < stop:
             number, window, first, end = self._at(start)
@@ -88,7 +86,7 @@ class Shuffle:
         return np.concatenate(parts) if parts else np.zeros(0, self._type)
 
     def ahead(self, start: int, stop: int) -> Ahead:
-        """The groups that are needed next by a reader at ``start`` who goes as far as ``stop``."""
+        """Return the groups that a reader from ``start`` to ``stop`` needs next."""
         number, window, first, end = self._at(start)
         samples = self._window(number, window)[start - first : min(stop, end) - first]
         groups = np.searchsorted(self._starts, self._pictures(samples), "right") - 1
@@ -98,14 +96,14 @@ class Shuffle:
         return Ahead(now.tolist(), following.tolist(), end)
 
     def groups_at(self, start: int) -> list[int]:
-        """Groups of the window that ``start`` is in, without working out its samples."""
+        """Return the groups of the window at ``start``, without computing its samples."""
         return (self._groups(*self._at(start)[:2]) + self.first_group).tolist()
 
     def _pictures(self, samples: Integers) -> Integers:
         return samples // self.repeats - self.first_picture
 
     def _at(self, place: int) -> tuple[int, int, int, int]:
-        """Number of the pass, number of the window in it, and where in the order that one lies."""
+        """Return the pass, the window in it, and the window's start and end in the order."""
         number, within = divmod(place, self.length)
         ends = self._pass(number).ends
         window = int(np.searchsorted(ends, within, "right"))
@@ -113,7 +111,7 @@ class Shuffle:
         return number, window, place - within + begin, place - within + int(ends[window])
 
     def _groups(self, number: int, window: int) -> NDArray[np.int64]:
-        """The groups of a window that hold anything."""
+        """Return the groups of a window that are not empty."""
         groups = self._pass(number).order[window * self.window : (window + 1) * self.window]
         return groups[self._sizes[groups] > 0]
 
@@ -134,10 +132,10 @@ class Shuffle:
 
 
 def permutation(n: int, seed: int) -> NDArray[np.int64]:
-    """A shuffled range: the same in every release of NumPy, whose own generators promise nothing.
+    """Return a shuffled range that is the same in every release of NumPy.
 
-    A run that is continued a year later must not change its order.
+    NumPy's generators may change between releases, and a resumed run must keep its order.
     """
     with np.errstate(over="ignore"):
         keys = mix(np.uint64(seed) + np.arange(n, dtype=np.uint64) * np.uint64(GAMMA))
-    return np.argsort(keys)  # `mix` is one to one: no two keys are equal, and any sort will do
+    return np.argsort(keys)  # `mix` is a bijection: all keys differ, so any sort works

@@ -1,4 +1,4 @@
-"""The contract between data, models and callbacks: what a Source gives, and what a batch holds."""
+"""The contract between data, models and callbacks: Source, its samples, and batches."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
 class Sample(TypedDict, total=False):
-    """What a Source gives for one picture.
+    """A sample of a Source.
 
-    hr: (H, W, 3) uint8 or uint16, RGB. In ``predict`` this is the picture to enlarge.
+    hr: (H, W, 3) uint8 or uint16, RGB. In ``predict`` this is the image to enlarge.
     lr: (h, w, 3), for paired data only.
     text: A caption.
-    text_features: (n, W) floats, what an encoder said of the caption, of shards only.
-    size: (H, W) of a picture that is to be made; of sources without ``hr`` and ``lr`` only.
-    frames: Number of frames of a clip that is to be made; beside ``size`` only.
-    clip: (T, H, W, 3) uint8, of sources of clips only, which have no ``hr``.
-    meta: Anything that has to reach the writer (path, alpha, icc, bit_depth, mode, exif; ``read``,
-        size in bytes and time in nanoseconds of the file when it was read).
-    latent: (C, h, w) floats of HR, of ``Latents`` only.
-    lr_latent: (C, h, w) floats of the enlarged LR, of ``Latents`` only.
-    ref: (H, W, 3), of ``Triplets`` only, which have no ``hr``; so, too, the next three.
+    text_features: (n, W) floats of a text encoder for the caption, from shards only.
+    size: (H, W) of an image to generate; only from sources without ``hr`` and ``lr``.
+    frames: Number of frames of a clip to generate; only with ``size``.
+    clip: (T, H, W, 3) uint8, only from clip sources, which have no ``hr``.
+    meta: Data for the writer (path, alpha, icc, bit_depth, mode, exif; ``read``, size in bytes and
+        time in nanoseconds of the file when it was read).
+    latent: (C, h, w) floats of HR, from ``Latents`` only.
+    lr_latent: (C, h, w) floats of the enlarged LR, from ``Latents`` only.
+    ref: (H, W, 3), from ``Triplets`` only, which have no ``hr``; likewise the next three.
     p0: (H, W, 3), a distortion of ``ref``.
-    p1: (H, W, 3), another one.
+    p1: (H, W, 3), another distortion of ``ref``.
     judge: Share of people who found ``p1`` nearer to ``ref``.
     """
 
@@ -60,22 +60,21 @@ class Batch(TypedDict, total=False):
     size: (H, W) of the output; authoritative.
     hr: (B, 3, H, W) float32 in [0, 1]; absent in ``predict``.
     lr: (B, 3, h, w) float32 in [0, 1].
-    text: B captions, where the source has them.
-    text_features: (B, n, W) floats of the captions, filled up to the longest, where shards have
-        them.
-    text_lengths: (B,) int64, how many rows of each count; beside them.
-    clip: (B, T, 3, H, W) float32 in [0, 1], of sources of clips only; there is no ``hr`` or ``lr``.
-    frames: Number of frames of each clip, where clips are given or asked for.
-    meta: B dictionaries, where the source has them; not in training.
+    text: B captions, if the source has them.
+    text_features: (B, n, W) floats of the captions, padded to the longest, if shards have them.
+    text_lengths: (B,) int64, the number of valid rows of each; with ``text_features``.
+    clip: (B, T, 3, H, W) float32 in [0, 1], from clip sources only, without ``hr`` and ``lr``.
+    frames: Number of frames of each clip, if clips are given or requested.
+    meta: B dictionaries, if the source has them; not in training.
     latent: (B, C, h, w) float32, as the autoencoder gives HR, not standardised; in training on
         ``Latents`` only, where ``hr`` and ``lr`` may be absent.
-    lr_latent: (B, C, h, w) float32 of the enlarged LR, in the same way.
-    space: Whose latents they are: ``identity`` of a space.
-    ref: (B, 3, H, W) float32 in [0, 1], of ``Triplets`` only; so, too, ``p0`` and ``p1``, of its
-        size. There is no ``hr``, ``lr`` or ``size`` then.
+    lr_latent: (B, C, h, w) float32 of the enlarged LR, likewise.
+    space: Space of the latents: ``identity`` of a space.
+    ref: (B, 3, H, W) float32 in [0, 1], from ``Triplets`` only; likewise ``p0`` and ``p1``, of the
+        same size. ``hr``, ``lr`` and ``size`` are then absent.
     judge: (B,) float32 in [0, 1]: share of people who found ``p1`` nearer to ``ref``.
-    error: ``predict`` only: why the batch's one picture cannot be enlarged; nothing but ``key`` is
-        beside it.
+    error: ``predict`` only: why the batch's one image cannot be enlarged; the only other field is
+        ``key``.
     """
 
     key: list[str]
@@ -100,7 +99,7 @@ class Batch(TypedDict, total=False):
 
 
 class Source(ABC):
-    """Where pictures come from. A dataset of your own is one subclass with ``keys`` and ``read``.
+    """Base class of data sources. Your own dataset is a subclass with ``keys`` and ``read``.
 
     Args:
         scale: Scale of this source alone, in an evaluation over several scales; by default
@@ -111,65 +110,66 @@ class Source(ABC):
     scale: float | None = None
     degradation: Degradation | None = None
     srgb: bool = True
-    """Convert pixels from a file's colour profile to sRGB, so that all pictures of a batch mean the
-    same; unset in ``predict``, where the profile goes with the result."""
+    """Whether to convert pixels from a file's colour profile to sRGB, so that all images share one
+    colour space; False in ``predict``, where the output keeps the profile."""
     frames: int | None = None
-    """Frames of a clip, for a source of clips."""
+    """Number of frames per clip, for a clip source."""
     shares_seeds: bool = False
-    """Whether a picture has the seed that one of its key has in other such sources of an
-    evaluation, so that a method's noise is the same at several scales."""
+    """Whether images with the same key in several such sources of an evaluation share their seed,
+    so that a method's noise is the same at several scales."""
 
     def __init__(self, scale: float | None = None, degradation: Degradation | None = None) -> None:
         self.scale = scale
         self.degradation = degradation
 
     def prepare(self, scale: float) -> None:  # noqa: B027  (optional to override)
-        """Find the pictures; called once in each process before anything else.
+        """Find the images; called once in each process before anything else.
 
         Args:
-            scale: The scale this source is used at.
+            scale: The scale at which this source is used.
 
         Raises:
-            ValueError: Nothing usable was found; the message names the place and the key to change.
+            ValueError: If nothing usable is found; the message names the place and the key to
+                change.
         """
 
     @property
     @abstractmethod
     def keys(self) -> Sequence[str]:
-        """One unique name a picture, such as its path below the root without the extension."""
+        """A unique name for each image, such as its path below the root without extension."""
 
     @abstractmethod
     def read(self, index: int) -> Sample:
-        """The picture ``keys[index]``.
+        """Return the image ``keys[index]``.
 
         Raises:
-            UnreadableImage: The picture is broken.
+            UnreadableImage: If the image is broken.
         """
 
     def path(self, index: int) -> str | None:
-        """File of the picture ``keys[index]``, if it has one; ``predict`` never overwrites it."""
+        """Return the file of ``keys[index]``, if it has one; ``predict`` never overwrites it."""
         return None
 
     def size(self, index: int) -> tuple[int, int] | None:
-        """(H, W) of the upright picture ``keys[index]``, where that is known without reading it.
+        """Return (H, W) of the upright image ``keys[index]``, if known without reading it.
 
-        None where it is not, and for pictures that come with their own LR: training then reads the
-        whole picture, and otherwise no more than the crop it wants, by ``read_crop``.
+        Otherwise, and for images with their own LR, return None: training then reads the whole
+        image; if the size is known, it reads only the crop, by ``read_crop``.
         """
         return None
 
     def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> Sample:
-        """A part of the picture ``keys[index]``: what ``read`` gives, with ``hr`` cut.
+        """Return the image ``keys[index]`` as ``read``, with ``hr`` cropped.
 
         Args:
-            index: Number of the picture.
-            top: First row of the part in the upright picture.
+            index: Number of the image.
+            top: First row of the part in the upright image.
             left: First column.
-            height: Number of rows; the part lies inside of the picture.
+            height: Number of rows; the part lies inside the image.
             width: Number of columns.
 
         Raises:
-            UnreadableImage: The picture is broken.
+            UnreadableImage: If the image is broken.
         """
         sample = self.read(index).copy()
         sample["hr"] = sample["hr"][top : top + height, left : left + width]
@@ -177,39 +177,39 @@ class Source(ABC):
 
     @property
     def groups(self) -> list[int]:
-        """Sizes of the runs of pictures that lie together (shards), which training keeps near."""
+        """Sizes of the groups of images that are stored together (shards) and read together."""
         return [len(self.keys)]
 
     @property
     def mixture(self) -> Mixture | None:
-        """How training mixes the groups; None to take each picture once an epoch."""
+        """How training mixes the groups; None to take each image once per epoch."""
         return None
 
     def upcoming(self, groups: Sequence[int]) -> None:  # noqa: B027  (optional to override)
-        """Told in training which groups this process reads next, so that they can be fetched.
+        """Called in training with the groups that this process reads next, to fetch them early.
 
         Args:
-            groups: Numbers of ``groups``, soonest first, those in use now among them. Each call
-                replaces the one before it.
+            groups: Numbers of ``groups``, soonest first, including those in use. Each call replaces
+                the previous one.
         """
 
 
 def prepare_within(source: Source, around: Source, scale: float) -> None:
-    """Prepare a source that another one is made of.
+    """Prepare a source within another source.
 
     Args:
-        source: The inner one.
-        around: The outer one.
-        scale: That the outer one is used at.
+        source: The inner source.
+        around: The outer source.
+        scale: The scale at which the outer source is used.
 
     Raises:
-        ValueError: The inner one has a scale or a degradation of its own, which would not count.
+        ValueError: If the inner source has its own scale or degradation, which would be ignored.
     """
     name = type(around).__name__
     if source.degradation is not None:
         raise ValueError(
-            f"{name}.source has a degradation of its own, which would not be applied: give it to "
-            f"{name} if that takes one, or to the run as the key degradation"
+            f"{name}.source has its own degradation, which would be ignored: give it to {name} if "
+            "that takes one, or to the run as the key degradation"
         )
     if source.scale not in (None, scale):
         raise ValueError(
@@ -221,16 +221,16 @@ def prepare_within(source: Source, around: Source, scale: float) -> None:
 
 
 class Augmentation(ABC):
-    """A change of training pictures in the worker, before the crop is degraded."""
+    """A change of training images in the worker, before the crop is degraded."""
 
     @abstractmethod
     def __call__(self, hr: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-        """Change one picture.
+        """Augment one image.
 
         Args:
             hr: (H, W, 3) uint8.
             seed: The sample's seed, the only source of randomness.
 
         Returns:
-            A picture of the same size and type.
+            An image of the same size and type.
         """

@@ -1,4 +1,4 @@
-"""Which dataset there is for a Source, and the order in which training goes through it."""
+"""Make the dataset of a Source, and the order of training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from datamodules.triplets import TrainingTriplets, TripletPictures, Triplets
 
 
 def evaluation_pictures(source: Source, name: str, scale: float) -> Pictures:
-    """The dataset of validation and test. Args as ``Pictures``."""
+    """Return the dataset for validation and test. Args as ``Pictures``."""
     kind = TripletPictures if isinstance(source, Triplets) else Pictures
     kind = ClipPictures if isinstance(source, ClipSource) else kind
     return kind(source, name, scale)
@@ -24,15 +24,15 @@ def evaluation_pictures(source: Source, name: str, scale: float) -> Pictures:
 def training_pictures(
     source: Source, settings: tuple[Any, ...], order: tuple[int, int, int, int]
 ) -> tuple[TrainingPictures, str]:
-    """The dataset, with its plan, and the fingerprint of its pictures.
+    """Return the training dataset with its plan, and the fingerprint of its images.
 
     Args:
-        source: Prepared.
+        source: The prepared source.
         settings: Arguments of ``TrainingPictures`` after the source.
-        order: Seed, batch size, streams, and crops of each picture.
+        order: Seed, batch size, streams, and crops per image.
 
     Raises:
-        ValueError: There are too few pictures for one batch.
+        ValueError: If there are too few images for one batch.
     """
     pictures: TrainingPictures
     if isinstance(source, Sequential):

@@ -1,4 +1,4 @@
-"""What lies under fully transparent pixels, where nobody sees it but a method."""
+"""Replace hidden colours of fully transparent pixels, which would influence a method's output."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
 def without_hidden_colours(rgb: Pixels, alpha: Pixels) -> Pixels:
-    """Give each pixel that nobody sees the colour of the nearest one that is seen.
+    """Give each fully transparent pixel the colour of the nearest visible pixel.
 
-    Programs leave anything there, such as black or what was erased. A method that enlarges looks
-    around each pixel, and would carry it into those that are seen.
+    Programs leave arbitrary colours there, such as black or erased content. A method looks at the
+    neighbourhood of each pixel, and would spread them into visible pixels.
 
     Args:
         rgb: (H, W, 3).
-        alpha: (H, W), 0 where nothing is seen.
+        alpha: (H, W), 0 for fully transparent pixels.
 
     Returns:
-        (H, W, 3), a new array where anything changes.
+        (H, W, 3); a new array if anything changes.
 
     Raises:
-        ValueError: ``alpha`` is of another shape.
+        ValueError: If ``alpha`` has another shape.
     """
     if alpha.shape != rgb.shape[:2]:
         raise ValueError(
-            f"a Source gave meta['alpha'] as {alpha.shape} with a picture of {rgb.shape}: its "
-            "height and width are to be the picture's, and nothing more"
+            f"a Source gave meta['alpha'] of shape {alpha.shape} with an image of {rgb.shape}; "
+            "expected the image's height and width"
         )
     hidden = alpha == 0
     if not hidden.any() or hidden.all():
         return rgb
-    import cv2  # here, because it takes long to import and few pictures are transparent
+    import cv2  # here, as its import is slow and few images are transparent
 
     _, nearest = cv2.distanceTransformWithLabels(
         hidden.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL

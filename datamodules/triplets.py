@@ -1,8 +1,8 @@
-"""Judged triplets of pictures: a reference, two distortions of it, and which one is nearer to it.
+"""Judged triplets: a reference image, two distortions of it, and which one is nearer to it.
 
-As the data set BAPPS has them (Zhang et al., CVPR 2018; arXiv 1801.03924): folders `ref`, `p0` and
-`p1` of pictures with equal names, and `judge` with a `.npy` of one number for each: the share of
-people who found `p1` nearer.
+The layout is that of the data set BAPPS (Zhang et al., CVPR 2018; arXiv 1801.03924): folders `ref`,
+`p0` and `p1` of images with equal names, and `judge` with a `.npy` of one number for each: the
+share of people who found `p1` nearer.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ PARTS = ("ref", "p0", "p1")
 
 
 class Triplets(Source):
-    """Judged triplets, for ``lightning_modules.latent_perceptual.LatentPerceptual`` alone.
+    """Judged triplets, for ``lightning_modules.latent_perceptual.LatentPerceptual`` only.
 
-    Crops of the three pictures of a triplet lie in one place and are turned alike.
+    The three images of a triplet are cropped and flipped alike.
 
     Args:
-        root: Folder that holds ``ref``, ``p0``, ``p1`` and ``judge``, or has folders below it, at
-            any depth, that do. May hold environment variables.
+        root: Folder with ``ref``, ``p0``, ``p1`` and ``judge``, or with such folders below it at
+            any depth. May contain environment variables.
     """
 
     def __init__(self, root: str) -> None:
@@ -43,25 +43,27 @@ class Triplets(Source):
         """Find the files. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: There is no such folder, or a triplet is not whole.
+            ValueError: If there is no such folder, or a triplet is incomplete.
         """
         root = Path(expand_path(self.root, "Triplets.root"))
         folders = []
         for folder, below, _ in walk(root) if root.is_dir() else ():
             if {*PARTS, "judge"} <= set(below):
                 folders.append(folder)
-                below.clear()  # nothing is looked for in these
+                below.clear()  # not searched further
         if not folders:
             raise ValueError(
-                f"Triplets.root {str(root)!r} has no folder in which there are ref, p0, p1 and "
-                "judge: set it to a folder of BAPPS's 2afc, such as 2afc/train"
+                f"Triplets.root {str(root)!r} has no folder with ref, p0, p1 and judge: set it to "
+                "a folder of BAPPS's 2afc, such as 2afc/train"
             )
         found: dict[str, dict[str, Path]] = {}
         for place in sorted(folders):
             within = place.relative_to(root)
-            found |= {(within / name).as_posix(): files for name, files in _of(place).items()}
+            found |= {
+                (within / name).as_posix(): files for name, files in _triplets_in(place).items()
+            }
         if not found:
-            raise ValueError(f"Triplets.root {str(root)!r} holds no pictures")
+            raise ValueError(f"Triplets.root {str(root)!r} has no images")
         self._places = list(found.items())
 
     @property
@@ -70,37 +72,39 @@ class Triplets(Source):
         return [key for key, _ in self._places]
 
     def read(self, index: int) -> Sample:
-        """The triplet ``keys[index]``.
+        """Return the triplet ``keys[index]``.
 
         Raises:
-            UnreadableImage: A picture or the number is broken, or sizes differ.
+            UnreadableImage: If an image or the number is broken, or sizes differ.
         """
         key, files = self._places[index]
         pictures = {part: read_picture(files[part], self.srgb).rgb for part in PARTS}
         sizes = {picture.shape for picture in pictures.values()}
         if len(sizes) > 1:
             raise UnreadableImage(f"{key}: ref, p0 and p1 have the shapes {sorted(sizes)}")
-        return cast(Sample, {**pictures, "judge": _number(files["judge"])})
+        return cast(Sample, {**pictures, "judge": _read_judgement(files["judge"])})
 
 
 class TripletPictures(Pictures):
-    """``Triplets`` as the DataLoader of an evaluation sees them; args as ``Pictures``."""
+    """Dataset of ``Triplets`` for evaluation; args as ``Pictures``."""
 
     def _checked(self, given: Sample, index: int) -> Sample:
         return given.copy()
 
 
 class TrainingTriplets(TrainingPictures):
-    """``Triplets`` as the DataLoader of training sees them; args as ``TrainingPictures``."""
+    """Dataset of ``Triplets`` for training; args as ``TrainingPictures``."""
 
     def __getitems__(self, items: list[Any]) -> Any:
-        """A batch of triplets.
+        """Return the samples of a batch.
 
         Raises:
-            ValueError: A crop is smaller than ``crop_size``, or only one picture would be changed.
+            ValueError: If an image is smaller than ``crop_size``, or ``crops.augment`` is set.
         """
         if self.augment is not None:
-            raise ValueError("data.init_args.augment would change a triplet's reference: unset it")
+            raise ValueError(
+                "data.init_args.crops.augment would change a triplet's reference: unset it"
+            )
         return [self._sample(item, None) for item in items]
 
     def _crop(self, index: int, draws: SampleDraws, out: Pixels | None) -> Sample:
@@ -113,8 +117,8 @@ class TrainingTriplets(TrainingPictures):
         return given.copy()
 
 
-def _of(folder: Path) -> dict[str, dict[str, Path]]:
-    """Files of the triplets of one folder, by name."""
+def _triplets_in(folder: Path) -> dict[str, dict[str, Path]]:
+    """Return the files of the triplets of one folder, by name."""
     parts = {
         part: {image_key(path, folder / part): path for path in list_images(folder / part)}
         for part in PARTS
@@ -128,12 +132,12 @@ def _of(folder: Path) -> dict[str, dict[str, Path]]:
         rest = f" and {len(torn) - SHOWN} more" if len(torn) > SHOWN else ""
         raise ValueError(
             f"{len(torn)} triplets of {folder} are not in all of ref, p0, p1 and judge: "
-            f"{', '.join(torn[:SHOWN])}{rest}: unpack the data set anew"
+            f"{', '.join(torn[:SHOWN])}{rest}: unpack the data set again"
         )
     return {name: {part: files[name] for part, files in parts.items()} for name in names}
 
 
-def _number(path: Path) -> float:
+def _read_judgement(path: Path) -> float:
     try:
         found = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:

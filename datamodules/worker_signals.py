@@ -1,4 +1,4 @@
-"""Signals that a whole group of processes gets are for the one that trains, not for its workers."""
+"""Make workers ignore signals to the process group, which are for the training process."""
 
 from __future__ import annotations
 
@@ -12,34 +12,36 @@ from types import FrameType
 
 
 def leave_signals_to_the_owner() -> None:
-    """Called in each worker of a DataLoader: outlive what launchers and terminals send to all.
+    """Let a DataLoader's worker survive signals that launchers and terminals send to the group.
 
-    torchrun, SLURM and Ctrl-C signal every process of a group. A worker that dies of it takes the
-    training down in the middle of a step, which was about to stop after it. The owner ends its
-    workers itself; where it is killed, they notice within seconds.
+    torchrun, SLURM and Ctrl-C signal every process of a group. A worker that dies of it stops the
+    training in the middle of a step, instead of after it. The owner ends its workers itself; if it
+    is killed, they notice within seconds.
     """
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    # The second one counts: with that the owner ends a worker that hangs.
-    signal.signal(signal.SIGTERM, _once)
-    # An orphan would wait for ever until its pictures are read: it holds both ends of the pipe.
-    # Before what multiprocessing itself does at a worker's end, which has a priority below zero.
+    # The second signal counts: with it the owner ends a worker that hangs.
+    signal.signal(signal.SIGTERM, _ignore_once)
+    # An orphan would wait forever until its images are read, as it holds both ends of the pipe.
+    # Before multiprocessing's own finalizers, which have a priority below zero.
     multiprocessing.util.Finalize(None, _end_orphan, (os.getppid(),), exitpriority=0)
 
 
-@functools.cache  # once a process
+@functools.cache  # once per process
 def end_workers_at_exit() -> None:
-    """Called in the owner: let its end be that of its workers, also after an error.
+    """End the workers with their owner, even after an error.
 
-    Python asks them by one SIGTERM, which they outlive, and then waits for them. This comes before.
+    Python sends them one SIGTERM, which they survive, and then waits for them. This runs before.
     """
     atexit.register(_end_workers)
 
 
 def _end_workers() -> None:
     if hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises where a worker was killed
+        signal.signal(
+            signal.SIGCHLD, signal.SIG_DFL
+        )  # torch's handler raises if a worker was killed
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
@@ -50,5 +52,5 @@ def _end_orphan(owner: int) -> None:
         os._exit(1)
 
 
-def _once(number: int, frame: FrameType | None) -> None:
+def _ignore_once(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)

@@ -3,7 +3,7 @@
 What EDSR (Lim et al., CVPRW 2017; arXiv 1707.02921), IMDN (Hui et al., ACM MM 2019; arXiv
 1909.11856) and LIIF (Chen et al., CVPR 2021; arXiv 2012.09161) share; the network is an argument.
 Differs from the papers in: LIIF is trained on all pixels of a crop, not on sampled ones; and at one
-scale, or, with ``data.init_args.scales``, at one a batch, not one a picture.
+scale, or, with ``data.init_args.crops.scales``, at one a batch, not one a picture.
 """
 
 from __future__ import annotations

@@ -136,13 +136,13 @@ def test_a_scale_that_does_not_divide_the_crop(tiny: Path, refusal: Refusal) -> 
 
 def test_a_batch_larger_than_the_data(tiny: Path, refusal: Refusal) -> None:
     sentence = refusal(*FIT, "--data.init_args.batch_size", 100)
-    assert "10 pictures" in sentence
+    assert "10 images" in sentence
     assert "data.init_args.batch_size 100" in sentence
 
 
 def test_an_empty_folder(tiny: Path, refusal: Refusal) -> None:
     Path("empty").mkdir()
-    assert "'empty' holds no pictures; expected a folder of pictures" in refusal(
+    assert "'empty' has no images; expected a folder of images" in refusal(
         *FIT, *root(Path("empty"))
     )
 

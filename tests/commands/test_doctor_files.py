@@ -168,7 +168,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "truncated": (truncate, "broken", "is truncated"),
     "empty": (lambda path: path.write_bytes(b""), "broken", "is empty"),
     "one bit": (damage, "broken", "are not those that were packed"),
-    "no picture": (damage_first, "broken", "no picture, or its header is broken"),
+    "no picture": (damage_first, "broken", "not an image, or its header is broken"),
     "its index": (change_index, "broken", "its index has 'train-0-1' at other bytes than the tar"),
     "a short index": (shorten_index, "broken", "its index has 2 samples"),
     "no index": (lambda path: index_of(path).write_text("{"), "look", "is damaged"),

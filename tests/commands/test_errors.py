@@ -332,9 +332,9 @@ YAML: dict[str, tuple[str, tuple[str, ...]]] = {
         ("data.init_args.val:", "'Foldr'", "did you mean 'Folder'"),
     ),
     "a transform of albumentations": (
-        "data: {init_args: {augment: {class_path: datamodules.augment.Albumentations, "
-        "init_args: {transforms: [{class_path: albumentations.HueSaturationValu}]}}}}",
-        ("data.init_args.augment.init_args.transforms:", "did you mean 'HueSaturationValue'"),
+        "data: {init_args: {crops: {augment: {class_path: datamodules.augment.Albumentations, "
+        "init_args: {transforms: [{class_path: albumentations.HueSaturationValu}]}}}}}",
+        ("data.init_args.crops.augment.init_args.transforms:", "did you mean 'HueSaturationValue'"),
     ),
     "a number of another kind": (
         "trainer: {max_steps: 3.5}",

@@ -58,8 +58,8 @@ ASKED: dict[str, tuple[str, ...]] = {
         "--data.crop_size CROP_SIZE Side of the training crops in HR pixels",
     ),
     "fit --data.train.help datamodules.folder.Folder": (
-        "Pictures of a folder and its subfolders",
-        "The folder, or one picture.",
+        "Images of a folder and its subfolders",
+        "The folder, or one image.",
     ),
     "fit --degradation.help degradations.bicubic.Bicubic": ("--degradation.scale",),
 }

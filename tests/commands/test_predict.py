@@ -328,7 +328,7 @@ def test_outputs_among_the_inputs_are_not_enlarged(
         predict(enlarger, inputs, *command)
         assert written(folder) == first
         assert "0 images written, 2 skipped (done before), 0 unusable" in caplog.text
-        assert "left out 2 pictures in writer.folder" in caplog.text
+        assert "left out 2 images in writer.folder" in caplog.text
     smooth().save(folder / "new.png")
     predict(enlarger, folder, *command)
     assert len(written(folder)) == 6
@@ -355,7 +355,7 @@ def test_an_output_that_is_named_is_enlarged(
     predict(enlarger, "out/a_x2.png", *again)
     assert pixels(Path("out/a_x2_x4.png")).shape == (80, 96, 3)
     sentence = refusal(*PREDICT, "--data.init_args.predict", "out", *again)
-    assert "all 3 pictures found in 'out' are outputs in writer.folder" in sentence
+    assert "all 3 images found in 'out' are outputs in writer.folder" in sentence
 
 
 def test_one_broken_picture(

@@ -58,9 +58,9 @@ def test_a_difference_of_the_configuration_names_the_key() -> None:
 
 
 def test_a_key_that_only_one_of_them_has() -> None:
-    config = {**facts()["config"], "data.init_args.flips": False}
+    config = {**facts()["config"], "data.init_args.crops.flips": False}
     (found,) = differences([facts(), facts(host="b", config=config)])
-    assert "data.init_args.flips is False there, unset on rank 0" in found
+    assert "data.init_args.crops.flips is False there, unset on rank 0" in found
 
 
 def test_a_process_that_refuses_is_quoted() -> None:

@@ -185,7 +185,7 @@ def test_a_finished_run_changes_nothing(tiny: Path, enlarger: Enlarger) -> None:
 def test_after_sigkill(tiny: Path, enlarger: Enlarger) -> None:
     """The quickstart's own configuration, made small, killed in the middle of its second epoch."""
     overlay = [
-        *("--data.init_args.crops_per_image", "4", "--data.init_args.batch_size", "8"),
+        *("--data.init_args.crops.per_image", "4", "--data.init_args.batch_size", "8"),
         *("--data.init_args.crop_size", "32", "--data.init_args.val", "null"),
         *(
             "--trainer.max_steps",

@@ -167,13 +167,13 @@ def test_other_changes_are_refused_and_all_listed(trained: Path, refusal: Refusa
     before = (trained / "config.yaml").read_text()
     sentence = refusal(
         *FIT,
-        *("--data.init_args.flips", "false", "--seed_everything", "1"),
+        *("--data.init_args.crops.flips", "false", "--seed_everything", "1"),
         *("--model.init_args.loss", "charbonnier", "--trainer.log_every_n_steps", "5"),
     )
     lines = [line.strip() for line in sentence.splitlines()]
     assert lines[0] == "the run in runs/tiny was started with another configuration:"
     assert lines[1:-1] == [
-        "data.init_args.flips: True -> False",
+        "data.init_args.crops.flips: True -> False",
         "model.init_args.loss: l1 -> charbonnier",
         "seed_everything: 0 -> 1",
     ]
@@ -185,12 +185,12 @@ def test_other_changes_are_refused_and_all_listed(trained: Path, refusal: Refusa
 def test_a_change_is_accepted_when_told_to(
     trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    changed = (*FIT, *MORE, "--data.init_args.flips", "false")
+    changed = (*FIT, *MORE, "--data.init_args.crops.flips", "false")
     enlarger(*changed, "--run.change", "true")
-    assert "--run.change: going on with data.init_args.flips: True -> False" in caplog.text
+    assert "--run.change: going on with data.init_args.crops.flips: True -> False" in caplog.text
     assert newest("tiny")["global_step"] == 13
     config = yaml.safe_load((trained / "config.yaml").read_text())
-    assert config["data"]["init_args"]["flips"] is False
+    assert config["data"]["init_args"]["crops"]["flips"] is False
     assert config["run"]["change"] is False
     enlarger(*changed)  # from here on it is the run's own
 
@@ -264,7 +264,7 @@ def test_a_folder_in_the_place_of_the_configuration(tiny: Path, refusal: Refusal
 
 def test_a_run_that_wrote_nothing_binds_nobody(trained: Path, enlarger: Enlarger) -> None:
     shutil.rmtree(trained / "checkpoints")
-    enlarger(*FIT, "--trainer.max_steps", 1, "--data.init_args.flips", "false")
+    enlarger(*FIT, "--trainer.max_steps", 1, "--data.init_args.crops.flips", "false")
     assert newest("tiny")["global_step"] == 1
 
 
@@ -323,7 +323,7 @@ def test_a_trial_of_the_code_leaves_nothing_behind(tiny: Path, enlarger: Enlarge
 
 def test_a_trial_of_the_code_does_not_touch_a_run(trained: Path, enlarger: Enlarger) -> None:
     before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
-    enlarger(*FIT, "--trainer.fast_dev_run", "true", "--data.init_args.flips", "false")
+    enlarger(*FIT, "--trainer.fast_dev_run", "true", "--data.init_args.crops.flips", "false")
     assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
 
 
@@ -364,7 +364,7 @@ def test_a_checkpoint_of_the_run_itself_is_no_beginning(trained: Path, refusal: 
 
 
 def test_test_and_predict_refuse_nothing(trained: Path, enlarger: Enlarger) -> None:
-    changed = ("--data.init_args.flips", "false", "--seed_everything", "1")
+    changed = ("--data.init_args.crops.flips", "false", "--seed_everything", "1")
     before = (trained / "config.yaml").read_text()
     enlarger("test", "--config", "tiny.yaml", *changed)
     enlarger("validate", "--config", "tiny.yaml", *changed)

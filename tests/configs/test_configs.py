@@ -55,7 +55,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "backbone": (
         *("--model", "model/taef2_round_trip.yaml", *DATA, "--model.init_args.space", "{}"),
     ),
-    "augment": (*MODEL, *DATA, "--data.init_args.augment", "{}"),
+    "augment": (*MODEL, *DATA, "--data.init_args.crops.augment", "{}"),
     "callbacks": (*MODEL, *DATA, "--trainer.callbacks", "{}"),
     "data": (*MODEL, "--data", "{}"),
     "degradation": (*MODEL, *DATA, "--degradation", "{}"),
@@ -64,7 +64,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "trainer": (*MODEL, *DATA, "--trainer", "{}"),
 }
 RESSHIFT = (
-    *("--data.init_args.crops_per_image", "4"),
+    *("--data.init_args.crops.per_image", "4"),
     *("--model.init_args.network.multipliers", "[1,2]", "--model.init_args.network.width", "32"),
     *("--model.init_args.network.window", "4", "--model.init_args.network.swin_width", "48"),
     *("--model.init_args.space.channels", "[32,32,32]", "--model.init_args.space.entries", "16"),
@@ -398,6 +398,6 @@ def test_data_for_which_there_is_no_experiment(enlarger: Enlarger, home: Path) -
 
 def test_the_quickstart_with_colours(enlarger: Enlarger, home: Path) -> None:
     command = ("--config", CONFIGS / "experiment/quickstart.yaml", *RUN, *small("quickstart"))
-    augment = ("--data.init_args.augment", CONFIGS / "augment/color.yaml")
+    augment = ("--data.init_args.crops.augment", CONFIGS / "augment/color.yaml")
     enlarger("fit", *command, *FIT, *augment, "--data.init_args.val", "null")
     assert Path("runs/quickstart/checkpoints/step-000000002.ckpt").is_file()

@@ -189,7 +189,7 @@ def test_the_constants_of_the_paper() -> None:
         averaged if callback == "callbacks.ema.EMA" else callback for callback in quality
     ]
     assert (data["scale"], data["batch_size"], data["crop_size"]) == (4, 64, 512)
-    assert data["flips"] is False  # which would transpose, too
+    assert data["crops"]["flips"] is False  # which would transpose, too
 
 
 @pytest.fixture(scope="module")

@@ -87,6 +87,7 @@ def build(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         bicubic = {"class_path": "degradations.bicubic.Bicubic"}
         bicubic["init_args"] = {"scale": arguments["scale"]}
         arguments |= {"workers": 0, "degradation": bicubic} | changes
+        arguments["crops"] = arguments.get("crops", {}) | {"per_image": 8}
         return parser.instantiate(parser.parse_object({"data": content})).data
 
     return build
@@ -105,7 +106,7 @@ def test_sets_of_all_scales(name: str, build: Any) -> None:
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_and_validation(name: str, build: Any) -> None:
-    data = build(name, batch_size=1, crops_per_image=8)
+    data = build(name, batch_size=1)
     lr_sides, largest = TRAINED[name]
     batches = list(training(data))
     sides = [(batch["lr"].shape[-1], batch["hr"].shape[-1]) for batch in batches]

@@ -28,6 +28,7 @@ import torch
 
 from datamodules.base import Source, SRDataModule
 from datamodules.decode import UnreadableImage
+from datamodules.settings import CropSettings
 from degradations.bicubic import Bicubic
 from tests.contracts.arguments import check_arguments
 from tests.contracts.degradation_contract import global_generators_untouched
@@ -210,7 +211,7 @@ class SourceContract:
             train=example.make(),
             batch_size=2,
             crop_size=16,
-            crops_per_image=2,
+            crops=CropSettings(per_image=2),
             degradation=Bicubic(SCALE),
             workers=workers,
         )

@@ -7,22 +7,25 @@ import tarfile
 
 import numpy as np
 import pytest
+from jsonargparse import ArgumentParser
 from PIL import Image
 
-from datamodules.base import Source
 from datamodules.benchmark import Benchmark
-from datamodules.clips import ClipSource
+from datamodules.clip_shards import ClipShards
+from datamodules.clips import Clips, ClipSource
 from datamodules.crops import Crops
 from datamodules.folder import Folder
 from datamodules.inputs import Inputs
 from datamodules.latents import Latents
 from datamodules.mix import Mix
+from datamodules.moving import MovingCrops
 from datamodules.one_lr import OneLR
 from datamodules.paired import Paired
 from datamodules.photos import Photos
 from datamodules.prompts import Prompts, Seeds
 from datamodules.sequential import Sequential
 from datamodules.shards import Shards
+from datamodules.source import Source
 from datamodules.triplets import Triplets
 from tests.contracts import discovery
 from tests.contracts.arguments import build
@@ -56,7 +59,9 @@ def folder(tmp_path):
 def inputs(tmp_path):
     good, bad = write(tmp_path / "good"), write(tmp_path / "bad", damaged=True)
     return SourceExample(
-        lambda: Inputs(good), lambda: Inputs(bad), lambda: Inputs(f"{tmp_path}/none")
+        lambda: Inputs(root=good),
+        lambda: Inputs(root=bad),
+        lambda: Inputs(root=f"{tmp_path}/none"),
     )
 
 
@@ -149,3 +154,47 @@ class TestSources(SourceContract):
         if source_class in EXAMPLES:
             return EXAMPLES[source_class](tmp_path)
         return SourceExample(lambda: build(source_class, {}, f"EXAMPLES in {__name__}"))
+
+
+BOTH = ("scale", "degradation")
+REMOTE = ("index_cache", "cache_dir", "cache_size")
+CLIP = ("frames", "stride", "side", "short")
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        (Folder, ("root", "files", "recursive", *BOTH)),
+        (Inputs, ("root", "files", "recursive", "scale")),
+        (Photos, ("names", *BOTH)),
+        (Paired, ("hr", "lr", "lr_suffix", "scale")),
+        (Benchmark, ("root", "scale")),
+        (Crops, ("source", "size", "per_picture", *BOTH)),
+        (OneLR, ("source", "lr_side", "scale")),
+        (Mix, ("sources", "weights", "samples", *BOTH)),
+        (Seeds, ("count", "size", "frames", "scale")),
+        (Prompts, ("file", "size", "frames", "scale")),
+        (Clips, ("root", "pattern", *CLIP)),
+        (ClipShards, ("urls", "shard_in_key", *REMOTE, *CLIP)),
+        (MovingCrops, ("source", "side", "reduce", "speed", "per_picture", "frames")),
+        (
+            Shards,
+            (
+                *("urls", "shard_in_key", *REMOTE, *BOTH),
+                *("read_ahead", "retries", "deadline", "allow_pipes"),
+            ),
+        ),
+        (Latents, ("urls", "index_cache")),
+    ],
+)
+def test_keys_and_help_with_those_of_the_parents(kind, keys):
+    """Arguments that a constructor passes on to its parent are keys, but not those that it sets."""
+    parser = ArgumentParser()
+    parser.add_class_arguments(kind, "source")
+    assert vars(parser.get_defaults().source).keys() == set(keys)
+    text = " ".join(parser.format_help().split())
+    for key in keys:
+        assert f"--source.{key}" in text
+    assert "antialiased" in text or not issubclass(kind, Clips | ClipShards)
+    assert ("Scale of this source alone" in text) == ("scale" in keys)
+    assert ("Makes the LR of this source alone" in text) == ("degradation" in keys)

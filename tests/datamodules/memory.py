@@ -1,8 +1,9 @@
-"""A Source without files, and a loop that does to its batches what Lightning does."""
+"""A Source without files, and a loop that treats batches as Lightning does."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,14 @@ from lightning.pytorch.callbacks import ProgressBar
 
 from datamodules.base import Batch, Sample, Source, SRDataModule
 from datamodules.decode import UnreadableImage
+from datamodules.settings import CropSettings
 from degradations.base import Degradation
 from degradations.noise import GaussianNoise
 from degradations.pipeline import Pipeline
 
 
 class Memory(Source):
-    """Pictures from a dict; a string in the place of a sample is why it cannot be read."""
+    """Images from a dict; a string instead of a sample is the error of reading it."""
 
     def __init__(
         self,
@@ -41,7 +43,7 @@ class Memory(Source):
         sample = self.samples[self.keys[index]]
         if isinstance(sample, str):
             raise UnreadableImage(sample)
-        return sample  # its own, not a copy: whoever uses it must not change it
+        return sample  # its own, not a copy: callers must not change it
 
 
 def picture(height: int, width: int, seed: int = 0, dtype: Any = np.uint8) -> np.ndarray:
@@ -50,8 +52,15 @@ def picture(height: int, width: int, seed: int = 0, dtype: Any = np.uint8) -> np
     return generator.integers(0, np.iinfo(dtype).max, (height, width, 3), dtype, endpoint=True)
 
 
+def with_crops(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of `SRDataModule`, with those of `CropSettings` among them put into one."""
+    names = {field.name for field in fields(CropSettings)} & settings.keys()
+    crops = CropSettings(**{name: settings[name] for name in names})
+    return {**{n: value for n, value in settings.items() if n not in names}, "crops": crops}
+
+
 def pictures(count: int, height: int = 32, width: int = 40) -> Memory:
-    """Random pictures p00, p01, ..."""
+    """Random images p00, p01, ..."""
     return Memory({f"p{i:02d}": {"hr": picture(height, width, i)} for i in range(count)})
 
 
@@ -61,14 +70,14 @@ def noisy(scale: float = 2.0) -> Pipeline:
 
 
 def on_device(data: SRDataModule, batch: dict[str, Any], index: int = 0) -> Batch:
-    """What Lightning does with a batch of a loader."""
+    """Treat a batch of a loader as Lightning does."""
     batch = data.on_before_batch_transfer(batch, index)
     batch = data.transfer_batch_to_device(batch, torch.device("cpu"), index)
     return data.on_after_batch_transfer(batch, index)
 
 
 def ending(loader: Iterable[Any]) -> Iterator[Any]:
-    """The batches; after an error, torch's workers would end at garbage collection, 5 s each."""
+    """Yield the batches; after an error, end torch's workers at once, which saves 5 s each."""
     batches = iter(loader)
     try:
         yield from batches
@@ -77,7 +86,7 @@ def ending(loader: Iterable[Any]) -> Iterator[Any]:
 
 
 def training(data: SRDataModule) -> Iterator[Batch]:
-    """One epoch of training batches."""
+    """Yield one epoch of training batches."""
     data.setup("fit")
     for batch in ending(data.train_dataloader()):
         yield on_device(data, batch)
@@ -94,7 +103,7 @@ class Stage:
 
 
 def evaluation(data: SRDataModule, part: str, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-    """All batches of `val`, `test` or `predict`, source after source."""
+    """Yield all batches of `val`, `test` or `predict`, source after source."""
     data.trainer = Stage(part, rank, world)  # type: ignore[assignment]
     data.setup({"val": "validate"}.get(part, part))
     loaders = getattr(data, f"{part}_dataloader")()
@@ -105,7 +114,7 @@ def evaluation(data: SRDataModule, part: str, rank: int = 0, world: int = 1) -> 
 
 
 def trainer(root: Any, **settings: Any) -> Trainer:
-    """A trainer on the CPU that says nothing by itself."""
+    """Return a silent trainer on the CPU."""
     quiet: dict[str, Any] = {
         "accelerator": "cpu",
         "devices": 1,

@@ -1,4 +1,4 @@
-"""Small picture files for the tests of this folder."""
+"""Small image files for the tests of this folder."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from PIL import Image
 
 
 def pixels(size: tuple[int, int] = (8, 6), seed: int = 0) -> np.ndarray:
-    """Random (H, W, 3) uint8 of a (W, H) size."""
+    """Return random (H, W, 3) uint8 of a (W, H) size."""
     width, height = size
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def save(path: Path, size: tuple[int, int] = (8, 6), seed: int = 0) -> Path:
-    """Write a random picture of a (W, H) size."""
+    """Write a random image of a (W, H) size."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels(size, seed)).save(path)
     return path

@@ -7,7 +7,7 @@ from degradations.pipeline import Pipeline
 
 
 class Pooled(Pipeline):
-    """Noise of one level an image, and a pair pool.
+    """Noise of one level per image, and a pair pool.
 
     Args:
         scale: The scale.

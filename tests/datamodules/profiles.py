@@ -1,4 +1,4 @@
-"""Colour profiles made from numbers, and what they mean, worked out without a colour library."""
+"""Colour profiles made from numbers, and their meaning, computed without a colour library."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import struct
 
 import numpy as np
 
-D50 = np.array([0.9642, 1.0, 0.8249])  # the white of the space in which profiles meet
-# sRGB's primaries in it (IEC 61966-2-1, adapted by Bradford's matrix), and a wider set.
+D50 = np.array([0.9642, 1.0, 0.8249])  # the white point of the profile connection space
+# sRGB's primaries under D50 (IEC 61966-2-1, adapted by Bradford's matrix), and a wider set.
 SRGB = np.array(
     [
         [0.43606567, 0.38514709, 0.14306641],
@@ -71,7 +71,7 @@ def grey_profile(gamma=1.8):
 
 
 def ink_lab(ink):
-    """CIE L*a*b* of inks that are on (1) or off (0): made up, and unlike Pillow's arithmetic."""
+    """CIE L*a*b* of inks that are on (1) or off (0): invented, and unlike Pillow's arithmetic."""
     cyan, magenta, yellow, black = (np.asarray(ink)[..., n] for n in range(4))
     light = (100 - 20 * cyan - 25 * magenta - 5 * yellow) * (1 - 0.8 * black)
     first = (-20 * cyan + 30 * magenta) * (1 - black)

@@ -1,4 +1,4 @@
-"""The adapter of albumentations: random only by the sample's seed, and quick."""
+"""The adapter of albumentations: random by the sample's seed only, and fast."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import torch
 from jsonargparse import ArgumentParser
 
 from datamodules.augment import Albumentations
-from datamodules.base import Augmentation
+from datamodules.source import Augmentation
 from tests.datamodules.pictures import pixels
 
 HR = pixels((48, 48))
 
 
 class Stamp(albumentations.ImageOnlyTransform):
-    """Writes its draws into the picture, in place."""
+    """Writes its draws into the image, in place."""
 
     def apply(self, img, **params):
         img[0, 0] = [self.py_random.randrange(256) for _ in range(3)]
@@ -93,7 +93,7 @@ def draws_of(stamp, *transforms):
 def test_each_transform_has_draws_of_its_own():
     first, second, flip = Stamp(p=1), Stamp(p=1), albumentations.GaussNoise(p=1)
     alone = draws_of(first, first)
-    assert draws_of(first, flip, first) == alone  # whatever else is there
+    assert draws_of(first, flip, first) == alone  # regardless of other transforms
     assert draws_of(first, first, second) == alone
     assert all(a != b for a, b in zip(alone, second.seen, strict=True))
 
@@ -116,18 +116,18 @@ def test_input_is_not_changed_and_may_be_read_only():
 
 def test_transform_that_changes_the_size():
     with pytest.raises(
-        ValueError, match=r"augment: RandomCrop made uint8 \(8, 8, 3\) of uint8 \(48, 48"
+        ValueError, match=r"augment: RandomCrop returned uint8 \(8, 8, 3\) for uint8 \(48, 48"
     ):
         adapter(albumentations.RandomCrop(8, 8, p=1))(HR, 0)
 
 
 def test_transform_that_changes_the_type():
-    with pytest.raises(ValueError, match="augment: ToFloat made float32"):
+    with pytest.raises(ValueError, match="augment: ToFloat returned float32"):
         adapter(albumentations.ToFloat(p=1))(HR, 0)
 
 
 def test_pictures_of_16_bits():
-    with pytest.raises(ValueError, match="8-bit pictures, and one of uint16"):
+    with pytest.raises(ValueError, match="the training set has one of uint16"):
         adapter()(HR.astype(np.uint16), 0)
 
 
@@ -162,7 +162,7 @@ def test_class_paths():
     )
     augment = parser.instantiate(config).augment
     assert [type(t).__name__ for t in augment.transforms] == ["HueSaturationValue", "OneOf"]
-    again = parser.parse_string(parser.dump(config))  # as a run's config.yaml is used again
+    again = parser.parse_string(parser.dump(config))  # as a run reads its config.yaml again
     for seed in range(5):
         expected = parser.instantiate(again).augment(HR, seed)
         np.testing.assert_array_equal(augment(HR, seed), expected)

@@ -1,4 +1,4 @@
-"""SRDataModule: the same sample in any batch, crops that fit, and messages that help."""
+"""SRDataModule: the same sample in any batch, matching crops, and helpful messages."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ from tests.datamodules.memory import (
     picture,
     pictures,
     training,
+    with_crops,
 )
 from tests.datamodules.pictures import save
 
 
 def data_of(train: Source, **settings: object) -> SRDataModule:
     defaults = {"scale": 2, "batch_size": 4, "crop_size": 16, "workers": 0, "degradation": noisy()}
-    return SRDataModule(train=train, **defaults | settings)
+    return SRDataModule(train=train, **with_crops(defaults | settings))
 
 
 def by_name(batches, name: str) -> dict:
@@ -55,17 +56,17 @@ def by_name(batches, name: str) -> dict:
 
 @pytest.fixture(scope="module")
 def expected():
-    (batch,) = training(data_of(pictures(12), batch_size=48, crops_per_image=4))
+    (batch,) = training(data_of(pictures(12), batch_size=48, per_image=4))
     return {name: by_name([batch], name) for name in ("hr", "lr")}
 
 
 class TestTheSampleDecides:
-    """What happens to a sample is drawn from its seed: not from its batch, worker or rank."""
+    """All that is random about a sample is drawn from its seed, not its batch, worker or rank."""
 
     @pytest.mark.parametrize("workers", [0, 2])
     @pytest.mark.parametrize("batch_size", [1, 3, 16])
     def test_training_in_any_batches(self, expected, batch_size, workers):
-        data = data_of(pictures(12), batch_size=batch_size, crops_per_image=4, workers=workers)
+        data = data_of(pictures(12), batch_size=batch_size, per_image=4, workers=workers)
         batches = list(training(data))
         assert {len(b["key"]) for b in batches} == {batch_size}
         for name, images in expected.items():
@@ -76,21 +77,21 @@ class TestTheSampleDecides:
                 torch.testing.assert_close(got[sample], image, rtol=0, atol=tolerance)
 
     def test_any_number_of_workers(self):
-        """Batch by batch and bit by bit, with broken, small and replaced pictures among them."""
+        """Bit-equal batches, with broken, small and replaced images among them."""
 
         def batches(workers):
             broken = {f"bad{i}": f"bad{i}.jpg: truncated" for i in range(3)}
             small = {f"small{i}": {"hr": picture(9, 40)} for i in range(2)}
             data = data_of(
                 Memory({**pictures(11).samples, **broken, **small}),
-                crops_per_image=3,
+                per_image=3,
                 workers=workers,
                 small="skip",
                 unreadable_limit=1,
             )
             data.setup("fit")
             loader = data.train_dataloader()
-            for epoch in (0, 1):  # the workers live on
+            for epoch in (0, 1):  # the workers persist
                 data._position = lambda epoch=epoch: (epoch, 0)
                 yield from (on_device(data, batch) for batch in loader)
             yield data.tally.reasons
@@ -182,7 +183,7 @@ class TestTheSampleDecides:
             list(evaluation(data, "val"))
 
 
-# Each pixel of LR says where it is, and HR repeats it: so a pair fits exactly or not at all.
+# Each pixel of LR encodes its position, and HR repeats it: a pair fits exactly or not at all.
 def located(height: int, width: int) -> np.ndarray:
     y, x = np.mgrid[:height, :width]
     return np.stack([y, x, np.zeros_like(x)], axis=2).astype(np.uint8)
@@ -234,10 +235,10 @@ class TestCrops:
     def test_a_crop_as_large_as_the_picture(self):
         dataset = TrainingPictures(Memory({"a": {"hr": located(8, 8)}}), "train", 2.0, 8, True)
         crops = {dataset[item]["hr"].tobytes() for item in self.items(60)}
-        assert len(crops) == 8  # nothing but its orientations
+        assert len(crops) == 8  # its orientations only
 
     def test_crops_of_one_picture_differ_by_their_seeds(self):
-        data = data_of(pictures(1), crops_per_image=16, batch_size=16)
+        data = data_of(pictures(1), per_image=16, batch_size=16)
         (batch,) = training(data)
         assert set(batch["key"]) == {"train/p00"}
         assert len({image.numpy().tobytes() for image in batch["hr"]}) == 16
@@ -307,7 +308,7 @@ class TestEvaluation:
     def test_differing_sizes_in_one_batch_say_what_to_set(self):
         source = Memory({"a": {"hr": picture(8, 8)}, "b": {"hr": picture(8, 10)}})
         data = SRDataModule(2, val={"x": source}, degradation=noisy(), workers=0, eval_batch_size=2)
-        message = r"differing sizes in one batch \(x/a, x/b.*set data\.init_args\.eval_batch_size 1"
+        message = r"different sizes in one batch \(x/a, x/b.*set data\.init_args\.eval_batch_size 1"
         with pytest.raises(ValueError, match=message):
             list(evaluation(data, "val"))
 
@@ -352,7 +353,7 @@ class TestEvaluation:
         assert not torch.allclose(plain["lr"], x2["lr"], atol=1e-3)
 
     def test_many_scales_of_one_degradation(self):
-        """A source of another scale gets the run's bicubic at that scale, fractional ones too."""
+        """A source of another scale, fractional or not, gets the run's bicubic at that scale."""
         scales = [1, 2, 2.7, 4, 5.3, 8, 12]
         sources = {str(x): Memory(pictures(1, 192, 192).samples, scale=x) for x in scales}
         data = SRDataModule(2, test=sources, degradation=Bicubic(2), workers=0)
@@ -391,7 +392,7 @@ class TestUnreadable:
 
     def run(self, workers):
         data = data_of(
-            self.source(), batch_size=4, crops_per_image=4, workers=workers, unreadable_limit=1.0
+            self.source(), batch_size=4, per_image=4, workers=workers, unreadable_limit=1.0
         )
         batches = list(training(data))
         return data.unreadable, [b["key"] for b in batches], by_name(batches, "lr")
@@ -402,9 +403,9 @@ class TestUnreadable:
         keys = [key for batch in keys for key in batch]
         assert len(images) == len(keys) == 48
         assert not any("bad" in key for key in keys)
-        assert count >= 16  # a replacement may be broken, too
+        assert count >= 16  # replacements may be broken, too
         told = [record.getMessage() for record in caplog.records]
-        assert told[0].startswith("skipped an unreadable training picture (1 so far): /photos/bad")
+        assert told[0].startswith("skipped an unreadable training image (1 so far): /photos/bad")
         assert len(told) == min(count, 20)
 
     def test_the_replacement_does_not_depend_on_the_workers(self):
@@ -414,14 +415,14 @@ class TestUnreadable:
 
     def test_replacements_differ(self):
         good = pictures(20).samples
-        data = data_of(Memory({**good, "bad": "bad.jpg: empty"}), batch_size=21, crops_per_image=9)
+        data = data_of(Memory({**good, "bad": "bad.jpg: empty"}), batch_size=21, per_image=9)
         keys = [key for batch in training(data) for key in batch["key"]]
         assert len({key for key in keys if keys.count(key) > 9}) > 3
 
     def test_nothing_but_broken_ones_stops(self):
         data = data_of(Memory({f"{i}": f"{i}.jpg: empty" for i in range(4)}))
         with pytest.raises(
-            ValueError, match=r"4 pictures of data\.init_args\.train in a row.*\(damaged 4\).*: \d"
+            ValueError, match=r"4 images of data\.init_args\.train in a row.*\(damaged 4\).*: \d"
         ):
             list(training(data))
 
@@ -444,7 +445,7 @@ class TestPredict:
         data = SRDataModule(2.5, predict=source, workers=0)
         a, b, c = evaluation(data, "predict")
         assert a["key"] == ["predict/a"]
-        assert a["size"] == (22, 18)  # 22.5 and 17.5, to even
+        assert a["size"] == (22, 18)  # 22.5 and 17.5, rounded to even
         assert a["meta"] == [{"path": "/in/a.png", "alpha": None}]
         assert "hr" not in a
         assert b == {"key": ["predict/b"], "error": ["/in/b.jpg: truncated"]}
@@ -536,7 +537,7 @@ class TestAugment:
 
     def test_belongs_to_the_sample(self):
         def run(**settings):
-            data = data_of(pictures(4), crops_per_image=3, augment=self.adapter(), **settings)
+            data = data_of(pictures(4), per_image=3, augment=self.adapter(), **settings)
             return by_name(training(data), "hr")
 
         expected = run()
@@ -546,12 +547,12 @@ class TestAugment:
 
     def test_pairs_are_refused(self):
         source = Memory({"a": {"hr": picture(32, 32), "lr": picture(16, 16)}})
-        with pytest.raises(ValueError, match=r"own LR, so data\.init_args\.augment"):
+        with pytest.raises(ValueError, match=r"own LR, so data\.init_args\.crops\.augment"):
             list(training(data_of(source, batch_size=1, augment=self.adapter())))
 
     def test_16_bits_are_refused(self):
         source = Memory({"a": {"hr": picture(32, 32, dtype=np.uint16)}})
-        with pytest.raises(ValueError, match=r"augment works on 8-bit pictures"):
+        with pytest.raises(ValueError, match=r"augment requires 8-bit images"):
             list(training(data_of(source, batch_size=1, augment=self.adapter())))
 
 
@@ -565,7 +566,7 @@ class TestMessages:
         data = data_of(pictures(1), scale=4, crop_size=crop)
         with pytest.raises(ValueError, match=message):
             data.setup("fit")
-        check_crop(crop, 4.5)  # a fractional scale divides nothing, and need not
+        check_crop(crop, 4.5)  # a fractional scale need not divide it
 
     def test_the_crop_is_of_training_alone(self):
         data = data_of(pictures(1), scale=3, crop_size=64, predict=pictures(1))
@@ -591,7 +592,7 @@ class TestMessages:
                 return ["a", "b", "a"]
 
         data = SRDataModule(2, val={"mine": Twins({})}, workers=0)
-        with pytest.raises(ValueError, match=r"'mine' has 2 pictures with the key 'mine/a'"):
+        with pytest.raises(ValueError, match=r"'mine' has 2 images with the key 'mine/a'"):
             data.setup("validate")
 
     def test_an_empty_folder(self, tmp_path):
@@ -599,12 +600,12 @@ class TestMessages:
             data_of(Folder(str(tmp_path))),
             data_of(pictures(8), val={"a": Folder(str(tmp_path))}),
         ):
-            with pytest.raises(ValueError, match="holds no pictures"):
+            with pytest.raises(ValueError, match="has no images"):
                 data.setup("fit")
 
     def test_a_plug_in_without_pictures(self):
         data = SRDataModule(2, val={"mine": Memory({})}, workers=0)
-        with pytest.raises(ValueError, match=r"'mine' \(Memory\) has no pictures"):
+        with pytest.raises(ValueError, match=r"'mine' \(Memory\) has no images"):
             data.setup("validate")
 
     def test_a_picture_of_one_pixel(self, tmp_path):
@@ -622,23 +623,23 @@ class TestMessages:
 
     def test_fewer_pictures_than_a_batch(self):
         message = (
-            r"data\.init_args\.train has 3 pictures \(crops_per_image 1\), fewer than "
-            r"data\.init_args\.batch_size 4: raise crops_per_image or lower batch_size"
+            r"data\.init_args\.train has 3 images \(crops\.per_image 1\), fewer than "
+            r"data\.init_args\.batch_size 4: raise crops.per_image or lower batch_size"
         )
         with pytest.raises(ValueError, match=message):
             data_of(pictures(3)).setup("fit")
-        data_of(pictures(3), crops_per_image=2).setup("fit")
+        data_of(pictures(3), per_image=2).setup("fit")
 
     def test_nothing_makes_lr(self):
         data = SRDataModule(2, val={"set5": pictures(1)}, workers=0)
-        with pytest.raises(ValueError, match=r"'set5' gives no LR.*set degradation\.class_path"):
+        with pytest.raises(ValueError, match=r"'set5' has no LR.*set degradation\.class_path"):
             list(evaluation(data, "val"))
 
     @pytest.mark.parametrize(
         ("stage", "key"), [("fit", "train"), ("validate", "val"), ("test", "test")]
     )
     def test_nothing_to_read(self, stage, key):
-        with pytest.raises(ValueError, match=rf"{stage} needs pictures.*data\.init_args\.{key}"):
+        with pytest.raises(ValueError, match=rf"{stage} needs images.*data\.init_args\.{key}"):
             SRDataModule(2).setup(stage)
 
     @pytest.mark.parametrize("scale", [None, 0.5, 0, -2, float("nan"), float("inf"), "2", True])
@@ -656,7 +657,7 @@ class TestMessages:
         [
             ("batch_size", 0, 1),
             ("crop_size", 0, 1),
-            ("crops_per_image", 0, 1),
+            ("crops.per_image", 0, 1),
             ("eval_batch_size", 0, 1),
             ("streams", 0, 1),
             ("workers", -1, 0),
@@ -665,7 +666,7 @@ class TestMessages:
     def test_numbers_out_of_range(self, name, value, least):
         message = rf"data\.init_args\.{name} is {value}; it must be at least {least}"
         with pytest.raises(ValueError, match=message):
-            SRDataModule(2, **{name: value})
+            SRDataModule(2, **with_crops({name.removeprefix("crops."): value}))
 
     def test_streams_that_do_not_divide_the_batch(self):
         with pytest.raises(ValueError, match=r"streams is 3, which does not divide .*batch_size 4"):
@@ -684,7 +685,7 @@ class TestMessages:
 
 
 class TestPlugIns:
-    """Sources that others write, more and less careful ones."""
+    """Sources of plugins, correct and incorrect ones."""
 
     def test_the_least_there_is(self):
         class Mine(Source):
@@ -709,7 +710,7 @@ class TestPlugIns:
         }
         before = {k: {n: np.copy(v) for n, v in s.items()} for k, s in samples.items()}
         source = Memory(samples)
-        data = data_of(source, batch_size=2, crops_per_image=4, val={"v": source}, predict=source)
+        data = data_of(source, batch_size=2, per_image=4, val={"v": source}, predict=source)
         for _ in range(2):
             list(training(data))
             list(evaluation(data, "val"))
@@ -741,7 +742,7 @@ class TestPlugIns:
         (batch,) = evaluation(SRDataModule(3, val={"v": source}, workers=0), "val")
         assert batch["size"] == (24, 24)
         assert "hr" not in batch
-        with pytest.raises(ValueError, match=r"train/a has no HR picture"):
+        with pytest.raises(ValueError, match=r"train/a has no HR image"):
             list(training(data_of(source, batch_size=1)))
 
     @pytest.mark.parametrize("name", ["text", "lr"])
@@ -774,7 +775,7 @@ class TestPlugIns:
         data.setup("fit")
         batches = itertools.islice(data.plan().batches(0, 0, 0, 1), 12)
         first = [item.picture // 10 for batch in batches for item in batch]
-        assert 14 <= len(set(first)) <= 16  # the window; of 40 shards of ten
+        assert 14 <= len(set(first)) <= 16  # the window, of 40 shards of ten
 
 
 class TestOnDevice:
@@ -880,16 +881,16 @@ class TestState:
     @pytest.mark.parametrize(
         ("source", "settings", "message"),
         [
-            (pictures(9), {}, r"the number of pictures in data\.init_args\.train was \[8\], now"),
+            (pictures(9), {}, r"the number of images in data\.init_args\.train was \[8\], now"),
             (
                 Memory({f"q{i}": {"hr": picture(32, 32)} for i in range(8)}),
                 {},
-                r"the names of the pictures in data\.init_args\.train was",
+                r"the names of the images in data\.init_args\.train was",
             ),
             (None, {"seed": 3}, r"seed_everything was 0, now it is 3"),
             (None, {"batch_size": 8}, r"data\.init_args\.batch_size was 4, now it is 8"),
             (None, {"streams": 2}, r"data\.init_args\.streams was 4, now it is 2"),
-            (None, {"crops_per_image": 2}, r"data\.init_args\.crops_per_image was 1, now it is 2"),
+            (None, {"per_image": 2}, r"data\.init_args\.crops\.per_image was 1, now it is 2"),
         ],
     )
     def test_other_data_is_refused(self, source, settings, message):
@@ -913,12 +914,12 @@ class TestState:
             save(tmp_path / f"{name}.png", (20, 20))
         state = self.module(Folder(str(tmp_path))).state_dict()
         (tmp_path / "a.png").rename(tmp_path / "e.png")
-        with pytest.raises(ValueError, match="names of the pictures"):
+        with pytest.raises(ValueError, match="names of the images"):
             self.module(Folder(str(tmp_path))).load_state_dict(state)
 
 
 def test_pairs_in_folders(tmp_path):
-    """`Paired`, training: the whole way from files to a batch."""
+    """`Paired` in training: from files to a batch."""
     for i in range(4):
         lr = picture(12, 12, i)
         for folder, pixels in (("lr", lr), ("hr", repeated(lr, 2))):

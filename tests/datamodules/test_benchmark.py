@@ -1,4 +1,4 @@
-"""Benchmark: the folder of the scale."""
+"""Benchmark: the folder of a scale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache of remote shards: its limit, its users, and what a killed one leaves behind."""
+"""The cache of remote shards: its limit, its users, and the remains of a killed process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.datamodules.pictures import pixels
 from tests.datamodules.server import serving
 from tests.datamodules.test_shards import indexed, picture, write
 
-HASTE = Patience(retries=2, deadline=60.0, stall=20.0)  # no test waits so long
+HASTE = Patience(retries=2, deadline=60.0, stall=20.0)  # longer than any test waits
 SIZE = 100_000
 FIFTH = ("GET", "/t-5.tar")
 FORK = multiprocessing.get_context("fork")
@@ -72,7 +72,7 @@ def names(tmp_path):
 
 
 def age(path, seconds):
-    """Make a file look as if it was used so long ago."""
+    """Make a file look as if it was last used some time ago."""
     then = time.time() - seconds
     os.utime(path, (then, then))
 
@@ -112,7 +112,7 @@ def test_checksum_is_compared(server, tmp_path, caplog):
     assert names(tmp_path) == []
     assert "is not the file that was indexed" in caplog.text
     assert cache.fetch(wanted(server, 0)) is None
-    assert server.got("f0") == HASTE.retries + 1  # it is known by now
+    assert server.got("f0") == HASTE.retries + 1  # it is known now
 
 
 def test_unreachable(server, tmp_path):
@@ -171,14 +171,14 @@ def test_a_file_larger_than_the_cache(server, tmp_path, caplog):
 
 
 def test_room_for_files_of_unknown_size(server, tmp_path):
-    """Nothing can be reserved for them, so it is made when they are here."""
+    """Nothing can be reserved for them, so room is made after the download."""
     cache, owner = cache_of(tmp_path, files=2), cache_of(tmp_path, files=2)
     for number in range(4):
         age(cache.fetch(Wanted(f"{server.url}/f{number}")), 100 - number)
         assert names(tmp_path) == [f"f{n}" for n in range(max(0, number - 1), number + 1)]
     owner.read_ahead([Wanted(f"{server.url}/f2"), Wanted(f"{server.url}/f3")])
     assert cache.fetch(Wanted(f"{server.url}/f4")).read_bytes() == content(4)
-    assert names(tmp_path) == ["f2", "f3", "f4"]  # the least that goes
+    assert names(tmp_path) == ["f2", "f3", "f4"]  # the least recently used one is gone
     cache.fetch(Wanted(f"{server.url}/f5"))
     assert names(tmp_path) == ["f2", "f3", "f5"]
 
@@ -187,7 +187,7 @@ def test_no_room_is_not_looked_for_at_each_sample(server, tmp_path, monkeypatch)
     monkeypatch.setattr(cache_module, "ROOM_PAUSE", 60.0)
     cache = DiskCache(tmp_path / "cache", SIZE - 1, HASTE)
     assert cache.fetch(wanted(server, 0)) is None
-    monkeypatch.setattr(cache, "_lock", None)  # would fail if one were taken
+    monkeypatch.setattr(cache, "_lock", None)  # fails if a lock is taken
     assert cache.fetch(wanted(server, 0)) is None
 
 
@@ -220,7 +220,7 @@ def test_claims_survive_a_worker_that_ends(server, tmp_path):
     owner, other = cache_of(tmp_path, files=1), cache_of(tmp_path, files=1)
     other.fetch(wanted(server, 0))
     owner.read_ahead([wanted(server, 0)])
-    process = FORK.Process(target=owner.close)  # what a worker's copy may do when it goes
+    process = FORK.Process(target=owner.close)  # as a worker's copy may do when it ends
     process.start()
     process.join()
     assert process.exitcode == 0
@@ -231,7 +231,7 @@ def test_claims_survive_a_worker_that_ends(server, tmp_path):
 
 
 def full(monkeypatch, times):
-    """The disk is full for the first ``times`` downloads, in their middle."""
+    """Fill the disk in the middle of the first ``times`` downloads."""
     download, left = cache_module.download, [times]
 
     def filled(url, part, size, *rest):
@@ -259,7 +259,7 @@ def test_full_disk_without_anything_to_remove(server, tmp_path, monkeypatch, cap
     full(monkeypatch, times=9)
     assert cache.fetch(wanted(server, 0)) is None
     assert cache.fetch(wanted(server, 1)) is None
-    assert caplog.text.count("is full, and nothing of the cache can be removed") == 1
+    assert caplog.text.count("is full, and nothing in the cache can be removed") == 1
     assert names(tmp_path) == []
 
 
@@ -300,9 +300,9 @@ def test_really_full_disk(server, tmp_path, tiny_disk, caplog):
     cache.read_ahead([wanted(server, 2), wanted(server, 3)])
     assert cache.fetch(wanted(server, 4)) is None
     (server.root / "large").write_bytes(content(0, 300_000))
-    unknown = Wanted(f"{server.url}/large")  # it is full before the size is known
+    unknown = Wanted(f"{server.url}/large")  # the disk is full before the size is known
     assert cache.fetch(unknown) is None
-    assert "is full, and nothing of the cache can be removed" in caplog.text
+    assert "is full, and nothing in the cache can be removed" in caplog.text
     assert names(tmp_path) == ["f2", "f3"]
 
 
@@ -315,7 +315,7 @@ def fetch_all(folder, files, results):
 
 
 def test_two_writers_of_one_file(server, tmp_path):
-    """Each file is fetched by one of them, and whole for both."""
+    """One process fetches each file, and both get it complete."""
     files = [tuple(wanted(server, number)) for number in range(5)]
     results = FORK.Queue()
     processes = [
@@ -359,14 +359,14 @@ def test_old_parts_are_removed(tmp_path):
     for name, seconds in (("old", 100_000), ("new", 10)):
         part = folder / f"{'0' * 16}-{name}.100.part"
         part.write_bytes(b"x")
-        (folder / "locks" / f"{'0' * 16}-{name}.lock").touch()  # it was fetched under it
+        (folder / "locks" / f"{'0' * 16}-{name}.lock").touch()  # the lock of its download
         age(part, seconds)
     cache_of(tmp_path)
     assert names(tmp_path) == ["new.100.part"]
 
 
 def test_files_of_others_in_the_folder_are_not_removed(server, tmp_path):
-    """Their names may look like ours; ours were fetched under a lock."""
+    """Foreign files may have similar names; ours have the lock of their download."""
     folder = tmp_path / "cache"
     (folder / "claims").mkdir(parents=True)
     mine = [folder / f"{'0' * 16}-mine.tar", folder / f"{'0' * 16}-mine.100.part"]
@@ -429,7 +429,7 @@ def test_reads_ahead_when_there_is_room_again(server, tmp_path):
     cache.read_ahead([wanted(server, number) for number in range(2)])
     until(lambda: "room" in cache._said)
     assert names(tmp_path) == ["f0", "f9"]
-    other.close()  # another process reads on, elsewhere
+    other.close()  # another process moves on to other files
     until(lambda: names(tmp_path) == ["f0", "f1"])
 
 
@@ -452,7 +452,7 @@ def test_errors_ahead_are_left_to_the_reader(server, tmp_path, caplog):
 
 
 def test_ends_while_it_fetches(server, tmp_path):
-    """Also when nobody says so: the threads do not keep the cache alive."""
+    """Even without close: the threads do not keep the cache alive."""
     server.always = "stall"
     cache = DiskCache(tmp_path / "cache", 10**8, Patience(9, 60.0, 0.3), 1)
     cache.read_ahead([wanted(server, 0)])
@@ -504,7 +504,7 @@ def test_pickled_and_forked_caches_begin_anew(server, tmp_path):
 
 
 class Slow:
-    """Fetches that say what they are about, and end when they are told how."""
+    """Fetches that report what they do, and end on command."""
 
     def __init__(self):
         self.begun, self.ends = queue.Queue(), queue.Queue()
@@ -553,7 +553,7 @@ def test_what_has_no_room_is_not_tried_all_the_time(monkeypatch):
     slow.ends.put(False)
     until(lambda: len(ahead._waiting) == 2)
     assert slow.begun.empty()
-    ahead.close()  # in the pause
+    ahead.close()  # during the pause
     ahead._threads[0].join(60)
     assert not ahead._threads[0].is_alive()
     assert slow.begun.empty()
@@ -570,7 +570,7 @@ def test_closed_at_once():
 
 @pytest.fixture
 def source(server, tmp_path):
-    """Six shards of one picture over HTTP, in a cache that has room for two."""
+    """Six shards of one image over HTTP, in a cache with room for two."""
     sizes = []
     for number in range(6):
         path = write(
@@ -602,7 +602,7 @@ def test_shards_read_ahead(source, server, tmp_path):
 
 
 def test_workers_that_start_while_shards_are_fetched(source, server):
-    """They inherit the state of a download in its middle, and wait for none of it."""
+    """They inherit the state in the middle of a download, and do not wait for it."""
     server.faults = ["stall", "stall"]
     source.upcoming([0, 1])
     until(lambda: server.got("t-0.tar"))
@@ -643,20 +643,20 @@ def test_a_cached_shard_that_vanishes(source, server, tmp_path):
 
 
 def test_the_disk_has_the_room_of_what_was_removed(source, tmp_path):
-    """A removed file takes its room for as long as anybody has it open, and the limit is a lie."""
+    """A removed file takes space while a process has it open, beyond the limit."""
     for index in [*range(6), *range(6)]:
         check(source, index)
         assert len(names(tmp_path)) <= 2
-        assert len(removed_and_open(tmp_path / "cache")) <= 1  # by what was read just now
+        assert len(removed_and_open(tmp_path / "cache")) <= 1  # the file that was just read
     assert len(source._reader._open) <= 3
 
 
 def test_the_disk_has_that_room_while_no_other_shard_is_opened(source, tmp_path, monkeypatch):
-    """For a whole window, a worker reads in shards that it has open."""
+    """A worker reads from open shards for a whole window."""
     for index in (0, 1):
         check(source, index)
     (path,) = (tmp_path / "cache").glob("*-t-0.tar")
-    path.unlink()  # as another process does that needs the room
+    path.unlink()  # as another process does that needs space
     monkeypatch.setattr(shard_reader, "LOOK_PAUSE", 0.0)
     check(source, 1)
     assert removed_and_open(tmp_path / "cache") == []
@@ -664,10 +664,10 @@ def test_the_disk_has_that_room_while_no_other_shard_is_opened(source, tmp_path,
 
 
 def removed_and_open(folder):
-    """Files of a folder that this process has open, and that are no longer there."""
+    """Return removed files of a folder that this process still has open."""
     found = []
     for number in os.listdir("/proc/self/fd"):
-        with suppress(FileNotFoundError):  # it was that of the listing
+        with suppress(FileNotFoundError):  # the descriptor of the listing itself
             found.append(os.readlink(f"/proc/self/fd/{number}"))
     return [path for path in found if path.startswith(f"{folder}/") and path.endswith("(deleted)")]
 

@@ -1,4 +1,4 @@
-"""Captions: every encoding that says what it is, by every reader; two of one picture are kept."""
+"""Captions: every encoding with a mark, in every reader; two captions of one image are kept."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ GOOD = {
     "cr": b"  " + TEXT.replace("\n", "\r").encode() + b"\r",
 }
 BAD = {
-    "latin-1": (TEXT.encode("latin-1"), r"is no UTF-8 text \(byte 5\): convert it, e\.g\. iconv"),
-    "utf-16 without a mark": ("ab".encode("utf-16-le"), "bytes of zero, as UTF-16 without a byte"),
-    "half of utf-16": (b"\xff\xfea", r"is no UTF-16-LE text \(byte 2\)"),
+    "latin-1": (TEXT.encode("latin-1"), r"is not UTF-8 text \(byte 5\): convert it, e\.g\. iconv"),
+    "utf-16 without a mark": ("ab".encode("utf-16-le"), "zero bytes, as UTF-16 without a byte"),
+    "half of utf-16": (b"\xff\xfea", r"is not UTF-16-LE text \(byte 2\)"),
 }
 
 
@@ -101,7 +101,7 @@ def test_several_beside_a_picture_are_counted(tmp_path, caplog):
     (tmp_path / "in" / "a.txt").write_text("one")
     (tmp_path / "in" / "a.caption").write_text("two")
     assert pack.main([str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1"]) == 0
-    assert "further txt files beside a picture, left out: 1" in caplog.text
+    assert "further txt files beside an image, left out: 1" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.json"])
@@ -142,7 +142,7 @@ def test_captions_that_go_with_equal_pictures_are_counted(tmp_path, captions, lo
 
 
 def test_captions_are_counted_after_a_start_anew(tmp_path, monkeypatch, caplog):
-    """The journal knows the captions of what earlier starts have packed."""
+    """The journal has the captions that earlier runs packed."""
     caplog.set_level(logging.INFO)
     for name in "abcd":
         save(tmp_path / "in" / f"{name}.png", seed=0 if name in "ad" else ord(name))
@@ -170,7 +170,7 @@ def test_a_folder_without_tars(tmp_path, kind):
 
 
 def test_a_folder_stands_for_its_tars(tmp_path):
-    for name in ("b.tar", "a.tar", "a.json", "._a.tar"):  # the last one as a Mac writes it
+    for name in ("b.tar", "a.tar", "a.json", "._a.tar"):  # the last one as macOS writes it
         (tmp_path / name).touch()
     (tmp_path / "deeper.tar").mkdir()
     expected = [str(tmp_path / "a.tar"), str(tmp_path / "b.tar")]
@@ -178,7 +178,7 @@ def test_a_folder_stands_for_its_tars(tmp_path):
 
 
 def test_keys_with_dots(tmp_path, caplog, monkeypatch):
-    """The rule stands where a name with several dots has made another sample than was meant."""
+    """The rule is quoted if a name with several dots made an unintended sample."""
     monkeypatch.setattr(tar_stream, "_WARNED", set())
     image = picture(tmp_path, 0)
     path = write(tmp_path / "a.tar", [("trip.2020.png", image), ("b.png", image)])

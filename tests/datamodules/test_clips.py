@@ -1,4 +1,4 @@
-"""Clips: found, cut alike in all frames, refused where they are too short or of several sizes."""
+"""Clips: found, cropped alike in all frames, refused if too short or of several sizes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from datamodules.photos import Photos
 from datamodules.prompts import Prompts, Seeds
 from datamodules.scales import Scales
 from tests.contracts.arguments import check_arguments
-from tests.datamodules.memory import Memory, evaluation, picture, training
+from tests.datamodules.memory import Memory, evaluation, picture, training, with_crops
 
 SIDE = 20
 
 
 def frame(number: int, size: tuple[int, int] = (SIDE, SIDE + 4), dtype: Any = np.uint8) -> Any:
-    """Red tells the number of the frame, green the row, blue the column."""
+    """Red encodes the number of the frame, green the row, blue the column."""
     rows, columns = np.mgrid[: size[0], : size[1]]
     return np.stack([np.full(size, number), rows, columns], -1).astype(dtype)
 
@@ -59,7 +59,7 @@ def pack(path: Path, members: dict[str, bytes]) -> str:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Clips of 12, 8 and 6 frames; one lies deeper."""
+    """Clips of 12, 8 and 6 frames; one is in a deeper folder."""
     for name, count in (("a", 12), ("b", 8), ("more/c", 6)):
         write(tmp_path / "clips" / name, range(1, count + 1))
     return tmp_path / "clips"
@@ -84,7 +84,7 @@ def prepared(source: Any) -> Any:
 
 def module(train: Any, **settings: Any) -> SRDataModule:
     given: dict[str, Any] = {"batch_size": 3, "crop_size": 8, "workers": 0, "train": train}
-    return SRDataModule(settings.pop("scale", 1.0), **given | settings)
+    return SRDataModule(settings.pop("scale", 1.0), **with_crops(given | settings))
 
 
 def numbers_of(clip: Any) -> list[int]:
@@ -103,7 +103,7 @@ def test_folders(root: Path) -> None:
     source = prepared(Clips(str(root), frames=3, stride=2))
     assert list(source.keys) == ["a", "b", "more/c"]
     sample = source.read(0)
-    assert numbers_of(sample["clip"]) == [1, 3, 5]  # 10 does not come before 2
+    assert numbers_of(sample["clip"]) == [1, 3, 5]  # 10 is not before 2
     assert np.array_equal(sample["clip"][1], frame(3))
     assert list(pickle.loads(pickle.dumps(source)).keys) == list(source.keys)
     starts = {
@@ -125,7 +125,7 @@ def test_several_clips_in_one_folder(tmp_path: Path) -> None:
     assert list(source.keys) == ["cat", "dog_2"]
     assert numbers_of(source.read(1)["clip"]) == [1, 2, 10]
     own = prepared(Clips(str(write(tmp_path / "own", (1, 2))), frames=2))
-    assert list(own.keys) == ["own"]  # the folder itself is one
+    assert list(own.keys) == ["own"]  # the folder itself is a clip
 
 
 def test_frames_of_another_size_or_depth(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_frames_of_another_size_or_depth(tmp_path: Path) -> None:
     square = prepared(Clips(str(tmp_path), frames=3, side=10)).read(0)["clip"]
     assert square.shape == (3, 10, 10, 3)
     assert numbers_of(square) == [1, 2, 3]
-    assert abs(int(square[0, 0, 0, 2]) - 2) <= 1  # two columns are cut off at either side
+    assert abs(int(square[0, 0, 0, 2]) - 2) <= 1  # two columns are cut off at each side
     assert square[0, 0, -1, 2] > 18
 
 
@@ -149,8 +149,8 @@ def test_frames_of_another_size_or_depth(tmp_path: Path) -> None:
         ({"frames": 1}, "Clips.frames is 1; expected 2 or more"),
         ({"stride": 0}, "Clips.stride is 0 and side None; expected 1 or more"),
         ({"short": "pad"}, "Clips.short is 'pad'; expected error or skip"),
-        ({"pattern": "(.+)_"}, r"has no group of the clip's name: write \(\?P<clip>"),
-        ({"pattern": "("}, "is no pattern: missing"),
+        ({"pattern": "(.+)_"}, r"has no group named clip: write \(\?P<clip>"),
+        ({"pattern": "("}, "is not a regular expression: missing"),
     ],
 )
 def test_settings_that_are_refused(settings: Any, message: str) -> None:
@@ -172,7 +172,7 @@ def test_clips_that_are_too_short(root: Path, caplog: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("below", "message"), [("none", "is no folder"), ("empty", "holds no frames")]
+    ("below", "message"), [("none", "is not a folder"), ("empty", "has no frames")]
 )
 def test_no_clips(tmp_path: Path, below: str, message: str) -> None:
     (tmp_path / "empty").mkdir()
@@ -181,12 +181,12 @@ def test_no_clips(tmp_path: Path, below: str, message: str) -> None:
 
 
 def test_unequal_frames(root: Path, caplog: Any) -> None:
-    """An evaluation ends, training takes another clip and counts."""
+    """Evaluation fails; training takes another clip and counts it."""
     write(root / "b", (4,), size=(SIDE, SIDE))
     message = "b has frames of 20x20 and 24x20; expected one size in all frames of a clip"
     with pytest.raises(UnreadableImage, match=message):
         prepared(Clips(str(root), frames=4)).read(1)
-    data = module(Clips(str(root), frames=6), crops_per_image=3, unreadable_limit=1.0)
+    data = module(Clips(str(root), frames=6), per_image=3, unreadable_limit=1.0)
     keys = [key for batch in training(data) for key in batch["key"]]
     assert len(keys) == 9
     assert "train/b" not in keys
@@ -200,22 +200,22 @@ def test_unequal_frames(root: Path, caplog: Any) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_of_training(root: Path, workers: int) -> None:
-    data = module(Clips(str(root), frames=4), workers=workers, crops_per_image=4)
+    data = module(Clips(str(root), frames=4), workers=workers, per_image=4)
     batches = list(training(data))
     for batch in batches:
         assert not {"hr", "lr"} & batch.keys()
         assert batch["clip"].shape == (3, 4, 3, 8, 8)
         assert (batch["size"], batch["frames"]) == ((8, 8), 4)
         for clip in batch["clip"]:
-            # One crop and one turn for all frames, whose only difference is their number.
+            # One crop and one orientation for all frames, which differ only by their number.
             assert torch.equal(clip[:, 1:], clip[:1, 1:].expand(4, -1, -1, -1))
             steps = (clip[:, 0, 0, 0] * 255).round().diff()
             assert steps.tolist() == [1, 1, 1]
     places = {tuple(clip[0, 1:].flatten().tolist()) for batch in batches for clip in batch["clip"]}
     assert len(places) == 12
-    again = list(training(module(Clips(str(root), frames=4), crops_per_image=4)))
+    again = list(training(module(Clips(str(root), frames=4), per_image=4)))
     assert all(torch.equal(a["clip"], b["clip"]) for a, b in zip(batches, again, strict=True))
-    other = next(iter(training(module(Clips(str(root), frames=4), crops_per_image=4, seed=1))))
+    other = next(iter(training(module(Clips(str(root), frames=4), per_image=4, seed=1))))
     assert not torch.equal(other["clip"], batches[0]["clip"])
 
 
@@ -332,9 +332,9 @@ def test_a_clip_in_two_shards(tmp_path: Path) -> None:
 
 
 def test_shards_of_single_pictures(tmp_path: Path) -> None:
-    """They would all be frames of one clip without a name."""
+    """They would all become frames of one nameless clip."""
     path = pack(tmp_path / "x.tar", {f"{name}.png": png(1) for name in "abc"})
-    with pytest.raises(ValueError, match=r"'a' is a picture that belongs to no clip; expected fra"):
+    with pytest.raises(ValueError, match=r"'a' is an image that belongs to no clip; expected fra"):
         prepared(ClipShards(path, frames=2))
 
 
@@ -349,7 +349,7 @@ def test_a_damaged_frame_of_a_shard(tmp_path: Path) -> None:
 
 
 def moving(**settings: Any) -> MovingCrops:
-    """Over a picture whose pixels tell their place."""
+    """Over an image whose pixels encode their position."""
     rows, columns = np.mgrid[:60, :90]
     place = np.stack([rows, columns, rows * 0], -1).astype(np.uint8)
     given = {"source": Memory({"p": {"hr": place}}), "side": 10, "frames": 5}
@@ -365,7 +365,7 @@ def test_a_window_moves_evenly_and_stays_inside() -> None:
         ways.append(clip[:, 0, 0, :2])
     steps = np.diff(np.stack(ways), axis=1)
     assert abs(steps).max() == 2
-    assert (steps.max(1) - steps.min(1)).max() <= 1  # whole pixels of an even speed
+    assert (steps.max(1) - steps.min(1)).max() <= 1  # constant speed, rounded to pixels
     first = np.stack(ways)[:, 0]
     assert first.min() < 6
     assert first[:, 1].max() > 70
@@ -377,7 +377,7 @@ def test_an_evaluation_has_the_same_windows() -> None:
     assert list(one.keys) == ["p/0", "p/1"]
     assert np.array_equal(one.read(1)["clip"], two.read(1)["clip"])
     assert not np.array_equal(one.read(0)["clip"], one.read(1)["clip"])
-    data = module(moving(), crops_per_image=6, crop_size=10)
+    data = module(moving(), per_image=6, crop_size=10)
     clips = [clip for batch in training(data) for clip in batch["clip"]]
     assert len({tuple(clip[:, 0, 0, 0].tolist()) for clip in clips}) > 1
 

@@ -1,4 +1,4 @@
-"""Crops: places, keys, and what cannot be cut."""
+"""Crops: positions, keys, and images that cannot be cut."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from degradations.bicubic import Bicubic
 
 
 class Numbered(Source):
-    """Pictures in which every pixel says which picture, row and column it is."""
+    """Images in which every pixel encodes its image, row and column."""
 
     def __init__(self, sizes=((40, 60), (64, 48)), pairs=False):
         super().__init__()
@@ -56,7 +56,7 @@ def test_squares_lie_within_their_pictures():
         np.testing.assert_array_equal(sample["hr"][..., 1], rows + top)
         np.testing.assert_array_equal(sample["hr"][..., 2], columns + left)
     tops = {top for picture, top, _ in corners(crops) if picture == 0}
-    assert min(tops) == 0  # every place is possible
+    assert min(tops) == 0  # every position is possible
     assert max(tops) == 40 - 32
 
 
@@ -76,7 +76,7 @@ def test_a_picture_is_read_once_for_all_its_squares():
 
 
 def test_keys_are_made_once():
-    """They are asked for with each sample, and of many pictures take a while."""
+    """They are read for each sample, and are slow to make for many images."""
 
     class Counted(Numbered):
         asked = 0
@@ -104,7 +104,7 @@ def test_keys_are_made_once():
 def test_settings_of_the_inner_source_do_not_vanish(name, around):
     source = Numbered()
     source.degradation = Bicubic(2.0)
-    with pytest.raises(ValueError, match=rf"{name}\.source has a degradation of its own"):
+    with pytest.raises(ValueError, match=rf"{name}\.source has its own degradation"):
         around(source).prepare(2.0)
     source.degradation, source.scale = None, 3.0
     with pytest.raises(ValueError, match=rf"{name}\.source has scale 3, but {name} is used at 2"):

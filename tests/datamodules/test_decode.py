@@ -1,4 +1,4 @@
-"""Every kind of picture file gives the right pixels or a reason."""
+"""Every kind of image file gives the right pixels or a reason."""
 
 from __future__ import annotations
 
@@ -150,14 +150,14 @@ def test_transparent_colour_of_rgb_png():
 @pytest.mark.parametrize("quick", [False, True])
 def test_cmyk_jpeg(quick, monkeypatch):
     monkeypatch.setattr(module, "QUICK_JPEG", quick and module.QUICK_JPEG)
-    cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # red ink
+    cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # red
     picture = decode(encoded(cmyk, "JPEG", quality=95), "a")
     np.testing.assert_allclose(picture.rgb, np.broadcast_to([255, 0, 0], (8, 8, 3)), atol=4)
     assert picture.mode == "CMYK"
 
 
 def test_cmyk_jpeg_as_adobe_writes_it():
-    """Inverted, with Adobe's segment: 255 is no ink. Read here without Pillow's idea of it."""
+    """Inverted, with Adobe's segment: 255 is no ink. Computed here without Pillow."""
     inks = np.random.default_rng(6).integers(0, 256, (1, 1, 4)).astype(np.uint8)
     data = simplejpeg_or_skip().encode_jpeg(
         np.broadcast_to(255 - inks, (16, 16, 4)).copy(), quality=100, colorspace="CMYK"
@@ -301,11 +301,11 @@ def test_exif_orientation(kind, orientation, tmp_path):
 
 
 def orienting_chunk(kind):
-    """What says in a PNG, in one of three ways, that it lies on its side."""
+    """Return a PNG's orientation metadata in one of three forms."""
     tags = exif(6).tobytes()
     if kind == "eXIf":
         return chunk(b"eXIf", tags.removeprefix(b"Exif\0\0"))
-    if kind == "raw profile":  # as older versions of ImageMagick write it
+    if kind == "raw profile":  # as older versions of ImageMagick write
         text = f"\nexif\n{len(tags):8}\n{tags.hex()}\n".encode()
         return chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text))
     packet = b'<rdf:Description tiff:Orientation="6"/>'
@@ -397,7 +397,7 @@ def test_a_large_colour_profile_of_a_png(deep, caplog):
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("kind", ["eXIf", "raw profile", "XMP"])
 def test_size_of_a_png_that_lies_on_its_side(kind, late, tmp_path):
-    """Training cuts by the header's size what decoding has turned."""
+    """Training crops the decoded, oriented image by the header's size."""
     data = encoded(Image.fromarray(RGB))
     at = data.rfind(b"IEND") - 4 if late else 33
     (tmp_path / "a.png").write_bytes(data[:at] + orienting_chunk(kind) + data[at:])
@@ -502,7 +502,7 @@ def test_cmyk_profile_to_srgb(kind):
     cmyk = image_of((255 * inks).astype(np.uint8), "CMYK")
     options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
     data = encoded(cmyk, kind, icc_profile=ink_profile(), **options)
-    for srgb in (True, False):  # there is no RGB of inks without a profile
+    for srgb in (True, False):  # CMYK has no RGB without a profile
         picture = decode(data, "a", srgb)
         np.testing.assert_allclose(picture.rgb, srgb_of_inks(inks), atol=4)
         assert (picture.icc, picture.grey_icc) == (None, None)
@@ -530,7 +530,7 @@ def test_srgb_in_any_wording_changes_nothing():
         b"no profile at all",
         rgb_profile()[:200],
         rgb_profile().replace(b"rTRC", b"????"),
-        grey_profile(),  # of a colour picture
+        grey_profile(),  # of a colour image
         ink_profile(),
     ],
 )
@@ -671,7 +671,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("options", [{}, {"exif": exif(6)}])
 def test_a_damaged_jpeg_is_refused(damage, options):
-    """Pillow and OpenCV give a picture that is grey from there on."""
+    """Pillow and OpenCV return an image that is grey from there on."""
     simplejpeg_or_skip()
     data = DAMAGES[damage](photograph(**options))
     np.asarray(Image.open(io.BytesIO(data)))
@@ -722,17 +722,17 @@ LARGE_TIFF = encoded(LARGE, "TIFF")
 
 BAD = {
     "empty": (b"", "the file is empty", "empty"),
-    "text": (b"hello world\n" * 9, r"no picture.*b'hello wo'", "not a picture"),
-    "mp4": (b"\0\0\0 ftypisom\0\0\2\0" + bytes(9), "a video: split it", "not a picture"),
-    "webm": (b"\x1aE\xdf\xa3" + bytes(9), "a video: split it", "not a picture"),
-    "one byte": (b"\xff", "no picture", "not a picture"),
+    "text": (b"hello world\n" * 9, r"not an image.*b'hello wo'", "not an image"),
+    "mp4": (b"\0\0\0 ftypisom\0\0\2\0" + bytes(9), "a video: split it", "not an image"),
+    "webm": (b"\x1aE\xdf\xa3" + bytes(9), "a video: split it", "not an image"),
+    "one byte": (b"\xff", "not an image", "not an image"),
     "truncated png": (large_png()[:4000], "truncated", "truncated"),
     "truncated 16-bit png": (png_16(LARGE_16, 2)[:9000], "truncated", "truncated"),
     "damaged 16-bit png": (png_16(LARGE_16, 2)[:-16] + bytes(16), "damaged", "damaged"),
     "damaged png": (large_png()[:5000] + b"?" + large_png()[5001:], "checksum of its", "damaged"),
     "png that ends in zeros": (large_png()[:-40] + bytes(40), "checksum of its", "damaged"),
     "truncated header": (large_png()[:20], "truncated", "truncated"),
-    "broken header": (b"PNG" + large_png()[3:], "no picture, or its header is", "not a picture"),
+    "broken header": (b"PNG" + large_png()[3:], "not an image, or its header is", "not an image"),
     "truncated jpeg": (LARGE_JPEG[:900], "truncated", "truncated"),
     "jpeg cut in its header": (LARGE_JPEG[:200], "truncated", "truncated"),
     "truncated webp": (encoded(LARGE, "WEBP")[:-30], "truncated", "truncated"),
@@ -743,7 +743,7 @@ BAD = {
     "truncated avif": (encoded(LARGE, "AVIF")[:-100], "truncated|Truncated", "truncated"),
     "bomb": (png((60000, 60000), 8, 2, b""), "refused because of its size", "too large"),
     "jpeg bomb": (size_in_jpeg(LARGE_JPEG, 60000, 60000), "because of its size", "too large"),
-    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture", "not a picture"),
+    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image", "not an image"),
     "12-bit jpeg": (precision_in_jpeg(LARGE_JPEG, 12), "JPEG of 12 bits", "unsupported"),
 }
 
@@ -808,7 +808,7 @@ def test_missing_file(read):
 @pytest.mark.parametrize(("case", "reason"), [("bomb", "too large"), ("text", "damaged")])
 def test_the_size_of_a_file_that_is_open(case, reason):
     assert read_size(io.BytesIO(encoded(Image.fromarray(RGB)))) == (7, 5)
-    with pytest.raises(UnreadableImage, match=r"^the picture: ") as caught:
+    with pytest.raises(UnreadableImage, match=r"^the image: ") as caught:
         read_size(io.BytesIO(BAD[case][0]))
     assert caught.value.reason == reason
 

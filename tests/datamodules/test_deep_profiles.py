@@ -1,4 +1,4 @@
-"""16-bit pixels to sRGB: as Little CMS does it with 8 bits, but finer."""
+"""16-bit pixels to sRGB: as Little CMS with 8 bits, but finer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_every_kind_of_curve_as_little_cms(curve):
     expected = to_srgb(LEVELS, profile)
     found = to_srgb_16(DEEP, profile)
     assert found.dtype == np.uint16
-    # Its tables of 8 bits are coarse where sRGB's curve is steep.
+    # Little CMS's 8-bit tables are coarse where sRGB's curve is steep.
     bright = expected > 40
     np.testing.assert_allclose(found[bright] / 257, expected[bright].astype(float), atol=1.5)
     np.testing.assert_allclose(found / 257, expected.astype(float), atol=4)
@@ -45,7 +45,7 @@ def test_every_kind_of_curve_as_little_cms(curve):
 
 def test_as_the_formulas_have_it():
     fine = np.random.default_rng(1).integers(0, 65536, (300, 9, 3)).astype(np.uint16)
-    gamma = 461 / 256  # which a profile can hold
+    gamma = 461 / 256  # representable in a profile
     expected = 257 * srgb_of_rgb(fine / 257, gamma=gamma)
     assert np.abs(to_srgb_16(fine, rgb_profile(gamma=gamma)) - expected).max() < 40  # of 65535
 
@@ -72,7 +72,7 @@ def test_srgb_changes_nothing():
         rgb_profile().replace(b"XYZ \0\0\0\0", b"XYZ ", 1),
         rgb_profile(curve=b"????" + bytes(8)),
         rgb_profile(curve=parametric_curve(7, 2.4)),
-        rgb_profile().replace(b"desc", b"A2B0"),  # whose tables would come first
+        rgb_profile().replace(b"desc", b"A2B0"),  # whose tables have precedence
         ink_profile(),
         rgb_profile()[:128] + b"\xff" * 400,
     ],

@@ -1,4 +1,4 @@
-"""What of EXIF lasts: all that describes the picture, nothing that describes the old file."""
+"""EXIF that is kept: tags that describe the image, none that describe the old file."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_description_that_counts_pixels_is_left_out(description):
 def test_of_every_format(kind):
     buffer = io.BytesIO()
     PICTURE.save(buffer, kind, exif=written())
-    # Pillow's TIFFs have a wrong place for the last directory, which must not spoil the others.
+    # Pillow's TIFFs have a wrong offset of the last directory, which must not affect the others.
     interop = {} if kind == "TIFF" else INTEROP
     check(lasting_exif(decode(buffer.getvalue(), "a").exif), interop)
 
@@ -99,7 +99,7 @@ def test_of_a_16_bit_tiff():
     first = read(picture.exif)[0]
     assert first[Base.Make] == "Maker"
     assert first[Base.Software] == "some program"
-    # Nothing of how that file was laid out.
+    # Nothing about the layout of that file.
     sizes = {Base.ImageWidth, Base.ImageLength, Base.BitsPerSample, Base.StripOffsets}
     assert not sizes & first.keys()
 
@@ -110,7 +110,7 @@ def test_a_thumbnail_is_left_out():
     tiff = exif[6:]
     order = "<" if tiff[:2] == b"II" else ">"
     (count,) = struct.unpack_from(order + "H", tiff, 8)
-    pointer = 10 + 12 * count  # to the second directory, with which thumbnails come
+    pointer = 10 + 12 * count  # to the second directory, which holds thumbnails
     second = struct.pack(
         order + "HHHIIHHIII", 2, 0x201, 4, 1, len(tiff) + 30, 0x202, 4, 1, 20_000, 0
     )

@@ -1,4 +1,4 @@
-"""Folder: which files it finds, under which keys, and what it says when there are none."""
+"""Folder: the files it finds, their keys, and its errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def prepared(*arguments, **options):
 def tree(tmp_path):
     for number, name in enumerate(["b.png", "a.JPG", "deep/er/c.webp", "deep/a.png", ".d.png"]):
         save(tmp_path / name, seed=number)
-    (tmp_path / "notes.txt").write_text("none of the pictures")
+    (tmp_path / "notes.txt").write_text("none of the images")
     return tmp_path
 
 
@@ -145,7 +145,7 @@ def test_predict_tells_files_apart_that_differ_by_their_extension(tree):
     assert list(folder.keys) == ["a", *keys]
     assert [folder.path(n) for n in (1, 2)] == [str(tree / name) for name in keys[:2]]
     save(tree / "other" / "a.png")
-    with pytest.raises(ValueError, match="the key 'a'"):  # of two folders
+    with pytest.raises(ValueError, match="the key 'a'"):  # from two folders
         Folder.of([str(tree / "deep"), str(tree / "other")]).prepare(1)
 
 
@@ -190,7 +190,7 @@ def test_two_folders_with_one_key(tree):
 
 def test_empty_folder(tmp_path):
     (tmp_path / "readme.txt").write_text("x")
-    with pytest.raises(ValueError, match=r"Folder.root .* holds no pictures; expected a folder"):
+    with pytest.raises(ValueError, match=r"Folder.root .* has no images; expected a folder"):
         prepared(str(tmp_path))
 
 
@@ -200,7 +200,7 @@ def test_missing_folder(tmp_path):
 
 
 def test_pattern_without_a_match(tree):
-    with pytest.raises(ValueError, match=r"Folder.files '.*\*\.bmp' matches no pictures"):
+    with pytest.raises(ValueError, match=r"Folder.files '.*\*\.bmp' matches no images"):
         prepared(str(tree), files=["*.bmp"])
 
 
@@ -217,6 +217,6 @@ def test_nothing_given():
 
 
 def test_broken_picture_is_named(tree):
-    (tree / "b.png").write_text("this is no picture")
-    with pytest.raises(UnreadableImage, match=r"b\.png: no picture"):
+    (tree / "b.png").write_text("this is no image")
+    with pytest.raises(UnreadableImage, match=r"b\.png: not an image"):
         prepared(str(tree)).read(1)

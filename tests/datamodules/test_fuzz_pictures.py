@@ -1,6 +1,6 @@
-"""Mutated picture files give a reason or a picture: never a crash, a hang or a flood of memory.
+"""Mutated image files give an error or an image: never a crash, a hang or excessive memory.
 
-The mutations run in a process of their own, whose memory is limited and whose death shows.
+The mutations run in a separate process with limited memory, whose death is noticed.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from datamodules.decode import REASONS, UnreadableImage, decode
 from datamodules.restart import decode_crop, encode_jpeg, restart_offsets
 
 REPO = Path(__file__).resolve().parents[2]
-MEMORY = 1 << 30  # beyond what the process has when its libraries are loaded
-SECONDS = 300  # for all, which take three
+MEMORY = 1 << 30  # beyond the process's memory after its imports
+SECONDS = 300  # for all mutations, which take three
 HEIGHT, WIDTH = 40, 56
 CHECKED = ("png", "png of 16 bits")  # the formats with a checksum of every byte
 
 
 def pixels(dtype=np.uint8):
-    """Noise over a gradient, so that a shifted picture differs."""
+    """Noise over a gradient, so that a shifted image differs."""
     noise = np.random.default_rng(0).integers(0, 32, (HEIGHT, WIDTH, 3))
     gradient = np.linspace(0, 200, HEIGHT * WIDTH * 3).reshape(HEIGHT, WIDTH, 3)
     return ((noise + gradient) * np.iinfo(dtype).max / 255).astype(dtype)
@@ -111,7 +111,7 @@ def wrong_magic(data, draw):
 
 
 def huge(data, draw):
-    """Wherever the size stands in the header, in whatever order of bytes, it is enormous."""
+    """An enormous size in the header, at every place and in both byte orders."""
     for kind, most in (("H", 65535), ("I", draw.choice((0x7FFFFFFF, 0xFFFFFFF0, 100_000)))):
         for order in "<>":
             for side in (HEIGHT, WIDTH):
@@ -174,7 +174,7 @@ def mutated_pictures(rounds):
                 assert result in REASONS, (kind, number, result)
                 outcomes[result] += 1
                 continue
-            outcomes["a picture"] += 1
+            outcomes["an image"] += 1
             declared = Image.open(io.BytesIO(changed)).size
             assert sorted(result.rgb.shape[:2]) == sorted(declared), (kind, number)
             if kind in CHECKED:
@@ -203,8 +203,8 @@ def mutated_crops(rounds):
             outcomes[getattr(error, "reason", "not inside")] += 1
             continue
         assert crop.shape == (height, width, 3), number
-        outcomes["a picture"] += 1
-        if changed is data:  # offsets that are not the file's are seen, or were not needed
+        outcomes["an image"] += 1
+        if changed is data:  # wrong offsets are detected, or were not needed
             whole = decode(data, "a").rgb
             top, left = box[:2]
             assert np.array_equal(crop, whole[top : top + height, left : left + width]), number
@@ -225,7 +225,7 @@ def limited(run, rounds):
 @pytest.mark.parametrize(
     ("run", "rounds", "seen"),
     [
-        ("mutated_pictures", 27, {"truncated", "damaged", "empty", "not a picture", "too large"}),
+        ("mutated_pictures", 27, {"truncated", "damaged", "empty", "not an image", "too large"}),
         ("mutated_crops", 300, {"truncated", "damaged"}),
     ],
 )
@@ -244,5 +244,5 @@ def test_mutated_files(run, rounds, seen):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     outcomes = json.loads(done.stdout)
-    assert seen | {"a picture"} <= set(outcomes), outcomes
+    assert seen | {"an image"} <= set(outcomes), outcomes
     assert sum(outcomes.values()) >= 300

@@ -1,4 +1,4 @@
-"""Keys that are made when they are asked for."""
+"""Keys that are made on demand."""
 
 from __future__ import annotations
 

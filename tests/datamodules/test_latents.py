@@ -1,4 +1,4 @@
-"""Latents: what is said of shards that are not whole, or not what they should be."""
+"""Latents: errors for incomplete or wrong shards."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_members_that_lie_apart_are_joined(tmp_path: Path) -> None:
 def test_latents_of_whole_pictures_may_not_fit_together() -> None:
     shapes = ((1, 2, 2), (1, 2, 3))
     samples = [{"key": "a", "seed": 0, "latent": np.zeros(shape, np.float32)} for shape in shapes]
-    with pytest.raises(ValueError, match=r"latents of differing sizes .* with --encode\.crop"):
+    with pytest.raises(ValueError, match=r"latents of different sizes .* with --encode\.crop"):
         collate(samples)
 
 
@@ -90,7 +90,7 @@ def test_what_is_no_latent(tmp_path: Path) -> None:
         source.read(0)
     source = Latents(write(tmp_path / "objects", {"latent.npy": npy(np.array([None, {}]))}))
     source.prepare(2.0)
-    with pytest.raises(UnreadableImage, match="allow_pickle"):  # nothing in a shard is run
+    with pytest.raises(UnreadableImage, match="allow_pickle"):  # no code in a shard is executed
         source.read(0)
     source = Latents(write(tmp_path / "pictures", {"txt": b"the sea"}))
     with pytest.raises(ValueError, match=r"has no latents: main\.py encode writes"):
@@ -100,16 +100,16 @@ def test_what_is_no_latent(tmp_path: Path) -> None:
 def test_encode_json(tmp_path: Path) -> None:
     z = {"latent.npy": npy(np.zeros((1, 2, 2), np.float32))}
     urls = write(tmp_path / "pairs", z, {**ABOUT_OURS, "scale": 4.0})
-    with pytest.raises(ValueError, match=r"of scale 4, and data\.init_args\.scale is 2"):
+    with pytest.raises(ValueError, match=r"of scale 4, but data\.init_args\.scale is 2"):
         Latents(urls).prepare(2.0)
     (tmp_path / "pairs" / ABOUT).write_text("{}")
-    with pytest.raises(ValueError, match="does not say factor, scale, space"):
+    with pytest.raises(ValueError, match="has no factor, scale, space"):
         Latents(urls).prepare(4.0)
     (tmp_path / "pairs" / ABOUT).write_text("{")
     with pytest.raises(ValueError, match="is damaged"):
         Latents(urls).prepare(4.0)
     (tmp_path / "pairs" / ABOUT).unlink()
-    with pytest.raises(ValueError, match=r"there is no .*encode\.json"):
+    with pytest.raises(ValueError, match=r"encode\.json, which .* is missing"):
         Latents(urls).prepare(4.0)
 
 
@@ -120,7 +120,7 @@ def test_no_mixture_of_latents(tmp_path: Path) -> None:
 
 
 def test_no_pool_beside_latents() -> None:
-    with pytest.raises(ValueError, match=r"exchanges pictures, .* set pool to 0"):
+    with pytest.raises(ValueError, match=r"exchanges images, .* set pool to 0"):
         check_pooled({"latent": 0})
 
 
@@ -159,5 +159,5 @@ def test_features_that_are_none(tmp_path: Path) -> None:
         {"key": "a", "seed": 0, "text_features": np.zeros((2, width), np.float16)}
         for width in (3, 4)
     ]
-    with pytest.raises(ValueError, match=r"differing widths .* with one encoder"):
+    with pytest.raises(ValueError, match=r"different widths .* with one encoder"):
         collate(samples)

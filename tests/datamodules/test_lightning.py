@@ -1,4 +1,4 @@
-"""SRDataModule under Lightning: empty sets, resuming, prediction, processes without a picture."""
+"""SRDataModule under Lightning: empty sets, resuming, prediction, processes without an image."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tests.lightning_modules.tiny import Convolution
 
 
 class Seen(Callback):
-    """The samples of each batch, in order; those of each validation."""
+    """Records the samples of each training and validation batch, in order."""
 
     def __init__(self) -> None:
         self.train: list[tuple[int, list[int]]] = []
         self.val: list[list[str]] = []
         self.predicted: list[tuple[str, Any]] = []
-        self.drawn: list[float] = []  # by what a model draws from, in each batch of training
+        self.drawn: list[float] = []  # a model's draws in each training batch
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, *_: Any) -> None:
         self.train.append((trainer.current_epoch, batch["seed"].tolist()))
@@ -72,7 +72,7 @@ class TestFit:
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_the_same_batches_again(self, tmp_path, workers):
-        """What `overfit_batches` asks for; what the model draws is another in each epoch."""
+        """`overfit_batches` repeats batches; the model's draws change in each epoch."""
         data = module(workers=workers)
         _, seen, _ = fit(tmp_path, data, overfit_batches=2, max_epochs=3)
         first = [[item.seed for item in batch] for batch in data.plan().batches(0, 0, 0, 1)][:2]
@@ -135,7 +135,7 @@ class TestFit:
 
     @pytest.mark.parametrize("verb", ["validate", "test"])
     def test_an_evaluation_of_nothing(self, tmp_path, verb):
-        with pytest.raises(ValueError, match=rf"{verb} needs pictures"):
+        with pytest.raises(ValueError, match=rf"{verb} needs images"):
             getattr(trainer(tmp_path), verb)(Bicubic(2), datamodule=module())
 
 
@@ -170,7 +170,7 @@ class TestPredict:
 
 
 class Report(Callback):
-    """Each process writes down what it has at the end, and which pictures it saw."""
+    """Each process stores its result, and the images it saw."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.keys = folder, []
@@ -186,7 +186,7 @@ class Report(Callback):
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_a_process_without_a_picture_does_not_keep_the_others_waiting(tmp_path):
-    """Two processes, sets of one and of three pictures: each counts once, and the run ends."""
+    """Two processes, sets of one and of three images: each counts once, and the run ends."""
 
     def run(root: Path, **settings: Any) -> None:
         root.mkdir()
@@ -211,7 +211,7 @@ def test_a_process_without_a_picture_does_not_keep_the_others_waiting(tmp_path):
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_only_one_picture_for_two_processes(tmp_path):
-    """The whole evaluation of one process is empty: Lightning would leave its hooks out."""
+    """One process has an empty evaluation, whose hooks Lightning would skip."""
     data = SRDataModule(2, test={"one": pictures(1)}, degradation=Degradation(2), workers=0)
     test = trainer(tmp_path, callbacks=[PSNR(), Report(tmp_path)], devices=2, strategy="ddp_spawn")
     test.test(Bicubic(2), datamodule=data, verbose=False)

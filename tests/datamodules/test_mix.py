@@ -1,4 +1,4 @@
-"""Mix: keys, shares, order and resume as one source; and what cannot be mixed."""
+"""Mix: keys, shares, order and resume as one source; and sources that cannot be mixed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.datamodules.test_base import data_of
 
 
 class Sharded(Memory):
-    """Groups of five; remembers what it is told."""
+    """Groups of five; records announced groups."""
 
     def __init__(self, count, seed=0):
         super().__init__({f"s{i:02d}": {"hr": picture(16, 20, seed + i)} for i in range(count)})
@@ -58,7 +58,7 @@ class TestTraining:
     def test_an_epoch_by_default(self):
         data = data_of(mixed(), batch_size=5)
         assert len(list(training(data))) == 10
-        data = data_of(mixed(), batch_size=5, crops_per_image=3)
+        data = data_of(mixed(), batch_size=5, per_image=3)
         assert len(list(training(data))) == 30
 
     def test_by_default_each_picture_comes_equally_often(self):
@@ -74,7 +74,7 @@ class TestTraining:
         data = data_of(Mix({"mixed": inner, "rest": Sharded(10, 200)}, samples=512), batch_size=16)
         each = Counter(key.rpartition("/")[0] for b in training(data) for key in b["key"])
         assert sum(each.values()) == 512
-        # 50 pictures of 60, of which three quarters; exact to one in each block of 256.
+        # 50 of 60 images, three quarters of them; exact to one in each block of 256.
         for name, share in (("mixed/photos", 320), ("mixed/faces", 320 / 3), ("rest", 256 / 3)):
             assert abs(each[f"train/{name}"] - share) <= 1
 
@@ -131,7 +131,7 @@ class TestTraining:
             plain.load_state_dict(before)
 
     def test_too_few_samples(self):
-        with pytest.raises(ValueError, match=r"has 3 pictures .* fewer than .*batch_size 4"):
+        with pytest.raises(ValueError, match=r"has 3 images .* fewer than .*batch_size 4"):
             data_of(mixed(samples=3)).setup("fit")
 
 
@@ -173,8 +173,8 @@ class TestWhatCannotBeMixed:
         ("source", "message"),
         [
             (Memory(pictures(1).samples, scale=3), "'b' has scale 3, but the mixture is used at 2"),
-            (Memory(pictures(1).samples, degradation=Bicubic(2)), "'b' has a degradation of its o"),
-            (Memory({}), r"'b' \(Memory\) has 0 pictures"),
+            (Memory(pictures(1).samples, degradation=Bicubic(2)), "'b' has its own degradation"),
+            (Memory({}), r"'b' \(Memory\) has 0 images"),
         ],
     )
     def test_sources(self, source, message):
@@ -194,7 +194,7 @@ class TestWhatCannotBeMixed:
 
     def test_too_many_parts(self):
         inner = [Mix({f"{n}": pictures(1) for n in range(129)}) for _ in range(2)]
-        with pytest.raises(ValueError, match=r"has 258 sources; there can be up to 256"):
+        with pytest.raises(ValueError, match=r"has 258 sources; expected 256 at most"):
             Mix({"a": inner[0], "b": inner[1]}).prepare(2.0)
 
     def test_two_equal_keys_in_a_source(self):
@@ -204,5 +204,5 @@ class TestWhatCannotBeMixed:
                 return ["x", "x"]
 
         mix = Mix({"a": pictures(2), "b": Twins({})})
-        with pytest.raises(ValueError, match="2 pictures with the key 'train/b/x'"):
+        with pytest.raises(ValueError, match="2 images with the key 'train/b/x'"):
             data_of(mix, batch_size=2).setup("fit")

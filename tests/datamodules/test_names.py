@@ -1,4 +1,4 @@
-"""Names: a sequence of texts in two arrays, which does what a list does."""
+"""Names: a sequence of strings in two arrays, with the behaviour of a list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OneLR: the same LR at every scale, as the scripts of the faces' papers make it with Pillow."""
+"""OneLR: the same LR at every scale, as made with Pillow by the scripts of the papers on faces."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def resized(side: tuple[int, int]) -> np.ndarray:
 
 def test_faces_at_all_their_scales():
     source = Memory({"face": {"hr": FACE, "text": "a face"}})
-    sources = {str(scale): OneLR(source, 16, scale) for scale in FACES}
+    sources = {str(scale): OneLR(source, 16, scale=scale) for scale in FACES}
     batches = list(evaluation(SRDataModule(10, test=sources, workers=0), "test"))
     for side, batch in zip(FACES.values(), batches, strict=True):
         assert batch["size"] == (side, side)
@@ -31,11 +31,11 @@ def test_faces_at_all_their_scales():
             expected = torch.from_numpy(resized((size, size)).copy()).permute(2, 0, 1) / 255
             assert torch.equal(batch[name][0], expected)
     assert [b["key"] for b in batches] == [[f"{scale}/face"] for scale in FACES]
-    assert len({int(b["seed"]) for b in batches}) == 1  # or stages would not be shared
+    assert len({int(b["seed"]) for b in batches}) == 1  # else stages would not be shared
 
 
 def test_pictures_that_are_no_squares():
-    lr = OneLR(Memory({"a": {"hr": FACE[:171]}}), (24, 36), 2.7)
+    lr = OneLR(Memory({"a": {"hr": FACE[:171]}}), (24, 36), scale=2.7)
     lr.prepare(2.7)
     sample = lr.read(0)
     assert sample["hr"].shape == (65, 97, 3)  # 64.8 and 97.2
@@ -45,7 +45,7 @@ def test_pictures_that_are_no_squares():
 @pytest.mark.parametrize(
     ("sample", "lr_side", "message"),
     [
-        ({"hr": picture(32, 32), "lr": picture(16, 16)}, 8, "a is a pair of HR and LR"),
+        ({"hr": picture(32, 32), "lr": picture(16, 16)}, 8, "a is already a pair of HR and LR"),
         ({"hr": picture(32, 32, dtype=np.uint16)}, 8, "a has 16 bits"),
         ({"hr": picture(31, 40)}, (8, 10), r"a is 40x31 pixels, smaller than the HR of 40x32"),
         ({"hr": picture(40, 60)}, 8, r"a is 60x40 pixels, and OneLR\.lr_side 8x8 would distort"),
@@ -60,7 +60,7 @@ def test_what_cannot_be(sample, lr_side, message):
 
 
 def test_keys_are_not_asked_for_with_each_picture():
-    """A source may make all of them anew: 0.3 s of a hundred thousand."""
+    """A source may make all keys again: 0.3 s for a hundred thousand."""
 
     class Counted(Memory):
         asked = 0

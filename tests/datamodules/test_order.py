@@ -1,4 +1,4 @@
-"""The order of samples: pure, the same on any number of processes, never to change."""
+"""The order of samples: pure, the same on any number of processes, and fixed for good."""
 
 from __future__ import annotations
 
@@ -75,15 +75,15 @@ def epoch_of(plan: Plan, epoch: int = 0, start: int = 0, rank: int = 0, world: i
 
 
 def sequence_of(plan, epoch):
-    """(samples,) of picture * repeats + repeat, in order.
+    """(samples,) of image * repeats + repeat, in order.
 
-    Of a mixture those that the epoch takes; else all, and those that it leaves out come last.
+    Of a mixture the samples that the epoch takes; else all, with omitted ones last.
     """
     return plan._take(epoch, 0, plan._epoch_length)
 
 
 def shuffles(plan):
-    """What keeps the windows of a plan, of each source."""
+    """Return the objects that keep the windows of a plan, for each source."""
     made = plan._order
     return [part._window for part in ([made] if plan.mixture is None else made._parts)]
 
@@ -148,7 +148,7 @@ class TestPlan:
             assert equal < 10  # 1 is expected
 
     def test_shuffling_favours_nobody(self):
-        """Where a sample comes in an epoch, over 600 epochs: chi-square with 11 degrees."""
+        """The place of a sample in an epoch, over 600 epochs: chi-square with 11 degrees."""
         plan = Plan((12,), 3, 12, 1)
         places = np.array([np.argsort(sequence_of(plan, epoch)) for epoch in range(600)])
         for sample in range(12):
@@ -186,7 +186,7 @@ class TestPlan:
         plan = Plan((10,) * 64, 0, 8, 1, window=4)
         order = [item.picture // 10 for batch in epoch_of(plan) for item in batch]
         assert max(len(set(order[i : i + 40])) for i in range(0, len(order), 40)) <= 8
-        # ... and shuffles within them: a shard does not come in one piece.
+        # ... and shuffles within them: a shard is not contiguous.
         assert sum(a == b for a, b in pairwise(order)) < len(order) / 2
 
     def test_shards_are_shuffled(self):
@@ -198,7 +198,7 @@ class TestPlan:
     @given(plans(), st.integers(0, 3))
     @settings(max_examples=60, deadline=None)
     def test_a_sample_lies_in_a_window_of_few_groups(self, plan, epoch):
-        """The order goes through windows one after another: so does each of its parts."""
+        """The order takes windows one after another, and so does each of its parts."""
         ends = np.cumsum(plan.groups)
         groups = np.searchsorted(ends, sequence_of(plan, epoch) // plan.repeats, "right")
         rest, seen = groups.tolist(), set()
@@ -206,7 +206,7 @@ class TestPlan:
             window = set()
             while rest and (rest[0] in window or len(window) < plan.window):
                 window.add(rest.pop(0))
-            # A group that ended in the window does not come back.
+            # A group that ended in the window does not occur again.
             assert not window & seen
             seen |= {group for group in window if group not in rest}
             left = {group for group in window if group in rest}
@@ -224,7 +224,7 @@ class TestPlan:
         assert sum((out[i] - expected) ** 2 / expected for i in range(23)) < 60  # 1 in 50,000
 
     def test_no_more_is_computed_than_what_is_asked_for(self):
-        """A thousand million samples: their order alone would be 4 GB."""
+        """A billion samples: their order alone would take 4 GB."""
         plan = Plan((1000,) * 1_000_000, 0, 64, 8)
         batch = next(plan.batches(1, len(plan) * 9 // 10, 3, 4))
         assert len(batch) == 16
@@ -252,7 +252,7 @@ class TestPlan:
                 assert {plan.batch_of(item.position) for item in batch} == {number}
 
     def test_what_was_computed_for_past_epochs_is_not_kept(self):
-        """A folder is one window: an epoch of a million pictures is 5 MB in each process."""
+        """A folder is one window: an epoch of a million images takes 5 MB in each process."""
         plan = Plan((1000,), 0, 64, 64)
         for epoch in range(10):
             assert len(epoch_of(plan, epoch)) == 15
@@ -266,7 +266,7 @@ class TestPlan:
         """Of a mixture, no more than a source's window at the border of two epochs."""
         keep = 2 * plan.streams + 2
         arguments = (plan.repeats, plan.window, plan.seed)
-        several = replace(plan)  # the same order, of which more is kept
+        several = replace(plan)  # the same order, with more windows kept
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(shuffle, "lru_cache", lambda count: lru_cache(max(count, keep)))
             if plan.mixture is None:
@@ -292,7 +292,7 @@ class TestPlan:
         assert epoch_of(plan) == []
 
     def test_known_order(self):
-        """If this fails, runs cannot be continued exactly any more: the order must never change."""
+        """If this fails, runs can no longer resume exactly: the order must never change."""
         batches = epoch_of(PLAN, 0)
         assert [[item.picture for item in batch] for batch in batches] == ORDER_0
         assert [item.seed for item in batches[0]] == SEEDS_0
@@ -462,12 +462,12 @@ class TestMixture:
     def test_an_epoch_goes_on_where_the_one_before_it_ended(self):
         plan = Plan((100,) * 5, 1, 10, 1, mixture=Mixture((3, 2), (1.0, 1.0), 100))
         epochs = [set(sequence_of(plan, epoch).tolist()) for epoch in range(4)]
-        # About 50 a source and epoch: none of 300 and 200 comes back before all others came.
+        # About 50 per source and epoch: none of 300 and 200 repeats before all others occurred.
         assert all(len(epoch) == 100 for epoch in epochs)
         assert all(not a & b for i, a in enumerate(epochs[:3]) for b in epochs[:i])
 
     def test_whose_turn_it_is_favours_nobody(self):
-        """Chi-square with 15 degrees: in which of 16 parts of a block the rare source comes."""
+        """Chi-square with 15 degrees: the part of a block (of 16) where the rare source occurs."""
         plan = Plan((64, 64), 9, 1, 1, mixture=Mixture((1, 1), (15.0, 1.0), 256 * 400))
         places = np.flatnonzero(sequence_of(plan, 0) >= 64) % 256
         counts = np.bincount(places // 16, minlength=16)
@@ -480,7 +480,7 @@ class TestMixture:
         )
         order = [item.picture for batch in epoch_of(plan) for item in batch]
         groups = [i // 10 if i < 640 else 64 + (i - 640) // 5 for i in order]
-        # 60 samples are a window of each: two of these may be met on either side of a border.
+        # 60 samples are a window of each: two of these may meet at a border.
         assert max(len(set(groups[i : i + 60])) for i in range(0, len(groups), 60)) <= 17
 
     def test_known_order(self):
@@ -523,7 +523,7 @@ def test_an_illegal_number_of_processes_lists_the_legal_ones():
     plan = Plan((100,), 0, 12, 12)
     message = (
         r"8 processes cannot share data\.init_args\.batch_size 12 evenly \(12 streams\): "
-        r"use a number of processes out of \[1, 2, 3, 4, 6, 12\]"
+        r"use one of these numbers of processes: \[1, 2, 3, 4, 6, 12\]"
     )
     with pytest.raises(ValueError, match=message):
         check_world(plan, 8)
@@ -570,7 +570,7 @@ class TestEvaluationSampler:
         counts = [sum(map(len, own)) for own in batches]
         assert max(counts) - min(counts) <= 1
         assert all(0 < len(batch) <= batch_size for own in batches for batch in own)
-        # Lightning leaves hooks out where a loader is empty, and other processes wait in them.
+        # Lightning skips hooks if a loader is empty, and other processes wait in them.
         assert [len(s) for s in samplers] == [max(1, len(own)) for own in batches]
 
     def test_order_is_that_of_the_source(self):

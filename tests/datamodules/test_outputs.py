@@ -1,4 +1,4 @@
-"""Outputs: what a Folder leaves out of the pictures to enlarge, because `predict` has made it."""
+"""Outputs: files of `predict` that a Folder leaves out of the images to enlarge."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_behind_a_link(tree: Path) -> None:
 
 
 def test_in_the_writers_folder_or_below_it_what_is_known(tree: Path) -> None:
-    """A name does not change when an output of another extension lies beside it."""
+    """A name does not change if an output with another extension is beside it."""
     assert keys(str(tree), tree, "a.png", "sub/out/c.png") == ["a", "sub/b", "sub/outer/d"]
     assert keys(str(tree / "sub"), tree, "a.png", "sub/b.png") == ["out/c", "outer/d"]
     assert len(keys(str(tree), tree)) == 5
@@ -54,6 +54,6 @@ def test_files_that_are_named_stay(tree: Path) -> None:
 
 
 def test_nothing_but_outputs(tree: Path) -> None:
-    message = r"all 1 pictures found in '.*out' are outputs in writer.folder '.*out': set another"
+    message = r"all 1 images found in '.*out' are outputs in writer.folder '.*out': set another"
     with pytest.raises(ValueError, match=message):
         keys(str(tree / "sub" / "out"), tree / "sub" / "out", "c.png")

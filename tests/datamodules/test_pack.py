@@ -1,4 +1,4 @@
-"""The packer: its shards are plain WebDataset tars, whole or not there."""
+"""The packer: its shards are plain WebDataset tars, complete or absent."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_index_is_written_and_fresh(images, tmp_path, monkeypatch):
     pack.main([str(images), str(tmp_path / "out")])
     from datamodules import shard_index
 
-    monkeypatch.setattr(shard_index, "build_index", None)  # would fail if it were made again
+    monkeypatch.setattr(shard_index, "build_index", None)  # fails if it is made again
     assert len(source(tmp_path / "out").keys) == 5
 
 
@@ -108,7 +108,7 @@ def test_webdataset_reads_them_securely(images, tmp_path):
 
 @pytest.mark.parametrize("options", [[], ["--crop", "8", "--encode", "webp"]])
 def test_stock_readers_read_them(tmp_path, options):
-    """``WebDataset(...).decode("pil")`` and ``tarfile`` give pictures, captions and metadata."""
+    """``WebDataset(...).decode("pil")`` and ``tarfile`` give images, captions and metadata."""
     for number in range(3):
         save(tmp_path / "images" / f"{number}.png", (8, 8), seed=number)
         (tmp_path / "images" / f"{number}.txt").write_text(f"number {number}")
@@ -144,11 +144,11 @@ def test_restart_markers_reach_the_reader(tmp_path):
 
 def test_duplicates(images, tmp_path, caplog):
     (images / "z.png").write_bytes((images / "b.png").read_bytes())
-    (images / "z.txt").write_text("another caption does not make another picture")
+    (images / "z.txt").write_text("another caption does not make another image")
     assert pack.main([str(images), str(tmp_path / "out")]) == 0
     assert source(tmp_path / "out").keys == ["a", "b", "deep/c", "deep/d", "e"]
     assert (
-        "1 picture: the same bytes as an earlier one, and left out, such as z, which is b"
+        "1 image: the same bytes as an earlier one, and left out, such as z, which is b"
         in caplog.text
     )
     assert pack.main([str(images), str(tmp_path / "all"), "--keep-duplicates"]) == 0
@@ -163,12 +163,12 @@ def test_duplicates(images, tmp_path, caplog):
 def test_report(images, tmp_path, caplog):
     for number in range(7):
         (images / f"empty{number}.png").touch()
-    (images / "text.jpg").write_text("this is no picture")
+    (images / "text.jpg").write_text("this is no image")
     assert pack.main([str(images), str(tmp_path / "out"), "--min-side", "5"]) == 1
     assert caplog.text.count("refused (") == 5
-    assert "refused by reason: 7 empty, 1 not a picture; all are listed in" in caplog.text
+    assert "refused by reason: 7 empty, 1 not an image; all are listed in" in caplog.text
     report = json.loads((tmp_path / "out" / "shard.report.json").read_text())
-    assert report["counts"]["refused_by_reason"] == {"empty": 7, "not a picture": 1}
+    assert report["counts"]["refused_by_reason"] == {"empty": 7, "not an image": 1}
     assert report["refused"][0] == {
         "key": "empty0",
         "path": str(images / "empty0.png"),
@@ -183,7 +183,7 @@ def test_nothing_but_refused_pictures(tmp_path, caplog):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").touch()
     assert pack.main([str(tmp_path / "images"), str(tmp_path / "out")]) == 1
-    assert "0 pictures packed into 0 shards (0.0 MB), 1 refused" in caplog.text
+    assert "0 images packed into 0 shards (0.0 MB), 1 refused" in caplog.text
     assert "to read them" not in caplog.text
     assert not list((tmp_path / "out").glob("*.tar*"))
 
@@ -193,7 +193,7 @@ def test_nothing_but_refused_pictures(tmp_path, caplog):
     [
         (["--lr", "x"], "--lr needs --scale"),
         (["--lr-suffix", "x2"], "--lr, which is not given"),
-        (["--lr", "x", "--scale", "2", "--max-long-side", "9"], "would part HR from --lr"),
+        (["--lr", "x", "--scale", "2", "--max-long-side", "9"], "would misalign HR and --lr"),
         (["--step", "4"], "--crop, which is not given"),
         (["--thresh", "4"], "--crop, which is not given"),
         (["--lr", "x", "--scale", "4", "--crop", "30"], "give 28 or 32"),
@@ -202,8 +202,8 @@ def test_nothing_but_refused_pictures(tmp_path, caplog):
         (["--restart-markers", "--encode", "webp"], "--encode is webp"),
         (["--restart-markers", "--crop", "8"], "--encode jpeg:97"),
         (["--captions", "text", "--no-sidecars"], "drop --no-sidecars"),
-        (["--shard-in-key"], "SOURCE is none"),
-        (["--min-side", "9", "--max-short-side", "8"], "it is about the result"),
+        (["--shard-in-key"], "SOURCE is not one"),
+        (["--min-side", "9", "--max-short-side", "8"], "it applies to the result"),
     ],
 )
 def test_options_that_contradict_each_other(images, tmp_path, options, words, caplog):
@@ -236,14 +236,14 @@ def test_pairs_that_do_not_fit(tmp_path, caplog):
 
 
 def test_broken_files_are_refused_and_listed(images, tmp_path, caplog):
-    (images / "text.jpg").write_text("this is no picture")
+    (images / "text.jpg").write_text("this is no image")
     whole = (images / "b.png").read_bytes()
     (images / "b.png").write_bytes(whole[: len(whole) // 2])
     assert pack.main([str(images), str(tmp_path / "out")]) == 1
     assert source(tmp_path / "out").keys == ["a", "deep/c", "deep/d", "e"]
-    assert "text.jpg: no picture" in caplog.text
+    assert "text.jpg: not an image" in caplog.text
     assert "b.png: " in caplog.text
-    assert "4 pictures packed into 1 shard (0.0 MB), 2 refused" in caplog.text
+    assert "4 images packed into 1 shard (0.0 MB), 2 refused" in caplog.text
 
 
 def test_all_kinds_of_pictures_are_packed(tmp_path):
@@ -261,7 +261,7 @@ def test_all_kinds_of_pictures_are_packed(tmp_path):
 
 
 def test_no_shard_is_ever_half_written(images, tmp_path, monkeypatch):
-    """A kill in the middle leaves whole shards, and a part that no reader takes for one."""
+    """A kill leaves complete shards, and a part that no reader takes for a shard."""
 
     class Killed(BaseException):
         pass
@@ -293,7 +293,7 @@ def test_earlier_shards_are_not_mixed_in(images, tmp_path, caplog):
     pack.main([str(images), str(out), "--samples-per-shard", "1"])
     other = save(out / "mine.png")
     assert pack.main([str(images), str(out)]) == 2
-    assert "already holds shards called shard-*.tar" in caplog.text
+    assert "already has shards named shard-*.tar" in caplog.text
     assert pack.main([str(images), str(out), "--overwrite"]) == 0
     assert sorted(p.name for p in out.iterdir()) == [
         "mine.png",
@@ -309,7 +309,7 @@ def test_earlier_shards_are_not_mixed_in(images, tmp_path, caplog):
     "name", ["shard-000000.tar", "shard-000007.tar.idx.json", "shard-000000.tar.part"]
 )
 def test_shards_of_others_are_never_removed(images, tmp_path, caplog, name):
-    """Not even by --overwrite: no journal says that they were written here."""
+    """Not even by --overwrite: no journal lists them."""
     out = tmp_path / "out"
     out.mkdir()
     (out / name).write_bytes(b"mine")
@@ -347,12 +347,12 @@ def test_dots_in_names(tmp_path, caplog):
     assert "1 keys had dots" in caplog.text
     save(tmp_path / "v1.0" / "2020_01.png")
     assert pack.main([str(tmp_path), str(tmp_path / "other")]) == 2
-    assert "two pictures would have the key 'v1.0/2020_01'" in caplog.text
+    assert "two images would have the key 'v1.0/2020_01'" in caplog.text
 
 
 def test_nothing_to_pack(tmp_path, caplog):
     assert pack.main([str(tmp_path), str(tmp_path / "out")]) == 2
-    assert "holds no pictures" in caplog.text
+    assert "has no images" in caplog.text
     assert pack.main([str(tmp_path / "nowhere"), str(tmp_path / "out")]) == 2
     assert "is not a folder" in caplog.text
     save(tmp_path / "a.png")
@@ -382,7 +382,7 @@ def test_bad_numbers(images, tmp_path, options, capsys):
 
 @pytest.mark.parametrize(
     ("more", "words"),
-    [(["c.jpg", "d.jpg"], "put a pattern in quotes"), (["--crops", "3"], "there is no --crops 3")],
+    [(["c.jpg", "d.jpg"], "quote a pattern"), (["--crops", "3"], "unknown arguments: --crops 3")],
 )
 def test_too_many_arguments(images, tmp_path, more, words, capsys):
     with pytest.raises(SystemExit):
@@ -400,7 +400,7 @@ def test_sizes(text, size):
 def test_command(images, tmp_path):
     command = [sys.executable, "-m", "datamodules.pack", str(images), str(tmp_path / "out")]
     run = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
-    assert "5 pictures packed into 1 shard (0.0 MB), 0 refused" in run.stderr
+    assert "5 images packed into 1 shard (0.0 MB), 0 refused" in run.stderr
     text = subprocess.run(
         [*command[:3], "--help"], cwd=REPO, capture_output=True, text=True, check=True
     )

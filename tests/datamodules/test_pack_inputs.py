@@ -1,4 +1,4 @@
-"""What the packer reads: folders, lists, LMDB, tars, and pairs of them."""
+"""Inputs of the packer: folders, lists, LMDB, tars, and pairs."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ def test_what_is_wrong_with_a_list(tmp_path, caplog):
     assert pack.main([str(listing), str(tmp_path / "out")]) == 1
     assert "refused (missing): " in caplog.text
     assert "gone.png: no such file" in caplog.text
-    assert "notes.doc: no picture by its name" in caplog.text
+    assert "notes.doc: not the name of an image" in caplog.text
     for content, words in [
         (b"", "empty list"),
-        (b"a\0b", "nor a text of paths"),
-        (b"\xff\xfe", "nor a text of paths"),
+        (b"a\0b", "nor a list of paths"),
+        (b"\xff\xfe", "nor a list of paths"),
     ]:
         listing.write_bytes(content)
         with pytest.raises(ValueError, match=words):
@@ -108,7 +108,7 @@ LINES = {
 @pytest.mark.parametrize("kind", LINES)
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_list_of_pairs(tmp_path, kind, elsewhere):
-    """As Real-ESRGAN's generate_meta_info_pairdata writes it."""
+    """As Real-ESRGAN's generate_meta_info_pairdata writes them."""
     root = tmp_path / "set"
     for name in ("a b.png", "c,d.png"):
         save(root / "gt" / name, (8, 6))
@@ -161,11 +161,11 @@ def test_lines_that_cannot_be_read_are_named(tmp_path, caplog):
     begins = [message.removeprefix(where).partition(":")[0].strip() for message in refused]
     assert sorted(begins) == ["2", "3", "4", "6", "7", "8"]
     text = "\n".join(refused)
-    assert "line 3: it names one image, and" in text
+    assert "line 3: it names one image, but" in text
     assert "line 4: " in text
-    assert "b.png already, in an earlier line" in text
+    assert "b.png in an earlier line" in text
     assert "line 7: 'b.png, a.png, c.png' can be read as several pairs" in text
-    assert "000 100: no picture by its name; expected one of" in text
+    assert "000 100: not the name of an image; expected one of" in text
     assert pack.main([str(tmp_path / "list.txt"), str(tmp_path / "out")]) == 1
     assert f"refused (unsupported): {where} 2: " in caplog.text
 
@@ -176,7 +176,7 @@ def test_what_does_not_go_with_a_list_of_pairs(tmp_path, caplog):
     with pytest.raises(ValueError, match="lists HR and LR: give it as SOURCE, without --lr"):
         find_inputs(str(tmp_path / "list.txt"), str(tmp_path / "list.txt"))
     assert pack.main(["a.tar", str(tmp_path / "out"), "--root", "b"]) == 2
-    assert "--root is about the paths in a text file" in caplog.text
+    assert "--root applies to the paths in a text file" in caplog.text
 
 
 def test_two_of_a_list_with_one_key(tmp_path):
@@ -211,7 +211,7 @@ def test_names_that_can_be_no_keys(tmp_path, caplog):
             file.write(save(tmp_path / "x.png").read_bytes())
     assert pack.main([str(tmp_path / "in"), str(tmp_path / "out")]) == 1
     assert "refused by reason: 3 unsafe name" in caplog.text
-    for words in ("cannot be printed", "no UTF-8", "pass over"):
+    for words in ("unprintable characters", "not UTF-8", "readers skip"):
         assert words in caplog.text
     assert (tmp_path / "out" / "shard.report.json").read_text().count("unsafe name") == 4
 
@@ -221,9 +221,9 @@ def test_hints(tmp_path):
     with pytest.raises(ValueError, match=r"no data\.mdb"):
         find_inputs(str(tmp_path / "x.lmdb"))
     (tmp_path / "a.tar").touch()
-    with pytest.raises(ValueError, match=r"holds no pictures, but tars: give them as .*\*\.tar"):
+    with pytest.raises(ValueError, match=r"has no images, but tars: give them as .*\*\.tar"):
         find_inputs(str(tmp_path))
-    with pytest.raises(ValueError, match="single picture"):
+    with pytest.raises(ValueError, match="single image"):
         find_inputs(str(save(tmp_path / "y.png")))
     with pytest.raises(ValueError, match="does not exist"):
         find_inputs(str(tmp_path / "nothing"))
@@ -276,7 +276,7 @@ def test_tars_whose_samples_lie_apart(tmp_path, picture, caplog):
     members |= {f"{n}.{kind}": data for kind, data in kinds.items() for n in range(3)}
     tar(tmp_path / "old.tar", members)
     assert pack.main([str(tmp_path / "old.tar"), str(tmp_path / "out"), "--scale", "2"]) == 0
-    assert "3 pictures packed into 1 shard" in caplog.text
+    assert "3 images packed into 1 shard" in caplog.text
     with tarfile.open(tmp_path / "out" / "shard-000000.tar") as file:
         assert sorted(file.getnames()) == sorted(members)
         assert [name[0] for name in file.getnames()] == list("000011112222")
@@ -319,7 +319,7 @@ def test_samples_that_are_no_pictures(tmp_path, picture, caplog):
     members = {"a.txt": b"1", "b.png": picture, "b.jpg": picture, "c.png": picture}
     tar(tmp_path / "old.tar", members)
     assert pack.main([str(tmp_path / "old.tar"), str(tmp_path / "out")]) == 1
-    assert "refused by reason: 1 no picture, 1 several pictures" in caplog.text
+    assert "refused by reason: 1 no image, 1 several images" in caplog.text
 
 
 def test_sources_are_never_overwritten(tmp_path, picture, caplog):
@@ -371,9 +371,9 @@ def test_plain_keys(tmp_path, picture):
 
 
 def test_bad_records(tmp_path, picture, caplog):
-    records = {b"../x": picture, b"\xff": picture, b"text": b"no picture", b"good": picture}
+    records = {b"../x": picture, b"\xff": picture, b"text": b"no image", b"good": picture}
     assert pack.main([str(database(tmp_path / "bad", records)), str(tmp_path / "out")]) == 1
-    assert "refused by reason: 2 unsafe name, 1 not a picture" in caplog.text
+    assert "refused by reason: 2 unsafe name, 1 not an image" in caplog.text
     database(tmp_path / "meta", {b"a": picture}, "a.png (6,8,3) 1\ngone.png (6,8,3) 1\n")
     assert pack.main([str(tmp_path / "meta"), str(tmp_path / "other")]) == 1
     assert "gone: meta_info.txt has it, but the database does not" in caplog.text
@@ -390,9 +390,9 @@ def test_broken_databases(tmp_path, picture):
     cut = database(tmp_path / "cut", {b"%d" % n: picture * 50 for n in range(40)}) / "data.mdb"
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     for name in ("noise", "zero", "cut"):
-        with pytest.raises(ValueError, match="no LMDB that can be read"):
+        with pytest.raises(ValueError, match="not a readable LMDB"):
             find_inputs(str(tmp_path / name))
-    with pytest.raises(ValueError, match="holds no pictures: it is empty"):
+    with pytest.raises(ValueError, match="has no images: it is empty"):
         find_inputs(str(database(tmp_path / "empty", {})))
 
 
@@ -424,7 +424,7 @@ def test_a_wrong_pair_among_good_ones(tmp_path, caplog):
     arguments = [str(tmp_path / "hr"), str(tmp_path / "out"), "--lr", str(tmp_path / "lr")]
     assert pack.main([*arguments, "--scale", "2"]) == 1
     assert "0.png: the pair does not fit scale 2: HR 8x6, LR 4x2, expected HR 8x4" in caplog.text
-    assert "2 pictures packed" in caplog.text
+    assert "2 images packed" in caplog.text
 
 
 def test_partners_are_missing(tmp_path):

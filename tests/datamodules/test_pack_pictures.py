@@ -1,4 +1,4 @@
-"""What the packer does to a picture: every encoding, cutting and shrinking, and what is refused."""
+"""Processing by the packer: encodings, crops, shrinking, and refused images."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def encoded(array, kind="PNG", **options):
 
 
 def wide_profile():
-    """A profile of RGB that is far from sRGB: its green is sRGB's red."""
+    """An RGB profile far from sRGB: its green is sRGB's red."""
     data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     at = {bytes(data[n : n + 4]): n for n in range(128, 128 + 12 * 20, 4)}
     red, green = at[b"rXYZ"], at[b"gXYZ"]
@@ -66,7 +66,7 @@ def wide_profile():
 @pytest.mark.parametrize("encoding", [PNG, WEBP])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "turned", "profile"])
 def test_lossless_kinds_lose_nothing(tmp_path, encoding, mode):
-    """Every reader sees the same colours, with and without regard to profiles."""
+    """Every reader sees the same colours, with and without profiles."""
     image = Image.fromarray(pixels((9, 7)))
     path, options = tmp_path / "a.tif", {}
     if mode == "RGBA":
@@ -89,24 +89,24 @@ def test_lossless_kinds_lose_nothing(tmp_path, encoding, mode):
             np.testing.assert_array_equal(before.alpha, after.alpha)
     if mode == "profile":
         plain = decode(original, "", srgb=False).rgb
-        assert (decode(original, "", srgb=True).rgb != plain).any()  # else this shows nothing
+        assert (decode(original, "", srgb=True).rgb != plain).any()  # else this tests nothing
 
 
 def test_profiles_of_16_bit_grey_are_applied(tmp_path):
-    """What is cut is written as RGB, for which such a profile does not stand."""
+    """Cut images are written as RGB, which such a profile does not describe."""
     deep = np.random.default_rng(0).integers(0, 65536, (8, 8, 1)).astype(np.uint16)
     profile = chunk(b"iCCP", b"icc\0\0" + zlib.compress(grey_profile()))
     (tmp_path / "a.png").write_bytes(png_16(deep, 0, profile))
     _, members = only(outcome(tmp_path / "a.png", Recipe(crop=8, step=8)))
     expected = decode((tmp_path / "a.png").read_bytes(), "", srgb=True).rgb
-    assert (expected != deep).any()  # else this shows nothing
+    assert (expected != deep).any()  # else this tests nothing
     np.testing.assert_array_equal(decode(members["png"], "", srgb=True).rgb, expected)
 
 
 def test_profiles_of_ink_are_applied_when_they_cannot_be_kept(tmp_path):
     image = Image.fromarray(pixels((9, 7))).convert("L")
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    image.save(tmp_path / "a.png", icc_profile=profile)  # one that fits nothing is ignored
+    image.save(tmp_path / "a.png", icc_profile=profile)  # an unsuitable profile is ignored
     _, members = only(outcome(tmp_path / "a.png", Recipe(crop=7, step=7, thresh=9)))
     expected = decode((tmp_path / "a.png").read_bytes(), "").rgb[:7, :7]
     np.testing.assert_array_equal(picture(members).rgb, expected)
@@ -158,7 +158,7 @@ def test_alpha_in_jpeg_is_counted(tmp_path):
     image = Image.fromarray(np.dstack([pixels(), pixels()[..., 0]]))
     image.save(tmp_path / "a.png")
     found = outcome(tmp_path / "a.png", Recipe(encoding=JPEG))
-    assert found.notes == ("pictures whose alpha was left out, as JPEG has none",)
+    assert found.notes == ("images whose alpha was left out, as JPEG has none",)
 
 
 def test_webp_has_limits(tmp_path):
@@ -173,7 +173,7 @@ def test_encodings_of_the_command_line():
     assert str(parse_encoding("jpeg:90")) == "jpeg:90"
     assert parse_encoding("keep") == Encoding("keep")
     for text in ("jpeg", "jpeg:0", "jpeg:101", "JPEG:5", "webp:80", ""):
-        with pytest.raises(Exception, match="is no encoding"):
+        with pytest.raises(Exception, match="is not an encoding"):
             parse_encoding(text)
 
 
@@ -196,7 +196,7 @@ def test_jpegs_without_jpegtran_are_kept_and_counted(tmp_path, monkeypatch):
     recipe = Recipe(encoding=JPEG, restart_markers=True)
     found = outcome(path, recipe)
     assert only(found)[1] == {"jpg": path.read_bytes()}
-    assert found.notes == ("pictures kept without restart markers",)
+    assert found.notes == ("images kept without restart markers",)
 
 
 def test_jpegs_that_have_markers_need_no_jpegtran(tmp_path, monkeypatch):
@@ -223,7 +223,7 @@ def test_offsets_of_a_kept_picture_are_kept(tmp_path):
     entry = Entry("a", {suffix: File(str(path)) for suffix, path in files.items()})
     assert only(process(Recipe(), entry))[1]["hr.rst"] == b"12345678"
     _, members = only(process(Recipe(encoding=PNG), entry))
-    assert list(members) == ["hr.png"]  # they would be those of another file
+    assert list(members) == ["hr.png"]  # they would belong to another file
 
 
 # ------------------------------------------------------------------------------- cutting, shrinking
@@ -262,7 +262,7 @@ def test_squares(tmp_path):
     assert outcome(path, Recipe(crop=8, step=8)).reason == "too small"
 
 
-@pytest.mark.parametrize("size", [(12, 8), (13, 9)])  # and what is cut off by readers
+@pytest.mark.parametrize("size", [(12, 8), (13, 9)])  # and pixels that readers cut off
 def test_pairs_are_cut_alike(tmp_path, size):
     hr, lr = save(tmp_path / "a.png", size, 1), save(tmp_path / "lr" / "a.png", (6, 4), 2)
     recipe = Recipe(scale=2.0, crop=4, step=4, encoding=JPEG)
@@ -270,7 +270,7 @@ def test_pairs_are_cut_alike(tmp_path, size):
     assert len(found.samples) == 6
     for number, (_, members) in enumerate(found.samples):
         row, column = divmod(number, 3)
-        assert list(members) == ["hr.jpg", "lr.png"]  # an LR loses nothing
+        assert list(members) == ["hr.jpg", "lr.png"]  # an LR is lossless
         expected = pixels((6, 4), 2)[2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
         np.testing.assert_array_equal(picture(members, "lr.").rgb, expected)
     lossless = Recipe(scale=2.0, crop=4, step=4)
@@ -301,7 +301,7 @@ def test_only_large_pictures_are_shrunk(tmp_path):
     large = save(tmp_path / "large.jpg", (60, 40))
     found = outcome(large, Recipe(long_side=30))
     _, members = only(found)
-    assert found.notes == ("pictures shrunk",)
+    assert found.notes == ("images shrunk",)
     expected = Image.fromarray(decode(large.read_bytes(), "").rgb)
     expected = np.asarray(expected.resize((30, 20), Image.Resampling.LANCZOS))
     assert list(members) == ["png"]
@@ -343,7 +343,7 @@ def test_sidecars(tmp_path):
     assert only(outcome(path, Recipe(captions="caption")))[1]["txt"] == b"a blue barn"
     found = outcome(path, Recipe(captions="title"))
     assert "txt" not in only(found)[1]
-    assert found.notes == ("pictures without a caption",)
+    assert found.notes == ("images without a caption",)
     assert list(only(outcome(path, Recipe(sidecars=False)))[1]) == ["png"]
     cut = outcome(path, Recipe(crop=4, step=4)).samples
     assert all(members["txt"] == b"a red barn" for _, members in cut)
@@ -371,7 +371,7 @@ def test_further_pictures_of_a_sample(tmp_path):
     path, mask = save(tmp_path / "a.png"), save(tmp_path / "mask.png")
     entry = Entry("a", {"png": File(str(path)), "mask.png": File(str(mask))})
     assert list(only(process(Recipe(), entry))[1]) == ["png", "mask.png"]
-    assert process(Recipe(crop=4, step=4), entry).reason == "further pictures"
+    assert process(Recipe(crop=4, step=4), entry).reason == "further images"
 
 
 def test_equal_pictures_have_equal_digests(tmp_path):
@@ -390,4 +390,4 @@ def test_broken_pictures(tmp_path, cut):
     for recipe in (Recipe(), Recipe(encoding=WEBP), Recipe(encoding=JPEG, restart_markers=True)):
         found = outcome(path, recipe)
         assert found.samples == []
-        assert found.reason in ("empty", "truncated", "damaged", "not a picture")
+        assert found.reason in ("empty", "truncated", "damaged", "not an image")

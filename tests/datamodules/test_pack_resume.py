@@ -1,4 +1,4 @@
-"""The packer goes on after kills, full disks and Ctrl-C, and ends with the bytes of one go."""
+"""The packer resumes after kills, full disks and Ctrl-C, with the bytes of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _log(caplog):
 
 @pytest.fixture
 def images(tmp_path):
-    """Pictures of 2 squares each, so that some begin in one shard and end in the next."""
+    """Images of 2 squares each, so that some begin in one shard and end in the next."""
     for number in range(12):
         save(tmp_path / "images" / f"{number:02d}.png", (16, 8), seed=number)
     broken = tmp_path / "images" / "05.png"
@@ -47,7 +47,7 @@ def run(images, out, *more):
 
 
 def content(out):
-    """All that is not about times of modification."""
+    """The contents without times of modification."""
     found = {path.name: path.read_bytes() for path in sorted(out.iterdir())}
     for name in found:
         if name.endswith(".idx.json"):
@@ -107,7 +107,7 @@ while True:
 
 @pytest.mark.parametrize("first", [1, 2, 3, 7, 20])
 def test_kills_at_every_step(images, tmp_path, first):
-    """Before and after each write, flush and renaming, each time one step later than before."""
+    """Kill before and after each write, flush and rename, one step later each time."""
     assert run(images, tmp_path / "whole") == 1
     arguments = [str(images), str(tmp_path / "out"), *OPTIONS, "--workers", "1"]
     command = [sys.executable, "-c", EVERY_STEP.replace("FIRST", str(first)), *arguments]
@@ -131,7 +131,7 @@ def test_kills_at_random_with_workers(tmp_path):
     for _ in range(20):
         before = len(list(out.glob("*.tar")))
         process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL)
-        # Each time it gets a shard further, and a while more.
+        # Each run gets at least one shard further.
         while process.poll() is None and len(list(out.glob("*.tar"))) <= before:
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 0.1) if killed else 0.0)
@@ -183,7 +183,7 @@ def test_finished_inputs_are_not_read_again(images, tmp_path, monkeypatch):
     monkeypatch.undo()
     journal = (out / "shard.journal.jsonl").read_text().splitlines()
     last = json.loads(journal[-1])["next"]
-    assert last[1] == 1  # in the middle of a picture, which has to be read once more
+    assert last[1] == 1  # in the middle of an image, which must be read again
     for path in sorted(images.iterdir())[: last[0]]:
         path.write_bytes(b"changed")
     assert run(images, out) == 1
@@ -229,7 +229,7 @@ def test_ctrl_c(images, tmp_path, monkeypatch, caplog):
     with monkeypatch.context() as patch:
         patch.setattr(shard_writer.ShardWriter, "finish", interrupt)
         assert run(images, tmp_path / "out") == 130
-    assert "the same command goes on" in caplog.text
+    assert "the same command continues" in caplog.text
     assert not list((tmp_path / "out").glob("*.part"))
     assert run(images, tmp_path / "out") == 1
 
@@ -240,13 +240,13 @@ def test_once_more_does_nothing(images, tmp_path, monkeypatch, caplog):
     caplog.clear()
     monkeypatch.setattr(pack, "process", None)
     assert run(images, tmp_path / "out") == 1
-    assert "all of it was packed already" in caplog.text
+    assert "everything was packed already" in caplog.text
     assert "refused by reason: 1 truncated, 1 empty" in caplog.text
     assert content(tmp_path / "out") == before
 
 
 def test_duplicates_across_a_kill(images, tmp_path, monkeypatch):
-    """09.png equals 00.png, which is in a shard of the first run."""
+    """09.png equals 00.png, which the first run packed."""
     _stop_after(monkeypatch, 3)
     with pytest.raises(_Stopped):
         run(images, tmp_path / "out")
@@ -261,7 +261,7 @@ def test_duplicates_across_a_kill(images, tmp_path, monkeypatch):
 
 
 def test_a_disk_that_is_full(images, tmp_path):
-    """A limit to the size of files stands for it: it stops a shard in the middle, too."""
+    """A limit on file size simulates it: it stops a shard in the middle, too."""
     assert run(images, tmp_path / "whole") == 1
     arguments = [str(images), str(tmp_path / "out"), *OPTIONS, "--workers", "1"]
     command = [sys.executable, "-m", "datamodules.pack", *arguments]
@@ -275,7 +275,7 @@ def test_a_disk_that_is_full(images, tmp_path):
         env={name: value for name, value in os.environ.items() if not name.startswith("COV")},
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=limit,  # also of the file that a measurement of coverage would write at the end
+        preexec_fn=limit,  # also for the file that coverage would write at the end
     )
     assert stopped.returncode == 2
     assert "cannot write to" in stopped.stderr
@@ -328,7 +328,7 @@ def test_other_options_are_refused_by_name(images, tmp_path, caplog):
     assert f"SOURCE was '{images}', now it is '{tmp_path / 'copy'}'" in caplog.text
     (images / "05.png").unlink()
     assert run(images, out) == 2
-    assert "SOURCE held 13 pictures, now it holds 12" in caplog.text
+    assert "SOURCE had 13 images, now it has 12" in caplog.text
     assert content(out) == before
     assert run(images, out, "--name", "other") == 1
     assert run(images, out, "--overwrite") == 1
@@ -339,10 +339,10 @@ def test_a_finished_shard_that_is_gone(images, tmp_path, caplog):
     run(images, out)
     (out / "shard-000001.tar").write_bytes(b"short")
     assert run(images, out) == 2
-    assert "shard-000001.tar was finished, and has 5 bytes" in caplog.text
+    assert "shard-000001.tar was finished but has 5 bytes" in caplog.text
     (out / "shard-000001.tar").unlink()
     assert run(images, out) == 2
-    assert "is gone" in caplog.text
+    assert "is missing" in caplog.text
 
 
 def test_shards_of_nobody(images, tmp_path, caplog):
@@ -350,7 +350,7 @@ def test_shards_of_nobody(images, tmp_path, caplog):
     run(images, out)
     (out / "shard.journal.jsonl").unlink()
     assert run(images, out) == 2
-    assert "already holds shards called shard-*.tar: give" in caplog.text
+    assert "already has shards named shard-*.tar: run" in caplog.text
 
 
 @pytest.mark.parametrize("cut", [1, 30])

@@ -1,4 +1,4 @@
-"""The same work in several processes."""
+"""Work in several processes."""
 
 from __future__ import annotations
 

@@ -91,8 +91,8 @@ def test_a_broken_header_is_left_to_the_reader(root):
 
 
 def test_folders_that_are_missing_or_empty(root):
-    with pytest.raises(ValueError, match=r"folder of LR pictures, '.*nowhere', does not exist"):
+    with pytest.raises(ValueError, match=r"folder of LR images, '.*nowhere', does not exist"):
         Paired(str(root / "hr"), str(root / "nowhere")).prepare(2.0)
     (root / "none").mkdir()
-    with pytest.raises(ValueError, match=r"folder of HR pictures, '.*none', holds no pictures"):
+    with pytest.raises(ValueError, match=r"folder of HR images, '.*none', has no images"):
         Paired(str(root / "none"), str(root / "lr")).prepare(2.0)

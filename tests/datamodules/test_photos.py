@@ -1,4 +1,4 @@
-"""Photos: all are there, and a scene does not stand on both sides of a split."""
+"""Photos: all exist, and no scene is on both sides of a split."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_each_photograph_can_be_read(name):
     hr = source.read(0)["hr"]
     assert hr.ndim == 3
     assert min(hr.shape[:2]) >= 300
-    assert hr.std() > 5  # a picture, not a blank
+    assert hr.std() > 5  # an image, not a blank
 
 
 def test_all_by_default():
@@ -29,7 +29,7 @@ def test_all_by_default():
 def test_unknown_name_gets_the_nearest():
     with pytest.raises(ValueError, match=r"'chealsea'.*did you mean 'chelsea'"):
         Photos(["chealsea"])
-    with pytest.raises(ValueError, match=r"'xyz'.*there are astronaut, "):
+    with pytest.raises(ValueError, match=r"'xyz'.*expected some of astronaut, "):
         Photos(["xyz"])
 
 
@@ -42,7 +42,7 @@ def test_name_given_twice_or_never():
 
 def test_missing_package_and_file(monkeypatch):
     monkeypatch.setattr(photos, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="'china' is inside scikit-learn, which is not installed"):
+    with pytest.raises(ValueError, match="'china' is part of scikit-learn, which is not installed"):
         photo_path("china")
     monkeypatch.undo()
     monkeypatch.setitem(PHOTOS, "china", PHOTOS["china"]._replace(file="gone.jpg"))

@@ -1,4 +1,4 @@
-"""Crops without the whole picture, pictures smaller than the crop, turns, and single draws."""
+"""Crops without the whole image, images smaller than the crop, orientations, single draws."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class TestCropsAlone:
             def size(self, index):
                 return 50, 60
 
-        message = r"train/p\d: Wrong\.size says 60x50, but read_crop gave \d+x\d+ for a crop of 12"
+        message = r"train/p\d: Wrong\.size is 60x50, but read_crop gave \d+x\d+ for a crop of 12"
         with pytest.raises(ValueError, match=message):
             crops(Wrong(SAMPLES))
 
@@ -124,7 +124,7 @@ class TestSmallPictures:
     def test_error(self, source):
         message = (
             r"train/wide is 30x4 pixels, smaller than data\.init_args\.crop_size 12: lower .* set "
-            r"data\.init_args\.small to pad or skip"
+            r"data\.init_args\.crops\.small to pad or skip"
         )
         with pytest.raises(ValueError, match=message):
             crops(source(SMALL), plan=PLAN)
@@ -139,7 +139,7 @@ class TestSmallPictures:
                 n = length.get(sample["key"].removeprefix("train/"))
                 if n is None:
                     np.testing.assert_array_equal(np.diff(place), 1)
-                else:  # there and back again, the border's pixel twice
+                else:  # mirrored, with the border pixel twice
                     there = np.arange(n)
                     expected = np.concatenate([there, there[::-1]] * 12)[:12]
                     np.testing.assert_array_equal(place, expected)
@@ -157,7 +157,7 @@ class TestSmallPictures:
     @pytest.mark.parametrize("size", [(3, 30), (30, 3), (1, 1), (9, 4)])
     def test_pairs_are_padded_alike(self, scale, size):
         lr = located(*size)
-        hr = np.pad(repeated(lr, scale), ((0, scale - 1), (0, scale - 1), (0, 0)))  # cut off again
+        hr = np.pad(repeated(lr, scale), ((0, scale - 1), (0, scale - 1), (0, 0)))  # cut off later
         source = Memory({"a": {"hr": hr, "lr": lr}})
         for sample in crops(source, small="pad", scale=float(scale), crop_size=10 * scale):
             assert sample["lr"].shape == (10, 10, 3)
@@ -173,7 +173,7 @@ class TestSmallPictures:
             assert {skipped.reason for skipped in sample["skipped"]} <= {"small"}
             assert [skipped.planned for skipped in sample["skipped"]][:1] == [True] * small
         if isinstance(source, Sized):
-            assert source.reads == []  # sizes are known: what is skipped is not read
+            assert source.reads == []  # sizes are known, so skipped images are not read
 
     def test_a_replacement_keeps_the_seed_of_the_place(self):
         dataset = TrainingPictures(Memory(SMALL), "train", 2.0, 12, True, small="skip", plan=PLAN)
@@ -185,7 +185,7 @@ class TestSmallPictures:
 
     def test_a_picture_is_tried_once_for_a_place(self):
         source = Sized({f"{i}": f"{i}.jpg: empty" for i in range(5)})
-        message = r"5 pictures of .* in a row could not be used \(damaged 5\); the first: 0\.jpg"
+        message = r"5 images of .* in a row could not be used \(damaged 5\); the first: 0\.jpg"
         with pytest.raises(ValueError, match=message):
             crops(source, plan=PLAN)
         assert sorted(source.reads) == [0, 1, 2, 3, 4]
@@ -294,7 +294,7 @@ class TestShards:
         pack(tmp_path / "a.tar", members, sizes=False)
         pack(tmp_path / "b.tar", members, sizes=True)
         whole = self.crops(tmp_path / "a.tar")
-        monkeypatch.setattr("datamodules.shards.decode", None)  # which reads the whole picture
+        monkeypatch.setattr("datamodules.shards.decode", None)  # it reads the whole image
         alone = self.crops(tmp_path / "b.tar")
         for a, b in zip(whole, alone, strict=True):
             np.testing.assert_array_equal(a["hr"], b["hr"])

@@ -1,4 +1,4 @@
-"""Pictures that cannot be used: counted by reason, told now and then, and a limit."""
+"""Unusable images: counted by reason, logged now and then, and limited."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from datamodules.base import SRDataModule
 from datamodules.decode import UnreadableImage
 from datamodules.policy import LISTED, Skipped, Tally
-from tests.datamodules.memory import Memory, evaluation, noisy, picture, pictures, training
+from datamodules.settings import CropSettings
+from tests.datamodules.memory import Memory, evaluation, picture, pictures, training
 from tests.datamodules.test_base import data_of
 
 
@@ -71,7 +72,7 @@ class TestTally:
         told = [record.getMessage() for record in caplog.records]
         unreadable = [message for message in told if "unreadable" in message]
         assert len(unreadable) == len(told) - len(unreadable) == 22
-        assert unreadable[20].startswith("skipped an unreadable training picture (1000 so far): /p")
+        assert unreadable[20].startswith("skipped an unreadable training image (1000 so far): /p")
         assert "too small (2000 so far)" in told[-1]
 
 
@@ -87,7 +88,7 @@ def one_in(count: int, reason: str = "truncated") -> Memory:
 
 class TestLimit:
     def data(self, source: Memory, **settings: object) -> SRDataModule:
-        defaults = {"batch_size": 10, "crop_size": 8, "crops_per_image": 50}
+        defaults = {"batch_size": 10, "crop_size": 8, "per_image": 50}
         return data_of(source, **defaults | settings)
 
     @pytest.mark.parametrize("workers", [0, 2])
@@ -117,7 +118,7 @@ class TestLimit:
         data.teardown("validate")
         with caplog.at_level(logging.WARNING, "datamodules.base"):
             data.teardown("fit")
-        message = r"were not used in 500 samples of this process: small 5\d"
+        message = r"not used in 500 samples of this process: small 5\d"
         assert re.search(message, caplog.text)
 
     def test_an_evaluation_counts_nothing(self):
@@ -127,9 +128,11 @@ class TestLimit:
 
     @pytest.mark.parametrize("limit", [-0.1, 1.1, float("nan")])
     def test_no_limit(self, limit):
-        with pytest.raises(ValueError, match=r"data\.init_args\.unreadable_limit is .*\[0, 1\]"):
+        with pytest.raises(
+            ValueError, match=r"data\.init_args\.crops\.unreadable_limit is .*\[0, 1\]"
+        ):
             self.data(pictures(1), unreadable_limit=limit)
 
     def test_no_policy(self):
         with pytest.raises(ValueError, match="small is 'crop'; expected error, pad or skip"):
-            SRDataModule(2, small="crop", degradation=noisy())
+            CropSettings(small="crop")

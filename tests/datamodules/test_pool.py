@@ -1,4 +1,4 @@
-"""The pair pool in SRDataModule: in training only, pairs stay whole, checkpoints hold it."""
+"""The pair pool in SRDataModule: in training only, with intact pairs, stored in checkpoints."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_the_batch_of_one_process_counts():
 
 def test_16_bits_are_refused():
     samples = {f"p{i}": {"hr": picture(32, 40, i, np.uint16)} for i in range(12)}
-    with pytest.raises(ValueError, match=r"keeps pictures of 8 bits.*data\.init_args\.train"):
+    with pytest.raises(ValueError, match=r"keeps 8-bit images.*data\.init_args\.train"):
         list(training(module(train=Memory(samples))))
 
 

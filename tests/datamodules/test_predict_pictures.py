@@ -1,4 +1,4 @@
-"""PredictPictures: what of a file reaches the model, and what the writer."""
+"""PredictPictures: the data for the model, and for the writer."""
 
 from __future__ import annotations
 

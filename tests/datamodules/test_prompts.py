@@ -1,4 +1,4 @@
-"""Seeds and prompts: what a generator is asked for, from a number or a file to a batch."""
+"""Seeds and prompts: requests to a generator, from a number or a file to a batch."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_prompts_of_a_file(file, caplog, workers):
 
 
 def test_another_text_has_another_key(file, tmp_path):
-    """So that what was made of the one is not taken for the other."""
+    """So that outputs of different prompts are not confused."""
     before = Prompts(file, 32)
     before.prepare(1.0)
     (tmp_path / "prompts.txt").write_text(TEXT.replace("dog", "cat"), encoding="utf-8")
@@ -76,7 +76,7 @@ def test_in_predict(file):
 
 
 def test_a_size_is_a_pair_again_after_pinned_memory():
-    """Of which torch makes a list on its way to a GPU."""
+    """Torch makes it a list on the way to a GPU."""
     data = SRDataModule(2.0, test={"own": Seeds(1, 32)}, workers=0)
     data.trainer = Stage("test")
     data.setup("test")
@@ -98,16 +98,16 @@ def test_as_every_source(file):
 def test_it_cannot_be_trained_on(file):
     data = SRDataModule(2.0, train=Seeds(4, 32), batch_size=2, crop_size=16, workers=0)
     data.setup("fit")
-    with pytest.raises(ValueError, match="has no HR picture, which training needs"):
+    with pytest.raises(ValueError, match="has no HR image, which training needs"):
         next(iter(data.train_dataloader()))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\n \n", r"prompts\.txt has no prompts; expected one a line"),
+        (b"\n \n", r"prompts\.txt has no prompts; expected one per line"),
         (b"a\n\n" + b"b" * 10_001, r"line 3 has 10001 characters; expected 10000 at most"),
-        (b"a\n\xff\xfe", r"is no text in UTF-8 \(byte 2\)"),
+        (b"a\n\xff\xfe", r"is not UTF-8 text \(byte 2\)"),
         (None, r"does not exist; expected a text file"),
     ],
 )
@@ -140,5 +140,7 @@ def test_sizes_of_one_batch_agree(file):
         def read(self, index):
             return {"size": (8 + index, 8)}
 
-    with pytest.raises(ValueError, match=r"differing sizes are wanted in one batch .*own/000001"):
+    with pytest.raises(
+        ValueError, match=r"one batch asks for outputs of different sizes .*own/000001"
+    ):
         batches(Growing(2, 8), eval_batch_size=2)

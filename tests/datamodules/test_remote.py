@@ -1,4 +1,4 @@
-"""Shards that are far away: read through failures, and said clearly when that is no use."""
+"""Remote shards: read despite failures, with clear errors if that is impossible."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.datamodules.pictures import pixels
 from tests.datamodules.server import serving
 from tests.datamodules.test_shards import indexed, picture, write
 
-HASTE = Patience(retries=3, deadline=60.0, stall=20.0)  # no test waits so long
+HASTE = Patience(retries=3, deadline=60.0, stall=20.0)  # longer than any test waits
 SHORT = Patience(retries=3, deadline=60.0, stall=0.5)  # for connections that stall
 CONTENT = bytes(range(256)) * 20_000  # 5 MB
 
@@ -44,7 +44,7 @@ def server(tmp_path):
 
 @pytest.fixture
 def two(server, tmp_path):
-    """Two tars with their indices, of 3 and 2 pictures."""
+    """Two tars with their indices, of 3 and 2 images."""
     for shard, numbers in enumerate([(0, 1, 2), (3, 4)]):
         members = [(f"k{n}.png", picture(tmp_path, n)) for n in numbers]
         indexed(write(server.root / f"t-{shard:03d}.tar", members))
@@ -121,7 +121,7 @@ def test_download_from_a_server_without_ranges(server, tmp_path):
 
 @pytest.mark.parametrize("size", [64, len(CONTENT)])
 def test_progress_is_not_counted_as_failure(server, tmp_path, size):
-    """A bad line: each attempt gets up to half of the rest, and no two may get nothing."""
+    """A bad connection: each attempt gets up to half of the rest; no two in a row get nothing."""
     (server.root / "f.bin").write_bytes(CONTENT[:size])
     server.faults = ["cut"] * 4
     download(f"{server.url}/f.bin", tmp_path / "part", size, Patience(1, 60.0, 20.0))
@@ -137,7 +137,7 @@ def test_download_of_a_file_that_is_short(server, tmp_path):
 
 
 def test_download_of_a_file_that_is_long(server, tmp_path):
-    with pytest.raises(RemoteError, match="and should have 1000") as caught:
+    with pytest.raises(RemoteError, match="expected 1000") as caught:
         download(f"{server.url}/f.bin", tmp_path / "part", 1000, HASTE)
     assert caught.value.kind == "content"
 
@@ -156,13 +156,13 @@ def test_a_full_disk_is_not_tried_again(server, tmp_path, monkeypatch):
 def test_parts(server):
     data = read_range(f"{server.url}/f.bin", 300, 5, HASTE)
     assert data == CONTENT[300:305]
-    with pytest.raises(RemoteError, match="gave 10 of the 20 bytes") as caught:
+    with pytest.raises(RemoteError, match="sent 10 of the 20 bytes") as caught:
         read_range(f"{server.url}/f.bin", len(CONTENT) - 10, 20, HASTE)
     assert caught.value.kind == "content"
-    with pytest.raises(RemoteError, match="gave 0 of the 20 bytes"):
+    with pytest.raises(RemoteError, match="sent 0 of the 20 bytes"):
         read_range(f"{server.url}/f.bin", len(CONTENT), 20, HASTE)
     server.ranges = False
-    with pytest.raises(RemoteError, match="its server gives no parts"):
+    with pytest.raises(RemoteError, match="its server sends no parts"):
         read_range(f"{server.url}/f.bin", 300, 5, HASTE)
 
 
@@ -171,7 +171,7 @@ def test_parts(server):
 
 def test_refused_connection(tmp_path):
     with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))  # nobody listens
+        held.bind(("127.0.0.1", 0))  # no server listens
         url = f"http://127.0.0.1:{held.getsockname()[1]}/a.tar"
         for action in (
             lambda: look_up(url, HASTE),
@@ -188,7 +188,7 @@ def test_refused_connection(tmp_path):
 
 
 class Clock:
-    """Takes the place of `time`: only pauses take time."""
+    """Replaces `time`: only pauses take time."""
 
     def __init__(self):
         self.now = 0.0
@@ -212,14 +212,14 @@ def test_what_is_not_there(server):
     with pytest.raises(RemoteError, match=r"no\.tar does not exist .*404.*Shards\.urls") as caught:
         look_up(f"{server.url}/no.tar", HASTE)
     assert caught.value.kind == "missing"
-    assert server.got("no.tar") == 1  # fsspec asks once more by GET; we do not
+    assert server.got("no.tar") == 1  # fsspec would ask again by GET; we do not
     assert read_small(f"{server.url}/no.tar", HASTE) is None
 
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_what_needs_a_login(server, status):
     server.always = status
-    with pytest.raises(RemoteError, match="may not be read without other credentials") as caught:
+    with pytest.raises(RemoteError, match="requires other credentials") as caught:
         read_range(f"{server.url}/f.bin?key=secret", 0, 5, HASTE)
     assert caught.value.kind == "denied"
     assert "secret" not in str(caught.value)
@@ -227,7 +227,7 @@ def test_what_needs_a_login(server, status):
 
 
 class NoCredentialsError(Exception):
-    """As botocore's."""
+    """Like botocore's."""
 
 
 @pytest.mark.parametrize(
@@ -329,13 +329,13 @@ def test_shard_that_changes_between_two_runs(two, prepared, tmp_path):
 
 
 def test_a_shard_is_served_truncated(two, prepared, caplog):
-    """What is left of it is read, sample by sample; the rest is counted by its reason."""
+    """The intact part is read sample by sample; the rest is counted by reason."""
     source = prepared(f"{two.url}/t-{{000..001}}.tar")
     offset = int(source._table.columns["hr"].offsets[1])
     path = two.root / "t-000.tar"
     path.write_bytes(path.read_bytes()[: offset + 20])
     check(source, 1)
-    with pytest.raises(UnreadableImage, match=r"t-000\.tar: k1: .*gave 20 of") as caught:
+    with pytest.raises(UnreadableImage, match=r"t-000\.tar: k1: .*sent 20 of") as caught:
         source.read(1)
     assert caught.value.reason == "truncated"
     np.testing.assert_array_equal(source.read(3)["hr"], pixels(seed=3))
@@ -348,7 +348,7 @@ def test_a_shard_is_served_with_other_bytes(two, prepared, caplog):
     data = bytearray((two.root / "t-000.tar").read_bytes())
     data[offset + 30] ^= 1
     (two.root / "t-000.tar").write_bytes(data)
-    with pytest.raises(UnreadableImage, match=r"k1: .*checksum differs") as caught:
+    with pytest.raises(UnreadableImage, match=r"k1: .*by their checksum") as caught:
         source.read(1)
     assert caught.value.reason == "checksum"
     np.testing.assert_array_equal(source.read(0)["hr"], pixels(seed=0))
@@ -362,14 +362,14 @@ def test_a_cached_shard_is_damaged_again_and_again(two, prepared, tmp_path):
         check(source)
         assert two.got("t-000.tar") == times
         (tar,) = tmp_path.glob("cache/*t-000.tar")
-        with tar.open("r+b") as file:  # what has it open sees it
+        with tar.open("r+b") as file:  # processes that have it open see the change
             file.seek(offset + 30)
             file.write(b"????")
     check(source)
 
 
 def test_a_proxy_gives_other_bytes_once(two, prepared):
-    """The checksum of the whole is that of another file: it is fetched again."""
+    """The checksum belongs to another file: the shard is downloaded again."""
     source = prepared(f"{two.url}/t-{{000..001}}.tar")
     path, times = two.root / "t-000.tar", []
     data = path.read_bytes()
@@ -423,7 +423,7 @@ def test_pipes(two, prepared, tmp_path):
     check(prepared(url, allow_pipes=True))
     for path in two.root.iterdir():
         path.unlink()
-    check(prepared(url, allow_pipes=True))  # out of the cache
+    check(prepared(url, allow_pipes=True))  # from the cache
 
 
 SCRIPT = """
@@ -435,7 +435,7 @@ echo ended >> {log}
 
 
 def test_pipes_and_the_size_of_the_cache(server, prepared, tmp_path):
-    """Nobody knows how much will come: few do at a time, and the room is made then."""
+    """The size is unknown: few are downloaded at a time, and room is made afterwards."""
     for number in range(8):
         path = write(server.root / f"t-{number}.tar", [(f"k{number}.png", picture(tmp_path, 0))])
     limit, log, script = 2 * path.stat().st_size, tmp_path / "log", tmp_path / "script"
@@ -463,7 +463,7 @@ def test_broken_foreign_shard_is_named_by_its_address(two, prepared):
 
 
 class FakeStore(MemoryFileSystem):
-    """An object store without a network, under the name of a real one."""
+    """A local object store under the name of a real one."""
 
     protocol = ("s3", "gs")
     store = {}  # noqa: RUF012  (fsspec's way)

@@ -1,4 +1,4 @@
-"""Crops by restart markers have the bits of the whole picture, and misfits are refused."""
+"""Crops by restart markers are bit-equal to the whole image; unfit files are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ needs_simplejpeg = pytest.mark.skipif(
 
 
 def smooth(height, width, seed=0):
-    """Soft colours with some noise, so that chroma has neighbours that matter."""
+    """Smooth colours with some noise, so that chroma interpolation matters."""
     generator = np.random.default_rng(seed)
     colours = generator.integers(0, 256, (7, 9, 3), dtype=np.uint8)
     picture = np.asarray(Image.fromarray(colours).resize((width, height), Image.Resampling.BICUBIC))
@@ -46,7 +46,7 @@ def tags(orientation):
 
 
 def boxes(height, width):
-    """(top, left, height, width) inside a picture, often at its edges."""
+    """(top, left, height, width) inside an image, often at its edges."""
     rows = st.tuples(st.integers(0, height - 1), st.integers(0, height - 1))
     columns = st.tuples(st.integers(0, width - 1), st.integers(0, width - 1))
     return st.tuples(rows, columns).map(
@@ -85,7 +85,7 @@ def test_a_crop_is_a_slice_of_the_whole(subsampling, data):
 @pytest.mark.parametrize("quick", [pytest.param(True, marks=needs_simplejpeg), False])
 @pytest.mark.parametrize("width", [160, 161, 162, 164, 165, 97])
 def test_the_last_columns_and_rows(width, quick, monkeypatch):
-    """A row of four pixels or fewer is decoded otherwise: the crop must not be cut to that."""
+    """A row of four pixels or fewer is decoded differently: the crop must not be cut to that."""
     monkeypatch.setattr(decode_module, "QUICK_JPEG", quick)
     file = encode_jpeg(smooth(50, width), 90, blocks=1)
     whole = np.asarray(Image.open(io.BytesIO(file)))
@@ -163,7 +163,7 @@ def test_options_out_of_range(options):
         encode_jpeg(smooth(8, 8), 90, **options)
 
 
-# ---------------------------------------------------------------------------------- JPEGs of others
+# ------------------------------------------------------------------------------------ foreign JPEGs
 
 
 def sources():
@@ -234,7 +234,7 @@ def test_without_jpegtran(monkeypatch):
 
 def test_a_profile_goes_with_the_crop():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    # The red and the blue column of its matrix change places: a profile that swaps colours.
+    # The red and blue columns of its matrix are swapped: a profile that swaps colours.
     swapped = profile.replace(b"rXYZ", b"????", 1).replace(b"bXYZ", b"rXYZ", 1)
     file = saved(
         smooth(64, 128), icc_profile=swapped.replace(b"????", b"bXYZ"), restart_marker_blocks=4
@@ -253,12 +253,12 @@ def test_a_profile_goes_with_the_crop():
         (saved(smooth(32, 32)), "no restart markers"),
         (saved(smooth(32, 32), progressive=True, restart_marker_blocks=1), "progressive"),
         (saved(smooth(32, 128), restart_marker_blocks=3), "3 blocks straddle the rows of 8 blocks"),
-        (saved(smooth(32, 32), "PNG"), "no JPEG"),
-        (b"", "no JPEG"),
-        (encode_jpeg(smooth(64, 64), 90, 1)[:-200], "not in their order"),
+        (saved(smooth(32, 32), "PNG"), "not a JPEG"),
+        (b"", "not a JPEG"),
+        (encode_jpeg(smooth(64, 64), 90, 1)[:-200], "not in order"),
         (
             encode_jpeg(smooth(64, 64), 90, 1).replace(b"\xff\xd3", b"\xff\xd4"),
-            "not in their order",
+            "not in order",
         ),
     ],
 )
@@ -272,14 +272,14 @@ def test_files_without_usable_markers(file, reason):
 )
 def test_a_crop_outside_the_picture(box):
     file = encode_jpeg(smooth(64, 128), 90)
-    with pytest.raises(ValueError, match=r"of .*at row .* is not inside the picture of 64x128"):
+    with pytest.raises(ValueError, match=r"of .*at row .* is not inside the image of 64x128"):
         decode_crop(file, restart_offsets(file), *box)
 
 
 def test_the_size_in_that_message_is_the_upright_one():
     file = saved(smooth(64, 128), exif=tags(6), restart_marker_blocks=4)
     decode_crop(file, restart_offsets(file), 120, 56, 8, 8)
-    with pytest.raises(ValueError, match="the picture of 128x64"):
+    with pytest.raises(ValueError, match="the image of 128x64"):
         decode_crop(file, restart_offsets(file), 56, 120, 8, 8)
 
 
@@ -302,7 +302,12 @@ def unfit():
         "cut": (file[: offsets[12]], offsets, "truncated", "ends before"),
         "cut in the header": (file[:100], offsets, "damaged", "header"),
         "empty": (b"", offsets, "damaged", "header"),
-        "without markers": (saved(smooth(64, 128)), offsets, "damaged", "no restart markers"),
+        "without markers": (
+            saved(smooth(64, 128)),
+            offsets,
+            "damaged",
+            "no longer has restart markers",
+        ),
         "damaged": (bytes(hole), offsets, "damaged", "Corrupt"),
     }
 

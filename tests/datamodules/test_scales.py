@@ -1,4 +1,4 @@
-"""Training at arbitrary scales: which sides a batch has, how its pairs are made, and messages."""
+"""Training at arbitrary scales: the sides of a batch, its pairs, and messages."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from tests.datamodules.memory import (
     pictures,
     trainer,
     training,
+    with_crops,
 )
 from tests.lightning_modules.tiny import Resizing
 
@@ -43,7 +44,7 @@ class TestSides:
         # Uniform between 1 and 4: the largest distance of the distributions (Kolmogorov).
         expected = (np.arange(len(others)) + 0.5) / len(others)
         assert np.abs((others - 1) / 3 - expected).max() < 1.63 / len(others) ** 0.5
-        assert others.min() >= 1.001  # an HR is larger by one pixel at least
+        assert others.min() >= 1.001  # an HR is at least one pixel larger
 
     def test_lr_sides_are_equally_frequent(self):
         pairs = drawn(Scales(fixed=2, probability=0.5, lr_sides=[16, 32, 64]))
@@ -51,7 +52,7 @@ class TestSides:
         assert counts.keys() == {16, 32, 64}
         assert all(count / BATCHES == pytest.approx(1 / 3, abs=0.04) for count in counts.values())
         assert all(lr < hr <= 2 * lr for lr, hr in pairs)
-        # Side and factor are drawn apart.
+        # Side and factor are drawn independently.
         halves = Counter((lr, hr == 2 * lr) for lr, hr in pairs)
         assert all(halves[lr, True] / counts[lr] == pytest.approx(0.5, abs=0.07) for lr in counts)
 
@@ -72,11 +73,11 @@ class TestSides:
         others = [drawn(scales, seed=1), drawn(Scales(probability=0.1))]
         same = [np.mean([a == b for a, b in zip(drawn(scales), o, strict=True)]) for o in others]
         assert same[0] < 0.1  # by chance
-        assert same[1] == pytest.approx(0.9, abs=0.03)  # of `probability`, only what it makes fixed
+        assert same[1] == pytest.approx(0.9, abs=0.03)  # `probability` only changes which are fixed
         assert scales.sides(0, 0, 1) != scales.sides(0, 1, 0)
 
     def test_they_never_change(self):
-        """Or a run that is continued with a later version would draw others."""
+        """Else a run resumed with a later version would draw other sides."""
         scales = Scales(fixed=2, probability=0.8, lr_sides=[24])
         assert [scales.sides(0, 0, n).hr for n in range(15, 24)] == [
             *(48, 48, 36, 42, 30, 48, 48, 46, 45)
@@ -95,7 +96,7 @@ class TestSides:
         ],
     )
     def test_what_cannot_be(self, arguments, message):
-        with pytest.raises(ValueError, match=r"data\.init_args\.scales.*" + message):
+        with pytest.raises(ValueError, match=r"data\.init_args\.crops\.scales.*" + message):
             Scales(**arguments)
 
 
@@ -106,12 +107,12 @@ def data_of(train: Any = None, **settings: Any) -> SRDataModule:
     defaults: dict[str, Any] = {
         "batch_size": 4,
         "crop_size": 16,
-        "crops_per_image": 3,
+        "per_image": 3,
         "workers": 0,
         "degradation": Bicubic(2),
         "scales": SCALES,
     }
-    return SRDataModule(2, train=train or pictures(12), **defaults | settings)
+    return SRDataModule(2, train=train or pictures(12), **with_crops(defaults | settings))
 
 
 def sides(batch: Any) -> tuple[int, int]:
@@ -166,7 +167,7 @@ class TestPairs:
                 np.abs(shrunk(hr, lr.shape[0]) - lr).mean() * 255
                 for hr, lr in zip(pixels(batch["hr"]), pixels(batch["lr"]), strict=True)
             ]
-            assert max(worst) < 0.01  # hardly a value is rounded the other way
+            assert max(worst) < 0.01  # almost no value is rounded differently
 
     def test_a_whole_crop_is_shrunk_first(self):
         scales = Scales(fixed=2, probability=0.5, lr_sides=[4, 6, 8], whole=True)
@@ -192,7 +193,7 @@ class TestPairs:
 
 
 class TestSameEverywhere:
-    """Bit for bit, however many processes, workers and interruptions."""
+    """Bit-equal for any number of processes, workers and interruptions."""
 
     def test_ranks(self):
         def run(rank: int, world: int) -> list[Any]:
@@ -223,12 +224,12 @@ class TestSameEverywhere:
                 assert torch.equal(batch[name], again[name])
 
     def test_a_run_that_is_continued(self, tmp_path: Path):
-        """Under Lightning, whose counters say where it stands."""
+        """Under Lightning, whose counters hold the position."""
 
         def run(ckpt_path: Path | None = None, **settings: Any) -> Any:
             run = trainer(tmp_path, **{"max_epochs": 2, "num_sanity_val_steps": 0} | settings)
             model = Regression(2, Resizing)
-            data = data_of(crops_per_image=1)
+            data = data_of(per_image=1)
             run.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
             return run, list(model.parameters())
 
@@ -255,22 +256,24 @@ class TestMessages:
             data_of(scales=Scales(fixed=1, lr_sides=[16]))
         with pytest.raises(ValueError, match=r"crop_size is 16, .* make it at least 32"):
             data_of(scales=Scales(hr_side=32))
-        data_of(crop_size=17)  # no multiple of the scale
+        data_of(crop_size=17)  # not a multiple of the scale
 
     def test_pictures_with_an_lr_of_their_own(self):
         source = Memory({"a": {"hr": picture(32, 32), "lr": picture(16, 16)}})
-        message = r"train/a comes with its own LR, .* data\.init_args\.scales draws others"
+        message = r"train/a comes with its own LR, .* data\.init_args\.crops\.scales draws others"
         with pytest.raises(ValueError, match=message):
             list(training(data_of(source, batch_size=1)))
 
     def test_latents(self):
-        """They are of the whole crop, and so would HR be beside them."""
+        """They belong to the whole crop, so HR would have to be whole, too."""
         batch = {"key": ["a"], "hr": torch.zeros(1, 3, 16, 16), "latent": torch.zeros(1, 4, 2, 2)}
         with pytest.raises(ValueError, match=r"a comes with its own latent, .*scales draws others"):
             SCALES.to_pictures(batch, 8)
 
     def test_a_degradation_of_one_scale(self):
-        message = r"data\.init_args\.scales draws a scale .* Pipeline makes LR for its own scale"
+        message = (
+            r"data\.init_args\.crops\.scales draws a scale .* Pipeline makes LR for its own scale"
+        )
         with pytest.raises(ValueError, match=message):
             data_of(degradation=Pipeline(2, [])).setup("fit")
 

@@ -27,7 +27,7 @@ from datamodules.sequential import Sequential
 from datamodules.shard_index import sort_command
 from datamodules.shards import Shards
 from datamodules.tar_stream import BrokenShard, decoded, raws_of
-from tests.datamodules.memory import Memory, noisy
+from tests.datamodules.memory import Memory, noisy, with_crops
 from tests.datamodules.pictures import pixels
 from tests.datamodules.server import serving
 from tests.datamodules.test_lightning import fit
@@ -69,7 +69,8 @@ def source(tars, **options):
 
 def module(train, **options) -> SRDataModule:
     defaults = {"batch_size": 8, "crop_size": 16, "workers": 0, "degradation": noisy()}
-    return SRDataModule(2, train, **defaults | {"streams": 4, "unreadable_limit": 1.0} | options)
+    defaults |= {"streams": 4, "unreadable_limit": 1.0}
+    return SRDataModule(2, train, **with_crops(defaults | options))
 
 
 def batches(data, places=((0, 0), (1, 0), (2, 0)), rank=0, world=1):
@@ -218,7 +219,7 @@ def test_shuffles_within_a_tar(tmp_path):
 
 def test_crops_per_image(tars):
     made = source(tars, samples=32, shuffle=20)
-    data = module(made, batch_size=1, streams=1, crops_per_image=3)
+    data = module(made, batch_size=1, streams=1, per_image=3)
     data.setup("fit")
     assert len(data.train_dataloader()) == 96
     seen = batches(data, [(0, 0)])

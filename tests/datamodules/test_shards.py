@@ -1,4 +1,4 @@
-"""Shards: tars of webdataset are read, broken ones are named, nothing but pictures is opened."""
+"""Shards: webdataset's tars are read, broken ones are named, and only images are opened."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write(path, members):
 
 @pytest.fixture
 def two(tmp_path):
-    """Two tars of 3 and 2 pictures."""
+    """Two tars of 3 and 2 images."""
     for shard, numbers in enumerate([(0, 1, 2), (3, 4)]):
         members = [(f"k{n}.png", picture(tmp_path, n)) for n in numbers]
         write(tmp_path / f"t-{shard:03d}.tar", members)
@@ -77,7 +77,7 @@ def test_reads_by_offset(two):
 
 
 class Ranks:
-    """``torch.distributed`` of processes that are threads here, each with its rank as its name."""
+    """``torch.distributed`` with threads as processes, each named by its rank."""
 
     def __init__(self, count):
         self.count = count
@@ -95,11 +95,11 @@ class Ranks:
 
 
 def test_processes_share_the_comparison_after_a_copy(tmp_path, monkeypatch):
-    """All in step, which is the worst: each compares those that nobody has compared before."""
+    """All in step, the worst case: each compares shards that no other has compared."""
     count, ranks = 12, 3
     for number in range(count):
         path = write(tmp_path / f"t-{number:02d}.tar", [(f"k{number:02d}.png", b"x")])
-        os.utime(indexed(path), ns=(number, number))  # as a copy without its times
+        os.utime(indexed(path), ns=(number, number))  # as a copy without times
     compared, together = [], threading.Barrier(ranks)
 
     def load(shard, folder):
@@ -178,7 +178,7 @@ def test_shards_of_webdataset(tmp_path):
 
 
 def test_same_samples_as_webdataset(data_root, tmp_path):
-    path = tmp_path / "t.tar"  # a copy, because the index is written beside it
+    path = tmp_path / "t.tar"  # a copy, as the index is written beside it
     shutil.copy(data_root / "cifar10" / "test-automobile-000.tar", path)
     theirs = webdataset.WebDataset(str(path), shardshuffle=False).decode("rgb8")
     ours = prepared(path)
@@ -254,7 +254,7 @@ def test_survives_pickling(two):
 
 @pytest.fixture
 def seven(tmp_path):
-    """Seven tars of one picture."""
+    """Seven tars of one image."""
     image = picture(tmp_path, 0)
     for number in range(7):
         write(tmp_path / f"t-{number:03d}.tar", [(f"k{number}.png", image)])
@@ -263,12 +263,12 @@ def seven(tmp_path):
 
 def test_few_files_are_open(seven, monkeypatch):
     monkeypatch.setattr(shard_reader, "most_open_files", lambda: 5)
-    gc.collect()  # the sources of other tests
+    gc.collect()  # sources of other tests
     before = len(os.listdir("/proc/self/fd"))
     source = prepared(seven / "t-*.tar")
     for index in [*range(5), 0, 5]:
         source.read(index)
-    # One had to be closed: the least recently used one.
+    # The least recently used one had to be closed.
     assert [path for path in source._reader._open if path.endswith(("000.tar", "001.tar"))] == [
         str(seven / "t-000.tar")
     ]
@@ -351,12 +351,12 @@ def test_index_of_a_folder_that_cannot_be_written(two, monkeypatch):
     index = load_index(path, cache)
     assert not (two / "t-000.tar.idx.json").exists()
     assert len(list(cache.glob("*-t-000.tar.idx.json"))) == 1
-    monkeypatch.setattr(shard_index, "build_index", None)  # would fail if it were made again
+    monkeypatch.setattr(shard_index, "build_index", None)  # fails if it is made again
     assert load_index(path, cache) == index
 
 
 def test_folder_marked_read_only_is_left_alone(two):
-    """Also by root, who could write to it."""
+    """Also as root, which could write to it."""
     folder = two / "marked"
     folder.mkdir()
     shutil.copy(two / "t-000.tar", folder)
@@ -394,7 +394,7 @@ def test_some_of_a_range_are_missing(two):
     [
         ("pipe:cat x.tar", "would run a command: set Shards.allow_pipes: true"),
         ("ftp://host/x.tar", r"expected a path, file:, pipe:, or one of http://, .*s3://, gs://"),
-        ("file://host/x.tar", "expected a file of this host"),
+        ("file://host/x.tar", "expected a file on this host"),
         ("http://$NOT_THERE/x.tar", "variable NOT_THERE is not set"),
     ],
 )
@@ -434,7 +434,7 @@ def test_tar_without_members(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "at", ["in a header", "after a header", "in a picture", "between", "at the end"]
+    "at", ["in a header", "after a header", "in an image", "between", "at the end"]
 )
 def test_truncated_tar(two, at):
     path = two / "t-000.tar"
@@ -443,7 +443,7 @@ def test_truncated_tar(two, at):
     end = {
         "in a header": offset - 100,
         "after a header": offset,
-        "in a picture": offset + size // 2,
+        "in an image": offset + size // 2,
         "between": offset - 512,
         "at the end": offset + -(-size // 512) * 512,
     }[at]
@@ -485,7 +485,7 @@ def test_one_key_in_two_shards(two):
 
 @pytest.mark.parametrize("shard_in_key", [False, True])
 def test_advice_about_one_key_in_two_shards_helps(two, shard_in_key):
-    """Not shard_in_key where it would change nothing."""
+    """shard_in_key is not advised if it changes nothing."""
     first = two / "t-000.tar"
     with pytest.raises(ValueError, match="this tar is listed twice: list it once"):
         prepared([str(first), str(first)], shard_in_key=shard_in_key)
@@ -505,9 +505,9 @@ def test_one_member_twice(two):
 
 
 def apart(tmp_path):
-    """As ``tar`` packs a folder that the disk lists by kind: one member of all samples, the next.
+    """As ``tar`` packs a folder listed by extension: one member of all samples, then the next.
 
-    The members of a sample are an HR and an LR picture, a caption and notes.
+    The members of a sample are an HR and an LR image, a caption and JSON.
     """
     kinds = {
         "hr.png": lambda n: picture(tmp_path, n),
@@ -557,7 +557,7 @@ def test_checksums_of_members_that_lie_apart(tmp_path):
     data[at + 40] ^= 255
     path.write_bytes(data)
     os.utime(path, ns=(source._tars[0].mtime_ns,) * 2)
-    with pytest.raises(UnreadableImage, match=r"2 \(lr\): .*checksum differs"):
+    with pytest.raises(UnreadableImage, match=r"2 \(lr\): .*by their checksum"):
         prepared(path, index_cache=str(tmp_path)).read(2)
     prepared(path, index_cache=str(tmp_path)).read(1)
 
@@ -572,7 +572,7 @@ def test_a_member_twice_after_others(tmp_path):
 
 def test_several_pictures_in_a_sample(two):
     image = picture(two, 0)
-    with pytest.raises(ValueError, match=r"'a' has several hr pictures: \['jpg', 'png'\]"):
+    with pytest.raises(ValueError, match=r"'a' has several hr images: \['jpg', 'png'\]"):
         prepared(write(two / "d.tar", [("a.jpg", image), ("a.png", image)]))
 
 
@@ -594,11 +594,9 @@ def test_samples_without_a_picture_are_counted(two, caplog):
         two / "d.tar", [("README.txt", b"x"), ("a.png", picture(two, 0)), ("LICENSE", b"x")]
     )
     assert prepared(path).keys == ["a"]
-    assert "left out 1 samples without a picture" in caplog.text
+    assert "left out 1 samples without an image" in caplog.text
     assert "passed over 1 members" in caplog.text
-    with pytest.raises(
-        ValueError, match=r"none of its 1 samples has a picture .*'a' with cls, pyd"
-    ):
+    with pytest.raises(ValueError, match=r"none of its 1 samples has an image .*'a' with cls, pyd"):
         prepared(write(two / "e.tar", [("a.cls", b"1"), ("a.pyd", b"x")]))
 
 
@@ -623,7 +621,7 @@ def test_shard_cut_off_while_in_use(two):
     source = prepared(two / "t-*.tar")
     source.read(0)
     os.truncate(two / "t-000.tar", 600)
-    with pytest.raises(ValueError, match=r"t-000\.tar was cut off while it was in use"):
+    with pytest.raises(ValueError, match=r"t-000\.tar was truncated while it was in use"):
         source.read(2)
 
 
@@ -635,13 +633,13 @@ def test_shard_removed_while_in_use(two):
 
 
 def indexed(path):
-    """A tar as the packer leaves it."""
+    """A tar as the packer writes it."""
     save_index(build_index(path, checksums=True, sizes=True), Path(f"{path}.idx.json"))
     return path
 
 
 def flip(path, offset):
-    """Change a byte in place, and nothing else about the file."""
+    """Change a byte in place, without any other change of the file."""
     state = path.stat()
     with path.open("r+b") as file:
         file.seek(offset)
@@ -652,18 +650,18 @@ def flip(path, offset):
 
 
 def test_changed_bytes_are_not_taken_for_a_picture(two):
-    """Not even where they would decode: a bitmap has no checks of its own."""
+    """Even if they would decode: a bitmap has no checksums."""
     path = write(two / "b.tar", [("a.bmp", picture(two, 0, "bmp")), ("b.png", picture(two, 1))])
     source = prepared(indexed(path))
     flip(path, load_index(path, two).members[0]["bmp"].offset + 100)
-    with pytest.raises(UnreadableImage, match=r"b\.tar: a: .*checksum differs") as caught:
+    with pytest.raises(UnreadableImage, match=r"b\.tar: a: .*by their checksum") as caught:
         source.read(0)
     assert caught.value.reason == "checksum"
     np.testing.assert_array_equal(source.read(1)["hr"], pixels(seed=1))
 
 
 def test_shard_written_over_while_in_use(two):
-    """Its bytes differ, and so does its time: that is no damaged picture."""
+    """Bytes and time differ, so the image is not damaged."""
     source = prepared(indexed(two / "t-000.tar"))
     source.read(0)
     flip(two / "t-000.tar", load_index(two / "t-000.tar", two).members[1]["png"].offset)
@@ -718,7 +716,7 @@ def test_crop_by_restart_markers(two, name):
 @pytest.mark.parametrize("subsampling", ["4:2:0", "4:2:2", "4:4:4"])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_crops_are_those_of_the_whole(two, subsampling, progressive):
-    """Decoding ends at the crop's lower edge where the bytes are known to be whole."""
+    """Decoding ends at the crop's lower edge if the bytes are known to be intact."""
     buffer = io.BytesIO()
     image = Image.fromarray(pixels((90, 77), 5))
     image.save(buffer, "JPEG", quality=92, subsampling=subsampling, progressive=progressive)
@@ -732,7 +730,7 @@ def test_crops_are_those_of_the_whole(two, subsampling, progressive):
 
 
 def test_profiles_are_converted_as_the_run_wants(two):
-    """Also in a crop that is decoded alone."""
+    """Also in a crop that is decoded by itself."""
     from datamodules.restart import encode_jpeg, restart_offsets
 
     plain = Image.open(io.BytesIO(encode_jpeg(pixels((90, 120), 5), 90)))
@@ -766,7 +764,7 @@ def test_damaged_restart_markers(two):
 
 @pytest.mark.slow
 def test_a_sample_takes_at_most_64_bytes(tmp_path):
-    """Of 30,000 with keys of 12 characters, checksums and sizes; in arrays, which forks share."""
+    """For 30,000 with keys of 12 characters, checksums and sizes; in arrays, which forks share."""
     for shard in range(3):
         path = tmp_path / f"t-{shard}.tar"
         path.write_bytes(b"")
@@ -795,7 +793,7 @@ def test_a_sample_takes_at_most_64_bytes(tmp_path):
 
 @pytest.fixture
 def kept(two, monkeypatch):
-    """A set whose table is kept, as that of a large one is."""
+    """A set whose table is stored, like that of a large set."""
     monkeypatch.setattr(shards, "LARGE", 1)
     members = [("k9.png", picture(two, 9)), ("k9.txt", b"nine"), ("other.cls", b"1")]
     indexed(write(two / "u.tar", members))
@@ -804,10 +802,10 @@ def kept(two, monkeypatch):
 
 def test_table_is_the_same_as_the_indices(kept, monkeypatch, caplog):
     first = prepared(**kept)
-    monkeypatch.setattr(shards, "load_index", None)  # would fail if one were read
+    monkeypatch.setattr(shards, "load_index", None)  # fails if an index is read
     caplog.clear()
     again = prepared(**kept)
-    assert "left out 1 samples without a picture" in caplog.text
+    assert "left out 1 samples without an image" in caplog.text
     assert again.keys == first.keys == [f"k{n}" for n in (0, 1, 2, 3, 4, 9)]
     assert again.groups == first.groups == [3, 2, 1]
     assert again.size(5) == first.size(5) == pixels().shape[:2]
@@ -848,7 +846,7 @@ def test_old_tables_are_removed(two, kept, monkeypatch):
 def test_members_beyond_four_gigabytes_are_refused():
     index = ShardIndex(1 << 40, 0, ["a"], [{"png": Member(512, 1 << 32)}])
     with pytest.raises(
-        ValueError, match=r"x\.tar has a hr of 4294967296 bytes; 4 GiB are the most"
+        ValueError, match=r"x\.tar has a hr of 4294967296 bytes; expected 4 GiB at most"
     ):
         shard_table.table_of("x.tar", index)
 

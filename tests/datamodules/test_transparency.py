@@ -1,4 +1,4 @@
-"""What is under transparent pixels stays there."""
+"""Colours under transparent pixels do not spread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RGB = np.random.default_rng(0).integers(0, 256, (17, 23, 3)).astype(np.uint8)
 
 
 def nearest(rgb, alpha):
-    """The colour of the nearest pixel that is seen, by looking at all of them."""
+    """Return the colour of the nearest visible pixel, by comparing all of them."""
     seen = np.argwhere(alpha > 0)
     filled = rgb.copy()
     distances = np.zeros(alpha.shape)
@@ -24,7 +24,7 @@ def nearest(rgb, alpha):
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 def test_hidden_pixels_get_the_colour_of_the_nearest_that_is_seen(kind):
-    """Of one colour a half, so that it does not matter which of two equally near ones is taken."""
+    """One colour per half, so that either of two equally near pixels gives the same."""
     alpha = np.full((17, 23), np.iinfo(kind).max, kind)
     alpha[:, 8:15] = 0
     rgb = np.zeros((17, 23, 3), kind)
@@ -53,7 +53,7 @@ def test_nothing_to_do(level):
 
 @pytest.mark.parametrize("shape", [(17, 22), (17, 23, 1)])
 def test_alpha_of_another_shape(shape):
-    with pytest.raises(ValueError, match=r"meta\['alpha'\] as \(17, .* of \(17, 23, 3\)"):
+    with pytest.raises(ValueError, match=r"meta\['alpha'\] of shape \(17, .* of \(17, 23, 3\)"):
         without_hidden_colours(RGB, np.zeros(shape, np.uint8))
 
 

@@ -1,4 +1,4 @@
-"""Judged triplets: found, read, cut alike, and refused where they are not whole."""
+"""Judged triplets: found, read, cropped alike, and refused if incomplete."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from datamodules.base import SRDataModule
 from datamodules.decode import UnreadableImage
 from datamodules.triplets import PARTS, Triplets
 from tests.contracts.arguments import check_arguments
-from tests.datamodules.memory import evaluation, training
+from tests.datamodules.memory import evaluation, training, with_crops
 
 SIDE = 20
 
 
 def write(folder: Path, names: str = "abcdef", judge: float = 0.25) -> Path:
-    """p0 is ref with all colours 1 higher, p1 is ref with all 2 higher; `ref` tells the name."""
+    """p0 is ref with all colours 1 higher, p1 with all 2 higher; `ref` encodes the name."""
     for part in (*PARTS, "judge"):
         (folder / part).mkdir(parents=True)
     for name in names:
@@ -39,7 +39,7 @@ def prepared(root: Path) -> Triplets:
 def module(root: Path, **arguments: object) -> SRDataModule:
     settings = {"batch_size": 3, "crop_size": 8, "workers": 0, "eval_batch_size": 2, **arguments}
     train, val = Triplets(str(root)), {"judged": Triplets(str(root))}
-    return SRDataModule(1.0, train=train, val=val, **settings)
+    return SRDataModule(1.0, train=train, val=val, **with_crops(settings))
 
 
 def test_arguments_are_typed_and_explained() -> None:
@@ -91,19 +91,21 @@ def test_evaluations_have_whole_pictures(tmp_path: Path) -> None:
 
 def test_an_augmentation_is_refused(tmp_path: Path) -> None:
     augment = {"augment": lambda hr, seed: hr}
-    with pytest.raises(ValueError, match=r"data\.init_args\.augment would change a triplet's ref"):
+    with pytest.raises(
+        ValueError, match=r"data\.init_args\.crops\.augment would change a triplet's ref"
+    ):
         next(iter(training(module(write(tmp_path / "set"), **augment))))
 
 
 def test_what_is_not_whole(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no folder in which there are ref, p0, p1 and judge"):
+    with pytest.raises(ValueError, match="no folder with ref, p0, p1 and judge"):
         prepared(tmp_path / "none")
     folder = write(tmp_path / "torn")
     (folder / "p1/b.png").unlink()
     (folder / "judge/e.npy").unlink()
     with pytest.raises(ValueError, match=r"2 triplets of .*torn are not in all of .*: b, e: unp"):
         prepared(folder)
-    with pytest.raises(ValueError, match="holds no pictures"):
+    with pytest.raises(ValueError, match="has no images"):
         prepared(write(tmp_path / "empty", ""))
 
 

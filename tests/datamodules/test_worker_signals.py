@@ -64,7 +64,7 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.slow
 def test_a_command_ends_although_a_worker_lives() -> None:
-    """Its iterator is still held, as by the traceback of an error in the midst of an evaluation."""
+    """Its iterator is still referenced, as by the traceback of an error during evaluation."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=REPO, timeout=120, capture_output=True, text=True
     )
