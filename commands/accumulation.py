@@ -6,6 +6,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from callbacks.base import accumulated, all_callbacks
+from commands.lightning_internals import validates_this_epoch
 
 
 def batches_done(trainer: Trainer) -> int:
@@ -36,15 +37,18 @@ def validated_within(trainer: Trainer) -> bool:
         trainer: The trainer, between two steps.
     """
     every, together = vars(trainer)["val_check_batch"], accumulated(trainer)
-    loop = trainer.fit_loop.epoch_loop
     if together == 1 or not isinstance(every, int) or trainer.global_step == 0:
         return False
     done = batches_done(trainer)
     left = min(together, trainer.num_training_batches - done)  # an epoch's last batch is a step
     through = trainer.check_val_every_n_epoch is None  # counted on from epoch to epoch
-    count = int(vars(loop.batch_progress.total)["processed"]) if through else done
+    count = (
+        int(vars(trainer.fit_loop.epoch_loop.batch_progress.total)["processed"])
+        if through
+        else done
+    )
     due = any((count + n) % every == 0 for n in range(1, int(left)))
-    return due and bool(loop._should_check_val_epoch())
+    return due and validates_this_epoch(trainer)
 
 
 def follow_schedule(trainer: Trainer) -> None:

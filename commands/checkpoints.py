@@ -28,7 +28,7 @@ from commands.accumulation import (
     next_position,
     validated_within,
 )
-from commands.awaited import awaited_values, put_back
+from commands.awaited import monitored_values, restore_monitored_values
 from commands.checkpoint_files import (
     FOLDER,
     checksum_of,
@@ -42,6 +42,13 @@ from commands.checkpoint_files import (
 )
 from commands.directions import WORDS, Direction, direction_of
 from commands.errors import did_you_mean
+from commands.lightning_internals import (
+    dump_checkpoint,
+    end_restart,
+    logged_values,
+    run_validation,
+    set_logged_step,
+)
 from commands.saved_config import as_yaml
 from commands.signals import Stopped
 from files.owned import remove_file
@@ -124,11 +131,11 @@ class Checkpoints(Checkpoint):
             self._written.add(self.resumed_from.name)  # killed before the list was written
         self._saved_step = trainer.global_step if self.resumed_from else -1
         self._saved_at = time.monotonic()
-        put_back(trainer, self._awaited)
+        restore_monitored_values(trainer, self._awaited)
         follow_schedule(trainer)
         if self._validation_due and not self.off:
             log.info("the validation that was broken off comes first")
-            _validate(trainer)
+            run_validation(trainer, ends_epoch=batches_done(trainer) == 0)
             self._validation_due = False
 
     def on_train_batch_start(
@@ -155,7 +162,7 @@ class Checkpoints(Checkpoint):
         self._position = (trainer.current_epoch, batches_done(trainer))
         if pl_module.automatic_optimization or hasattr(pl_module, "counts"):
             # Only the axis of the logs; Lightning's own count is one off after some resumes.
-            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+            set_logged_step(trainer)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
@@ -183,7 +190,7 @@ class Checkpoints(Checkpoint):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the values so far: Lightning keeps those that this validation does not measure."""
         # It keeps them for whoever else waits for one: without it, Lightning stops the run.
-        self._before = dict(trainer._logger_connector._callback_metrics)
+        self._before = logged_values(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A validated state is worth keeping: it may be the best."""
@@ -210,7 +217,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A continued epoch ends as any other: schedules that watch a value look at it."""
-        trainer.fit_loop._restarting = False  # or Lightning leaves them out, once
+        end_restart(trainer)
 
     def save_last(self, trainer: Trainer) -> None:
         """Write the last checkpoint of a training that ends: called by `Stops`, before others.
@@ -269,7 +276,7 @@ class Checkpoints(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Set the counters to the form that resumes exactly, whatever moment Lightning is at."""
-        if awaited := awaited_values(trainer):
+        if awaited := monitored_values(trainer):
             checkpoint["callbacks"].setdefault(self.state_key, {})["awaited"] = awaited
         if self._position is None:
             return
@@ -402,7 +409,7 @@ class Checkpoints(Checkpoint):
             remove_file(checksum_of(self.folder / old))
 
 
-def comes_late(callback: Callback) -> bool:
+def is_foreign_checkpoint_callback(callback: Callback) -> bool:
     """Whether a callback saves by itself, and so comes after ours, which sets its counters."""
     return isinstance(callback, Checkpoint) and not isinstance(callback, Checkpoints)
 
@@ -413,7 +420,7 @@ def write_checkpoint(trainer: Trainer, path: Path) -> None:
     Raises:
         OSError: The disk is full, or the folder cannot be written; nothing is left behind.
     """
-    checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+    checkpoint = dump_checkpoint(trainer)
     error = None
     if trainer.is_global_zero:
         try:
@@ -423,21 +430,6 @@ def write_checkpoint(trainer: Trainer, path: Path) -> None:
     error = trainer.strategy.broadcast(error) if trainer.world_size > 1 else error
     if error is not None:
         raise OSError(error)
-
-
-def _validate(trainer: Trainer) -> None:
-    # What `on_advance_end` of Lightning's loops does after a step, and at an epoch's end.
-    loop = trainer.fit_loop.epoch_loop
-    connector = trainer._logger_connector
-    first = connector._first_loop_iter
-    trainer.validating = True
-    loop.val_loop.restarting = False
-    loop.val_loop.run()
-    trainer.training = True
-    connector._first_loop_iter = first
-    loop._update_learning_rates("step", update_plateau_schedulers=True)
-    if batches_done(trainer) == 0:
-        loop._update_learning_rates("epoch", update_plateau_schedulers=True)
 
 
 def _name(step: int) -> str:

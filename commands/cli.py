@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.base import all_callbacks
@@ -28,7 +28,7 @@ from callbacks.tensorboard import DescribedLogger
 from callbacks.writer import Writer
 from commands.check import Check, Checked
 from commands.checkpoint_files import fingerprint, why_unseen
-from commands.checkpoints import Checkpoints, comes_late
+from commands.checkpoints import Checkpoints, is_foreign_checkpoint_callback
 from commands.company import Company
 from commands.directions import check_directions
 from commands.earlier_metrics import keep_earlier_metrics
@@ -40,8 +40,8 @@ from commands.launcher import (
     own_plugins,
     own_timer,
     refuse_what_cannot_run,
-    resume_as_told,
 )
+from commands.lightning_internals import CommandsCLI, load_only_given_checkpoint
 from commands.own_options import check_own_options
 from commands.parser import DESCRIPTIONS, LINKS, Parser, parser_settings
 from commands.precision import telling_of_precision
@@ -72,16 +72,20 @@ SEES = 60.0  # seconds in which a shared disk shows a new file to all nodes
 AS_FIT = (*TRIALS, "export")  # the last one reads the configuration of a run of fit
 
 
-class EnlargerCLI(LightningCLI):
+class EnlargerCLI(CommandsCLI):
     """``fit``, ``validate``, ``test``, ``predict`` and the project's own commands, from YAML.
 
     Args:
         args: Arguments as typed after ``main.py``.
     """
 
+    descriptions = DESCRIPTIONS
+    like_fit = AS_FIT
+    parser_type = Parser
+
     def __init__(self, args: Sequence[str]) -> None:
         args = of_run(args)
-        self._asked = next((arg for arg in args if arg in DESCRIPTIONS), None)
+        self.command = next((arg for arg in args if arg in DESCRIPTIONS), None)
         with contextlib.ExitStack() as self._until_end:
             super().__init__(
                 ImageModel,
@@ -99,38 +103,19 @@ class EnlargerCLI(LightningCLI):
 
     # ----------------------------------------------------------------------------------- the parser
 
-    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        # As Lightning's, with our own words on what each of them does; and only the one that is
-        # asked for gets its arguments, which take the time of all parsing to add.
-        self._subcommand_parsers: dict[str, LightningArgumentParser] = {}
-        subcommands = parser.add_subcommands()
-        for name, text in DESCRIPTIONS.items():
-            make = self._prepare_subcommand_parser if name == self._asked else _empty_parser
-            subparser = make(Trainer, name, **kwargs.get(name, {}))
-            self._subcommand_parsers[name] = subparser
-            subcommands.add_subcommand(name, subparser, help=text)
-
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The commands, and the arguments of theirs that are no options."""
-        commands: dict[str, set[str]] = LightningCLI.subcommands()
+        commands: dict[str, set[str]] = CommandsCLI.subcommands()
         # main.py runs `doctor` by itself; here it is only one of those that --help lists.
         return {**commands, **{name: commands["fit"] for name in AS_FIT}, "doctor": set()}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """As Lightning's; messages know what was typed."""
-        for each in (parser, *self._subcommand_parsers.values()):
+        for each in (parser, *self.command_parsers.values()):
             if isinstance(each, Parser):
                 each.typed = args
         super().parse_arguments(parser, args)
-
-    def _prepare_subcommand_parser(
-        self, klass: type, subcommand: str, **kwargs: Any
-    ) -> LightningArgumentParser:
-        verb = "fit" if subcommand in AS_FIT else subcommand
-        parser = super()._prepare_subcommand_parser(klass, verb, **kwargs)
-        self._subcommand_method_arguments[subcommand] = self._subcommand_method_arguments[verb]
-        return parser
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The seed, an integer: everything random follows from it; chance has no say."""
@@ -151,9 +136,9 @@ class EnlargerCLI(LightningCLI):
         )
         parser.add_class_arguments(RunOptions, "run")
         parser.add_class_arguments(Tiling, "tiling")
-        if self._asked == "encode":
+        if self.command == "encode":
             parser.add_class_arguments(EncodeOptions, "encode")
-        if self._asked == "export":
+        if self.command == "export":
             parser.add_class_arguments(ExportOptions, "export")
         # Both in all commands, each idle in the others, so that one file serves them all.
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
@@ -161,11 +146,6 @@ class EnlargerCLI(LightningCLI):
         for target, source in LINKS.items():
             parser.link_arguments(source, target)
         parser.link_arguments("degradation", "data.init_args.degradation", apply_on="instantiate")
-
-    def _parse_ckpt_path(self) -> None:
-        # Lightning lets the hyper-parameters of a checkpoint beat the command line; here the
-        # command line wins.
-        return
 
     # -------------------------------------------------------------------------------------- the run
 
@@ -216,7 +196,7 @@ class EnlargerCLI(LightningCLI):
                 self._refusal = error
 
     def _dump(self) -> dict[str, Any]:
-        parser = self._parser(self.subcommand)
+        parser = self.command_parsers[str(self.subcommand)]
         config = self.config[self.subcommand].clone()
         config.run.change = config.run.overwrite = False  # said once, not a property of the run
         text = parser.dump(config, skip_unset=False, format="yaml")
@@ -226,7 +206,7 @@ class EnlargerCLI(LightningCLI):
 
     def _check_saved(self) -> None:
         """Warn if the configuration would be read again as another one than it is."""
-        parser = self._parser(self.subcommand)
+        parser = self.command_parsers[str(self.subcommand)]
         config = self.config[self.subcommand].clone(with_meta=False)
         config.run.change = config.run.overwrite = False
         config.pop("config", None)
@@ -279,13 +259,13 @@ class EnlargerCLI(LightningCLI):
         idle = {"writer"} if self.fits else {"checkpoint"}
         if trainer.enable_checkpointing is False:
             idle.add("checkpoint")
-        parser = self._parser(self.subcommand)
+        parser = self.command_parsers[str(self.subcommand)]
         parser.callback_keys = [key for key in parser.callback_keys if key not in idle]
         made = super().instantiate_trainer(**kwargs)
         self.world.check(made)
-        resume_as_told(made)
-        vars(made)["callbacks"].sort(key=comes_late)
-        self.company.signals.take_over(made)
+        load_only_given_checkpoint(made)
+        vars(made)["callbacks"].sort(key=is_foreign_checkpoint_callback)
+        self.company.signals.attach(made)
         return made
 
     def _facts(self) -> dict[str, Any]:
@@ -384,14 +364,15 @@ class EnlargerCLI(LightningCLI):
                 raise blamed from error
             raise
 
-    def _run_subcommand(self, subcommand: str) -> None:
+    def run_command(self, command: str) -> None:
+        """Run a command; other processes hear of its failure."""
         with self._together(), telling_of_precision(self.trainer, self.model):
             keep_earlier_metrics(self.trainer)
-            if subcommand == "export":
+            if command == "export":
                 origin = Origin(self.run.path, self._dump(), self.weights_file)
-                export(self.model, self.config_init[subcommand].export, origin)
+                export(self.model, self.config_init[command].export, origin)
             else:
-                super()._run_subcommand("fit" if subcommand in TRIALS else subcommand)
+                super().run_command(command)
         self.company.leave()
 
     # Lightning calls these two instead of the trainer's own.
@@ -424,16 +405,13 @@ class EnlargerCLI(LightningCLI):
                 log.info("LR, bicubic, ours and HR side by side: %s", callback.path)
         self.after_fit()
 
-    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(str(self.subcommand))
+    def command_arguments(self, command: str) -> dict[str, Any]:
+        """Return the arguments of the trainer method, with the checkpoint chosen here."""
+        kwargs = super().command_arguments(command)
         kwargs["ckpt_path"] = str(self.resumed_from) if self.resumed_from else None
         kwargs["weights_only"] = True
-        if subcommand in ("validate", "test"):
+        if command in ("validate", "test"):
             kwargs["verbose"] = False  # our table has the protocol and weights beside the numbers
-        if subcommand == "predict":
+        if command == "predict":
             kwargs["return_predictions"] = False  # the writer has them
         return kwargs
-
-
-def _empty_parser(trainer: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-    return Parser(**kwargs)

@@ -17,7 +17,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from commands.errors import ConfigurationError
-from commands.export_about import describe
+from commands.export_about import describe_export
 from commands.export_card import card
 from commands.export_diffusers import backbones, write_backbones
 from commands.export_hub import check_hub, push
@@ -177,7 +177,7 @@ def _is_export(folder: Path) -> bool:
 
 
 def _write(model: ImageModel, options: ExportOptions, origin: Origin, folder: Path) -> list[str]:
-    about = describe(model, origin)
+    about = describe_export(model, origin)
     lines = [write_tensors(model, folder / EXPORT, about)]
     if options.diffusers:
         lines += write_backbones(model, folder)

@@ -56,7 +56,7 @@ class About(TypedDict):
     licences: dict[str, str]
 
 
-def describe(model: ImageModel, origin: Origin) -> About:
+def describe_export(model: ImageModel, origin: Origin) -> About:
     """What is to be known of a model's weights.
 
     Args:

@@ -25,6 +25,8 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
+from commands.lightning_internals import set_data_parallel_size
+
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -48,7 +50,7 @@ class FullySharded(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         """Start the processes' group; all of them share one copy of the parameters."""
-        self._data_parallel_size = self.num_nodes * self.num_processes
+        set_data_parallel_size(self, self.num_nodes * self.num_processes)
         super().setup_environment()
 
     def setup(self, trainer: Trainer) -> None:
@@ -88,7 +90,7 @@ class FullySharded(ModelParallelStrategy):
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The state as one process alone would have it, on the first; empty on the others."""
-        plain = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        plain = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         if not plain.state:  # no step was taken yet, and torch would take one to have something
             return plain.state_dict() if self.global_rank == 0 else {}
         whole: dict[str, Any] = dict(get_optimizer_state_dict(self._whole(), plain, options=WHOLE))

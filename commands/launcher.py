@@ -107,32 +107,6 @@ def _article(name: str) -> str:
     return "an" if name[0] in "AEIO" else "a"
 
 
-def resume_as_told(trainer: Trainer) -> None:
-    """Have Lightning load the checkpoint that it is given, and none without.
-
-    By itself it would look for one of SLURM's requeueing in the run's directory, or of an
-    ``OnExceptionCheckpoint`` among the callbacks, and take words such as ``best`` for more than the
-    names of files. What is resumed is decided in ``run_directory.py`` alone.
-
-    Args:
-        trainer: The trainer, before it runs.
-
-    Raises:
-        RuntimeError: Lightning chooses in another way.
-    """
-    connector = trainer._checkpoint_connector
-    if not hasattr(connector, "_parse_ckpt_path"):
-        raise RuntimeError(
-            "this version of Lightning has another way to choose checkpoints; Enlarger was tested "
-            "with 2.6"
-        )
-    connector._parse_ckpt_path = _as_given  # type: ignore[assignment]
-
-
-def _as_given(state_fn: Any, ckpt_path: Any, **_: Any) -> Any:
-    return ckpt_path
-
-
 class MaxTime(Timer):
     """``trainer.max_time``: a limit of this start, not of all starts of a run together.
 

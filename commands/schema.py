@@ -67,7 +67,7 @@ class _Ready(Exception):  # noqa: N818  (no error)
 
 class _UpToTheParser(EnlargerCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> NoReturn:
-        raise _Ready(self._subcommand_parsers["fit"])
+        raise _Ready(self.command_parsers["fit"])
 
 
 class _Schemas(library.ParserJsonschema):

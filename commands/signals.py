@@ -20,6 +20,8 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from commands.lightning_internals import replace_signal_handlers
+
 HANDLED = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)
 )
@@ -51,25 +53,13 @@ class Signals:
         self._owner = os.getpid()
         self._before: dict[int, Any] = {}
 
-    def take_over(self, trainer: Trainer) -> None:
-        """Install our handlers where Lightning would install its own.
-
-        Without them its processes need not ask each other at each step either, for which its loop
-        makes the host wait for the device twice a step.
+    def attach(self, trainer: Trainer) -> None:
+        """Install our handlers instead of Lightning's when the trainer runs.
 
         Args:
             trainer: The trainer, before it runs.
         """
-        connector = trainer._signal_connector
-        connector.register_signal_handlers = self.install  # type: ignore[method-assign]
-        connector.teardown = self.restore  # type: ignore[method-assign]
-        loop = trainer.fit_loop.epoch_loop
-        if not hasattr(loop, "_broadcast_sigterm_tensor"):
-            raise RuntimeError(
-                "this version of Lightning has another way to share signals between processes; "
-                "Enlarger was tested with 2.6"
-            )
-        loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+        replace_signal_handlers(trainer, self.install, self.restore)
 
     def install(self) -> None:
         """Install the handlers; before that, a signal ends the process as it always does."""
@@ -93,10 +83,6 @@ class Signals:
             self.received = number
             where = "between two steps, with a checkpoint" if self.saves else "as soon as it can"
             _say(f"{signal.Signals(number).name}: stopping {where}")
-
-
-def _nothing() -> None:
-    return
 
 
 def _say(line: str) -> None:

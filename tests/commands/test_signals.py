@@ -267,14 +267,6 @@ def test_without_checkpoints(tiny: Path, enlarger: Enlarger) -> None:
     assert not Path("runs/tiny/checkpoints").exists()
 
 
-def test_lightnings_own_exchange_of_signals_is_where_we_take_it_from() -> None:
-    """It would make the host wait for the device at each step."""
-    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-    assert callable(trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor)
-    assert callable(trainer._signal_connector.register_signal_handlers)
-    assert callable(trainer._signal_connector.teardown)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [TERM, USR1, INT])
 def test_a_signal_to_all_processes_of_a_group(tiny: Path, number: int) -> None:
