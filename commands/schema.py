@@ -18,12 +18,16 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 from unittest.mock import patch
 
-from jsonargparse import _completions_jsonschema as library
-from jsonargparse._typehints import get_all_subclass_paths, get_callable_return_type
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
 
 from commands.cli import EnlargerCLI
+from commands.jsonargparse_internals import (
+    ParserJsonschema,
+    get_all_subclass_paths,
+    get_callable_return_type,
+    schema_library,
+)
 from commands.parser import DESCRIPTIONS
 
 log = logging.getLogger(__name__)
@@ -70,7 +74,7 @@ class _UpToTheParser(EnlargerCLI):
         raise _Ready(self.command_parsers["fit"])
 
 
-class _Schemas(library.ParserJsonschema):
+class _Schemas(ParserJsonschema):
     def callable_schema(self, typehint: Any, action: Any) -> Schema:
         # The library describes what makes one kind of object, and not one of several, as the
         # schedules of Lightning do.
@@ -94,7 +98,7 @@ def schemas() -> dict[str, Schema]:
         _UpToTheParser(["fit"])
     except _Ready as ready:
         parser = ready.parser
-    with patch.object(library, "get_all_subclass_paths", _listed):
+    with patch.object(schema_library, "get_all_subclass_paths", _listed):
         whole: Schema = _Schemas().generate(parser)  # type: ignore[no-untyped-call]
     whole["title"], whole["description"] = "Enlarger", DESCRIPTIONS["fit"]
     for schema in list(_parts(whole)):

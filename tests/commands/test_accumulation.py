@@ -25,7 +25,7 @@ def test_a_validation_within_an_accumulation_ranks_the_step_before(
     # After batches 2 and 4 of each epoch, or 2, 4, 6, ... 14 of the run.
     assert sorted(scores) == [f"step-{step:09d}.ckpt" for step in range(1, 6)]
     (told,) = [r.getMessage() for r in caplog.records if "accumulation" in r.getMessage()]
-    assert "the validation after step 0 came within an accumulation of 3 batches" in told
+    assert "the validation after step 0 ran within an accumulation of 3 batches" in told
     for name in list(scores)[:2]:
         path = f"runs/tiny/checkpoints/{name}"
         enlarger("validate", "--config", "tiny.yaml", "--ckpt_path", path)

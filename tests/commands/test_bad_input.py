@@ -251,7 +251,7 @@ def test_nothing_to_predict(tiny: Path, refusal: Refusal) -> None:
 def test_no_weights(tiny: Path, refusal: Refusal, command: str) -> None:
     sentence = refusal(command, "--config", "tiny.yaml", "--data.init_args.predict", "photos")
     assert (
-        f"{command} needs trained weights, and there are none in runs/tiny/checkpoints" in sentence
+        f"{command} needs trained weights, but runs/tiny/checkpoints has none" in sentence
     )
     assert "--model.init_args.weights" in sentence
     assert not Path("runs/tiny/results.json").exists()

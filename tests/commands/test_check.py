@@ -1,4 +1,4 @@
-"""`check` does all that `fit` does up to its first step, and leaves nothing behind."""
+"""`check` does what `fit` does up to its first step, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_of_a_run_that_is_finished(
 ) -> None:
     with caplog.at_level(logging.INFO):
         enlarger(*CHECK)
-    assert "nothing is left to train: the run is at step 12" in caplog.text
+    assert "nothing is left to train: trainer.max_steps or max_epochs ends the run at step 12" in caplog.text
 
 
 def test_another_configuration_is_refused(trained: Path, refusal: Callable[..., str]) -> None:

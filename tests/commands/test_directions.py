@@ -131,7 +131,7 @@ def test_a_schedule_of_a_checkpoint_with_the_wrong_mode(
         *(*FIT[:4], 6, *FIT[5:], SCHEDULE, plateau),
         *("--run.name", "on", "--ckpt_path", "old.ckpt"),
     )
-    assert "looked for lower values of val/psnr: from here on it looks for higher" in caplog.text
+    assert "preferred lower values of val/psnr: from now on it prefers higher" in caplog.text
     restored = newest("on")["lr_schedulers"][0]
     assert restored["mode"] == "max"
     assert restored["best"] > 5
@@ -143,7 +143,7 @@ def test_a_value_of_unknown_direction(
     score = ("--trainer.callbacks+", f"{__name__}.Score", "--checkpoint.monitor", "val/score")
     enlarger(*FIT, *score)
     assert [name[5:14] for name in ranking()["best"]] == ["000000002"]
-    told = [r for r in caplog.records if "set checkpoint.mode to max or to min" in r.getMessage()]
+    told = [r for r in caplog.records if "set checkpoint.mode to max or min" in r.getMessage()]
     assert len(told) == 1
     caplog.clear()
     enlarger(*FIT, *score, "--checkpoint.mode", "min", "--run.overwrite", "true")
@@ -168,7 +168,7 @@ def test_a_ranking_of_an_earlier_version(
     assert "as if higher values of val/swd were better" in caplog.text
     caplog.clear()
     enlarger(*FIT[:4], 5, *FIT[5:], *monitor)
-    assert "from here on lower ones are" in caplog.text
+    assert "from now on lower ones are" in caplog.text
     assert ranking()["mode"] == "min"
     assert ranking()["best"] == [best_of(ranking()["scores"], "min")]
 
@@ -230,7 +230,7 @@ def test_no_finite_value_at_all(
     )
     enlarger(*FIT, SCHEDULE, plateau)
     assert ranking()["best"] == []
-    assert caplog.text.count("a value that is not finite never makes a checkpoint the best") == 1
+    assert caplog.text.count("a value that is not finite is never the best") == 1
     assert newest("tiny")["lr_schedulers"][0]["best"] == -math.inf  # or nothing would beat it
 
 

@@ -134,13 +134,13 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "an experiment by its name alone": (
         ("edsr_folder",),
-        ("'edsr_folder' is no option", "configs/experiment/edsr_folder.yaml"),
+        ("'edsr_folder' is not an option", "configs/experiment/edsr_folder.yaml"),
     ),
     "a pattern that the shell has replaced": (
         ("--data.init_args.predict", "a.png", "b.JPG"),
-        ("'b.JPG' is no option", "in quotation marks, 'photos/*.jpg'"),
+        ("'b.JPG' is not an option", "in quotation marks, 'photos/*.jpg'"),
     ),
-    "a word too many": (("tiny.yaml",), ("'tiny.yaml' is no option", "--config tiny.yaml")),
+    "a word too many": (("tiny.yaml",), ("'tiny.yaml' is not an option", "--config tiny.yaml")),
     "a class": (
         ("--model", "lightning_modules.regression.Regresion"),
         ("model:", "'Regresion'", "did you mean 'Regression'"),
@@ -155,11 +155,11 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "a class without its file": (
         ("--model", "NoSuchClass"),
-        ("model:", "'NoSuchClass' is no class", "folder.file.Class"),
+        ("model:", "'NoSuchClass' is not a class", "folder.file.Class"),
     ),
     "a class of another kind": (
         ("--model", "lightning_modules.networks.edsr.EDSR"),
-        ("model is lightning_modules.networks.edsr.EDSR", "which is no ImageModel"),
+        ("model is lightning_modules.networks.edsr.EDSR", "which is not a subclass of ImageModel"),
     ),
     "a callback": (
         ("--trainer.callbacks+", "callbacks.psnr.PSNRR"),
@@ -344,7 +344,7 @@ YAML: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "a file that is not there": (
         "data: ../data/nope.yaml",
-        ("data names the file '../data/nope.yaml'", "relative to the file that it stands in"),
+        ("data names the file '../data/nope.yaml'", "relative to the file that holds it"),
     ),
     "the scale of the model": (
         "model: {class_path: lightning_modules.bicubic.Bicubic, init_args: {scale: 3}}",
@@ -382,7 +382,7 @@ YAML: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "a bracket": ("a: [b\n c: d", ("Problems parsing config", "line 2")),
     "a tab": ("trainer:\n\tmax_steps: 3", ('in "', 'more.yaml", line 2', "a tab?")),
-    "a list": ("- a\n- b", ("a configuration file holds no keys",)),
+    "a list": ("- a\n- b", ("a configuration file must hold keys",)),
     "nothing": ("# nothing", ("a configuration file sets nothing",)),
     "a range that is reversed": (
         "degradation: {class_path: degradations.pipeline.Pipeline, init_args: {stages: "

@@ -119,7 +119,7 @@ def test_a_file_where_runs_are_to_lie_is_refused_before_any_work(
 ) -> None:
     place = ("--run.root", "tiny.yaml", "--run.name", "new")
     sentence = refusal(command, "--config", "tiny.yaml", *place)
-    assert "the run is to lie in tiny.yaml/new, and tiny.yaml is no folder" in sentence
+    assert "the run cannot be written to tiny.yaml/new: tiny.yaml is no folder" in sentence
     assert sentence.endswith("set another run.root or run.name")
 
 

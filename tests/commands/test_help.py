@@ -28,9 +28,9 @@ ASKED: dict[str, tuple[str, ...]] = {
     "--help": (
         "Enlarger: train, compare and run image super-resolution methods.",
         "Train a model; the same command again continues the run.",
-        "Measure the run's best weights on the validation pictures.",
-        "Measure the run's best weights on the test pictures.",
-        "Enlarge a folder of pictures with the run's best weights.",
+        "Measure the run's best weights on the validation images.",
+        "Measure the run's best weights on the test images.",
+        "Enlarge a folder of images with the run's best weights.",
     ),
     "fit --help": (
         "Train a model; the same command again continues the run.",
@@ -46,7 +46,7 @@ ASKED: dict[str, tuple[str, ...]] = {
         "--checkpoint.every_n_steps EVERY_N_STEPS Write after so many steps; 0 for never.",
     ),
     "predict --help": (
-        "Enlarge a folder of pictures with the run's best weights.",
+        "Enlarge a folder of images with the run's best weights.",
         "--writer.suffix SUFFIX Added to each name, e.g. ``_x2``.",
     ),
     "fit --model.help lightning_modules.regression.Regression": (

@@ -47,7 +47,7 @@ class Averages(EMAWeightAveraging):
         (f"{CALLBACKS}LearningRateFinder", "the learning rate of model.init_args.optimizer"),
         (f"{CALLBACKS}BatchSizeFinder", "set data.init_args.batch_size"),
         ("{class_path: " + CALLBACKS + "ModelPruning, init_args: {pruning_fn: l1_unstructured}}",
-         "a ModelPruning, but its masks are in no checkpoint"),
+         "a ModelPruning, but checkpoints do not hold its masks"),
         (f"{CALLBACKS}BackboneFinetuning", "Regression has no attribute backbone"),
     ],
 )  # fmt: skip

@@ -15,7 +15,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from commands import company as company_module
-from commands.company import Company
+from commands.company import Ranks
 from commands.errors import ConfigurationError
 from commands.open_files import MOST, raise_limit, raised
 
@@ -69,7 +69,7 @@ def meet(folder: Path, world: int) -> None:
     """Meet as rank 0 of so many processes, for whom nobody waits."""
     trainer: Any = SimpleNamespace(global_rank=0, world_size=world)
     trainer.strategy = DDPStrategy(cluster_environment=LightningEnvironment())
-    Company(folder, 0.1, 1.0, 9.0).meet(trainer, {"config": {}})
+    Ranks(folder, 0.1, 1.0, 9.0).meet(trainer, {"config": {}})
 
 
 def test_a_limit_too_low_is_named_before_anyone_is_waited_for(
@@ -82,7 +82,7 @@ def test_a_limit_too_low_is_named_before_anyone_is_waited_for(
         raise ConnectionError("the store is not reached in this test")
 
     monkeypatch.setattr(company_module, "open_store", open_store)
-    with pytest.raises(ConfigurationError, match="may have 512 files open here, and 86 processes"):
+    with pytest.raises(ConfigurationError, match="may have 512 files open here, but 86 processes"):
         meet(tmp_path, 86)
     assert not opened
     with pytest.raises(ConnectionError):

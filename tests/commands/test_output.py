@@ -17,9 +17,9 @@ from tests.conftest import REPO
 FULL = Path("/dev/full")  # every write to it fails as on a full disk
 WRITES = """
 import sys
-from commands.streams import outlive_output
-outlive_output()
-outlive_output()
+from commands.streams import ignore_broken_pipe
+ignore_broken_pipe()
+ignore_broken_pipe()
 for _ in range(100_000):
     print("a line")
 sys.stdout.flush()

@@ -86,13 +86,13 @@ def test_a_checkpoint_to_test_that_is_not_there(trained: Path, refusal: Refusal)
 def test_no_run_lies_where_all_runs_are(trained: Path, refusal: Refusal, name: str) -> None:
     """To begin it afresh would move all of them aside."""
     sentence = refusal(*FIT, "--run.name", name, "--run.overwrite", "true")
-    assert sentence.startswith(f"run.name is {name!r}, which is no folder of its own in runs")
+    assert sentence.startswith(f"run.name is {name!r}, which is not a folder below runs")
     assert newest_step(trained) == 12
 
 
 @pytest.mark.parametrize("name", ["/abs/x", "../x", "a/../../x"])
 def test_no_run_lies_outside_of_the_folder_of_all(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"which leads out of .*: give run.root instead"):
+    with pytest.raises(ConfigurationError, match=r"which leads out of .*: set run.root instead"):
         run_folder(str(tmp_path), name)
     (tmp_path / "linked").symlink_to("/")
     for sound in ("a", "a/b", "a/../b", "..a", "linked/x"):
@@ -187,7 +187,7 @@ def test_a_change_is_accepted_when_told_to(
 ) -> None:
     changed = (*FIT, *MORE, "--data.init_args.flips", "false")
     enlarger(*changed, "--run.change", "true")
-    assert "--run.change: going on with data.init_args.flips: True -> False" in caplog.text
+    assert "--run.change: resuming with data.init_args.flips: True -> False" in caplog.text
     assert newest("tiny")["global_step"] == 13
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config["data"]["init_args"]["flips"] is False
@@ -242,9 +242,9 @@ def test_a_damaged_configuration_is_told_and_can_be_left_alone(
     trained: Path, enlarger: Enlarger, refusal: Refusal, content: bytes
 ) -> None:
     """Against an empty one, all keys would be listed as changed."""
-    said = "runs/tiny/config.yaml, which says what the run was started with, is damaged: put it "
+    said = "runs/tiny/config.yaml, the configuration of the run, is damaged: restore it, or "
     (trained / "config.yaml").write_bytes(content)
-    assert refusal(*FIT) == f"{said}back, or go on without that comparison (--run.change true)"
+    assert refusal(*FIT) == f"{said}resume without a comparison (--run.change true)"
     weights = ("--model.init_args.weights", "a.ckpt")
     sentence = refusal("test", "--config", "tiny.yaml", *weights)
     assert sentence == f"{said}back, or name the weights to use with --ckpt_path FILE"

@@ -169,6 +169,6 @@ def test_several_processes_end_with_the_status_of_the_first(kind: type[Exception
     cli.resumed_from = None
     cli.trainer = SimpleNamespace(is_global_zero=True)  # type: ignore[assignment]
     cli._facts = dict  # type: ignore[method-assign]
-    cli.company = SimpleNamespace(may_meet=lambda trainer: True, meet=meet)  # type: ignore[assignment]
+    cli.ranks = SimpleNamespace(may_meet=lambda trainer: True, meet=meet)  # type: ignore[assignment]
     with pytest.raises(kind, match="another one trains"):
         cli._meet()

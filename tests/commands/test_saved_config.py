@@ -127,7 +127,7 @@ def test_callbacks_of_lightning(
     assert one == two
     text = Path("runs/x/config.yaml").read_text()
     assert "serialize" not in text
-    assert "will not start this run again" not in caplog.text
+    assert "cannot reproduce this run" not in caplog.text
 
 
 def test_defaults_of_every_kind(
@@ -136,7 +136,7 @@ def test_defaults_of_every_kind(
     Odd.seen.clear()
     one, two = fit_again(enlarger, "--trainer.callbacks+", f"{__name__}.Odd")
     assert one == two
-    assert "will not start this run again" not in caplog.text
+    assert "cannot reproduce this run" not in caplog.text
     first, second = Odd.seen
     for name in ("device", "policy", "anonymous", "tensor", "layer", "day", "word", "untyped"):
         assert first[name] is second[name], name
@@ -224,7 +224,7 @@ def test_what_would_be_read_otherwise_is_said(
     """Nothing says that a value of any type is text."""
     callback = f"{{class_path: {__name__}.Anything, init_args: {{value: {{a: '1e-4'}}}}}}"
     enlarger(*FIT, "--trainer.callbacks+", callback)
-    (said,) = (r.getMessage() for r in caplog.records if "will not start this" in r.getMessage())
+    (said,) = (r.getMessage() for r in caplog.records if "cannot reproduce this" in r.getMessage())
     assert "trainer.callbacks[2].init_args.value.a: '1e-4' is read as 0.0001" in said
 
 
@@ -251,7 +251,7 @@ def test_one_or_several_of_a_type_that_is_written_as_text(
         "wait": {"hours": 1},
     }
     assert Several.seen[-2:] == [given, given]
-    assert "will not start this run again" not in caplog.text
+    assert "cannot reproduce this run" not in caplog.text
 
 
 def test_max_time_by_unit(tiny: Path, enlarger: Enlarger) -> None:

@@ -213,7 +213,7 @@ class First(Callback):
 def test_a_second_ctrl_c_stops_at_once(
     tiny: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("commands.signals.TWICE", -1.0)
+    monkeypatch.setattr("commands.signals.REPEAT_SECONDS", -1.0)
     with pytest.raises(SystemExit) as stopped:
         enlarger(*FIT[:3], "--trainer.callbacks+", f"{__name__}.Impatient")
     assert stopped.value.code == 130

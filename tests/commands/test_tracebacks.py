@@ -25,10 +25,10 @@ def caught(number: int, *names: str | bytes | None) -> OSError:
     ("error", "sentence"),
     [
         (caught(errno.ENOSPC, "/a"), "/a: No space left on device; make room there"),
-        (caught(errno.EROFS, b"/a/b"), "/a/b: Read-only file system; name a place"),
-        (caught(errno.EACCES, "/a"), "/a: Permission denied; name a place that may be written"),
-        (caught(errno.ENOTDIR, "a", None, "b"), "a -> b: Not a directory; a file stands"),
-        (caught(errno.EEXIST, __file__), f"{__file__}: File exists; a file stands"),
+        (caught(errno.EROFS, b"/a/b"), "/a/b: Read-only file system; choose a writable place"),
+        (caught(errno.EACCES, "/a"), "/a: Permission denied; choose a writable place"),
+        (caught(errno.ENOTDIR, "a", None, "b"), "a -> b: Not a directory; a file exists"),
+        (caught(errno.EEXIST, __file__), f"{__file__}: File exists; a file exists"),
         (caught(errno.ENAMETOOLONG, "aaa"), "aaa: File name too long; give it a shorter name"),
     ],
 )

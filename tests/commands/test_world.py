@@ -13,7 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 import main
 from commands import world
 from commands.errors import ConfigurationError
-from commands.launcher import Started, own_plugins
+from commands.launcher import ExternalEnvironment, own_plugins
 from commands.world import OTHERS, PLAIN, SLURM, TORCHRUN, agree, claimed
 
 Enlarger = Callable[..., None]
@@ -147,13 +147,13 @@ def test_the_process_group_is_that_of_the_variables(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv(name, value)
     found = agree(trainer())
     (made,) = own_plugins(None, "ddp", found)
-    assert isinstance(made, Started)
+    assert isinstance(made, ExternalEnvironment)
     assert (made.global_rank(), made.world_size(), made.local_rank(), made.node_rank()) == (
         *(5, 8),
         *(1, 1),
     )
     assert (made.main_address, made.main_port) == ("node0", 29500)
-    own = object.__new__(Started)
+    own = object.__new__(ExternalEnvironment)
     assert own_plugins(own, "ddp", found) == [own]
 
 

@@ -80,7 +80,7 @@ def test_one_that_does_not_come_is_named(tiny: Path) -> None:
     alone = task(0, port(), "fit", "--config", "tiny.yaml", "--run.preflight_minutes", 0.02)
     ((status, said),) = ends([alone])
     assert status == 75, said
-    assert "no sign of rank 1" in said
+    assert "no heartbeat of rank 1" in said
     assert not Path("runs/tiny/checkpoints").exists()
 
 

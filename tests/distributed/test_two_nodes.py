@@ -161,12 +161,12 @@ def test_a_lost_node_and_a_long_cut_end_the_other_with_a_word(net: Network, whol
     finally:
         net.nodes[1].cable("up")
     first, second = ((run / "lastwords" / f"rank-{rank}.txt").read_text() for rank in (0, 1))
-    said = re.findall(r"rank 0 on node-0: no sign of rank 1 \(on node-1\) for (\d+) s", first)
+    said = re.findall(r"rank 0 on node-0: no heartbeat of rank 1 \(on node-1\) for (\d+) s", first)
     assert said
     assert LOST_AFTER <= int(said[-1]) + 0.5 < 2 * LOST_AFTER
     # Whichever it notices first: both are on the other side of the cut.
     assert re.search(
-        r"rank 1 on node-1: no (answer from the place .*|sign of rank 0) \(on node-0", second
+        r"rank 1 on node-1: no (answer from the shared store|heartbeat of rank 0) \(on node-0", second
     )
 
     for process in start(net, "lost", "third"):
