@@ -1,4 +1,4 @@
-"""Validations within an accumulation: what they measured is ranked, or said to be lost."""
+"""Validations within an accumulation are ranked, or reported as lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FIT = ("fit", "--config", "tiny.yaml")
 def test_a_validation_within_an_accumulation_ranks_the_step_before(
     tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, each: str
 ) -> None:
-    """An epoch's 5 batches are 2 steps, of 3 batches and of 2."""
+    """The 5 batches of an epoch make 2 steps, of 3 and 2 batches."""
     keep = ("--checkpoint.keep_best", 20, "--checkpoint.every_n_steps", 0)
     more = ("--trainer.accumulate_grad_batches", 3, "--trainer.val_check_interval", 2)
     count = ("--trainer.check_val_every_n_epoch", "null" if each == "run" else 1)

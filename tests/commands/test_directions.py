@@ -1,4 +1,4 @@
-"""Whoever watches a value follows its metric: checkpoints, early stopping, schedules, others."""
+"""Everything that monitors a value follows the direction of its metric."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SCHEDULE = "--model.init_args.lr_scheduler"
 
 
 class Score(Callback):
-    """A value that nobody knows: 1, 9, 0, 8."""
+    """Log a value of unknown direction: 1, 9, 0, 8."""
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -78,7 +78,7 @@ def test_a_mode_against_the_metric(tiny: Path, refusal: Refusal, monitor: str, m
     better = "lower" if mode == "max" else "higher"
     assert told == (
         f"checkpoint watches {monitor} with mode {mode}, but {better} values of {monitor} are "
-        "better: leave checkpoint.mode out"
+        "better: remove checkpoint.mode"
     )
     assert not Path("runs/tiny/checkpoints").exists()
 
@@ -116,7 +116,7 @@ def test_a_schedule(tiny: Path, refusal: Refusal) -> None:
 def test_a_schedule_of_a_checkpoint_with_the_wrong_mode(
     tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Torch restores the mode with the rest, whatever is configured."""
+    """Torch restores the mode from the checkpoint, whatever is configured."""
     plateau = (
         "{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {monitor: val/psnr, "
         "mode: max, patience: 50}}"
@@ -154,7 +154,7 @@ def test_a_value_of_unknown_direction(
 def test_a_ranking_of_an_earlier_version(
     tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """0.1.0 ranked everything by `max` unless it was told otherwise."""
+    """0.1.0 ranked by `max` by default."""
     monitor = ("--checkpoint.monitor", "val/swd", "--checkpoint.keep_last", 3)
     enlarger(*FIT, *monitor)
     folder = Path("runs/tiny/checkpoints")
@@ -188,7 +188,7 @@ def test_a_damaged_best_one_of_an_earlier_version(tiny: Path, enlarger: Enlarger
 
 @pytest.fixture
 def black(tiny: Path) -> Path:
-    """`tiny`, whose first validation image is black, as any enlargement of it is."""
+    """Make the first validation image of `tiny` black, and so its output."""
     text = (tiny / "tiny.yaml").read_text()
     source = text.split("root: ")[1].split("}")[0]
     shutil.copytree(source, tiny / "photos")

@@ -1,4 +1,4 @@
-"""Metrics of earlier starts survive, whatever logger is given."""
+"""Metrics of earlier starts are kept, whatever the logger."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def logger(name: str, version: object = 0) -> tuple[str, str]:
 
 
 def steps(folder: Path) -> list[set[int]]:
-    """Of each file, oldest name last: the steps that it has metrics of."""
+    """Return the steps with metrics in each file, oldest name last."""
     found = []
     for path in sorted(folder.glob("metrics.csv*")):
         with path.open(newline="") as file:

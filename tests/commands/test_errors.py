@@ -1,4 +1,4 @@
-"""A mistake in flags or YAML is answered by one sentence: the key, the value, and the mend."""
+"""A mistake in flags or YAML gives one sentence: the key, the value and the fix."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLUGINS = plugins_with_bugs.__name__
 
 REAL = ("--degradation", "degradations.real_esrgan.RealESRGAN")
 
-# What is typed after FIT, and what the sentence has to hold.
+# Words after FIT, and parts of the sentence.
 FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "a group": (("--modle", "x"), ("'modle'", "did you mean 'model'")),
     "a trainer's key": (
@@ -281,7 +281,7 @@ def test_flags(tiny: Path, refusal: Refusal, case: str) -> None:
     assert "\n" not in sentence
 
 
-# The content of a second file, and what the sentence has to hold.
+# Content of a second file, and parts of the sentence.
 YAML: dict[str, tuple[str, tuple[str, ...]]] = {
     "a group": ("modle: {a: 1}", ("'modle.a'", "did you mean 'model'")),
     "a group without a value": ("modle:", ("unknown key 'modle'", "did you mean 'model'")),
@@ -419,7 +419,7 @@ def test_the_command(refusal: Refusal, typed: tuple[str, ...], expected: tuple[s
     assert [part for part in expected if part not in sentence] == [], sentence
 
 
-# Each would be understood as the key behind it if abbreviations were on.
+# With abbreviations, each would mean the full key.
 @pytest.mark.parametrize(
     "typed",
     [
@@ -525,7 +525,7 @@ def _chain(error: BaseException | None) -> Iterator[str]:
 
 
 def test_a_wrong_use_of_lightning_keeps_its_traceback(tiny: Path, enlarger: Enlarger) -> None:
-    """What Lightning refuses is a sentence only where the configuration asked for it."""
+    """An error of Lightning is a sentence only if the configuration caused it."""
     with pytest.raises(Exception, match=r"self\.log") as raised:
         enlarger(*FIT, "--trainer.callbacks+", f"{PLUGINS}.LogsWhereItMayNot")
     assert not isinstance(raised.value, SystemExit)

@@ -1,4 +1,4 @@
-"""A disk that is full while a checkpoint is written, and a folder that cannot be written."""
+"""A full disk while a checkpoint is written, and a folder that is not writable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 
 @pytest.fixture
 def fill(monkeypatch: pytest.MonkeyPatch) -> Fill:
-    """Fill the disk for one file of `runs/tiny/checkpoints`; room is made by the failure."""
+    """Fill the disk for one file of `runs/tiny/checkpoints`; the failure frees it."""
     own = owned.hidden
 
     def filled(name: str) -> None:
@@ -44,7 +44,7 @@ def fill(monkeypatch: pytest.MonkeyPatch) -> Fill:
 def test_a_full_disk_costs_one_checkpoint(
     tiny: Path, enlarger: Enlarger, fill: Fill, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The one before survives, training goes on, and the next one is written."""
+    """The previous one is kept, training continues, and the next one is written."""
     enlarger(*FIT, "--trainer.max_steps", 4, "--checkpoint.every_n_steps", 2)
     before = files(Path("runs/tiny/checkpoints"))
     assert steps() == [4, 2]
@@ -62,7 +62,7 @@ def test_a_full_disk_costs_one_checkpoint(
 
 
 class Watch(Callback):
-    """What lies in the folder between the failure and the next checkpoint."""
+    """Note the folder's content between the failure and the next checkpoint."""
 
     at_step_6: dict[Path, bytes] = {}  # noqa: RUF012  (set once, read by the test)
 

@@ -1,4 +1,4 @@
-"""`--help` reads well, for every command and class, and is quick."""
+"""`--help` is readable for every command and class, and quick."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from lightning_modules.image_model import ImageModel
 from tests.conftest import REPO
 from tests.contracts import discovery
 
-# Packages that take long to import, and of which no help speaks.
+# Packages that are slow to import, and that no help needs.
 HEAVY = ("diffusers", "kornia", "albumentations", "lpips")
 
-# What is asked for, and what the answer has to say.
+# Typed words, and parts of the answer.
 ASKED: dict[str, tuple[str, ...]] = {
     "--help": (
         "Enlarger: train, compare and run image super-resolution methods.",
@@ -87,7 +87,7 @@ json.dump({{"import": imported - started, "answers": answers, "heavy": heavy}}, 
 
 @pytest.fixture(scope="module")
 def told() -> dict[str, Any]:
-    """All of `ASKED` in one process of its own."""
+    """Return all answers of `ASKED`, from a process of its own."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         check=True,

@@ -1,4 +1,4 @@
-"""Messages know what the program knows: the real key, its file and line, the scale of weights."""
+"""Messages name what the program knows: the real key, its file and line, the scale of weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that watch each other, as threads of this one over a real store."""
+"""Processes that watch each other, as threads of this one with a real store."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import torch.distributed as dist
 from commands.company import Ranks, is_broken_link
 from commands.lifeline import LOST, Heartbeat, write_failure_note
 
-BEAT, LIMIT = 0.05, 0.6  # seconds: where a thread rests for longer, it counts as lost
+BEAT, LIMIT = 0.05, 0.6  # seconds; a thread that pauses for longer counts as lost
 PATIENCE = 60.0
 
 pytestmark = pytest.mark.timing
 
 
 class Ends:
-    """Takes the place of `os._exit`."""
+    """Replaces `os._exit`."""
 
     def __init__(self) -> None:
         self.status: int | None = None
@@ -42,7 +42,7 @@ def server() -> dist.TCPStore:
 
 
 class Process:
-    """What one of three processes has."""
+    """One of three processes."""
 
     def __init__(self, server: dist.TCPStore, rank: int, folder: Path) -> None:
         self.ends, self.signal, self.step = Ends(), 0, 10 * (rank + 1)
@@ -73,12 +73,12 @@ def test_nobody_ends_who_sees_the_others(three: list[Process]) -> None:
 
 
 def test_a_silent_process_ends_the_others(three: list[Process], tmp_path: Path) -> None:
-    three[1].line._over.set()  # as after SIGKILL: no leave is taken
+    three[1].line._over.set()  # as after SIGKILL
     for rank in (0, 2):
         assert three[rank].ends.done.wait(PATIENCE)
         assert three[rank].ends.status == LOST == 75
         said = words(tmp_path, rank)
-        assert re.search(r"no heartbeat of rank 1 \(on b\) for \d+ s, last at step 20: stopping", said)
+        assert re.search(r"no heartbeat of rank 1 \(on b\) for \d+ s, last at step 20: stop", said)
     assert "rank 2" not in words(tmp_path, 0).partition("no heartbeat of")[2]
 
 
@@ -167,7 +167,7 @@ def test_a_broken_connection_is_explained_by_who_is_silent(three: list[Process])
 
 
 def test_and_by_who_failed_with_the_status_of_that_one(three: list[Process]) -> None:
-    """A job that an error of the configuration ends is not to be started again."""
+    """A job that ends with a configuration error must not be started again."""
     three[2].line.leave("ConfigurationError: no such key", status=2)
     assert three[0].line.explain() == ("rank 2 (on c) stopped (ConfigurationError: no such key)", 2)
 

@@ -1,4 +1,4 @@
-"""The limit of open files: raised, never lowered, and named where it is too low for a run."""
+"""The limit of open files: raised, never lowered, and reported if it is too low for a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FILES = resource.RLIMIT_NOFILE
 
 @pytest.fixture
 def low() -> Iterator[int]:
-    """A soft limit that may be raised; gives the hard one."""
+    """Set a soft limit that may be raised; return the hard one."""
     soft, hard = resource.getrlimit(FILES)
     if 0 <= hard <= 512:
         pytest.skip("this machine has too low a limit")
@@ -66,7 +66,7 @@ def test_a_system_that_refuses_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch)
 
 
 def meet(folder: Path, world: int) -> None:
-    """Meet as rank 0 of so many processes, for whom nobody waits."""
+    """Meet as rank 0 of many processes, which do not exist."""
     trainer: Any = SimpleNamespace(global_rank=0, world_size=world)
     trainer.strategy = DDPStrategy(cluster_environment=LightningEnvironment())
     Ranks(folder, 0.1, 1.0, 9.0).meet(trainer, {"config": {}})

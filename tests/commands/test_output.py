@@ -1,4 +1,4 @@
-"""What the libraries say without need is not printed; a command outlives its output."""
+"""Needless messages of libraries are hidden; a command continues without its output's reader."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ main.main(["fit"])
 
 
 def program(text: str, stdout: int) -> tuple[int, str]:
-    """Status and error output of a program in the repository."""
+    """Return status and error output of a program in the repository."""
     ended = subprocess.run(
         [sys.executable, "-c", text],
         cwd=REPO,

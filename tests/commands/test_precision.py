@@ -1,4 +1,4 @@
-"""`trainer.precision` with converted weights: a method computes so, or a sentence says why not."""
+"""`trainer.precision` with converted weights: a method supports it, or a sentence says why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What processes tell each other before the first step, and how a difference is named."""
+"""Facts that processes compare before the first step, and messages on differences."""
 
 from __future__ import annotations
 

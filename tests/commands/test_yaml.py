@@ -1,4 +1,4 @@
-"""Files of a configuration that cannot be read, or say less than they seem to."""
+"""Configuration files that cannot be read, or are partly empty."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_configuration_in_another_encoding(tiny: Path, refusal: Refusal) -> No
 def test_a_configuration_is_utf_8_whatever_the_machine_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a container whose locale is C: there, what `open` reads without a word is ASCII."""
+    """As in a container with the locale C, where `open` reads ASCII by default."""
     own = partial(open, encoding="ascii")
     monkeypatch.setattr(_paths, "open", own, raising=False)
     (tmp_path / "own.yaml").write_bytes("a: caf\xe9\n".encode())
