@@ -90,7 +90,7 @@ class Check(Callback):
         if torch.cuda.is_available():
             memory = torch.cuda.max_memory_allocated() / GIGABYTE
             self._facts["memory of the device, GB"] = f"{memory:.1f}"
-        found = self.ranks.show({**self._facts, SIGNAL: self.ranks.signals.received})
+        found = self.ranks.gather({**self._facts, SIGNAL: self.ranks.signals.received})
         if number := max(facts.pop(SIGNAL) for facts in found):
             raise Stopped(number, "before its end")
         if trainer.is_global_zero:

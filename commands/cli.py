@@ -352,7 +352,7 @@ class EnlargerCLI(CommandsCLI):
 
     @contextlib.contextmanager
     def _together(self) -> Iterator[None]:
-        # The other processes hear how this one ends.
+        # The other processes learn how this one ends.
         try:
             yield
         except (Stopped, Checked):
@@ -365,7 +365,7 @@ class EnlargerCLI(CommandsCLI):
             raise
 
     def run_command(self, command: str) -> None:
-        """Run a command; other processes hear of its failure."""
+        """Run a command; other processes learn of its failure."""
         with self._together(), explained_precision(self.trainer, self.model):
             keep_earlier_metrics(self.trainer)
             if command == "export":

@@ -122,7 +122,7 @@ class Ranks:
         self._refuse(name, everyone)
         return everyone
 
-    def show(self, facts: Facts) -> list[Facts]:
+    def gather(self, facts: Facts) -> list[Facts]:
         """Return facts of all processes, by rank, which may differ."""
         return self._gather("show", facts)
 
@@ -145,14 +145,14 @@ class Ranks:
                 facts["config"] = json.loads(self._store.get(f"config/{where}"))
             found = differences(everyone)
         with contextlib.suppress(TemporaryError):  # the store may end with the first process
-            gather(self._store, f"{name}: told", self.rank, self.world, {}, GRACE)
+            gather(self._store, f"{name}: seen", self.rank, self.world, {}, GRACE)
         own = found if self.rank == 0 else [s for s in found if s.startswith(f"rank {self.rank} ")]
         reason = ":\n  " + "\n  ".join(own) if own else "; rank 0 reports the reason"
         raise ConfigurationError(f"the processes cannot run together{reason}")
 
     # ------------------------------------------------------------------------------ under way, end
 
-    def heard(self) -> int:
+    def received_signal(self) -> int:
         """Return the number of a signal that any process has received, as far as known; or 0."""
         others = 0 if self._heartbeat is None else self._heartbeat.signal
         return self.signals.received or others
@@ -188,7 +188,7 @@ class Ranks:
             write_failure_note(self.folder, self.rank, f"{why}, last at step {self.step}")
         if self._heartbeat is not None:
             self._heartbeat.leave(why, status)
-            if self.folder is None and self.rank > 0 and self._heartbeat.first_says(why):
+            if self.folder is None and self.rank > 0 and self._heartbeat.first_reports(why):
                 raise RepeatedError(status) from error
         return blamed
 

@@ -24,12 +24,12 @@ class ReadableTar(NamedTuple):
     Args:
         samples: Number of samples.
         size: Size in bytes.
-        index: The index stored beside it.
+        stored: The index stored beside it.
     """
 
     samples: int
     size: int
-    index: ShardIndex | None
+    stored: ShardIndex | None
 
 
 def shards(options: Options) -> Iterator[Line]:
@@ -166,7 +166,7 @@ def _summary(count: int, tars: list[ReadableTar], checksums: bool) -> str:
     samples, bytes_ = sum(tar.samples for tar in tars), sum(tar.size for tar in tars)
     text = f"{len(tars)} of {count} tars are complete, {samples} samples, {format_bytes(bytes_)}; "
     text += "the first image of each is readable; "
-    indices = [tar.index for tar in tars if tar.index is not None]
+    indices = [tar.stored for tar in tars if tar.stored is not None]
     if len(indices) < len(tars):
         text += f"{len(tars) - len(indices)} without an index, which fit writes; "
     if not checksums:

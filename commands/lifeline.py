@@ -72,7 +72,7 @@ class Heartbeat:
         """Send the first heartbeat; all processes call this together, right after they met."""
         # The watch ends this process, not a time-out of the store with pages of C++ frames.
         self.store.set_timeout(timedelta(hours=1))
-        self._tell(self.store, "here")
+        self._send(self.store, "here")
         self._connect()
         threading.Thread(target=self._watch, name="lifeline", daemon=True).start()
 
@@ -86,14 +86,14 @@ class Heartbeat:
         if self._over.is_set():
             return
         self._over.set()
-        thread = threading.Thread(target=self._last_sign, args=(why, status), daemon=True)
+        thread = threading.Thread(target=self._send_last, args=(why, status), daemon=True)
         thread.start()
         thread.join(GRACE)  # a lost store must not block this process
 
-    def _last_sign(self, why: str, status: int) -> None:
+    def _send_last(self, why: str, status: int) -> None:
         try:
             store = self.store.clone()
-            self._tell(store, why, status)
+            self._send(store, why, status)
             if self.rank == 0:  # the store may end with this process
                 deadline = time.monotonic() + (GRACE if why == "done" else TOGETHER)
                 while time.monotonic() < deadline and not self._all_left(store):
@@ -101,7 +101,7 @@ class Heartbeat:
         except RuntimeError:  # the store is lost
             return
 
-    def first_says(self, why: str) -> bool:
+    def first_reports(self, why: str) -> bool:
         """Return whether the first process ends soon for the same reason, which it reports."""
         deadline = time.monotonic() + TOGETHER
         try:
@@ -124,22 +124,22 @@ class Heartbeat:
         # A new connection each time: one that hangs in a broken link is abandoned.
         self._connection += 1
         self._connected = time.monotonic()
-        threading.Thread(target=self._talk, args=(self._connection,), daemon=True).start()
+        threading.Thread(target=self._exchange, args=(self._connection,), daemon=True).start()
 
-    def _talk(self, connection: int) -> None:
+    def _exchange(self, connection: int) -> None:
         try:
             store = self.store.clone()
             while connection == self._connection and not self._over.is_set():
                 known = self.state()[1]
-                self._tell(store, "here")
-                self._hear(store.multi_get([_key(r) for r in self._last]))
+                self._send(store, "here")
+                self._receive(store.multi_get([_key(r) for r in self._last]))
                 for _ in range(max(1, round(self.interval / min(1.0, self.interval)))):
                     if self._over.wait(min(1.0, self.interval)) or self.state()[1] != known:
                         break  # a signal is sent at once
         except RuntimeError:  # the watch opens another connection
             return
 
-    def _tell(self, store: Store, word: str, status: int = 0) -> None:
+    def _send(self, store: Store, word: str, status: int = 0) -> None:
         with self._lock:
             self._beats += 1
             step, number = self.state()
@@ -147,7 +147,7 @@ class Heartbeat:
             sign["status"] = status
         store.set(_key(self.rank), json.dumps(sign))
 
-    def _hear(self, values: list[bytes]) -> None:
+    def _receive(self, values: list[bytes]) -> None:
         now = time.monotonic()
         self._answered = now
         for rank, value in zip(self._last, values, strict=True):
@@ -242,12 +242,12 @@ def write_failure_note(folder: Path | None, rank: int, why: str) -> None:
     if folder is None:
         return
     # The run directory may be on the lost node.
-    thread = threading.Thread(target=_write_down, args=(folder, rank, line), daemon=True)
+    thread = threading.Thread(target=_append_note, args=(folder, rank, line), daemon=True)
     thread.start()
     thread.join(GRACE)
 
 
-def _write_down(folder: Path, rank: int, line: str) -> None:
+def _append_note(folder: Path, rank: int, line: str) -> None:
     try:
         path = folder / FOLDER / f"rank-{rank}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)

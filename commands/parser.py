@@ -296,7 +296,7 @@ class Parser(HookedParser):
             _refuse_file(action, value)
         return check(str(value) if isinstance(value, Typed) else value)
 
-    def format_help(self) -> str:
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Return the help, without lists of every class: for a network, all of torch.nn."""
         return re.sub(
             r"known subclasses:\s+([\w.]+(?:,\s+[\w.]+)*)", _shorten, super().format_help()

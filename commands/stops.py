@@ -174,12 +174,12 @@ class Stops(Callback):
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
         if fitting and gradients_pending(trainer):
             return  # nothing could be saved here; training stops after the accumulation
-        heard = self._agreed or self.ranks.heard()
-        if begun and not heard:
+        received = self._agreed or self.ranks.received_signal()
+        if begun and not received:
             return
         # Processes have different numbers of images, so each exchanges exactly once: when it
         # leaves, or when it has finished.
-        agreed = heard if self._agreement is None else self._agreement.now(heard)
+        agreed = received if self._agreement is None else self._agreement.now(received)
         if agreed:
             at = f"in the validation after step {trainer.global_step}"
             raise Stopped(agreed, at if fitting else "before its end", in_validation=fitting)
