@@ -77,7 +77,7 @@ def test_a_mode_against_the_metric(tiny: Path, refusal: Refusal, monitor: str, m
     told = refusal(*FIT, "--checkpoint.monitor", monitor, "--checkpoint.mode", mode)
     better = "lower" if mode == "max" else "higher"
     assert told == (
-        f"checkpoint watches {monitor} with mode {mode}, but {better} values of {monitor} are "
+        f"checkpoint monitors {monitor} with mode {mode}, but {better} values of {monitor} are "
         "better: remove checkpoint.mode"
     )
     assert not Path("runs/tiny/checkpoints").exists()
@@ -98,7 +98,7 @@ def test_other_callbacks(
     told = refusal(*FIT, "--trainer.callbacks+", given)
     right = "max" if arguments["monitor"] == "val/psnr" else "min"
     name = class_path.rpartition(".")[2]
-    assert told.startswith(f"{name} in trainer.callbacks watches {arguments['monitor']} with mode")
+    assert told.startswith(f"{name} in trainer.callbacks monitors {arguments['monitor']} with mode")
     assert told.endswith(f"set its mode to {right}")
 
 
@@ -108,7 +108,7 @@ def test_a_schedule(tiny: Path, refusal: Refusal) -> None:
     )
     told = refusal(*FIT, SCHEDULE, plateau)
     assert told == (
-        "model.init_args.lr_scheduler watches val/psnr with mode min, but higher values of "
+        "model.init_args.lr_scheduler monitors val/psnr with mode min, but higher values of "
         "val/psnr are better: set its mode to max"
     )
 

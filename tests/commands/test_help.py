@@ -41,9 +41,9 @@ ASKED: dict[str, tuple[str, ...]] = {
         "--data.help",
         "--degradation.help",
         "--run.root ROOT Folder of all runs.",
-        "--run.name NAME The run's folder in it; by default the experiment file's, from",
-        "Go on although the configuration differs",
-        "--checkpoint.every_n_steps EVERY_N_STEPS Write after so many steps; 0 for never.",
+        "--run.name NAME Name of the run's folder; by default that of the experiment",
+        "Resume although the configuration differs",
+        "--checkpoint.every_n_steps EVERY_N_STEPS Steps between two checkpoints; 0 for none by",
     ),
     "predict --help": (
         "Enlarge a folder of images with the run's best weights.",

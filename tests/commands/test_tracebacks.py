@@ -59,7 +59,7 @@ def test_a_full_disk_that_names_no_file_is_told_by_the_code_that_wrote() -> None
     os.close(full)
     said = sentence_of(raised.value)
     assert said is not None
-    assert said.startswith(f"No space left on device, where {__file__} writes; make room there")
+    assert said.startswith(f"No space left on device, where {__file__} writes; free space there")
 
 
 @pytest.mark.parametrize("mean", [True, False])
