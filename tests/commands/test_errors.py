@@ -51,11 +51,11 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "a validation each zeroth batch": (
         ("--trainer.val_check_interval", "0"),
-        ("trainer.val_check_interval is 0", "--trainer.limit_val_batches 0 turns validation off"),
+        ("trainer.val_check_interval is 0", "--trainer.limit_val_batches 0 turns"),
     ),
     "a validation each zeroth epoch": (
         ("--trainer.check_val_every_n_epoch", "0"),
-        ("trainer.check_val_every_n_epoch is 0", "--trainer.limit_val_batches 0 turns validation off"),
+        ("trainer.check_val_every_n_epoch is 0", "--trainer.limit_val_batches 0 turns"),
     ),
     "devices as of GPUs": (("--trainer.devices", "0,1"), ("`devices`", "CPU")),
     "no devices": (("--trainer.devices", ""), ("`devices`", "CPU")),

@@ -120,7 +120,7 @@ def test_one_run_of_all_processes(
         ({**TASK, "SLURM_NTASKS": "3", "SLURM_PROCID": "2"}, trainer(2, 2), "--ntasks-per-node N"),
         ({**TASK, **STEP}, trainer(1, 2), "SLURM has started 2 processes on each of 2 nodes"),
         (TASK, trainer(), "srun does not seem to have started .* --trainer.devices 2"),
-        ({"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "x"}, trainer(2), "SLURM_PROCID, the rank of this process"),
+        ({"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "x"}, trainer(2), "SLURM_PROCID, the rank"),
         ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "x"}, trainer(8),
          "SLURM has started 1 process|SLURM_NTASKS is 1, but trainer.devices is 8"),
         (MPI, trainer(), "OMPI_COMM_WORLD_SIZE is 8, but not the address of the first process"),
