@@ -55,7 +55,7 @@ def test_a_full_disk_costs_one_checkpoint(
     (loud,) = (r.getMessage() for r in caplog.records if r.levelname == "ERROR")
     assert "step-000000005.ckpt could not be written" in loud  # validated at the epoch's end
     assert "kept: step-000000004.ckpt, step-000000002.ckpt" in loud
-    assert "Training goes on" in loud
+    assert "Training continues" in loud
     assert Watch.at_step_6 == before
     enlarger(*FIT, "--run.name", "whole")
     assert_same("tiny", "whole")
@@ -87,7 +87,7 @@ def test_a_full_disk_at_the_end_is_an_error(
     sentence = refusal(*FIT, *val, "--trainer.max_steps", 6)
     assert "step-000000006.ckpt could not be written" in sentence
     assert "kept: step-000000004.ckpt" in sentence
-    assert "Training goes on" not in caplog.text
+    assert "Training continues" not in caplog.text
     assert files(Path("runs/tiny/checkpoints")) == before
     enlarger(*FIT, *val, "--trainer.max_steps", 6)  # there is room again
     assert newest_step() == 6
