@@ -326,14 +326,14 @@ def test_onnx_of_other_pictures_is_refused(tmp_path: Path, monkeypatch: Any) -> 
 def test_what_is_no_single_pass_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
     cases = {
         "Diffusion is not one pass of a network": Diffusion(1.0, wrapped()),
-        "scale is 2.5, and ONNX": Regression(2.5, lambda s: AnySizeEDSR(s, 2, 1, 8)),
+        "scale is 2.5, but ONNX": Regression(2.5, lambda s: AnySizeEDSR(s, 2, 1, 8)),
         "color_fix is adain": Regression(2.0, edsr, color_fix="adain"),
     }
     for sentence, model in cases.items():
         with pytest.raises(ConfigurationError, match=sentence):
             written(model, tmp_path, onnx=True)
     monkeypatch.setattr(export_onnx.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigurationError, match=r"needs onnx, .* -e '\.\[onnx\]'"):
+    with pytest.raises(ConfigurationError, match=r"requires onnx, .* -e '\.\[onnx\]'"):
         written(Regression(2.0, edsr), tmp_path, onnx=True)
     assert not list(tmp_path.iterdir())
 
@@ -370,7 +370,7 @@ def test_the_folder_is_uploaded(hub: Any, tmp_path: Path) -> None:
 
 def test_an_upload_that_fails_leaves_the_folder(hub: Any, tmp_path: Path) -> None:
     hub.refuses = True
-    with pytest.raises(ConfigurationError, match=r"out, and could not be uploaded to me/mine: "):
+    with pytest.raises(ConfigurationError, match=r"out, but could not be uploaded to me/mine: "):
         written(Regression(2.0, edsr), tmp_path, push="me/mine")
     assert (tmp_path / "out" / "model.safetensors").is_file()
 

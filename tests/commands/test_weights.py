@@ -156,7 +156,7 @@ def test_what_can_not_be_had_says_where_to_get_it_and_put_it(caches: dict[str, P
     [
         ("net-x3", "'net-x3': neither a file nor a name .* did you mean 'net-x[24]'"),
         ("net-x{scale}", "'net-x3': neither a file nor a name"),
-        ("xyzzy", "it has: net-x2, net-x4"),
+        ("xyzzy", "its names are: net-x2, net-x4"),
         ("nowhere/net-x2", "'nowhere/net-x2', and there is no such file"),
         ("net-x2.pth", "'net-x2.pth', and there is no such file"),
         ("$NOWHERE/net.pth", r"NOWHERE is not set; it should hold"),
