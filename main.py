@@ -13,13 +13,13 @@ ROOT = Path(__file__).resolve().parent
 
 def _set_paths() -> None:
     # Ours first, so that an installed package of the same name never wins; the working directory
-    # last, so that a user's own classes are found there and can never shadow ours.
+    # last, so that a user's classes are found there and never shadow ours.
     first, last = str(ROOT), os.getcwd()
     sys.path[:] = [first, *(p for p in sys.path if p not in (first, "")), last]
 
 
 def _refuse_other_ranks() -> None:
-    # Before Lightning is imported, which reads the variables of launchers as numbers.
+    # Before the import of Lightning, which reads the launchers' variables as numbers.
     from commands.errors import ConfigurationError
     from commands.world import claimed
 
@@ -37,21 +37,21 @@ def main(args: Sequence[str] | None = None) -> None:
         args: Arguments as typed after ``main.py``; by default those of the process.
 
     Raises:
-        SystemExit: With status 2 after an error of the configuration, which was printed as one
-            sentence; with status 1 where ``doctor`` finds something broken; with 130 after a Ctrl-C
-            while the packages are imported, which takes seconds.
+        SystemExit: With status 2 after a configuration error, which is printed as one sentence; 1
+            if ``doctor`` finds something broken; 130 after a Ctrl-C during the imports, which take
+            seconds.
     """
     _set_paths()
-    from commands.streams import outlive_output
+    from commands.streams import ignore_broken_pipe
 
-    outlive_output()
+    ignore_broken_pipe()
     _refuse_other_ranks()
     words = list(sys.argv[1:] if args is None else args)
     if next((word for word in words if not word.startswith("-")), None) == "doctor":
-        from commands import doctor  # it imports nothing that it is to judge
+        from commands.doctor import run as run_doctor  # imports none of the packages that it checks
 
         words.remove("doctor")
-        doctor.run(words)
+        run_doctor(words)
         return
     try:
         from commands.run import run
@@ -59,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.stderr.write("stopped by SIGINT\n")
         raise SystemExit(128 + signal.SIGINT) from None
     except Exception as error:
-        error.add_note("`python main.py doctor` says what of this installation does not fit.")
+        error.add_note("`python main.py doctor` reports what is wrong with this installation.")
         raise
     run(words)
 

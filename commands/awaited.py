@@ -1,33 +1,31 @@
-"""Logged values that a schedule or early stopping looks at later: kept with a checkpoint.
+"""Monitored values: logged values that a schedule or early stopping reads later.
 
-Lightning does not keep them. A run that goes on between a validation and the end of its epoch, when
-early stopping may look at what that validation measured, would find nothing there, and stop.
+Checkpoints keep them, which Lightning does not. Early stopping would fail in a run that continues
+between a validation and the end of its epoch.
 """
 
 from __future__ import annotations
 
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
 from callbacks.evaluation import all_callbacks
+from commands.lightning_internals import restore_logged_values
 
 
-def awaited_values(trainer: Trainer) -> dict[str, float]:
-    """The latest of each value that is waited for, by its name; none that was not logged yet."""
+def monitored_values(trainer: Trainer) -> dict[str, float]:
+    """Return the latest of each monitored value, by name; without those not logged yet."""
     names = {config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau}
     names |= {c.monitor for c in all_callbacks(trainer) if isinstance(c, EarlyStopping)}
     logged = trainer.callback_metrics
     return {name: float(logged[name]) for name in sorted(map(str, names)) if name in logged}
 
 
-def put_back(trainer: Trainer, values: dict[str, float]) -> None:
-    """Let those who wait for values find them, as if they had been logged by this process.
+def restore_monitored_values(trainer: Trainer, values: dict[str, float]) -> None:
+    """Restore values of a checkpoint, as if this process had logged them.
 
     Args:
-        trainer: About to train.
-        values: As ``awaited_values`` gave them.
+        trainer: The trainer, before training.
+        values: Values of ``monitored_values``.
     """
-    device = trainer.strategy.root_device
-    found = {name: torch.tensor(value, device=device) for name, value in values.items()}
-    trainer._logger_connector._callback_metrics.update(found)
+    restore_logged_values(trainer, values)

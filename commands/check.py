@@ -1,4 +1,4 @@
-"""``check``: all that ``fit`` does up to its first step, on all processes, and a table of it."""
+"""``check``: do what ``fit`` does up to its first step, on all processes, and print a table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from commands.meeting import Facts
 from commands.signals import Stopped
 
 if TYPE_CHECKING:
-    from commands.company import Company
+    from commands.company import Ranks
 
 log = logging.getLogger(__name__)
 
@@ -26,53 +26,53 @@ SIGNAL = "signal"  # not shown
 
 
 class Checked(Exception):  # noqa: N818  (no error)
-    """Raised in place of the first step: everything before it went well."""
+    """Raised instead of the first step: everything before it succeeded."""
 
 
 class Check(Callback):
-    """Look at the first batch and its gradients on each process, then end.
+    """Check the first batch and its gradients on each process, then end.
 
     Args:
-        company: The processes of this run.
+        ranks: The processes of this run.
     """
 
-    def __init__(self, company: Company) -> None:
-        self.company = company
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
         self._began = time.monotonic()
         self._facts: Facts = {}
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """There was no batch to look at."""
+        """Report that there was no batch to check."""
         log.info(
-            "all is well, and nothing is left to train: the run is at step %d, where "
-            "trainer.max_steps or max_epochs ends it",
+            "all is well, and nothing is left to train: trainer.max_steps or max_epochs ends the "
+            "run at step %d",
             trainer.global_step,
         )
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note what the first batch holds."""
-        pictures = {"HR": "hr", "LR": "lr", "reference": "ref", "latent": "latent"}
+        """Note the contents of the first batch."""
+        images = {"HR": "hr", "LR": "lr", "reference": "ref", "latent": "latent"}
         self._facts = {
             "device": str(trainer.strategy.root_device),
-            "first picture": batch["key"][0],
+            "first image": batch["key"][0],
             "crops": len(batch["key"]),
             **{
                 name: "x".join(map(str, batch[key].shape[-2:]))
-                for name, key in pictures.items()
+                for name, key in images.items()
                 if key in batch
             },
             "seconds to the first batch": f"{time.monotonic() - self._began:.1f}",
         }
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print what all processes found.
+        """Print the table of all processes.
 
         Raises:
-            Checked: There is no step.
-            Stopped: A signal came meanwhile.
-            ValueError: A gradient is not finite.
+            Checked: When all is well.
+            Stopped: After a signal.
+            ValueError: If a gradient is not finite.
         """
         bad = [
             name
@@ -81,8 +81,8 @@ class Check(Callback):
         ]
         if bad:
             raise ValueError(
-                f"the gradients of the first batch are not finite ({', '.join(bad[:3])}): look at "
-                "the weights that training starts from, and at trainer.precision"
+                f"the gradients of the first batch are not finite ({', '.join(bad[:3])}): check "
+                "the initial weights and trainer.precision"
             )
         folder = Path(trainer.default_root_dir)
         place = next(path for path in (folder, *folder.resolve().parents) if path.exists())
@@ -90,7 +90,7 @@ class Check(Callback):
         if torch.cuda.is_available():
             memory = torch.cuda.max_memory_allocated() / GIGABYTE
             self._facts["memory of the device, GB"] = f"{memory:.1f}"
-        found = self.company.show({**self._facts, SIGNAL: self.company.signals.received})
+        found = self.ranks.gather({**self._facts, SIGNAL: self.ranks.signals.received})
         if number := max(facts.pop(SIGNAL) for facts in found):
             raise Stopped(number, "before its end")
         if trainer.is_global_zero:

@@ -1,7 +1,7 @@
-"""Checkpoints as files: written so that a name only ever stands for a whole file, and found again.
+"""Checkpoint files: a file of the final name is always complete.
 
-A process may be killed, and a node may lose its power, at any moment: a file is written under
-another name, flushed to the disk, given its checksum and only then its name.
+A process may be killed, and a node may lose power, at any moment: a file is written under another
+name, flushed to the disk, given its checksum, and only then renamed.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _NAME = re.compile(r"step-(\d+)\.ckpt")
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Write a large file and its checksum; ``path`` is there only when both are on the disk.
+    """Write a large file and its checksum; ``path`` exists only when both are on the disk.
 
     Args:
-        path: The file; what is there before stays until the new one is whole.
+        path: The file; an earlier one is kept until the new one is complete.
         write: Writes the content.
 
     Raises:
-        OSError: The disk is full, or the folder cannot be written; nothing is left behind.
+        OSError: If the disk is full or the folder not writable; nothing is left behind.
     """
     try:
         with whole_file(path) as file:
@@ -49,20 +49,20 @@ def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a small file in one step, on the disk before this returns.
+    """Replace a small file in one step, flushed to the disk.
 
     Raises:
-        OSError: It could not be written; what was there before is untouched.
+        OSError: If it could not be written; an earlier file is kept.
     """
     write_whole_file(path, content)
     sync_folder(path.parent)
 
 
 def remove_unfinished(run: Path) -> None:
-    """Remove what killed processes have left half written, or it would fill the disk.
+    """Remove unfinished files of killed processes, which would fill the disk.
 
     Args:
-        run: The run's directory, in which nobody else trains.
+        run: The run directory, locked by this process.
     """
     left = [p for p in (run / FOLDER).glob(".*.tmp") if UNFINISHED.fullmatch(p.name)]
     for path in (*left, *leftovers(run / "config.yaml")):
@@ -71,13 +71,13 @@ def remove_unfinished(run: Path) -> None:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints by step, the newest first."""
+    """Return the checkpoints by step, newest first."""
     found = [
         (int(match[1]), p)
         for p in map(folder.joinpath, glob_paths("step-*.ckpt", str(folder)))
@@ -87,45 +87,45 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def checksum_of(path: Path) -> Path:
-    """The file with the checksum of a checkpoint, beside it."""
+    """Return the file with the checksum of a checkpoint, beside it."""
     return path.with_name(f"{path.name}.sha256")
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint is the file that was written."""
+    """Return whether a checkpoint matches its checksum."""
     try:
         return checksum_of(path).read_text(encoding="utf-8").split()[0] == file_hash(path)
-    except (OSError, ValueError, IndexError):  # the second: it is no text
+    except (OSError, ValueError, IndexError):  # ValueError: not text
         return False
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The newest undamaged checkpoint; damaged ones are named loudly and passed over."""
+    """Return the newest intact checkpoint; report and skip damaged ones."""
     for path in list_checkpoints(folder):
         if is_whole(path):
             return path
         log.error(
-            "DAMAGED CHECKPOINT: %s is not what was written; falling back to the one before it",
+            "DAMAGED CHECKPOINT: %s does not match its checksum; falling back to the previous one",
             path,
         )
     return None
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 of a checkpoint, as noted when it was written, where it was noted."""
+    """Return the SHA-256 of a checkpoint, from its checksum file if there is one."""
     try:
         return checksum_of(path).read_text(encoding="utf-8").split()[0]
-    except (OSError, ValueError, IndexError):  # the second: it is no text
+    except (OSError, ValueError, IndexError):  # ValueError: not text
         return file_hash(path)
 
 
 def why_unseen(path: Path, digest: str, patience: float) -> str | None:
-    """Why this machine cannot continue from a checkpoint that another one chose, or None.
+    """Return why this machine cannot continue from a checkpoint that another one chose, or None.
 
     Args:
         path: The checkpoint.
         digest: Its SHA-256 on the other machine.
-        patience: Seconds to wait for it: a disk that is shared by NFS shows new files late.
+        patience: Seconds to wait for it: NFS shows new files late.
     """
     deadline = time.monotonic() + patience
     while True:
@@ -134,17 +134,17 @@ def why_unseen(path: Path, digest: str, patience: float) -> str | None:
             found = file_hash(path)
             if found == digest:
                 return None
-            reason = f"its bytes are others (SHA-256 {found[:12]}, not {digest[:12]})"
+            reason = f"its content differs (SHA-256 {found[:12]}, not {digest[:12]})"
         if time.monotonic() > deadline:
             return (
-                f"does not see {path}, from which rank 0 continues: {reason}; the run's directory "
-                "must be on a disk that all nodes share"
+                f"does not see {path}, from which rank 0 continues: {reason}; the run directory "
+                "must be on a disk shared by all nodes"
             )
         time.sleep(1.0)
 
 
 def read_scores(folder: Path, monitor: str) -> dict[str, float]:
-    """Values of ``monitor`` by checkpoint name; none where another value was watched so far."""
+    """Return values of ``monitor`` by checkpoint name; none if another value was monitored."""
     try:
         content = json.loads((folder / "best.json").read_text(encoding="utf-8"))
         if content["monitor"] != monitor:
@@ -157,7 +157,7 @@ def read_scores(folder: Path, monitor: str) -> dict[str, float]:
 def read_written(folder: Path) -> set[str]:
     """Return the names of the checkpoints that a run wrote into its folder.
 
-    Runs of 0.1.0 have no list: then they are those whose checksum is for their name.
+    Runs of 0.1.0 have no list: then those whose checksum file names them.
     """
     try:
         content = json.loads((folder / "best.json").read_text(encoding="utf-8"))
@@ -175,7 +175,7 @@ def _names(checksum: Path) -> str | None:
 
 
 def read_mode(folder: Path) -> str | None:
-    """Which values the ranking so far took for better: ``max`` or ``min``; None without any."""
+    """Return the mode of the ranking so far, ``max`` or ``min``; None without a ranking."""
     try:
         return str(json.loads((folder / "best.json").read_text(encoding="utf-8"))["mode"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -183,7 +183,7 @@ def read_mode(folder: Path) -> str | None:
 
 
 def _best_first(content: dict[str, Any], folder: Path) -> list[str]:
-    # Version 0.1.0 ranked by whatever mode was set, `max` by default.
+    # Version 0.1.0 ranked by the mode that was set, `max` by default.
     names: list[str] = content["best"]
     right = direction_of(content["monitor"])
     if right is None or content.get("mode", right) == right:
@@ -191,24 +191,24 @@ def _best_first(content: dict[str, Any], folder: Path) -> list[str]:
     scores: dict[str, float] = content["scores"]
     names = sorted(scores, key=lambda name: (scores[name], name), reverse=right == "max")
     log.warning(
-        "%s/best.json was ranked as if %s values of %s were better: of the checkpoints that are "
-        "left, %s is the best",
+        "%s/best.json was ranked as if %s values of %s were better: of the remaining checkpoints, "
+        "%s is the best",
         *(folder, WORDS[content["mode"]], content["monitor"], names[0] if names else "none"),
     )
     return names
 
 
 def best_or_newest(folder: Path) -> tuple[Path, str] | None:
-    """The run's best undamaged checkpoint, else its newest, and why it was chosen."""
+    """Return the best intact checkpoint, else the newest, and the reason."""
     try:
         content = json.loads((folder / "best.json").read_text(encoding="utf-8"))
         for name in _best_first(content, folder):
             path = folder / name
             if is_whole(path):
                 return path, f"best {content['monitor']} {content['scores'][name]:.4f}"
-            state = "is not what was written" if path.is_file() else "is gone"
+            state = "does not match its checksum" if path.is_file() else "is missing"
             log.error("DAMAGED CHECKPOINT: the best one, %s, %s", path, state)
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # nothing was validated yet, or the file is damaged: then the newest has to do
+        pass  # nothing was validated yet, or the file is damaged: use the newest
     path_or_none = newest_whole(folder)
     return None if path_or_none is None else (path_or_none, "the newest")

@@ -1,10 +1,10 @@
-"""Checkpoints between steps: when they are written, how they are named, kept, and found again.
+"""Checkpoints between steps: when they are written, named, kept and ranked.
 
-Lightning can save at many moments of its loops (after a batch, in a validation, after an
-exception), and each leaves its counters in another state, some of which resume one batch off. Here
-a checkpoint that is due is written at the start of the next batch, when everything of the step
-before (validation, schedules, EMA) is done, and its counters are set to the one form that resumes
-exactly: so many whole steps of this epoch are done.
+Lightning can save at many points of its loops (after a batch, in a validation, after an exception).
+Each leaves its counters in another state, some of which resume one batch off. Here a due checkpoint
+is written at the start of the next batch, when everything of the step before (validation,
+schedules, EMA) is done, and its counters are set to the form that resumes exactly: the number of
+finished steps of this epoch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from commands.accumulation import (
     next_position,
     validated_within,
 )
-from commands.awaited import awaited_values, put_back
+from commands.awaited import monitored_values, restore_monitored_values
 from commands.checkpoint_files import (
     FOLDER,
     checksum_of,
@@ -42,6 +42,13 @@ from commands.checkpoint_files import (
 )
 from commands.directions import WORDS, Direction, direction_of
 from commands.errors import did_you_mean
+from commands.lightning_internals import (
+    dump_checkpoint,
+    end_restart,
+    logged_values,
+    run_validation,
+    set_logged_step,
+)
 from commands.saved_config import as_yaml
 from commands.signals import Stopped
 from files.owned import remove_file
@@ -53,13 +60,13 @@ class Checkpoints(Checkpoint):
     """Write checkpoints to ``<run>/checkpoints``, keep the last and the best.
 
     Args:
-        every_n_steps: Write after so many steps; 0 for never.
-        every_n_minutes: Write after so many minutes; 0 for never.
-        keep_last: How many of the newest to keep.
-        keep_best: How many of the best to keep.
-        monitor: The logged value that tells which is best. It is not used where it was not logged.
-        mode: Whether the largest (``max``) or smallest (``min``) value is best; it follows from
-            the value where that is of a metric, or a loss, and then need not be given.
+        every_n_steps: Steps between two checkpoints; 0 for none by steps.
+        every_n_minutes: Minutes between two checkpoints; 0 for none by time.
+        keep_last: Number of newest checkpoints to keep.
+        keep_best: Number of best checkpoints to keep.
+        monitor: The logged value that ranks checkpoints. Checkpoints without it are not ranked.
+        mode: Whether the largest (``max``) or smallest (``min``) value is best. By default it
+            follows from the metric or loss.
     """
 
     # Not dispatched, see `callbacks/progress.py`.
@@ -88,20 +95,20 @@ class Checkpoints(Checkpoint):
         self.resumed_from: Path | None = None
         self.config: dict[str, Any] | None = None
         self._due = False
-        self._value: float | None = None  # of the monitored metric, for the weights as they are
+        self._value: float | None = None  # monitored value of the current weights
         self._written: set[str] = set()  # checkpoints of this run, by name
         self._saved_step = -1
         self._saved_at = time.monotonic()
-        # False while weights, schedules and counters are not those of one whole step:
+        # False while weights, schedules and counters do not belong to one finished step:
         self._whole = True
-        self._position: tuple[int, int] | None = None  # (epoch, batches of it that are done)
+        self._position: tuple[int, int] | None = None  # (epoch, its finished batches)
         self._before: dict[str, Any] = {}  # logged values when the validation began
-        self._direction: Direction | None = mode  # as far as it is known
+        self._direction: Direction | None = mode  # if known
         self._warned = False  # that the monitored value was not logged
-        self._told: set[str] = set()  # what else was said of it
-        self.off = False  # True where nothing more is to be written
-        self._validation_due = False  # True where one was broken off
-        self._awaited: dict[str, float] = {}  # values logged before the run was continued
+        self._warned_of: set[str] = set()  # other warnings about it
+        self.off = False  # True if nothing more is to be written
+        self._validation_due = False  # True after an interrupted validation
+        self._monitored: dict[str, float] = {}  # values logged before the run was resumed
 
     # -------------------------------------------------------------------------------- when to write
 
@@ -109,13 +116,13 @@ class Checkpoints(Checkpoint):
         """Find the folder, and which values are better."""
         self.folder = Path(trainer.default_root_dir) / FOLDER
         self._direction = self.mode or direction_of(self.monitor, all_callbacks(trainer))
-        self.off |= bool(vars(trainer)["fast_dev_run"])  # a trial leaves nothing behind
+        self.off |= bool(vars(trainer)["fast_dev_run"])  # a dry run writes nothing
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note what was restored, and with which configuration the run is from here on."""
+        """Write the configuration, and restore what Lightning does not."""
         if trainer.is_global_zero and self.config is not None:
-            # Only now: every rank has compared its configuration with the one that was there, and
-            # the checkpoint was accepted.
+            # Only now: every rank has compared its configuration with the saved one, and the
+            # checkpoint was accepted.
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             content = as_yaml(self.config)
             write_atomically(self.folder.parent / "config.yaml", content.encode())
@@ -124,17 +131,17 @@ class Checkpoints(Checkpoint):
             self._written.add(self.resumed_from.name)  # killed before the list was written
         self._saved_step = trainer.global_step if self.resumed_from else -1
         self._saved_at = time.monotonic()
-        put_back(trainer, self._awaited)
+        restore_monitored_values(trainer, self._monitored)
         follow_schedule(trainer)
         if self._validation_due and not self.off:
-            log.info("the validation that was broken off comes first")
-            _validate(trainer)
+            log.info("the interrupted validation runs first")
+            run_validation(trainer, ends_epoch=batches_done(trainer) == 0)
             self._validation_due = False
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Write what is due: now all of the step before is done, and nothing of the next one."""
+        """Write a due checkpoint: the step before is complete, and the next one has not begun."""
         self._note(trainer, pl_module)
         if gradients_pending(trainer):
             return
@@ -142,10 +149,10 @@ class Checkpoints(Checkpoint):
             self.save(trainer)
 
     def save_between(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the last checkpoint of a run that stops here, at the start of a batch.
+        """Write the last checkpoint of a run that stops at the start of a batch.
 
         Raises:
-            OSError: It could not be written.
+            OSError: If it could not be written.
         """
         self._note(trainer, pl_module)
         if self._due or trainer.global_step != self._saved_step:
@@ -154,19 +161,19 @@ class Checkpoints(Checkpoint):
     def _note(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._position = (trainer.current_epoch, batches_done(trainer))
         if pl_module.automatic_optimization or hasattr(pl_module, "counts"):
-            # Only the axis of the logs; Lightning's own count is one off after some resumes.
-            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+            # The step axis of the logs.
+            set_logged_step(trainer)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
     ) -> None:
-        """From here on to the end of the batch, the weights are ahead of the counters."""
+        """Note that the weights are ahead of the counters until the end of the batch."""
         self._whole = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count, and decide whether a checkpoint is due."""
+        """Note the position, and decide whether a checkpoint is due."""
         self._position = next_position(trainer.current_epoch, batches_done(trainer), trainer)
         self._whole = True
         if gradients_pending(trainer):
@@ -181,12 +188,12 @@ class Checkpoints(Checkpoint):
             self._due |= bool(trainer.strategy.broadcast(late)) if trainer.world_size > 1 else late
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the values so far: Lightning keeps those that this validation does not measure."""
-        # It keeps them for whoever else waits for one: without it, Lightning stops the run.
-        self._before = dict(trainer._logger_connector._callback_metrics)
+        """Note the values so far: Lightning keeps those that this validation does not log."""
+        # Early stopping and schedules may read the old ones, and fail without them.
+        self._before = logged_values(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A validated state is worth keeping: it may be the best."""
+        """Note the monitored value; a validated checkpoint is due, as it may be the best."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         found = trainer.callback_metrics
@@ -194,29 +201,29 @@ class Checkpoints(Checkpoint):
         value = new.get(self.monitor)
         self._value = None if value is None else float(value)
         if self._value is not None:
-            self._tell_of_value(trainer, self._value)
+            self._warn_about_value(trainer, self._value)
         if gradients_pending(trainer):
             self._rank_within(trainer)
         else:
             self._due = True
         logged = [name for name in new if name.startswith("val/")]
-        if self.monitor not in found and logged and not self._warned:  # nor any one before
+        if self.monitor not in found and logged and not self._warned:  # nor did any earlier one
             self._warned = True
             log.warning(
                 "checkpoint.monitor is %r, which this validation did not log, so no checkpoint is "
-                "the best one%s; logged: %s",
+                "ranked as best%s; logged: %s",
                 *(self.monitor, did_you_mean(self.monitor, logged), ", ".join(logged)),
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A continued epoch ends as any other: schedules that watch a value look at it."""
-        trainer.fit_loop._restarting = False  # or Lightning leaves them out, once
+        """Let schedules that monitor a value see it at the end of a resumed epoch, too."""
+        end_restart(trainer)
 
     def save_last(self, trainer: Trainer) -> None:
-        """Write the last checkpoint of a training that ends: called by `Stops`, before others.
+        """Write the last checkpoint of a training that ends; ``Stops`` calls it before others.
 
         Raises:
-            OSError: It could not be written.
+            OSError: If it could not be written.
         """
         whole = self._position is not None and self._whole and not gradients_pending(trainer)
         if whole and (self._due or trainer.global_step != self._saved_step):
@@ -225,26 +232,26 @@ class Checkpoints(Checkpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Write the last whole step, unless there is none, or it is there already."""
+        """Write the last complete step, unless there is none or it is written already."""
         if self.off or trainer.state.fn != "fit" or self._position is None:
             return
         if isinstance(exception, Stopped):
-            if exception.in_validation and self._whole:  # all processes are here
+            if exception.in_validation and self._whole:  # all processes stop here
                 self._validation_due = True
-                self._saved_step = -1  # the one of this step does not know that it is due
+                self._saved_step = -1  # the checkpoint of this step does not record it
                 self.save(trainer, final=True)
             return
         if trainer.global_step == self._saved_step:
             return
         if trainer.world_size > 1:
             log.error(
-                "stopped by an exception; the other ranks may not have seen it, so no checkpoint "
-                "is written"
+                "stopped by an exception; other ranks may not have seen it, so no checkpoint is "
+                "written"
             )
         elif not self._whole or gradients_pending(trainer):
             log.error(
-                "stopped in the middle of a step, which cannot be resumed: the checkpoint before "
-                "it stands"
+                "stopped in the middle of a step, which cannot be resumed: the previous checkpoint "
+                "remains"
             )
         else:
             self.save(trainer)
@@ -253,23 +260,23 @@ class Checkpoints(Checkpoint):
 
     @property
     def state_key(self) -> str:
-        """Where a checkpoint keeps what there is to say."""
+        """Key of the state in a checkpoint."""
         return "Checkpoints"
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether a validation was broken off; ``on_save_checkpoint`` adds what is waited for."""
+        """Return whether a validation is due; ``on_save_checkpoint`` adds monitored values."""
         return {"validation_due": True} if self._validation_due else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep it until training starts."""
+        """Keep the state until training starts."""
         self._validation_due = bool(state_dict.get("validation_due", False))
-        self._awaited = state_dict.get("awaited", {})
+        self._monitored = state_dict.get("awaited", {})
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Set the counters to the form that resumes exactly, whatever moment Lightning is at."""
-        if awaited := awaited_values(trainer):
+        """Set the counters to the form that resumes exactly, wherever Lightning's loop is."""
+        if awaited := monitored_values(trainer):
             checkpoint["callbacks"].setdefault(self.state_key, {})["awaited"] = awaited
         if self._position is None:
             return
@@ -293,20 +300,20 @@ class Checkpoints(Checkpoint):
         checkpoint["epoch"] = epoch
 
     def save(self, trainer: Trainer, final: bool = False) -> None:
-        """Write one checkpoint; the ones before it are untouched until it is whole.
+        """Write one checkpoint; earlier ones are kept until it is complete.
 
         Args:
             trainer: The trainer; all ranks call this together.
-            final: Whether nothing comes after it, so that a failure must not pass.
+            final: Whether the run ends with it, so that a failure must raise.
 
         Raises:
-            OSError: The final checkpoint could not be written.
+            OSError: If the final checkpoint could not be written.
         """
         if self.off:
             return
         step = trainer.global_step
         path = self.folder / _name(step)
-        # A step that is there already (validated only now) is only ranked again.
+        # A step that is already written (and validated only now) is only ranked again.
         written = step == self._saved_step and is_whole(path)
         if trainer.world_size > 1:
             written = bool(trainer.strategy.broadcast(written))
@@ -326,32 +333,32 @@ class Checkpoints(Checkpoint):
         kept = ", ".join(p.name for p in list_checkpoints(self.folder)) or "none"
         message = f"{path} could not be written ({error}); kept: {kept}"
         if final:
-            self.off = True  # or `on_exception` would try once more
+            self.off = True  # or `on_exception` would try again
             raise OSError(message) from error
-        log.error("%s. Training goes on; the next try is at the next checkpoint.", message)
+        log.error("%s. Training continues and tries again at the next checkpoint.", message)
 
-    def _tell_of_value(self, trainer: Trainer, value: float) -> None:
+    def _warn_about_value(self, trainer: Trainer, value: float) -> None:
         if not trainer.is_global_zero:
             return
         if self._direction is None and self._once("direction"):
             log.warning(
-                "checkpoint.monitor is %r, and whether larger values of it are better is not "
-                "known: the largest counts as the best; set checkpoint.mode to max or to min",
+                "checkpoint.monitor is %r, and it is unknown whether larger values are better: the "
+                "largest counts as the best; set checkpoint.mode to max or min",
                 self.monitor,
             )
         if not math.isfinite(value) and self._once("finite"):
             log.warning(
-                "%s is %s at step %d: a value that is not finite never makes a checkpoint the best",
+                "%s is %s at step %d: a value that is not finite is never the best",
                 *(self.monitor, value, trainer.global_step),
             )
 
     def _once(self, what: str) -> bool:
-        told = what in self._told
-        self._told.add(what)
-        return not told
+        warned = what in self._warned_of
+        self._warned_of.add(what)
+        return not warned
 
     def _rank_within(self, trainer: Trainer) -> None:
-        # The weights are those of the step before, whose checkpoint was written for this.
+        # The weights are those of the previous step, whose checkpoint was written for this.
         written = self._saved_step == trainer.global_step
         if self.off or not trainer.is_global_zero:
             return
@@ -359,24 +366,24 @@ class Checkpoints(Checkpoint):
             self._rank(_name(trainer.global_step))
         elif self._value is not None:
             log.warning(
-                "the validation after step %d came within an accumulation of %d batches, and the "
-                "weights of that step were not saved: its %s of %.4f cannot make them the best",
+                "the validation after step %d ran within an accumulation of %d batches, and the "
+                "weights of that step were not saved: its %s of %.4f is not ranked",
                 *(trainer.global_step, accumulated(trainer), self.monitor, self._value),
             )
 
     def _rank(self, name: str) -> None:
-        # Others, such as copies of another run's, are neither ranked nor removed.
+        # Checkpoints that this run did not write are neither ranked nor removed.
         self._written.add(name)
         found = [p.name for p in list_checkpoints(self.folder) if p.name in self._written]
-        # The run would have gone on from a later one, were it whole.
+        # The run would have resumed from a later one if it were complete.
         later = [n for n in found if n > name and not is_whole(self.folder / n)]
         present = [n for n in found if n <= name]
         scores = read_scores(self.folder, self.monitor)
         mode = self._direction or "max"
         if scores and read_mode(self.folder) != mode and self._once("mode"):
             log.warning(
-                "%s/best.json was ranked as if %s values of %s were better; from here on %s ones "
-                "are, among the checkpoints that are left",
+                "%s/best.json was ranked as if %s values of %s were better; from now on %s ones "
+                "are, among the remaining checkpoints",
                 *(self.folder, WORDS["min" if mode == "max" else "max"], self.monitor, WORDS[mode]),
             )
         if self._value is not None and math.isfinite(self._value):
@@ -402,18 +409,18 @@ class Checkpoints(Checkpoint):
             remove_file(checksum_of(self.folder / old))
 
 
-def comes_late(callback: Callback) -> bool:
-    """Whether a callback saves by itself, and so comes after ours, which sets its counters."""
+def is_foreign_checkpoint_callback(callback: Callback) -> bool:
+    """Return whether a callback saves by itself; it must follow ours, which sets the counters."""
     return isinstance(callback, Checkpoint) and not isinstance(callback, Checkpoints)
 
 
 def write_checkpoint(trainer: Trainer, path: Path) -> None:
-    """Write a checkpoint and its checksum; the name ``path`` only ever stands for a whole file.
+    """Write a checkpoint and its checksum; a file called ``path`` is always complete.
 
     Raises:
-        OSError: The disk is full, or the folder cannot be written; nothing is left behind.
+        OSError: If the disk is full or the folder not writable; nothing is left behind.
     """
-    checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+    checkpoint = dump_checkpoint(trainer)
     error = None
     if trainer.is_global_zero:
         try:
@@ -423,21 +430,6 @@ def write_checkpoint(trainer: Trainer, path: Path) -> None:
     error = trainer.strategy.broadcast(error) if trainer.world_size > 1 else error
     if error is not None:
         raise OSError(error)
-
-
-def _validate(trainer: Trainer) -> None:
-    # What `on_advance_end` of Lightning's loops does after a step, and at an epoch's end.
-    loop = trainer.fit_loop.epoch_loop
-    connector = trainer._logger_connector
-    first = connector._first_loop_iter
-    trainer.validating = True
-    loop.val_loop.restarting = False
-    loop.val_loop.run()
-    trainer.training = True
-    connector._first_loop_iter = first
-    loop._update_learning_rates("step", update_plateau_schedulers=True)
-    if batches_done(trainer) == 0:
-        loop._update_learning_rates("epoch", update_plateau_schedulers=True)
 
 
 def _name(step: int) -> str:

@@ -1,4 +1,4 @@
-"""The command line: a LightningCLI whose runs live in one directory and fail readably."""
+"""The command line: a LightningCLI with run directories and readable errors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.evaluation import all_callbacks
@@ -28,8 +28,8 @@ from callbacks.tensorboard import DescribedLogger
 from callbacks.writer import Writer
 from commands.check import Check, Checked
 from commands.checkpoint_files import fingerprint, why_unseen
-from commands.checkpoints import Checkpoints, comes_late
-from commands.company import Company
+from commands.checkpoints import Checkpoints, is_foreign_checkpoint_callback
+from commands.company import Ranks
 from commands.directions import check_directions
 from commands.earlier_metrics import keep_earlier_metrics
 from commands.encode import Encode
@@ -39,12 +39,12 @@ from commands.export import ExportOptions, Origin, export, model_alone, of_run
 from commands.launcher import (
     own_plugins,
     own_timer,
-    refuse_what_cannot_run,
-    resume_as_told,
+    refuse_unsupported,
 )
+from commands.lightning_internals import CommandsCLI, load_only_given_checkpoint
 from commands.own_options import check_own_options
 from commands.parser import DESCRIPTIONS, LINKS, Parser, parser_settings
-from commands.precision import telling_of_precision
+from commands.precision import explained_precision
 from commands.preflight import start_facts
 from commands.run_directory import RunDirectory, RunOptions, experiment_name, run_folder
 from commands.saved_config import as_yaml, differences
@@ -55,7 +55,7 @@ from commands.stops import Stops
 from commands.throughput import Throughput
 from commands.tracebacks import status_of
 from commands.trained import freezes, load_trained, weights_are_read
-from commands.trials import TRIALS, keep_nothing
+from commands.trials import DRY_RUN_COMMANDS, without_outputs
 from commands.weights import find_weights, needed_files
 from commands.world import agree
 from datamodules.base import SRDataModule
@@ -68,20 +68,24 @@ from lightning_modules.tiling import Tiling
 
 log = logging.getLogger(__name__)
 
-SEES = 60.0  # seconds in which a shared disk shows a new file to all nodes
-AS_FIT = (*TRIALS, "export")  # the last one reads the configuration of a run of fit
+VISIBLE_SECONDS = 60.0  # in which a shared disk shows a new file to all nodes
+LIKE_FIT = (*DRY_RUN_COMMANDS, "export")  # export reads the configuration of a run of fit
 
 
-class EnlargerCLI(LightningCLI):
+class EnlargerCLI(CommandsCLI):
     """``fit``, ``validate``, ``test``, ``predict`` and the project's own commands, from YAML.
 
     Args:
         args: Arguments as typed after ``main.py``.
     """
 
+    descriptions = DESCRIPTIONS
+    like_fit = LIKE_FIT
+    parser_type = Parser
+
     def __init__(self, args: Sequence[str]) -> None:
         args = of_run(args)
-        self._asked = next((arg for arg in args if arg in DESCRIPTIONS), None)
+        self.command = next((arg for arg in args if arg in DESCRIPTIONS), None)
         with contextlib.ExitStack() as self._until_end:
             super().__init__(
                 ImageModel,
@@ -99,78 +103,54 @@ class EnlargerCLI(LightningCLI):
 
     # ----------------------------------------------------------------------------------- the parser
 
-    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        # As Lightning's, with our own words on what each of them does; and only the one that is
-        # asked for gets its arguments, which take the time of all parsing to add.
-        self._subcommand_parsers: dict[str, LightningArgumentParser] = {}
-        subcommands = parser.add_subcommands()
-        for name, text in DESCRIPTIONS.items():
-            make = self._prepare_subcommand_parser if name == self._asked else _empty_parser
-            subparser = make(Trainer, name, **kwargs.get(name, {}))
-            self._subcommand_parsers[name] = subparser
-            subcommands.add_subcommand(name, subparser, help=text)
-
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """The commands, and the arguments of theirs that are no options."""
-        commands: dict[str, set[str]] = LightningCLI.subcommands()
-        # main.py runs `doctor` by itself; here it is only one of those that --help lists.
-        return {**commands, **{name: commands["fit"] for name in AS_FIT}, "doctor": set()}
+        """Return the commands, each with the trainer arguments that are not options."""
+        commands: dict[str, set[str]] = CommandsCLI.subcommands()
+        # main.py runs `doctor` by itself; here it is only listed by --help.
+        return {**commands, **{name: commands["fit"] for name in LIKE_FIT}, "doctor": set()}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """As Lightning's; messages know what was typed."""
-        for each in (parser, *self._subcommand_parsers.values()):
+        """Parse the command line, and keep it for messages."""
+        for each in (parser, *self.command_parsers.values()):
             if isinstance(each, Parser):
                 each.typed = args
         super().parse_arguments(parser, args)
 
-    def _prepare_subcommand_parser(
-        self, klass: type, subcommand: str, **kwargs: Any
-    ) -> LightningArgumentParser:
-        verb = "fit" if subcommand in AS_FIT else subcommand
-        parser = super()._prepare_subcommand_parser(klass, verb, **kwargs)
-        self._subcommand_method_arguments[subcommand] = self._subcommand_method_arguments[verb]
-        return parser
-
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The seed, an integer: everything random follows from it; chance has no say."""
+        """Add the seed, which must be an integer."""
         parser.add_argument(
             "--seed_everything",
             type=int,
             default=0,
-            help="Seed of the run: initial weights, order, crops, degradations, noise.",
+            help="Seed of all random numbers: weights, order, crops, degradations, noise.",
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The groups beside Lightning's own, and the links."""
+        """Add our groups and links to those of Lightning."""
         parser.add_subclass_arguments(
             Degradation,
             "degradation",
             required=False,
-            help="Makes LR pictures from HR ones, on the training device.",
+            help="Makes LR images from HR images, on the training device.",
         )
         parser.add_class_arguments(RunOptions, "run")
         parser.add_class_arguments(Tiling, "tiling")
-        if self._asked == "encode":
+        if self.command == "encode":
             parser.add_class_arguments(EncodeOptions, "encode")
-        if self._asked == "export":
+        if self.command == "export":
             parser.add_class_arguments(ExportOptions, "export")
-        # Both in all commands, each idle in the others, so that one file serves them all.
+        # In all commands, though each is used by some, so that one file serves all of them.
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_lightning_class_args(Writer, "writer")
         for target, source in LINKS.items():
             parser.link_arguments(source, target)
         parser.link_arguments("degradation", "data.init_args.degradation", apply_on="instantiate")
 
-    def _parse_ckpt_path(self) -> None:
-        # Lightning lets the hyper-parameters of a checkpoint beat the command line; here the
-        # command line wins.
-        return
-
     # -------------------------------------------------------------------------------------- the run
 
     def before_instantiate_classes(self) -> None:
-        """Find the run's directory; decide what is resumed, before anything is built."""
+        """Find the run directory, and decide what is resumed, before anything is built."""
         config = self.config[self.subcommand]
         if self.subcommand == "export":
             model_alone(config)
@@ -179,21 +159,21 @@ class EnlargerCLI(LightningCLI):
         if options.name is None:
             options.name = experiment_name(config)
         self.run = RunDirectory(run_folder(options.root, options.name))
-        if not config.trainer.fast_dev_run:  # which writes nothing
+        if not config.trainer.fast_dev_run:  # it writes nothing
             self.run.check_place(str(self.subcommand))
-        self.fits = self.subcommand in ("fit", *TRIALS)
-        self.config_dump = self._dump() if self.fits else None  # as given: paths not filled in
+        self.fits = self.subcommand in ("fit", *DRY_RUN_COMMANDS)
+        self.config_dump = self._dump() if self.fits else None  # as given: without derived paths
         begins = options.overwrite or not self.run.config_file.exists()
         if self._keeps_config() and self.world.is_first and begins:
             self._check_saved()
         if config.ckpt_path is not None:
             config.ckpt_path = expand_path(config.ckpt_path, "ckpt_path")
-        self.company = Company(
-            None if self.subcommand in TRIALS else self.run.path,
+        self.ranks = Ranks(
+            None if self.subcommand in DRY_RUN_COMMANDS else self.run.path,
             60 * options.preflight_minutes,
             *(options.heartbeat_seconds, options.lost_after_seconds),
         )
-        self.company.signals.saves = self.subcommand == "fit"
+        self.ranks.signals.saves = self.subcommand == "fit"
         own = weights_are_read(self.run, config, self.fits)
         self._needed = needed_files(config, str(self.subcommand), own)
         self.resumed_from: Path | None = None
@@ -205,7 +185,7 @@ class EnlargerCLI(LightningCLI):
             try:
                 choose = self.run.begin_from if options.overwrite else self.run.resume_from
                 self.resumed_from = choose(config.ckpt_path)
-            except ConfigurationError as error:  # the other processes are waiting to hear it
+            except ConfigurationError as error:  # the other processes wait for it
                 self._refusal = self._refusal or error
 
     def _lock(self) -> None:
@@ -216,17 +196,17 @@ class EnlargerCLI(LightningCLI):
                 self._refusal = error
 
     def _dump(self) -> dict[str, Any]:
-        parser = self._parser(self.subcommand)
+        parser = self.command_parsers[str(self.subcommand)]
         config = self.config[self.subcommand].clone()
-        config.run.change = config.run.overwrite = False  # said once, not a property of the run
+        config.run.change = config.run.overwrite = False  # for one start, not a property of the run
         text = parser.dump(config, skip_unset=False, format="yaml")
         dumped: dict[str, Any] = yaml.safe_load(text)
         dumped.pop("config", None)
         return dumped
 
     def _check_saved(self) -> None:
-        """Warn if the configuration would be read again as another one than it is."""
-        parser = self._parser(self.subcommand)
+        """Warn if the saved configuration would be read differently."""
+        parser = self.command_parsers[str(self.subcommand)]
         config = self.config[self.subcommand].clone(with_meta=False)
         config.run.change = config.run.overwrite = False
         config.pop("config", None)
@@ -238,54 +218,54 @@ class EnlargerCLI(LightningCLI):
             found = [str(error)]
         if found:
             log.warning(
-                "%s will not start this run again as it is: %s. Write what YAML can hold, such as "
-                "text, numbers and classes by their paths",
+                "%s cannot reproduce this run: %s. Use values that YAML can hold, such as text, "
+                "numbers and classes by their paths",
                 *(self.run.config_file, "; ".join(found)),
             )
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """The trainer, with the run's directory, logger and closing callbacks."""
+        """Build the trainer with the run directory, logger and our callbacks."""
         trainer = self.config_init[self.subcommand].trainer
         if trainer.default_root_dir is not None:
             raise ConfigurationError(
-                "trainer.default_root_dir is the run's directory here: set run.root and run.name "
+                "trainer.default_root_dir is the run directory here: set run.root and run.name "
                 "instead"
             )
         trainer.default_root_dir = str(self.run.path)
-        trainer.use_distributed_sampler = False  # the plan shares the samples out itself
+        trainer.use_distributed_sampler = False  # our samplers split the samples over ranks
         trainer.devices, trainer.num_nodes = self.world.devices, self.world.num_nodes
-        if trainer.strategy == "auto":  # else it is an object by now, or a name
+        if trainer.strategy == "auto":  # otherwise an object or a name
             trainer.strategy = self.world.strategy
         if trainer.strategy == "fsdp":
-            from commands.fully_sharded import FullySharded  # half a second
+            from commands.fully_sharded import FullySharded  # its import takes half a second
 
             trainer.strategy = FullySharded()
         given = trainer.callbacks or []
         given = list(given) if isinstance(given, list | tuple) else [given]
-        refuse_what_cannot_run(trainer, given)
-        if self.subcommand in TRIALS:
-            given = keep_nothing(trainer, given, own_bar=self.subcommand != "check")
+        refuse_unsupported(trainer, given)
+        if self.subcommand in DRY_RUN_COMMANDS:
+            given = without_outputs(trainer, given, own_bar=self.subcommand != "check")
         if trainer.logger in (None, True):
             silent = self.subcommand == "predict"
             trainer.logger = False if silent else DescribedLogger(str(self.run.path))
         if self.subcommand == "fit" and not trainer.barebones:
             trainer.logger = with_record(trainer.logger, self.run.path)
         given += own_timer(trainer, given)
-        trainer.callbacks = [Start(self.company, self._facts), Stops(self.company), *given]
+        trainer.callbacks = [Start(self.ranks, self._facts), Stops(self.ranks), *given]
         trainer.callbacks += self._own_callbacks(trainer)
-        # Last of all: it may fail the command, when all others have written what they found.
+        # Last: it may fail the command after all others have written their results.
         trainer.callbacks.sort(key=lambda callback: isinstance(callback, FiniteOutputs))
         trainer.plugins = own_plugins(trainer.plugins, trainer.strategy, self.world)
         idle = {"writer"} if self.fits else {"checkpoint"}
         if trainer.enable_checkpointing is False:
             idle.add("checkpoint")
-        parser = self._parser(self.subcommand)
+        parser = self.command_parsers[str(self.subcommand)]
         parser.callback_keys = [key for key in parser.callback_keys if key not in idle]
         made = super().instantiate_trainer(**kwargs)
         self.world.check(made)
-        resume_as_told(made)
-        vars(made)["callbacks"].sort(key=comes_late)
-        self.company.signals.take_over(made)
+        load_only_given_checkpoint(made)
+        vars(made)["callbacks"].sort(key=is_foreign_checkpoint_callback)
+        self.ranks.signals.attach(made)
         return made
 
     def _facts(self) -> dict[str, Any]:
@@ -298,19 +278,19 @@ class EnlargerCLI(LightningCLI):
             return [Encode(self.config_init[self.subcommand].encode)]
         if self.subcommand == "export":
             return []
-        own: list[Any] = [Check(self.company)] if self.subcommand == "check" else []
+        own: list[Any] = [Check(self.ranks)] if self.subcommand == "check" else []
         if trainer.enable_progress_bar is not False and not any(
             isinstance(c, ProgressBar) for c in trainer.callbacks
         ):
             own.append(Progress())
-        if self.subcommand not in ("predict", *TRIALS):
+        if self.subcommand not in ("predict", *DRY_RUN_COMMANDS):
             given = [type(callback) for callback in trainer.callbacks]
             kinds: tuple[type[Callback], ...] = (FiniteOutputs, Results, Report)
             own += [kind() for kind in kinds if not any(issubclass(g, kind) for g in given)]
         return own
 
     def after_instantiate_classes(self) -> None:
-        """Meet the other processes; put the right weights into the model, or refuse to go on."""
+        """Meet the other processes, and load the right weights into the model."""
         with self._together():
             self._meet()
         if self.fits:
@@ -323,7 +303,7 @@ class EnlargerCLI(LightningCLI):
             if isinstance(callback, Checkpoints):
                 callback.resumed_from = self.resumed_from
                 callback.config = self.config_dump if self._keeps_config() else None
-                callback.off = self.subcommand in TRIALS
+                callback.off = self.subcommand in DRY_RUN_COMMANDS
             if isinstance(callback, Writer) and self.subcommand == "predict":
                 callback.config = self._dump()
                 folder = callback.output_folder(self.trainer)
@@ -335,7 +315,7 @@ class EnlargerCLI(LightningCLI):
             given, begins = self.model.weights, self.resumed_from is None
             if given is not None and (begins or freezes(self.model)):
                 self.model.load_weights(find_weights(given, self.model.scale))
-            # Last of all: a start that is refused leaves the run where it is.
+            # Last: a refused start must not move the run.
             overwrites = self._keeps_config() and self.config[self.subcommand].run.overwrite
             if overwrites and self.world.is_first:
                 self.run.move_aside()
@@ -348,7 +328,7 @@ class EnlargerCLI(LightningCLI):
 
     def _meet(self) -> None:
         refusal = None if self._refusal is None else str(self._refusal)
-        if not self.company.may_meet(self.trainer):
+        if not self.ranks.may_meet(self.trainer):
             if self._refusal is not None:
                 raise self._refusal
             return
@@ -357,9 +337,9 @@ class EnlargerCLI(LightningCLI):
         first = self.trainer.is_global_zero
         facts = {**self._facts(), "place": place, "refusal": refusal if first else None}
         try:
-            chosen = self.company.meet(self.trainer, facts)[0]["place"]
+            chosen = self.ranks.meet(self.trainer, facts)[0]["place"]
         except ConfigurationError as error:
-            if isinstance(self._refusal, TemporaryError):  # its status says that a job may go on
+            if isinstance(self._refusal, TemporaryError):  # its status means: start again
                 raise TemporaryError(str(error)) from error
             raise
         self.resumed_from, unseen = None, None
@@ -367,34 +347,35 @@ class EnlargerCLI(LightningCLI):
             path, digest = chosen
             self.resumed_from = Path(path)
             if place != (path, digest):
-                unseen = why_unseen(self.resumed_from, digest, SEES)
-        self.company.compare("checkpoint", {"refusal": unseen})
+                unseen = why_unseen(self.resumed_from, digest, VISIBLE_SECONDS)
+        self.ranks.compare("checkpoint", {"refusal": unseen})
 
     @contextlib.contextmanager
     def _together(self) -> Iterator[None]:
-        # How one process ends, the others hear.
+        # The other processes learn how this one ends.
         try:
             yield
         except (Stopped, Checked):
-            self.company.leave()
+            self.ranks.leave()
             raise
         except BaseException as error:
-            blamed = self.company.fail(error, status_of(error))
+            blamed = self.ranks.fail(error, status_of(error))
             if blamed is not None:
                 raise blamed from error
             raise
 
-    def _run_subcommand(self, subcommand: str) -> None:
-        with self._together(), telling_of_precision(self.trainer, self.model):
+    def run_command(self, command: str) -> None:
+        """Run a command; other processes learn of its failure."""
+        with self._together(), explained_precision(self.trainer, self.model):
             keep_earlier_metrics(self.trainer)
-            if subcommand == "export":
+            if command == "export":
                 origin = Origin(self.run.path, self._dump(), self.weights_file)
-                export(self.model, self.config_init[subcommand].export, origin)
+                export(self.model, self.config_init[command].export, origin)
             else:
-                super()._run_subcommand("fit" if subcommand in TRIALS else subcommand)
-        self.company.leave()
+                super().run_command(command)
+        self.ranks.leave()
 
-    # Lightning calls these two instead of the trainer's own.
+    # Lightning calls these two instead of the trainer's.
     def validate(self, **arguments: Any) -> None:
         """``Trainer.validate``, once for each of ``run.seeds``."""
         self._each_seed(partial(self.trainer.validate, **arguments))
@@ -413,27 +394,24 @@ class EnlargerCLI(LightningCLI):
         return self._needed.get(key) or find_weights(name, self.model.scale, key)
 
     def after_fit(self) -> None:
-        """Say where to look."""
+        """Log where the curves are."""
         if isinstance(self.trainer.logger, TensorBoardLogger):
-            log.info("curves and pictures: tensorboard --logdir %s", self.run.path)
+            log.info("curves and images: tensorboard --logdir %s", self.run.path)
 
     def after_test(self) -> None:
-        """Say where to look."""
+        """Log where the images are."""
         for callback in all_callbacks(self.trainer):
             if isinstance(callback, SampleGrid) and callback.path is not None:
                 log.info("LR, bicubic, ours and HR side by side: %s", callback.path)
         self.after_fit()
 
-    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(str(self.subcommand))
+    def command_arguments(self, command: str) -> dict[str, Any]:
+        """Return the arguments of the trainer method, with the checkpoint chosen here."""
+        kwargs = super().command_arguments(command)
         kwargs["ckpt_path"] = str(self.resumed_from) if self.resumed_from else None
         kwargs["weights_only"] = True
-        if subcommand in ("validate", "test"):
-            kwargs["verbose"] = False  # our table has the protocol and weights beside the numbers
-        if subcommand == "predict":
-            kwargs["return_predictions"] = False  # the writer has them
+        if command in ("validate", "test"):
+            kwargs["verbose"] = False  # our table has protocol and weights, too
+        if command == "predict":
+            kwargs["return_predictions"] = False  # the writer stores them
         return kwargs
-
-
-def _empty_parser(trainer: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-    return Parser(**kwargs)

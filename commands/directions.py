@@ -19,8 +19,8 @@ SCHEDULE = "model.init_args.lr_scheduler"
 Direction = Literal["min", "max"]
 WORDS = {"max": "higher", "min": "lower"}
 
-# Of values that no metric of the trainer logs: what models log, and our metrics' names, which other
-# code logs too. A test compares them with the metrics themselves.
+# Values that no metric of the trainer logs: those that models log, and our metrics' names, which
+# other code logs, too. A test compares them with the metrics.
 KNOWN: dict[str, Direction] = {
     **dict.fromkeys(
         (
@@ -47,7 +47,7 @@ def direction_of(name: str, callbacks: Iterable[Callback] = ()) -> Direction | N
 
     Args:
         name: As logged, e.g. ``val/swd``, ``val/set5/swd_2``, ``train/loss_epoch``.
-        callbacks: The trainer's, whose metrics may have names of their own.
+        callbacks: Callbacks of the trainer, whose metrics may have their own names.
     """
     bare = _STAGE.sub("", _SUFFIX.sub("", name), count=1)
     metrics = {metric.name: metric for metric in callbacks if isinstance(metric, Metric)}
@@ -62,25 +62,25 @@ def direction_of(name: str, callbacks: Iterable[Callback] = ()) -> Direction | N
 
 
 def _nearest(bare: str, names: Iterable[str], further: str) -> str | None:
-    # The longest name that a value's begins with, behind the name of a dataset, if there is one.
+    # The longest name at the start of a value's name, after an optional dataset name.
     found = [n for n in names if re.search(rf"(^|/){re.escape(n)}({further})?$", bare)]
     return max(found, key=len, default=None)
 
 
 def check_directions(trainer: Trainer) -> None:
-    """Check all that watch a value: checkpoints, early stopping, plateaus, and others.
+    """Check all that monitor a value: checkpoints, early stopping, plateau schedules and others.
 
     Args:
-        trainer: About to fit; schedules are checked if it has them by now.
+        trainer: The trainer, before fit; schedules are checked if they exist by now.
 
     Raises:
-        ConfigurationError: The mode of one is against the value's direction.
+        ConfigurationError: If a mode contradicts the direction of its value.
     """
     callbacks = all_callbacks(trainer)
     for callback in callbacks:
         monitor, mode = getattr(callback, "monitor", None), getattr(callback, "mode", None)
         if isinstance(monitor, str) and mode in WORDS:
-            # Our own says which group of the configuration it is made of.
+            # Our own callback names its group in the configuration.
             key = getattr(callback, "group", f"{type(callback).__name__} in trainer.callbacks")
             _refuse_against(key, monitor, str(mode), callbacks)
     for config in trainer.lr_scheduler_configs:
@@ -93,27 +93,27 @@ def _refuse_against(key: str, monitor: str, mode: str, callbacks: Iterable[Callb
     known = direction_of(monitor, callbacks)
     if known in (None, mode):
         return
-    fix = "leave checkpoint.mode out" if key == "checkpoint" else f"set its mode to {known}"
+    fix = "remove checkpoint.mode" if key == "checkpoint" else f"set its mode to {known}"
     raise ConfigurationError(
-        f"{key} watches {monitor} with mode {mode}, but {WORDS[known]} values of {monitor} are "
+        f"{key} monitors {monitor} with mode {mode}, but {WORDS[known]} values of {monitor} are "
         f"better: {fix}"
     )
 
 
 def correct_restored(trainer: Trainer) -> None:
-    """Set right the schedules of a checkpoint that was trained with a mode against the direction.
+    """Correct restored schedules whose mode contradicts the direction of their value.
 
-    Torch takes the mode from the checkpoint, whatever the configuration says.
+    Torch takes the mode from the checkpoint, not from the configuration.
 
     Args:
-        trainer: About to train, with all that a checkpoint holds restored.
+        trainer: The trainer, before training, with a restored checkpoint.
     """
     for config in trainer.lr_scheduler_configs:
         schedule: Any = config.scheduler
         right = direction_of(str(config.monitor), all_callbacks(trainer))
         if config.reduce_on_plateau and right is not None and schedule.mode != right:
             log.warning(
-                "the checkpoint's %s looked for %s values of %s: from here on it looks for %s ones",
+                "the checkpoint's %s preferred %s values of %s: from now on it prefers %s ones",
                 *(SCHEDULE, WORDS[schedule.mode], config.monitor, WORDS[right]),
             )
             worst = float("inf") if right == "min" else -float("inf")

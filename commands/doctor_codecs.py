@@ -1,4 +1,4 @@
-"""``doctor``: encoders and decoders, each tried on a few pixels and read by our own reader."""
+"""``doctor``: encode a few pixels with each codec, and decode them with the training reader."""
 
 from __future__ import annotations
 
@@ -10,45 +10,47 @@ from typing import Any
 from commands.doctor_lines import INSTALL, Check, Line, Options, broken, look, ok
 
 SIDE = 32
-LOSSY = 12  # levels of 255 that a smooth picture may be off after a codec of good quality
+LOSSY = 12  # largest error, in levels of 255, of a smooth image coded at good quality
 
 
 def jpeg(options: Options) -> Iterator[Line]:
-    """Pixels of a whole file, and a refusal of half of one."""
+    """Decode a whole JPEG, and check that half of it is refused."""
     from datamodules.decode import UnreadableImage, decode
     from datamodules.jpeg import AVAILABLE
 
     data = _by_pillow("JPEG", quality=95, subsampling=0)
     off = _off(decode(data, "doctor.jpg").rgb, _ramps(8))
     if off > LOSSY:
-        yield broken("JPEG", f"pixels are {off} levels off: {INSTALL}")
+        yield broken("JPEG", f"pixels are off by {off} levels: {INSTALL}")
         return
     if not AVAILABLE:
-        missing = "simplejpeg is missing: pictures that are half grey will not be noticed"
+        missing = "simplejpeg is missing: truncated images (half grey) are not detected"
         yield look("JPEG", f"read by Pillow, because {missing}: {INSTALL}")
         return
     try:
         decode(data[: len(data) // 2], "half.jpg")
     except UnreadableImage:
-        yield ok("JPEG", f"{_version('simplejpeg')} reads it, and refuses half of it")
+        yield ok("JPEG", f"{_version('simplejpeg')} reads it, and refuses a truncated one")
     else:
-        yield broken("JPEG", f"{_version('simplejpeg')} takes half a file for a whole: {INSTALL}")
+        yield broken("JPEG", f"{_version('simplejpeg')} accepts a truncated file: {INSTALL}")
 
 
 def png(options: Options) -> Iterator[Line]:
-    """16 bits a colour, by OpenCV."""
+    """Check 16-bit PNG, written by OpenCV."""
     import cv2
 
     pixels = _ramps(16)
     done, data = cv2.imencode(".png", pixels[..., ::-1])
     if not done:
-        yield broken("16-bit PNG", f"{_version('opencv-python-headless')} writes none: {INSTALL}")
+        yield broken(
+            "16-bit PNG", f"{_version('opencv-python-headless')} cannot write it: {INSTALL}"
+        )
         return
     yield _exact("16-bit PNG", data.tobytes(), pixels, "opencv-python-headless")
 
 
 def tiff(options: Options) -> Iterator[Line]:
-    """16 bits a colour, by tifffile."""
+    """Check 16-bit TIFF, written by tifffile."""
     import tifffile
 
     pixels, file = _ramps(16), io.BytesIO()
@@ -57,38 +59,38 @@ def tiff(options: Options) -> Iterator[Line]:
 
 
 def webp(options: Options) -> Iterator[Line]:
-    """Without loss, by Pillow."""
+    """Check lossless WebP, written by Pillow."""
     yield _exact("WebP", _by_pillow("WEBP", lossless=True, exact=True), _ramps(8), "pillow")
 
 
 def avif(options: Options) -> Iterator[Line]:
-    """With little loss, by Pillow."""
+    """Check lossy AVIF, written by Pillow."""
     from datamodules.decode import decode
 
     off = _off(decode(_by_pillow("AVIF", quality=95), "doctor.avif").rgb, _ramps(8))
     if off > LOSSY:
-        yield broken("AVIF", f"pixels are {off} levels off: {INSTALL}")
+        yield broken("AVIF", f"pixels are off by {off} levels: {INSTALL}")
     else:
-        yield ok("AVIF", f"{_version('pillow')} writes it, and it is read within {off} levels")
+        yield ok("AVIF", f"{_version('pillow')} writes it, and it is read to within {off} levels")
 
 
 def h264(options: Options) -> Iterator[Line]:
-    """By PyAV, which is optional."""
+    """Check H.264 of PyAV, which is optional."""
     try:
         import av  # type: ignore[import-not-found, unused-ignore] # noqa: F401
     except ModuleNotFoundError:
-        yield ok("H.264", "not tried, because the extra video is not installed")
+        yield ok("H.264", "not tried: the extra video is not installed")
         return
     from degradations.codec import H264
 
     off = _off(H264(crf=(18, 18)).encode_decode(_ramps(8), {"crf": 18}), _ramps(8))
     if off > 2 * LOSSY:  # its chroma has half the resolution
-        yield broken("H.264", f"pixels are {off} levels off: {INSTALL}")
+        yield broken("H.264", f"pixels are off by {off} levels: {INSTALL}")
     else:
-        yield ok("H.264", f"{_version('av')} writes and reads a frame, within {off} levels")
+        yield ok("H.264", f"{_version('av')} writes and reads a frame to within {off} levels")
 
 
-CHECKS: dict[str, Check] = {
+CODEC_CHECKS: dict[str, Check] = {
     "JPEG": jpeg,
     "16-bit PNG": png,
     "16-bit TIFF": tiff,
@@ -102,7 +104,7 @@ CHECKS: dict[str, Check] = {
 
 
 def _ramps(bits: int) -> Any:
-    """(SIDE, SIDE, 3): every colour another smooth ramp over all levels."""
+    """Return a (SIDE, SIDE, 3) image with a different smooth ramp in each channel."""
     import numpy as np
 
     ramp = np.linspace(0, 2**bits - 1, SIDE)
@@ -124,7 +126,7 @@ def _exact(name: str, data: bytes, pixels: Any, package: str) -> Line:
 
     found = decode(data, f"doctor: {name}").rgb
     if found.dtype != pixels.dtype or _off(found, pixels):
-        return broken(name, f"{_version(package)} gives other pixels than were written: {INSTALL}")
+        return broken(name, f"{_version(package)} changes the pixels: {INSTALL}")
     return ok(name, f"{_version(package)} writes it, and the same pixels are read")
 
 

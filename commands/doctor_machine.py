@@ -13,78 +13,78 @@ from commands.open_files import raised
 from files.paths import expand_path
 
 MEGABYTE, GIGABYTE = 2**20, 2**30
-# Below the first of each pair something is likely to fail, below the second it may.
-MEMORY = (1 * GIGABYTE, 4 * GIGABYTE)  # the training of `doctor` takes 1.0 GB
-DISK = (200 * MEGABYTE, 5 * GIGABYTE)  # some checkpoints of a small network; of a large one
-SHARED = (16 * MEGABYTE, 1 * GIGABYTE)  # batches on their way from workers
-FILES = (256, 4096)  # each batch on its way holds a few
+# Below the first of each pair failure is likely, below the second it is possible.
+MEMORY = (1 * GIGABYTE, 4 * GIGABYTE)  # the quickstart trains in 1.0 GB
+DISK = (200 * MEGABYTE, 5 * GIGABYTE)  # checkpoints of a small network, and of a large one
+SHARED = (16 * MEGABYTE, 1 * GIGABYTE)  # batches in transit from workers
+FILES = (256, 4096)  # each batch in transit holds a few open files
 SHARED_FOLDER = Path("/dev/shm")
 CGROUP = Path("/sys/fs/cgroup")
 CPU_FLAGS = Path("/proc/cpuinfo")
 
 
 def cores(options: Options) -> Iterator[Line]:
-    """How many there are, and how many a container may use."""
+    """Count the cores, and those that a container may use."""
     count, share = usable_cores(), _quota()
     if share is not None and share < count:
         yield look(
             "cores",
             f"{count}, of which this container may use {share:g}: export OMP_NUM_THREADS="
-            f"{max(1, int(share))}, or threads will wait for each other",
+            f"{max(1, int(share))}, or threads wait for each other",
         )
         return
     threads = os.environ.get("OMP_NUM_THREADS")
-    told = f", OMP_NUM_THREADS={threads}" if threads else ""
-    yield ok("cores", f"{count}{told}, {_arithmetic()}")
+    limit = f", OMP_NUM_THREADS={threads}" if threads else ""
+    yield ok("cores", f"{count}{limit}, {_arithmetic()}")
 
 
 def memory(options: Options) -> Iterator[Line]:
-    """What is free, also of what a container may have."""
+    """Check free memory, within the limit of a container."""
     total, free = memory_of_machine()
     limit = _limit_of_memory()
     where = ""
     if limit is not None and limit[0] < total:
-        (total, free), where = limit, " that this container may have"
-    text = f"{size(free)} free of {size(total)}{where}"
-    yield _judged("memory", free, MEMORY, text, "end other programs, or use a larger machine")
+        (total, free), where = limit, ", the limit of this container"
+    text = f"{format_bytes(free)} free of {format_bytes(total)}{where}"
+    yield _judged("memory", free, MEMORY, text, "close other programs, or use a larger machine")
 
 
 def disk(options: Options) -> Iterator[Line]:
-    """Room where runs go, and the right to write there."""
+    """Check free space and write permission in the folder of runs."""
     folder = Path(options.runs).resolve()
     place = next(path for path in (folder, *folder.parents) if path.exists())
     state, name = os.statvfs(place), "disk for runs"
     free = shutil.disk_usage(place).free
-    text = f"{size(free)} free in {folder}"
+    text = f"{format_bytes(free)} free in {folder}"
     try:
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(b"enlarger")
     except OSError as error:
         why = error.strerror or error
-        yield broken(name, f"{place} cannot be written ({why}): make room, or set --run.root")
+        yield broken(name, f"{place} cannot be written ({why}): free space, or set --run.root")
         return
     if state.f_files and not state.f_favail:
-        yield broken(name, f"{text}, but no more files fit there (inodes): set --run.root")
+        yield broken(name, f"{text}, but there are no free inodes for files: set --run.root")
         return
-    yield _judged(name, free, DISK, text, "make room, or set --run.root to another disk")
+    yield _judged(name, free, DISK, text, "free space, or set --run.root to another disk")
 
 
 def shared_memory(options: Options) -> Iterator[Line]:
-    """Through which workers hand over batches."""
-    name, mend = "shared memory", "start the container with --shm-size 8g, or set workers: 0"
+    """Check the shared memory, which carries batches from workers."""
+    name, fix = "shared memory", "start the container with --shm-size 8g, or set workers: 0"
     if not SHARED_FOLDER.is_dir():
-        yield look(name, f"there is no {SHARED_FOLDER}, and workers may fail: set workers: 0")
+        yield look(name, f"{SHARED_FOLDER} is missing, so workers may fail: set workers: 0")
         return
     use = shutil.disk_usage(SHARED_FOLDER)
-    text = f"{size(use.free)} free of {size(use.total)} in {SHARED_FOLDER}"
+    text = f"{format_bytes(use.free)} free of {format_bytes(use.total)} in {SHARED_FOLDER}"
     if not os.access(SHARED_FOLDER, os.W_OK):
-        yield broken(name, f"{SHARED_FOLDER} cannot be written, so workers fail: {mend}")
+        yield broken(name, f"{SHARED_FOLDER} cannot be written, so workers fail: {fix}")
         return
-    yield _judged(name, use.free, SHARED, text, mend)
+    yield _judged(name, use.free, SHARED, text, fix)
 
 
 def open_files(options: Options) -> Iterator[Line]:
-    """How many a process may have open."""
+    """Check how many files a process may open."""
     import resource  # not on Windows
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -94,32 +94,32 @@ def open_files(options: Options) -> Iterator[Line]:
     most = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
     found = raised(soft, hard)
     own = f", which main.py raises to {found}" if found > soft else ""
-    text = f"{soft} in a process{own}, and at most {most}"
-    mend = "ask for a higher limit, for many workers and shards"
-    yield _judged("open files", found, FILES, text, mend)
+    text = f"{soft} in a process{own}, at most {most}"
+    fix = "ask for a higher limit to use many workers and shards"
+    yield _judged("open files", found, FILES, text, fix)
 
 
 def variables(options: Options) -> Iterator[Line]:
-    """Those that configurations and weights go by."""
+    """Check the environment variables that configurations and weights use."""
     purposes = {
         "ENLARGER_DATA": "configurations of benchmarks read $ENLARGER_DATA/...",
-        "ENLARGER_WEIGHTS": "weights by name are looked up there first",
+        "ENLARGER_WEIGHTS": "weights are looked up there first",
     }
     for name, purpose in purposes.items():
         value = os.environ.get(name)
         if value is None:
             yield ok(name, f"not set; {purpose}: export {name}=FOLDER")
         elif not value or not os.path.isdir(expand_path(value, name)):
-            yield broken(name, f"{value}, which is no folder: export {name}=FOLDER")
+            yield broken(name, f"{value}, which is not a folder: export {name}=FOLDER")
         else:
             yield ok(name, f"{value}; {purpose}")
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    fetched = "not set: weights that are missing are fetched where that is possible"
-    said = "set: weights that are missing are not fetched; unset HF_HUB_OFFLINE to fetch them"
-    yield ok("HF_HUB_OFFLINE", said if offline else fetched)
+    online = "not set: missing weights are downloaded where possible"
+    blocked = "set: missing weights are not downloaded; unset HF_HUB_OFFLINE to download them"
+    yield ok("HF_HUB_OFFLINE", blocked if offline else online)
 
 
-CHECKS: dict[str, Check] = {
+MACHINE_CHECKS: dict[str, Check] = {
     "cores": cores,
     "memory": memory,
     "disk for runs": disk,
@@ -132,15 +132,15 @@ CHECKS: dict[str, Check] = {
 # ------------------------------------------------------------------------------------------- parts
 
 
-def size(count: float) -> str:
-    """Bytes for people, ``1.5 GB``."""
+def format_bytes(count: float) -> str:
+    """Return a size in bytes as text, such as ``1.5 GB``."""
     if count >= GIGABYTE:
         return f"{count / GIGABYTE:.1f} GB"
     return f"{count / MEGABYTE:.0f} MB" if count >= MEGABYTE else f"{count / 1024:.0f} kB"
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Return the number of cores that this process may run on."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS
@@ -148,24 +148,24 @@ def usable_cores() -> int:
 
 
 def memory_of_machine() -> tuple[int, int]:
-    """Bytes of memory, and those that can be had."""
+    """Return total and available memory in bytes."""
     try:
         rows = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # macOS: what is free is not said
+    except OSError:  # macOS does not report free memory
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return total, total
     known = {row.split(":")[0]: 1024 * int(row.split()[1]) for row in rows if row.endswith("kB")}
     return known["MemTotal"], known["MemAvailable"]
 
 
-def _judged(name: str, found: float, least: tuple[int, int], text: str, mend: str) -> Line:
+def _judged(name: str, found: float, least: tuple[int, int], text: str, fix: str) -> Line:
     if found >= least[1]:
         return ok(name, text)
-    return (broken if found < least[0] else look)(name, f"{text}, which is little: {mend}")
+    return (broken if found < least[0] else look)(name, f"{text}, which is low: {fix}")
 
 
 def _quota() -> float | None:
-    # Of control groups, version 2 and 1: microseconds of all cores in a period.
+    # cgroup versions 2 and 1: microseconds of all cores in a period.
     words = _words(CGROUP / "cpu.max")
     if not words:
         names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
@@ -183,7 +183,7 @@ def _limit_of_memory() -> tuple[int, int] | None:
         if limit and used and limit[0] != "max":
             words = _words(folder / "memory.stat")
             stat = dict(zip(words[::2], words[1::2], strict=False))
-            files = int(stat.get("inactive_file", 0))  # kept for later; given up when need be
+            files = int(stat.get("inactive_file", 0))  # cached; freed when memory is needed
             return int(limit[0]), int(limit[0]) - int(used[0]) + files
     return None
 

@@ -1,4 +1,4 @@
-"""``doctor``: whether tars are whole, hold pictures, and agree with the indices beside them."""
+"""``doctor``: whether tars are complete, hold images, and match the indices beside them."""
 
 from __future__ import annotations
 
@@ -6,34 +6,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from commands.doctor_lines import BROKEN, Check, Line, Options, broken, look, ok, said
-from commands.doctor_machine import size
+from commands.doctor_lines import BROKEN, Check, Line, Options, broken, error_text, look, ok
+from commands.doctor_machine import format_bytes
 
 if TYPE_CHECKING:
     from datamodules.retry import Patience
     from datamodules.shard_index import ShardIndex
 
 NAME = "shards"
-MOST_LINES = 10  # about tars one by one
-AGAIN = "get or pack it again"
+MOST_LINES = 10  # about single tars
+AGAIN = "download or pack it again"
 
 
-class Whole(NamedTuple):
+class ReadableTar(NamedTuple):
     """A tar that can be read.
 
     Args:
-        samples: How many it has.
-        size: Its bytes.
-        kept: The index that is beside it.
+        samples: Number of samples.
+        size: Size in bytes.
+        stored: The index stored beside it.
     """
 
     samples: int
     size: int
-    kept: ShardIndex | None
+    stored: ShardIndex | None
 
 
 def shards(options: Options) -> Iterator[Line]:
-    """A line for each tar that is not as it should be, and one about all others."""
+    """Yield a line for each tar with a problem, and one about all others."""
+    if not options.shards:
+        yield ok(NAME, "none given; --doctor.shards 'my/shards/*.tar' checks yours")
+        return
     from tqdm import tqdm
 
     from datamodules.retry import Patience
@@ -45,32 +48,32 @@ def shards(options: Options) -> Iterator[Line]:
     yield from _remote(far, patience)
     near = [Path(name) for name in names if name not in far]
     lines: list[Line] = []
-    whole: list[Whole] = []
-    # None: a bar only where this is a terminal.
+    readable: list[ReadableTar] = []
+    # disable=None: show a bar only on a terminal.
     for path in tqdm(near, unit=" tars", leave=False, disable=None):
         try:
-            one, told = _look_at(path, options.checksums)
-        except (ValueError, OSError) as error:  # it names the tar and the mend
+            tar, notes = _check_tar(path, options.checksums)
+        except (ValueError, OSError) as error:  # the message names the tar and the fix
             lines.append(broken(NAME, str(error)))
             continue
-        lines += told
-        whole.append(one)
+        lines += notes
+        readable.append(tar)
     yield from lines[:MOST_LINES]
     if len(lines) > MOST_LINES:
         worst = broken if any(line.verdict == BROKEN for line in lines[MOST_LINES:]) else look
         yield worst(NAME, f"and {len(lines) - MOST_LINES} more lines of this kind")
-    if whole:
-        yield ok(NAME, _summary(len(near), whole, options.checksums))
+    if readable:
+        yield ok(NAME, _summary(len(near), readable, options.checksums))
 
 
-CHECKS: dict[str, Check] = {NAME: shards}
+SHARD_CHECKS: dict[str, Check] = {NAME: shards}
 
 
 # ------------------------------------------------------------------------------------------- parts
 
 
-def _look_at(path: Path, checksums: bool) -> tuple[Whole, list[Line]]:
-    """What is there, and what is wrong with it without being fatal."""
+def _check_tar(path: Path, checksums: bool) -> tuple[ReadableTar, list[Line]]:
+    """Read a tar; return it with the problems that are not fatal."""
     from datamodules.decode import decode
     from datamodules.shard_index import build_index, scattered, sort_command
     from datamodules.shard_table import table_of
@@ -89,18 +92,18 @@ def _look_at(path: Path, checksums: bool) -> tuple[Whole, list[Line]]:
         lines.append(
             look(
                 NAME,
-                f"{path}: the members of {len(apart)} samples, such as {apart[0]!r}, do not lie "
-                "next to each other: Shards joins them, Sequential and webdataset do not. To sort "
-                f"it: {sort_command(path)}",
+                f"{path}: the members of {len(apart)} samples, such as {apart[0]!r}, are not "
+                "adjacent: Shards joins them, Sequential and webdataset do not. To sort it: "
+                f"{sort_command(path)}",
             )
         )
     if index is not None:
         _compare(path, index, found)
-    return Whole(len(table.keys), found.size, index), lines
+    return ReadableTar(len(table.keys), found.size, index), lines
 
 
 def _needed(found: ShardIndex) -> str:
-    # Latents of `encode` may be without pictures.
+    # Latents of `encode` may come without images.
     return "latent" if "latent.npy" in found.members[0] else "hr"
 
 
@@ -110,16 +113,16 @@ def _index(path: Path) -> tuple[ShardIndex | None, Line | None]:
     place = path.with_name(f"{path.name}.idx.json")
     if not place.is_file():
         return None, None
-    mend = "fit makes it again where it may write there; else remove it"
+    fix = "fit rewrites it if the folder is writable; else remove it"
     try:
         index = parse_index(place.read_bytes())
     except ValueError as error:
-        return None, look(NAME, f"{place} is damaged ({said(error)}): {mend}")
+        return None, look(NAME, f"{place} is damaged ({error_text(error)}): {fix}")
     if index is None:
-        return None, look(NAME, f"{place} is of another version: {mend}")
+        return None, look(NAME, f"{place} is of another version: {fix}")
     if index.size != path.stat().st_size:
-        there = f"a tar of {index.size} bytes, and {path.name} has {path.stat().st_size}"
-        return None, look(NAME, f"{place} is of {there}: {mend}")
+        found = f"a tar of {index.size} bytes, but {path.name} has {path.stat().st_size}"
+        return None, look(NAME, f"{place} belongs to {found}: {fix}")
     return index, None
 
 
@@ -134,15 +137,15 @@ def _compare(path: Path, index: ShardIndex, found: ShardIndex) -> None:
                 )
             if None not in (kept.checksum, member.checksum) and kept.checksum != member.checksum:
                 raise ValueError(
-                    f"{path}: the bytes of {key}.{suffix} are not those that were packed: {AGAIN}"
+                    f"{path}: the bytes of {key}.{suffix} have changed since packing: {AGAIN}"
                 )
     if index.keys != found.keys:
         raise ValueError(
-            f"{path}: its index has {len(index.keys)} samples, or others than the "
+            f"{path}: its index has {len(index.keys)} samples, which differ from the "
             f"{len(found.keys)} of the tar: remove {path.name}.idx.json"
         )
     if None not in (index.checksum, found.checksum) and index.checksum != found.checksum:
-        raise ValueError(f"{path} is not the tar that was packed, by its checksum: {AGAIN}")
+        raise ValueError(f"{path} has changed since packing, by its checksum: {AGAIN}")
 
 
 def _remote(names: list[str], patience: Patience) -> Iterator[Line]:
@@ -153,24 +156,22 @@ def _remote(names: list[str], patience: Patience) -> Iterator[Line]:
         try:
             wanted_of(name, patience)
         except (RemoteError, ValueError, OSError) as error:
-            yield broken(NAME, f"{shown(name)}: {said(error)}")
-            return  # the others are most likely on the same server
+            yield broken(NAME, f"{shown(name)}: {error_text(error)}")
+            return  # the others are probably on the same server
     if names:
-        yield ok(
-            NAME, f"{len(names)} of servers answer; their bytes are compared when they are read"
-        )
+        yield ok(NAME, f"{len(names)} remote tars are available; their bytes are checked when read")
 
 
-def _summary(count: int, whole: list[Whole], checksums: bool) -> str:
-    samples, bytes_ = sum(one.samples for one in whole), sum(one.size for one in whole)
-    text = f"{len(whole)} of {count} tars are whole, {samples} samples, {size(bytes_)}; the first "
-    text += "picture of each is readable; "
-    indices = [one.kept for one in whole if one.kept is not None]
-    if len(indices) < len(whole):
-        text += f"{len(whole) - len(indices)} without an index, which fit makes; "
+def _summary(count: int, tars: list[ReadableTar], checksums: bool) -> str:
+    samples, bytes_ = sum(tar.samples for tar in tars), sum(tar.size for tar in tars)
+    text = f"{len(tars)} of {count} tars are complete, {samples} samples, {format_bytes(bytes_)}; "
+    text += "the first image of each is readable; "
+    indices = [tar.stored for tar in tars if tar.stored is not None]
+    if len(indices) < len(tars):
+        text += f"{len(tars) - len(indices)} without an index, which fit writes; "
     if not checksums:
         return f"{text}--doctor.checksums true compares every byte"
     compared = sum(index.checksum is not None for index in indices)
-    if compared < len(whole):
-        return f"{text}the checksums of {compared} are right, and the others have none"
-    return f"{text}all checksums are right"
+    if compared < len(tars):
+        return f"{text}the checksums of {compared} are correct, the others have none"
+    return f"{text}all checksums are correct"

@@ -1,4 +1,4 @@
-"""``doctor``: what is installed, against what pyproject.toml asks for and constraints.txt names."""
+"""``doctor``: installed versions against those of pyproject.toml and constraints.txt."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 OLDEST = (3, 11)  # Python
 OWN = ROOT / ".venv"  # of `make install`
 PAIR = "torch and torchvision"
-PAIR_MEND = "install both at once, from one index: pip install -c constraints.txt torch torchvision"
-# What the optional packages of pyproject.toml are for.
+PAIR_FIX = "install both at once, from one index: pip install -c constraints.txt torch torchvision"
+# Purpose of each optional dependency of pyproject.toml.
 EXTRAS = {
     "spandrel": "community checkpoints (RRDB, SwinIR, ...) as networks",
     "s3": "shards in s3://",
@@ -32,31 +32,31 @@ MOST_NAMED = 5
 
 
 def python(options: Options) -> Iterator[Line]:
-    """The interpreter."""
+    """Check the Python interpreter."""
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     if sys.version_info < OLDEST:
         needed = ".".join(map(str, OLDEST))
-        yield broken("Python", f"{found}, and {needed} is the oldest that will do: make PYTHON=...")
+        yield broken("Python", f"{found}, but {needed} or newer is required: make PYTHON=...")
     elif OWN.is_dir() and not OWN.samefile(sys.prefix):
-        yield look("Python", f"{found}, not of {OWN}, which is there: source {OWN}/bin/activate")
+        yield look("Python", f"{found}, not that of {OWN}: source {OWN}/bin/activate")
     else:
         yield ok("Python", f"{found}, {sys.executable}")
 
 
 def checkout(options: Options) -> Iterator[Line]:
-    """Which Enlarger this is, for who is asked about it."""
+    """Report the version and the commit of Enlarger."""
     version = _project()["version"]
     try:
-        asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-        told = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True)
-        commit = f"commit {told.stdout.strip()}"
+        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        commit = f"commit {done.stdout.strip()}"
     except (OSError, subprocess.SubprocessError):
         commit = "not a git checkout"
     yield ok("Enlarger", f"{version}, {commit}")
 
 
 def packages(options: Options) -> Iterator[Line]:
-    """All that is required: a line for each that is missing or of a wrong version."""
+    """Check the required packages; yield a line for each that is missing or too old."""
     wrong, count = 0, 0
     for requirement in _requirements(_project()["dependencies"]):
         count += 1
@@ -65,21 +65,21 @@ def packages(options: Options) -> Iterator[Line]:
             continue
         wrong += 1
         is_now = "is missing" if found is None else f"is {found}"
-        wanted = f"pyproject.toml asks for {requirement.specifier or 'it'}"
-        yield broken(requirement.name, f"{is_now}, and {wanted}: {INSTALL}")
+        wanted = f"pyproject.toml requires {requirement.specifier or 'it'}"
+        yield broken(requirement.name, f"{is_now}, but {wanted}: {INSTALL}")
     if not wrong:
-        yield ok("packages", f"{count} of {count} as pyproject.toml asks{_untested()}")
+        yield ok("packages", f"{count} of {count} as pyproject.toml requires{_untested()}")
 
 
 def pair(options: Options) -> Iterator[Line]:
-    """Whether torchvision is of this torch, by what both say of themselves."""
+    """Check that torch and torchvision fit, by the metadata of both."""
     from packaging.requirements import Requirement
 
     versions = [_installed(name) for name in ("torch", "torchvision")]
     torch, vision = versions
     if torch is None or vision is None:
         absent = " and ".join(n for n in ("torch", "torchvision") if _installed(n) is None)
-        yield broken(PAIR, f"without {absent}: {PAIR_MEND}")
+        yield broken(PAIR, f"missing {absent}: {PAIR_FIX}")
         return
     wanted = [Requirement(text) for text in importlib.metadata.requires("torchvision") or ()]
     refused = [
@@ -90,30 +90,30 @@ def pair(options: Options) -> Iterator[Line]:
     both = f"{torch} and {vision}"
     builds = [version.partition("+")[2] for version in (torch, vision)]
     if refused:
-        yield broken(PAIR, f"{both}, and this torchvision is for torch{refused[0]}: {PAIR_MEND}")
+        yield broken(PAIR, f"{both}, but this torchvision needs torch{refused[0]}: {PAIR_FIX}")
     elif all(builds) and builds[0] != builds[1]:
-        yield look(PAIR, f"{both} are builds for different devices: {PAIR_MEND}")
+        yield look(PAIR, f"{both} are builds for different devices: {PAIR_FIX}")
     else:
-        yield ok(PAIR, f"{both}, which go together by what torchvision asks for")
+        yield ok(PAIR, f"{both}, as torchvision requires")
 
 
 def extras(options: Options) -> Iterator[Line]:
-    """The optional packages, and what each is for."""
+    """Check the optional packages, and name their purpose."""
     optional = _project()["optional-dependencies"]
     for extra, purpose in EXTRAS.items():
-        name, mend = f"extra {extra}", f"pip install -c constraints.txt -e '.[{extra}]'"
+        name, fix = f"extra {extra}", f"pip install -c constraints.txt -e '.[{extra}]'"
         for requirement in _requirements(optional[extra]):
             found = _installed(requirement.name)
             if found is None:
-                yield ok(name, f"not installed, and only needed for {purpose}: {mend}")
+                yield ok(name, f"not installed, only needed for {purpose}: {fix}")
             elif requirement.specifier.contains(found, prereleases=True):
                 yield ok(name, f"{requirement.name} {found}, for {purpose}")
             else:
-                asked = f"pyproject.toml asks for {requirement.specifier}"
-                yield broken(name, f"{requirement.name} is {found}, and {asked}: {mend}")
+                wanted = f"pyproject.toml requires {requirement.specifier}"
+                yield broken(name, f"{requirement.name} is {found}, but {wanted}: {fix}")
 
 
-CHECKS: dict[str, Check] = {
+VERSION_CHECKS: dict[str, Check] = {
     "Python": python,
     "Enlarger": checkout,
     "packages": packages,
@@ -126,13 +126,13 @@ CHECKS: dict[str, Check] = {
 
 
 def _project() -> dict[str, Any]:
-    import tomllib  # here: Python 3.10, which is to be told that it is too old, has none
+    import tomllib  # missing in Python 3.10, which gets a line of its own
 
     return dict(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"])
 
 
 def _requirements(texts: list[str]) -> Iterator[Requirement]:
-    """Those that apply here; ``fsspec[http]`` is followed by what its ``http`` asks for."""
+    """Yield the requirements that apply here; ``fsspec[http]`` also yields those of ``http``."""
     from packaging.requirements import Requirement
 
     for text in texts:
@@ -142,7 +142,7 @@ def _requirements(texts: list[str]) -> Iterator[Requirement]:
             continue
         for more in importlib.metadata.requires(requirement.name) or ():
             inner = Requirement(more)
-            # Those without an extra were there when it was installed.
+            # Requirements without an extra were installed with the package.
             if not _applies(inner, "") and any(_applies(inner, e) for e in requirement.extras):
                 yield inner
 
@@ -159,7 +159,7 @@ def _installed(name: str) -> str | None:
 
 
 def _untested() -> str:
-    # No fault: pyproject.toml says what will do, constraints.txt what CI has tried.
+    # Not an error: pyproject.toml holds the bounds, constraints.txt the versions tested by CI.
     others = []
     for row in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
         name, equals, version = row.partition("#")[0].strip().partition("==")
@@ -167,6 +167,6 @@ def _untested() -> str:
         if found is not None and found.partition("+")[0] != version:
             others.append(f"{name} {found}")
     if not others:
-        return ", none of another version than constraints.txt names"
+        return ", all in the versions of constraints.txt"
     more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
-    return f"; not those of constraints.txt: {', '.join(others[:MOST_NAMED])}{more}"
+    return f"; other versions than constraints.txt: {', '.join(others[:MOST_NAMED])}{more}"

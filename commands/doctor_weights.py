@@ -1,4 +1,4 @@
-"""``doctor``: the files of configs/weights.yaml, those that are here and those that are not."""
+"""``doctor``: which files of configs/weights.yaml exist, and whether they are intact."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commands.doctor_lines import Check, Line, Options, broken, look, ok
-from commands.doctor_machine import MEGABYTE, size
+from commands.doctor_machine import MEGABYTE, format_bytes
 
 if TYPE_CHECKING:
     from callbacks.weights import Entry
 
-LARGE = 256 * MEGABYTE  # bytes that are hashed only if asked for: more takes seconds
+LARGE = 256 * MEGABYTE  # bytes above which hashing takes seconds, and must be asked for
 CHUNK = 16 * MEGABYTE
-# How a file begins that is no weights, and what it is.
+# First bytes of files that are often saved in place of weights.
 OTHERS = {
-    b"version https://git-lfs": "a pointer of git-lfs in place of the file",
-    b"<": "a web page in place of the file",
+    b"version https://git-lfs": "a git-lfs pointer instead of the file",
+    b"<": "a web page instead of the file",
 }
 
 
-def found(options: Options) -> Iterator[Line]:
-    """A line for each file that is here."""
+def existing_weights(options: Options) -> Iterator[Line]:
+    """Check each weights file that exists."""
     from callbacks.weights import manifest, place_of
 
     for name, entry in manifest().items():
@@ -32,24 +32,27 @@ def found(options: Options) -> Iterator[Line]:
             yield _judged(name, path, entry, options.checksums)
 
 
-def missing(options: Options) -> Iterator[Line]:
-    """What cannot be computed or run without the files that are not here."""
+def missing_weights(options: Options) -> Iterator[Line]:
+    """Name the metrics and methods whose weights are missing."""
     from callbacks.weights import folders, manifest, place_of
 
     entries = manifest()
     absent = [name for name, entry in entries.items() if place_of(entry) is None]
     place = " or ".join(map(str, folders()))
-    mend = f"python -m callbacks.weights --fetch NAME, or put the file into {place}"
+    fix = f"python -m callbacks.weights --fetch NAME, or put the file into {place}"
     for folder, what in (("callbacks.", "metrics"), ("lightning_modules.", "methods")):
         names = [name for name in absent if folder in entries[name]["used_by"]]
         if names:
             users = _by_user(names, entries, folder)
-            yield look(f"weights of {what}", f"not here, and needed for {users}: {mend}")
+            yield look(f"weights of {what}", f"missing, needed for {users}: {fix}")
     if not absent:
-        yield ok("weights", f"all {len(entries)} of configs/weights.yaml are here")
+        yield ok("weights", f"all {len(entries)} files of configs/weights.yaml exist")
 
 
-CHECKS: dict[str, Check] = {"weights": found, "missing weights": missing}
+WEIGHTS_CHECKS: dict[str, Check] = {
+    "weights": existing_weights,
+    "missing weights": missing_weights,
+}
 
 
 # ------------------------------------------------------------------------------------------- parts
@@ -57,18 +60,18 @@ CHECKS: dict[str, Check] = {"weights": found, "missing weights": missing}
 
 def _judged(name: str, path: Path, entry: Entry, checksums: bool) -> Line:
     what, bytes_ = f"weights {name}", path.stat().st_size
-    mend = f"replace it by the one from {entry['source']}"
+    fix = f"replace it with the file from {entry['source']}"
     if damage := _damage(path):
-        return broken(what, f"{path} is {damage}: {mend}")
-    told = f"{path}, {size(bytes_)}"
+        return broken(what, f"{path} is {damage}: {fix}")
+    about = f"{path}, {format_bytes(bytes_)}"
     if entry["sha256"] is None:
-        return ok(what, f"{told}, whole; its checksum is not known")
+        return ok(what, f"{about}, complete; its checksum is unknown")
     if bytes_ > LARGE and not checksums:
-        return ok(what, f"{told}; --doctor.checksums true compares its checksum")
+        return ok(what, f"{about}; --doctor.checksums true compares its checksum")
     hashed = _sha256(path, name)
     if hashed == entry["sha256"]:
-        return ok(what, f"{told}, the checksum is right")
-    return broken(what, f"{path} is not the published file, its SHA-256 is {hashed}: {mend}")
+        return ok(what, f"{about}, the checksum is correct")
+    return broken(what, f"{path} is not the published file, its SHA-256 is {hashed}: {fix}")
 
 
 def _damage(path: Path) -> str | None:
@@ -79,7 +82,7 @@ def _damage(path: Path) -> str | None:
     for beginning, what in OTHERS.items():
         if start.startswith(beginning):
             return what
-    # Its directory is at the end, so half a file has none.
+    # A zip file ends with its directory, which a truncated file lacks.
     return "truncated" if start.startswith(b"PK") and not zipfile.is_zipfile(path) else None
 
 
@@ -91,7 +94,7 @@ def _sha256(path: Path, name: str) -> str:
     from tqdm import tqdm
 
     whole = hashlib.sha256()
-    # None: a bar only where this is a terminal.
+    # disable=None: show a bar only on a terminal.
     bar = tqdm(total=bytes_, desc=name, unit="B", unit_scale=True, leave=False, disable=None)
     with bar, path.open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -101,7 +104,7 @@ def _sha256(path: Path, name: str) -> str:
 
 
 def _by_user(names: list[str], entries: dict[str, Entry], folder: str) -> str:
-    """``LPIPS (alexnet, vgg16), FID (fid-inception)``: by the class that the manifest names."""
+    """Return ``LPIPS (alexnet, vgg16), FID (fid-inception)``, by the manifest's classes."""
     users: dict[str, list[str]] = {}
     for name in names:
         user = entries[name]["used_by"].partition(folder)[2].split()[0].rstrip(",")

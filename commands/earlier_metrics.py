@@ -1,4 +1,4 @@
-"""Metrics of earlier starts, where a logger would write over them."""
+"""Keep the metrics of earlier starts, which a logger would overwrite."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ FILE = "metrics.csv"  # as the logger calls it
 
 
 def keep_earlier_metrics(trainer: Trainer) -> None:
-    """Move files aside that Lightning's logger would delete when it writes its first line.
+    """Rename files that Lightning's logger would delete when it writes its first line.
 
-    With a fixed ``version`` it writes into one folder at each start. Other loggers begin a file of
-    their own, or append.
+    With a fixed ``version`` it writes to the same folder at each start. Other loggers begin a new
+    file, or append.
 
     Args:
-        trainer: With its loggers, before they write.
+        trainer: The trainer, before its loggers write.
 
     Raises:
-        ConfigurationError: The file is not on a local disk.
+        ConfigurationError: If the file is not on a local disk.
     """
     for logger in trainer.loggers if trainer.is_global_zero else ():
         if not isinstance(logger, CSVLogger):
@@ -38,11 +38,11 @@ def keep_earlier_metrics(trainer: Trainer) -> None:
             if path.is_file():
                 log.warning(
                     "%s has the metrics of an earlier start, and %s would delete them: they are "
-                    "now in %s. Leave its version out for a folder at each start",
+                    "now in %s. Remove its version for a new folder at each start",
                     *(path, type(logger).__name__, move_aside(path)),
                 )
         elif get_filesystem(folder).isfile(f"{folder}/{FILE}"):
             raise ConfigurationError(
                 f"{folder}/{FILE} has the metrics of an earlier start, and "
-                f"{type(logger).__name__} would delete them: leave its version out, or set another"
+                f"{type(logger).__name__} would delete them: remove its version, or set another"
             )

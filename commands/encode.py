@@ -1,7 +1,7 @@
-"""``encode``: latents of the training pictures into shards, so that training need not encode.
+"""``encode``: write latents of the training images into shards, so that training need not encode.
 
-It is set up as ``fit`` and ends before the first step. What it writes is read by
-``datamodules.latents.Latents``; a command that was stopped goes on after its last whole shard.
+It is set up as ``fit`` and ends before the first step. ``datamodules.latents.Latents`` reads the
+shards. A stopped command continues after its last complete shard.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ class Encode(Callback):
     """Encode before the first step, then end.
 
     Args:
-        options: Of the command line.
+        options: Options of the command.
     """
 
     def __init__(self, options: EncodeOptions) -> None:
         self.options = options
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """All of it: the model is on its device by now, and the sources are open.
+        """Encode; by now the model is on its device and the sources are open.
 
         Raises:
-            Checked: It is done.
-            ConfigurationError: The options, the model or the source do not fit.
+            Checked: When done.
+            ConfigurationError: If options, model and source do not fit.
         """
         _check(self.options, trainer, pl_module)
         encoding = Encoding(self.options, trainer, pl_module)
@@ -45,7 +45,7 @@ def _check(options: EncodeOptions, trainer: Trainer, model: Any) -> None:
     space: Any = getattr(model, "space", None)
     if not hasattr(space, "identity"):
         raise ConfigurationError(
-            f"{type(model).__name__} has no model.init_args.space, so there is nothing to encode"
+            f"{type(model).__name__} has no model.init_args.space to encode with"
         )
     if not space.source and any(True for _ in space.parameters()):
         raise ConfigurationError(
@@ -53,10 +53,10 @@ def _check(options: EncodeOptions, trainer: Trainer, model: Any) -> None:
             "weights: name its files"
         )
     if not options.out:
-        raise ConfigurationError("encode needs a folder for the shards: give --encode.out FOLDER")
+        raise ConfigurationError("encode requires an output folder: give --encode.out FOLDER")
     if trainer.world_size > 1:
         raise ConfigurationError(
-            f"encode runs in one process, and there are {trainer.world_size}: give "
+            f"encode runs in one process, but there are {trainer.world_size}: give "
             "--trainer.devices 1"
         )
     least = min(options.crops_per_image, options.batch_size, options.samples_per_shard)
@@ -69,16 +69,15 @@ def _check(options: EncodeOptions, trainer: Trainer, model: Any) -> None:
     if options.crop is None and options.crops_per_image > 1:
         raise ConfigurationError(
             f"--encode.crops_per_image is {options.crops_per_image} without --encode.crop, which "
-            "would write the same whole picture again and again: give --encode.crop too"
+            "would write the same whole image several times: give --encode.crop, too"
         )
     encoder: Any = getattr(model, "encoder", None)
     if options.texts and not (getattr(encoder, "reads", False) and encoder.source):
         raise ConfigurationError(
-            f"--encode.texts wants an encoder of captions that is trained already, and "
-            f"{type(model).__name__} has none: set model.init_args.encoder to "
-            "lightning_modules.backbone.texts.T5"
+            f"--encode.texts requires a trained caption encoder, but {type(model).__name__} has "
+            "none: set model.init_args.encoder to lightning_modules.backbone.texts.T5"
         )
     if options.pairs and not hasattr(model, "enlarged"):
         raise ConfigurationError(
-            f"{type(model).__name__} has no use for --encode.pairs: it does not enlarge LR"
+            f"{type(model).__name__} does not support --encode.pairs: it does not enlarge LR"
         )

@@ -1,4 +1,4 @@
-"""What ``encode`` encodes: squares of the training pictures, or whole ones."""
+"""The images that ``encode`` encodes: squares of the training images, or whole images."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class EncodeOptions:
 
     Args:
         out: Folder of the shards.
-        crop: Side of the squares that are cut from the pictures, at places that follow from
-            ``seed_everything`` and the picture's key; by default whole pictures.
-        crops_per_image: Squares of each picture.
+        crop: Side of the squares cut from the images, at positions that follow from
+            ``seed_everything`` and the image's key; by default whole images.
+        crops_per_image: Squares of each image.
         flips: Flip and transpose the squares at random.
-        pictures: Write HR beside its latent, for a method that wants it in training.
-        pairs: Write LR, made by the run's ``degradation`` once for each square, and the latent of
-            its enlargement, for methods such as ResShift.
-        texts: Write what ``model.init_args.encoder`` says of each caption, so that training runs
-            no encoder of texts.
+        pictures: Also write HR, for methods that need it in training.
+        pairs: Also write LR, made by the run's ``degradation`` once for each square, and the latent
+            of its enlargement, for methods such as ResShift.
+        texts: Also write the features of each caption by ``model.init_args.encoder``, so that
+            training runs no text encoder.
         dtype: Number type of the latents in the shards.
-        batch_size: Pictures of one size that are encoded at a time.
-        samples_per_shard: Samples a shard, at most.
-        overwrite: Replace what an earlier command wrote there.
+        batch_size: Images of one size that are encoded together.
+        samples_per_shard: Maximum number of samples in a shard.
+        overwrite: Replace the output of an earlier command.
     """
 
     out: str = ""
@@ -50,33 +50,33 @@ class EncodeOptions:
 
 
 class Squares(Dataset[list[dict[str, Any]]]):
-    """Squares of a source's pictures, or its whole pictures cut to a multiple of pixels.
+    """Squares of a source's images, or whole images cropped to a multiple of pixels.
 
     Args:
-        source: Prepared.
-        options: Of the command.
-        unit: What the sides are a multiple of.
-        seed: Of the run.
+        source: The prepared source.
+        options: Options of the command.
+        unit: Pixels of which the sides are a multiple.
+        seed: Seed of the run.
     """
 
     def __init__(self, source: Any, options: EncodeOptions, unit: int, seed: int) -> None:
         self.source, self.options, self.unit, self.seed = source, options, unit, seed
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Return the number of images."""
         return len(self.source.keys)
 
-    def __getitem__(self, picture: int) -> list[dict[str, Any]]:
-        """Of each square its number, and key, seed and (H, W, 3) uint8, or why there are none.
+    def __getitem__(self, image: int) -> list[dict[str, Any]]:
+        """Return number, key, seed and (H, W, 3) uint8 of each square, or number and error.
 
         Raises:
-            ValueError: Captions are asked for, and there is none.
+            ValueError: If a required caption is missing.
         """
-        key, count = self.source.keys[picture], self.options.crops_per_image
-        numbers = range(picture * count, (picture + 1) * count)
+        key, count = self.source.keys[image], self.options.crops_per_image
+        numbers = range(image * count, (image + 1) * count)
         try:
-            sample = self.source.read(picture)
-            whole = _of_8_bits(sample["hr"])
+            sample = self.source.read(image)
+            whole = _to_8_bits(sample["hr"])
             self._check_size(key, whole)
         except (UnreadableImage, _TooSmallError) as error:
             return [{"number": number, "error": str(error)} for number in numbers]
@@ -98,7 +98,7 @@ class Squares(Dataset[list[dict[str, Any]]]):
         rows, columns = self._sides(whole)
         if min(rows, columns) < 1 or rows > height or columns > width:
             least = self.options.crop or self.unit
-            raise _TooSmallError(f"{key} is {width}x{height} pixels, and {least} is the least")
+            raise _TooSmallError(f"{key} is {width}x{height} pixels, below the minimum of {least}")
 
     def _cut(self, whole: NDArray[np.uint8], draws: SampleDraws) -> NDArray[np.uint8]:
         rows, columns = self._sides(whole)
@@ -111,13 +111,13 @@ class Squares(Dataset[list[dict[str, Any]]]):
 
 
 def name_of(key: str) -> str:
-    """What a picture is called in the shards, where a key ends at the first dot."""
+    """Return the name of an image in the shards, where a key ends at the first dot."""
     folder, slash, name = key.rpartition("/")
     return f"{folder}{slash}{name.replace('.', '_')}"
 
 
-def of_one_name(keys: Sequence[str]) -> tuple[str, str] | None:
-    """Two keys that would be called the same in the shards, if there are any."""
+def colliding_keys(keys: Sequence[str]) -> tuple[str, str] | None:
+    """Return two keys that would have the same name in the shards, or None."""
     dotted: dict[str, str] = {}
     for key in keys:
         if (name := name_of(key)) != key and dotted.setdefault(name, key) != key:
@@ -129,19 +129,19 @@ def _caption(key: str, sample: Any) -> str:
     text: str = sample.get("text", "")
     if not text.strip():
         raise ValueError(
-            f"{key} has no caption, which --encode.texts wants: give it one, or leave that out"
+            f"{key} has no caption, which --encode.texts requires: add one, or remove the option"
         )
     return text
 
 
 class _TooSmallError(ValueError):
-    """A picture that is smaller than the square."""
+    """An image that is smaller than the square."""
 
 
-def _of_8_bits(picture: NDArray[Any]) -> NDArray[np.uint8]:
-    if picture.dtype == np.uint16:
-        picture = np.round(picture / 257)
-    return picture.astype(np.uint8, copy=False)
+def _to_8_bits(image: NDArray[Any]) -> NDArray[np.uint8]:
+    if image.dtype == np.uint16:
+        image = np.round(image / 257)
+    return image.astype(np.uint8, copy=False)
 
 
 def _copy(part: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:

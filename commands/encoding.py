@@ -1,4 +1,4 @@
-"""The work of ``encode``: from pictures to shards of latents, going on where it was stopped."""
+"""The work of ``encode``: from images to shards of latents, resumed where it was stopped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from commands.encode_squares import EncodeOptions, Squares, name_of, of_one_name
+from commands.encode_squares import EncodeOptions, Squares, colliding_keys, name_of
 from commands.errors import ConfigurationError
 from datamodules.degrading import degradation_of
 from datamodules.keys import digest_of
@@ -38,13 +38,13 @@ from files.paths import expand_path
 
 log = logging.getLogger(__name__)
 
-NAME = "latents"  # what the shards' names begin with
+NAME = "latents"  # prefix of the shards' names
 VERSION = 1  # of encode.json
-SILENCE = 60  # seconds between two lines in a file, where no progress bar is
+SILENCE = 60  # seconds between two lines of a log without a progress bar
 
 
 def unit_of(model: Any) -> int:
-    """Pixels of HR that squares are a multiple of: whole latents, and whole LR pixels."""
+    """Return the HR pixels of which sides are a multiple: whole latents, and whole LR pixels."""
     return int(np.lcm(model.space.factor, int(model.scale) if model.scale % 1 == 0 else 1))
 
 
@@ -52,9 +52,9 @@ class Encoding:
     """One run of the command.
 
     Args:
-        options: Checked.
-        trainer: With the data module.
-        model: On its device.
+        options: The checked options.
+        trainer: The trainer with its data module.
+        model: The model on its device.
     """
 
     def __init__(self, options: EncodeOptions, trainer: Trainer, model: Any) -> None:
@@ -64,12 +64,12 @@ class Encoding:
         if isinstance(self.source, Latents | Triplets) or not len(self.source.keys):
             raise ConfigurationError(
                 f"data.init_args.train is {type(self.source).__name__}; expected a source of "
-                "pictures, with keys"
+                "images with keys"
             )
-        if (pair := of_one_name(self.source.keys)) is not None:
+        if (pair := colliding_keys(self.source.keys)) is not None:
             raise ConfigurationError(
-                f"{pair[0]} and {pair[1]} would have one name in the shards, {name_of(pair[0])}: "
-                "rename one of them"
+                f"{pair[0]} and {pair[1]} would have the same name in the shards, "
+                f"{name_of(pair[0])}: rename one of them"
             )
         self.out = Path(expand_path(options.out, "encode.out"))
         self.seed, self.workers = data.seed, data.workers
@@ -81,7 +81,7 @@ class Encoding:
         self.count = len(self.squares) * options.crops_per_image
 
     def run(self, journal: Journal) -> None:
-        """Go on where the journal ends."""
+        """Continue where the journal ends."""
         self._begin(journal)
         if not journal.done:
             self._write(journal)
@@ -89,7 +89,7 @@ class Encoding:
 
     def _job(self) -> dict[str, Any]:
         settings = {k: v for k, v in asdict(self.options).items() if k not in ("out", "overwrite")}
-        if not settings["texts"]:  # as before there was this option
+        if not settings["texts"]:  # as in journals before this option
             del settings["texts"]
         made = {"space": self.space.identity, "seed": self.seed, "scale": self.model.scale}
         pictures = {"count": len(self.source.keys), "digest": digest_of(self.source.keys)}
@@ -104,8 +104,8 @@ class Encoding:
             changed = [k for k in job if job[k] != journal.job.get(k)]
             if changed:
                 raise ConfigurationError(
-                    f"{self.out} holds latents that were made otherwise ({', '.join(changed)}): "
-                    "give another --encode.out, or --encode.overwrite true to replace them"
+                    f"{self.out} holds latents with other settings ({', '.join(changed)}): give "
+                    "another --encode.out, or --encode.overwrite true to replace them"
                 )
             for path in find_shards(self.out, NAME, parts=True):
                 if path.suffix == ".part":
@@ -113,8 +113,7 @@ class Encoding:
             return
         if find_shards(self.out, NAME) and not self.options.overwrite:
             raise ConfigurationError(
-                f"{self.out} holds shards called {NAME}-*.tar of which nothing is known: give "
-                "another --encode.out"
+                f"{self.out} holds unknown shards {NAME}-*.tar: give another --encode.out"
             )
         for path in own_shards(self.out, NAME, journal, [self.out / ABOUT]):
             remove_file(path)
@@ -125,14 +124,12 @@ class Encoding:
 
         start = journal.finished[-1].next[0] if journal.finished else 0
         if start:
-            log.info("going on after %d whole shards", len(journal.finished))
+            log.info("continuing after %d complete shards", len(journal.finished))
         most = self.options.samples_per_shard
         writer = ShardWriter(self.out, NAME, most, first=len(journal.finished))
         stage = Stage()
-        bar, said = (
-            tqdm(total=self.count, initial=start, unit=" pictures", disable=None),
-            time.time(),
-        )
+        bar = tqdm(total=self.count, initial=start, unit=" images", disable=None)
+        logged = time.time()
         try:
             with bar:
                 for batch in self._batches(start):
@@ -144,9 +141,9 @@ class Encoding:
                         else:
                             writer.add(item["key"], sample)
                         bar.update()
-                    if bar.disable and time.time() - said > SILENCE:
-                        said = time.time()
-                        log.info("%d of %d pictures", batch[-1]["number"] + 1, self.count)
+                    if bar.disable and time.time() - logged > SILENCE:
+                        logged = time.time()
+                        log.info("%d of %d images", batch[-1]["number"] + 1, self.count)
                 if writer.samples:
                     stage = _next_shard(journal, writer, stage, self.count)
             stage.next = (self.count, 0)
@@ -155,10 +152,10 @@ class Encoding:
             writer.abandon()
         refused = sum(len(stage.refused) for stage in journal.stages)
         if refused:
-            log.warning("%d squares were left out; %s says why", refused, journal.path)
+            log.warning("%d squares were skipped; see %s for the reasons", refused, journal.path)
 
     def _batches(self, start: int) -> Iterator[list[dict[str, Any]]]:
-        """Squares one after the other, together where they are of one size."""
+        """Yield squares in order, batched if they have one size."""
         if self.workers:
             end_workers_at_exit()
         loader: Any = DataLoader(
@@ -166,9 +163,9 @@ class Encoding:
             sampler=range(start // self.options.crops_per_image, len(self.squares)),
             batch_size=None,
             num_workers=self.workers,
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             worker_init_fn=start_worker,
-            generator=torch.Generator(),  # or the pass draws a seed from the global one
+            generator=torch.Generator(),  # or a seed is drawn from the global generator
         )
         batch: list[dict[str, Any]] = []
         for square in itertools.chain.from_iterable(loader):
@@ -196,27 +193,27 @@ class Encoding:
         if self.degradation is not None:
             lr = (self.degradation(hr, seeds) * 255).round() / 255  # as it is stored
             enlarged = self._raw(self.model.enlarged(lr, (hr.shape[-2], hr.shape[-1])))
-            for members, picture, z in zip(found, lr, enlarged, strict=True):
-                small = (picture * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+            for members, image, z in zip(found, lr, enlarged, strict=True):
+                small = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
                 members |= {"lr.png": _png(small), "lr_latent.npy": _npy(z, self.options.dtype)}
         if self.options.texts:
-            said: Any = self.model.encoder([item["text"] for item in batch])
-            for members, features, length in zip(found, *said, strict=True):
+            encoded: Any = self.model.encoder([item["text"] for item in batch])
+            for members, features, length in zip(found, *encoded, strict=True):
                 text = features[: int(length)].float().cpu()
                 members["text_features.npy"] = _npy(text, self.options.dtype)
         return list(found)
 
     def _raw(self, image: Tensor) -> Tensor:
-        """Latents before they are standardised."""
+        """Return latents before standardisation."""
         z: Tensor = self.space.encode(image) * self.space.deviation + self.space.mean
         return z.float().cpu()
 
     def _finish(self) -> None:
-        """Write ``encode.json``, which says that all is done."""
+        """Write ``encode.json``, which marks the output as complete."""
         shards = find_shards(self.out, NAME)
         if not shards:
             raise ConfigurationError(
-                f"nothing could be encoded: all pictures of {type(self.source).__name__} are "
+                f"nothing could be encoded: all images of {type(self.source).__name__} are "
                 "unreadable, or smaller than --encode.crop"
             )
         about = {
@@ -225,25 +222,25 @@ class Encoding:
             **statistics(shards),
         }
         if self.degradation is None:
-            about["scale"] = None  # latents of HR alone are of any
+            about["scale"] = None  # latents of HR fit any scale
         write_whole(self.out / ABOUT, json.dumps(about, indent=1) + "\n")
         log.info("%d samples in %d shards", about["samples"], len(shards))
-        log.info("to standardise them, of model.init_args.space:")
+        log.info("to standardise them, set in model.init_args.space:")
         for name in ("mean", "deviation"):
             log.info("  %s: [%s]", name, ", ".join(f"{value:.4g}" for value in about[name]))
-        log.info("to train on them: data.init_args.train:")
+        log.info("to train on them, set data.init_args.train:")
         urls = self.out.resolve() / f"{NAME}-*.tar"
         log.info('  {class_path: datamodules.latents.Latents, init_args: {urls: "%s"}}', urls)
 
 
 def statistics(shards: Sequence[Path]) -> dict[str, Any]:
-    """Of all latents in shards: number of samples, mean and deviation of each channel.
+    """Return number of samples, and mean and deviation of each channel, of all latents in shards.
 
     Args:
-        shards: Tars.
+        shards: The tars.
 
     Raises:
-        ConfigurationError: A latent is not finite.
+        ConfigurationError: If a latent is not finite.
     """
     samples, count = 0, 0
     total, squares = np.zeros(()), np.zeros(())
@@ -254,7 +251,7 @@ def statistics(shards: Sequence[Path]) -> dict[str, Any]:
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
     if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
         raise ConfigurationError(
-            "latents are not finite: set --encode.dtype float32, and look at the space's weights"
+            "latents are not finite: set --encode.dtype float32, and check the space's weights"
         )
     return {"samples": samples, "mean": mean.tolist(), "deviation": deviation.tolist()}
 
@@ -279,7 +276,7 @@ def _shape(item: dict[str, Any]) -> Any:
     return item["hr"].shape if "hr" in item else None
 
 
-def _as_it_is(item: Any) -> Any:
+def _identity(item: Any) -> Any:
     return item
 
 

@@ -1,4 +1,4 @@
-"""Errors of configuration as one readable sentence: the key, the value, and the mend."""
+"""Configuration errors as one sentence: the key, the value and the fix."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ COMMANDS = [
     *("fit", "validate", "test", "predict"),
     *("check", "throughput", "encode", "export", "doctor"),
 ]
-NO_FILE = '"<unicode string>"'  # in the place of a name, where YAML's library speaks of a file
 _RATE = "model.init_args.optimizer.init_args"
-# Keys by the words that other programs, and impatience, have for them.
+# Keys by their names in other programs.
 _MEANT = {
     **dict.fromkeys(("lr", "learning_rate", "rate"), f"{_RATE}.lr"),
     **dict.fromkeys(("weight_decay", "wd"), f"{_RATE}.weight_decay"),
@@ -53,31 +52,31 @@ _MEANT = {
     **dict.fromkeys(("dir", "directory", "folder", "work_dir", "log_dir"), "run.root"),
 }
 _OUTPUT = "run.root"
-_AT_TAB = "found character that cannot start any token"
+_AT_TAB = "found character that cannot start any token"  # of PyYAML
 
 
 class ConfigurationError(Exception):
-    """Something in the configuration or on the command line is wrong; the message says so."""
+    """The configuration or the command line is wrong; the message names the key and the fix."""
 
 
 class RepeatedError(Exception):
-    """Another process has failed at the same thing, and says so for all of them.
+    """Another process has failed for the same reason, and reports it for all.
 
     Args:
-        status: Status to end with.
+        status: Exit status.
     """
 
     def __init__(self, status: int) -> None:
-        super().__init__("the first process says why")
+        super().__init__("the first process reports the reason")
         self.status = status
 
 
 class TemporaryError(Exception):
-    """Another process or the network failed: the same command may succeed when started again.
+    """Another process or the network failed: the same command may succeed later.
 
     Args:
         message: What happened.
-        status: Status to end with; that of the process which failed first, where it is known.
+        status: Exit status; that of the process which failed first, if known.
     """
 
     def __init__(self, message: str, status: int = 75) -> None:  # EX_TEMPFAIL
@@ -86,9 +85,9 @@ class TemporaryError(Exception):
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """The nearest of the choices as half a sentence, or nothing."""
+    """Return the nearest choice as half a sentence, or an empty text."""
     choices = list(choices)
-    near = [choice for choice in choices if choice.startswith(f"{word}_")]  # its short name
+    near = [choice for choice in choices if choice.startswith(f"{word}_")]  # a short name
     near = near or difflib.get_close_matches(word, choices, n=1)
     if not near:  # a long dotted key may differ in its last part only
         tail = word.rpartition(".")[2]
@@ -101,14 +100,17 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 def readable(message: str, keys: Iterable[str], typed: Sequence[str] = ()) -> str:
     """Turn a parser's message, which lists every type that it tried, into one sentence.
 
+    An unknown key, an unknown class, a missing key and a value of the wrong type get a sentence of
+    our own; any other message is returned on one line.
+
     Args:
-        message: What the parser said.
+        message: The message of the parser.
         keys: All keys of the parser, for suggestions.
-        typed: The command line, for the file in which an unknown key stands.
+        typed: The command line, to find the file of an unknown key.
     """
     sentence = _sentence(message, list(keys), typed)
-    if match := re.match(r"unknown key '([^']+)'", sentence):
-        sentence = f"{_place_of(match[1], typed)}{sentence}"
+    if sentence.startswith("unknown key '"):
+        return f"{_place_of(_quoted(sentence)[0], typed)}{sentence}"
     return sentence
 
 
@@ -118,11 +120,12 @@ def _sentence(message: str, keys: list[str], typed: Sequence[str]) -> str:
         return _no_mapping(message.partition(":")[2], keys)
     path, class_path, leaf = _walk(lines)
     where = ".init_args.".join(path)
-    if leaf.startswith("Problems parsing config"):
-        return _with_tab(" ".join(lines))  # with the line and column of the mistake
+    if _is_no_yaml(message):
+        found = " ".join(lines)
+        tab = " (a tab? YAML is indented by spaces)" if _AT_TAB in found else ""
+        return f"{found}{tab}"
     return (
-        _broken_file(message, where)
-        or _command(leaf)
+        _command(leaf)
         or _no_option(leaf, typed)
         or _unknown_option(leaf, where, class_path, keys, lines, typed)
         or _unknown_class(leaf, where, class_path, lines)
@@ -134,54 +137,53 @@ def _sentence(message: str, keys: list[str], typed: Sequence[str]) -> str:
     )
 
 
+def _is_no_yaml(message: str) -> bool:
+    # Of a file: other text may be YAML, or not.
+    found = ("Problems parsing config", "Invalid content in sub-config file", "Unable to load")
+    return any(text in message for text in found) and ", column " in message
+
+
+def _quoted(text: str) -> list[str]:
+    return text.split("'")[1::2]
+
+
+def _after(text: str, start: str) -> str | None:
+    """Return the rest of a text that begins so, or None."""
+    return text.removeprefix(start) if text.startswith(start) else None
+
+
+# Lines about the types that the parser tried.
+_ATTEMPTS = (
+    *("Does not validate", "Subtypes:", "Errors:", "Given value"),
+    *("Expected a path but", "Expected a <class 'NoneType'>"),
+)
+
+
 def _walk(lines: list[str]) -> tuple[list[str], str | None, str]:
-    # The chain of keys down to the first innermost complaint.
+    """Return keys down to the first innermost message, the last class named, and the message."""
     path: list[str] = []
     class_path = None
     for number, line in enumerate(lines):
-        if match := re.match(
-            r"Type \S*Callable.* expects a function or a callable class: (.+)", line
-        ):
-            line = match[1]
-            # In the line itself or, where the type has several parts, in the value after all.
-            if inner := re.search(r"class_path='([^']+)'", " ".join([line, *lines[number + 1 :]])):
-                class_path = inner[1]
-        if match := re.match(r'Parser key "([^"]+)":\s*(.*)', line):
-            path.append(match[1])
-            if match[2]:
-                return path, class_path, match[2]
-        elif match := re.match(r"Problem with given class_path '([^']+)':", line):
-            class_path = match[1]
-        elif not re.match(
-            r"Does not validate|Subtypes:|Errors:|Given value|Expected a path but|"
-            r"Expected a <class 'NoneType'>",
-            line,
-        ):
+        head, makes, rest = line.partition(" expects a function or a callable class: ")
+        if makes and head.startswith("Type "):
+            line = rest
+            # In the line itself, or, for a type of several parts, in the value after all of them.
+            _, named, value = " ".join([rest, *lines[number + 1 :]]).partition("class_path='")
+            class_path = value.partition("'")[0] if named else class_path
+        if (keyed := _after(line, 'Parser key "')) is not None:
+            key, _, message = keyed.partition('":')
+            path.append(key)
+            if message.strip():
+                return path, class_path, message.strip()
+        elif (given := _after(line, "Problem with given class_path '")) is not None:
+            class_path = given.removesuffix("':")
+        elif not line.startswith(_ATTEMPTS):
             return path, class_path, line
     return path, class_path, " ".join(lines)
 
 
-def _broken_file(message: str, where: str) -> str | None:
-    # A file that another one or an option names in the place of a group.
-    found = re.search(
-        r"(?:Invalid content in sub-config file (\S+): |Unable to load config '([^']+)'\s+- )"
-        rf"(.+{NO_FILE}, line \d+, column \d+)",
-        message,
-        re.DOTALL,
-    )
-    if found is None:
-        return None
-    why = " ".join(found[3].replace(f"in {NO_FILE}, ", "").split())
-    return _with_tab(f"{where} names the file {found[1] or found[2]!r}, which is no YAML: {why}")
-
-
-def _with_tab(sentence: str) -> str:
-    tab = " (a tab? YAML is indented by spaces)" if _AT_TAB in sentence else ""
-    return f"{sentence}{tab}"
-
-
 def _no_mapping(content: str, keys: list[str]) -> str:
-    import yaml  # here, because `doctor` judges it, and needs this file
+    import yaml  # `doctor` checks whether it is installed
 
     try:
         config = yaml.safe_load(content)
@@ -193,16 +195,25 @@ def _no_mapping(content: str, keys: list[str]) -> str:
             return f"unknown key {unknown!r}{did_you_mean(unknown, keys)}"
     if config is None or isinstance(config, dict):
         return "a configuration file sets nothing: it is empty, or all of its keys are"
-    return f"a configuration file holds no keys with values, but {content.strip()[:60]!r}"
+    return f"a configuration file must hold keys with values, but holds {content.strip()[:60]!r}"
 
 
 def _command(leaf: str) -> str | None:
-    if match := re.match(r"argument subcommand: invalid choice: '([^']+)'", leaf):
-        near = did_you_mean(match[1], COMMANDS)
-        return f"unknown command {match[1]!r}{near}; there are {', '.join(COMMANDS)}"
+    if leaf.startswith("argument subcommand: invalid choice: '"):
+        word = _quoted(leaf)[0]
+        near = did_you_mean(word, COMMANDS)
+        return f"unknown command {word!r}{near}; the commands are {', '.join(COMMANDS)}"
     if leaf.startswith('expected "subcommand" to be one of'):
         return f"name a command first: {', '.join(COMMANDS)} (--help explains them)"
     return None
+
+
+_UNKNOWN = (
+    r"(?:Group '(?P<group>[^']+)' )?does not accept option '([^']+)'"
+    r"|^Option '([^']+)' is not accepted"
+    r"|^unrecognized arguments: --?([^\s=]+)"
+    r'|^No action for key "?([^\s"]+)'
+)
 
 
 def _unknown_option(
@@ -213,18 +224,13 @@ def _unknown_option(
     lines: list[str],
     typed: Sequence[str],
 ) -> str | None:
-    match = (
-        re.match(r"Option '([^']+)' is not accepted", leaf)
-        or re.search(r"(?:Group '(?P<group>[^']+)' )?does not accept option '([^']+)'", leaf)
-        or re.match(r"unrecognized arguments: --?([^\s=]+)", leaf)
-        or re.match(r"No action for key \"?([^\s\"]+)", leaf)
-    )
+    match = re.search(_UNKNOWN, leaf)
     if match is None:
         return None
-    unknown, group = match[match.re.groups], match.groupdict().get("group")
+    unknown, group = next(filter(None, match.groups()[1:])), match["group"]
     if class_path is None:
         if unknown in keys:
-            return f"{unknown!r} is no key of this command, only of another one"
+            return f"{unknown!r} is not a key of this command, but of another one"
         return (
             f"unknown key {unknown!r}{_meant(unknown, keys, typed) or did_you_mean(unknown, keys)}"
         )
@@ -241,17 +247,17 @@ def _unknown_option(
     of, names = class_path, [group] if group else []
     names += unknown.removeprefix("init_args.").split(".")
     name, choices, full = names[0], _parameters(class_path), f"{where}.init_args" if where else ""
-    for below in names[1:]:  # into arguments that are dataclasses, which have keys of their own
+    for below in names[1:]:  # keys of arguments that are dataclasses
         inner = _fields(of, name)
         if not inner:
             break
         full = f"{full}.{name}".removeprefix(".")
         of, name, choices = full, below, inner
     full = f"{full}.{name}".removeprefix(".")
-    if name in choices:  # the class is called with it, as a network with the scale
+    if name in choices:  # the caller gives it, as the scale of a network
         return (
-            f"unknown key {full!r}: the first argument of {of}, {name!r}, is filled in; of a "
-            "network it is the scale, which is data.init_args.scale"
+            f"unknown key {full!r}: the first argument of {of}, {name!r}, is filled in; for a "
+            "network it is the scale, from data.init_args.scale"
         )
     listed = f"; it takes: {', '.join(choices)}" if choices else ""
     if where == "model" and "optimizer" in choices and (meant := _meant(full, keys, typed)):
@@ -263,40 +269,37 @@ def _unknown_option(
 
 
 def _no_option(leaf: str, typed: Sequence[str]) -> str | None:
-    match = re.match(r"unrecognized arguments: ((?!-).+)", leaf)
-    if match is None:
+    rest = _after(leaf, "unrecognized arguments: ")
+    if rest is None or rest.startswith("-"):
         return None
-    words = [word for word in typed if match[1] == word or match[1].startswith(f"{word} ")]
-    word = max(words, key=len, default=match[1].split()[0])
+    words = [word for word in typed if rest == word or rest.startswith(f"{word} ")]
+    word = max(words, key=len, default=rest.split()[0])
     command = next((word for word in typed if word in COMMANDS), "")
-    path, several = Path(word), match[1] != word
-    picture = path.suffix.lower() in IMAGE_EXTENSIONS
-    given = any(re.match(r"--data\.(init_args\.)?predict(=|$)", word) for word in typed)
-    if picture and (several or given or command != "predict"):  # the shell has replaced a pattern
-        return f"{word!r} is no option: put a pattern in quotation marks, 'photos/*.jpg'"
+    path, several = Path(word), rest != word
+    image = path.suffix.lower() in IMAGE_EXTENSIONS
+    options = {word.partition("=")[0].replace(".init_args.", ".") for word in typed}
+    given = "--data.predict" in options
+    if image and (several or given or command != "predict"):  # the shell has expanded a pattern
+        return f"{word!r} is not an option: put a pattern in quotation marks, 'photos/*.jpg'"
     named = _experiment(word)
-    if (
-        path.suffix in (".yaml", ".yml", ".json")
-        or named != word
-        or (path.is_file() and not picture)
-    ):
-        return f"{word!r} is no option: a file is named as --config {named}"
+    if path.suffix in (".yaml", ".yml", ".json") or named != word or (path.is_file() and not image):
+        return f"{word!r} is not an option: name a file as --config {named}"
     if (path / "config.yaml").is_file():
-        return f"{word!r} is no option: a run is named as --config {path / 'config.yaml'}"
+        return f"{word!r} is not an option: name a run as --config {path / 'config.yaml'}"
     if command == "predict":
-        return f"{word!r} is no option: images are named as --data.init_args.predict {word}"
+        return f"{word!r} is not an option: name images as --data.init_args.predict {word}"
     if path.is_dir():
         key, source = {"validate": "val", "test": "test"}.get(command, "train"), _FOLDER % word
         source = source if key == "train" else f"{{photos: {source}}}"
-        return f"{word!r} is no option: images are named as --data.init_args.{key} '{source}'"
-    return f"{word!r} is no option: a file is named as --config {word}"
+        return f"{word!r} is not an option: name images as --data.init_args.{key} '{source}'"
+    return f"{word!r} is not an option: name a file as --config {word}"
 
 
 _FOLDER = "{class_path: datamodules.folder.Folder, init_args: {root: %s}}"
 
 
 def _meant(unknown: str, keys: list[str], typed: Sequence[str]) -> str:
-    """The key that a word of other programs means, as half a sentence, or nothing."""
+    """Return the key that a word of other programs means as half a sentence, or an empty text."""
     group, _, word = unknown.replace("-", "_").rpartition(".")
     full = _MEANT.get(word.lower())
     if full == _OUTPUT and "predict" in typed:
@@ -309,7 +312,7 @@ def _meant(unknown: str, keys: list[str], typed: Sequence[str]) -> str:
 
 
 def _place_of(key: str, typed: Sequence[str]) -> str:
-    """The file and the line in which a key stands, or nothing where it was typed."""
+    """Return file and line of a key, or an empty text if it was typed."""
     parts = _bare(key.split("."))
     best, place = 1, ""
     for number, word in enumerate(typed):
@@ -331,12 +334,12 @@ def _place_of(key: str, typed: Sequence[str]) -> str:
 
 
 def _bare(parts: Iterable[str]) -> list[str]:
-    # A key without what may be left out of it.
+    # A key without its optional parts.
     return [part for part in parts if part != "init_args"]
 
 
 def _keys_of(file: Path, above: tuple[Path, ...]) -> Iterator[tuple[tuple[str, ...], Path, int]]:
-    # All keys of a file and of those that it names, with their places.
+    # All keys of a file and of the files that it names, with their places.
     import yaml
 
     try:
@@ -361,70 +364,78 @@ def _keys_of(file: Path, above: tuple[Path, ...]) -> Iterator[tuple[tuple[str, .
 
 
 def _experiment(word: str) -> str:
-    # The file of an experiment that was given by its name alone; or else what was given.
+    # The file of an experiment given by its name; otherwise the word itself.
     file = EXPERIMENTS / f"{word.removesuffix('.yaml')}.yaml"
     return str(file) if file.is_file() else word
 
 
 def _unknown_class(leaf: str, where: str, class_path: str | None, lines: list[str]) -> str | None:
-    if match := re.match(r"module '([^']+)' has no attribute '([^']+)'", leaf):
-        module, name = match.groups()
+    quoted = _quoted(leaf)
+    if leaf.startswith("module '") and "' has no attribute '" in leaf:
+        module, name = quoted[:2]
         near = hidden(module) or did_you_mean(name, _members(module))
-        return f"{where}: there is no {name!r} in {module}{near}"
-    if match := re.match(r"cannot import name '([^']+)' from '([^']+)'", leaf):
-        name, module = match.groups()
+        return f"{where}: {module} has no class {name!r}{near}"
+    if leaf.startswith("cannot import name '"):
+        name, module = quoted[:2]
         return f"{where}: cannot import {name!r} from {module}{hidden(module)}"
-    if match := re.match(r"Unexpected import path format: (.+\.ya?ml)$", leaf):
+    file = _after(leaf, "Unexpected import path format: ")
+    if file is not None and file.endswith((".yaml", ".yml")):
         return (
-            f"{where} names the file {match[1]!r}, which cannot be read; a path in a configuration "
-            "is relative to the file that it stands in"
+            f"{where} names the file {file!r}, which cannot be read; a path in a configuration is "
+            "relative to the file that holds it"
         )
-    if match := re.match(r"No module named '([^']+)'", leaf):
-        named = re.search(r"Got value: ([\w.]+)$", leaf)
-        class_path = named[1] if named else class_path
-        within = class_path is not None and not f"{class_path}.".startswith(f"{match[1]}.")
-        if class_path and within and _import(class_path) is None:
-            return (
-                f"{where}: {class_path} cannot be imported, because its file imports "
-                f"{match[1]!r}, which is not there"
-                f"{hidden(match[1]) or ': check the spelling, or install it'}"
-            )
-        if hides := hidden(match[1]):
-            return f"{where}: there is no module {match[1]!r}{hides}"
+    if leaf.startswith("No module named '"):
+        return _no_module(quoted[0], leaf, where, class_path)
+    word = _after(leaf, "Expected a dot import path string: ")
+    if word is not None:
         return (
-            f"{where}: there is no module {match[1]!r}; a class is named as folder.file.Class, for "
-            "example lightning_modules.regression.Regression, and your own are found in the "
-            "working directory"
+            f"{where}: {word!r} is not a class; name it as folder.file.Class, "
+            f"{_class_named(word) or 'for example lightning_modules.regression.Regression'}"
         )
-    if match := re.match(r"Expected a dot import path string: (.+)", leaf):
-        return (
-            f"{where}: {match[1]!r} is no class; name it as folder.file.Class, "
-            f"{_class_named(match[1]) or 'for example lightning_modules.regression.Regression'}"
-        )
-    if match := re.match(r"Expected an instantiatable class, but (?:(\S+) )?is abstract", leaf):
-        name = match[1] or _given(lines)
+    if leaf.startswith("Expected an instantiatable class, but ") and " is abstract" in leaf:
+        named = leaf.removeprefix("Expected an instantiatable class, but ").split()[0]
+        name = _given(lines) if named == "is" else named
         lacks = ", ".join(sorted(getattr(_import(name), "__abstractmethods__", ())))
         return (
             f"{where} needs a class, and {name} is abstract (it lacks {lacks}): name a subclass of "
             f"it as {where}.class_path, or an experiment with --config configs/experiment/NAME.yaml"
         )
-    if match := re.search(r"does not correspond to a subclass of (\S+)", leaf):
-        given = class_path or _given(lines)
-        return f"{where} is {_given(lines)}, which is no {match[1]}{hidden(given)}"
+    _, other, kind = leaf.partition("does not correspond to a subclass of ")
+    if other:
+        given, base = _given(lines), kind.split()[0]
+        return f"{where} is {given}, which is not a subclass of {base}{hidden(class_path or given)}"
     return None
 
 
-def hidden(module: str) -> str:
-    """Say which module is imported instead of the user's file of the same name, if one is.
+def _no_module(module: str, leaf: str, where: str, class_path: str | None) -> str:
+    named = leaf.rpartition("Got value: ")[2]
+    if named != leaf and named.replace(".", "").isidentifier():
+        class_path = named
+    outside = class_path is not None and not f"{class_path}.".startswith(f"{module}.")
+    if class_path and outside and _import(class_path) is None:
+        return (
+            f"{where}: {class_path} cannot be imported, because its file imports {module!r}, which "
+            f"is missing{hidden(module) or ': check the spelling, or install it'}"
+        )
+    if hides := hidden(module):
+        return f"{where}: no module {module!r}{hides}"
+    return (
+        f"{where}: no module {module!r}; name a class as folder.file.Class, for example "
+        "lightning_modules.regression.Regression; your own are found in the working directory"
+    )
 
-    The working directory comes last in the search for modules, so that it can never replace a
-    module that Enlarger needs.
+
+def hidden(module: str) -> str:
+    """Return which module is imported instead of the user's file of the same name.
+
+    The working directory comes last in the search for modules, so that it never replaces a module
+    that Enlarger needs.
 
     Args:
         module: The module, or the path of a class in it.
 
     Returns:
-        Half a sentence that names both files, or nothing.
+        Half a sentence that names both files, or an empty text.
     """
     first = module.partition(".")[0]
     folder = Path.cwd()
@@ -444,7 +455,7 @@ def hidden(module: str) -> str:
 
 
 def _class_named(name: str) -> str:
-    # By its text alone: nothing is imported for a word that was mistyped.
+    # Files are searched as text: a mistyped word imports nothing.
     known: dict[str, str] = {}
     for room in ("lightning_modules", "datamodules", "callbacks", "degradations"):
         for file in sorted((ROOT / room).rglob("*.py")):
@@ -457,9 +468,9 @@ def _class_named(name: str) -> str:
 
 
 def _empty(leaf: str, where: str, lines: list[str]) -> str | None:
-    # What the library says where it finds nothing, and does not look for that.
+    # Messages of the library for values that are empty.
     if leaf.startswith("'NoneType' object has no attribute 'keys'"):
-        return f"{where}.init_args is empty: set a key below it, or leave the line init_args: out"
+        return f"{where}.init_args is empty: set a key below it, or remove the line init_args:"
     if leaf.startswith("argument of type 'NoneType' is not iterable"):
         return f"{where}.class_path is empty: name a class as folder.file.Class"
     if leaf.startswith("Not a valid subclass of"):
@@ -469,30 +480,31 @@ def _empty(leaf: str, where: str, lines: list[str]) -> str | None:
 
 def _no_class(where: str, given: str) -> str:
     return (
-        f"{where} takes class_path and init_args, but is {given}: check the spelling, and that "
-        "each line is indented as deep as it should be"
+        f"{where} takes class_path and init_args, but is {given}: check the spelling and the "
+        "indentation"
     )
 
 
 def _no_file(leaf: str, where: str, keys: list[str]) -> str | None:
-    if match := re.match(r"File does not exist: '([^']+)'", leaf):
-        path = Path(match[1])
+    if leaf.startswith("File does not exist: '"):
+        file = _quoted(leaf)[0]
+        path = Path(file)
         beside = {p.stem: p.name for p in path.parent.glob("*.y*ml")}
         near = difflib.get_close_matches(path.stem, beside, n=1)
-        mend = f"; did you mean {beside[near[0]]!r}?" if near else ""
+        fix = f"; did you mean {beside[near[0]]!r}?" if near else ""
         if not near and (named := _experiment(path.name)) != path.name:
-            mend = f"; did you mean {named}?"
+            fix = f"; did you mean {named}?"
         elif not near and (others := _experiments_like(path.stem)):
-            mend = f"; there are {', '.join(others)}"
-        return f"{where} is {match[1]}, and there is no such file{mend}"
-    if match := re.match(r"Unable to load config '([^']+)'", leaf):
+            fix = f"; similar files are {', '.join(others)}"
+        return f"{where} is {file}, and there is no such file{fix}"
+    if leaf.startswith("Unable to load config '"):
         below = ", ".join(key for key in keys if key.startswith(f"{where}."))
-        return f"{where} is {match[1]!r}, and there is no such file; set its keys: {below}"
+        return f"{where} is {_quoted(leaf)[0]!r}, and there is no such file; set its keys: {below}"
     return None
 
 
 def _experiments_like(stem: str) -> list[str]:
-    # As typed from the working directory, where that is possible.
+    # As typed from the working directory.
     names = {file.stem: file for file in EXPERIMENTS.rglob("*.yaml")}
     near = [name for name in sorted(names) if name.startswith(f"{stem}_")][:3]
     near = near or difflib.get_close_matches(stem, names, n=3)
@@ -500,56 +512,68 @@ def _experiments_like(stem: str) -> list[str]:
 
 
 def _missing(leaf: str, where: str, class_path: str | None, typed: Sequence[str]) -> str | None:
-    match = re.match(r"the following arguments are required: (.+?)(\. Got value: .*)?$", leaf)
-    if match is None:
+    found = _after(leaf, "the following arguments are required: ")
+    if found is None:
         return None
+    found = found.partition(". Got value: ")[0]
     if where == "data.init_args.degradation":
         return f"{where} is filled in from the top-level key degradation: write it there"
-    names = [name.strip() for name in match[1].split(",")]
     # The parser puts the subcommand before a key: fit.data
-    names = [re.sub(rf"^({'|'.join(COMMANDS)})\.", "", name) for name in names]
+    names = [_without_command(name.strip()) for name in found.split(",")]
     full = ", ".join(f"{where}.init_args.{name}" if where else name for name in names)
     what = f" ({class_path} needs it)" if class_path else ""
-    mend = "" if where else ": name an experiment with --config configs/experiment/NAME.yaml"
-    if mend and match[1].startswith("export."):
-        mend = f": name a run, export runs/NAME, or{mend.removeprefix(': name')}"
+    fix = "" if where else ": name an experiment with --config configs/experiment/NAME.yaml"
+    if fix and found.startswith("export."):
+        fix = f": name a run, export runs/NAME, or{fix.removeprefix(': name')}"
     elif {*names} <= {"model", "data"} and any(w.partition("=")[0] == "--config" for w in typed):
         files = " ".join(f"--{name} configs/{name}/NAME.yaml" for name in names)
-        mend = f", which no --config sets: add {files}"
-    return f"missing {full}{what}{mend}"
+        fix = f", which no --config sets: add {files}"
+    return f"missing {full}{what}{fix}"
+
+
+def _without_command(key: str) -> str:
+    command, _, rest = key.partition(".")
+    return rest if command in COMMANDS and rest else key
 
 
 def _wrong_value(leaf: str, where: str, lines: list[str]) -> str | None:
-    if not where or not re.match(r"Expected an? ", leaf):
+    if not where or not leaf.startswith(("Expected a ", "Expected an ")):
         return None
     leaf = leaf.partition(". Got value: Namespace(")[0]
-    if leaf.rstrip().endswith(". Got value:"):  # as of --KEY=$VARIABLE, where that is not set
+    if leaf.rstrip().endswith(". Got value:"):  # as of --KEY=$VARIABLE with an unset variable
         leaf = f"{leaf.rstrip()} empty"
     tried, _, value = leaf.partition(". Got value: ")
     if not value:
-        # A type of several parts: the parser tells of each that it did not fit, then of the value.
+        # A type of several parts: one line for each part, then the value.
         start = next(n for n, s in enumerate(lines) if leaf in s)
         end = next((n for n, s in enumerate(lines) if n > start and s.startswith("Given")), start)
-        others = [line for line in lines[start + 1 : end] if re.match(r"Expected an? ", line)]
+        parts = lines[start + 1 : end]
+        others = [line for line in parts if line.startswith(("Expected a ", "Expected an "))]
         nothing = "empty" if "Given value:" in lines[end:] else "wrong"
         tried, value = "; ".join([tried, *others]), _given(lines[end:]) or nothing
-    if nested := re.fullmatch(r"NestedArg\(key='([^']*)', .*\)", value):
-        return f"unknown key '{where}.{nested[1]}': {where} has no keys; expected {_types(tried)}"
+    if (nested := _after(value, "NestedArg(key='")) is not None:
+        key = nested.partition("'")[0]
+        return f"unknown key '{where}.{key}': {where} has no keys; expected {_types(tried)}"
     value = value.partition(". Got value: Namespace(")[0]
     if value == "None":
         return f"{where} is null; expected {_types(tried)}: leave it out, or give a value"
-    named = hidden(value) if re.fullmatch(r"\w+(\.\w+)+", value) else ""
+    words = value.split(".")
+    named = hidden(value) if len(words) > 1 and all(map(str.isidentifier, words)) else ""
     return f"{where} is {value}; expected {_types(tried)}{named}"
 
 
 def _types(tried: str) -> str:
-    # Without NoneType and the type's syntax: "Expected a <class 'int'>; Expected a <class 'str'>".
+    # "Expected a <class 'int'>; Expected a typing.Literal['a', 'b']", without NoneType.
     names = []
     for part in tried.split("; "):
-        name = re.sub(r"^Expected an? ", "", part).removesuffix(".")
-        name = re.sub(r"<class '([^']+)'>", r"\1", name)
-        name = re.sub(r"^(dot )?import path (string:|or ).*", "the path of a class", name)
-        name = re.sub(r"typing\.Literal\[(.+)\]", r"\1", name)
+        name = part.removeprefix("Expected ").partition(" ")[2].removesuffix(".")
+        if name.startswith(("import path ", "dot import path ")):
+            name = "the path of a class"
+        elif name.startswith("<class '"):
+            before, after = name[len("<class '") :].split("'>", 1)
+            name = f"{before}{after}"
+        elif name.startswith("typing.Literal["):
+            name = name.removeprefix("typing.Literal[").replace("]", "", 1)
         if name != "NoneType":
             names.append(name)
     return " or ".join(dict.fromkeys(names))
@@ -557,8 +581,8 @@ def _types(tried: str) -> str:
 
 def _given(lines: list[str]) -> str:
     value = next((s.split(":", 1)[1].strip() for s in lines if s.startswith("Given value:")), "")
-    nested = re.fullmatch(r"NestedArg\(key='[^']*', val='?(.*?)'?\)", value)
-    return nested[1] if nested else value
+    nested = _after(value, "NestedArg(")
+    return nested.partition("val=")[2].removesuffix(")").strip("'") if nested else value
 
 
 def _import(class_path: str) -> object:
@@ -581,11 +605,11 @@ def _parameters(class_path: str) -> list[str]:
 
 
 def _fields(class_path: str, name: str) -> list[str]:
-    # Keys of an argument that is a dataclass, or may be one; none of any other.
+    # Keys of an argument that may be a dataclass; none for other types.
     found = _import(class_path)
     try:
         hint = typing.get_type_hints(getattr(found, "__init__", found)).get(name)
-    except (NameError, TypeError):  # of a name that is there for type checkers alone
+    except (NameError, TypeError):  # a name that only type checkers import
         return []
     kinds = (hint, *typing.get_args(hint))
     kind = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)

@@ -1,7 +1,7 @@
-"""``export``: a run's best weights as files that other programs read, in a folder with its card.
+"""``export``: a run's best weights as files for other programs, in a folder with a model card.
 
-``export RUN`` is ``export --config RUN/config.yaml``. The folder is written beside its place, each
-file is read again and compared, and only a whole one gets its name.
+``export RUN`` is ``export --config RUN/config.yaml``. The folder is written under another name,
+each file is read again and compared, and only a complete folder is renamed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from commands.errors import ConfigurationError
-from commands.export_about import describe
+from commands.export_about import describe_export
 from commands.export_card import card
 from commands.export_diffusers import backbones, write_backbones
 from commands.export_hub import check_hub, push
@@ -36,7 +36,7 @@ CONFIG = "config.yaml"
 CARD = "README.md"
 ONNX = "model.onnx"
 BACKBONE = re.compile(r"[^/]+/(config\.json|diffusion_pytorch_model[\w.-]*\.(safetensors|json))")
-# A trainer that needs nothing of the machine which the run was trained on.
+# Trainer arguments that work on any machine, not only the one that trained the run.
 ALONE = {
     **{"accelerator": "cpu", "strategy": "auto", "devices": 1, "num_nodes": 1, "precision": None},
     **{"callbacks": None, "plugins": None, "profiler": None, "logger": False},
@@ -49,14 +49,14 @@ class ExportOptions:
     """What ``export`` writes, and where.
 
     Args:
-        out: Folder that is made; by default ``export`` in the run's own.
-        onnx: Write ``model.onnx`` too, for a method that is one pass of a network; needs the
+        out: Output folder; by default ``export`` in the run's folder.
+        onnx: Also write ``model.onnx``, for a method that is one pass of a network; requires the
             extra ``onnx``.
-        diffusers: Write the diffusion networks and autoencoders too, a folder each, in diffusers'
+        diffusers: Also write diffusion networks and autoencoders, a folder each, in diffusers'
             layout.
         overwrite: Replace the folder of an earlier export.
         push: Upload the folder to this repository on the Hugging Face hub, ``USER/NAME``.
-        private: Whether a repository that is made for it is private.
+        private: Whether a newly created repository is private.
     """
 
     out: str | None = None
@@ -69,12 +69,12 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the weights of an export come from.
+    """Where the exported weights come from.
 
     Args:
-        run: The run's directory.
-        config: The configuration, plain.
-        file: The checkpoint or file that the weights were read from, if from one.
+        run: The run directory.
+        config: The configuration as plain values.
+        file: The file of the weights, if any.
     """
 
     run: Path
@@ -83,13 +83,13 @@ class Origin:
 
 
 def of_run(args: Sequence[str]) -> list[str]:
-    """``export RUN ...`` as the parser takes it; other commands as they are.
+    """Return ``export RUN ...`` as options for the parser; other commands unchanged.
 
     Args:
         args: As typed.
 
     Raises:
-        ConfigurationError: There is no such run, or it was never trained.
+        ConfigurationError: If there is no such run, or it was never trained.
     """
     args = list(args)
     if len(args) < 2 or args[0] != "export" or args[1].startswith("-"):
@@ -97,20 +97,20 @@ def of_run(args: Sequence[str]) -> list[str]:
     run = Path(args[1])
     if not (run / CONFIG).is_file():
         raise ConfigurationError(
-            f"{run} has no {CONFIG}, so it is no run that was trained: name the folder of one, or "
-            "give --config with --ckpt_path or --model.init_args.weights"
+            f"{run} has no {CONFIG}, so it is not a trained run: name the folder of one, or give "
+            "--config with --ckpt_path or --model.init_args.weights"
         )
     named = run if run.name not in ("", "..") else run.resolve()
     place = ("--run.root", str(named.parent), "--run.name", named.name)
-    # What the training began with is not what is exported.
+    # The checkpoint that training began with is not exported.
     return ["export", "--config", str(run / CONFIG), "--ckpt_path", "null", *place, *args[2:]]
 
 
 def model_alone(config: Namespace) -> None:
-    """Leave out of a configuration what only training needs: pictures, callbacks, devices.
+    """Remove from a configuration what only training needs: images, callbacks, devices.
 
     Args:
-        config: Of the command; changed.
+        config: Configuration of the command; changed in place.
     """
     for key, value in ALONE.items():
         config.trainer[key] = value
@@ -120,16 +120,16 @@ def model_alone(config: Namespace) -> None:
 
 
 def export(model: ImageModel, options: ExportOptions, origin: Origin) -> None:
-    """Write the folder, then upload it where that is asked for.
+    """Write the folder, and upload it on request.
 
     Args:
-        model: With its weights.
-        options: Of the command line.
-        origin: Where they come from.
+        model: The model with its weights.
+        options: Options of the command.
+        origin: Where the weights come from.
 
     Raises:
-        ConfigurationError: The model has nothing to export or not in such a format, the folder is
-            there already, or the hub cannot be used.
+        ConfigurationError: If the model cannot be exported in a format, the folder exists, or the
+            hub cannot be used.
     """
     given = options.out
     out = Path(expand_path(given, "export.out")) if given else origin.run / "export"
@@ -139,35 +139,35 @@ def export(model: ImageModel, options: ExportOptions, origin: Origin) -> None:
         lines = _write(model, options, origin, beside)
     for line in lines:
         log.info("%s", line)
-    log.info("exported to %s, which %s tells how to use", out, out / CARD)
+    log.info("exported to %s; %s explains its use", out, out / CARD)
     if options.push is not None:
         log.info("uploaded to %s", push(out, options.push, options.private))
 
 
 def _check(model: ImageModel, options: ExportOptions, out: Path) -> None:
     if not exported_tensors(model):
-        raise ConfigurationError(f"{type(model).__name__} has no weights, so nothing to export")
+        raise ConfigurationError(f"{type(model).__name__} has no weights to export")
     if options.push is not None:
         check_hub(options.push)
     if options.onnx:
         check_one_pass(model)
     if options.diffusers and not backbones(model):
         raise ConfigurationError(
-            f"{type(model).__name__} has no network of diffusers: leave --export.diffusers out"
+            f"{type(model).__name__} has no network of diffusers: remove --export.diffusers"
         )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not _is_export(out):
-        raise ConfigurationError(f"{out} is there and no export: name another --export.out")
+        raise ConfigurationError(f"{out} exists and is not an export: name another --export.out")
     if not options.overwrite:
         raise ConfigurationError(
-            f"{out} has an export already: give --export.overwrite true to replace it, or another "
-            "--export.out"
+            f"{out} already holds an export: give --export.overwrite true to replace it, or "
+            "another --export.out"
         )
     if others := foreign(out, _written_here):
         raise ConfigurationError(
-            f"{out} holds {others[0]}, which export does not write, and would be replaced: move it "
-            "away, or name another --export.out"
+            f"{out} holds {others[0]}, which export did not write and would delete: move it away, "
+            "or name another --export.out"
         )
 
 
@@ -177,7 +177,7 @@ def _is_export(folder: Path) -> bool:
 
 
 def _write(model: ImageModel, options: ExportOptions, origin: Origin, folder: Path) -> list[str]:
-    about = describe(model, origin)
+    about = describe_export(model, origin)
     lines = [write_tensors(model, folder / EXPORT, about)]
     if options.diffusers:
         lines += write_backbones(model, folder)
@@ -188,13 +188,13 @@ def _write(model: ImageModel, options: ExportOptions, origin: Origin, folder: Pa
         card(model, about, origin.run, sorted(folder.iterdir())), encoding="utf-8"
     )
     for path in folder.rglob("*"):
-        if path.is_file():  # safetensors makes files that nobody else may read
+        if path.is_file():  # safetensors creates files that only their owner may read
             path.chmod(folder.stat().st_mode & 0o666)
     return lines
 
 
 def _config(model: ImageModel, origin: Origin) -> dict[str, Any]:
-    # What `predict` needs; the weights are named on the command line, wherever the folder lies.
+    # What `predict` needs; the weights are named on the command line, so the folder may move.
     made, data = origin.config["model"], origin.config["data"]
     arguments = {**(made.get("init_args") or {}), "weights": None}
     return {

@@ -1,4 +1,4 @@
-"""``export``: what is to be known of exported weights, and the licences of what they began with."""
+"""``export``: facts about exported weights, and the licences of the weights they began with."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ FILES = (".pth", ".pt", ".ckpt", ".safetensors")
 
 
 class About(TypedDict):
-    """What is to be known of exported weights.
+    """Facts about exported weights.
 
     enlarger: Version of this project.
-    commit: Of the code that exported; None outside of git.
+    commit: Commit of the exporting code; None outside of git.
     model: The model's class path.
     init_args: Its arguments, as configured.
-    scale: Factor by which it enlarges.
+    scale: Scale factor.
     run: Name of the run.
-    weights: What they were read from, its file's name alone, and whether they are EMA.
-    sha256: Of that file; None where there is none.
-    step: Steps that they were trained for; None where the file does not say.
+    weights: File name of the weights, and whether they are EMA.
+    sha256: SHA-256 of that file; None without a file.
+    step: Training steps; None if unknown.
     frozen: Sources of frozen parts that are not among the tensors, by part.
-    licences: Of published weights that the configuration names, by name.
+    licences: Licences of published weights that the configuration names, by name.
     """
 
     enlarger: str
@@ -56,12 +56,12 @@ class About(TypedDict):
     licences: dict[str, str]
 
 
-def describe(model: ImageModel, origin: Origin) -> About:
-    """What is to be known of a model's weights.
+def describe_export(model: ImageModel, origin: Origin) -> About:
+    """Return the facts about a model's weights.
 
     Args:
-        model: With its weights.
-        origin: Where they come from.
+        model: The model with its weights.
+        origin: Where the weights come from.
     """
     arguments = origin.config["model"].get("init_args") or {}
     named = licences(arguments, model.scale)
@@ -91,15 +91,14 @@ def _step(file: Path) -> int | None:
 
 
 def licences(named: Any, scale: float, seen: frozenset[Path] = frozenset()) -> dict[str, str]:
-    """Licences of the published weights that arguments name, as far as they are known.
+    """Return the known licences of published weights that arguments name.
 
-    By a name of ``configs/weights.yaml``, by a file's hash there, by an exported file, or by way of
-    the run that is named.
+    Found by a name in ``configs/weights.yaml``, a file's hash there, an exported file, or a run.
 
     Args:
         named: Arguments of a model, or any value in them.
-        scale: What stands for ``{scale}``.
-        seen: Folders of runs that were looked at.
+        scale: The scale that replaces ``{scale}``.
+        seen: Folders of runs already visited.
     """
     found: dict[str, str] = {}
     for text in _strings(named):
@@ -121,9 +120,9 @@ def _licences_of(name: str, scale: float, seen: frozenset[Path]) -> dict[str, st
         return {name: entries[name]["licence"]}
     try:
         path = Path(expand_path(name, "model"))
-    except ValueError:  # it is another kind of text
+    except ValueError:  # not a path
         return {}
-    if os.path.isfile(path / EXPORT):  # of os: a long text is no file to it, and no error
+    if os.path.isfile(path / EXPORT):  # unlike pathlib, os.path accepts a text of any length
         path = path / EXPORT
     if os.path.isfile(path) and path.suffix in FILES:
         return _licences_of_file(path)

@@ -1,4 +1,4 @@
-"""``export``: the card of an exported folder, what it is, how it is used, what was measured."""
+"""``export``: the model card of an exported folder: contents, use and measured numbers."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from lightning_modules.image_model import ImageModel
 if TYPE_CHECKING:
     from commands.export_about import About
 
-TRAINING = ("optimizer", "lr_scheduler")  # arguments that say nothing of what was trained
+TRAINING = ("optimizer", "lr_scheduler")  # arguments that do not describe the model
 
 
 def card(model: ImageModel, about: About, run: Path, files: Sequence[Path]) -> str:
-    """The text of ``README.md``, in the form of the Hugging Face hub's model cards.
+    """Return the text of ``README.md``, in the form of the Hugging Face hub's model cards.
 
     Args:
-        model: With its weights.
-        about: What is to be known of them.
-        run: The run's directory, in which ``results.json`` may be.
-        files: What else is in the folder.
+        model: The model with its weights.
+        about: Facts about the weights.
+        run: The run directory, which may hold ``results.json``.
+        files: The other files of the folder.
     """
     parts = [
         _head(model),
@@ -85,7 +85,7 @@ def _file(path: Path) -> str:
     if path.is_dir():
         return "a network in diffusers' layout, for its `from_pretrained`"
     return {
-        EXPORT: "the weights; what is below is in its metadata, too",
+        EXPORT: "the weights; its metadata holds the facts below, too",
         "config.yaml": "the model's configuration",
         "model.onnx": "from `lr`, (1, 3, h, w) in [0, 1] of any size, to `sr`; for ONNX Runtime",
     }[path.name]
@@ -109,11 +109,11 @@ def _numbers(model: ImageModel, run: Path) -> str:
 
 
 def _is_of(checkpoint: str, own: str, model: ImageModel) -> bool:
-    """Whether a number is of these weights, wherever they lay when it was measured, or bicubic."""
+    """Return whether a result belongs to these weights, wherever they were, or to bicubic."""
     named = Path(checkpoint)
     if named.name != own:
         return checkpoint == "bicubic"
-    # Checkpoints of all runs have the same names: one that is there and holds others is not meant.
+    # Checkpoints of all runs have the same names: an existing file with other content is not meant.
     file = Path((model.weights_source or "").removesuffix(" (EMA)"))
     other = named.parent / file.name
     return not (file.is_file() and other.is_file()) or digest_of(file) == digest_of(other)

@@ -14,10 +14,10 @@ from lightning_modules.image_model import ImageModel
 
 
 def backbones(model: ImageModel) -> dict[str, Any]:
-    """Networks of diffusers in a model, by the folder that is theirs: ``unet``, ``vae``.
+    """Return the diffusers networks of a model, by the folder of each: ``unet``, ``vae``.
 
     Args:
-        model: The model. What only training needs is left out.
+        model: The model. Parts that only training needs are left out.
     """
     found: dict[str, Any] = {}
     for name, part in model.named_modules():
@@ -34,28 +34,28 @@ def _of_diffusers(module: nn.Module) -> bool:
 
 
 def write_backbones(model: ImageModel, folder: Path) -> list[str]:
-    """Write each, and compare what diffusers' own loader reads again.
+    """Write each network, and compare it with what diffusers reads again.
 
     Args:
-        model: With its weights.
-        folder: In which each gets its own.
+        model: The model with its weights.
+        folder: Parent folder.
 
     Returns:
-        A line each for the user.
+        A line for each network.
 
     Raises:
-        ConfigurationError: One of them is no longer a network that diffusers can read.
+        ConfigurationError: If diffusers can no longer read a network.
     """
     lines = []
     for name, network in backbones(model).items():
         kind = type(network).__name__
         _save(network, folder / name)
-        # Without accelerate, which it would want.
+        # Or it would require accelerate.
         again = type(network).from_pretrained(folder / name, low_cpu_mem_usage=False)
         if not same(again.state_dict(), network.state_dict()):
             raise ConfigurationError(
-                f"{name} is no longer a plain {kind} of diffusers, which would read other weights "
-                "again: leave --export.diffusers out"
+                f"{name} is no longer a plain {kind} of diffusers, which would read different "
+                "weights: remove --export.diffusers"
             )
         count = sum(parameter.numel() for parameter in network.parameters())
         lines.append(f"{name}: {kind}, {count:,} parameters, read again by diffusers")
@@ -66,7 +66,7 @@ def _save(network: Any, folder: Path) -> None:
     before = [(parameter, parameter.data) for parameter in network.parameters()]
     try:
         for parameter, data in before:
-            parameter.data = data.contiguous()  # the format has no other layout in memory
+            parameter.data = data.contiguous()  # the format has no memory layouts
         network.save_pretrained(folder)
     finally:
         for parameter, data in before:

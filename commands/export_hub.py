@@ -1,4 +1,4 @@
-"""``export``: the folder as a repository on the Hugging Face hub, where that is asked for."""
+"""``export``: upload the folder as a repository on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def check_hub(name: str) -> None:
-    """See that the hub may be used, before anything is written.
+    """Check that the hub may be used, before anything is written.
 
     Args:
-        name: Of the repository.
+        name: Name of the repository.
 
     Raises:
-        ConfigurationError: It is no name, the hub is switched off, or there is no token.
+        ConfigurationError: If the name is invalid, the hub is turned off, or there is no token.
     """
     from huggingface_hub import constants, get_token
 
@@ -25,28 +25,28 @@ def check_hub(name: str) -> None:
         raise ConfigurationError(f"--export.push is {name!r}; expected USER/NAME")
     if constants.HF_HUB_OFFLINE:
         raise ConfigurationError(
-            "--export.push uploads, and HF_HUB_OFFLINE is set: unset it, or leave --export.push out"
+            "--export.push uploads, but HF_HUB_OFFLINE is set: unset it, or remove --export.push"
         )
     if get_token() is None:
         raise ConfigurationError(
-            "--export.push needs a token of the Hugging Face hub: run `hf auth login`, or set "
-            "HF_TOKEN to one that may write"
+            "--export.push requires a token of the Hugging Face hub: run `hf auth login`, or set "
+            "HF_TOKEN to a token with write access"
         )
 
 
 def push(folder: Path, name: str, private: bool) -> str:
-    """Upload a folder in one commit; the repository is made where there is none.
+    """Upload a folder in one commit; create the repository if it is missing.
 
     Args:
-        folder: What is uploaded.
-        name: Of the repository.
-        private: Whether it is private, if it is made.
+        folder: The folder.
+        name: Name of the repository.
+        private: Whether a new repository is private.
 
     Returns:
-        Its address.
+        URL of the repository.
 
     Raises:
-        ConfigurationError: The hub cannot be reached, or refuses.
+        ConfigurationError: If the hub cannot be reached, or refuses.
     """
     from huggingface_hub import HfApi
 
@@ -54,10 +54,10 @@ def push(folder: Path, name: str, private: bool) -> str:
     try:
         address = hub.create_repo(name, private=private, exist_ok=True)
         hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Export of Enlarger")
-    except Exception as error:  # of its HTTP library, which is another one in each major version
+    except Exception as error:  # its HTTP library differs between major versions
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConfigurationError(
-            f"the export is in {folder}, and could not be uploaded to {name}: {reason}; the same "
+            f"the export is in {folder}, but could not be uploaded to {name}: {reason}; the same "
             "command with --export.overwrite true tries again"
         ) from error
     return str(address)

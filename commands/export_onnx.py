@@ -1,6 +1,6 @@
-"""``export``: a method of one pass as ONNX, compared with torch on pictures of two sizes.
+"""``export``: a one-pass method as ONNX, compared with torch on images of two sizes.
 
-The graph takes ``lr`` (1, 3, h, w) in [0, 1] of any height and width, and gives ``sr``
+The graph takes ``lr`` (1, 3, h, w) in [0, 1] of any height and width, and returns ``sr``
 (1, 3, scale h, scale w), clamped to [0, 1].
 """
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from commands.export_about import About
     from datamodules.base import Batch
 
-TOLERANCE = 1e-4  # of values in [0, 1]: a fortieth of a level of 8 bits
+TOLERANCE = 1e-4  # of values in [0, 1]: a fortieth of an 8-bit level
 SIZES = ((48, 64), (37, 51))  # the first one is traced, too
 
 
 class OnePass(nn.Module):
-    """A method from LR to the clamped output, as ONNX holds it.
+    """A method from LR to the clamped output, for ONNX.
 
     Args:
         model: The method; its scale is a whole number.
@@ -39,71 +39,70 @@ class OnePass(nn.Module):
         self.model, self.factor = model, int(model.scale)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """(1, 3, scale h, scale w) of lr (1, 3, h, w)."""
+        """Return (1, 3, scale h, scale w) for lr (1, 3, h, w)."""
         size = (lr.shape[-2] * self.factor, lr.shape[-1] * self.factor)
         batch = cast("Batch", {"lr": lr, "size": size})
         return self.model.restore(batch, cast(Any, None)).clamp(0, 1)  # it draws no noise
 
 
 def check_one_pass(model: ImageModel) -> None:
-    """Refuse what ONNX cannot hold, before anything is written.
+    """Raise for a model that ONNX cannot hold, before anything is written.
 
     Args:
         model: The model.
 
     Raises:
-        ConfigurationError: It is no method of one pass, its scale is no whole number, colours are
-            fixed outside of the network, or a package is missing.
+        ConfigurationError: If it is not a one-pass method, its scale is not a whole number, colours
+            are fixed outside of the network, or a package is missing.
     """
     name = type(model).__name__
     if not isinstance(model, SuperResolver) or not model.one_pass:
         raise ConfigurationError(
-            f"{name} is not one pass of a network, which is all that ONNX can hold: leave "
-            "--export.onnx out"
+            f"{name} is not one pass of a network, as ONNX requires: remove --export.onnx"
         )
     if model.scale != int(model.scale):
         raise ConfigurationError(
-            f"data.init_args.scale is {model.scale:g}, and ONNX is written for whole factors: set "
-            "--data.init_args.scale, or leave --export.onnx out"
+            f"data.init_args.scale is {model.scale:g}, but ONNX requires a whole factor: set "
+            "--data.init_args.scale, or remove --export.onnx"
         )
     if model.color_fix != "none":
         raise ConfigurationError(
-            f"model.init_args.color_fix is {model.color_fix}, which is done outside of the network:"
-            " give --model.init_args.color_fix none, or leave --export.onnx out"
+            f"model.init_args.color_fix is {model.color_fix}, which runs outside of the network: "
+            "give --model.init_args.color_fix none, or remove --export.onnx"
         )
     missing = [p for p in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(p)]
     if missing:
         raise ConfigurationError(
-            f"--export.onnx needs {', '.join(missing)}: install the extra: "
+            f"--export.onnx requires {', '.join(missing)}: install the extra: "
             "pip install -c constraints.txt -e '.[onnx]'"
         )
 
 
 def write_onnx(model: ImageModel, path: Path, about: About) -> str:
-    """Write the file and compare its outputs with torch's.
+    """Write the file, and compare its outputs with torch's.
 
     Args:
-        model: For which ``check_one_pass`` has passed.
+        model: A model that ``check_one_pass`` accepts.
         path: The file.
-        about: What is to be known of the weights; it goes into the file.
+        about: Facts about the weights, which the file stores.
 
     Returns:
         A line for the user.
 
     Raises:
-        ConfigurationError: The network cannot be traced for all sizes, or outputs differ.
+        ConfigurationError: If the network cannot be traced for all sizes, or outputs differ.
     """
     network = OnePass(cast(SuperResolver, model)).eval()
     _traced(network, path, about)
     try:
         difference = max(_difference(network, path, size) for size in SIZES)
-    except Exception as error:  # onnxruntime has its own types, without a common base
+    except Exception as error:  # errors of onnxruntime have no common base
         raise ConfigurationError(_untraced(model, error)) from error
     sizes = ", ".join(f"{h}x{w}" for h, w in SIZES)
     if not difference <= TOLERANCE:
         raise ConfigurationError(
-            f"{path.name} gives other pictures than torch, by up to {difference:.1e} where "
-            f"{TOLERANCE:g} is allowed: leave --export.onnx out"
+            f"{path.name} differs from torch by up to {difference:.1e}, where {TOLERANCE:g} is "
+            "allowed: remove --export.onnx"
         )
     return f"{path.name}: on photographs of {sizes} at most {difference:.1e} from torch"
 
@@ -114,7 +113,7 @@ def _traced(network: OnePass, path: Path, about: About) -> None:
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of torch, about itself
-            # Traced apart, or torch would try four other ways for minutes where this one fails.
+            # Traced separately: after a failure, torch.onnx.export tries other ways for minutes.
             traced = torch.export.export(network, (_photo(SIZES[0]),), dynamic_shapes=shapes)
             program = torch.onnx.export(
                 traced,
@@ -124,7 +123,7 @@ def _traced(network: OnePass, path: Path, about: About) -> None:
                 external_data=False,
                 verbose=False,
             )
-    except Exception as error:  # of many types, all of which mean the same to a user
+    except Exception as error:  # of many types
         raise ConfigurationError(_untraced(network.model, error)) from error
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program; Enlarger was tested with torch 2.15")
@@ -156,6 +155,6 @@ def _untraced(model: ImageModel, error: Exception) -> str:
     network = type(getattr(model, "network", model)).__name__
     reason = next(iter(str(error).splitlines()), type(error).__name__)
     return (
-        f"{network} does not become ONNX of free height and width ({reason}): leave --export.onnx "
-        "out"
+        f"{network} cannot be traced to ONNX of any height and width ({reason}): remove "
+        "--export.onnx"
     )

@@ -1,4 +1,4 @@
-"""``export``: the weights as safetensors, with what is to be known of them in the file's head."""
+"""``export``: the weights as safetensors, with facts about them in the metadata."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ MEGABYTE = 1e6
 
 
 def exported_tensors(model: ImageModel) -> dict[str, Tensor]:
-    """What an exported file holds, by name.
+    """Return the tensors of an exported file, by name.
 
-    All but parts for training alone and frozen parts that have a source of their own, by which the
-    file names them as a checkpoint does.
+    Excluded are parts that only training needs, and frozen parts with a source of their own, which
+    the metadata names.
 
     Args:
         model: The model.
@@ -41,42 +41,42 @@ def exported_tensors(model: ImageModel) -> dict[str, Tensor]:
 
 
 def write_tensors(model: ImageModel, path: Path, about: About) -> str:
-    """Write the file and compare what is read again.
+    """Write the file, and compare it with what is read again.
 
     Args:
-        model: With its weights.
+        model: The model with its weights.
         path: The file.
-        about: What is to be known of them.
+        about: Facts about the weights.
 
     Returns:
         A line for the user.
 
     Raises:
-        OSError: The file could not be written, or what is read is not what was written.
+        OSError: If the file could not be written, or reads back differently.
     """
     tensors = exported_tensors(model)
-    # A copy of those that are tied: the format has no two names for one tensor.
+    # Tied tensors are copied: the format has one name for each tensor.
     copies = {name: tensor.clone() for name, tensor in tensors.items()}
     try:
         save_file(copies, path, head(about))
     except SafetensorError as error:
         raise OSError(f"{path} could not be written ({error}): set another export.out") from error
     if not same(read_weights(path).tensors, tensors):
-        raise OSError(f"{path} is not what was written: is the disk damaged?")
+        raise OSError(f"{path} reads back differently: is the disk damaged?")
     size = path.stat().st_size / MEGABYTE
     return f"{path.name}: {len(tensors)} tensors, {size:.1f} MB, read again bit for bit"
 
 
 def head(about: About) -> dict[str, str]:
-    """The metadata of a file, in which all values are strings."""
+    """Return the metadata of a file, whose values are all strings."""
     return {
-        "format": "pt",  # of libraries that read such files
+        "format": "pt",  # which other libraries read
         **{key: v if isinstance(v, str) else json.dumps(v) for key, v in about.items()},
     }
 
 
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    """Whether tensors have the same names and the same bits, whatever their number types."""
+    """Return whether tensors have the same names and values, whatever their number types."""
     return one.keys() == other.keys() and all(
         tensor.shape == other[name].shape and bool((tensor == other[name].to(tensor.dtype)).all())
         for name, tensor in one.items()

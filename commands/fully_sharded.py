@@ -1,8 +1,8 @@
-"""``--trainer.strategy fsdp``: parameters, gradients and optimiser states in parts on all ranks.
+"""``--trainer.strategy fsdp``: parameters, gradients and optimiser states sharded over all ranks.
 
-Torch's second version of FSDP, by way of Lightning's strategy for it, which wants the model to
-shard itself. Checkpoints are those of any other run, in one file: a run may go on with ``ddp``, on
-another number of processes, or on one.
+FSDP 2 through Lightning's ``ModelParallelStrategy``, which lets the model shard itself. Checkpoints
+are single files as of any other run: a run may continue with ``ddp``, on another number of
+processes, or on one.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
+from commands.lightning_internals import set_data_parallel_size
+
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class FullySharded(ModelParallelStrategy):
-    """Shard each block of each network, and then what is left of the network.
+    """Shard each block of each network, then the rest of the network.
 
-    A block is a member of a list or a sequence of modules. What is called in a network must be its
-    ``forward`` or one of the methods that its attribute ``called`` names: others would meet
-    parameters that are not gathered. Networks that are frozen as a whole, such as autoencoders and
-    encoders of texts, stay whole on each process.
+    A block is a member of a ``ModuleList`` or ``Sequential``. Only ``forward`` and the methods in a
+    network's attribute ``called`` may be called: others would see parameters that are not gathered.
+    Networks that are completely frozen, such as autoencoders and text encoders, are not
+    sharded.
     """
 
     def __init__(self) -> None:
@@ -43,38 +45,38 @@ class FullySharded(ModelParallelStrategy):
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """Its states come from the one file, by ``load_optimizer_state_dict``."""
+        """True: ``load_optimizer_state_dict`` loads the states from the single file."""
         return True
 
     def setup_environment(self) -> None:
-        """Start the processes' group; all of them share one copy of the parameters."""
-        self._data_parallel_size = self.num_nodes * self.num_processes
+        """Start the process group; all processes share one copy of the parameters."""
+        set_data_parallel_size(self, self.num_nodes * self.num_processes)
         super().setup_environment()
 
     def setup(self, trainer: Trainer) -> None:
-        """Shard the model, then make its optimisers."""
+        """Shard the model, then create its optimisers."""
         model = self._whole()
         mesh = self.device_mesh["data_parallel"]
         self.model_to_device()
-        # Weights of convolutions may be channels-last, which cannot be sharded.
+        # Convolution weights may be channels-last, which cannot be sharded.
         self._before = {n: torch.empty_like(p, device="meta") for n, p in model.named_parameters()}
         for parameter in model.parameters():
             parameter.data = parameter.data.contiguous()
         for network in model.children():
             if not any(parameter.requires_grad for parameter in network.parameters()):
                 continue
-            for block in reversed(list(_blocks(network))):  # what lies within another one first
+            for block in reversed(list(_blocks(network))):  # inner blocks first
                 fully_shard(block, mesh=mesh)
             fully_shard(network, mesh=mesh)
             for method in getattr(network, "called", ()):
                 register_fsdp_forward_method(network, method)
-        model.configure_model = _done  # type: ignore[method-assign]  # Lightning asks for it
+        model.configure_model = _done  # type: ignore[method-assign]  # Lightning requires it
         super().setup(trainer)
 
     def load_checkpoint(
         self, checkpoint_path: Any, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """The whole file, on each process."""
+        """Return the whole file, on each process."""
         path = Path(self.broadcast(checkpoint_path))
         loaded: dict[str, Any] = torch.load(
             path, map_location="cpu", mmap=True, weights_only=weights_only is not False
@@ -82,14 +84,14 @@ class FullySharded(ModelParallelStrategy):
         return loaded
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Each process takes its part of the weights."""
+        """Load this process's shard of the weights."""
         options = StateDictOptions(full_state_dict=True, strict=strict)
         set_model_state_dict(self._whole(), checkpoint["state_dict"], options=options)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The state as one process alone would have it, on the first; empty on the others."""
-        plain = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
-        if not plain.state:  # no step was taken yet, and torch would take one to have something
+        """Return the unsharded state on the first process, and an empty one on the others."""
+        plain = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        if not plain.state:  # before the first step, torch would take one to create states
             return plain.state_dict() if self.global_rank == 0 else {}
         whole: dict[str, Any] = dict(get_optimizer_state_dict(self._whole(), plain, options=WHOLE))
         if self.global_rank != 0:
@@ -107,7 +109,7 @@ class FullySharded(ModelParallelStrategy):
         }
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Each process takes its part of the states."""
+        """Load this process's shard of the states."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             if not state["state"]:
                 continue
@@ -126,8 +128,8 @@ class FullySharded(ModelParallelStrategy):
             set_optimizer_state_dict(self._whole(), optimizer, named, options=options)
 
     def _as_before(self, name: str, value: Any) -> Any:
-        # A fused optimiser takes weights and states element by element as they lie in memory, and
-        # does not look whether both lie in the same order.
+        # A fused optimiser reads weights and states in memory order, and does not check that both
+        # have the same layout.
         before = self._before[name]
         if not isinstance(value, torch.Tensor) or value.shape != before.shape:
             return value

@@ -1,4 +1,4 @@
-"""Processes that something else has started, and what of a trainer cannot run here."""
+"""Externally started processes, and trainer options that cannot run here."""
 
 from __future__ import annotations
 
@@ -26,52 +26,51 @@ from commands.world import SLURM, TORCHRUN, World, knows_address
 
 log = logging.getLogger(__name__)
 
-# Callbacks of Lightning that cannot run here, and why.
+# Lightning callbacks that cannot run here, and the reason.
 REFUSED = {
     BatchSizeFinder: (
-        "the order of the samples depends on the size of a batch: leave it out, and set "
+        "the order of the samples depends on the batch size: remove it, and set "
         "data.init_args.batch_size"
     ),
     LearningRateFinder: (
-        "its trial steps would be steps of the run, and a continued run would search again: leave "
-        "it out, and set the learning rate of model.init_args.optimizer"
+        "its trial steps would count as steps of the run, and a continued run would search again: "
+        "remove it, and set the learning rate of model.init_args.optimizer"
     ),
     WeightAveraging: (
-        "it puts averages in the place of the weights that training goes on from: use "
-        "callbacks.ema.EMA, whose averages test, validate and predict take"
+        "it replaces the weights that training continues from with averages: use "
+        "callbacks.ema.EMA, whose averages test, validate and predict use"
     ),
     ModelPruning: (
-        "its masks are in no checkpoint, so a continued run would be another: leave it out, and "
-        "prune the weights when they are trained"
+        "checkpoints do not hold its masks, so a continued run would differ: remove it, and "
+        "prune the trained weights"
     ),
 }
-# Strategies of Lightning that cannot run here, by a part of their names, and why.
+# Lightning strategies that cannot run here, by a part of their names, and the reason.
 STRATEGIES = {
-    "deepspeed": "its checkpoints are folders, one form for each number of processes",
-    "fsdp_": "its checkpoints have the first form of FSDP",
-    "fsdpstrategy": "its checkpoints have the first form of FSDP",
-    "xla": "nothing here is made for TPUs",
-    "tpu": "nothing here is made for TPUs",
+    "deepspeed": "its checkpoints are folders that depend on the number of processes",
+    "fsdp_": "its checkpoints have the format of FSDP 1",
+    "fsdpstrategy": "its checkpoints have the format of FSDP 1",
+    "xla": "TPUs are not supported",
+    "tpu": "TPUs are not supported",
 }
-# Of the trainer's arguments: what is said of one that is no count.
+# Trainer arguments that must be positive, and a hint for the message.
 COUNTS = {
     "accumulate_grad_batches": "",
-    "val_check_interval": " (--trainer.limit_val_batches 0 validates never)",
-    "check_val_every_n_epoch": " (--trainer.limit_val_batches 0 validates never)",
+    "val_check_interval": " (--trainer.limit_val_batches 0 turns validation off)",
+    "check_val_every_n_epoch": " (--trainer.limit_val_batches 0 turns validation off)",
 }
 
 
-def refuse_what_cannot_run(trainer: Namespace, callbacks: list[Any]) -> None:
-    """Say so before any work.
+def refuse_unsupported(trainer: Namespace, callbacks: list[Any]) -> None:
+    """Raise for trainer arguments and callbacks that cannot run here, before any work.
 
     Args:
         trainer: The trainer's arguments.
-        callbacks: Those that the user asks for.
+        callbacks: Callbacks of the configuration.
 
     Raises:
-        ConfigurationError: The strategy starts processes by giving them the whole run, or a
-            callback changes the size of batches, which the plan of all epochs is made of, or
-            something is to be done each zeroth time.
+        ConfigurationError: If the strategy passes the built run to its processes, a callback
+            changes what the sample order depends on, or a count is not positive.
     """
     for key in COUNTS:
         if isinstance(trainer[key], int | float) and trainer[key] <= 0:
@@ -82,8 +81,8 @@ def refuse_what_cannot_run(trainer: Namespace, callbacks: list[Any]) -> None:
     name = trainer.strategy
     if isinstance(name, str) and any(way in name for way in ("spawn", "fork", "notebook")):
         raise ConfigurationError(
-            f"trainer.strategy is {name!r}, whose processes are given a run that has been built "
-            "already: set it to ddp, whose processes each start the command"
+            f"trainer.strategy is {name!r}, which passes a run to its processes after it was "
+            "built: set it to ddp, whose processes each start the command"
         )
     made = name if isinstance(name, str) else type(name).__name__
     if other := next((kind for kind in STRATEGIES if kind in made.lower()), None):
@@ -97,9 +96,9 @@ def refuse_what_cannot_run(trainer: Namespace, callbacks: list[Any]) -> None:
             raise ConfigurationError(f"trainer.callbacks has {_article(name)} {name}, but {why}")
         if isinstance(callback, StochasticWeightAveraging):
             log.warning(
-                "checkpoints hold the weights as they are trained, no command uses the averages of "
-                "StochasticWeightAveraging, and a run that goes on within an epoch has other "
-                "learning rates to its end: use callbacks.ema.EMA"
+                "checkpoints hold the trained weights, no command uses the averages of "
+                "StochasticWeightAveraging, and a run that is resumed within an epoch has "
+                "different learning rates until its end: use callbacks.ema.EMA"
             )
 
 
@@ -107,37 +106,11 @@ def _article(name: str) -> str:
     return "an" if name[0] in "AEIO" else "a"
 
 
-def resume_as_told(trainer: Trainer) -> None:
-    """Have Lightning load the checkpoint that it is given, and none without.
-
-    By itself it would look for one of SLURM's requeueing in the run's directory, or of an
-    ``OnExceptionCheckpoint`` among the callbacks, and take words such as ``best`` for more than the
-    names of files. What is resumed is decided in ``run_directory.py`` alone.
-
-    Args:
-        trainer: The trainer, before it runs.
-
-    Raises:
-        RuntimeError: Lightning chooses in another way.
-    """
-    connector = trainer._checkpoint_connector
-    if not hasattr(connector, "_parse_ckpt_path"):
-        raise RuntimeError(
-            "this version of Lightning has another way to choose checkpoints; Enlarger was tested "
-            "with 2.6"
-        )
-    connector._parse_ckpt_path = _as_given  # type: ignore[assignment]
-
-
-def _as_given(state_fn: Any, ckpt_path: Any, **_: Any) -> Any:
-    return ckpt_path
-
-
 class MaxTime(Timer):
-    """``trainer.max_time``: a limit of this start, not of all starts of a run together.
+    """``trainer.max_time``: a limit of this start, not of all starts of a run.
 
     Args:
-        duration: As in the configuration.
+        duration: The duration, as in the configuration.
     """
 
     def __init__(self, duration: Any) -> None:
@@ -145,23 +118,23 @@ class MaxTime(Timer):
 
     @property
     def state_key(self) -> str:
-        """That of Lightning's own, which older checkpoints have."""
+        """Key of Lightning's timer, which older checkpoints have."""
         return Timer.__qualname__
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the next start has its own time."""
+        """Return nothing: the next start has its own time."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Older checkpoints have the time so far."""
+        """Ignore the time of older checkpoints."""
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Look at the clock where a checkpoint can be written: gradients are in none."""
+        """Check the clock where a checkpoint can be written: it holds no gradients."""
         if not gradients_pending(trainer):
             super().on_train_batch_end(trainer, *args, **kwargs)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say why training ends."""
+        """Log why training ends."""
         super().on_train_end(trainer, pl_module)
         finished = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
         if (self.time_remaining() or 0.0) <= 0 and not finished:
@@ -172,20 +145,20 @@ class MaxTime(Timer):
 
 
 def own_timer(trainer: Namespace, callbacks: list[Any]) -> list[Any]:
-    """Our own callback for ``trainer.max_time``, in the place of Lightning's.
+    """Return our callback for ``trainer.max_time``, which replaces Lightning's.
 
     Args:
-        trainer: The trainer's arguments; its ``max_time`` is taken.
-        callbacks: Those that the user asks for; a ``Timer`` among them counts, and says so.
+        trainer: The trainer's arguments; ``max_time`` is set to None.
+        callbacks: Callbacks of the configuration; a ``Timer`` among them is used instead.
 
     Raises:
-        ConfigurationError: It is no time, or none is left by it.
+        ConfigurationError: If ``max_time`` is not a positive duration.
     """
     if trainer.max_time is None or any(isinstance(callback, Timer) for callback in callbacks):
         return []
     try:
         made = MaxTime(trainer.max_time)
-    except (MisconfigurationException, TypeError):  # the second: a key that is no unit of time
+    except (MisconfigurationException, TypeError):  # TypeError: a key that is not a unit of time
         made = None
     if made is None or (made.time_remaining() or 0.0) <= 0:
         raise ConfigurationError(
@@ -196,11 +169,11 @@ def own_timer(trainer: Namespace, callbacks: list[Any]) -> list[Any]:
     return [made]
 
 
-class Started(ClusterEnvironment):
-    """The processes that something started which Lightning does not know: by their variables.
+class ExternalEnvironment(ClusterEnvironment):
+    """Processes started by a launcher that Lightning does not know, by their variables.
 
     Args:
-        world: What they say.
+        world: The processes according to the variables.
     """
 
     def __init__(self, world: World) -> None:
@@ -209,53 +182,53 @@ class Started(ClusterEnvironment):
 
     @property
     def creates_processes_externally(self) -> bool:
-        """Always: all of them run."""
+        """Always true: all processes run."""
         return True
 
     @property
     def main_address(self) -> str:
-        """Where the first process is."""
+        """Address of the first process."""
         return os.environ["MASTER_ADDR"]
 
     @property
     def main_port(self) -> int:
-        """Where it listens."""
+        """Port of the first process."""
         return int(os.environ["MASTER_PORT"])
 
     @staticmethod
     def detect() -> bool:
-        """Never by Lightning."""
+        """Return False: Lightning does not choose it."""
         return False
 
     def world_size(self) -> int:
-        """Number of all processes."""
+        """Return the number of processes."""
         return self._world.size
 
     def set_world_size(self, size: int) -> None:
-        """It is fixed."""
+        """Do nothing: it is fixed."""
 
     def global_rank(self) -> int:
-        """Number of this process."""
+        """Return the rank of this process."""
         return self._world.rank
 
     def set_global_rank(self, rank: int) -> None:
-        """It is fixed."""
+        """Do nothing: it is fixed."""
 
     def local_rank(self) -> int:
-        """Number of this process on its node."""
+        """Return the rank of this process on its node."""
         return self._world.local_rank
 
     def node_rank(self) -> int:
-        """Number of the node."""
+        """Return the rank of the node."""
         return self._world.rank // (self._world.size // self._world.num_nodes)
 
 
 def own_plugins(plugins: Any, strategy: Any, world: World) -> Any:
-    """The trainer's plugins, and one that knows the processes where Lightning's own would not do.
+    """Return the trainer's plugins, with an environment where Lightning's own does not fit.
 
     Args:
-        plugins: Those of the configuration; an environment among them is left as it is.
-        strategy: The trainer's; it may have an environment of its own.
+        plugins: Plugins of the configuration; an environment among them is kept.
+        strategy: Strategy of the trainer, which may have its own environment.
         world: The processes.
     """
     plugins = [] if plugins is None else plugins
@@ -267,10 +240,10 @@ def own_plugins(plugins: Any, strategy: Any, world: World) -> Any:
     if launcher is TORCHRUN:
         return given
     if launcher is SLURM or not world.claim.several:
-        # Lightning's own requeueing saves from inside a signal handler, at any moment of a step;
-        # ours resumes from the last checkpoint when SLURM starts the job again.
+        # Lightning's requeueing saves from inside a signal handler, in the middle of a step; we
+        # resume from the last checkpoint when SLURM starts the job again.
         started = (launcher is SLURM and world.claim.several) or SLURMEnvironment.detect()
         return [*given, SLURMEnvironment(auto_requeue=False)] if started else given
     if world.claim.rank is None or knows_address(world.claim, os.environ):
         return given
-    return [*given, Started(world)]
+    return [*given, ExternalEnvironment(world)]

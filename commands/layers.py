@@ -1,9 +1,9 @@
 """Layers of configuration: what a later file, or a typed value, replaces, changes and keeps.
 
-One rule. A group (``trainer``) and a class (``model``, a source) keep the keys that a later layer
-does not set. Everything else is replaced whole: a value, a list (``callbacks``), and a dictionary
-of named classes (``val``, ``test``). The library would merge entries of lists and dictionaries that
-happen to have one place and one class, and leave arguments of one data set with another.
+One rule: a group (``trainer``) and a class (``model``, a source) keep the keys that a later layer
+does not set. Everything else is replaced as a whole: a value, a list (``callbacks``), and a
+dictionary of named classes (``val``, ``test``). The library would merge entries of lists and
+dictionaries with the same position and class, and mix the arguments of two data sets.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ log = logging.getLogger(__name__)
 
 
 class ConfigFile(ActionConfigFile):
-    """``--config``: a file that is laid over what was set before it."""
+    """``--config``: a file that is merged over the earlier layers."""
 
     def __call__(
         self, parser: Any, cfg: Any, values: Any, option_string: str | None = None
     ) -> None:
-        """Read the file, once what it replaces is gone."""
-        if cfg.get(self.dest):  # the first file lies over nothing but defaults
+        """Remove what the file replaces, then read it."""
+        if cfg.get(self.dest):  # the first file only overrides defaults
             content, folder = _content(str(values), Path())
             for kept in replaced(cfg, content, folder):
                 log.info("%s changes %s, which is set before it", values, kept)
@@ -37,16 +37,16 @@ class ConfigFile(ActionConfigFile):
 
 
 def replaced(earlier: Namespace, later: Any, folder: Path, key: str = "") -> Iterator[str]:
-    """Remove from what is set what a later layer replaces whole.
+    """Remove what a later layer replaces as a whole.
 
     Args:
-        earlier: What is set; changed.
-        later: The layer, as it was read.
-        folder: The folder to which its paths are relative.
-        key: Where both stand.
+        earlier: The configuration so far; changed in place.
+        later: The layer as read.
+        folder: Folder of the layer's relative paths.
+        key: Key of both.
 
     Yields:
-        A text for each class that the layer names and whose other arguments stay.
+        A text for each class of the layer that keeps earlier arguments.
     """
     for name, value in later.items() if isinstance(later, Mapping) else ():
         before = earlier.get(name) if isinstance(name, str) else None
@@ -86,7 +86,7 @@ def _short(value: Any) -> str:
 
 
 def _content(name: str, folder: Path) -> tuple[Any, Path]:
-    """Read a file, or text in its place. The parser says what is wrong with it."""
+    """Read a file, or text; the parser reports errors in it."""
     path = folder / name
     try:
         text, place = (read_text(path), path.parent) if path.is_file() else (name, folder)
@@ -96,10 +96,10 @@ def _content(name: str, folder: Path) -> tuple[Any, Path]:
 
 
 def replace_typed(config: Namespace, option: str) -> None:
-    """Remove a list or a dictionary for which another one is typed.
+    """Remove a list or dictionary that a typed one replaces.
 
     Args:
-        config: What is set; changed.
+        config: The configuration so far; changed in place.
         option: As typed, such as ``--data.init_args.val``.
     """
     key = option.removeprefix("--")

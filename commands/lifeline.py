@@ -1,10 +1,10 @@
-"""Processes watch each other: where one is gone, the others stop with a word, and soon.
+"""Heartbeats: processes watch each other, and stop soon after one of them is lost.
 
-Each process writes a number into the store that all share, again and again, and looks at those of
-the others, in threads beside the training. Where a number stands still for too long, or the store
-does not answer, the training stands in a collective operation that will not end before the watchdog
-of NCCL or gloo ends it, after ten or thirty minutes and with words that name nobody. So the process
-ends itself, and whoever started it can start it again.
+Each process repeatedly writes a number into the shared store and reads those of the others, in
+threads beside the training. If a number does not change for too long, or the store does not answer,
+training hangs in a collective operation until the watchdog of NCCL or gloo ends it, after ten or
+thirty minutes and without naming a process. So the process ends itself, and its launcher can start
+it again.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from typing import Any
 
 from torch._C._distributed_c10d import Store
 
-LOST = 75  # status of a process that lost another one: EX_TEMPFAIL, start it again
+LOST = 75  # exit status after another process was lost: EX_TEMPFAIL, start again
 GRACE = 5.0  # seconds in which a process may still end by itself after another one failed
-TOGETHER = 2.0  # seconds within which processes fail at the same thing
+TOGETHER = 2.0  # seconds within which processes fail for the same reason
 FOLDER = "lastwords"
 
 
-class Lifeline:
-    """Tell the other processes that this one lives, and notice when one of them does not.
+class Heartbeat:
+    """Send heartbeats to the other processes, and notice when theirs stop.
 
     Args:
-        store: A connection to the store that all share, for nothing else.
-        rank: Number of this process.
-        hosts: Names of all processes' machines, by rank.
-        folder: The run's directory, for the last words; None where nothing is left behind.
-        heartbeat: Seconds between two signs of life.
-        limit: Seconds without a sign after which a process counts as lost.
-        state: Gives (step, number of a received signal or 0) of this process.
+        store: A connection of its own to the shared store.
+        rank: Rank of this process.
+        hosts: Host names of all processes, by rank.
+        folder: The run directory, for notes of failures; None if nothing is written.
+        interval: Seconds between two heartbeats.
+        limit: Seconds without a heartbeat after which a process is lost.
+        state: Returns (step, number of a received signal or 0) of this process.
         end: Ends this process; replaced in tests.
     """
 
@@ -47,21 +47,21 @@ class Lifeline:
         rank: int,
         hosts: list[str],
         folder: Path | None,
-        heartbeat: float,
+        interval: float,
         limit: float,
         state: Callable[[], tuple[int, int]],
         end: Callable[[int], Any] = os._exit,
     ) -> None:
         self.store, self.rank, self.hosts, self.folder = store, rank, hosts, folder
-        self.heartbeat, self.limit = heartbeat, limit
+        self.interval, self.limit = interval, limit
         self.state, self.end = state, end
-        self.signal = 0  # that another process received
+        self.signal = 0  # received by another process
         now = time.monotonic()
         self._beats = 0
         self._last: dict[int, dict[str, Any]] = {r: {} for r in range(len(hosts)) if r != rank}
         self._seen = dict.fromkeys(self._last, now)
         self._answered = self._connected = now
-        self._failed: dict[int, float] = {}  # when we heard of it
+        self._failed: dict[int, float] = {}  # when it was noticed
         self._connection = 0
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -69,40 +69,40 @@ class Lifeline:
     # ------------------------------------------------------------------------------------- the ends
 
     def start(self) -> None:
-        """Give the first sign; all processes call this together, right after they met."""
-        # Not the store's time-outs, with pages of C++ frames, but the watch ends this process.
+        """Send the first heartbeat; all processes call this together, right after they met."""
+        # The watch ends this process, not a time-out of the store with pages of C++ frames.
         self.store.set_timeout(timedelta(hours=1))
-        self._tell(self.store, "here")
+        self._send(self.store, "here")
         self._connect()
         threading.Thread(target=self._watch, name="lifeline", daemon=True).start()
 
     def leave(self, why: str = "done", status: int = 0) -> None:
-        """Take leave: nobody needs this process any more.
+        """Tell the others that this process ends.
 
         Args:
-            why: ``done``, or what went wrong: then the others stop, too.
-            status: The status that this process ends with, and then the others.
+            why: ``done``, or the reason of a failure, after which the others stop, too.
+            status: Exit status of this process, and after a failure of the others.
         """
         if self._over.is_set():
             return
         self._over.set()
-        thread = threading.Thread(target=self._last_sign, args=(why, status), daemon=True)
+        thread = threading.Thread(target=self._send_last, args=(why, status), daemon=True)
         thread.start()
-        thread.join(GRACE)  # a store that is gone must not keep us
+        thread.join(GRACE)  # a lost store must not block this process
 
-    def _last_sign(self, why: str, status: int) -> None:
+    def _send_last(self, why: str, status: int) -> None:
         try:
             store = self.store.clone()
-            self._tell(store, why, status)
+            self._send(store, why, status)
             if self.rank == 0:  # the store may end with this process
                 deadline = time.monotonic() + (GRACE if why == "done" else TOGETHER)
                 while time.monotonic() < deadline and not self._all_left(store):
                     time.sleep(0.05)
-        except RuntimeError:  # nobody is there to hear it
+        except RuntimeError:  # the store is lost
             return
 
-    def first_says(self, why: str) -> bool:
-        """Whether the first process ends for the same reason, soon, and says so itself."""
+    def first_reports(self, why: str) -> bool:
+        """Return whether the first process ends soon for the same reason, which it reports."""
         deadline = time.monotonic() + TOGETHER
         try:
             store = self.store.clone()
@@ -110,7 +110,7 @@ class Lifeline:
                 if json.loads(store.get(_key(0)))["word"] == why:
                     return True
                 time.sleep(0.05)
-        except RuntimeError:  # it is gone
+        except RuntimeError:  # the store is lost
             pass
         return False
 
@@ -118,28 +118,28 @@ class Lifeline:
         values = store.multi_get([_key(r) for r in self._last])
         return all(json.loads(v)["word"] != "here" for v in values)
 
-    # -------------------------------------------------------------------------------------- talking
+    # -------------------------------------------------------------------------------------- sending
 
     def _connect(self) -> None:
-        # A connection of its own each time: one that a broken link holds up is left to itself.
+        # A new connection each time: one that hangs in a broken link is abandoned.
         self._connection += 1
         self._connected = time.monotonic()
-        threading.Thread(target=self._talk, args=(self._connection,), daemon=True).start()
+        threading.Thread(target=self._exchange, args=(self._connection,), daemon=True).start()
 
-    def _talk(self, connection: int) -> None:
+    def _exchange(self, connection: int) -> None:
         try:
             store = self.store.clone()
             while connection == self._connection and not self._over.is_set():
-                told = self.state()[1]
-                self._tell(store, "here")
-                self._hear(store.multi_get([_key(r) for r in self._last]))
-                for _ in range(max(1, round(self.heartbeat / min(1.0, self.heartbeat)))):
-                    if self._over.wait(min(1.0, self.heartbeat)) or self.state()[1] != told:
-                        break  # a signal is told at once
+                known = self.state()[1]
+                self._send(store, "here")
+                self._receive(store.multi_get([_key(r) for r in self._last]))
+                for _ in range(max(1, round(self.interval / min(1.0, self.interval)))):
+                    if self._over.wait(min(1.0, self.interval)) or self.state()[1] != known:
+                        break  # a signal is sent at once
         except RuntimeError:  # the watch opens another connection
             return
 
-    def _tell(self, store: Store, word: str, status: int = 0) -> None:
+    def _send(self, store: Store, word: str, status: int = 0) -> None:
         with self._lock:
             self._beats += 1
             step, number = self.state()
@@ -147,7 +147,7 @@ class Lifeline:
             sign["status"] = status
         store.set(_key(self.rank), json.dumps(sign))
 
-    def _hear(self, values: list[bytes]) -> None:
+    def _receive(self, values: list[bytes]) -> None:
         now = time.monotonic()
         self._answered = now
         for rank, value in zip(self._last, values, strict=True):
@@ -161,12 +161,12 @@ class Lifeline:
     # ------------------------------------------------------------------------------------- watching
 
     def _watch(self) -> None:
-        tick = min(1.0, self.heartbeat / 2)
+        tick = min(1.0, self.interval / 2)
         before = time.monotonic()
         while not self._over.wait(tick):
             now = time.monotonic()
             if now - before > tick + self.limit / 2:
-                # This process itself was stopped (a laptop's lid, a debugger): hear first.
+                # This process itself was suspended (a laptop's lid, a debugger): read first.
                 self._seen = dict.fromkeys(self._seen, now)
                 self._answered = now
             before = now
@@ -174,23 +174,23 @@ class Lifeline:
             if found is not None:
                 self._end(*found)
                 return
-            if now - max(self._answered, self._connected) > 2 * self.heartbeat:
+            if now - max(self._answered, self._connected) > 2 * self.interval:
                 self._connect()
 
     def explain(self) -> tuple[str, int] | None:
-        """Who is the reason for a connection that broke, once that can be told.
+        """Find the process that is the reason for a broken connection.
 
         Returns:
-            What to say, and the status to end with; None where all others seem to be well.
+            Message and exit status; None if all others still send heartbeats.
         """
-        # Three signs that did not come are enough where a connection broke, too. The last one that
-        # did may have been seen a beat after it was given, and a busy machine is late itself.
-        deadline = time.monotonic() + 6 * self.heartbeat
+        # After a broken connection, three missing heartbeats are enough. The last one may have been
+        # read an interval after it was sent, and a busy machine may be late itself.
+        deadline = time.monotonic() + 6 * self.interval
         while time.monotonic() < deadline:
-            found = self._judge(time.monotonic(), 3 * self.heartbeat, grace=0.0)
+            found = self._judge(time.monotonic(), 3 * self.interval, grace=0.0)
             if found is not None:
                 return found
-            time.sleep(self.heartbeat / 10)
+            time.sleep(self.interval / 10)
         return None
 
     def _judge(
@@ -204,8 +204,8 @@ class Lifeline:
         silent = now - self._answered
         if silent > limit:
             return (
-                f"no answer from the place where all processes meet (on {self.hosts[0]}) for "
-                f"{silent:.0f} s, so no sign of any other process"
+                f"no answer from the shared store (on {self.hosts[0]}) for {silent:.0f} s, so no "
+                "heartbeat of any other process"
             ), LOST
         lost = [
             rank
@@ -218,43 +218,43 @@ class Lifeline:
         more = f" and {len(lost) - 8} more" if len(lost) > 8 else ""
         oldest = now - min(self._seen[rank] for rank in lost)
         step = max(self._last[rank].get("step", 0) for rank in lost)
-        return f"no sign of {names}{more} for {oldest:.0f} s, last at step {step}", LOST
+        return f"no heartbeat of {names}{more} for {oldest:.0f} s, last at step {step}", LOST
 
     def _name(self, rank: int) -> str:
         return f"rank {rank} (on {self.hosts[rank]})"
 
     def _end(self, why: str, status: int) -> None:
         self._over.set()
-        last_words(self.folder, self.rank, why)
+        write_failure_note(self.folder, self.rank, why)
         self.end(status)
 
 
-def last_words(folder: Path | None, rank: int, why: str) -> None:
-    """Say on stderr, and in ``<run>/lastwords/rank-N.txt``, why this process ends.
+def write_failure_note(folder: Path | None, rank: int, why: str) -> None:
+    """Write why this process ends to stderr and to ``<run>/lastwords/rank-N.txt``.
 
     Args:
-        folder: The run's directory; None leaves the file out.
-        rank: Number of this process.
+        folder: The run directory; None writes no file.
+        rank: Rank of this process.
         why: The reason.
     """
     line = f"rank {rank} on {socket.gethostname()}: {why}: stopping\n"
     os.write(2, line.encode("utf-8", "backslashreplace"))  # it may name any file
     if folder is None:
         return
-    # The run's directory may be on the very node that is gone.
-    thread = threading.Thread(target=_write_down, args=(folder, rank, line), daemon=True)
+    # The run directory may be on the lost node.
+    thread = threading.Thread(target=_append_note, args=(folder, rank, line), daemon=True)
     thread.start()
     thread.join(GRACE)
 
 
-def _write_down(folder: Path, rank: int, line: str) -> None:
+def _append_note(folder: Path, rank: int, line: str) -> None:
     try:
         path = folder / FOLDER / f"rank-{rank}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {line}")
     except OSError as error:
-        os.write(2, f"the last words could not be written down ({error})\n".encode())
+        os.write(2, f"the note of the failure could not be written ({error})\n".encode())
 
 
 def _key(rank: int) -> str:

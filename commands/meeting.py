@@ -1,4 +1,4 @@
-"""Where processes meet: torch.distributed's key-value store, before and beside the training."""
+"""The shared key-value store of torch.distributed, in which processes exchange facts."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from torch.distributed.rendezvous import rendezvous
 
 from commands.errors import TemporaryError
 
-POLL = 0.5  # seconds between two looks for those who are not there yet
+POLL = 0.5  # seconds between two checks for missing processes
 
 Facts = dict[str, Any]
 
 
 def open_store(rank: int, world: int, address: str, port: int, limit: float) -> Store:
-    """Connect to the store that all processes of the run share.
+    """Connect to the shared store of the run's processes.
 
     Args:
-        rank: Number of this process.
-        world: Number of all processes.
-        address: Host that keeps it, which is that of rank 0.
-        port: Of that host.
-        limit: Seconds to wait for the process that keeps it.
+        rank: Rank of this process.
+        world: Number of processes.
+        address: Host of the store, which is that of rank 0.
+        port: Port of that host.
+        limit: Seconds to wait for the process that holds the store.
 
     Raises:
-        TemporaryError: It cannot be reached.
+        TemporaryError: If the store cannot be reached.
     """
     timeout = timedelta(seconds=limit)
     try:
-        if dist.is_torchelastic_launched():  # then torchrun keeps it
+        if dist.is_torchelastic_launched():  # torchrun holds it
             url = f"env://?rank={rank}&world_size={world}"
             store: Store = next(iter(rendezvous(url, timeout=timeout)))[0]
-            # It may be that of the attempt before, with what was said then.
+            # It may still hold the values of the previous attempt.
             return PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
-        # torch's own store, opened later at the same place, shares the server with this one.
+        # torch's own store, opened later at the same address, shares the server with this one.
         return TCPStore(
             address,
             port,
@@ -53,30 +53,30 @@ def open_store(rank: int, world: int, address: str, port: int, limit: float) -> 
         )
     except dist.DistError as error:
         raise TemporaryError(
-            f"rank {rank} on {socket.gethostname()} could not reach the place where all {world} "
-            f"processes meet, {address}:{port}, within {limit:g} s ({_first_line(error)}): is the "
-            "first node up, and its port open to this one?"
+            f"rank {rank} on {socket.gethostname()} could not reach the shared store of {world} "
+            f"processes, {address}:{port}, within {limit:g} s ({_first_line(error)}): is the first "
+            "node up, and its port open to this one?"
         ) from error
 
 
 def gather(
     store: Store, name: str, rank: int, world: int, facts: Facts, limit: float
 ) -> list[Facts]:
-    """Tell the others what holds here, and hear what holds there.
+    """Exchange facts with all other processes.
 
     Args:
-        store: The store that all processes share.
-        name: What this meeting is about; each name can be used once.
-        rank: Number of this process.
-        world: Number of all processes.
-        facts: Plain values.
+        store: The shared store.
+        name: Name of the meeting; each can be used once.
+        rank: Rank of this process.
+        world: Number of processes.
+        facts: Facts of this process, as plain values.
         limit: Seconds to wait for the others.
 
     Returns:
         The facts of all processes, by rank.
 
     Raises:
-        TemporaryError: Some did not come in time; they are named.
+        TemporaryError: If processes are missing after the limit; they are named.
     """
     keys = [f"{name}/{r}" for r in range(world)]
     host = socket.gethostname()
@@ -89,16 +89,16 @@ def gather(
                 break
             if time.monotonic() > deadline:
                 raise TemporaryError(
-                    f"rank {rank} on {host} waited {limit:g} s for all {world} processes to come "
-                    f"to {name!r}, and there is no sign of {_ranks(missing)}: look at the output "
-                    "of those, or raise run.preflight_minutes if they are only slow"
+                    f"rank {rank} on {host} waited {limit:g} s for all {world} processes at "
+                    f"{name!r}, but {_ranks(missing)} did not answer: look at their output, or "
+                    "raise run.preflight_minutes if they are only slow"
                 )
             time.sleep(POLL)
         return [json.loads(value) for value in store.multi_get(keys)]
     except dist.DistError as error:
         raise TemporaryError(
-            f"rank {rank} on {host} lost the place where all processes meet ({_first_line(error)}):"
-            " the first node's process ended, or the network did"
+            f"rank {rank} on {host} lost the shared store ({_first_line(error)}): the process on "
+            "the first node ended, or the network failed"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Memory between steps."""
+"""Keep freed memory between steps."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _LARGEST = 32 << 20  # bytes; glibc takes no larger threshold for maps
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what tensors give back, for those of the next step.
+    """Make the C library keep the memory of freed tensors for those of the next step.
 
-    By default glibc returns it to the kernel, which clears each page again when it is next used:
-    on a CPU that costs a third of a step of small pictures. Worker processes that are forked
-    inherit it. Without effect where the user has set one of ``MALLOC_TRIM_THRESHOLD_`` and
-    ``MALLOC_MMAP_THRESHOLD_``, and with other C libraries.
+    By default glibc returns it to the kernel, which clears each page when it is used again: on a
+    CPU that costs a third of a step on small images. Forked workers inherit the setting. No effect
+    if the user has set ``MALLOC_TRIM_THRESHOLD_`` or ``MALLOC_MMAP_THRESHOLD_``, or with other C
+    libraries.
     """
     if any(name.startswith("MALLOC_") for name in os.environ):
         return
@@ -23,6 +23,6 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # TypeError: Windows wants a name
         return
-    # Both: either one alone switches glibc's own adaptation off and leaves the other small.
+    # Setting one alone would turn off glibc's adaptation and leave the other small.
     if mallopt(_MMAP_THRESHOLD, _LARGEST):
         mallopt(_TRIM_THRESHOLD, 1 << 30)

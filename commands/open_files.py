@@ -1,21 +1,21 @@
-"""How many files a process may have open: connections to the other processes are some of them."""
+"""Limit of open files of a process, which include its connections to other processes."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-MOST = 1 << 16  # nothing here needs more, also where the system has no limit
-# For each process of a run: its connections to the store (ours, torch's, a new one in the place of
-# a broken one), where rank 0 keeps it; gloo's to every other process; and as many again in reserve.
+MOST = 1 << 16  # nothing here needs more, even if the system has no limit
+# For each process of a run: its connections to the store of rank 0 (ours, torch's, and one that
+# replaces a broken one), gloo's to every other process, and as many again in reserve.
 FOR_EACH = 6
 
 
 def raise_limit() -> None:
-    """Let this process, and those that it starts, have as many files open as the system allows.
+    """Raise the limit of open files, for this process and its children, to the system's maximum.
 
-    Systems begin with a low limit, 1,024 mostly, for the sake of programs that cannot do with
-    more, and let each process raise it. Never lowers it.
+    Systems start with a low limit, mostly 1,024, for old programs that cannot handle more, and let
+    each process raise it. The limit is never lowered.
     """
     try:
         import resource
@@ -24,16 +24,16 @@ def raise_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (raised(soft, hard), hard))
-    except (OSError, ValueError):  # macOS has a lower limit that it does not tell
+    except (OSError, ValueError):  # macOS has a lower limit that it does not report
         return
 
 
 def raised(soft: int, hard: int) -> int:
-    """What ``raise_limit`` makes of a limit.
+    """Return the limit that ``raise_limit`` sets.
 
     Args:
-        soft: What holds; negative for no limit.
-        hard: What it may be raised to; negative for no limit.
+        soft: The present limit; negative for no limit.
+        hard: The maximum; negative for no limit.
     """
     if soft < 0:
         return soft
@@ -41,10 +41,10 @@ def raised(soft: int, hard: int) -> int:
 
 
 def too_few(world: int) -> str:
-    """Why the processes of a run could not all be connected; empty if they can.
+    """Return why the limit is too low to connect all processes; empty if it is not.
 
     Args:
-        world: Number of them.
+        world: Number of processes.
     """
     import resource
 
@@ -52,25 +52,25 @@ def too_few(world: int) -> str:
     if not 0 <= soft < FOR_EACH * world:
         return ""
     return (
-        f"a process may have {soft} files open here, and {world} processes take up to "
-        f"{FOR_EACH * world} for their connections: have the limit raised (ulimit -Hn says it; "
+        f"a process may have {soft} files open here, but {world} processes need up to "
+        f"{FOR_EACH * world} for their connections: raise the hard limit (ulimit -Hn prints it; "
         "LimitNOFILE of systemd, --ulimit nofile of docker), or use fewer processes"
     )
 
 
 def too_few_for_torchrun(world: int) -> str:
-    """The same of the process that started this one, whose limit is not raised here."""
+    """Return the same about torchrun, the parent process, whose limit is not raised here."""
     if not sys.platform.startswith("linux"):
         return ""
     import resource
 
     try:
         soft, _ = resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE)
-    except OSError:  # it is another user's
+    except OSError:  # a process of another user
         return ""
     if not 0 <= soft < FOR_EACH * world:
         return ""
     return (
-        f"torchrun, which keeps the place where all {world} processes meet, may have {soft} files "
-        f"open: if they cannot meet, give `ulimit -n {FOR_EACH * world}` before it"
+        f"torchrun, which holds the store of all {world} processes, may have {soft} files open: if "
+        f"they cannot connect, run `ulimit -n {FOR_EACH * world}` before it"
     )

@@ -1,4 +1,4 @@
-"""What is printed: our own messages, and not what the libraries say without need."""
+"""Logging and warnings: our own messages, without needless ones of the libraries."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import warnings
 from commands.world import claimed
 
 OWN = ("commands", "lightning_modules", "datamodules", "degradations", "callbacks", "files")
-# Warnings of the libraries that do not apply here, and why.
+# Warnings of the libraries that do not apply here, and the reason.
 QUIET = (
     (".*does not have many workers.*", "data.init_args.workers is set on purpose"),
     (
         ".*ended before the epoch ended and your dataloader is not resumable.*",
-        "the plan resumes exactly",
+        "the sample order resumes exactly",
     ),
-    (".*Checkpoint directory .* exists and is not empty.*", "that is how a run is continued"),
+    (".*Checkpoint directory .* exists and is not empty.*", "that is how a run is resumed"),
     (".*LightningCLI's args parameter is intended to run from within Python.*", "tests do"),
     (
         ".*Trying to infer the `batch_size` from an ambiguous collection.*",
         "nothing here is weighted by it",
     ),
     (".*It is recommended to use .self.log.*sync_dist=True.*", "metrics are gathered before"),
-    (".*predict returned None if it was on purpose.*", "a picture that could not be read"),
-    (".*Total length of .* across ranks is zero.*", "no validation pictures were asked for"),
-    (".*custom batch sampler .* for prediction.*", "ours gives every picture once"),
-    (".*will create .* worker processes in total.*", "`throughput` measures how many are worth it"),
+    (".*predict returned None if it was on purpose.*", "an unreadable image"),
+    (".*Total length of .* across ranks is zero.*", "no validation images are configured"),
+    (".*custom batch sampler .* for prediction.*", "ours yields every image once"),
+    (".*will create .* worker processes in total.*", "`throughput` measures the workers"),
     (".*LeafSpec.* is deprecated.*", "Lightning's own"),
     (".*smaller than the logging interval.*", "steps are logged across epochs"),
-    (r".*module\(s\) in eval mode at the start of training.*", "frozen parts stay in it"),
+    (r".*module\(s\) in eval mode at the start of training.*", "frozen parts stay in eval mode"),
     (".*instantiate_classes.* was deprecated.*", "Lightning's own"),
     (".*`local_dir_use_symlinks` argument is deprecated.*", "diffusers' own"),
 )

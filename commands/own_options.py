@@ -1,4 +1,4 @@
-"""What of a trainer a method does itself, or cannot do."""
+"""Trainer options that a method replaces with its own, or does not support."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from callbacks.evaluation import all_callbacks
 from commands.errors import ConfigurationError
 from lightning_modules.image_model import ImageModel
 
-# By the trainer's name for it: the method's own, and the value that says nothing.
+# The trainer's option: the method's own, and the trainer's default.
 OWN = {"gradient_clip_val": ("clip", None), "accumulate_grad_batches": ("accumulate", 1)}
 
 
 def check_own_options(model: ImageModel, trainer: Trainer) -> None:
-    """See that what the method does itself, or lacks, is not asked of the trainer.
+    """Raise for trainer options that the method replaces or does not support.
 
     Args:
-        model: As configured.
-        trainer: As configured.
+        model: The model.
+        trainer: The trainer.
 
     Raises:
-        ConfigurationError: It is; the message names the method's own option.
+        ConfigurationError: If such an option is set; the message names the method's own.
     """
     name = type(model).__name__
     if not hasattr(model, "backbone") and any(
@@ -29,14 +29,14 @@ def check_own_options(model: ImageModel, trainer: Trainer) -> None:
     ):
         raise ConfigurationError(
             f"trainer.callbacks has a BackboneFinetuning, but {name} has no attribute backbone "
-            "that it could freeze: leave it out"
+            "that it could freeze: remove it"
         )
     if model.automatic_optimization:
         return
-    for flag, (own, nothing) in OWN.items():
+    for flag, (own, default) in OWN.items():
         value = getattr(trainer, flag)
-        if value not in (nothing, 0) and hasattr(model, own):
+        if value not in (default, 0) and hasattr(model, own):
             raise ConfigurationError(
                 f"trainer.{flag} is {value}, and {name} steps its two optimisers "
-                f"itself: set model.init_args.{own} instead, and leave trainer.{flag} out"
+                f"itself: set model.init_args.{own} instead, and remove trainer.{flag}"
             )

@@ -1,4 +1,4 @@
-"""The parser: errors in one sentence, and one place for each value."""
+"""The parser: errors in one sentence, and one key for each value."""
 
 from __future__ import annotations
 
@@ -6,18 +6,27 @@ import importlib
 import inspect
 import os
 import pathlib
+import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from argparse import Action
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
-from jsonargparse._typehints import ActionTypeHint
 from jsonargparse.typing import Path
-from lightning.pytorch.cli import LightningArgumentParser
 
-from commands.errors import NO_FILE, ConfigurationError, readable
+from commands.errors import ConfigurationError, readable
+from commands.jsonargparse_internals import (
+    HookedParser,
+    arguments_of,
+    expects_class,
+    expects_mapping,
+    hint_of,
+    intercept_typed_values,
+    keep_final_text,
+)
 from commands.layers import ConfigFile, replace_typed
 from commands.saved_config import is_mere_default
 from files import paths
@@ -28,9 +37,9 @@ from files.yaml_loader import (
     strict_loader,
 )
 
-MOST_SEED = 2**32 - 1  # that NumPy takes
+MOST_SEED = 2**32 - 1  # of NumPy
 MOST_LISTED = 12  # classes named in the help of one argument
-# What is set in one place, by target; nothing else is linked.
+# Source of each linked key.
 LINKS = {
     "model.init_args.scale": "data.init_args.scale",
     "degradation.init_args.scale": "data.init_args.scale",
@@ -39,66 +48,37 @@ LINKS = {
 GROUPS = ("trainer", "run", "tiling", "checkpoint", "writer", "encode", "export")
 DESCRIPTIONS = {
     "fit": "Train a model; the same command again continues the run.",
-    "validate": "Measure the run's best weights on the validation pictures.",
-    "test": "Measure the run's best weights on the test pictures.",
-    "predict": "Enlarge a folder of pictures with the run's best weights.",
-    "check": "Do all that fit does up to its first step, on all processes, and say what was found.",
-    "throughput": "Measure what each part of a batch costs, and say what would make fit quicker.",
-    "encode": "Write latents of the training pictures into shards, so that fit need not encode.",
+    "validate": "Measure the run's best weights on the validation images.",
+    "test": "Measure the run's best weights on the test images.",
+    "predict": "Enlarge a folder of images with the run's best weights.",
+    "check": "Do what fit does up to its first step, on all processes, and print a summary.",
+    "throughput": "Measure the seconds of each part of a batch, and name the largest.",
+    "encode": "Write latents of the training images into shards, so that fit need not encode.",
     "export": "Write a run's best weights for other programs: export RUN, or export --config ...",
-    "doctor": "Say what of this machine works and what does not, a line each, with the mend.",
+    "doctor": "Report what works on this machine and what does not, one line each, with the fix.",
 }
 
 
 def parser_settings() -> dict[str, Any]:
-    """Arguments of the parser and, by command, of those of the commands."""
-    what = "Enlarger: train, compare and run image super-resolution methods."
+    """Return the arguments of the parser and, by command, of the command parsers."""
+    description = "Enlarger: train, compare and run image super-resolution methods."
     each = {n: {"description": t, "allow_abbrev": False} for n, t in DESCRIPTIONS.items()}
-    return {"description": what, "allow_abbrev": False, **each}
+    return {"description": description, "allow_abbrev": False, **each}
 
 
-def _shorten_help() -> None:
-    # The library lists every class that an argument may be: for a network, all of torch.nn.
-    whole = ActionTypeHint.extra_help
-
-    def extra_help(self: ActionTypeHint) -> str:
-        known: str = whole(self)  # type: ignore[no-untyped-call]
-        return known if known.count(",") <= MOST_LISTED else ", any subclass by its class path"
-
-    ActionTypeHint.extra_help = extra_help  # type: ignore[method-assign]
-
-
-def _replace_by_files() -> None:
-    # The library merges a file into what was there: arguments of an experiment's model or metrics
-    # would be left among those of the file that is to stand in their place.
-    whole = ActionTypeHint.__call__
-
-    def call(self: ActionTypeHint, *args: Any, **kwargs: Any) -> Any:
-        if len(args) == 4:  # parser, namespace, value, option
-            _, config, value, option = args
-            named = isinstance(value, str) and value.endswith(paths.CONFIGURATIONS)
-            if named and option in self.option_strings and self.dest in config:
-                del config[self.dest]
-            elif isinstance(option, str):
-                replace_typed(config, option)
-        return whole(self, *args, **kwargs)  # type: ignore[no-untyped-call]
-
-    ActionTypeHint.__call__ = call  # type: ignore[method-assign]
-
-
-def _name_what_is_no_text() -> None:
-    # Some editors write other encodings, and the library does not name the file it cannot read.
-    # It also reads in the machine's own encoding, in which a sound file may be no text.
+def _read_configurations_as_utf8() -> None:
+    # Some editors write other encodings, and the library does not name a file that it cannot read.
+    # It also reads in the machine's own encoding.
     whole = Path.read_text
 
     def read_text(self: Path) -> str:
         try:
-            if os.path.isfile(self.absolute):  # no address, and not what is typed
+            if os.path.isfile(self.absolute):  # neither a URL nor standard input
                 return paths.read_text(self.absolute)
             text: str = whole(self)
         except UnicodeDecodeError as error:
             raise ConfigurationError(
-                f"{self} is no text in UTF-8: let your editor save it in that encoding"
+                f"{self} is not UTF-8 text: save it in that encoding"
             ) from error
         return text
 
@@ -106,45 +86,51 @@ def _name_what_is_no_text() -> None:
 
 
 class Typed(str):
-    """Text from the command line that has to reach the argument it is for as it was typed.
+    """Text from the command line that must reach its argument as typed.
 
-    The library reads text as YAML before it looks for the argument of a nested class, but no
+    The library reads a ``str`` as YAML before it finds the argument of a nested class, but not a
     subclass of ``str``.
     """
 
     __slots__ = ()
 
 
-def _take_text_as_it_is() -> None:
-    # The library reads each value that is typed as YAML, whatever it is for: a folder `#2` would be
-    # a comment, `- dash` a list, `Trip: Rome.png` a mapping. And it imports `a` for an image a.png.
-    whole, made = ActionTypeHint.__call__, ActionTypeHint.instantiate_classes
-
-    def instantiate_classes(self: ActionTypeHint, value: Any) -> Any:
-        text = isinstance(value, str) and _is_final(self, value)
-        return value if text else made(self, value)  # type: ignore[no-untyped-call]
-
-    def call(self: ActionTypeHint, *args: Any, **kwargs: Any) -> Any:
-        if len(args) != 4 or not isinstance(args[0], Parser) or not isinstance(args[2], str):
-            return whole(self, *args, **kwargs)  # type: ignore[no-untyped-call]
-        parser, config, value, option = args
+def _take_typed_value(
+    action: Action,
+    parser: Any,
+    config: Namespace,
+    value: Any,
+    option: str | None,
+    proceed: Callable[[Any], None],
+) -> None:
+    """Keep text as typed, and let files and containers replace what was set before."""
+    if isinstance(parser, Parser) and isinstance(value, str) and isinstance(option, str):
         _refuse_other_encoding(option, value)
-        if option in self.option_strings:
-            _refuse_file(self, value)
-            names = _names(self, value)
-            if names is not None or _is_text(self, value):
-                config.update(str(value) if names is None else names, self.dest)
-                return None
-        if option.endswith("+") and (names := _names(self, value)) is not None:
-            return whole(self, parser, config, names, option, **kwargs)  # type: ignore[no-untyped-call]
-        if _reaches_in(self, option, value):
-            whole(self, parser, config, Typed(value), option, **kwargs)  # type: ignore[no-untyped-call]
-            config.update(_plain(config[self.dest]), self.dest)
-            return None
-        return whole(self, *args, **kwargs)  # type: ignore[no-untyped-call]
+        names = _names(action, value)
+        if option in action.option_strings:
+            _refuse_file(action, value)
+            if names is not None or _is_text(action, value):
+                config.update(str(value) if names is None else names, action.dest)
+                return
+        if option.endswith("+") and names is not None:
+            value = names
+        elif _reaches_in(action, option, value):
+            _replace(action, config, value, option)
+            proceed(Typed(value))
+            config.update(_plain(config[action.dest]), action.dest)
+            return
+    _replace(action, config, value, option)
+    proceed(value)
 
-    ActionTypeHint.__call__ = call  # type: ignore[method-assign]
-    ActionTypeHint.instantiate_classes = instantiate_classes  # type: ignore[method-assign]
+
+def _replace(action: Action, config: Namespace, value: Any, option: str | None) -> None:
+    # The library would merge a file into earlier values: arguments of an experiment's model or
+    # metrics would stay among those of the file that replaces them.
+    is_file = isinstance(value, str) and value.endswith(paths.CONFIGURATIONS)
+    if is_file and option in action.option_strings and action.dest in config:
+        del config[action.dest]
+    elif isinstance(option, str):
+        replace_typed(config, option)
 
 
 def _refuse_other_encoding(option: str, value: str) -> None:
@@ -152,35 +138,33 @@ def _refuse_other_encoding(option: str, value: str) -> None:
         value.encode()
     except UnicodeError as error:
         raise ConfigurationError(
-            f"{option.lstrip('-')} is {os.fsencode(value)!r}, which is not UTF-8, and YAML can "
-            "hold nothing else: rename it, or name the folder above it or a pattern"
+            f"{option.lstrip('-')} is {os.fsencode(value)!r}, which is not UTF-8, as YAML "
+            "requires: rename it, or name the folder above it or a pattern"
         ) from error
 
 
-def _refuse_file(action: ActionTypeHint, value: str) -> None:
-    # For a class, `a.jpg` would be the class `jpg` of a module `a`, which would be imported.
-    is_class: Any = ActionTypeHint.is_subclass_typehint
-    of_class = is_class(action._typehint, all_subtypes=False)
+def _refuse_file(action: Action, value: str) -> None:
+    # `a.jpg` would import a module `a` for its class `jpg`.
+    of_class = expects_class(action)
     other = os.path.isfile(value) and not is_configuration(value)
-    if of_class and other and not _takes_text(action._typehint):
+    if of_class and other and not _takes_text(hint_of(action)):
         raise TypeError(f'Parser key "{action.dest}": {value!r} {NO_CONFIGURATION}')
 
 
-def _reaches_in(action: ActionTypeHint, option: str, value: str) -> bool:
-    # Whether an argument further in is to decide what the value means; or a list it is added to.
+def _reaches_in(action: Action, option: str, value: str) -> bool:
+    # Whether a nested argument, or the list that it is added to, decides how the value is read.
     name = next((o for o in action.option_strings if option.startswith(f"{o}.")), None)
     if name is None:
         return option.endswith("+") and _is_text(action, value)
-    is_mapping: Any = ActionTypeHint.is_mapping_typehint
-    if is_mapping(action._typehint):
+    if expects_mapping(action):
         return "." in option[len(name) + 1 :] or _is_no_yaml(value)
     return True
 
 
-def _names(action: ActionTypeHint, value: str) -> list[str] | None:
-    # The items of a list of text, `[2024, a.png]`, as they are typed; None for anything else.
-    kinds = typing.get_args(action._typehint) or (action._typehint,)
-    if list[str] not in (action._typehint, *kinds) or os.path.lexists(value):
+def _names(action: Action, value: str) -> list[str] | None:
+    # The items of a list of text, `[2024, a.png]`, as typed; None for anything else.
+    kinds = typing.get_args(hint_of(action)) or (hint_of(action),)
+    if list[str] not in (hint_of(action), *kinds) or os.path.lexists(value):
         return None
     stripped = value.strip()
     if stripped[:1] + stripped[-1:] != "[]":
@@ -192,42 +176,43 @@ def _names(action: ActionTypeHint, value: str) -> list[str] | None:
     return names if all(isinstance(name, str) for name in names) else None
 
 
-def _is_text(action: ActionTypeHint, value: str) -> bool:
-    # Whether what is typed for an argument is the text itself, and neither YAML nor a class.
-    return _takes_text(action._typehint) and _is_no_yaml(value)
+def _is_text(action: Action, value: str) -> bool:
+    # Whether the value typed for an argument is plain text, and neither YAML nor a class.
+    return _takes_text(hint_of(action)) and _is_no_yaml(value)
 
 
-def _is_final(action: ActionTypeHint, value: str) -> bool:
-    # Whether text of a file, which was read as YAML, is not to be read as YAML once more ("null" in
-    # quotes would be null), and not tried as the path of a class.
-    if not _takes_text(action._typehint) or is_configuration(value):
+def _is_final(action: Action, value: str) -> bool:
+    # Whether text of a file, which was read as YAML, must not be read as YAML again ("null" in
+    # quotes would be null), or be tried as the path of a class.
+    if not _takes_text(hint_of(action)) or is_configuration(value):
         return False
     means = _meaning(value)
-    there = _is_path(value)
-    return there if isinstance(means, str) else not isinstance(means, bool | int | float)
+    if isinstance(means, str):
+        return _is_path(value)
+    return not isinstance(means, bool | int | float)
 
 
 def _is_no_yaml(value: str) -> bool:
     if is_configuration(value):
         return False
-    there = _is_path(value)
+    is_path = _is_path(value)
     means = _meaning(value)
-    if isinstance(means, bool | int | float) or (isinstance(means, str) and not there):
+    if isinstance(means, bool | int | float) or (isinstance(means, str) and not is_path):
         return False  # the type of the argument decides
     stripped = value.strip()
     inline = stripped[:1] + stripped[-1:] in ("[]", "{}") or stripped.startswith("class_path:")
-    return there or not (inline or stripped == "null")
+    return is_path or not (inline or stripped == "null")
 
 
 def _is_path(value: str) -> bool:
-    # An image, too, if it is missing: no class has such a name.
+    # Also a missing image: no class has such a name.
     return os.path.lexists(value) or paths.is_image(pathlib.PurePath(value))
 
 
 def _meaning(value: str) -> Any:
     try:
-        return yaml.load(str(value), strict_loader())  # in C, it takes no subclass of str
-    except (yaml.YAMLError, UnicodeError):  # the second: a name that is no UTF-8
+        return yaml.load(str(value), strict_loader())  # libyaml takes no subclass of str
+    except (yaml.YAMLError, UnicodeError):  # UnicodeError: a name that is not UTF-8
         return None
 
 
@@ -250,22 +235,20 @@ def _plain(value: Any) -> Any:
     return value
 
 
-_shorten_help()
-_replace_by_files()
-_take_text_as_it_is()
-_name_what_is_no_text()
+intercept_typed_values(_take_typed_value)
+keep_final_text(lambda action, value: _is_final(action, value))
+_read_configurations_as_utf8()
 open_configurations_alone()
 strict_loader()
 
 
-class Parser(LightningArgumentParser):
+class Parser(HookedParser):
     """The parser, with errors in one sentence and no silent loss of a value.
 
     Args:
-        args: As of the library's.
-        allow_abbrev: Whether the beginning of an option is enough. Parsers of nested types, which
-            the library makes without saying so, refuse it by this default.
-        kwargs: As of the library's.
+        args: Arguments of the library's parser.
+        allow_abbrev: Whether options may be abbreviated. Parsers of nested types get this default.
+        kwargs: Arguments of the library's parser.
     """
 
     typed: Sequence[str] = ()  # the command line, for messages
@@ -274,95 +257,88 @@ class Parser(LightningArgumentParser):
         super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
-        """As the library's; a later configuration file replaces by our rule."""
+        """Add an argument; a later configuration file replaces by the rule of ``layers.py``."""
         if kwargs.get("action") is ActionConfigFile:
             kwargs["action"] = ConfigFile
         return super().add_argument(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise a readable error; parsers of nested types keep theirs, which may be caught."""
+        """Raise a readable error; the library may catch those of nested parsers."""
         if not self.exit_on_error:
             super().error(message, ex)
         raise ConfigurationError(readable(message, _keys(self), self.typed)) from ex
 
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
-        """As the library's, which takes null for what is not set, and lets it by.
+        """Validate a configuration; the library would accept null for any argument.
 
         Raises:
-            TypeError: A value does not fit its type, null among them.
+            TypeError: If a value does not fit its type.
         """
         super().validate(namespace, *args, **kwargs)
-        for action in self._actions:
-            key = action.dest
-            # Without a default it may be the target of a link, or be told of as missing.
-            set_to = isinstance(action, ActionTypeHint) and action.default is not None
-            if set_to and not action.required and namespace.get(key, "absent") is None:
-                self._check_value_key(action, None, key, namespace)
+        for action in arguments_of(self):
+            # Without a default it may be the target of a link, or is reported as missing.
+            set_to = hint_of(action) is not None and action.default is not None
+            if set_to and not action.required and namespace.get(action.dest, "absent") is None:
+                self.check_type(action, None, namespace)
 
-    def _check_value_key(self, action: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(action, ActionTypeHint) and isinstance(value, str):
-            typed = isinstance(value, Typed)  # and has reached the argument that it is for
+    def check_value(
+        self, action: Action, value: Any, append: bool, check: Callable[[Any], Any]
+    ) -> Any:
+        """Check a value; typed text is not read as YAML, and no file but configurations opened."""
+        if hint_of(action) is not None and isinstance(value, str):
+            typed = isinstance(value, Typed)  # and has reached its argument
             names = _names(action, value) if typed else None
             if names is not None:
-                whole = super()._check_value_key(action, names, *args, **kwargs)
-                return whole if kwargs.get("append") else names
+                checked = check(names)
+                return checked if append else names
             if (_is_text if typed else _is_final)(action, value):
-                if not kwargs.get("append"):
-                    return str(value)
-                whole = super()._check_value_key(action, Typed(value), *args, **kwargs)
-                return _plain(whole)
+                return _plain(check(Typed(value))) if append else str(value)
             _refuse_file(action, value)
-        if isinstance(value, Typed):
-            value = str(value)
-        return super()._check_value_key(action, value, *args, **kwargs)
+        return check(str(value) if isinstance(value, Typed) else value)
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """Return the help, without lists of every class: for a network, all of torch.nn."""
+        return re.sub(
+            r"known subclasses:\s+([\w.]+(?:,\s+[\w.]+)*)", _shorten, super().format_help()
+        )
 
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
-        """As the library's, without defaults that no text stands for, such as a device."""
+        """Dump a configuration without defaults that have no text form, such as a device."""
         namespace = namespace.clone()
-        for action in self._actions:
-            key = action.dest
-            hint = getattr(action, "_typehint", None)
+        for action in arguments_of(self):
+            key, hint = action.dest, hint_of(action)
             if key in namespace and is_mere_default(namespace[key], action.default, hint):
                 namespace.pop(key)
         text: str = super().dump(namespace, *args, **kwargs)
         return text
 
-    def _load_config_parser_mode(
-        self, content: str, path: Any = "", *args: Any, **kwargs: Any
-    ) -> Namespace:
-        try:
-            result: Namespace = super()._load_config_parser_mode(content, path, *args, **kwargs)
-        except TypeError as error:  # the library knows the file, but does not say which it is
-            if not path or NO_FILE not in str(error):
-                raise
-            raise TypeError(str(error).replace(NO_FILE, f'"{path}"')) from error
-        return result
+    def check_config(self, config: Namespace) -> None:
+        """Check what the library would accept silently, such as a value for a linked key."""
+        commands = (config[name] for name in DESCRIPTIONS if name in config)
+        for part in (config, *(found for found in commands if isinstance(found, Namespace))):
+            _check_groups(part)
+            _check_seed(part)
+            _check_links(part)
 
-    def _parse_common(self, cfg: Namespace, *args: Any, **kwargs: Any) -> Namespace:
-        # The library overwrites the target of a link without a word; whoever set it should hear of
-        # it.
-        for subcommand in (
-            cfg,
-            *(cfg[name] for name in DESCRIPTIONS if isinstance(cfg.get(name), Namespace)),
-        ):
-            _check_groups(subcommand)
-            _check_seed(subcommand)
-            _check_links(subcommand)
-        result: Namespace = super()._parse_common(cfg, *args, **kwargs)
-        return result
+
+_SUBCLASSES = r"known subclasses:\s+([\w.]+(?:,\s+[\w.]+)*)"
+
+
+def _shorten(match: re.Match[str]) -> str:
+    return match[0] if match[1].count(",") < MOST_LISTED else "any subclass by its class path"
 
 
 def _check_groups(config: Namespace) -> None:
-    # Of a group whose keys are all commented out, nothing would be left, not even the defaults.
+    # A group whose keys are all commented out would lose even its defaults.
     for group in GROUPS:
         if group in config and config[group] is None:
             raise ConfigurationError(
-                f"{group} is empty: set a key below it, or leave the line {group}: out"
+                f"{group} is empty: set a key below it, or remove the line {group}:"
             )
 
 
 def _check_seed(config: Namespace) -> None:
-    # The library refuses it, too, and does not say which key it is.
+    # The library refuses it, too, but does not name the key.
     seed = config.get("seed_everything")
     if isinstance(seed, int) and not 0 <= seed <= MOST_SEED:
         raise ConfigurationError(f"seed_everything is {seed}; expected 0 to {MOST_SEED}")
@@ -377,8 +353,8 @@ def _check_links(config: Namespace) -> None:
             continue
         is_now = "" if right is None else f" (it is {right})"
         raise ConfigurationError(
-            f"{target} is set to {value}, but it has one source: set {source} instead{is_now}, "
-            f"and leave {target} out"
+            f"{target} is set to {value}, but follows from {source}: set {source} instead{is_now}, "
+            f"and remove {target}"
         )
 
 
@@ -393,8 +369,8 @@ def _default(config: Namespace, key: str) -> Any:
     return None if default is inspect.Parameter.empty else default
 
 
-def _keys(parser: LightningArgumentParser) -> Iterator[str]:
-    for action in parser._actions:
+def _keys(parser: Any) -> Iterator[str]:
+    for action in arguments_of(parser):
         if action.dest and action.dest != "help":
             yield action.dest
         if isinstance(action.choices, dict):  # the subcommands

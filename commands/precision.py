@@ -1,4 +1,4 @@
-"""A precision that a method cannot compute in: torch's words on it with the key and the mend."""
+"""Explain torch's errors of mixed number types by ``trainer.precision``."""
 
 from __future__ import annotations
 
@@ -10,43 +10,42 @@ from lightning.pytorch import LightningModule, Trainer
 
 from commands.errors import ConfigurationError
 
-# By the precisions in which all weights are converted, what to take instead, and torch's words for
-# the type.
+# For precisions that convert all weights: the alternative, and the type in torch's messages.
 INSTEAD = {"bf16-true": "bf16-mixed", "16-true": "16-mixed", "64-true": "32"}
 TYPES = {"bf16-true": r"BFloat16", "16-true": r"\bHalf|float16", "64-true": r"[Dd]ouble|float64"}
-# What torch says of an operation on numbers of two types, or of one that it has not.
+# torch's messages for operations on two number types, and for missing operations.
 _MIXED = re.compile(
     r"type .* should be the same|same dtype|scalar types?\b|dtypes? match|not implemented for '"
 )
 
 
 @contextmanager
-def telling_of_precision(trainer: Trainer, model: LightningModule) -> Iterator[None]:
-    """Have an error of two types of numbers name ``trainer.precision``, where that is its cause.
+def explained_precision(trainer: Trainer, model: LightningModule) -> Iterator[None]:
+    """Make errors of mixed number types name ``trainer.precision``, if that is the cause.
 
-    Images are float32, and so is what a method computes from them: with weights of another type
-    some methods convert them, as NSARM does, and others do not. Which can depends on their parts,
-    a user's network among them, so it is found by the first step and not known beforehand.
+    Images are float32. With weights of another type some methods convert them, as NSARM does, and
+    others do not. It depends on their parts, which may be a user's network, so only the first step
+    shows it.
 
     Args:
-        trainer: About to run.
-        model: What it runs.
+        trainer: The trainer, before it runs.
+        model: The model that it runs.
 
     Raises:
-        ConfigurationError: The method cannot compute in that precision.
+        ConfigurationError: If the method cannot compute in that precision.
     """
     try:
         yield
     except RuntimeError as error:
         precision = str(trainer.precision)
-        said = str(error)
+        text = str(error)
         if (
             precision not in INSTEAD
-            or not _MIXED.search(said)
-            or not re.search(TYPES[precision], said)
+            or not _MIXED.search(text)
+            or not re.search(TYPES[precision], text)
         ):
-            raise  # of other types, or of something else: it would be there in any precision
+            raise  # not about this precision
         raise ConfigurationError(
             f"trainer.precision is {precision}, in which {type(model).__name__} with these parts "
-            f"cannot compute ({' '.join(said.split())}): set it to {INSTEAD[precision]}"
+            f"cannot compute ({' '.join(text.split())}): set it to {INSTEAD[precision]}"
         ) from error

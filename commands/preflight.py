@@ -1,7 +1,7 @@
-"""What must be the same on all processes before the first step, and how a difference is told.
+"""Facts that must be equal on all processes before the first step, and messages on differences.
 
-A difference would otherwise show as a hang (one process has fewer batches), as an error hours
-later, or not at all (one node has older code).
+A difference would otherwise cause a hang (one process has fewer batches), an error hours later, or
+no error at all (one node has older code).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ CODE = (
     *("main.py", "commands", "lightning_modules", "datamodules", "callbacks", "degradations"),
     "files",
 )
-# Those whose version changes weights, pixels or the order of samples.
+# Libraries whose version changes weights, pixels or the order of samples.
 LIBRARIES = (
     *("torch", "lightning", "numpy", "webdataset", "kornia", "torchvision"),
     *("pillow", "simplejpeg", "opencv-python-headless", "albumentations", "diffusers"),
 )
-# What a fact is called in a message, and what to do about a difference.
+# Name of each fact in messages, and the fix of a difference.
 NAMES = {
     "config": ("the configuration", "start all of them with the same command and files"),
     "code": ("Enlarger's code", "check out the same commit, without changes, on all nodes"),
@@ -37,19 +37,19 @@ NAMES = {
     "python": ("Python", "install the same version on all nodes"),
     "libraries": ("the versions of libraries", "install constraints.txt on all nodes"),
     "world": ("the number of processes", "start the same number on each node"),
-    "resume": ("the checkpoint", "the run's directory must be on a disk that all nodes share"),
-    "data": ("the training pictures", "all nodes must see the same files"),
+    "resume": ("the checkpoint", "the run directory must be on a disk shared by all nodes"),
+    "data": ("the training images", "all nodes must see the same files"),
 }
 PRIVATE = ("host", "refusal", "place")  # not compared
 MEGABYTE = 2**20
 
 
 def start_facts(config: dict[str, Any], world: int) -> Facts:
-    """What must be the same before anything is built.
+    """Return the facts that must be equal before anything is built.
 
     Args:
         config: The whole configuration.
-        world: Number of processes as this one was told.
+        world: Number of processes, as known to this one.
     """
     return {
         "world": world,
@@ -62,7 +62,7 @@ def start_facts(config: dict[str, Any], world: int) -> Facts:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the libraries that matter for a result."""
+    """Return the installed versions of the libraries that affect results."""
     found = {}
     for name in LIBRARIES:
         try:
@@ -73,10 +73,10 @@ def versions() -> dict[str, str]:
 
 
 def differences(everyone: list[Facts]) -> list[str]:
-    """Sentences that name each process that differs from rank 0, or that refuses to start.
+    """Return a sentence for each process that differs from rank 0, or refuses to start.
 
     Args:
-        everyone: Facts of all processes, by rank; ``host`` is in each of them.
+        everyone: Facts of all processes, by rank, each with ``host``.
     """
     found = []
     first = everyone[0]
@@ -87,19 +87,19 @@ def differences(everyone: list[Facts]) -> list[str]:
         for key in sorted((first.keys() | facts.keys()) - set(PRIVATE)):
             there, here = first.get(key), facts.get(key)
             if there != here:
-                what, mend = NAMES.get(key, (key, "make them the same"))
-                told = _told(here, there, first["host"])
-                found.append(f"{who} differs in {what}: {told}; {mend}")
+                what, fix = NAMES.get(key, (key, "make them the same"))
+                text = _difference(here, there, first["host"])
+                found.append(f"{who} differs in {what}: {text}; {fix}")
     return found
 
 
 def room(folder: Path, size: int, kept: int) -> str | None:
-    """Why checkpoints would not fit onto the disk, or None.
+    """Return why checkpoints would not fit on the disk, or None.
 
     Args:
-        folder: Where they go; it need not exist.
-        size: Bytes of one of them.
-        kept: How many more are going to be there, the one being written included.
+        folder: Folder of the checkpoints; it need not exist.
+        size: Size of a checkpoint in bytes.
+        kept: Number of further checkpoints, including the one being written.
     """
     place = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(place).free
@@ -107,7 +107,7 @@ def room(folder: Path, size: int, kept: int) -> str | None:
         return None
     return (
         f"{folder} has {free / MEGABYTE:.0f} MB left; a checkpoint takes about "
-        f"{size / MEGABYTE:.0f} MB, and {kept} of them are to come: make room, or lower "
+        f"{size / MEGABYTE:.0f} MB, and {kept} more will be written: free space, or lower "
         "checkpoint.keep_last and checkpoint.keep_best"
     )
 
@@ -115,7 +115,7 @@ def room(folder: Path, size: int, kept: int) -> str | None:
 # ------------------------------------------------------------------------------------------- parts
 
 
-def _told(here: Any, there: Any, host: str) -> str:
+def _difference(here: Any, there: Any, host: str) -> str:
     if isinstance(here, dict) and isinstance(there, dict):
         keys = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
         parts = [

@@ -1,4 +1,4 @@
-"""One command from its words to its status: what is printed of an error, and how processes end."""
+"""Run one command: print its error as one sentence, and end with its status."""
 
 from __future__ import annotations
 
@@ -25,15 +25,14 @@ log = logging.getLogger(__name__)
 
 
 def run(args: list[str]) -> None:
-    """Run one command; an error of the configuration is printed as one sentence.
+    """Run one command; print a configuration error as one sentence.
 
     Args:
-        args: Arguments as typed after ``main.py``; ``--debug`` anywhere shows the whole traceback
-            of an error.
+        args: Arguments as typed after ``main.py``; ``--debug`` shows the traceback of any error.
 
     Raises:
-        SystemExit: With status 2 after an error of the configuration, 75 where another process is
-            gone or trains the same run, 128 and the signal's number after a signal.
+        SystemExit: With status 2 after a configuration error, 75 if another process is lost or
+            trains the same run, 128 plus the signal's number after a signal.
     """
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
@@ -43,13 +42,13 @@ def run(args: list[str]) -> None:
     status = 0
     try:
         EnlargerCLI(args)
-    except Checked:  # `check` has said what it found, and goes no further
+    except Checked:  # `check` has printed its table
         pass
     except Stopped as stopped:
         log.warning("%s; the same command continues", stopped)
         status = stopped.status
     except (KeyboardInterrupt, SystemExit) as ended:
-        # Lightning makes its own end of Ctrl-C before the first step, and of a second one.
+        # Lightning turns Ctrl-C before the first step, and a second one, into SystemExit.
         if isinstance(ended, SystemExit) and not isinstance(ended.__context__, KeyboardInterrupt):
             raise
         sys.stderr.write("stopped by SIGINT\n")
@@ -70,14 +69,14 @@ def run(args: list[str]) -> None:
             _end(status_of(error))
         raise SystemExit(status_of(error)) from error
     if dist.is_available() and dist.is_initialized():
-        # Or its threads are still there when the interpreter ends, which now and then aborts.
+        # Its threads would outlive the interpreter, which sometimes aborts then.
         dist.destroy_process_group()
     if status:
         raise SystemExit(status)
 
 
 def _end(status: int) -> NoReturn:
-    # The others may be gone, or wait for this process: nothing that talks to them would return.
+    # The others may be lost, or wait for this process: communication with them would hang.
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

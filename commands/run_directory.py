@@ -1,4 +1,4 @@
-"""A run lives in one directory: what it was started with, if it may go on, its best weights."""
+"""The directory of a run: its configuration, whether it may be resumed, its best weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from files.paths import expand_path
 
 log = logging.getLogger(__name__)
 
-# What may differ when a run goes on: it changes neither the weights nor what is compared.
+# Keys that may differ when a run is resumed: they change neither weights nor results.
 FREE = (
     "run",
     "checkpoint",
@@ -53,32 +53,32 @@ FREE = (
     ),
     *(f"data.init_args.{key}" for key in ("workers", "eval_batch_size", "test", "predict")),
 )
-# Groups that each config.yaml of a run has.
+# Groups in each config.yaml of a run.
 WRITTEN = {"seed_everything", "trainer", "model", "data", "run", "checkpoint"}
-WRITE = ("fit", "check", "validate", "test")  # into a run, or ask whether one can
+WRITE = ("fit", "check", "validate", "test")  # commands that need a writable run directory
 GROWING = ("trainer.max_steps", "trainer.max_epochs")  # may only become larger
 
 
 @dataclass
 class RunOptions:
-    """Where the run is kept, and what to do when it exists.
+    """Where the run is kept, and what to do if it exists.
 
     Args:
         root: Folder of all runs.
-        name: The run's folder in it; by default the experiment file's, from the folder
-            ``experiment`` on: ``mini_casarbi_base`` for ``experiment/mini/casarbi/base.yaml``.
-        change: Go on although the configuration differs from the one the run was started with.
-        overwrite: Start afresh; a run of this name is moved aside.
-        seeds: In ``validate`` and ``test``: evaluate a stochastic method so many times, with the
+        name: Name of the run's folder; by default that of the experiment file, starting at the
+            folder ``experiment``: ``mini_casarbi_base`` for ``experiment/mini/casarbi/base.yaml``.
+        change: Resume although the configuration differs from that of the run.
+        overwrite: Start a new run; an existing run of this name is renamed.
+        seeds: Number of evaluations of a stochastic method in ``validate`` and ``test``, with the
             noise of seed_everything, seed_everything + 1, ...; results are mean and deviation.
-        preflight_minutes: With several processes: how long each waits for the others, before it
-            says who is missing.
-        heartbeat_seconds: With several processes: time between two signs of life.
-        lost_after_seconds: With several processes: one that gave no sign for so long is lost, and
-            the others end with status 75, to be started again.
+        preflight_minutes: Minutes that each of several processes waits for the others, before it
+            reports which are missing.
+        heartbeat_seconds: Seconds between two heartbeats of each of several processes.
+        lost_after_seconds: Seconds without a heartbeat after which a process is lost, and the
+            others end with status 75, to be started again.
 
     Raises:
-        ValueError: Times that do not fit together.
+        ValueError: If a value is out of range, or the times do not fit together.
     """
 
     root: str = "runs"
@@ -99,51 +99,51 @@ class RunOptions:
         if self.lost_after_seconds < 3 * self.heartbeat_seconds:
             raise ValueError(
                 f"run.lost_after_seconds is {self.lost_after_seconds:g}; it must be at least three "
-                f"times run.heartbeat_seconds {self.heartbeat_seconds:g}, or one late sign of life "
+                f"times run.heartbeat_seconds {self.heartbeat_seconds:g}, or one late heartbeat "
                 "ends the run"
             )
 
 
 def experiment_name(config: Namespace) -> str:
-    """The name of a run that was given none.
+    """Return the default name of a run.
 
     Args:
-        config: Of the command.
+        config: Configuration of the command.
     """
     if config.config:
-        # Files of configs/experiment/mini/casarbi and the like may have the same names.
+        # Files in sub-folders of configs/experiment may have the same names.
         parts = Path(str(config.config[0])).with_suffix("").parts
         return "_".join(parts[_after_last(parts, "experiment") :])
     return str(config.model.class_path).rpartition(".")[2].lower()
 
 
 def run_folder(root: str, name: str) -> Path:
-    """Where a run lies.
+    """Return the folder of a run.
 
     Args:
         root: ``run.root``, as typed.
         name: ``run.name``.
 
     Raises:
-        ConfigurationError: It would lie where all runs are, or above: to move it aside would move
-            them all; or elsewhere, where nobody looks for runs. Or there is no root.
-        ValueError: The root is empty, or has a variable that is not set.
+        ConfigurationError: If the folder is not below the root (to rename the root or a folder
+            above it would rename all runs), or there is no root.
+        ValueError: If the root is empty or contains an unset variable.
     """
     if root == "null":  # as typed, which is text to the parser
         raise ConfigurationError(
-            "run.root is null: leave it out for the folder runs, or name a folder"
+            "run.root is null: remove it for the folder runs, or name a folder"
         )
     above = Path(expand_path(root, "run.root"))
     if above.resolve().is_relative_to((above / name).resolve()):
         raise ConfigurationError(
-            f"run.name is {name!r}, which is no folder of its own in {above}, where all runs are: "
+            f"run.name is {name!r}, which is not a folder below {above}, the folder of all runs: "
             "give the run a name"
         )
-    # By its text: a run that is a link to another disk lies in the folder all the same.
+    # The text decides: a run may be a link to another disk.
     if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == "..":
         raise ConfigurationError(
-            f"run.name is {name!r}, which leads out of {above}, where all runs are: give run.root "
-            "instead (--run.root FOLDER --run.name NAME)"
+            f"run.name is {name!r}, which leads out of {above}, the folder of all runs: set "
+            "run.root instead (--run.root FOLDER --run.name NAME)"
         )
     return above / name
 
@@ -161,17 +161,18 @@ class RunDirectory:
         self.config_file = path / "config.yaml"
 
     def check_place(self, command: str) -> None:
-        """Refuse a place where the run cannot be written, before any work.
+        """Raise if the run cannot be written, before any work.
 
         Args:
-            command: ``fit`` and so on; some write elsewhere.
+            command: Name of the command; some write elsewhere.
 
         Raises:
-            ConfigurationError: It is no folder, or must not be written.
+            ConfigurationError: If the path is not a writable folder.
         """
         if command in WRITE and (problem := why_no_folder(self.path, to_write=True)):
             raise ConfigurationError(
-                f"the run is to lie in {self.path}, and {problem}; set another run.root or run.name"
+                f"the run cannot be written to {self.path}: {problem}; set another run.root or "
+                "run.name"
                 + (
                     f", and --model.init_args.weights {self.path} to use what it has learned"
                     if self.path.is_dir()
@@ -181,35 +182,35 @@ class RunDirectory:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Train here and keep others from it; what killed ones left half written is removed.
+        """Lock the directory for training, and remove unfinished files of killed runs.
 
         Raises:
-            TemporaryError: Another process trains here.
+            TemporaryError: If another process trains here.
         """
         with alone_in(self.path):
             remove_unfinished(self.path)
             yield
 
     def move_aside(self) -> None:
-        """Rename an existing run, so that nothing of it is lost."""
+        """Rename an existing run, so that nothing is lost."""
         if self.path.exists():
             log.warning("the run in %s was moved to %s", self.path, move_aside(self.path))
 
     def check(self, config: dict[str, Any], change: bool) -> None:
-        """Refuse to go on with another configuration than the run was started with.
+        """Raise if the configuration differs from that of the run.
 
         Args:
-            config: The configuration now.
-            change: Whether to accept the differences.
+            config: The present configuration.
+            change: Whether to accept differences.
 
         Raises:
-            ConfigurationError: Naming every difference and the ways out; or the file with the
-                configuration then is damaged, or somebody else's.
+            ConfigurationError: With every difference and the options; or if the saved
+                configuration is damaged or was not written by ``fit``.
         """
         if self.config_file.is_dir():  # training would end where it writes that file
             raise ConfigurationError(
-                f"{self.config_file} is a folder, and what the run was started with is written "
-                "into a file of that name: move it away"
+                f"{self.config_file} is a folder, but the run's configuration is written to a file "
+                "of that name: move the folder away"
             )
         if not self.config_file.exists():
             return
@@ -217,11 +218,11 @@ class RunDirectory:
             self._refuse_other_config()
             return
         try:
-            then = self._started_with("go on without that comparison (--run.change true)")
+            then = self._started_with("resume without a comparison (--run.change true)")
         except ConfigurationError as error:
             if not change:
                 raise
-            log.warning("--run.change: going on although %s", error)
+            log.warning("--run.change: resuming although %s", error)
             return
         now = _flat(config)
         differences = []
@@ -235,14 +236,13 @@ class RunDirectory:
             else:
                 differences.append(line)
         if differences and change:
-            log.warning("--run.change: going on with %s", "; ".join(differences))
+            log.warning("--run.change: resuming with %s", "; ".join(differences))
         elif differences:
             raise ConfigurationError(
                 f"the run in {self.path} was started with another configuration:\n  "
                 + "\n  ".join(differences)
-                + "\nPut it back, or go on with it (--run.change true), or take another name "
-                "(--run.name NAME), "
-                "or start afresh (--run.overwrite true)"
+                + "\nUndo the change, or accept it (--run.change true), or choose another name "
+                "(--run.name NAME), or start a new run (--run.overwrite true)"
             )
 
     def _refuse_other_config(self) -> None:
@@ -252,42 +252,42 @@ class RunDirectory:
             content = {}
         if content is not None and not (isinstance(content, dict) and content.keys() >= WRITTEN):
             raise ConfigurationError(
-                f"{self.config_file} was not written by fit, which would replace it by all that "
-                "the run is started with: move it away, or take another run.root or run.name"
+                f"{self.config_file} was not written by fit, which would replace it: move it away, "
+                "or choose another run.root or run.name"
             )
 
     def resume_from(self, given: str | None = None) -> Path | None:
-        """The newest undamaged checkpoint, else the given one, or None for a new run.
+        """Return the newest intact checkpoint, else the given one, or None for a new run.
 
-        The run's own come first, so that the same command goes on where the run stands.
+        The run's own come first, so that the same command resumes the run.
 
         Args:
             given: ``ckpt_path``, a checkpoint of another run to begin with.
 
         Raises:
-            ConfigurationError: There are checkpoints, but all of them are damaged; or the given one
-                is one of them, or is needed and no whole file.
+            ConfigurationError: If all checkpoints are damaged, the given one belongs to this run,
+                or it is needed and not intact.
         """
         own = newest_whole(self.checkpoints)
         if own is None and list_checkpoints(self.checkpoints):
             raise ConfigurationError(
-                f"all checkpoints in {self.checkpoints} are damaged: start afresh with "
+                f"all checkpoints in {self.checkpoints} are damaged: start a new run with "
                 "--run.overwrite true"
             )
         if own is None or given is None:
             return own or self.begin_from(given)
         self._refuse_own(given)
-        log.info("the run has checkpoints of its own: it goes on from them, not from %s", given)
+        log.info("the run resumes from its own checkpoints, not from %s", given)
         return own
 
     def begin_from(self, given: str | None) -> Path | None:
-        """The checkpoint that a new run begins with, or None.
+        """Return the checkpoint that a new run begins with, or None.
 
         Args:
             given: ``ckpt_path``.
 
         Raises:
-            ConfigurationError: It is not there, damaged, or of this very run.
+            ConfigurationError: If it is missing, damaged, or belongs to this run.
         """
         if given is None:
             return None
@@ -295,46 +295,46 @@ class RunDirectory:
         path = Path(given)
         if not path.is_file():
             raise ConfigurationError(f"ckpt_path is {given}, and there is no such file")
-        # One that was copied without its checksum can still be seen to have been cut short.
+        # Without its checksum, a truncated file can still be detected.
         if not (is_whole(path) if checksum_of(path).is_file() else is_zipfile(path)):
             raise ConfigurationError(
-                f"ckpt_path is {given}, which is damaged or no checkpoint: name another one"
+                f"ckpt_path is {given}, which is damaged or not a checkpoint: name another one"
             )
         return path
 
     def _refuse_own(self, given: str) -> None:
         if Path(given).resolve().parent == self.checkpoints.resolve():
             raise ConfigurationError(
-                f"ckpt_path is {given}, a checkpoint of the run itself, which goes on from its "
-                "newest without being told: leave ckpt_path out, or, to go back to this one, take "
+                f"ckpt_path is {given}, a checkpoint of the run itself, which resumes from its "
+                "newest automatically: remove ckpt_path, or, to go back to this one, choose "
                 "another --run.name"
             )
 
     def trained_weights(self) -> tuple[Path, str] | None:
-        """The best checkpoint, else the newest, and why it was chosen; None where there is none."""
+        """Return the best checkpoint, else the newest, and the reason; None without any."""
         return best_or_newest(self.checkpoints)
 
     def trained_config(self) -> dict[str, Any]:
-        """The configuration that ``fit`` was run with, flat; empty where it never was.
+        """Return the configuration of ``fit``, flat; empty before the first ``fit``.
 
         Raises:
-            ConfigurationError: The file with it is damaged.
+            ConfigurationError: If its file is damaged.
         """
         if not self.config_file.exists():
             return {}
         return self._started_with("name the weights to use with --ckpt_path FILE")
 
-    def _started_with(self, mend: str) -> dict[str, Any]:
-        # What another program or a full disk left there may be anything: no YAML, no text, or YAML
-        # in which nothing is set, against which all keys would seem to be new.
+    def _started_with(self, fix: str) -> dict[str, Any]:
+        # The file may hold anything after a full disk or another program: no YAML, no text, or
+        # YAML without keys, compared with which all keys would seem new.
         try:
             content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
         except (IsADirectoryError, ValueError, RecursionError, yaml.YAMLError):
             content = None
         if not isinstance(content, dict) or not content:
             raise ConfigurationError(
-                f"{self.config_file}, which says what the run was started with, is damaged: put it "
-                f"back, or {mend}"
+                f"{self.config_file}, the configuration of the run, is damaged: restore it, or "
+                f"{fix}"
             )
         return _flat(without_placeholders(content))
 

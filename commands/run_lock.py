@@ -1,35 +1,29 @@
-"""One training at a time in a run's directory: a lock that ends with the process that holds it."""
+"""One training at a time in a run directory: a lock that ends with the process that holds it."""
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from commands.errors import TemporaryError
 from files.owned import remove_file
 
-try:
-    import fcntl
-except ImportError:  # Windows has none
-    fcntl = None  # type: ignore[assignment]
-
 log = logging.getLogger(__name__)
 
-PATIENCE = 60.0  # seconds: what a killed run has started may end a little later than the run
-LOOK = 0.2  # seconds between two tries
-_TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
-_HELD: set[int] = set()  # descriptors of this process
+LOCK_SECONDS = 60.0  # what a killed run has started may end a little later than the run
+SILENT_SECONDS = 1.0  # of them, before the log names the holder
+POLL_SECONDS = 0.2
 
 
 def lock_of(run: Path) -> Path:
-    """The lock of a run: beside its directory, which ``run.overwrite`` gives another name."""
+    """Return the lock of a run: beside its directory, which ``run.overwrite`` renames."""
     return run.with_name(f".{run.name}.lock")
 
 
@@ -37,80 +31,50 @@ def lock_of(run: Path) -> Path:
 def alone_in(run: Path) -> Iterator[None]:
     """Hold the lock of a run, which the kernel frees when this process ends, however it ends.
 
-    Where the disk has no locks, the run goes on without one, after a warning.
+    A forked worker does not keep it. On a disk without locks, the run continues without one, after
+    a warning.
 
     Args:
-        run: The run's directory; it need not exist.
+        run: The run directory; it need not exist.
 
     Raises:
-        TemporaryError: Another process holds it.
+        TemporaryError: Another process holds the lock.
     """
     path = lock_of(run)
-    descriptor = _take(run, path)
+    lock = FileLock(path, fallback_to_soft=False)
+    try:
+        _acquire(lock, run)
+        holder = {"host": socket.gethostname(), "pid": os.getpid()}
+        with suppress(OSError):  # a full disk: the lock holds all the same
+            path.write_text(json.dumps(holder), encoding="utf-8")
+    except OSError as error:
+        log.warning(
+            "%s cannot be locked (%s): nothing prevents a second fit of this run from writing to "
+            "the same folder",
+            *(path, error),
+        )
     try:
         yield
     finally:
-        if descriptor in _HELD:  # and not in a child that was forked within
-            remove_file(path)  # while it is held: nobody else's can be at this path
-            _HELD.remove(descriptor)
-            os.close(descriptor)
+        if lock.is_locked:  # false in a forked child
+            remove_file(path)  # while it is held: it cannot be another process's
+            lock.release()
 
 
-def _take(run: Path, path: Path) -> int | None:
-    if fcntl is None:
-        return None
-    begun, told = time.monotonic(), False
-    while True:
-        try:
-            descriptor = _try(path)
-        except OSError as error:
-            log.warning(
-                "%s cannot be locked (%s): nothing keeps a second fit of this run from writing "
-                "into the same place",
-                *(path, error),
-            )
-            return None
-        if descriptor is not None:
-            return descriptor
-        waited = time.monotonic() - begun
-        if waited >= PATIENCE:
-            raise TemporaryError(
-                f"the run in {run} is being trained by {_holder(path)}: wait for its end or stop "
-                "it, or take another name (--run.name NAME)"
-            )
-        if waited >= 1 and not told:
-            told = True
-            log.info("the run in %s is held by %s; waiting for its end", run, _holder(path))
-        time.sleep(LOOK)
-
-
-def _try(path: Path) -> int | None:
+def _acquire(lock: FileLock, run: Path) -> None:
+    path = Path(lock.lock_file)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    with suppress(Timeout):
+        lock.acquire(min(SILENT_SECONDS, LOCK_SECONDS), poll_interval=POLL_SECONDS)
+        return
+    log.info("the run in %s is locked by %s; waiting for it to end", run, _holder(path))
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        taken = not _is_at(descriptor, path)  # its last holder has removed it meanwhile
-    except OSError as error:
-        if error.errno not in (*_TAKEN, errno.ESTALE):  # the last one: removed, on another machine
-            os.close(descriptor)
-            raise
-        taken = True
-    if taken:
-        os.close(descriptor)
-        return None
-    _HELD.add(descriptor)
-    holder = {"host": socket.gethostname(), "pid": os.getpid()}
-    with suppress(OSError):  # a full disk: the lock holds all the same
-        os.truncate(descriptor, 0)
-        os.write(descriptor, json.dumps(holder).encode())
-    return descriptor
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+        lock.acquire(max(LOCK_SECONDS - SILENT_SECONDS, 0.0), poll_interval=POLL_SECONDS)
+    except Timeout:
+        raise TemporaryError(
+            f"the run in {run} is being trained by {_holder(path)}: wait until it ends or stop it, "
+            "or choose another name (--run.name NAME)"
+        ) from None
 
 
 def _holder(path: Path) -> str:
@@ -119,14 +83,3 @@ def _holder(path: Path) -> str:
         return f"process {holder['pid']} on {holder['host']}"
     except (OSError, ValueError, KeyError, TypeError):  # it is being written
         return "another process"
-
-
-def _leave_to_parent() -> None:
-    # A worker of the DataLoader would keep the lock of a killed run for as long as it lives.
-    for descriptor in _HELD:
-        os.close(descriptor)
-    _HELD.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_to_parent)

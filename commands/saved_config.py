@@ -1,4 +1,4 @@
-"""Configurations as they are saved: what is written is read again as the same."""
+"""Saved configurations, which are read again as the same values."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from functools import reduce
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace, _typehints, set_dumper
-from jsonargparse.typing import get_registered_type
+from jsonargparse import Namespace, set_dumper
 
+from commands.jsonargparse_internals import dump_containers_by_parts
 from files.yaml_loader import strict_loader
 
 PLAIN = (type(None), bool, int, float, str)
@@ -23,7 +23,7 @@ PLACEHOLDER = "Unable to serialize instance "  # in files of 0.1.0
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts text in quotation marks if the parser would read a number: it takes 1e4 for one."""
+    """Quote text that the parser would read as a number, such as 1e4."""
 
 
 _Dumper.yaml_implicit_resolvers = {
@@ -33,7 +33,7 @@ _Dumper.yaml_implicit_resolvers = {
 
 
 def as_yaml(config: Any) -> str:
-    """Return a plain configuration as text that the parser reads again as the same."""
+    """Return a plain configuration as YAML that the parser reads again as the same."""
     text: str = yaml.dump(config, Dumper=_Dumper, sort_keys=False)
     return text
 
@@ -41,30 +41,16 @@ def as_yaml(config: Any) -> str:
 set_dumper("yaml", as_yaml)
 
 
-def _write_containers_by_their_parts() -> None:
-    # Where an argument may be a path or a list, a time or a dictionary, the library would write the
-    # list as if it were a path: as one text, which is not read again as a list.
-    whole = _typehints.adapt_typehints
-
-    def adapt_typehints(val: Any, typehint: Any, *args: Any, **kwargs: Any) -> Any:
-        container = isinstance(val, list | dict | tuple | set)
-        if container and kwargs.get("serialize") and get_registered_type(typehint):
-            raise TypeError(f"{val!r} is no {typehint}")
-        return whole(val, typehint, *args, **kwargs)  # type: ignore[no-untyped-call]
-
-    _typehints.adapt_typehints = adapt_typehints
-
-
-_write_containers_by_their_parts()
+dump_containers_by_parts()
 
 
 def is_mere_default(value: Any, default: Any, hint: Any) -> bool:
-    """Return whether a value is a default that would not be read again from text.
+    """Return whether a value is a default that cannot be read again from text.
 
-    Such a value is left out of a saved configuration: the class will have it again.
+    Such a value is not saved: the class has it by default.
 
     Args:
-        value: The value, as it was parsed.
+        value: The parsed value.
         default: The default of its argument.
         hint: The type of its argument. Without one, text stays text.
     """
@@ -76,7 +62,7 @@ def is_mere_default(value: Any, default: Any, hint: Any) -> bool:
 def _equal(one: Any, other: Any) -> bool:
     try:
         return type(one) is type(other) and bool(one == other)
-    except Exception:  # whatever the classes of its values raise, such as arrays
+    except Exception:  # comparisons of some classes raise, such as arrays
         return False
 
 
@@ -98,12 +84,12 @@ def _has_text(value: Any) -> bool:
     if type(value) in PLAIN:
         return True
     if isinstance(value, READ_AGAIN):
-        return not isinstance(value, str)  # an enum that is text: its argument is, too
+        return not isinstance(value, str)  # an enum of text: its argument is text, too
     return _has_path(value)
 
 
 def _has_path(value: Any) -> bool:
-    # Of functions and classes, the place from which they are imported.
+    # Functions and classes have an import path.
     try:
         return (
             reduce(getattr, value.__qualname__.split("."), sys.modules[value.__module__]) is value
@@ -113,7 +99,7 @@ def _has_path(value: Any) -> bool:
 
 
 def without_placeholders(content: Any) -> Any:
-    """Return a configuration without the values that 0.1.0 could not write."""
+    """Return a configuration without the placeholders of values that 0.1.0 could not write."""
     if isinstance(content, dict):
         pairs = ((key, without_placeholders(value)) for key, value in content.items())
         return {key: value for key, value in pairs if not _is_placeholder(value)}
@@ -127,12 +113,12 @@ def _is_placeholder(value: Any) -> bool:
 
 
 def differences(one: Any, other: Any, key: str = "") -> Iterator[str]:
-    """Yield in what two parsed configurations differ, a text each, by their keys.
+    """Yield a text for each key in which two parsed configurations differ.
 
     Args:
-        one: The first.
-        other: The second.
-        key: Where both stand.
+        one: The first configuration.
+        other: The second configuration.
+        key: Key of both.
     """
     if isinstance(one, Namespace | dict) and isinstance(other, Namespace | dict):
         first, second = (vars(v) if isinstance(v, Namespace) else v for v in (one, other))

@@ -1,8 +1,8 @@
-"""``python -m commands.schema``: JSON Schemas of configurations, by which editors complete keys.
+"""``python -m commands.schema``: JSON Schemas of configurations, with which editors complete keys.
 
-Made from the signatures and docstrings of all classes of this checkout: ``experiment.json``, and a
-small file that points into it for each other kind of file below ``configs/``.
-docs/configuration.md says how to use them.
+Built from the signatures and docstrings of all classes of this checkout: ``experiment.json``, and a
+small file that points into it for each other kind of file in ``configs/``. docs/configuration.md
+explains their use.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 from unittest.mock import patch
 
-from jsonargparse import _completions_jsonschema as library
-from jsonargparse._typehints import get_all_subclass_paths, get_callable_return_type
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
 
 from commands.cli import EnlargerCLI
+from commands.jsonargparse_internals import (
+    ParserJsonschema,
+    get_all_subclass_paths,
+    get_callable_return_type,
+    schema_library,
+)
 from commands.parser import DESCRIPTIONS
 
 log = logging.getLogger(__name__)
@@ -31,7 +35,7 @@ log = logging.getLogger(__name__)
 Schema = dict[str, Any]
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "schema"
 WHOLE = "experiment"
-# Where in the whole schema the other kinds of files are described.
+# Position of the other kinds of files in the whole schema.
 KINDS = {
     "model": "#/properties/model",
     "data": "#/properties/data",
@@ -42,10 +46,10 @@ KINDS = {
     "augment": "#/$defs/Augmentation",
 }
 ROOMS = ("lightning_modules", "datamodules", "degradations", "callbacks")
-# The library would list every class that some package has: 900 modules of torch and others.
+# The library would list the classes of every package: 900 modules of torch and others.
 LISTED = (*(f"{room}." for room in ROOMS), "lightning.", "torch.optim.")
 NETWORKS = ("lightning_modules.networks.", "callbacks.")
-# Any other class: a user's own, or one of a library.
+# Any other class: a user's, or one of a library.
 OTHER: Schema = {
     "type": "object",
     "description": "A class of your own, named as folder.file.Class.",
@@ -67,13 +71,13 @@ class _Ready(Exception):  # noqa: N818  (no error)
 
 class _UpToTheParser(EnlargerCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> NoReturn:
-        raise _Ready(self._subcommand_parsers["fit"])
+        raise _Ready(self.command_parsers["fit"])
 
 
-class _Schemas(library.ParserJsonschema):
+class _Schemas(ParserJsonschema):
     def callable_schema(self, typehint: Any, action: Any) -> Schema:
-        # The library describes what makes one kind of object, and not one of several, as the
-        # schedules of Lightning do.
+        # The library describes factories of one type, but not of several, such as Lightning's
+        # schedules.
         made = get_callable_return_type(typehint)  # type: ignore[no-untyped-call]
         kinds = [kind for kind in get_args(made) if isinstance(kind, type)]
         if not kinds:
@@ -83,10 +87,10 @@ class _Schemas(library.ParserJsonschema):
 
 
 def schemas() -> dict[str, Schema]:
-    """The schemas, by the kind of file that they describe.
+    """Return the schemas, by kind of file.
 
-    Every key of every class is known, so that a misspelt one is told. None is required: a file may
-    be a part, over which another one is laid.
+    Every key of every class is known, so that editors mark misspelt ones. No key is required: a
+    file may be one of several layers.
     """
     for room in ROOMS:
         _import_all(room)
@@ -94,7 +98,7 @@ def schemas() -> dict[str, Schema]:
         _UpToTheParser(["fit"])
     except _Ready as ready:
         parser = ready.parser
-    with patch.object(library, "get_all_subclass_paths", _listed):
+    with patch.object(schema_library, "get_all_subclass_paths", _listed):
         whole: Schema = _Schemas().generate(parser)  # type: ignore[no-untyped-call]
     whole["title"], whole["description"] = "Enlarger", DESCRIPTIONS["fit"]
     for schema in list(_parts(whole)):
@@ -106,7 +110,7 @@ def schemas() -> dict[str, Schema]:
 
 
 def _import_all(package: str) -> None:
-    # A class is known when its module was imported.
+    # A class is known once its module is imported.
     path = importlib.import_module(package).__path__
     for module in pkgutil.walk_packages(path, prefix=f"{package}."):
         importlib.import_module(module.name)
@@ -119,7 +123,7 @@ def _listed(cls: type) -> list[str]:
 
 
 def _is_there(path: str) -> bool:
-    # Lightning makes classes while it trains, such as LightningAdam, that no module has.
+    # Lightning creates classes during training, such as LightningAdam, that are in no module.
     module, _, name = path.rpartition(".")
     return hasattr(sys.modules.get(module), name)
 
@@ -138,11 +142,11 @@ def _parts(schema: Schema) -> Iterator[Schema]:
 
 
 def _open(schema: Schema) -> None:
-    """Let a description of whole configurations fit parts of them, and classes of users."""
+    """Make the schema of a whole configuration fit parts of it, and users' classes."""
     schema.pop("required", None)
     properties = schema.get("properties", {})
     properties.pop("$schema", None)  # in each object, half of the file
-    # `callbacks+:` adds to a list of the file before.
+    # `callbacks+:` appends to the list of an earlier file.
     properties |= {f"{name}+": part for name, part in properties.items() if _is_list(part)}
     if any(
         "const" in p.get("properties", {}).get("class_path", {}) for p in schema.get("anyOf", ())
@@ -177,7 +181,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m commands.schema",
-        description="Write JSON Schemas of configurations, by which editors complete keys.",
+        description="Write JSON Schemas of configurations, with which editors complete keys.",
     )
     parser.add_argument(
         "--out", type=Path, default=FOLDER, help="folder of the schemas (default: configs/schema)"

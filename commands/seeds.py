@@ -1,4 +1,4 @@
-"""``--run.seeds``: the same evaluation once for each seed of a stochastic method's noise."""
+"""``--run.seeds``: repeat an evaluation with several noise seeds of a stochastic method."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ log = logging.getLogger(__name__)
 def evaluate_seeds(
     trainer: Trainer, model: ImageModel, seeds: Sequence[int], evaluate: Callable[[], object]
 ) -> None:
-    """Evaluate once a seed; a method that draws no noise only once.
+    """Evaluate once for each seed; only once for a method that draws no noise.
 
-    The pictures' LR is the same each time: it follows from ``data.init_args.degradation_seed``.
-    Evaluation ``n`` is that of ``--seed_everything n`` alone, bit for bit.
+    LR images are the same each time: they follow from ``data.init_args.degradation_seed``. The
+    evaluation of seed ``n`` equals that of ``--seed_everything n`` bit for bit.
 
     Args:
-        trainer: Its ``Results`` bring the evaluations together.
-        model: What is evaluated.
-        seeds: At least one.
+        trainer: The trainer, whose ``Results`` collect the evaluations.
+        model: The model to evaluate.
+        seeds: At least one seed.
         evaluate: Runs ``validate`` or ``test`` once.
     """
     results = [c for c in all_callbacks(trainer) if isinstance(c, Results)]
@@ -38,7 +38,7 @@ def evaluate_seeds(
         evaluate()
         if len(seeds) > 1 and not any(keeper.drew_noise for keeper in results):
             log.warning(
-                "run.seeds is %d, but %s drew no noise: all seeds give the same, so it was "
+                "run.seeds is %d, but %s drew no noise: all seeds give the same result, so it was "
                 "evaluated once",
                 *(len(seeds), type(model).__name__),
             )

@@ -1,13 +1,13 @@
-"""Signals: the first one sets a flag, which training honours between two steps.
+"""Signals: the first one sets a flag, which training checks between two steps.
 
 | signal | from | status |
 |---|---|---|
 | SIGTERM | schedulers, torchrun, ``kill`` | 143 |
-| SIGUSR1 | SLURM's warning before a job's time is over (``--signal=USR1@120``) | 138 |
+| SIGUSR1 | SLURM's warning before a job's time limit (``--signal=USR1@120``) | 138 |
 | SIGINT | Ctrl-C; a second one stops at once | 130 |
 
-Lightning's own handlers talk to the other processes from inside the handler and, with SLURM, save
-at any moment of a step; they are not installed.
+Lightning's handlers communicate with the other processes from inside the handler and, with SLURM,
+save in the middle of a step; they are not installed.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from commands.lightning_internals import replace_signal_handlers
+
 HANDLED = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)
 )
-TWICE = 1.0  # seconds: a terminal's Ctrl-C may come twice, by way of the launcher
+REPEAT_SECONDS = 1.0  # a terminal's Ctrl-C may arrive twice, also through the launcher
 
 
 class Stopped(Exception):  # noqa: N818  (no error)
-    """Raised between two steps after a signal, on all processes at the same place.
+    """Raised between two steps after a signal, on all processes at the same step.
 
     Args:
         number: The signal.
-        at: Where the run stands, for the message.
-        in_validation: Whether a validation was broken off, which a continued run does first.
+        at: Position of the run, for the message.
+        in_validation: Whether a validation was interrupted, which a continued run repeats first.
     """
 
     def __init__(self, number: int, at: str, in_validation: bool = False) -> None:
@@ -51,42 +53,30 @@ class Signals:
         self._owner = os.getpid()
         self._before: dict[int, Any] = {}
 
-    def take_over(self, trainer: Trainer) -> None:
-        """Install our handlers where Lightning would install its own.
-
-        Without them its processes need not ask each other at each step either, for which its loop
-        makes the host wait for the device twice a step.
+    def attach(self, trainer: Trainer) -> None:
+        """Install our handlers instead of Lightning's when the trainer runs.
 
         Args:
             trainer: The trainer, before it runs.
         """
-        connector = trainer._signal_connector
-        connector.register_signal_handlers = self.install  # type: ignore[method-assign]
-        connector.teardown = self.restore  # type: ignore[method-assign]
-        loop = trainer.fit_loop.epoch_loop
-        if not hasattr(loop, "_broadcast_sigterm_tensor"):
-            raise RuntimeError(
-                "this version of Lightning has another way to share signals between processes; "
-                "Enlarger was tested with 2.6"
-            )
-        loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+        replace_signal_handlers(trainer, self.install, self.restore)
 
     def install(self) -> None:
-        """Install the handlers; before that, a signal ends the process as it always does."""
+        """Install the handlers; before that, a signal ends the process by default."""
         for number in HANDLED:
             self._before.setdefault(number, signal.signal(number, self._handle))
 
     def restore(self) -> None:
-        """Put the handlers back that were there before."""
+        """Restore the earlier handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._owner:  # a worker of the DataLoader: its owner decides
+        if os.getpid() != self._owner:  # a DataLoader worker: its owner decides
             return
         now = time.monotonic()
-        if number == signal.SIGINT and self.received == number and now - self._at > TWICE:
+        if number == signal.SIGINT and self.received == number and now - self._at > REPEAT_SECONDS:
             raise KeyboardInterrupt
         if not self.received:
             self._at = now
@@ -95,10 +85,6 @@ class Signals:
             _say(f"{signal.Signals(number).name}: stopping {where}")
 
 
-def _nothing() -> None:
-    return
-
-
 def _say(line: str) -> None:
-    # A handler may run in the middle of a print, whose lock it must not wait for.
+    # A handler may interrupt a print, whose lock it must not wait for.
     os.write(2, f"{line}\n".encode())

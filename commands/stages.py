@@ -1,4 +1,4 @@
-"""Seconds that the parts of a batch take, each by itself, from reading to degradation."""
+"""Seconds that each part of a batch takes, from reading to degradation."""
 
 from __future__ import annotations
 
@@ -7,29 +7,79 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Trainer
 
-from commands.advice import Pictures, Stage
 from datamodules.clock import DECODING
 
-LEAST = 3  # batches, however long they take
-START_OF_JPEG = b"\xff\xd8"
+MIN_BATCHES = 3  # to measure, however long they take
 
-Tick = Callable[[float], None]  # told the share that is done
+Tick = Callable[[float], None]  # receives the share that is done
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of each part of a batch, in this process.
+
+    Args:
+        reading: Reading of bytes, in one worker.
+        decoding: Decoding of bytes to pixels, in one worker.
+        cropping: Cropping, flips, augmentation and collation, in one worker.
+        transfer: Transfer to the device.
+        degradation: HR to LR.
+        step: Forward, backward and optimiser.
+        batch: Samples in a batch of this process.
+        workers: Workers of this process.
+        cores: Cores that this process may use.
+        device: ``cpu``, ``cuda``, ...
+        crop_size: Side of a training crop in pixels; 0 if images are not cropped.
+        whole: Seconds a batch of the run itself; 0 if not measured.
+    """
+
+    reading: float
+    decoding: float
+    cropping: float
+    transfer: float
+    degradation: float
+    step: float
+    batch: int
+    workers: int
+    cores: int
+    device: str = "cpu"
+    crop_size: int = 0
+    whole: float = 0.0
+
+    @property
+    def data(self) -> float:
+        """Seconds that one worker needs for a batch."""
+        return self.reading + self.decoding + self.cropping
+
+    @property
+    def training(self) -> float:
+        """Seconds that the training process needs for a batch."""
+        return self.transfer + self.degradation + self.step
+
+    @property
+    def largest(self) -> str:
+        """Name of the part that costs the run most; workers share reading to cropping."""
+        share = 1 / max(self.workers, 1)
+        costs = {name: share * getattr(self, name) for name in ("reading", "decoding", "cropping")}
+        costs |= {name: getattr(self, name) for name in ("transfer", "degradation", "step")}
+        return max(costs, key=lambda name: costs[name])
 
 
 class Clock:
-    """Time in some functions: of calls within calls, the outermost counts."""
+    """Time spent in some functions; nested calls count once."""
 
     def __init__(self) -> None:
-        self.seconds = self.cpu = 0.0
+        self.seconds = 0.0
         self._within = False
 
     def timed(self, function: Callable[..., Any]) -> Any:
-        """The same function, timed."""
+        """Return the function with its calls timed."""
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -46,60 +96,38 @@ class Clock:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Count the time within."""
-        begun, cpu = time.perf_counter(), time.process_time()
+        """Count the time of the block."""
+        begun = time.perf_counter()
         try:
             yield
         finally:
             self.seconds += time.perf_counter() - begun
-            self.cpu += time.process_time() - cpu
-
-    def a_batch(self, batches: int) -> Stage:
-        """The time, shared out."""
-        return Stage(self.seconds / batches, self.cpu / batches)
 
 
-class DataStages(NamedTuple):
-    """What a worker does, by batch."""
+class DataSeconds(NamedTuple):
+    """Seconds a batch of the parts that a worker does, and one of the batches."""
 
-    reading: Stage
-    decoding: Stage
-    cropping: Stage
-    pictures: Pictures
-    batch: dict[str, Any]  # one of them
-
-
-class _Seen:
-    """What passes through the decoders."""
-
-    def __init__(self) -> None:
-        self.count = self.pixels = self.jpeg = 0
-
-    def __call__(self, data: Any, result: Any) -> None:
-        """Count one call."""
-        if result is None:  # left to another decoder
-            return
-        rgb = getattr(result, "rgb", result)
-        self.count += 1
-        self.pixels += rgb.shape[0] * rgb.shape[1]
-        self.jpeg += bytes(data[:2]) == START_OF_JPEG
+    reading: float
+    decoding: float
+    cropping: float
+    batch: dict[str, Any]
 
 
-def measure_data(loader: Any, seconds: float, tick: Tick) -> DataStages:
+def measure_data(loader: Any, seconds: float, tick: Tick) -> DataSeconds:
     """Prepare batches in this process, as a worker would.
 
     Args:
         loader: The training loader.
-        seconds: For so long.
-        tick: Told how far it is.
+        seconds: Duration of the measurement.
+        tick: Receives the share that is done.
     """
-    dataset, source = loader.dataset, loader.dataset.source
-    whole, given, decoding, seen = Clock(), Clock(), Clock(), _Seen()
-    # Of tars that are read front to back, workers get pieces of batches.
+    source = loader.dataset.source
+    whole, given, decoding = Clock(), Clock(), Clock()
+    # For tars that are read front to back, workers get parts of batches.
     batches = iter(getattr(loader.batch_sampler, "whole", loader.batch_sampler))
-    batch = _batch(loader, next(batches))  # opens files, imports what is imported late
+    batch = _batch(loader, next(batches))  # opens files, and imports what is imported late
     count = 0
-    with _patched(source, given), _decoders(decoding, seen):
+    with _patched(source, given), _decoders(decoding):
         begun = time.perf_counter()
         for items in batches:
             with whole.running():
@@ -107,22 +135,14 @@ def measure_data(loader: Any, seconds: float, tick: Tick) -> DataStages:
             count += 1
             share = (time.perf_counter() - begun) / seconds
             tick(share)
-            if share >= 1 and count >= LEAST:
+            if share >= 1 and count >= MIN_BATCHES:
                 break
     if not count:
         raise ValueError("an epoch has a single batch, too few to measure")
-    inside, read, pixels = whole.a_batch(count), given.a_batch(count), decoding.a_batch(count)
-    samples = count * len(batch["key"])
-    return DataStages(
-        reading=_less(read, pixels),
-        decoding=pixels,
-        cropping=_less(inside, read),
-        pictures=Pictures(
-            seen.pixels / samples,
-            getattr(dataset, "crop_size", 0) ** 2 or 1,
-            seen.jpeg / max(seen.count, 1),
-            type(source).__name__,
-        ),
+    return DataSeconds(
+        reading=max(given.seconds - decoding.seconds, 0.0) / count,
+        decoding=decoding.seconds / count,
+        cropping=max(whole.seconds - given.seconds, 0.0) / count,
         batch=batch,
     )
 
@@ -132,10 +152,6 @@ def _batch(loader: Any, items: Any) -> dict[str, Any]:
     if hasattr(dataset, "__getitems__"):
         return dict(loader.collate_fn(dataset.__getitems__(items)))
     return dict(loader.collate_fn([dataset[item] for item in items]))
-
-
-def _less(whole: Stage, part: Stage) -> Stage:
-    return Stage(max(whole.seconds - part.seconds, 0.0), max(whole.cpu - part.cpu, 0.0))
 
 
 @contextmanager
@@ -151,14 +167,12 @@ def _patched(source: Any, clock: Clock) -> Iterator[None]:
 
 
 @contextmanager
-def _decoders(clock: Clock, seen: Callable[..., None]) -> Iterator[None]:
-    """Time the decoders, and see what passes through them."""
+def _decoders(clock: Clock) -> Iterator[None]:
+    """Time the decoders."""
 
-    def call(decoder: Callable[..., Any], data: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(decoder: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with clock.running():
-            result = decoder(data, *args, **kwargs)
-        seen(data, result)
-        return result
+            return decoder(*args, **kwargs)
 
     DECODING.around = call
     try:
@@ -169,18 +183,18 @@ def _decoders(clock: Clock, seen: Callable[..., None]) -> Iterator[None]:
 
 def measure_device(
     trainer: Trainer, batch: dict[str, Any], pinned: bool, seconds: float, tick: Tick
-) -> tuple[Stage, Stage]:
-    """Move a batch to the device and degrade it, over and over.
+) -> tuple[float, float]:
+    """Move a batch to the device and degrade it, repeatedly.
 
     Args:
-        trainer: With the data module, about to train.
-        batch: As `collate` gives it.
-        pinned: Whether the loader pins its memory.
-        seconds: For so long.
-        tick: Told how far it is.
+        trainer: A trainer with its data module, about to train.
+        batch: A batch of ``collate``.
+        pinned: Whether the loader pins memory.
+        seconds: Duration of the measurement.
+        tick: Receives the share that is done.
 
     Returns:
-        Transfer and degradation, by batch.
+        Seconds of transfer and of degradation, a batch.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     device = trainer.strategy.root_device
@@ -200,17 +214,17 @@ def measure_device(
         with degradation.running():
             data.on_after_batch_transfer(moved, 0)
             wait_for(device)
-        if count < 0:  # compiles, and makes tables
+        if count < 0:  # warm-up: compiles, and builds tables
             transfer, degradation, begun = Clock(), Clock(), time.perf_counter()
             continue
         share = (time.perf_counter() - begun) / seconds
         tick(share)
-        if share >= 1 and count + 1 >= LEAST:
+        if share >= 1 and count + 1 >= MIN_BATCHES:
             break
-    return transfer.a_batch(count + 1), degradation.a_batch(count + 1)
+    return transfer.seconds / (count + 1), degradation.seconds / (count + 1)
 
 
 def wait_for(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

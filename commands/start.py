@@ -1,4 +1,4 @@
-"""The last part of the preflight: what is known only when the data and the model are there."""
+"""The last part of the preflight, which needs the data and the model."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ from commands.preflight import room
 from datamodules.base import SRDataModule
 
 if TYPE_CHECKING:
-    from commands.company import Company
+    from commands.company import Ranks
 
 COPIES = 4  # weights, averages, and Adam's two moments
 
 
 class Start(Callback):
-    """Compare the processes' data, and see that checkpoints fit onto the disk.
+    """Compare the data of all processes, and check that checkpoints fit on the disk.
 
     Args:
-        company: The processes of this run.
-        facts: Gives what is to be compared first, where processes could not meet before, because
-            Lightning had yet to start them.
+        ranks: The processes of this run.
+        facts: Returns the facts to compare first, if processes could not meet before because
+            Lightning had not started them yet.
     """
 
-    def __init__(self, company: Company, facts: Callable[[], Facts]) -> None:
-        self.company, self.facts = company, facts
+    def __init__(self, ranks: Ranks, facts: Callable[[], Facts]) -> None:
+        self.ranks, self.facts = ranks, facts
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Meet, after the data module's own setup and before anything of the training.
+        """Meet after the setup of the data module, before training.
 
         Raises:
-            ConfigurationError: The processes differ, or the disk is full.
+            ConfigurationError: If the processes differ, or the disk is full.
         """
-        if not self.company.met and self.company.may_meet(trainer):
-            self.company.meet(trainer, self.facts())
+        if not self.ranks.met and self.ranks.may_meet(trainer):
+            self.ranks.meet(trainer, self.facts())
         facts: Facts = {"data": data_facts(trainer), "refusal": None}
         if trainer.is_global_zero and stage == "fit":
             facts["refusal"] = _no_room(trainer, pl_module)
-        self.company.compare("data", facts)
+        self.ranks.compare("data", facts)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See that whoever watches a value looks for the right direction.
+        """Check the direction of all monitored values.
 
         Raises:
-            ConfigurationError: One does not.
+            ConfigurationError: If one is monitored in the wrong direction.
         """
         check_directions(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same of what a checkpoint holds, which is restored by now; begin the record."""
+        """Correct restored directions, and begin the record of scalars."""
         correct_restored(trainer)
         for logger in trainer.loggers:
             if isinstance(logger, ScalarRecord):
@@ -66,7 +66,7 @@ class Start(Callback):
 
 
 def data_facts(trainer: Trainer) -> dict[str, Any]:
-    """What fixes the order of training samples; long values by their hash."""
+    """Return what determines the order of training samples; long values as hashes."""
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, SRDataModule) or trainer.state.fn != "fit":
         return {}
@@ -82,10 +82,10 @@ def _no_room(trainer: Trainer, module: nn.Module) -> str | None:
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, Checkpoints) and not vars(trainer)["fast_dev_run"]:
             folder = Path(trainer.default_root_dir) / "checkpoints"
-            there = list_checkpoints(folder)
-            size = there[0].stat().st_size if there else _expected_size(module)
+            present = list_checkpoints(folder)
+            size = present[0].stat().st_size if present else _expected_size(module)
             kept = callback.keep_last + callback.keep_best + 1
-            return room(folder, size, max(1, kept - len(there)))
+            return room(folder, size, max(1, kept - len(present)))
     return None
 
 

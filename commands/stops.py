@@ -1,4 +1,4 @@
-"""Stopping together: a signal to one process ends all of them after the same step."""
+"""Stop together: a signal to one process ends all of them after the same step."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from commands.checkpoints import Checkpoints
 from commands.signals import Stopped
 
 if TYPE_CHECKING:
-    from commands.company import Company
+    from commands.company import Ranks
 
 log = logging.getLogger(__name__)
 
 
 class Agreement:
-    """A number that all processes know the largest of, without waiting for each other.
+    """The largest number of all processes, exchanged without waiting.
 
-    Each step starts an exchange on the CPU and reads the one that was started a step before. No
-    device is waited for, and the host only where another one is a whole step behind.
+    Each step starts an exchange on the CPU and reads the one started a step before. It never waits
+    for a device, and for another host only if that is a whole step behind.
     """
 
     def __init__(self) -> None:
@@ -34,13 +34,13 @@ class Agreement:
         self._work: Any = None
 
     def step(self, mine: int) -> int:
-        """Tell the others, and hear what was told a call before.
+        """Send a number, and return the result of the previous call.
 
         Args:
-            mine: This process's number; at least 0.
+            mine: Number of this process; at least 0.
 
         Returns:
-            The largest number of all processes at the call before, the same on all of them.
+            The largest number of all processes at the previous call, equal on all of them.
         """
         agreed = self._finish()
         if not agreed:
@@ -51,7 +51,7 @@ class Agreement:
         return agreed
 
     def now(self, mine: int) -> int:
-        """Wait for all processes, and give the largest number of all."""
+        """Wait for all processes, and return the largest number."""
         self._number.fill_(max(mine, self._finish()))
         dist.all_reduce(self._number, dist.ReduceOp.MAX, group=self._group)
         return int(self._number)
@@ -65,27 +65,27 @@ class Agreement:
 
 
 class Stops(Callback):
-    """Honour a signal: after the step, or at the next picture of a validation.
+    """Stop after a signal: between two steps, or before the next image of a validation.
 
-    A signal is agreed upon at the end of a step, known to all processes one step later, and the
-    checkpoint is written when the batch after it begins, or the next whole accumulation. A
-    validation is broken off, its numbers go nowhere, and the continued run begins with it.
+    A signal is exchanged at the end of a step and known to all processes one step later. The
+    checkpoint is written when the batch after it begins, or after the accumulation. A validation is
+    interrupted, its values are discarded, and the resumed run begins with it.
 
     Args:
-        company: The processes of this run.
+        ranks: The processes of this run.
     """
 
     # Not dispatched, see `callbacks/progress.py`.
     on_before_zero_grad = on_before_backward = None  # type: ignore[assignment]
     on_after_backward = on_before_optimizer_step = None  # type: ignore[assignment]
 
-    def __init__(self, company: Company) -> None:
-        self.company = company
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
         self._agreement: Agreement | None = None
         self._agreed = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make the group that agrees; all processes come here together."""
+        """Create the process group; all processes come here together."""
         if trainer.world_size > 1 and self._agreement is None:
             self._agreement = Agreement()
 
@@ -94,23 +94,23 @@ class Stops(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Ask whether anyone was told to stop."""
-        self.company.step = trainer.global_step
+        """Exchange received signals."""
+        self.ranks.step = trainer.global_step
         if self._agreed:
             return
-        mine = self.company.signals.received
+        mine = self.ranks.signals.received
         self._agreed = mine if self._agreement is None else self._agreement.step(mine)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """All of the step before is done, and nothing of the next one: stop here.
+        """Stop here after a signal: the step before is complete, and the next has not begun.
 
         Raises:
-            Stopped: A signal was agreed upon.
+            Stopped: If all processes know of a signal.
         """
-        if self._agreement is None:  # alone, there is nobody to wait for
-            self._agreed = self.company.signals.received
+        if self._agreement is None:  # a single process
+            self._agreed = self.ranks.signals.received
         if not self._agreed or gradients_pending(trainer):
             return
         for checkpoints in _checkpoints(trainer):
@@ -118,23 +118,23 @@ class Stops(Callback):
         raise Stopped(self._agreed, f"after step {trainer.global_step}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Training ends within an epoch, which for a continued run has no end here."""
+        """Save if training ends within an epoch, which a continued run does not end here."""
         if batches_done(trainer) < trainer.num_training_batches:
             self._save_last(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save before other callbacks take their leave of the weights, as averages do."""
+        """Save before other callbacks change the weights, as averages do."""
         self._save_last(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say that a timer left nothing to do."""
+        """Warn if a timer left nothing to do."""
         for callback in all_callbacks(trainer):
             spent = isinstance(callback, Timer) and (callback.time_remaining() or 1.0) <= 0
-            if spent and trainer.should_stop and self.company.step == 0:
+            if spent and trainer.should_stop and self.ranks.step == 0:
                 log.warning(
                     "nothing was trained: the Timer in trainer.callbacks counts all starts of the "
-                    "run together, and its time is over; give it a longer one, or use "
-                    "trainer.max_time, which counts each start by itself"
+                    "run together, and its time is over; raise it, or use trainer.max_time, which "
+                    "counts each start separately"
                 )
 
     def _save_last(self, trainer: Trainer) -> None:
@@ -146,40 +146,40 @@ class Stops(Callback):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        """Leave a validation before its next picture."""
+        """Leave a validation before its next image."""
         self._leave(trainer, begun=True)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last moment to leave: from here on, processes wait for each other's numbers."""
+        """Leave at the last moment: afterwards, processes wait for each other's metrics."""
         self._leave(trainer, begun=False)
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        """Leave a test before its next picture."""
+        """Leave a test before its next image."""
         self._leave(trainer, begun=True)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """As in a validation."""
+        """Leave a test before its metrics are gathered."""
         self._leave(trainer, begun=False)
 
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        """Leave before the next picture; the ones before it are written."""
-        if self.company.signals.received:
-            raise Stopped(self.company.signals.received, "before its end")
+        """Leave before the next image; earlier ones are written."""
+        if self.ranks.signals.received:
+            raise Stopped(self.ranks.signals.received, "before its end")
 
     def _leave(self, trainer: Trainer, begun: bool) -> None:
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
         if fitting and gradients_pending(trainer):
             return  # nothing could be saved here; training stops after the accumulation
-        heard = self._agreed or self.company.heard()
-        if begun and not heard:
+        received = self._agreed or self.ranks.received_signal()
+        if begun and not received:
             return
-        # Processes have differing numbers of pictures, so each asks exactly once: when it leaves,
-        # or when it is through.
-        agreed = heard if self._agreement is None else self._agreement.now(heard)
+        # Processes have different numbers of images, so each exchanges exactly once: when it
+        # leaves, or when it has finished.
+        agreed = received if self._agreement is None else self._agreement.now(received)
         if agreed:
             at = f"in the validation after step {trainer.global_step}"
             raise Stopped(agreed, at if fitting else "before its end", in_validation=fitting)

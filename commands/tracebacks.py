@@ -1,4 +1,4 @@
-"""Which exceptions are a message to the user, and which are bugs, whose traceback is what helps."""
+"""Tell exceptions that are messages to the user from bugs, which need their traceback."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ FOREIGN = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<")
 LIGHTNING = tuple(lightning.__path__)
 CALLBACKS = os.path.join(LIGHTNING[0], "pytorch", "callbacks")
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# What a disk or a path refuses, whoever asked for it, and the way out.
+# Errors of disks and paths, with their fixes.
 DISK = {
-    **dict.fromkeys(FULL, "make room there, or name another place"),
+    **dict.fromkeys(FULL, "free space there, or choose another place"),
     **dict.fromkeys(
         (errno.EROFS, errno.EACCES, errno.EPERM),
-        "name a place that may be written, or have it made so",
+        "choose a writable place, or change its permissions",
     ),
     **dict.fromkeys(
         (errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
-        "a file stands where a folder has to be, or a folder where a file: name another place",
+        "a file exists in place of a folder, or a folder in place of a file: choose another place",
     ),
     errno.ENAMETOOLONG: "give it a shorter name",
 }
 _RAISE = re.compile(r"((if|elif) .*: *|else: *)?raise\b")
+_COMMAND = r"commands[/\\](run[/\\])?(cli|run|lightning_internals)\.py$"
 _WORKER = "Original Traceback (most recent call last):"
 
 
 def sentence_of(error: BaseException) -> str | None:
-    """What to tell the user in place of a traceback.
+    """Return the message for the user that replaces a traceback.
 
-    What our own code, or a plug-in's, raised on purpose is a message to the user; so is a setting
-    that Lightning refuses. Anything else is a bug.
+    An exception that our own code or a plug-in raised on purpose is a message; so is a setting that
+    Lightning refuses. Anything else is a bug.
 
     Args:
-        error: What ended the command, with its traceback.
+        error: The exception that ended the command, with its traceback.
 
     Returns:
         The message, or None for a bug.
@@ -59,20 +60,20 @@ def sentence_of(error: BaseException) -> str | None:
         return sentence
     if not _by_lightning(frames):
         return None
-    refused = ValueError | MisconfigurationException | ModuleNotFoundError  # the last: of an extra
+    refused = ValueError | MisconfigurationException | ModuleNotFoundError  # of optional packages
     asked = isinstance(error, RuntimeError) and frames[-1][0].startswith(CALLBACKS)
-    # Of these two kinds what was raised on purpose alone: torch raises the one, Python the other.
+    # torch also raises RuntimeError, and Python TypeError: only those raised on purpose count.
     meant = (asked or isinstance(error, TypeError)) and _RAISE.match(frames[-1][1])
     return message if isinstance(error, refused) or meant else None
 
 
 def status_of(error: BaseException) -> int:
-    """The status that a command ends with.
+    """Return the exit status of a command.
 
-    2 after a message to the user, 75 where the same command may be tried again, 1 for a bug.
+    2 after a message to the user, 75 if the same command may be tried again, 1 for a bug.
 
     Args:
-        error: What ended the command, with its traceback.
+        error: The exception that ended the command, with its traceback.
     """
     if isinstance(error, TemporaryError):
         return error.status
@@ -80,7 +81,7 @@ def status_of(error: BaseException) -> int:
 
 
 def _origin(error: BaseException) -> BaseException:
-    # The parser wraps what a constructor raised, once for each type around it that may be None.
+    # The parser wraps an exception of a constructor, once for each optional type around it.
     while str(error).startswith(
         ("Does not validate against any of the Union subtypes", "Problem with given class_path")
     ):
@@ -91,12 +92,12 @@ def _origin(error: BaseException) -> BaseException:
 
 
 def _of_disk(error: OSError, frames: list[tuple[str, str]]) -> str | None:
-    # Not of a worker of the DataLoader, whose error comes as text, without its number.
+    # Errors of DataLoader workers arrive as text, without their number.
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None]
     ours = [file for file, _ in frames if not _is_foreign(file)]
-    if error.errno in FULL and not names and ours:  # a disk that is full names no file
+    if error.errno in FULL and not names and ours:  # a full disk names no file
         return f"{error.strerror}, where {ours[-1]} writes; {DISK[error.errno]}"
-    # A socket, too, may be denied; and a folder that is there already is a race's.
+    # A socket may be denied, too; an existing folder is a race between processes.
     if error.errno not in DISK or not names or (error.errno == errno.EEXIST and _all_dirs(names)):
         return None
     return f"{' -> '.join(names)}: {error.strerror}; {DISK[error.errno]}"
@@ -114,17 +115,17 @@ def _on_purpose(frames: list[tuple[str, str]]) -> bool:
 
 
 def _by_lightning(frames: list[tuple[str, str]]) -> bool:
-    # Without a frame of a model, a data module or a callback, which it could have been called by.
+    # No frame of a model, data module or callback, which could have called Lightning.
     ours = tuple(file for file, _ in frames if not _is_foreign(file))
     return (
         bool(frames)
         and frames[-1][0].startswith(LIGHTNING)
-        and all(re.search(r"commands[/\\](cli|run)\.py$", file) for file in ours)
+        and all(re.search(_COMMAND, file) for file in ours)
     )
 
 
 def _in_worker(message: str) -> tuple[list[tuple[str, str]], str]:
-    # A worker of the DataLoader sends its traceback as text: frames, then "package.Type: message".
+    # A DataLoader worker sends its traceback as text: frames, then "package.Type: message".
     text = message.rpartition("Traceback (most recent call last):\n")[2]
     frames = re.findall(r'^  File "([^"]+)", line \d+, in .*\n    (.*)', text, re.MULTILINE)
     final = re.search(r"^[\w.]+: ", text, re.MULTILINE)

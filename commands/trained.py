@@ -1,4 +1,4 @@
-"""Which trained weights a command measures, uses or exports, and loading them."""
+"""Choose and load the trained weights that a command measures, uses or exports."""
 
 from __future__ import annotations
 
@@ -17,47 +17,47 @@ log = logging.getLogger(__name__)
 
 
 def freezes(model: ImageModel) -> bool:
-    """Whether checkpoints lack a part: what does not train comes from where training took it."""
+    """Return whether checkpoints lack frozen parts, which are loaded from their own source."""
     return set(model.checkpoint_keys()) != set(model.state_dict())
 
 
 def weights_are_read(run: RunDirectory, config: Namespace, fits: bool) -> bool:
-    """Whether a command will read ``model.init_args.weights``, as far as is known before a model.
+    """Return whether a command will read ``model.init_args.weights``, before a model is built.
 
     Args:
-        run: Whose checkpoints come first.
-        config: Of the command.
-        fits: Whether it trains, or begins as training does.
+        run: The run, whose checkpoints come first.
+        config: Configuration of the command.
+        fits: Whether the command trains, or begins as training does.
 
     Raises:
-        ConfigurationError: ``ckpt_path`` is no file, or what the run was started with is damaged.
+        ConfigurationError: If ``ckpt_path`` is not a file, or the saved configuration is damaged.
     """
     given = config.model.init_args.get("weights")
-    there = bool(list_checkpoints(run.checkpoints))
+    has_checkpoints = bool(list_checkpoints(run.checkpoints))
     if fits:
-        return given is not None and (config.run.overwrite or not there)
+        return given is not None and (config.run.overwrite or not has_checkpoints)
     if config.ckpt_path is not None:
         _refuse_no_file(config.ckpt_path)
         return False
-    return given is not None and (not there or _is_result(given, run))
+    return given is not None and (not has_checkpoints or _is_result(given, run))
 
 
 def load_trained(
     model: ImageModel, run: RunDirectory, subcommand: str, ckpt_path: str | None
 ) -> Path | None:
-    """Load them: ``ckpt_path``, else weights that were named for this command, else the run's.
+    """Load trained weights: ``ckpt_path``, else weights named for this command, else the run's.
 
     Args:
-        model: Filled.
-        run: Whose checkpoints are looked at.
-        subcommand: For messages.
+        model: The model; changed in place.
+        run: The run, for its checkpoints.
+        subcommand: Name of the command, for messages.
         ckpt_path: As typed.
 
     Returns:
-        The file that they came from; None for a model without weights.
+        The file of the weights; None for a model without weights.
 
     Raises:
-        ConfigurationError: There are none.
+        ConfigurationError: If there are no trained weights.
     """
     given = model.weights
     if given is not None and freezes(model):
@@ -72,8 +72,8 @@ def load_trained(
         path = find_weights(given, model.scale)
     elif model.needs_weights:
         raise ConfigurationError(
-            f"{subcommand} needs trained weights, and there are none in {run.checkpoints}: run fit "
-            "first (with the same --config or --run.name), or name a file with "
+            f"{subcommand} needs trained weights, but {run.checkpoints} has none: run fit first "
+            "(with the same --config or --run.name), or name a file with "
             "--model.init_args.weights"
         )
     else:
@@ -89,5 +89,5 @@ def _refuse_no_file(ckpt_path: str) -> Path:
 
 
 def _is_result(weights: str | None, run: RunDirectory) -> bool:
-    # Weights that training started from are no answer to «which weights are the result?».
+    # Weights that training started from are not its result.
     return weights is not None and weights != run.trained_config().get("model.init_args.weights")

@@ -1,4 +1,4 @@
-"""What ``check``, ``throughput`` and ``encode`` take out of a trainer, for they keep nothing."""
+"""Dry runs: ``check``, ``throughput`` and ``encode`` write no logs and no checkpoints."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Checkpoint, OnExceptionCheckpoint, ProgressBar
 from lightning.pytorch.loggers.logger import DummyLogger
 
-TRIALS = ("check", "throughput", "encode")  # set up as fit, end by themselves, no run is left
+DRY_RUN_COMMANDS = ("check", "throughput", "encode")  # set up as fit, but leave no run
 
 
-def keep_nothing(trainer: Namespace, given: list[Any], own_bar: bool) -> list[Any]:
-    """Have a trainer write neither logs nor checkpoints.
+def without_outputs(trainer: Namespace, given: list[Any], own_bar: bool) -> list[Any]:
+    """Make a trainer write neither logs nor checkpoints.
 
     Args:
-        trainer: Its configuration; changed in place.
-        given: The callbacks that the user asks for.
-        own_bar: Whether the command shows itself how far it is.
+        trainer: Configuration of the trainer; changed in place.
+        given: Callbacks of the configuration.
+        own_bar: Whether the command shows its own progress bar.
 
     Returns:
-        Those of the callbacks that stay.
+        The callbacks that remain.
     """
     if trainer.logger is not False:
-        # Not none at all: some callbacks, such as LearningRateMonitor, refuse to go without.
+        # Some callbacks, such as LearningRateMonitor, require a logger.
         trainer.logger = DummyLogger()
     if own_bar:
         trainer.enable_progress_bar = trainer.enable_model_summary = False
         trainer.enable_checkpointing = False
         return [c for c in given if not isinstance(c, Checkpoint | ProgressBar)]
-    # `check` ends by an exception. The others stay: a run that goes on has their states, too.
+    # `check` ends by an exception. Others remain, because a resumed run restores their states.
     return [c for c in given if not _saves_on_exception(c)]
 
 

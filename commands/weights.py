@@ -1,4 +1,4 @@
-"""``model.init_args.weights`` and its like: a path, a run, or a name of configs/weights.yaml."""
+"""Weights arguments such as ``model.init_args.weights``: a path, a run, or a published name."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from files.paths import expand_path
 from lightning_modules.weights import INDEX
 
 MANIFEST = weights.MANIFEST
-EXPORT = "model.safetensors"  # in a folder that `export` made
+EXPORT = "model.safetensors"  # in a folder of `export`
 
 
 def manifest() -> dict[str, Entry]:
-    """All weights that the project knows, by name."""
+    """Return all weights of configs/weights.yaml, by name."""
     return weights.manifest(MANIFEST)
 
 
 def find_weights(
     name: str, scale: float, key: str = "model.init_args.weights", fetches: bool = True
 ) -> Path:
-    """The file that an argument for weights means.
+    """Return the file of a weights argument.
 
-    A file is taken as it is, of a folder with an index of weights that, of an exported one its
-    ``model.safetensors``, and of a run's folder the best checkpoint, else the newest; a name is
-    looked up in ``$ENLARGER_WEIGHTS``, then in the caches of torch and Hugging Face, then fetched
-    from its official source, and verified by its hash.
+    A file is itself; a folder stands for its index of weights, its ``model.safetensors`` if
+    exported, or the best, else the newest, checkpoint of a run. A name is looked up in
+    ``$ENLARGER_WEIGHTS``, then in the caches of torch and Hugging Face, then downloaded from its
+    official source, and verified by its hash.
 
     Args:
         name: A path (environment variables are expanded) or a name of the manifest; ``{scale}`` is
-            filled in.
-        scale: The scale to fill in.
+            replaced.
+        scale: The scale that replaces ``{scale}``.
         key: The argument, for messages.
-        fetches: Whether a file that is nowhere on this machine is fetched.
+        fetches: Whether to download a missing file.
 
     Raises:
-        ConfigurationError: Neither a file nor a known name, or a known one that could not be had.
+        ConfigurationError: If it is neither a file nor a known name, or cannot be downloaded.
     """
     path = _expanded(name.replace("{scale}", f"{scale:g}"), key)
     filled = str(path)
@@ -58,8 +58,7 @@ def find_weights(
         trained = best_or_newest(path / FOLDER)
         if trained is None:
             raise ConfigurationError(
-                f"{key} is {filled!r}, a folder without checkpoints: name a run that was trained, "
-                "or a file"
+                f"{key} is {filled!r}, a folder without checkpoints: name a trained run, or a file"
             )
         return trained[0]
     entries = manifest()
@@ -70,7 +69,7 @@ def find_weights(
         raise ConfigurationError(f"{key} is {filled!r}, and there is no such {what}")
     raise ConfigurationError(
         f"{key} is {filled!r}: neither a file nor a name of configs/weights.yaml"
-        f"{did_you_mean(filled, entries) or '; it has: ' + ', '.join(entries)}"
+        f"{did_you_mean(filled, entries) or '; its names are: ' + ', '.join(entries)}"
     )
 
 
@@ -87,7 +86,7 @@ def _named(name: str, entry: Entry, key: str, fetches: bool) -> Path:
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".npz", ".bin")
 _PATHS = ("$", "/", "~", "./", "../")
-_SOURCES = {  # of data.init_args, by command
+_SOURCES = {  # keys of data.init_args, by command
     **dict.fromkeys(("fit", "check"), ("train", "val")),
     **dict.fromkeys(("throughput", "encode"), ("train",)),
     **{"validate": ("val",), "test": ("test",), "predict": ("predict",)},
@@ -96,29 +95,29 @@ _TEXTS = ("prompt", "negative", "negative_prompt", "text")
 
 
 def needed_files(config: Namespace, command: str, own: bool) -> dict[str, Path]:
-    """Return the weights that a command will read, by key, before a model of gigabytes is built.
+    """Return the weights that a command will read, by key, before a large model is built.
 
     Args:
-        config: Of the command.
-        command: ``fit`` and so on.
+        config: Configuration of the command.
+        command: Name of the command.
         own: Whether ``model.init_args.weights`` will be read.
 
     Raises:
-        ConfigurationError: Files are missing; all of them are named.
+        ConfigurationError: If files are missing; all of them are named.
     """
     scale = float(config.data.init_args.get("scale") or 1)
     found: dict[str, Path] = {}
     problems: dict[str, None] = {}
     for name in _SOURCES.get(command, ()):
         for key, value, owner in _texts(config.data.init_args.get(name), f"data.init_args.{name}"):
-            try:  # what is no argument of a source, as a folder to enlarge, is looked at elsewhere
+            try:  # other values, such as a folder to enlarge, are checked elsewhere
                 if owner:
                     argument = key.rpartition(".")[2]
                     _refuse_unset(f"{owner.rpartition('.')[2]}.{argument}", value)
             except ConfigurationError as error:
                 problems[str(error)] = None
     problems.update(dict.fromkeys(_missing_of_metrics(config.trainer.get("callbacks"))))
-    # Names last: nothing is fetched, which may take an hour, where a file is missing anyhow.
+    # Names last: a download may take an hour, and is pointless if another file is missing.
     entries = manifest()
     texts = sorted(_texts(config.model, "model"), key=lambda text: text[1] in entries)
     for key, value, owner in texts:
@@ -147,7 +146,7 @@ def _needed(key: str, value: str, owner: str, scale: float, fetches: bool) -> Pa
         return None
     _refuse_unset(key, value)
     is_path = value.endswith(_SUFFIXES) or value.startswith(_PATHS)
-    if ours and is_path:  # what a path of a plug-in's means is its own affair
+    if ours and is_path:  # a plug-in checks its own paths
         module, _, name = owner.rpartition(".")
         make = str(getattr(getattr(sys.modules.get(module), name, None), "how_to_make", ""))
         path = _expanded(value.replace("{scale}", f"{scale:g}"), key)
@@ -173,7 +172,7 @@ def _missing_of_metrics(callbacks: Any) -> Iterator[str]:
                 except ConfigurationError as error:
                     problems.append(str(error))
         strict = arguments.get("strict_weights")
-        # Asked only if it matters: it may fetch the weights, without which a metric is off.
+        # Only if it matters: it may download weights.
         reason = kind(**arguments).absent() if problems or strict else ""
         if reason and strict:
             yield f"{name} in trainer.callbacks (strict_weights is set): {reason}"
@@ -202,7 +201,7 @@ def _refuse_missing(key: str, path: Path, make: str = "") -> None:
 
 
 def _texts(value: Any, key: str, owner: str = "") -> Iterator[tuple[str, str, str]]:
-    # Each text of a configuration, its key, and the class whose argument it is.
+    # Each text of a configuration, its key, and the class that takes it.
     if isinstance(value, Namespace | dict):
         items = dict(vars(value)) if isinstance(value, Namespace) else value
         owner = str(items.get("class_path") or owner)

@@ -1,12 +1,13 @@
-"""How many processes a run has and which one this is: by the environment and by the trainer.
+"""Number and rank of the processes of a run, from the environment and the trainer.
 
-Lightning takes a process's rank from the environment and its number of processes from the trainer's
-arguments, and never compares them. Two processes that each believe to be alone would train in one
-directory; one that a leftover ``RANK=1`` calls the second would write nothing. So both are compared
-here before anything is written, and the first process, which locks the run, is decided here alone.
+Lightning takes the rank of a process from the environment and the number of processes from the
+trainer's arguments, and never compares them. Two processes that each believe to be alone would
+train in one directory; one with a leftover ``RANK=1`` would write nothing. So both are compared
+here before anything is written, and only this module decides which process is the first, which
+locks the run.
 
-Imports nothing but the standard library at first: Lightning reads the variables when it is
-imported, and fails with a traceback where one of them is no number.
+Imports only the standard library at first: Lightning reads the variables when it is imported, and
+fails with a traceback if one of them is not a number.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Launcher(NamedTuple):
-    """The variables in which a launcher tells a process what it is; '' where it has none."""
+    """The variables that a launcher sets for a process; '' for those that it does not set."""
 
     name: str
     rank: str
@@ -35,7 +36,7 @@ class Launcher(NamedTuple):
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """All of them."""
+        """Names of all variables."""
         return tuple(name for name in self[1:] if name)
 
 
@@ -46,7 +47,7 @@ SLURM = Launcher(
     *("SLURM", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
     *("SLURM_NTASKS_PER_NODE", "SLURM_NNODES"),
 )
-# By hand, by Kubernetes' PyTorchJob, DeepSpeed and others; Lightning gives no RANK to its own.
+# Set by hand, by Kubernetes' PyTorchJob, DeepSpeed and others; Lightning's own have no RANK.
 PLAIN = Launcher("the environment", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 OTHERS = (
     Launcher("jsrun", "JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_LOCAL_RANK"),
@@ -61,14 +62,14 @@ OTHERS = (
     ),
     Launcher("Horovod", "HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE"),
 )
-SIGN = "TORCHELASTIC_RUN_ID"  # by which torch and Lightning tell torchrun's processes
+SIGN = "TORCHELASTIC_RUN_ID"  # by which torch and Lightning detect torchrun
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs that Lightning takes for a shell
+INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs that Lightning treats as a shell
 
 
 class Claim(NamedTuple):
-    """What the environment says of this process; None where it does not."""
+    """What the environment says about this process; None for what it does not say."""
 
     launcher: Launcher
     rank: int | None
@@ -76,7 +77,7 @@ class Claim(NamedTuple):
     local_rank: int | None
     local_world: int | None
     nodes: int | None
-    node: int | None = None  # number of this process's node
+    node: int | None = None  # rank of this process's node
 
     @property
     def several(self) -> bool:
@@ -99,13 +100,13 @@ class Claim(NamedTuple):
 
     @property
     def unset(self) -> str:
-        """How to run without what it says."""
+        """How to unset the variables, for messages."""
         names = [name for name in (*self.launcher.variables, "NODE_RANK") if name in os.environ]
-        return f"(or, where left over, unset: env {' '.join(f'-u {n}' for n in names)} COMMAND)"
+        return f"(or unset leftover variables: env {' '.join(f'-u {n}' for n in names)} COMMAND)"
 
 
 class World(NamedTuple):
-    """What the trainer is to be, and which of its processes this is."""
+    """The trainer's processes, and which of them this is."""
 
     rank: int
     size: int
@@ -117,14 +118,14 @@ class World(NamedTuple):
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the first process of all nodes, which writes the run's directory."""
+        """Whether this is the first process of all nodes, which writes the run directory."""
         return self.rank == 0
 
     def check(self, trainer: Trainer) -> None:
-        """Compare the trainer that was made: its plugins or its strategy may be of another mind.
+        """Compare with the trainer as built: its plugins or strategy may disagree.
 
         Raises:
-            ConfigurationError: It is another process, or one of another number of processes.
+            ConfigurationError: If its rank or number of processes differs.
         """
         made = (trainer.global_rank, trainer.world_size)
         size = self.size if self.claim.several else trainer.world_size
@@ -132,7 +133,7 @@ class World(NamedTuple):
             raise ConfigurationError(
                 f"this is process {self.rank} of {size}, but the trainer, by its strategy "
                 f"{type(trainer.strategy).__name__} and its plugins, is process {made[0]} of "
-                f"{made[1]}: leave trainer.plugins and trainer.strategy out {self.claim.unset}"
+                f"{made[1]}: remove trainer.plugins and trainer.strategy {self.claim.unset}"
             )
 
 
@@ -140,17 +141,17 @@ class World(NamedTuple):
 
 
 def claimed(environment: Mapping[str, str] = os.environ) -> Claim:
-    """What the environment says of this process, by whichever launcher started it.
+    """Return what the environment says about this process, whatever launcher started it.
 
     Args:
         environment: The variables.
 
     Raises:
-        ConfigurationError: They are no numbers, do not fit together, or lack one.
+        ConfigurationError: If variables are not numbers, contradict each other, or are missing.
     """
     claim = _claimed(environment)
     if claim.several:
-        _number("MASTER_PORT", environment)  # a number, where it is set
+        _number("MASTER_PORT", environment)  # must be a number if set
     return claim
 
 
@@ -183,22 +184,22 @@ def _read(launcher: Launcher, environment: Mapping[str, str]) -> Claim:
         node = _number("NODE_RANK", environment)
         node = _number("GROUP_RANK", environment) if node is None else node
     if launcher is not PLAIN and not rank and (world is None or _is_shell(launcher, environment)):
-        rank = world = local_rank = None  # of an allocation, in which this is one process
+        rank = world = local_rank = None  # an allocation, with this single process
     claim = Claim(launcher, rank, world, local_rank, local_world, nodes, node)
     if world == 0 or (world is not None and (rank or 0) >= world):
         raise ConfigurationError(
-            f"{claim.said}: ranks count from 0 to one below the number of processes {claim.unset}"
+            f"{claim.said}: ranks must be from 0 to the number of processes - 1 {claim.unset}"
         )
     if rank is not None and (local_rank or 0) > rank:
         raise ConfigurationError(
-            f"{claim.said}, and {launcher.local_rank} {local_rank}, which is never above the rank "
+            f"{claim.said}, and {launcher.local_rank} {local_rank}, which must not exceed the rank "
             f"{claim.unset}"
         )
     return claim
 
 
 def _is_shell(launcher: Launcher, environment: Mapping[str, str]) -> bool:
-    # The shell of an allocation; srun within it says how many tasks it has started.
+    # The shell of an allocation; srun within it sets the number of started tasks.
     tasks = _number("SLURM_STEP_NUM_TASKS", environment) or 1
     named = environment.get("SLURM_JOB_NAME") in INTERACTIVE
     return launcher is SLURM and named and tasks == 1
@@ -210,8 +211,8 @@ def _number(name: str, environment: Mapping[str, str]) -> int | None:
         return None
     if not text.strip().isdecimal():
         raise ConfigurationError(
-            f"the environment variable {name} is {text!r}, and must be a whole number, from which "
-            f"processes find each other: set it, or leave it out (env -u {name} COMMAND)"
+            f"the environment variable {name} is {text!r}, but must be a whole number, by which "
+            f"processes find each other: set it, or unset it (env -u {name} COMMAND)"
         )
     return int(text)
 
@@ -222,14 +223,14 @@ def _refuse_contradiction(one: Claim, other: Claim) -> None:
         if None not in (mine, theirs) and mine != theirs:
             raise ConfigurationError(
                 f"{one.said}, but {other.said}: {one.launcher.name} and {other.launcher.name} "
-                "differ about which process this is; unset the variables of the one that did not "
+                "disagree about this process; unset the variables of the launcher that did not "
                 f"start it ({', '.join(one.launcher.variables)}; or "
                 f"{', '.join(other.launcher.variables)})"
             )
 
 
 def _refuse_without_torchrun(claim: Claim, environment: Mapping[str, str]) -> None:
-    # Kubeflow sets torchrun's own arguments in a container, and leaves torchrun to the command.
+    # Kubeflow sets torchrun's arguments in a container, but the command must call torchrun.
     given = {name: environment.get(f"PET_{name}", "1") for name in ("NNODES", "NPROC_PER_NODE")}
     counts = [value.rpartition(":")[2] for value in given.values()]
     asked = [int(count) if count.isdecimal() else 1 for count in counts]
@@ -237,7 +238,7 @@ def _refuse_without_torchrun(claim: Claim, environment: Mapping[str, str]) -> No
         raise ConfigurationError(
             f"in the environment PET_NNODES is {given['NNODES']} and PET_NPROC_PER_NODE "
             f"{given['NPROC_PER_NODE']}, which torchrun reads, but torchrun has not started this "
-            "process: write torchrun in the place of python"
+            "process: write torchrun instead of python"
         )
 
 
@@ -247,24 +248,24 @@ def _refuse_without_torchrun(claim: Claim, environment: Mapping[str, str]) -> No
 def agree(
     trainer: Namespace, environment: Mapping[str, str] = os.environ, command: str = "fit"
 ) -> World:
-    """Have the trainer train on all processes that were started, or refuse.
+    """Return the processes on which trainer and environment agree.
 
-    What a launcher knows is filled in where ``trainer.devices``, ``num_nodes`` and ``strategy`` are
-    at their defaults: Lightning counts the devices of the machine, on a CPU one, and each process
-    would do the whole work by itself.
+    Defaults of ``trainer.devices``, ``num_nodes`` and ``strategy`` are replaced by the launcher's
+    values: Lightning would count the devices of the machine (one on a CPU), and each process would
+    do the whole work alone.
 
     Args:
         trainer: The trainer's arguments.
         environment: The variables.
-        command: Of the command line; ``export`` is the work of one process.
+        command: Name of the command; ``export`` runs in one process.
 
     Raises:
-        ConfigurationError: The trainer is of another number of processes than the environment.
+        ConfigurationError: If trainer and environment differ in the number of processes.
     """
     claim = claimed(environment)
     if command == "export" and claim.several:
         raise ConfigurationError(
-            f"{claim.said}, but export is the work of one process: start it once {claim.unset}"
+            f"{claim.said}, but export runs in one process: start it once {claim.unset}"
         )
     if claim.rank is None:
         return _started_by_lightning(claim, trainer, environment)
@@ -286,7 +287,7 @@ def agree(
         raise ConfigurationError(
             f"{claim.said}, and {claim.launcher.local_rank} {local_rank}, but trainer.devices is "
             f"{devices}: set --trainer.devices to the number of processes on each node, and "
-            "--trainer.num_nodes to that of the nodes"
+            "--trainer.num_nodes to the number of nodes"
         )
     if claim.several:
         _refuse_without_address(claim, environment)
@@ -298,14 +299,14 @@ def agree(
 def _started_by_lightning(
     claim: Claim, trainer: Namespace, environment: Mapping[str, str]
 ) -> World:
-    # One process a node, from which Lightning starts the others; they know LOCAL_RANK and
+    # One process on each node, from which Lightning starts the others with LOCAL_RANK and
     # WORLD_SIZE.
     here, nodes = _count(trainer.devices, trainer.accelerator), trainer.num_nodes
     size, local_rank, node = here * nodes, claim.local_rank or 0, claim.node or 0
     if claim.launcher is not PLAIN:
         raise ConfigurationError(
-            f"{claim.said}, but {claim.launcher.rank}, which says which of them this is, is not "
-            f"set: start the command with {claim.launcher.name}'s launcher {claim.unset}"
+            f"{claim.said}, but {claim.launcher.rank}, the rank of this process, is not set: start "
+            f"the command with {claim.launcher.name}'s launcher {claim.unset}"
         )
     if claim.world not in (None, size) or local_rank >= here or node >= nodes:
         raise ConfigurationError(_mismatch(claim, trainer, None, size))
@@ -316,9 +317,9 @@ def _started_by_lightning(
         missing = [name for name in needed if name not in environment]
         if missing:
             raise ConfigurationError(
-                f"trainer.devices is {trainer.devices} and trainer.num_nodes {nodes}, but nothing "
-                f"says where and as which of them this process meets the others: start it with "
-                f"torchrun or srun, or set {', '.join(missing)}"
+                f"trainer.devices is {trainer.devices} and trainer.num_nodes {nodes}, but the "
+                "environment has no address or rank of this process: start it with torchrun or "
+                f"srun, or set {', '.join(missing)}"
             )
     given = (trainer.devices, nodes, trainer.strategy)
     return World(node * here + local_rank, size, *given, claim, local_rank)
@@ -327,7 +328,7 @@ def _started_by_lightning(
 def _shape(
     claim: Claim, trainer: Namespace, environment: Mapping[str, str]
 ) -> tuple[tuple[int, int] | None, bool]:
-    """Processes on each node and nodes, and whether that is known and not the likely one."""
+    """Return (processes on each node, nodes), and whether that is known rather than likely."""
     world, here = claim.world or 1, claim.local_world
     if world == 1:
         return ((1, 1), True) if claim.launcher is TORCHRUN else (None, False)
@@ -336,8 +337,8 @@ def _shape(
     if here:
         if world % here:
             raise ConfigurationError(
-                f"{claim.said}, and {claim.launcher.local_world} {here}: each node must have as "
-                "many processes as the others"
+                f"{claim.said}, and {claim.launcher.local_world} {here}: all nodes must have the "
+                "same number of processes"
             )
         return (here, claim.nodes or world // here), True
     if environment.get("MASTER_ADDR") in LOOPBACK:  # all are on this machine
@@ -354,10 +355,10 @@ def _shape_by_slurm(
         each = world // nodes if world % nodes == 0 else "N"
         raise ConfigurationError(
             f"SLURM has started {world} tasks on {nodes} nodes, but not the same number on each by "
-            f"--ntasks-per-node: give sbatch or srun --nodes {nodes} --ntasks-per-node {each} in "
-            "the place of --ntasks"
+            f"--ntasks-per-node: give sbatch or srun --nodes {nodes} --ntasks-per-node {each} "
+            "instead of --ntasks"
         )
-    # A script of sbatch without srun is a single process of an allocation for several.
+    # An sbatch script without srun is a single process in an allocation for several.
     if trainer.devices == "auto" and not _number("SLURM_STEP_NUM_TASKS", environment):
         raise ConfigurationError(
             f"{claim.said}, but srun does not seem to have started this process: start it with "
@@ -373,13 +374,14 @@ def _refuse_without_address(claim: Claim, environment: Mapping[str, str]) -> Non
     missing = [name for name in ADDRESS if name not in environment]
     if missing:
         raise ConfigurationError(
-            f"{claim.said}, but not where its processes meet: set {' and '.join(missing)} (a host, "
-            f"and a free port of it) for all of them, or start them with torchrun {claim.unset}"
+            f"{claim.said}, but not the address of the first process: set {' and '.join(missing)} "
+            f"(a host and a free port of it) for all of them, or start them with torchrun "
+            f"{claim.unset}"
         )
 
 
 def knows_address(claim: Claim, environment: Mapping[str, str]) -> bool:
-    """Whether Lightning asks the launcher itself where processes meet, and needs no variables."""
+    """Return whether Lightning gets the address from the launcher, and needs no variables."""
     if all(name in environment for name in ADDRESS):
         return False
     if claim.launcher.name == "jsrun":
@@ -395,20 +397,20 @@ def _mismatch(
     if claim.launcher in (TORCHRUN, SLURM) and shape is not None:
         return (
             f"{claim.launcher.name} has started {shape[0]} processes on each of {shape[1]} nodes, "
-            f"but {given}: leave both out, or set them to {shape[0]} and {shape[1]}"
+            f"but {given}: remove both, or set them to {shape[0]} and {shape[1]}"
         )
     number = "1 process" if processes == 1 else f"{processes} processes"
-    mend = "set --trainer.devices and --trainer.num_nodes to what was started"
+    fix = "set --trainer.devices and --trainer.num_nodes to what was started"
     shape = (1, 1) if claim.world == 1 else shape
     if shape is not None:
-        mend = f"set --trainer.devices {shape[0]} --trainer.num_nodes {shape[1]}"
-    return f"{claim.said}, but {given}, which makes {number}: {mend} {claim.unset}"
+        fix = f"set --trainer.devices {shape[0]} --trainer.num_nodes {shape[1]}"
+    return f"{claim.said}, but {given}, which makes {number}: {fix} {claim.unset}"
 
 
 def _count(devices: Any, accelerator: Any) -> int:
-    """Number of devices that ``trainer.devices`` means."""
+    """Return the number of devices in ``trainer.devices``."""
     if isinstance(devices, list | tuple):
-        return max(1, len(devices))  # Lightning refuses none
+        return max(1, len(devices))  # Lightning refuses an empty list
     text = str(devices).strip()
     if "," in text:
         return max(1, len([part for part in text.split(",") if part.strip()]))

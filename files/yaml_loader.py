@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import cache
 from typing import Any
 
 import yaml
-from jsonargparse._loaders_dumpers import get_yaml_default_loader
-from jsonargparse._paths import PathError
+from jsonargparse import set_loader
 from jsonargparse.typing import Path
 
 from files.paths import CONFIGURATIONS
 
+NO_FILE = '"<unicode string>"'  # the name of any text in messages of PyYAML
 NO_CONFIGURATION = "is not a configuration: its name must end in .yaml, .yml or .json"
 
 
@@ -40,30 +41,68 @@ def open_configurations_alone() -> None:
         name = os.fspath(path) if opened and not isinstance(path, Path) else None
         whole(self, path, mode, *args, **kwargs)
         if name is not None and not name.lower().endswith(CONFIGURATIONS):
-            raise PathError(f"{name!r} {NO_CONFIGURATION}")
+            raise TypeError(f"{name!r} {NO_CONFIGURATION}")
         if name is not None and not self.is_fsspec and not os.path.isfile(self.absolute):  # a pipe
-            raise PathError(f"{name!r} is not a regular file")
+            raise TypeError(f"{name!r} is not a regular file")
 
     Path.__init__ = __init__  # type: ignore[method-assign]
 
 
-@cache
-def strict_loader() -> Any:
-    """Return the parser's YAML loader, which becomes strict with the first call.
+class StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The loader of configurations: refuses repeated keys, and aliases that contain themselves.
 
-    It refuses duplicate keys, which YAML forbids but its library accepts: a second ``data:`` would
-    silently replace the first. It also refuses aliases to a parent, which never end.
+    YAML forbids a repeated key, and PyYAML keeps the last one: a second ``data:`` would silently
+    drop the first. As jsonargparse's loader, it reads 1e-4 as a number, and dates as text.
     """
-    loader: Any = get_yaml_default_loader()  # type: ignore[no-untyped-call]
-    whole = loader.construct_document
 
-    def construct_document(self: Any, node: yaml.Node) -> Any:
-        # Before merging `<<`, whose keys may be overridden.
-        _check(node, set(), frozenset())
-        return whole(self, node)
+    def construct_document(self, node: yaml.Node) -> Any:
+        """Construct a document after its check."""
+        _check(node, set(), frozenset())  # before `<<` is merged, whose keys may be overridden
+        return super().construct_document(node)
 
-    loader.construct_document = construct_document
-    return loader
+
+_FLOAT = "tag:yaml.org,2002:float"
+StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers
+            if tag not in (_FLOAT, "tag:yaml.org,2002:timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}  # fmt: skip
+StrictLoader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(
+        r"""^(?:
+        [-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?
+        |[-+]?(?:[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)
+        |\.[0-9_]+(?:[eE][-+][0-9]+)?
+        |[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+\.[0-9_]*
+        |[-+]?\.(?:inf|Inf|INF)
+        |\.(?:nan|NaN|NAN))$""",
+        re.VERBOSE,
+    ),
+    list("-+0123456789."),
+)
+
+
+@cache
+def strict_loader() -> type[StrictLoader]:
+    """Make the parser read YAML with ``StrictLoader``, and return it."""
+    set_loader("yaml", _load, (yaml.YAMLError,))
+    return StrictLoader
+
+
+def _load(text: str, path: Any = "") -> Any:
+    try:
+        value = yaml.load(text, StrictLoader)
+    except yaml.YAMLError as error:
+        if not path:
+            raise
+        raise yaml.YAMLError(str(error).replace(NO_FILE, f'"{path}"')) from error
+    if isinstance(value, dict) and value and all(part is None for part in value.values()):
+        # Typed text such as `a:` or `{a,b}`, which YAML reads as keys without values.
+        keys = set(text.strip(" {}").replace(" ", "").split(","))
+        single = len(value) == 1 and text.strip() == f"{next(iter(value))}:"
+        return text if single or keys == set(value) else value
+    return value
 
 
 def _check(node: yaml.Node, seen: set[int], around: frozenset[int]) -> None:

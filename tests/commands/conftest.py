@@ -1,4 +1,4 @@
-"""Fixtures of the command line's tests."""
+"""Fixtures of the command-line tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.conftest import REPO
 
 @pytest.fixture
 def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run a command that must fail with status 2 and one sentence; give the sentence."""
+    """Run a command that must fail with status 2 and one sentence; return the sentence."""
 
     def run(*args: object) -> str:
         capsys.readouterr()
@@ -43,6 +43,6 @@ def _trained_once(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) 
 
 @pytest.fixture
 def trained(tiny: Path, _trained_once: Path) -> Path:
-    """`tiny`, in which `fit --config tiny.yaml` has run: its run directory."""
+    """Return the run directory of `fit --config tiny.yaml` in `tiny`."""
     shutil.copytree(_trained_once, tiny / "runs")
     return Path("runs", "tiny")

@@ -1,4 +1,4 @@
-"""A hub on this machine: what Hugging Face's answers to an upload of small files."""
+"""A local stand-in for the Hugging Face hub: its answers to an upload of small files."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 class Hub(BaseHTTPRequestHandler):
-    """What the hub answers to an upload; it keeps what it is sent."""
+    """Answer an upload as the hub does, and keep what was sent."""
 
     def do_GET(self) -> None:
-        """What clients before 1.0 ask, to choose how large files are sent."""
+        """Answer clients before 1.0, which ask how to send large files."""
         if self.path.startswith("/api/models/me/mine/revision/main"):
             self._answer({"id": "me/mine", "xetEnabled": False})
         else:
@@ -54,4 +54,4 @@ class Hub(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""

@@ -1,4 +1,4 @@
-"""A user's classes, with what can go wrong in them."""
+"""Classes of a user, with typical mistakes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from datamodules.base import Sample, Source
 from lightning_modules.base import SuperResolver
 from lightning_modules.bicubic import Bicubic
 
-# What the user should see of each mistake.
+# The message of each mistake.
 MESSAGES = {
     "raise": "root is x; expected y",
     "raise in one line": "no pictures",
@@ -37,8 +37,8 @@ class NeedsBody(nn.Module):
     """A network with a required argument beside the scale.
 
     Args:
-        scale: Factor by which pictures are enlarged.
-        body: What it is made of.
+        scale: Scale factor.
+        body: Not used.
     """
 
     def __init__(self, scale: float, body: nn.Module) -> None:
@@ -47,14 +47,14 @@ class NeedsBody(nn.Module):
 
 
 class NoRestore(SuperResolver):
-    """A method that is not written to its end."""
+    """A method without its abstract methods."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        """Nothing to learn."""
+        """Return a constant loss."""
 
 
 class Mistaken(Source):
-    """Fails in the way that it is told.
+    """Fail in a given way.
 
     Args:
         mistake: A key of `MESSAGES`.
@@ -95,7 +95,7 @@ class Mistaken(Source):
 
 
 class DefaultScale(Bicubic):
-    """A method whose scale has a default, which the configuration has not set."""
+    """A method whose scale has a default."""
 
     built_for: ClassVar[float] = 0
 
@@ -105,7 +105,7 @@ class DefaultScale(Bicubic):
 
 
 class LogsWhereItMayNot(Callback):
-    """A bug: Lightning takes no values in this hook."""
+    """Log where Lightning does not allow it: a bug."""
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         pl_module.log("a", 1.0)

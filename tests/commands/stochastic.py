@@ -1,4 +1,4 @@
-"""A method with noise of its own, and callbacks that watch what `--run.seeds` does with it."""
+"""A stochastic method, and callbacks that check `--run.seeds`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_modules.base import SuperResolver
 
 
 class Noisy(SuperResolver):
-    """The input enlarged, and noise on it."""
+    """Return the enlarged input plus noise."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         raise NotImplementedError
@@ -24,7 +24,7 @@ class Noisy(SuperResolver):
 
 
 class Input(ImageMetric):
-    """The mean of the input: the same for all seeds, or the inputs are not."""
+    """The mean of the input, which must be the same for all seeds."""
 
     name = "input"
 
@@ -36,7 +36,7 @@ class Input(ImageMetric):
 
 
 class Fails(Callback):
-    """Raises when the second evaluation begins."""
+    """Raise when the second evaluation begins."""
 
     begun = 0
 

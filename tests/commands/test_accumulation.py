@@ -1,4 +1,4 @@
-"""Validations within an accumulation: what they measured is ranked, or said to be lost."""
+"""Validations within an accumulation are ranked, or reported as lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FIT = ("fit", "--config", "tiny.yaml")
 def test_a_validation_within_an_accumulation_ranks_the_step_before(
     tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, each: str
 ) -> None:
-    """An epoch's 5 batches are 2 steps, of 3 batches and of 2."""
+    """The 5 batches of an epoch make 2 steps, of 3 and 2 batches."""
     keep = ("--checkpoint.keep_best", 20, "--checkpoint.every_n_steps", 0)
     more = ("--trainer.accumulate_grad_batches", 3, "--trainer.val_check_interval", 2)
     count = ("--trainer.check_val_every_n_epoch", "null" if each == "run" else 1)
@@ -25,7 +25,7 @@ def test_a_validation_within_an_accumulation_ranks_the_step_before(
     # After batches 2 and 4 of each epoch, or 2, 4, 6, ... 14 of the run.
     assert sorted(scores) == [f"step-{step:09d}.ckpt" for step in range(1, 6)]
     (told,) = [r.getMessage() for r in caplog.records if "accumulation" in r.getMessage()]
-    assert "the validation after step 0 came within an accumulation of 3 batches" in told
+    assert "the validation after step 0 ran within an accumulation of 3 batches" in told
     for name in list(scores)[:2]:
         path = f"runs/tiny/checkpoints/{name}"
         enlarger("validate", "--config", "tiny.yaml", "--ckpt_path", path)

@@ -1,4 +1,4 @@
-"""What users feed it by mistake: each is a sentence, or is counted and passed over."""
+"""Bad input of users: a sentence, or counted and skipped."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ ODD = [grey, palette, cmyk]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three sound pictures."""
+    """Return a folder of three intact images."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number in range(3):
@@ -184,7 +184,7 @@ def tested(folder: Path) -> tuple[str, ...]:
 def test_broken_test_pictures_are_an_error(
     tiny: Path, folder: Path, refusal: Refusal, spoil: Callable[[Path], None]
 ) -> None:
-    """A mean over fewer pictures than the set has would be compared with others' means."""
+    """A mean over fewer images than the set has would not be comparable."""
     spoil(folder)
     assert "pictures/bad." in refusal(*tested(folder))
 
@@ -250,9 +250,7 @@ def test_nothing_to_predict(tiny: Path, refusal: Refusal) -> None:
 @pytest.mark.parametrize("command", ["test", "validate", "predict"])
 def test_no_weights(tiny: Path, refusal: Refusal, command: str) -> None:
     sentence = refusal(command, "--config", "tiny.yaml", "--data.init_args.predict", "photos")
-    assert (
-        f"{command} needs trained weights, and there are none in runs/tiny/checkpoints" in sentence
-    )
+    assert f"{command} needs trained weights, but runs/tiny/checkpoints has none" in sentence
     assert "--model.init_args.weights" in sentence
     assert not Path("runs/tiny/results.json").exists()
 

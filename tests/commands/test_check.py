@@ -1,4 +1,4 @@
-"""`check` does all that `fit` does up to its first step, and leaves nothing behind."""
+"""`check` does what `fit` does up to its first step, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ KEPT = """[lightning.pytorch.callbacks.LearningRateMonitor,
 def test_loggers_and_checkpoints_of_ones_own_leave_nothing(
     trained: Path, enlarger: Enlarger, logger: tuple[str, ...]
 ) -> None:
-    """A callback that refuses to go without a logger finds one."""
+    """A callback that requires a logger finds one."""
     before = files(Path())
     more = ("--trainer.max_steps", 14, "--trainer.callbacks", KEPT, "--run.change", "true")
     enlarger(*CHECK, *logger, *more)
@@ -68,7 +68,10 @@ def test_of_a_run_that_is_finished(
 ) -> None:
     with caplog.at_level(logging.INFO):
         enlarger(*CHECK)
-    assert "nothing is left to train: the run is at step 12" in caplog.text
+    assert (
+        "nothing is left to train: trainer.max_steps or max_epochs ends the run at step 12"
+        in caplog.text
+    )
 
 
 def test_another_configuration_is_refused(trained: Path, refusal: Callable[..., str]) -> None:
@@ -85,7 +88,7 @@ def test_gradients_that_are_not_finite(tiny: Path, refusal: Callable[..., str]) 
 
 
 class Spoil(Callback):
-    """A weight that is no number."""
+    """Set a weight to NaN."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         with torch.no_grad():
@@ -103,7 +106,7 @@ def test_a_disk_without_room(
 
 
 class Full:
-    """What `disk_usage` gives for a full disk."""
+    """`disk_usage` of a full disk."""
 
     free = 0
 
@@ -122,7 +125,7 @@ def test_ctrl_c_is_the_verdict(
 
 
 class Interrupt(Callback):
-    """Ctrl-C in the first batch."""
+    """Send Ctrl-C in the first batch."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -130,7 +133,7 @@ class Interrupt(Callback):
 
 @pytest.mark.parametrize("off", [True, False])
 def test_its_end_is_no_exception_of_a_run(off: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """Of two processes, where a run that fails says that no checkpoint is written."""
+    """With two processes, where a failing run reports that no checkpoint is written."""
     checkpoints: Any = Checkpoints()
     checkpoints.off, checkpoints._position = off, (0, 0)
     trainer: Any = SimpleNamespace(state=SimpleNamespace(fn="fit"), global_step=0, world_size=2)

@@ -1,4 +1,4 @@
-"""A process that is killed while it writes leaves the newest whole checkpoint to be found."""
+"""A process killed while writing leaves the newest complete checkpoint."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         found = newest_whole(tmp_path)
         assert found is not None
         step = int(found.stem.removeprefix("step-"))
-        assert step in (last, last + 1)  # killed after the name was given, before it was told
+        assert step in (last, last + 1)  # killed after the rename, before it was reported
         assert found.read_bytes() == step.to_bytes(8, "little") * 40000
-        assert found == list_checkpoints(tmp_path)[0]  # no name ever stood for a half one
+        assert found == list_checkpoints(tmp_path)[0]  # a named file is always complete
         told = step
 
 
@@ -73,7 +73,7 @@ write_whole(Path(sys.argv[1]), lambda file: file.write(b"B" * 100000))
 
 
 def test_two_processes_write_the_same_name(tmp_path: Path) -> None:
-    """The second one begins and ends while the first one is at its half."""
+    """The second write begins and ends in the middle of the first."""
     path = tmp_path / "step-000000001.ckpt"
 
     def write(file: BinaryIO) -> None:
@@ -94,7 +94,7 @@ def test_two_processes_write_the_same_name(tmp_path: Path) -> None:
 def test_a_ranking_that_names_what_is_gone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Stale after a copy of some of the files, or a power cut in between."""
+    """Outdated after copying some of the files, or a power cut in between."""
     for step in (1, 2):
         write_whole(tmp_path / f"step-{step:09d}.ckpt", lambda file: file.write(b"x") and None)
     names = ["step-000000009.ckpt", "step-000000001.ckpt"]

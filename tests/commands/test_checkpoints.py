@@ -1,4 +1,4 @@
-"""What a checkpoint holds, which are kept, and what happens when one cannot be read or written."""
+"""Content of checkpoints, which are kept, and failures to read or write them."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def steps(run: str = "tiny") -> list[int]:
 
 
 def files(folder: Path) -> dict[Path, bytes]:
-    """All files and their contents; not of links, for /dev/full never ends."""
+    """Return all files and their contents, without links: /dev/full never ends."""
     return {p: b"" if p.is_symlink() else p.read_bytes() for p in folder.iterdir()}
 
 
 def damage(path: Path) -> None:
-    """Turn one bit in the middle, as a bad disk does."""
+    """Flip one bit in the middle, as a bad disk does."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(bytes(content))
@@ -92,7 +92,7 @@ def test_is_as_large_as_what_it_holds(trained: Path) -> None:
 
 
 def test_holds_no_gradients_and_no_views(trained: Path) -> None:
-    """A view would drag its whole storage into the file."""
+    """A view would save its whole storage."""
     for tensor in newest("tiny")["state_dict"].values():
         assert not tensor.requires_grad
         assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
@@ -153,7 +153,7 @@ def test_keep_best(tiny: Path, enlarger: Enlarger, mode: str) -> None:
 
 
 class Score(Callback):
-    """A value that goes up and down: 1, 9, 0, 8, 5."""
+    """Log a value that goes up and down: 1, 9, 0, 8, 5."""
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -161,7 +161,7 @@ class Score(Callback):
 
 
 def test_another_monitor_starts_a_ranking_of_its_own(trained: Path, enlarger: Enlarger) -> None:
-    """PSNR values would otherwise beat any LPIPS for ever, or lose to it."""
+    """Otherwise PSNR values would always beat, or always lose to, any LPIPS."""
     assert ranking()["monitor"] == "val/psnr"
     enlarger(
         *FIT,
@@ -174,7 +174,7 @@ def test_another_monitor_starts_a_ranking_of_its_own(trained: Path, enlarger: En
 
 
 class Constant(Callback):
-    """A value below any PSNR."""
+    """Log a value below any PSNR."""
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -191,7 +191,7 @@ def test_a_value_that_is_no_number_is_never_the_best(tiny: Path, enlarger: Enlar
 
 
 class NoNumber(Callback):
-    """NaN but for one step."""
+    """Log NaN except at one step."""
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pl_module.log("val/nan", 1.0 if trainer.global_step == 2 else math.nan)
@@ -218,7 +218,7 @@ def test_a_damaged_newest_one_falls_back_to_the_one_before(
     assert len(loud) == 1
     assert "DAMAGED CHECKPOINT: runs/tiny/checkpoints/step-000000012.ckpt" in loud[0]
     assert "step-000000010.ckpt" in caplog.text
-    assert is_whole(path)  # the run came by again
+    assert is_whole(path)  # the run wrote it again
     enlarger(*FIT, "--run.name", "whole")
     assert_same("tiny", "whole")
 
@@ -240,7 +240,7 @@ def test_checkpoints_written_before_damaged_ones_are_kept(
 
 
 class StopsAtEight(Callback):
-    """Ends the training at step 8."""
+    """End training at step 8."""
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         trainer.should_stop = trainer.global_step == 8
@@ -293,7 +293,7 @@ def test_what_a_killed_run_left_half_written_confuses_nobody(
 
 
 def test_checkpoints_of_other_runs_stay(trained: Path, enlarger: Enlarger) -> None:
-    """Copied into the folder, with or without their checksums: only a run's own are pruned."""
+    """Copies in the folder, with or without checksums: only the run's own are pruned."""
     folder = trained / "checkpoints"
     own = newest_step()
     mine = [folder / f"step-{step:09d}.ckpt" for step in (1, 2, 3)]
@@ -340,14 +340,14 @@ def test_never(tiny: Path, enlarger: Enlarger) -> None:
 def test_every_n_minutes(tiny: Path, enlarger: Enlarger) -> None:
     minutes = ("--checkpoint.every_n_minutes", 1e-6, "--checkpoint.keep_last", 20)
     enlarger(*FIT, *minutes, "--data.init_args.val", "null", "--trainer.log_every_n_steps", 4)
-    assert steps() == [12, 8, 4]  # looked at where values are logged: ranks agree on the time there
+    assert steps() == [12, 8, 4]  # checked when values are logged, where ranks agree on the time
 
 
 # ------------------------------------------------------------------------------------ what is best
 
 
 def test_a_validation_that_did_not_measure_gives_no_score(tiny: Path, enlarger: Enlarger) -> None:
-    """Lightning's own record would still hold the value of the validation before."""
+    """Lightning's record would still hold the value of the previous validation."""
     metric = [
         "--trainer.callbacks",
         '[{"class_path": "callbacks.psnr.PSNR", "init_args": {"every_n": 2}}]',
@@ -359,7 +359,7 @@ def test_a_validation_that_did_not_measure_gives_no_score(tiny: Path, enlarger: 
 def test_others_may_wait_for_the_monitored_value(
     tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where a validation does not measure it, they see that of the one before, as of any value."""
+    """If a validation does not log the value, they see the previous one."""
     callbacks = """[
         {class_path: callbacks.psnr.PSNR, init_args: {every_n: 2}},
         callbacks.ssim.SSIM,
@@ -368,7 +368,7 @@ def test_others_may_wait_for_the_monitored_value(
     extra = ("--trainer.val_check_interval", 2, "--trainer.max_steps", 4)
     enlarger(*FIT, "--trainer.callbacks", callbacks, *extra)
     assert list(ranking()["scores"]) == ["step-000000002.ckpt"]
-    assert "did not log" not in caplog.text  # its name is no mistake: the one before did
+    assert "did not log" not in caplog.text  # the previous validation logged it
 
 
 def test_a_misspelt_monitor_is_told(

@@ -1,4 +1,4 @@
-"""The report's curves come from what was logged, whichever logger a run has."""
+"""The report's curves come from the logged values, whatever the logger."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def of_class(class_path: str) -> str:
 
 
 class Own(Callback):
-    """Logs by the trainer's loggers, as some callbacks do, and something that is no scalar."""
+    """Log through the trainer's loggers, as some callbacks do, also what is not a scalar."""
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         for logger in trainer.loggers:
@@ -93,7 +93,7 @@ def test_other_commands_leave_it_alone(tiny: Path, enlarger: Enlarger) -> None:
 
 
 def test_a_run_of_version_0_1_0_that_goes_on(tiny: Path, enlarger: Enlarger) -> None:
-    """Its first half is in TensorBoard's files alone."""
+    """Only TensorBoard's files hold its first half."""
     enlarger(*FIT, "--trainer.logger", "true", "--trainer.max_steps", 7)
     (Path("runs/tiny") / FILE).unlink()
     enlarger(*FIT, "--trainer.logger", "true")
@@ -104,7 +104,7 @@ def test_a_record_alone_is_a_run(tmp_path: Path) -> None:
     record = ScalarRecord(tmp_path)
     record.log_metrics({"val/psnr": torch.tensor(3.0), "text": "a", "many": torch.ones(2)}, 4)
     record.log_metrics({"val/psnr": math.inf}, 5)
-    record.log_metrics({"val/psnr": 1.0})  # of no step
+    record.log_metrics({"val/psnr": 1.0})  # without a step
     record.experiment.add_image("of a user without a logger", None)
     check_run(tmp_path)
     assert read_record(tmp_path) == {"val/psnr": {4: 3.0, 5: math.inf}}

@@ -1,4 +1,4 @@
-"""Whoever watches a value follows its metric: checkpoints, early stopping, schedules, others."""
+"""Everything that monitors a value follows the direction of its metric."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SCHEDULE = "--model.init_args.lr_scheduler"
 
 
 class Score(Callback):
-    """A value that nobody knows: 1, 9, 0, 8."""
+    """Log a value of unknown direction: 1, 9, 0, 8."""
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -79,8 +79,8 @@ def test_a_mode_against_the_metric(tiny: Path, refusal: Refusal, monitor: str, m
     told = refusal(*FIT, "--checkpoint.monitor", monitor, "--checkpoint.mode", mode)
     better = "lower" if mode == "max" else "higher"
     assert told == (
-        f"checkpoint watches {monitor} with mode {mode}, but {better} values of {monitor} are "
-        "better: leave checkpoint.mode out"
+        f"checkpoint monitors {monitor} with mode {mode}, but {better} values of {monitor} are "
+        "better: remove checkpoint.mode"
     )
     assert not Path("runs/tiny/checkpoints").exists()
 
@@ -100,7 +100,7 @@ def test_other_callbacks(
     told = refusal(*FIT, "--trainer.callbacks+", given)
     right = "max" if arguments["monitor"] == "val/psnr" else "min"
     name = class_path.rpartition(".")[2]
-    assert told.startswith(f"{name} in trainer.callbacks watches {arguments['monitor']} with mode")
+    assert told.startswith(f"{name} in trainer.callbacks monitors {arguments['monitor']} with mode")
     assert told.endswith(f"set its mode to {right}")
 
 
@@ -110,7 +110,7 @@ def test_a_schedule(tiny: Path, refusal: Refusal) -> None:
     )
     told = refusal(*FIT, SCHEDULE, plateau)
     assert told == (
-        "model.init_args.lr_scheduler watches val/psnr with mode min, but higher values of "
+        "model.init_args.lr_scheduler monitors val/psnr with mode min, but higher values of "
         "val/psnr are better: set its mode to max"
     )
 
@@ -118,7 +118,7 @@ def test_a_schedule(tiny: Path, refusal: Refusal) -> None:
 def test_a_schedule_of_a_checkpoint_with_the_wrong_mode(
     tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Torch restores the mode with the rest, whatever is configured."""
+    """Torch restores the mode from the checkpoint, whatever is configured."""
     plateau = (
         "{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {monitor: val/psnr, "
         "mode: max, patience: 50}}"
@@ -133,7 +133,7 @@ def test_a_schedule_of_a_checkpoint_with_the_wrong_mode(
         *(*FIT[:4], 6, *FIT[5:], SCHEDULE, plateau),
         *("--run.name", "on", "--ckpt_path", "old.ckpt"),
     )
-    assert "looked for lower values of val/psnr: from here on it looks for higher" in caplog.text
+    assert "preferred lower values of val/psnr: from now on it prefers higher" in caplog.text
     restored = newest("on")["lr_schedulers"][0]
     assert restored["mode"] == "max"
     assert restored["best"] > 5
@@ -145,7 +145,7 @@ def test_a_value_of_unknown_direction(
     score = ("--trainer.callbacks+", f"{__name__}.Score", "--checkpoint.monitor", "val/score")
     enlarger(*FIT, *score)
     assert [name[5:14] for name in ranking()["best"]] == ["000000002"]
-    told = [r for r in caplog.records if "set checkpoint.mode to max or to min" in r.getMessage()]
+    told = [r for r in caplog.records if "set checkpoint.mode to max or min" in r.getMessage()]
     assert len(told) == 1
     caplog.clear()
     enlarger(*FIT, *score, "--checkpoint.mode", "min", "--run.overwrite", "true")
@@ -156,7 +156,7 @@ def test_a_value_of_unknown_direction(
 def test_a_ranking_of_an_earlier_version(
     tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """0.1.0 ranked everything by `max` unless it was told otherwise."""
+    """0.1.0 ranked by `max` by default."""
     monitor = ("--checkpoint.monitor", "val/swd", "--checkpoint.keep_last", 3)
     enlarger(*FIT, *monitor)
     folder = Path("runs/tiny/checkpoints")
@@ -170,7 +170,7 @@ def test_a_ranking_of_an_earlier_version(
     assert "as if higher values of val/swd were better" in caplog.text
     caplog.clear()
     enlarger(*FIT[:4], 5, *FIT[5:], *monitor)
-    assert "from here on lower ones are" in caplog.text
+    assert "from now on lower ones are" in caplog.text
     assert ranking()["mode"] == "min"
     assert ranking()["best"] == [best_of(ranking()["scores"], "min")]
 
@@ -190,7 +190,7 @@ def test_a_damaged_best_one_of_an_earlier_version(tiny: Path, enlarger: Enlarger
 
 @pytest.fixture
 def black(tiny: Path) -> Path:
-    """`tiny`, whose first validation image is black, as any enlargement of it is."""
+    """Make the first validation image of `tiny` black, and so its output."""
     text = (tiny / "tiny.yaml").read_text()
     source = text.split("root: ")[1].split("}")[0]
     shutil.copytree(source, tiny / "photos")
@@ -232,7 +232,7 @@ def test_no_finite_value_at_all(
     )
     enlarger(*FIT, SCHEDULE, plateau)
     assert ranking()["best"] == []
-    assert caplog.text.count("a value that is not finite never makes a checkpoint the best") == 1
+    assert caplog.text.count("a value that is not finite is never the best") == 1
     assert newest("tiny")["lr_schedulers"][0]["best"] == -math.inf  # or nothing would beat it
 
 

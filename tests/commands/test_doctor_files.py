@@ -1,4 +1,4 @@
-"""`doctor` on files: weights and shards that are damaged, missing, or well."""
+"""`doctor` on files: weights and shards that are damaged, missing or intact."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import yaml
 from callbacks import weights
 from commands.doctor_lines import Options, guarded
 from commands.doctor_shards import shards
-from commands.doctor_weights import found, missing
+from commands.doctor_weights import existing_weights, missing_weights
 from datamodules.shard_index import build_index, save_index
 from tests.commands.test_doctor_checks import said
 
@@ -29,7 +29,7 @@ Patch = pytest.MonkeyPatch
 
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: Patch) -> Path:
-    """A folder of weights, and a manifest of three files."""
+    """Return a folder of weights, with a manifest of three files."""
     right = b"PK right, and no archive"
     about = {"licence": "", "source": "SOURCE"}
     known = hashlib.sha256(right).hexdigest()
@@ -46,42 +46,42 @@ def shelf(tmp_path: Path, monkeypatch: Patch) -> Path:
     return tmp_path
 
 
-def test_weights_that_are_missing(shelf: Path) -> None:
-    assert said(found) == {}
-    text = said(missing)
-    assert text["weights of metrics"].startswith("look: not here, and needed for LPIPS (net), PI (")
-    assert text["weights of methods"].startswith("look: not here, and needed for B (big): python")
+def test_missing_weights(shelf: Path) -> None:
+    assert said(existing_weights) == {}
+    text = said(missing_weights)
+    assert text["weights of metrics"].startswith("look: missing, needed for LPIPS (net), PI (")
+    assert text["weights of methods"].startswith("look: missing, needed for B (big): python")
 
 
-def test_weights_that_are_there(shelf: Path, monkeypatch: Patch) -> None:
+def test_intact_weights(shelf: Path, monkeypatch: Patch) -> None:
     for name in ("net.npz", "b.pth"):
         (shelf / name).write_bytes(b"PK right, and no archive")
     monkeypatch.setattr("zipfile.is_zipfile", lambda path: True)
     np.savez(shelf / "old", a=np.zeros(3))
     (shelf / "old.npz").rename(shelf / "old.pth")
-    text = said(found)
-    assert text["weights net"].endswith("the checksum is right")
-    assert text["weights old"].endswith("whole; its checksum is not known")
-    assert said(missing) == {"weights": "ok: all 3 of configs/weights.yaml are here"}
+    text = said(existing_weights)
+    assert text["weights net"].endswith("the checksum is correct")
+    assert text["weights old"].endswith("complete; its checksum is unknown")
+    assert said(missing_weights) == {"weights": "ok: all 3 files of configs/weights.yaml exist"}
     monkeypatch.setattr("commands.doctor_weights.LARGE", 4)
-    assert "--doctor.checksums true compares" in said(found)["weights big"]
-    assert said(found, checksums=True)["weights big"].endswith("the checksum is right")
+    assert "--doctor.checksums true compares" in said(existing_weights)["weights big"]
+    assert said(existing_weights, checksums=True)["weights big"].endswith("the checksum is correct")
 
 
 WRONG: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "is empty: replace it by the one from SOURCE"),
-    "of git-lfs": (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of git-lfs"),
-    "a page": (b"<!DOCTYPE html>", "is a web page in place of the file"),
+    "empty": (b"", "is empty: replace it with the file from SOURCE"),
+    "of git-lfs": (b"version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer"),
+    "a page": (b"<!DOCTYPE html>", "is a web page instead of the file"),
     "half": (b"PK\x03\x04 half an archive", "is truncated"),
     "another": (b"\x80\x02 something else", "is not the published file, its SHA-256 is"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_weights_that_are_damaged(shelf: Path, case: str) -> None:
+def test_damaged_weights(shelf: Path, case: str) -> None:
     content, expected = WRONG[case]
     (shelf / "net.npz").write_bytes(content)
-    text = said(found)["weights net"]
+    text = said(existing_weights)["weights net"]
     assert text.startswith("broken")
     assert expected in text
 
@@ -91,7 +91,7 @@ def test_weights_that_are_damaged(shelf: Path, case: str) -> None:
 
 @pytest.fixture
 def tars(tmp_path: Path) -> list[Path]:
-    """Two tars of three pictures, with their indices."""
+    """Return two tars of three images each, with their indices."""
     paths = [tmp_path / f"train-{number}.tar" for number in range(2)]
     for path in paths:
         with webdataset.TarWriter(str(path)) as writer:
@@ -106,34 +106,34 @@ def index_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.idx.json")
 
 
-def looked_at(folder: Path, **options: Any) -> list[str]:
+def checked(folder: Path, **options: Any) -> list[str]:
     lines = guarded("shards", shards, Options(shards=(f"{folder}/*.tar",), **options))
     return [f"{line.verdict}: {line.text}" for line in lines]
 
 
-def test_shards_that_are_well(tars: list[Path]) -> None:
-    (text,) = looked_at(tars[0].parent)
-    assert text.startswith("ok: 2 of 2 tars are whole, 6 samples, 20 kB;")
-    (text,) = looked_at(tars[0].parent, checksums=True)
-    assert text.endswith("all checksums are right")
+def test_intact_shards(tars: list[Path]) -> None:
+    (text,) = checked(tars[0].parent)
+    assert text.startswith("ok: 2 of 2 tars are complete, 6 samples, 20 kB;")
+    (text,) = checked(tars[0].parent, checksums=True)
+    assert text.endswith("all checksums are correct")
     index_of(tars[0]).unlink()
-    (text,) = looked_at(tars[0].parent, checksums=True)
-    assert text.endswith("the checksums of 1 are right, and the others have none")
-    assert "1 without an index, which fit makes" in looked_at(tars[0].parent)[0]
+    (text,) = checked(tars[0].parent, checksums=True)
+    assert text.endswith("the checksums of 1 are correct, the others have none")
+    assert "1 without an index, which fit writes" in checked(tars[0].parent)[0]
 
 
-def test_shards_whose_samples_lie_apart(tars: list[Path]) -> None:
-    """Well for Shards, with a word for what reads from front to back."""
+def test_shards_with_scattered_samples(tars: list[Path]) -> None:
+    """Good for Shards, with a note about readers that read front to back."""
     index_of(tars[0]).unlink()
     with tarfile.open(tars[0], "a") as tar:
         for number in (0, 2):
             tar.addfile(tarfile.TarInfo(f"{tars[0].stem}-{number}.txt"))
-    lines = looked_at(tars[0].parent)
+    lines = checked(tars[0].parent)
     assert lines[0].startswith(
-        f"look: {tars[0]}: the members of 2 samples, such as 'train-0-0', do"
+        f"look: {tars[0]}: the members of 2 samples, such as 'train-0-0', are"
     )
     assert f"tar --sort=name -cf {tars[0].with_name('sorted-train-0.tar')}" in lines[0]
-    assert lines[1].startswith("ok: 2 of 2 tars are whole, 6 samples")
+    assert lines[1].startswith("ok: 2 of 2 tars are complete, 6 samples")
 
 
 def truncate(path: Path) -> None:
@@ -167,7 +167,7 @@ def shorten_index(path: Path) -> None:
 BAD: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "truncated": (truncate, "broken", "is truncated"),
     "empty": (lambda path: path.write_bytes(b""), "broken", "is empty"),
-    "one bit": (damage, "broken", "are not those that were packed"),
+    "one bit": (damage, "broken", "have changed since packing"),
     "no picture": (damage_first, "broken", "not an image, or its header is broken"),
     "its index": (change_index, "broken", "its index has 'train-0-1' at other bytes than the tar"),
     "a short index": (shorten_index, "broken", "its index has 2 samples"),
@@ -177,24 +177,24 @@ BAD: dict[str, tuple[Callable[[Path], object], str, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_shard_that_is_damaged(tars: list[Path], case: str) -> None:
+def test_a_damaged_shard(tars: list[Path], case: str) -> None:
     spoil, verdict, expected = BAD[case]
     spoil(tars[0])
-    first, last = looked_at(tars[0].parent, checksums=True)
+    first, last = checked(tars[0].parent, checksums=True)
     assert first.startswith(f"{verdict}: ")
     assert "train-0.tar" in first
     assert expected in first
-    assert last.startswith(f"ok: {1 if verdict == 'broken' else 2} of 2 tars are whole")
+    assert last.startswith(f"ok: {1 if verdict == 'broken' else 2} of 2 tars are complete")
 
 
-def test_shards_that_are_not_there(tmp_path: Path) -> None:
-    (text,) = looked_at(tmp_path)
+def test_missing_shards(tmp_path: Path) -> None:
+    (text,) = checked(tmp_path)
     assert text.startswith("broken: ValueError: Shards.urls")
 
 
 def test_many_damaged_shards_are_not_all_named(tars: list[Path]) -> None:
     for number in range(2, 15):
         (tars[0].parent / f"train-{number}.tar").write_bytes(b"")
-    found = looked_at(tars[0].parent)
+    found = checked(tars[0].parent)
     assert len(found) == 12
     assert found[10] == "broken: and 3 more lines of this kind"

@@ -1,4 +1,4 @@
-"""Metrics of earlier starts survive, whatever logger is given."""
+"""Metrics of earlier starts are kept, whatever the logger."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def logger(name: str, version: object = 0) -> tuple[str, str]:
 
 
 def steps(folder: Path) -> list[set[int]]:
-    """Of each file, oldest name last: the steps that it has metrics of."""
+    """Return the steps with metrics in each file, oldest name last."""
     found = []
     for path in sorted(folder.glob("metrics.csv*")):
         with path.open(newline="") as file:
@@ -92,6 +92,6 @@ def test_on_a_server_it_is_refused(tmp_path: Path) -> None:
     trainer = Trainer(
         accelerator="cpu", default_root_dir=tmp_path, logger=CSVLogger("memory://logs", "a", 0)
     )
-    with pytest.raises(ConfigurationError, match="leave its version out"):
+    with pytest.raises(ConfigurationError, match="remove its version"):
         keep_earlier_metrics(trainer)
     assert store.cat("/logs/a/version_0/metrics.csv") == b"step\n1\n"

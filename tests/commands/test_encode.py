@@ -1,4 +1,4 @@
-"""`encode`: latents in shards are those of the autoencoder, and training takes them."""
+"""`encode`: shards hold the autoencoder's latents, and training reads them."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_what_cannot_be_encoded(work: Path, refusal: Refusal) -> None:
 def test_two_pictures_of_one_name_in_the_shards(
     work: Path, refusal: Refusal, first: str, second: str
 ) -> None:
-    """Training would refuse what was encoded for hours."""
+    """Training would refuse the output after hours of encoding."""
     folder = Path("names")
     folder.mkdir()
     for name in (first, second):
@@ -187,5 +187,5 @@ def test_two_pictures_of_one_name_in_the_shards(
     source = ("--data.init_args.train", "datamodules.folder.Folder")
     place = ("--data.init_args.train.init_args.root", folder)
     told = refusal(*ENCODE, *CROPS, *source, *place)
-    assert f"{first} and {second} would have one name in the shards, a_b_c: rename" in told
+    assert f"{first} and {second} would have the same name in the shards, a_b_c: rename" in told
     assert not list(Path().glob("out/*.tar"))

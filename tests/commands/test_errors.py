@@ -1,4 +1,4 @@
-"""A mistake in flags or YAML is answered by one sentence: the key, the value, and the mend."""
+"""A mistake in flags or YAML gives one sentence: the key, the value and the fix."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BENCHMARK = REPO / "configs/experiment/benchmark.yaml"
 
 REAL = ("--degradation", "degradations.real_esrgan.RealESRGAN")
 
-# What is typed after FIT, and what the sentence has to hold.
+# Words after FIT, and parts of the sentence.
 FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "a group": (("--modle", "x"), ("'modle'", "did you mean 'model'")),
     "a trainer's key": (
@@ -53,11 +53,11 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "a validation each zeroth batch": (
         ("--trainer.val_check_interval", "0"),
-        ("trainer.val_check_interval is 0", "--trainer.limit_val_batches 0 validates never"),
+        ("trainer.val_check_interval is 0", "--trainer.limit_val_batches 0 turns"),
     ),
     "a validation each zeroth epoch": (
         ("--trainer.check_val_every_n_epoch", "0"),
-        ("trainer.check_val_every_n_epoch is 0", "--trainer.limit_val_batches 0 validates never"),
+        ("trainer.check_val_every_n_epoch is 0", "--trainer.limit_val_batches 0 turns"),
     ),
     "devices as of GPUs": (("--trainer.devices", "0,1"), ("`devices`", "CPU")),
     "no devices": (("--trainer.devices", ""), ("`devices`", "CPU")),
@@ -136,13 +136,13 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "an experiment by its name alone": (
         ("edsr_folder",),
-        ("'edsr_folder' is no option", "configs/experiment/edsr_folder.yaml"),
+        ("'edsr_folder' is not an option", "configs/experiment/edsr_folder.yaml"),
     ),
     "a pattern that the shell has replaced": (
         ("--data.init_args.predict", "a.png", "b.JPG"),
-        ("'b.JPG' is no option", "in quotation marks, 'photos/*.jpg'"),
+        ("'b.JPG' is not an option", "in quotation marks, 'photos/*.jpg'"),
     ),
-    "a word too many": (("tiny.yaml",), ("'tiny.yaml' is no option", "--config tiny.yaml")),
+    "a word too many": (("tiny.yaml",), ("'tiny.yaml' is not an option", "--config tiny.yaml")),
     "a class": (
         ("--model", "lightning_modules.regression.Regresion"),
         ("model:", "'Regresion'", "did you mean 'Regression'"),
@@ -157,11 +157,11 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "a class without its file": (
         ("--model", "NoSuchClass"),
-        ("model:", "'NoSuchClass' is no class", "folder.file.Class"),
+        ("model:", "'NoSuchClass' is not a class", "folder.file.Class"),
     ),
     "a class of another kind": (
         ("--model", "lightning_modules.networks.edsr.EDSR"),
-        ("model is lightning_modules.networks.edsr.EDSR", "which is no ImageModel"),
+        ("model is lightning_modules.networks.edsr.EDSR", "which is not a subclass of ImageModel"),
     ),
     "a callback": (
         ("--trainer.callbacks+", "callbacks.psnr.PSNRR"),
@@ -283,7 +283,7 @@ def test_flags(tiny: Path, refusal: Refusal, case: str) -> None:
     assert "\n" not in sentence
 
 
-# The content of a second file, and what the sentence has to hold.
+# Content of a second file, and parts of the sentence.
 YAML: dict[str, tuple[str, tuple[str, ...]]] = {
     "a group": ("modle: {a: 1}", ("'modle.a'", "did you mean 'model'")),
     "a group without a value": ("modle:", ("unknown key 'modle'", "did you mean 'model'")),
@@ -346,7 +346,7 @@ YAML: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "a file that is not there": (
         "data: ../data/nope.yaml",
-        ("data names the file '../data/nope.yaml'", "relative to the file that it stands in"),
+        ("data names the file '../data/nope.yaml'", "relative to the file that holds it"),
     ),
     "the scale of the model": (
         "model: {class_path: lightning_modules.bicubic.Bicubic, init_args: {scale: 3}}",
@@ -384,7 +384,7 @@ YAML: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "a bracket": ("a: [b\n c: d", ("Problems parsing config", "line 2")),
     "a tab": ("trainer:\n\tmax_steps: 3", ('in "', 'more.yaml", line 2', "a tab?")),
-    "a list": ("- a\n- b", ("a configuration file holds no keys",)),
+    "a list": ("- a\n- b", ("a configuration file must hold keys",)),
     "nothing": ("# nothing", ("a configuration file sets nothing",)),
     "a range that is reversed": (
         "degradation: {class_path: degradations.pipeline.Pipeline, init_args: {stages: "
@@ -425,7 +425,7 @@ def test_the_command(refusal: Refusal, typed: tuple[str, ...], expected: tuple[s
     assert [part for part in expected if part not in sentence] == [], sentence
 
 
-# Each would be understood as the key behind it if abbreviations were on.
+# With abbreviations, each would mean the full key.
 @pytest.mark.parametrize(
     "typed",
     [
@@ -531,7 +531,7 @@ def _chain(error: BaseException | None) -> Iterator[str]:
 
 
 def test_a_wrong_use_of_lightning_keeps_its_traceback(tiny: Path, enlarger: Enlarger) -> None:
-    """What Lightning refuses is a sentence only where the configuration asked for it."""
+    """An error of Lightning is a sentence only if the configuration caused it."""
     with pytest.raises(Exception, match=r"self\.log") as raised:
         enlarger(*FIT, "--trainer.callbacks+", f"{PLUGINS}.LogsWhereItMayNot")
     assert not isinstance(raised.value, SystemExit)

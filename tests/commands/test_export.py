@@ -1,4 +1,4 @@
-"""`export`: what is written is read again to the same pictures, and what cannot be is refused."""
+"""`export`: exported weights give the same images, and what cannot be exported is refused."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ PHOTO = ("--data.init_args.predict",)
 
 
 class Other(Regression):
-    """Another class of the same tensors."""
+    """Another class with the same tensors."""
 
 
 def edsr(scale: float) -> EDSR:
@@ -57,7 +57,7 @@ def edsr(scale: float) -> EDSR:
 
 
 def written(model: Any, folder: Path, **options: Any) -> Path:
-    """The folder of an export of a model that has no run."""
+    """Return the exported folder of a model without a run."""
     cls = f"{type(model).__module__}.{type(model).__qualname__}"
     config = {"model": {"class_path": cls}, "data": {"class_path": "datamodules.base.SRDataModule"}}
     out = folder / "out"
@@ -113,12 +113,12 @@ def test_another_model_is_one_sentence(tmp_path: Path) -> None:
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     model, out = Regression(2.0, edsr), tmp_path / "out"
     out.mkdir()
-    written(model, tmp_path)  # an empty folder is as none
+    written(model, tmp_path)  # an empty folder counts as missing
     assert "None: `test` was not run" in (out / "README.md").read_text()
     (out / "notes.txt").write_text("old")
-    with pytest.raises(ConfigurationError, match=r"out has an export already: give --export\.over"):
+    with pytest.raises(ConfigurationError, match=r"out already holds an export: give"):
         written(model, tmp_path)
-    with pytest.raises(ConfigurationError, match=r"out holds notes\.txt, which export does not w"):
+    with pytest.raises(ConfigurationError, match=r"out holds notes\.txt, which export did not w"):
         written(model, tmp_path, overwrite=True)
     assert (out / "notes.txt").read_text() == "old"
     (out / "notes.txt").unlink()
@@ -126,7 +126,7 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     written(model, tmp_path, overwrite=True)
     assert "None: `test` was not run" in (out / "README.md").read_text()
     (out / "model.safetensors").unlink()
-    with pytest.raises(ConfigurationError, match=r"out is there and no export"):
+    with pytest.raises(ConfigurationError, match=r"out exists and is not an export"):
         written(model, tmp_path, overwrite=True)
     assert (out / "README.md").is_file()
     assert list(tmp_path.iterdir()) == [out]
@@ -134,7 +134,9 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
 
 def test_what_can_not_be_exported(tiny: Path, refusal: Refusal) -> None:
     Path("empty").mkdir()
-    assert refusal("export", "empty").startswith("empty has no config.yaml, so it is no run")
+    assert refusal("export", "empty").startswith(
+        "empty has no config.yaml, so it is not a trained run"
+    )
     bicubic = ("--config", "tiny.yaml", "--model", "lightning_modules.bicubic.Bicubic")
     assert "Bicubic has no weights" in refusal("export", *bicubic)
     assert "export needs trained weights" in refusal("export", "--config", "tiny.yaml")
@@ -288,7 +290,7 @@ def test_onnx_gives_the_same_pictures(network: Any, tmp_path: Path) -> None:
     out = written(model, tmp_path, onnx=True)
     session = runtime.InferenceSession(out / "model.onnx")
     assert session.get_modelmeta().custom_metadata_map["model"] == TRAINED_WITH
-    for size in ((24, 40), (37, 29)):  # not those that the command looks at
+    for size in ((24, 40), (37, 29)):  # other sizes than the command checks
         lr = torch.rand(1, 3, *size)
         (found,) = session.run(None, {"lr": lr.numpy()})
         batch: Any = {"lr": lr, "size": (2 * size[0], 2 * size[1]), "key": ["a"]}
@@ -313,10 +315,10 @@ def test_onnx_of_a_network_of_spandrel(tmp_path: Path) -> None:
 def test_onnx_of_other_pictures_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    with pytest.raises(ConfigurationError, match=r"LIIF does not become ONNX of free height"):
+    with pytest.raises(ConfigurationError, match=r"LIIF cannot be traced to ONNX of any height"):
         written(Regression(2.0, lambda s: LIIF(s, 1, 8, (8,))), tmp_path, onnx=True)
     monkeypatch.setattr(export_onnx, "TOLERANCE", -1.0)
-    with pytest.raises(ConfigurationError, match=r"other pictures than torch, by up to"):
+    with pytest.raises(ConfigurationError, match=r"differs from torch by up to"):
         written(Regression(2.0, edsr), tmp_path, onnx=True)
     assert not list(tmp_path.iterdir())
 
@@ -324,14 +326,14 @@ def test_onnx_of_other_pictures_is_refused(tmp_path: Path, monkeypatch: Any) -> 
 def test_what_is_no_single_pass_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
     cases = {
         "Diffusion is not one pass of a network": Diffusion(1.0, wrapped()),
-        "scale is 2.5, and ONNX": Regression(2.5, lambda s: AnySizeEDSR(s, 2, 1, 8)),
+        "scale is 2.5, but ONNX": Regression(2.5, lambda s: AnySizeEDSR(s, 2, 1, 8)),
         "color_fix is adain": Regression(2.0, edsr, color_fix="adain"),
     }
     for sentence, model in cases.items():
         with pytest.raises(ConfigurationError, match=sentence):
             written(model, tmp_path, onnx=True)
     monkeypatch.setattr(export_onnx.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigurationError, match=r"needs onnx, .* -e '\.\[onnx\]'"):
+    with pytest.raises(ConfigurationError, match=r"requires onnx, .* -e '\.\[onnx\]'"):
         written(Regression(2.0, edsr), tmp_path, onnx=True)
     assert not list(tmp_path.iterdir())
 
@@ -341,7 +343,7 @@ def test_what_is_no_single_pass_is_refused(tmp_path: Path, monkeypatch: Any) -> 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A hub on this machine, for which there is a token."""
+    """Start a local hub, with a token."""
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.asked, server.files, server.refuses = [], {}, False
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
@@ -368,7 +370,7 @@ def test_the_folder_is_uploaded(hub: Any, tmp_path: Path) -> None:
 
 def test_an_upload_that_fails_leaves_the_folder(hub: Any, tmp_path: Path) -> None:
     hub.refuses = True
-    with pytest.raises(ConfigurationError, match=r"out, and could not be uploaded to me/mine: "):
+    with pytest.raises(ConfigurationError, match=r"out, but could not be uploaded to me/mine: "):
         written(Regression(2.0, edsr), tmp_path, push="me/mine")
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
@@ -383,7 +385,7 @@ def test_no_upload_without_network_name_or_token(
     refused("mine", r"'mine'; expected USER/NAME")
     with monkeypatch.context() as patch:
         patch.setattr("huggingface_hub.get_token", lambda: None)
-        refused("me/mine", r"needs a token .* `hf auth login`")
+        refused("me/mine", r"requires a token .* `hf auth login`")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     refused("me/mine", r"HF_HUB_OFFLINE is set")
     assert not hub.asked

@@ -1,4 +1,4 @@
-"""A disk that is full while a checkpoint is written, and a folder that cannot be written."""
+"""A full disk while a checkpoint is written, and a folder that is not writable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 
 @pytest.fixture
 def fill(monkeypatch: pytest.MonkeyPatch) -> Fill:
-    """Fill the disk for one file of `runs/tiny/checkpoints`; room is made by the failure."""
+    """Fill the disk for one file of `runs/tiny/checkpoints`; the failure frees it."""
     own = owned.hidden
 
     def filled(name: str) -> None:
@@ -44,7 +44,7 @@ def fill(monkeypatch: pytest.MonkeyPatch) -> Fill:
 def test_a_full_disk_costs_one_checkpoint(
     tiny: Path, enlarger: Enlarger, fill: Fill, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The one before survives, training goes on, and the next one is written."""
+    """The previous one is kept, training continues, and the next one is written."""
     enlarger(*FIT, "--trainer.max_steps", 4, "--checkpoint.every_n_steps", 2)
     before = files(Path("runs/tiny/checkpoints"))
     assert steps() == [4, 2]
@@ -55,14 +55,14 @@ def test_a_full_disk_costs_one_checkpoint(
     (loud,) = (r.getMessage() for r in caplog.records if r.levelname == "ERROR")
     assert "step-000000005.ckpt could not be written" in loud  # validated at the epoch's end
     assert "kept: step-000000004.ckpt, step-000000002.ckpt" in loud
-    assert "Training goes on" in loud
+    assert "Training continues" in loud
     assert Watch.at_step_6 == before
     enlarger(*FIT, "--run.name", "whole")
     assert_same("tiny", "whole")
 
 
 class Watch(Callback):
-    """What lies in the folder between the failure and the next checkpoint."""
+    """Note the folder's content between the failure and the next checkpoint."""
 
     at_step_6: dict[Path, bytes] = {}  # noqa: RUF012  (set once, read by the test)
 
@@ -87,7 +87,7 @@ def test_a_full_disk_at_the_end_is_an_error(
     sentence = refusal(*FIT, *val, "--trainer.max_steps", 6)
     assert "step-000000006.ckpt could not be written" in sentence
     assert "kept: step-000000004.ckpt" in sentence
-    assert "Training goes on" not in caplog.text
+    assert "Training continues" not in caplog.text
     assert files(Path("runs/tiny/checkpoints")) == before
     enlarger(*FIT, *val, "--trainer.max_steps", 6)  # there is room again
     assert newest_step() == 6
@@ -119,7 +119,7 @@ def test_a_file_where_runs_are_to_lie_is_refused_before_any_work(
 ) -> None:
     place = ("--run.root", "tiny.yaml", "--run.name", "new")
     sentence = refusal(command, "--config", "tiny.yaml", *place)
-    assert "the run is to lie in tiny.yaml/new, and tiny.yaml is no folder" in sentence
+    assert "the run cannot be written to tiny.yaml/new: tiny.yaml is no folder" in sentence
     assert sentence.endswith("set another run.root or run.name")
 
 

@@ -1,4 +1,4 @@
-"""`--help` reads well, for every command and class, and is quick."""
+"""`--help` is readable for every command and class, and quick."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from lightning_modules.image_model import ImageModel
 from tests.conftest import REPO
 from tests.contracts import discovery
 
-# Packages that take long to import, and of which no help speaks.
+# Packages that are slow to import, and that no help needs.
 HEAVY = ("diffusers", "kornia", "albumentations", "lpips")
 
-# What is asked for, and what the answer has to say.
+# Typed words, and parts of the answer.
 ASKED: dict[str, tuple[str, ...]] = {
     "--help": (
         "Enlarger: train, compare and run image super-resolution methods.",
         "Train a model; the same command again continues the run.",
-        "Measure the run's best weights on the validation pictures.",
-        "Measure the run's best weights on the test pictures.",
-        "Enlarge a folder of pictures with the run's best weights.",
+        "Measure the run's best weights on the validation images.",
+        "Measure the run's best weights on the test images.",
+        "Enlarge a folder of images with the run's best weights.",
     ),
     "fit --help": (
         "Train a model; the same command again continues the run.",
@@ -41,12 +41,12 @@ ASKED: dict[str, tuple[str, ...]] = {
         "--data.help",
         "--degradation.help",
         "--run.root ROOT Folder of all runs.",
-        "--run.name NAME The run's folder in it; by default the experiment file's, from",
-        "Go on although the configuration differs",
-        "--checkpoint.every_n_steps EVERY_N_STEPS Write after so many steps; 0 for never.",
+        "--run.name NAME Name of the run's folder; by default that of the experiment",
+        "Resume although the configuration differs",
+        "--checkpoint.every_n_steps EVERY_N_STEPS Steps between two checkpoints; 0 for none by",
     ),
     "predict --help": (
-        "Enlarge a folder of pictures with the run's best weights.",
+        "Enlarge a folder of images with the run's best weights.",
         "--writer.suffix SUFFIX Added to each name, e.g. ``_x2``.",
     ),
     "fit --model.help lightning_modules.regression.Regression": (
@@ -87,7 +87,7 @@ json.dump({{"import": imported - started, "answers": answers, "heavy": heavy}}, 
 
 @pytest.fixture(scope="module")
 def told() -> dict[str, Any]:
-    """All of `ASKED` in one process of its own."""
+    """Return all answers of `ASKED`, from a process of its own."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         check=True,

@@ -1,4 +1,4 @@
-"""Messages know what the program knows: the real key, its file and line, the scale of weights."""
+"""Messages name what the program knows: the real key, its file and line, the scale of weights."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def test_an_optimiser_that_is_not_named(tiny: Path, refusal: Refusal) -> None:
         ("test", "photos", "--data.init_args.test '{photos: {class_path: datamodules.folder."),
         ("validate", "photos/", "--data.init_args.val '{photos: {class_path: datamodules.folder."),
         ("fit", "photos", "--data.init_args.train '{class_path: datamodules.folder.Folder, "),
-        ("fit", "own.yaml", "a file is named as --config own.yaml"),
-        ("test", "run", "a run is named as --config run/config.yaml"),
+        ("fit", "own.yaml", "name a file as --config own.yaml"),
+        ("test", "run", "name a run as --config run/config.yaml"),
     ],
 )
 def test_a_word_without_an_option(
@@ -87,7 +87,7 @@ def test_a_word_without_an_option(
         Path(folder).mkdir()
     Path("run/config.yaml").touch()
     said = refusal(command, word)
-    assert said.startswith(f"{word!r} is no option: ")
+    assert said.startswith(f"{word!r} is not an option: ")
     assert told in said
 
 

@@ -1,4 +1,4 @@
-"""InvSR as it is typed: latents, a base, training with two optimisers, resuming, sampling."""
+"""InvSR by its commands: latents, a base, training with two optimisers, resuming, sampling."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ FIT = ("fit", "--config", "invsr.yaml")
 
 @pytest.fixture(scope="session")
 def _whole(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
-    """A folder in which latents were written, a base and, as the run `whole`, InvSR trained."""
+    """Return a folder with latents, a trained base and, as the run `whole`, trained InvSR."""
     folder = tmp_path_factory.mktemp("invsr")
     save_sd(folder / "sd")
     for name, text in (("encode", ENCODE), ("base", BASE), ("invsr", INVSR)):
@@ -117,7 +117,7 @@ def _whole(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path
 
 @pytest.fixture
 def work(_whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it as the working directory."""
+    """Return a copy of it as the working directory."""
     shutil.copytree(_whole, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path / "work"
@@ -157,7 +157,7 @@ class Interruption(Callback):
     quick(
         [
             ("before the batch", 12),  # within an accumulation, in the second epoch
-            ("before the step", 8),  # the discriminator is heard by now
+            ("before the step", 8),  # the discriminator trains by now
             ("between the optimisers", 8),  # one of them has stepped, the other has not
             ("after the batch", 10),  # the last one of an epoch
         ],
@@ -226,7 +226,7 @@ def test_the_run_is_tested(work: Path, enlarger: Enlarger) -> None:
 
 @pytest.mark.slow
 def test_options_of_sampling(work: Path, enlarger: Enlarger) -> None:
-    """Each of them makes another picture, and is written down beside it."""
+    """Each makes a different image, and is recorded beside it."""
     ramp = np.linspace(60, 190, 9 * 14 * 3).reshape(9, 14, 3).astype(np.uint8)
     Image.fromarray(ramp).save("picture.png")
     asked = {
@@ -293,7 +293,7 @@ def test_what_does_not_fit(work: Path, refusal: Refusal) -> None:
 
 
 def test_weights_that_are_no_good(work: Path, refusal: Refusal) -> None:
-    """Files as released: of the predictor alone."""
+    """Files as released: only the predictor."""
     tensors = newest("whole")["state_dict"].items()
     prefix = "predictor."
     released = {k.removeprefix(prefix): v for k, v in tensors if k.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""What of Lightning cannot run here, and what it would decide by itself."""
+"""Parts of Lightning that cannot run here, and its own decisions that are overridden."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 class Averages(EMAWeightAveraging):
-    """A user's own, as Lightning's documentation has it."""
+    """A callback of a user, as in Lightning's documentation."""
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ class Averages(EMAWeightAveraging):
         (f"{CALLBACKS}LearningRateFinder", "the learning rate of model.init_args.optimizer"),
         (f"{CALLBACKS}BatchSizeFinder", "set data.init_args.batch_size"),
         ("{class_path: " + CALLBACKS + "ModelPruning, init_args: {pruning_fn: l1_unstructured}}",
-         "a ModelPruning, but its masks are in no checkpoint"),
+         "a ModelPruning, but checkpoints do not hold its masks"),
         (f"{CALLBACKS}BackboneFinetuning", "Regression has no attribute backbone"),
     ],
 )  # fmt: skip
@@ -94,7 +94,7 @@ def test_averages_that_no_command_uses_are_said(
 
 
 class Spoils(Callback):
-    """Change the weights where training ends, or where an epoch does."""
+    """Change the weights at the end of training, or of an epoch."""
 
     def __init__(self, epochs: bool = False) -> None:
         self.epochs = epochs
@@ -124,7 +124,7 @@ def test_what_a_callback_does_to_the_weights_at_the_end_is_in_no_checkpoint(
 
 
 def test_an_epoch_that_a_run_is_stopped_in_has_no_end(tiny: Path, enlarger: Enlarger) -> None:
-    """A callback that changes the weights after each epoch (of 5 steps) changes them thrice."""
+    """A callback that changes the weights after each epoch (of 5 steps) does so three times."""
     spoils = (
         "--trainer.callbacks+",
         f"{{class_path: {__name__}.Spoils, init_args: {{epochs: true}}}}",
@@ -199,7 +199,7 @@ def test_a_word_of_lightning_s_is_a_file_s_name(
 
 
 class Slow(Callback):
-    """Steps of a tenth of a second."""
+    """Make steps last a tenth of a second."""
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         time.sleep(0.1)

@@ -21,7 +21,7 @@ class Part:
 
 
 class Parts(Callback):
-    """With dictionaries and lists of classes, as a user may have them."""
+    """A callback with dictionaries and lists of classes."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Parts(Callback):
 def printed(
     tiny: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., dict[str, Any]]:
-    """The configuration of files, which are written, and of what is typed."""
+    """Return the configuration of written files and typed words."""
 
     def run(*layers: str | dict[str, Any]) -> dict[str, Any]:
         words: list[str] = ["fit", "--config", "tiny.yaml"]
@@ -66,7 +66,7 @@ def sources(config: dict[str, Any], key: str) -> dict[str, tuple[str, Any]]:
 
 
 def test_sources_of_a_later_file_stand_alone(printed: Callable[..., Any]) -> None:
-    """Of the first file's source of the same name, `files` would stay with the new root."""
+    """`files` of the earlier source would stay with the new root."""
     later = {"val": {"other": source("b")}, "test": {"photos": source("b")}}
     found = printed({"data": {"init_args": later}})
     assert sources(found, "val") == {"other": ("b", None)}
@@ -91,7 +91,7 @@ def test_a_dictionary_that_is_typed_stands_alone(printed: Callable[..., Any], ke
 
 
 def test_lists_of_one_length(printed: Callable[..., Any]) -> None:
-    """Entries of one place and class would be merged."""
+    """Entries with the same position and class would be merged."""
     psnr = "callbacks.psnr.PSNR"
     first = {"trainer": {"callbacks": [{"class_path": psnr, "init_args": {"limit": 3}}]}}
     for later in ({"trainer": {"callbacks": [psnr]}}, "--trainer.callbacks"):
@@ -133,12 +133,12 @@ def test_what_is_kept_is_said(
     (said,) = (r.getMessage() for r in caplog.records if "and keeps its" in r.getMessage())
     assert said.startswith("0.yaml changes data.init_args.train and keeps its root '")
     caplog.clear()
-    printed({"data": {"init_args": {"batch_size": 2}}})  # a change of one key is no surprise
+    printed({"data": {"init_args": {"batch_size": 2}}})  # a change of one key is expected
     assert "keeps its" not in caplog.text
 
 
 def test_a_file_that_a_later_file_names(printed: Callable[..., Any]) -> None:
-    """In the place of a class it stands alone, as it does on the command line."""
+    """As a class, it replaces the earlier one, as on the command line."""
     data = {"class_path": "datamodules.base.SRDataModule", "init_args": {"scale": 4}}
     Path("data.yaml").write_text(yaml.safe_dump(data))
     Path("trainer.yaml").write_text(yaml.safe_dump({"callbacks": ["callbacks.psnr.PSNR"]}))

@@ -1,4 +1,4 @@
-"""Processes that watch each other, as threads of this one over a real store."""
+"""Processes that watch each other, as threads of this one with a real store."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from commands.company import Company, is_broken_link
-from commands.lifeline import LOST, Lifeline, last_words
+from commands.company import Ranks, is_broken_link
+from commands.lifeline import LOST, Heartbeat, write_failure_note
 
-BEAT, LIMIT = 0.05, 0.6  # seconds: where a thread rests for longer, it counts as lost
+BEAT, LIMIT = 0.05, 0.6  # seconds; a thread that pauses for longer counts as lost
 PATIENCE = 60.0
 
 pytestmark = pytest.mark.timing
 
 
 class Ends:
-    """Takes the place of `os._exit`."""
+    """Replaces `os._exit`."""
 
     def __init__(self) -> None:
         self.status: int | None = None
@@ -42,11 +42,11 @@ def server() -> dist.TCPStore:
 
 
 class Process:
-    """What one of three processes has."""
+    """One of three processes."""
 
     def __init__(self, server: dist.TCPStore, rank: int, folder: Path) -> None:
         self.ends, self.signal, self.step = Ends(), 0, 10 * (rank + 1)
-        self.line = Lifeline(
+        self.line = Heartbeat(
             *(server.clone(), rank, ["a", "b", "c"], folder, BEAT, LIMIT),
             state=lambda: (self.step, self.signal),
             end=self.ends,
@@ -73,13 +73,13 @@ def test_nobody_ends_who_sees_the_others(three: list[Process]) -> None:
 
 
 def test_a_silent_process_ends_the_others(three: list[Process], tmp_path: Path) -> None:
-    three[1].line._over.set()  # as after SIGKILL: no leave is taken
+    three[1].line._over.set()  # as after SIGKILL
     for rank in (0, 2):
         assert three[rank].ends.done.wait(PATIENCE)
         assert three[rank].ends.status == LOST == 75
         said = words(tmp_path, rank)
-        assert re.search(r"no sign of rank 1 \(on b\) for \d+ s, last at step 20: stopping", said)
-    assert "rank 2" not in words(tmp_path, 0).partition("no sign of")[2]
+        assert re.search(r"no heartbeat of rank 1 \(on b\) for \d+ s, last at step 20: stop", said)
+    assert "rank 2" not in words(tmp_path, 0).partition("no heartbeat of")[2]
 
 
 def test_a_process_that_took_leave_is_not_missed(three: list[Process]) -> None:
@@ -119,7 +119,7 @@ def test_a_store_that_is_gone(tmp_path: Path) -> None:
     process.line.start()
     del server
     assert process.ends.done.wait(PATIENCE)
-    assert "no answer from the place where all processes meet (on a)" in words(tmp_path, 1)
+    assert "no answer from the shared store (on a)" in words(tmp_path, 1)
 
 
 def test_a_pause_of_the_process_itself_is_not_held_against_the_others(
@@ -134,24 +134,24 @@ def test_last_words_where_nothing_can_be_written(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "lastwords").write_text("a file, where the folder should be")
-    last_words(tmp_path, 3, "the reason")
+    write_failure_note(tmp_path, 3, "the reason")
     said = capfd.readouterr().err
     assert "rank 3 on " in said
     assert "the reason: stopping" in said
-    assert "could not be written down" in said
+    assert "could not be written" in said
 
 
 def test_last_words_about_a_name_that_is_no_utf_8(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    last_words(tmp_path, 0, "no picture: caf\udce9.png")
+    write_failure_note(tmp_path, 0, "no picture: caf\udce9.png")
     assert r"no picture: caf\udce9.png: stopping" in capfd.readouterr().err
     assert r"no picture: caf\udce9.png: stopping" in words(tmp_path, 0)
 
 
 def test_last_words_are_kept_over_restarts(tmp_path: Path) -> None:
-    last_words(tmp_path, 0, "one")
-    last_words(tmp_path, 0, "two")
+    write_failure_note(tmp_path, 0, "one")
+    write_failure_note(tmp_path, 0, "two")
     assert [line.rpartition(": ")[0][-3:] for line in words(tmp_path, 0).splitlines()] == [
         "one",
         "two",
@@ -162,12 +162,12 @@ def test_a_broken_connection_is_explained_by_who_is_silent(three: list[Process])
     three[2].line._over.set()
     found = three[0].line.explain()
     assert found is not None
-    assert found[0].startswith("no sign of rank 2 (on c) for 0 s, last at step 30")
+    assert found[0].startswith("no heartbeat of rank 2 (on c) for 0 s, last at step 30")
     assert found[1] == LOST
 
 
 def test_and_by_who_failed_with_the_status_of_that_one(three: list[Process]) -> None:
-    """A job that an error of the configuration ends is not to be started again."""
+    """A job that ends with a configuration error must not be started again."""
     three[2].line.leave("ConfigurationError: no such key", status=2)
     assert three[0].line.explain() == ("rank 2 (on c) stopped (ConfigurationError: no such key)", 2)
 
@@ -192,21 +192,21 @@ def test_which_errors_are_broken_connections() -> None:
 def test_last_words_of_a_process_that_fails(
     three: list[Process], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    company = Company(tmp_path, limit=1.0, heartbeat=BEAT, lost_after=LIMIT)
-    company.rank, company.world, company._lifeline = 0, 3, three[0].line
+    ranks = Ranks(tmp_path, limit=1.0, interval=BEAT, lost_after=LIMIT)
+    ranks.rank, ranks.world, ranks._heartbeat = 0, 3, three[0].line
     three[1].line._over.set()
-    blamed = company.fail(GLOO, 1)
+    blamed = ranks.fail(GLOO, 1)
     assert blamed is not None
     assert blamed.status == LOST
     said = words(tmp_path, 0)
-    assert "no sign of rank 1 (on b)" in said
+    assert "no heartbeat of rank 1 (on b)" in said
     assert "(a connection broke: Read error [10.77.0.2]:59033: Connection reset by peer.)" in said
     three[2].line.leave()
 
 
 def test_an_error_of_its_own_blames_nobody(three: list[Process], tmp_path: Path) -> None:
-    company = Company(tmp_path, limit=1.0, heartbeat=BEAT, lost_after=LIMIT)
-    company.rank, company.world, company._lifeline = 0, 3, three[0].line
-    assert company.fail(ValueError("data.init_args.scale is 0"), 2) is None
+    ranks = Ranks(tmp_path, limit=1.0, interval=BEAT, lost_after=LIMIT)
+    ranks.rank, ranks.world, ranks._heartbeat = 0, 3, three[0].line
+    assert ranks.fail(ValueError("data.init_args.scale is 0"), 2) is None
     assert "rank 0 on " in words(tmp_path, 0)
     assert "ValueError: data.init_args.scale is 0, last at step 0: stopping" in words(tmp_path, 0)

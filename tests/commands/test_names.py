@@ -1,4 +1,4 @@
-r"""Names whose bytes are no UTF-8, as `caf\xe9.png` from an old archive: enlarged and measured."""
+r"""Names that are not UTF-8, such as `caf\xe9.png` from an old archive: enlarged and measured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BICUBIC = ("--config", "tiny.yaml", "--model", "lightning_modules.bicubic.Bicubi
 
 @pytest.fixture
 def folder(tiny: Path, photo_folder: Path) -> Path:
-    """Two pictures, one with such a name, in a folder with another."""
+    """Return a folder of two images, one with such a name."""
     folder = tiny / os.fsdecode(b"\xfcber")
     try:
         folder.mkdir()
@@ -43,8 +43,8 @@ def test_predict(folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixt
 
 
 def test_test(folder: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(folder.parent))  # features of references are kept there
-    monkeypatch.setenv("PHOTOS", str(folder))  # a configuration is text, and names no such folder
+    monkeypatch.setenv("HOME", str(folder.parent))  # reference features are cached there
+    monkeypatch.setenv("PHOTOS", str(folder))  # a configuration is text and cannot name this folder
     source = "{class_path: datamodules.folder.Folder, init_args: {root: $PHOTOS}}"
     metrics = (
         "[callbacks.psnr.PSNR, {class_path: callbacks.memorised.Memorised, init_args: {"

@@ -111,7 +111,7 @@ def test_a_missing_file_does_not_move_a_run_aside(trained: Path, refusal: Refusa
 
 
 def test_what_is_not_read_may_be_gone(tiny: Path, enlarger: Enlarger, trained: Path) -> None:
-    """A run has its own checkpoints, whatever it was once started from."""
+    """A run has its own checkpoints, whatever it was started from."""
     shutil.copy(next(trained.glob("checkpoints/*.ckpt")), "start.ckpt")
     command = ("--config", "tiny.yaml", "--run.name", "from", WEIGHTS, "start.ckpt")
     enlarger("fit", *command, "--trainer.max_steps", 2)

@@ -1,4 +1,4 @@
-"""From a tokenizer to NSARM, a command each, as a newcomer would type them."""
+"""From a tokenizer to NSARM, one command each."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_the_whole_way(work: Path, enlarger: Enlarger) -> None:
 
 @pytest.mark.parametrize("sample", [{}, {"text": " \n"}])
 def test_a_blank_caption_is_not_encoded(sample: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=r"a/1 has no caption, which --encode\.texts wants: give"):
+    with pytest.raises(ValueError, match=r"a/1 has no caption, which --encode\.texts requires: "):
         _caption("a/1", sample)
 
 
@@ -140,7 +140,7 @@ def test_captions_are_read_once(work: Path, enlarger: Enlarger, refusal: Refusal
         *("--data.init_args.train.init_args.urls", "pictures.tar"),
     )
     encode = (*of("base", "encode"), *shards, "--encode.out", "out", "--encode.texts", "true")
-    assert "wants an encoder of captions that is trained already" in refusal(*encode)
+    assert "requires a trained caption encoder" in refusal(*encode)
     enlarger(*encode, *T5, "--model.init_args.encoder.init_args.path", "t5")
     with tarfile.open(next(Path("out").glob("*.tar"))) as tar:
         lengths = [

@@ -1,4 +1,4 @@
-"""The limit of open files: raised, never lowered, and named where it is too low for a run."""
+"""The limit of open files: raised, never lowered, and reported if it is too low for a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from commands import company as company_module
-from commands.company import Company
+from commands.company import Ranks
 from commands.errors import ConfigurationError
 from commands.open_files import MOST, raise_limit, raised
 
@@ -24,7 +24,7 @@ FILES = resource.RLIMIT_NOFILE
 
 @pytest.fixture
 def low() -> Iterator[int]:
-    """A soft limit that may be raised; gives the hard one."""
+    """Set a soft limit that may be raised; return the hard one."""
     soft, hard = resource.getrlimit(FILES)
     if 0 <= hard <= 512:
         pytest.skip("this machine has too low a limit")
@@ -66,10 +66,10 @@ def test_a_system_that_refuses_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch)
 
 
 def meet(folder: Path, world: int) -> None:
-    """Meet as rank 0 of so many processes, for whom nobody waits."""
+    """Meet as rank 0 of many processes, which do not exist."""
     trainer: Any = SimpleNamespace(global_rank=0, world_size=world)
     trainer.strategy = DDPStrategy(cluster_environment=LightningEnvironment())
-    Company(folder, 0.1, 1.0, 9.0).meet(trainer, {"config": {}})
+    Ranks(folder, 0.1, 1.0, 9.0).meet(trainer, {"config": {}})
 
 
 def test_a_limit_too_low_is_named_before_anyone_is_waited_for(
@@ -82,7 +82,7 @@ def test_a_limit_too_low_is_named_before_anyone_is_waited_for(
         raise ConnectionError("the store is not reached in this test")
 
     monkeypatch.setattr(company_module, "open_store", open_store)
-    with pytest.raises(ConfigurationError, match="may have 512 files open here, and 86 processes"):
+    with pytest.raises(ConfigurationError, match="may have 512 files open here, but 86 processes"):
         meet(tmp_path, 86)
     assert not opened
     with pytest.raises(ConnectionError):
@@ -104,4 +104,4 @@ def test_torchruns_own_limit_is_warned_of(
     for world, warned in ((170, False), (256, True)):
         with caplog.at_level(logging.WARNING), pytest.raises(ConnectionError):
             meet(tmp_path, world)
-        assert ("may have 1024 files open: if they cannot meet" in caplog.text) == warned
+        assert ("may have 1024 files open: if they cannot" in caplog.text) == warned

@@ -1,4 +1,4 @@
-"""What the libraries say without need is not printed; a command outlives its output."""
+"""Needless messages of libraries are hidden; a command continues without its output's reader."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.conftest import REPO
 FULL = Path("/dev/full")  # every write to it fails as on a full disk
 WRITES = """
 import sys
-from commands.streams import outlive_output
-outlive_output()
-outlive_output()
+from commands.streams import ignore_broken_pipe
+ignore_broken_pipe()
+ignore_broken_pipe()
 for _ in range(100_000):
     print("a line")
 sys.stdout.flush()
@@ -40,7 +40,7 @@ main.main(["fit"])
 
 
 def program(text: str, stdout: int) -> tuple[int, str]:
-    """Status and error output of a program in the repository."""
+    """Return status and error output of a program in the repository."""
     ended = subprocess.run(
         [sys.executable, "-c", text],
         cwd=REPO,

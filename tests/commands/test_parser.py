@@ -1,4 +1,4 @@
-"""What a value that is named twice comes to."""
+"""Values that are set twice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONFIGS = REPO / "configs"
 def parsed(
     enlarger: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Any:
-    """What a command would run with."""
+    """Return the configuration of a command."""
     monkeypatch.setenv("ENLARGER_DATA", "data")
 
     def run(*arguments: object) -> Any:
@@ -31,7 +31,7 @@ def parsed(
 
 
 def test_a_file_stands_in_place_of_the_experiment_s(parsed: Any) -> None:
-    """Nothing of the experiment's is left, neither of another class nor of the same."""
+    """Nothing of the experiment remains, whether the class is the same or another."""
     experiment = CONFIGS / "experiment/self_cascade_sd21.yaml"
     model, metrics = CONFIGS / "model/direct.yaml", CONFIGS / "callbacks/mini_generator.yaml"
     alone = parsed("test", "--model", model, "--trainer.callbacks", metrics)
@@ -63,7 +63,7 @@ def test_options_after_a_file_change_it(parsed: Any) -> None:
 
 
 def test_what_is_merged_may_be_set_again(parsed: Any, tmp_path: Path) -> None:
-    """A key that comes with `<<` stands in the file once."""
+    """A key merged by `<<` is not a repeated key."""
     (tmp_path / "merged.yaml").write_text(
         "trainer:\n  <<: &few {max_steps: 3, log_every_n_steps: 2}\n  max_steps: 4\n"
         "run: {<<: {name: a}, name: b}\n"

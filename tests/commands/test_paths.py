@@ -1,4 +1,4 @@
-"""A path that is typed is that path, and no file but .yaml, .yml and .json is configuration."""
+"""A typed path is that path, and only .yaml, .yml and .json files are configuration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ODD = ("#2", "- dash", "Trip: Rome", "1e3", "[hd]", "{a}", "*x", "&a", "yes", "~
 
 @pytest.fixture
 def other(tiny: Path) -> Path:
-    """A working directory with another folder of images, that nothing should look into."""
+    """Return a working directory with another folder of images that must not be read."""
     (tiny / "other").mkdir()
     smooth().save(tiny / "other" / "z.png")
     return tiny

@@ -1,4 +1,4 @@
-"""Classes of a user's own, in a folder outside of the repository: one class and one YAML each."""
+"""Classes of a user, in a folder outside of the repository: one class and one YAML file each."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ model:
 
 @pytest.fixture
 def outside(tiny: Path) -> Iterator[Path]:
-    """A working directory with a package of the user's, that is installed nowhere."""
+    """Return a working directory with a package of the user, which is not installed."""
     for name, content in FILES.items():
         (tiny / name).parent.mkdir(exist_ok=True)
         (tiny / name).write_text(content)
@@ -166,7 +166,7 @@ def test_ours_come_first_and_the_working_directory_last(outside: Path, enlarger:
 
 @pytest.mark.slow
 def test_as_it_is_typed(outside: Path) -> None:
-    """In a process of its own, with folders in the way that are called like ours."""
+    """In a process of its own, with folders named like ours."""
     for name in ("callbacks", "commands", "datamodules", "degradations", "lightning_modules"):
         (outside / name).mkdir()
         (outside / name / "__init__.py").write_text("raise ImportError('this is not Enlarger')\n")

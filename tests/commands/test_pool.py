@@ -1,4 +1,4 @@
-"""Runs with a pair pool end, after being stopped at any moment, as those that were not."""
+"""Interrupted runs with a pair pool end as uninterrupted ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`trainer.precision` with converted weights: a method computes so, or a sentence says why not."""
+"""`trainer.precision` with converted weights: a method supports it, or a sentence says why."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.plugins.precision import HalfPrecision
 
 from commands.errors import ConfigurationError
-from commands.precision import telling_of_precision
+from commands.precision import explained_precision
 from tests.contracts.model_contract import SCALE, batch_of
 from tests.contracts.test_models import EXAMPLES
 from tests.lightning_modules.tiny import Model
@@ -22,7 +22,7 @@ CAN = {"NSARM", "Diffusion", "Direct", "FineTune", "LoRA", "SDSR", "Bicubic", "F
 
 
 def told(precision: str, model: Any = MODEL) -> Any:
-    return telling_of_precision(cast(Any, SimpleNamespace(precision=precision)), model)
+    return explained_precision(cast(Any, SimpleNamespace(precision=precision)), model)
 
 
 @pytest.mark.parametrize("command", ["fit", "check"])

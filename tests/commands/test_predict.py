@@ -1,4 +1,4 @@
-"""`predict`: a folder in, a folder out, and nothing is lost on the way."""
+"""`predict`: a folder in, a folder out, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pixels(path: Path) -> NDArray[np.uint8]:
 
 @pytest.fixture
 def folder(tiny: Path) -> Path:
-    """Pictures in a folder and one below it."""
+    """Return a folder of images, with a sub-folder."""
     folder = tiny / "in"
     (folder / "sub").mkdir(parents=True)
     smooth().save(folder / "a.png")
@@ -52,7 +52,7 @@ def predict(enlarger: Enlarger, folder: Path, *more: object) -> None:
 
 
 def written(root: Path = OUT) -> list[str]:
-    """Pictures in a folder and below; what was written about them is looked at apart."""
+    """Return the images in a folder and below, without predictions.jsonl."""
     files = (p for p in root.rglob("*") if p.is_file() and p.name != NAME)
     return sorted(p.relative_to(root).as_posix() for p in files)
 
@@ -79,7 +79,7 @@ STALE = "was made of"
 def test_an_output_that_looks_like_that_of_another_file_is_named(
     folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, more: tuple[str, ...]
 ) -> None:
-    """A file that comes beside another one of its name changes the other one's output's."""
+    """A new file with the name of another one changes the name of the other output."""
     suffix, end = ("_x2" if "_x2" in more else ""), ("webp" if "webp" in more else "png")
     (folder / "a.png").rename(folder / "a.bmp")
     predict(enlarger, folder, *more)
@@ -127,7 +127,7 @@ def test_three_files_that_only_their_whole_names_tell_apart(
         assert pixels(OUT / f"{name}.png").shape == (2 * height, 2 * width, 3)
     done = len(lines())
     predict(enlarger, folder)
-    assert len(lines()) == done  # nothing was made again
+    assert len(lines()) == done  # nothing was enlarged again
 
 
 def test_names_kinds_and_places(folder: Path, enlarger: Enlarger) -> None:
@@ -167,7 +167,7 @@ def test_to_a_size(folder: Path, enlarger: Enlarger) -> None:
 def test_to_a_size_that_is_smaller_than_a_picture(
     folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """That one is told, and the others are made."""
+    """It is reported, and the others are enlarged."""
     smooth((10, 10)).save(folder / "a.png")
     predict(enlarger, folder, "--data.init_args.size", "[30,19]")
     assert written() == ["a.png"]
@@ -246,7 +246,7 @@ def test_another_size_of_what_a_generator_makes_is_not_kept(
     enlarger(*command, f"{source}.count", 1, f"{source}.size", 8)
     more = (*command, f"{source}.count", 2, f"{source}.size")
     assert "predict.init_args.size: 8 -> 16 (1)" in refusal(*more, 16)
-    enlarger(*more, 8)  # more of the same
+    enlarger(*more, 8)  # more of the same prompts
     assert written() == ["000000.png", "000001.png"]
 
 
@@ -375,7 +375,7 @@ def test_with_a_trained_model(trained: Path, folder: Path, enlarger: Enlarger) -
     learned = pixels(OUT / "a.png")
     assert learned.shape == (40, 48, 3)
     plain = np.asarray(smooth().resize((48, 40), Image.Resampling.BICUBIC))
-    assert np.abs(learned.astype(int) - plain).mean() < 12  # a picture of the same thing
+    assert np.abs(learned.astype(int) - plain).mean() < 12  # an image of the same content
     assert not np.array_equal(learned, plain)
 
 
@@ -459,11 +459,11 @@ def test_what_is_hidden_does_not_colour_what_is_seen(folder: Path, enlarger: Enl
 
 def test_orientation(folder: Path, enlarger: Enlarger) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
+    exif[0x0112] = 6  # rotated by a quarter turn
     smooth().save(folder / "turned.jpg", quality=98, subsampling=0, exif=exif)
     predict(enlarger, folder / "turned.jpg")
     with Image.open(OUT / "turned.png") as image:
-        assert image.getexif().get(0x0112, 1) == 1  # or a viewer would turn it once more
+        assert image.getexif().get(0x0112, 1) == 1  # or a viewer would rotate it again
         out = np.asarray(image)
     assert out.shape == (48, 40, 3)
     upright = smooth().rotate(-90, expand=True).resize((40, 48), Image.Resampling.BICUBIC)
@@ -480,7 +480,7 @@ def test_grey_stays_grey(folder: Path, enlarger: Enlarger) -> None:
 
 
 class Small(Bicubic):
-    """Tiles of 16 pixels; notes what it was given."""
+    """Use tiles of 16 pixels, and note the inputs."""
 
     tile, tile_overlap = 16, 8
     largest = 0
@@ -506,7 +506,7 @@ def test_large_pictures_go_through_tiles(folder: Path, enlarger: Enlarger) -> No
 
 
 def test_large_factors_have_smaller_tiles() -> None:
-    """What a network sees at once is the output: 12 times a tile of 512 would be 6144 pixels."""
+    """A network processes output pixels: 12 times a tile of 512 would be 6144 pixels."""
     Small.largest = 0
     model = Small(8.0)
     model.tile, model.tile_output, model.tile_overlap = 512, 256, 8

@@ -1,4 +1,4 @@
-"""`predict` that is killed at any moment: nothing half is left, and the same command goes on."""
+"""`predict` killed at any moment leaves no partial file, and the same command continues."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_kill_and_go_on(
     done = sorted(OUT.glob("*.png"))
     assert 5 <= len(done) < COUNT
     for path in done:
-        np.asarray(Image.open(path))  # every one of them is whole
+        np.asarray(Image.open(path))  # each of them is complete
     lines = [json.loads(text) for text in (OUT / NAME).read_text().splitlines()]
     assert {path.name for path in done} <= {line["output"] for line in lines}
 

@@ -1,4 +1,4 @@
-"""What processes tell each other before the first step, and how a difference is named."""
+"""Facts that processes compare before the first step, and messages on differences."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_all_hear_all(store: TCPStore) -> None:
 def test_who_does_not_come_is_named(store: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meeting, "POLL", 0.01)
     store.set("start/2", "{}")
-    with pytest.raises(TemporaryError, match="no sign of ranks 0, 3: look at") as caught:
+    with pytest.raises(TemporaryError, match="ranks 0, 3 did not answer: look at") as caught:
         gather(store, "start", 1, 4, {}, 0.1)
     assert caught.value.status == 75
     assert "run.preflight_minutes" in str(caught.value)
@@ -150,7 +150,7 @@ def changed(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "expected"), [(gone, "there is no such file"), (changed, "its bytes are others")]
+    ("change", "expected"), [(gone, "there is no such file"), (changed, "its content differs")]
 )
 def test_one_that_is_not(checkpoint: Path, change: Callable[[Path], None], expected: str) -> None:
     digest = fingerprint(checkpoint)
@@ -158,7 +158,7 @@ def test_one_that_is_not(checkpoint: Path, change: Callable[[Path], None], expec
     why = why_unseen(checkpoint, digest, 0.0)
     assert why is not None
     assert expected in why
-    assert "on a disk that all nodes share" in why
+    assert "on a disk shared by all nodes" in why
 
 
 def test_one_that_is_seen_late(checkpoint: Path) -> None:
@@ -172,7 +172,7 @@ def test_room_on_the_disk(tmp_path: Path) -> None:
     assert room(tmp_path / "not" / "yet", size=1, kept=3) is None
     why = room(tmp_path / "not" / "yet", size=2**60, kept=3)
     assert why is not None
-    assert "3 of them are to come: make room, or lower checkpoint.keep_last" in why
+    assert "3 more will be written: free space, or lower checkpoint.keep_last" in why
 
 
 # ----------------------------------------------------------------------------------------- options

@@ -24,7 +24,7 @@ MASK = "--model.init_args.network.init_args.mask"
 
 @pytest.fixture
 def resshift(tiny: Path) -> Path:
-    """A configuration of a small ResShift, beside `official.pth`, as its authors write files."""
+    """Return a configuration of a small ResShift, beside `official.pth` in its authors' format."""
     network = SwinUNet(**SMALL, condition_factor=0.5)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(0)
     tensors = {

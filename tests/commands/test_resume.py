@@ -1,4 +1,4 @@
-"""A run that was stopped and started again ends with the weights of the run that was not."""
+"""A stopped and resumed run ends with the weights of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_more_steps_later(tiny: Path, enlarger: Enlarger, first: int) -> None:
 
 @pytest.mark.parametrize("first", quick([4, 7, 9], 9))
 def test_values_that_are_waited_for(tiny: Path, enlarger: Enlarger, first: int) -> None:
-    """Epochs of 5 steps, at whose end early stopping looks at what another process measured."""
+    """With epochs of 5 steps, at whose end early stopping reads a value of another process."""
     (text := tiny / "tiny.yaml").write_text(
         re.sub(r"    lr_sch(.|\n)*?\n(?=data)", "", text.read_text())
     )
@@ -164,7 +164,7 @@ def test_a_schedule_of_accumulation(tiny: Path, enlarger: Enlarger, first: int) 
 
 @pytest.mark.parametrize("step", quick([3, 4, 5, 10], 4, 5))
 def test_from_a_checkpoint_of_lightnings_own(tiny: Path, enlarger: Enlarger, step: int) -> None:
-    """It is written at a batch's end, before which ours has set the counters."""
+    """It is written at the end of a batch, after ours has set the counters."""
     saver = """{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {dirpath: saved,
         save_top_k: -1, every_n_train_steps: 1, filename: "{step}"}}"""
     command = ["fit", "--config", "tiny.yaml", "--trainer.val_check_interval", 3]
@@ -183,7 +183,7 @@ def test_a_finished_run_changes_nothing(tiny: Path, enlarger: Enlarger) -> None:
 
 @pytest.mark.slow
 def test_after_sigkill(tiny: Path, enlarger: Enlarger) -> None:
-    """The quickstart's own configuration, made small, killed in the middle of its second epoch."""
+    """The quickstart configuration, made small, killed in the middle of its second epoch."""
     overlay = [
         *("--data.init_args.crops.per_image", "4", "--data.init_args.batch_size", "8"),
         *("--data.init_args.crop_size", "32", "--data.init_args.val", "null"),
@@ -221,7 +221,7 @@ def test_after_sigkill(tiny: Path, enlarger: Enlarger) -> None:
 
 
 class NotANumber(Stage):
-    """Make all pixels of some pictures NaN."""
+    """Make all pixels of some images NaN."""
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         return {"wrong": draws.bernoulli(0.08)}
@@ -234,7 +234,7 @@ class NotANumber(Stage):
 def test_a_run_goes_on_at_a_step_that_guard_leaves_out(
     tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, sanity: int
 ) -> None:
-    """Its first batch is checked, but not of a process that goes on."""
+    """The first batch is checked, but not in a resumed process."""
     (tiny / "nan.yaml").write_text(
         f"degradation:\n  class_path: degradations.pipeline.Pipeline\n  init_args:\n"
         f"    stages: [{{class_path: {__name__}.NotANumber}}]\n"

@@ -1,4 +1,4 @@
-"""A run's directory: its name, what may change when it goes on, and which weights count."""
+"""The run directory: its name, what may change on resume, and which weights are used."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_is_named_by_hand(tiny: Path, enlarger: Enlarger) -> None:
 def test_variables_are_filled_in(
     tiny: Path, enlarger: Enlarger, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In all paths: a folder that is called `$SCRATCH` is nobody's wish."""
+    """In all paths: a folder called `$SCRATCH` is never wanted."""
     monkeypatch.setenv("SCRATCH", str(tiny / "disk"))
     one = ("--trainer.max_steps", 1, "--trainer.limit_val_batches", 0)
     enlarger(*FIT, *one, "--run.root", "$SCRATCH/runs")
@@ -84,15 +84,15 @@ def test_a_checkpoint_to_test_that_is_not_there(trained: Path, refusal: Refusal)
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/.."])
 def test_no_run_lies_where_all_runs_are(trained: Path, refusal: Refusal, name: str) -> None:
-    """To begin it afresh would move all of them aside."""
+    """Overwriting it would rename all runs."""
     sentence = refusal(*FIT, "--run.name", name, "--run.overwrite", "true")
-    assert sentence.startswith(f"run.name is {name!r}, which is no folder of its own in runs")
+    assert sentence.startswith(f"run.name is {name!r}, which is not a folder below runs")
     assert newest_step(trained) == 12
 
 
 @pytest.mark.parametrize("name", ["/abs/x", "../x", "a/../../x"])
 def test_no_run_lies_outside_of_the_folder_of_all(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"which leads out of .*: give run.root instead"):
+    with pytest.raises(ConfigurationError, match=r"which leads out of .*: set run.root instead"):
         run_folder(str(tmp_path), name)
     (tmp_path / "linked").symlink_to("/")
     for sound in ("a", "a/b", "a/../b", "..a", "linked/x"):
@@ -103,7 +103,7 @@ def test_no_folder_is_called_null(tiny: Path, refusal: Refusal) -> None:
     Path("more.yaml").write_text("run: {root: null}\n")
     for more in (("--run.root", "null"), ("--config", "more.yaml")):
         sentence = refusal(*FIT, *more)
-        assert re.match(r"run\.root is null[:;] .*leave it out", sentence)
+        assert re.match(r"run\.root is null(: remove it|; .*leave it out)", sentence)
     assert not Path("null").exists()
 
 
@@ -187,12 +187,12 @@ def test_a_change_is_accepted_when_told_to(
 ) -> None:
     changed = (*FIT, *MORE, "--data.init_args.crops.flips", "false")
     enlarger(*changed, "--run.change", "true")
-    assert "--run.change: going on with data.init_args.crops.flips: True -> False" in caplog.text
+    assert "--run.change: resuming with data.init_args.crops.flips: True -> False" in caplog.text
     assert newest("tiny")["global_step"] == 13
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config["data"]["init_args"]["crops"]["flips"] is False
     assert config["run"]["change"] is False
-    enlarger(*changed)  # from here on it is the run's own
+    enlarger(*changed)  # from now on it is the run's own
 
 
 def test_a_change_that_the_data_refuses_leaves_the_run_as_it_was(
@@ -241,13 +241,13 @@ DAMAGED = [
 def test_a_damaged_configuration_is_told_and_can_be_left_alone(
     trained: Path, enlarger: Enlarger, refusal: Refusal, content: bytes
 ) -> None:
-    """Against an empty one, all keys would be listed as changed."""
-    said = "runs/tiny/config.yaml, which says what the run was started with, is damaged: put it "
+    """Compared with an empty one, all keys would be changed."""
+    said = "runs/tiny/config.yaml, the configuration of the run, is damaged: restore it, or "
     (trained / "config.yaml").write_bytes(content)
-    assert refusal(*FIT) == f"{said}back, or go on without that comparison (--run.change true)"
+    assert refusal(*FIT) == f"{said}resume without a comparison (--run.change true)"
     weights = ("--model.init_args.weights", "a.ckpt")
     sentence = refusal("test", "--config", "tiny.yaml", *weights)
-    assert sentence == f"{said}back, or name the weights to use with --ckpt_path FILE"
+    assert sentence == f"{said}name the weights to use with --ckpt_path FILE"
     if content in (b"", b"a: [1"):
         enlarger(*FIT, *MORE, "--run.change", "true")
         assert newest("tiny")["global_step"] == 13
@@ -259,7 +259,7 @@ def test_a_folder_in_the_place_of_the_configuration(tiny: Path, refusal: Refusal
     for change in ("true", "false"):
         sentence = refusal(*FIT, "--run.change", change)
         assert sentence.startswith("runs/tiny/config.yaml is a folder, ")
-        assert sentence.endswith(": move it away")
+        assert sentence.endswith(": move the folder away")
 
 
 def test_a_run_that_wrote_nothing_binds_nobody(trained: Path, enlarger: Enlarger) -> None:
@@ -450,7 +450,7 @@ def test_a_model_without_weights_needs_none(tiny: Path, enlarger: Enlarger) -> N
 
 
 class HalfFrozen(SuperResolver):
-    """A frozen convolution, whose weights are a file's, before one that trains."""
+    """A frozen convolution with weights of a file, before a trained one."""
 
     def __init__(self, scale: float, weights: str | None = None) -> None:
         super().__init__(scale, weights=weights)
@@ -473,7 +473,7 @@ SEEN: list[float] = []
 
 
 def test_frozen_parts_are_the_files_in_every_command(tiny: Path, enlarger: Enlarger) -> None:
-    """They are in no checkpoint; were they not loaded again, they would be random."""
+    """They are in no checkpoint; without loading them again they would be random."""
     torch.manual_seed(99)
     start = HalfFrozen(2.0)
     torch.save(start.state_dict(), "start.pth")
@@ -501,7 +501,7 @@ def test_numbers_of_some_pictures_do_not_replace_those_of_all(
 
 @pytest.mark.slow
 def test_a_terminated_run_says_so(tiny: Path) -> None:
-    """A launcher that starts the next command only after success must not take it for one."""
+    """A launcher that starts the next command only after success must see a failure."""
     command = [sys.executable, str(REPO / "main.py"), "fit", "--config", "tiny.yaml"]
     steps = ["--trainer.max_steps", "1000000", "--checkpoint.every_n_steps", "20"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

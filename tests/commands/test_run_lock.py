@@ -1,4 +1,4 @@
-"""One training at a time in a run's directory."""
+"""One training at a time in a run directory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,31 +29,17 @@ Enlarger = Callable[..., None]
 FIT = ("fit", "--config", "tiny.yaml")
 
 
-class Clock:
-    """Time that passes only while somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.then: Callable[[float], None] = lambda now: None
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        self.then(self.now)
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(run_lock, "time", made)
-    return made
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for a lock for a moment only."""
+    monkeypatch.setattr(run_lock, "SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(run_lock, "LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(run_lock, "POLL_SECONDS", 0.01)
 
 
 @pytest.fixture
 def hold(tmp_path: Path) -> Callable[[Path], subprocess.Popen[str]]:
-    """Have another process hold a run's lock, with a child that it forked."""
+    """Hold a run's lock in another process, which has forked a child."""
 
     def start(run: Path) -> subprocess.Popen[str]:
         process = subprocess.Popen(
@@ -62,7 +50,7 @@ def hold(tmp_path: Path) -> Callable[[Path], subprocess.Popen[str]]:
             text=True,
         )
         assert process.stdout is not None
-        assert process.stdout.readline() == "held, and a child that is through\n"
+        assert process.stdout.readline() == "held, and the child is out\n"
         return process
 
     return start
@@ -76,15 +64,15 @@ with alone_in(Path(sys.argv[1])):
     child = os.fork() == 0
     if not child:
         signal.pause()
-print("held, and a child that is through", flush=True)
-sys.stdin.read()  # lives on for as long as the test wants it to
+print("held, and the child is out", flush=True)
+sys.stdin.read()  # the child lives until the test ends it
 """
 
 
 def test_a_second_fit_of_a_run_is_refused(
     trained: Path,
     enlarger: Enlarger,
-    clock: Clock,
+    quick: None,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -99,9 +87,8 @@ def test_a_second_fit_of_a_run_is_refused(
             assert sentence.startswith(f"the run in runs/tiny is being trained by {holder}: wait")
             assert "--run.name NAME" in sentence
         assert before == {path: path.read_bytes() for path in before}
-        assert clock.now == pytest.approx(2 * run_lock.PATIENCE, abs=1)
-        told = [r for r in caplog.records if "waiting for its end" in r.getMessage()]
-        assert len(told) == 2
+        waits = [r for r in caplog.records if "waiting for it to end" in r.getMessage()]
+        assert len(waits) == 2
         enlarger("test", "--config", "tiny.yaml")
         enlarger("check", "--config", "tiny.yaml")
         enlarger(*FIT, "--trainer.fast_dev_run", "true")
@@ -109,25 +96,29 @@ def test_a_second_fit_of_a_run_is_refused(
     assert not lock_of(trained).exists()
 
 
-def test_it_is_free_as_soon_as_the_other_ends(tmp_path: Path, clock: Clock) -> None:
+def test_it_waits_until_the_other_ends(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    other = alone_in(run)
-    other.__enter__()
-    clock.then = lambda now: other.__exit__(None, None, None) if now > 3 and not done() else None
+    held = threading.Event()
 
-    def done() -> bool:
-        return not lock_of(run).exists()
+    def train() -> None:
+        with alone_in(run):
+            held.set()
+            time.sleep(0.5)
 
+    other = threading.Thread(target=train)
+    other.start()
+    held.wait()
+    begun = time.monotonic()
     with alone_in(run):
-        assert 3 < clock.now < 4
+        assert time.monotonic() - begun > 0.3
         assert lock_of(run).exists()
-    assert done()
+    other.join()
+    assert not lock_of(run).exists()
 
 
 def test_a_killed_run_frees_it_though_its_workers_live(
-    tmp_path: Path, hold: Callable[[Path], subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, hold: Callable[[Path], subprocess.Popen[str]], quick: None
 ) -> None:
-    monkeypatch.setattr(run_lock, "PATIENCE", 0.0)
     process = hold(tmp_path / "run")
     with (
         pytest.raises(TemporaryError, match=f"by process {process.pid} on"),
@@ -138,13 +129,13 @@ def test_a_killed_run_frees_it_though_its_workers_live(
     process.wait()
     with alone_in(tmp_path / "run"):
         pass
-    process.communicate()  # now its child ends, too
+    process.communicate()  # ends its child
 
 
 def test_a_lock_that_its_holder_removes_is_none(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Opened before the holder ended, and locked after it: anybody could make another one."""
+    """Opened before the holder ended and locked after it: a new file could be locked, too."""
     flock, path = fcntl.flock, lock_of(tmp_path / "run")
 
     def removed(descriptor: int, operation: int) -> None:
@@ -154,7 +145,6 @@ def test_a_lock_that_its_holder_removes_is_none(
 
     monkeypatch.setattr(fcntl, "flock", removed)
     with alone_in(tmp_path / "run"):
-        assert clock.now == run_lock.LOOK  # it has tried twice
         assert path.exists()
 
 
@@ -179,6 +169,6 @@ def test_several_processes_end_with_the_status_of_the_first(kind: type[Exception
     cli.resumed_from = None
     cli.trainer = SimpleNamespace(is_global_zero=True)  # type: ignore[assignment]
     cli._facts = dict  # type: ignore[method-assign]
-    cli.company = SimpleNamespace(may_meet=lambda trainer: True, meet=meet)  # type: ignore[assignment]
+    cli.ranks = SimpleNamespace(may_meet=lambda trainer: True, meet=meet)  # type: ignore[assignment]
     with pytest.raises(kind, match="another one trains"):
         cli._meet()

@@ -1,4 +1,4 @@
-"""``config.yaml`` of a run starts it again, whatever its classes have as defaults."""
+"""``config.yaml`` of a run reproduces it, whatever the defaults of its classes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIGHTNING = "lightning.pytorch.callbacks"
 
 
 class Word(enum.StrEnum):
-    """As Lightning's own, a word that is also text."""
+    """An enum that is also text, as Lightning's."""
 
     STEP = "step"
 
@@ -50,7 +50,7 @@ POLICY, ONES, LAMBDA = Policy(), torch.ones(2), lambda x: x
 
 
 class Odd(Callback):
-    """Arguments whose defaults are of many kinds; only the constants are compared by identity."""
+    """Arguments with defaults of many types; only the constants are compared by identity."""
 
     seen: list[dict[str, Any]] = []  # noqa: RUF012  (read by the tests)
 
@@ -88,7 +88,7 @@ class Odd(Callback):
 
 
 class Several(Callback):
-    """Arguments that are one value of a type that is written as text, or several."""
+    """Arguments with one or several values of a type that is written as text."""
 
     seen: list[dict[str, Any]] = []  # noqa: RUF012
 
@@ -102,7 +102,7 @@ class Several(Callback):
 
 
 def fit_again(enlarger: Enlarger, *more: object) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fit, then fit from what was saved, under another name; both saved configurations."""
+    """Fit, then fit with the saved configuration under another name; return both."""
     enlarger(*FIT, *more)
     enlarger("fit", "--config", "runs/x/config.yaml", "--run.name", "y")
     one, two = (yaml.safe_load(Path(f"runs/{name}/config.yaml").read_text()) for name in ("x", "y"))
@@ -127,7 +127,7 @@ def test_callbacks_of_lightning(
     assert one == two
     text = Path("runs/x/config.yaml").read_text()
     assert "serialize" not in text
-    assert "will not start this run again" not in caplog.text
+    assert "cannot reproduce this run" not in caplog.text
 
 
 def test_defaults_of_every_kind(
@@ -136,7 +136,7 @@ def test_defaults_of_every_kind(
     Odd.seen.clear()
     one, two = fit_again(enlarger, "--trainer.callbacks+", f"{__name__}.Odd")
     assert one == two
-    assert "will not start this run again" not in caplog.text
+    assert "cannot reproduce this run" not in caplog.text
     first, second = Odd.seen
     for name in ("device", "policy", "anonymous", "tensor", "layer", "day", "word", "untyped"):
         assert first[name] is second[name], name
@@ -201,7 +201,7 @@ def test_what_is_printed_can_be_read_too(
 
 
 def test_a_run_of_0_1_0_goes_on(tiny: Path, enlarger: Enlarger) -> None:
-    """Its file has a sentence of the library in the place of a device."""
+    """Its file has a sentence of the library instead of a device."""
     swa = f"{{class_path: {LIGHTNING}.StochasticWeightAveraging, init_args: "
     swa += "{swa_lrs: 1e-2, swa_epoch_start: 1}}"
     enlarger(*FIT, "--trainer.callbacks+", swa)
@@ -221,10 +221,10 @@ class Anything(Callback):
 def test_what_would_be_read_otherwise_is_said(
     tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing says that a value of any type is text."""
+    """A value of any type may not be text."""
     callback = f"{{class_path: {__name__}.Anything, init_args: {{value: {{a: '1e-4'}}}}}}"
     enlarger(*FIT, "--trainer.callbacks+", callback)
-    (said,) = (r.getMessage() for r in caplog.records if "will not start this" in r.getMessage())
+    (said,) = (r.getMessage() for r in caplog.records if "cannot reproduce this" in r.getMessage())
     assert "trainer.callbacks[2].init_args.value.a: '1e-4' is read as 0.0001" in said
 
 
@@ -251,7 +251,7 @@ def test_one_or_several_of_a_type_that_is_written_as_text(
         "wait": {"hours": 1},
     }
     assert Several.seen[-2:] == [given, given]
-    assert "will not start this run again" not in caplog.text
+    assert "cannot reproduce this run" not in caplog.text
 
 
 def test_max_time_by_unit(tiny: Path, enlarger: Enlarger) -> None:

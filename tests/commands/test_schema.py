@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def validators(folder: Path) -> dict[str, Any]:
-    """By the folder of `configs/` that they are for."""
+    """Return the schemas by their folder of `configs/`."""
     schemas = {path.name: json.loads(path.read_text()) for path in folder.glob("*.json")}
     kinds = {Path(name).stem: content for name, content in schemas.items()}
     jsonschema.Draft202012Validator.check_schema(kinds["experiment"])

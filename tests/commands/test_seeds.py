@@ -22,7 +22,7 @@ NOISY = "tests.commands.stochastic.Noisy"
 
 @pytest.fixture
 def stochastic(tiny: Path) -> str:
-    """A configuration like `tiny.yaml`: a method with noise, on inputs with noise."""
+    """Return a configuration like `tiny.yaml`, with a stochastic method and noisy inputs."""
     config = yaml.safe_load((tiny / "tiny.yaml").read_text())
     config["model"] = {"class_path": NOISY}
     noise = {"class_path": "degradations.noise.GaussianNoise"}
@@ -51,7 +51,7 @@ def test_each_seed_is_the_run_of_that_seed(stochastic: str, enlarger: Enlarger, 
         name = f"alone_{seed}"
         enlarger(verb, "--config", stochastic, "--seed_everything", seed, "--run.name", name)
         assert images(name) == {seed: together[seed]}
-        # What differs is the noise of the method, not the pictures that it gets.
+        # The noise of the method differs, not its inputs.
         assert list(images(name, "input").values()) == [images(metric="input")[5]]
     assert len({value for values in together.values() for value in values.values()}) == 6
 
@@ -94,8 +94,8 @@ def test_without_noise_once_is_enough(
     told = [r.getMessage() for r in caplog.records if r.name == "commands.seeds"]
     assert told[0] == "seed 0 (1 of 4)"
     assert told[1:] == [
-        "run.seeds is 4, but Bicubic drew no noise: all seeds give the same, so it was evaluated "
-        "once"
+        "run.seeds is 4, but Bicubic drew no noise: all seeds give the same result, so it was "
+        "evaluated once"
     ]
     assert list(images("tiny")) == [None]
     assert results("tiny")["psnr"].keys() & {"seeds", "std"} == set()
@@ -145,7 +145,7 @@ def test_the_example_of_the_page(
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_give_the_same(stochastic: str, enlarger: Enlarger) -> None:
-    """With one picture the second process does not see the method draw anything."""
+    """With one image, the second process sees no draw of the method."""
     for files in ("[3.png]", "[3.png,4.png,5.png]"):
         given = ("--data.init_args.test.photos.init_args.files", files)
         command = ("test", "--config", stochastic, "--run.seeds", "2", *given)

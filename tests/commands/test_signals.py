@@ -1,4 +1,4 @@
-"""A signal at any moment of a run: it stops between two steps, and goes on as if it had not."""
+"""A signal at any moment: the run stops between two steps, and resumes exactly."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_a_validation_is_left_at_once_and_its_half_goes_nowhere(
 
 @pytest.mark.slow
 def test_twice_in_a_validation(tiny: Path, enlarger: Enlarger) -> None:
-    """The second one comes in the validation that makes up for the first."""
+    """The second signal comes in the validation that repeats the first one."""
     stop(enlarger, "validation", 4, TERM, *EVERY_TWO)
     stop(enlarger, "validation", 4, TERM, *EVERY_TWO)
     assert newest("tiny")["global_step"] == 4
@@ -144,7 +144,7 @@ def test_twice_in_a_validation(tiny: Path, enlarger: Enlarger) -> None:
 
 
 class EverySecond(EvaluationCallback):
-    """Notes the steps of the validations that it works in, when they have ended."""
+    """Note the steps of its validations, when they have ended."""
 
     worked: list[int] = []  # noqa: RUF012  (emptied by the test)
 
@@ -156,7 +156,7 @@ class EverySecond(EvaluationCallback):
         self.active = self._due(trainer)
 
     def _add(self, *args: Any) -> None:
-        """Nothing."""
+        """Ignore it."""
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         if self.active:
@@ -183,7 +183,7 @@ def test_in_the_sanity_check(tiny: Path, enlarger: Enlarger) -> None:
 
 
 class AtOnce(Callback):
-    """A signal before the first validated picture."""
+    """A signal before the first validated image."""
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         os.kill(os.getpid(), TERM)
@@ -202,7 +202,7 @@ def test_in_other_commands(
 
 
 class First(Callback):
-    """A signal in the first picture."""
+    """A signal in the first image."""
 
     def on_validation_batch_end(self, *args: Any) -> None:
         os.kill(os.getpid(), TERM)
@@ -213,7 +213,7 @@ class First(Callback):
 def test_a_second_ctrl_c_stops_at_once(
     tiny: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("commands.signals.TWICE", -1.0)
+    monkeypatch.setattr("commands.signals.REPEAT_SECONDS", -1.0)
     with pytest.raises(SystemExit) as stopped:
         enlarger(*FIT[:3], "--trainer.callbacks+", f"{__name__}.Impatient")
     assert stopped.value.code == 130
@@ -224,7 +224,7 @@ def test_a_second_ctrl_c_stops_at_once(
 def test_ctrl_c_before_the_first_step(
     tiny: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str], hook: str
 ) -> None:
-    """While classes are made, and while pictures are looked for, which may take minutes."""
+    """While classes are built and images listed, which may take minutes."""
     early = f"{{class_path: {__name__}.Early, init_args: {{hook: {hook}}}}}"
     with pytest.raises(SystemExit) as stopped:
         enlarger(*FIT[:3], "--trainer.callbacks+", early)
@@ -238,7 +238,7 @@ class Early(Callback):
     """Ctrl-C before training.
 
     Args:
-        hook: Where.
+        hook: Name of the hook that sends it.
     """
 
     def __init__(self, hook: str) -> None:
@@ -267,18 +267,10 @@ def test_without_checkpoints(tiny: Path, enlarger: Enlarger) -> None:
     assert not Path("runs/tiny/checkpoints").exists()
 
 
-def test_lightnings_own_exchange_of_signals_is_where_we_take_it_from() -> None:
-    """It would make the host wait for the device at each step."""
-    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-    assert callable(trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor)
-    assert callable(trainer._signal_connector.register_signal_handlers)
-    assert callable(trainer._signal_connector.teardown)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [TERM, USR1, INT])
 def test_a_signal_to_all_processes_of_a_group(tiny: Path, number: int) -> None:
-    """As torchrun, SLURM and a terminal send it: workers that read pictures get it, too."""
+    """As torchrun, SLURM and a terminal send it: DataLoader workers get it, too."""
     command = [sys.executable, str(REPO / "main.py"), "fit", "--config", "tiny.yaml"]
     more = ["--data.init_args.workers", "2", "--trainer.max_steps", "1000000"]
     more += ["--checkpoint.every_n_steps", "20"]

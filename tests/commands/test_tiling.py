@@ -1,4 +1,4 @@
-"""Tiles and colours from the command line, and what the results say of them."""
+"""Tiles and colours from the command line, and their record in the results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OUT = Path("runs/tiny/predict")
 
 @pytest.fixture
 def noisy(tiny: Path) -> str:
-    """A configuration like `tiny.yaml` with a method that draws."""
+    """Return a configuration like `tiny.yaml` with a stochastic method."""
     config = yaml.safe_load((tiny / "tiny.yaml").read_text())
     config["model"] = {"class_path": NOISY}
     config["trainer"]["callbacks"] = ["callbacks.psnr.PSNR"]
@@ -34,7 +34,7 @@ def noisy(tiny: Path) -> str:
 
 
 def predicted(enlarger: Enlarger, config: str, *more: object) -> tuple[Any, int]:
-    """The picture, and its number of tiles."""
+    """Return the image and its number of tiles."""
     where = ("--data.init_args.predict", "in", "--writer.overwrite", True)
     enlarger("predict", "--config", config, *where, *more)
     line = json.loads((OUT / "predictions.jsonl").read_text().splitlines()[-1])

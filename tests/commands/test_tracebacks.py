@@ -1,4 +1,4 @@
-"""What of an exception is said in place of its traceback."""
+"""The message of an exception that replaces its traceback."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from commands.tracebacks import sentence_of, status_of
 
 
 def caught(number: int, *names: str | bytes | None) -> OSError:
-    """As the system raises it, far from any `raise` of ours."""
+    """Raised by the system, not by a `raise` of ours."""
     return OSError(number, os.strerror(number), *names)
 
 
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (caught(errno.ENOSPC, "/a"), "/a: No space left on device; make room there"),
-        (caught(errno.EROFS, b"/a/b"), "/a/b: Read-only file system; name a place"),
-        (caught(errno.EACCES, "/a"), "/a: Permission denied; name a place that may be written"),
-        (caught(errno.ENOTDIR, "a", None, "b"), "a -> b: Not a directory; a file stands"),
-        (caught(errno.EEXIST, __file__), f"{__file__}: File exists; a file stands"),
+        (caught(errno.ENOSPC, "/a"), "/a: No space left on device; free space there"),
+        (caught(errno.EROFS, b"/a/b"), "/a/b: Read-only file system; choose a writable place"),
+        (caught(errno.EACCES, "/a"), "/a: Permission denied; choose a writable place"),
+        (caught(errno.ENOTDIR, "a", None, "b"), "a -> b: Not a directory; a file exists"),
+        (caught(errno.EEXIST, __file__), f"{__file__}: File exists; a file exists"),
         (caught(errno.ENAMETOOLONG, "aaa"), "aaa: File name too long; give it a shorter name"),
     ],
 )
@@ -59,7 +59,7 @@ def test_a_full_disk_that_names_no_file_is_told_by_the_code_that_wrote() -> None
     os.close(full)
     said = sentence_of(raised.value)
     assert said is not None
-    assert said.startswith(f"No space left on device, where {__file__} writes; make room there")
+    assert said.startswith(f"No space left on device, where {__file__} writes; free space there")
 
 
 @pytest.mark.parametrize("mean", [True, False])
@@ -67,7 +67,7 @@ def test_of_lightning_s_callbacks_only_what_they_mean(mean: bool) -> None:
     averages = StochasticWeightAveraging(swa_lrs=0.1)
     stopping = EarlyStopping("val/psnr")
     meant = partial(stopping._validate_condition_metric, {"val/ssim": torch.tensor(1.0)})
-    # Torch's own words, of sizes that do not fit.
+    # torch's message about shapes that do not match.
     bug = partial(averages.avg_fn, torch.zeros(2), torch.zeros(3), torch.tensor(1))
     with pytest.raises(RuntimeError) as raised:
         (meant if mean else bug)()
@@ -79,7 +79,7 @@ def test_of_lightning_s_callbacks_only_what_they_mean(mean: bool) -> None:
 
 @pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")
 def test_what_a_class_of_lightning_lacks(tiny: Path, refusal: Callable[..., str]) -> None:
-    """The parser wraps it in sentences on the class path."""
+    """The parser wraps it in sentences about the class path."""
     logger = ("--trainer.logger", "lightning.pytorch.loggers.WandbLogger")
     said = refusal("fit", "--config", "tiny.yaml", *logger)
     assert "wandb" in said

@@ -1,4 +1,4 @@
-"""What `model.init_args.weights` means: where a name is looked up, and if it is the right file."""
+"""`model.init_args.weights`: where a name is looked up, and whether it is the right file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Fetch = Callable[[str, str, str], None]
 
 @pytest.fixture(autouse=True)
 def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
-    """A manifest of two files, an empty folder of weights, an empty cache, and no network."""
+    """Prepare a manifest of two files, an empty weights folder and cache, and no network."""
     entries = {
         f"net-x{scale}": {
             "file": f"net-x{scale}.pth",
@@ -156,7 +156,7 @@ def test_what_can_not_be_had_says_where_to_get_it_and_put_it(caches: dict[str, P
     [
         ("net-x3", "'net-x3': neither a file nor a name .* did you mean 'net-x[24]'"),
         ("net-x{scale}", "'net-x3': neither a file nor a name"),
-        ("xyzzy", "it has: net-x2, net-x4"),
+        ("xyzzy", "its names are: net-x2, net-x4"),
         ("nowhere/net-x2", "'nowhere/net-x2', and there is no such file"),
         ("net-x2.pth", "'net-x2.pth', and there is no such file"),
         ("$NOWHERE/net.pth", r"NOWHERE is not set; it should hold"),
@@ -187,7 +187,7 @@ def test_a_run_stands_for_its_best_checkpoint(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------- the real manifest
 
 
-# No hash of these is known: what a user has is told by its own, not verified.
+# Their hashes are unknown: a user's file is reported by its hash, not verified.
 UNPUBLISHED = {
     *("nrqm", "resshift-vq-f4", "resshift-x4-s15-v2", "resshift-x4-s4-v3"),
     *("invsr", "invsr-diftune", "invsr-discriminator", "latent-lpips-sd-turbo"),

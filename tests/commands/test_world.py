@@ -1,4 +1,4 @@
-"""How many processes there are: what the environment says and what the trainer is must agree."""
+"""The number of processes: environment and trainer must agree."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 import main
 from commands import world
 from commands.errors import ConfigurationError
-from commands.launcher import Started, own_plugins
+from commands.launcher import ExternalEnvironment, own_plugins
 from commands.world import OTHERS, PLAIN, SLURM, TORCHRUN, agree, claimed
 
 Enlarger = Callable[..., None]
@@ -39,7 +39,7 @@ def trainer(devices: Any = "auto", num_nodes: int = 1, strategy: str = "auto") -
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These tests may be started by a launcher themselves."""
+    """Remove variables of a launcher that may have started these tests."""
     given = {name for launcher in (TORCHRUN, SLURM, PLAIN, *OTHERS) for name in launcher.variables}
     for name in {*given, world.SIGN, *world.ADDRESS, "NODE_RANK", "GROUP_RANK"}:
         monkeypatch.delenv(name, raising=False)
@@ -107,29 +107,29 @@ def test_one_run_of_all_processes(
         ({"NODE_RANK": "1"}, trainer(), "NODE_RANK is 1, but trainer.devices is auto"),
         ({"SLURM_PROCID": "1"}, trainer(), "SLURM_PROCID is 1, but"),
         ({"JSM_NAMESPACE_RANK": "1"}, trainer(), "JSM_NAMESPACE_RANK is 1, but"),
-        ({"RANK": "2", "WORLD_SIZE": "2"}, trainer(), "ranks count from 0"),
-        ({"RANK": "0", "WORLD_SIZE": "0"}, trainer(), "ranks count from 0"),
-        ({"RANK": "one"}, trainer(), "RANK is 'one', and must be a whole number"),
-        ({"WORLD_SIZE": ""}, trainer(), "WORLD_SIZE is '', and must be a whole number"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, trainer(), "ranks must be from 0"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, trainer(), "ranks must be from 0"),
+        ({"RANK": "one"}, trainer(), "RANK is 'one', but must be a whole number"),
+        ({"WORLD_SIZE": ""}, trainer(), "WORLD_SIZE is '', but must be a whole number"),
         ({"RANK": "-1"}, trainer(), "RANK is '-1'"),
-        ({**BY_HAND, "RANK": "0"}, trainer(2), "LOCAL_RANK 1, which is never above the rank"),
-        ({**BY_HAND, "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "2"}, trainer(), "as many processes"),
-        ({**TASK, **BY_HAND, "WORLD_SIZE": "4"}, trainer(), "SLURM and the environment differ"),
+        ({**BY_HAND, "RANK": "0"}, trainer(2), "LOCAL_RANK 1, which must not exceed the rank"),
+        ({**BY_HAND, "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "2"}, trainer(), "same number of"),
+        ({**TASK, **BY_HAND, "WORLD_SIZE": "4"}, trainer(), "SLURM and the environment disagree"),
         ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, trainer(),
-         "has started 2 tasks on 1 nodes.* --nodes 1 --ntasks-per-node 2 in the place of --ntasks"),
+         "has started 2 tasks on 1 nodes.* --nodes 1 --ntasks-per-node 2 instead of --ntasks"),
         ({**TASK, "SLURM_NTASKS": "3", "SLURM_PROCID": "2"}, trainer(2, 2), "--ntasks-per-node N"),
         ({**TASK, **STEP}, trainer(1, 2), "SLURM has started 2 processes on each of 2 nodes"),
         (TASK, trainer(), "srun does not seem to have started .* --trainer.devices 2"),
-        ({"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "x"}, trainer(2), "SLURM_PROCID, which says"),
+        ({"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "x"}, trainer(2), "SLURM_PROCID, the rank"),
         ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "x"}, trainer(8),
          "SLURM has started 1 process|SLURM_NTASKS is 1, but trainer.devices is 8"),
-        (MPI, trainer(), "OMPI_COMM_WORLD_SIZE is 8, but not where its processes meet"),
+        (MPI, trainer(), "OMPI_COMM_WORLD_SIZE is 8, but not the address of the first process"),
         ({"PMI_RANK": "1", "PMI_SIZE": "2"}, trainer(), "PMI_SIZE is 2, but"),
-        ({"PET_NNODES": "2", "PET_NODE_RANK": "1"}, trainer(), "write torchrun in the place of p"),
-        ({"PET_NNODES": "1:4"}, trainer(), "write torchrun in the place of python"),
+        ({"PET_NNODES": "2", "PET_NODE_RANK": "1"}, trainer(), "write torchrun instead of p"),
+        ({"PET_NNODES": "1:4"}, trainer(), "write torchrun instead of python"),
         ({**KUBEFLOW, "PET_NPROC_PER_NODE": "2"}, trainer(), "write torchrun"),
         ({**KUBEFLOW, "MASTER_PORT": "tcp://10.0.0.1:29500"}, trainer(), "MASTER_PORT is 'tcp://"),
-        ({"MASTER_PORT": ""}, trainer(2), "MASTER_PORT is '', and must be a whole number"),
+        ({"MASTER_PORT": ""}, trainer(2), "MASTER_PORT is '', but must be a whole number"),
         ({}, trainer(2, 2), "set MASTER_ADDR, MASTER_PORT, NODE_RANK"),
         (CHILD, trainer(3), "WORLD_SIZE is 2 and LOCAL_RANK is 1 and NODE_RANK is 0, but"),
     ],
@@ -147,13 +147,13 @@ def test_the_process_group_is_that_of_the_variables(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv(name, value)
     found = agree(trainer())
     (made,) = own_plugins(None, "ddp", found)
-    assert isinstance(made, Started)
+    assert isinstance(made, ExternalEnvironment)
     assert (made.global_rank(), made.world_size(), made.local_rank(), made.node_rank()) == (
         *(5, 8),
         *(1, 1),
     )
     assert (made.main_address, made.main_port) == ("node0", 29500)
-    own = object.__new__(Started)
+    own = object.__new__(ExternalEnvironment)
     assert own_plugins(own, "ddp", found) == [own]
 
 
@@ -187,7 +187,7 @@ def test_doctor_says_which_variable_is_no_number(
 ) -> None:
     for variable, value in {**BY_HAND, **HERE, name: "x"}.items():
         monkeypatch.setenv(variable, value)
-    assert refusal("doctor").startswith(f"the environment variable {name} is 'x', and must be a")
+    assert refusal("doctor").startswith(f"the environment variable {name} is 'x', but must be a")
 
 
 def test_overwriting_moves_nothing_where_the_environment_disagrees(

@@ -1,4 +1,4 @@
-"""Files of a configuration that cannot be read, or say less than they seem to."""
+"""Configuration files that cannot be read, or are partly empty."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ FIT = ("fit", "--config", "tiny.yaml")
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"a:\n\tb: 3\n", ("names the file 'broken.yaml', which is no YAML", "line 2", "a tab?")),
-        (b"a: [b\nc: d\n", ("names the file 'broken.yaml', which is no YAML", "line 2")),
-        ("# caf\xe9\na: 3\n".encode("latin-1"), ("broken.yaml is no text in UTF-8",)),
+        (b"a:\n\tb: 3\n", ("broken.yaml", "line 2", "a tab?")),
+        (b"a: [b\nc: d\n", ("broken.yaml", "line 2")),
+        ("# caf\xe9\na: 3\n".encode("latin-1"), ("broken.yaml is not UTF-8 text",)),
     ],
 )
 def test_a_file_of_a_group_that_cannot_be_read(
@@ -36,13 +36,13 @@ def test_a_file_of_a_group_that_cannot_be_read(
 def test_a_configuration_in_another_encoding(tiny: Path, refusal: Refusal) -> None:
     Path("more.yaml").write_bytes("# caf\xe9\ntrainer: {max_steps: 3}\n".encode("latin-1"))
     sentence = refusal(*FIT, "--config", "more.yaml")
-    assert "more.yaml is no text in UTF-8: let your editor save it" in sentence
+    assert "more.yaml is not UTF-8 text: save it in that encoding" in sentence
 
 
 def test_a_configuration_is_utf_8_whatever_the_machine_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a container whose locale is C: there, what `open` reads without a word is ASCII."""
+    """As in a container with the locale C, where `open` reads ASCII by default."""
     own = partial(open, encoding="ascii")
     monkeypatch.setattr(_paths, "open", own, raising=False)
     (tmp_path / "own.yaml").write_bytes("a: caf\xe9\n".encode())
@@ -53,7 +53,7 @@ def test_a_configuration_is_utf_8_whatever_the_machine_writes(
 def test_a_group_whose_keys_are_all_commented_out(tiny: Path, refusal: Refusal, group: str) -> None:
     Path("more.yaml").write_text(f"seed_everything: 3\n{group}:\n#  name: x\n")
     assert refusal(*FIT, "--config", "more.yaml") == (
-        f"{group} is empty: set a key below it, or leave the line {group}: out"
+        f"{group} is empty: set a key below it, or remove the line {group}:"
     )
 
 
@@ -70,7 +70,7 @@ def test_a_group_whose_keys_are_all_commented_out(tiny: Path, refusal: Refusal, 
         (
             "data:\n  init_args:\n  batch_size: 2\n",
             "data takes class_path and init_args, but is {'init_args': None, 'batch_size': 2}: "
-            "check the spelling, and that each line is indented",
+            "check the spelling and the indentation",
         ),
         (
             "model:\n- class_path: lightning_modules.bicubic.Bicubic\n",

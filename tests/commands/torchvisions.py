@@ -1,4 +1,4 @@
-"""A torchvision that belongs to another torch."""
+"""A torchvision for another version of torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Name: torchvision
 Version: 0.20.1
 Requires-Dist: torch (==2.5.1)
 """
-# It registers its operators with a torch that has none of them, as the real one does.
+# As the real one, it registers operators that this torch does not have.
 CODE = """import torch
 
 
@@ -19,7 +19,7 @@ def nms(boxes, scores, threshold): ...
 
 
 def fake_torchvision(folder: Path, code: str = CODE) -> None:
-    """Write it into a folder, for ``sys.path``."""
+    """Write it into a folder of ``sys.path``."""
     (folder / "torchvision").mkdir()
     (folder / "torchvision" / "__init__.py").write_text(code)
     (folder / "torchvision-0.20.1.dist-info").mkdir()

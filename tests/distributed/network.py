@@ -1,4 +1,4 @@
-"""Two nodes and a server as network namespaces, and processes on them that can be lost.
+"""Two nodes and a server as network namespaces, with processes that can be killed.
 
 Needs root and ``ip``; elsewhere tests that use it are skipped. A node is a namespace with an
 address of its own, joined to the others by a bridge in the server's namespace, whose cables can be
@@ -22,7 +22,7 @@ import pytest
 from tests.conftest import REPO
 
 PORT = 29500
-LIMIT = 300.0  # seconds for anything that is waited for; a loaded machine takes most of a minute
+LIMIT = 300.0  # seconds of any wait; a loaded machine takes most of a minute
 
 
 def ip(*args: str) -> str:
@@ -31,7 +31,7 @@ def ip(*args: str) -> str:
 
 
 def why_not() -> str | None:
-    """Why there can be no namespaces here, or None."""
+    """Return why namespaces are unavailable, or None."""
     if shutil.which("ip") is None or shutil.which("unshare") is None:
         return "needs the programs ip and unshare"
     if os.geteuid() != 0:
@@ -46,13 +46,13 @@ def why_not() -> str | None:
 
 
 class Process:
-    """A program on a node, with what it said."""
+    """A program on a node, with its output."""
 
     def __init__(self, popen: subprocess.Popen[bytes], log: Path) -> None:
         self.popen, self.log = popen, log
 
     def wait(self, limit: float = LIMIT) -> int:
-        """Its exit status."""
+        """Wait for its exit status."""
         try:
             return self.popen.wait(limit)
         except subprocess.TimeoutExpired:
@@ -66,7 +66,7 @@ class Node:
     """One machine.
 
     Args:
-        network: What it belongs to.
+        network: Its network.
         number: Its rank among the nodes; -1 for the server, which is the bridge itself.
     """
 
@@ -77,9 +77,9 @@ class Node:
         self.address = f"10.77.0.{254 if number < 0 else number + 1}"
 
     def run(self, command: Sequence[object], log: str, **environment: str) -> Process:
-        """Start a program here."""
+        """Start a program on this node."""
         path = self.network.folder / log
-        # A host name of its own, to be told in messages, and those of the others.
+        # Its own host name, for messages, and those of the others.
         script = 'hostname "$0" && mount --bind hosts /etc/hosts && exec "$@"'
         inside = ["unshare", "--uts", "--mount", "sh", "-c", script, self.name]
         with path.open("ab") as file:
@@ -100,13 +100,13 @@ class Node:
         return [int(pid) for pid in ip("netns", "pids", self.namespace).split()]
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Signal every process here; by default the power fails."""
+        """Signal every process on this node; by default SIGKILL, as after a power failure."""
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def trainer(self) -> int:
-        """The process that trains (the one that torchrun started), or 0."""
+        """Return the training process, started by torchrun, or 0."""
         for pid in self.pids():
             with contextlib.suppress(OSError):
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
@@ -115,12 +115,12 @@ class Node:
         return 0
 
     def cable(self, state: str) -> None:
-        """Pull the cable (``down``), or put it back (``up``)."""
+        """Pull the cable (``down``), or plug it in (``up``)."""
         ip("-n", self.network.server.namespace, "link", "set", f"port{self.number}", state)
 
 
 class Network:
-    """The nodes, the server, and all that runs on them.
+    """The nodes, the server, and all their programs.
 
     Args:
         folder: Where programs run and their output goes.
@@ -171,7 +171,7 @@ class Network:
             process.popen.wait(30)
 
     def serve(self, folder: Path, *faults: str, port: int = 8000) -> str:
-        """Serve a folder by HTTP from the server's namespace; gives the address to read from."""
+        """Serve a folder by HTTP from the server's namespace; return its address."""
         command = [sys.executable, "-m", "tests.distributed.serve", folder, port, *faults]
         self.server.run(command, "server.log", PYTHONPATH=str(REPO), PYTHONHASHSEED="0")
         return f"http://{self.server.address}:{port}"
@@ -201,7 +201,7 @@ class Network:
 
 
 def wait_until(condition: Callable[[], bool], what: str, running: Sequence[Process] = ()) -> None:
-    """Wait for something to come true while programs run."""
+    """Wait until a condition is true, while programs run."""
     deadline = time.monotonic() + LIMIT
     while not condition():
         for process in running:
@@ -215,7 +215,7 @@ def wait_until(condition: Callable[[], bool], what: str, running: Sequence[Proce
 
 @contextlib.contextmanager
 def network(folder: Path, nodes: int = 2) -> Iterator[Network]:
-    """A network, or skip where there can be none; nothing of it is left afterwards."""
+    """Yield a network, or skip the test if it is unavailable; clean up afterwards."""
     reason = why_not()
     if reason is not None:
         pytest.skip(reason)

@@ -1,4 +1,4 @@
-"""What each process trained on, as written by a callback that configurations name."""
+"""Records of the crops that each process trained on, written by a callback."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Record(Callback):
 
 
 def steps_of(folder: Path, rank: int) -> list[int]:
-    """Steps that a process has done so far, in order, repeated ones included."""
+    """Return the steps that a process has done, in order, with repeated ones."""
     path = folder / f"rank-{rank}.jsonl"
     if not path.is_file():
         return []
@@ -57,7 +57,7 @@ def steps_of(folder: Path, rank: int) -> list[int]:
 
 
 def global_batches(folder: Path) -> dict[int, Counter[tuple[str, int]]]:
-    """Crops of each step over all processes: of the last time that the step was done."""
+    """Return the crops of each step over all processes, the last time it was done."""
     lines = [
         json.loads(text)
         for path in folder.glob("rank-*.jsonl")
@@ -76,7 +76,7 @@ def global_batches(folder: Path) -> dict[int, Counter[tuple[str, int]]]:
 
 
 def pictures_of(folder: Path, step: int) -> dict[int, torch.Tensor]:
-    """LR crops of a step over all processes, by seed."""
+    """Return the LR crops of a step over all processes, by seed."""
     found: dict[int, torch.Tensor] = {}
     for path in folder.glob(f"step-{step}-rank-*.pt"):
         found |= torch.load(path, weights_only=True)
@@ -84,14 +84,14 @@ def pictures_of(folder: Path, step: int) -> dict[int, torch.Tensor]:
 
 
 def newest(run: Path) -> dict[str, Any]:
-    """The newest checkpoint of a run."""
+    """Return the newest checkpoint of a run."""
     path = sorted((run / "checkpoints").glob("step-*.ckpt"))[-1]
     checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
     return checkpoint
 
 
 def assert_same(one: Path, other: Path) -> None:
-    """Two runs ended with the same bits."""
+    """Assert that two runs ended with the same bits."""
     a, b = newest(one), newest(other)
     assert a["lr_schedulers"] == b["lr_schedulers"]
     for part in ("state_dict", "optimizer_states", "callbacks", "global_step"):

@@ -1,4 +1,4 @@
-"""A run that was stopped on two processes goes on with four, and then with one."""
+"""A run stopped on two processes continues with four, and then with one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEPS = 12  # 2.4 epochs
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_every_global_batch_is_the_same(tiny: Path, enlarger: Callable[..., None]) -> None:
-    """Same pictures, same crops and, to rounding, the same LR from random degradations."""
+    """The same images, crops and, up to rounding, LR of random degradations."""
 
     def command(name: str, steps: int) -> list[object]:
         record = ("--trainer.callbacks+", "tests.distributed.records.Record")

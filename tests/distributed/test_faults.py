@@ -1,6 +1,6 @@
 """Twenty losses of power at random moments, and every other fault: ``make test-faults``, by hand.
 
-Two nodes train on shards that a third one serves. Whatever happened, they are started again by the
+Two nodes train on shards that a third one serves. After each fault the same
 same command, until the run is through; then it has the same bits as the run that nothing happened
 to, and every global batch held the same crops.
 """
@@ -62,13 +62,13 @@ def net(tmp_path: Path, photo_folder: Path) -> Iterator[Network]:
     for run in ("whole", "harmed"):
         (tmp_path / f"{run}.yaml").write_text(text.replace("PLACE", str(tmp_path / run)))
     with network(tmp_path) as made:
-        # What the server does at first: it ends connections in the middle of a shard.
+        # At first the server ends connections in the middle of a shard.
         made.serve(tmp_path / "shards", "cut", "503", "cut")
         yield made
 
 
 class Rounds:
-    """One start of both nodes after the other, and what became of each."""
+    """Repeated starts of both nodes, and the result of each."""
 
     def __init__(self, net: Network) -> None:
         self.net, self.random = net, random.Random(SEED)
@@ -96,7 +96,7 @@ class Rounds:
         time.sleep(self.random.uniform(0.0, 0.3))  # anywhere in a step, or in a checkpoint
 
     def note(self, fault: str, processes: list[Process], expected: list[int | None]) -> None:
-        """Wait for all to end; None: of a node without power nothing is expected."""
+        """Wait for all to end; None stands for a node without power."""
         statuses: list[int | None] = []
         for process, wanted in zip(processes, expected, strict=True):
             launcher = process.wait()
@@ -147,7 +147,7 @@ class Rounds:
         self.note("cable pulled for a short time, then SIGKILL of node 0", processes, [None, LOST])
 
     def full_disk(self) -> None:
-        """The caches' disk has room for no shard."""
+        """The disk of the cache has no space for a shard."""
         place = self.net.folder / "small"
         place.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", place], check=True)

@@ -1,4 +1,4 @@
-"""FSDP on two processes: a run goes on from its checkpoint, with FSDP and without."""
+"""FSDP on two processes: a run resumes from its checkpoint, with and without FSDP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METRIC = "[callbacks.psnr.PSNR]"  # and no EMA, which needs whole parameters
 
 @pytest.mark.slow
 def test_goes_on_sharded_and_whole(tiny: Path, enlarger: Callable[..., None]) -> None:
-    """One file for both: states of the optimiser in the order in memory that each of them needs."""
+    """One file for both: optimiser states in the memory layout that each needs."""
     command = ["fit", "--config", "tiny.yaml", "--trainer.callbacks", METRIC]
     enlarger(*command, "--run.name", "alone")
     torchrun(*command, "--run.name", "parts", "--trainer.max_steps", 5, strategy="fsdp")
@@ -44,7 +44,7 @@ def test_a_network_with_other_methods_beside_a_frozen_one(
         Path(f"{name}.yaml").write_text(text)
     enlarger(*of("tokenizer"), "--data.init_args.scale", 1)
     command = [*of("two"), "--trainer.callbacks", "[]", "--data.init_args.val", "null"]
-    # What is drawn belongs to a batch, and a process has half of one.
+    # Draws belong to a batch, of which each process has half.
     command += ["--model.init_args.text_dropout", 0]
     command += ["--model.init_args.mapper.init_args.dropout", 0]
     more = ("--trainer.max_steps", 4, "--trainer.gradient_clip_val", 1)

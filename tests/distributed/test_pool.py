@@ -1,4 +1,4 @@
-"""A pair pool on two processes: a checkpoint holds both, and a run goes on from there."""
+"""A pair pool on two processes: a checkpoint holds both parts, and a run resumes from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`predict` on two processes: each takes its share, and all lines are in one file."""
+"""`predict` on two processes: each has its share, and all lines are in one file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two processes as SLURM starts them: nothing stands between them and the signals."""
+"""Two processes as SLURM starts them: they get signals directly."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def port() -> int:
 
 
 def task(rank: int, at: int, *args: object) -> subprocess.Popen[str]:
-    """One task of two nodes."""
+    """Start one task of two nodes."""
     slurm = {
         **{"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "enlarger", "SLURM_NTASKS": "2"},
         **{"SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2", "SLURM_LOCALID": "0"},
@@ -42,7 +42,7 @@ def task(rank: int, at: int, *args: object) -> subprocess.Popen[str]:
 
 
 def ends(tasks: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
-    """Statuses and outputs."""
+    """Return exit statuses and outputs."""
     try:
         said = [process.communicate(timeout=LIMIT)[0] for process in tasks]
     finally:
@@ -80,7 +80,7 @@ def test_one_that_does_not_come_is_named(tiny: Path) -> None:
     alone = task(0, port(), "fit", "--config", "tiny.yaml", "--run.preflight_minutes", 0.02)
     ((status, said),) = ends([alone])
     assert status == 75, said
-    assert "no sign of rank 1" in said
+    assert "no heartbeat of rank 1" in said
     assert not Path("runs/tiny/checkpoints").exists()
 
 
@@ -116,7 +116,7 @@ def test_the_script(checker: list[str]) -> None:
 def test_when_the_script_starts_the_job_again(
     tmp_path: Path, status: int, restarts: int, requeued: bool
 ) -> None:
-    """143 is a job that was cancelled, or that SLURM itself starts again."""
+    """Status 143: a job that was cancelled, or that SLURM starts again."""
     for name, line in (("srun", f"exit {status}"), ("scontrol", 'echo "$@" > asked')):
         path = tmp_path / name
         path.write_text(f"#!/bin/sh\n{line}\n")

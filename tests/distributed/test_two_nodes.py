@@ -1,4 +1,4 @@
-"""Two nodes that lose signals, power and cables, and a run that ends as if they had not."""
+"""A run on two nodes with signals, power failures and pulled cables ends as an undisturbed one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ run: {{heartbeat_seconds: {heartbeat}, lost_after_seconds: {lost}, preflight_min
 
 
 def pack(photos: Path, folder: Path, shards: int = 3) -> None:
-    """Plain tars of the photographs."""
+    """Write plain tars of the photographs."""
     folder.mkdir()
     files = sorted(photos.iterdir())
     for number in range(shards):
@@ -54,7 +54,7 @@ def pack(photos: Path, folder: Path, shards: int = 3) -> None:
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Iterator[Network]:
-    """Two nodes whose working directory is shared, with a configuration in it."""
+    """Yield two nodes with a shared working directory and a configuration."""
     folder = tmp_path_factory.mktemp("nodes")
     pack(photo_folder, folder / "shards")
     tiny = (REPO / "tests" / "tiny.yaml").read_text().replace("PHOTOS", str(photo_folder))
@@ -84,13 +84,13 @@ def after_step(net: Network, run: str, step: int, processes: list[Process]) -> N
 
 
 def status(process: Process) -> int:
-    """The status of the one process that torchrun started and reports on when it failed."""
+    """Return the status of the process that torchrun reports as failed."""
     return int(re.findall(r"exitcode\s*: (-?\d+)", process.said())[-1])
 
 
 @pytest.fixture(scope="module")
 def whole(net: Network) -> Path:
-    """The run that nothing happens to."""
+    """Return the undisturbed run."""
     for process in start(net, "whole", "only"):
         assert process.wait() == 0, process.said()
     return net.folder / "runs" / "whole"
@@ -101,7 +101,7 @@ def assert_unharmed(net: Network, run: str, whole: Path) -> None:
     batches = global_batches(net.folder / run)
     assert batches == global_batches(net.folder / "whole")
     assert list(batches) == list(range(1, STEPS + 1))
-    # Each picture as often as planned, in each whole epoch.
+    # Each image as often as planned, in each complete epoch.
     length = PICTURES * CROPS // BATCH
     for first in range(1, STEPS - length + 2, length):
         epoch: Counter[str] = Counter()
@@ -161,12 +161,13 @@ def test_a_lost_node_and_a_long_cut_end_the_other_with_a_word(net: Network, whol
     finally:
         net.nodes[1].cable("up")
     first, second = ((run / "lastwords" / f"rank-{rank}.txt").read_text() for rank in (0, 1))
-    said = re.findall(r"rank 0 on node-0: no sign of rank 1 \(on node-1\) for (\d+) s", first)
+    said = re.findall(r"rank 0 on node-0: no heartbeat of rank 1 \(on node-1\) for (\d+) s", first)
     assert said
     assert LOST_AFTER <= int(said[-1]) + 0.5 < 2 * LOST_AFTER
-    # Whichever it notices first: both are on the other side of the cut.
+    # Whichever is noticed first: both are beyond the pulled cable.
     assert re.search(
-        r"rank 1 on node-1: no (answer from the place .*|sign of rank 0) \(on node-0", second
+        r"rank 1 on node-1: no (answer from the shared store|heartbeat of rank 0) \(on node-0",
+        second,
     )
 
     for process in start(net, "lost", "third"):

@@ -1,4 +1,4 @@
-"""The command line on two processes that talk through gloo, and the same run on another number."""
+"""The command line on two gloo processes, and the same run on another number of processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 from tests.conftest import REPO
 
-LIMIT = 150  # seconds: a process that waits for one that will not come would wait for half an hour
+LIMIT = 150  # seconds; waiting for a missing process would take half an hour
 
 
 def free_port() -> int:
@@ -60,7 +60,7 @@ def test_one_picture_for_two_processes(tiny: Path, enlarger: Callable[..., None]
 
 
 def by_hand(*args: object, more: dict[str, str] | None = None) -> list[tuple[int, str]]:
-    """Status and output of two processes that are started with the variables of a launcher."""
+    """Return status and output of two processes started with a launcher's variables."""
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(

@@ -15,7 +15,6 @@ ALLOWED = {
     ("callbacks/reference.py", "expanduser"): "the cache's constant path",
     ("callbacks/weights.py", "glob"): "the cache of Hugging Face, whose place it says itself",
     ("commands/checkpoint_files.py", "glob"): "own temporary files of a run",
-    ("commands/doctor_training.py", "rglob"): "a temporary folder of its own",
     ("commands/errors.py", "glob"): "a suggestion in a message",
     ("commands/errors.py", "rglob"): "Enlarger's own code and configurations",
     ("commands/export.py", "rglob"): "the folder that it has just written",

@@ -1,0 +1,130 @@
+"""Private names of jsonargparse, in one file, each with the reason why no public name does.
+
+The library has no hook for the value of an argument: it reads each typed value as YAML, opens each
+existing file that a value names, and imports any dotted text, whatever the argument's type.
+"""
+
+from __future__ import annotations
+
+from argparse import Action
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jsonargparse import Namespace, _completions_jsonschema, _typehints
+from jsonargparse.typing import get_registered_type
+from lightning.pytorch.cli import LightningArgumentParser
+
+ActionTypeHint = _typehints.ActionTypeHint
+
+# For ``schema.py``: the public ``ArgumentParser.print_completion`` lists every imported class.
+schema_library = _completions_jsonschema
+ParserJsonschema = _completions_jsonschema.ParserJsonschema
+get_all_subclass_paths = _typehints.get_all_subclass_paths
+get_callable_return_type = _typehints.get_callable_return_type
+
+
+class HookedParser(LightningArgumentParser):
+    """A parser with hooks that the library lacks.
+
+    The public ``parse_*`` methods of the library do not call each other, and parsers of nested
+    classes are called by none of them.
+    """
+
+    def check_config(self, config: Namespace) -> None:
+        """Check a configuration before the library does; a subclass may raise."""
+
+    def check_value(
+        self, action: Action, value: Any, append: bool, check: Callable[[Any], Any]
+    ) -> Any:
+        """Return the checked value of an argument; ``check`` is that of the library."""
+        return check(value)
+
+    def check_type(self, action: Action, value: Any, config: Namespace) -> None:
+        """Raise if a value does not fit the type of an argument."""
+        self._check_value_key(action, value, action.dest, config)
+
+    def _check_value_key(self, action: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        def check(given: Any) -> Any:
+            return super(HookedParser, self)._check_value_key(action, given, *args, **kwargs)
+
+        return self.check_value(action, value, bool(kwargs.get("append")), check)
+
+    def _parse_common(self, cfg: Namespace, *args: Any, **kwargs: Any) -> Namespace:
+        self.check_config(cfg)
+        result: Namespace = super()._parse_common(cfg, *args, **kwargs)
+        return result
+
+
+def arguments_of(parser: Any) -> Iterator[Action]:
+    """Yield all arguments of a parser; argparse has no public list of them."""
+    yield from parser._actions
+
+
+def hint_of(action: Action) -> Any:
+    """Return the type of an argument, or None without one."""
+    return getattr(action, "_typehint", None)
+
+
+def expects_class(action: Action) -> bool:
+    """Return whether an argument may be an object, given by the path of its class."""
+    check: Any = ActionTypeHint.is_subclass_typehint
+    return bool(check(hint_of(action), all_subtypes=False))
+
+
+def expects_mapping(action: Action) -> bool:
+    """Return whether an argument is a dictionary."""
+    check: Any = ActionTypeHint.is_mapping_typehint
+    return bool(check(hint_of(action)))
+
+
+def intercept_typed_values(handle: Callable[..., None]) -> None:
+    """Pass typed values to a function before the library reads them.
+
+    Args:
+        handle: Called with the argument, its parser, the configuration so far, the value, the
+            option, and a function that continues with a value.
+    """
+    original: Any = ActionTypeHint.__call__
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(args) != 4:  # the library copies an argument so
+            return original(self, *args, **kwargs)
+        parser, config, value, option = args
+
+        def proceed(given: Any) -> None:
+            original(self, parser, config, given, option, **kwargs)
+
+        return handle(self, parser, config, value, option, proceed)
+
+    ActionTypeHint.__call__ = call  # type: ignore[method-assign]
+
+
+def keep_final_text(is_final: Callable[[Action, str], bool]) -> None:
+    """Do not import text for which a function returns True.
+
+    Args:
+        is_final: Called with the argument and its text.
+    """
+    original: Any = ActionTypeHint.instantiate_classes
+
+    def instantiate_classes(self: Any, value: Any) -> Any:
+        final = isinstance(value, str) and is_final(self, value)
+        return value if final else original(self, value)
+
+    ActionTypeHint.instantiate_classes = instantiate_classes  # type: ignore[method-assign]
+
+
+def dump_containers_by_parts() -> None:
+    """Dump the list of an argument that may be a path or a list as a list.
+
+    The library dumps it as the text of a path, which is not read again as a list.
+    """
+    original: Any = _typehints.adapt_typehints
+
+    def adapt_typehints(val: Any, typehint: Any, *args: Any, **kwargs: Any) -> Any:
+        container = isinstance(val, list | dict | tuple | set)
+        if container and kwargs.get("serialize") and get_registered_type(typehint):
+            raise TypeError(f"{val!r} is not a {typehint}")
+        return original(val, typehint, *args, **kwargs)
+
+    _typehints.adapt_typehints = adapt_typehints

@@ -1,0 +1,179 @@
+"""Each private name of Lightning still does what its function expects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import OnExceptionCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils.data import DataLoader
+
+from commands import lightning_internals as internals
+from commands.fully_sharded import FullySharded
+from commands.parser import DESCRIPTIONS
+
+STEPS = 4
+
+
+class Small(LightningModule):
+    """One weight, a plateau schedule, and a logged value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.validations = 0
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        return (self.weight * batch).mean()
+
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.validations += 1
+        self.log("val/value", self.weight.mean())
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        watched = {"scheduler": schedule, "monitor": "val/value", "strict": False}
+        return {"optimizer": optimizer, "lr_scheduler": watched}
+
+
+class During(Callback):
+    """Call a function before the third step."""
+
+    def __init__(self, call: Any) -> None:
+        self.call, self.found = call, None
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == 2:
+            self.found = self.call(trainer)
+
+
+def train(call: Any = lambda trainer: None, **options: Any) -> tuple[Small, Trainer, Any]:
+    """Train a small model for an epoch; return model, trainer and the result of the call."""
+    during, model = During(call), Small()
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, max_epochs=1,
+        callbacks=[during, *options.pop("callbacks", [])], **options,
+    )  # fmt: skip
+    loader = DataLoader(torch.ones(STEPS, 1))
+    trainer.fit(model, loader, DataLoader(torch.ones(1, 1)))
+    return model, trainer, during.found
+
+
+def test_load_only_given_checkpoint(tmp_path: Any) -> None:
+    kept = OnExceptionCheckpoint(tmp_path)
+    train(lambda trainer: trainer.save_checkpoint(kept.ckpt_path))
+    for given, expected in ((False, kept.ckpt_path), (True, None)):
+        other = Trainer(
+            logger=False, accelerator="cpu", callbacks=[OnExceptionCheckpoint(tmp_path)]
+        )
+        if given:
+            internals.load_only_given_checkpoint(other)
+        other.state.fn = TrainerFn.FITTING
+        choose = other._checkpoint_connector._parse_ckpt_path
+        chosen = choose(TrainerFn.FITTING, None, model_provided=True, model_connected=True)
+        assert (chosen and str(chosen)) == expected
+
+
+def test_replace_signal_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    trainer = Trainer(
+        logger=False, enable_checkpointing=False, accelerator="cpu", max_steps=1,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    asked = trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor
+    internals.replace_signal_handlers(
+        trainer, lambda: called.append("install"), lambda: called.append("restore")
+    )
+    trainer.fit(Small(), DataLoader(torch.ones(1, 1)), DataLoader(torch.ones(1, 1)))
+    assert called[0] == "install"
+    assert called[-1] == "restore"
+    assert trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor != asked
+
+
+def test_another_lightning_is_refused() -> None:
+    with pytest.raises(RuntimeError, match=r"another way to read; .* tested with 2\.6"):
+        internals._require(object(), "_read", "read")
+
+
+def test_dump_checkpoint() -> None:
+    _, _, found = train(internals.dump_checkpoint)
+    assert found["global_step"] == 2
+    assert set(found) >= {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"}
+    assert "fit_loop" in found["loops"]
+
+
+def test_logged_values() -> None:
+    _, trainer, before = train(internals.logged_values)
+    assert before == {}
+    assert set(internals.logged_values(trainer)) == {"val/value"}
+
+
+def test_restore_logged_values() -> None:
+    def restore(trainer: Trainer) -> Any:
+        internals.restore_logged_values(trainer, {"val/other": 3.0})
+        return float(trainer.callback_metrics["val/other"])
+
+    assert train(restore)[2] == 3.0
+
+
+def test_set_logged_step() -> None:
+    def change(trainer: Trainer) -> Any:
+        loop = trainer.fit_loop.epoch_loop
+        before, loop._batches_that_stepped = loop._batches_that_stepped, 7
+        internals.set_logged_step(trainer)
+        return before, loop._batches_that_stepped
+
+    assert train(change)[2] == (2, 2)
+
+
+def test_end_restart() -> None:
+    def change(trainer: Trainer) -> Any:
+        trainer.fit_loop._restarting = True
+        before = trainer.fit_loop.restarting
+        internals.end_restart(trainer)
+        return before, trainer.fit_loop.restarting
+
+    assert train(change)[2] == (True, False)
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, True), (2, False)])
+def test_validates_this_epoch(every: int, expected: bool) -> None:
+    found = train(internals.validates_this_epoch, check_val_every_n_epoch=every)[2]
+    assert found is expected
+
+
+@pytest.mark.parametrize("ends_epoch", [False, True])
+def test_run_validation(ends_epoch: bool) -> None:
+    def validate(trainer: Trainer) -> Any:
+        schedule = trainer.lr_scheduler_configs[0].scheduler
+        internals.run_validation(trainer, ends_epoch)
+        return trainer.training, schedule.last_epoch
+
+    model, _, (training, looked) = train(validate)
+    assert training
+    assert looked == int(ends_epoch)  # the schedule has seen the validated value
+    assert model.validations == 2
+
+
+def test_set_data_parallel_size() -> None:
+    strategy = FullySharded()
+    assert strategy._data_parallel_size == "auto"
+    internals.set_data_parallel_size(strategy, 3)
+    assert strategy._data_parallel_size == 3
+
+
+def test_commands_cli(capsys: pytest.CaptureFixture[str], enlarger: Any) -> None:
+    with pytest.raises(SystemExit):
+        enlarger("--help")
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in DESCRIPTIONS)
+    for name in (
+        "_add_subcommands", "_prepare_subcommand_parser", "_parse_ckpt_path", "_run_subcommand",
+        "_prepare_subcommand_kwargs",
+    ):  # fmt: skip
+        assert callable(getattr(internals.LightningCLI, name)), name
