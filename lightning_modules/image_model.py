@@ -75,11 +75,9 @@ class ImageModel(LightningModule, ABC):
             )
         self.scale = float(scale)
         self.optimizer, self.lr_scheduler, self.weights = optimizer, lr_scheduler, weights
-        self._writes = True  # whether what is logged in this batch will be written
-        # What was booked and only needs another value, by hook and name, until the next writing.
-        self._exchanged: dict[tuple[str | None, str], Any] = {}
-        # How many values `_show_logged` found, and whether it showed them; None: to be done again.
-        self._shown: tuple[int, bool] | None = None
+        self._in_batch = False  # of training
+        self._logs_batch = False  # whether this batch's values go to Lightning
+        self._unlogged: dict[str, tuple[Any, dict[str, Any]]] = {}  # latest values, and how to log
         # Which weights are in the model; None while they are as initialised.
         self.weights_source: str | None = None
         self.noise_seed = 0  # which of its outputs a stochastic method gives; the run's seed
@@ -140,7 +138,7 @@ class ImageModel(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_train_start(self) -> None:
-        """See that the schedule can be followed. Who overrides this calls it first."""
+        """Raise if the schedule cannot be followed. Subclasses must call super() first."""
         check_plateaus(self.trainer)
         check_length(self.trainer)
 
@@ -155,25 +153,20 @@ class ImageModel(LightningModule, ABC):
         batch differs, and a resumed run draws what the uninterrupted one would have drawn, with
         nothing saved. Who overrides this calls it first.
         """
-        # Of batches that come again, in `overfit_batches`, the draws are others in each epoch.
-        comes_again = getattr(self._trainer, "overfit_batches", 0)
-        again = (self.trainer.current_epoch,) if comes_again else ()
+        trainer = self._trainer
+        # With overfit_batches, repeated batches draw new noise in each epoch.
+        repeated = getattr(trainer, "overfit_batches", 0)
+        again = (self.trainer.current_epoch,) if repeated else ()
         seed = seed_of("model", batch["seed"].numpy().tobytes(), *again)
         # Not torch.manual_seed: where CUDA is not in use, that notes the whole stack at each call.
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(seed)
-        if batch_idx == 0:
-            self._exchanged.clear()  # an epoch has its own record
-            self._shown = None
-        self._show_logged()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """As torch's, but for the one name that Lightning sets some forty times a step."""
-        if name == "_current_fx_name":  # a string: never a parameter, which torch would look for
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
+        if trainer is not None:
+            # The first batch shows mistakes early; others read the values of an epoch's last one.
+            first_or_last = batch_idx == 0 or trainer.is_last_batch
+            self._logs_batch = first_or_last or _writes_step(trainer)
+            self._in_batch = True
 
     def on_validation_start(self) -> None:
         """Let the processes run on their own: they may have differing numbers of pictures."""
@@ -192,55 +185,28 @@ class ImageModel(LightningModule, ABC):
             wrapper.require_forward_param_sync = synchronise
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Write the values of the last batch too, when a callback has just stopped the run."""
-        self._show_logged()
+        """Log the values of the steps that are written. Subclasses must call super()."""
+        self._in_batch = False
+        trainer = self.trainer
+        # A callback may have stopped the run just now, and then this step is written, too.
+        if self._logs_batch or trainer.should_stop or trainer.global_step == trainer.max_steps:
+            for name, (value, how) in self._unlogged.items():
+                # On the CPU, or the progress bar would wait for the device at every batch.
+                super().log(name, value.cpu() if isinstance(value, Tensor) else value, **how)
+            self._unlogged.clear()
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """As Lightning's, with the same numbers written at the same steps, but nearly free.
+        """Log as Lightning does, with the same numbers at the same steps, but nearly free.
 
-        Lightning spends some tenths of a millisecond on booking one value, and makes a Python
-        number of it if the progress bar shows it, which waits for the device; both at every batch.
-        Here a value of a training batch is booked once and then only exchanged, and Lightning gets
-        to see it at the steps that are written (``trainer.log_every_n_steps``).
+        Lightning takes about 0.1 ms for each value at each batch. Here the values of a training
+        batch reach it at the steps that are written (``trainer.log_every_n_steps``), unless they
+        are accumulated over the epoch or reduced over ranks.
         """
-        known = self._exchanged.get((self._current_fx_name, name))
-        if known is not None:
-            known._forward_cache = _as_float(value)
-            return
-        trainer = self._trainer
-        if not self._writes and trainer is not None and trainer.training:
-            booked = self._booked().get(f"{self._current_fx_name}.{name}")
-            begins = trainer._logger_connector.should_reset_tensors(str(self._current_fx_name))
-            if booked is not None and _is_of_steps(booked) and not begins:
-                if not booked.meta.sync.should:  # or all processes would wait for each other
-                    booked._forward_cache = _as_float(value)
-                    self._exchanged[self._current_fx_name, name] = booked
-                return
-        self._shown = None
-        super().log(name, value, *args, **kwargs)
-
-    def _booked(self) -> dict[str, Any]:
-        # Lightning's record of what was logged in training, by hook and name.
-        return cast("dict[str, Any]", self.trainer.fit_loop.epoch_loop._results)
-
-    def _show_logged(self) -> None:
-        trainer = self._trainer
-        if trainer is None:
-            return
-        fast_dev_run = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
-        self._writes = fast_dev_run or trainer._logger_connector.should_update_logs
-        if self._writes:
-            self._exchanged.clear()
-        # At the end of an epoch or run others may read the last value, such as early stopping.
-        shows = self._writes or trainer.is_last_batch or trainer.global_step == trainer.max_steps
-        booked_values = self._booked()
-        if self._shown == (len(booked_values), shows):
-            return
-        for booked in booked_values.values():
-            if _is_of_steps(booked):
-                # What counts as reset keeps its value, and Lightning does not look at it.
-                booked.has_reset = not shows
-        self._shown = (len(booked_values), shows)
+        accumulates = kwargs.get("on_epoch") or kwargs.get("on_step") is False
+        if not self._in_batch or accumulates or args or kwargs.get("sync_dist"):
+            super().log(name, value, *args, **kwargs)
+        else:
+            self._unlogged[name] = value.detach() if isinstance(value, Tensor) else value, kwargs
 
     # ------------------------------------------------------------------------------------- weights
 
@@ -401,15 +367,10 @@ def class_path(model: nn.Module) -> str:
     return f"{type(model).__module__}.{type(model).__qualname__}"
 
 
-def _is_of_steps(booked: Any) -> bool:
-    # Of Lightning's logged values, those of one batch: nothing is summed up in them.
-    return bool(booked.is_tensor and booked.meta.on_step and not booked.meta.on_epoch)
-
-
-def _as_float(value: Any) -> Tensor:
-    # As Lightning keeps a value, but where it is: a copy to the device would take time.
-    value = (value if isinstance(value, Tensor) else torch.as_tensor(value)).detach()
-    return value if value.dtype in (torch.float32, torch.float64) else value.float()
+def _writes_step(trainer: Any) -> bool:
+    # Lightning's own test: no public count is right for all of accumulation, two optimisers, a
+    # skipped update, and a run that goes on with another accumulation.
+    return bool(trainer.fast_dev_run or trainer._logger_connector.should_update_logs)
 
 
 def _around(name: str) -> list[str]:
