@@ -23,8 +23,15 @@ from lightning_modules.color import KINDS, ColorFix, fix_colors
 from lightning_modules.image_model import ImageModel, adam
 from lightning_modules.noise import Noise, PlacedNoise
 from lightning_modules.padding import padded
-from lightning_modules.tile_side import TileSide, shrinking
-from lightning_modules.tiling import Tiling, Window, grid, restore_tiled, tiled, whole
+from lightning_modules.tiling import (
+    Tiling,
+    Window,
+    grid,
+    halved_when_full,
+    restore_tiled,
+    tiled,
+    whole,
+)
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -79,7 +86,6 @@ class SuperResolver(ImageModel):
         self.tiling = Tiling()  # what the user asks for; the command line's group `tiling`
         self.tiles = 1  # of the latest picture
         self._side: int | None = None  # of its tiles, in LR pixels; None for no tiles
-        self._fitting = TileSide()
 
     @abstractmethod
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
@@ -120,8 +126,8 @@ class SuperResolver(ImageModel):
 
         Args:
             batch: As ``restore`` takes it.
-            tiled: Whether large pictures go through tiles, as large as memory allows. Tiles in
-                evaluation (``tile_always``) are the same on every machine.
+            tiled: Whether large pictures go through tiles, which become smaller where a GPU runs
+                out of memory. Tiles in evaluation (``tile_always``) never do.
 
         Returns:
             ``{"sr": (B, 3, H, W) float32 in [0, 1]}``.
@@ -145,9 +151,7 @@ class SuperResolver(ImageModel):
         if side is None or not tiled or self.tiling.size != "auto":
             sr = self._at_side(batch, side)
         else:
-            least = self._least_side
-            side = self._fitting_side(batch, side, least)
-            sr = shrinking(partial(self._at_side, batch), side, least)
+            sr = halved_when_full(partial(self._at_side, batch), side, self._least_side)
         return {"sr": fix_colors(sr, self.color_reference(batch), self.color_fix, self.color_share)}
 
     def in_tiles(
@@ -239,13 +243,6 @@ class SuperResolver(ImageModel):
         # Of tiles below four overlaps nearly half of what is computed would be thrown away.
         least = max(4 * self._overlap, self.tile_least)
         return min(self.tile, max(int(self.tile_output / factor), least))
-
-    def _fitting_side(self, batch: Batch, side: int, least: int) -> int:
-        if not any(True for _ in self.parameters()):  # what has no network takes next to nothing
-            return side
-        processes = 1 if self._trainer is None else self._trainer.num_devices
-        how = (side, least, self.tiling.batch, processes)
-        return self._fitting.fitting(self.restore, batch, *how)
 
     def _restored(self, batch: Batch, noise: Noise) -> Tensor:
         sr = self.restore(batch, noise)

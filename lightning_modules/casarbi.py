@@ -30,14 +30,13 @@ from torch.nn import functional
 from degradations.bicubic import resize
 from lightning_modules.backbone.frozen import bare_names, fit, part_of
 from lightning_modules.backbone.shifting import ResidualShift
-from lightning_modules.backbone.space import fingerprint
 from lightning_modules.base import SuperResolver
 from lightning_modules.color import ColorFix
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.noise import Noise, augmented, check_augmentation
 from lightning_modules.solvers import residual_shift
 from lightning_modules.stages import Order, Size, stage_sizes
-from lightning_modules.weights import read_weights
+from lightning_modules.weights import fingerprint, read_weights
 
 if TYPE_CHECKING:
     from datamodules.base import Batch

@@ -35,7 +35,7 @@ from lightning_modules.backbone.condition import Condition, FixedPrompt, guided
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.frozen import fit_part, same_weights
 from lightning_modules.backbone.schedule import Schedule, explicit
-from lightning_modules.backbone.space import Space, fingerprint
+from lightning_modules.backbone.space import Space
 from lightning_modules.color import ColorFix
 from lightning_modules.invsr_checks import check_arguments, check_weights
 from lightning_modules.invsr_plan import STARTS, Solver, start_for, timesteps_for
@@ -44,7 +44,7 @@ from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor,
 from lightning_modules.noise import Noise
 from lightning_modules.padding import padded
 from lightning_modules.solvers import euler, euler_ancestral
-from lightning_modules.weights import read_weights
+from lightning_modules.weights import fingerprint, read_weights
 
 if TYPE_CHECKING:
     from datamodules.base import Batch

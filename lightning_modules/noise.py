@@ -4,17 +4,49 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from degradations.draws import seed_of
 
-if TYPE_CHECKING:
-    from lightning_modules.tiling import Span, Tile
+Size = tuple[int, int]
 
 SQUARE = 64  # side of what is drawn together of a placed field
+
+
+@dataclass(frozen=True)
+class Span:
+    """One side of a tile.
+
+    Args:
+        lr: Where it lies in the LR picture.
+        out: Where it lies in the output.
+        window: Weight of each of its output pixels, from 0 to 1; those of all tiles add up to 1.
+    """
+
+    lr: slice
+    out: slice
+    window: Tensor
+
+
+class Tile(NamedTuple):
+    """A tile of a picture."""
+
+    rows: Span
+    columns: Span
+
+    @property
+    def side(self) -> Size:
+        """(h, w) in the LR picture."""
+        return length_of(self.rows.lr), length_of(self.columns.lr)
+
+    @property
+    def size(self) -> Size:
+        """(H, W) in the output."""
+        return len(self.rows.window), len(self.columns.window)
 
 
 class Noise:
@@ -198,3 +230,8 @@ def check_augmentation(probability: float, level: float) -> None:
         raise ValueError(f"noise_probability is {probability}; expected a share from 0 to 1")
     if not 0 <= level < math.inf:
         raise ValueError(f"noise_level is {level}; expected a deviation of at least 0")
+
+
+def length_of(part: slice) -> int:
+    """Number of positions in a slice with both ends."""
+    return int(part.stop - part.start)

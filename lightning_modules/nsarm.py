@@ -31,7 +31,6 @@ from torch import Tensor
 
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.backbone.frozen import bare_names, fit, fit_part, part_of, same_weights
-from lightning_modules.backbone.space import fingerprint
 from lightning_modules.backbone.texts import Texts
 from lightning_modules.base import SuperResolver
 from lightning_modules.color import ColorFix
@@ -50,7 +49,7 @@ from lightning_modules.next_scale import (
 from lightning_modules.next_scale_model import NextScale, adamw
 from lightning_modules.noise import Noise
 from lightning_modules.padding import padded
-from lightning_modules.weights import Weights, read_weights
+from lightning_modules.weights import Weights, fingerprint, read_weights
 
 if TYPE_CHECKING:
     from datamodules.base import Batch

@@ -7,24 +7,26 @@ no further around a pixel gives the same as on the whole picture, wherever the t
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lightning_modules.noise import Noise, PlacedNoise
+from lightning_modules.noise import Noise, PlacedNoise, Size, Span, Tile, length_of
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
 Window = Literal["linear", "gaussian", "flat", "released"]
 Where = Literal["pixels", "latent"]
-Size = tuple[int, int]
+
+log = logging.getLogger(__name__)
 
 FEW = 8  # tiles, of which no bar is shown
 
@@ -35,7 +37,7 @@ class Tiling:
 
     Args:
         size: Side of a tile in LR pixels. ``auto`` is what the method is good at, 512 or an output
-            of 1024 for most, and half of that, or a quarter, where it would not fit into memory.
+            of 1024 for most, halved where a GPU runs out of memory.
         overlap: LR pixels that neighbouring tiles share; 32 for most methods.
         window: How tiles are blended: ``linear``, over the middle half of the overlap; ``gaussian``
             the same, and the middle of a tile has more weight; ``flat``, each pixel is of one tile
@@ -78,38 +80,6 @@ class Tiling:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         own = {field.name: field.default for field in fields(self)}
         return {f"tiling.{k}": v for k, v in values.items() if v != own[k] and k != "batch"}
-
-
-@dataclass(frozen=True)
-class Span:
-    """One side of a tile.
-
-    Args:
-        lr: Where it lies in the LR picture.
-        out: Where it lies in the output.
-        window: Weight of each of its output pixels, from 0 to 1; those of all tiles add up to 1.
-    """
-
-    lr: slice
-    out: slice
-    window: Tensor
-
-
-class Tile(NamedTuple):
-    """A tile of a picture."""
-
-    rows: Span
-    columns: Span
-
-    @property
-    def side(self) -> Size:
-        """(h, w) in the LR picture."""
-        return _length(self.rows.lr), _length(self.columns.lr)
-
-    @property
-    def size(self) -> Size:
-        """(H, W) in the output."""
-        return len(self.rows.window), len(self.columns.window)
 
 
 def grid(
@@ -181,6 +151,33 @@ def restore_tiled(
         return restore(cast("Batch", part), noise)
 
     return blend(make, tiles, at_once, bar)
+
+
+def halved_when_full(work: Callable[[int], Tensor], side: int, least: int) -> Tensor:
+    """Work in tiles, and again in tiles of half the side when a GPU runs out of memory.
+
+    Args:
+        work: From the side of tiles, in LR pixels.
+        side: First side to try.
+        least: Smallest side.
+
+    Raises:
+        torch.OutOfMemoryError: Even tiles of the smallest side do not fit.
+    """
+    while True:
+        try:
+            return work(side)
+        except torch.OutOfMemoryError:
+            if side <= least:
+                raise
+        # After the handler, in which the error still holds what was computed.
+        torch.cuda.empty_cache()
+        smaller = max(side // 2, least)
+        log.warning(
+            "tiles of %d pixels do not fit into the GPU's memory: trying again with %d",
+            *(side, smaller),
+        )
+        side = smaller
 
 
 def tiled(
@@ -324,7 +321,7 @@ def spans(
         for start, stop in cuts
     ]
     weights = [
-        _weights(_length(out), fade, start > 0, stop < side, window)
+        _weights(length_of(out), fade, start > 0, stop < side, window)
         for (start, stop), out in zip(cuts, outs, strict=True)
     ]
     total = torch.zeros(out_side, dtype=torch.float64)
@@ -393,7 +390,3 @@ def _repeated(value: Any, times: int) -> Any:
     if isinstance(value, Tensor):
         return torch.cat([value] * times)
     return value * times if isinstance(value, list) else value
-
-
-def _length(part: slice) -> int:
-    return int(part.stop - part.start)

@@ -9,7 +9,7 @@ from typing import Self
 from torch import Tensor
 
 from lightning_modules.backbone.frozen import fit_part
-from lightning_modules.backbone.space import Space, fingerprint
+from lightning_modules.backbone.space import Space
 from lightning_modules.networks.bitwise_vae import BitwiseVAE, from_official
 from lightning_modules.networks.bsq import Scale, scales_of
 from lightning_modules.networks.scales import (
@@ -21,7 +21,7 @@ from lightning_modules.networks.scales import (
     published,
 )
 from lightning_modules.noise import Noise
-from lightning_modules.weights import read_weights
+from lightning_modules.weights import fingerprint, read_weights
 
 _TRAINED = "vae"  # where a run of `Tokenizer` has it
 

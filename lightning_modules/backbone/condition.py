@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from files.paths import expand_path
-from lightning_modules.backbone.space import fingerprint, named
-from lightning_modules.weights import read_file
+from lightning_modules.backbone.space import named
+from lightning_modules.weights import fingerprint, read_file
 
 
 @dataclasses.dataclass(frozen=True)

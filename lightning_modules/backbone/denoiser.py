@@ -20,8 +20,8 @@ from lightning_modules.backbone.features import Features, Residuals, additions, 
 from lightning_modules.backbone.frozen import bare_names, fit, part_of
 from lightning_modules.backbone.library import pretrained, untrained
 from lightning_modules.backbone.running import Flags, run_as
-from lightning_modules.backbone.space import fingerprint, named
-from lightning_modules.weights import read_weights
+from lightning_modules.backbone.space import named
+from lightning_modules.weights import fingerprint, read_weights
 
 __all__ = ["Denoiser", "Features", "Flags", "Residuals", "UNet2D", "UNet3D"]
 

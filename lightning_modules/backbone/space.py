@@ -6,9 +6,8 @@ and stay in evaluation mode; gradients pass through them to their input.
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from lightning_modules.backbone.library import pretrained
 from lightning_modules.networks import taef2
 from lightning_modules.networks.vq import from_official, resshift_vq
 from lightning_modules.noise import Noise
-from lightning_modules.weights import read_file, read_weights
+from lightning_modules.weights import fingerprint, read_file, read_weights
 
 if TYPE_CHECKING:
     from diffusers import VQModel
@@ -385,13 +384,3 @@ def named(path: str, module: nn.Module, revision: str | None = None) -> str:
     """Source of a module's weights: where they came from, and a hash of them."""
     at = f"@{revision}" if revision else ""
     return f"{path}{at} {fingerprint(module.state_dict())}"
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names and values, its first 16 digits: the same for the same weights anywhere."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.backbone.frozen import bare_names, fit, part_of
-from lightning_modules.backbone.space import fingerprint
-from lightning_modules.weights import read_file, read_weights
+from lightning_modules.weights import fingerprint, read_file, read_weights
 
 VGG16 = (64, 128, 256, 512, 512)  # channels of its stages
 _CONVOLUTIONS = (2, 2, 3, 3, 3)  # in each of them

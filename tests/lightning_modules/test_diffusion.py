@@ -13,9 +13,10 @@ from torch.nn import functional
 from lightning_modules.backbone.condition import TextEncoder
 from lightning_modules.backbone.denoiser import Denoiser, Flags, UNet2D
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import PixelSpace, Taef2Space, fingerprint
+from lightning_modules.backbone.space import PixelSpace, Taef2Space
 from lightning_modules.diffusion import Diffusion, min_snr_weights
 from lightning_modules.noise import Noise
+from lightning_modules.weights import fingerprint
 from tests.lightning_modules.backbone.unets import FLAT, bare, small_kl, wrapped
 
 PREDICTIONS = pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.denoiser import Flags, Residuals, UNet2D
 from lightning_modules.backbone.features import count_skips
-from lightning_modules.backbone.space import fingerprint
+from lightning_modules.weights import fingerprint
 from tests.lightning_modules.backbone.unets import FLAT, WRAPPERS, bare, inputs, wrapped
 
 KINDS = pytest.mark.parametrize("kind", WRAPPERS)

@@ -18,10 +18,10 @@ from lightning_modules.backbone.space import (
     Taef2Space,
     TinySpace,
     VQSpace,
-    fingerprint,
 )
 from lightning_modules.networks.vq import from_official, resshift_vq
 from lightning_modules.noise import Noise
+from lightning_modules.weights import fingerprint
 from tests.lightning_modules.backbone.unets import small_kl
 from tests.reference.vqgan import VQGAN
 
