@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.cli import OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.core.optimizer import do_nothing_closure
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
@@ -24,7 +24,6 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from lightning_modules.base import SuperResolver
-from lightning_modules.color import ColorFix
 from lightning_modules.image_model import adam
 from lightning_modules.optimisation import optimizer_of
 
@@ -44,11 +43,6 @@ class Adversarial(SuperResolver):
         discriminator_optimizer: Makes the discriminator's optimiser.
         accumulate: Batches whose gradients make one step.
         clip: Largest norm of the gradient of a step, for each optimiser; by default any.
-        optimizer: Makes the optimiser of all other trainable parameters.
-        lr_scheduler: Makes its learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
-        color_fix: How outputs get the colours of LR.
 
     Raises:
         ValueError: ``accumulate`` or ``clip`` is out of range.
@@ -63,12 +57,9 @@ class Adversarial(SuperResolver):
         discriminator_optimizer: OptimizerCallable = adam,
         accumulate: int = 1,
         clip: float | None = None,
-        optimizer: OptimizerCallable = adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
-        color_fix: ColorFix = "none",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights, color_fix)
+        super().__init__(scale, **kwargs)
         if accumulate < 1 or (clip is not None and not clip > 0):
             raise ValueError(
                 f"model.init_args.accumulate is {accumulate} and clip {clip}; expected 1 or more, "

@@ -12,15 +12,14 @@ from abc import abstractmethod
 from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lightning_modules.backbone.frozen import shape_text
 from lightning_modules.color import KINDS, ColorFix, fix_colors
-from lightning_modules.image_model import ImageModel, adam
+from lightning_modules.image_model import ImageModel
 from lightning_modules.noise import Noise, PlacedNoise
 from lightning_modules.padding import padded
 from lightning_modules.tiling import (
@@ -42,11 +41,6 @@ class SuperResolver(ImageModel):
 
     Args:
         scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
-        optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``, in which
-            ``{scale}`` is filled in.
         color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
 
     Raises:
@@ -72,12 +66,10 @@ class SuperResolver(ImageModel):
     def __init__(
         self,
         scale: float,
-        optimizer: OptimizerCallable = adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
         color_fix: ColorFix = "none",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights)
+        super().__init__(scale, **kwargs)
         if color_fix not in KINDS:
             raise ValueError(
                 f"model.init_args.color_fix is {color_fix!r}; expected {', '.join(KINDS)}"

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -31,7 +31,6 @@ from degradations.bicubic import resize
 from lightning_modules.backbone.frozen import bare_names, fit, part_of
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.base import SuperResolver
-from lightning_modules.color import ColorFix
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.noise import Noise, augmented, check_augmentation
 from lightning_modules.solvers import residual_shift
@@ -94,11 +93,6 @@ class CasArbi(SuperResolver):
         residual_deviation: sigma_r, for values in [-1, 1]; measured on the first training pairs by
             default, and kept in checkpoints.
         optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``, in which
-            ``{scale}`` is filled in.
-        color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
 
     Raises:
         ValueError: An argument is out of range or unknown, or the base enlarges by one factor only.
@@ -124,11 +118,9 @@ class CasArbi(SuperResolver):
         timesteps: Sequence[int] | None = None,
         residual_deviation: float | None = None,
         optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
-        color_fix: ColorFix = "none",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights, color_fix)
+        super().__init__(scale, optimizer=optimizer, **kwargs)
         if domain not in get_args(Domain):
             raise ValueError(f"domain is {domain!r}; expected residual or image")
         check_augmentation(noise_probability, noise_level)

@@ -13,10 +13,9 @@ Differs from the papers in: nothing, with `min_snr` and `guidance` as they say.
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lightning_modules.backbone.condition import Condition, TextEncoder, guided
@@ -28,7 +27,6 @@ from lightning_modules.base import Generator
 from lightning_modules.captions import check_captions, dropped, told
 from lightning_modules.clips import frames_of, sample_shape, to_learn
 from lightning_modules.frozen_base import check_space
-from lightning_modules.image_model import adam
 from lightning_modules.noise import Noise
 from lightning_modules.solvers import ddim
 
@@ -60,10 +58,6 @@ class Diffusion(Generator):
         guidance: Strength of classifier-free guidance; 1 for none.
         clamp: Keep predicted clean samples within this distance of 0; 1 for pixels, ``null`` for
             latents, which know no bound.
-        optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
 
     Raises:
         ValueError: The scale is no whole number, the range of timesteps or another setting is out
@@ -88,11 +82,9 @@ class Diffusion(Generator):
         eta: float = 0.0,
         guidance: float = 1.0,
         clamp: float | None = None,
-        optimizer: OptimizerCallable = adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights)
+        super().__init__(scale, **kwargs)
         self.denoiser, self.space, self.encoder = denoiser, space or PixelSpace(), encoder
         self.schedule = schedule or Schedule()
         self.timesteps = timesteps or (0, self.schedule.steps)

@@ -17,20 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_modules.backbone.condition import TextEncoder
-from lightning_modules.backbone.denoiser import UNet2D
-from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import Space
 from lightning_modules.captions import check_captions, dropped
 from lightning_modules.clips import to_learn
-from lightning_modules.from_base import FromBase, SizeCondition
+from lightning_modules.from_base import FromBase
 from lightning_modules.lora_layers import add_layers, merged, targets
 from lightning_modules.noise import Noise
-from lightning_modules.sampling import Sampler
 
 if TYPE_CHECKING:
     from datamodules.base import Batch
@@ -51,28 +46,13 @@ def adamw_lora(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
 class FineTune(FromBase):
     """All weights of the base, trained on at the target's size.
 
+    ``flags.frozen`` of ``denoiser`` must be false.
+
     Args:
         scale: Factor between the sides of the base's pictures and of the output; set by
             ``data.init_args.scale``.
-        denoiser: The base, with ``flags.frozen`` false.
-        space: Its latents; pixels by default.
-        denoiser_weights: Weights of a base that was trained here: a run of ``Diffusion``, or a
-            file. Not for one that is named by its folder.
-        schedule: The base's process; Stable Diffusion's by default.
-        base_size: Side, or height and width, that the base was trained for, in pixels; by default
-            the output's divided by ``scale``.
-        size_condition: What an SDXL base is told of sizes: that original and target are the
-            output's (``stage``), or the ``base``'s; nothing is cropped.
-        encoder: Makes embeddings of captions; without it captions are not looked at.
         caption_dropout: Share of the captions that are left out in training, for guidance.
-        guidance: Strength of classifier-free guidance; 1 for none.
-        sampler: Timesteps and solver.
-        clamp: Keep predicted clean samples within this distance of 0; 1 for pixels, ``null`` for
-            latents, which know no bound.
         optimizer: Makes the optimiser.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
 
     Raises:
         ValueError: A setting is out of range or unknown, or parts do not fit one another.
@@ -83,26 +63,14 @@ class FineTune(FromBase):
     def __init__(
         self,
         scale: float,
-        denoiser: UNet2D,
-        space: Space | None = None,
-        denoiser_weights: str | None = None,
-        schedule: Schedule | None = None,
-        base_size: int | tuple[int, int] | None = None,
-        size_condition: SizeCondition | None = None,
-        encoder: TextEncoder | None = None,
+        *,
         caption_dropout: float = 0.1,
-        guidance: float = 1.0,
-        sampler: Sampler | None = None,
-        clamp: float | None = None,
         optimizer: OptimizerCallable = adamw_whole,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        base = (denoiser, space, denoiser_weights, schedule, base_size, size_condition)
-        made = (optimizer, lr_scheduler, weights)
-        super().__init__(scale, *base, encoder, guidance, sampler, clamp, *made)
+        super().__init__(scale, optimizer=optimizer, patch=None, **kwargs)
         self.caption_dropout = caption_dropout
-        check_captions(encoder, guidance, caption_dropout)
+        check_captions(self.encoder, self.guidance, caption_dropout)
         self._check_trainable()
         self._name_weights()
 
@@ -168,27 +136,9 @@ class LoRA(FineTune):
     Args:
         scale: Factor between the sides of the base's pictures and of the output; set by
             ``data.init_args.scale``.
-        denoiser: The frozen base.
         rank: Of the updates.
         alpha: Over ``rank`` the factor of an update; ``rank`` by default, which makes it 1.
-        space: Its latents; pixels by default.
-        denoiser_weights: Weights of a base that was trained here: a run of ``Diffusion``, or a
-            file. Not for one that is named by its folder.
-        schedule: The base's process; Stable Diffusion's by default.
-        base_size: Side, or height and width, that the base was trained for, in pixels; by default
-            the output's divided by ``scale``.
-        size_condition: What an SDXL base is told of sizes: that original and target are the
-            output's (``stage``), or the ``base``'s; nothing is cropped.
-        encoder: Makes embeddings of captions; without it captions are not looked at.
-        caption_dropout: Share of the captions that are left out in training, for guidance.
-        guidance: Strength of classifier-free guidance; 1 for none.
-        sampler: Timesteps and solver.
-        clamp: Keep predicted clean samples within this distance of 0; 1 for pixels, ``null`` for
-            latents, which know no bound.
         optimizer: Makes the optimiser of the updates.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
 
     Raises:
         ValueError: A setting is out of range or unknown, or parts do not fit one another.
@@ -199,31 +149,18 @@ class LoRA(FineTune):
     def __init__(
         self,
         scale: float,
-        denoiser: UNet2D,
+        *,
         rank: int = 4,
         alpha: int | None = None,
-        space: Space | None = None,
-        denoiser_weights: str | None = None,
-        schedule: Schedule | None = None,
-        base_size: int | tuple[int, int] | None = None,
-        size_condition: SizeCondition | None = None,
-        encoder: TextEncoder | None = None,
-        caption_dropout: float = 0.1,
-        guidance: float = 1.0,
-        sampler: Sampler | None = None,
-        clamp: float | None = None,
         optimizer: OptimizerCallable = adamw_lora,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        base = (denoiser, space, denoiser_weights, schedule, base_size, size_condition)
-        told = (encoder, caption_dropout, guidance, sampler, clamp)
-        super().__init__(scale, *base, *told, optimizer, lr_scheduler, weights)
+        super().__init__(scale, optimizer=optimizer, **kwargs)
         self.rank, self.alpha = rank, rank if alpha is None else alpha
-        if rank < 1 or not targets(denoiser.unet):
+        if rank < 1 or not targets(self.denoiser.unet):
             raise ValueError(
                 f"model.init_args.rank is {rank}, and the denoiser has "
-                f"{len(targets(denoiser.unet))} layers to update; expected 1 or more of both"
+                f"{len(targets(self.denoiser.unet))} layers to update; expected 1 or more of both"
             )
         self.register_buffer("factor", torch.tensor(self.alpha / rank))  # for checkpoints
         self._added = False

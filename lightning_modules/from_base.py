@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lightning_modules.backbone.condition import Condition, TextEncoder, guided
@@ -26,7 +25,6 @@ from lightning_modules.base import Generator
 from lightning_modules.captions import check_captions, size_ids, told
 from lightning_modules.clips import frames_of, sample_shape
 from lightning_modules.frozen_base import check_base, check_choice, check_trained
-from lightning_modules.image_model import adam
 from lightning_modules.ladder import base_of
 from lightning_modules.network_patch import NetworkPatch, Step
 from lightning_modules.noise import Noise
@@ -61,10 +59,6 @@ class FromBase(Generator):
         sampler: Timesteps and solver.
         clamp: Keep predicted clean samples within this distance of 0; 1 for pixels, ``null`` for
             latents, which know no bound.
-        optimizer: Makes the optimiser of what is trained.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
         patch: Changes the network while it runs: ``AttnSF`` of ``lightning_modules.attn_sf`` or
             ``ScaleCrafter`` of ``lightning_modules.scalecrafter``; none by default.
 
@@ -90,12 +84,10 @@ class FromBase(Generator):
         guidance: float = 1.0,
         sampler: Sampler | None = None,
         clamp: float | None = None,
-        optimizer: OptimizerCallable = adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
         patch: NetworkPatch | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights)
+        super().__init__(scale, **kwargs)
         self.denoiser, self.space, self.encoder = denoiser, space or PixelSpace(), encoder
         self.denoiser_weights, self.schedule = denoiser_weights, schedule or Schedule()
         self.base_size = (base_size, base_size) if isinstance(base_size, int) else base_size

@@ -10,10 +10,10 @@ cut to 8 bits, here they are rounded.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lightning_modules.backbone.bitwise import BitwiseSpace
@@ -55,8 +55,6 @@ class Infinity(NextScale, Generator):
         reweight: Whether tokens of fine scales count less, by the square root of their number.
         bits: How they are drawn.
         optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule; by default there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
 
     Raises:
         ValueError: Transformer and space do not fit, or a share is none.
@@ -76,10 +74,9 @@ class Infinity(NextScale, Generator):
         reweight: bool = True,
         bits: Bitwise | None = None,
         optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights)
+        super().__init__(scale, optimizer=optimizer, **kwargs)
         self.transformer, self.space, self.space_weights = transformer, space, space_weights
         self.encoder, self.prompt, self.text_dropout = encoder, prompt, text_dropout
         self.flip_strength, self.flip_scales = flip_strength, flip_scales

@@ -19,14 +19,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,9 +36,8 @@ from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.frozen import fit_part, same_weights
 from lightning_modules.backbone.schedule import Schedule, explicit
 from lightning_modules.backbone.space import Space
-from lightning_modules.color import ColorFix
 from lightning_modules.invsr_checks import check_arguments, check_weights
-from lightning_modules.invsr_plan import STARTS, Solver, start_for, timesteps_for
+from lightning_modules.invsr_plan import Sampling, Training, start_for, timesteps_for
 from lightning_modules.latent_pairs import enlarged, latent_pair, whole_lr
 from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor, from_official
 from lightning_modules.noise import Noise
@@ -66,58 +65,33 @@ def adam_l2(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
 class InvSR(Adversarial):
     """Diffusion inversion with a predicted start.
 
+    The discriminator judges latents, given timestep and text. ``weights`` may be as released.
+    ``color_fix`` is ``wavelet`` for the paper's ImageNet-Test and RealSR, ``none`` for RealSet80.
+
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``. The
-            predictor's halvings and the space's factor fix it: 4 for the released weights.
-        predictor: Says which noise to start with; ``null`` for noise that nobody predicts, the
-            comparison of the paper's figure 2, for which nothing is trained.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``. The predictor's
+            halvings and the space's factor fix it: 4 for the released weights.
+        predictor: Predicts the noise to start with; ``null`` for unpredicted noise, the comparison
+            of the paper's figure 2, for which nothing is trained.
         denoiser: The frozen diffusion model.
         space: Its latents.
         denoiser_weights: Weights of a denoiser that was trained here: a run of ``Diffusion``, or a
             file. Not for one that is named by its folder.
         schedule: The denoiser's process, with exploding variance; Stable Diffusion's by default.
         prompt: Embedding of the fixed prompt; without it the denoiser's null text.
-        guidance: Strength of classifier-free guidance; 1 for none, as in the paper.
-        steps: Steps of sampling.
-        start: Timestep to start at, one of ``starts``, or ``auto`` to choose it by the noise in
-            each LR picture. By default what was released for so many steps.
-        timesteps: All timesteps, from the first one down, instead of ``steps`` and ``start``;
-            counted from 1, as everywhere in these arguments.
-        solver: ``euler`` goes from step to step without new noise, as released; ``ancestral`` adds
-            noise that nobody predicts (algorithm 1); ``predicted`` adds noise that ``middle``
-            predicts.
-        middle: The predictor of noise between the steps, trained with ``starting`` false.
+        sampling: Timesteps, solver and other settings of sampling.
+        middle: The predictor of noise between the steps, trained with ``training.starting`` false.
         middle_weights: Its weights: a run that trained it, or a file.
-        deterministic: Take the means of the predictors' and the autoencoder's distributions instead
-            of drawing from them, when sampling; what nobody predicts is still drawn. In training
-            the autoencoder's alone.
-        starts: Timesteps that are trained for.
-        starting: Train the predictor for the start. False: for noise between the steps, which is
-            put on the latent of HR, at all of ``starts`` but the first.
-        patch: Side in LR pixels that it was trained for. Smaller pictures are mirrored up to it;
+        training: What the predictor is trained for, and the weights of the losses.
+        patch: Side in LR pixels that it was trained for. Smaller images are mirrored up to it;
             larger ones go through tiles of that size, also in validation and test.
         perceptual: Distance of two batches of latents, (B,), such as
-            ``lightning_modules.networks.latent_lpips.LatentLPIPS``; frozen, for training alone.
+            ``lightning_modules.networks.latent_lpips.LatentLPIPS``; frozen, only for training.
         perceptual_weights: Its weights: a file, a run that trained it, or a name of
             ``configs/weights.yaml``.
-        perceptual_weight: How much it counts.
-        adversarial_weight: How much the discriminator's opinion counts.
-        adversarial_start: Steps in which it does not, while the discriminator is trained already.
-        discriminator: Judges latents, given timestep and text; for training alone.
-        discriminator_weights: Weights for it to start from, as released.
+        discriminator_weights: Weights from which the discriminator starts, as released.
         discriminator_optimizer: Makes the discriminator's optimiser.
-        accumulate: Batches whose gradients make one step.
-        clip: Largest norm of the gradient of a step, for each optimiser; by default any.
         optimizer: Makes the predictor's optimiser.
-        lr_scheduler: Makes its learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, ours or as released, or a name of
-            ``configs/weights.yaml``.
-        color_fix: How outputs get the colours of LR; ``wavelet`` for the paper's ImageNet-Test and
-            RealSR, ``none`` for RealSet80.
-        color_misaligned: Take the colours from the mirrored LR picture, squeezed to the output, as
-            released: they lie beside their places wherever a side is below ``patch`` or no multiple
-            of 16. For the published numbers alone.
 
     Raises:
         ValueError: A step that was not trained to start at, steps that do not fall, a scale for
@@ -133,58 +107,42 @@ class InvSR(Adversarial):
         denoiser_weights: str | None = None,
         schedule: Schedule | None = None,
         prompt: FixedPrompt | None = None,
-        guidance: float = 1.0,
-        steps: int = 1,
-        start: int | Literal["auto"] | None = None,
-        timesteps: Sequence[int] | None = None,
-        solver: Solver = "euler",
+        sampling: Sampling = Sampling(),  # noqa: B008
         middle: NoisePredictor | None = None,
         middle_weights: str | None = None,
-        deterministic: bool = False,
-        starts: Sequence[int] = STARTS,
-        starting: bool = True,
+        training: Training = Training(),  # noqa: B008
         patch: int = 128,
         perceptual: nn.Module | None = None,
         perceptual_weights: str | None = None,
-        perceptual_weight: float = 2.0,
-        adversarial_weight: float = 0.1,
-        adversarial_start: int = 10_000,
-        discriminator: nn.Module | None = None,
         discriminator_weights: str | None = None,
         discriminator_optimizer: OptimizerCallable = adam_l2,
-        accumulate: int = 1,
-        clip: float | None = None,
         optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
-        color_fix: ColorFix = "none",
-        color_misaligned: bool = False,
+        **kwargs: Any,
     ) -> None:
-        judged = (discriminator, discriminator_optimizer, accumulate, clip)
-        super().__init__(scale, *judged, optimizer, lr_scheduler, weights, color_fix)
+        super().__init__(
+            scale, discriminator_optimizer=discriminator_optimizer, optimizer=optimizer, **kwargs
+        )
         self.predictor, self.denoiser, self.space = predictor, denoiser, space
-        self.denoiser_weights, self.prompt, self.guidance = denoiser_weights, prompt, guidance
+        self.denoiser_weights, self.prompt, self.patch = denoiser_weights, prompt, patch
         self.schedule = schedule or Schedule(variance="exploding")
-        self.steps_asked, self.start, self.timesteps = steps, start, timesteps
-        self.solver: Solver = solver
+        self.sampling, self.guidance = sampling, sampling.guidance
         self.middle = None if middle is None else middle.requires_grad_(False)
-        self.middle_weights, self.deterministic = middle_weights, deterministic
-        self.starts, self.starting, self.patch = tuple(starts), starting, patch
+        self.middle_weights, self.deterministic = middle_weights, sampling.deterministic
+        self.losses, self.starting = training, training.starting  # torch has `training`
+        self.starts = tuple(training.starts)
         self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
-        self.perceptual_weights, self.perceptual_weight = perceptual_weights, perceptual_weight
+        self.perceptual_weights = perceptual_weights
         self._find_perceptual: Callable[[], Path] | None = None
-        self.adversarial_weight = adversarial_weight
-        self.adversarial_start = adversarial_start
         self.discriminator_weights = discriminator_weights
         self.tile, self.tile_overlap, self.tile_window = patch, patch // 2, "gaussian"
         self.tile_least = patch
         self.tile_always = self.tiles_latents = True
-        self.color_misaligned = color_misaligned
         check_arguments(self)
         self.tile_multiple = self.multiple
-        self._start = None if start == "auto" else start  # of the picture at hand
+        # Of the image at hand.
+        self._start = None if sampling.start == "auto" else sampling.start
         self.plan(self._start)  # refuses what cannot be sampled
-        trained = self.starts if starting else self.starts[1:]
+        trained = self.starts if self.starting else self.starts[1:]
         self.register_buffer("trained", torch.tensor(trained) - 1, persistent=False)
 
     trained: Tensor
@@ -207,11 +165,14 @@ class InvSR(Adversarial):
         if self.perceptual is not None:
             distance = self.perceptual(x0, z).mean()
             self.log("train/perceptual", distance)
-            loss = loss + self.perceptual_weight * distance
-        if self.discriminator is not None and self.trainer.global_step >= self.adversarial_start:
+            loss = loss + self.losses.perceptual_weight * distance
+        if (
+            self.discriminator is not None
+            and self.trainer.global_step >= self.losses.adversarial_start
+        ):
             adversarial = hinge_generator(self._judged(x0, t))
             self.log("train/adversarial", adversarial)
-            loss = loss + self.adversarial_weight * adversarial
+            loss = loss + self.losses.adversarial_weight * adversarial
         self.log("train/loss", loss, prog_bar=True)
         return loss, (z, x0.detach(), t)
 
@@ -253,9 +214,10 @@ class InvSR(Adversarial):
         """
         if not self.starting:
             raise ValueError(
-                "model.init_args.starting is false: what was trained says the noise between steps, "
-                "and starts nothing. Name its run as middle_weights of one that does, with solver "
-                "predicted; in fit, set trainer.limit_val_batches to 0"
+                "model.init_args.training.starting is false: the predictor was trained for the "
+                "noise between steps, and starts nothing. Name its run as middle_weights of one "
+                "that starts, with sampling.solver predicted; in fit, set "
+                "trainer.limit_val_batches to 0"
             )
         mirrored = padded(batch["lr"], self.multiple, self.patch)
         lr, indices = mirrored.lr, [t - 1 for t in self.plan(self._start)]
@@ -265,10 +227,10 @@ class InvSR(Adversarial):
         for now, then in itertools.pairwise([*indices, -1]):
             x0 = self.in_tiles(partial(self._clean, t=now), z, self._per_lr, 1, self._sides)
             levels = self.schedule.level(now), self.schedule.level(then)
-            if self.solver == "euler" or then < 0:
+            if self.sampling.solver == "euler" or then < 0:
                 z = euler(z, x0, *levels)
             else:
-                by = self.middle if self.solver == "predicted" else None
+                by = self.middle if self.sampling.solver == "predicted" else None
                 fresh = self._noise(by, lr, y, then, noise.stream(then))
                 z = euler_ancestral(z, x0, *levels, fresh)
         picture = self.in_tiles(self.space.decode, z, self._per_lr, self.space.factor)
@@ -320,14 +282,14 @@ class InvSR(Adversarial):
     def color_reference(self, batch: Batch) -> Tensor:
         """As ``SuperResolver.color_reference``; mirrored, where that is asked for."""
         lr = batch["lr"]
-        return padded(lr, self.multiple, self.patch).lr if self.color_misaligned else lr
+        return padded(lr, self.multiple, self.patch).lr if self.sampling.color_misaligned else lr
 
     def _condition(self, count: int) -> Condition:
         return Condition() if self.prompt is None else self.prompt.condition(count)
 
     def enlarge(self, batch: Batch, tiled: bool = False) -> dict[str, Tensor]:
         """As ``SuperResolver.enlarge``; the start is chosen once, for all tiles of a picture."""
-        if self.start != "auto":
+        if self.sampling.start != "auto":
             return super().enlarge(batch, tiled)
         made = []
         for index, lr in enumerate(torch.split(batch["lr"], 1)):
@@ -349,28 +311,28 @@ class InvSR(Adversarial):
         Raises:
             ValueError: It does not fall, or starts where nothing was trained to start.
         """
-        if self.timesteps is not None:
-            found = explicit(self.schedule.steps, self.timesteps, first=1)
+        if self.sampling.timesteps is not None:
+            found = explicit(self.schedule.steps, self.sampling.timesteps, first=1)
         else:
-            found = timesteps_for(self.steps_asked, start)
+            found = timesteps_for(self.sampling.steps, start)
             if start is None and found[0] not in self.starts:
-                found = timesteps_for(self.steps_asked, self.starts[0])
+                found = timesteps_for(self.sampling.steps, self.starts[0])
         if found[0] not in self.starts:
             raise ValueError(
                 f"sampling would start at timestep {found[0]}, for which the predictor was not "
-                f"trained: set model.init_args.start, or the first of timesteps, to one of "
-                f"{', '.join(map(str, self.starts))}"
+                "trained: set model.init_args.sampling.start, or the first of sampling.timesteps, "
+                f"to one of {', '.join(map(str, self.starts))}"
             )
         return explicit(self.schedule.steps, found, first=1)
 
     @property
     def options(self) -> dict[str, str | int | float]:
         """Timesteps, solver and the rest of what sampling depends on."""
-        options: dict[str, str | int | float] = {"timesteps": f"{self.steps_asked} from auto"}
-        if self.start != "auto":
-            options["timesteps"] = " ".join(map(str, self.plan(self.start)))
-        if self.solver != "euler":
-            options["solver"] = self.solver
+        options: dict[str, str | int | float] = {"timesteps": f"{self.sampling.steps} from auto"}
+        if self.sampling.start != "auto":
+            options["timesteps"] = " ".join(map(str, self.plan(self.sampling.start)))
+        if self.sampling.solver != "euler":
+            options["solver"] = self.sampling.solver
         if self.middle is not None:
             options["middle"] = getattr(self.middle, "source", "").rpartition(" ")[2]
         if self.predictor is None:
@@ -379,7 +341,7 @@ class InvSR(Adversarial):
             options["guidance"] = self.guidance
         if self.deterministic:
             options["deterministic"] = "true"
-        if self.color_misaligned:
+        if self.sampling.color_misaligned:
             options["color_misaligned"] = "true"
         return {**super().options, **options}
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -58,10 +57,6 @@ class LatentPerceptual(ImageModel):
         widths: Channels of the network's five stages; others than VGG16's want ``vgg16`` null.
         vgg16: What the network begins with: torchvision's file, or its name in
             ``configs/weights.yaml``; null for random weights ("scratch" in the paper).
-        optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
     """
 
     def __init__(
@@ -71,11 +66,9 @@ class LatentPerceptual(ImageModel):
         space_weights: str | None = None,
         widths: Sequence[int] = VGG16,
         vgg16: str | None = "vgg16",
-        optimizer: OptimizerCallable = adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights)
+        super().__init__(scale, **kwargs)
         self.space, self.space_weights, self.vgg16 = space, space_weights, vgg16
         self.network = LatentDistance(space.channels, widths)
         self.ranking = Ranking()

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.nn import functional
 
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
-from lightning_modules.color import ColorFix
 from lightning_modules.frozen_base import check_space
-from lightning_modules.image_model import adam
 from lightning_modules.latent_pairs import enlarged, latent_pair
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.noise import Noise
@@ -33,10 +30,6 @@ class LatentRegression(SuperResolver):
         predictor: What is trained.
         space: The latents.
         patch: As of ``InvSR``.
-        optimizer: Makes the optimiser.
-        lr_scheduler: Makes the learning-rate schedule; by default there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
-        color_fix: How outputs get the colours of LR.
 
     Raises:
         ValueError: Scale, predictor and space do not fit one another.
@@ -50,12 +43,9 @@ class LatentRegression(SuperResolver):
         predictor: NoisePredictor,
         space: Space,
         patch: int = 128,
-        optimizer: OptimizerCallable = adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
-        color_fix: ColorFix = "none",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights, color_fix)
+        super().__init__(scale, **kwargs)
         self.predictor, self.space, self.patch = predictor, space, patch
         if (scale, predictor.latent) != (space.factor / predictor.divisor, space.channels):
             raise ValueError(

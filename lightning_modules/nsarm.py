@@ -23,10 +23,10 @@ from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lightning_modules.backbone.bitwise import BitwiseSpace
@@ -77,8 +77,6 @@ class NSARM(NextScale, SuperResolver):
             ``area`` as the released code samples with the released weights.
         bits: How they are drawn.
         optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule; by default there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
         color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
 
     Raises:
@@ -102,11 +100,10 @@ class NSARM(NextScale, SuperResolver):
         next_input_mode: Down = "trilinear",
         bits: Bitwise | None = None,
         optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
         color_fix: ColorFix = "adain_wavelet",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights, color_fix)
+        super().__init__(scale, optimizer=optimizer, color_fix=color_fix, **kwargs)
         self.space, self.mapper, self.transformer = space, mapper, transformer
         self.space_weights, self.mapper_weights = space_weights, mapper_weights
         self.transformer_weights = transformer_weights

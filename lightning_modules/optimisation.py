@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Trainer
-from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import ReduceLROnPlateau as TorchReduceLROnPlateau
 
 from lightning_modules.plateau import plateau_config
 
@@ -48,7 +49,7 @@ def schedule_of(make: Callable[[Any], Any], optimizer: Any) -> dict[str, Any]:
     """
     with _naming(SCHEDULE):
         schedule = make(optimizer)
-    if isinstance(schedule, ReduceLROnPlateau):
+    if isinstance(schedule, TorchReduceLROnPlateau):
         return plateau_config(schedule)
     return {"scheduler": schedule, "interval": "step"}
 

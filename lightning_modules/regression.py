@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.nn import functional
 
 from lightning_modules.base import SuperResolver
-from lightning_modules.color import ColorFix
-from lightning_modules.image_model import adam
 from lightning_modules.network_call import NetworkCallable, built
 from lightning_modules.noise import Noise, augmented, check_augmentation
 
@@ -35,17 +32,11 @@ class Regression(SuperResolver):
         network: The network: a class whose first argument is the scale, and whose ``forward(lr)``
             or ``forward(lr, size)`` gives the enlarged picture.
         loss: ``l1``, or ``charbonnier``, which is L1 with a rounded tip.
-        optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``, in which
-            ``{scale}`` is filled in.
         channels_last: Keep images and weights in the memory layout that convolutions are fastest
             in.
         noise_probability: Share of the training inputs that noise is added to, for a network that
             will be the base of a cascade; see ``lightning_modules.casarbi.CasArbi``.
         noise_level: Greatest standard deviation of that noise, for values in [-1, 1].
-        color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
 
     Raises:
         ValueError: An unknown ``loss``, or noise that is none.
@@ -58,15 +49,12 @@ class Regression(SuperResolver):
         scale: float,
         network: NetworkCallable,
         loss: Literal["l1", "charbonnier"] = "l1",
-        optimizer: OptimizerCallable = adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
         channels_last: bool = True,
         noise_probability: float = 0.0,
         noise_level: float = 0.1,
-        color_fix: ColorFix = "none",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights, color_fix)
+        super().__init__(scale, **kwargs)
         check_augmentation(noise_probability, noise_level)
         self.noise_probability, self.noise_level = noise_probability, noise_level
         if loss not in LOSSES:

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
-from lightning_modules.color import ColorFix
 from lightning_modules.frozen_base import check_space
 from lightning_modules.latent_pairs import enlarged, latent_pair, whole_lr
 from lightning_modules.networks.swin_unet import from_official
@@ -68,11 +67,6 @@ class ResShift(SuperResolver):
         channels_last: Keep the network's weights in the memory layout that convolutions are fastest
             in.
         optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``, in which
-            ``{scale}`` is filled in.
-        color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
 
     Raises:
         ValueError: The timesteps do not fall from the last one, or hold what is none; the weight is
@@ -93,11 +87,9 @@ class ResShift(SuperResolver):
         perceptual_target: PerceptualTarget = "round_trip",
         channels_last: bool = True,
         optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
-        color_fix: ColorFix = "none",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer, lr_scheduler, weights, color_fix)
+        super().__init__(scale, optimizer=optimizer, **kwargs)
         self.timesteps = timesteps
         if perceptual_weight < 0 or perceptual_target not in get_args(PerceptualTarget):
             raise ValueError(
@@ -227,43 +219,26 @@ class ResShiftControl(ResShift):
 
     Args:
         scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
-        network: Predicts from the latent of the enlarged LR picture, timestep 0 and the LR picture
-            in [-1, 1].
-        space: Where that happens.
-        space_weights: As of ``ResShift``.
         prediction: What the network predicts: HR (``sample``), or what has to be taken from the
             enlarged LR to have it (``residual``).
-        divisor: As of ``ResShift``.
-        optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule; by default there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
-        color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
     """
 
     def __init__(
         self,
         scale: float,
-        network: nn.Module,
-        space: Space,
-        space_weights: str | None = None,
+        *,
         prediction: Literal["sample", "residual"] = "sample",
-        divisor: int | None = None,
-        optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
-        color_fix: ColorFix = "none",
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             scale,
-            network,
-            space,
-            space_weights,
-            ResidualShift(prediction=prediction),
-            divisor=divisor,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-            weights=weights,
-            color_fix=color_fix,
+            process=ResidualShift(prediction=prediction),
+            timesteps=None,
+            perceptual=None,
+            perceptual_weight=1.0,
+            perceptual_target="round_trip",
+            channels_last=True,
+            **kwargs,
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

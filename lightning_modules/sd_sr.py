@@ -18,15 +18,9 @@ import torch
 from torch import Tensor
 
 from degradations.bicubic import resize
-from lightning_modules.backbone.condition import TextEncoder
-from lightning_modules.backbone.denoiser import UNet2D
-from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
 from lightning_modules.direct import Direct
-from lightning_modules.from_base import SizeCondition
 from lightning_modules.noise import Noise
-from lightning_modules.sampling import Sampler
 from lightning_modules.stages import Size
 
 if TYPE_CHECKING:
@@ -41,25 +35,12 @@ class SDSR(Direct):
     Args:
         scale: Factor between the sides of the base's pictures and of the output; set by
             ``data.init_args.scale``.
-        denoiser: The frozen base.
         upscaler: Any method that enlarges pictures, such as
             ``lightning_modules.regression.Regression``; it gets the factor.
         upscaler_weights: Its weights: a run that trained it, a file, or a name of
             ``configs/weights.yaml``. Not for one that comes with them.
         upscaler_scale: Its factor, where that is not ``scale``; what it makes is then brought to
             the output's size by antialiased bicubic interpolation.
-        space: The base's latents; pixels by default.
-        denoiser_weights: Weights of a base that was trained here: a run of ``Diffusion``, or a
-            file. Not for one that is named by its folder.
-        schedule: The base's process; Stable Diffusion's by default.
-        base_size: Side, or height and width, that the base was trained for, in pixels; by default
-            the output's divided by ``scale``.
-        size_condition: What an SDXL base is told of sizes, ``stage`` or ``base``: here the same.
-        encoder: Makes embeddings of captions; without it captions are not looked at.
-        guidance: Strength of classifier-free guidance; 1 for none.
-        sampler: Timesteps and solver.
-        clamp: Keep predicted clean samples within this distance of 0; 1 for pixels, ``null`` for
-            latents, which know no bound.
 
     Raises:
         ValueError: A setting is out of range or unknown, or parts do not fit one another.
@@ -68,23 +49,14 @@ class SDSR(Direct):
     def __init__(
         self,
         scale: float,
-        denoiser: UNet2D,
+        *,
         upscaler: UpscalerCallable,
         upscaler_weights: str | None = None,
         upscaler_scale: float | None = None,
-        space: Space | None = None,
-        denoiser_weights: str | None = None,
-        schedule: Schedule | None = None,
-        base_size: int | tuple[int, int] | None = None,
-        size_condition: SizeCondition | None = None,
-        encoder: TextEncoder | None = None,
-        guidance: float = 1.0,
-        sampler: Sampler | None = None,
-        clamp: float | None = None,
+        **kwargs: Any,
     ) -> None:
-        base = (denoiser, space, denoiser_weights, schedule, base_size, size_condition)
-        super().__init__(scale, *base, encoder, guidance, sampler, clamp)
-        if denoiser.dimensions != 4:
+        super().__init__(scale, patch=None, **kwargs)
+        if self.denoiser.dimensions != 4:
             raise ValueError(
                 "SDSR enlarges pictures, and model.init_args.denoiser makes clips: set it to "
                 "lightning_modules.backbone.denoiser.UNet2D, or take another method"

@@ -22,25 +22,20 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_modules.backbone.condition import Condition, TextEncoder
-from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.frames import repeated, resized
-from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import Space
 from lightning_modules.captions import check_captions, dropped
 from lightning_modules.clips import frames_of, to_learn
-from lightning_modules.from_base import FromBase, Predict, SizeCondition
+from lightning_modules.from_base import FromBase, Predict
 from lightning_modules.frozen_base import check_choice
 from lightning_modules.ladder import Aspect, Rule, ladder
-from lightning_modules.network_patch import NetworkPatch
 from lightning_modules.networks.feature_upsampler import FeatureUpsampler, Places
 from lightning_modules.noise import Noise
 from lightning_modules.pivot_features import Attach, attachment, time_embedding
-from lightning_modules.sampling import Sampler
 from lightning_modules.stages import Size
 
 if TYPE_CHECKING:
@@ -61,16 +56,14 @@ def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
 class SelfCascade(FromBase):
     """A cascade of one frozen diffusion model, tuning-free or tuned.
 
+    ``sampler`` has the timesteps of the base stage; the other stages run those below K. ``patch``
+    changes the network in the stages after the base's, and its steps count from the noisiest of the
+    base stage. The paper has none. Upsamplers learn from the features of the unchanged network, so
+    they exclude a patch. With ``size_condition: stage`` an SDXL base gets the size of each stage.
+
     Args:
         scale: Factor between the sides of the base's pictures and of the output; set by
             ``data.init_args.scale``.
-        denoiser: The frozen base.
-        space: Its latents; pixels by default.
-        denoiser_weights: Weights of a base that was trained here: a run of ``Diffusion``, or a
-            file. Not for one that is named by its folder.
-        schedule: The base's process; Stable Diffusion's by default.
-        base_size: Side, or height and width, that the base was trained for, in pixels; by default
-            the output's divided by ``scale``.
         aspect: Where ``base_size`` has another aspect ratio than the output: ``target``, the base
             stage takes the output's, with as many pixels; ``base``, the first stage changes it.
         stages: ``geometric``: as few stages as make at most four times the pixels each, of one
@@ -90,22 +83,8 @@ class SelfCascade(FromBase):
         pivot_features: Read at timestep 0 and kept (``cached_t0``), or at each step's own timestep
             (``per_step``), as released.
         adapter_t_min: Timestep below which features are not added; the release has 101.
-        size_condition: What an SDXL base is told of sizes: that original and target are the
-            ``stage``'s own, or the ``base`` stage's; nothing is cropped.
-        encoder: Makes embeddings of captions; without it captions are not looked at.
         caption_dropout: Share of the captions that are left out in training, for guidance.
-        guidance: Strength of classifier-free guidance; 1 for none.
-        sampler: Timesteps and solver of the base stage; the others run those timesteps below K.
-        clamp: Keep predicted clean samples within this distance of 0; 1 for pixels, ``null`` for
-            latents, which know no bound.
         optimizer: Makes the optimiser of the upsamplers.
-        lr_scheduler: Makes the learning-rate schedule, which is stepped once a step; by default
-            there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
-        patch: Changes the network while it runs in the stages after the base's: ``AttnSF`` of
-            ``lightning_modules.attn_sf`` or ``ScaleCrafter`` of ``lightning_modules.scalecrafter``,
-            whose steps count from the noisiest of the base stage; none by default, as in the paper,
-            and none beside upsamplers, which learn from the features of the network as it is.
 
     Raises:
         ValueError: A setting is out of range or unknown, or parts do not fit one another.
@@ -114,11 +93,7 @@ class SelfCascade(FromBase):
     def __init__(
         self,
         scale: float,
-        denoiser: UNet2D,
-        space: Space | None = None,
-        denoiser_weights: str | None = None,
-        schedule: Schedule | None = None,
-        base_size: int | tuple[int, int] | None = None,
+        *,
         aspect: Aspect = "target",
         stages: Rule | list[tuple[int, int]] = "geometric",
         multiple: int | None = None,
@@ -130,24 +105,15 @@ class SelfCascade(FromBase):
         places: Sequence[int] | None = None,
         pivot_features: PivotFeatures = "cached_t0",
         adapter_t_min: int = 0,
-        size_condition: SizeCondition | None = None,
-        encoder: TextEncoder | None = None,
         caption_dropout: float = 0.1,
-        guidance: float = 1.0,
-        sampler: Sampler | None = None,
-        clamp: float | None = None,
         optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
-        patch: NetworkPatch | None = None,
+        **kwargs: Any,
     ) -> None:
-        base = (denoiser, space, denoiser_weights, schedule, base_size, size_condition)
-        sampling = (encoder, guidance, sampler, clamp)
-        super().__init__(scale, *base, *sampling, optimizer, lr_scheduler, weights, patch)
-        if patch is not None and upsampler is not None:
+        super().__init__(scale, optimizer=optimizer, **kwargs)
+        if self.patch is not None and upsampler is not None:
             raise ValueError(
-                f"model.init_args.patch is {type(patch).__name__}, and upsamplers learn from the "
-                "network as it is: leave one of model.init_args.patch and upsampler out"
+                f"model.init_args.patch is {type(self.patch).__name__}, and upsamplers learn from "
+                "the network as it is: leave one of model.init_args.patch and upsampler out"
             )
         self.aspect, self.rule = aspect, stages
         self.multiple = math.lcm(self.space.factor, multiple or 1)
@@ -157,8 +123,8 @@ class SelfCascade(FromBase):
         self.K = round(pivot_strength * self.schedule.steps)
         self.below_K = [t for t in self.sampled if t < self.K]
         self._check()
-        self.attach, self.attachment = attach, attachment(attach, denoiser, places)
-        embedding = denoiser.unet.time_embedding.linear_2.out_features
+        self.attach, self.attachment = attach, attachment(attach, self.denoiser, places)
+        embedding = self.denoiser.unet.time_embedding.linear_2.out_features
         found = Places(self.attachment.widths, embedding)
         self.upsampler = None if upsampler is None else upsampler(found)
         self.trained_ratio: float | None = None  # of sides, in the stage that was trained

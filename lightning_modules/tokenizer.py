@@ -13,13 +13,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
-from lightning_modules.image_model import adam
-from lightning_modules.networks.bitwise_vae import BitwiseVAE, from_official
+from lightning_modules.networks.bitwise_vae import BitwiseVAE, bitwise_vae_from_official
 from lightning_modules.networks.bsq import (
     Scale,
     commitment,
@@ -42,6 +40,7 @@ class Tokenizer(Adversarial):
     """Train an autoencoder to say pictures in bits.
 
     It enlarges nothing: ``data.init_args.scale`` is 1, and what it restores is LR as it is.
+    The discriminator judges decoded images: ``lightning_modules.networks.patch_gan.PatchGAN``.
 
     Args:
         scale: 1; set by ``data.init_args.scale``.
@@ -60,16 +59,8 @@ class Tokenizer(Adversarial):
         smaller: Factors by which the pictures of a batch are made smaller, by area, and learnt as
             well; all sizes count alike. For what shall say pictures of other sizes than a training
             crop, as NSARM's says LR: norms over a whole picture tell sizes apart.
-        discriminator: Judges what is decoded, such as
-            ``lightning_modules.networks.patch_gan.PatchGAN``; for training alone.
         discriminator_weight: How much its judgement counts.
         discriminator_start: Steps before it does.
-        discriminator_optimizer: Makes the discriminator's optimiser.
-        accumulate: Batches whose gradients make one step.
-        clip: Largest norm of the gradient of a step, for each optimiser; by default any.
-        optimizer: Makes the optimiser of the autoencoder.
-        lr_scheduler: Makes its learning-rate schedule; by default there is none.
-        weights: Weights to start from: a file, or a name of ``configs/weights.yaml``.
 
     Raises:
         ValueError: The scale is not 1, there is no grid, there is no such distance, a weight is
@@ -91,18 +82,11 @@ class Tokenizer(Adversarial):
         commitment_weight: float = 1.0,
         drop_scales: float = 0.5,
         smaller: Sequence[int] = (),
-        discriminator: nn.Module | None = None,
         discriminator_weight: float = 0.3,
         discriminator_start: int = 0,
-        discriminator_optimizer: OptimizerCallable = adam,
-        accumulate: int = 1,
-        clip: float | None = None,
-        optimizer: OptimizerCallable = adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        weights: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        judged = (discriminator, discriminator_optimizer, accumulate, clip)
-        super().__init__(scale, *judged, optimizer, lr_scheduler, weights)
+        super().__init__(scale, color_fix="none", **kwargs)
         if scale != 1:
             raise ValueError(
                 f"a tokenizer enlarges nothing, and scale is {scale:g}: set data.init_args.scale "
@@ -258,4 +242,8 @@ class Tokenizer(Adversarial):
         """A released file has the autoencoder alone."""
         own = self.state_dict().items()
         kept = {name: tensor for name, tensor in own if not name.startswith("vae.")}
-        return {**kept, **{f"vae.{k}": tensor for k, tensor in from_official(tensors).items()}}
+        found = bitwise_vae_from_official(tensors)
+        return {
+            **kept,
+            **{f"vae.{k}": tensor for k, tensor in found.items()},
+        }

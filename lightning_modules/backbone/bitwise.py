@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_modules.backbone.frozen import fit_part
 from lightning_modules.backbone.space import Space
-from lightning_modules.networks.bitwise_vae import BitwiseVAE, from_official
+from lightning_modules.networks.bitwise_vae import BitwiseVAE, bitwise_vae_from_official
 from lightning_modules.networks.bsq import Scale, scales_of
 from lightning_modules.networks.scales import (
     RATIOS,
@@ -115,7 +115,7 @@ class BitwiseSpace(Space):
     def load_official(self, path: str | Path) -> None:
         """Fill it from a released file, or from a run of ``Tokenizer``. Args as ``Space``'s."""
         found = read_weights(path)
-        fit_part(self.vae, found, _TRAINED, from_official)
+        fit_part(self.vae, found, _TRAINED, bitwise_vae_from_official)
         self.source = f"{found.name} {fingerprint(self.vae.state_dict())}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

@@ -19,8 +19,13 @@ from files.paths import expand_path
 from lightning_modules.backbone.frames import of_clip, to_clip
 from lightning_modules.backbone.frozen import fit
 from lightning_modules.backbone.library import pretrained
-from lightning_modules.networks import taef2
-from lightning_modules.networks.vq import from_official, resshift_vq
+from lightning_modules.networks.taef2 import (
+    TAEF2_CHANNELS,
+    TAEF2_FACTOR,
+    taef2_decoder,
+    taef2_encoder,
+)
+from lightning_modules.networks.vq import resshift_vq, vq_from_official
 from lightning_modules.noise import Noise
 from lightning_modules.weights import fingerprint, read_file, read_weights
 
@@ -296,7 +301,7 @@ class VQSpace(Space):
 
     def load_official(self, path: str | Path) -> None:
         """Fill it from a file such as ``autoencoder_vq_f4.pth``. Args as ``Space``'s."""
-        fit(self.vae, from_official(read_weights(path).tensors), str(path))
+        fit(self.vae, vq_from_official(read_weights(path).tensors), str(path))
         self.source = f"{Path(path).name} {fingerprint(self.vae.state_dict())}"
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
@@ -336,7 +341,7 @@ class Taef2Space(Space):
         ValueError: A file is corrupt or of another network, or only one of the two was named.
     """
 
-    channels, factor = taef2.LATENT, taef2.FACTOR
+    channels, factor = TAEF2_CHANNELS, TAEF2_FACTOR
 
     def __init__(
         self,
@@ -348,7 +353,7 @@ class Taef2Space(Space):
         super().__init__(mean, deviation)
         if (encoder is None) != (decoder is None):
             raise ValueError("one half of the autoencoder was named; name both, or none")
-        self.encoder, self.decoder = taef2.encoder(), taef2.decoder()
+        self.encoder, self.decoder = taef2_encoder(), taef2_decoder()
         names = []
         for half, file in ((self.encoder, encoder), (self.decoder, decoder)):
             if file is None:

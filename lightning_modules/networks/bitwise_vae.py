@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.networks import vq
+from lightning_modules.networks.vq import vq_from_official
 
 # The published files have a layer within each layer; the convolution of a resampling stays.
 _INNER = re.compile(r"(?<!sample)\.(conv|norm)(?=\.(weight|bias)$)")
@@ -128,7 +128,7 @@ def _without_norms(network: nn.Module) -> None:
                 setattr(part, name, nn.Identity())
 
 
-def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def bitwise_vae_from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of a released file by the names here.
 
     Both styles are read: ``encoder.conv_in.conv.weight``, as published, and
@@ -138,4 +138,4 @@ def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         tensors: As in the file, within ``vae`` or ``ema``.
     """
     plain = {_INNER.sub("", n): tensor for n, tensor in tensors.items() if not _MASK.match(n)}
-    return vq.from_official(plain)
+    return vq_from_official(plain)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-WIDTH, LATENT, FACTOR = 64, 32, 8
+WIDTH, TAEF2_CHANNELS, TAEF2_FACTOR = 64, 32, 8
 _REACH = 3.0  # the decoder bends its input towards [-3, 3]
 
 
@@ -49,18 +49,18 @@ class Bend(nn.Module):
         return (x / _REACH).tanh() * _REACH
 
 
-def encoder() -> nn.Sequential:
+def taef2_encoder() -> nn.Sequential:
     """(B, 3, H, W) in [0, 1], sides divisible by 8, to (B, 32, H / 8, W / 8)."""
     layers: list[nn.Module] = [_conv(3, WIDTH), Block()]
     for level in range(3):
         layers.append(nn.Conv2d(WIDTH, WIDTH, 3, stride=2, padding=1, bias=False))
         layers += [Block(pooled=level == 2) for _ in range(3)]
-    return nn.Sequential(*layers, _conv(WIDTH, LATENT))
+    return nn.Sequential(*layers, _conv(WIDTH, TAEF2_CHANNELS))
 
 
-def decoder() -> nn.Sequential:
+def taef2_decoder() -> nn.Sequential:
     """(B, 32, h, w) to (B, 3, 8 h, 8 w), about [0, 1]."""
-    layers: list[nn.Module] = [Bend(), _conv(LATENT, WIDTH), nn.ReLU()]
+    layers: list[nn.Module] = [Bend(), _conv(TAEF2_CHANNELS, WIDTH), nn.ReLU()]
     for level in range(3):
         layers += [Block(pooled=level == 0) for _ in range(3)]
         layers += [nn.Upsample(scale_factor=2), nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False)]

@@ -55,7 +55,7 @@ def resshift_vq(
     )
 
 
-def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def vq_from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of the released layout by diffusers' names and shapes.
 
     Args:

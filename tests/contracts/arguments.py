@@ -40,7 +40,8 @@ def check_arguments(cls: type) -> None:
         raise AssertionError(
             f"{name}.__init__ has a type that is only imported for type checking: {error}"
         ) from error
-    arguments = list(inspect.signature(cls).parameters)
+    parameters = inspect.signature(cls).parameters.values()
+    arguments = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
     untyped = [argument for argument in arguments if argument not in types]
     assert not untyped, f"{name}.__init__ has no type for {', '.join(untyped)}"
     explained = set()

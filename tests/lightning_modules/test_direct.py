@@ -39,7 +39,7 @@ def test_all_steps_at_the_outputs_size():
 def test_it_is_the_base_stage_of_a_cascade_that_has_no_other(variance):
     settings = {"schedule": Schedule(variance=variance), "sampler": Sampler(4, eta=0.5)}
     given, noise = batch(), Noise(batch()["seed"])
-    cascade = SelfCascade(1.0, base(), **settings).eval()
+    cascade = SelfCascade(1.0, denoiser=base(), **settings).eval()
     expected = cascade.generate(given, noise)
     found = direct(**settings).generate(given, Noise(batch()["seed"]).stream(0))
     assert torch.equal(found, expected)

@@ -18,7 +18,7 @@ from lightning_modules.backbone.denoiser import Flags, UNet2D
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import Taef2Space
 from lightning_modules.invsr import InvSR
-from lightning_modules.invsr_plan import start_for, timesteps_for
+from lightning_modules.invsr_plan import Sampling, Training, start_for, timesteps_for
 from lightning_modules.latent_pairs import enlarged
 from lightning_modules.latent_regression import LatentRegression
 from lightning_modules.networks.discriminator import LatentDiscriminator
@@ -57,7 +57,11 @@ def base() -> UNet2D:
 
 def invsr(scale: float = 4.0, **options: Any) -> Any:
     options = {"predictor": predictor(), "denoiser": base(), "space": Averaged()} | options
-    method: Any = InvSR(scale, **{"patch": 16, **options})
+    groups: dict[str, Any] = {
+        name: kind(**{k: options.pop(k) for k in list(options) if k in kind.__annotations__})
+        for name, kind in (("sampling", Sampling), ("training", Training))
+    }
+    method: Any = InvSR(scale, **{"patch": 16, **groups, **options})
     method.log = lambda *_, **__: None
     method._trainer = SimpleNamespace(global_step=0)
     return method
@@ -514,16 +518,16 @@ def test_the_distance_is_looked_for_in_training_alone(tmp_path: Path) -> None:
         ({"solver": "predicted"}, r"predicted with a middle"),
         ({"schedule": Schedule()}, r"must have variance exploding"),
         ({"starts": []}, r"starts is \[\]; expected timesteps from 1 to 1000"),
-        ({"starts": [250], "starting": False}, r"starts has but the first one"),
+        ({"starts": [250], "starting": False}, r"starts has only the first one"),
         (
             {"timesteps": [200, 100], "start": "auto"},
-            r"timesteps says all that steps and start say",
+            r"timesteps already fixes steps and start: set either",
         ),
         ({"discriminator": judge_of(4)}, r"the discriminator is for latents of 4 channels and"),
         ({"steps": 0}, r"steps is 0 and patch 16; expected 1 or more"),
         (
             {"guidance": 2.0},
-            r"guidance is 2, and there is no prompt .*init_args\.prompt",
+            r"guidance is 2, and a prompt, .*init_args\.prompt",
         ),
         ({"predictor": predictor(halvings=0)}, r"that is scale 8 alone"),
     ],

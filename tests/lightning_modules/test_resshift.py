@@ -331,7 +331,7 @@ def test_the_control_answers_at_once(prediction):
     hr = given["hr"] * 2 - 1
     y = enlarged(given["lr"], given["size"]) * 2 - 1
     network = Oracle(hr if prediction == "sample" else y - hr)
-    method = ResShiftControl(4.0, network, PixelSpace(), prediction=prediction)
+    method = ResShiftControl(4.0, network=network, space=PixelSpace(), prediction=prediction)
     method.log = lambda *_, **__: None
     assert method.training_step(given, 0) < 1e-10
     noise = Noise(given["seed"])

@@ -19,7 +19,7 @@ from lightning_modules.backbone.space import (
     TinySpace,
     VQSpace,
 )
-from lightning_modules.networks.vq import from_official, resshift_vq
+from lightning_modules.networks.vq import resshift_vq, vq_from_official
 from lightning_modules.noise import Noise
 from lightning_modules.weights import fingerprint
 from tests.lightning_modules.backbone.unets import small_kl
@@ -141,7 +141,7 @@ def test_the_released_layout_gives_the_same_numbers(tmp_path):
     torch.testing.assert_close(space.encode(x), z, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(space.decode(z), (official.decode(z) + 1) / 2, rtol=1e-5, atol=1e-5)
     assert space.source.startswith("autoencoder.pth ")
-    assert len(from_official(official.state_dict())) == len(official.state_dict())
+    assert len(vq_from_official(official.state_dict())) == len(official.state_dict())
 
 
 def test_another_autoencoder_is_refused(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.networks import bsq
-from lightning_modules.networks.bitwise_vae import BitwiseVAE, from_official
+from lightning_modules.networks.bitwise_vae import BitwiseVAE, bitwise_vae_from_official
 from tests.reference.vqgan import VQGAN
 
 TINY = (64, 64, 64)
@@ -58,7 +58,7 @@ def test_counts(
     assert sum(p.numel() for p in found.parameters()) == parameters
     assert found.factor == factor
     assert len(official) == tensors
-    shapes = {name: tensor.shape for name, tensor in from_official(official).items()}
+    shapes = {name: tensor.shape for name, tensor in bitwise_vae_from_official(official).items()}
     assert shapes == {name: tensor.shape for name, tensor in found.state_dict().items()}
 
 
@@ -68,7 +68,7 @@ def test_released_weights(inner: bool) -> None:
     assert ("encoder.down.0.block.0.norm1.norm.weight" in official) == inner
     assert ("decoder.up.1.upsample.conv.conv.weight" in official) == inner
     found = BitwiseVAE(4, TINY)
-    found.load_state_dict(from_official(official))
+    found.load_state_dict(bitwise_vae_from_official(official))
     pictures = torch.rand(2, 3, 16, 24)
     with torch.no_grad():
         f = found.encode(pictures)
