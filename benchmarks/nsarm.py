@@ -165,7 +165,7 @@ def measure(row: str, width: float, depth: float, repeats: int, device: str) -> 
             times.append(clock())
             codes = parts.codes(row, known)
             times.append(clock())
-            parts.space.pictures(total_after(codes))
+            parts.space.images(total_after(codes))
             times.append(clock())
             found.append([b - a for a, b in pairwise(times)])
         peak_mb = megabytes(device)

@@ -38,7 +38,7 @@ class Adversarial(SuperResolver):
     """A method that a discriminator judges in training.
 
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         discriminator: Judges what is made; without it there is only the main optimiser.
         discriminator_optimizer: Makes the discriminator's optimiser.
         accumulate: Batches whose gradients make one step.

@@ -1,4 +1,4 @@
-"""The two kinds of methods: a ``SuperResolver`` enlarges pictures, a ``Generator`` makes them.
+"""The two kinds of methods: a ``SuperResolver`` enlarges images, a ``Generator`` makes them.
 
 A method of your own is one subclass of ``SuperResolver`` with ``training_step`` and ``restore``, or
 of ``Generator`` with ``training_step`` and ``generate``; validation, test and prediction are done
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 
 class SuperResolver(ImageModel):
-    """A method that enlarges a given picture. Args as ``ImageModel``.
+    """A method that enlarges a given image. Args as ``ImageModel``.
 
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
 
     Raises:
@@ -59,7 +59,7 @@ class SuperResolver(ImageModel):
     tile_always = False  # whether validation and test go through tiles too
     tiles_latents = False  # whether `restore` does so by `in_tiles`, as `tiling.where` may ask
     color_share = 0.5  # of wavelet, where `color_fix` is `blend`
-    # Whether `restore` is one pass of a network, for a picture of any size and without noise:
+    # Whether `restore` is one pass of a network, for an image of any size and without noise:
     # what ONNX can hold.
     one_pass = False
 
@@ -76,7 +76,7 @@ class SuperResolver(ImageModel):
             )
         self.color_fix: ColorFix = color_fix
         self.tiling = Tiling()  # what the user asks for; the command line's group `tiling`
-        self.tiles = 1  # of the latest picture
+        self.tiles = 1  # of the latest image
         self._side: int | None = None  # of its tiles, in LR pixels; None for no tiles
 
     @abstractmethod
@@ -105,20 +105,20 @@ class SuperResolver(ImageModel):
         return found
 
     def color_reference(self, batch: Batch) -> Tensor:
-        """The LR picture whose colours ``color_fix`` takes, (B, 3, h, w) in [0, 1]."""
+        """The LR image whose colours ``color_fix`` takes, (B, 3, h, w) in [0, 1]."""
         return batch["lr"]
 
     @torch.no_grad()
     def enlarge(self, batch: Batch, tiled: bool = False) -> dict[str, Tensor]:
         """Restore, check, clamp and give colours.
 
-        Noise belongs to the place in the picture, whether it is enlarged whole or in tiles. So a
-        picture does not depend on tiles, nor on the memory that is free, beyond what a method sees
+        Noise belongs to the place in the image, whether it is enlarged whole or in tiles. So an
+        image does not depend on tiles, nor on the memory that is free, beyond what a method sees
         of a pixel's surroundings from within a tile.
 
         Args:
             batch: As ``restore`` takes it.
-            tiled: Whether large pictures go through tiles, which become smaller where a GPU runs
+            tiled: Whether large images go through tiles, which become smaller where a GPU runs
                 out of memory. Tiles in evaluation (``tile_always``) never do.
 
         Returns:
@@ -130,8 +130,8 @@ class SuperResolver(ImageModel):
         """
         if "lr" not in batch:
             raise ValueError(
-                f"{type(self).__name__} enlarges pictures, and {batch['key'][0]} has no "
-                "LR: name pictures in data.init_args, such as data.init_args.predict FOLDER"
+                f"{type(self).__name__} enlarges images, and {batch['key'][0]} has no "
+                "LR: name images in data.init_args, such as data.init_args.predict FOLDER"
             )
         batch = self._own_seeds(batch)
         if self.tiling.where == "latent" and not self.tiles_latents:
@@ -180,7 +180,7 @@ class SuperResolver(ImageModel):
         return self._restored(batch, self.whole_noise(batch))
 
     def whole_noise(self, batch: Batch) -> Noise:
-        """Noise of pictures that are enlarged in one piece.
+        """Noise of images that are enlarged in one piece.
 
         Args:
             batch: Whose seeds are the method's own already.
@@ -262,12 +262,12 @@ class SuperResolver(ImageModel):
     def predict_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor] | None:
-        """Enlarge one picture, in tiles where it is large; None for one that could not be read."""
+        """Enlarge one image, in tiles where it is large; None for one that could not be read."""
         return None if "error" in batch else self.enlarge(batch, tiled=True)
 
 
 class Generator(ImageModel):
-    """A method that makes pictures from nothing or from text. Args as ``ImageModel``.
+    """A method that makes images from nothing or from text. Args as ``ImageModel``.
 
     Args:
         scale: Factor between the base's own resolution and the output; set by
@@ -280,7 +280,7 @@ class Generator(ImageModel):
 
     @abstractmethod
     def generate(self, batch: Batch, noise: Noise) -> Tensor:
-        """Make one picture for each key of the batch: the paper's sampling algorithm.
+        """Make one image for each key of the batch: the paper's sampling algorithm.
 
         Args:
             batch: ``key``, ``seed``, ``size``, of clips ``frames`` and, where the method is
@@ -306,16 +306,16 @@ class Generator(ImageModel):
         """
         batch = self._own_seeds(batch)
         noise = Noise(batch["seed"], self.device)
-        pictures = self.generate(batch, noise)
+        images = self.generate(batch, noise)
         self.drew_noise |= noise.drew
         frames = (batch["frames"],) if "frames" in batch else ()
         expected = (len(batch["key"]), *frames, 3, *batch["size"])
-        if pictures.shape != expected:
+        if images.shape != expected:
             raise ValueError(
-                f"{type(self).__name__} made {shape_text(pictures.shape)}, expected "
+                f"{type(self).__name__} made {shape_text(images.shape)}, expected "
                 f"{shape_text(expected)}"
             )
-        return {"sr": _in_range(pictures)}
+        return {"sr": _in_range(images)}
 
     def validation_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -330,11 +330,11 @@ class Generator(ImageModel):
     def predict_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor] | None:
-        """Generate the pictures of a batch; None for one that could not be read."""
+        """Generate the images of a batch; None for one that could not be read."""
         return None if "error" in batch else self.sample(batch)
 
 
-def _in_range(pictures: Tensor) -> Tensor:
-    # Clamping would make a good picture of infinity; NaN is counted, named, and spoils a metric.
-    pictures = pictures.float()
-    return torch.where(pictures.isinf(), torch.nan, pictures.clamp(0, 1))
+def _in_range(images: Tensor) -> Tensor:
+    # Clamping would make a good image of infinity; NaN is counted, named, and spoils a metric.
+    images = images.float()
+    return torch.where(images.isinf(), torch.nan, images.clamp(0, 1))

@@ -18,7 +18,7 @@ class Bicubic(SuperResolver):
     """Enlarge with the cubic kernel of MATLAB and Pillow (a = -0.5).
 
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
     """
 
     def __init__(self, scale: float) -> None:

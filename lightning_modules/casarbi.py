@@ -2,9 +2,9 @@
 
 CasArbi (arXiv 2506.07813): one network is trained on a narrow range of factors and applied again
 and again; each stage enlarges with a regression network and adds, by residual shifting, what that
-picture lacks.
+image lacks.
 
-y     the stage's input, (B, 3, h, w)       b        the base's picture of it, (B, 3, H, W)
+y     the stage's input, (B, 3, h, w)       b        the base's image of it, (B, 3, H, W)
 r_0   HR - b, what the diffusion makes      sigma_r  standard deviation of r_0 over training pairs
 eta   how far r_0 has shifted to 0          kappa    noise where it has shifted all the way
 
@@ -54,7 +54,7 @@ class Base(Protocol):
         """Features (B, C, h, w) of lr (B, 3, h, w) in [0, 1]."""
 
     def render(self, features: Tensor, lr: Tensor, size: Size) -> Tensor:
-        """The picture (B, 3, *size), about [0, 1]."""
+        """The image (B, 3, *size), about [0, 1]."""
 
 
 def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
@@ -66,7 +66,7 @@ class CasArbi(SuperResolver):
     """Self-cascaded residual diffusion for arbitrary scales.
 
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         base: The regression network, frozen: a class whose first argument is the scale, which has
             ``encode`` and ``render`` as LIIF has them.
         base_weights: Its weights: a file, the folder of a run that trained it with
@@ -80,12 +80,12 @@ class CasArbi(SuperResolver):
             paper's; ``remainder_first``; ``uniform``, equal stages.
         least_remainder: A stage below this factor is made part of the one before it.
         domain: ``residual`` as in the paper, or ``image``: the same process from HR to b, and a
-            network that predicts the picture.
+            network that predicts the image.
         noise_probability: Share of the training inputs that noise is added to, so that later stages
             know the artefacts of earlier ones; the network is told its level.
         noise_level: Greatest standard deviation of that noise, for values in [-1, 1].
         later_noise: Standard deviation of noise on the inputs of all stages but the first when
-            pictures are restored.
+            images are restored.
         guidance: Share of the difference between the stage's input and the prediction brought down
             to its size that is added to each prediction; 0 for none.
         timesteps: Those that are sampled with, from the last one down, such as [14, 9, 4, 0]; all
@@ -189,7 +189,7 @@ class CasArbi(SuperResolver):
         """Stage after stage; as many network calls as timesteps in each of them."""
         y = batch["lr"]
         for stage, size in enumerate(self.stages(y, batch["size"])):
-            # What a stage draws is its own: targets that share it get the same picture there.
+            # What a stage draws is its own: targets that share it get the same image there.
             y = self.stage(y, size, noise.stream(stage), first=stage == 0)
         return y
 
@@ -205,7 +205,7 @@ class CasArbi(SuperResolver):
             y: (B, 3, h, w) in [0, 1].
             size: (H, W) of the output.
             noise: This stage's own.
-            first: Whether ``y`` is the given picture, not another stage's output.
+            first: Whether ``y`` is the given image, not another stage's output.
 
         Returns:
             (B, 3, H, W) in [0, 1].
@@ -231,10 +231,10 @@ class CasArbi(SuperResolver):
             fresh = noise.normal(x.shape) if step else None
             etas = process.eta(step), process.eta(step - 1)
             x = residual_shift(x, x_0, *etas, process.kappa / unit, fresh)
-        return (self._picture(x, b, unit).clamp(-1, 1) + 1) / 2
+        return (self._image(x, b, unit).clamp(-1, 1) + 1) / 2
 
     def based(self, y: Tensor, size: Size) -> tuple[Tensor, Tensor]:
-        """The base's picture b (B, 3, *size) in [-1, 1], and its features of y (B, 3, h, w)."""
+        """The base's image b (B, 3, *size) in [-1, 1], and its features of y (B, 3, h, w)."""
         base = cast(Base, self.base)
         with torch.no_grad():
             features = base.encode(y)
@@ -242,10 +242,10 @@ class CasArbi(SuperResolver):
         return b, features
 
     def _guided(self, x_0: Tensor, b: Tensor, y: Tensor, unit: float) -> Tensor:
-        # Back-projection: what the picture would be, brought down, is the stage's input again.
+        # Back-projection: what the image would be, brought down, is the stage's input again.
         if not self.guidance:
             return x_0
-        hr = self._picture(x_0, b, unit)
+        hr = self._image(x_0, b, unit)
         missing = (y * 2 - 1) - resize(hr, y.shape[-2:], clamp=False)
         return x_0 + self.guidance / unit * resize(missing, b.shape[-2:], clamp=False)
 
@@ -254,7 +254,7 @@ class CasArbi(SuperResolver):
     def _anchor(self, b: Tensor) -> Tensor:
         return b if self.domain == "image" else torch.zeros_like(b)
 
-    def _picture(self, x: Tensor, b: Tensor, unit: float) -> Tensor:
+    def _image(self, x: Tensor, b: Tensor, unit: float) -> Tensor:
         return x if self.domain == "image" else b + unit * x
 
     def _unit(self) -> Tensor | float:
@@ -327,8 +327,8 @@ class CasArbi(SuperResolver):
         # (2,) mean squared errors of the base and of bicubic, for values in [-1, 1].
         size = (hr.shape[-2], hr.shape[-1])
         b, _ = self.based(lr, size)
-        pictures = (b, resize(lr, size) * 2 - 1)
-        return torch.stack([(hr * 2 - 1 - picture).square().mean() for picture in pictures])
+        images = (b, resize(lr, size) * 2 - 1)
+        return torch.stack([(hr * 2 - 1 - image).square().mean() for image in images])
 
     def _network(self) -> nn.Module:
         if self.network is None:

@@ -1,4 +1,4 @@
-"""Pictures or clips: which of the two a batch has, and whether that is what a denoiser makes."""
+"""Images or clips: which of the two a batch has, and whether that is what a denoiser makes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PICTURES = 4  # dimensions of a batch of them
 
 
 def frames_of(batch: Batch, denoiser: Denoiser) -> int | None:
-    """Number of frames that are asked for; None where it is pictures.
+    """Number of frames that are asked for; None where it is images.
 
     Raises:
         ValueError: The denoiser makes the other.
@@ -24,20 +24,20 @@ def frames_of(batch: Batch, denoiser: Denoiser) -> int | None:
     if video and frames is None:
         raise ValueError(
             f"model.init_args.denoiser, a {type(denoiser).__name__}, makes clips, and "
-            f"{batch['key'][0]} is a picture: take a source of clips, such as "
+            f"{batch['key'][0]} is an image: take a source of clips, such as "
             "datamodules.clips.Clips, or set frames of Seeds or Prompts"
         )
     if frames is not None and not video:
         raise ValueError(
-            f"model.init_args.denoiser, a {type(denoiser).__name__}, makes pictures, and "
+            f"model.init_args.denoiser, a {type(denoiser).__name__}, makes images, and "
             f"{batch['key'][0]} is a clip: set it to lightning_modules.backbone.denoiser.UNet3D, "
-            "or take a source of pictures"
+            "or take a source of images"
         )
     return frames
 
 
 def to_learn(batch: Batch, denoiser: Denoiser) -> Tensor:
-    """Pictures, (B, 3, H, W), or clips, (B, F, 3, H, W), to train on.
+    """Images, (B, 3, H, W), or clips, (B, F, 3, H, W), to train on.
 
     Raises:
         ValueError: The denoiser makes the other, or there are neither.
@@ -46,8 +46,8 @@ def to_learn(batch: Batch, denoiser: Denoiser) -> Tensor:
     name = "hr" if frames is None else "clip"
     if name not in batch:
         raise ValueError(
-            "data.init_args.train gives no pictures, which are wanted here: take a source of "
-            "pictures, not of latents"
+            "data.init_args.train gives no images, which are wanted here: take a source of "
+            "images, not of latents"
         )
     return batch["hr"] if frames is None else batch["clip"]
 

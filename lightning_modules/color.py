@@ -1,7 +1,7 @@
-"""Colours of the output brought back to those of the LR picture.
+"""Colours of the output brought back to those of the LR image.
 
-Generative methods drift: a whole picture gets a tint, or a part of it. What a colour fix takes from
-the LR picture has too little detail to blur anything. All of it is float32, also under autocast.
+Generative methods drift: a whole image gets a tint, or a part of it. What a colour fix takes from
+the LR image has too little detail to blur anything. All of it is float32, also under autocast.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ EPS = 1e-5  # added to variances
 
 
 def fix_colors(sr: Tensor, lr: Tensor, kind: ColorFix, share: float = 0.5) -> Tensor:
-    """Give a picture the colours of the one that it was made from.
+    """Give an image the colours of the one that it was made from.
 
-    - ``wavelet``: details of SR on the coarse picture of LR; mends tints of parts, too
+    - ``wavelet``: details of SR on the coarse image of LR; mends tints of parts, too
     - ``adain``: each channel gets the mean and the deviation that it has in LR
     - ``ycbcr``: brightness of SR, colour of LR
     - ``blend``: a mean of ``wavelet`` and ``adain``
     - ``adain_wavelet``: the one after the other, as NSARM has it
 
     The reference is LR enlarged by antialiased bicubic interpolation (a = -0.5). Official InvSR
-    enlarges an LR picture that was padded to the size of an SR picture that was not, and so moves
+    enlarges an LR image that was padded to the size of an SR image that was not, and so moves
     colours; for its numbers pass the padded one.
 
     Args:

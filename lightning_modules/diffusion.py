@@ -1,10 +1,10 @@
-"""Denoising diffusion: pictures from noise, the base of later methods.
+"""Denoising diffusion: images from noise, the base of later methods.
 
 Ho et al., NeurIPS 2020 (arXiv 2006.11239); weights of the loss from Hang et al., ICCV 2023 (arXiv
 2303.09556); sampling by DDIM (Song et al., ICLR 2021; arXiv 2010.02502), with the guidance of Ho
 and Salimans (2022; arXiv 2207.12598).
 
-z     picture in the space              eps    noise
+z     image in the space              eps    noise
 t     timestep                          x0     clean sample that the network's output stands for
 
 Differs from the papers in: nothing, with `min_snr` and `guidance` as they say.
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 
 class Diffusion(Generator):
-    """Train a denoiser, and make pictures with it from noise, or from noise and captions.
+    """Train a denoiser, and make images with it from noise, or from noise and captions.
 
     Args:
-        scale: Whole factor between the side of the data's pictures and of what is learned: they
+        scale: Whole factor between the side of the data's images and of what is learned: they
             are averaged over squares of that side, and what is made is enlarged by repeating
-            pixels. Set by ``data.init_args.scale``; 1 for pictures as they are.
+            pixels. Set by ``data.init_args.scale``; 1 for images as they are.
         denoiser: Predicts from the noisy sample, the timestep and the text.
         space: Where the diffusion happens; pixels by default.
         schedule: The process, and what the network predicts; 1000 steps of noise prediction by
@@ -112,13 +112,13 @@ class Diffusion(Generator):
 
     @torch.no_grad()
     def latent(self, batch: Batch) -> Tensor:
-        """What is learned, (B, C, h, w): latents that were encoded before, or of the pictures.
+        """What is learned, (B, C, h, w): latents that were encoded before, or of the images.
 
         Of clips (B, C, F, h, w).
 
         Raises:
             ValueError: The latents are of another space, or the denoiser makes clips and there are
-                pictures, or the other way round.
+                images, or the other way round.
         """
         if "latent" in batch:
             return self.space.take(batch["latent"], batch["space"])
@@ -162,8 +162,8 @@ class Diffusion(Generator):
         unit = int(self.scale) * self.space.factor
         if H % unit or W % unit:
             raise ValueError(
-                f"pictures of {H}x{W} were asked for; expected multiples of {unit}: choose the "
-                "pictures of data.init_args.val and test accordingly"
+                f"images of {H}x{W} were asked for; expected multiples of {unit}: choose the "
+                "images of data.init_args.val and test accordingly"
             )
         if self.timesteps != (0, self.schedule.steps):
             raise ValueError(
@@ -181,7 +181,7 @@ class Diffusion(Generator):
         if self.scale != int(self.scale):
             raise ValueError(
                 f"Diffusion got scale {self.scale:g}; expected a whole number: set "
-                "data.init_args.scale, 1 to learn pictures as they are"
+                "data.init_args.scale, 1 to learn images as they are"
             )
         if self.denoiser.channels != self.space.channels:
             raise ValueError(

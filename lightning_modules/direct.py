@@ -1,4 +1,4 @@
-"""Direct inference: a diffusion model asked for larger pictures than it was trained for.
+"""Direct inference: a diffusion model asked for larger images than it was trained for.
 
 What every method of higher-resolution adaptation is compared with, as in table 1 of Self-Cascade
 (Guo et al., ECCV 2024; arXiv 2402.10491): all steps, from noise of the target's size.
@@ -25,7 +25,7 @@ class Direct(FromBase):
     """The frozen base at the target's size. Nothing is trained.
 
     Args:
-        scale: Factor between the sides of the base's pictures and of the output; set by
+        scale: Factor between the sides of the base's images and of the output; set by
             ``data.init_args.scale``.
 
     Raises:

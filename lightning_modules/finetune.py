@@ -1,11 +1,11 @@
 """Fine-tuning of a diffusion model at a larger size than it was trained for: whole, or by LoRA.
 
 What Self-Cascade is compared with where training is allowed (Guo et al., ECCV 2024; arXiv
-2402.10491, tables 1 to 3): the base goes on learning, on pictures of the target's size, by its own
+2402.10491, tables 1 to 3): the base goes on learning, on images of the target's size, by its own
 loss over all timesteps, and is then sampled as in ``Direct``. LoRA: Hu et al., ICLR 2022 (arXiv
 2106.09685).
 
-Differs from the paper in: nothing that is known. Optimiser, learning rates, numbers of pictures and
+Differs from the paper in: nothing that is known. Optimiser, learning rates, numbers of images and
 LoRA's layers are not published; the defaults here are ours, the layers those of ``lora_layers``.
 """
 
@@ -49,7 +49,7 @@ class FineTune(FromBase):
     ``flags.frozen`` of ``denoiser`` must be false.
 
     Args:
-        scale: Factor between the sides of the base's pictures and of the output; set by
+        scale: Factor between the sides of the base's images and of the output; set by
             ``data.init_args.scale``.
         caption_dropout: Share of the captions that are left out in training, for guidance.
         optimizer: Makes the optimiser.
@@ -78,7 +78,7 @@ class FineTune(FromBase):
         """The base's own loss, at all timesteps.
 
         Raises:
-            ValueError: The batch has no pictures, or no clips for a video base.
+            ValueError: The batch has no images, or no clips for a video base.
         """
         x = to_learn(batch, self.denoiser)
         size = (x.shape[-2], x.shape[-1])
@@ -134,7 +134,7 @@ class LoRA(FineTune):
     ``Direct``, bit for bit; for sampling the updates are merged into the weights.
 
     Args:
-        scale: Factor between the sides of the base's pictures and of the output; set by
+        scale: Factor between the sides of the base's images and of the output; set by
             ``data.init_args.scale``.
         rank: Of the updates.
         alpha: Over ``rank`` the factor of an update; ``rank`` by default, which makes it 1.

@@ -1,4 +1,4 @@
-"""Another program's pictures as a model: any method's results, under any protocol."""
+"""Another program's images as a model: any method's results, under any protocol."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 
 
 class FolderOutputs(SuperResolver):
-    """Read the enlarged pictures from a folder instead of making them.
+    """Read the enlarged images from a folder instead of making them.
 
-    The picture of key ``set5/baby`` is looked for as ``<root>/set5/baby.png``, then as
+    The image of key ``set5/baby`` is looked for as ``<root>/set5/baby.png``, then as
     ``<root>/baby.png``; ``suffix`` stands before the extension (``babyx2.png``: suffix ``x2``).
     Missing and extra files are listed before anything is measured.
 
     Args:
-        scale: Factor by which pictures were enlarged; set by ``data.init_args.scale``.
+        scale: Factor by which images were enlarged; set by ``data.init_args.scale``.
         root: The folder; may hold environment variables.
         suffix: What the other program put between name and extension; ``{scale}`` is filled in.
         extension: Extension of the files.
@@ -55,12 +55,12 @@ class FolderOutputs(SuperResolver):
         raise ValueError("FolderOutputs has nothing to train: use validate or test")
 
     def on_validation_start(self) -> None:
-        """Check the folder against the validation pictures."""
+        """Check the folder against the validation images."""
         super().on_validation_start()
         self._check(self.trainer.val_dataloaders)
 
     def on_test_start(self) -> None:
-        """Check the folder against the test pictures."""
+        """Check the folder against the test images."""
         self._check(self.trainer.test_dataloaders)
 
     def _check(self, loaders: Any) -> None:
@@ -75,30 +75,30 @@ class FolderOutputs(SuperResolver):
                 f"; it has {len(extra)} that are not asked for: {_some(extra)}" if extra else ""
             )
             raise ValueError(
-                f"model.init_args.root {self.root} lacks {len(missing)} of {len(keys)} pictures: "
+                f"model.init_args.root {self.root} lacks {len(missing)} of {len(keys)} images: "
                 f"{_some(missing)}{beside}"
             )
         if extra:
             # Not wrong, but it may mean that another set, or an older run, is in the folder too.
-            log.warning("%s has %d pictures more: %s", self.root, len(extra), _some(extra))
+            log.warning("%s has %d images more: %s", self.root, len(extra), _some(extra))
 
     def path(self, key: str) -> Path:
-        """File of a picture.
+        """File of an image.
 
         Args:
-            key: The picture's key, with its source's name in front.
+            key: The image's key, with its source's name in front.
         """
         below = self.root / f"{key}{self.ending}"
         return below if below.is_file() else self.root / f"{key.partition('/')[2]}{self.ending}"
 
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        """Read the pictures of a batch.
+        """Read the images of a batch.
 
         Raises:
             ValueError: A file is broken, of another size, or not of 8 bits.
         """
-        pictures = [_read(self.path(key), batch["size"]) for key in batch["key"]]
-        return torch.stack(pictures).to(batch["lr"].device)
+        images = [_read(self.path(key), batch["size"]) for key in batch["key"]]
+        return torch.stack(images).to(batch["lr"].device)
 
 
 def _read(path: Path, size: tuple[int, int]) -> Tensor:
@@ -107,14 +107,14 @@ def _read(path: Path, size: tuple[int, int]) -> Tensor:
             mode = image.mode
             pixels = np.asarray(image.convert("RGB"))
     except OSError as error:
-        raise ValueError(f"{path} is no readable picture: {error}") from error
+        raise ValueError(f"{path} is no readable image: {error}") from error
     if mode[0] in "IF":  # Pillow would cut its values off at 255
-        raise ValueError(f"{path} holds pixels of mode {mode}; expected an 8-bit picture")
+        raise ValueError(f"{path} holds pixels of mode {mode}; expected an 8-bit image")
     if pixels.shape[:2] != tuple(size):
         raise ValueError(
-            f"{path} is {pixels.shape[1]}x{pixels.shape[0]} pixels, but the HR picture is "
+            f"{path} is {pixels.shape[1]}x{pixels.shape[0]} pixels, but the HR image is "
             f"{size[1]}x{size[0]}: was it made for another data.init_args.scale, or without "
-            "cutting the HR picture to a multiple of the scale?"
+            "cutting the HR image to a multiple of the scale?"
         )
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().div_(255)
 

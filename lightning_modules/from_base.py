@@ -43,7 +43,7 @@ class FromBase(Generator):
     """A generator on a trained diffusion model, the base.
 
     Args:
-        scale: Factor between the sides of the base's pictures and of the output; set by
+        scale: Factor between the sides of the base's images and of the output; set by
             ``data.init_args.scale``.
         denoiser: The base.
         space: Its latents; pixels by default.
@@ -154,8 +154,8 @@ class FromBase(Generator):
         factor = self.space.factor
         if size[0] % factor or size[1] % factor:
             raise ValueError(
-                f"pictures of {size[0]}x{size[1]} were asked for; expected multiples of {factor}: "
-                "choose sizes of pictures accordingly"
+                f"images of {size[0]}x{size[1]} were asked for; expected multiples of {factor}: "
+                "choose sizes of images accordingly"
             )
         z = self.from_noise(size, noise, frames_of(batch, self.denoiser))
         known = self._told(batch, size, base)
@@ -240,7 +240,7 @@ class FromBase(Generator):
 
     @property
     def trains(self) -> bool:
-        """Whether there is something to train, without whose weights no picture is made."""
+        """Whether there is something to train, without whose weights no image is made."""
         return False
 
     @property
@@ -251,7 +251,7 @@ class FromBase(Generator):
         return {"steps": self.sampler.steps, **apart}
 
     def _settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Settings that change pictures, and what is usual; a method adds its own to both."""
+        """Settings that change images, and what is usual; a method adds its own to both."""
         own = {field.name: getattr(self.sampler, field.name) for field in fields(Sampler)}
         usual = {field.name: field.default for field in fields(Sampler)}
         own |= {"guidance": self.guidance, "clamp": self.clamp}

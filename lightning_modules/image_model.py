@@ -44,7 +44,7 @@ class ImageModel(LightningModule, ABC):
     """Base of all methods: the command line accepts any subclass.
 
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         optimizer: Makes the optimiser of the trainable parameters.
         lr_scheduler: Makes the learning-rate schedule, which is stepped once a step (one that
             watches a value of validation, once a validation); by default there is none.
@@ -97,11 +97,11 @@ class ImageModel(LightningModule, ABC):
 
     @property
     def needs_weights(self) -> bool:
-        """Whether the model would give meaningless pictures, for its weights are as initialised."""
+        """Whether the model would give meaningless images, for its weights are as initialised."""
         return self.weights_source is None and any(True for _ in self.parameters())
 
     def _own_seeds(self, batch: Batch) -> Batch:
-        """``batch`` with the seeds of the method's own noise in place of the pictures'.
+        """``batch`` with the seeds of the method's own noise in place of the images'.
 
         The degradation has drawn from those, which are the same for all runs: with another
         ``noise_seed`` only what the method draws is another.
@@ -169,7 +169,7 @@ class ImageModel(LightningModule, ABC):
             self._in_batch = True
 
     def on_validation_start(self) -> None:
-        """Let the processes run on their own: they may have differing numbers of pictures."""
+        """Let the processes run on their own: they may have differing numbers of images."""
         self._synchronise_buffers(False)
 
     def on_validation_end(self) -> None:
@@ -179,7 +179,7 @@ class ImageModel(LightningModule, ABC):
 
     def _synchronise_buffers(self, synchronise: bool) -> None:
         # In `fit`, validation goes through the DDP wrapper, which broadcasts the buffers before
-        # every forward pass: a process with fewer pictures than the others would wait for ever.
+        # every forward pass: a process with fewer images than the others would wait for ever.
         wrapper = self.trainer.strategy.model
         if isinstance(wrapper, DistributedDataParallel):
             wrapper.require_forward_param_sync = synchronise

@@ -1,10 +1,10 @@
-"""Infinity: pictures from text, scale by scale, bit by bit. The base that NSARM tunes.
+"""Infinity: images from text, scale by scale, bit by bit. The base that NSARM tunes.
 
-Han et al., CVPR 2025 (arXiv 2412.04431). A tokenizer says a picture in bits at many scales
+Han et al., CVPR 2025 (arXiv 2412.04431). A tokenizer says an image in bits at many scales
 (``lightning_modules.tokenizer``); a transformer learns to say the bits of each scale from those
 before. Symbols as in ``lightning_modules.next_scale``.
 
-Released models draw with tau 0.5 and guidance 4 (2B), tau 1 and guidance 3 (8B); their pictures are
+Released models draw with tau 0.5 and guidance 4 (2B), tau 1 and guidance 3 (8B); their images are
 cut to 8 bits, here they are rounded.
 """
 
@@ -38,17 +38,17 @@ if TYPE_CHECKING:
 
 
 class Infinity(NextScale, Generator):
-    """Train a next-scale transformer, and make pictures with it.
+    """Train a next-scale transformer, and make images with it.
 
     Args:
-        scale: Unused, for pictures are as large as is asked; set by ``data.init_args.scale``.
+        scale: Unused, for images are as large as is asked; set by ``data.init_args.scale``.
         transformer: What is trained.
         space: The tokenizer, frozen, with its scales.
         space_weights: Its weights: a run of ``Tokenizer``, a released file, or a name of
             ``configs/weights.yaml``.
         encoder: Makes features of captions, or of names of classes; without it, and without cached
-            features, pictures are of no text.
-        prompt: A caption for all pictures, in place of their own.
+            features, images are of no text.
+        prompt: A caption for all images, in place of their own.
         text_dropout: Share of the captions that are left out in training, for guidance.
         flip_strength: Largest share of bits that are said wrong in training.
         flip_scales: First scales in which they are.
@@ -101,7 +101,7 @@ class Infinity(NextScale, Generator):
         return loss
 
     def latent(self, batch: Batch) -> Tensor:
-        """f, (B, d, h, w): one that was encoded before, or of the pictures."""
+        """f, (B, d, h, w): one that was encoded before, or of the images."""
         if "latent" in batch:
             return self.space.take(batch["latent"], batch["space"])
         with torch.no_grad():
@@ -111,16 +111,16 @@ class Infinity(NextScale, Generator):
 
     @torch.no_grad()
     def generate(self, batch: Batch, noise: Noise) -> Tensor:
-        """From one token to the whole picture.
+        """From one token to the whole image.
 
         Raises:
             ValueError: There are no scales for the size.
         """
-        return self.space.pictures(total_after(self._codes(batch, noise)))
+        return self.space.images(total_after(self._codes(batch, noise)))
 
     @torch.no_grad()
     def bits_of(self, batch: Batch) -> list[Tensor]:
-        """(B, d, h_k, w_k) of each scale: the codes that the pictures are made of."""
+        """(B, d, h_k, w_k) of each scale: the codes that the images are made of."""
         batch = self._own_seeds(batch)
         return self._codes(batch, Noise(batch["seed"], self.device))
 
@@ -128,7 +128,7 @@ class Infinity(NextScale, Generator):
         H, W = batch["size"]
         factor = self.space.factor
         if H % factor or W % factor:
-            raise ValueError(f"pictures of {H}x{W} were asked for; expected multiples of {factor}")
+            raise ValueError(f"images of {H}x{W} were asked for; expected multiples of {factor}")
         scales = self.space.scales((H // factor, W // factor))
         text, how = self.sampling(batch)
         return sample(self._network, scales, text, noise, how)

@@ -1,9 +1,9 @@
 """InvSR: super-resolution by diffusion inversion, in one to five steps.
 
-Yue et al., CVPR 2025 (arXiv 2412.09013). A frozen diffusion model makes a picture from the latent
-of the enlarged LR picture, noised; only the network that says which noise is trained.
+Yue et al., CVPR 2025 (arXiv 2412.09013). A frozen diffusion model makes an image from the latent
+of the enlarged LR image, noised; only the network that says which noise is trained.
 
-z     latent of the HR picture            y      latent of the LR picture, brought to its size
+z     latent of the HR image            y      latent of the LR image, brought to its size
 z_t   y with noise of standard deviation sigma_t, not scaled (variance exploding)
 f     noise predictor                     x0     clean latent that the denoiser's output stands for
 
@@ -154,7 +154,7 @@ class InvSR(Adversarial):
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Any]:
         """Equation 11: distances of the predicted clean latent to that of HR, and its plausibility.
 
-        The batch brings HR and LR pictures, or what ``main.py encode --encode.pairs true`` made.
+        The batch brings HR and LR images, or what ``main.py encode --encode.pairs true`` made.
         """
         noise = None if self.deterministic else Noise(batch["seed"], self.device)
         z, y = latent_pair(self.space, batch, noise)
@@ -233,12 +233,12 @@ class InvSR(Adversarial):
                 by = self.middle if self.sampling.solver == "predicted" else None
                 fresh = self._noise(by, lr, y, then, noise.stream(then))
                 z = euler_ancestral(z, x0, *levels, fresh)
-        picture = self.in_tiles(self.space.decode, z, self._per_lr, self.space.factor)
-        return mirrored.crop(picture, batch["size"])
+        image = self.in_tiles(self.space.decode, z, self._per_lr, self.space.factor)
+        return mirrored.crop(image, batch["size"])
 
     def _encoded(self, lr: Tensor, noise: Noise) -> Tensor:
-        def moments(picture: Tensor) -> Tensor:
-            return torch.cat(self.space.distribution(picture), 1)
+        def moments(image: Tensor) -> Tensor:
+            return torch.cat(self.space.distribution(image), 1)
 
         size = (round(lr.shape[-2] * self.scale), round(lr.shape[-1] * self.scale))
         factor = self.space.factor
@@ -257,8 +257,8 @@ class InvSR(Adversarial):
             return noise.normal(y.shape)
         unit = predictor.divisor
 
-        def moments(picture: Tensor) -> Tensor:
-            return torch.cat(predictor(picture, float(t)), 1)
+        def moments(image: Tensor) -> Tensor:
+            return torch.cat(predictor(image, float(t)), 1)
 
         found = self.in_tiles(moments, lr, 1, Fraction(1, unit), unit)
         gaussian = Gaussian(*found.chunk(2, 1))
@@ -288,7 +288,7 @@ class InvSR(Adversarial):
         return Condition() if self.prompt is None else self.prompt.condition(count)
 
     def enlarge(self, batch: Batch, tiled: bool = False) -> dict[str, Tensor]:
-        """As ``SuperResolver.enlarge``; the start is chosen once, for all tiles of a picture."""
+        """As ``SuperResolver.enlarge``; the start is chosen once, for all tiles of an image."""
         if self.sampling.start != "auto":
             return super().enlarge(batch, tiled)
         made = []

@@ -98,7 +98,7 @@ def _check_predictor(method: InvSR, predictor: NoisePredictor) -> None:
     made_for = method.space.factor / predictor.divisor
     if method.scale != made_for:
         raise ValueError(
-            f"InvSR got scale {method.scale:g}, and its predictor halves the LR picture's sides "
+            f"InvSR got scale {method.scale:g}, and its predictor halves the LR image's sides "
             f"to 1/{predictor.divisor} where latents have 1/{method.space.factor} of the "
             f"output's: that is scale {made_for:g} alone. Set data.init_args.scale to it; "
             "another scale needs a predictor with other halvings, trained for it"

@@ -96,7 +96,7 @@ def timesteps_for(steps: int, start: int | None = None) -> list[int]:
 
 
 def start_for(lr: Tensor, starts: Sequence[int] = STARTS) -> int:
-    """The start for a picture by its noise: the noisier, the earlier. Ours; the paper suggests it.
+    """The start for an image by its noise: the noisier, the earlier. Ours; the paper suggests it.
 
     Args:
         lr: (1, 3, h, w) in [0, 1].

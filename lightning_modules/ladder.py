@@ -45,7 +45,7 @@ def base_of(target: Size, scale: float) -> Size:
     height, width = (round(side / scale) for side in target)
     if (round(height * scale), round(width * scale)) != tuple(target):
         raise ValueError(
-            f"pictures of {target[0]}x{target[1]} are no multiple of data.init_args.scale "
+            f"images of {target[0]}x{target[1]} are no multiple of data.init_args.scale "
             f"{scale:g}: choose others, or set model.init_args.base_size"
         )
     return height, width
@@ -120,13 +120,13 @@ def _check(
         if min(size) < 1 or size[0] % multiple or size[1] % multiple:
             raise ValueError(
                 f"the {what} of {size[0]}x{size[1]} has a side that is no multiple of {multiple}: "
-                "choose sizes of pictures, data.init_args.scale, model.init_args.base_size and "
+                "choose sizes of images, data.init_args.scale, model.init_args.base_size and "
                 "stages accordingly"
             )
     if target[0] * target[1] < base[0] * base[1]:
         raise ValueError(
             f"the output of {target[0]}x{target[1]} has fewer pixels than the base's "
-            f"{base[0]}x{base[1]}: ask for larger pictures, or set model.init_args.base_size"
+            f"{base[0]}x{base[1]}: ask for larger images, or set model.init_args.base_size"
         )
 
 

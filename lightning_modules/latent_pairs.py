@@ -1,4 +1,4 @@
-"""Latents of HR and of the enlarged LR picture, as methods in latents train and start with."""
+"""Latents of HR and of the enlarged LR image, as methods in latents train and start with."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def latent_pair(space: Space, batch: Batch, noise: Noise | None = None) -> tuple
         z = space.encode(batch["hr"], noise)
     if "lr" not in batch:
         raise ValueError(
-            "data.init_args.train gives latents alone, and this method wants LR pictures too: "
+            "data.init_args.train gives latents alone, and this method wants LR images too: "
             "encode with --encode.pairs true, or with --encode.pictures true"
         )
     if "lr_latent" in batch:

@@ -1,7 +1,7 @@
 """LPIPS in latents, trained on judgements of people: what InvSR's loss needs and nobody released.
 
 Zhang et al., CVPR 2018 (arXiv 1801.03924), section 3, "tune": the network and the weights of its
-channels learn which of two distorted pictures people find nearer to a reference; here from latents,
+channels learn which of two distorted images people find nearer to a reference; here from latents,
 as InvSR (Yue et al., CVPR 2025; arXiv 2412.09013) uses it.
 
 x, x_0, x_1   reference and distortions, as latents       h   share of people who found x_1 nearer
@@ -44,7 +44,7 @@ def adam(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
 
 
 class LatentPerceptual(ImageModel):
-    """Train a distance of latents; its runs are what ``LatentLPIPS.load`` takes. No pictures.
+    """Train a distance of latents; its runs are what ``LatentLPIPS.load`` takes. No images.
 
     ``val/2afc`` is the share of people that the distance agrees with, from 0 to 1: the score of the
     paper's tables.

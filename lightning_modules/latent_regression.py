@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 class LatentRegression(SuperResolver):
     """InvSR's predictor, trained to answer at once.
 
-    The mean that the predictor gives is added to the latent of the enlarged LR picture.
+    The mean that the predictor gives is added to the latent of the enlarged LR image.
 
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         predictor: What is trained.
         space: The latents.
         patch: As of ``InvSR``.

@@ -1,6 +1,6 @@
 """Changes to a base's U-Net while it is called, and not longer.
 
-A method for larger pictures that trains nothing may change layers of the network at some steps.
+A method for larger images that trains nothing may change layers of the network at some steps.
 Such a change is a ``NetworkPatch``, an argument of the method that samples; around each call it is
 made and taken back, also after an exception, so that weights, names and checkpoints never know.
 """
@@ -97,5 +97,5 @@ class NetworkPatch(ABC):
 
     @property
     def options(self) -> dict[str, str | int | float]:
-        """Settings of which pictures depend; results are told apart by them."""
+        """Settings of which images depend; results are told apart by them."""
         return {"patch": type(self).__name__}

@@ -2,7 +2,7 @@
 
 Han et al., Infinity (CVPR 2025; arXiv 2412.04431).
 
-f     latent of a picture, not quantised        C_k   sum of what was said up to scale k
+f     latent of an image, not quantised        C_k   sum of what was said up to scale k
 b_k   bits that scale k should say              n_k   input at scale k: C_(k-1), made small
 
 The transformer predicts b_k from n_1 ... n_k. What scale k should say is what C_(k-1) leaves out of
@@ -103,7 +103,7 @@ def scale_weights(scales: Scales, first: int = 0, reweight: bool = True) -> Tens
     """(n,) weights of the tokens from scale ``first`` on, which sum up to 1.
 
     Args:
-        scales: Of the picture.
+        scales: Of the image.
         first: Number of the first scale that counts.
         reweight: A token of a grid of h w counts 1 / sqrt(h w), so that fine scales, which have
             nearly all of the tokens, are not all that counts; else all count alike.
@@ -190,11 +190,11 @@ def drawn(logits: Tensor, uniform: Tensor, how: Bitwise) -> Tensor:
 
 
 def drawn_code(logits: Tensor, noise: Noise, grid: Size, patch: int, how: Bitwise) -> Tensor:
-    """Code of one scale, drawn by where its bits are in the picture.
+    """Code of one scale, drawn by where its bits are in the image.
 
     Args:
         logits: (B, h w, bits, 2).
-        noise: Of B pictures.
+        noise: Of B images.
         grid: (h, w) in tokens.
         patch: Side of a token.
         how: Bits are drawn.
@@ -223,9 +223,9 @@ def sample(
 
     Args:
         network: The transformer.
-        scales: Of the pictures.
-        text: Of B pictures; with guidance of 2B, the second half what is led away from.
-        noise: Of B pictures; bits are drawn by where they are in the picture.
+        scales: Of the images.
+        text: Of B images; with guidance of 2B, the second half what is led away from.
+        noise: Of B images; bits are drawn by where they are in the image.
         how: They are drawn.
         known: (B, d, h, w), codes of the first scales, where they come from elsewhere.
         mode: How sums of codes are made small.

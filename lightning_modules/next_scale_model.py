@@ -82,7 +82,7 @@ class NextScale(ImageModel):
         Args:
             batch: Has the captions.
             inputs: Of ``next_scale.forced``.
-            scales: Of the pictures.
+            scales: Of the images.
         """
         network, count = self._network, len(inputs)
         known, none = _text_or_none(network, self.text(batch), count)
@@ -126,7 +126,7 @@ class NextScale(ImageModel):
         """Log the loss of each scale, and the share of all bits that are right.
 
         Args:
-            scales: Of the pictures.
+            scales: Of the images.
             losses: (B, n), of tokens from scale ``first`` on.
             logits: (B, n, bits, 2), likewise.
             bits: (B, n, bits), likewise.
@@ -147,13 +147,13 @@ class NextScale(ImageModel):
 
     @torch.no_grad()
     def decoded(self, total: Tensor) -> Tensor:
-        """Pictures, (B, 3, H, W), of the sum of codes, (B, d, h, w)."""
-        return self.space.pictures(total)
+        """Images, (B, 3, H, W), of the sum of codes, (B, d, h, w)."""
+        return self.space.images(total)
 
     @torch.no_grad()
-    def encoded(self, pictures: Tensor) -> Tensor:
-        """Latents of pictures, (B, d, h, w), not quantised."""
-        return self.space.encode(pictures)
+    def encoded(self, images: Tensor) -> Tensor:
+        """Latents of images, (B, d, h, w), not quantised."""
+        return self.space.encode(images)
 
     @property
     def options(self) -> dict[str, str | int | float]:

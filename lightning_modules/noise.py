@@ -22,7 +22,7 @@ class Span:
     """One side of a tile.
 
     Args:
-        lr: Where it lies in the LR picture.
+        lr: Where it lies in the LR image.
         out: Where it lies in the output.
         window: Weight of each of its output pixels, from 0 to 1; those of all tiles add up to 1.
     """
@@ -33,14 +33,14 @@ class Span:
 
 
 class Tile(NamedTuple):
-    """A tile of a picture."""
+    """A tile of an image."""
 
     rows: Span
     columns: Span
 
     @property
     def side(self) -> Size:
-        """(h, w) in the LR picture."""
+        """(h, w) in the LR image."""
         return length_of(self.rows.lr), length_of(self.columns.lr)
 
     @property
@@ -114,7 +114,7 @@ class Noise:
     def generators(self) -> list[torch.Generator]:
         """One for each image, for a library that draws by itself; a call as ``normal`` is one.
 
-        They know nothing of places: two tiles of a picture draw the same at their corners.
+        They know nothing of places: two tiles of an image draw the same at their corners.
 
         Returns:
             B generators on the CPU, where fields are the same on every machine.
@@ -129,15 +129,15 @@ class Noise:
 
 
 class PlacedNoise(Noise):
-    """Noise of tiles: what two tiles of a picture share, they draw alike.
+    """Noise of tiles: what two tiles of an image share, they draw alike.
 
-    A field is a part of one that covers the whole picture, at the place where the tile lies; the
+    A field is a part of one that covers the whole image, at the place where the tile lies; the
     whole is made of squares of its own, so that no more is drawn than is wanted. Fields of any
     size are taken to cover the tile, say pixels of the output or latents.
 
     Args:
-        seeds: (B,) int64, the batch's ``seed``; equal for tiles of one picture.
-        places: B tiles of one size, each where it lies in its picture.
+        seeds: (B,) int64, the batch's ``seed``; equal for tiles of one image.
+        places: B tiles of one size, each where it lies in its image.
         device: Where the fields are wanted.
     """
 
@@ -151,7 +151,7 @@ class PlacedNoise(Noise):
         return PlacedNoise(seeds, self.places, self.device)
 
     def _fill(self, field: Tensor, seed: int, image: int) -> None:
-        if field.ndim < 2:  # of a picture, not of places in it
+        if field.ndim < 2:  # of an image, not of places in it
             super()._fill(field, seed, image)
             return
         sides = zip(self.places[image], field.shape[-2:], strict=True)
@@ -171,9 +171,9 @@ class PlacedNoise(Noise):
 
 
 def _begin(span: Span, n: int) -> int:
-    """Where a field of ``n`` values on a side of a tile begins in that of the whole picture.
+    """Where a field of ``n`` values on a side of a tile begins in that of the whole image.
 
-    A tile's own ratio of LR to output is not the picture's, where that is no whole number: at a
+    A tile's own ratio of LR to output is not the image's, where that is no whole number: at a
     side of 2000 the product of the two would be off by dozens of pixels, and by others for each
     tile. So it is counted in what a value is a whole number of, or a whole part: pixels of the
     output or of LR, and latents, whose lattice the tiles lie on (``tile_multiple``).

@@ -59,7 +59,7 @@ class NSARM(NextScale, SuperResolver):
     """Without a transformer stage 1, which restores the first scales alone; with one stage 2.
 
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         space: The tokenizer, frozen, with its scales.
         mapper: The transformation network, for LR of one size.
         transformer: Says the other scales; none for stage 1.
@@ -68,9 +68,9 @@ class NSARM(NextScale, SuperResolver):
         mapper_weights: Weights that stage 2 starts from: the run of stage 1.
         transformer_weights: Likewise: a run of ``Infinity``, or a released file.
         train_mapper: Whether stage 2 trains the transformation network too.
-        encoder: Makes features of captions; without it, and without cached features, pictures are
+        encoder: Makes features of captions; without it, and without cached features, images are
             of no text.
-        prompt: A caption for all pictures, in place of their own.
+        prompt: A caption for all images, in place of their own.
         text_dropout: Share of the captions that are left out in training.
         reweight: Whether tokens of fine scales count less, by the square root of their number.
         next_input_mode: How C_k is made small in sampling: ``trilinear`` as in training, or
@@ -159,7 +159,7 @@ class NSARM(NextScale, SuperResolver):
 
     @torch.no_grad()
     def latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Latents f and y of a batch: those that were encoded before, or of its pictures.
+        """Latents f and y of a batch: those that were encoded before, or of its images.
 
         Returns:
             (B, d, H, W) and (B, d, h, w).
@@ -220,13 +220,13 @@ class NSARM(NextScale, SuperResolver):
         """The first scales from LR, the others drawn."""
         mirrored = padded(batch["lr"], minimum=self.tile)
         codes = self._codes(batch, mirrored.lr, noise)
-        return mirrored.crop(self.space.pictures(total_after(codes)), batch["size"])
+        return mirrored.crop(self.space.images(total_after(codes)), batch["size"])
 
     @torch.no_grad()
     def bits_of(self, batch: Batch) -> list[Tensor] | None:
         """(B, d, h_k, w_k) of each scale: the codes that the outputs are made of.
 
-        Of stage 1 zeros from the first scale that is not known. None for pictures that are not of
+        Of stage 1 zeros from the first scale that is not known. None for images that are not of
         the size that the network takes.
         """
         if tuple(batch["lr"].shape[-2:]) != (self.tile, self.tile):

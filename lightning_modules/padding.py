@@ -1,4 +1,4 @@
-"""LR pictures of any size, made large enough for a network by mirroring, and cut back exactly."""
+"""LR images of any size, made large enough for a network by mirroring, and cut back exactly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Padded:
-    """A picture with mirrored borders.
+    """An image with mirrored borders.
 
     Args:
         lr: (B, C, h', w').
@@ -22,26 +22,26 @@ class Padded:
     top: int
     left: int
 
-    def crop(self, picture: Tensor, size: tuple[int, int]) -> Tensor:
-        """What belongs to the picture without its borders.
+    def crop(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """What belongs to the image without its borders.
 
         Exact where the added rows and columns are whole numbers of output pixels, as they are at
         any whole factor, and where nothing was added above and on the left.
 
         Args:
-            picture: (B, C, H', W'), made of ``lr`` at any factor.
+            image: (B, C, H', W'), made of ``lr`` at any factor.
             size: (H, W) of what is wanted.
 
         Returns:
             (B, C, H, W), a view.
         """
-        (H, W), (h, w) = picture.shape[-2:], self.lr.shape[-2:]
+        (H, W), (h, w) = image.shape[-2:], self.lr.shape[-2:]
         top, left = (2 * self.top * H + h) // (2 * h), (2 * self.left * W + w) // (2 * w)
-        return picture[..., top : top + size[0], left : left + size[1]]
+        return image[..., top : top + size[0], left : left + size[1]]
 
 
 def padded(lr: Tensor, multiple: int = 1, minimum: int = 1) -> Padded:
-    """Mirror a picture at its borders, as often as it takes.
+    """Mirror an image at its borders, as often as it takes.
 
     The row at the border is not repeated, unless there is no other.
 
@@ -51,7 +51,7 @@ def padded(lr: Tensor, multiple: int = 1, minimum: int = 1) -> Padded:
         minimum: Of both sides; added half before and half behind, the odd one behind, and first.
 
     Returns:
-        The picture, which is ``lr`` itself where nothing is missing.
+        The image, which is ``lr`` itself where nothing is missing.
     """
     above: list[int] = []
     for dim in (-2, -1):

@@ -3,7 +3,7 @@
 What EDSR (Lim et al., CVPRW 2017; arXiv 1707.02921), IMDN (Hui et al., ACM MM 2019; arXiv
 1909.11856) and LIIF (Chen et al., CVPR 2021; arXiv 2012.09161) share; the network is an argument.
 Differs from the papers in: LIIF is trained on all pixels of a crop, not on sampled ones; and at one
-scale, or, with ``data.init_args.scales``, at one a batch, not one a picture.
+scale, or, with ``data.init_args.scales``, at one a batch, not one an image.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 class Regression(SuperResolver):
-    """Train any network to give the high-resolution picture directly.
+    """Train any network to give the high-resolution image directly.
 
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         network: The network: a class whose first argument is the scale, and whose ``forward(lr)``
-            or ``forward(lr, size)`` gives the enlarged picture.
+            or ``forward(lr, size)`` gives the enlarged image.
         loss: ``l1``, or ``charbonnier``, which is L1 with a rounded tip.
         channels_last: Keep images and weights in the memory layout that convolutions are fastest
             in.

@@ -1,11 +1,11 @@
-"""ResShift: a diffusion from the LR picture to the HR one, in 15 or 4 steps.
+"""ResShift: a diffusion from the LR image to the HR one, in 15 or 4 steps.
 
 Yue et al., NeurIPS 2023 (arXiv 2307.12348), and TPAMI 2024 (arXiv 2403.07319).
 
-z     latent of the HR picture               y     latent of the LR picture, brought to its size
+z     latent of the HR image               y     latent of the LR image, brought to its size
 eta   how far z has shifted to y             kappa noise where it has shifted all the way
 
-Differs from the papers in: the LR picture is enlarged by bicubic interpolation, as in the released
+Differs from the papers in: the LR image is enlarged by bicubic interpolation, as in the released
 code, where the text says nearest neighbour; LPIPS compares with what the autoencoder makes of HR
 (`perceptual_target`).
 """
@@ -46,8 +46,8 @@ class ResShift(SuperResolver):
     """Diffusion by residual shifting, in pixels or latents.
 
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
-        network: Predicts from the scaled latent, the timestep and the LR picture in [-1, 1].
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
+        network: Predicts from the scaled latent, the timestep and the LR image in [-1, 1].
         space: Where the diffusion happens.
         space_weights: Weights of the space's autoencoder, as its authors released them: a file, or
             a name of ``configs/weights.yaml``.
@@ -55,8 +55,8 @@ class ResShift(SuperResolver):
         timesteps: Those that are sampled with, from the last one down, such as [14, 9, 4, 0]; all
             by default.
         divisor: Sides of latents are padded to a multiple of it; by default what the network says.
-        perceptual: Distance of two batches of pictures in [0, 1], (B,), which is added to the loss
-            on decoded pictures, such as ``callbacks.lpips_network.Perceptual``; frozen. Left out
+        perceptual: Distance of two batches of images in [0, 1], (B,), which is added to the loss
+            on decoded images, such as ``callbacks.lpips_network.Perceptual``; frozen. Left out
             of steps in which it is not finite; ``train/perceptual_dropped`` counts them.
         perceptual_weight: Its weight: 1 in the paper, 10 for faces and inpainting.
         perceptual_target: What decoded predictions are compared with: ``round_trip``, HR encoded
@@ -134,7 +134,7 @@ class ResShift(SuperResolver):
 
     def _perceptual(self, x0: Tensor, z: Tensor, batch: Batch) -> Tensor:
         # Gradients go through the distance and the decoder to the prediction.
-        pictures = self.space.decode(x0).clamp(0, 1)
+        images = self.space.decode(x0).clamp(0, 1)
         with torch.no_grad():
             on_hr = self.perceptual_target == "hr"
             if on_hr and "hr" not in batch:
@@ -143,7 +143,7 @@ class ResShift(SuperResolver):
                     "latents without HR: encode with --encode.pictures true, or set round_trip"
                 )
             target = batch["hr"] if on_hr else self.space.decode(z).clamp(0, 1)
-        distance = cast(nn.Module, self.perceptual)(pictures, target).mean()
+        distance = cast(nn.Module, self.perceptual)(images, target).mean()
         # On the host: where a part is not finite, its gradient is not either, whatever its weight.
         finite = bool(torch.isfinite(distance))
         self.dropped += not finite
@@ -157,7 +157,7 @@ class ResShift(SuperResolver):
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        """From the LR picture and noise back to t = 0; as many network calls as timesteps."""
+        """From the LR image and noise back to t = 0; as many network calls as timesteps."""
         lr = padded(batch["lr"], self.divisible).lr  # mirrored, as released
         y = self._anchor(lr)
         process = self.sampled
@@ -168,13 +168,13 @@ class ResShift(SuperResolver):
             z = process.to_x0(raw, x, step, y)
             fresh = noise.normal(x.shape) if step else None
             x = residual_shift(x, z, process.eta(step), process.eta(step - 1), process.kappa, fresh)
-        return self._picture(x, batch)
+        return self._image(x, batch)
 
     def _anchor(self, lr: Tensor) -> Tensor:
         return self.space.encode(enlarged(lr, self._size(lr)))
 
-    def _picture(self, z: Tensor, batch: Batch) -> Tensor:
-        # All of LR: cut to another size that was asked for, a part of the picture would be gone.
+    def _image(self, z: Tensor, batch: Batch) -> Tensor:
+        # All of LR: cut to another size that was asked for, a part of the image would be gone.
         H, W = self._size(batch["lr"])
         return self.space.decode(z)[..., :H, :W]
 
@@ -214,11 +214,11 @@ class ResShift(SuperResolver):
 class ResShiftControl(ResShift):
     """The control of a comparison: ResShift's network, trained to answer at once, without noise.
 
-    The same network and space, one call a picture, and the mean squared error alone: what is left
+    The same network and space, one call an image, and the mean squared error alone: what is left
     of ResShift without its diffusion.
 
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         prediction: What the network predicts: HR (``sample``), or what has to be taken from the
             enlarged LR to have it (``residual``).
     """
@@ -252,7 +252,7 @@ class ResShiftControl(ResShift):
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """One call; deterministic."""
         lr = padded(batch["lr"], self.divisible).lr
-        return self._picture(self._answer(self._anchor(lr), lr), batch)
+        return self._image(self._answer(self._anchor(lr), lr), batch)
 
     def _answer(self, y: Tensor, lr: Tensor) -> Tensor:
         t = torch.zeros(len(y), dtype=torch.int64, device=y.device)

@@ -22,14 +22,14 @@ from lightning_modules.noise import Noise
 if TYPE_CHECKING:
     from datamodules.base import Batch
 
-Picture = Literal["hr", "bicubic"]
+Image = Literal["hr", "bicubic"]
 
 
 class RoundTrip(SuperResolver):
-    """Encode a picture and decode it; for tests alone.
+    """Encode an image and decode it; for tests alone.
 
     Args:
-        scale: Factor by which pictures are enlarged; set by ``data.init_args.scale``.
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         space: The autoencoder.
         of: What goes through it: ``hr``, which is looked at, or the ``bicubic`` enlargement of LR.
         space_weights: Weights of the autoencoder, where it does not name its own: a run that
@@ -43,11 +43,11 @@ class RoundTrip(SuperResolver):
         self,
         scale: float,
         space: Space,
-        of: Picture = "bicubic",
+        of: Image = "bicubic",
         space_weights: str | None = None,
     ) -> None:
         super().__init__(scale)
-        if of not in get_args(Picture):
+        if of not in get_args(Image):
             raise ValueError(f"model.init_args.of is {of!r}; expected hr or bicubic")
         self.space, self.of, self.space_weights = space, of, space_weights
         self.weights_source = space.source or None
@@ -78,7 +78,7 @@ class RoundTrip(SuperResolver):
         if self.of == "hr" and "hr" not in batch:
             raise ValueError("the round trip of HR needs HR: use test, or set model.init_args.of")
         H, W = batch["size"]
-        picture = batch["hr"] if self.of == "hr" else resize(batch["lr"], (H, W))
+        image = batch["hr"] if self.of == "hr" else resize(batch["lr"], (H, W))
         below, right = (-n % self.space.factor for n in (H, W))
-        padded = functional.pad(picture, (0, right, 0, below), mode="replicate")
+        padded = functional.pad(image, (0, right, 0, below), mode="replicate")
         return self.space.decode(self.space.encode(padded))[..., :H, :W]

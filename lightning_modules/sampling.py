@@ -25,7 +25,7 @@ class Sampler:
         spacing: How they lie among the timesteps: ``leading``, ``trailing`` or ``linspace``.
         offset: Added to ``leading`` timesteps.
         solver: ``ddim``, ``euler``, ``euler_ancestral``, ``heun`` or ``dpm_solver_2m``. ``heun``
-            cannot begin where next to nothing of a picture is left, such as the last timestep of
+            cannot begin where next to nothing of an image is left, such as the last timestep of
             ``squaredcos_cap_v2``: its first step, of the whole way in sigma, leaves noise behind.
         eta: Of ``ddim``: 0 for deterministic sampling, 1 for DDPM's.
         last: Where sampling ends: at -1, without noise, or at timestep 0, as Stable Diffusion's

@@ -1,6 +1,6 @@
-"""ScaleCrafter: the network sees larger pictures through dilated convolutions, in the first steps.
+"""ScaleCrafter: the network sees larger images through dilated convolutions, in the first steps.
 
-He et al., ICLR 2024 (arXiv 2310.07702). A network repeats objects in pictures that are larger than
+He et al., ICLR 2024 (arXiv 2310.07702). A network repeats objects in images that are larger than
 it was trained for, since its convolutions reach less far in them. They are dilated, weights as they
 are: re-dilation.
 

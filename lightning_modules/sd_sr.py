@@ -1,11 +1,11 @@
-"""SD+SR: a picture of the base's own size, enlarged by a super-resolution network.
+"""SD+SR: an image of the base's own size, enlarged by a super-resolution network.
 
 What Self-Cascade is compared with besides other ways to adapt the base (Guo et al., ECCV 2024;
 arXiv 2402.10491, table 1): the base never sees the larger size.
 
 Differs from the paper in: the upscaler is an argument. The paper's is Stable Diffusion's,
 ``lightning_modules.sd_upscale.SDUpscale``, which makes sides four times as large, also on the way
-to 1024 px; its number of steps, and how the picture came to its size, are not published.
+to 1024 px; its number of steps, and how the image came to its size, are not published.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class SDSR(Direct):
     """The frozen base at its own size, then a frozen upscaler. Nothing is trained.
 
     Args:
-        scale: Factor between the sides of the base's pictures and of the output; set by
+        scale: Factor between the sides of the base's images and of the output; set by
             ``data.init_args.scale``.
-        upscaler: Any method that enlarges pictures, such as
+        upscaler: Any method that enlarges images, such as
             ``lightning_modules.regression.Regression``; it gets the factor.
         upscaler_weights: Its weights: a run that trained it, a file, or a name of
             ``configs/weights.yaml``. Not for one that comes with them.
@@ -58,7 +58,7 @@ class SDSR(Direct):
         super().__init__(scale, patch=None, **kwargs)
         if self.denoiser.dimensions != 4:
             raise ValueError(
-                "SDSR enlarges pictures, and model.init_args.denoiser makes clips: set it to "
+                "SDSR enlarges images, and model.init_args.denoiser makes clips: set it to "
                 "lightning_modules.backbone.denoiser.UNet2D, or take another method"
             )
         self.upscaler_weights, self.upscaler_scale = upscaler_weights, upscaler_scale

@@ -27,12 +27,12 @@ class SDUpscale(SuperResolver):
     """``StableDiffusionUpscalePipeline`` of diffusers; needs transformers. Nothing is trained.
 
     Args:
-        scale: Factor by which pictures are enlarged, which has to be the pipeline's, 4; set by
+        scale: Factor by which images are enlarged, which has to be the pipeline's, 4; set by
             ``data.init_args.scale``.
         path: Folder in diffusers' layout, which may hold environment variables, or name on the hub.
         revision: Branch, tag or commit on the hub.
         steps: Of its sampler.
-        guidance: Strength of classifier-free guidance; 1 for none. Pictures without a caption get
+        guidance: Strength of classifier-free guidance; 1 for none. Images without a caption get
             an empty one.
         noise_level: Timestep of the noise that is put onto the input, up to 350: more of it lets
             more be invented.
@@ -92,7 +92,7 @@ class SDUpscale(SuperResolver):
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        """All steps of the pipeline, with noise from each picture's own generator."""
+        """All steps of the pipeline, with noise from each image's own generator."""
         texts = batch.get("text") or [""] * len(batch["lr"])
         # Sides that are no multiples of its factor the pipeline makes smaller, without a word.
         mirrored = padded(batch["lr"], self.tile_multiple)
@@ -105,8 +105,8 @@ class SDUpscale(SuperResolver):
             generator=noise.generators(),
             output_type="pt",
         )
-        pictures: Tensor = made.images
-        return mirrored.crop(pictures, batch["size"])
+        images: Tensor = made.images
+        return mirrored.crop(images, batch["size"])
 
     @property
     def options(self) -> dict[str, str | int | float]:

@@ -1,4 +1,4 @@
-"""Self-Cascade: larger pictures from the same diffusion model, stage after stage.
+"""Self-Cascade: larger images from the same diffusion model, stage after stage.
 
 Guo et al., ECCV 2024 (arXiv 2402.10491). A stage enlarges the clean sample of the one before it,
 adds noise up to timestep K, and denoises again with the same frozen network; tuned, features of the
@@ -62,7 +62,7 @@ class SelfCascade(FromBase):
     they exclude a patch. With ``size_condition: stage`` an SDXL base gets the size of each stage.
 
     Args:
-        scale: Factor between the sides of the base's pictures and of the output; set by
+        scale: Factor between the sides of the base's images and of the output; set by
             ``data.init_args.scale``.
         aspect: Where ``base_size`` has another aspect ratio than the output: ``target``, the base
             stage takes the output's, with as many pixels; ``base``, the first stage changes it.
@@ -71,7 +71,7 @@ class SelfCascade(FromBase):
         multiple: Of which all sides have to be multiples, in pixels; the space's factor by default.
             64 for Stable Diffusion where odd sides within the network are not wanted.
         pivot_strength: K as a share of all timesteps.
-        pivot_space: Enlarge the pivot as it is (``latent``), or as a picture (``rgb``), which is
+        pivot_space: Enlarge the pivot as it is (``latent``), or as an image (``rgb``), which is
             decoded and encoded again.
         pivot_resize: By ``bilinear`` interpolation, as in the paper, or ``bicubic``, as released.
         upsampler: Phi: ``Shared``, ``Bottleneck`` or ``Full`` of
@@ -136,7 +136,7 @@ class SelfCascade(FromBase):
         """Algorithm 1, for the last stage; only what follows the upsamplers keeps activations.
 
         Raises:
-            ValueError: There is nothing to train, or the batch has no pictures.
+            ValueError: There is nothing to train, or the batch has no images.
         """
         upsampler = self._upsampler()
         z, pivot, sizes = self._pair(batch)
@@ -157,7 +157,7 @@ class SelfCascade(FromBase):
         sizes = self.sizes((hr.shape[-2], hr.shape[-1]))
         if len(sizes) < 2:
             raise ValueError(
-                f"pictures of {sizes[0][0]}x{sizes[0][1]} are as large as the base's, so there is "
+                f"images of {sizes[0][0]}x{sizes[0][1]} are as large as the base's, so there is "
                 "no stage to train: set data.init_args.scale or crop_size"
             )
         self.trained_ratio = sizes[-1][0] / sizes[-2][0]
@@ -230,7 +230,7 @@ class SelfCascade(FromBase):
         return first.alpha * self.enlarged(pivot, size) + first.sigma * eps
 
     def enlarged(self, pivot: Tensor, size: Size) -> Tensor:
-        """The phi of equation 6: (B, C, h, w) to the latent of a picture of ``size``."""
+        """The phi of equation 6: (B, C, h, w) to the latent of an image of ``size``."""
         rgb = self.pivot_space == "rgb"
         new = size if rgb else self.latent_size(size)
         x = self.space.decode(pivot).clamp(0, 1) if rgb else pivot

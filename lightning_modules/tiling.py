@@ -1,8 +1,8 @@
-"""Large pictures in overlapping tiles, blended; or only what lies within a method, its latents.
+"""Large images in overlapping tiles, blended; or only what lies within a method, its latents.
 
-What a tile's outer pixels would be with more of the picture around them is not known, so they are
+What a tile's outer pixels would be with more of the image around them is not known, so they are
 thrown away: a quarter of the overlap, and half of it with the window ``flat``. A method that looks
-no further around a pixel gives the same as on the whole picture, wherever the tiles lie.
+no further around a pixel gives the same as on the whole image, wherever the tiles lie.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FEW = 8  # tiles, of which no bar is shown
 
 @dataclass(frozen=True)
 class Tiling:
-    """How ``predict`` cuts large pictures; what is left out is the method's own choice.
+    """How ``predict`` cuts large images; what is left out is the method's own choice.
 
     Args:
         size: Side of a tile in LR pixels. ``auto`` is what the method is good at, 512 or an output
@@ -42,11 +42,11 @@ class Tiling:
         window: How tiles are blended: ``linear``, over the middle half of the overlap; ``gaussian``
             the same, and the middle of a tile has more weight; ``flat``, each pixel is of one tile
             alone. ``linear`` for most methods. ``released``: as InvSR's code, for its published
-            numbers: the Gaussian over the whole tile, half a pixel off its centre, and pictures
+            numbers: the Gaussian over the whole tile, half a pixel off its centre, and images
             below the size of a tile are mirrored up to it first. For whole factors.
         batch: Tiles that are enlarged at once.
         where: ``pixels``: each tile by itself, from LR to output; ``latent``, for methods that can:
-            one latent for the whole picture, of which the networks see tiles in each step, so that
+            one latent for the whole image, of which the networks see tiles in each step, so that
             these agree about what they make.
 
     Raises:
@@ -76,7 +76,7 @@ class Tiling:
 
     @property
     def asked(self) -> dict[str, str | int | float]:
-        """What is not left to the method and changes pictures, by its key."""
+        """What is not left to the method and changes images, by its key."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         own = {field.name: field.default for field in fields(self)}
         return {f"tiling.{k}": v for k, v in values.items() if v != own[k] and k != "batch"}
@@ -90,10 +90,10 @@ def grid(
     window: Window = "linear",
     multiple: int = 1,
 ) -> list[Tile]:
-    """Cut a picture into tiles.
+    """Cut an image into tiles.
 
     Args:
-        lr_size: (h, w) of the LR picture.
+        lr_size: (h, w) of the LR image.
         size: (H, W) of the output; the ratio may be any number, and differ between the sides.
         tile: Side of a tile in LR pixels.
         overlap: LR pixels that neighbours share at least.
@@ -102,7 +102,7 @@ def grid(
             on one lattice; ``tile`` and ``overlap`` are rounded up to it.
 
     Returns:
-        The tiles, row after row, which cover the picture.
+        The tiles, row after row, which cover the image.
 
     Raises:
         ValueError: ``overlap`` is not smaller than ``tile``.
@@ -115,7 +115,7 @@ def grid(
 
 
 def whole(lr_size: Size, size: Size) -> Tile:
-    """The one tile of a picture that is not cut; args as of ``grid``."""
+    """The one tile of an image that is not cut; args as of ``grid``."""
     return grid(lr_size, size, max(lr_size), 0)[0]
 
 
@@ -126,9 +126,9 @@ def restore_tiled(
     at_once: int = 1,
     bar: bool = False,
 ) -> Tensor:
-    """Restore a picture tile by tile; memory is bounded by the tiles at once and the output.
+    """Restore an image tile by tile; memory is bounded by the tiles at once and the output.
 
-    Noise belongs to the place in the picture, so two tiles that share a part draw alike there.
+    Noise belongs to the place in the image, so two tiles that share a part draw alike there.
 
     Args:
         restore: A method's ``restore``.
@@ -271,10 +271,10 @@ def spans(
     window: Window = "linear",
     multiple: int = 1,
 ) -> list[Span]:
-    """Cut one side of a picture into tiles.
+    """Cut one side of an image into tiles.
 
     Args:
-        side: Its length in the LR picture.
+        side: Its length in the LR image.
         out_side: Its length in the output; the ratio may be any number.
         tile: Length of a tile in LR pixels; the last one of a side may be longer by a quarter, or
             by less than ``multiple``.
@@ -301,7 +301,7 @@ def spans(
             "(tiling.overlap), or the tiles larger (tiling.size)"
         )
     # Tiles begin and end where a border of LR pixels meets one of output pixels, or nearly: at a
-    # fractional scale their pixels would otherwise lie beside those of the whole picture.
+    # fractional scale their pixels would otherwise lie beside those of the whole image.
     reach = 1 + min(15, (tile - overlap) // 4)
     on = (side, out_side, reach, multiple)
     cuts = []
@@ -386,7 +386,7 @@ def _cut(x: Tensor, tiles: Sequence[Tile]) -> Tensor:
 
 
 def _repeated(value: Any, times: int) -> Any:
-    # What a batch says of each picture.
+    # What a batch says of each image.
     if isinstance(value, Tensor):
         return torch.cat([value] * times)
     return value * times if isinstance(value, list) else value

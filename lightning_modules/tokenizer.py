@@ -37,7 +37,7 @@ _DISTANCES = {"l1": functional.l1_loss, "l2": functional.mse_loss}
 
 
 class Tokenizer(Adversarial):
-    """Train an autoencoder to say pictures in bits.
+    """Train an autoencoder to say images in bits.
 
     It enlarges nothing: ``data.init_args.scale`` is 1, and what it restores is LR as it is.
     The discriminator judges decoded images: ``lightning_modules.networks.patch_gan.PatchGAN``.
@@ -46,19 +46,19 @@ class Tokenizer(Adversarial):
         scale: 1; set by ``data.init_args.scale``.
         vae: The autoencoder.
         grids: (h, w) of the scales in positions of the latent, coarse to fine; the last one is that
-            of a training crop. Pictures of other sizes have them in proportion.
+            of a training crop. Images of other sizes have them in proportion.
         pixel_distance: ``l1``, the release's, or ``l2``, the mean square: of few steps it leaves
             less out that is rare, as strong colours are.
         pixel_weight: Its weight; 2 of L1 in [0, 1] is the release's 1 of [-1, 1].
-        perceptual: Distance of two batches of pictures in [0, 1], (B,), such as
+        perceptual: Distance of two batches of images in [0, 1], (B,), such as
             ``callbacks.lpips_network.Perceptual``; frozen, for training alone.
         perceptual_weight: Its weight.
         entropy_weight: Of the penalty that makes bits certain, and as often 1 as 0.
         commitment_weight: Of the distance of residuals, on the sphere, to their codes.
         drop_scales: Probability that a scale says nothing, of each but the last one, for a batch.
-        smaller: Factors by which the pictures of a batch are made smaller, by area, and learnt as
-            well; all sizes count alike. For what shall say pictures of other sizes than a training
-            crop, as NSARM's says LR: norms over a whole picture tell sizes apart.
+        smaller: Factors by which the images of a batch are made smaller, by area, and learnt as
+            well; all sizes count alike. For what shall say images of other sizes than a training
+            crop, as NSARM's says LR: norms over a whole image tell sizes apart.
         discriminator_weight: How much its judgement counts.
         discriminator_start: Steps before it does.
 
@@ -128,7 +128,7 @@ class Tokenizer(Adversarial):
     # ------------------------------------------------------------------------------------- training
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Any]:
-        """Pixels, perception, entropy, commitment and judgement, the last one of whole pictures."""
+        """Pixels, perception, entropy, commitment and judgement, the last one of whole images."""
         hr = batch["hr"]
         loss, made = self._coding_loss(hr)
         for factor in self.smaller:
@@ -172,7 +172,7 @@ class Tokenizer(Adversarial):
         h, w = hr.shape[-2:]
         if h % unit or w % unit:
             raise ValueError(
-                f"pictures of {h}x{w} were to be made smaller by {factor}; expected multiples of "
+                f"images of {h}x{w} were to be made smaller by {factor}; expected multiples of "
                 f"{unit}: set data.init_args.crop_size, or other factors in model.init_args.smaller"
             )
         return functional.avg_pool2d(hr, factor)
@@ -182,21 +182,21 @@ class Tokenizer(Adversarial):
         return self.discriminator is not None and self.global_step >= self.discriminator_start
 
     def discriminator_loss(self, made: Any) -> Tensor:
-        """Hinge losses of real pictures and of decoded ones."""
-        real, fake = (cast(nn.Module, self.discriminator)(pictures) for pictures in made)
+        """Hinge losses of real images and of decoded ones."""
+        real, fake = (cast(nn.Module, self.discriminator)(images) for images in made)
         loss = hinge_discriminator(real, fake)
         self.log("train/discriminator", loss)
         return loss
 
     # ------------------------------------------------------------------------------------------ use
 
-    def coded(self, pictures: Tensor) -> list[Scale]:
-        """What bits say of pictures, scale by scale.
+    def coded(self, images: Tensor) -> list[Scale]:
+        """What bits say of images, scale by scale.
 
         Args:
-            pictures: (B, 3, H, W) in [0, 1], sides multiples of the autoencoder's factor.
+            images: (B, 3, H, W) in [0, 1], sides multiples of the autoencoder's factor.
         """
-        f = self.vae.encode(pictures)
+        f = self.vae.encode(images)
         return list(scales_of(f, self._grids_of(f)))
 
     def _grids_of(self, f: Tensor) -> list[Size]:
@@ -218,13 +218,13 @@ class Tokenizer(Adversarial):
 
     @torch.no_grad()
     def decoded(self, total: Tensor) -> Tensor:
-        """Pictures, (B, 3, H, W), of the sum of codes, (B, d, h, w)."""
+        """Images, (B, 3, H, W), of the sum of codes, (B, d, h, w)."""
         return self.vae.decode(total)
 
     @torch.no_grad()
-    def encoded(self, pictures: Tensor) -> Tensor:
-        """Latents of pictures, (B, d, h, w), not quantised."""
-        return self.vae.encode(pictures)
+    def encoded(self, images: Tensor) -> Tensor:
+        """Latents of images, (B, d, h, w), not quantised."""
+        return self.vae.encode(images)
 
     # -------------------------------------------------------------------------------------- weights
 

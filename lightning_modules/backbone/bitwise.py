@@ -83,7 +83,7 @@ class BitwiseSpace(Space):
         if found is None:
             pixels = [f"{h * self.factor}x{w * self.factor}" for h, w in self._known_scales]
             raise ValueError(
-                f"a picture of {size[0] * self.factor}x{size[1] * self.factor} pixels has no "
+                f"an image of {size[0] * self.factor}x{size[1] * self.factor} pixels has no "
                 f"scales; there are some for {', '.join(pixels)}: choose such a size, or set "
                 "model.init_args.space.init_args.grids"
             )
@@ -101,8 +101,8 @@ class BitwiseSpace(Space):
             scales_of(f, known.latents if known else proportional(self.square.latents, size))
         )
 
-    def pictures(self, total: Tensor) -> Tensor:
-        """Pictures of codes, which are not quantised once more.
+    def images(self, total: Tensor) -> Tensor:
+        """Images of codes, which are not quantised once more.
 
         Args:
             total: (B, d, h, w), the sum of the scales' codes.

@@ -1,4 +1,4 @@
-"""What a denoiser is told besides the noisy sample: text, pictures, coordinates, levels, sizes."""
+"""What a denoiser is told besides the noisy sample: text, images, coordinates, levels, sizes."""
 
 from __future__ import annotations
 

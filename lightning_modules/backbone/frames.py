@@ -1,6 +1,6 @@
-"""Clips among pictures: where five dimensions meet what is made for four.
+"""Clips among images: where five dimensions meet what is made for four.
 
-A clip is (B, F, 3, H, W), frames before colours as a list of pictures has them; its latent is
+A clip is (B, F, 3, H, W), frames before colours as a list of images has them; its latent is
 (B, C, F, h, w), as networks of video take it. All that knows of either is here: what is done to
 each frame alone is done to (B F, ...).
 """
@@ -17,7 +17,7 @@ PIXELS = 1024 * 1024  # of frames that go through an autoencoder together
 
 
 def of_clip(encode: Callable[[Tensor], Tensor], clip: Tensor) -> Tensor:
-    """Latents of clips by an encoder of pictures, a few frames at a time.
+    """Latents of clips by an encoder of images, a few frames at a time.
 
     Args:
         encode: (N, 3, H, W) to (N, C, h, w).
@@ -31,12 +31,12 @@ def of_clip(encode: Callable[[Tensor], Tensor], clip: Tensor) -> Tensor:
 
 
 def to_clip(decode: Callable[[Tensor], Tensor], z: Tensor, factor: int) -> Tensor:
-    """Clips again, by a decoder of pictures.
+    """Clips again, by a decoder of images.
 
     Args:
         decode: (N, C, h, w) to (N, 3, H, W).
         z: (B, C, F, h, w).
-        factor: Pixels of a picture, along a side, for one of ``z``.
+        factor: Pixels of an image, along a side, for one of ``z``.
 
     Returns:
         (B, F, 3, H, W).
@@ -48,7 +48,7 @@ def to_clip(decode: Callable[[Tensor], Tensor], z: Tensor, factor: int) -> Tenso
 
 
 def resized(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """(..., C, H, W) of another height and width: of pictures, of clips, or of latents of either.
+    """(..., C, H, W) of another height and width: of images, of clips, or of latents of either.
 
     Args:
         x: It.
@@ -62,7 +62,7 @@ def resized(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
 
 
 def repeated(t: Tensor, z: Tensor) -> Tensor:
-    """What each sample has, for each of its frames: (B, ...) to (B F, ...); of pictures as it is.
+    """What each sample has, for each of its frames: (B, ...) to (B F, ...); of images as it is.
 
     Args:
         t: Timesteps, or what else a sample has.

@@ -1,6 +1,6 @@
-"""Residual shifting: a diffusion from a picture to its degraded form, in a few steps.
+"""Residual shifting: a diffusion from an image to its degraded form, in a few steps.
 
-x_t = x0 + eta_t (y - x0) + kappa sqrt(eta_t) eps, with the anchor y, the degraded picture brought
+x_t = x0 + eta_t (y - x0) + kappa sqrt(eta_t) eps, with the anchor y, the degraded image brought
 to the size of x0. Source: Yue et al., NeurIPS 2023 (arXiv 2307.12348), and TPAMI 2024 (arXiv
 2403.07319).
 """

@@ -1,6 +1,6 @@
 """Where diffusion happens: pixels, or the latents of an autoencoder.
 
-A space takes pictures in [0, 1] and gives what the denoiser sees, and back. Autoencoders are frozen
+A space takes images in [0, 1] and gives what the denoiser sees, and back. Autoencoders are frozen
 and stay in evaluation mode; gradients pass through them to their input.
 """
 
@@ -45,7 +45,7 @@ class Space(nn.Module, ABC):
 
     Attributes:
         channels: Number of channels of what the denoiser sees.
-        factor: Pixels of a picture, along a side, for one of it.
+        factor: Pixels of an image, along a side, for one of it.
         source: Where the weights came from, with a hash; empty where there are none.
     """
 
@@ -65,7 +65,7 @@ class Space(nn.Module, ABC):
             self.register_buffer(name, column, persistent=False)
 
     def encode(self, image: Tensor, noise: Noise | None = None) -> Tensor:
-        """What the denoiser sees of pictures.
+        """What the denoiser sees of images.
 
         Args:
             image: (B, 3, H, W) in [0, 1], sides divisible by ``factor``; or clips, (B, F, 3, H, W),
@@ -81,7 +81,7 @@ class Space(nn.Module, ABC):
         H, W = image.shape[-2:]
         if H % self.factor or W % self.factor:
             raise ValueError(
-                f"the picture is {H}x{W}; {type(self).__name__} needs sides divisible by "
+                f"the image is {H}x{W}; {type(self).__name__} needs sides divisible by "
                 f"{self.factor}: choose data.init_args.crop_size or a size accordingly, or pad"
             )
         if image.ndim == 4:
@@ -134,7 +134,7 @@ class Space(nn.Module, ABC):
         return self.standardised(latent)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Pictures again.
+        """Images again.
 
         Args:
             z: (B, channels, h, w), or of clips (B, channels, F, h, w).

@@ -1,4 +1,4 @@
-"""What a next-scale model is told of a picture: features of its caption, one row a token."""
+"""What a next-scale model is told of an image: features of its caption, one row a token."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class T5(Texts):
 
 
 class FixedText(Texts):
-    """Features of one text for all pictures, from a file; no encoder runs.
+    """Features of one text for all images, from a file; no encoder runs.
 
     Args:
         path: The safetensors file that ``python -m lightning_modules.backbone.prompt --t5`` wrote;
@@ -160,11 +160,11 @@ def text_of(batch: Batch, encoder: Texts | None, prompt: str | None, width: int)
     Args:
         batch: With ``text``, or with ``text_features`` that were cached.
         encoder: Makes features.
-        prompt: A caption for all pictures, in place of their own.
+        prompt: A caption for all images, in place of their own.
         width: Channels of a feature that the network takes.
 
     Raises:
-        ValueError: A picture has no caption or an empty one, or features have another width.
+        ValueError: An image has no caption or an empty one, or features have another width.
     """
     count, key = len(batch["key"]), batch["key"][0]
     if "text_features" in batch and prompt is not None:

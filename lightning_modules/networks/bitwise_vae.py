@@ -21,7 +21,7 @@ _MASK = re.compile(r"^quantizer?e?\.lfq\.mask$")  # powers of two, for codes as 
 
 
 class BitwiseVAE(nn.Module):
-    """Pictures to latents of d channels, and back.
+    """Images to latents of d channels, and back.
 
     By default the one of NSARM and Infinity-8B: 8 pixels a position, 14 bits, 81.62 M parameters.
     With five widths, 128 256 512 512 512, and 16 to 64 bits it is that of Infinity-2B, 16 pixels a
@@ -31,7 +31,7 @@ class BitwiseVAE(nn.Module):
         bits: Channels of the latent, d.
         widths: Channels of each level; all but the last one halve the sides.
         layers: Residual blocks a level of the encoder; the decoder has one more.
-        groups: Of channels, in each norm. The mean of a group over the picture is taken away, so
+        groups: Of channels, in each norm. The mean of a group over the image is taken away, so
             groups of one channel leave little of its colour. 0 leaves the norms out: what is so
             small that it needs none learns colours in a fraction of the steps.
 
@@ -89,11 +89,11 @@ class BitwiseVAE(nn.Module):
     def _dtype(self) -> torch.dtype:
         return self.encoder.conv_in.weight.dtype
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         """Latents, not yet quantised; in the weights' type whatever the precision, for signs count.
 
         Args:
-            pictures: (B, 3, H, W) in [0, 1], sides multiples of ``factor``.
+            images: (B, 3, H, W) in [0, 1], sides multiples of ``factor``.
 
         Returns:
             (B, d, H / factor, W / factor).
@@ -101,15 +101,15 @@ class BitwiseVAE(nn.Module):
         Raises:
             ValueError: A side is no multiple.
         """
-        h, w = pictures.shape[-2:]
+        h, w = images.shape[-2:]
         if h % self.factor or w % self.factor:
-            raise ValueError(f"pictures are {h}x{w}; expected multiples of {self.factor}")
-        with torch.autocast(pictures.device.type, enabled=False):
-            f: Tensor = self.encoder((2 * pictures.float() - 1).to(self._dtype))
+            raise ValueError(f"images are {h}x{w}; expected multiples of {self.factor}")
+        with torch.autocast(images.device.type, enabled=False):
+            f: Tensor = self.encoder((2 * images.float() - 1).to(self._dtype))
         return f.float()
 
     def decode(self, total: Tensor) -> Tensor:
-        """Pictures.
+        """Images.
 
         Args:
             total: (B, d, h, w), the sum of all scales' codes.
@@ -117,8 +117,8 @@ class BitwiseVAE(nn.Module):
         Returns:
             (B, 3, h factor, w factor), about [0, 1]; not clamped, for what is trained by them.
         """
-        pictures: Tensor = self.decoder(total.to(self._dtype))
-        return (pictures + 1) / 2
+        images: Tensor = self.decoder(total.to(self._dtype))
+        return (images + 1) / 2
 
 
 def _without_norms(network: nn.Module) -> None:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from degradations.bicubic import resize
 
-MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K's training pictures, in RGB
+MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K's training images, in RGB
 FACTORS = (2, 3, 4, 8)
 PEAK = 255.0  # released weights work on levels of 0..255
 
@@ -78,7 +78,7 @@ class ResidualBlock(nn.Module):
 
 
 class Trunk(nn.Module):
-    """EDSR without its tail: from a picture to features of the same height and width.
+    """EDSR without its tail: from an image to features of the same height and width.
 
     LIIF's encoder is this alone: it never shifts the mean, yet its files carry the shifts' tensors.
 
@@ -205,7 +205,7 @@ class AnySizeEDSR(EDSR):
     """EDSR as the base of a cascade: enlarged by its own factor, then brought to any size.
 
     The second step is antialiased bicubic interpolation. CasArbi's paper names EDSR among its bases
-    and does not say how its pictures get other sizes; this is our choice.
+    and does not say how its images get other sizes; this is our choice.
 
     Args:
         scale: Factor of enlargement, any number of at least 1 (linked from data.init_args.scale);

@@ -93,7 +93,7 @@ class FeatureUpsampler(nn.Module, ABC):
 class Shared(FeatureUpsampler):
     """One set of weights for all channels of a place; 1,932 parameters for four places.
 
-    Each channel is a picture of its own to two residual blocks, behind a scalar that begins at 0:
+    Each channel is an image of its own to two residual blocks, behind a scalar that begins at 0:
     untrained, nothing is added.
 
     Args:
@@ -218,7 +218,7 @@ class _EachChannel(_Block):
     """The same of every channel by itself, with one set of weights."""
 
     def forward(self, x: Tensor, tau: Tensor) -> Tensor:
-        # Depthwise, one of the inner channels after the other: with each channel as a picture of a
+        # Depthwise, one of the inner channels after the other: with each channel as an image of a
         # batch a CPU takes four times as long.
         C = x.shape[1]
         time = self.time(tau) + cast(Tensor, self.conv1.bias)

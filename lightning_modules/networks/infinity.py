@@ -204,7 +204,7 @@ class InfinityTransformer(nn.Module):
         Args:
             inputs: (B, n, bits): at each token of these scales, the sum of the codes of the coarser
                 ones. There are none for the first scale, whose token is the text's.
-            scales: Of the picture.
+            scales: Of the image.
             told: Of the texts.
             first: Number of the first of these scales, from 0.
             cache: Holds the scales before; needed where there are some.

@@ -1,7 +1,7 @@
 """A block of Infinity's transformer: attention to tokens so far and to texts, and what it keeps.
 
 Han et al., CVPR 2025 (arXiv 2412.04431). Queries and keys are of length one and turned by where
-their tokens are in the picture; texts shift and scale what goes into each part.
+their tokens are in the image; texts shift and scale what goes into each part.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def rotation(scales: Scales, first: int, last: int, width: int, device: torch.de
     """Angles by which queries and keys are turned: where a token is in the finest grid.
 
     Args:
-        scales: Of the picture; each of them spans all of ``full``.
+        scales: Of the image; each of them spans all of ``full``.
         first: Number of the first scale, from 0.
         last: That after the last one.
         width: Channels of a head, D.
@@ -209,7 +209,7 @@ def rotation(scales: Scales, first: int, last: int, width: int, device: torch.de
     return _rotation(tuple(scales.grids[first:last]), cast(Size, scales.full), width, device)
 
 
-@lru_cache(maxsize=64)  # asked for at every step, and for every scale of every picture
+@lru_cache(maxsize=64)  # asked for at every step, and for every scale of every image
 def _rotation(grids: tuple[Size, ...], full: Size, width: int, device: torch.device) -> Tensor:
     real: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
     with torch.inference_mode(False):  # the next one who asks may be training

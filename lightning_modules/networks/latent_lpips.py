@@ -5,7 +5,7 @@ Zhang et al., CVPR 2018 (arXiv 1801.03924), Eq. 1, on a VGG16 that reads latents
 the convolutions, and one weight for each channel that is compared. Names are those of the released
 file, which has the weights a second time as `lins.*`, and a `scaling_layer` that is not used.
 
-Latents have an eighth of the picture's sides, so the first three of VGG16's poolings are left out,
+Latents have an eighth of the image's sides, so the first three of VGG16's poolings are left out,
 and the fourth, before its last three convolutions, is kept.
 """
 

@@ -1,4 +1,4 @@
-"""InvSR's noise predictor: which noise has to be added to the LR latent, from the LR picture.
+"""InvSR's noise predictor: which noise has to be added to the LR latent, from the LR image.
 
 Yue et al., CVPR 2025 (arXiv 2412.09013), section 3. 33,837,576 parameters in 164 tensors with the
 sizes of the release; built of diffusers' blocks, whose names the released file has, too.
@@ -42,15 +42,15 @@ class Gaussian(NamedTuple):
 
 
 class NoisePredictor(nn.Module):
-    """From the LR picture and a timestep to the distribution of the noise to start with.
+    """From the LR image and a timestep to the distribution of the noise to start with.
 
     Args:
         latent: Channels of the latent.
-        channels: Channels of the LR picture.
+        channels: Channels of the LR image.
         widths: Channels of the levels, multiples of 32 and of ``head_width``.
         layers: Residual blocks a level, each with an attention in which all pixels see each other.
         head_width: Channels of one attention head.
-        halvings: How often the sides of the LR picture halve on the way to the latent, once a
+        halvings: How often the sides of the LR image halve on the way to the latent, once a
             level: 1 where that has half of them, as at scale 4 with a factor of 8; 0 where it has
             as many, as at scale 8.
         attention_slice: Compute attention for so many pixels at a time. Only where torch has no
@@ -61,7 +61,7 @@ class NoisePredictor(nn.Module):
         ValueError: Arguments that do not fit together.
     """
 
-    divisor: int  # what the sides of the LR picture have to be divisible by
+    divisor: int  # what the sides of the LR image have to be divisible by
 
     def __init__(
         self,
@@ -104,12 +104,12 @@ class NoisePredictor(nn.Module):
             Mean and logarithm of the variance, each (B, latent, h / divisor, w / divisor).
 
         Raises:
-            ValueError: A side of the picture is not divisible by ``divisor``.
+            ValueError: A side of the image is not divisible by ``divisor``.
         """
         h, w = lr.shape[-2:]
         if h % self.divisor or w % self.divisor:
             raise ValueError(
-                f"the LR picture is {h}x{w}; {type(self).__name__} needs sides divisible by "
+                f"the LR image is {h}x{w}; {type(self).__name__} needs sides divisible by "
                 f"{self.divisor}: pad it"
             )
         mean, logvar = self.encoder(lr * 2 - 1, t).chunk(2, dim=1)

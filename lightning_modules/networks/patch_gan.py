@@ -1,7 +1,7 @@
-"""A discriminator of patches: one logit for each of many overlapping parts of a picture.
+"""A discriminator of patches: one logit for each of many overlapping parts of an image.
 
 Isola et al., CVPR 2017 (arXiv 1611.07004), 70x70 pixels by default, as VQGAN and what follows it
-are trained with; groups are normalised instead of batches, so a picture is judged by itself.
+are trained with; groups are normalised instead of batches, so an image is judged by itself.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class PatchGAN(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, 0.0, 0.02)
 
-    def forward(self, pictures: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor) -> list[Tensor]:
         """Logits.
 
         Args:
-            pictures: (B, 3, H, W) in [0, 1].
+            images: (B, 3, H, W) in [0, 1].
 
         Returns:
             One map, (B, 1, h, w).
         """
-        logits: Tensor = self.network(2 * pictures - 1)
+        logits: Tensor = self.network(2 * images - 1)
         return [logits]

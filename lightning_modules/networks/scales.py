@@ -1,4 +1,4 @@
-"""The grids of a next-scale autoregressive model: from one token to the whole picture.
+"""The grids of a next-scale autoregressive model: from one token to the whole image.
 
 Han et al., Infinity (arXiv 2412.04431): thirteen grids for each aspect ratio, of which a budget of
 pixels takes the first ones. A token is 16 pixels wide. NSARM (arXiv 2510.00820) uses the square
@@ -16,7 +16,7 @@ Budget = Literal["0.06M", "0.25M", "0.60M", "1M"]
 Size = tuple[int, int]
 
 _COUNT: dict[Budget, int] = {"0.06M": 7, "0.25M": 10, "0.60M": 12, "1M": 13}
-_GRIDS = {  # by height over width; flatter pictures have them transposed
+_GRIDS = {  # by height over width; flatter images have them transposed
     1.0: "1x1 2x2 4x4 6x6 8x8 12x12 16x16 20x20 24x24 32x32 40x40 48x48 64x64",
     1.25: "1x1 2x2 3x3 5x4 10x8 15x12 20x16 25x20 30x24 35x28 45x36 55x44 70x56",
     4 / 3: "1x1 2x2 4x3 8x6 12x9 16x12 20x15 24x18 28x21 36x27 48x36 60x45 72x54",
@@ -30,7 +30,7 @@ _GRIDS = {  # by height over width; flatter pictures have them transposed
 
 @dataclass(frozen=True)
 class Scales:
-    """The scales of one picture, coarse to fine.
+    """The scales of one image, coarse to fine.
 
     Args:
         grids: (h, w) in tokens of each.
@@ -89,7 +89,7 @@ def published(ratio: float = 1.0, budget: Budget = "1M", patch: int = 1) -> Scal
 
     Args:
         ratio: Height over width; the nearest of the fifteen is taken.
-        budget: Pixels of the picture.
+        budget: Pixels of the image.
         patch: Side of a token in positions of the latent: 2 for the autoencoder of 14 bits.
 
     Raises:

@@ -2,7 +2,7 @@
 
 Bohan (madebyollin), "Tiny AutoEncoder for Stable Diffusion", git madebyollin/taesd. Tensor names
 are those of the released files, one a half. Blocks in the middle have a branch that pools over the
-whole picture (GroupNorm), so cutting a picture into tiles is not exact.
+whole image (GroupNorm), so cutting an image into tiles is not exact.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def test_blocks_that_have_nothing_but_attention():
 
 
 @torch.no_grad()
-def test_pictures_are_others_but_at_the_training_size():
+def test_images_are_others_but_at_the_training_size():
     given, denoiser = batch(), base()
     for layer in self_attention(denoiser.unet).values():
         layer.to_q.weight *= 10  # random weights attend to all tokens alike

@@ -571,7 +571,7 @@ class TestSteps:
             assert torch.equal(step(batch, 0, dataloader_idx=1)["sr"], expected)
 
     @pytest.mark.parametrize("count", [1, 3])
-    def test_a_picture_does_not_depend_on_its_batch(self, count):
+    def test_an_image_does_not_depend_on_its_batch(self, count):
         model, batch = Model().eval(), batch_of(16)
         whole = model.enlarge(batch)["sr"]
         for start in range(0, 16, count):
@@ -631,7 +631,7 @@ class TestSteps:
             Wrong().predict_step(batch_of(1, side=40), 0)
 
     @pytest.mark.parametrize("model", [Model(), Painter(2)])
-    def test_a_picture_that_could_not_be_read(self, model):
+    def test_an_image_that_could_not_be_read(self, model):
         assert model.predict_step({"key": ["a"], "error": ["a.png: empty"]}, 0) is None
 
 
@@ -658,14 +658,14 @@ def test_class_path():
     assert class_path(Convolution(2)) == "tests.lightning_modules.tiny.Convolution"
 
 
-def test_infinity_is_no_good_picture():
+def test_infinity_is_no_good_image():
     """Clamped, it would be white, and nobody would know."""
 
     class Overflowing(Model):
         def restore(self, batch, noise):
-            picture = torch.full((len(batch["lr"]), 3, *batch["size"]), 0.5)
-            picture[:, 0], picture[:, 1, 0] = torch.inf, -torch.inf
-            return picture
+            image = torch.full((len(batch["lr"]), 3, *batch["size"]), 0.5)
+            image[:, 0], image[:, 1, 0] = torch.inf, -torch.inf
+            return image
 
     sr = Overflowing().enlarge(batch_of())["sr"]
     assert sr[:, 0].isnan().all()

@@ -176,7 +176,7 @@ def test_latents_that_were_encoded_before():
         method.latent({**encoded, "space": PixelSpace().identity})
 
 
-def test_smaller_pictures_by_their_area():
+def test_smaller_images_by_their_area():
     given = batch(side=16)
     small_hr = given["hr"].unflatten(2, (8, 2)).unflatten(4, (8, 2)).mean((3, 5))
     method = quiet(Diffusion(2.0, Oracle(small_hr * 2 - 1)))
@@ -212,14 +212,14 @@ def test_a_network_without_a_null_text_is_told_an_empty_caption():
     assert (text == len("")).all()
 
 
-def test_pictures_without_captions():
+def test_images_without_captions():
     method = oracle(encoder=Words())
     given = {name: value for name, value in batch().items() if name != "text"}
     with pytest.raises(ValueError, match=r"0 has no caption, and model\.init_args\.encoder reads"):
         method.training_step(given, 0)
 
 
-def test_it_learns_one_picture():
+def test_it_learns_one_image():
     torch.manual_seed(0)
     given = {**batch(), "hr": torch.full((4, 3, 8, 8), 0.8)}
     method = small(schedule=Schedule(prediction="v_prediction"))
@@ -307,7 +307,7 @@ def test_guidance():
     assert calls == [4, 4]
 
 
-def test_the_same_seed_gives_the_same_picture_in_another_batch():
+def test_the_same_seed_gives_the_same_image_in_another_batch():
     given = batch()
     method = small(steps=3, eta=1.0, schedule=Schedule(prediction="sample")).eval()
     four = method.sample(given)["sr"]
@@ -434,7 +434,7 @@ def test_random_latents_are_refused():
         method.setup("fit")
 
 
-def test_pictures_that_cannot_be_made():
+def test_images_that_cannot_be_made():
     four = wrapped(in_channels=4, out_channels=4)
     with pytest.raises(ValueError, match="for 4 channels and the space has 3"):
         Diffusion(1.0, four)

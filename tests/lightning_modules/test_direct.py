@@ -47,7 +47,7 @@ def test_it_is_the_base_stage_of_a_cascade_that_has_no_other(variance):
 
 @torch.no_grad()
 def test_in_latents_with_captions():
-    """A picture is its own, whatever is in the batch."""
+    """An image is its own, whatever is in the batch."""
     space, four = KLSpace(small_kl()), base(in_channels=4, out_channels=4)
     settings = {"encoder": Words(), "guidance": 2.0, "sampler": Sampler(4, eta=1.0, last=0)}
     method = direct(denoiser=four, space=space, **settings)
@@ -106,7 +106,7 @@ def test_settings_that_cannot_be(settings, message):
         direct(**settings)
 
 
-def test_pictures_that_cannot_be_made():
+def test_images_that_cannot_be_made():
     given = batch((25, 40))
     with pytest.raises(ValueError, match=r"25x40 are no multiple of data\.init_args\.scale 2"):
         direct().generate(given, Noise(given["seed"]))

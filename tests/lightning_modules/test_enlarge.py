@@ -1,4 +1,4 @@
-"""Large pictures by a whole method: the same in tiles as at once, in pixels or in latents."""
+"""Large images by a whole method: the same in tiles as at once, in pixels or in latents."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class Full(Stochastic):
 class TestACardWithoutMemory:
     @pytest.mark.parametrize(("side", "tiles"), [(100, 8 * 8), (90, 7 * 7)])
     def test_tiles_of_half_the_side(self, caplog: Any, side: int, tiles: int) -> None:
-        """Of a picture of several tiles, and of one that was not to be cut."""
+        """Of an image of several tiles, and of one that was not to be cut."""
         model, batch = Full(), batch_of(1, side)
         batch["lr"], batch["size"] = batch["lr"][..., :side], (2 * side, 2 * side)
         expected = Stochastic().eval().test_step(batch, 0)["sr"]
@@ -214,7 +214,7 @@ class TestLatents:
 
 
 class TestSeams:
-    def picture(self, side: int = 240) -> Any:
+    def image(self, side: int = 240) -> Any:
         """Texture that is the same everywhere, in a light that is not."""
         batch: Any = batch_of(1, side)
         light = torch.linspace(0.2, 0.8, side + 2)
@@ -223,7 +223,7 @@ class TestSeams:
 
     @pytest.mark.parametrize("window", ["linear", "gaussian"])
     def test_statistics_of_a_tile_do_not_show(self, window: Any) -> None:
-        model, batch = Normalised(), self.picture()
+        model, batch = Normalised(), self.image()
         whole = model.eval().test_step(batch, 0)["sr"]
         found = predicted(model, batch, window=window)
         tiles = grid(batch["lr"].shape[-2:], batch["size"], 64, 32, window)
@@ -234,10 +234,10 @@ class TestSeams:
 
     def test_the_measure_sees_what_there_is(self) -> None:
         tiles = grid((60, 60), (120, 120), 32, 8, "flat")
-        picture = torch.rand(1, 3, 120, 120) / 10
-        assert 0.9 < seam(picture, tiles) < 1.1
-        picture[..., tiles[0].rows.out.stop :, :] += 0.1
-        assert seam(picture, tiles) > 1.05
+        image = torch.rand(1, 3, 120, 120) / 10
+        assert 0.9 < seam(image, tiles) < 1.1
+        image[..., tiles[0].rows.out.stop :, :] += 0.1
+        assert seam(image, tiles) > 1.05
 
 
 class Fixed(Plain):
@@ -368,5 +368,5 @@ class TestAttributes:
 
 def test_without_lr_there_is_nothing_to_enlarge() -> None:
     batch: Any = {"key": ["seeds/0"], "seed": torch.tensor([0]), "size": (8, 8)}
-    with pytest.raises(ValueError, match=r"Bicubic enlarges pictures, and seeds/0 has no LR: name"):
+    with pytest.raises(ValueError, match=r"Bicubic enlarges images, and seeds/0 has no LR: name"):
         Bicubic(2).enlarge(batch)

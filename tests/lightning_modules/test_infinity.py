@@ -45,7 +45,7 @@ def wanted(given):
 
 
 class TestTraining:
-    def test_the_loss_is_that_of_bits_said_by_the_picture(self):
+    def test_the_loss_is_that_of_bits_said_by_the_image(self):
         model = method(flip_strength=0.0)
         loss = model.training_step(batch(), 0)
         f = model.space.encode(batch()["hr"])
@@ -194,14 +194,14 @@ class TestTexts:
         assert found == {"tau": 0.7, "encoder": "Classes", "prompt": "a"}
 
 
-class TestPictures:
-    def test_a_picture_does_not_depend_on_its_batch(self):
+class TestImages:
+    def test_an_image_does_not_depend_on_its_batch(self):
         model = method(bits=Bitwise(1.0)).eval()
         both = model.sample(wanted(batch()))["sr"]
         torch.testing.assert_close(model.sample(wanted(batch(1)))["sr"], both[:1])
         assert not torch.equal(both[0], both[1])
 
-    def test_bits_are_those_of_the_picture(self):
+    def test_bits_are_those_of_the_image(self):
         model = method(bits=Bitwise(1.0)).eval()
         codes = model.bits_of(wanted(batch()))
         total = sum(

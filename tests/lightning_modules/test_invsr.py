@@ -185,7 +185,7 @@ def test_any_list_that_starts_where_it_was_trained_to() -> None:
     assert invsr(timesteps=[100, 80, 60, 40, 20]).plan() == [100, 80, 60, 40, 20]
 
 
-def test_noisier_pictures_start_earlier() -> None:
+def test_noisier_images_start_earlier() -> None:
     generator = torch.Generator().manual_seed(0)
     ramp = torch.linspace(0.3, 0.7, 64).expand(1, 3, 64, 64)
     noise = torch.randn(1, 3, 64, 64, generator=generator) / 255
@@ -223,7 +223,7 @@ def test_sampling_is_that_of_diffusers_euler(timesteps: list[int]) -> None:
     assert (found - off_by_one).abs().max() > 1e-4
 
 
-def test_what_is_drawn_belongs_to_the_picture() -> None:
+def test_what_is_drawn_belongs_to_the_image() -> None:
     method, given = invsr(steps=2).eval(), batch()
     both = method.enlarge(given)["sr"]
     one = {**given, "lr": given["lr"][1:], "key": given["key"][1:], "seed": given["seed"][1:]}
@@ -325,7 +325,7 @@ def test_tiles_below_the_patch_are_refused() -> None:
 
 
 def test_colours_lie_where_they_belong_unless_the_released_way_is_asked_for() -> None:
-    """A picture that is red on the left, 16 px high and 10 wide, mirrored to 16 x 16."""
+    """An image that is red on the left, 16 px high and 10 wide, mirrored to 16 x 16."""
     given = batch(16, 10, 1)
     given["lr"] = torch.full((1, 3, 16, 10), 0.2)
     given["lr"][:, 0, :, :5] = 0.9
@@ -340,7 +340,7 @@ def test_colours_lie_where_they_belong_unless_the_released_way_is_asked_for() ->
     assert method.options["color_misaligned"] == "true"
 
 
-def test_auto_start_is_chosen_for_each_picture() -> None:
+def test_auto_start_is_chosen_for_each_image() -> None:
     method, given = invsr(start="auto").eval(), batch()
     ramp = torch.linspace(0.3, 0.7, 16).expand(3, 16, 16)
     given["lr"] = torch.stack([ramp, given["lr"][1]])

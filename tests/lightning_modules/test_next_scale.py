@@ -164,7 +164,7 @@ class TestSample:
         assert [tuple(code.shape[-2:]) for code in found] == GRIDS
 
     @torch.no_grad()
-    def test_a_picture_does_not_depend_on_its_batch(self):
+    def test_an_image_does_not_depend_on_its_batch(self):
         both = sample(self.network, SCALES, texts(), self.noise(), Bitwise(1.0))
         alone = sample(self.network, SCALES, texts(1), self.noise(1), Bitwise(1.0))
         assert all(torch.equal(a[:1], b) for a, b in zip(both, alone, strict=True))

@@ -1,4 +1,4 @@
-"""NSARM: both stages, what they start from, and what becomes of pictures of any size."""
+"""NSARM: both stages, what they start from, and what becomes of images of any size."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def batch(count=2, h=16, w=16):
     }
 
 
-def flat(pictures):
-    return torch.cat([each.flatten(1) for each in pictures], 1)
+def flat(images):
+    return torch.cat([each.flatten(1) for each in images], 1)
 
 
 class TestStageOne:
@@ -192,7 +192,7 @@ class TestLatents:
             method().training_step(batch(h=24, w=24), 0)
 
 
-class TestPictures:
+class TestImages:
     @pytest.mark.parametrize("size", [(16, 16), (7, 30), (37, 20)])
     def test_any_size_through_tiles(self, size):
         model = method().eval()
@@ -236,7 +236,7 @@ class TestPictures:
         assert made.dtype == torch.float32
         assert (flat(bits) == flat(sizes)).float().mean() > 0.8
 
-    def test_bits_are_those_of_the_picture(self):
+    def test_bits_are_those_of_the_image(self):
         model, given = method(color_fix="none", bits=Bitwise(1.0)).eval(), batch()
         codes = model.bits_of(given)
         total = sum(functional.interpolate(code, (4, 4), mode="bilinear") for code in codes)

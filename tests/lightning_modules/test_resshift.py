@@ -85,7 +85,7 @@ def test_the_loss_is_that_of_what_was_mixed():
 
 
 @pytest.mark.parametrize("prediction", ["sample", "residual", "epsilon"])
-def test_it_learns_one_picture(prediction):
+def test_it_learns_one_image(prediction):
     """In pixels, at the LR's own size: a network of one convolution finds the constant shift."""
 
     class Small(nn.Module):
@@ -128,7 +128,7 @@ def test_fractional_scales_are_padded_to_whole_latents(scale):
 
 
 def test_tiles_need_no_padding_of_their_own():
-    """Within the picture it would make up what is there, and move the noise."""
+    """Within the image it would make up what is there, and move the noise."""
     sides = set()
 
     class Watched(Echo):
@@ -148,13 +148,13 @@ def test_tiles_need_no_padding_of_their_own():
 
 @pytest.mark.parametrize("size", [(24, 32), (40, 40)])
 def test_another_size_than_its_own_is_refused(size):
-    """It enlarges by its scale alone: of a smaller size, a part of the picture would be gone."""
+    """It enlarges by its scale alone: of a smaller size, a part of the image would be gone."""
     method = ResShift(4.0, Echo(), PixelSpace())
     with pytest.raises(ValueError, match=rf"made 2x3x32x32 .*expected 2x3x{size[0]}x{size[1]}"):
         method.enlarge({**batch(), "size": size})
 
 
-def test_noise_belongs_to_the_picture():
+def test_noise_belongs_to_the_image():
     given = batch()
     method = ResShift(4.0, Echo(), PixelSpace())
     both = method.restore(given, Noise(given["seed"]))
@@ -216,7 +216,7 @@ def perceptual(distance, **options):
 
 
 @pytest.mark.parametrize("target", ["round_trip", "hr"])
-def test_the_perceptual_part_is_of_decoded_pictures(target):
+def test_the_perceptual_part_is_of_decoded_images(target):
     given, distance = batch(), Distance()
     method, logged = perceptual(distance, perceptual_weight=3.0, perceptual_target=target)
     loss = method.training_step(given, 0)
@@ -244,7 +244,7 @@ def test_a_perceptual_part_of_hr_wants_hr():
     method, _ = perceptual(Distance(), perceptual_target="hr")
     given = batch() | {"latent": torch.zeros(2, 3, 16, 16), "space": method.space.identity}
     del given["hr"]
-    with pytest.raises(ValueError, match=r"latents without HR: encode with --encode\.pictures"):
+    with pytest.raises(ValueError, match=r"latents without HR: encode with --encode\.images"):
         method.training_step(given, 0)
 
 

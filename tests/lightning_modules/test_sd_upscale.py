@@ -81,7 +81,7 @@ def test_it_is_the_pipeline(folder):
     assert found.shape == (2, 3, 32, 48)
 
 
-def test_a_picture_is_its_own(folder):
+def test_an_image_is_its_own(folder):
     method = SDUpscale(4.0, folder, **FEW)
     both = method.enlarge(batch())["sr"]
     one = {key: value if key == "size" else value[1:] for key, value in batch().items()}
@@ -94,7 +94,7 @@ def test_a_picture_is_its_own(folder):
 
 @pytest.mark.parametrize("sides", [(9, 14), (3, 12)])
 def test_sides_that_the_pipeline_would_cut(folder, sides):
-    """They are mirrored up to its factor; what lies in the given picture stays where it is."""
+    """They are mirrored up to its factor; what lies in the given image stays where it is."""
     method, wide = SDUpscale(4.0, folder, **FEW), batch(1)
     wide["lr"] = torch.rand(1, 3, *sides, generator=torch.Generator().manual_seed(1))
     wide["size"] = sides[0] * 4, sides[1] * 4
@@ -125,7 +125,7 @@ def test_what_cannot_be(folder, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["whole", "placed"])
-def test_generators_belong_to_the_picture_and_are_a_call(kind):
+def test_generators_belong_to_the_image_and_are_a_call(kind):
     seeds = torch.tensor([5, 7])
     places = [whole((8, 8), (16, 16))] * 2
     noise = Noise(seeds) if kind == "whole" else PlacedNoise(seeds, places)

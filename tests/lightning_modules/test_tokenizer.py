@@ -1,4 +1,4 @@
-"""The tokenizer's training: its losses, its bits, and what becomes of pictures of any size."""
+"""The tokenizer's training: its losses, its bits, and what becomes of images of any size."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ class TestLosses:
 
 class TestUse:
     @pytest.mark.parametrize("size", [(32, 32), (27, 50)])
-    def test_pictures_of_any_size(self, size):
+    def test_images_of_any_size(self, size):
         model, given = method().eval(), batch(*size)
         made = model.enlarge(given)["sr"]
         assert made.shape == given["hr"].shape

@@ -31,7 +31,7 @@ def test_it_is_diffusers_network(kind):
 
 @torch.no_grad()
 def test_what_is_known_besides():
-    """Sizes and a pooled text as of SDXL; a picture and its noise level as of the x4 upscaler."""
+    """Sizes and a pooled text as of SDXL; an image and its noise level as of the x4 upscaler."""
     z, t, text = inputs()
     added = {
         "addition_embed_type": "text_time",
