@@ -1,8 +1,8 @@
-"""The two kinds of methods: a ``SuperResolver`` enlarges images, a ``Generator`` makes them.
+"""The two kinds of methods: a ``SuperResolver`` enlarges images, a ``Generator`` creates them.
 
-A method of your own is one subclass of ``SuperResolver`` with ``training_step`` and ``restore``, or
-of ``Generator`` with ``training_step`` and ``generate``; validation, test and prediction are done
-here, all else in ``image_model``.
+Your own method is a subclass of ``SuperResolver`` with ``training_step`` and ``restore``, or of
+``Generator`` with ``training_step`` and ``generate``. Validation, test and prediction are here;
+everything else is in ``image_model``.
 """
 
 from __future__ import annotations
@@ -37,30 +37,30 @@ if TYPE_CHECKING:
 
 
 class SuperResolver(ImageModel):
-    """A method that enlarges a given image. Args as ``ImageModel``.
+    """A method that enlarges a given image.
 
     Args:
         scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         color_fix: How outputs get the colours of LR; see ``lightning_modules.color``.
 
     Raises:
-        ValueError: ``color_fix`` is unknown.
+        ValueError: If ``color_fix`` is unknown.
     """
 
-    # Sides in pixels of the LR and of the output; what is larger in either goes through overlapping
-    # tiles in prediction.
+    # Sides of the LR and of the output in pixels. In prediction, larger images go through
+    # overlapping tiles.
     tile, tile_output = 512, 1024
-    tile_least = 1  # LR pixels; what `restore` would fill smaller tiles up to
+    tile_least = 1  # LR pixels; `restore` pads smaller tiles to this
     tile_overlap = 32  # LR pixels
     tile_window: Window = "linear"
-    # LR pixels, of which tiles begin at multiples and are as large, where they are four times as
-    # large: what `restore` would pad to. Or latents of two tiles would not lie on one lattice.
+    # LR pixels; `restore` pads to multiples of this. Tiles of at least four times this start at
+    # multiples and have such sides; otherwise latents of two tiles would not share one lattice.
     tile_multiple = 1
     tile_always = False  # whether validation and test go through tiles too
-    tiles_latents = False  # whether `restore` does so by `in_tiles`, as `tiling.where` may ask
-    color_share = 0.5  # of wavelet, where `color_fix` is `blend`
-    # Whether `restore` is one pass of a network, for an image of any size and without noise:
-    # what ONNX can hold.
+    tiles_latents = False  # whether `restore` uses `in_tiles`, for `tiling.where: latent`
+    color_share = 0.5  # of wavelet, with `color_fix: blend`
+    # Whether `restore` is one pass of a network, at any size and without noise, so that it can be
+    # exported to ONNX.
     one_pass = False
 
     def __init__(
@@ -75,32 +75,32 @@ class SuperResolver(ImageModel):
                 f"model.init_args.color_fix is {color_fix!r}; expected {', '.join(KINDS)}"
             )
         self.color_fix: ColorFix = color_fix
-        self.tiling = Tiling()  # what the user asks for; the command line's group `tiling`
+        self.tiling = Tiling()  # the command line's group `tiling`
         self.tiles = 1  # of the latest image
         self._side: int | None = None  # of its tiles, in LR pixels; None for no tiles
 
     @abstractmethod
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        """Enlarge ``batch["lr"]``: the paper's sampling algorithm.
+        """Enlarge ``batch["lr"]`` by the paper's sampling algorithm.
 
         Args:
             batch: ``lr`` (B, 3, h, w) float32 in [0, 1] and ``size``, the (H, W) of the output.
             noise: The only source of randomness.
 
         Returns:
-            (B, 3, H, W), about [0, 1]; it is clamped afterwards.
+            (B, 3, H, W), about [0, 1]; the caller clamps it.
         """
 
     @property
     def options(self) -> dict[str, str | int | float]:
-        """What changes outputs of the same weights; results are told apart by it.
+        """Settings that change outputs of the same weights; they label results.
 
-        A method with options of its own adds them.
+        Subclasses add their own.
         """
         found: dict[str, str | int | float] = {}
         if self.color_fix != "none":
             found["color_fix"] = self.color_fix
-        if self.tile_always:  # in prediction alone tiles change no number
+        if self.tile_always:  # tiles only in prediction change no metric
             found |= self.tiling.asked
         return found
 
@@ -110,28 +110,27 @@ class SuperResolver(ImageModel):
 
     @torch.no_grad()
     def enlarge(self, batch: Batch, tiled: bool = False) -> dict[str, Tensor]:
-        """Restore, check, clamp and give colours.
+        """Restore, check, clamp and correct colours.
 
-        Noise belongs to the place in the image, whether it is enlarged whole or in tiles. So an
-        image does not depend on tiles, nor on the memory that is free, beyond what a method sees
-        of a pixel's surroundings from within a tile.
+        Noise depends on the position in the image, whether it is enlarged whole or in tiles. So
+        tiles change an output only as far as a method looks beyond the border of a tile.
 
         Args:
-            batch: As ``restore`` takes it.
-            tiled: Whether large images go through tiles, which become smaller where a GPU runs
-                out of memory. Tiles in evaluation (``tile_always``) never do.
+            batch: Batch as for ``restore``.
+            tiled: Whether large images go through tiles, which are halved if a GPU runs out of
+                memory. Tiles in evaluation (``tile_always``) are never halved.
 
         Returns:
             ``{"sr": (B, 3, H, W) float32 in [0, 1]}``.
 
         Raises:
-            ValueError: There is no LR, ``restore`` gave another size, latents are asked for in
-                tiles of a method that cannot do that, or tiles smaller than it can.
+            ValueError: If LR is missing, ``restore`` returns another size, the method has no tiles
+                of latents, or the tiles are too small for it.
         """
         if "lr" not in batch:
             raise ValueError(
-                f"{type(self).__name__} enlarges images, and {batch['key'][0]} has no "
-                "LR: name images in data.init_args, such as data.init_args.predict FOLDER"
+                f"{type(self).__name__} enlarges images, and {batch['key'][0]} has no LR: set "
+                "images in data.init_args, such as data.init_args.predict FOLDER"
             )
         batch = self._own_seeds(batch)
         if self.tiling.where == "latent" and not self.tiles_latents:
@@ -154,14 +153,14 @@ class SuperResolver(ImageModel):
         factor: int | Fraction = 1,
         multiple: int = 1,
     ) -> Tensor:
-        """A part of ``restore`` in tiles, where that is asked for (``tiling.where`` is ``latent``).
+        """Apply a part of ``restore``, in tiles if ``tiling.where`` is ``latent``.
 
         Args:
-            function: An encoder, a decoder, or a denoiser at one step; as of ``tiling.tiled``.
-            x: (B, C, h, w), what it is applied to.
-            per_lr: Pixels of ``x`` for one of LR, along a side.
-            factor: By which ``function`` enlarges.
-            multiple: Of pixels of ``x``, at which tiles begin.
+            function: An encoder, a decoder, or a denoiser at one step; as in ``tiling.tiled``.
+            x: Input (B, C, h, w).
+            per_lr: Pixels of ``x`` per LR pixel, along a side.
+            factor: Factor by which ``function`` enlarges.
+            multiple: Tiles start at multiples of so many pixels of ``x``.
 
         Returns:
             (B, C', factor h, factor w).
@@ -180,10 +179,10 @@ class SuperResolver(ImageModel):
         return self._restored(batch, self.whole_noise(batch))
 
     def whole_noise(self, batch: Batch) -> Noise:
-        """Noise of images that are enlarged in one piece.
+        """Return the noise of images that are enlarged in one piece.
 
         Args:
-            batch: Whose seeds are the method's own already.
+            batch: Batch with the method's own seeds.
         """
         lr = batch["lr"]
         places = [whole((lr.shape[-2], lr.shape[-1]), batch["size"])] * len(batch["seed"])
@@ -193,8 +192,8 @@ class SuperResolver(ImageModel):
         (h, w), (H, W) = batch["lr"].shape[-2:], batch["size"]
         unit = self.tile_multiple if 4 * self.tile_multiple <= side else 1
         mirrored, size = padded(batch["lr"]), (H, W)
-        if H % h == 0 and W % w == 0:  # then the last tiles are as large as the others
-            # As released with InvSR, a side below the tile's is mirrored up to it before the cut.
+        if H % h == 0 and W % w == 0:  # so that the last tiles are as large as the others
+            # As released with InvSR, a side below the tile's is first mirrored up to it.
             mirrored = padded(batch["lr"], unit, side if self._window == "released" else 1)
             size = mirrored.lr.shape[-2] * (H // h), mirrored.lr.shape[-1] * (W // w)
         inner = (mirrored.lr.shape[-2], mirrored.lr.shape[-1])
@@ -205,7 +204,7 @@ class SuperResolver(ImageModel):
         first = trainer is None or trainer.is_global_zero
         full = cast("Batch", {**batch, "lr": mirrored.lr, "size": size})
         sr = restore_tiled(self._restored, full, tiles, self.tiling.batch, bar and first)
-        return mirrored.crop(sr, (H, W)).clamp_(0, 1)  # weights add up to 1 but for rounding
+        return mirrored.crop(sr, (H, W)).clamp_(0, 1)  # weights add up to 1 except for rounding
 
     @property
     def _overlap(self) -> int:
@@ -217,7 +216,7 @@ class SuperResolver(ImageModel):
 
     @property
     def _least_side(self) -> int:
-        # What memory may make of tiles; latents are filled up once, and not in tiles.
+        # Latents are padded once, before they are cut into tiles.
         least = self.tile_least if self.tiling.where == "pixels" else 1
         return max(2 * self._overlap, least)
 
@@ -226,13 +225,13 @@ class SuperResolver(ImageModel):
         if asked != "auto":
             if asked < self.tile_least and self.tiling.where == "pixels":
                 raise ValueError(
-                    f"tiling.size is {asked}, and {type(self).__name__} fills smaller tiles up to "
+                    f"tiling.size is {asked}, and {type(self).__name__} pads smaller tiles to "
                     f"{self.tile_least} pixels: set it to {self.tile_least} or more, or to auto"
                 )
             return asked
         sides = batch["lr"].shape[-2:]
         factor = max(size / side for size, side in zip(batch["size"], sides, strict=True))
-        # Of tiles below four overlaps nearly half of what is computed would be thrown away.
+        # With tiles below four overlaps, nearly half of the computation would be discarded.
         least = max(4 * self._overlap, self.tile_least)
         return min(self.tile, max(int(self.tile_output / factor), least))
 
@@ -262,12 +261,12 @@ class SuperResolver(ImageModel):
     def predict_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor] | None:
-        """Enlarge one image, in tiles where it is large; None for one that could not be read."""
+        """Enlarge one image, in tiles if it is large; None if it could not be read."""
         return None if "error" in batch else self.enlarge(batch, tiled=True)
 
 
 class Generator(ImageModel):
-    """A method that makes images from nothing or from text. Args as ``ImageModel``.
+    """A method that creates images from noise alone or from text.
 
     Args:
         scale: Factor between the base's own resolution and the output; set by
@@ -283,12 +282,12 @@ class Generator(ImageModel):
         """Make one image for each key of the batch: the paper's sampling algorithm.
 
         Args:
-            batch: ``key``, ``seed``, ``size``, of clips ``frames`` and, where the method is
-                conditioned, ``text``.
+            batch: ``key``, ``seed``, ``size``, ``frames`` for clips and, for conditioned methods,
+                ``text``.
             noise: The only source of randomness.
 
         Returns:
-            (B, 3, H, W), of clips (B, F, 3, H, W), about [0, 1]; it is clamped afterwards.
+            (B, 3, H, W), for clips (B, F, 3, H, W), about [0, 1]; the caller clamps it.
         """
 
     @torch.no_grad()
@@ -296,13 +295,13 @@ class Generator(ImageModel):
         """Generate, check and clamp.
 
         Args:
-            batch: As ``generate`` takes it.
+            batch: Batch as for ``generate``.
 
         Returns:
-            ``{"sr": (B, 3, H, W) float32 in [0, 1]}``; of clips (B, F, 3, H, W).
+            ``{"sr": (B, 3, H, W) float32 in [0, 1]}``; for clips (B, F, 3, H, W).
 
         Raises:
-            ValueError: ``generate`` gave another size.
+            ValueError: If ``generate`` returns another size.
         """
         batch = self._own_seeds(batch)
         noise = Noise(batch["seed"], self.device)
@@ -330,11 +329,11 @@ class Generator(ImageModel):
     def predict_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor] | None:
-        """Generate the images of a batch; None for one that could not be read."""
+        """Generate the images of a batch; None if it could not be read."""
         return None if "error" in batch else self.sample(batch)
 
 
 def _in_range(images: Tensor) -> Tensor:
-    # Clamping would make a good image of infinity; NaN is counted, named, and spoils a metric.
+    # Clamping would hide infinity; NaN is counted and reported, and makes a metric NaN.
     images = images.float()
     return torch.where(images.isinf(), torch.nan, images.clamp(0, 1))

@@ -365,7 +365,7 @@ class TestCheckpoint:
         with pytest.raises(ValueError, match=message):
             Model().on_load_checkpoint({**content, "model": "other.Method"})
         del content["model"]
-        with pytest.raises(ValueError, match="trained with a model that it does not name"):
+        with pytest.raises(ValueError, match="trained with an unnamed model"):
             Model().on_load_checkpoint(content)
 
     def test_another_size(self, checkpoint):

@@ -317,7 +317,7 @@ class TestAttributes:
         predicted(model, batch)
         assert model._side == 50
         predicted(model, batch, size=50)
-        with pytest.raises(ValueError, match=r"tiling\.size is 49, and Filling fills .* up to 50"):
+        with pytest.raises(ValueError, match=r"tiling\.size is 49, and Filling pads .* to 50"):
             predicted(model, batch, size=49)
 
     @pytest.mark.parametrize(("scale", "side"), [(1, 512), (2, 512), (4, 256), (5, 204), (12, 128)])

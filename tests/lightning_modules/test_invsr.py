@@ -317,7 +317,7 @@ def test_tiles_below_the_patch_are_refused() -> None:
     control = LatentRegression(4.0, predictor(), Averaged(), patch=16)
     for method in (invsr().eval(), control):
         method._trainer, method.tiling = None, Tiling(size=15, overlap=8)
-        with pytest.raises(ValueError, match=r"tiling\.size is 15, and .* up to 16 pixels: set it"):
+        with pytest.raises(ValueError, match=r"tiling\.size is 15, and .* to 16 pixels: set it"):
             method.enlarge(batch(48, 32, 1))
     method = invsr().eval()
     method.tiling = Tiling(size=8, overlap=4, where="latent")  # the one latent is filled up once

@@ -43,7 +43,7 @@ def test_what_a_discriminator_s_optimiser_refuses() -> None:
     ("schedule", "said"),
     [
         (partial(OneCycleLR, max_lr=1), "You must define either total_steps"),
-        (LRScheduler, "get_lr is missing: its class is abstract, name a subclass of it"),
+        (LRScheduler, "get_lr is missing: its class is abstract, set a subclass of it"),
     ],
 )
 def test_what_a_schedule_refuses(schedule: Any, said: str) -> None:
