@@ -1,4 +1,4 @@
-"""Bicubic interpolation: the control that every table starts with. Nothing is trained."""
+"""Bicubic interpolation, the baseline of every table. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Bicubic(SuperResolver):
         super().__init__(scale)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """There is nothing to train.
+        """Raise: there is nothing to train.
 
         Raises:
             ValueError: Always.

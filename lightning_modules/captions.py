@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def told(
+def encode_captions(
     batch: Batch, denoiser: Denoiser, encoder: TextEncoder | None, sizes: Tensor | None = None
 ) -> tuple[Condition, Condition]:
     """Return the conditions of a batch with its captions and without; both empty without encoder.
@@ -50,7 +50,7 @@ def told(
     return replace(known, sizes=sizes), replace(nothing, sizes=sizes)
 
 
-def dropped(condition: Condition, nothing: Condition, share: float) -> Condition:
+def drop_captions(condition: Condition, nothing: Condition, share: float) -> Condition:
     """Drop captions at random by torch's generator, to train for guidance.
 
     Args:

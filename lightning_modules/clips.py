@@ -65,4 +65,4 @@ def sample_shape(channels: int, frames: int | None, size: tuple[int, int]) -> tu
 
 
 def _of_video(denoiser: Denoiser) -> bool:
-    return getattr(denoiser, "dimensions", IMAGE_DIMENSIONS) > PICTURES
+    return getattr(denoiser, "dimensions", IMAGE_DIMENSIONS) > IMAGE_DIMENSIONS

@@ -1,7 +1,7 @@
-"""Direct inference: a diffusion model asked for larger images than it was trained for.
+"""Direct inference: a diffusion model samples larger images than it was trained for.
 
-What every method of higher-resolution adaptation is compared with, as in table 1 of Self-Cascade
-(Guo et al., ECCV 2024; arXiv 2402.10491): all steps, from noise of the target's size.
+The baseline of methods of higher-resolution adaptation, as in table 1 of Self-Cascade (Guo et al.,
+ECCV 2024; arXiv 2402.10491): all steps, from noise of the target's size.
 
 Differs from the paper in: nothing.
 """
@@ -29,7 +29,7 @@ class Direct(FromBase):
             ``data.init_args.scale``.
 
     Raises:
-        ValueError: A setting is out of range or unknown, or parts do not fit one another.
+        ValueError: If a setting is out of range or unknown, or parts do not fit together.
     """
 
     def __init__(
@@ -41,31 +41,31 @@ class Direct(FromBase):
         self._name_weights()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """There is nothing to train.
+        """Raise: there is nothing to train.
 
         Raises:
             ValueError: Always.
         """
         raise ValueError(
             f"{type(self).__name__} has nothing to train: use test or predict; to train the base "
-            "at the output's size, or something beside it, set another model.class_path"
+            "at the output's size, or an adapter, set another model.class_path"
         )
 
     @torch.no_grad()
     def generate(self, batch: Batch, noise: Noise) -> Tensor:
-        """All steps, from noise of the output's size.
+        """Run all steps from noise of the output's size.
 
         Raises:
-            ValueError: A side is no multiple of what the space or ``scale`` wants.
+            ValueError: If a side is no multiple of the space's factor, or of ``scale``.
         """
         size = (batch["size"][0], batch["size"][1])
         return self.space.decode(self.direct(batch, size, self.trained_size(size), noise))
 
     def setup(self, stage: str) -> None:
-        """As ``FromBase.setup``; there is no ``fit``.
+        """Check the frozen parts, and refuse ``fit``.
 
         Raises:
-            ValueError: As ``FromBase.setup``, or something was to be trained.
+            ValueError: As in ``FromBase.setup``, or if the stage is ``fit``.
         """
         super().setup(stage)
         if stage == "fit":

@@ -1,4 +1,4 @@
-"""Another program's images as a model: any method's results, under any protocol."""
+"""Outputs of another program as a model, to evaluate them under any protocol."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ log = logging.getLogger(__name__)
 
 
 class FolderOutputs(SuperResolver):
-    """Read the enlarged images from a folder instead of making them.
+    """Read the enlarged images from a folder.
 
-    The image of key ``set5/baby`` is looked for as ``<root>/set5/baby.png``, then as
-    ``<root>/baby.png``; ``suffix`` stands before the extension (``babyx2.png``: suffix ``x2``).
-    Missing and extra files are listed before anything is measured.
+    For the key ``set5/baby`` it reads ``<root>/set5/baby.png`` or ``<root>/baby.png``. ``suffix``
+    comes before the extension (``babyx2.png``: suffix ``x2``). Missing and extra files are listed
+    before anything is measured.
 
     Args:
         scale: Factor by which images were enlarged; set by ``data.init_args.scale``.
-        root: The folder; may hold environment variables.
-        suffix: What the other program put between name and extension; ``{scale}`` is filled in.
+        root: The folder; environment variables are expanded.
+        suffix: Text between name and extension; ``{scale}`` is filled in.
         extension: Extension of the files.
 
     Raises:
-        ValueError: ``root`` is no folder.
+        ValueError: If ``root`` is no folder.
     """
 
     def __init__(self, scale: float, root: str, suffix: str = "", extension: str = ".png") -> None:
@@ -47,7 +47,7 @@ class FolderOutputs(SuperResolver):
         self.weights_source = str(self.root)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """There is nothing to train.
+        """Raise: there is nothing to train.
 
         Raises:
             ValueError: Always.
@@ -71,22 +71,20 @@ class FolderOutputs(SuperResolver):
         found = {path for path in files if path.name.endswith(self.ending)}
         extra = sorted(str(path) for path in found - set(wanted.values()))
         if missing:
-            beside = (
-                f"; it has {len(extra)} that are not asked for: {_some(extra)}" if extra else ""
-            )
+            beside = f"; it has {len(extra)} extra ones: {_some(extra)}" if extra else ""
             raise ValueError(
                 f"model.init_args.root {self.root} lacks {len(missing)} of {len(keys)} images: "
                 f"{_some(missing)}{beside}"
             )
         if extra:
-            # Not wrong, but it may mean that another set, or an older run, is in the folder too.
-            log.warning("%s has %d images more: %s", self.root, len(extra), _some(extra))
+            # No error, but the folder may also hold another set or an older run.
+            log.warning("%s has %d extra images: %s", self.root, len(extra), _some(extra))
 
     def path(self, key: str) -> Path:
-        """File of an image.
+        """Return the file of an image.
 
         Args:
-            key: The image's key, with its source's name in front.
+            key: The image's key, prefixed by its source's name.
         """
         below = self.root / f"{key}{self.ending}"
         return below if below.is_file() else self.root / f"{key.partition('/')[2]}{self.ending}"
@@ -95,7 +93,7 @@ class FolderOutputs(SuperResolver):
         """Read the images of a batch.
 
         Raises:
-            ValueError: A file is broken, of another size, or not of 8 bits.
+            ValueError: If a file is broken, of another size, or not 8-bit.
         """
         images = [_read(self.path(key), batch["size"]) for key in batch["key"]]
         return torch.stack(images).to(batch["lr"].device)
@@ -107,14 +105,14 @@ def _read(path: Path, size: tuple[int, int]) -> Tensor:
             mode = image.mode
             pixels = np.asarray(image.convert("RGB"))
     except OSError as error:
-        raise ValueError(f"{path} is no readable image: {error}") from error
-    if mode[0] in "IF":  # Pillow would cut its values off at 255
+        raise ValueError(f"{path} is not a readable image: {error}") from error
+    if mode[0] in "IF":  # Pillow would clip its values at 255
         raise ValueError(f"{path} holds pixels of mode {mode}; expected an 8-bit image")
     if pixels.shape[:2] != tuple(size):
         raise ValueError(
             f"{path} is {pixels.shape[1]}x{pixels.shape[0]} pixels, but the HR image is "
             f"{size[1]}x{size[0]}: was it made for another data.init_args.scale, or without "
-            "cutting the HR image to a multiple of the scale?"
+            "cropping the HR image to a multiple of the scale?"
         )
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().div_(255)
 

@@ -1,4 +1,4 @@
-"""Regression in latents: the control of a comparison with InvSR, its network without diffusion."""
+"""Regression in latents: InvSR's network without diffusion, as a control."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 
 class LatentRegression(SuperResolver):
-    """InvSR's predictor, trained to answer at once.
+    """InvSR's predictor, trained as a regression.
 
-    The mean that the predictor gives is added to the latent of the enlarged LR image.
+    The predicted mean is added to the latent of the enlarged LR image.
 
     Args:
         scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
-        predictor: What is trained.
+        predictor: The network to train.
         space: The latents.
-        patch: As of ``InvSR``.
+        patch: Side in LR pixels for training; as in ``InvSR``.
 
     Raises:
-        ValueError: Scale, predictor and space do not fit one another.
+        ValueError: If scale, predictor and space do not fit together.
     """
 
     enlarged = staticmethod(enlarged)  # as `main.py encode` makes pairs
@@ -59,7 +59,7 @@ class LatentRegression(SuperResolver):
         self.tile_always = True
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Distance between the latents."""
+        """Return the distance between the latents."""
         z, y = latent_pair(self.space, batch)
         loss = functional.mse_loss(y + self.predictor(batch["lr"], 0.0).mean, z)
         self.log("train/loss", loss, prog_bar=True)
@@ -75,10 +75,10 @@ class LatentRegression(SuperResolver):
         return mirrored.crop(self.space.decode(y + self.predictor(lr, 0.0).mean), batch["size"])
 
     def setup(self, stage: str) -> None:
-        """See that nothing is computed in random latents.
+        """Raise if the autoencoder has random weights.
 
         Raises:
-            ValueError: The autoencoder has random weights.
+            ValueError: If so.
         """
         super().setup(stage)
         check_space(self.space)

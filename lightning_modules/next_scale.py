@@ -33,7 +33,7 @@ from lightning_modules.networks.bsq import (
     to_tokens,
 )
 from lightning_modules.networks.infinity import InfinityTransformer, Mixture, Text
-from lightning_modules.networks.infinity_block import Cache, Told
+from lightning_modules.networks.infinity_block import Cache, EncodedText
 from lightning_modules.networks.scales import Scales, Size
 from lightning_modules.noise import Noise
 
@@ -235,7 +235,7 @@ def sample(
     Returns:
         (B, d, h_k, w_k) of each scale.
     """
-    told = network.told(text)
+    encoded = network.encode_text(text)
     cache, copies = Cache(scales.tokens), 1 if how.guidance == 1 else 2
     codes, inputs = list(known), list[Tensor]()
     total: Tensor | float = 0.0
@@ -248,7 +248,7 @@ def sample(
             inputs.append(below.repeat(copies, 1, 1))
         if number < len(known) and at_once:
             continue
-        logits = _logits(network, inputs, scales, told, first, cache, how)
+        logits = _logits(network, inputs, scales, encoded, first, cache, how)
         inputs, first = [], number + 1
         if number >= len(known):
             here = logits[:, -grid[0] * grid[1] :]
@@ -260,7 +260,7 @@ def _logits(
     network: InfinityTransformer,
     inputs: Sequence[Tensor],
     scales: Scales,
-    told: Told,
+    encoded: EncodedText,
     first: int,
     cache: Cache,
     how: Bitwise,
@@ -269,7 +269,7 @@ def _logits(
     mixture = None
     if how.guidance != 1 and how.guidance_after is not None:
         mixture = Mixture(how.guidance_after, how.guidance)
-    logits: Tensor = network(tokens, scales, told, first, cache, mixture)
+    logits: Tensor = network(tokens, scales, encoded, first, cache, mixture)
     if how.guidance == 1:
         return logits
     with_it, without = logits.chunk(2)

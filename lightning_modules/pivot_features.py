@@ -70,7 +70,12 @@ class Attachment(ABC):
 
     @abstractmethod
     def predict(
-        self, denoiser: UNet2D, z: Tensor, t: Tensor, told: Condition, added: Mapping[str, Tensor]
+        self,
+        denoiser: UNet2D,
+        z: Tensor,
+        t: Tensor,
+        condition: Condition,
+        added: Mapping[str, Tensor],
     ) -> Tensor:
         """The denoiser's raw output, with ``added`` at the places. Args as ``Denoiser.forward``."""
 
@@ -123,11 +128,16 @@ class Skips(Attachment):
         return {self.name(n): read.skips[n] for n in self.numbers}
 
     def predict(
-        self, denoiser: UNet2D, z: Tensor, t: Tensor, told: Condition, added: Mapping[str, Tensor]
+        self,
+        denoiser: UNet2D,
+        z: Tensor,
+        t: Tensor,
+        condition: Condition,
+        added: Mapping[str, Tensor],
     ) -> Tensor:
         """As ``Attachment.predict``."""
         residuals = Residuals({n: added[self.name(n)] for n in self.numbers})
-        return denoiser(z, t, told, residuals)
+        return denoiser(z, t, condition, residuals)
 
 
 class Blocks(Attachment):
@@ -164,13 +174,18 @@ class Blocks(Attachment):
         return found if read.middle is None else found | {"middle": read.middle}
 
     def predict(
-        self, denoiser: UNet2D, z: Tensor, t: Tensor, told: Condition, added: Mapping[str, Tensor]
+        self,
+        denoiser: UNet2D,
+        z: Tensor,
+        t: Tensor,
+        condition: Condition,
+        added: Mapping[str, Tensor],
     ) -> Tensor:
         """As ``Attachment.predict``."""
         residuals = Residuals(middle=added.get("middle"))
         numbers = [n for n in self.numbers if n < self._blocks]
         with _added(denoiser.unet, {n: added[self.name(n)] for n in numbers}):
-            return denoiser(z, t, told, residuals)
+            return denoiser(z, t, condition, residuals)
 
 
 def attachment(attach: Attach, denoiser: UNet2D, numbers: Sequence[int] | None) -> Attachment:
@@ -208,20 +223,20 @@ def skip_shapes(unet: Any) -> list[tuple[int, int]]:
 
 
 @torch.no_grad()
-def time_embedding(unet: Any, t: Tensor, told: Condition) -> Tensor:
+def time_embedding(unet: Any, t: Tensor, condition: Condition) -> Tensor:
     """(B, E), a U-Net's own embedding of the timestep and of what goes with it, as SDXL's sizes.
 
     Args:
         unet: It.
         t: (B,) timesteps.
-        told: What it is told; ``noise_level`` is not looked at.
+        condition: What it is condition; ``noise_level`` is not looked at.
     """
     dtype = next(unet.parameters()).dtype
     embedded: Tensor = unet.time_embedding(unet.time_proj(t).to(dtype))
-    if not hasattr(unet, "get_aug_embed"):  # that of video is told nothing besides
+    if not hasattr(unet, "get_aug_embed"):  # that of video is condition nothing besides
         return embedded
-    also = {"text_embeds": told.pooled, "time_ids": told.sizes}
-    text = {"encoder_hidden_states": told.text, "added_cond_kwargs": also}
+    also = {"text_embeds": condition.pooled, "time_ids": condition.sizes}
+    text = {"encoder_hidden_states": condition.text, "added_cond_kwargs": also}
     more: Tensor | None = unet.get_aug_embed(emb=embedded, **text)
     return embedded if more is None else embedded + more
 

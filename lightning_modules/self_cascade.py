@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.frames import repeated, resized
-from lightning_modules.captions import check_captions, dropped
+from lightning_modules.captions import check_captions, drop_captions
 from lightning_modules.clips import frames_of, to_learn
 from lightning_modules.from_base import FromBase, Predict
 from lightning_modules.frozen_base import check_choice
@@ -143,7 +143,7 @@ class SelfCascade(FromBase):
         t = torch.randint(self.adapter_t_min, self.K, (len(z),), device=z.device)
         eps = torch.randn_like(z)
         z_t = self.schedule.add_noise(z, eps, t)
-        known = dropped(*self._told(batch, sizes[-1], sizes[0]), self.caption_dropout)
+        known = drop_captions(*self._conditions(batch, sizes[-1], sizes[0]), self.caption_dropout)
         features = self._features(pivot, t, known)
         raw = self._adapted(upsampler, self.schedule.scale_input(z_t, t), t, known, features)
         loss = functional.mse_loss(raw, self.schedule.target(z, eps, t))
@@ -173,7 +173,7 @@ class SelfCascade(FromBase):
         z: Tensor | None = None
         for stage, size in enumerate(sizes):
             own = noise.stream(stage)  # what a stage draws does not depend on how many follow
-            z = self.stage(z, size, self._told(batch, size, sizes[0]), own, frames, sizes[0])
+            z = self.stage(z, size, self._conditions(batch, size, sizes[0]), own, frames, sizes[0])
         return self.space.decode(cast(Tensor, z))
 
     def sizes(self, target: Size) -> list[Size]:

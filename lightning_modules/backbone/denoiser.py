@@ -254,12 +254,12 @@ class UNet2D(Denoiser):
 
     def _extras(self, condition: Condition) -> dict[str, Any]:
         extras: dict[str, Any] = {}
-        told = condition.sizes is not None or condition.pooled is not None
-        if not told and condition.noise_level is None:
+        sdxl = condition.sizes is not None or condition.pooled is not None
+        if not sdxl and condition.noise_level is None:
             return extras
         unheard = {
             "noise_level": condition.noise_level is not None and self.unet.class_embedding is None,
-            "sizes and pooled": told and self.unet.config.addition_embed_type is None,
+            "sizes and pooled": sdxl and self.unet.config.addition_embed_type is None,
         }
         if any(unheard.values()):  # diffusers says nothing
             names = " or ".join(name for name, is_so in unheard.items() if is_so)
@@ -271,7 +271,7 @@ class UNet2D(Denoiser):
             counted = self.unet.config.class_embed_type is None  # a table of levels
             level = condition.noise_level
             extras["class_labels"] = level.long() if counted else level
-        if told:
+        if sdxl:
             extras["added_cond_kwargs"] = {
                 "text_embeds": condition.pooled,
                 "time_ids": condition.sizes,

@@ -20,7 +20,7 @@ from lightning_modules.networks.infinity_block import (
     EPS,
     Block,
     Cache,
-    Told,
+    EncodedText,
     norm,
     rotation,
     split_heads,
@@ -41,7 +41,7 @@ class Text(NamedTuple):
 
 
 class Mixture(NamedTuple):
-    """Guidance within the network, for a batch whose second half is told something else.
+    """Guidance within the network, for a batch whose second half is encoded something else.
 
     Args:
         after: The number of blocks after which the halves are mixed, and go on as one.
@@ -71,7 +71,7 @@ class InfinityTransformer(nn.Module):
             [0, 1), or the texts' features are too narrow.
     """
 
-    called = ("told", "without_text")  # beside `forward`, which sharding has to know
+    called = ("encode_text", "without_text")  # beside `forward`, which sharding has to know
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class InfinityTransformer(nn.Module):
         none = self.no_text[:n]
         return text._replace(features=torch.where(where.view(-1, 1, 1), none, features))
 
-    def told(self, text: Text) -> Told:
+    def encode_text(self, text: Text) -> EncodedText:
         """What all scales need of the texts, in the weights' precision also under autocast.
 
         So Infinity computes them: each block is scaled and shifted by them.
@@ -183,7 +183,7 @@ class InfinityTransformer(nn.Module):
             t = self.text_norm(text.features.to(self.text_norm.weight.dtype))
             pooled = self.pool(t, mask).float()
             shared = self.shared(functional.silu(pooled).to(self.shared.weight.dtype))
-            return Told(pooled, self.text_in(t), mask, shared.view(len(t), 1, 6, self.width))
+            return EncodedText(pooled, self.text_in(t), mask, shared.view(len(t), 1, 6, self.width))
 
     # ------------------------------------------------------------------------------------- network
 
@@ -191,7 +191,7 @@ class InfinityTransformer(nn.Module):
         self,
         inputs: Tensor | None,
         scales: Scales,
-        told: Told,
+        encoded: EncodedText,
         first: int = 0,
         cache: Cache | None = None,
         mixture: Mixture | None = None,
@@ -205,7 +205,7 @@ class InfinityTransformer(nn.Module):
             inputs: (B, n, bits): at each token of these scales, the sum of the codes of the coarser
                 ones. There are none for the first scale, whose token is the text's.
             scales: Of the image.
-            told: Of the texts.
+            encoded: Of the texts.
             first: Number of the first of these scales, from 0.
             cache: Holds the scales before; needed where there are some.
             mixture: Of the batch's halves.
@@ -216,7 +216,7 @@ class InfinityTransformer(nn.Module):
         Raises:
             ValueError: The tokens are not those of whole scales, or those before are not known.
         """
-        x, last = self._sequence(inputs, scales, told, first)
+        x, last = self._sequence(inputs, scales, encoded, first)
         before = scales.spans[first].start
         if before != (0 if cache is None else cache.length):
             raise ValueError(
@@ -231,20 +231,20 @@ class InfinityTransformer(nn.Module):
             if mixture is not None and number == mixture.after:
                 x = _mixed(x, mixture.weight)
             if self.checkpointing and self.training and cache is None:
-                x = checkpoint(block, x, told, spans, turn, use_reentrant=False)
+                x = checkpoint(block, x, encoded, spans, turn, use_reentrant=False)
             else:
-                x = block(x, told, spans, turn, cache, number)
+                x = block(x, encoded, spans, turn, cache, number)
         if mixture is not None and mixture.after == len(self.blocks):
             x = _mixed(x, mixture.weight)
         if cache is not None:
             cache.length = scales.spans[last - 1].stop
-        return self._logits(x, told)
+        return self._logits(x, encoded)
 
     def _sequence(
-        self, inputs: Tensor | None, scales: Scales, told: Told, first: int
+        self, inputs: Tensor | None, scales: Scales, encoded: EncodedText, first: int
     ) -> tuple[Tensor, int]:
         # Embedded tokens, and the number of the scale after their last.
-        parts = [told.pooled[:, None] + self.start] if first == 0 else []
+        parts = [encoded.pooled[:, None] + self.start] if first == 0 else []
         if inputs is not None:
             with torch.autocast(inputs.device.type, enabled=False):  # as in Infinity
                 parts.append(self.tokens_in(inputs.to(self.tokens_in.weight.dtype)))
@@ -269,10 +269,10 @@ class InfinityTransformer(nn.Module):
         )
         return x + self.level(levels), last
 
-    def _logits(self, x: Tensor, told: Told) -> Tensor:
+    def _logits(self, x: Tensor, encoded: EncodedText) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             dtype = self.head.weight.dtype
-            modulation = self.head_norm(functional.silu(told.pooled).to(dtype))[:, None]
+            modulation = self.head_norm(functional.silu(encoded.pooled).to(dtype))[:, None]
             scale, shift = modulation.chunk(2, -1)
             logits: Tensor = self.head((norm(x) * (1 + scale) + shift).to(dtype)).float()
         return logits.view(*logits.shape[:2], self.bits, 2)

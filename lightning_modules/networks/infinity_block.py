@@ -23,7 +23,7 @@ EPS = 1e-6
 Spans = Sequence[tuple[int, int]]  # tokens of each scale, and where it ends in the sequence
 
 
-class Told(NamedTuple):
+class EncodedText(NamedTuple):
     """What the transformer makes of texts, once for all scales.
 
     Args:
@@ -98,7 +98,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        told: Told,
+        encoded: EncodedText,
         spans: Spans,
         turn: Tensor,
         cache: Cache | None = None,
@@ -108,16 +108,16 @@ class Block(nn.Module):
 
         Args:
             x: (B, n, C).
-            told: Of the texts.
+            encoded: Of the texts.
             spans: How many tokens each of these scales has, and where it ends.
             turn: Of ``rotation``.
             cache: Of the scales before.
             number: Of this block, for the cache.
         """
-        gate1, gate2, scale1, scale2, shift1, shift2 = (self.own + told.shared).unbind(2)
+        gate1, gate2, scale1, scale2, shift1, shift2 = (self.own + encoded.shared).unbind(2)
         h = (norm(x) * (1 + scale1) + shift1).to(x.dtype)
         x = x + self.drop(self.attention(h, spans, turn, cache, number) * gate1).to(x.dtype)
-        x = x + self.cross(self.cross_norm(x), told, cache, number)
+        x = x + self.cross(self.cross_norm(x), encoded, cache, number)
         h = (norm(x) * (1 + scale2) + shift2).to(x.dtype)
         return x + self.drop(self.mlp(h) * gate2).to(x.dtype)
 
@@ -169,16 +169,16 @@ class _CrossAttention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, told: Told, cache: Cache | None, number: int) -> Tensor:
+    def forward(self, x: Tensor, encoded: EncodedText, cache: Cache | None, number: int) -> Tensor:
         kept = None if cache is None else cache.text.get(number)
         if kept is None:
-            k, v = self.kv(told.memory).chunk(2, -1)
+            k, v = self.kv(encoded.memory).chunk(2, -1)
             v = v + self.v_bias.to(v.dtype)
             kept = split_heads(k, self.heads), split_heads(v, self.heads)
             if cache is not None:
                 cache.text[number] = kept
         q = split_heads(self.q(x), self.heads)
-        found = functional.scaled_dot_product_attention(q, *kept, attn_mask=told.mask)
+        found = functional.scaled_dot_product_attention(q, *kept, attn_mask=encoded.mask)
         out: Tensor = self.out(found.transpose(1, 2).flatten(2))
         return out
 

@@ -52,7 +52,7 @@ class TestTraining:
         scales = model.space.scales((4, 4))
         given = forced(f, scales)
         none = model.transformer.no_text[:1].expand(2, 1, -1)
-        told = model.transformer.told(Text(none, torch.ones(2)))
+        told = model.transformer.encode_text(Text(none, torch.ones(2)))
         odds = model.transformer(given.inputs, scales, told).diff(dim=-1)[..., 0]
         each = torch.nn.functional.softplus(torch.where(given.bits > 0, -odds, odds)).mean(-1)
         torch.testing.assert_close(loss, (each * scale_weights(scales)).sum(1).mean())
@@ -71,7 +71,7 @@ class TestTraining:
         change = self_correction(1.0, 2)
         given = forced(model.space.encode(batch()["hr"]), scales, change)
         none = model.transformer.no_text[:1].expand(2, 1, -1)
-        told = model.transformer.told(Text(none, torch.ones(2)))
+        told = model.transformer.encode_text(Text(none, torch.ones(2)))
         logits = model.transformer(given.inputs, scales, told)
         torch.testing.assert_close(loss, bit_losses(logits, given.bits).mean())
         plain = method(flip_strength=0.0, reweight=False).training_step(batch(), 0)

@@ -93,7 +93,7 @@ class TestStageTwo:
         tokens = torch.cat([x.flatten(2).mT for x in inputs], 1)
         net = model.transformer
         nothing = net.no_text[:1].expand(2, 1, -1)
-        told = net.told(Text(nothing, torch.ones(2)))
+        told = net.encode_text(Text(nothing, torch.ones(2)))
         logits = net(tokens, model.scales, told)[:, 5:]
         losses = functional.cross_entropy(
             logits.flatten(0, 2), bits.long().flatten(), reduction="none"

@@ -146,7 +146,7 @@ def test_damped_guidance():
 
     # Where the weak network is the same, so is the rule.
     z, t = torch.randn(2, 3, 16, 16), torch.tensor([5, 5])
-    known = method._told(given, (16, 16), (8, 8))
+    known = method._conditions(given, (16, 16), (8, 8))
     step = Step(0, 4, (16, 16), (8, 8))
     same = ScaleCrafter(DEEP, 4, damped_steps=2, damped_without=())
     outputs = [
