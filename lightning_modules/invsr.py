@@ -1,18 +1,18 @@
 """InvSR: super-resolution by diffusion inversion, in one to five steps.
 
-Yue et al., CVPR 2025 (arXiv 2412.09013). A frozen diffusion model makes an image from the latent
-of the enlarged LR image, noised; only the network that says which noise is trained.
+Yue et al., CVPR 2025 (arXiv 2412.09013). A frozen diffusion model denoises the noised latent of the
+enlarged LR image. Only the network that predicts this noise is trained.
 
-z     latent of the HR image            y      latent of the LR image, brought to its size
+z     latent of the HR image              y      latent of the LR image, brought to its size
 z_t   y with noise of standard deviation sigma_t, not scaled (variance exploding)
-f     noise predictor                     x0     clean latent that the denoiser's output stands for
+f     noise predictor                     x0     predicted clean latent
 
-Differs from the paper in: sampling is deterministic between the steps (`solver`), as released,
-where algorithm 1 adds noise. The gradient of a discriminator that is accumulated is divided by the
-number of batches, as released it is not.
+Differs from the paper in: no noise is added between the steps (`solver`), as released; algorithm 1
+adds it. The discriminator's accumulated gradient is divided by the number of batches, unlike in
+the release.
 
-Timesteps that users give and results name count from 1, as in the paper; networks and noise levels
-take indices, which are one less: timestep 250 is index 249, in training and in sampling.
+Timesteps in arguments and results count from 1, as in the paper. Networks and noise levels use
+indices, which are one less: timestep 250 is index 249, in training and in sampling.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from datamodules.base import Batch
 
 
-CLAMP = 10.0  # of what the discriminator sees
+CLAMP = 10.0  # of the discriminator's inputs
 
 
 def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
@@ -76,7 +76,7 @@ class InvSR(Adversarial):
         denoiser: The frozen diffusion model.
         space: Its latents.
         denoiser_weights: Weights of a denoiser that was trained here: a run of ``Diffusion``, or a
-            file. Not for one that is named by its folder.
+            file. Not for a denoiser that is set by its folder.
         schedule: The denoiser's process, with exploding variance; Stable Diffusion's by default.
         prompt: Embedding of the fixed prompt; without it the denoiser's null text.
         sampling: Timesteps, solver and other settings of sampling.
@@ -94,8 +94,8 @@ class InvSR(Adversarial):
         optimizer: Makes the predictor's optimiser.
 
     Raises:
-        ValueError: A step that was not trained to start at, steps that do not fall, a scale for
-            which the predictor was not made, or parts that do not fit one another.
+        ValueError: If sampling would start at an untrained step, steps do not fall, the scale is
+            not the predictor's, or parts do not fit together.
     """
 
     def __init__(
@@ -139,9 +139,9 @@ class InvSR(Adversarial):
         self.tile_always = self.tiles_latents = True
         check_arguments(self)
         self.tile_multiple = self.multiple
-        # Of the image at hand.
+        # Of the current image.
         self._start = None if sampling.start == "auto" else sampling.start
-        self.plan(self._start)  # refuses what cannot be sampled
+        self.plan(self._start)  # raises if sampling is impossible
         trained = self.starts if self.starting else self.starts[1:]
         self.register_buffer("trained", torch.tensor(trained) - 1, persistent=False)
 
@@ -152,9 +152,9 @@ class InvSR(Adversarial):
     # ------------------------------------------------------------------------------------- training
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Any]:
-        """Equation 11: distances of the predicted clean latent to that of HR, and its plausibility.
+        """Equation 11: MSE, perceptual and adversarial loss of the predicted clean latent.
 
-        The batch brings HR and LR images, or what ``main.py encode --encode.pairs true`` made.
+        The batch has HR and LR images, or latents of ``main.py encode --encode.pairs true``.
         """
         noise = None if self.deterministic else Noise(batch["seed"], self.device)
         z, y = latent_pair(self.space, batch, noise)
@@ -177,7 +177,7 @@ class InvSR(Adversarial):
         return loss, (z, x0.detach(), t)
 
     def discriminator_loss(self, made: Any) -> Tensor:
-        """Hinge loss between latents of HR and predicted ones, at the same timesteps."""
+        """Return the hinge loss of latents of HR and predicted ones, at the same timesteps."""
         z, x0, t = made
         judge = cast(nn.Module, self.discriminator)
         text = self._condition(len(z)).text
@@ -186,15 +186,15 @@ class InvSR(Adversarial):
         return loss
 
     def predicted(self, lr: Tensor, y: Tensor, t: Tensor) -> Tensor:
-        """x0 of a latent with the noise that is predicted from LR; equation 9.
+        """Equation 9: x0 of a latent with the noise predicted from LR.
 
         Args:
             lr: (B, 3, h, w) in [0, 1].
-            y: (B, C, h', w'), the latent that gets the noise.
+            y: (B, C, h', w'), the latent to add the noise to.
             t: (B,) indices of timesteps, from 0.
         """
         noise = cast(NoisePredictor, self.predictor)(lr, t)
-        eps = torch.randn(noise.mean.shape, device=y.device)  # in whatever layout the mean is
+        eps = torch.randn(noise.mean.shape, device=y.device)  # independent of memory layouts
         z_t = self.schedule.add_noise(y, noise.sample(eps), t)
         return self._clean(z_t, t)
 
@@ -207,16 +207,16 @@ class InvSR(Adversarial):
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        """Algorithm 1: as many calls of the denoiser as steps, one of the predictor.
+        """Algorithm 1, with one denoiser call per step and one call of the predictor.
 
         Raises:
-            ValueError: The predictor was trained for the noise between the steps.
+            ValueError: If the predictor was trained for the noise between the steps.
         """
         if not self.starting:
             raise ValueError(
                 "model.init_args.training.starting is false: the predictor was trained for the "
-                "noise between steps, and starts nothing. Name its run as middle_weights of one "
-                "that starts, with sampling.solver predicted; in fit, set "
+                "noise between steps, not for the start. Set its run as middle_weights of another "
+                "predictor, with sampling.solver predicted; in fit, set "
                 "trainer.limit_val_batches to 0"
             )
         mirrored = padded(batch["lr"], self.multiple, self.patch)
@@ -280,7 +280,7 @@ class InvSR(Adversarial):
         return self.schedule.to_x0(raw, z_t, t)
 
     def color_reference(self, batch: Batch) -> Tensor:
-        """As ``SuperResolver.color_reference``; mirrored, where that is asked for."""
+        """Return the LR image, mirrored with ``color_misaligned``."""
         lr = batch["lr"]
         return padded(lr, self.multiple, self.patch).lr if self.sampling.color_misaligned else lr
 
@@ -288,7 +288,7 @@ class InvSR(Adversarial):
         return Condition() if self.prompt is None else self.prompt.condition(count)
 
     def enlarge(self, batch: Batch, tiled: bool = False) -> dict[str, Tensor]:
-        """As ``SuperResolver.enlarge``; the start is chosen once, for all tiles of an image."""
+        """Enlarge as ``SuperResolver``; ``auto`` chooses one start for all tiles of an image."""
         if self.sampling.start != "auto":
             return super().enlarge(batch, tiled)
         made = []
@@ -302,14 +302,14 @@ class InvSR(Adversarial):
     # -------------------------------------------------------------------------------- the plan
 
     def plan(self, start: int | None = None) -> list[int]:
-        """Timesteps of sampling, counted from 1, from the first one down.
+        """Return the timesteps of sampling, counted from 1, noisiest first.
 
         Args:
-            start: The first one; by default what was released for so many steps, or the first of
-                ``starts`` where that is not among them.
+            start: The first timestep; by default the released one for so many steps, or the first
+                of ``starts`` if that is not trained.
 
         Raises:
-            ValueError: It does not fall, or starts where nothing was trained to start.
+            ValueError: If the timesteps do not fall, or the first is not trained as a start.
         """
         if self.sampling.timesteps is not None:
             found = explicit(self.schedule.steps, self.sampling.timesteps, first=1)
@@ -327,7 +327,7 @@ class InvSR(Adversarial):
 
     @property
     def options(self) -> dict[str, str | int | float]:
-        """Timesteps, solver and the rest of what sampling depends on."""
+        """Settings that change outputs: timesteps, solver and others."""
         options: dict[str, str | int | float] = {"timesteps": f"{self.sampling.steps} from auto"}
         if self.sampling.start != "auto":
             options["timesteps"] = " ".join(map(str, self.plan(self.sampling.start)))
@@ -336,7 +336,7 @@ class InvSR(Adversarial):
         if self.middle is not None:
             options["middle"] = getattr(self.middle, "source", "").rpartition(" ")[2]
         if self.predictor is None:
-            options["noise of nobody before"] = self.denoiser.source.rpartition(" ")[2]
+            options["denoiser (unpredicted noise)"] = self.denoiser.source.rpartition(" ")[2]
         if self.guidance != 1:
             options["guidance"] = self.guidance
         if self.deterministic:
@@ -347,13 +347,13 @@ class InvSR(Adversarial):
 
     @property
     def multiple(self) -> int:
-        """Of which sides of LR have to be multiples, for predictor, latents and denoiser."""
+        """The LR side lengths must be multiples of this."""
         unit = whole_lr(self.space.factor * self._sides, self.scale)
         return math.lcm(unit, *(p.divisor for p in (self.predictor, self.middle) if p is not None))
 
     @property
     def _sides(self) -> int:
-        # Of which the denoiser wants latents' sides to be multiples.
+        # The denoiser requires latents' sides to be multiples of this.
         return int(2 ** (len(self.denoiser.unet.config.block_out_channels) - 1))
 
     @property
@@ -363,9 +363,9 @@ class InvSR(Adversarial):
     # ------------------------------------------------------------------------- checks and weights
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Denoiser, predictor between steps, discriminator. As ``ImageModel``'s.
+        """Load denoiser, middle predictor and discriminator.
 
-        The distance is looked for by ``setup``, for training alone.
+        Only ``setup`` for training loads the perceptual distance.
         """
         if self.denoiser_weights is not None:
             self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
@@ -373,7 +373,7 @@ class InvSR(Adversarial):
             found = read_weights(find("middle_weights", self.middle_weights))
             # In the run that trained it, it was the predictor.
             own = fit_part(self.middle, found, "predictor", from_official, "middle_weights")
-            # It is frozen, so a checkpoint and results name it.
+            # It is frozen, so checkpoints and results name its source.
             cast(Any, self.middle).source = f"{found.name} {fingerprint(own)}"
         if self.perceptual is not None and self.perceptual_weights is not None:
             self._find_perceptual = partial(find, "perceptual_weights", self.perceptual_weights)
@@ -399,11 +399,11 @@ class InvSR(Adversarial):
             )
 
     def setup(self, stage: str) -> None:
-        """See that nothing is computed with random weights.
+        """Raise if a frozen part has no trained weights.
 
         Raises:
-            FileNotFoundError: The distance that training needs lacks its file.
-            ValueError: The denoiser, the autoencoder, or a part that was asked for has none.
+            FileNotFoundError: If the file of the perceptual distance is missing.
+            ValueError: If the denoiser, the autoencoder, or another part has random weights.
         """
         super().setup(stage)
         check_weights(self, trains=stage == "fit")
@@ -412,11 +412,11 @@ class InvSR(Adversarial):
 
     @property
     def needs_weights(self) -> bool:
-        """As ``ImageModel``'s; without a predictor there is nothing of its own."""
+        """Whether weights are missing; without a predictor there are none."""
         return self.predictor is not None and super().needs_weights
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A released file has the predictor alone; the other parts keep their own."""
+        """Map a released file, which has only the predictor; other parts stay."""
         own = self.state_dict().items()
         kept = {k: v for k, v in own if not k.startswith("predictor.")}
         found = {f"predictor.{name}": tensor for name, tensor in from_official(tensors).items()}

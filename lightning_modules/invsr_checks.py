@@ -1,4 +1,4 @@
-"""What InvSR refuses: arguments that do not go together, and parts with random weights."""
+"""InvSR's checks of arguments and of parts with random weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def check_arguments(method: InvSR) -> None:
-    """Refuse what does not go together.
+    """Raise if arguments contradict each other.
 
     Raises:
-        ValueError: Of what, and what to set.
+        ValueError: If so; the message names the keys to set.
     """
     sampling = method.sampling
     if sampling.timesteps is not None and (sampling.start is not None or sampling.steps != 1):
@@ -72,18 +72,18 @@ def check_arguments(method: InvSR) -> None:
 
 
 def check_weights(method: InvSR, trains: bool) -> None:
-    """See that nothing is computed with random weights.
+    """Raise if a part has no trained weights.
 
     Args:
-        method: Its parts are loaded.
-        trains: Whether it is to be trained.
+        method: The method, with loaded parts.
+        trains: Whether it will be trained.
 
     Raises:
-        ValueError: The denoiser, the autoencoder, or a part that was asked for has none.
+        ValueError: If the denoiser, the autoencoder, or another part has random weights.
     """
     if not method.denoiser.source:
         raise ValueError(
-            "InvSR needs a trained denoiser that is frozen: name its folder or hub name in "
+            "InvSR needs a trained denoiser that is frozen: set its folder or hub name in "
             "model.init_args.denoiser, or set denoiser_weights to the run that trained it, and "
             "flags.frozen to true"
         )
@@ -100,7 +100,7 @@ def _check_predictor(method: InvSR, predictor: NoisePredictor) -> None:
         raise ValueError(
             f"InvSR got scale {method.scale:g}, and its predictor halves the LR image's sides "
             f"to 1/{predictor.divisor} where latents have 1/{method.space.factor} of the "
-            f"output's: that is scale {made_for:g} alone. Set data.init_args.scale to it; "
+            f"output's: that is only scale {made_for:g}. Set data.init_args.scale to it; "
             "another scale needs a predictor with other halvings, trained for it"
         )
     if predictor.latent != method.space.channels:

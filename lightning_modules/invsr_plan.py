@@ -1,4 +1,4 @@
-"""Where InvSR's sampling starts, and the timesteps that follow; all are counted from 1."""
+"""InvSR's settings and timesteps of sampling, counted from 1."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from degradations.estimate import noise_level
 
 STARTS = (250, 200, 150, 100)  # section 3.2: enough of the signal is left
 LADDER = (*STARTS, 50)
-# As released. The paper's ablations have others besides.
+# As released. The paper's ablations also use others.
 RELEASED = {1: [200], 2: [200, 100], 3: [200, 100, 50], 4: [200, 150, 100, 50], 5: [*LADDER]}
-CALM = (4.0, 8.0, 16.0)  # noise in 8-bit levels, up to which to start at 100, 150, 200
+CALM = (4.0, 8.0, 16.0)  # noise in 8-bit levels up to which to start at 100, 150, 200
 
 Solver = Literal["euler", "ancestral", "predicted"]
 
@@ -73,14 +73,14 @@ class Training:
 
 
 def timesteps_for(steps: int, start: int | None = None) -> list[int]:
-    """Timesteps from the first one down.
+    """Return timesteps, noisiest first.
 
-    Without a start those of the release, for more than five steps evenly down from 250. With one
-    those of the paper's table 4, where it has such, and evenly where there are too few in between.
+    Without a start those of the release; evenly spaced from 250 for more than five steps. With a
+    start those of the paper's table 4 if possible; evenly spaced if there are too few in between.
 
     Args:
-        steps: How many; at least 1.
-        start: The first one.
+        steps: Number of timesteps, at least 1.
+        start: The first timestep.
     """
     released = RELEASED.get(steps)
     if released is not None and start in (None, released[0]):
@@ -96,11 +96,11 @@ def timesteps_for(steps: int, start: int | None = None) -> list[int]:
 
 
 def start_for(lr: Tensor, starts: Sequence[int] = STARTS) -> int:
-    """The start for an image by its noise: the noisier, the earlier. Ours; the paper suggests it.
+    """Choose the start for an image: the noisier, the earlier. The rule is ours.
 
     Args:
         lr: (1, 3, h, w) in [0, 1].
-        starts: Of which one is chosen.
+        starts: The choices.
     """
     level = noise_level(lr.cpu()) if min(lr.shape[-2:]) > 1 else math.nan
     rising = sorted(starts)

@@ -3,10 +3,10 @@
 Yue et al., NeurIPS 2023 (arXiv 2307.12348), and TPAMI 2024 (arXiv 2403.07319).
 
 z     latent of the HR image               y     latent of the LR image, brought to its size
-eta   how far z has shifted to y             kappa noise where it has shifted all the way
+eta   how far z has shifted to y             kappa noise after the full shift
 
 Differs from the papers in: the LR image is enlarged by bicubic interpolation, as in the released
-code, where the text says nearest neighbour; LPIPS compares with what the autoencoder makes of HR
+code; the text has nearest neighbour. LPIPS compares with the autoencoder's round trip of HR
 (`perceptual_target`).
 """
 
@@ -48,29 +48,28 @@ class ResShift(SuperResolver):
     Args:
         scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         network: Predicts from the scaled latent, the timestep and the LR image in [-1, 1].
-        space: Where the diffusion happens.
+        space: Space of the diffusion.
         space_weights: Weights of the space's autoencoder, as its authors released them: a file, or
             a name of ``configs/weights.yaml``.
         process: The shift and its noise; that of the conference paper by default.
-        timesteps: Those that are sampled with, from the last one down, such as [14, 9, 4, 0]; all
-            by default.
-        divisor: Sides of latents are padded to a multiple of it; by default what the network says.
-        perceptual: Distance of two batches of images in [0, 1], (B,), which is added to the loss
-            on decoded images, such as ``callbacks.lpips_network.Perceptual``; frozen. Left out
-            of steps in which it is not finite; ``train/perceptual_dropped`` counts them.
+        timesteps: Timesteps of sampling, from the last one down, such as [14, 9, 4, 0]; all by
+            default.
+        divisor: Sides of latents are padded to a multiple of this; the network's by default.
+        perceptual: Distance of two batches of images in [0, 1], (B,), added to the loss on decoded
+            images, such as ``callbacks.lpips_network.Perceptual``; frozen. Dropped in steps in
+            which it is not finite; ``train/perceptual_dropped`` counts them.
         perceptual_weight: Its weight: 1 in the paper, 10 for faces and inpainting.
-        perceptual_target: What decoded predictions are compared with: ``round_trip``, HR encoded
-            and decoded, or ``hr`` itself. The released weights were trained with ``hr``. As an
-            autoencoder shifts colours a little, that pulls the prediction away from the latent of
-            HR, to which the other part of the loss pulls it, and gives outputs a tint that grows
-            with the weight.
-        channels_last: Keep the network's weights in the memory layout that convolutions are fastest
-            in.
+        perceptual_target: Target of decoded predictions: ``round_trip``, HR encoded and decoded, or
+            ``hr`` itself, as for the released weights. Since an autoencoder shifts colours
+            slightly, ``hr`` contradicts the other part of the loss, which has the latent of HR as
+            target, and gives outputs a tint that grows with the weight.
+        channels_last: Keep the network's weights in the memory layout in which convolutions are
+            fastest.
         optimizer: Makes the optimiser of the trainable parameters.
 
     Raises:
-        ValueError: The timesteps do not fall from the last one, or hold what is none; the weight is
-            negative, or the target unknown.
+        ValueError: If the timesteps do not fall from the last one or are unknown, the weight is
+            negative, or the target is unknown.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class ResShift(SuperResolver):
                 f"{perceptual_target!r}; expected 0 or more, and round_trip or hr"
             )
         self.network, self.space, self.space_weights = network, space, space_weights
-        if channels_last:  # what goes through it follows
+        if channels_last:  # activations follow
             self.network.to(memory_format=torch.channels_last)
         self.process = process or ResidualShift()
         self.sampled = self.process if timesteps is None else self.process.respaced(timesteps)
@@ -106,20 +105,20 @@ class ResShift(SuperResolver):
         self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
         self.perceptual_weight = perceptual_weight
         self.perceptual_target = perceptual_target
-        self.dropped = 0  # steps without their perceptual part, in this process
+        self.dropped = 0  # steps without perceptual loss, on this rank
 
     enlarged = staticmethod(enlarged)  # as `main.py encode` makes pairs
 
     @property
     def options(self) -> dict[str, str | int | float]:
-        """The timesteps, where they are not all."""
+        """Settings that change outputs, with timesteps unless they are all."""
         own = {"timesteps": " ".join(map(str, self.timesteps))} if self.timesteps else {}
         return {**super().options, **own}
 
     # ------------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Algorithm of section 3.1: a random timestep, and the distance to what was mixed."""
+        """Algorithm of section 3.1: a random timestep, and the distance to the target."""
         z, y = latent_pair(self.space, batch)
         t = torch.randint(self.process.steps, (len(z),), device=z.device)
         eps = torch.randn_like(z)
@@ -139,12 +138,12 @@ class ResShift(SuperResolver):
             on_hr = self.perceptual_target == "hr"
             if on_hr and "hr" not in batch:
                 raise ValueError(
-                    "model.init_args.perceptual_target is hr, and data.init_args.train gives "
+                    "model.init_args.perceptual_target is hr, and data.init_args.train has "
                     "latents without HR: encode with --encode.pictures true, or set round_trip"
                 )
             target = batch["hr"] if on_hr else self.space.decode(z).clamp(0, 1)
         distance = cast(nn.Module, self.perceptual)(images, target).mean()
-        # On the host: where a part is not finite, its gradient is not either, whatever its weight.
+        # On the host: a term that is not finite has such gradients, whatever its weight.
         finite = bool(torch.isfinite(distance))
         self.dropped += not finite
         self.log("train/perceptual_dropped", float(self.dropped))
@@ -157,7 +156,7 @@ class ResShift(SuperResolver):
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        """From the LR image and noise back to t = 0; as many network calls as timesteps."""
+        """Sample from the noised LR image down to t = 0, with one network call per timestep."""
         lr = padded(batch["lr"], self.divisible).lr  # mirrored, as released
         y = self._anchor(lr)
         process = self.sampled
@@ -174,7 +173,7 @@ class ResShift(SuperResolver):
         return self.space.encode(enlarged(lr, self._size(lr)))
 
     def _image(self, z: Tensor, batch: Batch) -> Tensor:
-        # All of LR: cut to another size that was asked for, a part of the image would be gone.
+        # The output of the whole LR: cropping to a smaller requested size would lose a part.
         H, W = self._size(batch["lr"])
         return self.space.decode(z)[..., :H, :W]
 
@@ -183,44 +182,43 @@ class ResShift(SuperResolver):
 
     @property
     def divisible(self) -> int:
-        """Of what sides of LR have to be multiples, for those of latents to be of the divisor."""
+        """LR sides must be multiples of this, so that latents' sides are multiples of divisor."""
         return whole_lr(self.divisor * self.space.factor, self.scale)
 
     # -------------------------------------------------------------------------------- frozen parts
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """The autoencoder's weights. Args as ``ImageModel.load_parts``."""
+        """Load the autoencoder's weights."""
         if self.space_weights is not None:
             self.space.load_official(find("space_weights", self.space_weights))
 
     def setup(self, stage: str) -> None:
-        """See that nothing is computed with random weights; load what only training needs.
+        """Raise if the autoencoder has random weights; load parts that only training needs.
 
         Raises:
-            ValueError: The autoencoder has no weights of its own.
-            FileNotFoundError: The perceptual distance lacks its weights.
+            ValueError: If the autoencoder has random weights.
+            FileNotFoundError: If the weights of the perceptual distance are missing.
         """
         check_space(self.space, "space_weights")
         if stage == "fit" and hasattr(self.perceptual, "load"):
             cast(Any, self.perceptual).load()
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A released file has the network alone; the autoencoder's own is kept."""
+        """Map a released file, which has only the network; the autoencoder stays."""
         own = {k: v for k, v in self.state_dict().items() if not k.startswith("network.")}
         found = {f"network.{name}": tensor for name, tensor in from_official(tensors).items()}
         return {**own, **found}
 
 
 class ResShiftControl(ResShift):
-    """The control of a comparison: ResShift's network, trained to answer at once, without noise.
+    """ResShift without diffusion, as a control: the same network, trained as a regression.
 
-    The same network and space, one call an image, and the mean squared error alone: what is left
-    of ResShift without its diffusion.
+    The same network and space, with one call per image and only the mean squared error.
 
     Args:
         scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
-        prediction: What the network predicts: HR (``sample``), or what has to be taken from the
-            enlarged LR to have it (``residual``).
+        prediction: What the network predicts: HR (``sample``), or the enlarged LR minus HR
+            (``residual``).
     """
 
     def __init__(
@@ -242,7 +240,7 @@ class ResShiftControl(ResShift):
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Distance between the prediction from the enlarged LR and HR."""
+        """Return the distance between the prediction from the enlarged LR and HR."""
         z, y = latent_pair(self.space, batch)
         loss = functional.mse_loss(self._answer(y, batch["lr"]), z)
         self.log("train/loss", loss, prog_bar=True)

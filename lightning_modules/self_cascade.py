@@ -1,17 +1,17 @@
-"""Self-Cascade: larger images from the same diffusion model, stage after stage.
+"""Self-Cascade: larger images from the same diffusion model, stage by stage.
 
-Guo et al., ECCV 2024 (arXiv 2402.10491). A stage enlarges the clean sample of the one before it,
-adds noise up to timestep K, and denoises again with the same frozen network; tuned, features of the
-sample before it was enlarged are added by small upsamplers, which alone are trained.
+Guo et al., ECCV 2024 (arXiv 2402.10491). A stage enlarges the clean sample of the previous stage,
+adds noise up to timestep K, and denoises it with the same frozen network. The tuned variant adds
+features of the smaller sample through small upsamplers, the only trained parts.
 
 z^r   clean sample of stage r, 0 being the base's    phi    fixed resize of it (equation 6)
 K     share of the timesteps that stages run         phi_n  trained upsampler of features
 pivot z^(r-1), from which stage r starts             Phi    all of them
 
 Differs from the paper in: the noise of equation 6 has the standard deviation sqrt(1 - abar), as in
-its equation 2, where equation 6 prints that for the variance; and it is that of the first timestep
-that is run, which the network is told, where the paper says K. Layers of phi_n that make 0.002 M
-parameters, their places, eta and guidance are not published: they are arguments.
+its equation 2; equation 6 prints that as the variance. Its level is that of the first timestep run,
+which the network gets, not of K. Layers of phi_n with 0.002 M parameters, their places, eta and
+guidance are unpublished: they are arguments.
 """
 
 from __future__ import annotations
@@ -64,30 +64,30 @@ class SelfCascade(FromBase):
     Args:
         scale: Factor between the sides of the base's images and of the output; set by
             ``data.init_args.scale``.
-        aspect: Where ``base_size`` has another aspect ratio than the output: ``target``, the base
-            stage takes the output's, with as many pixels; ``base``, the first stage changes it.
-        stages: ``geometric``: as few stages as make at most four times the pixels each, of one
-            factor; ``x4_then_rest``; or their sizes, [[1024, 1024], [2048, 2048]].
-        multiple: Of which all sides have to be multiples, in pixels; the space's factor by default.
-            64 for Stable Diffusion where odd sides within the network are not wanted.
+        aspect: If ``base_size`` has another aspect ratio than the output: with ``target`` the base
+            stage has the output's, with as many pixels; with ``base`` the first stage changes it.
+        stages: ``geometric``: the fewest stages of one factor with at most four times the pixels
+            each; ``x4_then_rest``; or their sizes, [[1024, 1024], [2048, 2048]].
+        multiple: All sides must be multiples of this, in pixels; the space's factor by default. 64
+            avoids odd sides within Stable Diffusion.
         pivot_strength: K as a share of all timesteps.
-        pivot_space: Enlarge the pivot as it is (``latent``), or as an image (``rgb``), which is
-            decoded and encoded again.
-        pivot_resize: By ``bilinear`` interpolation, as in the paper, or ``bicubic``, as released.
+        pivot_space: Enlarge the pivot as a ``latent``, or as an image (``rgb``), which is decoded
+            and encoded again.
+        pivot_resize: ``bilinear`` interpolation, as in the paper, or ``bicubic``, as released.
         upsampler: Phi: ``Shared``, ``Bottleneck`` or ``Full`` of
             ``lightning_modules.networks.feature_upsampler``; ``null`` for the tuning-free variant.
         attach: Add features to the ``skip`` connections (equation 8), or to the outputs of blocks
             (``block_out``), as released.
         places: Numbers of the skip connections, or of the blocks; by default four skip connections,
             or all blocks.
-        pivot_features: Read at timestep 0 and kept (``cached_t0``), or at each step's own timestep
-            (``per_step``), as released.
-        adapter_t_min: Timestep below which features are not added; the release has 101.
-        caption_dropout: Share of the captions that are left out in training, for guidance.
+        pivot_features: Read features once at timestep 0 (``cached_t0``), or at each step's own
+            timestep (``per_step``), as released.
+        adapter_t_min: Timestep below which no features are added; 101 in the release.
+        caption_dropout: Share of captions to drop in training, for guidance.
         optimizer: Makes the optimiser of the upsamplers.
 
     Raises:
-        ValueError: A setting is out of range or unknown, or parts do not fit one another.
+        ValueError: If a setting is out of range or unknown, or parts do not fit together.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class SelfCascade(FromBase):
         if self.patch is not None and upsampler is not None:
             raise ValueError(
                 f"model.init_args.patch is {type(self.patch).__name__}, and upsamplers learn from "
-                "the network as it is: leave one of model.init_args.patch and upsampler out"
+                "the unchanged network: leave out model.init_args.patch or upsampler"
             )
         self.aspect, self.rule = aspect, stages
         self.multiple = math.lcm(self.space.factor, multiple or 1)
@@ -133,10 +133,10 @@ class SelfCascade(FromBase):
     # ------------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Algorithm 1, for the last stage; only what follows the upsamplers keeps activations.
+        """Algorithm 1, for the last stage. Only layers after the upsamplers keep activations.
 
         Raises:
-            ValueError: There is nothing to train, or the batch has no images.
+            ValueError: If there is nothing to train, or the batch has no images.
         """
         upsampler = self._upsampler()
         z, pivot, sizes = self._pair(batch)
@@ -152,7 +152,7 @@ class SelfCascade(FromBase):
 
     @torch.no_grad()
     def _pair(self, batch: Batch) -> tuple[Tensor, Tensor, list[Size]]:
-        # z^r and z^(r-1) of the last stage, and the sizes of all.
+        # z^r and z^(r-1) of the last stage, and all sizes.
         hr = to_learn(batch, self.denoiser)
         sizes = self.sizes((hr.shape[-2], hr.shape[-1]))
         if len(sizes) < 2:
@@ -168,19 +168,19 @@ class SelfCascade(FromBase):
 
     @torch.no_grad()
     def generate(self, batch: Batch, noise: Noise) -> Tensor:
-        """Algorithm 2: all steps at the base's size, then those below K at each larger one."""
+        """Algorithm 2: all steps at the base's size, then those below K at each larger size."""
         sizes, frames = self.sizes(batch["size"]), frames_of(batch, self.denoiser)
         z: Tensor | None = None
         for stage, size in enumerate(sizes):
-            own = noise.stream(stage)  # what a stage draws does not depend on how many follow
+            own = noise.stream(stage)  # independent of the number of later stages
             z = self.stage(z, size, self._conditions(batch, size, sizes[0]), own, frames, sizes[0])
         return self.space.decode(cast(Tensor, z))
 
     def sizes(self, target: Size) -> list[Size]:
-        """Sizes in pixels of the base stage and of those after it, up to ``target``.
+        """Return the sizes in pixels of all stages, from the base to ``target``.
 
         Raises:
-            ValueError: The target is smaller than the base, or a side no multiple.
+            ValueError: If the target is smaller than the base, or a side is no multiple.
         """
         base = self.trained_size(target)
         return ladder(base, target, self.rule, self.aspect, self.multiple)
@@ -194,15 +194,15 @@ class SelfCascade(FromBase):
         frames: int | None = None,
         base: Size | None = None,
     ) -> Tensor:
-        """One stage, r >= 1; or, without a pivot, the base model itself.
+        """Run one stage, r >= 1; or, without a pivot, the base model itself.
 
         Args:
             pivot: z^(r-1), (B, C, h, w).
             size: (H, W) in pixels.
-            known: What the denoiser is told, and what in the other branch of guidance.
-            noise: This stage's own.
-            frames: Of clips.
-            base: Size of the base stage, where a patch is to act in the others.
+            known: Conditions with and without the caption.
+            noise: Noise of this stage.
+            frames: Frames of clips.
+            base: Size of the base stage, to apply a patch.
 
         Returns:
             z^r, (B, C, H / factor, W / factor).
@@ -215,13 +215,13 @@ class SelfCascade(FromBase):
     def start(
         self, pivot: Tensor | None, size: Size, noise: Noise, frames: int | None = None
     ) -> Tensor:
-        """Equation 6: the pivot, enlarged, with the noise of the first timestep; or noise alone.
+        """Equation 6: the enlarged pivot with the noise of the first timestep; or pure noise.
 
         Args:
             pivot: (B, C, h, w).
             size: (H, W) in pixels.
-            noise: Drawn from at the new size; noise is never resized.
-            frames: Of clips.
+            noise: Noise, drawn at the new size; it is never resized.
+            frames: Frames of clips.
         """
         if pivot is None:
             return self.from_noise(size, noise, frames)
@@ -230,7 +230,7 @@ class SelfCascade(FromBase):
         return first.alpha * self.enlarged(pivot, size) + first.sigma * eps
 
     def enlarged(self, pivot: Tensor, size: Size) -> Tensor:
-        """The phi of equation 6: (B, C, h, w) to the latent of an image of ``size``."""
+        """Phi of equation 6: from (B, C, h, w) to the latent of an image of ``size``."""
         rgb = self.pivot_space == "rgb"
         new = size if rgb else self.latent_size(size)
         x = self.space.decode(pivot).clamp(0, 1) if rgb else pivot
@@ -282,8 +282,8 @@ class SelfCascade(FromBase):
         check_choice("pivot_features", self.pivot_features, PivotFeatures)
         if not 0 < self.K <= self.schedule.steps or not self.below_K:
             raise ValueError(
-                f"model.init_args.pivot_strength makes K {self.K} of {self.schedule.steps}, below "
-                f"which there are {len(self.below_K)} timesteps; expected a share up to 1, with one"
+                f"model.init_args.pivot_strength makes K {self.K} of {self.schedule.steps}, with "
+                f"{len(self.below_K)} timesteps below it; expected a share up to 1, with one"
                 " at least"
             )
         if not 0 <= self.adapter_t_min < self.K:
@@ -302,7 +302,7 @@ class SelfCascade(FromBase):
 
     @property
     def options(self) -> dict[str, str | int | float]:
-        """As ``FromBase.options``, with K."""
+        """Settings that change outputs, with K."""
         return {"K": self.K, **super().options}
 
     def _settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -327,10 +327,10 @@ class SelfCascade(FromBase):
         return self.upsampler is not None
 
     def setup(self, stage: str) -> None:
-        """See that nothing is computed with random weights, and say how many are trained.
+        """Check the frozen parts, and log the number of trained parameters.
 
         Raises:
-            ValueError: The base or the autoencoder has random weights, or nothing is to train.
+            ValueError: If the base or the autoencoder has random weights, or nothing is trained.
         """
         super().setup(stage)
         if stage == "fit":
@@ -338,7 +338,7 @@ class SelfCascade(FromBase):
             log.info("%d parameters are trained, at %s", count, ", ".join(self.attachment.widths))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the upsamplers alone, and what they were trained for."""
+        """Keep only the upsamplers and their training settings."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["cascade"] = {
             "base": self.denoiser.source,
@@ -348,7 +348,7 @@ class SelfCascade(FromBase):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As ``ImageModel.on_load_checkpoint``; say where it was trained for another K."""
+        """Check the checkpoint, and warn if it was trained for another K."""
         super().on_load_checkpoint(checkpoint)
         trained = checkpoint.get("cascade", {}).get("K", self.K)
         if trained != self.K:
