@@ -1,10 +1,10 @@
 """The tokenizer of a next-scale model: an autoencoder whose latents are bits at many scales.
 
 Han et al., Infinity (CVPR 2025; arXiv 2412.04431), section 3.2, and Zhao et al., BSQ (arXiv
-2406.07548): pixels, a perceptual distance, a discriminator with hinge losses, the entropy of bits,
-and how far latents are from what is said of them. Infinity's own code has no training of it; these
-are the losses, their weights and the scales that are left out of its authors' BitVAE, which trains
-the released tokenizers (its LeCam regularisation is not here).
+2406.07548): losses of pixels, a perceptual distance, a discriminator with hinge losses, the entropy
+of bits, and the distance of latents to their codes. Infinity's code does not train its tokenizer.
+Losses, weights and dropped scales are those of its authors' BitVAE, which trained the released
+tokenizers (without its LeCam regularisation).
 """
 
 from __future__ import annotations
@@ -37,33 +37,33 @@ _DISTANCES = {"l1": functional.l1_loss, "l2": functional.mse_loss}
 
 
 class Tokenizer(Adversarial):
-    """Train an autoencoder to say images in bits.
+    """Train an autoencoder whose latents are bits.
 
-    It enlarges nothing: ``data.init_args.scale`` is 1, and what it restores is LR as it is.
+    It does not enlarge: ``data.init_args.scale`` is 1, and the output is a reconstruction of LR.
     The discriminator judges decoded images: ``lightning_modules.networks.patch_gan.PatchGAN``.
 
     Args:
         scale: 1; set by ``data.init_args.scale``.
         vae: The autoencoder.
         grids: (h, w) of the scales in positions of the latent, coarse to fine; the last one is that
-            of a training crop. Images of other sizes have them in proportion.
-        pixel_distance: ``l1``, the release's, or ``l2``, the mean square: of few steps it leaves
-            less out that is rare, as strong colours are.
-        pixel_weight: Its weight; 2 of L1 in [0, 1] is the release's 1 of [-1, 1].
+            of a training crop. For other image sizes they are proportional.
+        pixel_distance: ``l1``, as released, or ``l2``, the mean square, which learns rare strong
+            colours in fewer steps.
+        pixel_weight: Its weight; 2 for L1 in [0, 1] equals the release's 1 in [-1, 1].
         perceptual: Distance of two batches of images in [0, 1], (B,), such as
-            ``callbacks.lpips_network.Perceptual``; frozen, for training alone.
+            ``callbacks.lpips_network.Perceptual``; frozen, only for training.
         perceptual_weight: Its weight.
-        entropy_weight: Of the penalty that makes bits certain, and as often 1 as 0.
-        commitment_weight: Of the distance of residuals, on the sphere, to their codes.
-        drop_scales: Probability that a scale says nothing, of each but the last one, for a batch.
-        smaller: Factors by which the images of a batch are made smaller, by area, and learnt as
-            well; all sizes count alike. For what shall say images of other sizes than a training
-            crop, as NSARM's says LR: norms over a whole image tell sizes apart.
-        discriminator_weight: How much its judgement counts.
-        discriminator_start: Steps before it does.
+        entropy_weight: Weight of the penalty for certain bits, with 0 and 1 equally frequent.
+        commitment_weight: Weight of the distance of residuals, on the sphere, to their codes.
+        drop_scales: Probability that a scale, except the last one, is dropped for a batch.
+        smaller: Factors by which the images of a batch are also downscaled, by area, and learned;
+            all sizes count equally. For tokenizers that encode other sizes than a training crop,
+            such as NSARM's for LR: norms over a whole image depend on its size.
+        discriminator_weight: Weight of the adversarial loss.
+        discriminator_start: Steps before the adversarial loss is added.
 
     Raises:
-        ValueError: The scale is not 1, there is no grid, there is no such distance, a weight is
+        ValueError: If the scale is not 1, there is no grid, the distance is unknown, a weight is
             negative, ``drop_scales`` is not in [0, 1), or a factor is below 2.
     """
 
@@ -89,7 +89,7 @@ class Tokenizer(Adversarial):
         super().__init__(scale, color_fix="none", **kwargs)
         if scale != 1:
             raise ValueError(
-                f"a tokenizer enlarges nothing, and scale is {scale:g}: set data.init_args.scale "
+                f"a tokenizer does not enlarge, and scale is {scale:g}: set data.init_args.scale "
                 "to 1"
             )
         weighed = {
@@ -128,7 +128,7 @@ class Tokenizer(Adversarial):
     # ------------------------------------------------------------------------------------- training
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Any]:
-        """Pixels, perception, entropy, commitment and judgement, the last one of whole images."""
+        """Return the sum of pixel, perceptual, entropy, commitment and adversarial loss."""
         hr = batch["hr"]
         loss, made = self._coding_loss(hr)
         for factor in self.smaller:
@@ -142,7 +142,7 @@ class Tokenizer(Adversarial):
         return loss, (hr, made.detach())
 
     def _coding_loss(self, hr: Tensor, name: str = "") -> tuple[Tensor, Tensor]:
-        # With what is decoded. `name`: behind those of what is logged.
+        # Also returns the decoded images. `name` is a suffix of logged names.
         f = self.vae.encode(hr)
         silent = torch.rand(len(self.grids)) < self.drop_scales
         silent[-1] = False
@@ -172,7 +172,7 @@ class Tokenizer(Adversarial):
         h, w = hr.shape[-2:]
         if h % unit or w % unit:
             raise ValueError(
-                f"images of {h}x{w} were to be made smaller by {factor}; expected multiples of "
+                f"images of {h}x{w} cannot be downscaled by {factor}; expected multiples of "
                 f"{unit}: set data.init_args.crop_size, or other factors in model.init_args.smaller"
             )
         return functional.avg_pool2d(hr, factor)
@@ -182,7 +182,7 @@ class Tokenizer(Adversarial):
         return self.discriminator is not None and self.global_step >= self.discriminator_start
 
     def discriminator_loss(self, made: Any) -> Tensor:
-        """Hinge losses of real images and of decoded ones."""
+        """Return the hinge loss of real and decoded images."""
         real, fake = (cast(nn.Module, self.discriminator)(images) for images in made)
         loss = hinge_discriminator(real, fake)
         self.log("train/discriminator", loss)
@@ -191,7 +191,7 @@ class Tokenizer(Adversarial):
     # ------------------------------------------------------------------------------------------ use
 
     def coded(self, images: Tensor) -> list[Scale]:
-        """What bits say of images, scale by scale.
+        """Return the codes of images, scale by scale.
 
         Args:
             images: (B, 3, H, W) in [0, 1], sides multiples of the autoencoder's factor.
@@ -204,42 +204,42 @@ class Tokenizer(Adversarial):
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        """LR in bits and back; deterministic."""
+        """Encode LR to bits and decode it; deterministic."""
         mirrored = padded(batch["lr"], self.vae.factor)
         made = self.vae.decode(self.coded(mirrored.lr)[-1].total)
         return mirrored.crop(made, batch["size"])
 
     @torch.no_grad()
     def bits_of(self, batch: Batch) -> list[Tensor] | None:
-        """(B, d, h_k, w_k) of each scale: the codes of LR; None where they would not be whole."""
+        """Return the codes (B, d, h_k, w_k) of each scale of LR; None if grids are not whole."""
         if any(side % self.vae.factor for side in batch["lr"].shape[-2:]):
             return None
         return [scale.code for scale in self.coded(batch["lr"])]
 
     @torch.no_grad()
     def decoded(self, total: Tensor) -> Tensor:
-        """Images, (B, 3, H, W), of the sum of codes, (B, d, h, w)."""
+        """Decode the sum of codes (B, d, h, w) to images (B, 3, H, W)."""
         return self.vae.decode(total)
 
     @torch.no_grad()
     def encoded(self, images: Tensor) -> Tensor:
-        """Latents of images, (B, d, h, w), not quantised."""
+        """Encode images to latents (B, d, h, w), not quantised."""
         return self.vae.encode(images)
 
     # -------------------------------------------------------------------------------------- weights
 
     def setup(self, stage: str) -> None:
-        """Load what only training needs.
+        """Load parts that only training needs.
 
         Raises:
-            FileNotFoundError: The perceptual distance lacks its weights.
+            FileNotFoundError: If the weights of the perceptual distance are missing.
         """
         super().setup(stage)
         if stage == "fit" and hasattr(self.perceptual, "load"):
             cast(Any, self.perceptual).load()
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A released file has the autoencoder alone."""
+        """Map a released file, which has only the autoencoder."""
         own = self.state_dict().items()
         kept = {name: tensor for name, tensor in own if not name.startswith("vae.")}
         found = bitwise_vae_from_official(tensors)
