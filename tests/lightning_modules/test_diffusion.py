@@ -418,7 +418,7 @@ def test_a_run_on_the_command_line(tiny, enlarger):
         ({"min_snr": 0.0}, r"min_snr is 0\.0; expected a number above 0"),
         ({"caption_dropout": 1.1}, r"caption_dropout is 1\.1; expected 0 to 1"),
         ({"guidance": 2.0}, r"guidance is 2, .*set model\.init_args\.encoder"),
-        ({"steps": 0}, "0 sampling steps were asked for"),
+        ({"steps": 0}, "0 sampling steps were requested"),
     ],
 )
 def test_settings_that_cannot_be(settings, message):
@@ -439,7 +439,7 @@ def test_images_that_cannot_be_made():
     with pytest.raises(ValueError, match="for 4 channels and the space has 3"):
         Diffusion(1.0, four)
     given = batch(side=9)
-    with pytest.raises(ValueError, match="9x9 were asked for; expected multiples of 2"):
+    with pytest.raises(ValueError, match="9x9 were requested; expected multiples of 2"):
         Diffusion(2.0, Oracle(None)).generate(given, Noise(given["seed"]))
     with pytest.raises(ValueError, match="trained on timesteps 0 to 299 of 1000 and makes nothing"):
         oracle(timesteps=(0, 300)).generate(batch(), Noise(batch()["seed"]))

@@ -111,7 +111,7 @@ def test_images_that_cannot_be_made():
     with pytest.raises(ValueError, match=r"25x40 are no multiple of data\.init_args\.scale 2"):
         direct().generate(given, Noise(given["seed"]))
     latents = {"denoiser": base(in_channels=4, out_channels=4), "space": KLSpace(small_kl())}
-    with pytest.raises(ValueError, match=r"25x40 were asked for; expected multiples of 2"):
+    with pytest.raises(ValueError, match=r"25x40 were requested; expected multiples of 2"):
         direct(**latents, base_size=8).generate(given, Noise(given["seed"]))
 
 

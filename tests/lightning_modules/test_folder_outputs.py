@@ -132,7 +132,7 @@ class TestBadInput:
         with caplog.at_level(logging.WARNING, "lightning_modules.folder_outputs"):
             assert measured(root, tmp_path)["n"] == 3
         (record,) = caplog.records
-        assert record.getMessage() == f"{root} has 1 images more: {root / 'bird_old.png'}"
+        assert record.getMessage() == f"{root} has 1 extra images: {root / 'bird_old.png'}"
 
     def test_none_too_many_is_not_told(self, root, tmp_path, caplog):
         with caplog.at_level(logging.WARNING, "lightning_modules.folder_outputs"):
@@ -148,10 +148,10 @@ class TestBadInput:
     def test_a_broken_one(self, root, tmp_path):
         data = (root / "bird.png").read_bytes()
         (root / "bird.png").write_bytes(data[: len(data) // 2])
-        with pytest.raises(ValueError, match=r"bird\.png is no readable image: \S"):
+        with pytest.raises(ValueError, match=r"bird\.png is not a readable image: \S"):
             measured(root, tmp_path)
         (root / "bird.png").write_text("an image")
-        with pytest.raises(ValueError, match=r"bird\.png is no readable image: \S"):
+        with pytest.raises(ValueError, match=r"bird\.png is not a readable image: \S"):
             measured(root, tmp_path)
 
     def test_16_bits(self, root, tmp_path):

@@ -70,7 +70,7 @@ def test_the_global_generator_is_left_alone():
 
 @pytest.mark.parametrize("shape", [(), (3, 8), (15, 8), (17, 8)])
 def test_a_shape_that_is_not_the_batchs(shape):
-    with pytest.raises(ValueError, match=r"was asked for, expected \(16, \.\.\.\): one field for"):
+    with pytest.raises(ValueError, match=r"was requested, expected \(16, \.\.\.\): one field for"):
         Noise(SEEDS).normal(shape)
 
 

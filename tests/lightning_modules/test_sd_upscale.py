@@ -116,11 +116,11 @@ def test_nothing_is_trained(folder):
 
 
 def test_what_cannot_be(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"SDUpscale enlarges by 4, and 2 is asked for"):
+    with pytest.raises(ValueError, match=r"SDUpscale enlarges by 4, and 2 is requested"):
         SDUpscale(2.0, folder)
     with pytest.raises(ValueError, match=r"steps 75 and noise_level 351; expected .* 0 to 350"):
         SDUpscale(4.0, folder, noise_level=351)
-    with pytest.raises(FileNotFoundError, match=r"has no upscaler that can be read"):
+    with pytest.raises(FileNotFoundError, match=r"has no readable upscaler"):
         SDUpscale(4.0, str(tmp_path))
 
 

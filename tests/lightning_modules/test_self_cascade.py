@@ -680,7 +680,7 @@ def test_batches_that_cannot_be_trained_on():
     with pytest.raises(ValueError, match=r"as large as the base's, so there is no stage"):
         cascade(1.0, upsampler=Shared).training_step(batch(), 0)
     latents = {name: value for name, value in batch().items() if name != "hr"}
-    with pytest.raises(ValueError, match=r"take a source of images, not of latents"):
+    with pytest.raises(ValueError, match=r"use a source of images, not of latents"):
         cascade(upsampler=Shared).training_step(latents, 0)
     silent = {name: value for name, value in batch().items() if name != "text"}
     with pytest.raises(ValueError, match=r"0 has no caption"):
