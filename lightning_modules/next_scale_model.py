@@ -87,8 +87,8 @@ class NextScale(ImageModel):
         network, count = self._network, len(inputs)
         known, none = _text_or_none(network, self.text(batch), count)
         dropped = torch.rand(count, device=inputs.device) < self.text_dropout
-        told = network.told(network.without_text(known, none | dropped))
-        logits: Tensor = network(inputs, scales, told)
+        encoded = network.encode_text(network.without_text(known, none | dropped))
+        logits: Tensor = network(inputs, scales, encoded)
         return logits
 
     def sampling(self, batch: Batch) -> tuple[Text, Bitwise]:

@@ -129,7 +129,7 @@ def test_results_are_told_apart():
 def test_bases_that_would_not_notice():
     compiled = base()
     compiled.flags = Flags(frozen=True, compile=True)
-    with pytest.raises(ValueError, match=r"AttnSF, which a compiled network would not notice"):
+    with pytest.raises(ValueError, match=r"AttnSF, which has no effect on a compiled network"):
         direct(denoiser=compiled, patch=AttnSF())
     fused = base()
     next(iter(self_attention(fused.unet).values())).fused_projections = True

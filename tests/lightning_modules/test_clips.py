@@ -128,7 +128,7 @@ def test_images_and_clips_are_told_apart():
     video, images = base(), Diffusion(1.0, wrapped(null="learned"), steps=2)
     batch: Any = {"key": ["a"], "seed": torch.arange(1), "size": (8, 8)}
     batch["hr"] = torch.rand(1, 3, 8, 8)
-    with pytest.raises(ValueError, match="a UNet3D, makes clips, and a is an image: take"):
+    with pytest.raises(ValueError, match="a UNet3D, makes clips, and a is an image: use"):
         video.training_step(batch, 0)
     with pytest.raises(ValueError, match="a UNet3D, makes clips, and a is an image"):
         video.sample(batch)

@@ -441,5 +441,7 @@ def test_images_that_cannot_be_made():
     given = batch(side=9)
     with pytest.raises(ValueError, match="9x9 were requested; expected multiples of 2"):
         Diffusion(2.0, Oracle(None)).generate(given, Noise(given["seed"]))
-    with pytest.raises(ValueError, match="trained on timesteps 0 to 299 of 1000 and makes nothing"):
+    with pytest.raises(
+        ValueError, match="trained on timesteps 0 to 299 of 1000 and cannot generate"
+    ):
         oracle(timesteps=(0, 300)).generate(batch(), Noise(batch()["seed"]))

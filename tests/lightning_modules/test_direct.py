@@ -79,7 +79,7 @@ def test_nothing_is_trained():
     with pytest.raises(ValueError, match=r"Direct has nothing to train: use test or predict"):
         method.setup("fit")
     method.denoiser.source = ""
-    with pytest.raises(ValueError, match=r"a trained base is needed"):
+    with pytest.raises(ValueError, match=r"a trained base is required"):
         method.setup("test")
 
 
@@ -96,9 +96,9 @@ def test_results_are_told_apart():
         ({"denoiser": wrapped(null="learned")}, r"never trained here: set frozen in .*flags"),
         ({"denoiser": base(in_channels=4, out_channels=4)}, r"4 channels and the space has 3"),
         ({"guidance": 2.0}, r"guidance is 2, .*set model\.init_args\.encoder"),
-        ({"size_condition": "stage"}, r"size_condition is stage, and the denoiser is not one"),
+        ({"size_condition": "stage"}, r"size_condition is stage, and the denoiser has no size"),
         ({"size_condition": "target"}, r"size_condition is 'target'; expected stage or base"),
-        ({"denoiser": base(**SDXL)}, r"size_condition is None, and the denoiser is one"),
+        ({"denoiser": base(**SDXL)}, r"size_condition is None, and the denoiser has a size"),
     ],
 )
 def test_settings_that_cannot_be(settings, message):

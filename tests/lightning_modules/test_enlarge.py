@@ -368,5 +368,5 @@ class TestAttributes:
 
 def test_without_lr_there_is_nothing_to_enlarge() -> None:
     batch: Any = {"key": ["seeds/0"], "seed": torch.tensor([0]), "size": (8, 8)}
-    with pytest.raises(ValueError, match=r"Bicubic enlarges images, and seeds/0 has no LR: name"):
+    with pytest.raises(ValueError, match=r"Bicubic enlarges images, and seeds/0 has no LR: set"):
         Bicubic(2).enlarge(batch)

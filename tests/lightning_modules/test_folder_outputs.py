@@ -112,7 +112,7 @@ class TestBadInput:
             measured(root, tmp_path)
         for name in (str(root / "bird.png"), str(root / "sub" / "head.png")):
             assert name in str(caught.value)
-        assert f"it has 1 that are not asked for: {root / 'sub' / 'Head.png'}" in str(caught.value)
+        assert f"it has 1 extra ones: {root / 'sub' / 'Head.png'}" in str(caught.value)
 
     def test_a_wrong_suffix(self, tmp_path):
         write(tmp_path / "out", "x3.png")

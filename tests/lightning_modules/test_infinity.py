@@ -153,7 +153,7 @@ class TestTexts:
 
     def test_guidance_without_a_text_is_refused(self):
         led = method(bits=Bitwise(guidance=3)).eval()
-        with pytest.raises(ValueError, match=r"guidance is 3, and there is no text to be led by"):
+        with pytest.raises(ValueError, match=r"guidance is 3, and there is no text: set"):
             led.sample(wanted(batch()))
 
     @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ class TestTexts:
     def test_a_prompt_beside_features_of_captions(self):
         given = batch() | {"text_features": torch.ones(2, 1, 128), "text_lengths": torch.ones(2)}
         model = method(encoder=Classes(["a", "b"]), prompt="b")
-        with pytest.raises(ValueError, match="comes with features of its own caption"):
+        with pytest.raises(ValueError, match="has features of its own caption"):
             model.training_step(given, 0)
 
     def test_half_features_leave_the_table_as_it_is(self):
@@ -212,7 +212,7 @@ class TestImages:
 
     @pytest.mark.parametrize(
         ("size", "message"),
-        [((40, 32), "40x32 pixels has no scales; there are some for 32x32"), ((30, 32), "of 8")],
+        [((40, 32), "40x32 pixels has no scales; known sizes are 32x32"), ((30, 32), "of 8")],
     )
     def test_a_size_without_scales(self, size, message):
         with pytest.raises(ValueError, match=message):

@@ -514,7 +514,7 @@ def test_the_distance_is_looked_for_in_training_alone(tmp_path: Path) -> None:
         ({"timesteps": [100, 0]}, r"falling list of numbers from 1000 to 1$"),
         ({"timesteps": [1001]}, r"falling list of numbers from 1000 to 1$"),
         ({"starts": [1001]}, r"starts is \[1001\]; expected timesteps from 1 to 1000"),
-        ({"scale": 2.0}, r"scale 2, .* that is scale 4 alone\. Set data\.init_args\.scale"),
+        ({"scale": 2.0}, r"scale 2, .* that is only scale 4\. Set data\.init_args\.scale"),
         ({"solver": "predicted"}, r"predicted with a middle"),
         ({"schedule": Schedule()}, r"must have variance exploding"),
         ({"starts": []}, r"starts is \[\]; expected timesteps from 1 to 1000"),
@@ -529,7 +529,7 @@ def test_the_distance_is_looked_for_in_training_alone(tmp_path: Path) -> None:
             {"guidance": 2.0},
             r"guidance is 2, and a prompt, .*init_args\.prompt",
         ),
-        ({"predictor": predictor(halvings=0)}, r"that is scale 8 alone"),
+        ({"predictor": predictor(halvings=0)}, r"that is only scale 8"),
     ],
 )
 def test_arguments_that_do_not_fit(options: dict[str, Any], message: str) -> None:
@@ -538,7 +538,7 @@ def test_arguments_that_do_not_fit(options: dict[str, Any], message: str) -> Non
 
 
 def test_what_says_noise_between_steps_starts_nothing() -> None:
-    with pytest.raises(ValueError, match=r"starting is false: .* starts nothing\. Name its run"):
+    with pytest.raises(ValueError, match=r"starting is false: .* not for the start\. Set its run"):
         invsr(starting=False).enlarge(batch())
 
 

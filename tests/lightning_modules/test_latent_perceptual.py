@@ -132,7 +132,7 @@ def test_other_commands(
     assert "reference" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         enlarger("encode", *command, "--encode.out", bapps / "latents")
-    assert "is Triplets; expected a source of images" in capsys.readouterr().err
+    assert "is Triplets; expected a source of pictures" in capsys.readouterr().err
 
 
 def test_other_data_is_refused(
@@ -163,7 +163,7 @@ def test_everything_learns_but_the_space() -> None:
     loss.backward()
     for name, parameter in trained.named_parameters():
         assert (parameter.grad is None) == name.startswith("space."), name
-    with pytest.raises(ValueError, match="ResShiftVQ, has random weights: name its files"):
+    with pytest.raises(ValueError, match="ResShiftVQ, has random weights: set its files"):
         trained.setup("fit")
 
 

@@ -188,7 +188,7 @@ class TestLatents:
             model.training_step(given, 0)
 
     def test_a_crop_of_another_size(self):
-        with pytest.raises(ValueError, match="48x48 pixels has no scales; there are some for 32"):
+        with pytest.raises(ValueError, match="48x48 pixels has no scales; known sizes are 32"):
             method().training_step(batch(h=24, w=24), 0)
 
 
@@ -205,7 +205,9 @@ class TestImages:
     def test_tiles_of_another_size_are_refused(self, size, side):
         model = method().eval()
         model.tiling = type(model.tiling)(size=size)
-        with pytest.raises(ValueError, match=f"size is {size}, .* takes 16 pixels .* set it to 16"):
+        with pytest.raises(
+            ValueError, match=f"size is {size}, .* takes exactly 16 pixels .* set it to 16"
+        ):
             model.enlarge(batch(1, side, side), tiled=True)
 
     def test_another_size_than_the_networks(self):
@@ -424,8 +426,8 @@ class TestWeights:
             "none left for the transformer",
         ),
         (lambda: method(text_dropout=-1), "text_dropout is -1"),
-        (lambda: method(prompt="a cat"), "prompt is 'a cat', and nothing reads it"),
-        (lambda: method(prompt=" ", encoder=Classes(["a"])), "prompt is ' ', and it says nothing"),
+        (lambda: method(prompt="a cat"), "prompt is 'a cat', and an encoder is missing"),
+        (lambda: method(prompt=" ", encoder=Classes(["a"])), "prompt is ' ', and it is empty"),
         (lambda: method(bits=Bitwise(guidance_after=3)), "guidance_after is 3; .* 0 to 2"),
     ],
 )

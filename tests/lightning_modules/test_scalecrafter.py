@@ -181,7 +181,7 @@ def test_names_and_factors_that_are_none(factors, reason):
 
 
 def test_damped_guidance_wants_guidance():
-    with pytest.raises(ValueError, match=r"guidance is 1: set that higher"):
+    with pytest.raises(ValueError, match=r"guidance is 1: set it higher"):
         direct(patch=ScaleCrafter(DEEP, damped_steps=3, damped_without=["up_blocks.0"]))
 
 

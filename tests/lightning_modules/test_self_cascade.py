@@ -159,7 +159,7 @@ def test_redilated_stages_are_others_and_the_base_stage_is_not():
 
 
 def test_a_patch_beside_upsamplers():
-    with pytest.raises(ValueError, match=r"patch is ScaleCrafter, and upsamplers learn from the n"):
+    with pytest.raises(ValueError, match=r"patch is ScaleCrafter, and upsamplers learn from the u"):
         cascade(patch=ScaleCrafter({"mid_block": 2.0}), upsampler=Shared)
 
 
@@ -618,7 +618,7 @@ def test_what_needs_weights():
     with pytest.raises(ValueError, match=r"nothing to train: set model\.init_args\.upsampler"):
         method.setup("fit")
     method.denoiser.source = ""
-    with pytest.raises(ValueError, match=r"a trained base is needed: .*denoiser_weights"):
+    with pytest.raises(ValueError, match=r"a trained base is required: .*denoiser_weights"):
         method.setup("test")
 
 
@@ -632,20 +632,20 @@ def test_what_needs_weights():
         ({"denoiser": base(in_channels=4, out_channels=4)}, r"4 channels and the space has 3"),
         ({"pivot_strength": 0.0}, r"pivot_strength makes K 0 of 1000"),
         ({"pivot_strength": 1.1}, r"pivot_strength makes K 1100 of 1000"),
-        ({"pivot_strength": 0.001}, r"below which there are 0 timesteps"),
+        ({"pivot_strength": 0.001}, r"with 0 timesteps below it"),
         ({"pivot_space": "pixels"}, r"pivot_space is 'pixels'; expected latent or rgb"),
         ({"pivot_resize": "nearest"}, r"pivot_resize is 'nearest'; expected bilinear or bicubic"),
         ({"pivot_features": "cached"}, r"pivot_features is 'cached'; expected cached_t0 or per_st"),
         ({"attach": "skips"}, r"attach is 'skips'; expected skip or block_out"),
-        ({"places": [4]}, r"places is \[4\]; expected differing numbers from 0 to 3"),
+        ({"places": [4]}, r"places is \[4\]; expected different numbers from 0 to 3"),
         ({"places": [1, 1]}, r"places is \[1, 1\]"),
         ({"places": []}, r"places is \[\]"),
         ({"attach": "block_out", "places": [3]}, r"numbers from 0 to 2"),
         ({"adapter_t_min": 700}, r"adapter_t_min is 700; expected 0 to 699"),
         ({"caption_dropout": 2.0}, r"caption_dropout is 2\.0; expected 0 to 1"),
         ({"guidance": 2.0}, r"guidance is 2, .*set model\.init_args\.encoder"),
-        ({"size_condition": "stage"}, r"size_condition is stage, and the denoiser is not one"),
-        ({"denoiser": base(**SDXL)}, r"size_condition is None, and the denoiser is one"),
+        ({"size_condition": "stage"}, r"size_condition is stage, and the denoiser has no size"),
+        ({"denoiser": base(**SDXL)}, r"size_condition is None, and the denoiser has a size"),
         ({"sampler": Sampler(0)}, r"0 sampling steps"),
     ],
 )
@@ -657,7 +657,7 @@ def test_settings_that_cannot_be(settings, message):
 def test_a_compiled_base_takes_no_hooks():
     compiled = base()
     compiled.flags = Flags(frozen=True, compile=True)
-    with pytest.raises(ValueError, match=r"block_out, which a compiled network would not notice"):
+    with pytest.raises(ValueError, match=r"block_out, which has no effect on a compiled network"):
         cascade(denoiser=compiled, attach="block_out")
 
 

@@ -200,7 +200,7 @@ def test_direct_inference():
 def test_images_are_refused():
     given: Any = {k: v for k, v in batch().items() if k not in ("clip", "frames")}
     for method in (cascade(), cascade(Direct)):
-        with pytest.raises(ValueError, match="makes clips, and 0 is an image: take"):
+        with pytest.raises(ValueError, match="makes clips, and 0 is an image: use"):
             method.sample(given)
     with pytest.raises(ValueError, match="makes clips, and 0 is an image"):
         cascade(upsampler=Shared).training_step({**given, "hr": batch()["clip"][:, 0]}, 0)

@@ -416,7 +416,9 @@ class TestReleased:
         torch.testing.assert_close(other, whole(enlarge, batch), rtol=0, atol=1e-6)
 
     def test_fractional_factors_are_refused(self):
-        with pytest.raises(ValueError, match=r"for whole factors, and a side of 40 becomes 60: se"):
+        with pytest.raises(
+            ValueError, match=r"needs whole factors, and a side of 40 becomes 60: se"
+        ):
             spans(40, 60, 16, 8, "released")
 
     def test_tiles_of_latents_are_refused(self):

@@ -280,7 +280,7 @@ def test_from_pretrained(kind, tmp_path):
     denoiser = WRAPPERS[kind].from_pretrained(str(tmp_path), flags=Flags(frozen=True))
     assert torch.equal(denoiser(z, t, Condition(text=text)), bare(kind)(z, t, text).sample)
     assert denoiser.source == f"{tmp_path} {fingerprint(bare(kind).state_dict())}"
-    with pytest.raises(ValueError, match="no null text: give it a condition with text"):
+    with pytest.raises(ValueError, match="no null text: pass a condition with text"):
         denoiser(z, t)
 
 
@@ -347,7 +347,7 @@ def test_a_file_of_its_weights(prefix, tmp_path):
         ({"condition": Condition(coordinates=torch.zeros(2, 2, 8, 8))}, "takes no coordinates"),
         (
             {"condition": Condition(text=torch.zeros(2, 3, 6), noise_level=torch.zeros(2))},
-            "the condition has noise_level, and the network has no embedding of such",
+            "the condition has noise_level, and the network has no embedding for it",
         ),
     ],
 )
@@ -370,5 +370,5 @@ def test_null_texts_that_cannot_be():
         wrapped(null="learned", **blind)
     with pytest.raises(ValueError, match="null_token is 'empty'; expected one of learned, zero"):
         wrapped(null="empty")
-    with pytest.raises(ValueError, match="texts of differing widths; set null_token to none"):
+    with pytest.raises(ValueError, match="texts of different widths; set null_token to none"):
         wrapped(null="zero", cross_attention_dim=(6, 8))

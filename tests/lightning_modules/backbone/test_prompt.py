@@ -54,7 +54,7 @@ def test_what_is_refused(
 ) -> None:
     assert "expected the name of a .safetensors file" in error(caplog, "--out", "prompt.pt")
     (folder / "there.safetensors").write_bytes(b"")
-    assert "name another --out, or give --overwrite" in error(caplog, "--out", "there.safetensors")
+    assert "set another --out, or --overwrite" in error(caplog, "--out", "there.safetensors")
     monkeypatch.delenv("ENLARGER_WEIGHTS")
     assert "variable ENLARGER_WEIGHTS is not set" in error(caplog)
 

@@ -154,7 +154,7 @@ def test_another_autoencoder_is_refused(tmp_path):
 
 
 def test_files_that_do_not_fit(tmp_path):
-    with pytest.raises(ValueError, match="name both, or none"):
+    with pytest.raises(ValueError, match="set both, or none"):
         Taef2Space(encoder=tmp_path / "a.pth")
     with pytest.raises(FileNotFoundError, match=r"no weights at .*a\.pth"):
         Taef2Space(tmp_path / "a.pth", tmp_path / "a.pth")
