@@ -134,5 +134,5 @@ def test_images_and_clips_are_told_apart():
         video.sample(batch)
     with pytest.raises(ValueError, match=r"makes images, and 0 is a clip: set it to .*UNet3D"):
         images.sample(clips())
-    with pytest.raises(ValueError, match="gives no images, which are wanted here"):
+    with pytest.raises(ValueError, match="has no images, which are required here"):
         images.training_step({"key": ["a"], "seed": torch.arange(1)}, 0)

@@ -68,7 +68,7 @@ def test_it_needs_transformers(folder: Path, caplog: pytest.LogCaptureFixture) -
 def test_a_folder_that_is_none(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "empty").mkdir()
     for model in ("empty", "no/such-model"):
-        assert f"{model} has no text encoder that can be read" in error(caplog, "--model", model)
+        assert f"{model} has no readable text encoder" in error(caplog, "--model", model)
     assert not (folder / "weights").exists()
 
 
